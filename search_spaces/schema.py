@@ -1,0 +1,358 @@
+"""The settings of every stage, and of the study around them.
+
+Frozen pydantic models, unknown keys rejected. They describe *one fully specified configuration*; ranges and factors
+are laid over them by `space.py` and `resolve.py`. Nothing here imports torch. Defaults stand here and nowhere else;
+where a paper states a value, the comment says which (P1 to P5, see the README).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, and a key it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+def _labels(value: object) -> object:
+    """'10%' -> 0.1 (a fraction); 74 -> 74 (a count); 'all' -> 1.0."""
+    if value == "all":
+        return 1.0
+    if isinstance(value, str) and value.strip().endswith("%"):
+        try:
+            return float(value.strip()[:-1]) / 100
+        except ValueError:
+            return value
+    if isinstance(value, float) and value > 1.0:
+        raise ValueError("write a count as a whole number (74), a fraction as a percentage (10%) or below 1 (0.1)")
+    return value
+
+
+Labels = Annotated[
+    PositiveInt | Annotated[float, Field(gt=0.0, le=1.0)],
+    BeforeValidator(_labels),
+]
+
+
+# ---------------------------------------------------------------------------------------------------------- data
+
+
+class Split(Settings):
+    """Which images are for what. Test is drawn once per study with `seed`; validation again for every replicate.
+
+    `test: official` takes the data set's own test list. A float is a fraction of all images, an int a count.
+    """
+
+    test: Literal["official"] | PositiveInt | Share = 0.1
+    val: NonNegativeInt | Share = 0.1
+    seed: NonNegativeInt = 0
+
+
+class _Images(Settings):
+    """What every data set shares."""
+
+    split: Split = Split()
+    limit: PositiveInt | None = None  # use a random subset of this many images (drawn with split.seed)
+    cache_size: PositiveInt = 128  # px; images are decoded once to this square, whatever size the views have
+    fit: Literal["squash", "pad", "crop"] = "squash"  # how a non-square image becomes square
+    on_error: Literal["fail", "skip"] = "fail"  # a bad file stops the study, or is left out and recorded
+
+
+class Scenes(_Images):
+    """Generated textured scenes with objects: image, class mask, region map and depth map, all exact."""
+
+    dataset: Literal["scenes"]
+    images: PositiveInt = 600
+    classes: Annotated[int, Field(ge=2, le=6)] = 3  # background included
+    seed: NonNegativeInt = 0
+    cache_size: PositiveInt = 64
+
+
+class Pets(_Images):
+    """Oxford-IIIT Pet in torchvision's folder layout."""
+
+    dataset: Literal["oxford-iiit-pet"]
+    root: str | None = None  # folder that holds images/ and annotations/; default: found under --data
+    labels: Literal["trimap", "foreground"] = "trimap"  # three classes, or pet (border included) against background
+
+
+class ImageFolder(_Images):
+    """Any folder of images; sub-folders, where there are any, are taken as classes. No masks: for pretraining."""
+
+    dataset: Literal["image-folder"]
+    root: str
+
+
+class ImageMaskFolder(_Images):
+    """Two folders with equal file stems: images, and masks whose pixel values are class indices."""
+
+    dataset: Literal["image-mask-folder"]
+    root: str
+    images: str = "images"
+    masks: str = "masks"
+    classes: tuple[str, ...]  # names of the mask values 0, 1, 2, ...
+    ignore: Annotated[int, Field(ge=0, le=255)] | None = None  # mask value left out of losses and metrics
+
+
+Data = Annotated[Scenes | Pets | ImageFolder | ImageMaskFolder, Field(discriminator="dataset")]
+
+
+# --------------------------------------------------------------------------------------------------------- model
+
+
+class UNet(Settings):
+    """P2's U-Net: four levels, transposed convolutions. Convolutions per level and the norm are our reading."""
+
+    name: Literal["unet"] = "unet"
+    widths: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=6)] = (32, 64, 128, 256)
+    skip_connections: bool = True
+    convolutions: Annotated[int, Field(ge=1, le=3)] = 2  # 3x3 convolutions per level
+    norm: Literal["batch", "none"] = "batch"
+
+
+# ---------------------------------------------------------------------------------------- optimisation, schedules
+
+
+class SGD(Settings):
+    name: Literal["sgd"]
+    lr: PositiveFloat = 0.1
+    momentum: Fraction = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    nesterov: bool = False
+
+
+class Adam(Settings):
+    name: Literal["adam"] = "adam"
+    lr: PositiveFloat = 1e-3  # P2
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+
+
+class AdamW(Settings):
+    name: Literal["adamw"]
+    lr: PositiveFloat = 1e-3
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+
+
+Optimizer = Annotated[SGD | Adam | AdamW, Field(discriminator="name")]
+
+
+class Constant(Settings):
+    name: Literal["constant"] = "constant"
+    warmup_epochs: NonNegativeInt = 0
+
+
+class Step(Settings):
+    """Multiplies the rate by `gamma` every `every` epochs (P1: 10 and 0.5)."""
+
+    name: Literal["step"]
+    every: PositiveInt = 10  # epochs
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.5
+    warmup_epochs: NonNegativeInt = 0
+
+
+class Cosine(Settings):
+    name: Literal["cosine"]
+    final: Fraction = 0.0  # of the initial rate
+    warmup_epochs: NonNegativeInt = 0
+
+
+Schedule = Annotated[Constant | Step | Cosine, Field(discriminator="name")]
+
+
+# --------------------------------------------------------------------------------------------- pretraining stages
+
+
+class SimCLR(Settings):
+    name: Literal["simclr"]
+    temperature: PositiveFloat = 0.2  # P2
+    hidden: PositiveInt = 512  # width of the projection head's hidden layer
+    dim: PositiveInt = 128  # width of its output
+
+
+class NoPretraining(Settings):
+    name: Literal["none"]
+
+
+Method = Annotated[SimCLR | NoPretraining, Field(discriminator="name")]
+
+ExtraTransform = Literal["elastic", "posterize", "solarize"]
+
+
+class Views(Settings):
+    """Random views for joint-embedding methods. Probabilities and strengths are per sample."""
+
+    size: PositiveInt = 64  # px (P2)
+    crop: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.08, 1.0)  # area share
+    aspect: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
+    flip: Fraction = 0.5
+    color_jitter: Annotated[float, Field(ge=0, le=1.25)] = 1.0  # strength s of 0.8/0.8/0.8/0.2 (P2: 1.0)
+    color_jitter_probability: Fraction = 0.8
+    gray: Fraction = 0.0  # P2 names crops, flips and jitter only; SimCLR's own value is 0.2
+    blur: Fraction = 0.0  # SimCLR's own value is 0.5 for ImageNet sizes
+    extra: tuple[ExtraTransform, ...] = ()  # P1's additions, each applied with probability `extra_probability`
+    extra_probability: Fraction = 0.5
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Views:
+        for name, (low, high) in {"crop": self.crop, "aspect": self.aspect}.items():
+            if low > high:
+                raise ValueError(f"{name}: the lower bound {low} is above the upper bound {high}")
+        return self
+
+
+class _Length(Settings):
+    """Training length: `epochs`, or `steps` in place of it."""
+
+    epochs: PositiveInt | None = None
+    steps: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _one_length(self) -> _Length:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give exactly one of epochs and steps")
+        return self
+
+
+class Pretrain(_Length):
+    """One pretraining stage. P2's values are the defaults."""
+
+    data: str
+    method: Method
+    views: Views = Views()
+    optimizer: Optimizer = Adam()
+    schedule: Schedule = Constant()
+    batch_size: Annotated[int, Field(ge=2)] = 384  # images per step (P2)
+    sees: Literal["train", "train+val", "all"] = "train"  # which images pretraining may look at
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class Augment(Settings):
+    """Joint image and mask transforms of fine-tuning. P2 uses none."""
+
+    flip: Fraction = 0.0
+    crop: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (1.0, 1.0)  # area share
+    aspect: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
+
+
+class Finetune(_Length):
+    """Supervised segmentation, from pretrained weights or from scratch. P2's values are the defaults."""
+
+    data: str
+    size: PositiveInt = 128  # px (P2)
+    labels: Labels = 1.0  # share ('10%') or count (74) of the training images whose masks are used
+    transfer: Literal["none", "encoder", "encoder+decoder"] = "encoder"
+    freeze: Literal["none", "encoder"] = "none"
+    loss: Literal["dice", "cross-entropy", "dice+cross-entropy"] = "dice"
+    augment: Augment = Augment()
+    optimizer: Optimizer = Adam()
+    schedule: Schedule = Constant()
+    batch_size: PositiveInt = 256  # images per step (P2)
+    checkpoint: Literal["last", "best"] = "last"  # which weights are scored: the last, or the best on validation
+    validate_every: NonNegativeInt = 0  # epochs between validations for the learning curve; 0: only at the end
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class KNN(Settings):
+    """Weighted k-nearest-neighbour accuracy of the frozen encoder (k 200, T 0.1: Wu et al. 2018)."""
+
+    kind: Literal["knn"]
+    data: str
+    size: PositiveInt = 64  # px
+    k: PositiveInt = 200
+    temperature: PositiveFloat = 0.1
+
+
+class Configuration(Settings):
+    """One fully specified setting of everything, without a seed."""
+
+    data: dict[str, Data]
+    model: UNet = UNet()
+    pretrain: tuple[Pretrain, ...] = ()
+    finetune: Finetune | None = None
+    probe: dict[str, KNN] = {}
+
+
+# --------------------------------------------------------------------------------------------------- study header
+
+
+class PhaseSeeds(Settings):
+    """Nested seeds: `finetune` fine-tunings for each of `pretrain` pretrainings."""
+
+    pretrain: PositiveInt
+    finetune: PositiveInt
+
+
+class Seeds(Settings):
+    """How many replicates; search and report seeds never overlap. `hold` fixes a stream at one seed."""
+
+    search: PositiveInt | PhaseSeeds = 1
+    report: PositiveInt | PhaseSeeds = 3
+    hold: dict[Literal["init", "order", "augmentation", "labels"], NonNegativeInt] = {}
+
+
+class TunePretrain(Settings):
+    """How a pretraining's own ranges are tuned: by validation scores of cells, its pretext loss, or a probe."""
+
+    trials: PositiveInt | None = None  # default: tune.trials
+    target: str = "cells"  # cells | pretext | probe.NAME
+    cells: dict[str, str | bool | int | float] = {}  # which cells score it; default: all that share it
+
+
+class Tune(Settings):
+    sampler: Literal["tpe", "random"] = "tpe"
+    trials: PositiveInt = 20
+    batch: PositiveInt = 4  # asked together and told together, so that a search does not depend on timing
+    startup: NonNegativeInt = 8  # first trials drawn at random
+    target: str = "val/jaccard"
+    direction: Literal["maximize", "minimize"] | None = None  # default: minimize a loss, maximize all else
+    seed: NonNegativeInt = 0
+    pretrain: TunePretrain = TunePretrain()
+
+
+def _names(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+
+
+class Report(Settings):
+    rows: Names | None = None  # factors; default: all but the last
+    columns: Names | None = None  # factors; default: the last
+    metrics: Names = ("test/jaccard",)
+    baseline: dict[str, str | bool | int | float] = {}
+    published: str | None = None  # key of a published table, shown beside ours
+    percent: bool = False
+
+
+class StageResources(Settings):
+    cpus: PositiveInt = 1  # also the number of threads: it changes digits, so it is part of the fingerprint
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Resources(Settings):
+    pretrain: StageResources = StageResources()
+    finetune: StageResources = StageResources()
+    probe: StageResources = StageResources()
+
+
+class Header(Settings):
+    """What is about the study and not about a stage."""
+
+    study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+    question: str = ""
+    seeds: Seeds = Seeds()
+    tune: Tune = Tune()
+    report: Report = Report()
+    resources: Resources = Resources()
+    retries: NonNegativeInt = 2  # how often a crashed stage is tried again
