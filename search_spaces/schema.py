@@ -9,7 +9,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 
 class Settings(BaseModel):
@@ -121,6 +130,11 @@ class UNet(Settings):
 # ---------------------------------------------------------------------------------------- optimisation, schedules
 
 
+def _default_name(name: str) -> BeforeValidator:
+    """`optimizer: {lr: 0.01}` means the default optimizer with another rate."""
+    return BeforeValidator(lambda value: {"name": name, **value} if isinstance(value, dict) else value)
+
+
 class SGD(Settings):
     name: Literal["sgd"]
     lr: PositiveFloat = 0.1
@@ -143,7 +157,7 @@ class AdamW(Settings):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
 
 
-Optimizer = Annotated[SGD | Adam | AdamW, Field(discriminator="name")]
+Optimizer = Annotated[Annotated[SGD | Adam | AdamW, Field(discriminator="name")], _default_name("adam")]
 
 
 class Constant(Settings):
@@ -166,7 +180,7 @@ class Cosine(Settings):
     warmup_epochs: NonNegativeInt = 0
 
 
-Schedule = Annotated[Constant | Step | Cosine, Field(discriminator="name")]
+Schedule = Annotated[Annotated[Constant | Step | Cosine, Field(discriminator="name")], _default_name("constant")]
 
 
 # --------------------------------------------------------------------------------------------- pretraining stages

@@ -1,0 +1,197 @@
+"""Ranges: what may stand in place of a value, and how a sampler fills it in.
+
+A *template* is nested plain data in which any value may be a range. `fill` walks it in a fixed order and asks one
+function for each range it meets; ranges inside an option of a choice are met only if that option was chosen, so a
+branch's own ranges exist only in it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several values; a value may be a mapping, which makes it a branch."""
+
+    options: tuple[Any, ...]
+
+    def labels(self) -> tuple[str, ...]:
+        """Distinct, readable names of the options, in order: a mapping's `name`, else the value itself."""
+        names = [_option_name(option) for option in self.options]
+        return tuple(f"{name}#{i}" if names.count(name) > 1 else name for i, name in enumerate(names))
+
+
+@dataclass(frozen=True)
+class Uniform:
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class LogUniform:
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Int:
+    """Whole numbers from low to high, both included; `log` spaces them evenly in their logarithm."""
+
+    low: int
+    high: int
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Any subset of the items, the empty one included; every item is one yes/no parameter."""
+
+    of: tuple[Any, ...]
+
+
+Range = Choice | Uniform | LogUniform | Int | Subset
+Suggest = Callable[[str, Range], Any]
+RANGE_KEYS = ("choice", "uniform", "log_uniform", "int", "log_int", "subset")
+
+
+def is_range(value: object) -> bool:
+    return isinstance(value, Choice | Uniform | LogUniform | Int | Subset)
+
+
+def parse_ranges(value: Any) -> Any:
+    """Replace every `{log_uniform: [a, b]}` and the like in nested data by its range object.
+
+    Raises:
+        ValueError: a malformed range; the message states the rule and the received value.
+    """
+    if isinstance(value, Mapping):
+        if len(value) == 1 and next(iter(value)) in RANGE_KEYS:
+            return _parse_range(*next(iter(value.items())))
+        return {key: parse_ranges(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [parse_ranges(item) for item in value]
+    return value
+
+
+def _parse_range(kind: str, body: Any) -> Range:
+    if not isinstance(body, list | tuple) or not body:
+        raise ValueError(f"{kind} needs a list, received {body!r}")
+    if kind == "choice":
+        return Choice(tuple(parse_ranges(item) for item in body))
+    if kind == "subset":
+        return Subset(tuple(body))
+    low, high = _bounds(kind, body)
+    if kind in ("int", "log_int"):
+        if low != int(low) or high != int(high):
+            raise ValueError(f"{kind} needs whole numbers, received {body!r}")
+        return Int(int(low), int(high), log=kind == "log_int")
+    return LogUniform(low, high) if kind == "log_uniform" else Uniform(low, high)
+
+
+def _bounds(kind: str, body: list[Any] | tuple[Any, ...]) -> tuple[float, float]:
+    try:
+        low, high = (float(item) for item in body)
+    except (TypeError, ValueError):
+        raise ValueError(f"{kind} needs two numbers [low, high], received {body!r}") from None
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"{kind} needs low < high, received {body!r}")
+    if kind.startswith("log") and low <= 0:
+        raise ValueError(f"{kind} needs bounds above 0, received {body!r}")
+    return low, high
+
+
+def _option_name(option: Any) -> str:
+    if isinstance(option, Mapping):
+        return str(option.get("name") or option.get("dataset") or json.dumps(to_plain(option), sort_keys=True))
+    return json.dumps(to_plain(option)) if not isinstance(option, str) else option
+
+
+def fill(template: Any, suggest: Suggest, name: str = "") -> Any:
+    """The template with every range replaced by what `suggest(name, range)` answers, in the order of the file.
+
+    `suggest` answers a value, for a `Choice` the index of the option.
+    """
+    if isinstance(template, Choice):
+        index = suggest(name, template)
+        return fill(template.options[index], suggest, f"{name}[{template.labels()[index]}]")
+    if is_range(template):
+        return suggest(name, template)
+    if isinstance(template, Mapping):
+        return {key: fill(item, suggest, f"{name}.{key}" if name else str(key)) for key, item in template.items()}
+    if isinstance(template, list | tuple):
+        return [fill(item, suggest, f"{name}.{i}") for i, item in enumerate(template)]
+    return template
+
+
+def ranges(template: Any, name: str = "") -> Iterator[tuple[str, Range]]:
+    """Every (name, range) of a template, those inside branches included."""
+    if isinstance(template, Choice):
+        yield name, template
+        for label, option in zip(template.labels(), template.options, strict=True):
+            yield from ranges(option, f"{name}[{label}]")
+    elif is_range(template):
+        yield name, template
+    elif isinstance(template, Mapping):
+        for key, item in template.items():
+            yield from ranges(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(template, list | tuple):
+        for i, item in enumerate(template):
+            yield from ranges(item, f"{name}.{i}")
+
+
+def representatives(item: Range) -> tuple[Any, ...]:
+    """The answers to `suggest` that between them show whether a range holds only valid values."""
+    if isinstance(item, Choice):
+        return tuple(range(len(item.options)))
+    if isinstance(item, Subset):
+        return ((), item.of)
+    return (item.low, item.high)
+
+
+def centre(name: str, item: Range) -> Any:
+    """The middle of a range (geometric where it is logarithmic), the first option, the empty subset."""
+    if isinstance(item, Choice):
+        return 0
+    if isinstance(item, Subset):
+        return []
+    if isinstance(item, Int):
+        middle = math.sqrt(item.low * item.high) if item.log else (item.low + item.high) / 2
+        return round(middle)
+    return math.sqrt(item.low * item.high) if isinstance(item, LogUniform) else (item.low + item.high) / 2
+
+
+def suggest_from(trial: optuna.trial.BaseTrial) -> Suggest:
+    """Ask an Optuna trial for the value of each range; the parameter's name is the range's dotted key."""
+
+    def suggest(name: str, item: Range) -> Any:
+        if isinstance(item, Choice):
+            return item.labels().index(str(trial.suggest_categorical(name, item.labels())))
+        if isinstance(item, Subset):
+            return [option for option in item.of if trial.suggest_categorical(f"{name}[{option}]", (False, True))]
+        if isinstance(item, Int):
+            return trial.suggest_int(name, item.low, item.high, log=item.log)
+        return trial.suggest_float(name, item.low, item.high, log=isinstance(item, LogUniform))
+
+    return suggest
+
+
+def to_plain(template: Any) -> Any:
+    """The template as YAML-able data again, ranges in the form in which a study file writes them."""
+    if isinstance(template, Choice):
+        return {"choice": [to_plain(option) for option in template.options]}
+    if isinstance(template, Subset):
+        return {"subset": list(template.of)}
+    if isinstance(template, Int):
+        return {"log_int" if template.log else "int": [template.low, template.high]}
+    if isinstance(template, Uniform | LogUniform):
+        return {"log_uniform" if isinstance(template, LogUniform) else "uniform": [template.low, template.high]}
+    if isinstance(template, Mapping):
+        return {key: to_plain(item) for key, item in template.items()}
+    return [to_plain(item) for item in template] if isinstance(template, list | tuple) else template

@@ -1,0 +1,275 @@
+"""Stages: the unit that is scheduled, cached, retried and resumed, and the fingerprint that names its result.
+
+A fingerprint covers the resolved settings that a stage depends on, the seed streams it uses, its parent's fingerprint
+if something is transferred from it, the content of the data, the recipe's version and whatever changes digits; and
+nothing else: no names, comments, key order, paths or hosts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from search_spaces.schema import (
+    KNN,
+    Augment,
+    Configuration,
+    Data,
+    Finetune,
+    Header,
+    PhaseSeeds,
+    Pretrain,
+    Seeds,
+    StageResources,
+    UNet,
+)
+
+# Raise a stage's number whenever the same settings would give other digits than before.
+RECIPE = {"pretrain": 1, "finetune": 1, "probe": 1}
+
+# Streams of one replicate that other code must not collide with start here: report seeds are 0, 1, 2, ...
+FIRST_SEARCH_SEED = 1000
+
+Streams = dict[str, int]
+Kind = Literal["pretrain", "finetune", "probe"]
+
+
+class Replicate(NamedTuple):
+    """One seed of the study. `pretrain` and `finetune` differ only where seeds are nested."""
+
+    seed: int
+    pretrain: int
+    finetune: int
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One stage run: everything it takes to do it, and the fingerprint of its result.
+
+    Two stages are equal exactly if their fingerprints are.
+    """
+
+    kind: Kind
+    name: str  # "pretrain", "pretrain.1" in a chain, "finetune", "probe:NAME"
+    settings: Pretrain | Finetune | KNN
+    model: UNet
+    data: Data
+    streams: Streams
+    parent: Stage | None
+    resources: StageResources
+    on_test: bool  # whether the test set is measured
+    fingerprint: str = field(default="")
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stage) and other.fingerprint == self.fingerprint
+
+    def ancestors(self) -> list[Stage]:
+        """Parents, the eldest first."""
+        return [] if self.parent is None else [*self.parent.ancestors(), self.parent]
+
+
+def fingerprint(identity: Mapping[str, Any]) -> str:
+    """sha256 of the canonical JSON form: sorted keys, no blanks, floats by their shortest exact notation."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def stream_seed(stream: str, seed: int) -> int:
+    """An unrelated 63-bit seed for each named stream of a replicate."""
+    return int.from_bytes(hashlib.sha256(f"{stream}:{seed}".encode()).digest()[:8], "big") >> 1
+
+
+def replicates(seeds: Seeds, phase: Literal["search", "report"]) -> tuple[Replicate, ...]:
+    """The replicates of a phase; nested seeds give `finetune` replicates for each of `pretrain` pretrainings."""
+    asked = seeds.search if phase == "search" else seeds.report
+    nested = asked if isinstance(asked, PhaseSeeds) else PhaseSeeds(pretrain=asked, finetune=1)
+    first = FIRST_SEARCH_SEED if phase == "search" else 0
+    inner = nested.finetune
+    return tuple(
+        Replicate(first + p * inner + f, first + p, first + p * inner + f)
+        for p in range(nested.pretrain)
+        for f in range(inner)
+    )
+
+
+# ------------------------------------------------------------------------------------------- what depends on what
+
+
+def encoder_of(model: UNet) -> dict[str, Any]:
+    """The part of a model that an encoder-only method trains: skip connections do not reach it."""
+    return model.model_dump(mode="json", exclude={"skip_connections"})
+
+
+def data_identity(data: Data, digest: str, role: str) -> dict[str, Any]:
+    """What a stage depends on in a data set: its content, and the parts of the split that reach it."""
+    roles: dict[str, set[str]] = {"train": {"test", "val", "seed"}, "train+val": {"test", "seed"}, "all": set()}
+    parts = roles[role]
+    return {"digest": digest, "split": data.split.model_dump(mode="json", include=parts)}
+
+
+def pretrain_identity(
+    settings: Pretrain, model: UNet, data: Data, digest: str, streams: Streams, parent: str | None, threads: int
+) -> dict[str, Any]:
+    return {
+        "recipe": ["pretrain", RECIPE["pretrain"]],
+        "settings": settings.model_dump(mode="json", exclude={"data"}),
+        "model": encoder_of(model),
+        "data": data_identity(data, digest, settings.sees),
+        "streams": streams,
+        "parent": parent,
+        "threads": threads,
+    }
+
+
+def finetune_identity(
+    settings: Finetune,
+    model: UNet,
+    data: Data,
+    digest: str,
+    streams: Streams,
+    parent: str | None,
+    threads: int,
+    on_test: bool,
+) -> dict[str, Any]:
+    body = settings.model_dump(mode="json", exclude={"data"})
+    return {
+        "recipe": ["finetune", RECIPE["finetune"]],
+        "settings": body if parent else body | {"transfer": "none"},
+        "model": model.model_dump(mode="json"),
+        "data": data_identity(data, digest, "train"),
+        "streams": streams,
+        "parent": parent,
+        "threads": threads,
+        "on_test": on_test,
+    }
+
+
+def probe_identity(settings: KNN, model: UNet, data: Data, digest: str, parent: str, threads: int) -> dict[str, Any]:
+    return {
+        "recipe": ["probe", RECIPE["probe"]],
+        "settings": settings.model_dump(mode="json", exclude={"data"}),
+        "model": encoder_of(model),
+        "data": data_identity(data, digest, "train"),
+        "parent": parent,
+        "threads": threads,
+    }
+
+
+# ------------------------------------------------------------------------------------------ configuration -> stages
+
+
+def stages_of(
+    configuration: Configuration, replicate: Replicate, header: Header, digests: Mapping[str, str], on_test: bool
+) -> dict[str, Stage]:
+    """The stages of one replicate by name, parents before children; `digests` gives each data set's content."""
+    chain = pretrain_chain(configuration, replicate, header, digests)
+    stages = {stage.name: stage for stage in chain}
+    last = chain[-1] if chain else None
+    if configuration.finetune is not None:
+        finetune = _finetune_stage(configuration, configuration.finetune, replicate, header, digests, last, on_test)
+        stages[finetune.name] = finetune
+    if last is not None:
+        for name in configuration.probe:
+            stages[f"probe:{name}"] = _probe_stage(configuration, name, header, digests, last)
+    return stages
+
+
+def pretrain_chain(
+    configuration: Configuration, replicate: Replicate, header: Header, digests: Mapping[str, str]
+) -> list[Stage]:
+    """The pretraining stages, each starting from the one before; `method: none` leaves a stage out."""
+    chain: list[Stage] = []
+    for settings in configuration.pretrain:
+        if settings.method.name == "none":
+            continue
+        name = f"pretrain.{len(chain)}" if len(configuration.pretrain) > 1 else "pretrain"
+        parent = chain[-1] if chain else None
+        chain.append(_pretrain_stage(configuration, settings, name, replicate, header, digests, parent))
+    return chain
+
+
+def _pretrain_stage(
+    configuration: Configuration,
+    settings: Pretrain,
+    name: str,
+    replicate: Replicate,
+    header: Header,
+    digests: Mapping[str, str],
+    parent: Stage | None,
+) -> Stage:
+    data, resources = configuration.data[settings.data], header.resources.pretrain
+    used = ["init", "order", "augmentation"] + (["split"] if settings.sees == "train" else [])
+    streams = _streams(used, replicate.pretrain, replicate, header.seeds)
+    key = parent.fingerprint if parent else None
+    identity = pretrain_identity(
+        settings, configuration.model, data, digests[settings.data], streams, key, resources.cpus
+    )
+    return Stage(
+        "pretrain", name, settings, configuration.model, data, streams, parent, resources, False, fingerprint(identity)
+    )
+
+
+def _finetune_stage(
+    configuration: Configuration,
+    settings: Finetune,
+    replicate: Replicate,
+    header: Header,
+    digests: Mapping[str, str],
+    pretrained: Stage | None,
+    on_test: bool,
+) -> Stage:
+    data, resources = configuration.data[settings.data], header.resources.finetune
+    parent = pretrained if settings.transfer != "none" else None
+    used = ["init", "order", "labels", "split"] + (["augmentation"] if settings.augment != Augment() else [])
+    streams = _streams(used, replicate.finetune, replicate, header.seeds)
+    key = parent.fingerprint if parent else None
+    identity = finetune_identity(
+        settings, configuration.model, data, digests[settings.data], streams, key, resources.cpus, on_test
+    )
+    return Stage(
+        "finetune",
+        "finetune",
+        settings,
+        configuration.model,
+        data,
+        streams,
+        parent,
+        resources,
+        on_test,
+        fingerprint(identity),
+    )
+
+
+def _probe_stage(
+    configuration: Configuration, name: str, header: Header, digests: Mapping[str, str], parent: Stage
+) -> Stage:
+    settings, resources = configuration.probe[name], header.resources.probe
+    data = configuration.data[settings.data]
+    identity = probe_identity(
+        settings, configuration.model, data, digests[settings.data], parent.fingerprint, resources.cpus
+    )
+    return Stage(
+        "probe",
+        f"probe:{name}",
+        settings,
+        configuration.model,
+        data,
+        {},
+        parent,
+        resources,
+        False,
+        fingerprint(identity),
+    )
+
+
+def _streams(used: list[str], seed: int, replicate: Replicate, seeds: Seeds) -> Streams:
+    """`split` follows the pretraining's seed, so that no nested fine-tuning validates on what pretraining saw."""
+    held: dict[str, int] = {str(name): value for name, value in seeds.hold.items()}
+    owner = dict.fromkeys(used, seed) | {"split": replicate.pretrain}
+    return {name: stream_seed(name, held.get("labels" if name == "split" else name, owner[name])) for name in used}
