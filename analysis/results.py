@@ -1,0 +1,182 @@
+"""Reading a study's stored results: `results.parquet` (one row per stage run and metric) and `study.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pyarrow
+
+COLUMNS = tuple("study phase cell configuration seed stage fingerprint outcome cause metric value".split())
+_DAMAGED = "it is cut off or damaged; run the study again to rewrite it"
+
+
+class ResultsError(Exception):
+    """Stored results cannot be used as they are; the message is one sentence that says what to do."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the result table: its label, and its level label for every factor."""
+
+    label: str
+    levels: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """What the study asks of its tables; `None` rows or columns take the default layout."""
+
+    rows: tuple[str, ...] | None
+    columns: tuple[str, ...] | None
+    metrics: tuple[str, ...]
+    baseline: Mapping[str, str]
+    percent: bool
+
+
+@dataclass(frozen=True)
+class PublishedValue:
+    """A number from a paper, as a fraction where the paper prints percent; `std` is None where none is given."""
+
+    labels: tuple[str, ...]  # row labels, then column labels
+    mean: float
+    std: float | None
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published table to be shown beside ours, for one metric."""
+
+    metric: str
+    values: tuple[PublishedValue, ...]
+    note: str
+
+
+@dataclass(frozen=True)
+class StudyHeader:
+    """What `study.json` says: everything tables need beside the numbers."""
+
+    study: str
+    question: str
+    factors: Mapping[str, tuple[str, ...]]  # name -> level labels in the study's order
+    cells: tuple[Cell, ...]
+    report: ReportSettings
+    replicates: int  # expected per cell in the confirm phase
+    pretrainings: int  # of them with a pretraining seed of their own; fewer than replicates where seeds are nested
+    published: Published | None
+
+
+def load(folder: Path | str) -> pandas.DataFrame:
+    """The tidy results of the study stored in `folder`.
+
+    One row per (cell, replicate, stage run, metric); failed stage runs are rows with metric "" and value NaN.
+    Raises ResultsError where the folder or the file is missing, unreadable, or lacks a column.
+    """
+    path = _existing(Path(folder), "results.parquet", "no stage of this study has ended yet")
+    try:
+        results = pandas.read_parquet(path)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise ResultsError(f"{path} cannot be read ({_first_line(error)}): {_DAMAGED}") from error
+    missing = [name for name in COLUMNS if name not in results.columns]
+    if missing:
+        raise ResultsError(f"{path} lacks the columns {', '.join(missing)}: it was not written by a Pretune study")
+    return results
+
+
+def load_header(folder: Path | str) -> StudyHeader:
+    """The study's own description, from `study.json` in `folder`. Raises ResultsError as `load` does."""
+    path = _existing(Path(folder), "study.json", "the study has not started yet")
+    try:
+        return parse_header(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, OSError) as error:
+        raise ResultsError(f"{path} cannot be read ({_first_line(error)}): {_DAMAGED}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ResultsError(f"{path} does not describe a study ({error!r}): {_DAMAGED}") from error
+
+
+def parse_header(content: Mapping[str, Any]) -> StudyHeader:
+    """The content of `study.json` as a header. Raises KeyError, TypeError or ValueError on a malformed one."""
+    report = _report(content.get("report") or {})
+    replicates, pretrainings = _seed_counts(content["seeds"]["report"])
+    return StudyHeader(
+        study=content["study"],
+        question=content.get("question", ""),
+        factors={name: tuple(map(level_label, levels)) for name, levels in content["factors"].items()},
+        cells=tuple(Cell(cell["label"], _levels(cell["levels"])) for cell in content["cells"]),
+        report=report,
+        replicates=replicates,
+        pretrainings=pretrainings,
+        published=_published(content.get("published"), report),
+    )
+
+
+def level_label(level: object) -> str:
+    """How a level is written everywhere: true and false as in YAML, all else as Python prints it."""
+    return str(level).lower() if isinstance(level, bool) else str(level)
+
+
+def _existing(folder: Path, name: str, why: str) -> Path:
+    if not folder.is_dir():
+        raise ResultsError(f"there is no study folder {folder}: check the path")
+    path = folder / name
+    if not path.is_file():
+        raise ResultsError(f"{folder} holds no {name}: {why}, or this is not a study's output folder")
+    return path
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _levels(levels: Mapping[str, object]) -> dict[str, str]:
+    return {factor: level_label(level) for factor, level in levels.items()}
+
+
+def _names(value: object) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    return (value,) if isinstance(value, str) else tuple(value)  # type: ignore[arg-type]  # a JSON list of names
+
+
+def _report(content: Mapping[str, Any]) -> ReportSettings:
+    return ReportSettings(
+        rows=_names(content.get("rows")),
+        columns=_names(content.get("columns")),
+        metrics=_names(content.get("metrics")) or ("test/jaccard",),
+        baseline=_levels(content.get("baseline") or {}),
+        percent=bool(content.get("percent", False)),
+    )
+
+
+def _seed_counts(report: Any) -> tuple[int, int]:
+    """Replicates and pretrainings per cell; nested seeds are {"pretrain": p, "finetune": f}."""
+    if isinstance(report, Mapping):
+        return int(report["pretrain"]) * int(report["finetune"]), int(report["pretrain"])
+    return int(report), int(report)
+
+
+def _published(content: Mapping[str, Any] | None, report: ReportSettings) -> Published | None:
+    """Values are on the scale the report prints, unless "percent" says otherwise, and for its first metric."""
+    if not content:
+        return None
+    scale = 0.01 if content.get("percent", report.percent) else 1.0
+    return Published(
+        metric=content.get("metric", report.metrics[0]),
+        values=tuple(_published_value(entry, scale) for entry in content["values"]),
+        note=content.get("note") or "",
+    )
+
+
+def _published_value(entry: list[Any], scale: float) -> PublishedValue:
+    """[labels..., mean] or, where std is known, [labels..., [mean, std]]."""
+    *labels, value = entry
+    mean, std = value if isinstance(value, list) else (value, None)
+    return PublishedValue(
+        labels=tuple(map(level_label, labels)),
+        mean=float(mean) * scale,
+        std=None if std is None else float(std) * scale,
+    )
