@@ -49,11 +49,13 @@ def _path_in(data: Any, loc: tuple[str | int, ...]) -> KeyPath:
     """Pydantic's location without the tags of unions, which are no keys of the data."""
     path: list[str | int] = []
     for i, part in enumerate(loc):
-        if (isinstance(data, Mapping) and part in data) or (isinstance(data, list | tuple) and isinstance(part, int) and part < len(data)):
-            path.append(part)
+        missing = i == len(loc) - 1 and isinstance(data, Mapping)
+        try:
             data = data[part]
-        elif i == len(loc) - 1 and isinstance(data, Mapping):
-            path.append(part)
+        except (KeyError, IndexError, TypeError):
+            if not missing:
+                continue
+        path.append(part)
     return tuple(path)
 
 

@@ -110,11 +110,11 @@ def resolve(document: Document, scale: str | None = None, overrides: Sequence[st
     template, found = _with_ranges({key: data[key] for key in STAGE_KEYS if key in data}, lines)
     problems += found
     factors = _read_factors(data.get("factors") or {}, lines, problems)
-    cells = list(_cross(template, lines, factors, problems)) if not problems or factors or template else []
+    cells = list(_cross(template, lines, factors, problems))
     warnings: list[str] = []
+    problems += _check_cells(cells, header if isinstance(header, Header) else None, warnings)
     if isinstance(header, Header):
         problems += _check_header(header, template, factors, lines, warnings)
-        problems += _check_cells(header, cells, warnings)
     if problems or not isinstance(header, Header):
         raise StudyError(_once(problems), document.source)
     names = {name: tuple(levels) for name, levels in factors.items()}
@@ -320,7 +320,7 @@ def _cross(
 METRIC = re.compile(r"^(test|val)/(accuracy|mean_accuracy|jaccard|dice|precision|recall|loss)(/.+)?$|^probe/.+$")
 
 
-def _check_cells(header: Header, cells: Sequence[tuple[Cell, Lines]], warnings: list[str]) -> list[Problem]:
+def _check_cells(cells: Sequence[tuple[Cell, Lines]], header: Header | None, warnings: list[str]) -> list[Problem]:
     problems: list[Problem] = []
     for cell, lines in cells:
         for suggest in _extremes(cell):
@@ -352,9 +352,9 @@ def _extremes(cell: Cell) -> Iterator[space.Suggest]:
 
 
 def _check_configuration(
-    cell: Cell, settings: Configuration, header: Header, lines: Lines, warnings: list[str]
+    cell: Cell, settings: Configuration, header: Header | None, lines: Lines, warnings: list[str]
 ) -> Iterator[Problem]:
-    users = [(("pretrain", i), stage.data) for i, stage in enumerate(settings.pretrain)]
+    users: list[tuple[KeyPath, str]] = [(("pretrain", i), stage.data) for i, stage in enumerate(settings.pretrain)]
     users += [(("finetune",), settings.finetune.data)] if settings.finetune else []
     users += [(("probe", name), probe.data) for name, probe in settings.probe.items()]
     for path, name in users:
@@ -365,7 +365,8 @@ def _check_configuration(
         yield Problem(0, "study", "neither pretrain nor finetune: there is nothing to run", "add one of them")
     if settings.finetune is not None:
         yield from _check_finetune(cell, settings, lines, warnings)
-    yield from _check_targets(settings, header, lines)
+    if header is not None:
+        yield from _check_targets(settings, header, lines)
 
 
 def _check_finetune(cell: Cell, settings: Configuration, lines: Lines, warnings: list[str]) -> Iterator[Problem]:
@@ -397,7 +398,7 @@ def _check_targets(settings: Configuration, header: Header, lines: Lines) -> Ite
     for i, stage in enumerate(settings.pretrain):
         pretext = header.tune.pretrain.target == "pretext"
         if pretext and stage.sees != "train" and i == len(settings.pretrain) - 1:
-            where = ("pretrain", i, "sees")
+            where: KeyPath = ("pretrain", i, "sees")
             what = "the pretext target needs validation images that pretraining did not see"
             yield Problem(line_of(lines, where), dotted(where), what, "set sees: train")
     for metric in header.report.metrics:
@@ -420,7 +421,7 @@ def _check_header(
     for key in ("rows", "columns"):
         for name in getattr(header.report, key) or ():
             if name not in factors:
-                place = ("report", key)
+                place: KeyPath = ("report", key)
                 yield Problem(
                     line_of(lines, place), dotted(place), f"there is no factor {name!r}", did_you_mean(name, factors)
                 )

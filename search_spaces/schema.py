@@ -306,11 +306,19 @@ class PhaseSeeds(Settings):
     finetune: PositiveInt
 
 
+def _phase_seeds(value: object) -> object:
+    """`3` means three replicates, each with a pretraining of its own."""
+    return {"pretrain": value, "finetune": 1} if isinstance(value, int) else value
+
+
+PerPhase = Annotated[PhaseSeeds, BeforeValidator(_phase_seeds)]
+
+
 class Seeds(Settings):
     """How many replicates; search and report seeds never overlap. `hold` fixes a stream at one seed."""
 
-    search: PositiveInt | PhaseSeeds = 1
-    report: PositiveInt | PhaseSeeds = 3
+    search: PerPhase = PhaseSeeds(pretrain=1, finetune=1)
+    report: PerPhase = PhaseSeeds(pretrain=3, finetune=1)
     hold: dict[Literal["init", "order", "augmentation", "labels"], NonNegativeInt] = {}
 
 

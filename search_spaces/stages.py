@@ -20,7 +20,6 @@ from search_spaces.schema import (
     Data,
     Finetune,
     Header,
-    PhaseSeeds,
     Pretrain,
     Seeds,
     StageResources,
@@ -87,8 +86,7 @@ def stream_seed(stream: str, seed: int) -> int:
 
 def replicates(seeds: Seeds, phase: Literal["search", "report"]) -> tuple[Replicate, ...]:
     """The replicates of a phase; nested seeds give `finetune` replicates for each of `pretrain` pretrainings."""
-    asked = seeds.search if phase == "search" else seeds.report
-    nested = asked if isinstance(asked, PhaseSeeds) else PhaseSeeds(pretrain=asked, finetune=1)
+    nested = seeds.search if phase == "search" else seeds.report
     first = FIRST_SEARCH_SEED if phase == "search" else 0
     inner = nested.finetune
     return tuple(
