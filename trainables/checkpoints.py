@@ -1,0 +1,52 @@
+"""What a loop writes down: weights as safetensors, and a resumable state that is whole or not there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+WEIGHTS = "model.safetensors"
+STATE = "checkpoint.pt"
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Parameters and buffers under their own names."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, path)
+
+
+def load_part(module: nn.Module, path: Path, prefix: str) -> None:
+    """Load the weights below `prefix.` into `module`. Raises KeyError where the file has none of them."""
+    weights = load_file(path)
+    part = {name[len(prefix) + 1 :]: tensor for name, tensor in weights.items() if name.startswith(f"{prefix}.")}
+    if not part:
+        raise KeyError(
+            f"{path.name} holds no weights below {prefix!r}; it has {sorted({n.split('.')[0] for n in weights})}"
+        )
+    module.load_state_dict(part)
+
+
+def save_state(state: dict[str, Any], folder: Path) -> None:
+    """Write the resumable state so that a reader, or a kill at any moment, finds the old one or the new one."""
+    temporary = folder / f"{STATE}.tmp"
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(folder / STATE)
+
+
+def load_state(path: Path | None, device: torch.device) -> dict[str, Any] | None:
+    """The state at `path`, or None where there is none. Never unpickles objects."""
+    if path is None or not path.exists():
+        return None
+    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    return state
+
+
+def clone_state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}

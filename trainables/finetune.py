@@ -1,0 +1,172 @@
+"""Supervised segmentation, from pretrained weights or from scratch: one stage, from top to bottom."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from search_spaces import schema
+from trainables import checkpoints
+from trainables.data.images import ImageSet
+from trainables.data.splits import Split, label_subset
+from trainables.loop import (
+    Clock,
+    Feed,
+    IntArray,
+    Place,
+    Report,
+    Track,
+    autocast,
+    build_optimizer,
+    build_unet,
+    epoch_order,
+    finish,
+    set_lr,
+    total_steps,
+)
+from trainables.losses import LOSSES
+from trainables.metrics.segmentation import confusion, scores
+from trainables.models.unet import UNet
+from trainables.schedules import learning_rate
+from trainables.views.joint import evaluation_batch, fine_tune_batch
+
+TARGET = "jaccard"  # `checkpoint: best` keeps the weights with the highest mean validation Jaccard
+
+
+def finetune(
+    settings: schema.Finetune,
+    model: schema.UNet,
+    data: ImageSet,
+    split: Split,
+    streams: dict[str, int],
+    place: Place,
+    report: Report,
+    on_test: bool,
+) -> dict[str, float]:
+    """Train a U-Net on `settings.labels` of the training images and score it.
+
+    Writes `model.safetensors`, `history.json` and `notes.json` into `place.out`, and now and then a state to resume
+    from; a resumed run ends in the same weights as an uninterrupted one.
+
+    Returns:
+        `val/*` and, if `on_test`, `test/*` scores, each from one confusion matrix over the whole split, and
+        `train/loss` (mean over the last epoch).
+
+    Raises:
+        Diverged: the loss is not finite.
+    """
+    # --- data
+    assert data.masks is not None, "fine-tuning needs masks; resolve refuses data sets without"
+    images = label_subset(split.train, settings.labels, streams["labels"])
+    batch_size = min(settings.batch_size, len(images))
+    steps_per_epoch = math.ceil(len(images) / batch_size)
+    steps = total_steps(settings.epochs, settings.steps, steps_per_epoch)
+    feed, masks = Feed(data.images, place.device), Feed(data.masks, place.device)
+
+    # --- model and optimiser
+    torch.manual_seed(streams["init"])
+    network = build_unet(model, len(data.classes))
+    if place.parent is not None:
+        checkpoints.load_part(network.encoder, place.parent, "encoder")
+        if settings.transfer == "encoder+decoder":
+            checkpoints.load_part(network.decoder, place.parent, "decoder")
+    network.to(place.device, memory_format=torch.channels_last)
+    network.encoder.requires_grad_(settings.freeze == "none")
+    optimizer = build_optimizer(settings.optimizer, network.parameters())
+    loss_of = LOSSES[settings.loss]
+
+    # --- where an earlier attempt stopped
+    first, history, losses, best = 0, [], [], None
+    if state := checkpoints.load_state(place.resume, place.device):
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        first, history, losses, best = state["step"], state["history"], state["losses"], state["best"]
+
+    # --- training
+    track, clock = Track("loss", first - len(losses), losses), Clock(place.checkpoint_seconds)
+    train_mode(network, settings.freeze)
+    for step in range(first, steps):
+        epoch, position = divmod(step, steps_per_epoch)
+        if position == 0 or step == first:
+            order = epoch_order(len(images), streams["order"], epoch)
+        batch = images[order[position * batch_size : (position + 1) * batch_size]]
+        pixels, target = fine_tune_batch(
+            feed(batch), masks(batch), batch, settings.size, settings.augment, streams.get("augmentation", 0), epoch
+        )
+
+        set_lr(optimizer, learning_rate(settings.schedule, settings.optimizer.lr, step, steps_per_epoch, steps))
+        with autocast(settings.precision, place.device):
+            loss = loss_of(network(pixels), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        track.add(loss)
+
+        if position == steps_per_epoch - 1 or step == steps - 1:
+            values = {"train/loss": track.mean()}
+            if validation_due(settings, epoch, step == steps - 1) and len(split.val):
+                values |= evaluate(network, settings, feed, masks, split.val, data.classes, "val")
+                train_mode(network, settings.freeze)
+                best = better(best, values, network) if settings.checkpoint == "best" else None
+            history.append({"step": step + 1, "epoch": (step + 1) / steps_per_epoch} | values)
+            report({"step": step + 1, "total": steps} | values)
+        if clock.due():
+            state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+            checkpoints.save_state(state | {"history": history, "losses": track.losses, "best": best}, place.out)
+
+    # --- score the weights that are kept
+    metrics = {name: value for name, value in history[-1].items() if name.startswith(("train/", "val/"))}
+    if best is not None:
+        network.load_state_dict(best["network"])
+        metrics |= best["scores"]
+    if on_test:
+        metrics |= evaluate(network, settings, feed, masks, split.test, data.classes, "test")
+    notes = {"labelled": images.tolist(), "val": split.val.tolist(), "test": split.test.tolist(), "steps": steps}
+    finish(network, history, notes | {"classes": list(data.classes), "size": settings.size}, place.out)
+    return metrics
+
+
+def train_mode(network: UNet, freeze: str) -> None:
+    """Training mode; a frozen encoder stays in eval, or its batch norm statistics would drift."""
+    network.train()
+    if freeze == "encoder":
+        network.encoder.eval()
+
+
+def validation_due(settings: schema.Finetune, epoch: int, last: bool) -> bool:
+    """`checkpoint: best` validates after every epoch; otherwise `validate_every` decides; the last epoch always."""
+    every = settings.validate_every or (1 if settings.checkpoint == "best" else 0)
+    return last or (every > 0 and (epoch + 1) % every == 0)
+
+
+def better(best: dict[str, Any] | None, values: dict[str, float], network: UNet) -> dict[str, Any]:
+    """The earlier best, or these weights if their validation score is higher (the first of equals stays)."""
+    scored = {name: value for name, value in values.items() if name.startswith("val/")}
+    if best is not None and best["scores"][f"val/{TARGET}"] >= scored[f"val/{TARGET}"]:
+        return best
+    return {"scores": scored, "network": checkpoints.clone_state(network)}
+
+
+@torch.no_grad()
+def evaluate(
+    network: UNet,
+    settings: schema.Finetune,
+    feed: Feed,
+    masks: Feed,
+    images: IntArray,
+    classes: tuple[str, ...],
+    role: str,
+) -> dict[str, float]:
+    """Scores `role/...` from one confusion matrix over all `images`, in eval mode and float32."""
+    network.eval()
+    total: Tensor | None = None
+    for batch in np.array_split(images, math.ceil(len(images) / 64)):
+        pixels, target = evaluation_batch(feed(batch), masks(batch), settings.size)
+        matrix = confusion(network(pixels).argmax(dim=1), target, len(classes))
+        total = matrix if total is None else total + matrix
+    assert total is not None
+    return {f"{role}/{name}": value for name, value in scores(total, classes).items()}

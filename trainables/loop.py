@@ -1,0 +1,142 @@
+"""What the three loops share: where they run, how they report, and how they stop."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from search_spaces import schema
+from trainables import checkpoints
+from trainables.models.unet import Decoder, Encoder, UNet
+
+IntArray = NDArray[np.int64]
+Report = Callable[[dict[str, float]], None]  # receives step, total and the latest values; may raise to stop the run
+
+
+class Diverged(Exception):
+    """A value that must be finite is not. Deterministic, so trying again is no use."""
+
+    def __init__(self, metric: str, step: int, value: float) -> None:
+        self.metric, self.step, self.value = metric, step, value
+        super().__init__(f"{metric} is {value} at step {step}")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a stage runs: what it starts from and where it writes."""
+
+    out: Path  # an existing folder of this attempt alone
+    device: torch.device
+    parent: Path | None = None  # weights of the stage before
+    resume: Path | None = None  # the state an earlier attempt left
+    checkpoint_seconds: float = 60.0  # wall time between resumable states
+
+
+class Feed:
+    """Hands out batches of a memory-mapped array on the training device.
+
+    On a GPU the whole array lives there; on a CPU each batch is gathered from the mapped file.
+    """
+
+    def __init__(self, array: NDArray[Any], device: torch.device) -> None:
+        self._array = array
+        self._device = device
+        self._resident = torch.from_numpy(np.array(array)).to(device) if device.type == "cuda" else None
+
+    def __call__(self, indices: IntArray) -> Tensor:
+        """(B,) image indices -> (B, ...) in the array's own type."""
+        if self._resident is not None:
+            return self._resident[torch.from_numpy(indices).to(self._device)]
+        return torch.from_numpy(self._array[indices])
+
+
+@dataclass
+class Track:
+    """Losses as they come, kept on the device so that the loop need not wait for them; checked at intervals."""
+
+    metric: str
+    first_step: int  # of the losses held
+    losses: list[Tensor]
+
+    def add(self, loss: Tensor) -> None:
+        self.losses.append(loss.detach())
+
+    def mean(self) -> float:
+        """Mean since the last call. Raises `Diverged` naming the first step whose loss is not finite."""
+        values = torch.stack(self.losses).double().cpu()
+        bad = (~torch.isfinite(values)).nonzero()
+        if len(bad):
+            step = int(bad[0])
+            raise Diverged(self.metric, self.first_step + step, float(values[step]))
+        self.first_step += len(values)
+        self.losses.clear()
+        return float(values.mean())
+
+
+class Clock:
+    """Says when the next resumable state is due."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        if time.monotonic() - self._last < self._seconds:
+            return False
+        self._last = time.monotonic()
+        return True
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> IntArray:
+    """The order of `count` images in an epoch: a function of (order stream, epoch)."""
+    return np.random.default_rng([seed, epoch]).permutation(count).astype(np.int64)
+
+
+def total_steps(epochs: int | None, steps: int | None, steps_per_epoch: int) -> int:
+    """Training length in steps from whichever of the two the settings give."""
+    return steps if steps is not None else (epochs or 0) * steps_per_epoch
+
+
+def build_encoder(model: schema.UNet) -> Encoder:
+    return Encoder(model.widths, model.convolutions, model.norm == "batch")
+
+
+def build_unet(model: schema.UNet, classes: int) -> UNet:
+    decoder = Decoder(model.widths, model.skip_connections, model.convolutions, model.norm == "batch")
+    return UNet(build_encoder(model), decoder, classes)
+
+
+def build_optimizer(settings: schema.Optimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer over the parameters that are trained."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    if isinstance(settings, schema.SGD):
+        return torch.optim.SGD(
+            trained, settings.lr, settings.momentum, weight_decay=settings.weight_decay, nesterov=settings.nesterov
+        )
+    kind = torch.optim.AdamW if isinstance(settings, schema.AdamW) else torch.optim.Adam
+    return kind(trained, settings.lr, settings.betas, weight_decay=settings.weight_decay)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def finish(model: nn.Module, history: list[dict[str, float]], notes: dict[str, Any], out: Path) -> None:
+    """What every trained stage leaves: weights, learning curve, and which images it used for what."""
+    checkpoints.save_weights(model, out / checkpoints.WEIGHTS)
+    (out / "history.json").write_text(json.dumps(history))
+    (out / "notes.json").write_text(json.dumps(notes))

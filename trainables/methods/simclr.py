@@ -1,0 +1,69 @@
+"""SimCLR: agreement of two views of an image against all other views of the batch.
+
+Chen, Kornblith, Norouzi, Hinton: "A simple framework for contrastive learning of visual representations", ICML 2020.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainables.models.heads import ProjectionHead
+from trainables.models.unet import Encoder
+from trainables.views.two_views import View
+
+
+def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
+    """Normalised temperature-scaled cross entropy (equation 1), averaged over the 2B views.
+
+    l(i, j) = -log( exp(sim(z_i, z_j) / T) / sum over k != i of exp(sim(z_i, z_k) / T) ), sim the cosine.
+
+    Args:
+        z1, z2: projections (B, D) of the two views; row i of both comes from image i.
+        temperature: T > 0.
+
+    Returns:
+        A scalar, computed in float32 whatever the precision of the inputs.
+    """
+    z = F.normalize(torch.cat([z1, z2]).float(), dim=1)  # 2B, D
+    logits = z @ z.T / temperature  # 2B, 2B
+    logits.fill_diagonal_(-math.inf)  # a view is no candidate for itself
+    half = len(z1)
+    positives = torch.arange(2 * half, device=z.device).roll(half)  # i <-> i + B
+    return F.cross_entropy(logits, positives)
+
+
+class SimCLR(nn.Module):
+    """The encoder and its projection head."""
+
+    def __init__(self, encoder: Encoder, temperature: float, hidden: int, dim: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = ProjectionHead(encoder.widths[-1], hidden, dim)
+        self.temperature = temperature
+
+    def forward(self, views: Sequence[View]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Two views of (B, 3, H, W) -> the loss, and diagnostics that show a collapse.
+
+        Both views go through the network as one batch, so that batch norm sees them together.
+        """
+        pixels = torch.cat([view.pixels for view in views])
+        z1, z2 = self.head(self.encoder(pixels)[-1]).chunk(2)
+        return nt_xent(z1, z2, self.temperature), diagnostics(z1, z2)
+
+    @staticmethod
+    def uniform_loss(batch_size: int) -> float:
+        """The loss of an encoder that maps everything to one point: log(2B - 1)."""
+        return math.log(2 * batch_size - 1)
+
+
+@torch.no_grad()
+def diagnostics(z1: Tensor, z2: Tensor) -> dict[str, Tensor]:
+    """Signs of collapse: spread of the normalised projections (1/sqrt(D) when they fill the sphere, 0 when collapsed)
+    and how alike the two views of an image are."""
+    a, b = F.normalize(z1.float(), dim=1), F.normalize(z2.float(), dim=1)
+    return {"feature_std": torch.cat([a, b]).std(dim=0).mean(), "positive_similarity": (a * b).sum(dim=1).mean()}
