@@ -1,0 +1,159 @@
+"""One file -> one square array: RGB images of any kind, masks as class indices, both fitted the same way."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from trainables.data.errors import BadFileError
+from trainables.data.listing import IGNORE, Entry
+
+Fit = Literal["squash", "pad", "crop"]
+
+DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
+ALPHA_MODES = frozenset({"RGBA", "RGBa", "LA", "La", "PA"})
+MASK_MODES = frozenset({"1", "L", "P"}) | DEEP_MODES
+
+
+class Decoded(NamedTuple):
+    """(S, S, 3) and (S, S) uint8; or, where `problems` is not empty, nothing to be used."""
+
+    image: NDArray[np.uint8] | None
+    mask: NDArray[np.uint8] | None
+    problems: tuple[str, ...]
+
+
+def decode(entry: Entry, root: Path, values: Mapping[int, int] | None, size: int, fit: Fit) -> Decoded:
+    """Read an entry's files and fit them to `size` px. Problems are returned, named relative to `root`."""
+    problems: list[str] = []
+    image = _attempt(read_image, entry.image, root, problems)
+    mask = None
+    if entry.mask is not None:
+        mask = _attempt(partial(read_mask, values=values or {}), entry.mask, root, problems)
+    if image is not None and mask is not None and image.size != mask.size:
+        problems.append(f"{_relative(entry.mask, root)}: {_sizes(mask, image)}")
+    if image is None or problems:
+        return Decoded(None, None, tuple(problems))
+    fitted = None if mask is None else np.asarray(fit_mask(mask, size, fit))
+    return Decoded(np.asarray(fit_image(image, size, fit)), fitted, ())
+
+
+def read_image(path: Path) -> Image.Image:
+    """The file as 8-bit RGB, upright. 16-bit grey is scaled (65535 -> 255), transparency laid over black.
+
+    Raises BadFileError.
+    """
+    image = _open(path)
+    if image.mode in DEEP_MODES:
+        return Image.fromarray(_eight_bit(np.asarray(image))).convert("RGB")
+    if image.mode == "F":
+        raise BadFileError("floating-point pixels have no fixed range; save it with 8 or 16 bits")
+    if image.mode in ALPHA_MODES or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def read_mask(path: Path, values: Mapping[int, int]) -> Image.Image:
+    """The file's values mapped through `values`, as mode L. A palette is not looked at: its indices are the values.
+
+    Raises BadFileError for colour masks and for values that `values` does not name.
+    """
+    image = _open(path)
+    if image.mode not in MASK_MODES:
+        raise BadFileError(f"a mask holds one class index per pixel, this one is a colour image (mode {image.mode})")
+    array = np.asarray(image).astype(np.int64)
+    _check_values(array, values)
+    table = np.zeros(max(values) + 1, np.uint8)
+    table[list(values.keys())] = list(values.values())
+    return Image.fromarray(table[array])
+
+
+def fit_image(image: Image.Image, size: int, fit: Fit) -> Image.Image:
+    """To size x size, antialiased. squash: both sides; pad: the rest black; crop: the centre square."""
+    return _fit(image, size, fit, Image.Resampling.BILINEAR, padding=0)
+
+
+def fit_mask(mask: Image.Image, size: int, fit: Fit) -> Image.Image:
+    """As `fit_image`, by nearest neighbour; padding becomes IGNORE."""
+    return _fit(mask, size, fit, Image.Resampling.NEAREST, padding=IGNORE)
+
+
+def _fit(image: Image.Image, size: int, fit: Fit, resample: Image.Resampling, padding: int) -> Image.Image:
+    if fit == "pad":
+        return _pad(image, size, resample, padding)
+    width, height = image.size
+    short = min(image.size)
+    left, top = (width - short) / 2, (height - short) / 2
+    box = (left, top, left + short, top + short) if fit == "crop" else (0.0, 0.0, float(width), float(height))
+    return image.resize((size, size), resample, box=box, reducing_gap=3.0)
+
+
+def _pad(image: Image.Image, size: int, resample: Image.Resampling, padding: int) -> Image.Image:
+    scale = size / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    square = Image.new(image.mode, (size, size), (padding, padding, padding) if image.mode == "RGB" else padding)
+    square.paste(image.resize((width, height), resample, reducing_gap=3.0), ((size - width) // 2, (size - height) // 2))
+    return square
+
+
+def _open(path: Path) -> Image.Image:
+    """Decoded whole and turned upright by its EXIF orientation."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadFileError(f"cannot be opened ({error.strerror})") from error
+    if not data:
+        raise BadFileError("empty file (0 bytes); replace or remove it")
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+        return ImageOps.exif_transpose(image)
+    except UnidentifiedImageError as error:
+        raise BadFileError("not an image that can be read; replace or remove it") from error
+    except Exception as error:  # Pillow's decoders raise almost any type on damaged files
+        raise BadFileError(f"damaged ({type(error).__name__}: {error}); replace or remove it") from error
+
+
+def _eight_bit(grey: NDArray[np.generic]) -> NDArray[np.uint8]:
+    wide = grey.astype(np.int64)
+    if wide.min() < 0 or wide.max() > 65535:
+        raise BadFileError(f"grey values {wide.min()} to {wide.max()} are beyond 16 bits; save it with 8 or 16 bits")
+    return ((wide + 128) // 257).astype(np.uint8)
+
+
+def _check_values(array: NDArray[np.int64], values: Mapping[int, int]) -> None:
+    unknown = sorted(set(np.unique(array).tolist()) - values.keys())
+    if unknown:
+        shown = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+        allowed = sorted(values)
+        known = f"{allowed[0]} to {allowed[-1]}" if len(allowed) > 8 else ", ".join(map(str, allowed))
+        raise BadFileError(
+            f"mask values outside the classes: {shown} (known: {known}); name their classes or set `ignore:`"
+        )
+
+
+def _attempt(read: Callable[[Path], Image.Image], path: Path, root: Path, problems: list[str]) -> Image.Image | None:
+    try:
+        return read(path)
+    except BadFileError as error:
+        problems.append(f"{_relative(path, root)}: {error}")
+        return None
+
+
+def _relative(path: Path | None, root: Path) -> str:
+    return "" if path is None else path.relative_to(root).as_posix()
+
+
+def _sizes(mask: Image.Image, image: Image.Image) -> str:
+    return (
+        f"the mask is {mask.width}x{mask.height}, its image {image.width}x{image.height}; "
+        "they must have equal size (after EXIF orientation)"
+    )

@@ -1,0 +1,33 @@
+"""What can be wrong with data. Two exceptions:
+
+DataError    the data set cannot be used: what, where, and what to do; shown to the user as it is
+BadFileError one file cannot be used; collected by whoever reads many, never shown alone
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+SHOWN = 10  # problems listed in a message; the rest are counted
+
+
+class DataError(Exception):
+    """The data set cannot be used. `problems` holds every single one; the message shows the first ten.
+
+    Both arguments are in `args`, so the error survives pickling between processes.
+    """
+
+    def __init__(self, summary: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(summary, tuple(problems))
+        self.summary = summary
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        lines = [self.summary, *(f"  {problem}" for problem in self.problems[:SHOWN])]
+        if len(self.problems) > SHOWN:
+            lines.append(f"  ... and {len(self.problems) - SHOWN} more")
+        return "\n".join(lines)
+
+
+class BadFileError(Exception):
+    """One file cannot be used; the message says why and what to do, without the file's name."""

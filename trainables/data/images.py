@@ -1,0 +1,334 @@
+"""Data sets as memory-mapped arrays: found, hashed by content, decoded once, opened in milliseconds.
+
+locate    where the files are
+digest    what they hold: the name of the cache folder, and what a fingerprint covers
+ensure    decode into cache/<digest>/ unless that is there
+load      ensure, then open
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from search_spaces import schema
+from trainables.data import decode, folders, hashes, pets, scenes, splits
+from trainables.data.errors import DataError
+from trainables.data.listing import IGNORE, Listing, limited
+
+__all__ = ["IGNORE", "DataError", "ImageSet", "digest", "ensure", "load", "locate", "open_cached"]
+
+RECIPE = 1  # raised whenever the same files and settings would give other arrays
+INDEX = "index.json"
+
+Progress = Callable[[int, int], None]  # images done, images in all
+Files = schema.Pets | schema.ImageFolder | schema.ImageMaskFolder
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A data set of N images of S x S px (S = cache_size), memory-mapped and read-only."""
+
+    images: NDArray[np.uint8]  # (N, S, S, 3) RGB
+    masks: NDArray[np.uint8] | None  # (N, S, S) class indices; IGNORE = 255 is left out of losses and metrics
+    regions: NDArray[np.uint16] | None  # (N, S, S) 0 background, 1..k objects
+    depth: NDArray[np.float16] | None  # (N, S, S) in [0, 1], 0 near
+    labels: NDArray[np.int64] | None  # (N,) image class: breed 0..36, or index of the sub-folder
+    official_test: NDArray[np.bool_] | None  # (N,) True where the data set's own list says test
+    names: tuple[str, ...]  # N
+    classes: tuple[str, ...]  # names of the mask classes
+    skipped: tuple[str, ...]  # files left out by `on_error: skip`, with the reason
+
+
+class _Maps(NamedTuple):
+    """The arrays while they are written."""
+
+    images: NDArray[np.uint8]
+    masks: NDArray[np.uint8] | None
+    regions: NDArray[np.uint16] | None
+    depth: NDArray[np.float16] | None
+
+
+# ------------------------------------------------------------------------------------------------- public calls
+
+
+def locate(settings: schema.Data, data_root: Path | None) -> Path | None:
+    """The folder of the data set; None for generated scenes. A relative `root:` is taken from `data_root`, else cwd.
+
+    Raises DataError: what is expected, where, and how to get it.
+    """
+    if isinstance(settings, schema.Scenes):
+        return None
+    if isinstance(settings, schema.Pets):
+        return _locate_pets(settings, data_root)
+    folder = (data_root or Path()) / Path(settings.root).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"{settings.dataset}: no folder {folder}; `root:` sets it, relative to --data if given")
+    return folder
+
+
+def digest(settings: schema.Data, data_root: Path | None, cache: Path | None = None) -> str:
+    """SHA-256 (hex) of what the data set will hold: content of the files it uses, their names, roles and settings.
+
+    Paths and times are not in it; the split only through `limit`. With `cache`, hashes of files are remembered there.
+    Raises DataError for missing folders or lists.
+    """
+    if isinstance(settings, schema.Scenes):
+        return _digest_of([_header(settings, None), _scene_indices(settings)])
+    return _digest_files(settings, _listed(settings, data_root), cache)
+
+
+def ensure(settings: schema.Data, data_root: Path | None, cache: Path, progress: Progress | None = None) -> str:
+    """Build cache/<digest>/ unless it is there; returns the digest. Raises DataError listing every bad file."""
+    if isinstance(settings, schema.Scenes):
+        return _built(digest(settings, data_root), cache, lambda folder: _write_scenes(settings, folder, progress))
+    listing = _listed(settings, data_root)
+    name = _digest_files(settings, listing, cache)
+    return _built(name, cache, lambda folder: _write_files(settings, listing, folder, progress))
+
+
+def load(settings: schema.Data, data_root: Path | None, cache: Path, progress: Progress | None = None) -> ImageSet:
+    """The data set, built first where it is not cached. Raises DataError."""
+    name = ensure(settings, data_root, cache, progress)
+    opened = open_cached(name, cache)
+    if opened is None:
+        raise DataError(f"the cached data set {cache / name} was removed while it was being opened; run again")
+    return opened
+
+
+def open_cached(digest: str, cache: Path) -> ImageSet | None:
+    """The finished data set `digest`, or None where there is none. Raises DataError for a damaged one."""
+    folder = cache / digest
+    if not folder.is_dir():
+        return None
+    try:
+        return _open(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"the cached data set {folder} is damaged ({error}); delete it and run again") from error
+
+
+# ------------------------------------------------------------------------------------------------ files and hash
+
+
+def _locate_pets(settings: schema.Pets, data_root: Path | None) -> Path:
+    expected = f"a folder with images/ and annotations/ ({pets.GET})"
+    if settings.root is None and data_root is None:
+        raise DataError(f"oxford-iiit-pet: expected {expected}; say where with --data or `root:`")
+    base = (data_root or Path()) / Path(settings.root or ".").expanduser()
+    found = pets.find_pets(base)
+    if found is None:
+        raise DataError(
+            f"oxford-iiit-pet: expected {expected} at {base / pets.FOLDER} or {base}; --data or `root:` sets it"
+        )
+    return found
+
+
+def _listed(settings: Files, data_root: Path | None) -> Listing:
+    """The entries that are used. Under `on_error: fail`, problems that names alone show are raised by the build."""
+    root = locate(settings, data_root)
+    assert root is not None  # only scenes have no folder
+    listing = _list_all(settings, root)
+    if not listing.entries:
+        raise DataError(f"{settings.dataset}: no usable image in {root}", listing.problems)
+    return limited(listing, settings.limit, settings.split.seed)
+
+
+def _list_all(settings: Files, root: Path) -> Listing:
+    if isinstance(settings, schema.Pets):
+        return pets.list_pets(root, settings.labels)
+    if isinstance(settings, schema.ImageFolder):
+        return folders.list_images(root)
+    return folders.list_images_and_masks(root, settings.images, settings.masks, settings.classes, settings.ignore)
+
+
+def _digest_files(settings: Files, listing: Listing, cache: Path | None) -> str:
+    paths = [path for entry in listing.entries for path in (entry.image, entry.mask) if path is not None]
+    found = iter(hashes.hash_files(paths, cache))
+    entries = (
+        [entry.name, entry.label, entry.test, next(found), None if entry.mask is None else next(found)]
+        for entry in listing.entries
+    )
+    return _digest_of([_header(settings, listing), *entries])
+
+
+def _digest_of(parts: Sequence[Any]) -> str:
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(json.dumps(part, sort_keys=True).encode() + b"\n")
+    return total.hexdigest()
+
+
+def _header(settings: schema.Data, listing: Listing | None) -> dict[str, Any]:
+    """The settings that change the arrays. `limit` is not among them: it shows in which images follow."""
+    header: dict[str, Any] = {"recipe": RECIPE, "dataset": settings.dataset, "cache_size": settings.cache_size}
+    if isinstance(settings, schema.Scenes):
+        return header | {"classes": settings.classes, "seed": settings.seed}
+    if listing is not None:
+        values = None if listing.mask_values is None else sorted(listing.mask_values.items())
+        header |= {"classes": listing.classes, "mask_values": values, "problems": listing.problems}
+    return header | {"fit": settings.fit, "on_error": settings.on_error}
+
+
+def _scene_indices(settings: schema.Scenes) -> list[int]:
+    return [int(i) for i in splits.draw_subset(settings.images, settings.limit, settings.split.seed)]
+
+
+# --------------------------------------------------------------------------------------------------- the building
+
+
+def _built(name: str, cache: Path, write: Callable[[Path], dict[str, Any]]) -> str:
+    """Write into a temporary sibling and rename: a folder called <digest> is always a finished one."""
+    if (cache / name).is_dir():
+        return name
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="building-", dir=cache) as temporary:
+        folder = Path(temporary) / "set"
+        folder.mkdir()
+        (folder / INDEX).write_text(json.dumps(write(folder)), encoding="utf-8")
+        _publish(folder, cache / name)
+    return name
+
+
+def _publish(folder: Path, target: Path) -> None:
+    try:
+        os.rename(folder, target)
+    except OSError:
+        if not target.is_dir():  # else somebody else built the same meanwhile, and this copy is discarded
+            raise
+
+
+def _write_scenes(settings: schema.Scenes, folder: Path, progress: Progress | None) -> dict[str, Any]:
+    indices = _scene_indices(settings)
+    maps = _allocate(folder, len(indices), settings.cache_size, masks=True, scenes=True)
+    for row, i in enumerate(indices):
+        scene = scenes.generate(settings.seed, i, settings.cache_size, settings.classes)
+        pairs: Iterable[tuple[NDArray[Any] | None, NDArray[Any]]] = zip(maps, scene, strict=True)
+        for array, values in pairs:
+            assert array is not None  # all four were allocated
+            array[row] = values
+        if progress is not None:
+            progress(row + 1, len(indices))
+    names = [f"scene-{i:06d}" for i in indices]
+    return _index(names, scenes.CLASSES[: settings.classes])
+
+
+def _write_files(settings: Files, listing: Listing, folder: Path, progress: Progress | None) -> dict[str, Any]:
+    maps = _allocate(folder, len(listing.entries), settings.cache_size, listing.mask_values is not None, scenes=False)
+    bad: dict[int, tuple[str, ...]] = {}
+    for row, problems in enumerate(_decoded(settings, listing, maps)):
+        if problems:
+            bad[row] = problems
+        if progress is not None:
+            progress(row + 1, len(listing.entries))
+    skipped = (*listing.problems, *(problem for problems in bad.values() for problem in problems))
+    good = [row for row in range(len(listing.entries)) if row not in bad]
+    _check(settings, listing, skipped, good)
+    _keep_rows(folder, maps, good)
+    entries = [listing.entries[row] for row in good]
+    labels, tests = [entry.label for entry in entries], [entry.test for entry in entries]
+    return _index([entry.name for entry in entries], listing.classes, labels, tests, skipped)
+
+
+def _decoded(settings: Files, listing: Listing, maps: _Maps) -> Iterator[tuple[str, ...]]:
+    """Decode every entry into its row, on threads (Pillow releases the GIL); yields each one's problems, in order."""
+
+    def fill(row: int) -> tuple[str, ...]:
+        entry = listing.entries[row]
+        image, mask, problems = decode.decode(
+            entry, listing.root, listing.mask_values, settings.cache_size, settings.fit
+        )
+        if image is not None:
+            maps.images[row] = image
+        if mask is not None and maps.masks is not None:
+            maps.masks[row] = mask
+        return problems
+
+    with ThreadPoolExecutor() as pool:
+        yield from pool.map(fill, range(len(listing.entries)))
+
+
+def _check(settings: Files, listing: Listing, problems: Sequence[str], good: Sequence[int]) -> None:
+    where = f"{settings.dataset} in {listing.root}"
+    if not good:
+        raise DataError(f"{where}: not one of {len(listing.entries)} images can be used:", problems)
+    if problems and settings.on_error == "fail":
+        advice = "repair or remove them, or leave them out with `on_error: skip`"
+        raise DataError(f"{where}: {len(problems)} problem{'s'[: len(problems) > 1]}; {advice}:", problems)
+
+
+def _allocate(folder: Path, n: int, size: int, masks: bool, scenes: bool) -> _Maps:
+    pixels = n * size * size
+    needed = pixels * (3 + masks + 4 * scenes)
+    if needed > shutil.disk_usage(folder).free:  # writing to a map on a full disk kills the process without a word
+        raise DataError(f"the cache needs {needed / 1e9:.2f} GB, and {folder.parent.parent} has less than that free")
+    square = (n, size, size)
+    return _Maps(
+        images=open_memmap(folder / "images.npy", "w+", np.uint8, (*square, 3)),
+        masks=open_memmap(folder / "masks.npy", "w+", np.uint8, square) if masks else None,
+        regions=open_memmap(folder / "regions.npy", "w+", np.uint16, square) if scenes else None,
+        depth=open_memmap(folder / "depth.npy", "w+", np.float16, square) if scenes else None,
+    )
+
+
+def _keep_rows(folder: Path, maps: _Maps, good: Sequence[int]) -> None:
+    """Leave out the rows of bad files, one row at a time: a data set need not fit into memory."""
+    for name, array in maps._asdict().items():
+        if array is None or len(array) == len(good):
+            continue
+        kept = open_memmap(folder / "kept.npy", "w+", array.dtype, (len(good), *array.shape[1:]))
+        for row, source in enumerate(good):
+            kept[row] = array[source]
+        kept.flush()
+        os.replace(folder / "kept.npy", folder / f"{name}.npy")
+
+
+def _index(
+    names: Sequence[str],
+    classes: Sequence[str],
+    labels: Sequence[int | None] = (),
+    tests: Sequence[bool | None] = (),
+    skipped: Sequence[str] = (),
+) -> dict[str, Any]:
+    """index.json; labels and test membership are null where the data set has none."""
+    return {
+        "names": list(names),
+        "classes": list(classes),
+        "labels": None if not labels or None in labels else list(labels),
+        "official_test": None if not tests or None in tests else list(tests),
+        "skipped": list(skipped),
+    }
+
+
+# ---------------------------------------------------------------------------------------------------- the opening
+
+
+def _open(folder: Path) -> ImageSet:
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    labels, tests = index["labels"], index["official_test"]
+    return ImageSet(
+        images=np.load(folder / "images.npy", mmap_mode="r"),
+        masks=_map(folder / "masks.npy"),
+        regions=_map(folder / "regions.npy"),
+        depth=_map(folder / "depth.npy"),
+        labels=None if labels is None else np.array(labels, np.int64),
+        official_test=None if tests is None else np.array(tests, np.bool_),
+        names=tuple(index["names"]),
+        classes=tuple(index["classes"]),
+        skipped=tuple(index["skipped"]),
+    )
+
+
+def _map(path: Path) -> NDArray[Any] | None:
+    return np.load(path, mmap_mode="r") if path.exists() else None
