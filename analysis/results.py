@@ -11,7 +11,10 @@ from typing import Any
 import pandas
 import pyarrow
 
-COLUMNS = tuple("study phase cell configuration seed stage fingerprint outcome cause metric value".split())
+COLUMNS = (
+    *("study", "phase", "cell", "configuration", "seed"),
+    *("stage", "fingerprint", "outcome", "cause", "metric", "value"),
+)
 _DAMAGED = "it is cut off or damaged; run the study again to rewrite it"
 
 

@@ -175,7 +175,7 @@ def t_test_power(difference: float, std: float, n: int, alpha: float = 0.05, pai
 def seeds_needed(difference: float, std: float, power: float = 0.8, alpha: float = 0.05, paired: bool = True) -> int:
     """Fewest seeds (per arm, where unpaired) with which a true `difference` is found with probability `power`.
 
-    `std` as in `t_test_power`. Raises ValueError for a difference of 0, a std that is not positive, or above a million seeds.
+    `std` as in `t_test_power`. Raises ValueError for a difference of 0, a std that is not positive, or above a million.
     """
     _check_power(std, power, alpha)
     if difference == 0:
