@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -42,15 +43,28 @@ class Cell:
         """Every range filled in by `suggest`; by default with its centre."""
         return Configuration.model_validate(space.fill(self.template, suggest))
 
-    def ranges(self, part: str) -> list[tuple[str, space.Range]]:
-        """The ranges tuned with `pretrain` (those of model and data among them) or with `finetune`.
+    @property
+    def pretrained(self) -> bool:
+        """Whether the fine-tuning (or, without one, the study) starts from a pretraining."""
+        finetune = self.template.get("finetune")
+        return bool(self.template["pretrain"]) and (finetune is None or finetune.get("transfer") != "none")
 
-        Where a cell has no pretraining, all its ranges are fine-tuning's.
+    def ranges(self, part: Literal["pretrain", "finetune"]) -> list[str]:
+        """Names of the ranges tuned with `pretrain` (those of model and data among them) or with `finetune`.
+
+        Where nothing is transferred, the ranges of model and data are tuned with the fine-tuning, and those of a
+        pretraining that nobody uses not at all.
         """
-        everything = list(space.ranges(self.template))
-        if not self.template["pretrain"]:
-            return everything if part == "finetune" else []
-        return [(name, item) for name, item in everything if name.startswith("finetune") == (part == "finetune")]
+        names = [name for name, _ in space.ranges(self.template)]
+        if not self.pretrained:
+            return [name for name in names if part == "finetune" and not name.startswith("pretrain")]
+        return [name for name in names if name.startswith("finetune") == (part == "finetune")]
+
+    def pretraining(self) -> str:
+        """Equal for the cells whose pretraining is tuned together: all that reaches it, as canonical text."""
+        model = {key: value for key, value in (self.template.get("model") or {}).items() if key != "skip_connections"}
+        reaching = {"data": self.template["data"], "model": model, "pretrain": self.template["pretrain"]}
+        return json.dumps(space.to_plain(reaching), sort_keys=True)
 
 
 @dataclass(frozen=True)

@@ -359,7 +359,7 @@ class Report(Settings):
 
 class StageResources(Settings):
     cpus: PositiveInt = 1  # also the number of threads: it changes digits, so it is part of the fingerprint
-    gpus: Annotated[float, Field(ge=0)] = 0.0
+    gpus: Annotated[float, Field(ge=0)] | None = None  # default: one where there are GPUs, none where there are not
 
 
 class Resources(Settings):

@@ -166,7 +166,7 @@ def stages_of(
     configuration: Configuration, replicate: Replicate, header: Header, digests: Mapping[str, str], on_test: bool
 ) -> dict[str, Stage]:
     """The stages of one replicate by name, parents before children; `digests` gives each data set's content."""
-    chain = pretrain_chain(configuration, replicate, header, digests)
+    chain = pretrain_chain(configuration, replicate, header, digests) if uses_pretraining(configuration) else []
     stages = {stage.name: stage for stage in chain}
     last = chain[-1] if chain else None
     if configuration.finetune is not None:
@@ -176,6 +176,12 @@ def stages_of(
         for name in configuration.probe:
             stages[f"probe:{name}"] = _probe_stage(configuration, name, header, digests, last)
     return stages
+
+
+def uses_pretraining(configuration: Configuration) -> bool:
+    """Whether any stage starts from the pretraining, or the pretraining is all there is."""
+    finetune = configuration.finetune
+    return finetune is None or finetune.transfer != "none" or bool(configuration.probe)
 
 
 def pretrain_chain(

@@ -1,0 +1,221 @@
+"""What a study does, phase by phase, as generators.
+
+A *program* yields the stages that it waits for and is sent the outcomes of all of them; when it ends it returns the
+programs that follow. It knows nothing of processes, of time or of what is cached, so the same programs are run on a
+cluster, by `pretune plan` (every outcome invented) and in tests.
+
+    per group of cells that share a pretraining:   search its ranges   (search seeds, validation data)
+        per cell:                                  search its ranges   (search seeds, validation data)
+            per cell:                              confirm the best    (fresh report seeds, test data)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from optuna.storages import BaseStorage
+
+from pretune.search import Search, Told, Values, direction_of, open_search
+from search_spaces import space
+from search_spaces.resolve import Cell, Study
+from search_spaces.stages import Replicate, Stage, replicates, stages_of
+
+
+class Outcome(NamedTuple):
+    """How a stage run ended. A blocked one never ran: `root` says how its ancestor ended."""
+
+    state: Literal["finished", "diverged", "crashed", "blocked"]
+    metrics: Mapping[str, float]
+    cause: str = ""
+    root: str = ""
+
+
+Outcomes = Mapping[str, Outcome]  # by fingerprint
+Program = Generator[Sequence[Stage], Outcomes, "list[Program]"]
+
+
+@dataclass(frozen=True)
+class Use:
+    """One replicate of one configuration in one cell, and the stages that make it up."""
+
+    phase: Literal["search", "confirm"]
+    cell: Cell
+    configuration: str  # short hash of the settings
+    replicate: Replicate
+    values: Values  # what was chosen from the ranges
+    stages: Mapping[str, Stage]
+
+
+@dataclass
+class Run:
+    """What programs need to know, and what they leave behind for the results."""
+
+    study: Study
+    digests: Mapping[str, str]  # content of each data set
+    storage: BaseStorage
+    uses: list[Use] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+    open_searches: int = 0
+
+    def use(self, phase: Literal["search", "confirm"], cell: Cell, values: Values, replicate: Replicate) -> Use:
+        """Note that a replicate is needed; its test set is measured in the confirm phase alone."""
+        configuration = cell.configuration(chosen(values))
+        stages = stages_of(configuration, replicate, self.study.header, self.digests, on_test=phase == "confirm")
+        text = configuration.model_dump_json()
+        use = Use(phase, cell, hashlib.sha256(text.encode()).hexdigest()[:8], replicate, values, stages)
+        self.uses.append(use)
+        return use
+
+
+def start(run: Run) -> list[Program]:
+    """The first programs of a study: one per group of cells that share their pretraining."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in run.study.cells:
+        groups.setdefault(cell.pretraining() if cell.ranges("pretrain") else cell.label, []).append(cell)
+    return [tune_pretraining(run, cells) for cells in groups.values()]
+
+
+def tune_pretraining(run: Run, cells: Sequence[Cell]) -> Program:
+    """Search the ranges of a pretraining, once for all cells that share it.
+
+    While it is searched, fine-tuning's own ranges stand at their centres.
+    """
+    if not cells[0].ranges("pretrain"):
+        return [tune_finetuning(run, cell, {}) for cell in cells]
+    asked = run.study.header.tune.pretrain
+    voters = [cell for cell in run.study.matching(asked.cells) if cell in cells] or list(cells)
+    metric = {"cells": run.study.header.tune.target, "pretext": "val/pretext_loss"}.get(asked.target, "probe/accuracy")
+    name = {"cells": "finetune", "pretext": "pretrain"}.get(asked.target, asked.target.replace("probe.", "probe:"))
+    best = yield from search(
+        run,
+        "pretrain",
+        voters if name == "finetune" else voters[:1],
+        asked.trials,
+        lambda use: (scored(use, name), metric),
+        {},
+    )
+    if best is None:
+        return []
+    return [tune_finetuning(run, cell, best) for cell in cells]
+
+
+def tune_finetuning(run: Run, cell: Cell, values: Values) -> Program:
+    """Search the ranges of one cell's fine-tuning, on the pretraining found before."""
+    if not cell.ranges("finetune"):
+        return [confirm(run, cell, values)]
+    target = run.study.header.tune.target
+    best = yield from search(run, "finetune", [cell], None, lambda use: (use.stages["finetune"], target), values)
+    return [] if best is None else [confirm(run, cell, best)]
+
+
+def confirm(run: Run, cell: Cell, values: Values) -> Program:
+    """Run a cell's best on the report seeds and measure it on the test set."""
+    seeds = replicates(run.study.header.seeds, "report")
+    uses = [run.use("confirm", cell, values, replicate) for replicate in seeds]
+    yield [stage for use in uses for stage in use.stages.values()]
+    return []
+
+
+# ----------------------------------------------------------------------------------------------------------- search
+
+Target = Callable[[Use], tuple[Stage, str]]  # which stage's metric scores a replicate
+
+
+def search(
+    run: Run,
+    part: Literal["pretrain", "finetune"],
+    cells: Sequence[Cell],
+    trials: int | None,
+    target: Target,
+    fixed: Values,
+) -> Generator[Sequence[Stage], Outcomes, Values | None]:
+    """Ask, run and tell in batches of a fixed size; the values of the best configuration, None if there is none.
+
+    A configuration's score is the mean of its target over cells and search seeds, and counts only if all of them
+    finished.
+    """
+    tune, wanted = run.study.header.tune, trials or run.study.header.tune.trials
+    questions = open_questions(run, part, cells, fixed)
+    best: tuple[float, Values] | None = None
+    sign = -1.0 if questions.study.direction.name == "MINIMIZE" else 1.0
+    run.open_searches += 1
+    for first in range(0, wanted, tune.batch):
+        batch = range(first, min(first + tune.batch, wanted))
+        uses = {i: ask(run, part, cells, questions, i, fixed) for i in batch}
+        outcomes = yield [target(use)[0] for trial in uses.values() for use in trial]
+        for i, trial in uses.items():
+            told, value = judge([outcomes[target(use)[0].fingerprint] for use in trial], target(trial[0])[1])
+            questions.tell(i, told, value)
+            if value is not None and (best is None or sign * value > sign * best[0]):
+                best = (value, trial[0].values)
+    run.open_searches -= 1
+    label = " and ".join(cell.label for cell in cells[:2]) + (" ..." if len(cells) > 2 else "")
+    if best is None:
+        run.messages.append(f"search of {part} for {label}: no configuration of {wanted} finished; nothing to confirm")
+        return None
+    return best[1]
+
+
+def ask(run: Run, part: str, cells: Sequence[Cell], questions: Search, index: int, fixed: Values) -> list[Use]:
+    """One question to the sampler, and the replicates that answer it."""
+    own = set(cells[0].ranges("pretrain" if part == "pretrain" else "finetune"))
+
+    def suggest_all(suggest: space.Suggest) -> object:
+        return space.fill(cells[0].template, lambda n, r: suggest(n, r) if n in own else chosen(fixed)(n, r))
+
+    values = {**fixed, **questions.ask(index, suggest_all)}
+    seeds = replicates(run.study.header.seeds, "search")
+    return [run.use("search", cell, values, replicate) for cell in cells for replicate in seeds]
+
+
+def judge(outcomes: Sequence[Outcome], metric: str) -> tuple[Told, float | None]:
+    """What to tell of a configuration: never a mean over survivors."""
+    if any(outcome.state == "crashed" or outcome.root == "crashed" for outcome in outcomes):
+        return "failed", None
+    if any(outcome.state == "diverged" or outcome.root == "diverged" for outcome in outcomes):
+        return "infeasible", None
+    value = float(np.mean([outcome.metrics[metric] for outcome in outcomes]))
+    return ("complete", value) if math.isfinite(value) else ("infeasible", None)
+
+
+def open_questions(run: Run, part: str, cells: Sequence[Cell], fixed: Values) -> Search:
+    """The Optuna study of a search. Its name holds a hash of all that its answers depend on, so that an edited
+    study file never mixes old answers with new questions, while more trials extend the old search."""
+    header = run.study.header
+    depends = {
+        "cells": [space.to_plain(cell.template) for cell in cells],
+        "seeds": header.seeds.model_dump(mode="json", include={"search", "hold"}),
+        "tune": header.tune.model_dump(mode="json", exclude={"trials", "pretrain"}),
+        "target": header.tune.pretrain.target if part == "pretrain" else header.tune.target,
+        "digests": dict(run.digests),
+        "fixed": fixed,
+    }
+    key = hashlib.sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    metric = (
+        "val/pretext_loss" if part == "pretrain" and header.tune.pretrain.target == "pretext" else header.tune.target
+    )
+    label = part if part == "pretrain" else f"{part} {cells[0].label}"
+    return open_search(run.storage, f"{label} {key}", header.tune, direction_of(metric, header.tune.direction))
+
+
+def scored(use: Use, name: str) -> Stage:
+    """The stage that scores a pretraining; of a chain the last."""
+    if name == "pretrain":
+        return [stage for stage in use.stages.values() if stage.kind == "pretrain"][-1]
+    return use.stages[name]
+
+
+def chosen(values: Values) -> space.Suggest:
+    """The values found so far; the centre of every other range."""
+    return lambda name, item: values[name] if name in values else space.centre(name, item)
+
+
+def stages_in(uses: Iterable[Use]) -> dict[str, Stage]:
+    """Distinct stages by fingerprint, in the order in which they were asked for."""
+    return {stage.fingerprint: stage for use in uses for stage in use.stages.values()}
