@@ -1,0 +1,61 @@
+"""Segmentation losses: logits (B, C, H, W) and int64 targets (B, H, W) to a scalar.
+
+All are computed in float32 whatever the precision of the logits (float64 stays float64).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+IGNORE = 255
+
+
+def dice_loss(logits: Tensor, target: Tensor, ignore: int = IGNORE, smooth: float = 1e-5) -> Tensor:
+    """Soft multi-class dice, 1 - mean over classes of (2 sum p g + s) / (sum p + sum g + s); in [0, 1].
+
+    p is the softmax, g the one-hot target, and the sums run over all pixels of the batch but those of `ignore`. The
+    denominators are plain sums: the squared ones of Milletari et al. 2016 (V-Net) are NOT used. A class that is absent
+    from the batch's target still counts: predicting any of it costs up to 1 / C. A batch without any pixel to count
+    has loss 0.
+    """
+    valid = (target != ignore).unsqueeze(1)  # B, 1, H, W
+    p = torch.softmax(_precise(logits), dim=1) * valid
+    g = torch.zeros_like(p).scatter_(1, _labels(target, ignore), valid.to(p.dtype))
+    over = (0, 2, 3)
+    dice = (2 * (p * g).sum(over) + smooth) / (p.sum(over) + g.sum(over) + smooth)  # C
+    return 1 - dice.mean()
+
+
+def cross_entropy_loss(logits: Tensor, target: Tensor, ignore: int = IGNORE) -> Tensor:
+    """Mean over pixels of -log softmax at the target, in nats; pixels of `ignore` do not count.
+
+    Gathered by hand, since torch's two-dimensional NLL loss has no deterministic CUDA kernel. A batch without any pixel
+    to count has loss 0, where F.cross_entropy gives NaN.
+    """
+    valid = target != ignore
+    chosen = torch.log_softmax(_precise(logits), dim=1).gather(1, _labels(target, ignore)).squeeze(1)
+    return -(chosen * valid).sum() / valid.sum().clamp(min=1)
+
+
+def dice_cross_entropy_loss(logits: Tensor, target: Tensor, ignore: int = IGNORE) -> Tensor:
+    """The plain sum of the two."""
+    return dice_loss(logits, target, ignore) + cross_entropy_loss(logits, target, ignore)
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "dice": dice_loss,
+    "cross-entropy": cross_entropy_loss,
+    "dice+cross-entropy": dice_cross_entropy_loss,
+}
+
+
+def _precise(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _labels(target: Tensor, ignore: int) -> Tensor:
+    """Indices (B, 1, H, W) for gather and scatter: ignored pixels point at class 0, and the caller gives them weight 0."""
+    return target.masked_fill(target == ignore, 0).unsqueeze(1)

@@ -1,0 +1,74 @@
+"""Segmentation scores of one confusion matrix over a whole data set (average: `dataset`).
+
+Counting first and dividing once means that a score depends neither on the batch size nor on the order of images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+IGNORE = 255
+
+
+def confusion(predicted: Tensor, truth: Tensor, classes: int, ignore: int = IGNORE) -> Tensor:
+    """Pixel counts, int64 (classes, classes): rows are the truth, columns the prediction. Add them up over batches.
+
+    predicted and truth: integer tensors of one shape, such as (B, H, W). Pixels whose truth is `ignore` do not count.
+    """
+    if predicted.shape != truth.shape:
+        raise ValueError(f"predicted {tuple(predicted.shape)} and truth {tuple(truth.shape)} differ in shape")
+    kept = truth != ignore
+    t, p = truth[kept].long(), predicted[kept].long()
+    _check_labels("truth", t, classes)
+    _check_labels("predicted", p, classes)
+    return torch.bincount(t * classes + p, minlength=classes * classes).reshape(classes, classes)
+
+
+def _check_labels(name: str, labels: Tensor, classes: int) -> None:
+    """A label out of range would be counted in another class's cell."""
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if len(wrong) > 0:
+        raise ValueError(f"{name} holds label {int(wrong[0])}, but there are {classes} classes (0 to {classes - 1})")
+
+
+def scores(confusion: Tensor, classes: Sequence[str]) -> dict[str, float]:
+    """Scores in [0, 1] of a confusion matrix (C, C), rows truth, whose classes have these names.
+
+    accuracy: share of pixels that are right. jaccard, dice, precision, recall: means over classes, and under
+    "jaccard/NAME" and so on those of each class. mean_accuracy is recall by the name segmentation papers give it.
+    A class that occurs in neither truth nor prediction has no score and is left out of the means. One that occurs in
+    only one of them scores 0 in everything, also where its precision or recall would be 0 / 0.
+    """
+    if confusion.shape != (len(classes), len(classes)):
+        raise ValueError(f"confusion must be {(len(classes),) * 2} for {len(classes)} classes, got {confusion.shape}")
+    if int(confusion.sum()) == 0:
+        raise ValueError("nothing to score: the confusion matrix is empty (is every pixel of the masks ignored?)")
+    counts = confusion.double().cpu()
+    per_class = _per_class(counts)
+    present = [c for c in range(len(classes)) if float(counts[c].sum() + counts[:, c].sum()) > 0]
+    result = {"accuracy": float(counts.diagonal().sum() / counts.sum())}
+    result |= {name: float(values[present].mean()) for name, values in per_class.items()}
+    result["mean_accuracy"] = result["recall"]
+    result |= {f"{name}/{classes[c]}": float(values[c]) for name, values in per_class.items() for c in present}
+    return result
+
+
+def _per_class(counts: Tensor) -> dict[str, Tensor]:
+    """Scores (C,) each; 0 where there is nothing to divide by."""
+    hits, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    return {
+        "jaccard": hits / (truth + predicted - hits).clamp(min=1),
+        "dice": 2 * hits / (truth + predicted).clamp(min=1),
+        "precision": hits / predicted.clamp(min=1),
+        "recall": hits / truth.clamp(min=1),
+    }
+
+
+def most_frequent_class(truth_counts: Tensor, classes: Sequence[str]) -> dict[str, float]:
+    """Scores of predicting the commonest class everywhere, from pixels per class (C,): what a model has to beat."""
+    counts = torch.zeros(len(truth_counts), len(truth_counts), dtype=torch.int64)
+    counts[:, int(truth_counts.argmax())] = truth_counts.cpu().long()
+    return scores(counts, classes)

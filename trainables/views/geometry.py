@@ -1,0 +1,150 @@
+"""Geometric transforms of a batch in which every sample has its own parameters.
+
+A box is (top, left, height, width) in whole pixels, as in torchvision. Pixel centres lie at half coordinates
+(`align_corners=False`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainables.views.random import FloatArray
+
+TRIES = 10  # torchvision's number of attempts at a box that fits
+CROP_DRAWS = 2 * TRIES + 2
+ELASTIC_ALPHA, ELASTIC_SIGMA, ELASTIC_SIZE = 50.0, 5.0, 224  # torchvision's defaults, taken to be meant for 224 px
+NODE_SPACING = 1.5  # of the noise behind an elastic field, in sigmas: its variance then ripples by under 3 %
+
+Range = tuple[float, float]
+
+
+def crop_boxes(draws: FloatArray, height: int, width: int, area: Range, aspect: Range) -> NDArray[np.int64]:
+    """Random boxes, (B, 4), by the rule of torchvision's RandomResizedCrop.
+
+    `draws` (B, CROP_DRAWS) in [0, 1). The area's share is uniform in `area`, width / height is log-uniform in
+    `aspect`; the first of ten attempts that fits is taken, else the largest central box of an allowed aspect.
+    """
+    share = area[0] + (area[1] - area[0]) * draws[:, :TRIES]
+    log_low, log_high = math.log(aspect[0]), math.log(aspect[1])
+    ratio = np.exp(log_low + (log_high - log_low) * draws[:, TRIES : 2 * TRIES])
+    w = np.rint(np.sqrt(height * width * share * ratio)).astype(np.int64)  # B, TRIES
+    h = np.rint(np.sqrt(height * width * share / ratio)).astype(np.int64)
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    first, rows = fits.argmax(axis=1), np.arange(len(draws))
+    placed = _place(h[rows, first], w[rows, first], height, width, draws[:, 2 * TRIES :])
+    return np.where(fits.any(axis=1)[:, None], placed, central_box(height, width, aspect))
+
+
+def _place(h: NDArray[np.int64], w: NDArray[np.int64], height: int, width: int, draws: FloatArray) -> NDArray[np.int64]:
+    """Boxes of the given sizes (B,) at uniform positions; where a box does not fit, the result is meaningless."""
+    top = np.floor(draws[:, 0] * (height - h + 1)).astype(np.int64)
+    left = np.floor(draws[:, 1] * (width - w + 1)).astype(np.int64)
+    return np.stack((top, left, h, w), axis=1)
+
+
+def central_box(height: int, width: int, aspect: Range) -> NDArray[np.int64]:
+    """The largest central box, (4,), whose width / height lies in `aspect`."""
+    h, w = height, width
+    if width / height < aspect[0]:
+        h = round(width / aspect[0])
+    elif width / height > aspect[1]:
+        w = round(height * aspect[1])
+    return np.array(((height - h) // 2, (width - w) // 2, h, w))
+
+
+def crop_resize(images: Tensor, boxes: Tensor, flipped: Tensor, size: int) -> Tensor:
+    """Crops, resizes to (size, size) and mirrors in one bilinear look-up, without antialiasing.
+
+    images (B, C, H, W) float; boxes (B, 4) in px; flipped (B,) bool. Equals torchvision's resized_crop with
+    antialias=False, then horizontal_flip.
+    """
+    height, width = images.shape[-2:]
+    y = _normalised(_source(boxes[:, 0], boxes[:, 2], size), height)
+    x = _normalised(_source(boxes[:, 1], boxes[:, 3], size), width)
+    x = torch.where(flipped[:, None], x.flip(1), x)
+    grid = torch.stack((x[:, None].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)), dim=-1)  # B, S, S, 2
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _source(start: Tensor, length: Tensor, size: int) -> Tensor:
+    """Pixel coordinates (B, size) at which a crop is read; the crop's own edge is repeated, never its surroundings."""
+    centres = torch.arange(size, dtype=torch.float32, device=start.device) + 0.5
+    inside = centres * (length[:, None] / size) - 0.5
+    return inside.clamp(min=0).minimum(length[:, None] - 1) + start[:, None]
+
+
+def _normalised(pixels: Tensor, length: int) -> Tensor:
+    """Pixel coordinates to grid_sample's [-1, 1]."""
+    return (2 * pixels + 1) / length - 1
+
+
+def crop_resize_masks(masks: Tensor, boxes: Tensor, flipped: Tensor, size: int) -> Tensor:
+    """The same crop for masks (B, H, W) of any integer type: nearest neighbour (interpolate's "nearest-exact").
+
+    Integer arithmetic throughout, so that no rounding error picks a neighbour.
+    """
+    odd = 2 * torch.arange(size, device=masks.device) + 1
+    rows = boxes[:, :1] + odd * boxes[:, 2:3] // (2 * size)  # B, S
+    columns = boxes[:, 1:2] + odd * boxes[:, 3:] // (2 * size)
+    columns = torch.where(flipped[:, None], columns.flip(1), columns)
+    samples = torch.arange(len(masks), device=masks.device)[:, None, None]
+    return masks[samples, rows[:, :, None], columns[:, None, :]]
+
+
+def elastic(x: Tensor, displacement: Tensor) -> Tensor:
+    """Moves every pixel by its own displacement, (B, H, W, 2) as x, y in units of half the image (grid_sample's).
+
+    Bilinear; what comes from outside the image is black, as in torchvision's elastic.
+    """
+    rows, columns = (_normalised(torch.arange(n, dtype=x.dtype, device=x.device), n) for n in x.shape[-2:])
+    grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1) + displacement  # B, H, W, 2
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def elastic_nodes(size: int) -> int:
+    """How many noise nodes per side an elastic field of `size` px needs; it takes 2 * nodes^2 draws per sample."""
+    return math.ceil((size - 1) / _node_distance(size)) + 1 + 2 * _MARGIN
+
+
+def elastic_field(draws: Tensor, size: int) -> Tensor:
+    """Smooth random displacements, draws (B, 2 * nodes^2) in [0, 1) -> (B, size, size, 2), for `elastic`.
+
+    torchvision's ElasticTransform blurs one uniform number per pixel with a Gaussian of `sigma` and multiplies by
+    `alpha`. Here the noise sits on a coarser grid of nodes, with the same variance and correlation. alpha and sigma
+    are torchvision's 50 and 5 times size / 224, which keeps the displacement in pixels (standard deviation 0.8 px).
+    """
+    nodes = elastic_nodes(size)
+    noise = 2 * draws.reshape(-1, 2, nodes, nodes) - 1
+    weights = _node_weights(size, nodes).to(noise)  # S, nodes
+    rows = noise @ weights.T  # B, 2, nodes, S: along x. The shared matrix stands right: one product, not B of them
+    field = rows.transpose(2, 3) @ weights.T  # B, 2, S, S: x, then y
+    alpha = ELASTIC_ALPHA * size / ELASTIC_SIZE
+    return field.permute(0, 3, 2, 1) * (alpha / size)
+
+
+_MARGIN = 3  # nodes beyond either edge: 4.5 sigmas, as far as torchvision's kernel (4 sigmas) reaches
+
+
+def _sigma(size: int) -> float:
+    return ELASTIC_SIGMA * size / ELASTIC_SIZE
+
+
+def _node_distance(size: int) -> float:
+    return NODE_SPACING * _sigma(size)
+
+
+def _node_weights(size: int, nodes: int) -> Tensor:
+    """Gaussian weights (size, nodes) whose squares sum to 1 / (2 sqrt(pi) sigma), as those of a blur of pixel noise."""
+    sigma = _sigma(size)
+    places = (torch.arange(nodes, dtype=torch.float64) - _MARGIN) * _node_distance(size)
+    distance = torch.arange(size, dtype=torch.float64)[:, None] - places
+    weights = torch.exp(-0.5 * (distance / sigma) ** 2)
+    weights = weights.where(weights > 1e-6, 0.0)  # what underflows later would be denormal, and slow
+    scale = (2 * math.sqrt(math.pi) * sigma * weights.square().sum(1, keepdim=True)).rsqrt()
+    return weights * scale

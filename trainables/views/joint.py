@@ -1,0 +1,77 @@
+"""Images and masks for fine-tuning: the same geometric transform for both, drawn per sample."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from search_spaces import schema
+from trainables.views import geometry
+from trainables.views.random import IntArray, uniforms
+
+WHOLE = (1.0, 1.0)  # of the image's area, and of its aspect: no crop
+
+
+def fine_tune_batch(
+    images: Tensor, masks: Tensor, indices: IntArray, size: int, settings: schema.Augment, seed: int, epoch: int
+) -> tuple[Tensor, Tensor]:
+    """uint8 images (B, H, W, 3) and masks (B, H, W) -> float32 (B, 3, size, size) in [0, 1] and int64 (B, size, size).
+
+    Images are bilinear, channels_last; masks nearest neighbour. An image's transform depends on its index in `indices`
+    (B,) and on the epoch. Without a crop (both ranges (1, 1), the default) this is `evaluation_batch` with flips. A
+    crop is resized without antialiasing.
+    """
+    _check(images, masks)
+    if indices.shape != (len(images),):
+        raise ValueError(f"indices must name the {len(images)} images of the batch, got shape {indices.shape}")
+    flipped = torch.from_numpy(uniforms(seed, "joint/flip", epoch, indices, 0, 1)[:, 0] < settings.flip)
+    flipped = flipped.to(images.device, non_blocking=True)
+    if settings.crop == WHOLE and settings.aspect == WHOLE:
+        images = _flip(images, flipped) if settings.flip > 0 else images
+        masks = _flip(masks, flipped) if settings.flip > 0 else masks
+        return evaluation_batch(images, masks, size)
+    draws = uniforms(seed, "joint/crop", epoch, indices, 0, geometry.CROP_DRAWS)
+    boxes = geometry.crop_boxes(draws, images.shape[1], images.shape[2], settings.crop, settings.aspect)
+    return _crop(images, masks, torch.from_numpy(boxes).to(images.device, non_blocking=True), flipped, size)
+
+
+def evaluation_batch(images: Tensor, masks: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The same without any randomness: the whole image, resized with antialiasing.
+
+    Where the images already have this size nothing is resampled, and pixels are exactly x / 255.
+    """
+    _check(images, masks)
+    if images.shape[1:3] == (size, size):
+        return _planes(images).div_(255), masks.long()
+    pixels = F.interpolate(_planes(images), (size, size), mode="bilinear", antialias=True).div_(255)
+    boxes = torch.tensor((0, 0, *images.shape[1:3]), device=images.device).expand(len(images), 4)
+    straight = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    return _channels_last(pixels), geometry.crop_resize_masks(masks, boxes, straight, size).long()
+
+
+def _crop(images: Tensor, masks: Tensor, boxes: Tensor, flipped: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    pixels = geometry.crop_resize(_planes(images), boxes, flipped, size).div_(255)
+    return _channels_last(pixels), geometry.crop_resize_masks(masks, boxes, flipped, size).long()
+
+
+def _check(images: Tensor, masks: Tensor) -> None:
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(f"images must be uint8 (B, H, W, 3), got {images.dtype} {tuple(images.shape)}")
+    if masks.dtype != torch.uint8 or masks.shape != images.shape[:3]:
+        expected = tuple(images.shape[:3])
+        raise ValueError(f"masks must be uint8 {expected} like their images, got {masks.dtype} {tuple(masks.shape)}")
+
+
+def _flip(x: Tensor, flipped: Tensor) -> Tensor:
+    """Mirrors the chosen samples of (B, H, W, ...) left to right."""
+    return torch.where(flipped.reshape(-1, *[1] * (x.ndim - 1)), x.flip(2), x)
+
+
+def _planes(images: Tensor) -> Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float32; the memory stays channels last."""
+    return images.permute(0, 3, 1, 2).float()
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,160 @@
+"""Random views for joint-embedding methods: SimCLR's augmentation, and P1's additions to it.
+
+Every parameter is drawn per sample, as a function of (seed, epoch, image, view). All drawing is done on the CPU, so
+which samples a transform touches is known there, and an accelerator is never waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from search_spaces import schema
+from trainables.views import color, geometry
+from trainables.views.random import FloatArray, IntArray, uniforms
+
+Draw = Callable[[str, int], FloatArray]  # (what for, how many) -> (B, how many) in [0, 1)
+
+BLUR_SIGMA = (0.1, 2.0)  # px (SimCLR)
+SOLARIZE_THRESHOLD = 0.5
+POSTERIZE_BITS = (3, 5)  # both included
+
+
+class View(NamedTuple):
+    """One view of a batch."""
+
+    pixels: Tensor  # (B, 3, size, size) float32 in [0, 1], channels_last
+    boxes: Tensor  # (B, 4) float32: top, left, height, width of the crop as fractions of the image
+    flipped: Tensor  # (B,) bool: the crop was mirrored left to right
+
+
+def make_views(
+    images: Tensor, indices: IntArray, settings: schema.Views, seed: int, epoch: int, views: int = 2
+) -> list[View]:
+    """Views of uint8 images (B, H, W, 3), on the images' device.
+
+    `indices` (B,) names the images: a view depends on its image's index and not on its place in the batch. Crops are
+    resized without antialiasing. The order is fixed: crop and flip, colour jitter, grey, blur, elastic, posterize,
+    solarize, whatever the order in `settings.extra`. `boxes` do not follow the (sub-pixel) elastic displacement.
+    """
+    _check(images, indices)
+    planes = images.permute(0, 3, 1, 2).float()  # once for all views; the memory stays channels last
+    return [_make_view(planes, _drawing(seed, epoch, indices, view), settings) for view in range(views)]
+
+
+def _check(images: Tensor, indices: IntArray) -> None:
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(f"images must be uint8 (B, H, W, 3), got {images.dtype} {tuple(images.shape)}")
+    if indices.shape != (len(images),):
+        raise ValueError(f"indices must name the {len(images)} images of the batch, got shape {indices.shape}")
+
+
+def _drawing(seed: int, epoch: int, indices: IntArray, view: int) -> Draw:
+    """One stream per transform, so that switching one on leaves the others' draws as they were."""
+    return lambda purpose, count: uniforms(seed, f"views/{purpose}", epoch, indices, view, count)
+
+
+def _make_view(planes: Tensor, draw: Draw, settings: schema.Views) -> View:
+    height, width = planes.shape[-2:]
+    boxes = geometry.crop_boxes(draw("crop", geometry.CROP_DRAWS), height, width, settings.crop, settings.aspect)
+    flipped = _tensor(draw("flip", 1)[:, 0] < settings.flip, planes)
+    x = geometry.crop_resize(planes, _tensor(boxes, planes), flipped, settings.size).div_(255)
+    x = _photometric(x, draw, settings)
+    x = _extra(x, draw, settings)
+    shares = boxes / np.array((height, width, height, width))
+    return View(x.contiguous(memory_format=torch.channels_last), _tensor(shares.astype(np.float32), planes), flipped)
+
+
+def _photometric(x: Tensor, draw: Draw, settings: schema.Views) -> Tensor:
+    if settings.color_jitter > 0:
+        factors = jitter_factors(draw("jitter", 4), settings.color_jitter)
+        x = _where_drawn(x, draw("jitter?", 1), settings.color_jitter_probability, jitter, factors)
+    x = _where_drawn(x, draw("gray?", 1), settings.gray, lambda part, _: color.to_gray(part), np.zeros((len(x), 1)))
+    low, high = BLUR_SIGMA
+    return _where_drawn(x, draw("blur?", 1), settings.blur, _blur, low + (high - low) * draw("blur", 1))
+
+
+def _extra(x: Tensor, draw: Draw, settings: schema.Views) -> Tensor:
+    if "elastic" in settings.extra:
+        noise = draw("elastic", 2 * geometry.elastic_nodes(settings.size) ** 2)
+        x = _where_drawn(x, draw("elastic?", 1), settings.extra_probability, _elastic, noise)
+    if "posterize" in settings.extra:
+        low, high = POSTERIZE_BITS
+        bits = low + np.floor((high + 1 - low) * draw("posterize", 1))
+        x = _where_drawn(x, draw("posterize?", 1), settings.extra_probability, _posterize, bits)
+    if "solarize" in settings.extra:
+        threshold = np.full((len(x), 1), SOLARIZE_THRESHOLD)
+        x = _where_drawn(x, draw("solarize?", 1), settings.extra_probability, _solarize, threshold)
+    return x
+
+
+def jitter_factors(draws: FloatArray, strength: float) -> FloatArray:
+    """Factors (B, 4) of brightness, contrast, saturation and the shift of hue, from draws (B, 4) in [0, 1).
+
+    torchvision's ColorJitter(0.8 s, 0.8 s, 0.8 s, 0.2 s): uniform in [max(0, 1 - 0.8 s), 1 + 0.8 s], hue in ±0.2 s.
+    """
+    spread, hue = 0.8 * strength, 0.2 * strength
+    low = np.array((max(0.0, 1 - spread),) * 3 + (-hue,))
+    high = np.array((1 + spread,) * 3 + (hue,))
+    return low + (high - low) * draws
+
+
+def jitter(x: Tensor, factors: Tensor) -> Tensor:
+    """Brightness, contrast, saturation, hue by factors (B, 4), in this order.
+
+    torchvision draws the order anew for every image; a batch would fall into 24 groups, each with four passes of its
+    own. This is the order of the TensorFlow pseudo-code in SimCLR's appendix A, where shuffling is left optional.
+    """
+    x = color.adjust_brightness(x, factors[:, 0])
+    x = color.adjust_contrast(x, factors[:, 1])
+    x = color.adjust_saturation(x, factors[:, 2])
+    return color.adjust_hue(x, factors[:, 3])
+
+
+def _where_drawn(
+    x: Tensor,
+    chance: FloatArray,
+    probability: float,
+    transform: Callable[[Tensor, Tensor], Tensor],
+    parameters: FloatArray,
+) -> Tensor:
+    """Applies `transform` where `chance` (B, 1) is below `probability`, with those samples' rows of `parameters`."""
+    rows = np.flatnonzero(chance[:, 0] < probability)
+    if len(rows) == 0:
+        return x
+    chosen = _tensor(parameters[rows].astype(np.float32), x)
+    if len(rows) == len(x):
+        return transform(x, chosen)
+    where = _tensor(rows, x)
+    return x.index_copy(0, where, transform(x.index_select(0, where), chosen))
+
+
+def _blur(x: Tensor, sigma: Tensor) -> Tensor:
+    return color.gaussian_blur(x, sigma[:, 0], blur_kernel(x.shape[-1]))
+
+
+def blur_kernel(size: int) -> int:
+    """A tenth of the view (SimCLR), made odd, at least 3 px."""
+    return max(size // 10 | 1, 3)
+
+
+def _elastic(x: Tensor, noise: Tensor) -> Tensor:
+    return geometry.elastic(x, geometry.elastic_field(noise, x.shape[-1]))
+
+
+def _posterize(x: Tensor, bits: Tensor) -> Tensor:
+    return color.posterize(x, bits[:, 0])
+
+
+def _solarize(x: Tensor, threshold: Tensor) -> Tensor:
+    return color.solarize(x, threshold[:, 0])
+
+
+def _tensor(values: NDArray[np.generic], like: Tensor) -> Tensor:
+    """On the device of `like`, with the array's own type."""
+    return torch.from_numpy(np.ascontiguousarray(values)).to(like.device, non_blocking=True)
