@@ -1,0 +1,121 @@
+"""Splits: disjoint, complete, reproducible, and only as random as they should be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search_spaces import schema
+from trainables.data.errors import DataError
+from trainables.data.splits import Split, draw_split, draw_subset, label_subset, visible
+
+seeds = st.integers(0, 2**40)
+
+
+@given(n=st.integers(10, 300), test=st.floats(0.1, 0.4), val=st.floats(0.0, 0.4), split_seed=seeds, seed=seeds)
+def test_parts_are_disjoint_complete_and_of_the_stated_size(
+    n: int, test: float, val: float, split_seed: int, seed: int
+) -> None:
+    split = draw_split(n, schema.Split(test=test, val=val, seed=split_seed), seed, None)
+    assert np.array_equal(np.sort(np.concatenate(split)), np.arange(n))
+    assert (len(split.test), len(split.val)) == (round(n * test), round(n * val))
+
+
+@given(split_seed=seeds, seed_a=seeds, seed_b=seeds)
+def test_the_replicate_seed_never_moves_the_test_set(split_seed: int, seed_a: int, seed_b: int) -> None:
+    settings = schema.Split(test=20, val=10, seed=split_seed)
+    assert np.array_equal(draw_split(100, settings, seed_a, None).test, draw_split(100, settings, seed_b, None).test)
+
+
+def test_the_replicate_seed_moves_validation_and_the_split_seed_moves_test() -> None:
+    base = draw_split(100, schema.Split(seed=0), 0, None)
+    other_seed, other_split = (
+        draw_split(100, schema.Split(seed=0), 1, None),
+        draw_split(100, schema.Split(seed=1), 0, None),
+    )
+    assert set(base.val) != set(other_seed.val)
+    assert set(base.test) != set(other_split.test)
+
+
+def test_the_draw_of_a_seed_is_pinned() -> None:
+    """Recorded at the first release of the recipe: another result means that old studies get other test sets."""
+    split = draw_split(10, schema.Split(test=0.3, val=0.2, seed=7), 5, None)
+    assert [part.tolist() for part in split] == [[9, 4, 5, 2, 3], [6, 1], [8, 0, 7]]
+
+
+def test_the_official_list_is_the_test_set_and_validation_is_a_share_of_all_images() -> None:
+    official = np.arange(20) % 2 == 1
+    split = draw_split(20, schema.Split(test="official", val=0.25), 3, official)
+    assert split.test.tolist() == list(range(1, 20, 2))
+    assert (len(split.train), len(split.val)) == (5, 5)
+
+
+def test_a_data_set_without_a_test_list_refuses_official() -> None:
+    with pytest.raises(DataError, match="no test list of its own"):
+        draw_split(20, schema.Split(test="official"), 0, None)
+
+
+def test_a_test_list_of_another_length_is_refused() -> None:
+    with pytest.raises(DataError, match=r"shape \(3,\) for 20 images"):
+        draw_split(20, schema.Split(test="official"), 0, np.ones(3, np.bool_))
+
+
+@pytest.mark.parametrize(
+    ("n", "test", "val", "message"),
+    [
+        (10, 5, 5, "train 0, val 5 .*, test 5"),
+        (10, 2, 30, "train 0, val 30 .*, test 2"),
+        (10, 0.0, 0.1, "train 9, val 1 .*, test 0"),
+        (10, 30, 0, "train 0, val 0 .*, test 10"),
+        (0, 0.1, 0.1, "0 images leave train 0"),
+    ],
+)
+def test_an_empty_part_is_an_error_with_the_numbers(n: int, test: float, val: float, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        draw_split(n, schema.Split(test=test, val=val), 0, None)
+
+
+@given(n=st.integers(2, 200), a=st.floats(0.001, 1.0), b=st.floats(0.001, 1.0), seed=seeds)
+def test_smaller_label_subsets_are_prefixes_of_larger_ones(n: int, a: float, b: float, seed: int) -> None:
+    train = np.arange(n, dtype=np.int64) * 3
+    small, large = (label_subset(train, amount, seed) for amount in sorted((a, b)))
+    assert np.array_equal(small, large[: len(small)])
+    assert set(large) <= set(train)
+    assert len(large) == max(1, round(n * max(a, b)))
+
+
+@given(st.permutations(range(12)))
+def test_label_subsets_depend_on_which_images_train_holds_not_on_their_order(order: list[int]) -> None:
+    shuffled = np.array(order, np.int64)
+    assert np.array_equal(label_subset(shuffled, 5, 1), label_subset(np.arange(12, dtype=np.int64), 5, 1))
+
+
+def test_a_count_is_a_count_and_one_is_not_all() -> None:
+    train = np.arange(100, dtype=np.int64)
+    assert [len(label_subset(train, amount, 0)) for amount in (1, 1.0, 74, 0.1, 0.001)] == [1, 100, 74, 10, 1]
+
+
+def test_more_labels_than_training_images_is_an_error_with_both_numbers() -> None:
+    with pytest.raises(DataError, match=r"368 labelled images .* only 40 training"):
+        label_subset(np.arange(40, dtype=np.int64), 368, 0)
+
+
+def test_pretraining_sees_what_is_stated() -> None:
+    split = Split(train=np.array([5, 1]), val=np.array([4, 0]), test=np.array([3, 2]))
+    assert visible(split, "train").tolist() == [1, 5]
+    assert visible(split, "train+val").tolist() == [0, 1, 4, 5]
+    assert visible(split, "all").tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@given(n=st.integers(1, 100), seed=seeds, limits=st.tuples(st.integers(1, 120), st.integers(1, 120)))
+def test_limits_are_nested_and_sorted(n: int, seed: int, limits: tuple[int, int]) -> None:
+    small, large = (draw_subset(n, limit, seed) for limit in sorted(limits))
+    assert set(small) <= set(large)
+    assert np.all(np.diff(large) > 0)
+    assert len(large) == min(n, max(limits))
+
+
+def test_no_limit_is_everything() -> None:
+    assert draw_subset(4, None, 9).tolist() == [0, 1, 2, 3]
