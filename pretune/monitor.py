@@ -176,7 +176,7 @@ def _counts(snapshot: Snapshot, glyphs: _Glyphs) -> Table:
 
 def _running_table(running: Sequence[RunningStage], glyphs: _Glyphs, width: int) -> Table:
     table = _rows(glyphs)
-    table.add_column(width=max(6, width // 5))
+    table.add_column(width=max(6, width // 7))
     table.add_column(no_wrap=True, justify="right")
     table.add_column(no_wrap=True, overflow=glyphs.overflow, max_width=max(10, width // 4))
     table.add_column(no_wrap=True, justify="right")
