@@ -28,10 +28,10 @@ def list_images(root: Path) -> Listing:
 def list_images_and_masks(root: Path, images: str, masks: str, classes: tuple[str, ...], ignore: int | None) -> Listing:
     """Images and masks below two folders of `root`, paired by path without suffix.
 
-    Names that cannot be paired are problems. Raises DataError for a missing folder or more than 255 classes.
+    Names that cannot be paired are problems. Raises DataError for a missing folder or other than 1 to 255 classes.
     """
-    if len(classes) > IGNORE:
-        raise DataError(f"classes: {len(classes)} names, but a mask holds at most {IGNORE} classes (0 to {IGNORE - 1})")
+    if not 1 <= len(classes) <= IGNORE:
+        raise DataError(f"classes: {len(classes)} names, but a mask holds 1 to {IGNORE} classes (0 to {IGNORE - 1})")
     problems: list[str] = []
     image_of, mask_of = _by_stem(root, images, problems), _by_stem(root, masks, problems)
     for stem in sorted(image_of.keys() - mask_of.keys()):

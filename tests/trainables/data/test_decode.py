@@ -1,0 +1,215 @@
+"""Decoding: every kind of file becomes upright 8-bit RGB; masks stay indices; bad files say why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainables.data import decode
+from trainables.data.errors import BadFileError
+from trainables.data.listing import Entry
+
+ORIENTATION = 0x0112
+IDENTITY = {0: 0, 1: 1, 2: 2}
+
+
+def saved(path: Path, image: Image.Image, **options: object) -> Path:
+    image.save(path, **options)  # type: ignore[arg-type]
+    return path
+
+
+def rgb(path: Path) -> list[list[list[int]]]:
+    return np.asarray(decode.read_image(path)).tolist()
+
+
+def test_rgb_is_kept_as_it_is(tmp_path: Path) -> None:
+    pixels = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
+    assert rgb(saved(tmp_path / "a.png", Image.fromarray(pixels))) == pixels.tolist()
+
+
+def test_grey_is_three_equal_channels(tmp_path: Path) -> None:
+    grey = Image.fromarray(np.array([[0, 200]], np.uint8))
+    assert rgb(saved(tmp_path / "a.png", grey)) == [[[0, 0, 0], [200, 200, 200]]]
+
+
+def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path: Path) -> None:
+    """65535 -> 255 and 257 per step: 32896 / 257 = 128."""
+    deep = Image.fromarray(np.array([[0, 32896, 65535]], np.uint16))
+    assert rgb(saved(tmp_path / "a.png", deep)) == [[[0] * 3, [128] * 3, [255] * 3]]
+
+
+def test_a_palette_is_looked_up(tmp_path: Path) -> None:
+    image = Image.fromarray(np.array([[0, 1]], np.uint8)).convert("P")
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    assert rgb(saved(tmp_path / "a.png", image)) == [[[10, 20, 30], [200, 100, 50]]]
+
+
+def test_a_palette_with_transparency_is_laid_over_black(tmp_path: Path) -> None:
+    image = Image.fromarray(np.array([[0, 1]], np.uint8)).convert("P")
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    assert rgb(saved(tmp_path / "a.png", image, transparency=b"\x00\xff")) == [[[0, 0, 0], [200, 100, 50]]]
+
+
+def test_transparency_is_laid_over_black(tmp_path: Path) -> None:
+    """Whatever colour hides under a transparent pixel does not appear; half of 200 is 100."""
+    pixels = np.array([[[200, 100, 50, 255], [255, 255, 255, 0], [200, 100, 50, 128]]], np.uint8)
+    (row,) = rgb(saved(tmp_path / "a.png", Image.fromarray(pixels)))
+    assert row[:2] == [[200, 100, 50], [0, 0, 0]]
+    assert row[2] == pytest.approx([100, 50, 25], abs=1)
+
+
+def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
+    """Full cyan alone is (0, 255, 255), up to JPEG's loss."""
+    cyan = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
+    assert rgb(saved(tmp_path / "a.jpg", cyan, quality=95))[8][8] == pytest.approx([0, 255, 255], abs=4)
+
+
+def test_exif_orientation_turns_the_image(tmp_path: Path) -> None:
+    """Orientation 6: the stored first row is the right-hand column of the picture."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    grey = np.zeros((8, 16), np.uint8)
+    grey[:, :8] = 250  # left half of what is stored
+    upright = np.asarray(decode.read_image(saved(tmp_path / "a.png", Image.fromarray(grey), exif=exif)))
+    assert upright.shape == (16, 8, 3)
+    assert (upright[:8] == 250).all()
+    assert (upright[8:] == 0).all()
+
+
+def test_floating_point_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadFileError, match="no fixed range"):
+        decode.read_image(saved(tmp_path / "a.tif", Image.fromarray(np.ones((2, 2), np.float32))))
+
+
+def test_a_zero_byte_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(BadFileError, match="0 bytes"):
+        decode.read_image(tmp_path / "a.jpg")
+
+
+def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    whole = saved(tmp_path / "a.jpg", Image.fromarray(noise)).read_bytes()
+    (tmp_path / "a.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadFileError, match=r"damaged .*truncated"):
+        decode.read_image(tmp_path / "a.jpg")
+
+
+def test_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_text("not an image")
+    with pytest.raises(BadFileError, match="not an image that can be read"):
+        decode.read_image(tmp_path / "a.jpg")
+
+
+def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadFileError, match="cannot be opened"):
+        decode.read_image(tmp_path / "missing.jpg")
+
+
+def test_palette_masks_are_read_as_indices(tmp_path: Path) -> None:
+    image = Image.fromarray(np.array([[0, 1, 2]], np.uint8)).convert("P")
+    image.putpalette([9, 9, 9, 128, 0, 0, 0, 128, 0])
+    mask = decode.read_mask(saved(tmp_path / "m.png", image), {0: 0, 1: 5, 2: 255})
+    assert np.asarray(mask).tolist() == [[0, 5, 255]]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_mask_values_are_mapped(tmp_path: Path, dtype: type[np.generic]) -> None:
+    mask = saved(tmp_path / "m.png", Image.fromarray(np.array([[1, 2], [3, 3]], dtype)))
+    assert np.asarray(decode.read_mask(mask, {1: 1, 2: 0, 3: 1})).tolist() == [[1, 0], [1, 1]]
+
+
+def test_one_bit_masks_hold_zero_and_one(tmp_path: Path) -> None:
+    mask = saved(tmp_path / "m.png", Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1"))
+    assert np.asarray(decode.read_mask(mask, IDENTITY)).tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize(("dtype", "value"), [(np.uint8, 7), (np.uint16, 4000)])
+def test_a_value_outside_the_classes_is_named(tmp_path: Path, dtype: type[np.generic], value: int) -> None:
+    mask = saved(tmp_path / "m.png", Image.fromarray(np.array([[0, value]], dtype)))
+    with pytest.raises(BadFileError, match=rf"outside the classes: {value} \(known: 0, 1, 2\)"):
+        decode.read_mask(mask, IDENTITY)
+
+
+def test_a_colour_mask_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadFileError, match="one class index per pixel"):
+        decode.read_mask(saved(tmp_path / "m.png", Image.new("RGB", (2, 2))), IDENTITY)
+
+
+def halves(width: int, height: int) -> Image.Image:
+    """Left half 0, right half 1."""
+    pixels = np.zeros((height, width), np.uint8)
+    pixels[:, width // 2 :] = 1
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop"])
+def test_squash_and_crop_fill_the_square(fit: Literal["squash", "crop"]) -> None:
+    mask = np.asarray(decode.fit_mask(halves(32, 16), 8, fit))
+    assert mask.tolist() == [[0] * 4 + [1] * 4] * 8
+
+
+def test_squash_keeps_the_margins_that_crop_cuts_off() -> None:
+    """32 x 16 with the outer quarters marked: squashed to 8 they are 2 columns each; the centre square has none."""
+    pixels = np.zeros((16, 32), np.uint8)
+    pixels[:, :8] = pixels[:, 24:] = 1
+    image = Image.fromarray(pixels)
+    assert np.asarray(decode.fit_mask(image, 8, "squash"))[0].tolist() == [1, 1, 0, 0, 0, 0, 1, 1]
+    assert not np.asarray(decode.fit_mask(image, 8, "crop")).any()
+
+
+def test_pad_keeps_the_aspect_and_ignores_the_rest() -> None:
+    mask = np.asarray(decode.fit_mask(halves(32, 16), 8, "pad"))
+    assert mask.tolist() == [[255] * 8] * 2 + [[0] * 4 + [1] * 4] * 4 + [[255] * 8] * 2
+    image = np.asarray(decode.fit_image(Image.new("RGB", (16, 32), (9, 8, 7)), 8, "pad"))
+    assert image[:, 2:6].tolist() == [[[9, 8, 7]] * 4] * 8
+    assert not image[:, :2].any()
+    assert not image[:, 6:].any()
+
+
+@pytest.mark.parametrize("fit", ["squash", "pad", "crop"])
+def test_an_extreme_aspect_still_gives_a_square(fit: decode.Fit) -> None:
+    assert decode.fit_image(Image.new("RGB", (300, 1)), 8, fit).size == (8, 8)
+
+
+def test_shrinking_averages_and_does_not_pick_pixels() -> None:
+    """A fine checkerboard of 0 and 255 becomes even grey: antialiased."""
+    board = np.indices((64, 64)).sum(0) % 2 * np.uint8(255)
+    grey = np.asarray(decode.fit_image(Image.fromarray(board.astype(np.uint8)).convert("RGB"), 8, "squash"))
+    assert np.abs(grey.astype(int) - 127).max() <= 3
+
+
+def entry(folder: Path) -> Entry:
+    return Entry("a", folder / "a.png", folder / "m.png")
+
+
+def test_both_bad_files_of_a_pair_are_reported(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    saved(tmp_path / "m.png", Image.new("RGB", (2, 2)))
+    problems = decode.decode(entry(tmp_path), tmp_path, IDENTITY, 8, "squash").problems
+    assert [problem.split(":")[0] for problem in problems] == ["a.png", "m.png"]
+
+
+def test_a_mask_of_another_size_is_reported_with_both_sizes(tmp_path: Path) -> None:
+    saved(tmp_path / "a.png", Image.new("RGB", (6, 4)))
+    saved(tmp_path / "m.png", Image.new("L", (4, 6)))
+    (problem,) = decode.decode(entry(tmp_path), tmp_path, IDENTITY, 8, "squash").problems
+    assert problem.startswith("m.png: the mask is 4x6, its image 6x4")
+
+
+def test_a_mask_may_follow_the_upright_image(tmp_path: Path) -> None:
+    """Stored 6 x 4 and turned by EXIF to 4 x 6: the mask drawn on what is seen fits."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = 8
+    saved(tmp_path / "a.png", Image.new("RGB", (6, 4)), exif=exif)
+    saved(tmp_path / "m.png", Image.new("L", (4, 6), 1))
+    image, mask, problems = decode.decode(entry(tmp_path), tmp_path, IDENTITY, 8, "squash")
+    assert problems == ()
+    assert image is not None
+    assert image.shape == (8, 8, 3)
+    assert mask is not None
+    assert (mask == 1).all()
