@@ -1,0 +1,373 @@
+"""Three values d apart have the middle one as mean and d as standard deviation; two have d / sqrt(2)."""
+
+import csv
+import io
+import itertools
+import math
+
+import pandas
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from analysis.results import ResultsError, parse_header
+from analysis.tables import build, differences, to_csv, to_latex, to_markdown, to_rich
+
+JACCARD = "test/jaccard"
+TWO = {"encoder": ["unfrozen", "frozen"], "labels": ["90%", "1%"]}
+SCORES = {  # cell -> values of the seeds 100, 101, 102
+    "encoder=unfrozen labels=90%": [0.70, 0.71, 0.72],
+    "encoder=unfrozen labels=1%": [0.50, 0.51, 0.52],
+    "encoder=frozen labels=90%": [0.60, 0.61, 0.62],
+    "encoder=frozen labels=1%": [0.60, 0.62, 0.64],
+}
+
+
+def make_header(factors=TWO, replicates=3, cells=None, published=None, **report):
+    every = [dict(zip(factors, levels, strict=True)) for levels in itertools.product(*factors.values())]
+    named = [{"label": " ".join(f"{k}={v}" for k, v in levels.items()), "levels": levels} for levels in every]
+    return parse_header({
+        "study": "freeze", "question": "", "factors": factors, "seeds": {"report": replicates},
+        "cells": [cell for cell in named if cells is None or cell["label"] in cells],
+        "report": {"metrics": [JACCARD]} | report, "published": published,
+    })  # fmt: skip
+
+
+def make_row(
+    cell, seed, value, outcome="finished", cause="", phase="confirm", stage="finetune", metric=JACCARD, **more
+):
+    row = {"study": "freeze", "phase": phase, "cell": cell, "configuration": "c", "seed": seed, "stage": stage}
+    return row | {"fingerprint": "f", "outcome": outcome, "cause": cause, "metric": metric, "value": value} | more
+
+
+def failed(cell, seed, outcome="diverged", cause="loss is NaN at step 12"):
+    return make_row(cell, seed, math.nan, outcome, cause, metric="")
+
+
+def make_rows(scores=SCORES):
+    return [make_row(cell, 100 + i, value) for cell, values in scores.items() for i, value in enumerate(values)]
+
+
+def make_results(scores=SCORES, *more):
+    return pandas.DataFrame(make_rows(scores) + list(more))
+
+
+def as_text(table, width=120):
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(to_rich(table))
+    return console.export_text()
+
+
+# -------------------------------------------------------------------------------------------------------- numbers
+
+
+def test_a_cell_is_mean_and_standard_deviation_over_its_seeds():
+    table = build(make_results(), make_header(), JACCARD)
+    assert (table.row_factors, table.column_factors) == (("encoder",), ("labels",))
+    assert (table.rows, table.columns) == ((("unfrozen",), ("frozen",)), (("90%",), ("1%",)))
+    value = table.values[1][1]
+    assert value.mean == pytest.approx(0.62)
+    assert value.std == pytest.approx(0.02)
+    assert (value.n, value.n_expected) == (3, 3)
+
+
+def test_the_order_of_the_rows_does_not_matter():
+    shuffled = make_results().sample(frac=1, random_state=0)
+    header = make_header(baseline={"encoder": "unfrozen"})
+    assert to_csv(build(shuffled, header, JACCARD)) == to_csv(build(make_results(), header, JACCARD))
+    assert to_csv(differences(shuffled, header, JACCARD)) == to_csv(differences(make_results(), header, JACCARD))
+
+
+def test_search_results_other_stages_and_other_metrics_stay_out():
+    cell = "encoder=unfrozen labels=90%"
+    noise = [
+        make_row(cell, 100, 0.1, phase="search"),
+        make_row(cell, 100, 0.2, stage="pretrain"),
+        make_row(cell, 100, 0.3, metric="val/jaccard"),
+    ]
+    table = build(make_results(SCORES, *noise), make_header(), JACCARD)
+    assert table.values[0][0].mean == pytest.approx(0.71)
+
+
+def test_a_combination_without_a_cell_is_empty():
+    kept = [cell for cell in SCORES if cell != "encoder=frozen labels=1%"]
+    table = build(make_results(), make_header(cells=kept), JACCARD)
+    assert table.values[1][1] is None
+    assert "| frozen | 0.610 ± 0.010 |  |" in to_markdown(table)
+
+
+def test_rows_and_columns_follow_the_report():
+    header = make_header(rows="labels", columns=["encoder"])
+    table = build(make_results(), header, JACCARD)
+    assert (table.row_factors, table.column_factors) == (("labels",), ("encoder",))
+    assert table.values[1][0].mean == pytest.approx(0.51)  # 1 %, unfrozen
+
+
+def test_a_factor_named_nowhere_becomes_a_row():
+    table = build(make_results(), make_header(columns=[]), JACCARD)
+    assert table.rows == (("unfrozen", "90%"), ("unfrozen", "1%"), ("frozen", "90%"), ("frozen", "1%"))
+    assert "| encoder | labels | test/jaccard |" in to_markdown(table)
+
+
+def test_a_study_without_factors_has_one_row():
+    header = parse_header(
+        {"study": "s", "factors": {}, "cells": [{"label": "all", "levels": {}}], "seeds": {"report": 2}}
+    )
+    table = build(make_results({"all": [0.6, 0.7]}), header, JACCARD)
+    assert (table.rows, table.columns) == (((),), ((),))
+    assert "| all | 0.650 ± 0.071 |" in to_markdown(table)
+    assert to_csv(table).splitlines()[0] == "metric,mean,std,n,n_expected"
+
+
+def test_an_unknown_factor_or_metric_is_said_so():
+    with pytest.raises(ResultsError, match=r"'skip' is no factor of this study: choose from encoder, labels"):
+        build(make_results(), make_header(rows="skip"), JACCARD)
+    with pytest.raises(ResultsError, match=r"'labels' stands in the report's rows and columns more than once"):
+        build(make_results(), make_header(rows="labels", columns="labels"), JACCARD)
+    with pytest.raises(ResultsError, match=r"no confirmed run reports 'test/iou': choose from test/jaccard"):
+        build(make_results(), make_header(), "test/iou")
+
+
+def test_a_probe_shared_by_cells_counts_in_each():
+    """The encoder's probe names no cell and no labels level."""
+    accuracy = {"stage": "probe:knn", "metric": "probe/knn/accuracy", "factor.labels": None}
+    rows = [make_row("", 100 + i, 0.5 + i / 10, **accuracy, **{"factor.encoder": "frozen"}) for i in range(3)]
+    table = build(make_results(SCORES, *rows), make_header(), "probe/knn/accuracy")
+    assert [value.mean for value in table.values[1]] == pytest.approx([0.6, 0.6])
+    assert [value.n for value in table.values[0]] == [0, 0]
+
+
+def test_two_probes_with_one_metric_must_be_told_apart():
+    rows = [make_row("", 100, 0.5, stage=f"probe:{name}", metric="accuracy") for name in ("knn", "linear")]
+    results = make_results(SCORES, *rows)
+    with pytest.raises(ResultsError, match="reported by probe:knn, probe:linear: name one"):
+        build(results, make_header(), "probe/accuracy")
+    assert build(results, make_header(), "probe/linear/accuracy").values[0][0].mean == 0.5
+
+
+def test_nested_seeds_count_fine_tunings_and_say_so():
+    seeds = [(p, f) for p in (0, 1) for f in (0, 1)]
+    rows = [
+        make_row(cell, 10 * p + f, value + p / 10 + f / 100, seed_pretrain=p, seed_finetune=f)
+        for cell, value in {"encoder=unfrozen": 0.5, "encoder=frozen": 0.6}.items()
+        for p, f in seeds
+    ]
+    header = make_header({"encoder": TWO["encoder"]}, {"pretrain": 2, "finetune": 2}, baseline={"encoder": "unfrozen"})
+    table = build(pandas.DataFrame(rows), header, JACCARD)
+    assert [value.n for value in table.values[0]] == [4, 4]
+    assert table.notes == ("nested seeds: n counts fine-tunings, 2 for each of 2 pretrainings",)
+    assert [row.n for row in differences(pandas.DataFrame(rows), header, JACCARD).rows] == [2]
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=6))
+def test_any_scores_survive_the_csv_unrounded(scores):
+    header = make_header({"encoder": ["frozen"]}, len(scores))
+    table = build(make_results({"encoder=frozen": scores}), header, JACCARD)
+    (row,) = csv.DictReader(io.StringIO(to_csv(table)))
+    assert float(row["mean"]) == table.values[0][0].mean
+    assert min(scores) - 1e-12 <= float(row["mean"]) <= max(scores) + 1e-12
+    assert (row["encoder"], row["metric"], row["n"], row["n_expected"]) == ("frozen", JACCARD, *[str(len(scores))] * 2)
+
+
+# ---------------------------------------------------------------------------------------------------------- layout
+
+
+def test_markdown_by_hand():
+    assert to_markdown(build(make_results(), make_header(), JACCARD)) == (
+        "test/jaccard: mean ± standard deviation over seeds (n=3)\n"
+        "\n"
+        "| encoder | labels=90% | labels=1% |\n"
+        "| --- | ---: | ---: |\n"
+        "| unfrozen | **0.710 ± 0.010** | 0.510 ± 0.010 |\n"
+        "| frozen | 0.610 ± 0.010 | **0.620 ± 0.020** |\n"
+    )
+
+
+def test_percent_moves_the_point():
+    text = to_markdown(build(make_results(), make_header(percent=True), JACCARD))
+    assert "test/jaccard, percent: mean" in text
+    assert "| frozen | 61.0 ± 1.0 | **62.0 ± 2.0** |" in text
+
+
+def test_a_loss_is_best_where_it_is_lowest_and_never_in_percent():
+    rows = [row | {"metric": "test/loss"} for row in make_rows()]
+    text = to_markdown(build(pandas.DataFrame(rows), make_header(percent=True), "test/loss"))
+    assert "| unfrozen | 0.710 ± 0.010 | **0.510 ± 0.010** |" in text
+
+
+@pytest.mark.parametrize(
+    ("spread", "shown"),
+    [(0.1, "0.50 ± 0.10"), (0.013, "0.500 ± 0.013"), (0.0013, "0.5000 ± 0.0013"), (0.00001, "0.5000 ± 0.0000")],
+)
+def test_two_digits_of_the_spread_decide_the_decimals(spread, shown):
+    scores = {"encoder=frozen": [0.5 - spread, 0.5, 0.5 + spread]}
+    text = to_markdown(build(make_results(scores), make_header({"encoder": ["frozen"]}), JACCARD))
+    assert f"| {shown} |" in text
+
+
+def test_a_short_cell_carries_its_n_and_a_footnote_with_the_reason():
+    short = "encoder=frozen labels=1%"
+    results = make_results(SCORES | {short: [0.60, 0.62]}, failed(short, 102))
+    text = to_markdown(build(results, make_header(), JACCARD))
+    assert "over seeds\n" in text
+    assert "0.710 ± 0.010 (n=3)" in text
+    assert "| **0.610 ± 0.014 (n=2)¹** |" in text
+    assert "- ¹ encoder=frozen labels=1%: 2 of 3 seeds; 1 diverged (loss is NaN at step 12)\n" in text
+
+
+def test_a_cell_without_any_result_is_a_dash_with_its_cause():
+    empty = "encoder=frozen labels=1%"
+    rows = [failed(empty, 100, "blocked", "pretrain crashed"), failed(empty, 101, "blocked", "pretrain crashed")]
+    text = to_markdown(build(make_results(SCORES | {empty: []}, *rows), make_header(), JACCARD))
+    assert "| frozen | 0.610 ± 0.010 | –¹ |" in text
+    assert "over seeds (n=3)" in text
+    assert "0 of 3 seeds; 2 blocked (pretrain crashed), 1 not run" in text
+
+
+def test_a_finished_run_without_the_metric_is_said_so():
+    cell = "encoder=frozen labels=1%"
+    results = make_results(SCORES | {cell: [0.6, 0.62, math.nan]})
+    assert "2 of 3 seeds; 1 no value" in to_markdown(build(results, make_header(), JACCARD))
+
+
+def test_one_seed_has_no_standard_deviation():
+    results = make_results({cell: values[:1] for cell, values in SCORES.items()})
+    text = to_markdown(build(results, make_header(replicates=1), JACCARD))
+    assert "| unfrozen | **0.700 ± –** | 0.500 ± – |" in text
+    assert text.endswith("\n- one seed: no standard deviation\n")
+
+
+def test_before_anything_finished_the_table_is_all_dashes():
+    results = make_results().assign(phase="search")
+    table = build(results, make_header(), JACCARD)
+    assert "test/jaccard: nothing has finished" in to_markdown(table)
+    assert "0 of 3 seeds; 3 not run" in to_markdown(table)
+    assert "nothing has finished" in as_text(table)
+    assert to_csv(table).splitlines()[1] == "unfrozen,90%,test/jaccard,,,0,3"
+
+
+def test_published_numbers_stand_beside_ours_as_the_paper_prints_them():
+    published = {
+        "values": [["unfrozen", "90%", 0.716], ["frozen", "1%", [0.55, 0.02]], ["frozen", "5%", 0.6]],
+        "note": "P2",
+    }
+    table = build(make_results(), make_header(published=published), JACCARD)
+    text = to_markdown(table)
+    assert "| encoder | labels=90% | labels=90% published | labels=1% | labels=1% published |" in text
+    assert "| unfrozen | **0.710 ± 0.010** | 0.716 | 0.510 ± 0.010 |  |" in text
+    assert "| frozen | 0.610 ± 0.010 |  | **0.620 ± 0.020** | 0.550 ± 0.020 |" in text
+    assert "- published: P2\n- published for frozen / 5%, which is no cell of this study\n" in text
+    assert "published 0.716" in as_text(table)
+    header, first, *_ = to_csv(table).splitlines()
+    assert header.endswith(",n_expected,published,published_std")
+    assert first.endswith(",3,3,0.716,")
+
+
+def test_published_numbers_belong_to_one_metric():
+    published = {"values": [["unfrozen", "90%", 0.716]], "metric": "test/dice"}
+    assert build(make_results(), make_header(published=published), JACCARD).published is None
+
+
+def test_latex_is_booktabs_and_escaped():
+    text = to_latex(build(make_results(), make_header(), JACCARD))
+    assert "\\begin{tabular}{lrr}\n\\toprule\nencoder & labels=90\\% & labels=1\\% \\\\\n\\midrule\n" in text
+    assert "frozen & 0.610 $\\pm$ 0.010 & \\textbf{0.620 $\\pm$ 0.020} \\\\\n\\bottomrule\n" in text
+    levels = {"init": ["a_b & 50% {x}", "c"]}
+    escaped = to_latex(build(make_results({"init=c": [0.1]}), make_header(levels, rows="init"), JACCARD))
+    assert r"a\_b \& 50\% \{x\} & " in escaped
+
+
+def test_names_cannot_break_the_layout():
+    levels = {"init": ["[red]a|b[/red]", "[/]"]}
+    scores = {"init=[red]a|b[/red]": [0.1, 0.2], "init=[/]": [0.3, 0.4]}
+    table = build(make_results(scores), make_header(levels, 2, rows="init"), JACCARD)
+    assert "| [red]a\\|b[/red] | " in to_markdown(table)
+    text = as_text(table)
+    assert "[red]a|b[/red]" in text
+    assert "[/]" in text
+
+
+def test_rich_shows_study_metric_and_numbers():
+    text = as_text(build(make_results(), make_header(), JACCARD), width=80)
+    for part in ("freeze: test/jaccard", "unfrozen", "labels=90%", "0.710 ± 0.010", "(n=3)"):
+        assert part in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_rich_bolds_the_best_of_each_column():
+    pretty = to_rich(build(make_results(), make_header(), JACCARD))
+    bold = [
+        [cell.spans[0].style == "bold" if cell.spans else cell.style == "bold" for cell in column.cells]
+        for column in pretty.columns
+    ]
+    assert bold == [[False, False], [True, False], [False, True]]
+
+
+# ----------------------------------------------------------------------------------------------------- differences
+
+
+def test_differences_are_paired_with_the_cell_that_shares_the_other_levels():
+    """90 %: -0.1 for every seed, without spread, so no p. 1 %: 0.10, 0.11, 0.12; t = 11 sqrt(3), closed form for p."""
+    result = differences(make_results(), make_header(baseline={"encoder": "unfrozen"}), JACCARD)
+    assert [(row.cell, row.baseline, row.n) for row in result.rows] == [
+        ("encoder=frozen labels=90%", "encoder=unfrozen labels=90%", 3),
+        ("encoder=frozen labels=1%", "encoder=unfrozen labels=1%", 3),
+    ]
+    same, real = result.rows
+    assert same.difference == pytest.approx(-0.1)
+    assert math.isnan(same.p)
+    t = 11 * math.sqrt(3)
+    assert real.difference == pytest.approx(0.11)
+    assert real.p == pytest.approx(1 - t / math.sqrt(2 + t * t))
+    assert real.p_holm == pytest.approx(real.p)  # the other row had no test
+    assert real.high == pytest.approx(0.11 + 4.302653 * 0.01 / math.sqrt(3))
+
+
+def test_holm_counts_all_rows():
+    scores = SCORES | {"encoder=frozen labels=90%": [0.60, 0.62, 0.64]}
+    result = differences(make_results(scores), make_header(baseline={"encoder": "unfrozen"}), JACCARD)
+    assert min(row.p_holm / row.p for row in result.rows) >= 1
+    assert max(row.p_holm / row.p for row in result.rows) == pytest.approx(2)
+
+
+def test_only_seeds_finished_in_both_are_paired():
+    """Baseline misses seed 100, the cell seed 102: seed 101 alone is a pair, 0.62 - 0.51."""
+    scores = {"encoder=unfrozen labels=1%": [math.nan, 0.51, 0.52], "encoder=frozen labels=1%": [0.60, 0.62]}
+    header = make_header(baseline={"encoder": "unfrozen"})
+    result = differences(make_results(scores, failed("encoder=frozen labels=1%", 102)), header, JACCARD)
+    (row,) = result.rows
+    assert (row.n, row.difference) == (1, pytest.approx(0.11))
+    assert "encoder=frozen labels=90%: no seed finished both here" in result.notes[-1]
+    assert "| encoder=frozen labels=1% | +0.110 | – | – | 1 |" in to_markdown(result)
+
+
+def test_nested_fine_tunings_are_averaged_before_they_are_paired():
+    """Pretraining 0: differences 0.1 and 0.3, pretraining 1: 0.4 and 0.4. Averages 0.2 and 0.4: mean 0.3, n 2."""
+    values = {(0, 0): 0.1, (0, 1): 0.3, (1, 0): 0.4, (1, 1): 0.4}
+    rows = [
+        make_row(cell, 10 * p + f, value if "=frozen" in cell else 0.0, seed_pretrain=p, seed_finetune=f)
+        for cell in ("encoder=unfrozen", "encoder=frozen")
+        for (p, f), value in values.items()
+    ]
+    header = make_header({"encoder": TWO["encoder"]}, {"pretrain": 2, "finetune": 2}, baseline={"encoder": "unfrozen"})
+    (row,) = differences(pandas.DataFrame(rows), header, JACCARD).rows
+    assert (row.n, row.difference) == (2, pytest.approx(0.3))
+
+
+def test_differences_in_markdown_csv_latex_and_rich():
+    result = differences(make_results(), make_header(baseline={"encoder": "unfrozen"}, percent=True), JACCARD)
+    text = to_markdown(result)
+    assert "paired difference to encoder=unfrozen, percentage points, 95 % t interval" in text
+    assert "| encoder=frozen labels=1% | +11.0 | [+8.5, +13.5] | 0.003 | 3 |" in text
+    assert "an exact sign-flip test cannot fall below p=0.25" in text
+    assert to_csv(result).splitlines()[0] == "metric,cell,baseline,difference,low,high,p,p_holm,n"
+    assert "$-$10.0" in to_latex(result)
+    assert "[+8.5, +13.5]" in as_text(result)
+
+
+def test_a_missing_or_wrong_baseline_is_said_so():
+    with pytest.raises(ResultsError, match="names no baseline: write one under report"):
+        differences(make_results(), make_header(), JACCARD)
+    with pytest.raises(ResultsError, match="baseline encoder=thawed is not among the study's cells"):
+        differences(make_results(), make_header(baseline={"encoder": "thawed"}), JACCARD)
