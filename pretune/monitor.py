@@ -175,17 +175,28 @@ def _counts(snapshot: Snapshot, glyphs: _Glyphs) -> Table:
 
 
 def _running_table(running: Sequence[RunningStage], glyphs: _Glyphs, width: int) -> Table:
-    table = _rows(glyphs)
-    table.add_column(width=max(6, width // 7))
+    table, bar_width = _rows(glyphs), max(6, width // 7)
+    detail_width = min(max(len(stage.detail) for stage in running), max(10, width // 4))
+    table.add_column(width=bar_width)
     table.add_column(no_wrap=True, justify="right")
-    table.add_column(no_wrap=True, overflow=glyphs.overflow, max_width=max(10, width // 4))
+    table.add_column(no_wrap=True, overflow=glyphs.overflow, max_width=detail_width)
     table.add_column(no_wrap=True, justify="right")
+    around = len("│ ") + len("  ") + len("  100 %") + len("  ") + len("  10:00:00") + len(" │")
+    room = width - around - bar_width - detail_width
     for stage in running:
         done = min(1.0, max(0.0, stage.done)) if math.isfinite(stage.done) else 0.0
         bar = ProgressBar(total=1.0, completed=done, complete_style="cyan", finished_style="cyan")
         share, detail = f"{math.floor(100 * done):3d} %", Text(_plain(stage.detail), "dim")
-        table.add_row(Text(_plain(stage.label)), bar, share, detail, Text(_clock(stage.seconds), "dim"))
+        table.add_row(
+            Text(_shorten(_plain(stage.label), room, glyphs)), bar, share, detail, Text(_clock(stage.seconds), "dim")
+        )
     return table
+
+
+def _shorten(label: str, room: int, glyphs: _Glyphs) -> str:
+    """Cut in the middle: a label ends in its seed, which tells it from its neighbours."""
+    kept = max(4, room - len(glyphs.more))
+    return label if len(label) <= room else label[: kept - kept // 2] + glyphs.more + label[-(kept // 2) :]
 
 
 def _cells_table(cells: Sequence[CellStatus], glyphs: _Glyphs) -> Table:

@@ -75,6 +75,16 @@ def test_a_running_stage_has_its_bar_share_detail_and_time():
     assert line.endswith("45 % loss 4.21 0:01:02")
 
 
+@pytest.mark.parametrize("width", [72, 80, 120])
+def test_a_long_label_keeps_its_seed(width):
+    stage = RunningStage(
+        "finetune encoder=unfrozen skip=true labels=90% " + "x" * 60 + " seed=7", 0.5, "loss 4.21", 4000.0
+    )
+    line = line_with(draw(replace(SNAPSHOT, running=(stage,)), width), "loss 4.21")
+    assert line.startswith("finetune enc")
+    assert " seed=7 ━" in line
+
+
 def test_cells_show_replicates_and_target_so_far():
     text = draw(SNAPSHOT)
     assert line_with(text, "encoder=frozen") == "encoder=frozen ●●○ 0.712 ± 0.013"
