@@ -57,5 +57,5 @@ def _precise(logits: Tensor) -> Tensor:
 
 
 def _labels(target: Tensor, ignore: int) -> Tensor:
-    """Indices (B, 1, H, W) for gather and scatter: ignored pixels point at class 0, and the caller gives them weight 0."""
+    """Indices (B, 1, H, W) for gather and scatter: ignored pixels point at class 0; the caller gives them weight 0."""
     return target.masked_fill(target == ignore, 0).unsqueeze(1)

@@ -99,8 +99,8 @@ def jitter_factors(draws: FloatArray, strength: float) -> FloatArray:
     torchvision's ColorJitter(0.8 s, 0.8 s, 0.8 s, 0.2 s): uniform in [max(0, 1 - 0.8 s), 1 + 0.8 s], hue in ±0.2 s.
     """
     spread, hue = 0.8 * strength, 0.2 * strength
-    low = np.array((max(0.0, 1 - spread),) * 3 + (-hue,))
-    high = np.array((1 + spread,) * 3 + (hue,))
+    low: FloatArray = np.array((max(0.0, 1 - spread),) * 3 + (-hue,))
+    high: FloatArray = np.array((1 + spread,) * 3 + (hue,))
     return low + (high - low) * draws
 
 

@@ -1,0 +1,122 @@
+"""Segmentation losses against arithmetic by hand, torch, torchmetrics' soft counterpart and finite differences."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torchmetrics.functional.segmentation import dice_score
+
+from trainables.losses import LOSSES, cross_entropy_loss, dice_cross_entropy_loss, dice_loss
+
+# two classes, one image of 2 x 2 pixels whose softmax is (3/4, 1/4), (3/4, 1/4), (1/4, 3/4), (1/2, 1/2)
+ODDS = torch.tensor([[math.log(3), math.log(3)], [-math.log(3), 0.0]])
+LOGITS = torch.stack((ODDS, torch.zeros(2, 2)))[None]
+TARGET = torch.tensor([[[0, 0], [1, 1]]])
+
+
+def random_case(seed: int, classes: int = 3) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, classes, 4, 5, generator=generator, dtype=torch.float64)
+    return logits, torch.randint(0, classes, (2, 4, 5), generator=generator)
+
+
+def test_dice_worked_by_hand() -> None:
+    """Class 0: p.g = 3/4 + 3/4 = 1.5, sum p = 2.25, sum g = 2: 3 / 4.25. Class 1: 1.25, 1.75, 2: 2.5 / 3.75."""
+    assert float(dice_loss(LOGITS, TARGET)) == pytest.approx(1 - (3 / 4.25 + 2.5 / 3.75) / 2, abs=1e-5)
+
+
+def test_dice_with_smoothing_worked_by_hand() -> None:
+    """s = 1: (3 + 1) / (4.25 + 1) and (2.5 + 1) / (3.75 + 1)."""
+    assert float(dice_loss(LOGITS, TARGET, smooth=1.0)) == pytest.approx(1 - (4 / 5.25 + 3.5 / 4.75) / 2, abs=1e-6)
+
+
+def test_dice_leaves_ignored_pixels_out() -> None:
+    """Without the last pixel: class 0: 3 / (1.75 + 2); class 1: 1.5 / (1.25 + 1)."""
+    target = torch.tensor([[[0, 0], [1, 255]]])
+    assert float(dice_loss(LOGITS, target)) == pytest.approx(1 - (3 / 3.75 + 1.5 / 2.25) / 2, abs=1e-5)
+
+
+def test_dice_counts_an_absent_class() -> None:
+    """All pixels are class 0: dice 4.5 / 6.25 for it, and s / (1.75 + s) = 0 for class 1."""
+    target = torch.zeros(1, 2, 2, dtype=torch.int64)
+    assert float(dice_loss(LOGITS, target)) == pytest.approx(1 - (2 * 2.25 / 6.25 + 0) / 2, abs=1e-5)
+
+
+def test_cross_entropy_worked_by_hand() -> None:
+    """-(ln 3/4 + ln 3/4 + ln 3/4 + ln 1/2) / 4; without the last pixel -ln 3/4."""
+    expected = -(3 * math.log(3 / 4) + math.log(1 / 2)) / 4
+    assert float(cross_entropy_loss(LOGITS, TARGET)) == pytest.approx(expected, abs=1e-6)
+    ignoring = torch.tensor([[[0, 0], [1, 255]]])
+    assert float(cross_entropy_loss(LOGITS, ignoring)) == pytest.approx(-math.log(3 / 4), abs=1e-6)
+
+
+@given(seed=st.integers(0, 1000), ignored=st.lists(st.booleans(), min_size=40, max_size=40))
+@settings(deadline=None, max_examples=30)
+def test_cross_entropy_equals_torch(seed: int, ignored: list[bool]) -> None:
+    logits, target = random_case(seed)
+    assume(not all(ignored))
+    target = torch.where(torch.tensor(ignored).reshape(2, 4, 5), 255, target)
+    expected = float(F.cross_entropy(logits, target, ignore_index=255))
+    assert float(cross_entropy_loss(logits, target)) == pytest.approx(expected, rel=1e-9)
+
+
+@given(seed=st.integers(0, 1000))
+@settings(deadline=None, max_examples=30)
+def test_dice_of_certain_predictions_equals_torchmetrics(seed: int) -> None:
+    """Logits of ±1000 make the softmax one-hot; the batch counts as one image, so that sums run over all of it."""
+    _, target = random_case(seed)
+    _, predicted = random_case(seed + 5000)
+    logits = 2000.0 * F.one_hot(predicted, 3).permute(0, 3, 1, 2) - 1000
+    a, b = predicted.reshape(1, 8, 5), target.reshape(1, 8, 5)
+    reference = dice_score(a, b, num_classes=3, average="none", input_format="index", aggregation_level="samplewise")
+    assert float(dice_loss(logits, target)) == pytest.approx(1 - float(reference.mean()), abs=1e-5)
+
+
+@given(seed=st.integers(0, 1000), name=st.sampled_from(sorted(LOSSES)))
+@settings(deadline=None, max_examples=40)
+def test_certain_and_right_costs_nothing(seed: int, name: str) -> None:
+    _, target = random_case(seed)
+    logits = 200.0 * F.one_hot(target, 3).permute(0, 3, 1, 2)
+    right, wrong = float(LOSSES[name](logits, target)), float(LOSSES[name](-logits, target))
+    assert right == pytest.approx(0, abs=1e-5)
+    assert wrong > 0.5
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_gradients_equal_finite_differences(name: str) -> None:
+    logits, target = random_case(0)
+    target[0, 0] = 255
+    assert torch.autograd.gradcheck(lambda x: LOSSES[name](x, target), logits.requires_grad_())
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_half_precision_logits_are_summed_in_float32(name: str) -> None:
+    """40,000 pixels: a bfloat16 sum would stop growing at 256."""
+    logits = torch.randn(1, 3, 200, 200, generator=torch.Generator().manual_seed(0)).bfloat16()
+    target = torch.randint(0, 3, (1, 200, 200), generator=torch.Generator().manual_seed(1))
+    loss = LOSSES[name](logits, target)
+    assert loss.dtype == torch.float32
+    assert float(loss) == pytest.approx(float(LOSSES[name](logits.double(), target)), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_a_batch_without_labels_costs_nothing(name: str) -> None:
+    logits = LOGITS.clone().requires_grad_()
+    loss = LOSSES[name](logits, torch.full((1, 2, 2), 255))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert float(loss.detach()) == pytest.approx(0, abs=1e-6)
+    assert logits.grad is not None
+    assert float(logits.grad.abs().max()) == 0
+
+
+def test_the_sum_is_the_sum() -> None:
+    logits, target = random_case(3)
+    expected = float(dice_loss(logits, target)) + float(cross_entropy_loss(logits, target))
+    assert float(dice_cross_entropy_loss(logits, target)) == pytest.approx(expected)
+    assert set(LOSSES) == {"dice", "cross-entropy", "dice+cross-entropy"}

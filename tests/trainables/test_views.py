@@ -1,0 +1,507 @@
+"""Random numbers, per-sample transforms, views, joint transforms; the reference is torchvision, image by image."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from torch import Tensor
+from torchvision.transforms import ElasticTransform, RandomResizedCrop
+from torchvision.transforms.v2 import functional as TV
+
+from search_spaces import schema
+from trainables.views import color, geometry
+from trainables.views.joint import evaluation_batch, fine_tune_batch
+from trainables.views.random import _mix, uniforms
+from trainables.views.two_views import blur_kernel, jitter_factors, make_views
+
+B = 12
+INDICES = np.arange(100, 100 + B)
+NEUTRAL = schema.Views(size=16, crop=(1, 1), aspect=(1, 1), flip=0, color_jitter=0)
+ALL = schema.Views(size=16, gray=0.3, blur=0.5, extra=("elastic", "posterize", "solarize"))
+
+
+def photos(height: int = 20, width: int = 24, count: int = B) -> Tensor:
+    """uint8 (count, H, W, 3): smooth gradients of many hues with noise; sample 0 is plain grey, 1 black, 2 white."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(count, 3, 4, 4, generator=generator)
+    x = F.interpolate(coarse, (height, width), mode="bilinear") + 0.1 * torch.rand(
+        count, 3, height, width, generator=generator
+    )
+    images = (x / x.max() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    for sample, value in enumerate((128, 0, 255)):
+        images[sample] = value
+    return images
+
+
+def floats() -> Tensor:
+    return photos().permute(0, 3, 1, 2).float().div(255).contiguous()
+
+
+def drawn(low: float, high: float) -> Tensor:
+    return torch.linspace(low, high, B, dtype=torch.float32)
+
+
+def max_difference(a: Tensor, b: Tensor) -> float:
+    assert a.shape == b.shape
+    return float((a - b).abs().max())
+
+
+# -------------------------------------------------------------------------------------------------------- random
+
+
+def test_mix_is_splitmix64() -> None:
+    """The first outputs of SplitMix64 seeded with 1234567 (rosettacode.org, Pseudo-random numbers/Splitmix64)."""
+    state = [(1234567 + (k + 1) * 0x9E3779B97F4A7C15) % 2**64 for k in range(5)]
+    expected = [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
+    assert _mix(np.array(state, dtype=np.uint64)).tolist() == expected
+
+
+@given(seed=st.integers(0, 2**63), order=st.permutations(range(8)), cut=st.integers(0, 8))
+@settings(deadline=None, max_examples=30)
+def test_uniforms_do_not_depend_on_the_batch(seed: int, order: list[int], cut: int) -> None:
+    images = np.arange(5, 13)
+    whole = uniforms(seed, "a", 3, images, 1, 4)
+    assert np.array_equal(uniforms(seed, "a", 3, images[order], 1, 4), whole[order])
+    parts = [uniforms(seed, "a", 3, part, 1, 4) for part in (images[:cut], images[cut:])]
+    assert np.array_equal(np.concatenate(parts), whole)
+    assert np.array_equal(uniforms(seed, "a", 3, images, 1, 9)[:, :4], whole)
+
+
+def test_uniforms_differ_in_every_argument() -> None:
+    one = np.array([1])
+    arguments = [
+        (0, "a", 0, one, 0),
+        (1, "a", 0, one, 0),
+        (0, "b", 0, one, 0),
+        (0, "a", 1, one, 0),
+        (0, "a", 0, one + 1, 0),
+        (0, "a", 0, one, 1),
+        (-1, "a", 0, one, 0),
+    ]
+    draws = {
+        float(uniforms(seed, stream, epoch, images, view, 1)[0, 0]) for seed, stream, epoch, images, view in arguments
+    }
+    assert len(draws) == len(arguments)
+
+
+def test_uniforms_are_uniform_and_uncorrelated() -> None:
+    """20,000 draws; |r| < 0.028 is four standard errors of a correlation of independent numbers."""
+    base = uniforms(0, "a", 0, np.arange(20_000), 0, 2)
+    assert base.min() >= 0
+    assert base.max() < 1
+    assert stats.kstest(base[:, 0], "uniform").pvalue > 1e-3
+    assert stats.kstest(uniforms(0, "a", 0, np.array([7]), 0, 20_000)[0], "uniform").pvalue > 1e-3
+    neighbours = {
+        "image": base[1:, 0],
+        "draw": base[:, 1],
+        "epoch": uniforms(0, "a", 1, np.arange(20_000), 0, 1)[:, 0],
+        "view": uniforms(0, "a", 0, np.arange(20_000), 1, 1)[:, 0],
+        "seed": uniforms(1, "a", 0, np.arange(20_000), 0, 1)[:, 0],
+    }
+    for name, other in neighbours.items():
+        assert abs(np.corrcoef(base[: len(other), 0], other)[0, 1]) < 0.028, name
+
+
+# --------------------------------------------------------------------------------------------------------- colour
+
+
+@pytest.mark.parametrize(
+    ("ours", "reference", "low", "high", "tolerance"),
+    [
+        (color.adjust_brightness, TV.adjust_brightness, 0.0, 2.0, 1e-4),
+        (color.adjust_contrast, TV.adjust_contrast, 0.0, 2.0, 1e-4),
+        (color.adjust_saturation, TV.adjust_saturation, 0.0, 2.0, 1e-4),
+        (color.adjust_hue, TV.adjust_hue, -0.5, 0.5, 1e-3),
+        (color.solarize, TV.solarize, 0.0, 1.0, 1e-4),
+    ],
+)
+def test_color_transform_equals_torchvision_sample_by_sample(ours, reference, low, high, tolerance) -> None:  # type: ignore[no-untyped-def]
+    x, parameters = floats(), drawn(low, high)
+    before = x.clone()
+    expected = torch.stack([reference(image, float(p)) for image, p in zip(x, parameters, strict=True)])
+    assert max_difference(ours(x, parameters), expected) < tolerance
+    assert torch.equal(x, before), "the input was changed"
+
+
+@given(pixel=st.tuples(*[st.integers(0, 255)] * 3), shift=st.floats(-0.5, 0.5, width=32))
+@settings(deadline=None, max_examples=100)
+def test_hue_of_any_color_equals_torchvision(pixel: tuple[int, int, int], shift: float) -> None:
+    x = torch.tensor(pixel, dtype=torch.float32).div(255).reshape(1, 3, 1, 1)
+    assert max_difference(color.adjust_hue(x, torch.tensor([shift]))[0], TV.adjust_hue(x[0], shift)) < 1e-3
+
+
+def test_hue_by_a_third_turns_red_into_green() -> None:
+    red = torch.tensor([1.0, 0, 0]).reshape(1, 3, 1, 1)
+    assert color.adjust_hue(red, torch.tensor([1 / 3])).flatten().tolist() == pytest.approx([0, 1, 0], abs=1e-6)
+
+
+def test_to_gray_equals_torchvision() -> None:
+    assert max_difference(color.to_gray(floats()), TV.rgb_to_grayscale(floats(), num_output_channels=3)) < 1e-5
+
+
+@pytest.mark.parametrize("kernel", [3, 7])
+def test_blur_equals_torchvision_sample_by_sample(kernel: int) -> None:
+    x, sigmas = floats(), drawn(0.1, 2.0)
+    expected = [TV.gaussian_blur(image, [kernel, kernel], [float(s)]) for image, s in zip(x, sigmas, strict=True)]
+    assert max_difference(color.gaussian_blur(x, sigmas, kernel), torch.stack(expected)) < 1e-4
+
+
+@pytest.mark.parametrize("kernel", [4, 41])
+def test_blur_refuses_a_kernel_that_is_even_or_too_large(kernel: int) -> None:
+    with pytest.raises(ValueError, match="kernel must be odd and fit the image"):
+        color.gaussian_blur(floats(), drawn(1, 1), kernel)
+
+
+def test_posterize_equals_torchvision_sample_by_sample() -> None:
+    x, bits = floats(), torch.arange(B) % 8 + 1
+    expected = [TV.posterize(image, int(b)) for image, b in zip(x, bits, strict=True)]
+    assert max_difference(color.posterize(x, bits), torch.stack(expected)) < 1e-4
+
+
+# ------------------------------------------------------------------------------------------------------- geometry
+
+
+def reference_box(draws: np.ndarray, height: int, width: int, area: tuple[float, float], aspect: tuple[float, float]):  # type: ignore[no-untyped-def]
+    """torchvision's loop, with given random numbers."""
+    for k in range(10):
+        target = height * width * (area[0] + (area[1] - area[0]) * draws[k])
+        ratio = math.exp(math.log(aspect[0]) + (math.log(aspect[1]) - math.log(aspect[0])) * draws[10 + k])
+        w, h = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return [int(draws[20] * (height - h + 1)), int(draws[21] * (width - w + 1)), h, w]
+    return None
+
+
+@given(
+    seed=st.integers(0, 1000),
+    height=st.integers(4, 60),
+    width=st.integers(4, 60),
+    area=st.tuples(st.floats(0.05, 1), st.floats(0.05, 1)).map(sorted),
+    aspect=st.tuples(st.floats(0.3, 3), st.floats(0.3, 3)).map(sorted),
+)
+@settings(deadline=None, max_examples=60)
+def test_crop_boxes_follow_torchvisions_rule(seed: int, height: int, width: int, area, aspect) -> None:  # type: ignore[no-untyped-def]
+    draws = uniforms(seed, "crop", 0, np.arange(6), 0, geometry.CROP_DRAWS)
+    boxes = geometry.crop_boxes(draws, height, width, area, aspect)
+    for box, row in zip(boxes.tolist(), draws, strict=True):
+        expected = reference_box(row, height, width, area, aspect)
+        assert box == (expected or geometry.central_box(height, width, aspect).tolist())
+        top, left, h, w = box
+        assert 0 <= top <= top + h <= height
+        assert 0 <= left <= left + w <= width
+
+
+@pytest.mark.parametrize(("height", "width", "aspect"), [(20, 30, (1.0, 1.0)), (31, 20, (1.0, 1.2)), (20, 20, (2, 3))])
+def test_crop_falls_back_to_torchvisions_central_box(height: int, width: int, aspect: tuple[float, float]) -> None:
+    """The whole area at an aspect that the image does not have never fits: torchvision's own fallback is certain."""
+    expected = RandomResizedCrop.get_params(torch.zeros(3, height, width), [1.0, 1.0], list(aspect))
+    draws = uniforms(0, "crop", 0, np.arange(2), 0, geometry.CROP_DRAWS)
+    assert geometry.crop_boxes(draws, height, width, (1.0, 1.0), aspect).tolist() == [list(expected)] * 2
+
+
+def test_crop_boxes_are_distributed_as_torchvisions() -> None:
+    torch.manual_seed(0)
+    image = torch.zeros(3, 64, 48)
+    theirs = np.array([RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(1500)])
+    draws = uniforms(0, "crop", 0, np.arange(1500), 0, geometry.CROP_DRAWS)
+    ours = geometry.crop_boxes(draws, 64, 48, (0.08, 1.0), (3 / 4, 4 / 3))
+    for k, name in enumerate(("top", "left", "height", "width")):
+        assert stats.ks_2samp(ours[:, k], theirs[:, k]).pvalue > 1e-3, name
+
+
+@given(
+    box=st.tuples(st.integers(0, 12), st.integers(0, 15), st.integers(1, 8), st.integers(1, 9)),
+    size=st.integers(1, 20),
+    flipped=st.booleans(),
+)
+@settings(deadline=None, max_examples=60)
+def test_crop_resize_equals_torchvision(box: tuple[int, int, int, int], size: int, flipped: bool) -> None:
+    x = floats()[3:5]
+    boxes, mirrored = torch.tensor([box, (0, 0, 20, 24)]), torch.tensor([flipped, not flipped])
+    ours = geometry.crop_resize(x, boxes, mirrored, size)
+    for image, given_box, mirror, result in zip(x, boxes.tolist(), mirrored, ours, strict=True):
+        expected = TV.resized_crop(image, *given_box, [size, size], antialias=False)
+        assert max_difference(result, expected.flip(-1) if mirror else expected) < 1e-4
+
+
+@given(
+    box=st.tuples(st.integers(0, 12), st.integers(0, 15), st.integers(1, 8), st.integers(1, 9)),
+    size=st.integers(1, 20),
+    flipped=st.booleans(),
+)
+@settings(deadline=None, max_examples=60)
+def test_crop_resize_masks_takes_the_nearest_pixel(box: tuple[int, int, int, int], size: int, flipped: bool) -> None:
+    """Output pixel i covers the source from i h / S; its centre (2i + 1) h / 2S lies in source pixel floor of that."""
+    mask = torch.randint(0, 256, (1, 20, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    top, left, h, w = box
+    ours = geometry.crop_resize_masks(mask, torch.tensor([box]), torch.tensor([flipped]), size)[0]
+    for i in range(size):
+        for j in range(size):
+            column = size - 1 - j if flipped else j
+            assert ours[i, j] == mask[0, top + (2 * i + 1) * h // (2 * size), left + (2 * column + 1) * w // (2 * size)]
+
+
+def test_elastic_equals_torchvision_sample_by_sample() -> None:
+    x = floats()
+    displacement = 0.3 * torch.randn(B, 20, 24, 2, generator=torch.Generator().manual_seed(0))
+    expected = [TV.elastic(image, d[None]) for image, d in zip(x, displacement, strict=True)]
+    assert max_difference(geometry.elastic(x, displacement), torch.stack(expected)) < 1e-4
+
+
+@pytest.mark.parametrize("size", [64, 96])
+def test_elastic_field_has_torchvisions_spread_and_smoothness(size: int) -> None:
+    torch.manual_seed(0)
+    alpha, sigma = 50 * size / 224, 5 * size / 224
+    theirs = torch.cat([ElasticTransform.get_params([alpha] * 2, [sigma] * 2, [size, size]) for _ in range(200)])
+    draws = uniforms(0, "elastic", 0, np.arange(200), 0, 2 * geometry.elastic_nodes(size) ** 2)
+    ours = geometry.elastic_field(torch.from_numpy(draws), size)
+    inner = slice(10, -10)  # torchvision reflects its noise at the border, and so doubles the variance there
+    assert ours.shape == theirs.shape
+    for axis in (0, 1):
+        a, b = (field[:, inner, inner, axis].double() for field in (ours, theirs))
+        assert float(a.std() / b.std()) == pytest.approx(1, abs=0.05)
+        for lag in (1, 2, 4):
+            correlations = [np.corrcoef(f[..., lag:].flatten(), f[..., :-lag].flatten())[0, 1] for f in (a, b)]
+            assert correlations[0] == pytest.approx(correlations[1], abs=0.04), lag
+    assert abs(np.corrcoef(ours[..., 0].flatten(), ours[..., 1].flatten())[0, 1]) < 0.05
+
+
+def test_elastic_field_is_correlated_like_blurred_white_noise() -> None:
+    """White noise blurred with a Gaussian of sigma has correlation exp(-d^2 / 4 sigma^2) at distance d."""
+    weights = geometry._node_weights(64, geometry.elastic_nodes(64))
+    covariance, sigma = weights @ weights.T, 5 * 64 / 224
+    distance = torch.arange(64.0)[:, None] - torch.arange(64.0)
+    expected = torch.exp(-(distance**2) / (4 * sigma**2)) / (2 * math.sqrt(math.pi) * sigma)
+    assert max_difference(covariance / covariance[0, 0], expected.double() / expected[0, 0].double()) < 0.04
+    assert covariance.diagonal().numpy() == pytest.approx(float(expected[0, 0]))
+
+
+# ---------------------------------------------------------------------------------------------------------- views
+
+
+def test_views_without_randomness_are_the_resized_images() -> None:
+    images = photos(20, 20)
+    expected = F.interpolate(images.permute(0, 3, 1, 2).float() / 255, (16, 16), mode="bilinear")
+    for view in make_views(images, INDICES, NEUTRAL, seed=0, epoch=0):
+        assert max_difference(view.pixels, expected) < 1e-5
+        assert view.boxes.tolist() == [[0, 0, 1, 1]] * B
+        assert not view.flipped.any()
+
+
+def test_views_are_float32_channels_last_and_in_range() -> None:
+    views = make_views(photos(), INDICES, ALL, seed=0, epoch=0, views=3)
+    assert len(views) == 3
+    for view in views:
+        assert view.pixels.shape == (B, 3, 16, 16)
+        assert view.pixels.dtype == view.boxes.dtype == torch.float32
+        assert view.pixels.is_contiguous(memory_format=torch.channels_last)
+        assert view.pixels.min() >= 0
+        assert view.pixels.max() <= 1 + 1e-6
+
+
+def test_a_view_is_the_crop_that_its_box_describes() -> None:
+    images = photos()
+    settings_ = schema.Views(size=16, color_jitter=0)
+    for view in make_views(images, INDICES, settings_, seed=4, epoch=2):
+        assert 0 < int(view.flipped.sum()) < B
+        for image, pixels, box, flipped in zip(images, view.pixels, view.boxes, view.flipped, strict=True):
+            top, left, h, w = (box * torch.tensor([20, 24, 20, 24])).round().int().tolist()
+            planes = image.permute(2, 0, 1).float() / 255
+            expected = TV.resized_crop(planes, top, left, h, w, [16, 16], antialias=False)
+            assert max_difference(pixels, expected.flip(-1) if flipped else expected) < 1e-4
+
+
+def test_color_jitter_is_torchvisions_four_adjustments_in_order() -> None:
+    images = photos(16, 16)
+    settings_ = NEUTRAL.model_copy(update={"color_jitter": 1.0, "color_jitter_probability": 0.5})
+    [view] = make_views(images, INDICES, settings_, seed=2, epoch=0, views=1)
+    factors = jitter_factors(uniforms(2, "views/jitter", 0, INDICES, 0, 4), 1.0)
+    changed = 0
+    for image, pixels, (b, c, s, h) in zip(images[3:], view.pixels[3:], factors[3:].tolist(), strict=True):
+        plain = image.permute(2, 0, 1).float() / 255
+        jittered = TV.adjust_brightness(plain, b)
+        jittered = TV.adjust_saturation(TV.adjust_contrast(jittered, c), s)
+        jittered = TV.adjust_hue(jittered, h)
+        untouched = max_difference(pixels, plain) < 1e-4
+        assert untouched or max_difference(pixels, jittered) < 1e-3
+        changed += not untouched
+    assert 0 < changed < B - 3
+
+
+def test_jitter_factors_span_torchvisions_ranges() -> None:
+    """s = 0.5: factors in 1 ± 0.4, hue ± 0.1; s = 1.25: factors in [0, 2], hue ± 0.25."""
+    low, middle = np.zeros((1, 4)), np.full((1, 4), 0.5)
+    assert jitter_factors(low, 0.5)[0] == pytest.approx([0.6, 0.6, 0.6, -0.1])
+    assert jitter_factors(middle, 0.5)[0] == pytest.approx([1, 1, 1, 0])
+    assert jitter_factors(np.ones((1, 4)), 1.25)[0] == pytest.approx([2, 2, 2, 0.25])
+    assert jitter_factors(low, 1.25)[0] == pytest.approx([0, 0, 0, -0.25])
+
+
+def test_a_view_does_not_depend_on_its_batch() -> None:
+    images = photos()
+    settings_ = schema.Views(size=16, gray=0.3, blur=0.5, extra=("elastic",))
+    whole = make_views(images, INDICES, settings_, seed=0, epoch=5)
+    order = torch.randperm(B, generator=torch.Generator().manual_seed(0))
+    for rows in (order, order[:5], order[5:]):
+        parts = make_views(images[rows], INDICES[rows.numpy()], settings_, seed=0, epoch=5)
+        for part, view in zip(parts, whole, strict=True):
+            assert max_difference(part.pixels, view.pixels[rows]) < 1e-5
+            assert torch.equal(part.boxes, view.boxes[rows])
+            assert torch.equal(part.flipped, view.flipped[rows])
+
+
+def test_views_repeat_and_differ_by_view_epoch_and_seed() -> None:
+    images = photos()
+    first, second = make_views(images, INDICES, ALL, seed=0, epoch=0)
+    again = make_views(images, INDICES, ALL, seed=0, epoch=0)[0]
+    assert torch.equal(first.pixels, again.pixels)
+    other_epoch = make_views(images, INDICES, ALL, seed=0, epoch=1)[0]
+    other_seed = make_views(images, INDICES, ALL, seed=1, epoch=0)[0]
+    for other in (second, other_epoch, other_seed):
+        assert not torch.equal(first.boxes, other.boxes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"gray": 0.25},
+        {"blur": 0.25},
+        {"color_jitter": 1.0, "color_jitter_probability": 0.25},
+        {"extra": ("elastic",), "extra_probability": 0.25},
+        {"extra": ("posterize",), "extra_probability": 0.25},
+        {"extra": ("solarize",), "extra_probability": 0.25},
+    ],
+)
+def test_a_transform_touches_its_share_of_samples(change: dict[str, object]) -> None:
+    """Of 400 samples at probability 0.25: 100 ± 35 is four standard deviations."""
+    images = photos(16, 16, count=5)[3:4].expand(400, -1, -1, -1)
+    plain, changed = (
+        make_views(images, np.arange(400), NEUTRAL.model_copy(update=update), seed=0, epoch=0, views=1)[0].pixels
+        for update in ({}, change)
+    )
+    touched = int(((plain - changed).abs().flatten(1).amax(1) > 1e-6).sum())
+    assert 65 <= touched <= 135
+
+
+def test_one_transform_leaves_the_draws_of_others_alone() -> None:
+    plain = make_views(photos(), INDICES, NEUTRAL.model_copy(update={"flip": 0.5, "crop": (0.2, 1)}), 0, 0)[0]
+    with_more = make_views(photos(), INDICES, ALL.model_copy(update={"crop": (0.2, 1), "aspect": (1, 1)}), 0, 0)[0]
+    assert torch.equal(plain.boxes, with_more.boxes)
+    assert torch.equal(plain.flipped, with_more.flipped)
+
+
+def test_the_order_of_extra_transforms_does_not_matter() -> None:
+    mirrored = ALL.model_copy(update={"extra": ALL.extra[::-1]})
+    a, b = (make_views(photos(), INDICES, settings_, seed=0, epoch=0)[0].pixels for settings_ in (ALL, mirrored))
+    assert torch.equal(a, b)
+
+
+def test_blur_kernel_is_an_odd_tenth() -> None:
+    assert [blur_kernel(size) for size in (16, 32, 64, 128, 224)] == [3, 3, 7, 13, 23]
+
+
+def test_views_refuse_what_they_cannot_read() -> None:
+    with pytest.raises(ValueError, match="images must be uint8"):
+        make_views(photos().float(), INDICES, NEUTRAL, 0, 0)
+    with pytest.raises(ValueError, match="indices must name the 12 images"):
+        make_views(photos(), INDICES[:3], NEUTRAL, 0, 0)
+
+
+# ---------------------------------------------------------------------------------------------------------- joint
+
+
+def labelled(height: int = 20, width: int = 20) -> tuple[Tensor, Tensor]:
+    """Images whose red channel is 80 times the label of a mask of large areas."""
+    coarse = torch.randint(0, 4, (B, 4, 4), generator=torch.Generator().manual_seed(1))
+    masks = coarse.repeat_interleave(height // 4, 1).repeat_interleave(width // 4, 2).to(torch.uint8)
+    images = photos(height, width)
+    images[..., 0] = masks * 80
+    return images, masks
+
+
+def test_an_evaluation_batch_of_the_right_size_is_exact() -> None:
+    images, masks = labelled()
+    pixels, target = evaluation_batch(images, masks, 20)
+    expected = images.numpy().astype(np.float32) / np.float32(255)
+    assert np.array_equal(pixels.permute(0, 2, 3, 1).numpy(), expected)
+    assert torch.equal(target, masks.long())
+    assert pixels.is_contiguous(memory_format=torch.channels_last)
+    assert target.dtype == torch.int64
+
+
+@pytest.mark.parametrize("size", [10, 13, 32])
+def test_an_evaluation_batch_is_resized_as_torchvision_does(size: int) -> None:
+    images, masks = labelled()
+    pixels, target = evaluation_batch(images, masks, size)
+    planes = images.permute(0, 3, 1, 2).float() / 255
+    assert max_difference(pixels, TV.resize(planes, [size, size], antialias=True)) < 1e-5
+    nearest = F.interpolate(masks[:, None].float(), (size, size), mode="nearest-exact")[:, 0]
+    assert torch.equal(target, nearest.long())
+    assert pixels.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("size", [10, 20])
+def test_fine_tuning_without_augmentation_is_evaluation(size: int) -> None:
+    images, masks = labelled()
+    ours = fine_tune_batch(images, masks, INDICES, size, schema.Augment(), seed=0, epoch=0)
+    for a, b in zip(ours, evaluation_batch(images, masks, size), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_flip_takes_image_and_mask() -> None:
+    images, masks = labelled()
+    pixels, target = fine_tune_batch(images, masks, INDICES, 16, schema.Augment(flip=0.5), seed=0, epoch=0)
+    straight, mirrored = evaluation_batch(images, masks, 16), evaluation_batch(images.flip(2), masks.flip(2), 16)
+    flips = [not torch.equal(pixels[b], straight[0][b]) for b in range(3, B)]
+    assert 0 < sum(flips) < B - 3
+    for b, flipped in enumerate(flips, start=3):
+        expected = mirrored if flipped else straight
+        assert torch.equal(pixels[b], expected[0][b])
+        assert torch.equal(target[b], expected[1][b])
+
+
+def test_a_crop_takes_image_and_mask_from_the_same_place() -> None:
+    """Red is 80 times the label: away from label edges, where bilinear mixes, the two must agree in every pixel."""
+    images, masks = labelled(40, 40)
+    augment = schema.Augment(flip=0.5, crop=(0.2, 0.8), aspect=(0.75, 1.33))
+    pixels, target = fine_tune_batch(images, masks, INDICES, 32, augment, seed=0, epoch=0)
+    red = pixels[:, 0] * 255 / 80
+    pure = (red - red.round()).abs() < 1e-3
+    agree = red.round().long() == target
+    assert pure.float().mean() > 0.6
+    assert agree[pure].float().mean() > 0.99  # a blend of labels 0 and 2 may also read as a pure 1
+    assert not torch.equal(target, evaluation_batch(images, masks, 32)[1])
+
+
+def test_fine_tuning_does_not_depend_on_the_batch_but_on_the_epoch() -> None:
+    images, masks = labelled()
+    augment = schema.Augment(flip=0.5, crop=(0.2, 0.8))
+    whole = fine_tune_batch(images, masks, INDICES, 16, augment, seed=0, epoch=0)
+    part = fine_tune_batch(images[5:], masks[5:], INDICES[5:], 16, augment, seed=0, epoch=0)
+    assert max_difference(part[0], whole[0][5:]) < 1e-5
+    assert torch.equal(part[1], whole[1][5:])
+    later = fine_tune_batch(images, masks, INDICES, 16, augment, seed=0, epoch=1)
+    assert not torch.equal(later[1], whole[1])
+
+
+def test_joint_transforms_refuse_what_they_cannot_read() -> None:
+    images, masks = labelled()
+    with pytest.raises(ValueError, match="masks must be uint8"):
+        evaluation_batch(images, masks[:, :-1], 16)
+    with pytest.raises(ValueError, match="images must be uint8"):
+        evaluation_batch(images.float(), masks, 16)
+    with pytest.raises(ValueError, match="indices must name the 12 images"):
+        fine_tune_batch(images, masks, INDICES[:2], 16, schema.Augment(), 0, 0)
