@@ -16,7 +16,7 @@ import json
 import math
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from optuna.storages import BaseStorage
@@ -24,7 +24,7 @@ from optuna.storages import BaseStorage
 from pretune.search import Search, Told, Values, direction_of, open_search
 from search_spaces import space
 from search_spaces.resolve import Cell, Study
-from search_spaces.stages import Replicate, Stage, replicates, stages_of
+from search_spaces.stages import DigestOf, Replicate, Stage, replicates, stages_of
 
 
 class Outcome(NamedTuple):
@@ -57,7 +57,7 @@ class Run:
     """What programs need to know, and what they leave behind for the results."""
 
     study: Study
-    digests: Mapping[str, str]  # content of each data set
+    digest_of: DigestOf  # the content of a data set
     storage: BaseStorage
     uses: list[Use] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
@@ -66,7 +66,7 @@ class Run:
     def use(self, phase: Literal["search", "confirm"], cell: Cell, values: Values, replicate: Replicate) -> Use:
         """Note that a replicate is needed; its test set is measured in the confirm phase alone."""
         configuration = cell.configuration(chosen(values))
-        stages = stages_of(configuration, replicate, self.study.header, self.digests, on_test=phase == "confirm")
+        stages = stages_of(configuration, replicate, self.study.header, self.digest_of, on_test=phase == "confirm")
         text = configuration.model_dump_json()
         use = Use(phase, cell, hashlib.sha256(text.encode()).hexdigest()[:8], replicate, values, stages)
         self.uses.append(use)
@@ -193,7 +193,7 @@ def open_questions(run: Run, part: str, cells: Sequence[Cell], fixed: Values) ->
         "seeds": header.seeds.model_dump(mode="json", include={"search", "hold"}),
         "tune": header.tune.model_dump(mode="json", exclude={"trials", "pretrain"}),
         "target": header.tune.pretrain.target if part == "pretrain" else header.tune.target,
-        "digests": dict(run.digests),
+        "data": sorted(run.digest_of(d) for cell in cells for d in cell.configuration().data.values()),
         "fixed": fixed,
     }
     key = hashlib.sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()[:8]

@@ -25,6 +25,7 @@ INDEX = "pretune:index"  # user attributes of an Optuna trial
 INFEASIBLE = "pretune:infeasible"
 
 Values = dict[str, Any]
+Direction = Literal["maximize", "minimize"]
 Told = Literal["complete", "infeasible", "failed"]
 
 
@@ -76,7 +77,7 @@ class Search:
 
     def _worst(self) -> float:
         """A value for Optuna's books; TPE looks at the constraint first and never at it."""
-        values = [trial.values[0] for trial in self.study.get_trials(deepcopy=False) if trial.values]
+        values: list[float] = [trial.values[0] for trial in self.study.get_trials(deepcopy=False) if trial.values]
         if not values:
             return 0.0
         return min(values) if self.study.direction == optuna.study.StudyDirection.MAXIMIZE else max(values)
@@ -90,7 +91,7 @@ def open_storage(path: Path | None) -> BaseStorage:
     return JournalStorage(JournalFileBackend(str(path)))
 
 
-def open_search(storage: BaseStorage, name: str, tune: schema.Tune, direction: str) -> Search:
+def open_search(storage: BaseStorage, name: str, tune: schema.Tune, direction: Direction) -> Search:
     """Open or continue a search; trials that a dead process left RUNNING are set to FAIL and asked again."""
     study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -116,7 +117,7 @@ def _constraint(trial: FrozenTrial) -> Sequence[float]:
     return (float(trial.user_attrs.get(INFEASIBLE, -1.0)),)
 
 
-def direction_of(metric: str, asked: str | None) -> Literal["maximize", "minimize"]:
+def direction_of(metric: str, asked: str | None) -> Direction:
     """Losses are minimised, all else maximised, unless the study says."""
     if asked in ("maximize", "minimize"):
         return "minimize" if asked == "minimize" else "maximize"

@@ -82,6 +82,12 @@ class Study:
     def name(self) -> str:
         return self.header.study
 
+    @property
+    def published(self) -> dict[str, Any] | None:
+        """The published table that the report names, as plain data."""
+        key = self.header.report.published
+        return self.header.published[key].model_dump(mode="json") if key else None
+
     def matching(self, levels: Mapping[str, Any]) -> tuple[Cell, ...]:
         """The cells that have the given levels; none given: all."""
         wanted = {factor: level_label(level) for factor, level in levels.items()}
@@ -439,6 +445,10 @@ def _check_header(
                 yield Problem(
                     line_of(lines, place), dotted(place), f"there is no factor {name!r}", did_you_mean(name, factors)
                 )
+    if header.report.published and header.report.published not in header.published:
+        place, fix = ("report", "published"), did_you_mean(header.report.published, header.published)
+        what = f"the section published has no table {header.report.published!r}"
+        yield Problem(line_of(lines, place), dotted(place), what, fix or "add published: {KEY: {values: [...]}}")
     yield from _check_levels(header.report.baseline, ("report", "baseline"), factors, lines)
     yield from _check_levels(header.tune.pretrain.cells, ("tune", "pretrain", "cells"), factors, lines)
     for place, metric in [(("report", "metrics"), m) for m in header.report.metrics] + [

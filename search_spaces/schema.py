@@ -357,6 +357,15 @@ class Report(Settings):
     percent: bool = False
 
 
+class Published(Settings):
+    """A paper's table, to stand beside ours: `[row levels..., column levels..., mean]` or `[..., [mean, std]]`."""
+
+    values: tuple[tuple[str | float | bool | tuple[float, float | None], ...], ...]
+    metric: str = "test/jaccard"
+    percent: bool = False
+    note: str = ""
+
+
 class StageResources(Settings):
     cpus: PositiveInt = 1  # also the number of threads: it changes digits, so it is part of the fingerprint
     gpus: Annotated[float, Field(ge=0)] | None = None  # default: one where there are GPUs, none where there are not
@@ -377,4 +386,5 @@ class Header(Settings):
     tune: Tune = Tune()
     report: Report = Report()
     resources: Resources = Resources()
+    published: dict[str, Published] = {}  # by key, for report.published
     retries: NonNegativeInt = 2  # how often a crashed stage is tried again

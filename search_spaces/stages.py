@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -34,6 +34,7 @@ FIRST_SEARCH_SEED = 1000
 
 Streams = dict[str, int]
 Kind = Literal["pretrain", "finetune", "probe"]
+DigestOf = Callable[[Data], str]
 
 
 class Replicate(NamedTuple):
@@ -56,6 +57,7 @@ class Stage:
     settings: Pretrain | Finetune | KNN
     model: UNet
     data: Data
+    digest: str  # of the data's content
     streams: Streams
     parent: Stage | None
     resources: StageResources
@@ -163,18 +165,18 @@ def probe_identity(settings: KNN, model: UNet, data: Data, digest: str, parent: 
 
 
 def stages_of(
-    configuration: Configuration, replicate: Replicate, header: Header, digests: Mapping[str, str], on_test: bool
+    configuration: Configuration, replicate: Replicate, header: Header, digest_of: DigestOf, on_test: bool
 ) -> dict[str, Stage]:
-    """The stages of one replicate by name, parents before children; `digests` gives each data set's content."""
-    chain = pretrain_chain(configuration, replicate, header, digests) if uses_pretraining(configuration) else []
+    """The stages of one replicate by name, parents before children; `digest_of` names a data set's content."""
+    chain = pretrain_chain(configuration, replicate, header, digest_of) if uses_pretraining(configuration) else []
     stages = {stage.name: stage for stage in chain}
     last = chain[-1] if chain else None
     if configuration.finetune is not None:
-        finetune = _finetune_stage(configuration, configuration.finetune, replicate, header, digests, last, on_test)
+        finetune = _finetune_stage(configuration, configuration.finetune, replicate, header, digest_of, last, on_test)
         stages[finetune.name] = finetune
     if last is not None:
         for name in configuration.probe:
-            stages[f"probe:{name}"] = _probe_stage(configuration, name, header, digests, last)
+            stages[f"probe:{name}"] = _probe_stage(configuration, name, header, digest_of, last)
     return stages
 
 
@@ -185,7 +187,7 @@ def uses_pretraining(configuration: Configuration) -> bool:
 
 
 def pretrain_chain(
-    configuration: Configuration, replicate: Replicate, header: Header, digests: Mapping[str, str]
+    configuration: Configuration, replicate: Replicate, header: Header, digest_of: DigestOf
 ) -> list[Stage]:
     """The pretraining stages, each starting from the one before; `method: none` leaves a stage out."""
     chain: list[Stage] = []
@@ -194,7 +196,7 @@ def pretrain_chain(
             continue
         name = f"pretrain.{len(chain)}" if len(configuration.pretrain) > 1 else "pretrain"
         parent = chain[-1] if chain else None
-        chain.append(_pretrain_stage(configuration, settings, name, replicate, header, digests, parent))
+        chain.append(_pretrain_stage(configuration, settings, name, replicate, header, digest_of, parent))
     return chain
 
 
@@ -204,18 +206,26 @@ def _pretrain_stage(
     name: str,
     replicate: Replicate,
     header: Header,
-    digests: Mapping[str, str],
+    digest_of: DigestOf,
     parent: Stage | None,
 ) -> Stage:
     data, resources = configuration.data[settings.data], header.resources.pretrain
     used = ["init", "order", "augmentation"] + (["split"] if settings.sees == "train" else [])
     streams = _streams(used, replicate.pretrain, replicate, header.seeds)
     key = parent.fingerprint if parent else None
-    identity = pretrain_identity(
-        settings, configuration.model, data, digests[settings.data], streams, key, resources.cpus
-    )
+    identity = pretrain_identity(settings, configuration.model, data, digest_of(data), streams, key, resources.cpus)
     return Stage(
-        "pretrain", name, settings, configuration.model, data, streams, parent, resources, False, fingerprint(identity)
+        "pretrain",
+        name,
+        settings,
+        configuration.model,
+        data,
+        digest_of(data),
+        streams,
+        parent,
+        resources,
+        False,
+        fingerprint(identity),
     )
 
 
@@ -224,7 +234,7 @@ def _finetune_stage(
     settings: Finetune,
     replicate: Replicate,
     header: Header,
-    digests: Mapping[str, str],
+    digest_of: DigestOf,
     pretrained: Stage | None,
     on_test: bool,
 ) -> Stage:
@@ -234,7 +244,7 @@ def _finetune_stage(
     streams = _streams(used, replicate.finetune, replicate, header.seeds)
     key = parent.fingerprint if parent else None
     identity = finetune_identity(
-        settings, configuration.model, data, digests[settings.data], streams, key, resources.cpus, on_test
+        settings, configuration.model, data, digest_of(data), streams, key, resources.cpus, on_test
     )
     return Stage(
         "finetune",
@@ -242,6 +252,7 @@ def _finetune_stage(
         settings,
         configuration.model,
         data,
+        digest_of(data),
         streams,
         parent,
         resources,
@@ -250,20 +261,17 @@ def _finetune_stage(
     )
 
 
-def _probe_stage(
-    configuration: Configuration, name: str, header: Header, digests: Mapping[str, str], parent: Stage
-) -> Stage:
+def _probe_stage(configuration: Configuration, name: str, header: Header, digest_of: DigestOf, parent: Stage) -> Stage:
     settings, resources = configuration.probe[name], header.resources.probe
     data = configuration.data[settings.data]
-    identity = probe_identity(
-        settings, configuration.model, data, digests[settings.data], parent.fingerprint, resources.cpus
-    )
+    identity = probe_identity(settings, configuration.model, data, digest_of(data), parent.fingerprint, resources.cpus)
     return Stage(
         "probe",
         f"probe:{name}",
         settings,
         configuration.model,
         data,
+        digest_of(data),
         {},
         parent,
         resources,

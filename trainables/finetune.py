@@ -57,7 +57,7 @@ def finetune(
         `train/loss` (mean over the last epoch).
 
     Raises:
-        Diverged: the loss is not finite.
+        DivergedError: the loss is not finite.
     """
     # --- data
     assert data.masks is not None, "fine-tuning needs masks; resolve refuses data sets without"
@@ -74,7 +74,7 @@ def finetune(
         checkpoints.load_part(network.encoder, place.parent, "encoder")
         if settings.transfer == "encoder+decoder":
             checkpoints.load_part(network.decoder, place.parent, "decoder")
-    network.to(place.device, memory_format=torch.channels_last)
+    network.to(place.device).to(memory_format=torch.channels_last)
     network.encoder.requires_grad_(settings.freeze == "none")
     optimizer = build_optimizer(settings.optimizer, network.parameters())
     loss_of = LOSSES[settings.loss]
@@ -102,7 +102,7 @@ def finetune(
         with autocast(settings.precision, place.device):
             loss = loss_of(network(pixels), target)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         track.add(loss)
 

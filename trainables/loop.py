@@ -22,7 +22,7 @@ IntArray = NDArray[np.int64]
 Report = Callable[[dict[str, float]], None]  # receives step, total and the latest values; may raise to stop the run
 
 
-class Diverged(Exception):
+class DivergedError(Exception):
     """A value that must be finite is not. Deterministic, so trying again is no use."""
 
     def __init__(self, metric: str, step: int, value: float) -> None:
@@ -71,12 +71,12 @@ class Track:
         self.losses.append(loss.detach())
 
     def mean(self) -> float:
-        """Mean since the last call. Raises `Diverged` naming the first step whose loss is not finite."""
+        """Mean since the last call. Raises `DivergedError` naming the first step whose loss is not finite."""
         values = torch.stack(self.losses).double().cpu()
         bad = (~torch.isfinite(values)).nonzero()
         if len(bad):
             step = int(bad[0])
-            raise Diverged(self.metric, self.first_step + step, float(values[step]))
+            raise DivergedError(self.metric, self.first_step + step, float(values[step]))
         self.first_step += len(values)
         self.losses.clear()
         return float(values.mean())

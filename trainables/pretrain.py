@@ -51,7 +51,7 @@ def pretrain(
         are validation images that pretraining did not see.
 
     Raises:
-        Diverged: the loss is not finite.
+        DivergedError: the loss is not finite.
         ValueError: fewer than two images.
     """
     # --- data: an epoch is every image once, in whole batches
@@ -70,7 +70,7 @@ def pretrain(
         checkpoints.load_part(encoder, place.parent, "encoder")
     assert isinstance(settings.method, schema.SimCLR)
     method = SimCLR(encoder, settings.method.temperature, settings.method.hidden, settings.method.dim)
-    method.to(place.device, memory_format=torch.channels_last)
+    method.to(place.device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(settings.optimizer, method.parameters())
 
     # --- where an earlier attempt stopped

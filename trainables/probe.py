@@ -30,7 +30,7 @@ def probe(settings: schema.KNN, model: schema.UNet, data: ImageSet, split: Split
         raise ValueError("a kNN probe needs image classes and a pretrained encoder")
     encoder = build_encoder(model)
     checkpoints.load_part(encoder, place.parent, "encoder")
-    encoder.to(place.device, memory_format=torch.channels_last).eval()
+    encoder.to(place.device).to(memory_format=torch.channels_last).eval()
     feed = Feed(data.images, place.device)
     bank, queries = (embed(encoder, feed, images, settings.size) for images in (split.train, split.val))
     labels = torch.from_numpy(np.asarray(data.labels)).to(place.device)

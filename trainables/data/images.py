@@ -90,6 +90,13 @@ def digest(settings: schema.Data, data_root: Path | None, cache: Path | None = N
     return _digest_files(settings, _listed(settings, data_root), cache)
 
 
+def count(settings: schema.Data, data_root: Path | None) -> int:
+    """How many images the data set will hold, before any is opened. Raises DataError for missing folders or lists."""
+    if isinstance(settings, schema.Scenes):
+        return len(_scene_indices(settings))
+    return len(_listed(settings, data_root).entries)
+
+
 def ensure(settings: schema.Data, data_root: Path | None, cache: Path, progress: Progress | None = None) -> str:
     """Build cache/<digest>/ unless it is there; returns the digest. Raises DataError listing every bad file."""
     if isinstance(settings, schema.Scenes):

@@ -7,13 +7,14 @@ reading of "U-Net" (both are settings).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 
 def convolutions(inputs: int, outputs: int, count: int, norm: bool) -> nn.Sequential:
-    """`count` 3x3 convolutions, each with batch norm (where asked) and ReLU: (B, inputs, H, W) -> (B, outputs, H, W)."""
+    """`count` 3x3 convolutions, each with batch norm (if asked) and ReLU: (B, inputs, H, W) -> (B, outputs, H, W)."""
     layers: list[nn.Module] = []
     for i in range(count):
         layers.append(nn.Conv2d(inputs if i == 0 else outputs, outputs, 3, padding=1, bias=not norm))
@@ -53,7 +54,7 @@ class Decoder(nn.Module):
     def __init__(self, widths: Sequence[int], skip_connections: bool, count: int = 2, norm: bool = True) -> None:
         super().__init__()
         coarse_to_fine = list(reversed(widths))
-        pairs = list(zip(coarse_to_fine[:-1], coarse_to_fine[1:], strict=True))
+        pairs = list(pairwise(coarse_to_fine))
         self.skip_connections = skip_connections
         self.ups = nn.ModuleList(nn.ConvTranspose2d(i, o, 2, stride=2) for i, o in pairs)
         self.levels = nn.ModuleList(convolutions(2 * o if skip_connections else o, o, count, norm) for _, o in pairs)

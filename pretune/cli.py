@@ -1,0 +1,335 @@
+"""The command line. Verbs that call importable functions; a usage error is one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from search_spaces.document import StudyError
+from search_spaces.resolve import Study, load
+
+EXIT_USAGE, EXIT_FAILED_STAGES, EXIT_STOPPED = 2, 3, 130
+
+_study = click.argument("file", type=click.Path(path_type=Path))
+_scale = click.option("--scale", metavar="NAME", help="Apply one of the study's scales, e.g. small.")
+_set = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; repeatable.")
+_data = click.option("--data", type=click.Path(path_type=Path), help="Folder in which data sets are looked for.")
+_root = click.option("--root", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
+                     help="Holds the store, the image cache and one folder per study.")  # fmt: skip
+_out = click.option("--out", type=click.Path(path_type=Path), help="The study's own folder.  [default: ROOT/STUDY]")
+_store = click.option("--store", type=click.Path(path_type=Path), help="Finished stage runs.  [default: ROOT/store]")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="pretune")
+def cli() -> None:
+    """Which pretraining, and which fine-tuning of it, gives the best segmentation model, and how sure are we?
+
+    \b
+    pretune init my-study.yaml --images photos/ --masks labels/    write a starter study
+    pretune plan my-study.yaml                                     what it would run, and what that costs
+    pretune run my-study.yaml                                      run it; again: go on where it stopped
+    pretune report runs/my-study                                   the tables once more
+    """
+
+
+def main() -> None:
+    """Entry point: errors of use become one sentence, never a traceback."""
+    from analysis.results import ResultsError
+    from pretune.store import StoreError
+    from pretune.transport import ResourceError
+    from trainables.data.errors import DataError
+
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(EXIT_STOPPED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(EXIT_USAGE)
+    except StudyError as error:
+        count = len(error.problems)
+        click.echo(f"{error}\n{count} problem{'s' * (count != 1)}; nothing was started.", err=True)
+        sys.exit(EXIT_USAGE)
+    except (DataError, StoreError, ResourceError, ResultsError, ConnectionError) as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(EXIT_USAGE)
+    except KeyboardInterrupt:
+        click.echo("stopped; run the same command to go on", err=True)
+        sys.exit(EXIT_STOPPED)
+
+
+# -------------------------------------------------------------------------------------------------------------- run
+
+
+@cli.command()
+@_study
+@_scale
+@_set
+@_data
+@_root
+@_out
+@_store
+@click.option("--parallel", type=click.IntRange(1), help="Most stage runs at once.  [default: what the machine holds]")
+@click.option("--address", help="Address of a Ray cluster.  [default: this machine]")
+def run(
+    file: Path, scale: str | None, overrides: tuple[str, ...], data: Path | None, root: Path, out: Path | None,
+    store: Path | None, parallel: int | None, address: str | None,
+) -> None:  # fmt: skip
+    """Run a study, or what is missing of it.
+
+    \b
+    pretune run study.yaml --data ~/datasets
+    pretune run study.yaml --scale small --set seeds.report=2
+
+    Exit code 0: whole. 2: the study or its data are not usable. 3: some stage runs failed, the table says which.
+    130: stopped with Ctrl-C; the same command goes on.
+    """
+    from pretune.run import run_study
+
+    study = load(file, scale, overrides)
+    options = _options(study, data, root, out, store, parallel, address)
+    console = Console()
+    for warning in study.warnings:
+        console.print(f"[yellow]note:[/] {warning}", highlight=False)
+    ended = run_study(study, options, console)
+    show_end(ended, options.out, console)
+    sys.exit(ended.exit_code)
+
+
+def show_end(ended: Any, folder: Path, console: Console) -> None:
+    """The table, the failures, and where everything is."""
+    from pretune.plan import duration
+
+    if ended.exit_code != EXIT_STOPPED or (folder / "results.parquet").exists():
+        print_report(folder, console)
+    for label, cause in ended.failed.items():
+        console.print(f"[red]failed[/] {label}: {cause}", highlight=False)
+    for message in ended.messages:
+        console.print(f"[red]{message}[/]", highlight=False)
+    console.print(
+        f"{ended.trained} stage runs trained, {ended.reused} reused, {duration(ended.seconds)}", highlight=False
+    )
+    if ended.exit_code == EXIT_STOPPED:
+        console.print("stopped; run the same command to go on")
+    for name, what in (
+        ("table.md", "table"),
+        ("results.parquet", "results"),
+        ("best", "best model"),
+        ("pretune.log", "log"),
+    ):
+        if (folder / name).exists():
+            console.print(f"{what:>10}  {folder / name}", highlight=False, soft_wrap=True)
+
+
+def _options(
+    study: Study,
+    data: Path | None,
+    root: Path,
+    out: Path | None,
+    store: Path | None,
+    parallel: int | None,
+    address: str | None,
+) -> Any:
+    from pretune.run import Options
+
+    if data is not None and not data.is_dir():
+        raise click.UsageError(f"--data {data}: there is no such folder")
+    return Options(
+        out=out or root / study.name,
+        store=store or root / "store",
+        cache=root / "cache",
+        data=data,
+        parallel=parallel,
+        address=address,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- plan
+
+
+@cli.command()
+@_study
+@_scale
+@_set
+@_data
+@_root
+@_store
+@click.option("--parallel", type=click.IntRange(1), help="Stage runs at once, for the estimate.  [default: CPUs]")
+@click.option("--calibrate/--no-calibrate", default=True, help="Time a few steps of each kind of stage.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def plan(
+    file: Path, scale: str | None, overrides: tuple[str, ...], data: Path | None, root: Path, store: Path | None,
+    parallel: int | None, calibrate: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Show what a study would run, what it shares and what it costs. Trains nothing.
+
+    \b
+    pretune plan study.yaml --data ~/datasets
+    pretune plan study.yaml --no-calibrate --json
+    """
+    from pretune import plan as planning
+    from pretune.store import Store
+    from search_spaces.schema import Data
+
+    study = load(file, scale, overrides)
+    digest_of, size_of = _contents(data, root)
+    held = Store(store or root / "store")
+    made, stages = planning.make_plan(study, digest_of, lambda key: held.find(key) is not None)
+    if calibrate and size_of is not None:
+        sizes: Callable[[Data], int] = size_of
+        missing = [stage for stage in stages if held.find(stage.fingerprint) is None]
+        seconds, gpu_hours, disk = planning.calibrate(missing, sizes)
+        made = dataclasses.replace(made, seconds=seconds, gpu_hours=gpu_hours, disk_bytes=disk)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(made), indent=1))
+    else:
+        planning.print_plan(made, parallel or os.cpu_count() or 1, Console())
+
+
+def _contents(data: Path | None, root: Path) -> tuple[Any, Any]:
+    """How to name and count the content of data sets; a plan can be made without the data, by their settings."""
+    from search_spaces.schema import Data
+    from search_spaces.stages import fingerprint
+    from trainables.data import images
+    from trainables.data.errors import DataError
+
+    missing: set[str] = set()
+
+    def digest_of(settings: Data) -> str:
+        try:
+            return images.digest(settings, data, root / "cache" if (root / "cache").is_dir() else None)
+        except DataError as error:
+            if str(error) not in missing:
+                missing.add(str(error))
+                click.echo(f"note: planned without the data itself: {error}", err=True)
+            return fingerprint(settings.model_dump(mode="json"))
+
+    def size_of(settings: Data) -> int:
+        try:
+            return images.count(settings, data)
+        except DataError:
+            return settings.limit or 1000
+
+    import functools
+
+    return functools.cache(digest_of), functools.cache(size_of)
+
+
+# ------------------------------------------------------------------------------------------------- report and status
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def report(folder: Path) -> None:
+    """Print and rewrite the tables of a study from its stored results.
+
+    \b
+    pretune report runs/quickstart
+    """
+    print_report(folder, Console())
+
+
+def print_report(folder: Path, console: Console) -> None:
+    """Tables to the terminal, to table.md and to table.csv."""
+    from analysis.report import write_tables
+
+    for table in write_tables(folder):
+        console.print(table)
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status(folder: Path, as_json: bool) -> None:
+    """How far a study is, from its folder; works while it runs and afterwards.
+
+    \b
+    pretune status runs/quickstart
+    """
+    from pretune.monitor import CellStatus, RunningStage, Snapshot, render
+
+    try:
+        values = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise click.UsageError(f"{folder} holds no status.json: no study has run there") from None
+    if as_json:
+        click.echo(json.dumps(values, indent=1))
+        return
+    parts = {
+        "running": tuple(RunningStage(**item) for item in values["running"]),
+        "cells": tuple(CellStatus(**item) for item in values["cells"]),
+        "messages": tuple(values["messages"]),
+    }
+    Console().print(render(Snapshot(**{**values, **parts})))
+
+
+# ------------------------------------------------------------------------------------------------------------- init
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--images", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of images.")
+@click.option("--masks", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of masks.")
+@click.option("--classes", help="Names of the mask values 0, 1, 2, ..., separated by commas.")
+def init(file: Path, images: Path | None, masks: Path | None, classes: str | None) -> None:
+    """Write a commented starter study for your own folder.
+
+    \b
+    pretune init my-study.yaml --images photos/ --masks labels/ --classes background,leaf
+    """
+    from pretune.starter import starter
+
+    if file.exists():
+        raise click.UsageError(f"{file} exists; choose another name or delete it")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(starter(file.stem, images, masks, classes), encoding="utf-8")
+    click.echo(f"wrote {file}; next: pretune plan {file}")
+
+
+# ------------------------------------------------------------------------------------------------------------ store
+
+
+@cli.group()
+def store() -> None:
+    """Look at and clean the store of finished stage runs."""
+
+
+@store.command("ls")
+@_root
+@_store
+def store_ls(root: Path, store: Path | None) -> None:
+    """List the finished stage runs."""
+    from pretune.upkeep import print_entries
+
+    print_entries(store or root / "store", Console())
+
+
+@store.command("du")
+@_root
+@_store
+def store_du(root: Path, store: Path | None) -> None:
+    """How much disk the store takes, by stage."""
+    from pretune.upkeep import print_usage
+
+    print_usage(store or root / "store", Console())
+
+
+@store.command("gc")
+@_root
+@_store
+@click.option("--unused", is_flag=True, help="Also delete finished stage runs that no study under ROOT uses.")
+@click.option("--yes", is_flag=True, help="Delete; without it, only say what would go.")
+def store_gc(root: Path, store: Path | None, unused: bool, yes: bool) -> None:
+    """Delete what killed or failed attempts left, and with --unused what no study uses any more."""
+    from pretune.upkeep import collect
+
+    collect(store or root / "store", root, unused, yes, Console())

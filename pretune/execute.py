@@ -1,0 +1,177 @@
+"""One stage run, inside whichever process was given it.
+
+`Order` is all that crosses the process boundary: plain data. The loops report through a plain callable and know
+neither Ray nor the store.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from pretune.program import Outcome
+from pretune.store import STATE, Store
+from search_spaces import schema
+from search_spaces.stages import Stage
+
+SETTINGS: dict[str, type[schema.Settings]] = {
+    "pretrain": schema.Pretrain,
+    "finetune": schema.Finetune,
+    "probe": schema.KNN,
+}
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where a study keeps things. Paths of the machine, in no fingerprint."""
+
+    store: str
+    cache: str
+    data: str | None  # where data sets without a root of their own are looked for
+
+
+@dataclass(frozen=True)
+class Order:
+    """A stage to run, as plain data."""
+
+    fingerprint: str
+    kind: str
+    name: str
+    label: str  # readable: which cell and seed it is for
+    settings: dict[str, Any]
+    model: dict[str, Any]
+    data: dict[str, Any]
+    digest: str
+    streams: dict[str, int]
+    parent: str | None
+    threads: int
+    gpus: float
+    on_test: bool
+    folders: Folders
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Order:
+        values = json.loads(text)
+        return Order(**values | {"folders": Folders(**values["folders"])})
+
+
+def order_of(stage: Stage, label: str, gpus: float, folders: Folders) -> Order:
+    return Order(
+        fingerprint=stage.fingerprint,
+        kind=stage.kind,
+        name=stage.name,
+        label=label,
+        settings=stage.settings.model_dump(mode="json"),
+        model=stage.model.model_dump(mode="json"),
+        data=stage.data.model_dump(mode="json"),
+        digest=stage.digest,
+        streams=stage.streams,
+        parent=stage.parent.fingerprint if stage.parent else None,
+        threads=stage.resources.cpus,
+        gpus=gpus,
+        on_test=stage.on_test,
+        folders=folders,
+    )
+
+
+def execute(order: Order, report: Any) -> Outcome:
+    """Run a stage and store its result. Never raises for a fault of the stage: the outcome carries the cause.
+
+    Args:
+        report: `callable(dict[str, float])`, called with step, total and the latest values; an exception that it
+            raises of its own accord (a stop) goes through.
+    """
+    from trainables.loop import DivergedError  # torch is imported here, in the process that needs it
+
+    store = Store(Path(order.folders.store))
+    if found := store.find(order.fingerprint):  # another driver on the same store was faster
+        return Outcome("diverged" if found.outcome == "diverged" else "finished", found.metrics, found.cause)
+    attempt = store.begin(order.fingerprint)
+    began = time.monotonic()
+    try:
+        metrics, outcome, cause = _run(order, store, attempt, report), "finished", ""
+    except DivergedError as error:
+        metrics, outcome, cause = {}, "diverged", str(error)
+    except Exception as error:
+        (attempt / "error.txt").write_text(traceback.format_exc())
+        return Outcome("crashed", {}, describe(error))
+    seconds = time.monotonic() - began
+    about = {"label": order.label, "order": asdict(order) | {"folders": None}, "machine": machine(order)}
+    entry = store.finish(attempt, order.name, outcome, cause, metrics, seconds, about)
+    return Outcome("diverged" if outcome == "diverged" else "finished", entry.metrics, cause)
+
+
+def _run(order: Order, store: Store, attempt: Path, report: Any) -> dict[str, float]:
+    import torch
+
+    from trainables.data.images import load, open_cached
+    from trainables.data.splits import draw_split
+    from trainables.finetune import finetune
+    from trainables.loop import Place
+    from trainables.pretrain import pretrain
+    from trainables.probe import probe
+
+    torch.set_num_threads(order.threads)
+    torch.backends.cudnn.deterministic = True
+    settings = SETTINGS[order.kind].model_validate(order.settings)
+    model = schema.UNet.model_validate(order.model)
+    chosen: schema.Data = TypeAdapter(schema.Data).validate_python(order.data)
+    cache = Path(order.folders.cache)
+    root = Path(order.folders.data) if order.folders.data else None
+    data = open_cached(order.digest, cache) or load(chosen, root, cache)
+    split = draw_split(len(data.images), chosen.split, order.streams.get("split", 0), data.official_test)
+    place = Place(attempt, device_for(order.gpus), _parent_weights(order, store), store.resumable(order.fingerprint))
+    if isinstance(settings, schema.Pretrain):
+        return pretrain(settings, model, data, split, order.streams, place, report)
+    if isinstance(settings, schema.Finetune):
+        return finetune(settings, model, data, split, order.streams, place, report, order.on_test)
+    assert isinstance(settings, schema.KNN)
+    return probe(settings, model, data, split, place)
+
+
+def _parent_weights(order: Order, store: Store) -> Path | None:
+    if order.parent is None:
+        return None
+    entry = store.find(order.parent)
+    if entry is None:
+        raise FileNotFoundError(f"the stage before ({order.parent}) is no longer in the store; run the study again")
+    return store.file(entry, "model.safetensors")
+
+
+def device_for(gpus: float) -> Any:
+    """The GPU that Ray gave this process, or the CPU."""
+    import torch
+
+    return torch.device("cuda" if gpus > 0 and torch.cuda.is_available() else "cpu")
+
+
+def machine(order: Order) -> dict[str, Any]:
+    """Hardware and versions, for the record."""
+    import torch
+
+    cuda = torch.cuda.get_device_name() if order.gpus > 0 and torch.cuda.is_available() else None
+    return {"gpu": cuda, "cpu": platform.processor() or platform.machine(), "threads": order.threads} | {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def describe(error: BaseException) -> str:
+    """One line: what went wrong and where in our code."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    text = str(error).strip().replace("\n", " | ")
+    return f"{type(error).__name__}: {text}{place}"[:2000]
+
+
+__all__ = ["STATE", "Folders", "Order", "execute", "order_of"]

@@ -1,0 +1,248 @@
+"""`pretune plan`: what a study would do, by running its programs with invented outcomes."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import optuna
+from rich.console import Console
+from rich.table import Table
+
+from analysis.statistics import detectable_difference, smallest_possible_p
+from pretune import program
+from pretune.program import Outcome
+from pretune.scheduler import Scheduler
+from search_spaces import schema
+from search_spaces.resolve import Study
+from search_spaces.stages import DigestOf, Stage, replicates
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Counts of a study, and what they will cost where a calibration was asked for."""
+
+    study: str
+    cells: int
+    configurations: int
+    replicates: int  # of the confirm phase
+    stage_runs: int
+    stage_runs_without_sharing: int
+    by_stage: dict[str, int]
+    stored: int | None  # stage runs that the store already holds; None where it was not asked
+    sharing: str
+    seconds: float | None  # of work on one worker
+    gpu_hours: float | None
+    disk_bytes: int | None
+    warnings: tuple[str, ...]
+
+
+def make_plan(
+    study: Study, digest_of: DigestOf, stored: Callable[[str], bool] | None = None
+) -> tuple[Plan, list[Stage]]:
+    """The plan without costs, and the distinct stages behind it."""
+    run, stages = simulate(study, digest_of)
+    without = sum(len(use.stages) for use in run.uses if use.stages)
+    counts = Counter(stage.name for stage in stages)
+    configurations = {(use.cell.label, use.configuration) for use in run.uses}
+    plan = Plan(
+        study=study.name,
+        cells=len(study.cells),
+        configurations=len(configurations),
+        replicates=sum(use.phase == "confirm" for use in run.uses),
+        stage_runs=len(stages),
+        stage_runs_without_sharing=without,
+        by_stage=dict(counts),
+        stored=sum(stored(stage.fingerprint) for stage in stages) if stored else None,
+        sharing=sharing_sentence(counts, without),
+        seconds=None,
+        gpu_hours=None,
+        disk_bytes=None,
+        warnings=(*study.warnings, *few_seeds(study)),
+    )
+    return plan, stages
+
+
+def simulate(study: Study, digest_of: DigestOf) -> tuple[program.Run, list[Stage]]:
+    """Run the study's programs with every stage finished at once; searches ask a random sampler."""
+    header = study.header.model_copy(update={"tune": study.header.tune.model_copy(update={"sampler": "random"})})
+    pretended = Study(header, study.factors, study.cells, study.resolved, study.source, study.warnings)
+    run = program.Run(pretended, digest_of, optuna.storages.InMemoryStorage())
+    scheduler = Scheduler(lambda fingerprint: None, retries=0)
+    scheduler.start(program.start(run))
+    done: list[Stage] = []
+    while (stage := scheduler.take()) is not None:
+        done.append(stage)
+        scheduler.complete(stage, invented(stage, study.header))
+    return run, done
+
+
+def invented(stage: Stage, header: schema.Header) -> Outcome:
+    """A made-up outcome, a function of the fingerprint."""
+    value = int.from_bytes(hashlib.sha256(stage.fingerprint.encode()).digest()[:4], "big") / 2**32
+    return Outcome("finished", {header.tune.target: value, "val/pretext_loss": value, "probe/accuracy": value})
+
+
+def sharing_sentence(counts: Mapping[str, int], without: int) -> str:
+    """'24 fine-tunings share 3 pretrainings: 27 stage runs, not 48'."""
+    pretrainings = sum(count for name, count in counts.items() if name.startswith("pretrain"))
+    probes = sum(count for name, count in counts.items() if name.startswith("probe"))
+    total, finetunings = sum(counts.values()), counts.get("finetune", 0)
+    users = " and ".join(
+        f"{n} {word}{'s' * (n != 1)}" for n, word in ((finetunings, "fine-tuning"), (probes, "probe")) if n
+    )
+    if not pretrainings or not users:
+        return f"{total} stage runs" + (f", not {without}" if without != total else "")
+    shared = f"{users} share {pretrainings} pretraining{'s' * (pretrainings != 1)}: {total} stage runs"
+    return shared + (f", not {without}" if without != total else "")
+
+
+def few_seeds(study: Study) -> tuple[str, ...]:
+    """Where n is too small for the comparison that the study declares."""
+    n = len({replicate.pretrain for replicate in replicates(study.header.seeds, "report")})
+    if n < 2:
+        return (
+            "one report seed: there will be no standard deviation and no comparison; set seeds.report to 3 or more",
+        )
+    if not study.header.report.baseline:
+        return ()
+    smallest = f"{detectable_difference(n, 1.0):.1f}"
+    warnings = [
+        f"with {n} paired seeds a difference to the baseline shows (power 0.8) from {smallest} standard deviations on"
+    ]
+    if smallest_possible_p(n) > 0.05:
+        p = smallest_possible_p(n)
+        warnings.append(
+            f"an exact permutation test cannot reach p = 0.05 with {n} seeds (smallest p {p:.3g}); it can from 6 on"
+        )
+    return tuple(warnings) if n < 6 else ()
+
+
+# ------------------------------------------------------------------------------------------------------ calibration
+
+CALIBRATION_STEPS = 3
+
+
+def calibrate(stages: list[Stage], images: Callable[[schema.Data], int]) -> tuple[float, float, int]:
+    """Seconds of work on one worker, GPU hours and bytes of disk, from a few timed steps of each shape of stage.
+
+    Steps are timed on this machine, on random pixels, with the stage's own model, batch and size; scoring is counted
+    as forward passes. `images` says how many images a data set holds.
+    """
+    rates: dict[str, tuple[float, float, int]] = {}
+    seconds, gpu_seconds, disk = 0.0, 0.0, 0
+    for stage in stages:
+        key = f"{stage.kind} {stage.model} {_size(stage)} {getattr(stage.settings, 'batch_size', 0)}"
+        if key not in rates:
+            rates[key] = _time_steps(stage)
+        per_step, per_image, weights = rates[key]
+        steps, scored = _steps(stage, images(stage.data))
+        cost = steps * per_step + scored * per_image
+        seconds, disk = seconds + cost, disk + weights
+        gpu_seconds += cost * (stage.resources.gpus or 0.0)
+    return seconds, gpu_seconds / 3600, disk
+
+
+def _size(stage: Stage) -> int:
+    return stage.settings.views.size if isinstance(stage.settings, schema.Pretrain) else stage.settings.size
+
+
+def _steps(stage: Stage, n: int) -> tuple[int, int]:
+    """Training steps and scored images of a stage on a data set of n images."""
+    split, settings = stage.data.split, stage.settings
+    test = split.test if isinstance(split.test, int) else round(n * (0.5 if split.test == "official" else split.test))
+    val = split.val if isinstance(split.val, int) else round(n * split.val)
+    train = max(1, n - test - val)
+    if isinstance(settings, schema.KNN):
+        return 0, train + val
+    if isinstance(settings, schema.Pretrain):
+        seen = {"train": train, "train+val": train + val, "all": n}[settings.sees]
+        per_epoch, scored = max(1, seen // settings.batch_size), val
+    else:
+        labelled = settings.labels if isinstance(settings.labels, int) else max(1, round(train * settings.labels))
+        per_epoch, scored = -(-labelled // settings.batch_size), val + (test if stage.on_test else 0)
+    return settings.steps or per_epoch * (settings.epochs or 0), scored
+
+
+def _time_steps(stage: Stage) -> tuple[float, float, int]:
+    """Seconds per training step, seconds per scored image, bytes of weights."""
+    import numpy as np
+    import torch
+
+    from trainables.loop import build_encoder, build_unet
+    from trainables.losses import LOSSES
+    from trainables.methods.simclr import SimCLR
+    from trainables.views.two_views import make_views
+
+    torch.set_num_threads(stage.resources.cpus)
+    settings, size = stage.settings, _size(stage)
+    batch = min(getattr(settings, "batch_size", 64), 64)
+    pixels = torch.rand(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
+    if isinstance(settings, schema.Pretrain) and isinstance(settings.method, schema.SimCLR):
+        method = SimCLR(
+            build_encoder(stage.model), settings.method.temperature, settings.method.hidden, settings.method.dim
+        )
+        images, indices = torch.zeros(batch, size, size, 3, dtype=torch.uint8), np.arange(batch)
+        network: torch.nn.Module = method.encoder
+
+        def step() -> None:
+            method(make_views(images, indices, settings.views, 0, 0))[0].backward()
+    else:
+        unet = build_unet(stage.model, 3)
+        target = torch.zeros(batch, size, size, dtype=torch.int64)
+        network = unet
+
+        def step() -> None:
+            LOSSES["dice"](unet(pixels), target).backward()  # type: ignore[no-untyped-call]
+
+    step()  # the first allocates and chooses kernels
+    per_step = _best_of(step) * getattr(settings, "batch_size", 64) / batch
+    with torch.no_grad():
+        per_image = _best_of(lambda: network(pixels)) / batch
+    return per_step, per_image, sum(t.numel() * t.element_size() for t in network.state_dict().values())
+
+
+def _best_of(work: Callable[[], object]) -> float:
+    times = []
+    for _ in range(CALIBRATION_STEPS):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+# ---------------------------------------------------------------------------------------------------------- drawing
+
+
+def print_plan(plan: Plan, parallel: int, console: Console) -> None:
+    table = Table(title=f"plan of {plan.study}", show_header=False, title_justify="left")
+    table.add_row("cells", str(plan.cells))
+    table.add_row("configurations", str(plan.configurations))
+    table.add_row("replicates (confirm)", str(plan.replicates))
+    table.add_row(
+        "stage runs", f"{plan.stage_runs}   ({', '.join(f'{n} {name}' for name, n in plan.by_stage.items())})"
+    )
+    table.add_row("without sharing", str(plan.stage_runs_without_sharing))
+    if plan.stored is not None:
+        table.add_row("already in the store", str(plan.stored))
+    if plan.seconds is not None:
+        table.add_row(
+            "estimated time", f"{duration(plan.seconds / parallel)} with {parallel} stage runs at once, on this machine"
+        )
+        table.add_row("GPU hours", f"{plan.gpu_hours or 0:.2g}")
+        table.add_row("disk", f"{(plan.disk_bytes or 0) / 1e6:.0f} MB of weights")
+    console.print(table)
+    console.print(plan.sharing, highlight=False)
+    for warning in plan.warnings:
+        console.print(f"[yellow]note:[/] {warning}", highlight=False)
+
+
+def duration(seconds: float) -> str:
+    """'2 h 05 min', '7 min', '40 s'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

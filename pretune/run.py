@@ -1,0 +1,303 @@
+"""`pretune run`: from a study to its table. The order of things, without their details."""
+
+from __future__ import annotations
+
+import functools
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from rich.console import Console
+from rich.progress import Progress as Bar
+
+from pretune import program, record
+from pretune.execute import Folders, Order, order_of
+from pretune.monitor import CellStatus, RunningStage, Snapshot, monitor
+from pretune.scheduler import Scheduler
+from pretune.search import open_storage
+from pretune.store import Store, StoreError, write_atomically
+from pretune.transport import Ledger, Live, find_in, run_trials, start_ray
+from search_spaces import schema
+from search_spaces.resolve import Study
+from search_spaces.stages import DigestOf, Stage
+
+STATUS_SECONDS = 2.0  # between two versions of status.json and of the results
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where a study runs and writes. Nothing here changes a result."""
+
+    out: Path  # the study's own folder
+    store: Path
+    cache: Path
+    data: Path | None = None
+    parallel: int | None = None  # most stage runs at once; default: as many as the CPUs or GPUs hold
+    address: str | None = None  # of a Ray cluster; default: this machine
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a study ended. `exit_code`: 0 whole, 3 with failed stages, 130 stopped by the user."""
+
+    exit_code: int
+    trained: int
+    reused: int
+    failed: dict[str, str]  # label -> cause
+    seconds: float
+    messages: tuple[str, ...]
+
+
+def run_study(study: Study, options: Options, console: Console) -> Ended:
+    """Run what is missing of a study and write its results.
+
+    Raises:
+        DataError, StoreError, ResourceError: before anything is trained.
+    """
+    began = time.monotonic()
+    store = Store(options.store)
+    store.check()
+    make_folder(options.out)
+    with only_driver(options.out):
+        digest_of = prepare_data(study, options, console)
+        say_changes(study, options.out, console)
+        record.write_header(study, options.out)
+        run = program.Run(study, digest_of, open_storage(options.out / "optuna.journal"))
+        state = State(study, run, store, began, (options.out / "pretune.log").open("a", encoding="utf-8"))
+        scheduler = Scheduler(find_in(store), study.header.retries, state.event)
+        state.scheduler = scheduler
+        scheduler.start(program.start(run))
+        if not scheduler.finished:
+            train(study, state, options, console)
+        return conclude(study, state, options)
+
+
+def train(study: Study, state: State, options: Options, console: Console) -> None:
+    """Start Ray and run stages until there is nothing left to do."""
+    console.print(f"[dim]{state.reused_text()}starting Ray ...[/]", highlight=False)
+    ledger = Ledger(start_ray(options.address, None), options.parallel)
+    ledger.check(program.stages_in(state.run.uses))
+    folders = Folders(
+        str(options.store.resolve()),
+        str(options.cache.resolve()),
+        str(options.data.resolve()) if options.data else None,
+    )
+
+    def order_for(stage: Stage, gpus: float) -> Order:
+        return order_of(stage, state.label(stage), gpus, folders)
+
+    state.ledger = ledger
+    with monitor(lambda: state.snapshot(options.out), console) as shown:
+        state.tell = shown.event
+        run_trials(state.scheduler, ledger, order_for, state.live)
+    state.tell = None
+
+
+def conclude(study: Study, state: State, options: Options) -> Ended:
+    """Write results and the best model; say how it ended."""
+    scheduler, uses = state.scheduler, state.run.uses
+    record.write_results(study, uses, scheduler.outcomes, state.store, options.out)
+    if scheduler.finished:
+        record.keep_best(study, uses, scheduler.outcomes, state.store, options.out)
+    write_atomically(options.out / "status.json", json.dumps(asdict(state.snapshot(None))))
+    failed = {
+        state.label(stage): state.cause(key) for key, stage in program.stages_in(uses).items() if state.cause(key)
+    }
+    code = 130 if not scheduler.finished else (3 if failed or state.run.messages else 0)
+    seconds = time.monotonic() - state.began
+    state.log.close()
+    return Ended(code, state.trained, len(scheduler.reused), failed, seconds, tuple(state.run.messages))
+
+
+# ----------------------------------------------------------------------------------------------------- preparation
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"the output folder {folder} cannot be made: {error.strerror}; choose another with --out"
+        ) from None
+
+
+@contextmanager
+def only_driver(folder: Path) -> Iterator[None]:
+    """One driver per output folder. The lock is the kernel's, so that a killed driver leaves none behind."""
+    import fcntl
+
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StoreError(
+                f"another pretune run is working on {folder}; wait for it, or choose another --out"
+            ) from None
+        yield
+
+
+def prepare_data(study: Study, options: Options, console: Console | None) -> DigestOf:
+    """Decode every data set into the cache, with a progress bar; the answer names a data set's content."""
+    from trainables.data.images import ensure
+
+    @functools.cache
+    def digest_of(data: schema.Data) -> str:
+        if console is None:
+            return ensure(data, options.data, options.cache)
+        with Bar(console=console, transient=True) as bar:
+            task = bar.add_task(f"preparing {data.dataset}")
+            return ensure(
+                data, options.data, options.cache, lambda done, total: bar.update(task, completed=done, total=total)
+            )
+
+    for cell in study.cells:
+        for data in cell.configuration().data.values():
+            digest_of(data)
+    return digest_of
+
+
+def say_changes(study: Study, folder: Path, console: Console) -> None:
+    """Where the file was edited since the last run: which keys changed. What they leave valid is reused."""
+    import yaml
+
+    try:
+        before = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return
+    changed = sorted(differing(before, yaml.safe_load(study.to_yaml())))
+    if changed:
+        console.print(f"the study changed since its last run: {', '.join(changed)}", highlight=False)
+
+
+def differing(before: Any, after: Any, key: str = "") -> Iterator[str]:
+    """Dotted keys whose values differ."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in before.keys() | after.keys():
+            yield from differing(before.get(name), after.get(name), f"{key}.{name}" if key else str(name))
+    elif before != after:
+        yield key
+
+
+# ------------------------------------------------------------------------------------------------------- the state
+
+
+@dataclass
+class State:
+    """What there is to say about a run under way: labels, counts, times. Decides nothing."""
+
+    study: Study
+    run: program.Run
+    store: Store
+    began: float
+    log: IO[str]
+    trained: int = 0
+    live: dict[str, Live] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=dict)  # per stage name, of stages trained in this run
+    notes: list[str] = field(default_factory=list)
+    tell: Callable[[str], None] | None = None
+    scheduler: Scheduler = field(init=False)
+    ledger: Ledger | None = None
+    _labels: dict[str, str] = field(default_factory=dict)
+    _labelled: int = 0
+    _written: float = 0.0
+
+    def event(self, kind: str, stage: Stage, text: str) -> None:
+        """Called by the scheduler: count it, log it, tell whoever watches."""
+        line = f"{kind:9} {self.label(stage)}" + (f": {text}" if text else "")
+        self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {stage.fingerprint} {line}\n")
+        self.log.flush()
+        if kind == "finished":
+            self.trained += 1
+            if entry := self.store.find(stage.fingerprint):
+                self.seconds.setdefault(stage.name, []).append(entry.seconds)
+        if kind not in ("reused", "started"):
+            self.notes.append(line)
+            if self.tell:
+                self.tell(line)
+
+    def label(self, stage: Stage) -> str:
+        """`finetune encoder=frozen skip=true seed 2`; a shared pretraining goes by its seed alone."""
+        for use in self.run.uses[self._labelled :]:
+            for name, part in use.stages.items():
+                whole = f"{name} {use.cell.label} seed {use.replicate.seed}"
+                short = f"{name} seed {use.replicate.pretrain}"
+                known = self._labels.get(part.fingerprint)
+                self._labels[part.fingerprint] = whole if known is None or known == whole else short
+        self._labelled = len(self.run.uses)
+        return self._labels.get(stage.fingerprint, stage.name)
+
+    def cause(self, fingerprint: str) -> str:
+        outcome = self.scheduler.outcomes.get(fingerprint)
+        if outcome is None or outcome.state == "finished":
+            return ""
+        return f"{outcome.state}: {outcome.cause}"
+
+    def reused_text(self) -> str:
+        """What the store already holds of the stage runs known so far."""
+        known, reused = len(program.stages_in(self.run.uses)), len(self.scheduler.reused)
+        kinds = [
+            stage.name for key, stage in program.stages_in(self.run.uses).items() if key not in self.scheduler.outcomes
+        ]
+        to_do = ", ".join(f"{kinds.count(name)} {name}" for name in dict.fromkeys(kinds))
+        return f"{reused} of {known} stage runs are in the store; to run: {to_do}; "
+
+    def snapshot(self, folder: Path | None) -> Snapshot:
+        """The study at this moment; now and then also written to `folder`."""
+        outcomes = self.scheduler.outcomes
+        failed = sum(outcome.state != "finished" for outcome in outcomes.values())
+        shot = Snapshot(
+            study=self.study.name,
+            phase="search" if self.run.open_searches else "confirm",
+            running=tuple(self._running()),
+            waiting=self.scheduler.waiting,
+            finished=self.trained,
+            reused=len(self.scheduler.reused),
+            failed=failed,
+            total=None if self.run.open_searches else len(program.stages_in(list(self.run.uses))),
+            cells=tuple(self._cells()),
+            elapsed=time.monotonic() - self.began,
+            remaining=self._remaining(),
+            messages=tuple(self.notes[-4:]),
+        )
+        if folder is not None and time.monotonic() - self._written > STATUS_SECONDS:
+            self._written = time.monotonic()
+            write_atomically(folder / "status.json", json.dumps(asdict(shot)))
+        return shot
+
+    def _running(self) -> Iterator[RunningStage]:
+        for trial in list(self.live.values()):
+            step, total = trial.latest.get("step", 0), trial.latest.get("total", 0)
+            loss = next(
+                (f"loss {v:.3g}" for k, v in trial.latest.items() if k.startswith("train/") and k.endswith("loss")), ""
+            )
+            seconds = time.monotonic() - trial.began
+            yield RunningStage(self.label(trial.stage), step / total if total else 0.0, loss, seconds)
+
+    def _cells(self) -> Iterator[CellStatus]:
+        metric = self.study.header.tune.target
+        expected: dict[str, int] = {cell.label: 0 for cell in self.study.cells}
+        values: dict[str, list[float]] = {cell.label: [] for cell in self.study.cells}
+        for use in list(self.run.uses):
+            if use.phase == "confirm" and "finetune" in use.stages:
+                expected[use.cell.label] += 1
+                outcome = self.scheduler.outcomes.get(use.stages["finetune"].fingerprint)
+                if outcome is not None and metric in outcome.metrics:
+                    values[use.cell.label].append(outcome.metrics[metric])
+        for label, found in values.items():
+            mean = statistics.fmean(found) if found else None
+            spread = statistics.stdev(found) if len(found) > 1 else None
+            yield CellStatus(label, len(found), expected[label], mean, spread)
+
+    def _remaining(self) -> float | None:
+        """Seconds left, from the times of stages of the same name; None until each kind was seen once."""
+        to_do = [s for k, s in program.stages_in(list(self.run.uses)).items() if k not in self.scheduler.outcomes]
+        if self.run.open_searches or any(stage.name not in self.seconds for stage in to_do):
+            return None
+        work = sum(statistics.fmean(self.seconds[stage.name]) for stage in to_do)
+        work -= sum(time.monotonic() - trial.began for trial in list(self.live.values()))
+        return max(0.0, work) / max(1, len(self.live))

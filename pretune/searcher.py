@@ -1,0 +1,74 @@
+"""The three things that Ray Tune calls: what to run next, what to do about lost trials, and a trial.
+
+Kept apart from `transport` because importing Tune takes seconds, and at module level because Tune pickles them.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ray import tune
+from ray.tune.search import Searcher
+
+from pretune.execute import Order, execute
+from pretune.transport import Handout
+
+REPORT_SECONDS = 1.0  # least time between two progress reports of a stage
+
+
+class StageSearcher(Searcher):
+    """A Tune search algorithm that hands out ready stages."""
+
+    def __init__(self, handout: Handout) -> None:
+        super().__init__()
+        self.handout = handout
+
+    def suggest(self, trial_id: str) -> Any:
+        return Searcher.FINISHED if self.handout.over else self.handout.take(trial_id)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        if trial_id in self.handout.live:
+            self.handout.live[trial_id].latest = result
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self.handout.end(trial_id, result, error)
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        return True
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the store and Optuna's storage hold all state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore, see `save`."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles the searcher into its own folder; nothing of ours belongs there
+
+
+class Watchdog(tune.Callback):
+    """Tells the handout which trials Tune holds for ended."""
+
+    def __init__(self, handout: Handout) -> None:
+        self.handout = handout
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self.handout.reap({trial.trial_id for trial in trials if trial.status in ("TERMINATED", "ERROR")})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def run_stage(config: dict[str, Any]) -> None:
+    """The trial: one stage in this actor; its outcome goes back as the last report."""
+    last = time.monotonic()
+
+    def report(values: dict[str, float]) -> None:
+        nonlocal last
+        if time.monotonic() - last >= REPORT_SECONDS:
+            last = time.monotonic()
+            tune.report(dict(values))
+
+    outcome = execute(Order.from_json(config["order"]), report)
+    tune.report({"state": outcome.state, "cause": outcome.cause})

@@ -1,0 +1,90 @@
+"""`pretune store ls | du | gc`."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from pretune.store import Entry, Store, StoreError
+
+
+def print_entries(root: Path, console: Console) -> None:
+    """One line per finished stage run."""
+    table = Table("fingerprint", "stage", "for", "outcome", "seconds", "MB")
+    for entry in opened(root).entries():
+        label = str(entry.about.get("label", ""))
+        table.add_row(
+            entry.fingerprint[:12],
+            entry.stage,
+            label,
+            entry.outcome,
+            f"{entry.seconds:.1f}",
+            f"{size(entry) / 1e6:.2f}",
+        )
+    console.print(table)
+
+
+def print_usage(root: Path, console: Console) -> None:
+    """Bytes by stage, and what unfinished attempts take."""
+    store, total, count = opened(root), Counter[str](), Counter[str]()
+    for entry in store.entries():
+        total[entry.stage] += size(entry)
+        count[entry.stage] += 1
+    for attempt in store.unfinished():
+        total["unfinished"] += folder_size(attempt)
+        count["unfinished"] += 1
+    table = Table("stage", "runs", "MB")
+    for name in total:
+        table.add_row(name, str(count[name]), f"{total[name] / 1e6:.1f}")
+    table.add_row("all", str(sum(count.values())), f"{sum(total.values()) / 1e6:.1f}", style="bold")
+    console.print(table)
+
+
+def collect(root: Path, studies: Path, unused: bool, yes: bool, console: Console) -> None:
+    """Delete unfinished attempts and, if `unused`, entries that no results.parquet below `studies` names.
+
+    Do not run it while a study runs on this store: its attempts are unfinished too.
+    """
+    store = opened(root)
+    attempts = list(store.unfinished())
+    keep = used_fingerprints(studies) if unused else set()
+    entries = [entry for entry in store.entries() if unused and entry.fingerprint not in keep]
+    freed = sum(map(folder_size, attempts)) + sum(map(size, entries))
+    verb = "deleted" if yes else "would delete"
+    if yes:
+        for attempt in attempts:
+            shutil.rmtree(attempt, ignore_errors=True)
+        for entry in entries:
+            store.remove(entry.fingerprint)
+    console.print(
+        f"{verb} {len(attempts)} unfinished attempts and {len(entries)} unused stage runs, {freed / 1e6:.1f} MB"
+    )
+    if not yes and (attempts or entries):
+        console.print("add --yes to delete; not while a study runs on this store")
+
+
+def used_fingerprints(studies: Path) -> set[str]:
+    """Fingerprints in the results of every study folder below `studies`."""
+    used: set[str] = set()
+    for path in studies.glob("*/results.parquet"):
+        used |= set(pd.read_parquet(path, columns=["fingerprint"])["fingerprint"])
+    return used
+
+
+def opened(root: Path) -> Store:
+    if not root.is_dir():
+        raise StoreError(f"there is no store at {root}; --store or --root names another place")
+    return Store(root)
+
+
+def size(entry: Entry) -> int:
+    return sum(int(about["size"]) for about in entry.files.values())
+
+
+def folder_size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
