@@ -348,6 +348,7 @@ def test_jitter_factors_span_torchvisions_ranges() -> None:
     assert jitter_factors(middle, 0.5)[0] == pytest.approx([1, 1, 1, 0])
     assert jitter_factors(np.ones((1, 4)), 1.25)[0] == pytest.approx([2, 2, 2, 0.25])
     assert jitter_factors(low, 1.25)[0] == pytest.approx([0, 0, 0, -0.25])
+    assert jitter_factors(low, 2.0)[0, :3] == pytest.approx([0, 0, 0]), "no factor may be negative"
 
 
 def test_a_view_does_not_depend_on_its_batch() -> None:
@@ -394,6 +395,18 @@ def test_a_transform_touches_its_share_of_samples(change: dict[str, object]) -> 
     )
     touched = int(((plain - changed).abs().flatten(1).amax(1) > 1e-6).sum())
     assert 65 <= touched <= 135
+
+
+def test_posterize_keeps_three_to_five_bits() -> None:
+    """Thirds of the draws: 3, 4 and 5 bits."""
+    settings_ = NEUTRAL.model_copy(update={"extra": ("posterize",), "extra_probability": 1.0})
+    images = photos(16, 16)
+    [view] = make_views(images, INDICES, settings_, seed=0, epoch=0, views=1)
+    bits = [3 + int(3 * u) for u in uniforms(0, "views/posterize", 0, INDICES, 0, 1)[:, 0]]
+    assert set(bits) == {3, 4, 5}
+    plain = make_views(images, INDICES, NEUTRAL, seed=0, epoch=0, views=1)[0].pixels
+    expected = [TV.posterize(image, b) for image, b in zip(plain, bits, strict=True)]
+    assert max_difference(view.pixels, torch.stack(expected)) < 1e-6
 
 
 def test_one_transform_leaves_the_draws_of_others_alone() -> None:
@@ -493,8 +506,10 @@ def test_fine_tuning_does_not_depend_on_the_batch_but_on_the_epoch() -> None:
     part = fine_tune_batch(images[5:], masks[5:], INDICES[5:], 16, augment, seed=0, epoch=0)
     assert max_difference(part[0], whole[0][5:]) < 1e-5
     assert torch.equal(part[1], whole[1][5:])
-    later = fine_tune_batch(images, masks, INDICES, 16, augment, seed=0, epoch=1)
-    assert not torch.equal(later[1], whole[1])
+    for change in ({"flip": 0.0}, {"crop": (1.0, 1.0)}):  # the crop alone, then the flip alone
+        alone = augment.model_copy(update=change)
+        epochs = [fine_tune_batch(images, masks, INDICES, 16, alone, seed=0, epoch=epoch)[1] for epoch in (0, 1)]
+        assert not torch.equal(*epochs)
 
 
 def test_joint_transforms_refuse_what_they_cannot_read() -> None:
