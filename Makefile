@@ -1,0 +1,37 @@
+# Two commands do everything: `make quickstart` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart install test test-all lint bench clean
+
+quickstart: .venv/installed  ## install, then run the main job on generated scenes
+	$(BIN)/pretune run search_spaces/studies/quickstart.yaml
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/installed-test: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+lint: .venv/installed-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: .venv/installed-test lint  ## lint, types and the tests that run everywhere
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: .venv/installed-test lint  ## also the long forms
+	$(BIN)/python -m pytest
+
+bench: .venv/installed-test
+	$(BIN)/python -m benchmarks.sharing
+
+clean:
+	rm -rf .venv runs .mypy_cache .ruff_cache .pytest_cache
