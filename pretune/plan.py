@@ -172,24 +172,22 @@ def _time_steps(stage: Stage) -> tuple[float, float, int]:
     import numpy as np
     import torch
 
-    from trainables.loop import build_encoder, build_unet
+    from trainables.loop import Feed, build_encoder, build_unet
     from trainables.losses import LOSSES
-    from trainables.methods.simclr import SimCLR
-    from trainables.views.two_views import make_views
+    from trainables.methods.table import METHODS
+    from trainables.pretrain import make_batch
 
     torch.set_num_threads(stage.resources.cpus)
     settings, size = stage.settings, _size(stage)
     batch = min(getattr(settings, "batch_size", 64), 64)
     pixels = torch.rand(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
-    if isinstance(settings, schema.Pretrain) and isinstance(settings.method, schema.SimCLR):
-        method = SimCLR(
-            build_encoder(stage.model), settings.method.temperature, settings.method.hidden, settings.method.dim
-        )
-        images, indices = torch.zeros(batch, size, size, 3, dtype=torch.uint8), np.arange(batch)
+    if isinstance(settings, schema.Pretrain):
+        method = METHODS[settings.method.name](settings.method, settings.views, build_encoder(stage.model))
+        images = {"images": Feed(np.zeros((batch, size, size, 3), np.uint8), torch.device("cpu"))}
         network: torch.nn.Module = method.encoder
 
         def step() -> None:
-            method(make_views(images, indices, settings.views, 0, 0))[0].backward()
+            method(make_batch(method, images, np.arange(batch), 0, 0), 0.0)[0].backward()  # type: ignore[no-untyped-call]
     else:
         unet = build_unet(stage.model, 3)
         target = torch.zeros(batch, size, size, dtype=torch.int64)

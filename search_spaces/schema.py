@@ -246,6 +246,7 @@ class Pretrain(_Length):
     optimizer: Optimizer = Adam()
     schedule: Schedule = Constant()
     batch_size: Annotated[int, Field(ge=2)] = 384  # images per step (P2)
+    clip_norm: PositiveFloat | None = None  # largest norm of all gradients together
     sees: Literal["train", "train+val", "all"] = "train"  # which images pretraining may look at
     precision: Literal["float32", "bfloat16"] = "float32"
 

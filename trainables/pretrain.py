@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import nn
 
 from search_spaces import schema
 from trainables import checkpoints
@@ -24,9 +28,11 @@ from trainables.loop import (
     set_lr,
     total_steps,
 )
-from trainables.methods.simclr import SimCLR
+from trainables.methods.protocol import Batch, Method
+from trainables.methods.table import METHODS
 from trainables.schedules import learning_rate
-from trainables.views.two_views import make_views
+from trainables.views.random import uniforms
+from trainables.views.two_views import views_of
 
 VALIDATION_VIEWS = 0x5EED  # the views of the pretext validation are the same in every run
 
@@ -61,15 +67,15 @@ def pretrain(
     batch_size = min(settings.batch_size, len(images))
     steps_per_epoch = len(images) // batch_size
     steps = total_steps(settings.epochs, settings.steps, steps_per_epoch)
-    feed = Feed(data.images, place.device)
+    feeds = make_feeds(data, place)
 
     # --- model and optimiser
     torch.manual_seed(streams["init"])
     encoder = build_encoder(model)
     if place.parent is not None:
         checkpoints.load_part(encoder, place.parent, "encoder")
-    assert isinstance(settings.method, schema.SimCLR)
-    method = SimCLR(encoder, settings.method.temperature, settings.method.hidden, settings.method.dim)
+    method = METHODS[settings.method.name](settings.method, settings.views, encoder)
+    assert isinstance(method, nn.Module)
     method.to(place.device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(settings.optimizer, method.parameters())
 
@@ -87,15 +93,19 @@ def pretrain(
         epoch, position = divmod(step, steps_per_epoch)
         if position == 0 or step == first:
             order = epoch_order(len(images), streams["order"], epoch)
-        batch = images[order[position * batch_size : (position + 1) * batch_size]]
-        views = make_views(feed(batch), batch, settings.views, streams["augmentation"], epoch)
+        indices = images[order[position * batch_size : (position + 1) * batch_size]]
+        batch = make_batch(method, feeds, indices, streams["augmentation"], epoch)
 
         set_lr(optimizer, learning_rate(settings.schedule, settings.optimizer.lr, step, steps_per_epoch, steps))
         with autocast(settings.precision, place.device):
-            loss, diagnostics = method(views)
+            loss, diagnostics = method(batch, step / steps)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(method.parameters(), settings.clip_norm)
+        method.after_backward(epoch)
         optimizer.step()
+        method.after_step((step + 1) / steps)
         track.add(loss)
 
         if position == steps_per_epoch - 1 or step == steps - 1:
@@ -110,18 +120,40 @@ def pretrain(
     # --- score on images it never saw, keep
     metrics = {name: value for name, value in history[-1].items() if name.startswith("train/")}
     if settings.sees == "train" and len(split.val) >= 2:
-        metrics["val/pretext_loss"] = validate(method, settings, feed, split.val)
+        metrics["val/pretext_loss"] = validate(method, settings, feeds, split.val)
     notes = {"images": images.tolist(), "batch_size": batch_size, "steps": steps, "steps_per_epoch": steps_per_epoch}
     finish(method, history, notes, place.out)
     return metrics
 
 
+def make_feeds(data: ImageSet, place: Place) -> dict[str, Feed]:
+    """Feeds of the images and of every map that the data set has."""
+    maps: dict[str, NDArray[Any] | None] = {"images": data.images, "labels": data.labels, "masks": data.masks}
+    maps |= {"regions": data.regions, "depth": data.depth}
+    return {name: Feed(array, place.device) for name, array in maps.items() if array is not None}
+
+
+def make_batch(method: Method, feeds: dict[str, Feed], indices: IntArray, seed: int, epoch: int) -> Batch:
+    """The views that a method wants of some images, and the maps it needs."""
+    if missing := method.needs - feeds.keys():
+        raise ValueError(f"this method needs {', '.join(sorted(missing))}, which the data set does not have")
+    views = views_of(feeds["images"](indices), indices, method.recipes, seed, epoch)
+    maps = {name: feeds[name](indices) for name in method.needs}
+    return Batch(
+        views,
+        lambda purpose, count: uniforms(seed, f"method/{purpose}", epoch, indices, 0, count),
+        labels=maps.get("labels"),
+        masks=maps.get("masks"),
+        regions=maps.get("regions"),
+        depth=maps.get("depth"),
+    )
+
+
 @torch.no_grad()
-def validate(method: SimCLR, settings: schema.Pretrain, feed: Feed, images: IntArray) -> float:
+def validate(method: Method, settings: schema.Pretrain, feeds: dict[str, Feed], images: IntArray) -> float:
     """Mean pretext loss over validation images, batch by batch, in eval mode and with fixed views."""
+    assert isinstance(method, nn.Module)
     method.eval()
     batches = np.array_split(images, max(1, len(images) // settings.batch_size))
-    losses = [
-        method(make_views(feed(batch), batch, settings.views, VALIDATION_VIEWS, 0))[0] * len(batch) for batch in batches
-    ]
+    losses = [method(make_batch(method, feeds, batch, VALIDATION_VIEWS, 0), 1.0)[0] * len(batch) for batch in batches]
     return float(torch.stack(losses).sum()) / len(images)

@@ -6,15 +6,15 @@ Chen, Kornblith, Norouzi, Hinton: "A simple framework for contrastive learning o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from search_spaces import schema
+from trainables.methods.protocol import Batch
 from trainables.models.heads import ProjectionHead
 from trainables.models.unet import Encoder
-from trainables.views.two_views import View
 
 
 def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
@@ -40,20 +40,29 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
 class SimCLR(nn.Module):
     """The encoder and its projection head."""
 
-    def __init__(self, encoder: Encoder, temperature: float, hidden: int, dim: int) -> None:
+    needs: frozenset[str] = frozenset()
+
+    def __init__(self, encoder: Encoder, views: schema.Views, temperature: float, hidden: int, dim: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = ProjectionHead(encoder.widths[-1], hidden, dim)
         self.temperature = temperature
+        self.recipes = (views, views)
 
-    def forward(self, views: Sequence[View]) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Two views of (B, 3, H, W) -> the loss, and diagnostics that show a collapse.
 
         Both views go through the network as one batch, so that batch norm sees them together.
         """
-        pixels = torch.cat([view.pixels for view in views])
+        pixels = torch.cat([view.pixels for view in batch.views])
         z1, z2 = self.head(self.encoder(pixels)[-1]).chunk(2)
         return nt_xent(z1, z2, self.temperature), diagnostics(z1, z2)
+
+    def after_backward(self, epoch: int) -> None:
+        """Nothing to do: all gradients are used as they are."""
+
+    def after_step(self, progress: float) -> None:
+        """Nothing to do: there is no momentum encoder and no queue."""
 
     @staticmethod
     def uniform_loss(batch_size: int) -> float:

@@ -6,7 +6,7 @@ which samples a transform touches is known there, and an accelerator is never wa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,9 +42,14 @@ def make_views(
     resized without antialiasing. The order is fixed: crop and flip, colour jitter, grey, blur, elastic, posterize,
     solarize, whatever the order in `settings.extra`. `boxes` do not follow the (sub-pixel) elastic displacement.
     """
+    return views_of(images, indices, [settings] * views, seed, epoch)
+
+
+def views_of(images: Tensor, indices: IntArray, recipes: Sequence[schema.Views], seed: int, epoch: int) -> list[View]:
+    """The same with settings of its own for each view: asymmetric views, or large and small crops."""
     _check(images, indices)
     planes = images.permute(0, 3, 1, 2).float()  # once for all views; the memory stays channels last
-    return [_make_view(planes, _drawing(seed, epoch, indices, view), settings) for view in range(views)]
+    return [_make_view(planes, _drawing(seed, epoch, indices, i), recipe) for i, recipe in enumerate(recipes)]
 
 
 def _check(images: Tensor, indices: IntArray) -> None:

@@ -1,0 +1,57 @@
+"""What every pretraining method is to the loop, and what the loop gives it.
+
+A method is a module: whatever must survive a checkpoint (queues, centres, momentum encoders) is a parameter or buffer
+of it. Tensors in, a loss and named diagnostics out; it sees no settings objects after construction, moves nothing
+between devices and logs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from search_spaces import schema
+from trainables.views.two_views import View
+
+
+class Batch(NamedTuple):
+    """One step's images, as views and with whatever maps the data set has."""
+
+    views: list[View]  # one per recipe of the method
+    draw: Callable[[str, int], NDArray[Any]]  # (what for, how many) -> (B, how many) uniforms, a function of the image
+    labels: Tensor | None = None  # (B,) int64
+    masks: Tensor | None = None  # (B, H, W) uint8, of the whole images; crop with a view's boxes
+    regions: Tensor | None = None  # (B, H, W) uint16
+    depth: Tensor | None = None  # (B, H, W) in [0, 1]
+
+
+class Method(Protocol):
+    """The loop's view of a method. `encoder` (and `decoder`, where it trains one) is what fine-tuning loads."""
+
+    @property
+    def encoder(self) -> nn.Module: ...
+
+    @property
+    def recipes(self) -> tuple[schema.Views, ...]:
+        """How each view is made."""
+        ...
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Which of labels, masks, regions and depth a batch must carry."""
+        ...
+
+    def __call__(self, batch: Batch, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The loss to descend and diagnostics. `progress` is the share of training done, 0 to 1."""
+        ...
+
+    def after_backward(self, epoch: int) -> None:
+        """Between the gradients (clipped already) and the optimiser's step."""
+        ...
+
+    def after_step(self, progress: float) -> None:
+        """After the optimiser's step: momentum encoders, queues."""
+        ...
