@@ -125,14 +125,23 @@ class Scheduler:
         key = stage.fingerprint
         if key in self.outcomes or key in self.running or key in self._wanted:
             return
-        if found := self.find(key):
-            self.outcomes[key] = found
-            self.reused.add(key)
-            self.on_event("reused", stage, "")
+        if self._reuse(stage):
+            for ancestor in stage.ancestors():  # not run for its own sake, but results show it where it is there
+                if ancestor.fingerprint not in {*self.outcomes, *self.running, *self._wanted}:
+                    self._reuse(ancestor)
             return
         if stage.parent is not None:
             self._want(stage.parent)
         self._wanted[key] = stage
+
+    def _reuse(self, stage: Stage) -> bool:
+        found = self.find(stage.fingerprint)
+        if found is None:
+            return False
+        self.outcomes[stage.fingerprint] = found
+        self.reused.add(stage.fingerprint)
+        self.on_event("reused", stage, "")
+        return True
 
     def _block_descendants(self) -> None:
         """Whoever waits for something that failed will never run."""

@@ -36,10 +36,14 @@ class Search:
     study: optuna.Study
     tune: schema.Tune
     answered: dict[int, FrozenTrial]  # by index: questions told as complete by an earlier process
+    posed: dict[int, Values]  # by index: parameters of questions that an earlier process asked and got no answer to
     asked: dict[int, optuna.Trial] = field(default_factory=dict)  # by this process, not yet told
 
     def ask(self, index: int, suggest_all: Callable[[space.Suggest], object]) -> Values:
-        """The values of question `index`: those of the storage if it was answered before, else the sampler's.
+        """The values of question `index`: those of the storage if it was asked before, else the sampler's.
+
+        A question without an answer is put again as it was: answers to its own batch may be known by now, and the
+        sampler would let them change it.
 
         Args:
             index: 0, 1, 2, ...
@@ -53,16 +57,24 @@ class Search:
             return values[name]
 
         suggest_all(remember)
+        if index in self.asked:
+            self.asked[index].set_user_attr(INDEX, index)  # last: what carries it was asked whole
         return values
 
     def _trial(self, index: int) -> optuna.trial.BaseTrial:
         if index in self.answered:
             return optuna.trial.FixedTrial(self.answered[index].params)
-        self.study.sampler = sampler(self.tune, self.study.study_name, index)
-        trial = self.study.ask()
-        trial.set_user_attr(INDEX, index)
-        self.asked[index] = trial
-        return trial
+        self.study.sampler = self._sampler(index)
+        self.asked[index] = self.study.ask()
+        return self.asked[index]
+
+    def _sampler(self, index: int) -> optuna.samplers.BaseSampler:
+        fresh = sampler(self.tune, self.study.study_name, index)
+        if index not in self.posed:
+            return fresh
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.PartialFixedSampler(self.posed[index], fresh)
 
     def tell(self, index: int, told: Told, value: float | None) -> None:
         """Answer question `index`. An infeasible one is kept away from without a value of its own being believed."""
@@ -73,6 +85,7 @@ class Search:
             self.study.tell(trial, state=TrialState.FAIL)
             return
         trial.set_user_attr(INFEASIBLE, 1.0 if told == "infeasible" else -1.0)
+        self.study.sampler = _tpe(0)  # whoever drew the question: only a sampler with constraints writes them down
         self.study.tell(trial, self._worst() if value is None else value)
 
     def _worst(self) -> float:
@@ -93,11 +106,13 @@ def open_storage(path: Path | None) -> BaseStorage:
 
 def open_search(storage: BaseStorage, name: str, tune: schema.Tune, direction: Direction) -> Search:
     """Open or continue a search; trials that a dead process left RUNNING are set to FAIL and asked again."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would announce every search on the terminal
     study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return Search(study, tune, {trial.user_attrs[INDEX]: trial for trial in done if INDEX in trial.user_attrs})
+    asked = [trial for trial in study.get_trials(deepcopy=False) if INDEX in trial.user_attrs]
+    answered = {trial.user_attrs[INDEX]: trial for trial in asked if trial.state == TrialState.COMPLETE}
+    return Search(study, tune, answered, {trial.user_attrs[INDEX]: dict(trial.params) for trial in asked})
 
 
 def sampler(tune: schema.Tune, name: str, index: int) -> optuna.samplers.BaseSampler:
@@ -105,6 +120,10 @@ def sampler(tune: schema.Tune, name: str, index: int) -> optuna.samplers.BaseSam
     seed = int.from_bytes(hashlib.sha256(f"{tune.seed}:{name}:{index}".encode()).digest()[:4], "big")
     if tune.sampler == "random" or index < tune.startup:
         return optuna.samplers.RandomSampler(seed=seed)
+    return _tpe(seed)
+
+
+def _tpe(seed: int) -> optuna.samplers.TPESampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # constraints, since Optuna 3
         warnings.simplefilter("ignore", FutureWarning)

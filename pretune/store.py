@@ -65,12 +65,10 @@ class Store:
         """The finished entry, or None where there is none or its files are not whole."""
         try:
             entry = Entry(**json.loads((self.root / fingerprint / DONE).read_text()))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (OSError, ValueError, TypeError):
-            return None  # unreadable: not finished; a new attempt will replace it
-        folder = self.root / fingerprint / entry.attempt
-        whole = all(_size(folder / name) == about["size"] for name, about in entry.files.items())
+            folder = self.root / fingerprint / entry.attempt
+            whole = all(_size(folder / name) == about["size"] for name, about in entry.files.items())
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None  # missing or unreadable: not finished; a new attempt will replace it
         return entry if whole else None
 
     def file(self, entry: Entry, name: str) -> Path:
@@ -84,8 +82,8 @@ class Store:
 
     def resumable(self, fingerprint: str) -> Path | None:
         """The newest state that an earlier attempt left."""
-        states = list((self.root / fingerprint).glob(f"*/{STATE}"))
-        return max(states, key=lambda path: path.stat().st_mtime_ns, default=None)
+        states = [path for path in (self.root / fingerprint).glob(f"*/{STATE}") if path.exists()]
+        return max(states, key=_modified, default=None)
 
     def finish(
         self,
@@ -146,6 +144,14 @@ def _describe(path: Path) -> dict[str, Any]:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file.fileno())
     return {"size": path.stat().st_size, "sha256": digest}
+
+
+def _modified(path: Path) -> int:
+    """Nanoseconds; the oldest of all for a file that another driver has just dropped."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return -1
 
 
 def _size(path: Path) -> int:
