@@ -2,54 +2,124 @@
 
 from __future__ import annotations
 
+import copy
 import types
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from search_spaces.document import KeyPath, Problem, did_you_mean, dotted, line_of
+from search_spaces.document import KeyPath, Places, Problem, did_you_mean
+
+BROKEN = ...  # stands in the settings for a value whose fault was reported before
+Checked = TypeVar("Checked", bound=BaseModel)
 
 
-def problems_of(
-    model: type[BaseModel], data: Mapping[str, Any], lines: Mapping[KeyPath, int]
-) -> tuple[BaseModel | None, list[Problem]]:
-    """Validate `data`; return the model, or None and one problem per error."""
-    try:
-        return model.model_validate(data), []
-    except ValidationError as error:
-        return None, [_problem(model, data, dict(lines), item) for item in error.errors()]
+def problems_of(model: type[Checked], data: Mapping[str, Any], places: Places) -> tuple[Checked | None, list[Problem]]:
+    """Validate `data`; one problem per faulty value.
+
+    Where there are problems, the model has defaults in place of what is faulty (None where there are none): it stands
+    in for the real one while the rest of the study is looked through, so that all is reported at once.
+    """
+    kept, problems = copy.deepcopy(dict(data)), list[Problem]()
+    for turn in range(3):  # what is left of a mapping may be faulty in its turn, up to the whole stage
+        try:
+            return model.model_validate(kept), problems
+        except ValidationError as error:
+            new = [item for item in error.errors() if turn == 0 or item["type"] == "value_error"]
+            problems += _merged(_problem(model, kept, places, item) for item in new if not _repeats(item))
+            for path in [_path_in(kept, item) for item in error.errors()]:
+                _remove(kept, path)
+    return None, problems
 
 
-def _problem(model: type[BaseModel], data: Mapping[str, Any], lines: dict[KeyPath, int], error: Any) -> Problem:
-    path = _path_in(data, error["loc"])
-    where, line, kind = dotted(path), line_of(lines, path), error["type"]
+def _remove(data: Any, path: KeyPath) -> None:
+    """Take out what stands at `path`, or the closest mapping's key above it: half a list would mean something else."""
+    holder, key = None, None
+    for part in path:
+        if isinstance(data, dict) and part in data:
+            holder, key = data, part
+        elif not (isinstance(data, list) and isinstance(part, int) and part < len(data)):
+            break  # taken out already, or missing
+        data = data[part]
+    if holder is not None:
+        holder.pop(key)
+
+
+def _repeats(error: Any) -> bool:
+    """Whether a fault follows from one reported elsewhere: of the value itself, or of an item of a list."""
+    short = error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]
+    return short or error["input"] is BROKEN
+
+
+def _merged(problems: Iterable[Problem]) -> list[Problem]:
+    """One problem where a value fits none of several types."""
+    merged: dict[tuple[int, str, str], Problem] = {}
+    for problem in problems:
+        key = (problem.line, problem.where, problem.fix)
+        if problem.fix or not problem.what.startswith(SHOULD):
+            key = (problem.line, problem.where, problem.what)
+        elif key in merged:
+            what, tail = merged[key].what.partition(", received")[::2]
+            other = problem.what.partition(", received")[0].removeprefix(SHOULD)
+            if other not in what.removeprefix(SHOULD).split(" or "):
+                problem = replace(problem, what=f"{what} or {other}" + (f", received{tail}" if tail else ""))
+            else:
+                problem = merged[key]
+        merged[key] = problem
+    return list(merged.values())
+
+
+SHOULD = "should be "
+
+
+def _problem(model: type[BaseModel], data: Mapping[str, Any], places: Places, error: Any) -> Problem:
+    path, kind = _path_in(data, error), error["type"]
     if kind == "extra_forbidden":
         known = _known_keys(model, error["loc"][:-1])
-        return Problem(line, where, "there is no such key", did_you_mean(str(error["loc"][-1]), known))
+        return places.problem(path, "there is no such key", did_you_mean(str(error["loc"][-1]), known))
     if kind == "union_tag_invalid":
         tags = [tag.strip(" '") for tag in error["ctx"]["expected_tags"].split(",")]
-        key = error["ctx"]["discriminator"].strip("'")
-        received = error["ctx"]["tag"]
-        return Problem(line, f"{where}.{key}", f"unknown value {received!r}", did_you_mean(str(received), tags))
+        key, received = error["ctx"]["discriminator"].strip("'"), error["ctx"]["tag"]
+        return places.problem((*path, key), f"unknown value {received!r}", did_you_mean(str(received), tags))
     if kind == "union_tag_not_found":
         key = error["ctx"]["discriminator"].strip("'")
-        return Problem(line, where, f"needs a key {key!r}", f"for example {key}: ...")
+        return places.problem(path, f"needs a key {key!r}", f"for example {key}: ...")
     if kind == "literal_error":
         words = [word.strip(" '") for word in error["ctx"]["expected"].replace(" or ", ",").split(",")]
-        return Problem(line, where, f"unknown value {error['input']!r}", did_you_mean(str(error["input"]), words))
+        return places.problem(path, f"unknown value {_short(error['input'])}", did_you_mean(str(error["input"]), words))
     if kind == "missing":
-        return Problem(line, where, "is missing", "add it")
-    message = error["msg"].removeprefix("Value error, ")
-    received = "" if isinstance(error["input"], Mapping) else f", received {error['input']!r}"
-    return Problem(line, where, f"{message[0].lower()}{message[1:]}{received}")
+        return places.problem(path, "is missing", "add it")
+    if kind == "string_pattern_mismatch":
+        return places.problem(path, f"unusable name {_short(error['input'])}", "use letters, digits, '.', '_' and '-'")
+    if kind in MAPPING_WANTED:
+        if error["input"] is None:
+            return places.problem(path, "is empty", "give it keys, or leave it out")
+        return places.problem(path, f"should be a mapping of keys to values, received {_short(error['input'])}")
+    received = "" if isinstance(error["input"], Mapping) else f", received {_short(error['input'])}"
+    return places.problem(path, _reworded(error["msg"]) + received)
 
 
-def _path_in(data: Any, loc: tuple[str | int, ...]) -> KeyPath:
+MAPPING_WANTED = ("model_type", "model_attributes_type", "dict_type")
+
+
+def _reworded(message: str) -> str:
+    """Pydantic's sentence as it reads after a key: 'should be greater than 0'."""
+    message = message.removeprefix("Value error, ").removeprefix("Input ").partition(", unable to ")[0]
+    return f"{message[:1].lower()}{message[1:]}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _path_in(data: Any, error: Any) -> KeyPath:
     """Pydantic's location without the tags of unions, which are no keys of the data."""
     path: list[str | int] = []
-    for i, part in enumerate(loc):
-        missing = i == len(loc) - 1 and isinstance(data, Mapping)
+    for i, part in enumerate(error["loc"]):
+        missing = error["type"] == "missing" and i == len(error["loc"]) - 1
         try:
             data = data[part]
         except (KeyError, IndexError, TypeError):

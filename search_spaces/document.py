@@ -7,14 +7,16 @@ finding, however deep, can be reported as `file:line: what, and what to do`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 KeyPath = tuple[str | int, ...]
+MAX_VALUES = 100_000  # aliases of aliases can make a short file stand for billions of values
 
 
 @dataclass(frozen=True, order=True)
@@ -49,61 +51,131 @@ class Document:
     source: str
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where settings stand in the file.
+
+    `pretrain` is a chain in the settings, but may be written as one stage, or with stages `none` that are left out:
+    `chain[i]` is the path at which stage i is written.
+    """
+
+    lines: Mapping[KeyPath, int]
+    chain: tuple[KeyPath, ...] = ()
+
+    def problem(self, path: KeyPath, what: str, fix: str = "") -> Problem:
+        """A problem with the setting at `path`, at the line and under the key that the reader wrote."""
+        if path[:1] == ("pretrain",) and len(path) > 1 and path[1] in range(len(self.chain)):
+            path = (*self.chain[int(path[1])], *path[2:])
+        return Problem(line_of(self.lines, path), dotted(path), what, fix)
+
+
 def read(path: Path) -> Document:
     """Read a YAML file. Raises `StudyError` where it is missing, is not YAML, or repeats a key."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise StudyError([Problem(0, "file", "there is no such file", "check the path")], str(path)) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no path at all
         raise StudyError([Problem(0, "file", f"cannot be read: {error}")], str(path)) from None
     return parse(text, str(path))
 
 
 def parse(text: str, source: str = "study") -> Document:
     """The same from a string."""
-    loader = yaml.SafeLoader(text)
+    lines: dict[KeyPath, int] = {}
+    problems: list[Problem] = []
     try:
-        node = loader.get_single_node()
-        if not isinstance(node, yaml.MappingNode):
-            raise StudyError([Problem(1, "file", "a study is a mapping of keys to values, this is not one")], source)
-        lines: dict[KeyPath, int] = {}
-        problems: list[Problem] = []
-        data = _construct(loader, node, (), lines, problems)
+        data = _parse(text, lines, problems)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         what = f"not valid YAML: {getattr(error, 'problem', None) or error}"
         raise StudyError([Problem(mark.line + 1 if mark else 0, "file", what)], source) from None
-    finally:
-        loader.dispose()
+    except RecursionError:
+        raise StudyError(
+            [Problem(0, "file", "is nested too deeply", "a value may not contain itself")], source
+        ) from None
     if problems:
         raise StudyError(problems, source)
     return Document(data, lines, source)
+
+
+def from_mapping(data: Mapping[str, Any], source: str = "study") -> Document:
+    """The same from Python data, which is copied: equal parts of it are never one object afterwards."""
+    try:
+        return Document({str(key): _plain(value) for key, value in data.items()}, {}, source)
+    except RecursionError:
+        raise StudyError([Problem(0, "study", "a value contains itself")], source) from None
+
+
+def _plain(value: Any) -> Any:
+    """Mappings as dictionaries with words as keys, tuples as lists, NumPy's numbers as Python's."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _parse(text: str, lines: dict[KeyPath, int], problems: list[Problem]) -> dict[str, Any]:
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if not isinstance(node, yaml.MappingNode):
+            problems.append(Problem(1, "file", "a study is a mapping of keys to values, this is not one"))
+            return {}
+        _check_keys(node, (), set(), problems)
+        return {} if problems else _mapping(loader, node, (), lines, problems)
+    finally:
+        loader.dispose()
+
+
+def _check_keys(node: yaml.Node, path: KeyPath, seen: set[int], problems: list[Problem]) -> None:
+    """Every key is one word and stands there once. Each node is looked at once, before `<<` is resolved."""
+    if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for i, item in enumerate(node.value):
+            _check_keys(item, (*path, i), seen, problems)
+        return
+    known: set[str] = set()
+    for key, value in node.value:
+        line, inner = key.start_mark.line + 1, (*path, str(key.value))
+        if not isinstance(key, yaml.ScalarNode):
+            problems.append(Problem(line, dotted(path), "a key is a list or a mapping", "quote the key"))
+            continue
+        if key.value in known:
+            problems.append(Problem(line, dotted(inner), "the key is given twice", "remove one of the two"))
+        known.add(key.value)
+        _check_keys(value, inner, seen, problems)
 
 
 def _construct(
     loader: yaml.SafeLoader, node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], problems: list[Problem]
 ) -> Any:
     lines.setdefault(path, node.start_mark.line + 1)
+    if len(lines) > MAX_VALUES:
+        raise yaml.YAMLError(f"more than {MAX_VALUES} values")
     if isinstance(node, yaml.MappingNode):
         return _mapping(loader, node, path, lines, problems)
     if isinstance(node, yaml.SequenceNode):
         return [_construct(loader, item, (*path, i), lines, problems) for i, item in enumerate(node.value)]
-    return loader.construct_object(node, deep=True)
+    try:
+        return loader.construct_object(node, deep=True)
+    except (ValueError, TypeError, AttributeError, LookupError) as error:  # 2024-99-99, !!int x, !!bool x
+        problems.append(Problem(node.start_mark.line + 1, dotted(path), f"not a value: {error}", "quote it"))
+        return None
 
 
 def _mapping(
     loader: yaml.SafeLoader, node: yaml.MappingNode, path: KeyPath, lines: dict[KeyPath, int], problems: list[Problem]
 ) -> dict[str, Any]:
-    written = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
     loader.flatten_mapping(node)  # resolves `<<: *anchor`
+    lines.setdefault(path, node.start_mark.line + 1)
     result: dict[str, Any] = {}
     for key_node, value_node in node.value:
         key = str(key_node.value)
-        line = key_node.start_mark.line + 1
-        if key in result and written.count(key) > 1:
-            problems.append(Problem(line, dotted((*path, key)), "the key is given twice", "remove one of the two"))
-        lines[(*path, key)] = line
+        lines[(*path, key)] = key_node.start_mark.line + 1
         result[key] = _construct(loader, value_node, (*path, key), lines, problems)
     return result
 
@@ -121,7 +193,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"known here: {', '.join(words)}" if words else ""
 
 
-def line_of(lines: dict[KeyPath, int], path: KeyPath) -> int:
+def line_of(lines: Mapping[KeyPath, int], path: KeyPath) -> int:
     """The line of a key, or of the closest key above it that stands in the file."""
     return next((lines[part] for part in _upwards(path) if part in lines), 0)
 

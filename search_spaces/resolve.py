@@ -9,17 +9,30 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import yaml
 
 from search_spaces import space
-from search_spaces.check import problems_of
-from search_spaces.document import Document, KeyPath, Problem, StudyError, did_you_mean, dotted, line_of, parse, read
+from search_spaces.check import BROKEN, problems_of
+from search_spaces.document import (
+    Document,
+    KeyPath,
+    Places,
+    Problem,
+    StudyError,
+    did_you_mean,
+    dotted,
+    from_mapping,
+    line_of,
+    parse,
+    read,
+)
 from search_spaces.schema import Configuration, Header
 
 STAGE_KEYS = tuple(Configuration.model_fields)
@@ -47,7 +60,8 @@ class Cell:
     def pretrained(self) -> bool:
         """Whether the fine-tuning (or, without one, the study) starts from a pretraining."""
         finetune = self.template.get("finetune")
-        return bool(self.template["pretrain"]) and (finetune is None or finetune.get("transfer") != "none")
+        none = isinstance(finetune, Mapping) and finetune.get("transfer") == "none"
+        return bool(self.template["pretrain"]) and not none
 
     def ranges(self, part: Literal["pretrain", "finetune"]) -> list[str]:
         """Names of the ranges tuned with `pretrain` (those of model and data among them) or with `finetune`.
@@ -62,7 +76,9 @@ class Cell:
 
     def pretraining(self) -> str:
         """Equal for the cells whose pretraining is tuned together: all that reaches it, as canonical text."""
-        model = {key: value for key, value in (self.template.get("model") or {}).items() if key != "skip_connections"}
+        model = self.template.get("model") or {}
+        if isinstance(model, Mapping):
+            model = {key: value for key, value in model.items() if key != "skip_connections"}
         reaching = {"data": self.template["data"], "model": model, "pretrain": self.template["pretrain"]}
         return json.dumps(space.to_plain(reaching), sort_keys=True)
 
@@ -113,7 +129,7 @@ def load(path: str | Path, scale: str | None = None, overrides: Sequence[str] = 
 
 def from_dict(data: Mapping[str, Any], scale: str | None = None, overrides: Sequence[str] = ()) -> Study:
     """The same from Python data; ranges as mappings or as objects of `search_spaces.space`."""
-    return resolve(Document(copy.deepcopy(dict(data)), {}, "study"), scale, overrides)
+    return resolve(from_mapping(data), scale, overrides)
 
 
 def from_yaml(text: str, scale: str | None = None, overrides: Sequence[str] = ()) -> Study:
@@ -125,18 +141,17 @@ def resolve(document: Document, scale: str | None = None, overrides: Sequence[st
     problems: list[Problem] = []
     data, lines = _apply_overrides(document, scale, overrides, problems)
     problems += _unknown_keys(data, lines)
-    header, found = problems_of(Header, {key: data[key] for key in HEADER_KEYS if key in data}, lines)
-    problems += found
-    template, found = _with_ranges({key: data[key] for key in STAGE_KEYS if key in data}, lines)
-    problems += found
+    header = _read_header(data, lines, problems)
+    template = {key: _parse_part(data[key], (key,), lines, problems) for key in STAGE_KEYS if key in data}
     factors = _read_factors(data.get("factors") or {}, lines, problems)
     cells = list(_cross(template, lines, factors, problems))
     warnings: list[str] = []
-    problems += _check_cells(cells, header if isinstance(header, Header) else None, warnings)
-    if isinstance(header, Header):
-        problems += _check_header(header, template, factors, lines, warnings)
-    if problems or not isinstance(header, Header):
-        raise StudyError(_once(problems), document.source)
+    problems += _check_cells(cells, header, warnings)
+    problems += _check_header(header, cells, factors, Places(lines))
+    if "tune" in data and not any(True for cell, _ in cells for _ in space.ranges(cell.template)):
+        warnings.append("the study has a tune section but no ranges: nothing is searched, it goes straight to confirm")
+    if problems:
+        raise StudyError(problems, document.source)
     names = {name: tuple(levels) for name, levels in factors.items()}
     resolved = {key: space.to_plain(data[key]) for key in STUDY_KEYS if key in data and key != "scales"}
     return Study(
@@ -150,7 +165,12 @@ def level_label(value: object) -> str:
         return "none"
     if isinstance(value, bool):
         return "true" if value else "false"
-    return value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True).split("\n")[0].strip()
+    if isinstance(value, str):
+        return value
+    try:
+        return yaml.safe_dump(space.to_plain(value), default_flow_style=True, width=math.inf).split("\n")[0].strip()
+    except yaml.YAMLError:  # an object that YAML cannot write; whether it is a setting is found out later
+        return str(value)
 
 
 # ------------------------------------------------------------------------------------------------ scales and --set
@@ -160,14 +180,13 @@ def _apply_overrides(
     document: Document, scale: str | None, overrides: Sequence[str], problems: list[Problem]
 ) -> tuple[dict[str, Any], Lines]:
     data, lines = copy.deepcopy(document.data), dict(document.lines)
-    scales = data.get("scales") or {}
+    scales = _read_scales(data.get("scales") or {}, Places(lines), problems)
     if scale is not None and scale not in scales:
         hint = did_you_mean(scale, scales) if scales else "the study has no scales"
-        problems.append(Problem(lines.get(("scales",), 0), "scales", f"there is no scale {scale!r}", hint))
-    elif scale is not None:
-        for key, value in scales[scale].items():
-            place = ("scales", scale, key)
-            _put(data, lines, split_key(key, data), value, _lines_under(lines, place), dotted(place), problems)
+        problems.append(Places(lines).problem(("scales",), f"there is no scale {scale!r}", hint))
+    for key, value in scales.get(scale or "", {}).items():
+        place = ("scales", str(scale), key)
+        _put(data, lines, split_key(key, data), value, _lines_under(lines, place), dotted(place), problems)
     for text in overrides:
         key, sign, value = text.partition("=")
         if not sign or not key.strip():
@@ -182,11 +201,22 @@ def _apply_overrides(
     return data, lines
 
 
+def _read_scales(scales: Any, places: Places, problems: list[Problem]) -> dict[str, dict[str, Any]]:
+    fix = "for example scales: {small: {finetune.epochs: 1}}"
+    if not isinstance(scales, Mapping):
+        problems.append(places.problem(("scales",), "is a mapping of scales to their settings", fix))
+        return {}
+    for name, settings in scales.items():
+        if not isinstance(settings, Mapping):
+            problems.append(places.problem(("scales", name), "is a mapping of dotted keys to values", fix))
+    return {name: dict(settings) if isinstance(settings, Mapping) else {} for name, settings in scales.items()}
+
+
 def split_key(key: str, data: Any) -> KeyPath:
     """'pretrain.0.epochs' -> ('pretrain', 0, 'epochs') where pretrain is a list."""
     path: list[str | int] = []
     for part in str(key).split("."):
-        if isinstance(data, list) and part.isdigit():
+        if isinstance(data, list) and part.isdecimal():
             path.append(int(part))
             data = data[int(part)] if int(part) < len(data) else None
         else:
@@ -197,25 +227,28 @@ def split_key(key: str, data: Any) -> KeyPath:
 
 def _put(data: Any, lines: Lines, path: KeyPath, value: Any, new: Lines, where: str, problems: list[Problem]) -> None:
     """Put `value` at `path`, in place; what stood there goes, whole, with its line numbers."""
-    for part in path[:-1]:
-        if isinstance(data, dict):
-            if data.get(part) is None:
+    for i, part in enumerate(path):
+        fits = isinstance(data, dict) or (isinstance(data, list) and isinstance(part, int) and part < len(data))
+        if not fits:
+            what = f"cannot be set, because {dotted(path[:i])} is {_described(data)}"
+            fix = "set the whole of it, in one level if factors meet here"
+            problems.append(Problem(new.get((), 0), where, what, fix))
+            return
+        if i < len(path) - 1:
+            if isinstance(data, dict) and data.get(part) is None:
                 data[part] = {}
             data = data[part]
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
-            data = data[part]
-        else:
-            problems.append(Problem(new.get((), 0), where, f"{part!r} cannot be set inside a plain value"))
-            return
     last = path[-1]
-    inside = isinstance(data, dict) or (isinstance(data, list) and isinstance(last, int) and last < len(data))
-    if not inside or space.is_range(data):
-        problems.append(Problem(new.get((), 0), where, f"{last!r} cannot be set inside a plain value"))
-        return
     data[last] = copy.deepcopy(value)
     for old in [key for key in lines if key[: len(path)] == path]:
         del lines[old]
     lines.update({(*path, *key): line for key, line in new.items()})
+
+
+def _described(value: Any) -> str:
+    if space.is_range(value):
+        return "a range"
+    return f"a list of {len(value)}" if isinstance(value, list) else repr(value)
 
 
 def _lines_under(lines: Lines, path: KeyPath) -> Lines:
@@ -235,11 +268,12 @@ def _unknown_keys(data: Mapping[str, Any], lines: Lines) -> list[Problem]:
     ]
 
 
-def _with_ranges(data: Template, lines: Lines) -> tuple[Template, list[Problem]]:
-    """Stage settings with their ranges parsed; pretraining as a list of stages."""
-    problems: list[Problem] = []
-    template = {key: _parse_part(value, (key,), lines, problems) for key, value in data.items()}
-    return template, problems
+def _read_header(data: Mapping[str, Any], lines: Lines, problems: list[Problem]) -> Header:
+    """The header; where it has faults, one with defaults in their place, so that the rest is checked all the same."""
+    given = {key: data[key] for key in HEADER_KEYS if key in data}
+    header, found = problems_of(Header, given, Places(lines))
+    problems += found
+    return header or problems_of(Header, {**given, "study": "study"}, Places(lines))[0] or Header(study="study")
 
 
 def _parse_part(value: Any, path: KeyPath, lines: Lines, problems: list[Problem]) -> Any:
@@ -250,16 +284,15 @@ def _parse_part(value: Any, path: KeyPath, lines: Lines, problems: list[Problem]
     try:
         return space.parse_ranges(value)
     except ValueError as error:
-        problems.append(Problem(line_of(lines, path), dotted(path), str(error)))
-        return None
+        problems.append(Places(lines).problem(path, str(error)))
+        return BROKEN
 
 
-def _as_chain(pretrain: Any) -> list[Any]:
-    """`pretrain` may be missing, `none`, one stage or a list of them."""
-    if pretrain is None or pretrain == "none":
-        return []
-    stages = pretrain if isinstance(pretrain, list) else [pretrain]
-    return [stage for stage in stages if not _is_none(stage)]
+def _as_chain(pretrain: Any) -> list[tuple[KeyPath, Any]]:
+    """`pretrain` may be missing, `none`, one stage or a list of them: the stages, and where each is written."""
+    if isinstance(pretrain, list):
+        return [(("pretrain", i), stage) for i, stage in enumerate(pretrain) if not _is_none(stage)]
+    return [] if pretrain is None or _is_none(pretrain) else [(("pretrain",), pretrain)]
 
 
 def _is_none(stage: Any) -> bool:
@@ -269,226 +302,264 @@ def _is_none(stage: Any) -> bool:
 
 # --------------------------------------------------------------------------------------------------------- factors
 
-Level = tuple[dict[str, Any], Lines]  # dotted key -> value, and the lines of those keys
+
+class Level(NamedTuple):
+    """What a level sets, by dotted key, and where each is written."""
+
+    override: dict[str, Any]
+    written: dict[str, KeyPath]
 
 
 def _read_factors(data: Any, lines: Lines, problems: list[Problem]) -> dict[str, dict[str, Level]]:
     if not isinstance(data, Mapping):
-        problems.append(Problem(line_of(lines, ("factors",)), "factors", "is a mapping of factors to their levels"))
+        problems.append(Places(lines).problem(("factors",), "is a mapping of factors to their levels"))
         return {}
-    return {str(name): _read_levels(str(name), body, lines, problems) for name, body in data.items()}
+    return {name: _read_levels(("factors", name), body, lines, problems) for name, body in data.items()}
 
 
-def _read_levels(name: str, body: Any, lines: Lines, problems: list[Problem]) -> dict[str, Level]:
-    place = ("factors", name)
+def _read_levels(place: KeyPath, body: Any, lines: Lines, problems: list[Problem]) -> dict[str, Level]:
     if not isinstance(body, Mapping) or not body:
         fix = "write {dotted.key: [values]} or {level name: {dotted.key: value}}"
-        problems.append(Problem(line_of(lines, place), dotted(place), "has no levels", fix))
+        problems.append(Places(lines).problem(place, "has no levels", fix))
         return {}
     if len(body) == 1 and isinstance(next(iter(body.values())), list):
         key, values = next(iter(body.items()))
-        return _plain_levels(place, str(key), values, lines, problems)
+        return _plain_levels((*place, key), values, lines, problems)
     levels: dict[str, Level] = {}
     for label, override in body.items():
         if not isinstance(override, Mapping) and override is not None:
-            fix = f"for example {label}: {{finetune.freeze: none}}"
-            problems.append(
-                Problem(line_of(lines, (*place, label)), dotted((*place, label)), "is not an override", fix)
-            )
+            fix = "write {level name: {dotted.key: value}}, or one dotted key with a list of values"
+            problems.append(Places(lines).problem((*place, label), "is not an override", fix))
             continue
-        levels[str(label)] = (dict(override or {}), _lines_under(lines, (*place, label)))
+        written = {key: (*place, label, key) for key in override or {}}
+        parsed = {key: _parse_part((override or {})[key], where, lines, problems) for key, where in written.items()}
+        levels[label] = Level(parsed, written)
     return levels
 
 
-def _plain_levels(
-    place: KeyPath, key: str, values: list[Any], lines: Lines, problems: list[Problem]
-) -> dict[str, Level]:
-    labels = [level_label(value) for value in values]
-    if len(set(labels)) < len(labels):
-        problems.append(Problem(line_of(lines, (*place, key)), dotted((*place, key)), "a level stands there twice"))
-    line = line_of(lines, (*place, key))
-    return {label: ({key: value}, {(): line, (key,): line}) for label, value in zip(labels, values, strict=True)}
+def _plain_levels(place: KeyPath, values: list[Any], lines: Lines, problems: list[Problem]) -> dict[str, Level]:
+    if not values:
+        problems.append(Places(lines).problem(place, "has no levels", "list its values"))
+    levels: dict[str, Level] = {}
+    for i, value in enumerate(values):
+        label, key, where = level_label(value), str(place[-1]), (*place, i)
+        if label in levels:
+            problems.append(Places(lines).problem(where, f"the level {label!r} stands there twice", "remove one"))
+        levels[label] = Level({key: _parse_part(value, where, lines, problems)}, {key: where})
+    return levels
 
 
 def _cross(
     template: Template, lines: Lines, factors: Mapping[str, Mapping[str, Level]], problems: list[Problem]
-) -> Iterator[tuple[Cell, Lines]]:
+) -> Iterator[tuple[Cell, Places]]:
     """Every combination of levels, each with the settings it means and where they stand."""
-    total = 1
-    for levels in factors.values():
-        total *= len(levels)
+    usable = {name: levels for name, levels in factors.items() if levels}  # of the others the reader was told
+    total = math.prod(len(levels) for levels in usable.values())
     if total > MAX_CELLS:
-        problems.append(Problem(line_of(lines, ("factors",)), "factors", f"{total} cells are more than {MAX_CELLS}"))
+        problems.append(Places(lines).problem(("factors",), f"{total} cells are more than {MAX_CELLS}"))
         return
-    for combination in itertools.product(*(levels.items() for levels in factors.values())):
-        settings, places = copy.deepcopy(template), dict(lines)
-        for name, (label, (override, own_lines)) in zip(factors, combination, strict=True):
+    for combination in itertools.product(*(levels.items() for levels in usable.values())):
+        settings, own_lines = copy.deepcopy(template), dict(lines)
+        for _, (override, written) in combination:
             for key, value in override.items():
-                where = f"factors.{name}.{label}.{key}"
-                parsed = _parse_part(value, ("factors", name, label, key), lines, problems)
-                _put(
-                    settings, places, split_key(key, settings), parsed, _lines_under(own_lines, (key,)), where, problems
-                )
-        settings["pretrain"] = _as_chain(settings.get("pretrain"))
-        levels_of = {name: label for name, (label, _) in zip(factors, combination, strict=True)}
+                new, where = _lines_under(lines, written[key]), dotted(written[key])
+                _put(settings, own_lines, split_key(key, settings), value, new, where, problems)
+        chain = _as_chain(settings.get("pretrain"))
+        settings["pretrain"] = [stage for _, stage in chain]
+        levels_of = {name: label for name, (label, _) in zip(usable, combination, strict=True)}
         label = " ".join(f"{name}={level}" for name, level in levels_of.items()) or "all"
-        yield Cell(label, levels_of, settings), places
+        yield Cell(label, levels_of, settings), Places(own_lines, tuple(place for place, _ in chain))
 
 
 # ------------------------------------------------------------------------------------------------- checks of meaning
 
-METRIC = re.compile(r"^(test|val)/(accuracy|mean_accuracy|jaccard|dice|precision|recall|loss)(/.+)?$|^probe/.+$")
+SCORES = ("accuracy", "mean_accuracy", "jaccard", "dice", "precision", "recall")
+METRIC = re.compile(rf"^(test|val)/({'|'.join(SCORES)})(/.+)?$|^probe/[^/]+/accuracy$")
 
 
-def _check_cells(cells: Sequence[tuple[Cell, Lines]], header: Header | None, warnings: list[str]) -> list[Problem]:
+def _check_cells(cells: Sequence[tuple[Cell, Places]], header: Header, warnings: list[str]) -> list[Problem]:
     problems: list[Problem] = []
-    for cell, lines in cells:
+    for cell, places in cells:
         for suggest in _extremes(cell):
             settings = space.fill(cell.template, suggest)
-            places = _single_stage(lines, settings)
             configuration, found = problems_of(Configuration, settings, places)
-            problems += found
-            if isinstance(configuration, Configuration):
+            problems += [*found, *_check_finite(settings, (), places), *_check_parts(settings, header, places)]
+            if configuration is not None:
                 problems += _check_configuration(cell, configuration, header, places, warnings)
     return problems
 
 
-def _single_stage(lines: Lines, settings: Template) -> Lines:
-    """A chain of one may be written without the list: `pretrain.views` is `pretrain.0.views` then."""
-    moved = {("pretrain", 0, *key[1:]): line for key, line in lines.items() if key[:1] == ("pretrain",)}
-    return {**moved, **lines}
-
-
 def _extremes(cell: Cell) -> Iterator[space.Suggest]:
-    """Ways to fill the ranges that between them try both ends of each, and every option."""
-    most = max((len(space.representatives(item)) for _, item in space.ranges(cell.template)), default=1)
+    """Ways to fill the ranges that between them try both ends of each, and every option.
+
+    All at once, and each alone with all others at their first, since a range inside a branch is met only there.
+    """
+    found = list(space.ranges(cell.template))
+    most = max((len(space.representatives(item)) for _, item in found), default=1)
     for k in range(most):
+        yield lambda _name, item, k=k: _nth(item, k)  # type: ignore[misc]
+    for target, item in found:
+        for k in range(len(space.representatives(item))):
+            yield _towards(target, k)
 
-        def suggest(_name: str, item: space.Range, k: int = k) -> Any:
-            answers = space.representatives(item)
-            return answers[k % len(answers)]
 
-        yield suggest
+def _nth(item: space.Range, k: int) -> Any:
+    answers = space.representatives(item)
+    return answers[k % len(answers)]
+
+
+def _towards(target: str, k: int) -> space.Suggest:
+    """The k-th answer to one range, the options that lead to it, and the first answer to every other."""
+
+    def suggest(name: str, item: space.Range) -> Any:
+        if name == target:
+            return _nth(item, k)
+        if isinstance(item, space.Choice):
+            inside = [target.startswith(f"{name}[{label}]") for label in item.labels()]
+            return inside.index(True) if any(inside) else 0
+        return _nth(item, 0)
+
+    return suggest
+
+
+def _check_finite(value: Any, path: KeyPath, places: Places) -> Iterator[Problem]:
+    """`.inf` and `.nan` are numbers to YAML, and settings of nothing."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield places.problem(path, f"should be a finite number, received {value}")
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from _check_finite(item, (*path, key), places)
+
+
+def _check_parts(settings: Template, header: Header, places: Places) -> Iterator[Problem]:
+    """What the study refers to must be there, whether or not it is free of faults."""
+    finetune, probes = settings.get("finetune"), _mapping_at(settings, "probe")
+    users: list[tuple[KeyPath, Any]] = [(("pretrain", i), stage) for i, stage in enumerate(settings["pretrain"])]
+    users += [(("finetune",), finetune), *((("probe", name), probe) for name, probe in probes.items())]
+    known = _mapping_at(settings, "data")
+    for path, stage in users:
+        name = stage.get("data") if isinstance(stage, Mapping) else None
+        if isinstance(name, str) and known and name not in known:
+            yield places.problem((*path, "data"), f"there is no data {name!r}", did_you_mean(name, known))
+    if not settings["pretrain"] and finetune is None:
+        yield Problem(0, "study", "neither pretrain nor finetune: there is nothing to run", "add one of them")
+    for metric in filter(METRIC.match, header.report.metrics):
+        probe = metric.split("/")[1] if metric.startswith("probe/") else None
+        if probe is not None and probe not in probes:
+            yield places.problem(("report", "metrics"), f"there is no probe {probe!r}", did_you_mean(probe, probes))
+        elif probe is None and finetune is None:
+            yield places.problem(("report", "metrics"), f"no stage reports {metric}", "add finetune, or report a probe")
+    target = header.tune.pretrain.target
+    if target.startswith("probe.") and target.removeprefix("probe.") not in probes:
+        name = target.removeprefix("probe.")
+        yield places.problem(("tune", "pretrain", "target"), f"there is no probe {name!r}", did_you_mean(name, probes))
+
+
+def _mapping_at(settings: Template, key: str) -> Mapping[str, Any]:
+    value = settings.get(key)
+    return value if isinstance(value, Mapping) else {}
 
 
 def _check_configuration(
-    cell: Cell, settings: Configuration, header: Header | None, lines: Lines, warnings: list[str]
+    cell: Cell, settings: Configuration, header: Header, places: Places, warnings: list[str]
 ) -> Iterator[Problem]:
-    users: list[tuple[KeyPath, str]] = [(("pretrain", i), stage.data) for i, stage in enumerate(settings.pretrain)]
-    users += [(("finetune",), settings.finetune.data)] if settings.finetune else []
-    users += [(("probe", name), probe.data) for name, probe in settings.probe.items()]
-    for path, name in users:
-        if name not in settings.data:
-            fix = did_you_mean(name, settings.data)
-            yield Problem(line_of(lines, (*path, "data")), dotted((*path, "data")), f"there is no data {name!r}", fix)
-    if not settings.pretrain and settings.finetune is None:
-        yield Problem(0, "study", "neither pretrain nor finetune: there is nothing to run", "add one of them")
     if settings.finetune is not None:
-        yield from _check_finetune(cell, settings, lines, warnings)
-    if header is not None:
-        yield from _check_targets(settings, header, lines)
+        yield from _check_finetune(cell, settings, places, warnings)
+    yield from _check_sizes(settings, places)
+    yield from _check_tuning(cell, settings, header, places)
 
 
-def _check_finetune(cell: Cell, settings: Configuration, lines: Lines, warnings: list[str]) -> Iterator[Problem]:
+def _check_finetune(cell: Cell, settings: Configuration, places: Places, warnings: list[str]) -> Iterator[Problem]:
     assert settings.finetune is not None
     finetune, data = settings.finetune, settings.data.get(settings.finetune.data)
     if data is not None and data.dataset == "image-folder":
-        where = ("finetune", "data")
-        yield Problem(line_of(lines, where), dotted(where), "image-folder has no masks", "use image-mask-folder")
+        yield places.problem(("finetune", "data"), "image-folder has no masks", "use image-mask-folder")
     if settings.pretrain and finetune.transfer == "encoder+decoder":
-        where = ("finetune", "transfer")
         what = f"{settings.pretrain[-1].method.name} trains no decoder to transfer"
-        yield Problem(line_of(lines, where), dotted(where), what, "use transfer: encoder")
+        yield places.problem(("finetune", "transfer"), what, "use transfer: encoder")
     if finetune.freeze == "encoder" and (finetune.transfer == "none" or not settings.pretrain):
         warnings.append(f"cell {cell.label}: the frozen encoder is a random one, nothing is transferred to it")
-    smallest = min(finetune.size, *(stage.views.size for stage in settings.pretrain), finetune.size)
-    factor = 2 ** (len(settings.model.widths) - 1)
-    if finetune.size % factor or smallest < factor:
-        where = ("finetune", "size")
-        what = (
-            f"{finetune.size} px is not a multiple of {factor}, as a U-Net of {len(settings.model.widths)} levels needs"
-        )
-        yield Problem(line_of(lines, where), dotted(where), what)
     if finetune.checkpoint == "best" and data is not None and data.split.val == 0:
-        where = ("finetune", "checkpoint")
-        yield Problem(line_of(lines, where), dotted(where), "best needs validation images", "set data.*.split.val")
+        yield places.problem(("finetune", "checkpoint"), "best needs validation images", "set data.*.split.val")
 
 
-def _check_targets(settings: Configuration, header: Header, lines: Lines) -> Iterator[Problem]:
-    for i, stage in enumerate(settings.pretrain):
-        pretext = header.tune.pretrain.target == "pretext"
-        if pretext and stage.sees != "train" and i == len(settings.pretrain) - 1:
-            where: KeyPath = ("pretrain", i, "sees")
-            what = "the pretext target needs validation images that pretraining did not see"
-            yield Problem(line_of(lines, where), dotted(where), what, "set sees: train")
-    for metric in header.report.metrics:
-        probe = metric.split("/")[1] if metric.startswith("probe/") else None
-        if probe is not None and probe not in settings.probe:
-            where = ("report", "metrics")
-            yield Problem(
-                line_of(lines, where),
-                dotted(where),
-                f"there is no probe {probe!r}",
-                did_you_mean(probe, settings.probe),
-            )
-        elif probe is None and settings.finetune is None:
-            yield Problem(line_of(lines, ("report",)), "report.metrics", f"no stage reports {metric}")
+def _check_sizes(settings: Configuration, places: Places) -> Iterator[Problem]:
+    """A U-Net halves the size at each level but the first, and has to meet its skips on the way up."""
+    levels = len(settings.model.widths)
+    factor = 2 ** (levels - 1)
+    if settings.finetune is not None and settings.finetune.size % factor:
+        what = f"{settings.finetune.size} px is not a multiple of {factor}, as a U-Net of {levels} levels needs"
+        yield places.problem(("finetune", "size"), what)
+    users: list[tuple[KeyPath, int]] = [
+        (("pretrain", i, "views", "size"), stage.views.size) for i, stage in enumerate(settings.pretrain)
+    ]
+    users += [(("probe", name, "size"), probe.size) for name, probe in settings.probe.items()]
+    for path, size in users:
+        if size < factor:
+            what = f"{size} px is below {factor}, what the encoder of a U-Net of {levels} levels needs"
+            yield places.problem(path, what)
+
+
+def _check_tuning(cell: Cell, settings: Configuration, header: Header, places: Places) -> Iterator[Problem]:
+    """Whatever tunes a range must exist: the stage that is scored, and validation images to score it on."""
+    target, tuned = header.tune.pretrain.target, bool(cell.ranges("pretrain"))
+    if tuned and target == "cells" and cell.template.get("finetune") is None:
+        what = "the ranges of the pretraining are tuned by fine-tunings, and there are none"
+        fix = "set tune.pretrain.target to pretext or probe.NAME"
+        yield places.problem(("tune", "pretrain", "target"), what, fix)
+    if target == "pretext" and settings.pretrain and settings.pretrain[-1].sees != "train":
+        what = "the pretext target needs validation images that pretraining did not see"
+        yield places.problem(("pretrain", len(settings.pretrain) - 1, "sees"), what, "set sees: train")
+    scored: set[str] = set()
+    if settings.finetune and (cell.ranges("finetune") or (tuned and target == "cells")):
+        scored.add(settings.finetune.data)
+    if settings.pretrain and tuned and target == "pretext":
+        scored.add(settings.pretrain[-1].data)
+    for name in sorted(scored & set(settings.data)):
+        if settings.data[name].split.val == 0:
+            yield places.problem(("data", name, "split", "val"), "tuning needs validation images", "set it above 0")
 
 
 def _check_header(
-    header: Header, template: Template, factors: Mapping[str, Mapping[str, Level]], lines: Lines, warnings: list[str]
+    header: Header, cells: Sequence[tuple[Cell, Places]], factors: Mapping[str, Mapping[str, Level]], places: Places
 ) -> Iterator[Problem]:
     for key in ("rows", "columns"):
         for name in getattr(header.report, key) or ():
             if name not in factors:
-                place: KeyPath = ("report", key)
-                yield Problem(
-                    line_of(lines, place), dotted(place), f"there is no factor {name!r}", did_you_mean(name, factors)
-                )
+                yield places.problem(("report", key), f"there is no factor {name!r}", did_you_mean(name, factors))
     if header.report.published and header.report.published not in header.published:
-        place, fix = ("report", "published"), did_you_mean(header.report.published, header.published)
+        fix = did_you_mean(header.report.published, header.published) or "add published: {KEY: {values: [...]}}"
         what = f"the section published has no table {header.report.published!r}"
-        yield Problem(line_of(lines, place), dotted(place), what, fix or "add published: {KEY: {values: [...]}}")
-    yield from _check_levels(header.report.baseline, ("report", "baseline"), factors, lines)
-    yield from _check_levels(header.tune.pretrain.cells, ("tune", "pretrain", "cells"), factors, lines)
-    for place, metric in [(("report", "metrics"), m) for m in header.report.metrics] + [
-        (("tune", "target"), header.tune.target)
-    ]:
+        yield places.problem(("report", "published"), what, fix)
+    yield from _check_levels(header.report.baseline, ("report", "baseline"), factors, places)
+    yield from _check_levels(header.tune.pretrain.cells, ("tune", "pretrain", "cells"), factors, places)
+    yield from _check_metrics(header, places)
+
+
+def _check_metrics(header: Header, places: Places) -> Iterator[Problem]:
+    known = [f"{role}/{score}" for role in ("test", "val") for score in SCORES]
+    for metric in header.report.metrics:
         if not METRIC.match(metric):
-            yield Problem(
-                line_of(lines, place), dotted(place), f"no stage reports {metric!r}", "for example test/jaccard"
-            )
-    if header.tune.target.startswith("test/"):
-        yield Problem(line_of(lines, ("tune", "target")), "tune.target", "tuning on the test set", "use val/...")
+            fix = "write probe/NAME/accuracy" if metric.startswith("probe/") else did_you_mean(metric, known)
+            yield places.problem(("report", "metrics"), f"no stage reports {metric!r}", fix)
+    target = header.tune.target
+    if target.startswith("test/"):
+        yield places.problem(("tune", "target"), "tuning on the test set", "use val/...")
+    elif not (METRIC.match(target) and target.startswith("val/")):
+        fix = did_you_mean(target, [name for name in known if name.startswith("val/")])
+        yield places.problem(("tune", "target"), f"no fine-tuning reports {target!r}", fix)
     target = header.tune.pretrain.target
-    if target not in ("cells", "pretext") and target.removeprefix("probe.") not in (template.get("probe") or {}):
+    if target not in ("cells", "pretext") and not target.startswith("probe."):
         place = ("tune", "pretrain", "target")
-        yield Problem(
-            line_of(lines, place), dotted(place), f"unknown target {target!r}", "cells, pretext or probe.NAME"
-        )
-    if "tune" in {key[0] for key in lines if key} and not _any_range(template, factors):
-        warnings.append("the study has a tune section but no ranges: nothing is searched, it goes straight to confirm")
-
-
-def _any_range(template: Template, factors: Mapping[str, Mapping[str, Level]]) -> bool:
-    overrides = [
-        space.parse_ranges(value) for f in factors.values() for level in f.values() for value in level[0].values()
-    ]
-    return any(True for part in [template, *overrides] for _ in space.ranges(part))
+        yield places.problem(place, f"unknown target {target!r}", "cells, pretext or probe.NAME")
 
 
 def _check_levels(
-    levels: Mapping[str, Any], place: KeyPath, factors: Mapping[str, Mapping[str, Level]], lines: Lines
+    levels: Mapping[str, Any], place: KeyPath, factors: Mapping[str, Mapping[str, Level]], places: Places
 ) -> Iterator[Problem]:
     for name, level in levels.items():
-        line = line_of(lines, (*place, name))
         if name not in factors:
-            yield Problem(line, dotted(place), f"there is no factor {name!r}", did_you_mean(name, factors))
-        elif level_label(level) not in factors[name]:
+            yield places.problem((*place, name), f"there is no factor {name!r}", did_you_mean(name, factors))
+        elif factors[name] and level_label(level) not in factors[name]:
             fix = did_you_mean(level_label(level), factors[name])
-            yield Problem(line, dotted(place), f"factor {name!r} has no level {level_label(level)!r}", fix)
-
-
-def _once(problems: Sequence[Problem]) -> list[Problem]:
-    """The same mistake shows in every cell: keep one of each."""
-    return list(dict.fromkeys(problems))
+            yield places.problem((*place, name), f"factor {name!r} has no level {level_label(level)!r}", fix)

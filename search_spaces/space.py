@@ -77,6 +77,8 @@ def parse_ranges(value: Any) -> Any:
         return {key: parse_ranges(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [parse_ranges(item) for item in value]
+    if is_range(value):  # made in Python: held to the same rules
+        return parse_ranges(to_plain(value))
     return value
 
 
@@ -86,6 +88,8 @@ def _parse_range(kind: str, body: Any) -> Range:
     if kind == "choice":
         return Choice(tuple(parse_ranges(item) for item in body))
     if kind == "subset":
+        if len({str(item) for item in body}) < len(body):
+            raise ValueError(f"subset names an item twice, received {body!r}")
         return Subset(tuple(body))
     low, high = _bounds(kind, body)
     if kind in ("int", "log_int"):
@@ -98,7 +102,7 @@ def _parse_range(kind: str, body: Any) -> Range:
 def _bounds(kind: str, body: list[Any] | tuple[Any, ...]) -> tuple[float, float]:
     try:
         low, high = (float(item) for item in body)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{kind} needs two numbers [low, high], received {body!r}") from None
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(f"{kind} needs low < high, received {body!r}")
@@ -109,8 +113,9 @@ def _bounds(kind: str, body: list[Any] | tuple[Any, ...]) -> tuple[float, float]
 
 def _option_name(option: Any) -> str:
     if isinstance(option, Mapping):
-        return str(option.get("name") or option.get("dataset") or json.dumps(to_plain(option), sort_keys=True))
-    return json.dumps(to_plain(option)) if not isinstance(option, str) else option
+        named = option.get("name") or option.get("dataset")
+        return str(named or json.dumps(to_plain(option), sort_keys=True, default=str))
+    return json.dumps(to_plain(option), default=str) if not isinstance(option, str) else option
 
 
 def fill(template: Any, suggest: Suggest, name: str = "") -> Any:
