@@ -4,6 +4,7 @@ study.yaml          the study as resolved: scales and --set applied
 study.json          header for analysis: factors, cells, report
 results.parquet     tidy: one row per (cell, replicate, stage run, metric); equal for equal results
 stage_runs.parquet  one row per stage run: seconds, attempt, machine
+curves.parquet      tidy: one row per (cell, replicate, stage run, step, metric) of the learning curves
 table.md table.csv  the result table (written by analysis)
 best/               the best model: weights, settings, scores
 optuna.journal      the searches, readable by optuna-dashboard
@@ -13,6 +14,7 @@ pretune.log         every event, with its time
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import math
@@ -26,6 +28,7 @@ import pandas as pd
 
 from pretune.program import Outcome, Outcomes, Use, stages_in
 from pretune.store import Store, write_atomically
+from search_spaces import space
 from search_spaces.resolve import Study
 from search_spaces.stages import Stage
 
@@ -45,8 +48,19 @@ def write_header(study: Study, folder: Path) -> None:
         "report": report.model_dump(mode="json"),
         "seeds": study.header.seeds.model_dump(mode="json"),
         "published": study.published,
+        "tune": study.header.tune.model_dump(mode="json"),
+        "ranges": described_ranges(study),
     }
     write_atomically(folder / "study.json", json.dumps(content, indent=1))
+
+
+def described_ranges(study: Study) -> dict[str, Any]:
+    """Every range of the study by its dotted key, as a study file writes it; a choice by its options' names."""
+    found: dict[str, Any] = {}
+    for cell in study.cells:
+        for name, item in space.ranges(cell.template):
+            found[name] = {"choice": list(item.labels())} if isinstance(item, space.Choice) else space.to_plain(item)
+    return found
 
 
 def result_rows(study: Study, uses: Sequence[Use], outcomes: Outcomes) -> list[Row]:
@@ -55,19 +69,23 @@ def result_rows(study: Study, uses: Sequence[Use], outcomes: Outcomes) -> list[R
     A pretraining that several cells share stands there once per phase, with an empty cell; failed stage runs are
     rows without a metric. What has not ended is left out.
     """
-    shared = _shared(uses)
     rows: list[Row] = []
+    for use, name, stage, cell in _placed(uses, outcomes):
+        rows += _rows(study, use, name, stage, outcomes[stage.fingerprint], cell)
+    return rows
+
+
+def _placed(uses: Sequence[Use], outcomes: Outcomes) -> Iterator[tuple[Use, str, Stage, str]]:
+    """Every stage run that has ended, once for each place in the results: its use, name, and cell ("" if shared)."""
+    shared = _shared(uses)
     seen: set[tuple[str, str, str, str]] = set()
     for use in uses:
         for name, stage in use.stages.items():
-            outcome = outcomes.get(stage.fingerprint)
             cell = "" if stage.fingerprint in shared else use.cell.label
             key = (use.phase, cell, stage.fingerprint, "" if not cell else str(use.replicate.seed))
-            if outcome is None or key in seen:
-                continue
-            seen.add(key)
-            rows += _rows(study, use, name, stage, outcome, cell)
-    return rows
+            if stage.fingerprint in outcomes and key not in seen:
+                seen.add(key)
+                yield use, name, stage, cell
 
 
 def _shared(uses: Sequence[Use]) -> set[str]:
@@ -105,6 +123,28 @@ def write_results(study: Study, uses: Sequence[Use], outcomes: Outcomes, store: 
     if rows:
         _write_parquet(pd.DataFrame(rows), folder / "results.parquet")
         _write_parquet(pd.DataFrame(list(_stage_runs(uses, store))), folder / "stage_runs.parquet")
+    if curves := list(curve_rows(uses, outcomes, store)):
+        _write_parquet(pd.DataFrame(curves), folder / "curves.parquet")
+
+
+def curve_rows(uses: Sequence[Use], outcomes: Outcomes, store: Store) -> Iterator[Row]:
+    """The learning curves that finished stage runs left in the store, in the places their results have."""
+    read = functools.cache(functools.partial(_history, store))
+    for use, name, stage, cell in _placed(uses, outcomes):
+        head: Row = {"phase": use.phase, "cell": cell, "seed": use.replicate.seed, "stage": name}
+        head["fingerprint"] = stage.fingerprint
+        for point in read(stage.fingerprint):
+            where = {"step": int(point["step"]), "epoch": float(point["epoch"])}
+            values = {metric: value for metric, value in point.items() if metric not in where}
+            yield from (head | where | {"metric": metric, "value": float(value)} for metric, value in values.items())
+
+
+def _history(store: Store, fingerprint: str) -> tuple[Mapping[str, float], ...]:
+    """What a stage run wrote down while it trained; a probe writes nothing."""
+    entry = store.find(fingerprint)
+    if entry is None or "history.json" not in entry.files:
+        return ()
+    return tuple(json.loads(store.file(entry, "history.json").read_text(encoding="utf-8")))
 
 
 def _stage_runs(uses: Sequence[Use], store: Store) -> Iterator[Row]:
@@ -157,10 +197,17 @@ def _copy_model(study: Study, use: Use, outcomes: Outcomes, source: Path, target
         "seed": use.replicate.seed,
         "fingerprint": stage.fingerprint,
         "chosen": use.values,
+        "levels": use.cell.levels,
+        "question": study.header.question,
+        "target": study.header.tune.target,
         "model": stage.model.model_dump(mode="json"),
+        "data": stage.data.model_dump(mode="json", exclude={"root"}),
+        "data_digest": stage.digest,
+        "pretraining": [parent.settings.model_dump(mode="json") for parent in stage.ancestors()],
         "finetune": stage.settings.model_dump(mode="json"),
         "classes": notes["classes"],
         "input": {"size": notes["size"], "range": [0.0, 1.0], "order": "RGB, channels first"},
+        "test": notes["test"] if stage.on_test else [],
         "scores": dict(outcomes[stage.fingerprint].metrics),
     }
     write_atomically(target / "model.json", json.dumps(card, indent=1))
