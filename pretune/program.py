@@ -21,8 +21,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from optuna.storages import BaseStorage
 
-from pretune.search import Search, Told, Values, direction_of, open_search
-from search_spaces import space
+from pretune.search import Direction, Search, Told, Values, direction_of, open_search
+from search_spaces import schema, space
 from search_spaces.resolve import Cell, Study
 from search_spaces.stages import DigestOf, Replicate, Stage, replicates, stages_of
 
@@ -145,19 +145,24 @@ def search(
     best: tuple[float, Values] | None = None
     sign = -1.0 if questions.study.direction.name == "MINIMIZE" else 1.0
     run.open_searches += 1
+    metric = ""
     for first in range(0, wanted, tune.batch):
         batch = range(first, min(first + tune.batch, wanted))
         uses = {i: ask(run, part, cells, questions, i, fixed) for i in batch}
         outcomes = yield [target(use)[0] for trial in uses.values() for use in trial]
         for i, trial in uses.items():
-            told, value = judge([outcomes[target(use)[0].fingerprint] for use in trial], target(trial[0])[1])
+            metric = target(trial[0])[1]
+            told, value = judge([outcomes[target(use)[0].fingerprint] for use in trial], metric)
             questions.tell(i, told, value)
             if value is not None and (best is None or sign * value > sign * best[0]):
                 best = (value, trial[0].values)
     run.open_searches -= 1
     label = " and ".join(cell.label for cell in cells[:2]) + (" ..." if len(cells) > 2 else "")
     if best is None:
-        run.messages.append(f"search of {part} for {label}: no configuration of {wanted} finished; nothing to confirm")
+        run.messages.append(
+            f"search of {part} for {label}: no configuration of {wanted} finished with a finite {metric} in all its "
+            "replicates; nothing to confirm"
+        )
         return None
     return best[1]
 
@@ -175,12 +180,12 @@ def ask(run: Run, part: str, cells: Sequence[Cell], questions: Search, index: in
 
 
 def judge(outcomes: Sequence[Outcome], metric: str) -> tuple[Told, float | None]:
-    """What to tell of a configuration: never a mean over survivors."""
+    """What to tell of a configuration: never a mean over survivors. One without the metric has no value to tell."""
     if any(outcome.state == "crashed" or outcome.root == "crashed" for outcome in outcomes):
         return "failed", None
     if any(outcome.state == "diverged" or outcome.root == "diverged" for outcome in outcomes):
         return "infeasible", None
-    value = float(np.mean([outcome.metrics[metric] for outcome in outcomes]))
+    value = float(np.mean([outcome.metrics.get(metric, math.nan) for outcome in outcomes]))
     return ("complete", value) if math.isfinite(value) else ("infeasible", None)
 
 
@@ -197,11 +202,15 @@ def open_questions(run: Run, part: str, cells: Sequence[Cell], fixed: Values) ->
         "fixed": fixed,
     }
     key = hashlib.sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()[:8]
-    metric = (
-        "val/pretext_loss" if part == "pretrain" and header.tune.pretrain.target == "pretext" else header.tune.target
-    )
     label = part if part == "pretrain" else f"{part} {cells[0].label}"
-    return open_search(run.storage, f"{label} {key}", header.tune, direction_of(metric, header.tune.direction))
+    return open_search(run.storage, f"{label} {key}", header.tune, direction(part, header.tune))
+
+
+def direction(part: str, tune: schema.Tune) -> Direction:
+    """Of a search. `tune.direction` is about `tune.target`; a pretext loss and a probe's accuracy have their own."""
+    if part == "pretrain" and tune.pretrain.target != "cells":
+        return "minimize" if tune.pretrain.target == "pretext" else "maximize"
+    return direction_of(tune.target, tune.direction)
 
 
 def scored(use: Use, name: str) -> Stage:

@@ -15,6 +15,7 @@ from trainables.data.images import ImageSet
 from trainables.data.splits import Split, label_subset
 from trainables.loop import (
     Clock,
+    DivergedError,
     Feed,
     IntArray,
     Place,
@@ -57,7 +58,7 @@ def finetune(
         `train/loss` (mean over the last epoch).
 
     Raises:
-        DivergedError: the loss is not finite.
+        DivergedError: the loss or the scored logits are not finite.
     """
     # --- data
     assert data.masks is not None, "fine-tuning needs masks; resolve refuses data sets without"
@@ -109,7 +110,7 @@ def finetune(
         if position == steps_per_epoch - 1 or step == steps - 1:
             values = {"train/loss": track.mean()}
             if validation_due(settings, epoch, step == steps - 1) and len(split.val):
-                values |= evaluate(network, settings, feed, masks, split.val, data.classes, "val")
+                values |= evaluate(network, settings, feed, masks, split.val, data.classes, "val", step)
                 train_mode(network, settings.freeze)
                 best = better(best, values, network) if settings.checkpoint == "best" else None
             history.append({"step": step + 1, "epoch": (step + 1) / steps_per_epoch} | values)
@@ -124,7 +125,7 @@ def finetune(
         network.load_state_dict(best["network"])
         metrics |= best["scores"]
     if on_test:
-        metrics |= evaluate(network, settings, feed, masks, split.test, data.classes, "test")
+        metrics |= evaluate(network, settings, feed, masks, split.test, data.classes, "test", steps - 1)
     notes = {"labelled": images.tolist(), "val": split.val.tolist(), "test": split.test.tolist(), "steps": steps}
     finish(network, history, notes | {"classes": list(data.classes), "size": settings.size}, place.out)
     return metrics
@@ -160,13 +161,22 @@ def evaluate(
     images: IntArray,
     classes: tuple[str, ...],
     role: str,
+    step: int,
 ) -> dict[str, float]:
-    """Scores `role/...` from one confusion matrix over all `images`, in eval mode and float32."""
+    """Scores `role/...` from one confusion matrix over all `images`, in eval mode and float32.
+
+    Raises:
+        DivergedError: logits that are not finite; argmax would quietly call them class 0. The update of `step` made
+            them, and no loss came after it to tell.
+    """
     network.eval()
     total: Tensor | None = None
     for batch in np.array_split(images, math.ceil(len(images) / 64)):
         pixels, target = evaluation_batch(feed(batch), masks(batch), settings.size)
-        matrix = confusion(network(pixels).argmax(dim=1), target, len(classes))
+        logits = network(pixels)
+        if not torch.isfinite(logits).all():
+            raise DivergedError(f"{role}/logits", step, math.nan)
+        matrix = confusion(logits.argmax(dim=1), target, len(classes))
         total = matrix if total is None else total + matrix
     assert total is not None
     return {f"{role}/{name}": value for name, value in scores(total, classes).items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from trainables.data.images import ImageSet
 from trainables.data.splits import Split, visible
 from trainables.loop import (
     Clock,
+    DivergedError,
     Feed,
     IntArray,
     Place,
@@ -121,6 +123,8 @@ def pretrain(
     metrics = {name: value for name, value in history[-1].items() if name.startswith("train/")}
     if settings.sees == "train" and len(split.val) >= 2:
         metrics["val/pretext_loss"] = validate(method, settings, feeds, split.val)
+        if not math.isfinite(metrics["val/pretext_loss"]):  # the last update did it, no training loss came after it
+            raise DivergedError("val/pretext_loss", steps - 1, metrics["val/pretext_loss"])
     notes = {"images": images.tolist(), "batch_size": batch_size, "steps": steps, "steps_per_epoch": steps_per_epoch}
     finish(method, history, notes, place.out)
     return metrics

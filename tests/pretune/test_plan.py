@@ -1,0 +1,156 @@
+"""The plan: counts by hand, determinism, and warnings about too few seeds."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from pretune.plan import calibrate, duration, make_plan, sharing_sentence
+from search_spaces import schema
+from search_spaces.resolve import Study, from_dict
+
+EIGHT_CELLS: dict[str, Any] = {
+    "study": "eight",
+    "data": {"d": {"dataset": "scenes", "images": 40, "cache_size": 32}},
+    "model": {"widths": [4, 8]},
+    "pretrain": {"data": "d", "method": {"name": "simclr"}, "views": {"size": 16}, "batch_size": 8, "steps": 5},
+    "finetune": {"data": "d", "size": 32, "batch_size": 8, "steps": 5},
+    "factors": {
+        "encoder": {"unfrozen": {"finetune.freeze": "none"}, "frozen": {"finetune.freeze": "encoder"}},
+        "skip": {"model.skip_connections": [True, False]},
+        "labels": {"finetune.labels": ["all", "50%"]},
+    },
+    "seeds": {"report": 3},
+}
+
+
+def study(**changes: Any) -> Study:
+    return from_dict(copy.deepcopy(EIGHT_CELLS) | changes)
+
+
+def plan_of(chosen: Study, **kwargs: Any) -> dict[str, Any]:
+    made, _ = make_plan(chosen, lambda data: "digest", **kwargs)
+    return dataclasses.asdict(made)
+
+
+def test_eight_cells_at_three_seeds_are_27_stage_runs_and_not_48() -> None:
+    """24 fine-tunings (8 x 3) share 3 pretrainings, one per seed; unshared, 24 pretrainings and 24 fine-tunings."""
+    plan = plan_of(study())
+    assert (plan["cells"], plan["configurations"], plan["replicates"]) == (8, 8, 24)
+    assert (plan["stage_runs"], plan["stage_runs_without_sharing"]) == (27, 48)
+    assert plan["by_stage"] == {"pretrain": 3, "finetune": 24}
+    assert plan["sharing"] == "24 fine-tunings share 3 pretrainings: 27 stage runs, not 48"
+
+
+def test_a_level_without_pretraining_needs_none() -> None:
+    """2 levels x 3 seeds: 6 fine-tunings; only the pretrained level's 3 have a pretraining, and no two share one."""
+    factors = {"start": {"random": {"finetune.transfer": "none"}, "pretrained": {"finetune.transfer": "encoder"}}}
+    plan = plan_of(study(factors=factors))
+    assert (plan["stage_runs"], plan["stage_runs_without_sharing"]) == (9, 9)
+
+
+def test_nested_seeds_multiply_fine_tunings_alone() -> None:
+    """2 pretrainings x 3 fine-tunings per cell: 2 + 8 x 6 stage runs; unshared 48 of each."""
+    plan = plan_of(study(seeds={"report": {"pretrain": 2, "finetune": 3}}))
+    assert plan["by_stage"] == {"pretrain": 2, "finetune": 48}
+    assert plan["stage_runs_without_sharing"] == 96
+
+
+def test_a_search_is_counted_before_it_is_run() -> None:
+    """One cell, 4 trials x 2 search seeds (8 + 8 stages), then 3 report seeds (3 + 3)."""
+    data = copy.deepcopy(EIGHT_CELLS)
+    data["pretrain"]["method"]["temperature"] = {"log_uniform": [0.1, 1.0]}
+    data |= {"factors": {}, "tune": {"trials": 4, "batch": 2, "startup": 1}, "seeds": {"search": 2, "report": 3}}
+    plan = plan_of(from_dict(data))
+    assert plan["by_stage"] == {"pretrain": 11, "finetune": 11}
+    assert plan["replicates"] == 3
+    assert 2 <= plan["configurations"] <= 4  # the chosen one was searched before
+
+
+def test_a_plan_is_deterministic_and_its_fingerprints_depend_on_the_content_of_the_data() -> None:
+    _, first = make_plan(study(), lambda data: "digest")
+    _, again = make_plan(study(), lambda data: "digest")
+    _, other = make_plan(study(), lambda data: "other")
+    assert [stage.fingerprint for stage in first] == [stage.fingerprint for stage in again]
+    assert {stage.fingerprint for stage in first}.isdisjoint(stage.fingerprint for stage in other)
+
+
+def test_what_the_store_holds_is_counted() -> None:
+    _, stages = make_plan(study(), lambda data: "digest")
+    held = {stage.fingerprint for stage in stages[:5]}
+    assert plan_of(study(), stored=held.__contains__)["stored"] == 5
+    assert plan_of(study())["stored"] is None
+
+
+def test_the_json_form_has_the_keys_that_programs_read() -> None:
+    plan = json.loads(json.dumps(plan_of(study())))
+    wanted = {"cells", "configurations", "replicates", "stage_runs", "stage_runs_without_sharing"}
+    assert wanted <= plan.keys()
+    assert all(isinstance(plan[key], int) for key in wanted)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "baseline", "expected"),
+    [
+        (1, {}, "one report seed: there will be no standard deviation"),
+        (3, {"encoder": "unfrozen", "skip": True}, "cannot reach p = 0.05 with 3 seeds (smallest p 0.25)"),
+    ],
+)
+def test_too_few_seeds_are_said(seeds: int, baseline: dict[str, Any], expected: str) -> None:
+    """An exact sign-flip test of 3 pairs has 2^3 outcomes, two-sided: p >= 2 / 8."""
+    warnings = plan_of(study(seeds={"report": seeds}, report={"baseline": baseline}))["warnings"]
+    assert any(expected in warning for warning in warnings)
+
+
+def test_six_seeds_are_enough_for_a_comparison() -> None:
+    report = {"baseline": {"encoder": "unfrozen", "skip": True}}
+    assert plan_of(study(seeds={"report": 6}, report=report))["warnings"] == ()
+
+
+def test_costs_grow_with_the_stages_and_count_the_weights() -> None:
+    """Timings are not asserted; weights are: the stage kinds' own tensors at 4 bytes (8 for a step counter)."""
+    _, stages = make_plan(study(), lambda data: "digest")
+    pretrain = [stage for stage in stages if stage.kind == "pretrain"]
+    seconds, gpu_hours, disk = calibrate(pretrain[:1], lambda data: 40)
+    _, _, three = calibrate(pretrain, lambda data: 40)
+    assert seconds > 0
+    assert gpu_hours == 0
+    # two levels of two 3x3 convolutions without bias (3-4-4, 4-8-8) and their norms (4 vectors and a counter each)
+    weights = 4 * (9 * (3 * 4 + 4 * 4 + 4 * 8 + 8 * 8) + 4 * (4 + 4 + 8 + 8)) + 4 * 8
+    assert disk == weights
+    assert three == 3 * weights
+
+
+@pytest.mark.parametrize(
+    ("counts", "without", "expected"),
+    [
+        ({"finetune": 4}, 4, "4 stage runs"),
+        ({"pretrain": 2}, 6, "2 stage runs, not 6"),
+        ({"pretrain": 1, "finetune": 1}, 2, "1 fine-tuning share 1 pretraining: 2 stage runs"),
+        (
+            {"pretrain.0": 1, "pretrain.1": 1, "finetune": 2, "probe:a": 2},
+            12,
+            "2 fine-tunings and 2 probes share 2 pretrainings: 6 stage runs, not 12",
+        ),
+    ],
+)
+def test_sharing_in_words(counts: dict[str, int], without: int, expected: str) -> None:
+    assert sharing_sentence(counts, without) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(0.4, "0 s"), (89, "89 s"), (420, "7 min"), (7500, "2 h 05 min"), (5400, "1 h 30 min")]
+)
+def test_durations_are_written_for_people(seconds: float, expected: str) -> None:
+    assert duration(seconds) == expected
+
+
+def test_the_settings_of_the_study_are_left_as_they_were() -> None:
+    """The plan asks a random sampler; the study itself keeps its own."""
+    chosen = study(tune={"sampler": "tpe"})
+    make_plan(chosen, lambda data: "digest")
+    assert chosen.header.tune == schema.Tune(sampler="tpe")
