@@ -1,0 +1,202 @@
+"""What every pretraining method promises to the loop, checked for all entries of METHODS.
+
+A new method adds its tiny settings to METHOD_SETTINGS (and, where it needs other views, to VIEWS); the suite fails
+until it does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from search_spaces import schema
+from trainables import checkpoints, loop, pretrain
+from trainables.data import images
+from trainables.data.images import ImageSet
+from trainables.data.splits import Split
+from trainables.finetune import finetune
+from trainables.methods.protocol import Batch, Method
+from trainables.methods.table import METHODS
+
+METHOD_SETTINGS: dict[str, dict[str, Any]] = {
+    "simclr": {"hidden": 16, "dim": 8},
+}
+VIEWS: dict[str, dict[str, Any]] = {}  # of methods that cannot do with {"size": 16}
+
+MODEL = schema.UNet(widths=(4, 8))
+STREAMS = {"init": 1, "order": 2, "augmentation": 3, "split": 4}
+SPLIT = Split(train=np.arange(24), val=np.arange(24, 32), test=np.arange(32, 40))
+STEPS, DESCENT_STEPS = 7, 30
+CPU = torch.device("cpu")
+
+every_method = pytest.mark.parametrize("name", sorted(METHODS))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    """40 scenes of 32 px with masks, regions and depth, and classes invented for the methods that need some."""
+    settings = schema.Scenes(dataset="scenes", images=40, cache_size=32)
+    scenes = images.load(settings, None, tmp_path_factory.mktemp("cache"))
+    return dataclasses.replace(scenes, labels=np.arange(40) % 3)
+
+
+def stage(name: str, **changes: Any) -> schema.Pretrain:
+    """Three steps to an epoch."""
+    body: dict[str, Any] = {"data": "scenes", "batch_size": 8, "steps": STEPS}
+    body |= {"method": METHOD_SETTINGS[name] | {"name": name}, "views": {"size": 16} | VIEWS.get(name, {})}
+    return schema.Pretrain.model_validate(body | changes)
+
+
+def run(settings: schema.Pretrain, data: ImageSet, out: Path, split: Split = SPLIT, **place: Any) -> dict[str, float]:
+    out.mkdir()
+    where = loop.Place(out, CPU, checkpoint_seconds=0.0, **place)
+    return pretrain.pretrain(settings, MODEL, data, split, STREAMS, where, lambda _: None)
+
+
+def build(settings: schema.Pretrain) -> Method:
+    torch.manual_seed(0)
+    return METHODS[settings.method.name](settings.method, settings.views, loop.build_encoder(MODEL))
+
+
+def batch_of(method: Method, data: ImageSet, count: int = 8) -> Batch:
+    return pretrain.make_batch(method, pretrain.make_feeds(data, loop.Place(Path(), CPU)), np.arange(count), 5, 0)
+
+
+def weights(out: Path) -> dict[str, Tensor]:
+    return load_file(out / checkpoints.WEIGHTS)
+
+
+def assert_identical(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def test_every_method_has_settings_here() -> None:
+    assert METHOD_SETTINGS.keys() == METHODS.keys()
+
+
+@every_method
+def test_descent_lowers_the_loss_of_a_fixed_batch(name: str, data: ImageSet) -> None:
+    """Targets are held still: no `after_step`, so neither queues nor momentum encoders move."""
+    settings = stage(name)
+    method = build(settings)
+    assert isinstance(method, nn.Module)
+    batch, losses = batch_of(method, data), []
+    optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], 3e-3)
+    for _ in range(DESCENT_STEPS):
+        loss, _ = method(batch, 0.0)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        method.after_backward(epoch=100)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert np.mean(losses[-5:]) < losses[0]
+
+
+@every_method
+def test_diagnostics_are_finite_scalars(name: str, data: ImageSet) -> None:
+    method = build(stage(name))
+    loss, diagnostics = method(batch_of(method, data), 0.0)
+    assert loss.shape == ()
+    assert diagnostics
+    for key, value in diagnostics.items():
+        assert math.isfinite(float(value)), key
+
+
+@every_method
+def test_evaluation_changes_no_state(name: str, data: ImageSet) -> None:
+    """The pretext validation must leave queues, centres and statistics alone."""
+    method = build(stage(name))
+    assert isinstance(method, nn.Module)
+    before = checkpoints.clone_state(method)
+    method.eval()
+    with torch.no_grad():
+        method(batch_of(method, data), 1.0)
+    assert_identical(before, method.state_dict())
+
+
+@every_method
+def test_a_resumed_run_is_bit_identical(
+    name: str, data: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The states of a whole run are kept; a second run starts from one of them, drawn at random."""
+    save, saved = checkpoints.save_state, tmp_path / "saved"
+    saved.mkdir()
+
+    def save_and_keep(state: dict[str, Any], folder: Path) -> None:
+        save(state, folder)
+        shutil.copy(folder / checkpoints.STATE, saved / f"{state['step']}.pt")
+
+    monkeypatch.setattr(checkpoints, "save_state", save_and_keep)
+    whole = run(stage(name), data, tmp_path / "whole")
+    step = random.Random(name).randrange(1, STEPS)
+    resumed = run(stage(name), data, tmp_path / "resumed", resume=saved / f"{step}.pt")
+    assert_identical(weights(tmp_path / "whole"), weights(tmp_path / "resumed"))
+    assert whole == resumed
+    assert (tmp_path / "whole/history.json").read_text() == (tmp_path / "resumed/history.json").read_text()
+
+
+@every_method
+def test_the_same_seed_gives_the_same_numbers(name: str, data: ImageSet, tmp_path: Path) -> None:
+    """Whatever state torch's global generator is in before the run, and between its steps."""
+    torch.manual_seed(11)
+    first = run(stage(name), data, tmp_path / "a")
+    torch.manual_seed(12)
+    assert run(stage(name), data, tmp_path / "b") == first
+    assert_identical(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+@every_method
+def test_the_export_loads_into_a_finetuning(name: str, data: ImageSet, tmp_path: Path) -> None:
+    """A frozen encoder comes out of the fine-tuning as it went in: exactly what pretraining exported."""
+    run(stage(name, steps=2), data, tmp_path / "pretrained")
+    settings = schema.Finetune(data="scenes", size=16, freeze="encoder", batch_size=8, steps=1)
+    (tmp_path / "finetuned").mkdir()
+    place = loop.Place(tmp_path / "finetuned", CPU, parent=tmp_path / "pretrained" / checkpoints.WEIGHTS)
+    finetune(settings, MODEL, data, SPLIT, STREAMS | {"labels": 6}, place, lambda _: None, on_test=False)
+    exported, used = (
+        {key: value for key, value in weights(tmp_path / out).items() if key.startswith("encoder.")}
+        for out in ("pretrained", "finetuned")
+    )
+    assert exported
+    assert_identical(exported, used)
+
+
+@every_method
+def test_bfloat16_autocast_works(name: str, data: ImageSet, tmp_path: Path) -> None:
+    """Finite, with a loss in float32 and parameters that stay float32."""
+    settings = stage(name, precision="bfloat16", steps=3)
+    metrics = run(settings, data, tmp_path / "out")
+    assert all(math.isfinite(value) for value in metrics.values())
+    method = build(settings)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = method(batch_of(method, data), 0.0)
+    assert loss.dtype == torch.float32
+    stored = weights(tmp_path / "out").values()
+    assert {tensor.dtype for tensor in stored if tensor.is_floating_point()} == {torch.float32}
+
+
+@every_method
+def test_a_batch_of_one_is_refused(name: str, data: ImageSet, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"batch_size\n.*greater than or equal to 2"):
+        stage(name, batch_size=1)
+    with pytest.raises(ValueError, match="needs at least 2 images, it may see 1"):
+        run(stage(name), data, tmp_path / "out", SPLIT._replace(train=np.arange(1)))
