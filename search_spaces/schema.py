@@ -215,6 +215,10 @@ class Views(Settings):
     blur: Fraction = 0.0  # SimCLR's own value is 0.5 for ImageNet sizes
     extra: tuple[ExtraTransform, ...] = ()  # P1's additions, each applied with probability `extra_probability`
     extra_probability: Fraction = 0.5
+    within: Literal["image", "region"] = "image"  # where crops lie: anywhere, or all in one random region (P4)
+    region_min_area: NonNegativeInt = 1000  # px of the source image; smaller regions are never chosen (P4)
+    region_source_area: PositiveInt | None = None  # px of a source image; default: the cached image is taken for it
+    region_enlarge: Annotated[float, Field(ge=1)] = 1.3  # of a region's height and width (P4)
 
     @model_validator(mode="after")
     def _ordered(self) -> Views:

@@ -30,6 +30,13 @@ def crop_boxes(draws: FloatArray, height: int, width: int, area: Range, aspect: 
     `draws` (B, CROP_DRAWS) in [0, 1). The area's share is uniform in `area`, width / height is log-uniform in
     `aspect`; the first of ten attempts that fits is taken, else the largest central box of an allowed aspect.
     """
+    whole = np.array((0, 0, height, width))
+    return crop_boxes_within(draws, np.broadcast_to(whole, (len(draws), 4)), area, aspect)
+
+
+def crop_boxes_within(draws: FloatArray, windows: NDArray[np.int64], area: Range, aspect: Range) -> NDArray[np.int64]:
+    """The same with a window (B, 4) of its own for each sample: shares are of its window, and boxes lie in it."""
+    height, width = windows[:, 2:3], windows[:, 3:]  # B, 1
     share = area[0] + (area[1] - area[0]) * draws[:, :TRIES]
     log_low, log_high = math.log(aspect[0]), math.log(aspect[1])
     ratio = np.exp(log_low + (log_high - log_low) * draws[:, TRIES : 2 * TRIES])
@@ -37,25 +44,33 @@ def crop_boxes(draws: FloatArray, height: int, width: int, area: Range, aspect: 
     h = np.rint(np.sqrt(height * width * share / ratio)).astype(np.int64)
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
     rows, first = np.arange(len(draws)), fits.argmax(axis=1)
-    placed = _place(h[rows, first], w[rows, first], height, width, draws[:, 2 * TRIES :])
-    return np.where(fits[rows, first, None], placed, central_box(height, width, aspect))
+    placed = _place(h[rows, first], w[rows, first], windows, draws[:, 2 * TRIES :])
+    return np.where(fits[rows, first, None], placed, central_boxes(windows, aspect))
 
 
-def _place(h: NDArray[np.int64], w: NDArray[np.int64], height: int, width: int, draws: FloatArray) -> NDArray[np.int64]:
+def _place(
+    h: NDArray[np.int64], w: NDArray[np.int64], windows: NDArray[np.int64], draws: FloatArray
+) -> NDArray[np.int64]:
     """Boxes of the given sizes (B,) at uniform positions; where a box does not fit, the result is meaningless."""
-    top = np.floor(draws[:, 0] * (height - h + 1)).astype(np.int64)
-    left = np.floor(draws[:, 1] * (width - w + 1)).astype(np.int64)
+    top = windows[:, 0] + np.floor(draws[:, 0] * (windows[:, 2] - h + 1)).astype(np.int64)
+    left = windows[:, 1] + np.floor(draws[:, 1] * (windows[:, 3] - w + 1)).astype(np.int64)
     return np.stack((top, left, h, w), axis=1)
+
+
+def central_boxes(windows: NDArray[np.int64], aspect: Range) -> NDArray[np.int64]:
+    """The largest central box of each window (B, 4) whose width / height is in `aspect`; at least a pixel each way."""
+    top, left, height, width = windows.T
+    ratio = width / height
+    h = np.where(ratio < aspect[0], np.rint(width / aspect[0]), height).astype(np.int64)
+    w = np.where(ratio > aspect[1], np.rint(height * aspect[1]), width).astype(np.int64)
+    h, w = np.maximum(h, 1), np.maximum(w, 1)
+    return np.stack((top + (height - h) // 2, left + (width - w) // 2, h, w), axis=1)
 
 
 def central_box(height: int, width: int, aspect: Range) -> NDArray[np.int64]:
     """The largest central box, (4,), whose width / height lies in `aspect`."""
-    h, w = height, width
-    if width / height < aspect[0]:
-        h = round(width / aspect[0])
-    elif width / height > aspect[1]:
-        w = round(height * aspect[1])
-    return np.array(((height - h) // 2, (width - w) // 2, h, w))
+    box: NDArray[np.int64] = central_boxes(np.array(((0, 0, height, width),)), aspect)[0]
+    return box
 
 
 def crop_resize(images: Tensor, boxes: Tensor, flipped: Tensor, size: int) -> Tensor:

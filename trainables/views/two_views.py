@@ -7,7 +7,7 @@ which samples a transform touches is known there, and an accelerator is never wa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from search_spaces import schema
 from trainables.views import color, geometry
 from trainables.views.random import FloatArray, IntArray, uniforms
+from trainables.views.regions import draw_windows
 
 Draw = Callable[[str, int], FloatArray]  # (what for, how many) -> (B, how many) in [0, 1)
 
@@ -45,11 +46,38 @@ def make_views(
     return views_of(images, indices, [settings] * views, seed, epoch)
 
 
-def views_of(images: Tensor, indices: IntArray, recipes: Sequence[schema.Views], seed: int, epoch: int) -> list[View]:
-    """The same with settings of its own for each view: asymmetric views, or large and small crops."""
+def views_of(
+    images: Tensor,
+    indices: IntArray,
+    recipes: Sequence[schema.Views],
+    seed: int,
+    epoch: int,
+    region_table: NDArray[np.integer[Any]] | None = None,
+) -> list[View]:
+    """The same with settings of its own for each view: asymmetric views, or large and small crops.
+
+    `region_table` (B, K, 5), of `regions.region_table`, is for recipes whose views lie `within` a region: all such
+    views of an image lie in the same one. Raises ValueError where it is needed and missing.
+    """
     _check(images, indices)
     planes = images.permute(0, 3, 1, 2).float()  # once for all views; the memory stays channels last
-    return [_make_view(planes, _drawing(seed, epoch, indices, i), recipe) for i, recipe in enumerate(recipes)]
+    which = uniforms(seed, "views/region", epoch, indices, 0, 1)[:, 0]  # the same for every view
+    return [
+        _make_view(planes, _windows(planes, region_table, which, recipe), _drawing(seed, epoch, indices, i), recipe)
+        for i, recipe in enumerate(recipes)
+    ]
+
+
+def _windows(
+    planes: Tensor, table: NDArray[np.integer[Any]] | None, which: FloatArray, settings: schema.Views
+) -> NDArray[np.int64]:
+    """Where each image's crop may lie, (B, 4) px."""
+    count, _, height, width = planes.shape
+    if settings.within == "image":
+        return np.broadcast_to(np.array((0, 0, height, width)), (count, 4))
+    if table is None:
+        raise ValueError("views within a region need a region map, which this data set does not have")
+    return draw_windows(table, which, height, width, settings)
 
 
 def _check(images: Tensor, indices: IntArray) -> None:
@@ -64,9 +92,9 @@ def _drawing(seed: int, epoch: int, indices: IntArray, view: int) -> Draw:
     return lambda purpose, count: uniforms(seed, f"views/{purpose}", epoch, indices, view, count)
 
 
-def _make_view(planes: Tensor, draw: Draw, settings: schema.Views) -> View:
+def _make_view(planes: Tensor, windows: NDArray[np.int64], draw: Draw, settings: schema.Views) -> View:
     height, width = planes.shape[-2:]
-    boxes = geometry.crop_boxes(draw("crop", geometry.CROP_DRAWS), height, width, settings.crop, settings.aspect)
+    boxes = geometry.crop_boxes_within(draw("crop", geometry.CROP_DRAWS), windows, settings.crop, settings.aspect)
     flipped = _tensor(draw("flip", 1)[:, 0] < settings.flip, planes)
     x = geometry.crop_resize(planes, _tensor(boxes, planes), flipped, settings.size).div_(255)
     x = _photometric(x, draw, settings)

@@ -1,0 +1,96 @@
+"""Region views: every view of an image is cut from one random region of it (P4's SAMCLR).
+
+P4 keeps SAM's coarsest regions, drops small ones, multiplies height and width of a region's box by 1.3 and draws both
+views inside one random region. How "coarsest" is decided, and that an image without a region that is large enough
+falls back to the whole image, is this project's choice: P4 has no public code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import find_objects
+
+from search_spaces import schema
+from trainables.views.random import FloatArray
+
+Windows = NDArray[np.int64]  # (B, 4): top, left, height, width in px
+
+
+def uses_regions(recipes: Sequence[schema.Views]) -> bool:
+    """Whether any view is to be cut from a region."""
+    return any(recipe.within == "region" for recipe in recipes)
+
+
+def region_table(regions: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
+    """Boxes and areas of all regions: maps (N, H, W), 0 no region, 1..K -> (N, K, 5) top, left, height, width, area.
+
+    A row of zeros stands where an image has no such region. K is the largest number in the maps, at least 1.
+    """
+    rows = [_boxes_of(image) for image in regions]
+    table = np.zeros((len(rows), max([1, *map(len, rows)]), 5), np.int32)
+    for row, boxes in zip(table, rows, strict=True):
+        row[: len(boxes)] = boxes
+    return table
+
+
+def _boxes_of(regions: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """One map (H, W) -> (K, 5)."""
+    areas = np.bincount(regions.ravel())
+    boxes = np.zeros((len(areas) - 1, 5), np.int64)
+    for number, found in enumerate(find_objects(regions.astype(np.int32))):
+        if found is not None:
+            (top, bottom), (left, right) = ((part.start, part.stop) for part in found)
+            boxes[number] = top, left, bottom - top, right - left, areas[number + 1]
+    return boxes
+
+
+def draw_windows(
+    table: NDArray[np.integer[Any]], draws: FloatArray, height: int, width: int, settings: schema.Views
+) -> Windows:
+    """One random region's box of each image, enlarged and cut to the image.
+
+    Args:
+        table: rows of `region_table`, (B, K, 5).
+        draws: (B,) in [0, 1): which of the regions that are large enough.
+        height, width: of the images, px.
+        settings: `region_min_area` in px of the source image, whose size `region_source_area` gives.
+
+    Returns:
+        (B, 4); the whole image where no region is large enough.
+    """
+    scale = (settings.region_source_area or height * width) / (height * width)
+    large: NDArray[np.bool_] = (table[..., 4] > 0) & (table[..., 4] * scale >= settings.region_min_area)  # B, K
+    wanted = np.floor(draws * large.sum(axis=1)).astype(np.int64)  # the how-manieth of the large ones
+    chosen = (large & (large.cumsum(axis=1) == wanted[:, None] + 1)).argmax(axis=1)
+    boxes = table[np.arange(len(table)), chosen, :4].astype(np.int64)
+    whole = np.array((0, 0, height, width))
+    some = large.any(axis=1, keepdims=True)
+    return np.where(some, enlarged(boxes, settings.region_enlarge, height, width), whole)
+
+
+def enlarged(boxes: NDArray[np.int64], factor: float, height: int, width: int) -> Windows:
+    """Boxes (B, 4) with height and width times `factor` about their centres, cut to the image."""
+    start, length = boxes[:, :2], boxes[:, 2:]
+    grow = (factor - 1) / 2 * length
+    low = np.rint(start - grow).clip(min=0).astype(np.int64)
+    high = np.minimum(np.rint(start + length + grow), (height, width)).astype(np.int64)
+    return np.concatenate((low, high - low), axis=1)
+
+
+def coarsest(masks: NDArray[np.bool_], inside: float = 0.5) -> NDArray[np.uint16]:
+    """Overlapping masks (K, H, W), as SAM gives them, to one map (H, W) of the coarsest: 0 none, 1.. from the largest.
+
+    Taken from the largest down, a mask is dropped where at least `inside` of it lies in those already taken; of one
+    that is kept, what was free is its region. Masks without a pixel are dropped.
+    """
+    areas = masks.sum(axis=(1, 2))
+    regions = np.zeros(masks.shape[1:], np.uint16)
+    for number in np.argsort(-areas, kind="stable"):
+        free = masks[number] & (regions == 0)
+        if areas[number] > 0 and free.sum() > (1 - inside) * areas[number]:
+            regions[free] = regions.max() + 1
+    return regions
