@@ -1,0 +1,232 @@
+"""Sensitivity to what was tuned, from the sampler's own trials.
+
+These trials are not a designed experiment: a sampler visits good regions more often than bad ones, and moves several
+parameters at once. What is shown is where scores were found, not the effect of one parameter with all else held
+(`BIASED` says so, wherever these numbers are shown).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import optuna
+import pandas
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+BIASED = (
+    "From the sampler's trials, which crowd where scores are good and move all parameters at once: "
+    "a picture of where good scores were found, not the effect of one parameter alone."
+)
+_FEWEST_FOR_IMPORTANCE = 8
+_MOST_BINS = 6
+_FLAT = "every trial scored the same"
+
+
+class Trial(NamedTuple):
+    """One configuration that a search tried: the mean score over its cells and search seeds."""
+
+    values: Mapping[str, Any]  # dotted key -> value; a choice is the position of its option
+    score: float
+    n: int  # scores behind the mean
+
+
+class SearchRuns(NamedTuple):
+    """One search: of the pretraining, or of one cell's fine-tuning."""
+
+    name: str
+    metric: str
+    minimize: bool
+    trials: tuple[Trial, ...]  # those whose every replicate finished with a finite score
+
+
+class Response(NamedTuple):
+    """Scores over one parameter; arrays (trials,) and, for the means of equally filled bins, (bins,)."""
+
+    search: str
+    parameter: str
+    metric: str
+    options: tuple[str, ...]  # of a choice, whose x is a position in it; () for numbers
+    log: bool
+    x: Array
+    score: Array
+    bin_x: Array
+    bin_mean: Array
+    bin_std: Array  # over the trials of a bin; NaN for one
+
+
+class Importance(NamedTuple):
+    """PED-ANOVA importances (they sum to 1) with their 5th to 95th percentile over resampled trials."""
+
+    search: str
+    parameters: tuple[str, ...]  # the most important first
+    share: Array
+    low: Array
+    high: Array
+    trials: int
+    note: str  # why there are no numbers, where there are none
+
+
+def searches(results: pandas.DataFrame, content: Mapping[str, Any]) -> tuple[SearchRuns, ...]:
+    """Every search of a study. `content` is its `study.json` (keys `tune` and `ranges`)."""
+    tune, ranges = content.get("tune") or {}, content.get("ranges") or {}
+    rows = results[(results["phase"] == "search")] if "chosen" in results.columns else results.iloc[:0]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows.to_dict("records"):
+        groups.setdefault(_search_of(row, ranges), []).append({str(key): value for key, value in row.items()})
+    groups.pop("", None)
+    return tuple(_search(name, part, tune) for name, part in groups.items())
+
+
+def _search_of(row: Mapping[Any, Any], ranges: Mapping[str, Any]) -> str:
+    """The search that asked for a row: a fine-tuning's values name ranges of the fine-tuning too."""
+    names = list(json.loads(row["chosen"] or "{}"))
+    if not names or not row["cell"] or not ranges:
+        return ""
+    tuned_with_finetune = any(name.startswith("finetune") for name in names)
+    return f"fine-tuning of {row['cell']}" if tuned_with_finetune else "pretraining"
+
+
+def _search(name: str, rows: Sequence[Mapping[str, Any]], tune: Mapping[str, Any]) -> SearchRuns:
+    metric = _metric_of(name, tune)
+    minimize = tune.get("direction") == "minimize" or (tune.get("direction") is None and metric.endswith("loss"))
+    scores: dict[str, list[float]] = {}
+    for row in rows:
+        failed = row["outcome"] != "finished" and row["stage"] in ("finetune", "pretrain")
+        if row["metric"] == metric or failed:
+            scores.setdefault(str(row["chosen"]), []).append(math.nan if failed else float(row["value"]))
+    whole = {chosen: values for chosen, values in scores.items() if all(map(math.isfinite, values))}
+    trials = (Trial(json.loads(chosen), float(np.mean(values)), len(values)) for chosen, values in whole.items())
+    return SearchRuns(name, metric, minimize, tuple(trials))
+
+
+def _metric_of(name: str, tune: Mapping[str, Any]) -> str:
+    target = str((tune.get("pretrain") or {}).get("target", "cells"))
+    if name == "pretraining" and target.startswith("probe."):
+        return f"probe/{target.removeprefix('probe.')}/accuracy"
+    if name == "pretraining" and target == "pretext":
+        return "val/pretext_loss"
+    return str(tune.get("target", "val/jaccard"))
+
+
+def varied(search: SearchRuns) -> tuple[str, ...]:
+    """Parameters that took more than one value: what an earlier search fixed is left out."""
+    names = dict.fromkeys(name for trial in search.trials for name in trial.values)
+    seen = {name: {json.dumps(t.values[name]) for t in search.trials if name in t.values} for name in names}
+    return tuple(name for name in names if len(seen[name]) > 1)
+
+
+def response(search: SearchRuns, parameter: str, ranges: Mapping[str, Any]) -> Response:
+    """Scores over one parameter. A subset's x is how many of its items were chosen."""
+    described = ranges.get(parameter, {})
+    options = tuple(str(option) for option in described.get("choice", ()))
+    tried = [(_place(trial.values[parameter]), trial.score) for trial in search.trials if parameter in trial.values]
+    x, score = np.array(sorted(tried), np.float64).reshape(-1, 2).T
+    log = bool(described.keys() & {"log_uniform", "log_int"})
+    bins = _by_option(x) if options else _equally_filled(len(x))
+    means = [(_middle(x[part], log), score[part].mean(), _std(score[part])) for part in bins]
+    bin_x, bin_mean, bin_std = np.array(means, np.float64).reshape(-1, 3).T
+    return Response(search.name, parameter, search.metric, options, log, x, score, bin_x, bin_mean, bin_std)
+
+
+def _place(value: Any) -> float:
+    return float(len(value)) if isinstance(value, list) else float(value)
+
+
+def _by_option(x: Array) -> list[NDArray[np.intp]]:
+    return [np.flatnonzero(x == option) for option in np.unique(x)]
+
+
+def _equally_filled(count: int) -> list[NDArray[np.intp]]:
+    """At most six bins of neighbours, with three trials or more in each."""
+    return list(np.array_split(np.arange(count), max(1, min(_MOST_BINS, count // 3))))
+
+
+def _middle(x: Array, log: bool) -> float:
+    return float(np.exp(np.log(x).mean()) if log else x.mean())
+
+
+def _std(values: Array) -> float:
+    return float(values.std(ddof=1)) if len(values) > 1 else math.nan
+
+
+# ------------------------------------------------------------------------------------------------------- importance
+
+
+def importance(
+    search: SearchRuns, ranges: Mapping[str, Any], generator: np.random.Generator, resamples: int = 20
+) -> Importance:
+    """PED-ANOVA (Watanabe et al. 2023, as in Optuna) over the parameters that every trial has.
+
+    Its spread is that over bootstrap resamples of the trials. Below eight trials there are no numbers, and a note.
+    """
+    shared = [name for name in varied(search) if all(name in trial.values for trial in search.trials)]
+    names = [name for name in shared if name in ranges and not isinstance(search.trials[0].values[name], list)]
+    if why := _no_importance(search, names):
+        return Importance(search.name, (), np.empty(0), np.empty(0), np.empty(0), len(search.trials), why)
+    whole = _shares(search, search.trials, names, ranges)
+    draws = generator.integers(len(search.trials), size=(resamples, len(search.trials)))
+    several = [[search.trials[i] for i in draw] for draw in draws]
+    again = np.array([_shares(search, part, names, ranges) for part in several if not _flat(part)])
+    low, high = np.nanpercentile(again, (5, 95), axis=0)
+    order = np.argsort(-whole, kind="stable")
+    parameters = tuple(names[i] for i in order)
+    return Importance(search.name, parameters, whole[order], low[order], high[order], len(search.trials), "")
+
+
+def _no_importance(search: SearchRuns, names: Sequence[str]) -> str:
+    if len(search.trials) < _FEWEST_FOR_IMPORTANCE:
+        return f"{len(search.trials)} finished trials are too few to rank parameters (8 are needed)"
+    if _flat(search.trials):
+        return _FLAT
+    return "" if len(names) > 1 else "there is one parameter, so nothing to rank"
+
+
+def _flat(trials: Sequence[Trial]) -> bool:
+    return len({trial.score for trial in trials}) < 2
+
+
+def _shares(
+    search: SearchRuns, trials: Sequence[Trial], names: Sequence[str], ranges: Mapping[str, Any]
+) -> NDArray[np.float64]:
+    """Importances that sum to 1, in the order of `names`; NaN where PED-ANOVA sees no difference at all."""
+    space = {name: _distribution(ranges[name]) for name in names}
+    study = _silent_study("minimize" if search.minimize else "maximize")
+    for trial in trials:
+        values = {name: _value(trial.values[name], ranges[name]) for name in names}
+        study.add_trial(optuna.trial.create_trial(params=values, distributions=space, value=trial.score))
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator, normalize=False)
+    shares = np.array([found[name] for name in names], np.float64)
+    return shares / shares.sum() if shares.sum() > 0 else np.full(len(names), math.nan)
+
+
+def _silent_study(direction: Literal["minimize", "maximize"]) -> optuna.Study:
+    """In memory, without Optuna's line to the terminal for each."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        return optuna.create_study(direction=direction)
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def _distribution(described: Mapping[str, Any]) -> optuna.distributions.BaseDistribution:
+    kind, body = next(iter(described.items()))
+    if kind == "choice":
+        return optuna.distributions.CategoricalDistribution(tuple(body))
+    if kind in ("int", "log_int"):
+        return optuna.distributions.IntDistribution(body[0], body[1], log=kind == "log_int")
+    return optuna.distributions.FloatDistribution(body[0], body[1], log=kind == "log_uniform")
+
+
+def _value(value: Any, described: Mapping[str, Any]) -> Any:
+    return described["choice"][value] if "choice" in described else value
