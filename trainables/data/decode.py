@@ -6,15 +6,17 @@ import io
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from trainables.data.errors import BadFileError
-from trainables.data.listing import IGNORE, Entry
+from trainables.data.listing import IGNORE, Box, Colors, Entry, Listing, Member, Pack, file_of
 
+Source = Path | bytes | NDArray[Any]  # a file, its content, or decoded pixels
+Unpack = Callable[[Path], Pack]
 Fit = Literal["squash", "pad", "crop"]
 
 DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
@@ -30,27 +32,30 @@ class Decoded(NamedTuple):
     problems: tuple[str, ...]
 
 
-def decode(entry: Entry, root: Path, values: Mapping[int, int] | None, size: int, fit: Fit) -> Decoded:
-    """Read an entry's files and fit them to `size` px. Problems are returned, named relative to `root`."""
+def decode(entry: Entry, listing: Listing, unpack: Unpack | None, size: int, fit: Fit) -> Decoded:
+    """Read an entry's files and fit them to `size` px. Problems are returned, named relative to the listing's root.
+
+    `unpack` opens the files that hold many images; it may remember them.
+    """
     problems: list[str] = []
-    image = _attempt(read_image, entry.image, root, problems)
+    image = _attempt(lambda: read_image(_source(entry.image, unpack, False)), entry.image, listing.root, problems)
     mask = None
     if entry.mask is not None:
-        mask = _attempt(partial(read_mask, values=values or {}), entry.mask, root, problems)
+        mask = _attempt(partial(_mask, entry.mask, listing, unpack), entry.mask, listing.root, problems)
     if image is not None and mask is not None and image.size != mask.size:
-        problems.append(f"{_relative(entry.mask, root)}: {_sizes(mask, image)}")
+        problems.append(f"{_relative(entry.mask, listing.root)}: {_sizes(mask, image)}")
     if image is None or problems:
         return Decoded(None, None, tuple(problems))
-    fitted = None if mask is None else np.asarray(fit_mask(mask, size, fit))
-    return Decoded(np.asarray(fit_image(image, size, fit)), fitted, ())
+    fitted = None if mask is None else np.asarray(fit_mask(_cut(mask, entry.box), size, fit))
+    return Decoded(np.asarray(fit_image(_cut(image, entry.box), size, fit)), fitted, ())
 
 
-def read_image(path: Path) -> Image.Image:
-    """The file as 8-bit RGB, upright. 16-bit grey is scaled (65535 -> 255), transparency laid over black.
+def read_image(source: Source) -> Image.Image:
+    """The image as 8-bit RGB, upright. 16-bit grey is scaled (65535 -> 255), transparency laid over black.
 
     Raises BadFileError.
     """
-    image = _open(path)
+    image = _open(source)
     if image.mode in DEEP_MODES:
         return Image.fromarray(_eight_bit(np.asarray(image))).convert("RGB")
     if image.mode == "F":
@@ -61,12 +66,12 @@ def read_image(path: Path) -> Image.Image:
     return image.convert("RGB")
 
 
-def read_mask(path: Path, values: Mapping[int, int]) -> Image.Image:
-    """The file's values mapped through `values`, as mode L. A palette is not looked at: its indices are the values.
+def read_mask(source: Source, values: Mapping[int, int]) -> Image.Image:
+    """The mask's values mapped through `values`, as mode L. A palette is not looked at: its indices are the values.
 
     Raises BadFileError for colour masks and for values that `values` does not name.
     """
-    image = _open(path)
+    image = _open(source)
     if image.mode not in MASK_MODES:
         raise BadFileError(f"a mask holds one class index per pixel, this one is a colour image (mode {image.mode})")
     array = np.asarray(image)
@@ -76,6 +81,20 @@ def read_mask(path: Path, values: Mapping[int, int]) -> Image.Image:
     table = np.zeros(max(values) + 1, np.uint8)
     table[list(values.keys())] = list(values.values())
     return Image.fromarray(table[array])
+
+
+def read_color_mask(source: Source, colors: Colors) -> Image.Image:
+    """The mask's colours as class indices, mode L. Raises BadFileError for a colour that means nothing."""
+    pixels = np.asarray(read_image(source)).astype(np.int16)
+    left = np.ones(pixels.shape[:2], np.bool_)
+    mask = np.full(pixels.shape[:2], 0 if colors.other is None else colors.other, np.uint8)
+    for color, index in colors.classes:
+        near = left & (np.abs(pixels - np.array(color, np.int16)).max(-1) <= colors.tolerance)
+        mask[near], left = index, left & ~near
+    if colors.other is None and left.any():
+        known = ", ".join(str(color) for color, _ in colors.classes)
+        raise BadFileError(f"mask colour {tuple(pixels[left][0].tolist())} has no meaning (known: {known})")
+    return Image.fromarray(mask)
 
 
 def fit_image(image: Image.Image, size: int, fit: Fit) -> Image.Image:
@@ -106,12 +125,34 @@ def _pad(image: Image.Image, size: int, resample: Image.Resampling, padding: int
     return square
 
 
-def _open(path: Path) -> Image.Image:
+def _source(source: Path | Member, unpack: Unpack | None, mask: bool) -> Source:
+    if not isinstance(source, Member):
+        return source
+    if unpack is None:
+        raise BadFileError("no reader for files that hold many images")
+    pack = unpack(source.file)
+    rows = pack.masks if mask else pack.images
+    if rows is None:
+        raise BadFileError("the file holds no masks")
+    return rows[source.row]
+
+
+def _mask(source: Path | Member, listing: Listing, unpack: Unpack | None) -> Image.Image:
+    read = _source(source, unpack, True)
+    if listing.mask_colors is not None:
+        return read_color_mask(read, listing.mask_colors)
+    return read_mask(read, listing.mask_values or {})
+
+
+def _cut(image: Image.Image, box: Box | None) -> Image.Image:
+    return image if box is None else image.crop(box)
+
+
+def _open(source: Source) -> Image.Image:
     """Decoded whole and turned upright by its EXIF orientation."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadFileError(f"cannot be opened ({error.strerror})") from error
+    if isinstance(source, np.ndarray):
+        return Image.fromarray(source)
+    data = _read(source) if isinstance(source, Path) else source
     if not data:
         raise BadFileError("empty file (0 bytes); replace or remove it")
     try:
@@ -122,6 +163,13 @@ def _open(path: Path) -> Image.Image:
         raise BadFileError("not an image that can be read; replace or remove it") from error
     except Exception as error:  # Pillow's decoders raise almost any type on damaged files
         raise BadFileError(f"damaged ({type(error).__name__}: {error}); replace or remove it") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadFileError(f"cannot be opened ({error.strerror})") from error
 
 
 def _eight_bit(grey: NDArray[np.generic]) -> NDArray[np.uint8]:
@@ -144,16 +192,21 @@ def _check_values(array: NDArray[np.generic], values: Mapping[int, int]) -> None
         )
 
 
-def _attempt(read: Callable[[Path], Image.Image], path: Path, root: Path, problems: list[str]) -> Image.Image | None:
+def _attempt(
+    read: Callable[[], Image.Image], source: Path | Member, root: Path, problems: list[str]
+) -> Image.Image | None:
     try:
-        return read(path)
+        return read()
     except BadFileError as error:
-        problems.append(f"{_relative(path, root)}: {error}")
+        problems.append(f"{_relative(source, root)}: {error}")
         return None
 
 
-def _relative(path: Path | None, root: Path) -> str:
-    return "" if path is None else path.relative_to(root).as_posix()
+def _relative(source: Path | Member | None, root: Path) -> str:
+    if source is None:
+        return ""
+    name = file_of(source).relative_to(root).as_posix()
+    return f"{name}[{source.row}]" if isinstance(source, Member) else name
 
 
 def _sizes(mask: Image.Image, image: Image.Image) -> str:

@@ -39,7 +39,8 @@ def _hash(path: Path, memo: Memo) -> tuple[str, tuple[int, int, str]]:
         known = memo.get(key)
         if known is not None and tuple(known[:2]) == (stat.st_size, stat.st_mtime_ns):
             return key, known
-        return key, (stat.st_size, stat.st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest())
+        with path.open("rb") as file:  # in blocks: one file may hold a whole data set
+            return key, (stat.st_size, stat.st_mtime_ns, hashlib.file_digest(file, "sha256").hexdigest())
     except OSError:
         return key, (-1, time.time_ns(), UNREADABLE)  # too recent to be remembered
 

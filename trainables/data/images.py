@@ -13,9 +13,11 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +26,10 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from search_spaces import schema
-from trainables.data import decode, folders, hashes, pets, scenes, splits
+from trainables.data import decode, hashes, scenes, splits
+from trainables.data.adapters import ADAPTERS, locate
 from trainables.data.errors import DataError
-from trainables.data.listing import IGNORE, Listing, limited
+from trainables.data.listing import IGNORE, Entry, Listing, Member, Pack, file_of, limited
 
 __all__ = ["IGNORE", "DataError", "ImageSet", "digest", "ensure", "load", "locate", "open_cached"]
 
@@ -34,7 +37,7 @@ RECIPE = 1  # raised whenever the same files and settings would give other array
 INDEX = "index.json"
 
 Progress = Callable[[int, int], None]  # images done, images in all
-Files = schema.Pets | schema.ImageFolder | schema.ImageMaskFolder
+PACKS = 2  # files of many images that stay open while they are decoded: rows run on threads across their border
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class ImageSet:
     names: tuple[str, ...]  # N
     classes: tuple[str, ...]  # names of the mask classes
     skipped: tuple[str, ...]  # files left out by `on_error: skip`, with the reason
+    label_names: tuple[str, ...] = ()  # names of the image classes, where the data set gives them
 
 
 class _Maps(NamedTuple):
@@ -62,21 +66,6 @@ class _Maps(NamedTuple):
 
 
 # ------------------------------------------------------------------------------------------------- public calls
-
-
-def locate(settings: schema.Data, data_root: Path | None) -> Path | None:
-    """The folder of the data set; None for generated scenes. A relative `root:` is taken from `data_root`, else cwd.
-
-    Raises DataError: what is expected, where, and how to get it.
-    """
-    if isinstance(settings, schema.Scenes):
-        return None
-    if isinstance(settings, schema.Pets):
-        return _locate_pets(settings, data_root)
-    folder = (data_root or Path()) / Path(settings.root).expanduser()
-    if not folder.is_dir():
-        raise DataError(f"{settings.dataset}: no folder {folder}; `root:` sets it, relative to --data if given")
-    return folder
 
 
 def digest(settings: schema.Data, data_root: Path | None, cache: Path | None = None) -> str:
@@ -129,45 +118,28 @@ def open_cached(digest: str, cache: Path) -> ImageSet | None:
 # ------------------------------------------------------------------------------------------------ files and hash
 
 
-def _locate_pets(settings: schema.Pets, data_root: Path | None) -> Path:
-    expected = f"a folder with images/ and annotations/ ({pets.GET})"
-    if settings.root is None and data_root is None:
-        raise DataError(f"oxford-iiit-pet: expected {expected}; say where with --data or `root:`")
-    base = (data_root or Path()) / Path(settings.root or ".").expanduser()
-    found = pets.find_pets(base)
-    if found is None:
-        raise DataError(
-            f"oxford-iiit-pet: expected {expected} at {base / pets.FOLDER} or {base}; --data or `root:` sets it"
-        )
-    return found
-
-
-def _listed(settings: Files, data_root: Path | None) -> Listing:
+def _listed(settings: schema.Data, data_root: Path | None) -> Listing:
     """The entries that are used. Under `on_error: fail`, problems that names alone show are raised by the build."""
     root = locate(settings, data_root)
     assert root is not None  # only scenes have no folder
-    listing = _list_all(settings, root)
+    listing = ADAPTERS[settings.dataset](settings, root)
     if not listing.entries:
         raise DataError(f"{settings.dataset}: no usable image in {root}", listing.problems)
     return limited(listing, settings.limit, settings.split.seed)
 
 
-def _list_all(settings: Files, root: Path) -> Listing:
-    if isinstance(settings, schema.Pets):
-        return pets.list_pets(root, settings.labels)
-    if isinstance(settings, schema.ImageFolder):
-        return folders.list_images(root)
-    return folders.list_images_and_masks(root, settings.images, settings.masks, settings.classes, settings.ignore)
+def _digest_files(settings: schema.Data, listing: Listing, cache: Path | None) -> str:
+    sources = [source for entry in listing.entries for source in (entry.image, entry.mask) if source is not None]
+    paths = list(dict.fromkeys(file_of(source) for source in sources))  # a file of many images is hashed once
+    found = dict(zip(paths, hashes.hash_files(paths, cache), strict=True))
+    return _digest_of([_header(settings, listing), *(_identity(entry, found) for entry in listing.entries)])
 
 
-def _digest_files(settings: Files, listing: Listing, cache: Path | None) -> str:
-    paths = [path for entry in listing.entries for path in (entry.image, entry.mask) if path is not None]
-    found = iter(hashes.hash_files(paths, cache))
-    entries = (
-        [entry.name, entry.label, entry.test, next(found), None if entry.mask is None else next(found)]
-        for entry in listing.entries
-    )
-    return _digest_of([_header(settings, listing), *entries])
+def _identity(entry: Entry, found: dict[Path, str]) -> list[Any]:
+    mask = None if entry.mask is None else found[file_of(entry.mask)]
+    whole = [entry.name, entry.label, entry.test, found[file_of(entry.image)], mask]
+    inside = [source.row for source in (entry.image, entry.mask) if isinstance(source, Member)]
+    return [*whole, inside, entry.box] if inside or entry.box else whole
 
 
 def _digest_of(parts: Sequence[Any]) -> str:
@@ -185,6 +157,7 @@ def _header(settings: schema.Data, listing: Listing | None) -> dict[str, Any]:
     if listing is not None:
         values = None if listing.mask_values is None else sorted(listing.mask_values.items())
         header |= {"classes": listing.classes, "mask_values": values, "problems": listing.problems}
+        header |= {} if listing.mask_colors is None else {"mask_colors": listing.mask_colors}
     return header | {"fit": settings.fit, "on_error": settings.on_error}
 
 
@@ -231,7 +204,7 @@ def _write_scenes(settings: schema.Scenes, folder: Path, progress: Progress | No
     return _index(names, scenes.CLASSES[: settings.classes])
 
 
-def _write_files(settings: Files, listing: Listing, folder: Path, progress: Progress | None) -> dict[str, Any]:
+def _write_files(settings: schema.Data, listing: Listing, folder: Path, progress: Progress | None) -> dict[str, Any]:
     maps = _allocate(folder, len(listing.entries), settings.cache_size, listing.mask_values is not None, scenes=False)
     bad: dict[int, tuple[str, ...]] = {}
     for row, problems in enumerate(_decoded(settings, listing, maps)):
@@ -245,17 +218,17 @@ def _write_files(settings: Files, listing: Listing, folder: Path, progress: Prog
     _keep_rows(folder, maps, good)
     entries = [listing.entries[row] for row in good]
     labels, tests = [entry.label for entry in entries], [entry.test for entry in entries]
-    return _index([entry.name for entry in entries], listing.classes, labels, tests, skipped)
+    return _index([entry.name for entry in entries], listing.classes, labels, tests, skipped, listing.label_names)
 
 
-def _decoded(settings: Files, listing: Listing, maps: _Maps) -> Iterator[tuple[str, ...]]:
+def _decoded(settings: schema.Data, listing: Listing, maps: _Maps) -> Iterator[tuple[str, ...]]:
     """Decode every entry into its row, on threads (Pillow releases the GIL); yields each one's problems, in order."""
+
+    unpack = _remembering(listing)
 
     def fill(row: int) -> tuple[str, ...]:
         entry = listing.entries[row]
-        image, mask, problems = decode.decode(
-            entry, listing.root, listing.mask_values, settings.cache_size, settings.fit
-        )
+        image, mask, problems = decode.decode(entry, listing, unpack, settings.cache_size, settings.fit)
         if image is not None:
             maps.images[row] = image
         if mask is not None and maps.masks is not None:
@@ -266,7 +239,20 @@ def _decoded(settings: Files, listing: Listing, maps: _Maps) -> Iterator[tuple[s
         yield from pool.map(fill, range(len(listing.entries)))
 
 
-def _check(settings: Files, listing: Listing, problems: Sequence[str], good: Sequence[int]) -> None:
+def _remembering(listing: Listing) -> Callable[[Path], Pack] | None:
+    """Opens files of many images, each once as long as its rows are at work."""
+    if listing.unpack is None:
+        return None
+    remembered, lock = lru_cache(maxsize=PACKS)(listing.unpack), threading.Lock()
+
+    def unpack(path: Path) -> Pack:
+        with lock:  # else every thread would read the next file at once
+            return remembered(path)
+
+    return unpack
+
+
+def _check(settings: schema.Data, listing: Listing, problems: Sequence[str], good: Sequence[int]) -> None:
     where = f"{settings.dataset} in {listing.root}"
     if not good:
         raise DataError(f"{where}: not one of {len(listing.entries)} images can be used:", problems)
@@ -307,6 +293,7 @@ def _index(
     labels: Sequence[int | None] = (),
     tests: Sequence[bool | None] = (),
     skipped: Sequence[str] = (),
+    label_names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """index.json; labels and test membership are null where the data set has none."""
     return {
@@ -315,6 +302,7 @@ def _index(
         "labels": None if not labels or None in labels else list(labels),
         "official_test": None if not tests or None in tests else list(tests),
         "skipped": list(skipped),
+        "label_names": list(label_names),
     }
 
 
@@ -334,6 +322,7 @@ def _open(folder: Path) -> ImageSet:
         names=tuple(index["names"]),
         classes=tuple(index["classes"]),
         skipped=tuple(index["skipped"]),
+        label_names=tuple(index.get("label_names", ())),  # caches of before the adapters have none
     )
 
 

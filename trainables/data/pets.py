@@ -7,14 +7,13 @@ NAME CLASSID SPECIES BREEDID.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
 from trainables.data.errors import DataError
 from trainables.data.listing import Entry, Listing
 
-FOLDER = "oxford-iiit-pet"
 GET = "torchvision.datasets.OxfordIIITPet(root, download=True) fetches it"
 
 # Value in the trimap (1 pet, 2 background, 3 border) -> class index. P3 counts the border as foreground.
@@ -23,27 +22,49 @@ FOREGROUND = {1: 1, 2: 0, 3: 1}
 CLASSES = {"trimap": ("pet", "background", "border"), "foreground": ("background", "pet")}
 
 
-def find_pets(base: Path) -> Path | None:
-    """The folder that holds images/ and annotations/: `base`/oxford-iiit-pet or `base` itself."""
-    for folder in (base / FOLDER, base):
-        if (folder / "images").is_dir() and (folder / "annotations").is_dir():
-            return folder
-    return None
+# CLASSID - 1 of the twelve cat breeds; the other 25 are dogs.
+CATS = (0, 5, 6, 7, 9, 11, 20, 23, 26, 27, 32, 33)
+BREEDS = 37
 
 
-def list_pets(root: Path, labels: Literal["trimap", "foreground"]) -> Listing:
-    """Every listed image that has its files. `label` is the breed, CLASSID - 1. Raises DataError without lists."""
+def list_pets(
+    root: Path,
+    labels: Literal["trimap", "foreground"],
+    classes: Literal["breed", "species"] = "breed",
+    species: Literal["dogs", "cats"] | None = None,
+) -> Listing:
+    """Every listed image that has its files. Raises DataError without lists.
+
+    `label` is the breed, CLASSID - 1, or the species (0 cat, 1 dog). With `species` only these are kept, and their
+    breeds are numbered from 0 without gaps: 25 dogs, 12 cats.
+    """
     problems: list[str] = []
     entries = [*_listed(root, "trainval.txt", False, problems), *_listed(root, "test.txt", True, problems)]
     entries = _once(entries, problems)
-    entries = _present(root, entries, problems)
+    entries = _present(root, _kept(entries, species), problems)
     return Listing(
         root=root,
-        entries=tuple(sorted(entries)),
+        entries=tuple(sorted(_labelled(entries, classes, species))),
         problems=tuple(problems),
         classes=CLASSES[labels],
         mask_values=TRIMAP if labels == "trimap" else FOREGROUND,
+        label_names=("cat", "dog") if classes == "species" else (),
     )
+
+
+def _kept(entries: list[Entry], species: Literal["dogs", "cats"] | None) -> list[Entry]:
+    return [entry for entry in entries if species is None or (entry.label in CATS) == (species == "cats")]
+
+
+def _labelled(
+    entries: list[Entry], classes: Literal["breed", "species"], species: Literal["dogs", "cats"] | None
+) -> Iterable[Entry]:
+    if classes == "species":
+        return (entry._replace(label=int(entry.label not in CATS)) for entry in entries)
+    breeds = [breed for breed in range(BREEDS) if species is None or (breed in CATS) == (species == "cats")]
+    if species is None:
+        return entries
+    return (entry._replace(label=breeds.index(entry.label)) for entry in entries if entry.label is not None)
 
 
 def _listed(root: Path, list_name: str, test: bool, problems: list[str]) -> Iterator[Entry]:
@@ -54,7 +75,7 @@ def _listed(root: Path, list_name: str, test: bool, problems: list[str]) -> Iter
         fields = line.split()
         if not fields or line.startswith("#"):
             continue
-        if len(fields) < 2 or not fields[1].isdecimal() or int(fields[1]) < 1:
+        if len(fields) < 2 or not fields[1].isdecimal() or not 1 <= int(fields[1]) <= BREEDS:
             problems.append(f"annotations/{list_name}: line {number} is not NAME CLASSID SPECIES BREEDID: {line!r}")
             continue
         yield _entry(root, fields[0], int(fields[1]) - 1, test)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from trainables.data import decode
 from trainables.data.errors import BadFileError
-from trainables.data.listing import Entry
+from trainables.data.listing import Colors, Entry, Listing, Member, Pack
 
 ORIENTATION = 0x0112
 IDENTITY = {0: 0, 1: 1, 2: 2}
@@ -187,17 +187,21 @@ def entry(folder: Path) -> Entry:
     return Entry("a", folder / "a.png", folder / "m.png")
 
 
+def listing(folder: Path) -> Listing:
+    return Listing(folder, (entry(folder),), mask_values=IDENTITY)
+
+
 def test_both_bad_files_of_a_pair_are_reported(tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
     saved(tmp_path / "m.png", Image.new("RGB", (2, 2)))
-    problems = decode.decode(entry(tmp_path), tmp_path, IDENTITY, 8, "squash").problems
+    problems = decode.decode(entry(tmp_path), listing(tmp_path), None, 8, "squash").problems
     assert [problem.split(":")[0] for problem in problems] == ["a.png", "m.png"]
 
 
 def test_a_mask_of_another_size_is_reported_with_both_sizes(tmp_path: Path) -> None:
     saved(tmp_path / "a.png", Image.new("RGB", (6, 4)))
     saved(tmp_path / "m.png", Image.new("L", (4, 6)))
-    (problem,) = decode.decode(entry(tmp_path), tmp_path, IDENTITY, 8, "squash").problems
+    (problem,) = decode.decode(entry(tmp_path), listing(tmp_path), None, 8, "squash").problems
     assert problem.startswith("m.png: the mask is 4x6, its image 6x4")
 
 
@@ -207,9 +211,51 @@ def test_a_mask_may_follow_the_upright_image(tmp_path: Path) -> None:
     exif[ORIENTATION] = 8
     saved(tmp_path / "a.png", Image.new("RGB", (6, 4)), exif=exif)
     saved(tmp_path / "m.png", Image.new("L", (4, 6), 1))
-    image, mask, problems = decode.decode(entry(tmp_path), tmp_path, IDENTITY, 8, "squash")
+    image, mask, problems = decode.decode(entry(tmp_path), listing(tmp_path), None, 8, "squash")
     assert problems == ()
     assert image is not None
     assert image.shape == (8, 8, 3)
     assert mask is not None
     assert (mask == 1).all()
+
+
+def test_a_box_cuts_image_and_mask_alike(tmp_path: Path) -> None:
+    """Left half 0, right half 1: the box lies within the right half."""
+    saved(tmp_path / "m.png", halves(32, 16))
+    saved(tmp_path / "a.png", Image.fromarray(np.asarray(halves(32, 16)) * np.uint8(200)))
+    boxed = entry(tmp_path)._replace(box=(20, 4, 28, 12))
+    image, mask, problems = decode.decode(boxed, listing(tmp_path), None, 4, "squash")
+    assert problems == ()
+    assert image is not None
+    assert image.tolist() == [[[200] * 3] * 4] * 4
+    assert mask is not None
+    assert mask.tolist() == [[1] * 4] * 4
+
+
+RULE = Colors((((0, 0, 254), 0), ((0, 0, 0), 255)), other=1, tolerance=10)
+
+
+def test_mask_colours_become_classes(tmp_path: Path) -> None:
+    """Blue within the tolerance is background, black is ignored, all else is foreground."""
+    pixels = np.array([[[0, 0, 254], [9, 0, 245], [12, 0, 254], [3, 3, 3], [200, 180, 10]]], np.uint8)
+    mask = decode.read_color_mask(saved(tmp_path / "m.png", Image.fromarray(pixels)), RULE)
+    assert np.asarray(mask).tolist() == [[0, 0, 1, 255, 1]]
+
+
+def test_a_colour_without_meaning_is_named(tmp_path: Path) -> None:
+    path = saved(tmp_path / "m.png", Image.new("RGB", (2, 2), (7, 80, 9)))
+    with pytest.raises(BadFileError, match=r"mask colour \(7, 80, 9\) has no meaning"):
+        decode.read_color_mask(path, RULE._replace(other=None))
+
+
+def test_members_of_a_file_are_read_and_named_by_their_index(tmp_path: Path) -> None:
+    pixels = np.arange(2 * 4 * 4, dtype=np.uint8).reshape(2, 4, 4)
+    pack = Pack(pixels, np.stack([np.zeros((4, 4), np.uint8), np.full((4, 4), 9, np.uint8)]))
+    file = tmp_path / "all.npz"
+    entries = tuple(Entry(str(i), Member(file, i), Member(file, i)) for i in range(2))
+    whole = Listing(tmp_path, entries, mask_values=IDENTITY)
+    good = decode.decode(entries[0], whole, lambda path: pack, 4, "squash")
+    assert good.image is not None
+    assert good.image[..., 0].tolist() == pixels[0].tolist()
+    (problem,) = decode.decode(entries[1], whole, lambda path: pack, 4, "squash").problems
+    assert problem.startswith("all.npz[1]: mask values outside the classes: 9")

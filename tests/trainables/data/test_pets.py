@@ -13,7 +13,9 @@ from PIL import Image
 from search_spaces import schema
 from trainables.data import images
 from trainables.data.errors import DataError
-from trainables.data.pets import find_pets, list_pets
+from trainables.data.adapters import find
+from trainables.data.catalogue import ABOUT
+from trainables.data.pets import list_pets
 
 
 def pets(root: Path, trainval: str = "Cat_1 1 1 1\nDog_2 2 2 1\n", test: str = "Dog_10 2 2 1\n") -> Path:
@@ -90,7 +92,7 @@ def test_missing_lists_and_folders_say_how_to_get_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["", "oxford-iiit-pet"])
 def test_the_folder_is_found_itself_or_inside_of_torchvisions_root(tmp_path: Path, place: str) -> None:
     root = pets(tmp_path / place)
-    assert find_pets(tmp_path) == root
+    assert find(tmp_path, ABOUT["oxford-iiit-pet"]) == root
 
 
 def real_data() -> Path:
