@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
+
+import yaml
 
 TEMPLATE = """\
 # A Pretune study. `pretune plan {file}` shows what it would run, `pretune run {file}` runs it.
@@ -62,11 +65,22 @@ scales:
 def starter(name: str, images: Path | None, masks: Path | None, classes: str | None) -> str:
     """The text of a starter study; folders that are not given stand as examples to be changed."""
     root, image_folder, mask_folder = _folders(images, masks)
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-") or "my-study"
-    names = classes or "background, object"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:100] or "my-study"
+    names = ", ".join(quoted(part.strip()) for part in (classes or "background, object").split(","))
     return TEMPLATE.format(
-        file=f"{name}.yaml", name=name, root=root, images=image_folder, masks=mask_folder, classes=names
+        file=f"{name}.yaml",
+        name=quoted(name),
+        root=quoted(root),
+        images=quoted(image_folder),
+        masks=quoted(mask_folder),
+        classes=names,
     )
+
+
+def quoted(text: str) -> str:
+    """As YAML that reads as this text: quoted unless it is plain letters, which `no`, `1` and `a: b` are not."""
+    plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_./-]*", text) and yaml.safe_load(text) == text
+    return text if plain else json.dumps(text, ensure_ascii=False)
 
 
 def _folders(images: Path | None, masks: Path | None) -> tuple[str, str, str]:
