@@ -1,12 +1,13 @@
 """Tables of mean ± standard deviation over seeds, and differences to a baseline, from the confirm phase alone.
 
-First the numbers (`build`, `differences`), then their layout (`to_markdown`, `to_latex`, `to_rich`), which rounds, and
-`to_csv`, which does not.
+First the numbers (`build`, `differences`), then their layout (`to_markdown`, `to_latex`, `to_html`, `to_rich`), which
+rounds, and `to_csv`, which does not.
 """
 
 from __future__ import annotations
 
 import csv
+import html
 import io
 import math
 from collections import Counter
@@ -400,6 +401,24 @@ def to_latex(table: Table | Differences) -> str:
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def to_html(table: Table | Differences) -> str:
+    """A `table` element: caption above, notes in its foot, best of each column in <strong>; all text is escaped."""
+    grid = _grid(table)
+    escaped = grid._replace(body=tuple(tuple(map(html.escape, row)) for row in grid.body))
+    rows = [_html_row(row, grid.left) for row in _embolden(escaped, "<strong>{}</strong>".format)]
+    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in grid.head)
+    notes = "".join(f'<tr><td colspan="{len(grid.head)}">{html.escape(note)}</td></tr>' for note in grid.notes)
+    foot = f"<tfoot>{notes}</tfoot>" if notes else ""
+    caption = f"<caption>{html.escape(grid.caption)}</caption>"
+    body = "\n".join(rows)
+    return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody>{foot}</table>\n"
+
+
+def _html_row(cells: Sequence[str], left: int) -> str:
+    labels = "".join(f'<th scope="row">{cell}</th>' for cell in cells[:left])
+    return f"<tr>{labels}{''.join(f'<td>{cell}</td>' for cell in cells[left:])}</tr>"
 
 
 def to_rich(table: Table | Differences) -> rich.table.Table:

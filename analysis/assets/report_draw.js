@@ -1,0 +1,30 @@
+"use strict";
+// Each figure is drawn when it comes near the window, and all of them before printing.
+(() => {
+  const groups = JSON.parse(document.getElementById("figure-data").textContent);
+  const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"],
+    toImageButtonOptions: { format: "svg" } };
+  const draw = (node, number) => {
+    const figure = groups[node.dataset.group][number];
+    Plotly.react(node, figure.data, figure.layout, config);
+    node.dataset.drawn = number;
+  };
+  const nodes = [...document.querySelectorAll(".plot")];
+  const rest = () => nodes.filter((node) => !("drawn" in node.dataset)).forEach((node) => draw(node, 0));
+  const watcher = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (!entry.isIntersecting) continue;
+      watcher.unobserve(entry.target);
+      if (!("drawn" in entry.target.dataset)) draw(entry.target, 0);
+    }
+  }, { rootMargin: "600px" });
+  nodes.forEach((node) => watcher.observe(node));
+  window.addEventListener("beforeprint", rest);
+  for (const select of document.querySelectorAll("select[data-group]")) {
+    select.addEventListener("change", () => {
+      const node = nodes.find((plot) => plot.dataset.group === select.dataset.group);
+      draw(node, Number(select.value));
+      node.setAttribute("aria-label", select.selectedOptions[0].textContent);
+    });
+  }
+})();
