@@ -271,6 +271,11 @@ Data = Annotated[
 # --------------------------------------------------------------------------------------------------------- model
 
 
+def _default_name(name: str) -> BeforeValidator:
+    """`optimizer: {lr: 0.01}` means the default optimizer with another rate."""
+    return BeforeValidator(lambda value: {"name": name, **value} if isinstance(value, dict) else value)
+
+
 class UNet(Settings):
     """P2's U-Net: four levels, transposed convolutions. Convolutions per level and the norm are our reading."""
 
@@ -280,13 +285,61 @@ class UNet(Settings):
     convolutions: Annotated[int, Field(ge=1, le=3)] = 2  # 3x3 convolutions per level
     norm: Literal["batch", "none"] = "batch"
 
+    @property
+    def stride(self) -> int:
+        """How many times smaller than the image the coarsest features are."""
+        return 1 << (len(self.widths) - 1)
+
+
+class ConRecUNet(Settings):
+    """ConRec's U-Net (P3): nearest up-sampling, and skips through 1x1 convolutions with batch norm and ReLU."""
+
+    name: Literal["conrec-unet"]
+    widths: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=6)] = (64, 128, 256, 512)
+    skip_connections: bool = True
+
+    @property
+    def stride(self) -> int:
+        return 1 << (len(self.widths) - 1)
+
+
+class ResNetUNet(Settings):
+    """A U-Net over a torchvision ResNet (P3, P4: 18; P5: 34). No paper describes the decoder: it has the widths and
+    blocks of segmentation_models.pytorch's U-Net (nearest up-sampling, two 3x3 convolutions with batch norm)."""
+
+    name: Literal["resnet-unet"]
+    depth: Literal[18, 34, 50] = 34
+    stem: Literal["imagenet", "cifar"] = "imagenet"  # 7x7 with stride 2 and max pooling, or 3x3 and neither
+    skip_connections: bool = True
+    decoder_widths: Annotated[tuple[PositiveInt, ...], Field(min_length=5, max_length=5)] = (256, 128, 64, 32, 16)
+
+    @property
+    def stride(self) -> int:
+        return 32 if self.stem == "imagenet" else 8
+
+
+class ResNetHead(Settings):
+    """P1's model: a ResNet, and five 3x3 convolutions with bilinear up-sampling between each pair; no skips.
+
+    Widths (256, 128, 64, 32), ReLU, and a fourth up-sampling to the full size follow the authors' code; its ReLU on the
+    logits does not.
+    """
+
+    name: Literal["resnet-head"]
+    depth: Literal[18, 34, 50] = 34  # P1; its outlook: 50
+    skip_connections: Literal[False] = False
+
+    @property
+    def stride(self) -> int:
+        return 32
+
+
+Model = Annotated[
+    Annotated[UNet | ConRecUNet | ResNetUNet | ResNetHead, Field(discriminator="name")], _default_name("unet")
+]
+
 
 # ---------------------------------------------------------------------------------------- optimisation, schedules
-
-
-def _default_name(name: str) -> BeforeValidator:
-    """`optimizer: {lr: 0.01}` means the default optimizer with another rate."""
-    return BeforeValidator(lambda value: {"name": name, **value} if isinstance(value, dict) else value)
 
 
 class SGD(Settings):
@@ -295,6 +348,16 @@ class SGD(Settings):
     momentum: Fraction = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     nesterov: bool = False
+
+
+class LARS(Settings):
+    """SGD with a rate of its own for each weight matrix; biases and norms are left out of it and of weight decay."""
+
+    name: Literal["lars"]
+    lr: PositiveFloat = 0.3  # for 256 images per step: SimCLR scales by B / 256, or takes 0.075 sqrt(B)
+    momentum: Fraction = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-6  # SimCLR; BYOL 1.5e-6
+    trust_coefficient: PositiveFloat = 0.001
 
 
 class Adam(Settings):
@@ -311,7 +374,7 @@ class AdamW(Settings):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
 
 
-Optimizer = Annotated[Annotated[SGD | Adam | AdamW, Field(discriminator="name")], _default_name("adam")]
+Optimizer = Annotated[Annotated[SGD | LARS | Adam | AdamW, Field(discriminator="name")], _default_name("adam")]
 
 
 class Constant(Settings):
@@ -347,11 +410,214 @@ class SimCLR(Settings):
     dim: PositiveInt = 128  # width of its output
 
 
+class MoCo(Settings):
+    """MoCo v2. Its colour jitter is views.color_jitter 0.5, its crop (0.2, 1)."""
+
+    name: Literal["moco"]
+    temperature: PositiveFloat = 0.2  # v2's recipes; 0.07 in v1 and as the code's default
+    hidden: PositiveInt = 512  # the paper's: as wide as the encoder's output
+    dim: PositiveInt = 128
+    queue: PositiveInt = 65536  # keys; 4096 to 8192 do on small data
+    momentum: Fraction = 0.999  # of the key network; 0.99 on small data
+    momentum_end: Fraction | None = None  # half a cosine to this value; default: constant
+    bn_splits: PositiveInt = 8  # parts of the batch with statistics of their own, in place of shuffling over 8 devices
+    symmetric: bool = False  # each view is query and key in turn
+
+
+class MoCoV3(Settings):
+    """MoCo v3 for convolutional encoders (the authors' ResNet-50), with BYOL's views."""
+
+    name: Literal["moco-v3"]
+    temperature: PositiveFloat = 1.0
+    hidden: PositiveInt = 4096
+    dim: PositiveInt = 256
+    momentum: Fraction = 0.99
+    momentum_end: Fraction = 1.0
+    blur: tuple[Fraction, Fraction] | None = (1.0, 0.1)  # probability in each view; none: views.blur in both
+    solarize: tuple[Fraction, Fraction] = (0.0, 0.2)  # probability in each view
+
+
+class BYOL(Settings):
+    """BYOL. Its colour jitter is views.color_jitter 0.5 with color_jitter_saturation 0.5."""
+
+    name: Literal["byol"]
+    hidden: PositiveInt = 4096
+    dim: PositiveInt = 256
+    momentum: Fraction = 0.996  # of the target for 1000 epochs; 0.99 for 100 and 300, 0.97 for 40
+    momentum_end: Fraction = 1.0
+    blur: tuple[Fraction, Fraction] | None = (1.0, 0.1)  # probability in each view; none: views.blur in both
+    solarize: tuple[Fraction, Fraction] = (0.0, 0.2)  # probability in each view
+
+
+Crop = tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]]
+
+
+class DINO(Settings):
+    """DINO. `views` are the two large crops (the authors' for convolutional encoders: crop (0.14, 1), clip_norm 3)."""
+
+    name: Literal["dino"]
+    hidden: PositiveInt = 2048
+    bottleneck: PositiveInt = 256
+    prototypes: PositiveInt = 65536  # outputs; a few thousand do on small data
+    head_norm: bool = True  # batch norm in the head: the authors' choice for ResNet-50, not for transformers
+    student_temperature: PositiveFloat = 0.1
+    teacher_temperature: PositiveFloat = 0.04
+    teacher_temperature_start: PositiveFloat = 0.04  # of the warm-up
+    teacher_warmup_epochs: NonNegativeInt = 0
+    center_momentum: Fraction = 0.9
+    momentum: Fraction = 0.996  # of the teacher
+    momentum_end: Fraction = 1.0
+    freeze_last_epochs: NonNegativeInt = 1  # epochs in which the last layer does not move
+    export: Literal["teacher", "student"] = "teacher"  # whose encoder later stages start from
+    local_views: NonNegativeInt = 8  # P4: 6
+    local_size: PositiveInt = 32  # px, half of the large views' default (P4: 64 of 128; the paper: 96 of 224)
+    local_crop: Crop = (0.05, 0.14)  # area share, for convolutional encoders; (0.05, 0.4) for transformers
+    blur: tuple[Fraction, Fraction] | None = (1.0, 0.1)  # probability in each large view; none: views.blur in all
+    local_blur: Fraction | None = 0.5  # none: views.blur
+    solarize: tuple[Fraction, Fraction] = (0.0, 0.2)  # probability in each large view
+
+
+class SwAV(Settings):
+    """SwAV. `views` are the two large crops (the authors': crop (0.14, 1), gray 0.2, blur 0.5)."""
+
+    name: Literal["swav"]
+    hidden: PositiveInt = 2048
+    dim: PositiveInt = 128
+    prototypes: Annotated[int, Field(ge=2)] = 3000
+    temperature: PositiveFloat = 0.1
+    epsilon: PositiveFloat = 0.05  # smoothness of the assignments
+    iterations: PositiveInt = 3  # of Sinkhorn-Knopp
+    queue: NonNegativeInt = 3840  # projections of each large view; 0: none
+    queue_from_epoch: NonNegativeInt = 15
+    freeze_prototypes_epochs: NonNegativeInt = 1  # epochs in which the prototypes do not move
+    local_views: NonNegativeInt = 6
+    local_size: PositiveInt = 32  # px, half of the large views' default (the paper: 96 of 224)
+    local_crop: Crop = (0.05, 0.14)  # area share
+
+
+class MAE(Settings):
+    """Masked autoencoder on a U-Net (P2): part of the pixels is black, the whole original is to be restored."""
+
+    name: Literal["mae"]
+    masking: Literal["patches", "pixels", "none"] = "patches"  # P2 compares the three
+    ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75  # share of patches or pixels that are blacked (P2)
+    patch: PositiveInt = 20  # px, side of a patch (P2)
+    loss_on: Literal["all", "masked"] = "all"  # P2: all pixels; He et al. 2022: the masked ones only
+
+    @model_validator(mode="after")
+    def _something_masked(self) -> MAE:
+        if self.masking == "none" and self.loss_on == "masked":
+            raise ValueError("loss_on: masked needs something masked; set masking to patches or pixels")
+        return self
+
+
+DecodingTask = Literal["reconstruction", "original-colors", "mask-location", "black-masks"]
+
+
+class _Decoding(Settings):
+    """Restoring corrupted views: which of P3's four tasks, and what they share.
+
+    The vanilla form is `tasks: [reconstruction]`, the default. P3 has no public code for the four-task form: the
+    weights (equal by default, normalised to sum to 1) and what `branch` means are this project's choice.
+    """
+
+    tasks: Annotated[tuple[DecodingTask, ...], Field(min_length=1)] = ("reconstruction",)
+    task_weights: dict[DecodingTask, PositiveFloat] = {}  # relative; a task that is not named has 1
+    branch: Literal["block", "output"] = "block"  # what a task has of its own: the last decoder block too, or 1x1 only
+
+    @model_validator(mode="after")
+    def _tasks_once(self) -> _Decoding:
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"tasks: each at most once, received {', '.join(self.tasks)}")
+        if unused := set(self.task_weights) - set(self.tasks):
+            raise ValueError(f"task_weights: {', '.join(sorted(unused))} is not among the tasks")
+        return self
+
+
+class Reconstruction(_Decoding):
+    """Restoring corrupted views alone (P3): ConRec without its contrastive part."""
+
+    name: Literal["reconstruction"]
+
+
+class ConRec(_Decoding):
+    """Contrastive learning and restoring corrupted views together (Dippel et al. 2021; P3)."""
+
+    name: Literal["conrec"]
+    temperature: PositiveFloat = 0.5  # Dippel et al.
+    reconstruction_weight: PositiveFloat = 100.0  # Dippel et al.
+    pooling: Literal["attention", "average"] = "attention"
+    hidden: PositiveInt = 512  # width of the projection head's two hidden layers
+    dim: PositiveInt = 128  # width of its output
+
+
+class Segmentation(Settings):
+    """Supervised pretraining with masks, usually of another data set (P3 Tables 4 and 5)."""
+
+    name: Literal["segmentation"]
+    loss: Literal["dice", "cross-entropy", "dice+cross-entropy"] = "dice"  # P3
+
+
+class Classification(Settings):
+    """Supervised pretraining of the encoder with image labels, by cross entropy (P3 Tables 4 and 5)."""
+
+    name: Literal["classification"]
+
+
+class SAMCLR(Settings):
+    """SimCLR whose views lie within one random region (P4); it sets views.within to region."""
+
+    name: Literal["samclr"]
+    temperature: PositiveFloat = 0.07  # P4, from MoCo
+    hidden: PositiveInt = 512
+    dim: PositiveInt = 128
+
+
+class _PixelConsistency(Settings):
+    hidden: PositiveInt = 4096  # PixPro, as all below where nothing else is said
+    dim: PositiveInt = 256
+    threshold: PositiveFloat = 0.7  # largest distance of a positive pair, in diagonals of a bin of the feature map
+    gamma: PositiveFloat = 2.0  # power of the similarity in pixel propagation
+    alpha: Annotated[float, Field(ge=0)] = 1.0  # weight of BYOL's loss; P5 does not state it; 0 is PixPro itself
+    momentum: Fraction = 0.99
+    momentum_end: Fraction = 1.0
+    blur: tuple[Fraction, Fraction] | None = (1.0, 0.1)  # probability in each view; none: views.blur in both
+    solarize: tuple[Fraction, Fraction] = (0.0, 0.2)  # probability in each view
+
+
+class PixelCL(_PixelConsistency):
+    """PixPro with BYOL's loss beside it (P5)."""
+
+    name: Literal["pixelcl"]
+
+
+class PixelCLDepth(_PixelConsistency):
+    """PixelCL++: positive pairs are also equally far away (P5)."""
+
+    name: Literal["pixelcl++"]
+    depth_threshold: Annotated[float, Field(ge=0)] = 0.2  # largest difference of depths in [0, 1] (P5)
+
+
 class NoPretraining(Settings):
     name: Literal["none"]
 
 
-Method = Annotated[SimCLR | NoPretraining, Field(discriminator="name")]
+Method = Annotated[
+    SimCLR
+    | MoCo
+    | MoCoV3
+    | BYOL
+    | DINO
+    | SwAV
+    | MAE
+    | Reconstruction
+    | ConRec
+    | Segmentation
+    | Classification
+    | SAMCLR | PixelCL | PixelCLDepth | NoPretraining,
+    Field(discriminator="name"),
+]
+DECODING = ("mae", "reconstruction", "conrec", "segmentation")  # the methods that train a decoder too
 
 ExtraTransform = Literal["elastic", "posterize", "solarize"]
 
@@ -364,9 +630,11 @@ class Views(Settings):
     aspect: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
     flip: Fraction = 0.5
     color_jitter: Annotated[float, Field(ge=0, le=1.25)] = 1.0  # strength s of 0.8/0.8/0.8/0.2 (P2: 1.0)
+    color_jitter_saturation: Annotated[float, Field(ge=0, le=1)] = 1.0  # of that strength (BYOL, DINO: 0.5)
     color_jitter_probability: Fraction = 0.8
     gray: Fraction = 0.0  # P2 names crops, flips and jitter only; SimCLR's own value is 0.2
     blur: Fraction = 0.0  # SimCLR's own value is 0.5 for ImageNet sizes
+    solarize: Fraction = 0.0  # apart from `extra`; BYOL's own value is 0.2, in one of its views
     extra: tuple[ExtraTransform, ...] = ()  # P1's additions, each applied with probability `extra_probability`
     extra_probability: Fraction = 0.5
     within: Literal["image", "region"] = "image"  # where crops lie: anywhere, or all in one random region (P4)
@@ -425,6 +693,7 @@ class Finetune(_Length):
     labels: Labels = 1.0  # share ('10%') or count (74) of the training images whose masks are used
     transfer: Literal["none", "encoder", "encoder+decoder"] = "encoder"
     freeze: Literal["none", "encoder"] = "none"
+    unfreeze_epoch: PositiveInt | None = None  # the first epoch, counted from 0, that trains a frozen encoder too
     loss: Literal["dice", "cross-entropy", "dice+cross-entropy"] = "dice"
     augment: Augment = Augment()
     optimizer: Optimizer = Adam()
@@ -433,6 +702,12 @@ class Finetune(_Length):
     checkpoint: Literal["last", "best"] = "last"  # which weights are scored: the last, or the best on validation
     validate_every: NonNegativeInt = 0  # epochs between validations for the learning curve; 0: only at the end
     precision: Literal["float32", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _frozen_first(self) -> Finetune:
+        if self.unfreeze_epoch is not None and self.freeze == "none":
+            raise ValueError("unfreeze_epoch needs freeze: encoder")
+        return self
 
 
 class KNN(Settings):
@@ -449,7 +724,7 @@ class Configuration(Settings):
     """One fully specified setting of everything, without a seed."""
 
     data: dict[str, Data]
-    model: UNet = UNet()
+    model: Model = UNet()
     pretrain: tuple[Pretrain, ...] = ()
     finetune: Finetune | None = None
     probe: dict[str, KNN] = {}

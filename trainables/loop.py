@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from search_spaces import schema
 from trainables import checkpoints
-from trainables.models.unet import Decoder, Encoder, UNet
+from trainables.models.table import build_encoder as build_encoder  # the loops' own name for them
+from trainables.models.table import build_unet as build_unet
+from trainables.optimizers import LARS
 
 IntArray = NDArray[np.int64]
 Report = Callable[[dict[str, float]], None]  # receives step, total and the latest values; may raise to stop the run
@@ -106,15 +108,6 @@ def total_steps(epochs: int | None, steps: int | None, steps_per_epoch: int) -> 
     return steps if steps is not None else (epochs or 0) * steps_per_epoch
 
 
-def build_encoder(model: schema.UNet) -> Encoder:
-    return Encoder(model.widths, model.convolutions, model.norm == "batch")
-
-
-def build_unet(model: schema.UNet, classes: int) -> UNet:
-    decoder = Decoder(model.widths, model.skip_connections, model.convolutions, model.norm == "batch")
-    return UNet(build_encoder(model), decoder, classes)
-
-
 def build_optimizer(settings: schema.Optimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """The optimizer over the parameters that are trained."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
@@ -122,6 +115,8 @@ def build_optimizer(settings: schema.Optimizer, parameters: Iterable[nn.Paramete
         return torch.optim.SGD(
             trained, settings.lr, settings.momentum, weight_decay=settings.weight_decay, nesterov=settings.nesterov
         )
+    if isinstance(settings, schema.LARS):
+        return LARS(trained, settings.lr, settings.momentum, settings.weight_decay, settings.trust_coefficient)
     kind = torch.optim.AdamW if isinstance(settings, schema.AdamW) else torch.optim.Adam
     return kind(trained, settings.lr, settings.betas, weight_decay=settings.weight_decay)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from search_spaces import schema
 from trainables import checkpoints
@@ -31,26 +31,31 @@ from trainables.loop import (
     total_steps,
 )
 from trainables.methods.protocol import Batch, Method
-from trainables.methods.table import METHODS
+from trainables.methods.table import METHODS, Parts
+from trainables.models.interface import Decoder
+from trainables.models.table import build_decoder
 from trainables.schedules import learning_rate
 from trainables.views.random import uniforms
+from trainables.views.regions import RegionBoxes, uses_regions
 from trainables.views.two_views import views_of
+
+Lookup = Callable[[IntArray], Tensor]  # (B,) image indices -> (B, ...), as `Feed` does
 
 VALIDATION_VIEWS = 0x5EED  # the views of the pretext validation are the same in every run
 
 
 def pretrain(
     settings: schema.Pretrain,
-    model: schema.UNet,
+    model: schema.Model,
     data: ImageSet,
     split: Split,
     streams: dict[str, int],
     place: Place,
     report: Report,
 ) -> dict[str, float]:
-    """Train the encoder of `model` on the images that `settings.sees` names.
+    """Train the encoder of `model`, or the whole of it, on the images that `settings.sees` names.
 
-    Writes `model.safetensors` (the method whole; `encoder.*` is what others load), `history.json` and `notes.json`
+    Writes `model.safetensors` (the method whole; `encoder.*` and `decoder.*` are what others load), `history.json` and `notes.json`
     into `place.out`, and now and then a state to resume from; a resumed run ends in the same weights as an
     uninterrupted one.
 
@@ -76,7 +81,8 @@ def pretrain(
     encoder = build_encoder(model)
     if place.parent is not None:
         checkpoints.load_part(encoder, place.parent, "encoder")
-    method = METHODS[settings.method.name](settings.method, settings.views, encoder)
+    parts = Parts(encoder, lambda: start_decoder(model, place), len(data.classes), image_classes(data))
+    method = METHODS[settings.method.name](settings.method, settings.views, parts)
     assert isinstance(method, nn.Module)
     method.to(place.device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(settings.optimizer, method.parameters())
@@ -130,31 +136,48 @@ def pretrain(
     return metrics
 
 
-def make_feeds(data: ImageSet, place: Place) -> dict[str, Feed]:
-    """Feeds of the images and of every map that the data set has."""
+def start_decoder(model: schema.Model, place: Place) -> Decoder:
+    """A new decoder, or the one that the stage before trained."""
+    decoder = build_decoder(model)
+    if place.parent is not None and checkpoints.has_part(place.parent, "decoder"):
+        checkpoints.load_part(decoder, place.parent, "decoder")
+    return decoder
+
+
+def image_classes(data: ImageSet) -> int:
+    return 0 if data.labels is None else int(np.max(data.labels)) + 1
+
+
+def make_feeds(data: ImageSet, place: Place) -> dict[str, Lookup]:
+    """Feeds of the images, of every map that the data set has, and of the boxes of its regions."""
     maps: dict[str, NDArray[Any] | None] = {"images": data.images, "labels": data.labels, "masks": data.masks}
     maps |= {"regions": data.regions, "depth": data.depth}
-    return {name: Feed(array, place.device) for name, array in maps.items() if array is not None}
+    feeds: dict[str, Lookup] = {name: Feed(array, place.device) for name, array in maps.items() if array is not None}
+    return feeds if data.regions is None else feeds | {"region boxes": RegionBoxes(data.regions)}
 
 
-def make_batch(method: Method, feeds: dict[str, Feed], indices: IntArray, seed: int, epoch: int) -> Batch:
+def make_batch(method: Method, feeds: Mapping[str, Lookup], indices: IntArray, seed: int, epoch: int) -> Batch:
     """The views that a method wants of some images, and the maps it needs."""
-    if missing := method.needs - feeds.keys():
+    boxed = uses_regions(method.recipes)
+    if missing := (method.needs | ({"region boxes"} if boxed else set())) - feeds.keys():
         raise ValueError(f"this method needs {', '.join(sorted(missing))}, which the data set does not have")
-    views = views_of(feeds["images"](indices), indices, method.recipes, seed, epoch)
+    boxes = feeds["region boxes"](indices).numpy() if boxed else None
+    views = views_of(feeds["images"](indices), indices, method.recipes, seed, epoch, boxes)
     maps = {name: feeds[name](indices) for name in method.needs}
     return Batch(
         views,
         lambda purpose, count: uniforms(seed, f"method/{purpose}", epoch, indices, 0, count),
+        images=maps.get("images"),
         labels=maps.get("labels"),
         masks=maps.get("masks"),
         regions=maps.get("regions"),
         depth=maps.get("depth"),
+        epoch=epoch,
     )
 
 
 @torch.no_grad()
-def validate(method: Method, settings: schema.Pretrain, feeds: dict[str, Feed], images: IntArray) -> float:
+def validate(method: Method, settings: schema.Pretrain, feeds: Mapping[str, Lookup], images: IntArray) -> float:
     """Mean pretext loss over validation images, batch by batch, in eval mode and with fixed views."""
     assert isinstance(method, nn.Module)
     method.eval()

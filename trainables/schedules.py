@@ -33,7 +33,7 @@ def _decay(schedule: schema.Schedule, step: int, steps_per_epoch: int, warmup: i
     return 1.0
 
 
-def cosine_ramp(start: float, end: float, step: int, total: int) -> float:
+def cosine_ramp(start: float, end: float, step: float, total: float) -> float:
     """Half a cosine from `start` (step 0) to `end` (step `total`): of a rate, or of BYOL's momentum (to 1)."""
     if not 0 <= step <= total or total == 0:
         raise ValueError(f"step must be in 0 to total, and total positive, got step {step} of {total}")

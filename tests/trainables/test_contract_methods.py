@@ -26,10 +26,20 @@ from trainables.data.images import ImageSet
 from trainables.data.splits import Split
 from trainables.finetune import finetune
 from trainables.methods.protocol import Batch, Method
-from trainables.methods.table import METHODS
+from trainables.methods.table import METHODS, Parts
+from trainables.models.table import build_decoder
 
+TINY_CROPS = {"local_views": 2, "local_size": 8}
 METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "simclr": {"hidden": 16, "dim": 8},
+    "moco": {"hidden": 16, "dim": 8, "queue": 20, "bn_splits": 2, "momentum": 0.9},  # 20: the queue wraps midway
+    "moco-v3": {"hidden": 16, "dim": 8, "momentum": 0.9},
+    "byol": {"hidden": 16, "dim": 8, "momentum": 0.9},
+    "dino": TINY_CROPS | {"hidden": 16, "bottleneck": 8, "prototypes": 12, "momentum": 0.9},
+    "swav": TINY_CROPS | {"hidden": 16, "dim": 8, "prototypes": 12, "queue": 16, "queue_from_epoch": 1},
+    "samclr": {"hidden": 16, "dim": 8},
+    "pixelcl": {"hidden": 16, "dim": 8},
+    "pixelcl++": {"hidden": 16, "dim": 8},
 }
 VIEWS: dict[str, dict[str, Any]] = {}  # of methods that cannot do with {"size": 16}
 
@@ -73,7 +83,8 @@ def run(settings: schema.Pretrain, data: ImageSet, out: Path, split: Split = SPL
 
 def build(settings: schema.Pretrain) -> Method:
     torch.manual_seed(0)
-    return METHODS[settings.method.name](settings.method, settings.views, loop.build_encoder(MODEL))
+    parts = Parts(loop.build_encoder(MODEL), lambda: build_decoder(MODEL), mask_classes=3, image_classes=3)
+    return METHODS[settings.method.name](settings.method, settings.views, parts)
 
 
 def batch_of(method: Method, data: ImageSet, count: int = 8) -> Batch:

@@ -22,10 +22,12 @@ class Batch(NamedTuple):
 
     views: list[View]  # one per recipe of the method
     draw: Callable[[str, int], NDArray[Any]]  # (what for, how many) -> (B, how many) uniforms, a function of the image
+    images: Tensor | None = None  # (B, H, W, 3) uint8, whole and as they are; crop with a view's boxes
     labels: Tensor | None = None  # (B,) int64
     masks: Tensor | None = None  # (B, H, W) uint8, of the whole images; crop with a view's boxes
     regions: Tensor | None = None  # (B, H, W) uint16
     depth: Tensor | None = None  # (B, H, W) in [0, 1]
+    epoch: int = 0  # of training, counted from 0
 
 
 class Method(Protocol):
@@ -41,7 +43,7 @@ class Method(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Which of labels, masks, regions and depth a batch must carry."""
+        """Which of images, labels, masks, regions and depth a batch must carry."""
         ...
 
     def __call__(self, batch: Batch, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:

@@ -3,18 +3,120 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from search_spaces import schema
+from trainables.methods.byol import BYOL
+from trainables.methods.dino import DINO, DINOHead
+from trainables.methods.moco import MoCo, MoCoV3
+from trainables.methods.pixelcl import PixelCL
 from trainables.methods.protocol import Method
+from trainables.methods.recipes import asymmetric, with_local
+from trainables.methods.samclr import region_views
 from trainables.methods.simclr import SimCLR
-from trainables.models.unet import Encoder
+from trainables.methods.swav import SwAV
+from trainables.models.interface import Decoder, Encoder
 
 
-def build_simclr(method: schema.SimCLR, views: schema.Views, encoder: Encoder) -> Method:
-    return SimCLR(encoder, views, method.temperature, method.hidden, method.dim)
+class Parts(NamedTuple):
+    """What a method is built from."""
+
+    encoder: Encoder
+    decoder: Callable[[], Decoder]  # made on demand: a method that trains none draws no random numbers for it
+    mask_classes: int  # of the data set; 0 without masks
+    image_classes: int  # 0 without labels
 
 
-METHODS: dict[str, Callable[[Any, schema.Views, Encoder], Method]] = {
+def build_simclr(method: schema.SimCLR, views: schema.Views, parts: Parts) -> Method:
+    return SimCLR(parts.encoder, views, method.temperature, method.hidden, method.dim)
+
+
+def build_moco(method: schema.MoCo, views: schema.Views, parts: Parts) -> Method:
+    return MoCo(
+        parts.encoder,
+        views,
+        method.temperature,
+        method.hidden,
+        method.dim,
+        method.queue,
+        method.momentum,
+        method.momentum if method.momentum_end is None else method.momentum_end,
+        method.bn_splits,
+        method.symmetric,
+    )
+
+
+def build_moco_v3(method: schema.MoCoV3, views: schema.Views, parts: Parts) -> Method:
+    recipes = asymmetric(views, method.blur, method.solarize)
+    sizes = (method.hidden, method.dim)
+    return MoCoV3(parts.encoder, recipes, method.temperature, *sizes, method.momentum, method.momentum_end)
+
+
+def build_byol(method: schema.BYOL, views: schema.Views, parts: Parts) -> Method:
+    recipes = asymmetric(views, method.blur, method.solarize)
+    return BYOL(parts.encoder, recipes, method.hidden, method.dim, method.momentum, method.momentum_end)
+
+
+def build_dino(method: schema.DINO, views: schema.Views, parts: Parts) -> Method:
+    large = asymmetric(views, method.blur, method.solarize)
+    local = (method.local_views, method.local_size, method.local_crop, method.local_blur)
+    return DINO(
+        parts.encoder,
+        with_local(large, views, *local),
+        DINOHead(parts.encoder.widths[-1], method.hidden, method.bottleneck, method.prototypes, method.head_norm),
+        method.student_temperature,
+        (method.teacher_temperature_start, method.teacher_temperature, method.teacher_warmup_epochs),
+        method.center_momentum,
+        method.momentum,
+        method.momentum_end,
+        method.freeze_last_epochs,
+        method.export,
+    )
+
+
+def build_swav(method: schema.SwAV, views: schema.Views, parts: Parts) -> Method:
+    return SwAV(
+        parts.encoder,
+        with_local((views, views), views, method.local_views, method.local_size, method.local_crop, None),
+        method.hidden,
+        method.dim,
+        method.prototypes,
+        method.temperature,
+        method.epsilon,
+        method.iterations,
+        method.queue,
+        method.queue_from_epoch,
+        method.freeze_prototypes_epochs,
+    )
+
+
+def build_samclr(method: schema.SAMCLR, views: schema.Views, parts: Parts) -> Method:
+    return SimCLR(parts.encoder, region_views(views), method.temperature, method.hidden, method.dim)
+
+
+def build_pixelcl(method: schema.PixelCL | schema.PixelCLDepth, views: schema.Views, parts: Parts) -> Method:
+    return PixelCL(
+        parts.encoder,
+        asymmetric(views, method.blur, method.solarize),
+        method.hidden,
+        method.dim,
+        method.threshold,
+        method.depth_threshold if isinstance(method, schema.PixelCLDepth) else None,
+        method.gamma,
+        method.alpha,
+        method.momentum,
+        method.momentum_end,
+    )
+
+
+METHODS: dict[str, Callable[[Any, schema.Views, Parts], Method]] = {
     "simclr": build_simclr,
+    "moco": build_moco,
+    "moco-v3": build_moco_v3,
+    "byol": build_byol,
+    "dino": build_dino,
+    "swav": build_swav,
+    "samclr": build_samclr,
+    "pixelcl": build_pixelcl,
+    "pixelcl++": build_pixelcl,
 }

@@ -40,8 +40,9 @@ def make_views(
     """Views of uint8 images (B, H, W, 3), on the images' device.
 
     `indices` (B,) names the images: a view depends on its image's index and not on its place in the batch. Crops are
-    resized without antialiasing. The order is fixed: crop and flip, colour jitter, grey, blur, elastic, posterize,
-    solarize, whatever the order in `settings.extra`. `boxes` do not follow the (sub-pixel) elastic displacement.
+    resized without antialiasing. The order is fixed: crop and flip, colour jitter, grey, blur, solarize, then
+    elastic, posterize, solarize of `settings.extra`, whatever their order there. `boxes` do not follow the (sub-pixel)
+    elastic displacement.
     """
     return views_of(images, indices, [settings] * views, seed, epoch)
 
@@ -105,11 +106,13 @@ def _make_view(planes: Tensor, windows: NDArray[np.int64], draw: Draw, settings:
 
 def _photometric(x: Tensor, draw: Draw, settings: schema.Views) -> Tensor:
     if settings.color_jitter > 0:
-        factors = jitter_factors(draw("jitter", 4), settings.color_jitter)
+        factors = jitter_factors(draw("jitter", 4), settings.color_jitter, settings.color_jitter_saturation)
         x = _where_drawn(x, draw("jitter?", 1), settings.color_jitter_probability, jitter, factors)
     x = _where_drawn(x, draw("gray?", 1), settings.gray, lambda part, _: color.to_gray(part), np.zeros((len(x), 1)))
     low, high = BLUR_SIGMA
-    return _where_drawn(x, draw("blur?", 1), settings.blur, _blur, low + (high - low) * draw("blur", 1))
+    x = _where_drawn(x, draw("blur?", 1), settings.blur, _blur, low + (high - low) * draw("blur", 1))
+    threshold = np.full((len(x), 1), SOLARIZE_THRESHOLD)
+    return _where_drawn(x, draw("plain solarize?", 1), settings.solarize, _solarize, threshold)
 
 
 def _extra(x: Tensor, draw: Draw, settings: schema.Views) -> Tensor:
@@ -126,14 +129,15 @@ def _extra(x: Tensor, draw: Draw, settings: schema.Views) -> Tensor:
     return x
 
 
-def jitter_factors(draws: FloatArray, strength: float) -> FloatArray:
+def jitter_factors(draws: FloatArray, strength: float, saturation: float = 1.0) -> FloatArray:
     """Factors (B, 4) of brightness, contrast, saturation and the shift of hue, from draws (B, 4) in [0, 1).
 
-    torchvision's ColorJitter(0.8 s, 0.8 s, 0.8 s, 0.2 s): uniform in [max(0, 1 - 0.8 s), 1 + 0.8 s], hue in ±0.2 s.
+    torchvision's ColorJitter(0.8 s, 0.8 s, 0.8 s, 0.2 s): uniform in [max(0, 1 - 0.8 s), 1 + 0.8 s], hue in ±0.2 s. The
+    third 0.8 is multiplied by `saturation`.
     """
-    spread, hue = 0.8 * strength, 0.2 * strength
-    low: FloatArray = np.array((max(0.0, 1 - spread),) * 3 + (-hue,))
-    high: FloatArray = np.array((1 + spread,) * 3 + (hue,))
+    spread, hue = 0.8 * strength * np.array((1.0, 1.0, saturation)), 0.2 * strength
+    low: FloatArray = np.append(np.maximum(0.0, 1 - spread), -hue)
+    high: FloatArray = np.append(1 + spread, hue)
     return low + (high - low) * draws
 
 

@@ -1,0 +1,158 @@
+"""SwAV: each view predicts the cluster assignment of another; assignments are balanced by Sinkhorn-Knopp.
+
+Caron et al.: "Unsupervised learning of visual features by contrasting cluster assignments", NeurIPS 2020; details from
+facebookresearch/swav.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from search_spaces import schema
+from trainables.methods.dino import GLOBAL_VIEWS, cross_view_entropy
+from trainables.methods.heads import pooled
+from trainables.methods.protocol import Batch
+from trainables.methods.queue import FeatureQueue
+from trainables.methods.simclr import diagnostics
+from trainables.models.interface import Encoder
+
+
+@torch.no_grad()
+def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """Soft assignments that use all prototypes equally: Q = Diag(u) exp(scores / epsilon) Diag(v) (equations 3 to 5).
+
+    Args:
+        scores: (N, K) cosines of N samples with K prototypes. A row of -inf takes no part; its result is 0.
+        epsilon: smoothness > 0.
+        iterations: of normalising prototypes, then samples.
+
+    Returns:
+        (N, K) float32 without a gradient; each row sums to 1.
+    """
+    scores = scores.float()
+    q = ((scores - scores.max()) / epsilon).exp()  # a common factor cancels; without it small epsilons overflow
+    tiny = torch.finfo(q.dtype).tiny
+    for _ in range(iterations):
+        q = q / q.sum(dim=0, keepdim=True).clamp(min=tiny)
+        q = q / q.sum(dim=1, keepdim=True).clamp(min=tiny)
+    return q
+
+
+def swapped_prediction(scores: Tensor, codes: Tensor, temperature: float) -> Tensor:
+    """Cross entropy of each code with the predictions of every other view (equations 1 and 2, with multi-crop).
+
+    -sum over prototypes of q log softmax(scores / T), averaged over images, other views, and the views with codes.
+
+    Args:
+        scores: (V, B, K) cosines with the prototypes, the views that have codes first.
+        codes: (G, B, K) assignments of the first G views, without a gradient; V >= 2.
+        temperature: T > 0.
+
+    Returns:
+        A scalar, computed in float32 whatever the precision of the inputs.
+    """
+    log_p = F.log_softmax(scores.float() / temperature, dim=-1)
+    return cross_view_entropy(codes, log_p)
+
+
+class SwAV(nn.Module):
+    """The encoder, its projection head, the prototypes, and a queue of projections for each of the two large views.
+
+    With batches much smaller than the number of prototypes the queue makes balanced assignments possible; it is filled
+    from epoch `queue_from_epoch` on and used once it is full. Views of one size go through the network as one batch.
+    """
+
+    needs: frozenset[str] = frozenset()
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        recipes: tuple[schema.Views, ...],
+        hidden: int,
+        dim: int,
+        prototypes: int,
+        temperature: float,
+        epsilon: float,
+        iterations: int,
+        queue: int,
+        queue_from_epoch: int,
+        freeze_prototypes_epochs: int,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Sequential(
+            nn.Linear(encoder.widths[-1], hidden),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, dim),
+        )
+        self.prototypes = nn.Linear(dim, prototypes, bias=False)
+        self.queues = nn.ModuleList(FeatureQueue(queue, dim) for _ in range(GLOBAL_VIEWS if queue else 0))
+        self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
+        self.queue_from_epoch, self.freeze_prototypes_epochs = queue_from_epoch, freeze_prototypes_epochs
+        self.recipes = recipes
+        self.new_rows: list[Tensor] = []  # of this step, on their way into the queues
+        self._normalise_prototypes()
+
+    def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Two large views (B, 3, S, S) and any number of small ones -> the loss, and signs of collapse."""
+        pixels = [view.pixels for view in batch.views]
+        sizes = [pixels[:GLOBAL_VIEWS], pixels[GLOBAL_VIEWS:]]
+        features = torch.cat([pooled(self.encoder(torch.cat(views))) for views in sizes if views])
+        z = F.normalize(self.head(features).float(), dim=1)
+        scores = self.prototypes(z).unflatten(0, (len(pixels), -1))  # V, B, K
+        large = z.detach().view(len(pixels), -1, z.shape[1])[:GLOBAL_VIEWS]  # G, B, D
+        codes = self._codes(scores.detach()[:GLOBAL_VIEWS], large, batch.epoch)
+        loss = swapped_prediction(scores, codes, self.temperature)
+        return loss, diagnostics(large[0], large[1]) | self._signs(loss, codes)
+
+    def after_backward(self, epoch: int) -> None:
+        """The prototypes stay as they are at first: their gradient is dropped."""
+        if epoch < self.freeze_prototypes_epochs:
+            self.prototypes.weight.grad = None
+
+    def after_step(self, progress: float) -> None:
+        """Projections join the queues, and prototypes return to the unit sphere."""
+        for queue, rows in zip(self.queues, self.new_rows, strict=False):
+            assert isinstance(queue, FeatureQueue)
+            queue.push(rows)
+        self.new_rows = []
+        self._normalise_prototypes()
+
+    @torch.no_grad()
+    def _codes(self, scores: Tensor, projections: Tensor, epoch: int) -> Tensor:
+        """Assignments (G, B, K) of the large views, balanced over the batch and whatever their queue holds."""
+        if not (self.training and self.queues and epoch >= self.queue_from_epoch):
+            return torch.stack([sinkhorn(view, self.epsilon, self.iterations) for view in scores])
+        self._check(projections.shape[1])
+        self.new_rows = list(projections)
+        both = [torch.cat([view, self._queued(i)]) for i, view in enumerate(scores)]
+        return torch.stack([sinkhorn(view, self.epsilon, self.iterations)[: scores.shape[1]] for view in both])
+
+    def _queued(self, view: int) -> Tensor:
+        """Scores (L, K) of a queue; -inf, so that they take no part, until it is full."""
+        queue = self.queues[view]
+        assert isinstance(queue, FeatureQueue)
+        scores: Tensor = self.prototypes(queue.rows)
+        return scores.masked_fill(~queue.full, -math.inf)
+
+    @torch.no_grad()
+    def _normalise_prototypes(self) -> None:
+        self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
+
+    def _check(self, batch_size: int) -> None:
+        queue = self.queues[0]
+        assert isinstance(queue, FeatureQueue)
+        if batch_size > len(queue.rows):
+            raise ValueError(f"swav: a queue of {len(queue.rows)} cannot hold a batch of {batch_size}")
+
+    @torch.no_grad()
+    def _signs(self, loss: Tensor, codes: Tensor) -> dict[str, Tensor]:
+        """A loss stuck at log K is a uniform collapse; the share of prototypes that are any image's first choice."""
+        used = codes.new_zeros(codes.shape[-1])
+        used[codes.argmax(dim=-1).flatten()] = 1.0
+        return {"loss_over_uniform": loss.detach() / math.log(codes.shape[-1]), "prototypes_used": used.mean()}

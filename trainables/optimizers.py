@@ -1,0 +1,82 @@
+"""LARS, which torch does not have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import overload
+
+import torch
+from torch import Tensor, nn
+
+
+class LARS(torch.optim.Optimizer):
+    """SGD with momentum whose rate is scaled for each weight by its norm over its gradient's.
+
+    You, Gitman, Ginsburg: "Large batch training of convolutional networks", arXiv 1708.03888, equation 6; momentum as
+    in torch's SGD:
+
+        r = eta ||w|| / (||g|| + beta ||w||),  u = r (g + beta w),  v <- mu v + u,  w <- w - lr v
+
+    with eta the trust coefficient, beta the weight decay and mu the momentum. Parameters of one dimension (biases,
+    norms) are left out of scaling and weight decay, as in SimCLR, BYOL and MoCo v3: u = g. So is a weight that is zero.
+    A parameter without a gradient stays as it is. No step waits for the device.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust_coefficient: float = 0.001,
+    ) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust_coefficient}
+        super().__init__(parameters, defaults)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One update from the gradients there are; a closure, where given, is called first to make them."""
+        with torch.enable_grad():
+            loss = closure() if closure is not None else None
+        for group in self.param_groups:
+            trained = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if trained:
+                self._update(trained, group["lr"], group["momentum"], group["weight_decay"], group["trust"])
+        return loss
+
+    def _update(self, trained: list[Tensor], lr: float, momentum: float, decay: float, trust: float) -> None:
+        velocities = [self._velocity(parameter) for parameter in trained]
+        torch._foreach_mul_(velocities, momentum)
+        torch._foreach_add_(velocities, _scaled(trained, decay, trust))
+        torch._foreach_add_(trained, velocities, alpha=-lr)
+
+    def _velocity(self, parameter: Tensor) -> Tensor:
+        state = self.state[parameter]
+        if "velocity" not in state:
+            state["velocity"] = torch.zeros_like(parameter)
+        velocity: Tensor = state["velocity"]
+        return velocity
+
+
+def _scaled(trained: list[Tensor], decay: float, trust: float) -> list[Tensor]:
+    """u of each parameter."""
+    updates = [_gradient(parameter) for parameter in trained]
+    matrices = [i for i, parameter in enumerate(trained) if parameter.ndim > 1]
+    if not matrices:
+        return updates
+    weights, gradients = [trained[i] for i in matrices], [updates[i] for i in matrices]
+    norms, gradient_norms = torch._foreach_norm(weights), torch._foreach_norm(gradients)
+    decayed = torch._foreach_add(gradients, weights, alpha=decay)
+    for i, update, w, g in zip(matrices, decayed, norms, gradient_norms, strict=True):
+        ratio = trust * w / (g + decay * w + 1e-8)  # the last term keeps 0 / 0 away
+        updates[i] = torch.where((w > 0) & (g > 0), ratio * update, updates[i])
+    return updates
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
