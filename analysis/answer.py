@@ -76,6 +76,8 @@ def _rivals_sentence(found: Mapping[str, tuple[Replicate, ...]], metric: str) ->
     rivals = _rivals(list(values), not_distinguishable_from_best(scores, ALPHA, not lower_is_better(metric)))
     if not rivals:
         return f"Every other cell is shown to be worse (one-sided paired t-tests over {len(common)} seeds, Holm)."
+    if len(rivals) == len(values) - 1:
+        return f"No other cell is shown to be worse (one-sided paired t-tests over {len(common)} seeds, Holm)."
     shown = ", ".join(rivals[:4]) + (f" and {len(rivals) - 4} more" if len(rivals) > 4 else "")
     return (
         f"{len(rivals)} of the {len(values) - 1} other cells {_are(len(rivals))} not shown to be worse "

@@ -139,7 +139,7 @@ def _bands(bands: Sequence[Band], lines_only: bool) -> go.Figure:
     if any((band.n > 1).any() for band in bands):
         figure.add_annotation(
             **{"text": "band: ± one standard deviation over seeds", "showarrow": False, "font": {"size": 11}},
-            **{"xref": "paper", "yref": "paper", "x": 1, "y": 1.06, "xanchor": "right"},
+            **{"xref": "paper", "yref": "paper", "x": 0, "y": 1.08, "xanchor": "left"},
         )
     return figure
 
@@ -193,11 +193,11 @@ def _layout(height: int = 380) -> go.Layout:
         font={"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": INK},
         paper_bgcolor="white",
         plot_bgcolor="white",
-        margin={"l": 60, "r": 20, "t": 40, "b": 50},
+        margin={"l": 60, "r": 20, "t": 36, "b": 50},
         colorway=list(COLORS),
         xaxis=axis,
         yaxis=axis,
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "xanchor": "left"},
         hovermode="closest",
         template="none",
     )

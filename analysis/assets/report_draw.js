@@ -2,7 +2,7 @@
 // Each figure is drawn when it comes near the window, and all of them before printing.
 (() => {
   const groups = JSON.parse(document.getElementById("figure-data").textContent);
-  const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"],
+  const config = { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
     toImageButtonOptions: { format: "svg" } };
   const draw = (node, number) => {
     const figure = groups[node.dataset.group][number];

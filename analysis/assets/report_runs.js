@@ -52,7 +52,7 @@
   const head = () => {
     const row = make("tr");
     [...shown, data.metrics[metric()] || "metric"].forEach((name, i) => {
-      const cell = make("th"), button = make("button", name);
+      const cell = make("th", undefined, ["phase", "stage", "cell", "outcome"].includes(name) ? "text" : ""), button = make("button", name);
       cell.scope = "col";
       button.type = "button";
       cell.setAttribute("aria-sort", state.sort !== i ? "none" : state.down ? "descending" : "ascending");
