@@ -12,9 +12,9 @@ from PIL import Image
 
 from search_spaces import schema
 from trainables.data import images
-from trainables.data.errors import DataError
 from trainables.data.adapters import find
 from trainables.data.catalogue import ABOUT
+from trainables.data.errors import DataError
 from trainables.data.pets import list_pets
 
 
