@@ -174,7 +174,8 @@ def _time_steps(stage: Stage) -> tuple[float, float, int]:
 
     from trainables.loop import Feed, build_encoder, build_unet
     from trainables.losses import LOSSES
-    from trainables.methods.table import METHODS
+    from trainables.methods.table import METHODS, Parts
+    from trainables.models.table import build_decoder
     from trainables.pretrain import make_batch
 
     torch.set_num_threads(stage.resources.cpus)
@@ -182,8 +183,12 @@ def _time_steps(stage: Stage) -> tuple[float, float, int]:
     batch = min(getattr(settings, "batch_size", 64), 64)
     pixels = torch.rand(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
     if isinstance(settings, schema.Pretrain):
-        method = METHODS[settings.method.name](settings.method, settings.views, build_encoder(stage.model))
-        images = {"images": Feed(np.zeros((batch, size, size, 3), np.uint8), torch.device("cpu"))}
+        parts = Parts(build_encoder(stage.model), lambda: build_decoder(stage.model), mask_classes=3, image_classes=10)
+        method = METHODS[settings.method.name](settings.method, settings.views, parts)
+        planes, shape = np.zeros((batch, size, size), np.uint8), (batch, size, size, 3)
+        maps = {"images": np.zeros(shape, np.uint8), "labels": np.zeros(batch, np.int64), "masks": planes}
+        maps |= {"regions": planes.astype(np.uint16), "depth": planes.astype(np.float16)}
+        images = {name: Feed(array, torch.device("cpu")) for name, array in maps.items()}
         network: torch.nn.Module = method.encoder
 
         def step() -> None:

@@ -33,7 +33,7 @@ from search_spaces.document import (
     parse,
     read,
 )
-from search_spaces.schema import Configuration, Header
+from search_spaces.schema import DECODING, Configuration, Header
 
 STAGE_KEYS = tuple(Configuration.model_fields)
 HEADER_KEYS = tuple(Header.model_fields)
@@ -77,8 +77,8 @@ class Cell:
     def pretraining(self) -> str:
         """Equal for the cells whose pretraining is tuned together: all that reaches it, as canonical text."""
         model = self.template.get("model") or {}
-        if isinstance(model, Mapping):
-            model = {key: value for key, value in model.items() if key != "skip_connections"}
+        if isinstance(model, Mapping) and not any(_decodes(stage) for stage in self.template["pretrain"]):
+            model = {key: value for key, value in model.items() if key not in ("skip_connections", "decoder_widths")}
         reaching = {"data": self.template["data"], "model": model, "pretrain": self.template["pretrain"]}
         return json.dumps(space.to_plain(reaching), sort_keys=True)
 
@@ -300,6 +300,13 @@ def _is_none(stage: Any) -> bool:
     return stage == "none" or method == "none" or (isinstance(method, Mapping) and method.get("name") == "none")
 
 
+def _decodes(stage: Any) -> bool:
+    """Whether a pretraining trains a decoder, or may: its method can be a choice among several."""
+    method = stage.get("method") if isinstance(stage, Mapping) else None
+    options = method.options if isinstance(method, space.Choice) else (method,)
+    return any(isinstance(option, Mapping) and option.get("name") in DECODING for option in options)
+
+
 # --------------------------------------------------------------------------------------------------------- factors
 
 
@@ -474,8 +481,9 @@ def _check_finetune(cell: Cell, settings: Configuration, places: Places, warning
     finetune, data = settings.finetune, settings.data.get(settings.finetune.data)
     if data is not None and data.dataset == "image-folder":
         yield places.problem(("finetune", "data"), "image-folder has no masks", "use image-mask-folder")
-    if settings.pretrain and finetune.transfer == "encoder+decoder":
-        what = f"{settings.pretrain[-1].method.name} trains no decoder to transfer"
+    trained = settings.pretrain[-1].method.name if settings.pretrain else None
+    if finetune.transfer == "encoder+decoder" and trained is not None and trained not in DECODING:
+        what = f"{trained} trains no decoder to transfer"
         yield places.problem(("finetune", "transfer"), what, "use transfer: encoder")
     if finetune.freeze == "encoder" and (finetune.transfer == "none" or not settings.pretrain):
         warnings.append(f"cell {cell.label}: the frozen encoder is a random one, nothing is transferred to it")
@@ -484,20 +492,22 @@ def _check_finetune(cell: Cell, settings: Configuration, places: Places, warning
 
 
 def _check_sizes(settings: Configuration, places: Places) -> Iterator[Problem]:
-    """A U-Net halves the size at each level but the first, and has to meet its skips on the way up."""
-    levels = len(settings.model.widths)
-    factor = 2 ** (levels - 1)
-    if settings.finetune is not None and settings.finetune.size % factor:
-        what = f"{settings.finetune.size} px is not a multiple of {factor}, as a U-Net of {levels} levels needs"
-        yield places.problem(("finetune", "size"), what)
-    users: list[tuple[KeyPath, int]] = [
-        (("pretrain", i, "views", "size"), stage.views.size) for i, stage in enumerate(settings.pretrain)
-    ]
-    users += [(("probe", name, "size"), probe.size) for name, probe in settings.probe.items()]
-    for path, size in users:
+    """An encoder halves the size a few times, and a decoder has to meet its skips on the way up."""
+    factor, name = settings.model.stride, settings.model.name
+    model = f"a U-Net of {factor.bit_length()} levels" if name.endswith("unet") else f"the model {name}"
+    decoded: list[tuple[KeyPath, int]] = [] if settings.finetune is None else [(("finetune",), settings.finetune.size)]
+    encoded: list[tuple[KeyPath, int]] = [(("probe", key), probe.size) for key, probe in settings.probe.items()]
+    for i, stage in enumerate(settings.pretrain):
+        users = decoded if stage.method.name in DECODING else encoded
+        users.append((("pretrain", i, "views"), stage.views.size))
+    for path, size in decoded:
+        if size % factor:
+            what = f"{size} px is not a multiple of {factor}, as {model} needs"
+            yield places.problem((*path, "size"), what)
+    for path, size in encoded:
         if size < factor:
-            what = f"{size} px is below {factor}, what the encoder of a U-Net of {levels} levels needs"
-            yield places.problem(path, what)
+            what = f"{size} px is below {factor}, what the encoder of {model} needs"
+            yield places.problem((*path, "size"), what)
 
 
 def _check_tuning(cell: Cell, settings: Configuration, header: Header, places: Places) -> Iterator[Problem]:

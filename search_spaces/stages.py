@@ -14,16 +14,19 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from search_spaces.schema import (
+    DECODING,
     KNN,
     Augment,
     Configuration,
     Data,
     Finetune,
     Header,
+    Model,
     Pretrain,
+    ResNetHead,
+    ResNetUNet,
     Seeds,
     StageResources,
-    UNet,
 )
 
 # Raise a stage's number whenever the same settings would give other digits than before.
@@ -55,7 +58,7 @@ class Stage:
     kind: Kind
     name: str  # "pretrain", "pretrain.1" in a chain, "finetune", "probe:NAME"
     settings: Pretrain | Finetune | KNN
-    model: UNet
+    model: Model
     data: Data
     digest: str  # of the data's content
     streams: Streams
@@ -101,9 +104,16 @@ def replicates(seeds: Seeds, phase: Literal["search", "report"]) -> tuple[Replic
 # ------------------------------------------------------------------------------------------- what depends on what
 
 
-def encoder_of(model: UNet) -> dict[str, Any]:
-    """The part of a model that an encoder-only method trains: skip connections do not reach it."""
+def encoder_of(model: Model) -> dict[str, Any]:
+    """The part of a model that an encoder-only method trains: neither skips nor the rest of a decoder reach it."""
+    if isinstance(model, ResNetUNet | ResNetHead):  # one encoder, whatever decoder it has
+        return {"name": "resnet", "depth": model.depth, "stem": getattr(model, "stem", "imagenet")}
     return model.model_dump(mode="json", exclude={"skip_connections"})
+
+
+def trained_part(settings: Pretrain, model: Model) -> dict[str, Any]:
+    """What a pretraining depends on in the model: the encoder, or all of it where the method trains a decoder."""
+    return model.model_dump(mode="json") if settings.method.name in DECODING else encoder_of(model)
 
 
 def data_identity(data: Data, digest: str, role: str) -> dict[str, Any]:
@@ -114,12 +124,12 @@ def data_identity(data: Data, digest: str, role: str) -> dict[str, Any]:
 
 
 def pretrain_identity(
-    settings: Pretrain, model: UNet, data: Data, digest: str, streams: Streams, parent: str | None, threads: int
+    settings: Pretrain, model: Model, data: Data, digest: str, streams: Streams, parent: str | None, threads: int
 ) -> dict[str, Any]:
     return {
         "recipe": ["pretrain", RECIPE["pretrain"]],
         "settings": settings.model_dump(mode="json", exclude={"data"}),
-        "model": encoder_of(model),
+        "model": trained_part(settings, model),
         "data": data_identity(data, digest, settings.sees),
         "streams": streams,
         "parent": parent,
@@ -129,7 +139,7 @@ def pretrain_identity(
 
 def finetune_identity(
     settings: Finetune,
-    model: UNet,
+    model: Model,
     data: Data,
     digest: str,
     streams: Streams,
@@ -150,7 +160,7 @@ def finetune_identity(
     }
 
 
-def probe_identity(settings: KNN, model: UNet, data: Data, digest: str, parent: str, threads: int) -> dict[str, Any]:
+def probe_identity(settings: KNN, model: Model, data: Data, digest: str, parent: str, threads: int) -> dict[str, Any]:
     return {
         "recipe": ["probe", RECIPE["probe"]],
         "settings": settings.model_dump(mode="json", exclude={"data"}),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -19,15 +20,29 @@ def save_weights(model: nn.Module, path: Path) -> None:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, path)
 
 
+def has_part(path: Path, prefix: str) -> bool:
+    """Whether the file holds any weights below `prefix.`."""
+    with safe_open(path, "pt") as file:
+        return any(name.startswith(f"{prefix}.") for name in file.keys())  # noqa: SIM118
+
+
 def load_part(module: nn.Module, path: Path, prefix: str) -> None:
-    """Load the weights below `prefix.` into `module`. Raises KeyError where the file has none of them."""
+    """Load the weights below `prefix.` into `module`.
+
+    Raises KeyError where the file has none of them, RuntimeError where they are those of another architecture: other
+    widths, or a decoder with skip connections for one without.
+    """
     weights = load_file(path)
     part = {name[len(prefix) + 1 :]: tensor for name, tensor in weights.items() if name.startswith(f"{prefix}.")}
     if not part:
         raise KeyError(
             f"{path.name} holds no weights below {prefix!r}; it has {sorted({n.split('.')[0] for n in weights})}"
         )
-    module.load_state_dict(part)
+    try:
+        module.load_state_dict(part)
+    except RuntimeError as error:
+        skips = " (a decoder trained with skip connections does not fit one without)" if prefix == "decoder" else ""
+        raise RuntimeError(f"the {prefix} in {path.name} is of another architecture{skips}: {error}") from error
 
 
 def save_state(state: dict[str, Any], folder: Path) -> None:

@@ -40,7 +40,7 @@ TARGET = "jaccard"  # `checkpoint: best` keeps the weights with the highest mean
 
 def finetune(
     settings: schema.Finetune,
-    model: schema.UNet,
+    model: schema.Model,
     data: ImageSet,
     split: Split,
     streams: dict[str, int],

@@ -14,10 +14,10 @@ from trainables import checkpoints
 from trainables.data.images import ImageSet
 from trainables.data.splits import Split
 from trainables.loop import Feed, IntArray, Place, build_encoder
-from trainables.models.unet import Encoder
+from trainables.models.interface import Encoder
 
 
-def probe(settings: schema.KNN, model: schema.UNet, data: ImageSet, split: Split, place: Place) -> dict[str, float]:
+def probe(settings: schema.KNN, model: schema.Model, data: ImageSet, split: Split, place: Place) -> dict[str, float]:
     """kNN accuracy of the parent's encoder: neighbours from the training images, scored on the validation images.
 
     Returns:

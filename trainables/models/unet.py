@@ -12,6 +12,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from trainables.models import interface
+
 
 def convolutions(inputs: int, outputs: int, count: int, norm: bool) -> nn.Sequential:
     """`count` 3x3 convolutions, each with batch norm (if asked) and ReLU: (B, inputs, H, W) -> (B, outputs, H, W)."""
@@ -23,7 +25,7 @@ def convolutions(inputs: int, outputs: int, count: int, norm: bool) -> nn.Sequen
     return nn.Sequential(*layers)
 
 
-class Encoder(nn.Module):
+class Encoder(interface.Encoder):
     """Levels of convolutions with 2x2 max pooling between them.
 
     Args:
@@ -36,6 +38,7 @@ class Encoder(nn.Module):
         super().__init__()
         inputs = [3, *widths[:-1]]
         self.widths = tuple(widths)
+        self.strides = tuple(2**k for k in range(len(widths)))
         self.levels = nn.ModuleList(convolutions(i, o, count, norm) for i, o in zip(inputs, widths, strict=True))
         self.pool = nn.MaxPool2d(2)
 
@@ -48,36 +51,51 @@ class Encoder(nn.Module):
         return features
 
 
-class Decoder(nn.Module):
+class UpBlock(nn.Module):
+    """A 2x2 transposed convolution to twice the resolution, then convolutions; with skips, over the skip as well."""
+
+    def __init__(self, up: nn.Module, level: nn.Module, skip_connections: bool) -> None:
+        super().__init__()
+        self.up = up
+        self.level = level
+        self.skip_connections = skip_connections
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """(B, C, H, W) and (B, C', 2H, 2W) -> (B, C', 2H, 2W)."""
+        x = self.up(x)
+        x = self.level(torch.cat([skip, x], dim=1) if self.skip_connections else x)
+        return x
+
+
+class Decoder(interface.Decoder):
     """Transposed convolutions back to full resolution; with skips, each level also sees the encoder's features."""
 
     def __init__(self, widths: Sequence[int], skip_connections: bool, count: int = 2, norm: bool = True) -> None:
         super().__init__()
-        coarse_to_fine = list(reversed(widths))
-        pairs = list(pairwise(coarse_to_fine))
-        self.skip_connections = skip_connections
-        self.ups = nn.ModuleList(nn.ConvTranspose2d(i, o, 2, stride=2) for i, o in pairs)
-        self.levels = nn.ModuleList(convolutions(2 * o if skip_connections else o, o, count, norm) for _, o in pairs)
+        pairs = list(pairwise(reversed(widths)))  # coarse to fine
+        ups = [nn.ConvTranspose2d(i, o, 2, stride=2) for i, o in pairs]
+        levels = [convolutions(2 * o if skip_connections else o, o, count, norm) for _, o in pairs]
+        self.blocks = nn.ModuleList(
+            UpBlock(up, level, skip_connections) for up, level in zip(ups, levels, strict=True)
+        )
+        self.width = widths[0]
+        self.head_kernel = 1
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Feature maps of the encoder, finest first -> (B, widths[0], H, W)."""
-        x = features[-1]
-        for up, level, skip in zip(self.ups, self.levels, reversed(features[:-1]), strict=True):
-            x = up(x)
-            x = level(torch.cat([skip, x], dim=1) if self.skip_connections else x)
-        return x
+        return interface.decode(self, features)
 
 
 class UNet(nn.Module):
-    """Encoder, decoder and a 1x1 convolution to `classes` logits per pixel."""
+    """Encoder, decoder and a convolution to `classes` logits per pixel."""
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, classes: int) -> None:
+    def __init__(self, encoder: interface.Encoder, decoder: interface.Decoder, classes: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
-        self.head = nn.Conv2d(encoder.widths[0], classes, 1)
+        self.head = interface.pixel_head(decoder, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] -> logits (B, classes, H, W). H and W are multiples of 2^(levels - 1)."""
+        """(B, 3, H, W) in [0, 1] -> logits (B, classes, H, W). H and W are multiples of the encoder's last stride."""
         logits: Tensor = self.head(self.decoder(self.encoder(x)))
-        return logits
+        return interface.resized(logits, (x.shape[-2], x.shape[-1]))

@@ -1,0 +1,125 @@
+"""ResNet encoders with two decoders: a U-Net's (P3, P4, P5) and P1's five convolutions without skips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import resnet
+
+from trainables.models import interface
+from trainables.models.unet import convolutions
+
+BODIES = {18: resnet.resnet18, 34: resnet.resnet34, 50: resnet.resnet50}
+WIDTHS = {
+    18: (64, 64, 128, 256, 512),
+    34: (64, 64, 128, 256, 512),
+    50: (64, 256, 512, 1024, 2048),
+}
+STRIDES = {"imagenet": (2, 4, 8, 16, 32), "cifar": (1, 1, 2, 4, 8)}
+
+
+class Encoder(interface.Encoder):
+    """torchvision's ResNet without its classifier, under torchvision's names, so that its weights load as they are.
+
+    Five maps: of the stem before pooling, and of the four stages. The CIFAR stem is a 3x3 convolution with stride 1 and
+    no pooling (SimCLR, appendix B.9).
+    """
+
+    def __init__(self, depth: int, stem: str = "imagenet") -> None:
+        super().__init__()
+        body = BODIES[depth](weights=None)
+        self.widths = WIDTHS[depth]
+        self.strides = STRIDES[stem]
+        self.conv1, self.bn1 = body.conv1, body.bn1
+        if stem == "cifar":
+            self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+            nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+        self.pool = body.maxpool if stem == "imagenet" else nn.Identity()
+        self.layer1, self.layer2, self.layer3, self.layer4 = body.layer1, body.layer2, body.layer3, body.layer4
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> five maps, (B, widths[k], H / strides[k], W / strides[k])."""
+        stem = F.relu(self.bn1(self.conv1(x)))
+        features = [stem]
+        x = self.pool(stem)
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+            features.append(x)
+        return features
+
+
+class UpBlock(nn.Module):
+    """Nearest up-sampling by `factor`, the skip beside it where there is one, two 3x3 convolutions."""
+
+    def __init__(self, inputs: int, skip: int, outputs: int, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.takes_skip = skip > 0
+        self.level = convolutions(inputs + skip, outputs, 2, norm=True)
+
+    def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
+        """(B, inputs, H, W) and (B, skip, f H, f W) -> (B, outputs, f H, f W)."""
+        x = F.interpolate(x, scale_factor=self.factor, mode="nearest") if self.factor > 1 else x
+        x = self.level(torch.cat([x, skip], dim=1) if skip is not None and self.takes_skip else x)
+        return x
+
+
+class UNetDecoder(interface.Decoder):
+    """A block per resolution of the encoder; a last one without skip where the encoder's finest map is not full size.
+
+    Args:
+        widths, strides: of the encoder, finest first.
+        outputs: channels after each block, the coarsest first; of those that are not needed the last are left out.
+    """
+
+    def __init__(
+        self, widths: Sequence[int], strides: Sequence[int], outputs: Sequence[int], skip_connections: bool
+    ) -> None:
+        super().__init__()
+        skips = [w if skip_connections else 0 for w in reversed(widths[:-1])] + [0]
+        factors = [a // b for a, b in pairwise([*reversed(strides), 1])]
+        steps = list(zip(skips, factors, outputs, strict=True))[: len(strides) if strides[0] > 1 else -1]
+        inputs = [widths[-1], *outputs]
+        self.blocks = nn.ModuleList(UpBlock(i, s, o, f) for i, (s, f, o) in zip(inputs, steps, strict=False))
+        self.width = steps[-1][2]
+        self.head_kernel = 1
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Feature maps of the encoder, finest first -> (B, width, H, W)."""
+        return interface.decode(self, features)
+
+
+class ConvolutionThenUp(nn.Module):
+    """3x3 convolution, ReLU, bilinear up-sampling by `factor` with aligned corners. Looks at no skip."""
+
+    def __init__(self, inputs: int, outputs: int, factor: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.factor = factor
+
+    def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, f H, f W)."""
+        x = F.relu(self.convolution(x))
+        return interface.resized(x, (self.factor * x.shape[-2], self.factor * x.shape[-1]), align_corners=True)
+
+
+class FiveConvolutions(interface.Decoder):
+    """P1's head but for its last convolution, which is the prediction's: four, each followed by up-sampling.
+
+    Three doublings, and one from an eighth to the size of the image (authors' code, `u_models.py`).
+    """
+
+    def __init__(self, width: int, outputs: Sequence[int] = (256, 128, 64, 32)) -> None:
+        super().__init__()
+        pairs = zip(pairwise((width, *outputs)), (2, 2, 2, 4), strict=True)
+        self.blocks = nn.ModuleList(ConvolutionThenUp(i, o, factor) for (i, o), factor in pairs)
+        self.width = outputs[-1]
+        self.head_kernel = 3
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """The coarsest of the encoder's maps, (B, width, H / 32, W / 32) -> (B, 32, H, W)."""
+        return interface.decode(self, features)
