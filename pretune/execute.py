@@ -124,7 +124,7 @@ def _run(order: Order, store: Store, attempt: Path, report: Any) -> dict[str, fl
     torch.set_num_threads(order.threads)
     torch.backends.cudnn.deterministic = True
     settings = SETTINGS[order.kind].model_validate(order.settings)
-    model = schema.UNet.model_validate(order.model)
+    model: schema.Model = TypeAdapter(schema.Model).validate_python(order.model)
     chosen: schema.Data = TypeAdapter(schema.Data).validate_python(order.data)
     cache = Path(order.folders.cache)
     root = Path(order.folders.data) if order.folders.data else None
