@@ -21,7 +21,7 @@ from pretune.monitor import CellStatus, RunningStage, Snapshot, monitor
 from pretune.scheduler import Scheduler
 from pretune.search import open_storage
 from pretune.store import Store, StoreError, write_atomically
-from pretune.transport import Ledger, Live, find_in, run_trials, start_ray
+from pretune.transport import Ledger, Live, find_in, run_trials, start_ray, stop_ray
 from search_spaces import schema
 from search_spaces.resolve import Study
 from search_spaces.stages import DigestOf, Stage
@@ -73,7 +73,10 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
         state.scheduler = scheduler
         scheduler.start(program.start(run))
         if not scheduler.finished:
-            train(study, state, options, console)
+            try:
+                train(study, state, options, console)
+            finally:
+                stop_ray()
         return conclude(study, state, options)
 
 

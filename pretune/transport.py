@@ -144,6 +144,13 @@ def start_ray(address: str | None, cpus: int | None) -> dict[str, float]:
     return resources
 
 
+def stop_ray() -> None:
+    """Leave the cluster; one of this process alone ends, so that another study can be run from it."""
+    import ray
+
+    ray.shutdown()
+
+
 def run_trials(
     scheduler: Scheduler, ledger: Ledger, order_for: Callable[[Stage, float], Order], live: dict[str, Live]
 ) -> None:
