@@ -1,0 +1,163 @@
+"""Handing out by the ledger and taking outcomes back, without Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pretune.execute import Folders, Order, order_of
+from pretune.program import Outcome, Program
+from pretune.scheduler import Scheduler
+from pretune.store import Store
+from pretune.transport import LOST_SECONDS, Handout, Ledger, ResourceError, find_in, outcome_of
+from search_spaces import schema
+from search_spaces.stages import Stage
+
+FINISHED = Outcome("finished", {"val/jaccard": 0.5})
+DIED = "the process that ran it died (killed, or out of memory)"
+
+
+def stage(name: str, cpus: int = 1, gpus: float | None = None, parent: Stage | None = None) -> Stage:
+    resources = schema.StageResources(cpus=cpus, gpus=gpus)
+    data, settings = schema.Scenes(dataset="scenes"), schema.Finetune(data="d", steps=1)
+    return Stage("finetune", name, settings, schema.UNet(), data, "", {}, parent, resources, False, name)
+
+
+def order_for(one: Stage, gpus: float) -> Order:
+    return order_of(one, one.name, gpus, Folders("store", "cache", None))
+
+
+def handout(stages: list[Stage], ledger: Ledger, held: dict[str, Outcome] | None = None, retries: int = 0) -> Handout:
+    def wants() -> Program:
+        yield stages
+        return []
+
+    scheduler = Scheduler((held if held is not None else {}).get, retries)
+    scheduler.start([wants()])
+    return Handout(scheduler, ledger, order_for, {})
+
+
+# ---------------------------------------------------------------------------------------------------------- ledger
+
+
+def test_a_stage_needs_its_cpus_and_a_gpu_where_there_are_any() -> None:
+    assert Ledger({"CPU": 4.0}).needs(stage("a", 2)) == {"CPU": 2.0, "GPU": 0.0}
+    assert Ledger({"CPU": 4.0, "GPU": 2.0}).needs(stage("a")) == {"CPU": 1.0, "GPU": 1.0}
+    assert Ledger({"CPU": 4.0, "GPU": 2.0}).needs(stage("a", gpus=0.25)) == {"CPU": 1.0, "GPU": 0.25}
+    assert Ledger({"CPU": 4.0, "GPU": 2.0}).needs(stage("a", gpus=0)) == {"CPU": 1.0, "GPU": 0.0}
+
+
+def test_no_more_is_handed_out_than_the_machine_has() -> None:
+    """4 CPUs: two stages of 2, not three; when one ends, the third."""
+    h = handout([stage(n, 2) for n in "abc"], Ledger({"CPU": 4.0}))
+    assert h.take("1") is not None
+    assert h.take("2") is not None
+    assert h.take("3") is None
+    h.end("1", {"state": "crashed", "cause": "x"}, error=False)
+    assert h.take("3") is not None
+
+
+def test_ten_tenths_of_a_gpu_are_one() -> None:
+    h = handout([stage(str(i), gpus=0.1) for i in range(11)], Ledger({"CPU": 99.0, "GPU": 1.0}))
+    assert [h.take(str(i)) is not None for i in range(11)] == [True] * 10 + [False]
+
+
+def test_parallel_limits_how_many_run_at_once() -> None:
+    h = handout([stage("a"), stage("b")], Ledger({"CPU": 8.0}, parallel=1))
+    assert h.take("1") is not None
+    assert h.take("2") is None
+
+
+@pytest.mark.parametrize(
+    ("one", "message"),
+    [
+        (stage("a", cpus=8), r"resources.finetune.cpus: a stage needs 8 CPU, there are 4"),
+        (stage("a", gpus=1), r"resources.finetune.gpus: a stage needs 1 GPU, there are 0"),
+    ],
+)
+def test_what_can_never_be_placed_is_refused_at_once(one: Stage, message: str) -> None:
+    with pytest.raises(ResourceError, match=message):
+        Ledger({"CPU": 4.0}).check({"a": one})
+    Ledger({"CPU": 8.0, "GPU": 1.0}).check({"a": one})
+
+
+# --------------------------------------------------------------------------------------------------------- handout
+
+
+def test_a_trial_carries_the_order_and_its_resources() -> None:
+    h = handout([stage("a", 2)], Ledger({"CPU": 2.0}))
+    config = h.take("1")
+    assert config is not None
+    assert config["resources"] == {"CPU": 2.0, "GPU": 0.0}
+    assert Order.from_json(config["order"]).fingerprint == "a"
+
+
+def test_an_end_told_twice_counts_once_and_frees_its_resources_once() -> None:
+    h = handout([stage("a"), stage("b")], Ledger({"CPU": 1.0}), retries=1)
+    h.take("1")
+    h.end("1", None, error=True)
+    h.end("1", None, error=True)
+    assert h.scheduler.attempts == {"a": 1}
+    assert h.ledger.running == {}
+    assert h.scheduler.outcomes == {}
+
+
+def test_over_only_when_nothing_is_live_and_nothing_can_come() -> None:
+    parent = stage("p")
+    held: dict[str, Outcome] = {}
+    h = handout([stage("c", parent=parent)], Ledger({"CPU": 1.0}), held)
+    assert not h.over
+    h.take("1")
+    assert h.take("2") is None
+    assert not h.over
+    held["p"] = FINISHED
+    h.end("1", {}, error=False)
+    assert not h.over
+    h.take("3")
+    h.end("3", {"state": "crashed", "cause": "x"}, error=False)
+    assert h.over
+
+
+def test_a_trial_that_ended_without_a_word_counts_as_crashed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("pretune.transport.time.monotonic", lambda: now[0])
+    h = handout([stage("a")], Ledger({"CPU": 1.0}))
+    h.take("1")
+    h.reap({"1", "unknown"})
+    now[0] += LOST_SECONDS - 1
+    h.reap({"1"})
+    assert "1" in h.live
+    now[0] += 2
+    h.reap({"1"})
+    assert h.live == {}
+    assert h.scheduler.outcomes["a"] == Outcome("crashed", {}, DIED)
+
+
+# --------------------------------------------------------------------------------------------------------- outcomes
+
+
+@pytest.mark.parametrize(
+    ("held", "result", "error", "state", "cause"),
+    [
+        (FINISHED, {"state": "crashed", "cause": "late"}, True, "finished", ""),  # the store has the last word
+        (None, {"state": "crashed", "cause": "KeyError: x"}, False, "crashed", "KeyError: x"),
+        (None, {"state": "finished"}, False, "crashed", DIED),
+        (None, {"state": "crashed", "cause": "old"}, True, "crashed", DIED),
+        (None, {}, True, "crashed", DIED),
+    ],
+)
+def test_how_a_trial_ended(held: Outcome | None, result: dict[str, str], error: bool, state: str, cause: str) -> None:
+    scheduler = Scheduler(lambda key: held, 0)
+    outcome = outcome_of(stage("a"), result, error, scheduler)
+    assert (outcome.state, outcome.cause) == (state, cause)
+
+
+def test_the_store_as_the_scheduler_sees_it(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    find = find_in(store)
+    assert find("a") is None
+    store.finish(store.begin("a"), "finetune", "finished", "", {"m": 1.0}, 1.0, {})
+    store.finish(store.begin("b"), "finetune", "diverged", "loss is nan", {}, 1.0, {})
+    assert find("a") == Outcome("finished", {"m": 1.0})
+    assert find("b") == Outcome("diverged", {}, "loss is nan")
