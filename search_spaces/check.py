@@ -22,16 +22,24 @@ def problems_of(model: type[Checked], data: Mapping[str, Any], places: Places) -
     Where there are problems, the model has defaults in place of what is faulty (None where there are none): it stands
     in for the real one while the rest of the study is looked through, so that all is reported at once.
     """
-    kept, problems = copy.deepcopy(dict(data)), list[Problem]()
+    kept, problems, removed = copy.deepcopy(dict(data)), list[Problem](), set[KeyPath]()
     for turn in range(3):  # what is left of a mapping may be faulty in its turn, up to the whole stage
         try:
             return model.model_validate(kept), problems
         except ValidationError as error:
-            new = [item for item in error.errors() if turn == 0 or item["type"] == "value_error"]
-            problems += _merged(_problem(model, kept, places, item) for item in new if not _repeats(item))
-            for path in [_path_in(kept, item) for item in error.errors()]:
-                _remove(kept, path)
+            found = [(_path_in(kept, item), item) for item in error.errors()]
+        new = [item for path, item in found if turn == 0 or _breaks_a_rule(path, item, removed)]
+        problems += _merged(_problem(model, kept, places, item) for item in new if not _repeats(item))
+        for path, _ in found:
+            removed.add(path)
+            _remove(kept, path)
     return None, problems
+
+
+def _breaks_a_rule(path: KeyPath, error: Any, removed: set[KeyPath]) -> bool:
+    """Whether a fault of a mapping is one of its own, and not that a key it names was faulty and is gone."""
+    gone = [str(key[-1]) for key in removed if key[:-1] == path]
+    return error["type"] == "value_error" and not any(name in error["msg"].split() for name in gone)
 
 
 def _remove(data: Any, path: KeyPath) -> None:
