@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
+from torch import Tensor
 
 from search_spaces import schema
 from trainables.views.random import FloatArray
@@ -30,11 +32,29 @@ def region_table(regions: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
 
     A row of zeros stands where an image has no such region. K is the largest number in the maps, at least 1.
     """
-    rows = [_boxes_of(image) for image in regions]
+    return _padded([_boxes_of(image) for image in regions])
+
+
+def _padded(rows: Sequence[NDArray[np.int64]]) -> NDArray[np.int32]:
     table = np.zeros((len(rows), max([1, *map(len, rows)]), 5), np.int32)
     for row, boxes in zip(table, rows, strict=True):
         row[: len(boxes)] = boxes
     return table
+
+
+class RegionBoxes:
+    """Hands out rows of `region_table`; an image's own are computed when it is first asked for, and kept."""
+
+    def __init__(self, regions: NDArray[np.integer[Any]]) -> None:
+        self._regions = regions  # (N, H, W), memory-mapped
+        self._known: dict[int, NDArray[np.int64]] = {}
+
+    def __call__(self, indices: NDArray[np.integer[Any]]) -> Tensor:
+        """(B,) image indices -> (B, K, 5) int32 on the CPU, K the largest region number of the batch, at least 1."""
+        for i in indices.tolist():
+            if i not in self._known:
+                self._known[i] = _boxes_of(self._regions[i])
+        return torch.from_numpy(_padded([self._known[i] for i in indices.tolist()]))
 
 
 def _boxes_of(regions: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
