@@ -6,6 +6,7 @@ neither Ray nor the store.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import time
@@ -91,20 +92,28 @@ def execute(order: Order, report: Any) -> Outcome:
         report: `callable(dict[str, float])`, called with step, total and the latest values; an exception that it
             raises of its own accord (a stop) goes through.
     """
-    from trainables.loop import DivergedError  # torch is imported here, in the process that needs it
-
     store = Store(Path(order.folders.store))
     if found := store.find(order.fingerprint):  # another driver on the same store was faster
         return Outcome("diverged" if found.outcome == "diverged" else "finished", found.metrics, found.cause)
-    attempt = store.begin(order.fingerprint)
+    attempt: Path | None = None
+    try:
+        attempt = store.begin(order.fingerprint)
+        return _run_and_keep(order, store, attempt, report)
+    except Exception as error:
+        if attempt is not None:
+            with contextlib.suppress(OSError):  # a full disk is a cause to tell, not one to hide
+                (attempt / "error.txt").write_text(traceback.format_exc())
+        return Outcome("crashed", {}, describe(error))
+
+
+def _run_and_keep(order: Order, store: Store, attempt: Path, report: Any) -> Outcome:
+    from trainables.loop import DivergedError  # torch is imported here, in the process that needs it
+
     began = time.monotonic()
     try:
         metrics, outcome, cause = _run(order, store, attempt, report), "finished", ""
     except DivergedError as error:
         metrics, outcome, cause = {}, "diverged", str(error)
-    except Exception as error:
-        (attempt / "error.txt").write_text(traceback.format_exc())
-        return Outcome("crashed", {}, describe(error))
     seconds = time.monotonic() - began
     about = {"label": order.label, "order": asdict(order) | {"folders": None}, "machine": machine(order)}
     entry = store.finish(attempt, order.name, outcome, cause, metrics, seconds, about)
