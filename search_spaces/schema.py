@@ -7,9 +7,10 @@ where a paper states a value, the comment says which (P1 to P5, see the README).
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -17,6 +18,8 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
     model_validator,
 )
 
@@ -54,15 +57,38 @@ Labels = Annotated[
 # ---------------------------------------------------------------------------------------------------------- data
 
 
+def _fold(value: str) -> str:
+    number, of = (int(part) for part in value.split("/"))
+    if not 1 <= number <= of or of < 2:
+        raise ValueError(f"fold: {value} is not one of 1/{of} to {of}/{of}, of at least two folds")
+    return value
+
+
 class Split(Settings):
     """Which images are for what. Test is drawn once per study with `seed`; validation again for every replicate.
 
     `test: official` takes the data set's own test list. A float is a fraction of all images, an int a count.
+    `fold: 2/5` takes the second of five equal parts as test, in place of `test`: k-fold as a factor.
     """
 
     test: Literal["official"] | PositiveInt | Share = 0.1
     val: NonNegativeInt | Share = 0.1
     seed: NonNegativeInt = 0
+    fold: Annotated[str, Field(pattern=r"^[0-9]{1,4}/[0-9]{1,4}$"), AfterValidator(_fold)] | None = None
+    stratify: bool = False  # test, val and label subsets hold each image class by its share
+
+    @model_validator(mode="after")
+    def _one_test(self) -> Split:
+        if self.fold is not None and self.test == "official":
+            raise ValueError("fold: the official test list has no folds; leave out `test: official`")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _with_the_draw(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Whoever names the test set also names how it is drawn: a stage's identity asks for `test` by name."""
+        chosen: dict[str, Any] = handler(self)
+        drawn = {"fold": self.fold, "stratify": self.stratify or None} if "test" in chosen else {}
+        return chosen | {key: value for key, value in drawn.items() if value is not None}
 
 
 class _Images(Settings):
@@ -614,7 +640,10 @@ Method = Annotated[
     | ConRec
     | Segmentation
     | Classification
-    | SAMCLR | PixelCL | PixelCLDepth | NoPretraining,
+    | SAMCLR
+    | PixelCL
+    | PixelCLDepth
+    | NoPretraining,
     Field(discriminator="name"),
 ]
 DECODING = ("mae", "reconstruction", "conrec", "segmentation")  # the methods that train a decoder too

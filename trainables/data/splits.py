@@ -29,15 +29,19 @@ class Split(NamedTuple):
     test: IntArray
 
 
-def draw_split(n: int, settings: schema.Split, seed: int, official_test: BoolArray | None) -> Split:
+def draw_split(
+    n: int, settings: schema.Split, seed: int, official_test: BoolArray | None, labels: IntArray | None = None
+) -> Split:
     """Test by `settings.seed` alone (or the official list); of the rest, permuted by `seed`, validation comes first.
 
     `official_test` is (n,) True for test, used by `test: official`. Fractions are of all `n` images, rounded.
-    Raises DataError where a part that must hold something would be empty.
+    `labels` (n,) are the image classes that `stratify` holds to their shares.
+    Raises DataError where a part that must hold something would be empty, or `stratify` finds no classes.
     """
-    test = _official(n, official_test) if settings.test == "official" else _drawn(n, settings.test, settings.seed)
+    strata = _strata(n, settings, labels)
+    test = _test(n, settings, official_test, strata)
     rest = np.setdiff1d(np.arange(n, dtype=np.int64), test)
-    rest = rest[_permutation(len(rest), VALIDATION, seed)]
+    rest = rest[_order(len(rest), VALIDATION, seed, None if strata is None else strata[rest])]
     n_val = _count(n, settings.val)
     if len(test) == 0 or n_val >= len(rest):
         n_train = max(len(rest) - n_val, 0)
@@ -48,16 +52,18 @@ def draw_split(n: int, settings: schema.Split, seed: int, official_test: BoolArr
     return Split(train=rest[n_val:], val=rest[:n_val], test=test)
 
 
-def label_subset(train: IntArray, amount: float | int, seed: int) -> IntArray:
+def label_subset(train: IntArray, amount: float | int, seed: int, labels: IntArray | None = None) -> IntArray:
     """The images whose masks are used: a count (int) or a share (float, at least one image) of `train`.
 
-    For one seed smaller amounts are prefixes of larger ones. The order of `train` does not matter.
+    For one seed smaller amounts are prefixes of larger ones. The order of `train` does not matter. With `labels`,
+    the classes (n,) of all images of the data set, every prefix holds each class by its share in `train`.
     Raises DataError for a count above len(train).
     """
     count = amount if isinstance(amount, int) else max(1, round(len(train) * amount))
     if count > len(train):
         raise DataError(f"labels: {count} labelled images asked for, but there are only {len(train)} training images")
-    return np.sort(train)[_permutation(len(train), LABELS, seed)[:count]]
+    ordered = np.sort(train)
+    return ordered[_order(len(train), LABELS, seed, None if labels is None else labels[ordered])[:count]]
 
 
 def visible(split: Split, sees: Literal["train", "train+val", "all"]) -> IntArray:
@@ -79,8 +85,39 @@ def _official(n: int, official_test: BoolArray | None) -> IntArray:
     return np.flatnonzero(official_test).astype(np.int64)
 
 
-def _drawn(n: int, amount: float | int, seed: int) -> IntArray:
-    return _permutation(n, TEST, seed)[: _count(n, amount)]
+def _strata(n: int, settings: schema.Split, labels: IntArray | None) -> IntArray | None:
+    if not settings.stratify:
+        return None
+    if labels is None:
+        raise DataError("split: `stratify: true`, but the images of this data set have no classes; leave it out")
+    if labels.shape != (n,):
+        raise DataError(f"split: the image classes have shape {labels.shape} for {n} images")
+    return labels
+
+
+def _test(n: int, settings: schema.Split, official_test: BoolArray | None, strata: IntArray | None) -> IntArray:
+    if settings.test == "official":
+        return _official(n, official_test)
+    order = _order(n, TEST, settings.seed, strata)
+    if settings.fold is None:
+        return order[: _count(n, settings.test)]
+    number, of = (int(part) for part in settings.fold.split("/"))
+    return order[number - 1 :: of]
+
+
+def _order(n: int, stream: int, seed: int, strata: IntArray | None) -> IntArray:
+    """A random order of 0..n-1; with `strata` (n,) one whose every prefix holds each stratum by its share.
+
+    The r-th image of a stratum of m comes at (r + 1/2) / m of the way.
+    """
+    order = _permutation(n, stream, seed)
+    if strata is None:
+        return order
+    way = np.empty(n)
+    for stratum in np.unique(strata):
+        rows = np.flatnonzero(strata[order] == stratum)
+        way[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+    return order[np.argsort(way, kind="stable")]
 
 
 def _count(n: int, amount: float | int) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from search_spaces import schema
 from trainables.data.errors import DataError
@@ -119,3 +120,84 @@ def test_limits_are_nested_and_sorted(n: int, seed: int, limits: tuple[int, int]
 
 def test_no_limit_is_everything() -> None:
     assert draw_subset(4, None, 9).tolist() == [0, 1, 2, 3]
+
+
+# ----------------------------------------------------------------------------------------------- folds and classes
+
+
+@given(n=st.integers(10, 200), of=st.integers(2, 8), seed=seeds, stratify=st.booleans())
+def test_folds_are_disjoint_complete_and_of_equal_size(n: int, of: int, seed: int, stratify: bool) -> None:
+    labels = np.arange(n, dtype=np.int64) % 3
+    tests = [
+        draw_split(n, schema.Split(fold=f"{k}/{of}", seed=seed, stratify=stratify, val=1), 0, None, labels).test
+        for k in range(1, of + 1)
+    ]
+    assert np.array_equal(np.sort(np.concatenate(tests)), np.arange(n))
+    assert {len(test) for test in tests} <= {n // of, n // of + 1}
+
+
+def test_folds_leave_the_rest_to_train_and_validation() -> None:
+    split = draw_split(20, schema.Split(fold="2/5", val=0.2), 3, None)
+    assert (len(split.test), len(split.val), len(split.train)) == (4, 4, 12)
+    assert np.array_equal(np.sort(np.concatenate(split)), np.arange(20))
+
+
+@pytest.mark.parametrize("fold", ["0/5", "6/5", "1/1", "half", "1/2/3"])
+def test_a_fold_that_is_none_is_refused(fold: str) -> None:
+    with pytest.raises(ValidationError, match="fold"):
+        schema.Split(fold=fold)
+
+
+def test_folds_of_the_official_list_are_refused() -> None:
+    with pytest.raises(ValidationError, match="the official test list has no folds"):
+        schema.Split(test="official", fold="1/2")
+
+
+@given(
+    counts=st.lists(st.integers(1, 40), min_size=1, max_size=6),
+    amount=st.floats(0.01, 1.0),
+    seed=seeds,
+)
+def test_stratified_label_subsets_hold_each_class_by_its_share(counts: list[int], amount: float, seed: int) -> None:
+    """Image r of a class of m stands at (r + 1/2) / m: up to t of the way a class of m has t m ± 1/2 images."""
+    labels = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+    train = np.arange(len(labels), dtype=np.int64)
+    chosen = label_subset(train, amount, seed, labels)
+    share = len(chosen) / len(train)
+    for label, m in enumerate(counts):
+        slack = 0.5 + (len(counts) / 2 + 1) * m / len(train) + 1
+        assert abs(int((labels[chosen] == label).sum()) - share * m) <= slack
+    fewer = label_subset(train, amount / 2, seed, labels)
+    assert np.array_equal(fewer, chosen[: len(fewer)])
+
+
+def test_stratified_draws_of_even_classes_are_even() -> None:
+    """40 images of 4 classes: 4 for test are one of each, 8 for validation two of each, 8 labels two of each."""
+    labels = np.arange(40, dtype=np.int64) % 4
+    split = draw_split(40, schema.Split(test=4, val=8, stratify=True), 1, None, labels)
+    chosen = label_subset(split.train, 8, 2, labels)
+    assert [np.bincount(labels[part]).tolist() for part in (split.test, split.val, chosen)] == [
+        [1] * 4,
+        [2] * 4,
+        [2] * 4,
+    ]
+
+
+def test_plain_draws_of_even_classes_are_not() -> None:
+    labels = np.arange(40, dtype=np.int64) % 4
+    drawn = [np.bincount(labels[draw_split(40, schema.Split(test=4), i, None).val], minlength=4) for i in range(10)]
+    assert any(counts.tolist() != [1] * 4 for counts in drawn)
+
+
+def test_strata_without_classes_are_an_error() -> None:
+    with pytest.raises(DataError, match="`stratify: true`, but the images of this data set have no classes"):
+        draw_split(10, schema.Split(stratify=True), 0, None)
+
+
+def test_the_way_of_drawing_is_named_wherever_the_test_set_is() -> None:
+    """A fingerprint asks for chosen keys; what the test set depends on goes with `test`, and defaults add nothing."""
+    plain, drawn = schema.Split(), schema.Split(fold="1/3", stratify=True)
+    assert plain.model_dump(include={"test", "seed"}) == {"test": 0.1, "seed": 0}
+    assert drawn.model_dump(include={"test", "seed"}) == {"test": 0.1, "seed": 0, "fold": "1/3", "stratify": True}
+    assert drawn.model_dump(include=set()) == {}
+    assert schema.Split.model_validate(drawn.model_dump(mode="json")) == drawn
