@@ -63,6 +63,13 @@ def described_ranges(study: Study) -> dict[str, Any]:
     return found
 
 
+def in_order(study: Study, uses: Sequence[Use]) -> list[Use]:
+    """Search before confirm, then cell by cell, in each in the order of asking: searches of several cells run side by
+    side, and which of them asked first is a matter of timing that no result may show."""
+    place = {cell.label: i for i, cell in enumerate(study.cells)}
+    return sorted(uses, key=lambda use: (use.phase != "search", place[use.cell.label]))
+
+
 def result_rows(study: Study, uses: Sequence[Use], outcomes: Outcomes) -> list[Row]:
     """One row per (cell, replicate, stage run, metric), in the order in which they were asked for.
 
@@ -119,6 +126,7 @@ def metric_name(stage: str, metric: str) -> str:
 
 def write_results(study: Study, uses: Sequence[Use], outcomes: Outcomes, store: Store, folder: Path) -> None:
     """results.parquet and stage_runs.parquet, each replaced whole."""
+    uses = in_order(study, uses)
     rows = result_rows(study, uses, outcomes)
     if rows:
         _write_parquet(pd.DataFrame(rows), folder / "results.parquet")
@@ -174,7 +182,7 @@ def keep_best(study: Study, uses: Sequence[Use], outcomes: Outcomes, store: Stor
     target = study.header.tune.target
     sign = -1.0 if direction_of(target, study.header.tune.direction) == "minimize" else 1.0
     scored: dict[str, list[tuple[float, Use]]] = {}
-    for use in uses:
+    for use in in_order(study, uses):
         outcome = outcomes.get(use.stages["finetune"].fingerprint) if "finetune" in use.stages else None
         if use.phase == "confirm" and outcome is not None and target in outcome.metrics:
             scored.setdefault(use.cell.label, []).append((sign * outcome.metrics[target], use))

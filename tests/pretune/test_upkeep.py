@@ -1,0 +1,60 @@
+"""Looking at a store and cleaning it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from pretune.store import Store, StoreError
+from pretune.upkeep import collect, folder_size, print_entries, size, used_fingerprints
+
+
+def finished(store: Store, key: str, payload: int, outcome: str = "finished") -> None:
+    attempt = store.begin(key)
+    (attempt / "model.safetensors").write_bytes(b"x" * payload)
+    store.finish(attempt, "finetune", outcome, "", {}, 2.0, {})
+
+
+def test_used_fingerprints_are_those_of_all_studies(tmp_path: Path) -> None:
+    for name, keys in (("one", ["a", "b"]), ("two", ["b", "c"])):
+        (tmp_path / name).mkdir()
+        pd.DataFrame({"fingerprint": keys, "other": 1}).to_parquet(tmp_path / name / "results.parquet")
+    (tmp_path / "three").mkdir()
+    assert used_fingerprints(tmp_path) == {"a", "b", "c"}
+    assert used_fingerprints(tmp_path / "three") == set()
+
+
+def test_sizes_are_those_of_the_files(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    finished(store, "a", 1000)
+    (entry,) = store.entries()
+    assert size(entry) == 1000
+    assert folder_size(tmp_path / "a" / entry.attempt) == 1000
+
+
+def test_superseded_attempts_are_collected_and_the_entry_stays(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    finished(store, "a", 10)
+    finished(store, "a", 20)
+    text = io.StringIO()
+    collect(tmp_path / "store", tmp_path, False, True, Console(file=text, width=200))
+    assert "deleted 1 unfinished attempts and 0 unused stage runs" in text.getvalue()
+    (entry,) = store.entries()
+    assert size(entry) == 20
+    assert list(store.unfinished()) == []
+
+
+def test_a_divergence_is_listed_as_one(tmp_path: Path) -> None:
+    finished(Store(tmp_path), "abc", 10, "diverged")
+    text = io.StringIO()
+    print_entries(tmp_path, Console(file=text, width=200))
+    assert "diverged" in text.getvalue()
+
+
+def test_a_store_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"there is no store at .*nowhere; --store or --root names another place"):
+        collect(tmp_path / "nowhere", tmp_path, False, False, Console(file=io.StringIO()))
