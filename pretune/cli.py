@@ -261,15 +261,19 @@ def status(folder: Path, as_json: bool) -> None:
         values = json.loads((folder / "status.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise click.UsageError(f"{folder} holds no status.json: no study has run there") from None
+    try:
+        parts = {
+            "running": tuple(RunningStage(**item) for item in values["running"]),
+            "cells": tuple(CellStatus(**item) for item in values["cells"]),
+            "messages": tuple(values["messages"]),
+        }
+        shot = Snapshot(**{**values, **parts})
+    except (KeyError, TypeError):
+        raise click.UsageError(f"{folder}/status.json was not written by this version; run the study again") from None
     if as_json:
         click.echo(json.dumps(values, indent=1))
         return
-    parts = {
-        "running": tuple(RunningStage(**item) for item in values["running"]),
-        "cells": tuple(CellStatus(**item) for item in values["cells"]),
-        "messages": tuple(values["messages"]),
-    }
-    Console().print(render(Snapshot(**{**values, **parts})))
+    Console().print(render(shot))
 
 
 # ------------------------------------------------------------------------------------------------------------- init
