@@ -40,6 +40,11 @@ METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "samclr": {"hidden": 16, "dim": 8},
     "pixelcl": {"hidden": 16, "dim": 8},
     "pixelcl++": {"hidden": 16, "dim": 8},
+    "mae": {"patch": 5},
+    "reconstruction": {"tasks": ["reconstruction", "mask-location"]},
+    "conrec": {"hidden": 16, "dim": 8, "tasks": ["reconstruction", "original-colors", "mask-location", "black-masks"]},
+    "segmentation": {},
+    "classification": {},
 }
 VIEWS: dict[str, dict[str, Any]] = {}  # of methods that cannot do with {"size": 16}
 

@@ -7,13 +7,16 @@ from typing import Any, NamedTuple
 
 from search_spaces import schema
 from trainables.methods.byol import BYOL
+from trainables.methods.conrec import ConRec, Reconstruction
 from trainables.methods.dino import DINO, DINOHead
+from trainables.methods.mae import MAE
 from trainables.methods.moco import MoCo, MoCoV3
 from trainables.methods.pixelcl import PixelCL
 from trainables.methods.protocol import Method
 from trainables.methods.recipes import asymmetric, with_local
 from trainables.methods.samclr import region_views
 from trainables.methods.simclr import SimCLR
+from trainables.methods.supervised import Classification, Segmentation
 from trainables.methods.swav import SwAV
 from trainables.models.interface import Decoder, Encoder
 
@@ -109,6 +112,39 @@ def build_pixelcl(method: schema.PixelCL | schema.PixelCLDepth, views: schema.Vi
     )
 
 
+def build_mae(method: schema.MAE, views: schema.Views, parts: Parts) -> Method:
+    return MAE(parts.encoder, parts.decoder(), views, method.masking, method.ratio, method.patch, method.loss_on)
+
+
+def build_reconstruction(method: schema.Reconstruction, views: schema.Views, parts: Parts) -> Method:
+    weights = {str(task): weight for task, weight in method.task_weights.items()}
+    return Reconstruction(parts.encoder, parts.decoder, views, method.tasks, weights, method.branch)
+
+
+def build_conrec(method: schema.ConRec, views: schema.Views, parts: Parts) -> Method:
+    return ConRec(
+        parts.encoder,
+        parts.decoder,
+        views,
+        method.tasks,
+        {str(task): weight for task, weight in method.task_weights.items()},
+        method.branch,
+        method.temperature,
+        method.reconstruction_weight,
+        method.pooling,
+        method.hidden,
+        method.dim,
+    )
+
+
+def build_segmentation(method: schema.Segmentation, views: schema.Views, parts: Parts) -> Method:
+    return Segmentation(parts.encoder, parts.decoder(), views, method.loss, parts.mask_classes)
+
+
+def build_classification(method: schema.Classification, views: schema.Views, parts: Parts) -> Method:
+    return Classification(parts.encoder, views, parts.image_classes)
+
+
 METHODS: dict[str, Callable[[Any, schema.Views, Parts], Method]] = {
     "simclr": build_simclr,
     "moco": build_moco,
@@ -119,4 +155,9 @@ METHODS: dict[str, Callable[[Any, schema.Views, Parts], Method]] = {
     "samclr": build_samclr,
     "pixelcl": build_pixelcl,
     "pixelcl++": build_pixelcl,
+    "mae": build_mae,
+    "reconstruction": build_reconstruction,
+    "conrec": build_conrec,
+    "segmentation": build_segmentation,
+    "classification": build_classification,
 }

@@ -65,8 +65,8 @@ class UpBlock(nn.Module):
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """(B, inputs, H, W) and (B, outputs, 2H, 2W) -> (B, outputs, 2H, 2W)."""
         x = F.interpolate(x, scale_factor=2, mode="nearest")
-        x = self.level(x if self.skip is None else torch.cat([x, self.skip(skip)], dim=1))
-        return x
+        finer: Tensor = self.level(x if self.skip is None else torch.cat([x, self.skip(skip)], dim=1))
+        return finer
 
 
 class Decoder(interface.Decoder):

@@ -64,8 +64,8 @@ class UpBlock(nn.Module):
     def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
         """(B, inputs, H, W) and (B, skip, f H, f W) -> (B, outputs, f H, f W)."""
         x = F.interpolate(x, scale_factor=self.factor, mode="nearest") if self.factor > 1 else x
-        x = self.level(torch.cat([x, skip], dim=1) if skip is not None and self.takes_skip else x)
-        return x
+        finer: Tensor = self.level(torch.cat([x, skip], dim=1) if skip is not None and self.takes_skip else x)
+        return finer
 
 
 class UNetDecoder(interface.Decoder):

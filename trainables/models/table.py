@@ -17,9 +17,7 @@ ENCODERS: dict[str, Callable[[Any], Encoder]] = {
 }
 
 DECODERS: dict[str, Callable[[Any], Decoder]] = {
-    "unet": lambda model: unet.Decoder(
-        model.widths, model.skip_connections, model.convolutions, model.norm == "batch"
-    ),
+    "unet": lambda model: unet.Decoder(model.widths, model.skip_connections, model.convolutions, model.norm == "batch"),
     "conrec-unet": lambda model: conrec_unet.Decoder(model.widths, model.skip_connections),
     "resnet-unet": lambda model: resnet.UNetDecoder(
         resnet.WIDTHS[model.depth], resnet.STRIDES[model.stem], model.decoder_widths, model.skip_connections

@@ -63,8 +63,8 @@ class UpBlock(nn.Module):
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """(B, C, H, W) and (B, C', 2H, 2W) -> (B, C', 2H, 2W)."""
         x = self.up(x)
-        x = self.level(torch.cat([skip, x], dim=1) if self.skip_connections else x)
-        return x
+        finer: Tensor = self.level(torch.cat([skip, x], dim=1) if self.skip_connections else x)
+        return finer
 
 
 class Decoder(interface.Decoder):
@@ -75,9 +75,7 @@ class Decoder(interface.Decoder):
         pairs = list(pairwise(reversed(widths)))  # coarse to fine
         ups = [nn.ConvTranspose2d(i, o, 2, stride=2) for i, o in pairs]
         levels = [convolutions(2 * o if skip_connections else o, o, count, norm) for _, o in pairs]
-        self.blocks = nn.ModuleList(
-            UpBlock(up, level, skip_connections) for up, level in zip(ups, levels, strict=True)
-        )
+        self.blocks = nn.ModuleList(UpBlock(up, level, skip_connections) for up, level in zip(ups, levels, strict=True))
         self.width = widths[0]
         self.head_kernel = 1
 

@@ -1,0 +1,100 @@
+"""Masked autoencoder on a U-Net (P2): part of the pixels is black, the whole original is to be restored.
+
+He et al.: "Masked autoencoders are scalable vision learners", CVPR 2022, whose loss on masked patches alone is a
+setting here; P2 takes it over the whole image. A patch is black before the first convolution, so the network sees where
+masks are only by their colour, as in P2 (SparK, Tian et al. 2023, is the principled form for convolutions).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from search_spaces import schema
+from trainables.methods.protocol import Batch
+from trainables.models.interface import Decoder, Encoder, pixel_head, resized
+
+
+def lowest(draws: NDArray[Any], share: float) -> NDArray[np.bool_]:
+    """Which of the draws (B, n) in [0, 1) are the round(share * n) lowest of their row."""
+    count = round(share * draws.shape[1])
+    chosen = np.zeros(draws.shape, np.bool_)
+    if count:
+        np.put_along_axis(chosen, np.argpartition(draws, count - 1, axis=1)[:, :count], True, axis=1)
+    return chosen
+
+
+def patch_count(size: int, patch: int) -> int:
+    """Patches per side; where the size is no multiple, the last row and column are cut off by the image's edge."""
+    return -(-size // patch)
+
+
+def patch_mask(draws: NDArray[Any], share: float, patch: int, size: int) -> Tensor:
+    """Whole patches of a grid from the top left corner: draws (B, patch_count^2) -> (B, 1, size, size) bool."""
+    side = patch_count(size, patch)
+    cells = torch.from_numpy(lowest(draws, share)).view(-1, 1, side, side)
+    return cells.repeat_interleave(patch, 2).repeat_interleave(patch, 3)[..., :size, :size]
+
+
+def restoration_error(restored: Tensor, original: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean squared error over all pixels, or over those of `mask` (B, 1, S, S); images (B, C, S, S); in float32."""
+    error = (restored.float() - original.float()).square()
+    return error.mean() if mask is None else (error * mask).sum() / (mask.sum() * error.shape[1]).clamp(min=1)
+
+
+def constant_error(original: Tensor) -> Tensor:
+    """The error of the best answer that is the same everywhere: the variance of each channel, averaged."""
+    return original.float().var(dim=(0, 2, 3), correction=0).mean()
+
+
+class MAE(nn.Module):
+    """Encoder, decoder, and a 1x1 convolution to colours without activation."""
+
+    needs: frozenset[str] = frozenset()
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: Decoder,
+        views: schema.Views,
+        masking: str,
+        ratio: float,
+        patch: int,
+        loss_on: str,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.output = pixel_head(decoder, 3)
+        self.recipes = (views,)
+        self.masking, self.ratio, self.patch, self.loss_on = masking, ratio, patch, loss_on
+
+    def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """One view of (B, 3, S, S) -> the loss, and the errors it is made of."""
+        original = batch.views[0].pixels
+        mask = self.mask(batch).to(original.device)
+        restored = self.output(self.decoder(self.encoder(original.masked_fill(mask, 0.0))))
+        restored = resized(restored, (original.shape[-2], original.shape[-1]))
+        whole, masked = restoration_error(restored, original), restoration_error(restored, original, mask)
+        loss = whole if self.loss_on == "all" else masked
+        relative = whole.detach() / constant_error(original).clamp(min=1e-8)
+        return loss, {"error": whole.detach(), "masked_error": masked.detach(), "loss_over_uniform": relative}
+
+    def mask(self, batch: Batch) -> Tensor:
+        """What is black: (B, 1, S, S) bool, by draws that depend on the image alone."""
+        count, _, size, _ = batch.views[0].pixels.shape
+        if self.masking == "patches":
+            return patch_mask(batch.draw("mask", patch_count(size, self.patch) ** 2), self.ratio, self.patch, size)
+        if self.masking == "pixels":
+            return torch.from_numpy(lowest(batch.draw("mask", size * size), self.ratio)).view(count, 1, size, size)
+        return torch.zeros(count, 1, size, size, dtype=torch.bool)
+
+    def after_backward(self, epoch: int) -> None:
+        """Nothing to do: all gradients are used as they are."""
+
+    def after_step(self, progress: float) -> None:
+        """Nothing to do: there is no momentum encoder and no queue."""

@@ -1,0 +1,150 @@
+"""ConRec's corruptions, batched: pixels shuffled in small blocks, blocks painted over, or all but a few windows.
+
+Dippel et al. 2021 and their public code (contrastive-reconstruction, `augmentations/masking.py`), after Models Genesis
+(Zhou et al. 2019). Every image gets one of the three, a third each; counts, sides and chances are that code's. Its
+bounds exclude the upper end, as here. Sides are shares of the view's; where a view is too small to leave 3 px around a
+block, the block may touch the edge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainables.views.random import FloatArray
+
+Draw = Callable[[str, int], NDArray[Any]]  # (what for, how many) -> (B, how many) in [0, 1)
+IntArray = NDArray[np.int64]
+
+SHARES = (0.33, 0.66)  # below the first: shuffle; below the second: in-paint; above: out-paint
+SHUFFLE_BLOCKS, SHUFFLE_SIDE, SHUFFLE_ON = 15, 0.2, 0.99  # ON: the chance to go on to the next block
+PAINT_BLOCKS, PAINT_SIDES, PAINT_ON = 5, (0.14, 0.2), 0.95
+MARGIN = 3  # px
+
+
+class Corrupted(NamedTuple):
+    pixels: Tensor  # (B, 3, S, S)
+    mask: Tensor  # (B, 1, S, S) bool: where the corruption is, whatever the pixels there came to be
+
+
+class Blocks(NamedTuple):
+    """Up to n rectangles of each image, in px; all arrays (B, n)."""
+
+    top: IntArray
+    left: IntArray
+    height: IntArray
+    width: IntArray
+    used: NDArray[np.bool_]
+
+
+def corrupt(x: Tensor, draw: Draw) -> Corrupted:
+    """One of the three corruptions for each image of (B, 3, S, S) in [0, 1]; what it is depends on its own draws."""
+    kind = np.searchsorted(SHARES, draw("kind", 1)[:, 0], side="right")
+    pixels, mask = x.clone(), torch.zeros_like(x[:, :1], dtype=torch.bool)
+    for number, corruption in enumerate((shuffle_pixels, in_paint, out_paint)):
+        if len(rows := np.flatnonzero(kind == number)):
+            where = torch.from_numpy(rows).to(x.device)
+            pixels[where], mask[where] = corruption(x[where], _of_rows(draw, rows))
+    return Corrupted(pixels, mask)
+
+
+def _of_rows(draw: Draw, rows: IntArray) -> Draw:
+    return lambda name, count: draw(name, count)[rows]
+
+
+def shuffle_pixels(x: Tensor, draw: Draw) -> Corrupted:
+    """Permutes the pixels of small blocks; a later block takes its pixels from the original too."""
+    size = x.shape[-1]
+    stop = max(2, int(size * SHUFFLE_SIDE))
+    blocks = draw_blocks(draw, "shuffle", SHUFFLE_BLOCKS, (1, stop), size, margin=0, go_on=SHUFFLE_ON)
+    keys = draw("shuffle/order", SHUFFLE_BLOCKS * (stop - 1) ** 2).reshape(len(x), SHUFFLE_BLOCKS, -1)
+    source = torch.from_numpy(shuffled_sources(blocks, keys, size)).to(x.device)  # B, S * S
+    pixels = x.flatten(2).gather(2, source[:, None].expand(-1, x.shape[1], -1)).view(x.shape)
+    return Corrupted(pixels, covered(blocks, size, x.device).any(dim=1, keepdim=True))
+
+
+def shuffled_sources(blocks: Blocks, keys: FloatArray, size: int) -> IntArray:
+    """From which pixel (row * size + column) each pixel comes, (B, size^2).
+
+    `keys` (B, n, P) give the order within each block: its first height * width entries, sorted.
+    """
+    count, n, places = keys.shape
+    source = np.tile(np.arange(size * size, dtype=np.int64), (count, 1))
+    place = np.arange(places)
+    for k in range(n):
+        top, left, height, width, used = (part[:, k, None] for part in blocks)  # each (B, 1)
+        inside = place < height * width  # B, P
+        order = np.argsort(np.where(inside, keys[:, k], np.inf), axis=1, kind="stable")
+        to, origin = ((top + i // width) * size + left + i % width for i in (place, order))
+        rows, columns = np.nonzero(inside & used)
+        source[rows, to[rows, columns]] = origin[rows, columns]
+    return source
+
+
+def in_paint(x: Tensor, draw: Draw) -> Corrupted:
+    """Paints a few blocks over, each in a random colour, a later one over an earlier."""
+    size = x.shape[-1]
+    sides = (int(size * PAINT_SIDES[0]), int(size * PAINT_SIDES[1]))
+    blocks = draw_blocks(draw, "in-paint", PAINT_BLOCKS, (max(1, sides[0]), sides[1]), size, MARGIN, PAINT_ON)
+    inside = covered(blocks, size, x.device)  # B, n, S, S
+    colors = torch.from_numpy(draw("in-paint/colors", PAINT_BLOCKS * 3)).to(x).view(len(x), PAINT_BLOCKS, 3, 1, 1)
+    for k in range(PAINT_BLOCKS):
+        x = torch.where(inside[:, k, None], colors[:, k], x)
+    return Corrupted(x, inside.any(dim=1, keepdim=True))
+
+
+def out_paint(x: Tensor, draw: Draw) -> Corrupted:
+    """Keeps a few windows of 4/7 to 5/7 of the side, at least one, and paints the rest in one random colour."""
+    size = x.shape[-1]
+    sides = (size - 3 * size // 7 + 1, size - 2 * size // 7 + 1)  # S - i for i in [2S/7, 3S/7)
+    blocks = draw_blocks(draw, "out-paint", PAINT_BLOCKS, sides, size, MARGIN, PAINT_ON, always_first=True)
+    kept = covered(blocks, size, x.device).any(dim=1, keepdim=True)
+    color = torch.from_numpy(draw("out-paint/color", 3)).to(x).view(len(x), 3, 1, 1)
+    return Corrupted(torch.where(kept, x, color), ~kept)
+
+
+def draw_blocks(
+    draw: Draw,
+    name: str,
+    count: int,
+    sides: tuple[int, int],
+    size: int,
+    margin: int,
+    go_on: float,
+    always_first: bool = False,
+) -> Blocks:
+    """Blocks with sides in [sides[0], sides[1]), placed `margin` px from the edges where there is room.
+
+    A block is used if the chance `go_on` came true for it and for all before it (`always_first`: not asked of the
+    first).
+    """
+    draws = draw(f"{name}/blocks", 5 * count).reshape(-1, count, 5)
+    height, width = (integers(draws[..., i], *sides) for i in (0, 1))
+    top, left = (_position(draws[..., 2 + i], size - side, margin) for i, side in enumerate((height, width)))
+    goes_on = draws[..., 4] < go_on
+    goes_on[:, 0] |= always_first
+    return Blocks(top, left, height, width, np.logical_and.accumulate(goes_on, axis=1))
+
+
+def _position(draws: FloatArray, room: IntArray, margin: int) -> IntArray:
+    low = np.minimum(margin, room // 2)
+    return integers(draws, low, room - low)
+
+
+def integers(draws: FloatArray, low: IntArray | int, high: IntArray | int) -> IntArray:
+    """Whole numbers in [low, high) from draws in [0, 1); where that is empty, low."""
+    return (low + np.floor(draws * np.maximum(np.subtract(high, low), 1))).astype(np.int64)
+
+
+def covered(blocks: Blocks, size: int, device: torch.device) -> Tensor:
+    """Which pixels each used block covers, (B, n, size, size) bool."""
+    top, left, height, width, used = (torch.from_numpy(part).to(device)[..., None] for part in blocks)
+    place = torch.arange(size, device=device)
+    rows = (place >= top) & (place < top + height) & used  # B, n, S
+    columns = (place >= left) & (place < left + width)
+    return rows[..., :, None] & columns[..., None, :]
