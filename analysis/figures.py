@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
-from numpy.typing import NDArray
 
-from analysis.curves import AmountCurves, Band, LearningCurves
+from analysis.curves import AmountCurves, Array, Band, LearningCurves
 from analysis.results import ResultsError
 from analysis.sensitivity import Importance, Response
 from analysis.statistics import Interval
@@ -163,9 +162,11 @@ def _band(band: Band, number: int, lines_only: bool) -> list[go.Scatter]:
     return [area, mean]
 
 
-def _markers(name: str, x: Any, y: Any, color: str, symbol: str, size: int) -> go.Scatter:
+def _markers(name: str, x: Iterable[float], y: Sequence[str] | Array, color: str, symbol: str, size: int) -> go.Scatter:
+    """Numbers x against names or numbers y."""
+    up = _finite(y) if isinstance(y, np.ndarray) else list(y)
     marker = {"color": color, "size": size, "symbol": symbol or "circle", "line": {"width": 1.5, "color": color}}
-    return go.Scatter(name=name, x=_plain(x), y=_plain(y), mode="markers", marker=marker, line={"color": color})
+    return go.Scatter(name=name, x=_finite(x), y=up, mode="markers", marker=marker, line={"color": color})
 
 
 def _whiskers(intervals: Sequence[Interval]) -> dict[str, Any]:
@@ -208,11 +209,7 @@ def _faint(color: str) -> str:
     return f"rgba({red},{green},{blue},0.15)"
 
 
-def _plain(values: Any) -> list[Any]:
-    return _finite(values) if isinstance(values, np.ndarray) else list(values)
-
-
-def _finite(values: NDArray[np.float64]) -> list[float | None]:
+def _finite(values: Iterable[float]) -> list[float | None]:
     """Plain numbers, with None where there is none: NaN is no JSON."""
     return [float(value) if math.isfinite(value) else None for value in values]
 

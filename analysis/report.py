@@ -12,7 +12,7 @@ from analysis.tables import Differences, Table
 
 
 def write_tables(folder: Path) -> list[RenderableType]:
-    """Write table.md and table.csv for every metric of the report (and, where a baseline is declared, differences.*).
+    """Write table.md, table.tex and table.csv for every metric of the report; with a baseline also differences.csv.
 
     Returns the same tables for a terminal. Raises ResultsError where there is nothing to read.
     """
@@ -25,6 +25,7 @@ def write_tables(folder: Path) -> list[RenderableType]:
     question = f"{header.question}\n\n" if header.question else ""
     markdown = [tables.to_markdown(table) for table in both]
     (folder / "table.md").write_text(f"# {header.study}\n\n{question}" + "\n\n".join(markdown) + "\n", encoding="utf-8")
+    (folder / "table.tex").write_text("\n".join(map(tables.to_latex, both)), encoding="utf-8")
     (folder / "table.csv").write_text(_joined([tables.to_csv(table) for table in built]), encoding="utf-8")
     if compared:
         (folder / "differences.csv").write_text(_joined([tables.to_csv(item) for item in compared]), encoding="utf-8")

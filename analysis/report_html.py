@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -105,6 +106,44 @@ def build(folder: Path, live: bool = False) -> str:
         figure_data=_json([[figure.to_plotly_json() for _, figure in group.figures] for group in groups]),
         run_data=_json(run_data(results, stage_runs, metrics[0], RELOAD_SECONDS if live else 0.0)),
     )
+
+
+def watch(folder: Path, say: Callable[[str], None], seconds: float = 2.0) -> None:
+    """Write the report anew whenever the stored results or the status change, until the study has ended.
+
+    Ctrl-C ends it too, quietly. Raises ResultsError where there is no such folder or its files cannot be read.
+    """
+    seen: tuple[int, ...] | None = None
+    try:
+        while True:
+            ended = _ended(folder)
+            if (now := _changed(folder)) != seen:
+                seen = now
+                say(_watched(folder, ended))
+            if ended:
+                return
+            time.sleep(seconds)
+    except KeyboardInterrupt:
+        say("no longer watching; the report stays as it is")
+
+
+def _watched(folder: Path, ended: bool) -> str:
+    """Write what there is to show, and say so."""
+    if not (folder / "results.parquet").is_file():
+        return progress(folder) or str(folder / NAME) + " is written as soon as results are stored"
+    return f"{time.strftime('%H:%M:%S')} {write(folder, live=not ended)}"
+
+
+def _changed(folder: Path) -> tuple[int, ...]:
+    """Times of change of what the report is made from."""
+    if not folder.is_dir():
+        raise ResultsError(f"there is no study folder {folder}: check the path")
+    paths = [folder / name for name in ("results.parquet", "status.json")]
+    return tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in paths)
+
+
+def _ended(folder: Path) -> bool:
+    return (folder / "status.json").is_file() and (folder / "results.parquet").is_file() and not progress(folder)
 
 
 def write_figures(folder: Path, kind: str) -> list[Path]:
@@ -308,4 +347,4 @@ def _version() -> str:
         return "(not installed)"
 
 
-__all__ = ["build", "write", "write_figures"]
+__all__ = ["build", "watch", "write", "write_figures"]

@@ -37,13 +37,15 @@ def cli() -> None:
     pretune init my-study.yaml --images photos/ --masks labels/    write a starter study
     pretune plan my-study.yaml                                     what it would run, and what that costs
     pretune run my-study.yaml                                      run it; again: go on where it stopped
-    pretune report runs/my-study                                   the tables once more
+    pretune report runs/my-study                                   the tables and the HTML report once more
+    pretune predict runs/my-study photos/ segmented/               use the best model
     """
 
 
 def main() -> None:
     """Entry point: errors of use become one sentence, never a traceback."""
     from analysis.results import ResultsError
+    from pretune.predict import ModelError
     from pretune.store import StoreError
     from pretune.transport import ResourceError
     from trainables.data.errors import DataError
@@ -59,7 +61,7 @@ def main() -> None:
         count = len(error.problems)
         click.echo(f"{error}\n{count} problem{'s' * (count != 1)}; nothing was started.", err=True)
         sys.exit(EXIT_USAGE)
-    except (DataError, StoreError, ResourceError, ResultsError, ConnectionError) as error:
+    except (DataError, StoreError, ResourceError, ResultsError, ModelError, ConnectionError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(EXIT_USAGE)
     except KeyboardInterrupt:
@@ -122,6 +124,7 @@ def show_end(ended: Any, folder: Path, console: Console) -> None:
         console.print("stopped; run the same command to go on")
     for name, what in (
         ("table.md", "table"),
+        ("report.html", "report"),
         ("results.parquet", "results"),
         ("best", "best model"),
         ("pretune.log", "log"),
@@ -229,21 +232,105 @@ def _contents(data: Path | None, root: Path) -> tuple[Any, Any]:
 
 @cli.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-def report(folder: Path) -> None:
-    """Print and rewrite the tables of a study from its stored results.
+@click.option("--html/--no-html", default=True, show_default=True, help="Also write report.html, which opens offline.")
+@click.option("--watch", is_flag=True, help="Write report.html anew whenever results change, until the study ends.")
+@click.option("--figures", type=click.Choice(["svg", "pdf", "png"]), help="Also write every figure to figures/.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Decoded images, for panels.  [default: ROOT/cache]")
+def report(folder: Path, html: bool, watch: bool, figures: str | None, cache: Path | None) -> None:
+    """Print and rewrite the tables of a study from its stored results, and its HTML report.
 
     \b
-    pretune report runs/quickstart
+    pretune report runs/quickstart                  tables, and runs/quickstart/report.html
+    pretune report runs/quickstart --watch          while the study runs
+    pretune report runs/quickstart --figures pdf    figures for a paper
     """
-    print_report(folder, Console())
+    from analysis import report_html
+    from pretune.panels import write_panels
+
+    console = Console()
+    if watch:
+        report_html.watch(folder, lambda line: console.print(line, highlight=False, soft_wrap=True))
+    if html and (missing := write_panels(folder, cache or folder.parent / "cache")):
+        console.print(f"[dim]no test images in the report: {missing}[/]", highlight=False)
+    print_report(folder, console, html)
+    if html:
+        console.print(f"report  {folder / report_html.NAME}", highlight=False, soft_wrap=True)
+    if figures:
+        console.print(f"{len(report_html.write_figures(folder, figures))} figures in {folder / 'figures'}")
 
 
-def print_report(folder: Path, console: Console) -> None:
-    """Tables to the terminal, to table.md and to table.csv."""
+def print_report(folder: Path, console: Console, html: bool = True) -> None:
+    """Tables to the terminal, to table.md, table.tex and table.csv, and all of it to report.html."""
     from analysis.report import write_tables
+    from analysis.report_html import write
 
     for table in write_tables(folder):
         console.print(table)
+    if html:
+        write(folder)
+
+
+@cli.command()
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@click.option("--metric", help="What to compare.  [default: the first study's own metrics]")
+@click.option("--markdown", type=click.Path(path_type=Path), help="Also write the comparison to this file.")
+def compare(first: Path, second: Path, metric: str | None, markdown: Path | None) -> None:
+    """Compare two studies cell by cell, and say which settings differ.
+
+    \b
+    pretune compare runs/simclr runs/byol
+    pretune compare runs/simclr runs/byol --metric test/dice --markdown comparison.md
+    """
+    from analysis import compare as comparing
+
+    found = comparing.compare_folders(first, second, metric)
+    for item in found:
+        Console().print(comparing.to_rich(item))
+    if markdown is not None:
+        markdown.write_text("\n".join(map(comparing.to_markdown, found)), encoding="utf-8")
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("images", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--overlays/--no-overlays", default=True, show_default=True, help="Also write image and mask blended.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+def predict(folder: Path, images: Path, out: Path, overlays: bool, device: str) -> None:
+    """Segment a folder of images, of any sizes, with the best model of a study.
+
+    \b
+    pretune predict runs/my-study photos/ segmented/
+
+    Exit code 0: all of them. 3: some files could not be read; they are named.
+    """
+    from pretune.predict import predict_folder
+
+    ended = predict_folder(folder, images, out, overlays, device, Console(stderr=True))
+    for name, why in ended.failed.items():
+        click.echo(f"failed {name}: {why}", err=True)
+    click.echo(f"{ended.done} images segmented, {len(ended.failed)} failed; masks in {out / 'masks'}")
+    sys.exit(EXIT_FAILED_STAGES if ended.failed else 0)
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--format", "kind", type=click.Choice(["safetensors", "onnx", "torch-export"]), default="safetensors",
+              show_default=True)  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write.  [default: STUDY_OUT/export-FORMAT]")
+def export(folder: Path, kind: str, out: Path | None) -> None:
+    """Export the best model of a study with a model card, and check that it gives the same masks.
+
+    \b
+    pretune export runs/my-study --format onnx
+    """
+    from pretune.export import export_model
+
+    exported = export_model(folder, out or folder / f"export-{kind}", kind)
+    click.echo(exported.checked)
+    for path in exported.files:
+        click.echo(f"wrote {path}")
 
 
 @cli.command()

@@ -1,0 +1,132 @@
+"""Test images for the report: image, truth, prediction and error of the best model, for its best, median and worst.
+
+Which is which goes by the image's own Jaccard index, the mean over the classes that are in its truth or prediction.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pretune.predict import Mask, Model, ModelError, colored, load_model, logits_of
+from trainables.data.errors import DataError
+from trainables.data.images import IGNORE, ImageSet, open_cached
+
+COLUMNS = ("image", "truth", "prediction", "error")
+_BATCH = 64
+_WRONG, _RIGHT, _IGNORED = (213, 94, 0), (240, 240, 240), (150, 150, 150)
+
+
+def write_panels(study: Path, cache: Path) -> str:
+    """Write panels/ unless it shows this model already; answers why not, "" where it is there.
+
+    Args:
+        study: a study's output folder.
+        cache: where the study's images are decoded (`ROOT/cache`).
+    """
+    try:
+        model = load_model(study)
+        data = open_cached(str(model.card["data_digest"]), cache)
+    except (ModelError, DataError) as error:
+        return str(error)
+    if _current(study / "panels", model):
+        return ""
+    if data is None or data.masks is None:
+        return f"{cache} does not hold the study's images; say where with --cache"
+    if not model.card["test"]:
+        return "the best model was not measured on test images"
+    _write(model, data, [int(index) for index in model.card["test"]], study / "panels")
+    return ""
+
+
+def _current(folder: Path, model: Model) -> bool:
+    try:
+        content = json.loads((folder / "panels.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(content.get("fingerprint") == model.card["fingerprint"])
+
+
+def _write(model: Model, data: ImageSet, test: Sequence[int], folder: Path) -> None:
+    assert data.masks is not None
+    predicted = predict_cached(model, data, test)
+    truths = [resized(data.masks[index], model.size) for index in test]
+    jaccards = [image_jaccard(mask, truth) for mask, truth in zip(predicted, truths, strict=True)]
+    folder.mkdir(exist_ok=True)
+    rows = []
+    for label, place in chosen(jaccards).items():
+        images = _panel(data.images[test[place]], truths[place], predicted[place])
+        names = [f"{label}_{column}.png" for column in COLUMNS]
+        for name, image in zip(names, images, strict=True):
+            image.save(folder / name)
+        note = f"{data.names[test[place]]}, Jaccard {jaccards[place]:.3f}"
+        rows.append({"label": label, "note": note, "images": names})
+    content = {"caption": _caption(model, len(test)), "columns": COLUMNS, "rows": rows, "legend": _legend(model)}
+    (folder / "panels.json").write_text(json.dumps(content | {"fingerprint": model.card["fingerprint"]}, indent=1))
+
+
+def predict_cached(model: Model, data: ImageSet, indices: Sequence[int]) -> list[Mask]:
+    """Masks (size, size) of images of the cache, in the order of `indices`."""
+    masks: list[Mask] = []
+    for first in range(0, len(indices), _BATCH):
+        squares = [data.images[index] for index in indices[first : first + _BATCH]]
+        masks += list(logits_of(model, squares).argmax(dim=1).to("cpu").numpy().astype(np.uint8))
+    return masks
+
+
+def image_jaccard(mask: Mask, truth: Mask) -> float:
+    """Mean over the classes in either mask of intersection over union; pixels of truth IGNORE do not count."""
+    seen = truth != IGNORE
+    mask, truth = mask[seen], truth[seen]
+    classes = np.union1d(mask, truth)
+    if not len(classes):
+        return float("nan")
+    both = [((mask == k) & (truth == k)).sum() / ((mask == k) | (truth == k)).sum() for k in classes]
+    return float(np.mean(both))
+
+
+def chosen(jaccards: Sequence[float]) -> dict[str, int]:
+    """Positions of the best, the (upper) median and the worst; images without a score come last, as the worst would."""
+    order = np.argsort(-np.nan_to_num(np.array(jaccards), nan=-1.0), kind="stable")
+    return {"best": int(order[0]), "median": int(order[(len(order) - 1) // 2]), "worst": int(order[-1])}
+
+
+def resized(mask: NDArray[np.uint8], size: int) -> Mask:
+    """A mask of the cache at the model's size, by nearest neighbour."""
+    return np.asarray(Image.fromarray(np.asarray(mask)).resize((size, size), Image.Resampling.NEAREST))
+
+
+def _panel(image: NDArray[np.uint8], truth: Mask, mask: Mask) -> tuple[Image.Image, ...]:
+    """In the order of COLUMNS; error: wrong pixels orange, those that do not count grey."""
+    error = np.where((mask != truth)[..., None], np.array(_WRONG, np.uint8), np.array(_RIGHT, np.uint8))
+    error[truth == IGNORE] = _IGNORED
+    shown = np.asarray(colored(truth).convert("RGB")).copy()
+    shown[truth == IGNORE] = _IGNORED
+    return Image.fromarray(np.asarray(image)), Image.fromarray(shown), colored(mask), Image.fromarray(error)
+
+
+def _caption(model: Model, count: int) -> str:
+    card = model.card
+    return (
+        f"The kept model ({card['cell']}, seed {card['seed']}; chosen by {card['target']} on validation data) on three "
+        f"of {count} test images: those with its best, median and worst Jaccard of a single image."
+    )
+
+
+def _legend(model: Model) -> list[tuple[str, str]]:
+    colors = colored(np.arange(len(model.classes), dtype=np.uint8)[None]).convert("RGB")
+    pixels = np.asarray(colors)[0]
+    classes = [(name, _hex(tuple(map(int, pixel)))) for name, pixel in zip(model.classes, pixels, strict=True)]
+    return [*classes, ("wrong (error column)", _hex(_WRONG)), ("does not count", _hex(_IGNORED))]
+
+
+def _hex(color: tuple[int, ...]) -> str:
+    return "#" + "".join(f"{channel:02x}" for channel in color)
+
+
+__all__ = ["COLUMNS", "chosen", "image_jaccard", "predict_cached", "resized", "write_panels"]

@@ -1,0 +1,242 @@
+"""`pretune predict`: segment a folder of images, of any sizes, with the best model of a study.
+
+An image goes the way the study's images went: fitted to the square in which they were cached, then resized to the
+model's size. Logits, not masks, are resized back, so that edges stay smooth at the image's own resolution.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import TypeAdapter, ValidationError
+from rich.console import Console
+from rich.progress import Progress
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from search_spaces import schema
+from trainables.data.decode import fit_image, read_image
+from trainables.data.errors import BadFileError
+from trainables.models.table import build_unet
+from trainables.views.joint import evaluation_batch
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
+# Okabe and Ito's colours, black for class 0; further classes repeat them.
+PALETTE = (
+    *((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115)),
+    *((240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)),
+)
+OVERLAY = 0.5  # share of the class colour in an overlay
+_BATCH = 16  # images read ahead and put through the network together
+
+Mask = NDArray[np.uint8]
+
+
+class ModelError(Exception):
+    """The model of a study cannot be used; the message is one sentence that says what to do."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network in eval mode, and how images reach it."""
+
+    network: nn.Module  # (B, 3, size, size) in [0, 1] -> logits (B, classes, size, size)
+    classes: tuple[str, ...]
+    size: int  # px
+    cache_size: int  # px of the square that images are first fitted to
+    fit: Literal["squash", "pad", "crop"]
+    card: dict[str, Any]  # the whole of best/model.json
+
+
+class Predicted(NamedTuple):
+    """How a folder went: images segmented, and why others were not (by name)."""
+
+    done: int
+    failed: dict[str, str]
+
+
+def load_model(study: Path, device: torch.device | None = None) -> Model:
+    """The best model of a study's output folder. Raises ModelError where there is none, or it cannot be read."""
+    folder = study / "best"
+    if not (folder / "model.json").is_file():
+        raise ModelError(f"{study} holds no best/model.json: run the study to its end first")
+    try:
+        card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        settings: schema.Model = TypeAdapter(schema.Model).validate_python(card["model"])
+        size, cache_size, fit = int(card["input"]["size"]), int(card["data"]["cache_size"]), card["data"]["fit"]
+        network = build_unet(settings, len(card["classes"]))
+        network.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, KeyError, ValueError, ValidationError, RuntimeError, SafetensorError) as error:
+        why = (str(error).splitlines() or [""])[0].rstrip(":")
+        fix = "it is damaged or of another version of Pretune; run the study again"
+        raise ModelError(f"{folder} cannot be used ({type(error).__name__}: {why}): {fix}") from error
+    network.to(device or torch.device("cpu")).eval()
+    return Model(network, tuple(card["classes"]), size, cache_size, fit, card)
+
+
+# ------------------------------------------------------------------------------------------------------- one image
+
+
+def prepare(model: Model, image: Image.Image) -> Mask:
+    """An RGB image -> uint8 (cache_size, cache_size, 3), fitted as the study's images were.
+
+    A study that took centre squares (`fit: crop`) gets the whole image padded to a square, so that every pixel is
+    segmented and nothing is distorted.
+    """
+    return np.asarray(fit_image(image, model.cache_size, "pad" if model.fit == "crop" else model.fit))
+
+
+@torch.no_grad()
+def logits_of(model: Model, squares: Sequence[Mask]) -> Tensor:
+    """Prepared images -> logits (B, classes, size, size)."""
+    images = torch.from_numpy(np.stack(squares)).to(next(model.network.parameters()).device)
+    pixels, _ = evaluation_batch(
+        images, torch.zeros(images.shape[:3], dtype=torch.uint8, device=images.device), model.size
+    )
+    logits: Tensor = model.network(pixels)
+    return logits.float()
+
+
+def mask_of(model: Model, logits: Tensor, size: tuple[int, int]) -> Mask:
+    """Logits (classes, S, S) of one image -> class indices (height, width); `size` is PIL's (width, height)."""
+    window = _window(logits, size) if model.fit in ("pad", "crop") else logits
+    shape = (size[1], size[0])
+    best = torch.full(shape, -torch.inf, device=logits.device)
+    found = torch.zeros(shape, dtype=torch.uint8, device=logits.device)
+    for number, plane in enumerate(window):  # class by class: large photographs with many classes stay affordable
+        scores = F.interpolate(plane[None, None], shape, mode="bilinear")[0, 0]
+        higher = scores > best
+        best, found = torch.where(higher, scores, best), found.masked_fill_(higher, number)
+    return found.cpu().numpy()
+
+
+def _window(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """The part of a padded square that shows the image, to the nearest pixel of the logits."""
+    side, scale = logits.shape[-1], logits.shape[-1] / max(size)
+    width, height = (max(1, round(length * scale)) for length in size)
+    left, top = (side - width) // 2, (side - height) // 2
+    return logits[:, top : top + height, left : left + width]
+
+
+def colored(mask: Mask) -> Image.Image:
+    """Class indices as a palette image: values are the classes, colours are for people."""
+    image = Image.fromarray(mask)
+    image.putpalette([channel for number in range(256) for channel in PALETTE[_color(number)]])
+    return image
+
+
+def _color(number: int) -> int:
+    """Position in the palette: black for class 0 alone."""
+    return number if number == 0 else 1 + (number - 1) % (len(PALETTE) - 1)
+
+
+def overlay(image: Image.Image, mask: Mask) -> Image.Image:
+    """The image with its mask's colours over it; class 0 is left as it is."""
+    mixed = Image.blend(image, colored(mask).convert("RGB"), OVERLAY)
+    return Image.composite(mixed, image, Image.fromarray((mask > 0).astype(np.uint8) * 255))
+
+
+# ---------------------------------------------------------------------------------------------------------- a folder
+
+
+def predict_folder(study: Path, images: Path, out: Path, overlays: bool, device: str, console: Console) -> Predicted:
+    """Write out/masks/NAME.png (class indices) and out/overlays/NAME.jpg for every image below `images`.
+
+    Raises ModelError for a model, device or folder that cannot be used; a bad image is named and left out.
+    """
+    model, paths = load_model(study, _device(device)), find_images(images, out)
+    names, failed = output_names(paths, images), dict[str, str]()
+    write_classes(model, out)
+    with Progress(console=console) as bar:
+        task = bar.add_task("segmenting", total=len(paths))
+        for path, image, mask in _segmented(model, paths, failed, lambda: bar.advance(task)):
+            _save(colored(mask), out / "masks" / f"{names[path]}.png")
+            if overlays:
+                _save(overlay(image, mask), out / "overlays" / f"{names[path]}.jpg")
+    relative = {path.relative_to(images).as_posix(): path for path in paths}
+    causes = {name: failed[str(path)] for name, path in relative.items() if str(path) in failed}
+    return Predicted(len(paths) - len(causes), causes)
+
+
+def find_images(images: Path, out: Path) -> list[Path]:
+    """Image files below a folder in the order of their names, without what an earlier run wrote to `out`.
+
+    Raises ModelError where there are none.
+    """
+    ours = [(out / part).resolve() for part in ("masks", "overlays")]
+    files = (path for path in sorted(images.rglob("*")) if path.suffix.lower() in EXTENSIONS and path.is_file())
+    found = [path for path in files if not any(path.resolve().is_relative_to(folder) for folder in ours)]
+    if not found:
+        raise ModelError(f"{images} holds no images ({', '.join(sorted(EXTENSIONS))}): check the path")
+    return found
+
+
+def output_names(paths: Sequence[Path], images: Path) -> dict[Path, str]:
+    """Path -> its name below `images` without the ending; with it, where two files would get one name."""
+    short = [path.relative_to(images).with_suffix("").as_posix() for path in paths]
+    return {
+        path: name if short.count(name) == 1 else path.relative_to(images).as_posix()
+        for path, name in zip(paths, short, strict=True)
+    }
+
+
+def write_classes(model: Model, out: Path) -> None:
+    """classes.json: mask value -> class name."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        names = {str(number): name for number, name in enumerate(model.classes)}
+        (out / "classes.json").write_text(json.dumps(names, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"{out} cannot be written ({error.strerror}): choose another output folder") from error
+
+
+def _segmented(
+    model: Model, paths: Sequence[Path], failed: dict[str, str], advance: Callable[[], None]
+) -> Iterator[tuple[Path, Image.Image, Mask]]:
+    """Each readable image with its mask; reading goes on in threads while the network works."""
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for first in range(0, len(paths), _BATCH):
+            batch = paths[first : first + _BATCH]
+            read = list(pool.map(_read, batch))
+            whole = [(path, item) for path, item in zip(batch, read, strict=True) if isinstance(item, Image.Image)]
+            failed |= {str(path): item for path, item in zip(batch, read, strict=True) if isinstance(item, str)}
+            logits = logits_of(model, [prepare(model, image) for _, image in whole]) if whole else ()
+            for (path, image), scores in zip(whole, logits, strict=True):
+                yield path, image, mask_of(model, scores, image.size)
+            for _ in batch:
+                advance()
+
+
+def _read(path: Path) -> Image.Image | str:
+    """The image, or what is wrong with its file."""
+    try:
+        return read_image(path)
+    except BadFileError as error:
+        return str(error)
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, quality=90)  # what a PNG does not know it ignores
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ModelError("--device cuda: PyTorch sees no GPU here; use --device cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ModelError(f"--device {name}: there is no such device; use auto, cpu or cuda") from error
