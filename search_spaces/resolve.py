@@ -472,6 +472,7 @@ def _check_configuration(
 ) -> Iterator[Problem]:
     if settings.finetune is not None:
         yield from _check_finetune(cell, settings, places, warnings)
+    yield from _check_pretrain(settings, places)
     yield from _check_sizes(settings, places)
     yield from _check_tuning(cell, settings, header, places)
 
@@ -489,6 +490,15 @@ def _check_finetune(cell: Cell, settings: Configuration, places: Places, warning
         warnings.append(f"cell {cell.label}: the frozen encoder is a random one, nothing is transferred to it")
     if finetune.checkpoint == "best" and data is not None and data.split.val == 0:
         yield places.problem(("finetune", "checkpoint"), "best needs validation images", "set data.*.split.val")
+
+
+def _check_pretrain(settings: Configuration, places: Places) -> Iterator[Problem]:
+    """Supervised pretraining needs what the data set must have."""
+    for i, stage in enumerate(settings.pretrain):
+        data = settings.data.get(stage.data)
+        if stage.method.name == "segmentation" and data is not None and data.dataset == "image-folder":
+            what = "image-folder has no masks to pretrain segmentation with"
+            yield places.problem(("pretrain", i, "data"), what, "use image-mask-folder")
 
 
 def _check_sizes(settings: Configuration, places: Places) -> Iterator[Problem]:

@@ -704,6 +704,21 @@ class Pretrain(_Length):
     clip_norm: PositiveFloat | None = None  # largest norm of all gradients together
     sees: Literal["train", "train+val", "all"] = "train"  # which images pretraining may look at
     precision: Literal["float32", "bfloat16"] = "float32"
+    online_knn_every: NonNegativeInt = 0  # epochs between kNN scores while training (P4's Figure 2); 0: never
+
+    @model_validator(mode="after")
+    def _validation_unseen(self) -> Pretrain:
+        if self.online_knn_every and self.sees != "train":
+            raise ValueError(f"online_knn_every scores validation images, which sees: {self.sees} trains on")
+        return self
+
+    @model_validator(mode="after")
+    def _followed(self) -> Pretrain:
+        """Masks and original colours are cut by a view's box, which does not follow an elastic displacement."""
+        colors = isinstance(self.method, ConRec | Reconstruction) and "original-colors" in self.method.tasks
+        if "elastic" in self.views.extra and (colors or self.method.name == "segmentation"):
+            raise ValueError("views.extra: elastic moves pixels that this method's targets cannot follow; leave it out")
+        return self
 
 
 class Augment(Settings):
@@ -740,13 +755,31 @@ class Finetune(_Length):
 
 
 class KNN(Settings):
-    """Weighted k-nearest-neighbour accuracy of the frozen encoder (k 200, T 0.1: Wu et al. 2018)."""
+    """Weighted k-nearest-neighbour accuracy of the frozen encoder (k 200, T 0.1: Wu et al. 2018).
+
+    DINO's variant is k 10, 20, 100 or 200 with temperature 0.07.
+    """
 
     kind: Literal["knn"]
     data: str
     size: PositiveInt = 64  # px
     k: PositiveInt = 200
     temperature: PositiveFloat = 0.1
+
+
+class LinearProbe(Settings):
+    """A linear classifier on the frozen encoder's features; defaults of P4's library (Lightly)."""
+
+    kind: Literal["linear"]
+    data: str
+    size: PositiveInt = 64  # px
+    epochs: PositiveInt = 90
+    lr: PositiveFloat = 0.1  # SGD, cosine to 0
+    batch_size: PositiveInt = 256
+    batch_norm: bool = False  # normalise the features first (MAE's habit)
+
+
+Probe = Annotated[KNN | LinearProbe, Field(discriminator="kind")]
 
 
 class Configuration(Settings):
@@ -756,7 +789,7 @@ class Configuration(Settings):
     model: Model = UNet()
     pretrain: tuple[Pretrain, ...] = ()
     finetune: Finetune | None = None
-    probe: dict[str, KNN] = {}
+    probe: dict[str, Probe] = {}
 
 
 # --------------------------------------------------------------------------------------------------- study header

@@ -76,7 +76,7 @@ def finetune(
         if settings.transfer == "encoder+decoder":
             checkpoints.load_part(network.decoder, place.parent, "decoder")
     network.to(place.device).to(memory_format=torch.channels_last)
-    network.encoder.requires_grad_(settings.freeze == "none")
+    network.encoder.requires_grad_(settings.freeze == "none" or settings.unfreeze_epoch is not None)
     optimizer = build_optimizer(settings.optimizer, network.parameters())
     loss_of = LOSSES[settings.loss]
 
@@ -89,11 +89,11 @@ def finetune(
 
     # --- training
     track, clock = Track("loss", first - len(losses), losses), Clock(place.checkpoint_seconds)
-    train_mode(network, settings.freeze)
     for step in range(first, steps):
         epoch, position = divmod(step, steps_per_epoch)
         if position == 0 or step == first:
             order = epoch_order(len(images), streams["order"], epoch)
+            train_mode(network, encoder_frozen(settings, epoch))
         batch = images[order[position * batch_size : (position + 1) * batch_size]]
         pixels, target = fine_tune_batch(
             feed(batch), masks(batch), batch, settings.size, settings.augment, streams.get("augmentation", 0), epoch
@@ -111,7 +111,6 @@ def finetune(
             values = {"train/loss": track.mean()}
             if validation_due(settings, epoch, step == steps - 1) and len(split.val):
                 values |= evaluate(network, settings, feed, masks, split.val, data.classes, "val", step)
-                train_mode(network, settings.freeze)
                 best = better(best, values, network) if settings.checkpoint == "best" else None
             history.append({"step": step + 1, "epoch": (step + 1) / steps_per_epoch} | values)
             report({"step": step + 1, "total": steps} | values)
@@ -131,10 +130,17 @@ def finetune(
     return metrics
 
 
-def train_mode(network: UNet, freeze: str) -> None:
+def encoder_frozen(settings: schema.Finetune, epoch: int) -> bool:
+    """Whether the encoder is left as it is in this epoch, counted from 0."""
+    thawed = settings.unfreeze_epoch is not None and epoch >= settings.unfreeze_epoch
+    return settings.freeze == "encoder" and not thawed
+
+
+def train_mode(network: UNet, frozen: bool) -> None:
     """Training mode; a frozen encoder stays in eval, or its batch norm statistics would drift."""
     network.train()
-    if freeze == "encoder":
+    network.encoder.requires_grad_(not frozen)
+    if frozen:
         network.encoder.eval()
 
 
