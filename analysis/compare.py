@@ -84,7 +84,7 @@ def compare(
     names: tuple[str, str],
     settings: tuple[tuple[str, str, str], ...] = (),
 ) -> Comparison:
-    """Cell label -> replicates, of both. Nested fine-tunings are averaged per pretraining first. Raises ResultsError."""
+    """Cell label -> replicates, of both; nested fine-tunings are averaged per pretraining. Raises ResultsError."""
     ours, theirs = _values(first), _values(second)
     cells = [cell for cell in ours if cell in theirs]
     if not cells:

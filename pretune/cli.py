@@ -13,6 +13,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from pretune.data_cli import data as data_group
 from search_spaces.document import StudyError
 from search_spaces.resolve import Study, load
 
@@ -42,10 +43,13 @@ def cli() -> None:
     """
 
 
+cli.add_command(data_group)
+
+
 def main() -> None:
     """Entry point: errors of use become one sentence, never a traceback."""
     from analysis.results import ResultsError
-    from pretune.predict import ModelError
+    from pretune.errors import ModelError
     from pretune.store import StoreError
     from pretune.transport import ResourceError
     from trainables.data.errors import DataError

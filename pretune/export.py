@@ -28,7 +28,8 @@ from analysis.answer import independent_values
 from analysis.results import ResultsError, StudyHeader, load, load_header
 from analysis.statistics import mean_std
 from analysis.tables import replicates
-from pretune.predict import Model, ModelError, load_model
+from pretune.errors import ModelError
+from pretune.predict import Model, load_model
 from search_spaces import schema
 from trainables.models.table import build_unet
 

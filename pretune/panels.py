@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pretune.predict import Mask, Model, ModelError, colored, load_model, logits_of
+from pretune.errors import ModelError
+from pretune.predict import Mask, Model, colored, load_model, logits_of
 from trainables.data.errors import DataError
 from trainables.data.images import IGNORE, ImageSet, open_cached
 

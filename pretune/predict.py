@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pretune.errors import ModelError
 from search_spaces import schema
 from trainables.data.decode import fit_image, read_image
 from trainables.data.errors import BadFileError
@@ -41,10 +42,6 @@ OVERLAY = 0.5  # share of the class colour in an overlay
 _BATCH = 16  # images read ahead and put through the network together
 
 Mask = NDArray[np.uint8]
-
-
-class ModelError(Exception):
-    """The model of a study cannot be used; the message is one sentence that says what to do."""
 
 
 @dataclass(frozen=True)

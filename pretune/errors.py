@@ -1,0 +1,5 @@
+"""Errors that the command line shows as one sentence, in a module that imports nothing heavy."""
+
+
+class ModelError(Exception):
+    """The model of a study cannot be used; the message says what to do."""
