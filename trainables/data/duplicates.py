@@ -1,0 +1,72 @@
+"""The same picture twice: scaled, brightened or compressed anew, but not mirrored or cropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+ROWS, COLUMNS = 8, 9  # of the thumbnail whose neighbours are compared: 64 bits
+BANDS = 4  # of 16 bits; hashes that differ in fewer bits than there are bands surely share a band, and are compared
+MOST_BITS = 6  # differing bits of a duplicate
+THUMBNAIL = 16  # px, for the second look
+MOST_DIFFERENCE = 8.0  # mean absolute grey difference of a duplicate, of 255, after removing the mean
+BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1).astype(np.uint8)  # set, of every byte
+
+
+class Duplicate(NamedTuple):
+    """Two rows that show the same picture, `first` < `second`."""
+
+    first: int
+    second: int
+    bits: int  # in which their hashes differ
+
+
+def find_duplicates(images: NDArray[np.uint8]) -> list[Duplicate]:
+    """Pairs of (N, S, S, 3) that show one picture: difference hash (Krawetz 2013), then a look at the thumbnails."""
+    hashes, thumbnails = _summaries(images)
+    bands = hashes.view(np.uint16)  # N, BANDS
+    found = {pair for band in range(BANDS) for pair in _close(hashes, bands[:, band])}
+    return [pair for pair in sorted(found) if _alike(thumbnails[pair.first], thumbnails[pair.second])]
+
+
+def across(duplicates: list[Duplicate], part: NDArray[np.integer[Any]]) -> list[Duplicate]:
+    """Those whose two rows lie in different parts; `part` (N,) names each row's."""
+    return [pair for pair in duplicates if part[pair.first] != part[pair.second]]
+
+
+def difference_hash(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(S, S, 3) -> (8,) bytes: of a 9 x 8 thumbnail, whether each pixel is darker than its right neighbour."""
+    return _hash(Image.fromarray(image).convert("L"))
+
+
+def _hash(grey: Image.Image) -> NDArray[np.uint8]:
+    small = np.asarray(grey.resize((COLUMNS, ROWS), Image.Resampling.BOX)).astype(np.int16)
+    return np.packbits(small[:, 1:] > small[:, :-1])
+
+
+def _summaries(images: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    hashes = np.empty((len(images), ROWS), np.uint8)
+    thumbnails = np.empty((len(images), THUMBNAIL, THUMBNAIL), np.float32)
+    for i, image in enumerate(images):
+        grey = Image.fromarray(image).convert("L")
+        hashes[i] = _hash(grey)
+        thumbnails[i] = np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+    return hashes, thumbnails - thumbnails.mean(axis=(1, 2), keepdims=True)
+
+
+def _close(hashes: NDArray[np.uint8], band: NDArray[np.uint16]) -> Iterator[Duplicate]:
+    """Pairs among those that share the band."""
+    order = np.argsort(band, kind="stable")
+    for group in np.split(order, np.flatnonzero(np.diff(band[order])) + 1):
+        for at, i in enumerate(group[:-1]):
+            others = group[at + 1 :]
+            bits = BITS[hashes[i] ^ hashes[others]].sum(1)
+            yield from (Duplicate(int(i), int(others[k]), int(bits[k])) for k in np.flatnonzero(bits <= MOST_BITS))
+
+
+def _alike(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
+    return float(np.abs(a - b).mean()) <= MOST_DIFFERENCE
