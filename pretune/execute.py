@@ -22,10 +22,10 @@ from pretune.store import STATE, Store
 from search_spaces import schema
 from search_spaces.stages import Stage
 
-SETTINGS: dict[str, type[schema.Settings]] = {
-    "pretrain": schema.Pretrain,
-    "finetune": schema.Finetune,
-    "probe": schema.KNN,
+SETTINGS: dict[str, TypeAdapter[Any]] = {
+    "pretrain": TypeAdapter(schema.Pretrain),
+    "finetune": TypeAdapter(schema.Finetune),
+    "probe": TypeAdapter(schema.Probe),
 }
 
 
@@ -132,7 +132,7 @@ def _run(order: Order, store: Store, attempt: Path, report: Any) -> dict[str, fl
 
     torch.set_num_threads(order.threads)
     torch.backends.cudnn.deterministic = True
-    settings = SETTINGS[order.kind].model_validate(order.settings)
+    settings = SETTINGS[order.kind].validate_python(order.settings)
     model: schema.Model = TypeAdapter(schema.Model).validate_python(order.model)
     chosen: schema.Data = TypeAdapter(schema.Data).validate_python(order.data)
     cache = Path(order.folders.cache)
@@ -144,7 +144,7 @@ def _run(order: Order, store: Store, attempt: Path, report: Any) -> dict[str, fl
         return pretrain(settings, model, data, split, order.streams, place, report)
     if isinstance(settings, schema.Finetune):
         return finetune(settings, model, data, split, order.streams, place, report, order.on_test)
-    assert isinstance(settings, schema.KNN)
+    assert isinstance(settings, schema.KNN | schema.LinearProbe)
     return probe(settings, model, data, split, place)
 
 

@@ -156,7 +156,7 @@ def _steps(stage: Stage, n: int) -> tuple[int, int]:
     test = split.test if isinstance(split.test, int) else round(n * (0.5 if split.test == "official" else split.test))
     val = split.val if isinstance(split.val, int) else round(n * split.val)
     train = max(1, n - test - val)
-    if isinstance(settings, schema.KNN):
+    if isinstance(settings, schema.KNN | schema.LinearProbe):
         return 0, train + val
     if isinstance(settings, schema.Pretrain):
         seen = {"train": train, "train+val": train + val, "all": n}[settings.sees]

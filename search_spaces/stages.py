@@ -15,7 +15,6 @@ from typing import Any, Literal, NamedTuple
 
 from search_spaces.schema import (
     DECODING,
-    KNN,
     Augment,
     Configuration,
     Data,
@@ -23,6 +22,7 @@ from search_spaces.schema import (
     Header,
     Model,
     Pretrain,
+    Probe,
     ResNetHead,
     ResNetUNet,
     Seeds,
@@ -57,7 +57,7 @@ class Stage:
 
     kind: Kind
     name: str  # "pretrain", "pretrain.1" in a chain, "finetune", "probe:NAME"
-    settings: Pretrain | Finetune | KNN
+    settings: Pretrain | Finetune | Probe
     model: Model
     data: Data
     digest: str  # of the data's content
@@ -160,7 +160,7 @@ def finetune_identity(
     }
 
 
-def probe_identity(settings: KNN, model: Model, data: Data, digest: str, parent: str, threads: int) -> dict[str, Any]:
+def probe_identity(settings: Probe, model: Model, data: Data, digest: str, parent: str, threads: int) -> dict[str, Any]:
     return {
         "recipe": ["probe", RECIPE["probe"]],
         "settings": settings.model_dump(mode="json", exclude={"data"}),

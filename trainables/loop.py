@@ -21,6 +21,7 @@ from trainables.models.table import build_unet as build_unet
 from trainables.optimizers import LARS
 
 IntArray = NDArray[np.int64]
+Lookup = Callable[[IntArray], Tensor]  # (B,) image indices -> (B, ...), as `Feed` does
 Report = Callable[[dict[str, float]], None]  # receives step, total and the latest values; may raise to stop the run
 
 

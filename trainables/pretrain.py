@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from search_spaces import schema
 from trainables import checkpoints
@@ -20,6 +20,7 @@ from trainables.loop import (
     DivergedError,
     Feed,
     IntArray,
+    Lookup,
     Place,
     Report,
     Track,
@@ -31,16 +32,16 @@ from trainables.loop import (
     set_lr,
     total_steps,
 )
+from trainables.methods import collapse
 from trainables.methods.protocol import Batch, Method
 from trainables.methods.table import METHODS, Parts
 from trainables.models.interface import Decoder
 from trainables.models.table import build_decoder
+from trainables.probe import knn_accuracy
 from trainables.schedules import learning_rate
 from trainables.views.random import uniforms
 from trainables.views.regions import RegionBoxes, uses_regions
 from trainables.views.two_views import views_of
-
-Lookup = Callable[[IntArray], Tensor]  # (B,) image indices -> (B, ...), as `Feed` does
 
 VALIDATION_VIEWS = 0x5EED  # the views of the pretext validation are the same in every run
 
@@ -56,9 +57,9 @@ def pretrain(
 ) -> dict[str, float]:
     """Train the encoder of `model`, or the whole of it, on the images that `settings.sees` names.
 
-    Writes `model.safetensors` (the method whole; `encoder.*` and `decoder.*` are what others load), `history.json` and `notes.json`
-    into `place.out`, and now and then a state to resume from; a resumed run ends in the same weights as an
-    uninterrupted one.
+    Writes `model.safetensors` (the method whole; `encoder.*` and `decoder.*` are what others load), `history.json` and
+    `notes.json` into `place.out`, and now and then a state to resume from; a resumed run ends in the same weights as
+    an uninterrupted one.
 
     Returns:
         `train/pretext_loss` (mean over the last epoch), the method's diagnostics, and `val/pretext_loss` where there
@@ -66,12 +67,14 @@ def pretrain(
 
     Raises:
         DivergedError: the loss is not finite.
-        ValueError: fewer than two images.
+        ValueError: fewer than two images, or an online kNN without image classes or validation images.
     """
     # --- data: an epoch is every image once, in whole batches
     images = visible(split, settings.sees)
     if len(images) < 2:
         raise ValueError(f"pretraining needs at least 2 images, it may see {len(images)}")
+    if settings.online_knn_every and (data.labels is None or len(split.val) == 0):
+        raise ValueError("online_knn_every needs image classes and validation images")
     batch_size = min(settings.batch_size, len(images))
     steps_per_epoch = len(images) // batch_size
     steps = total_steps(settings.epochs, settings.steps, steps_per_epoch)
@@ -120,6 +123,9 @@ def pretrain(
         if position == steps_per_epoch - 1 or step == steps - 1:
             values = {"train/pretext_loss": track.mean()}
             values |= {f"train/{name}": float(value) for name, value in diagnostics.items()}
+            values |= collapse_values(method, batch)
+            if settings.online_knn_every and ((epoch + 1) % settings.online_knn_every == 0 or step == steps - 1):
+                values["val/online_knn"] = online_knn(method, settings, feeds, data, split)
             history.append({"step": step + 1, "epoch": (step + 1) / steps_per_epoch} | values)
             report({"step": step + 1, "total": steps} | values)
         if clock.due():
@@ -127,12 +133,16 @@ def pretrain(
             checkpoints.save_state(state | {"history": history, "losses": track.losses}, place.out)
 
     # --- score on images it never saw, keep
-    metrics = {name: value for name, value in history[-1].items() if name.startswith("train/")}
+    metrics = {name: value for name, value in history[-1].items() if name.startswith(("train/", "val/"))}
+    signs = collapse.signs({name.removeprefix("train/"): value for name, value in metrics.items()})
+    metrics["train/collapse_signs"] = float(len(signs))
     if settings.sees == "train" and len(split.val) >= 2:
         metrics["val/pretext_loss"] = validate(method, settings, feeds, split.val)
-        if not math.isfinite(metrics["val/pretext_loss"]):  # the last update did it, no training loss came after it
-            raise DivergedError("val/pretext_loss", steps - 1, metrics["val/pretext_loss"])
+    for name in sorted(metrics, reverse=True):  # val/ before train/
+        if not math.isfinite(metrics[name]):  # the last update did it, no training loss came after it
+            raise DivergedError(name, steps - 1, metrics[name])
     notes = {"images": images.tolist(), "batch_size": batch_size, "steps": steps, "steps_per_epoch": steps_per_epoch}
+    notes["warnings"] = list(signs)
     finish(method, history, notes, place.out)
     return metrics
 
@@ -147,6 +157,24 @@ def start_decoder(model: schema.Model, place: Place) -> Decoder:
 
 def image_classes(data: ImageSet) -> int:
     return 0 if data.labels is None else int(np.max(data.labels)) + 1
+
+
+def collapse_values(method: Method, batch: Batch) -> dict[str, float]:
+    """What shows a collapse in the encoder, on the first view of a batch; the encoder's state is left alone."""
+    if not batch.views:
+        return {}
+    return {f"train/{name}": value for name, value in collapse.measure(method.encoder, batch.views[0].pixels).items()}
+
+
+def online_knn(
+    method: Method, settings: schema.Pretrain, feeds: Mapping[str, Lookup], data: ImageSet, split: Split
+) -> float:
+    """kNN accuracy of the encoder as it is now, on validation images."""
+    assert data.labels is not None  # refused before training
+    how = schema.KNN(kind="knn", data=settings.data, size=settings.views.size)
+    accuracy = knn_accuracy(method.encoder, feeds["images"], data.labels, split, how)
+    method.encoder.train()
+    return accuracy
 
 
 def make_feeds(data: ImageSet, place: Place) -> dict[str, Lookup]:

@@ -6,49 +6,80 @@ import math
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from search_spaces import schema
 from trainables import checkpoints
 from trainables.data.images import ImageSet
 from trainables.data.splits import Split
-from trainables.loop import Feed, IntArray, Place, build_encoder
-from trainables.models.interface import Encoder
+from trainables.loop import Feed, IntArray, Lookup, Place, build_encoder
+from trainables.probe_linear import linear_probe
 
 
-def probe(settings: schema.KNN, model: schema.Model, data: ImageSet, split: Split, place: Place) -> dict[str, float]:
-    """kNN accuracy of the parent's encoder: neighbours from the training images, scored on the validation images.
+def probe(settings: schema.Probe, model: schema.Model, data: ImageSet, split: Split, place: Place) -> dict[str, float]:
+    """Accuracy of the parent's encoder on the validation images, by what the training images teach.
 
     Returns:
-        `probe/accuracy`.
+        `probe/accuracy`; of a linear probe also `probe/accuracy_best`, that of its best epoch.
 
     Raises:
-        ValueError: the data set has no image classes.
+        ValueError: the data set has no image classes, or there are no validation images.
     """
     if data.labels is None or place.parent is None:
-        raise ValueError("a kNN probe needs image classes and a pretrained encoder")
+        raise ValueError("a probe needs image classes and a pretrained encoder")
+    if len(split.val) == 0:
+        raise ValueError("a probe is scored on validation images, and split.val leaves none")
     encoder = build_encoder(model)
     checkpoints.load_part(encoder, place.parent, "encoder")
-    encoder.to(place.device).to(memory_format=torch.channels_last).eval()
+    encoder.to(place.device).to(memory_format=torch.channels_last)
     feed = Feed(data.images, place.device)
-    bank, queries = (embed(encoder, feed, images, settings.size) for images in (split.train, split.val))
-    labels = torch.from_numpy(np.asarray(data.labels)).to(place.device)
-    train, val = torch.from_numpy(split.train), torch.from_numpy(split.val)
-    predicted = knn(queries, bank, labels[train], settings.k, settings.temperature)
-    return {"probe/accuracy": float((predicted == labels[val]).double().mean())}
+    if isinstance(settings, schema.KNN):
+        return {"probe/accuracy": knn_accuracy(encoder, feed, data.labels, split, settings)}
+    return linear_accuracy(encoder, feed, data.labels, split, settings)
+
+
+def knn_accuracy(
+    encoder: nn.Module, feed: Lookup, labels: NDArray[np.int64], split: Split, settings: schema.KNN
+) -> float:
+    """Neighbours from the training images, scored on the validation images; the encoder comes back in eval mode."""
+    bank, queries = (embed(encoder, feed, part, settings.size) for part in (split.train, split.val))
+    train, val = (torch.from_numpy(labels[part]).to(bank.device) for part in (split.train, split.val))
+    predicted = knn(queries, bank, train, settings.k, settings.temperature)
+    return float((predicted == val).double().mean())
+
+
+def linear_accuracy(
+    encoder: nn.Module, feed: Lookup, labels: NDArray[np.int64], split: Split, settings: schema.LinearProbe
+) -> dict[str, float]:
+    """The last epoch's accuracy and the best, under their own names."""
+    x, val_x = (pooled_features(encoder, feed, part, settings.size) for part in (split.train, split.val))
+    y, val_y = (torch.from_numpy(labels[part]).to(x.device) for part in (split.train, split.val))
+    batch_size, batch_norm = settings.batch_size, settings.batch_norm
+    scores = linear_probe(x, y, val_x, val_y, settings.epochs, settings.lr, batch_size, batch_norm)
+    return {"probe/accuracy": scores.last, "probe/accuracy_best": scores.best}
+
+
+def embed(encoder: nn.Module, feed: Lookup, images: IntArray, size: int) -> Tensor:
+    """L2-normalised `pooled_features` (N, C)."""
+    return F.normalize(pooled_features(encoder, feed, images, size), dim=1)
 
 
 @torch.no_grad()
-def embed(encoder: Encoder, feed: Feed, images: IntArray, size: int) -> Tensor:
-    """Global average pooled, L2-normalised features (N, C) of the coarsest level."""
-    parts = []
-    for batch in np.array_split(images, math.ceil(len(images) / 256)):
-        pixels = feed(batch).permute(0, 3, 1, 2).float() / 255
-        if pixels.shape[-1] != size:
-            pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True, align_corners=False)
-        parts.append(encoder(pixels.contiguous(memory_format=torch.channels_last))[-1].mean(dim=(2, 3)))
-    return F.normalize(torch.cat(parts), dim=1)
+def pooled_features(encoder: nn.Module, feed: Lookup, images: IntArray, size: int) -> Tensor:
+    """Global average pooled features (N, C) of the coarsest level, in eval mode."""
+    encoder.eval()
+    batches = np.array_split(images, math.ceil(len(images) / 256))
+    return torch.cat([encoder(pixels_of(feed, batch, size))[-1].mean(dim=(2, 3)) for batch in batches])
+
+
+def pixels_of(feed: Lookup, images: IntArray, size: int) -> Tensor:
+    """Whole images (B, 3, size, size) in [0, 1], resized with antialiasing, channels_last."""
+    pixels = feed(images).permute(0, 3, 1, 2).float() / 255
+    if pixels.shape[-1] != size:
+        pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    return pixels.contiguous(memory_format=torch.channels_last)
 
 
 def knn(queries: Tensor, bank: Tensor, labels: Tensor, k: int, temperature: float) -> Tensor:

@@ -53,6 +53,10 @@ def test_features_without_variation_have_rank_one() -> None:
     assert float(collapse.effective_rank(torch.ones(4, 3))) == pytest.approx(1)
 
 
+def test_features_that_are_not_finite_have_no_rank() -> None:
+    assert math.isnan(float(collapse.effective_rank(torch.tensor([[1.0, 2.0], [math.nan, 0.0]]))))
+
+
 class Constant(nn.Module):
     """An encoder that has collapsed to a point."""
 

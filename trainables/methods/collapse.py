@@ -35,11 +35,13 @@ def effective_rank(features: Tensor) -> Tensor:
     """exp of the entropy of the singular values' shares, of centred features (N, C): from 1 to min(N - 1, C).
 
     Roy, Vetterli: "The effective rank: a measure of effective dimensionality", EUSIPCO 2007. Features without any
-    variation have 1.
+    variation have 1; NaN where a feature is not finite.
     """
     x = features.double()
     x = x - x.mean(dim=0)
     gram = x @ x.T if len(x) < x.shape[1] else x.T @ x  # the smaller of the two; same non-zero eigenvalues
+    if not torch.isfinite(gram).all():  # LAPACK would raise
+        return gram.new_tensor(torch.nan)
     values = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
     shares = values / values.sum().clamp(min=torch.finfo(values.dtype).tiny)
     rank: Tensor = torch.special.entr(shares).sum().exp()
