@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 
 if TYPE_CHECKING:  # numpy and torch are imported where they are used: the command line starts without them
     from search_spaces import schema
@@ -18,6 +18,13 @@ if TYPE_CHECKING:  # numpy and torch are imported where they are used: the comma
     from trainables.data.images import ImageSet
 
 SHEET_IMAGES = 24
+
+OWN = {
+    "scenes": "generated scenes with exact masks, regions and depth; nothing to fetch",
+    "image-folder": "your images, all in one folder or in one for each class",
+    "image-mask-folder": "your images/ and masks/ with equal file names",
+    "npz": "your arrays in one file: images, and masks and labels if there are any",
+}
 
 _data = click.option(
     "--data", "root", type=click.Path(path_type=Path), help="Folder in which data sets are looked for."
@@ -113,16 +120,12 @@ def print_list(console: Console) -> None:
     """One line for each published data set, and the forms of one's own."""
     from trainables.data.catalogue import ABOUT
 
-    table = Table("name", "data set", "licence", "size", "login", "its folder holds")
+    table = Table(Column("name", no_wrap=True), Column("size", min_width=8), "login", Column("what", overflow="fold"))
     for name, about in sorted(ABOUT.items()):
-        table.add_row(name, about.title, about.licence, about.size, "yes" if about.login else "no", about.layout)
-    table.add_section()
-    table.add_row("scenes", "generated scenes", "", "none", "no", "nothing: exact masks, regions and depth are drawn")
-    table.add_row("image-folder", "your images", "", "", "no", "images, or one folder of them for each class")
-    table.add_row(
-        "image-mask-folder", "your images and masks", "", "", "no", "images/ and masks/ with equal file names"
-    )
-    table.add_row("npz", "your arrays", "", "", "no", "one file: images, and masks and labels if there are any")
+        what = f"{about.title}\nlicence: {about.licence}\nholds: {about.layout}"
+        table.add_row(name, about.size, "yes" if about.login else "no", what, end_section=True)
+    for name, what in OWN.items():
+        table.add_row(name, "", "no", what)
     console.print(table)
     console.print("fetch: pretune data fetch NAME; check a copy: pretune data check NAME", highlight=False)
 

@@ -23,18 +23,19 @@ Color = tuple[int, int, int]
 
 
 def palette(classes: int) -> NDArray[np.uint8]:
-    """(256, 3): hues a golden angle apart, so that neighbouring indices differ; IGNORE is grey."""
+    """(256, 3): hues a golden angle apart in five brightnesses, so that neighbours differ; IGNORE is grey."""
     colors = np.full((256, 3), VOID, np.uint8)
     for i in range(min(classes, IGNORE)):
-        value = 0.95 if i % 2 == 0 else 0.7
-        colors[i] = np.rint(255 * np.array(colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.85, value))).astype(np.uint8)
+        hsv = colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.85, (0.95, 0.6, 0.35, 0.8, 0.5)[i % 5])
+        colors[i] = np.rint(255 * np.array(hsv)).astype(np.uint8)
     return colors
 
 
-def overlay(image: Pixels, mask: NDArray[np.uint8], colors: NDArray[np.uint8]) -> Pixels:
-    """The mask (S, S) in colour over the image (S, S, 3)."""
+def overlay(image: Pixels, mask: NDArray[np.uint8], colors: NDArray[np.uint8], clear: int | None = None) -> Pixels:
+    """The mask (S, S) in colour over the image (S, S, 3); class `clear` is left as it is."""
     mixed = (1 - OPACITY) * image.astype(np.float32) + OPACITY * colors[mask].astype(np.float32)
-    return np.rint(mixed).astype(np.uint8)
+    tinted = np.rint(mixed).astype(np.uint8)
+    return tinted if clear is None else np.where((mask == clear)[..., None], image, tinted)
 
 
 def data_sheet(
@@ -48,10 +49,10 @@ def data_sheet(
     if masks is None:
         return _grid([[image] for image in images], captions, columns, [])
     colors = palette(len(classes))
-    rows = [[image, overlay(image, mask, colors)] for image, mask in zip(images, masks, strict=True)]
-    seen = [
-        int(i) for i in np.flatnonzero(np.bincount(np.concatenate([mask.ravel() for mask in masks]), minlength=256))
-    ]
+    clear = list(classes).index("background") if "background" in classes else None
+    rows = [[image, overlay(image, mask, colors, clear)] for image, mask in zip(images, masks, strict=True)]
+    counts = sum((np.bincount(mask.ravel(), minlength=256) for mask in masks), np.zeros(256, np.int64))
+    seen = [int(i) for i in np.flatnonzero(counts) if i != clear]
     legend = [("ignored" if i == IGNORE else classes[i], _color(colors[i])) for i in seen]
     return _grid(rows, captions, columns, legend)
 

@@ -1,0 +1,129 @@
+"""`pretune data`: what it prints, writes and refuses."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from pretune import data_cli
+from trainables.data.catalogue import ABOUT, About, Download
+from trainables.data.errors import DataError
+
+
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(data_cli.data, [str(argument) for argument in arguments])
+
+
+def folder(root: Path, n: int = 4) -> Path:
+    for kind in ("images", "masks"):
+        (root / kind).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(root / "images" / f"{i}.png")
+        Image.fromarray(np.full((8, 8), i % 2, np.uint8)).save(root / "masks" / f"{i}.png")
+    return root
+
+
+def check(root: Path, tmp_path: Path) -> Result:
+    settings = ["--set", f"root={root}", "--set", "classes=[sky, road]", "--set", "cache_size=8"]
+    return call("check", "image-mask-folder", *settings, "--root", tmp_path / "runs", "--out", tmp_path / "sheet.png")
+
+
+def test_the_list_names_every_data_set_with_its_licence() -> None:
+    shown = call("list").output
+    for name in [*ABOUT, *data_cli.OWN]:
+        assert name in shown
+    assert "CC BY-SA 4.0" in shown
+
+
+def test_a_whole_copy_is_described_and_drawn(tmp_path: Path) -> None:
+    ended = check(folder(tmp_path / "d"), tmp_path)
+    assert ended.exit_code == 0
+    assert "4 images, cached at 8 px" in ended.output
+    assert "share of pixels: sky 50.0%, road 50.0%" in ended.output
+    assert "no picture is there twice" in ended.output
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 4 * 2 * 128
+
+
+def test_every_bad_file_of_a_copy_is_named_and_the_good_ones_are_drawn(tmp_path: Path) -> None:
+    root = folder(tmp_path / "d")
+    (root / "images" / "0.png").write_bytes(b"")
+    (root / "masks" / "3.png").unlink()
+    ended = check(root, tmp_path)
+    assert isinstance(ended.exception, DataError)
+    assert sorted(problem.split(":")[0] for problem in ended.exception.problems) == ["images/0.png", "images/3.png"]
+    assert "2 images, cached" in ended.output
+    assert (tmp_path / "sheet.png").exists()
+
+
+def test_the_same_picture_twice_is_reported(tmp_path: Path) -> None:
+    root = folder(tmp_path / "d")
+    (root / "images" / "3.png").write_bytes((root / "images" / "1.png").read_bytes())
+    assert "1 pairs show the same picture:\n    1 = 3" in check(root, tmp_path).output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["check", "pets"], "no data set 'pets'; there are: ade20k, camvid"),
+        (["check", "voc2012", "--set", "only=kat"], "voc2012: only: Input should be"),
+        (["check", "voc2012", "--set", "only"], "'only' is not KEY=VALUE"),
+        (["fetch", "npz"], "'npz' cannot be fetched"),
+    ],
+)
+def test_a_wrong_call_is_one_sentence(arguments: list[str], message: str) -> None:
+    ended = call(*arguments)
+    assert ended.exit_code == 2
+    assert message in ended.output
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_what_needs_an_account_says_what_to_do(tmp_path: Path) -> None:
+    ended = call("fetch", "cityscapes", "--data", tmp_path)
+    assert ended.exit_code == 0
+    assert ABOUT["cityscapes"].get in flat(ended.output)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fetched_data_set_is_unpacked_where_it_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two archives, one of which brings its own folder; served from files."""
+    for name, member in (("a.tar", "set/images/x.txt"), ("b.tar", "masks/y.txt")):
+        (tmp_path / "x.txt").write_text(name)
+        with tarfile.open(tmp_path / name, "w") as archive:
+            archive.add(tmp_path / "x.txt", member)
+    downloads = (Download((tmp_path / "a.tar").as_uri(), None, ".."), Download((tmp_path / "b.tar").as_uri(), None))
+    about = About("A set", "free", "1 kB", False, "images/ and masks/", ("set",), (("images", "masks"),), "", downloads)
+    monkeypatch.setitem(ABOUT, "tiny", about)
+    assert call("fetch", "tiny", "--data", tmp_path / "all").exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["set"]
+    assert (tmp_path / "all" / "set" / "images" / "x.txt").read_text() == "a.tar"
+    assert (tmp_path / "all" / "set" / "masks" / "y.txt").read_text() == "b.tar"
+    assert "tiny is there" in call("fetch", "tiny", "--data", tmp_path / "all").output
+
+
+def test_views_are_drawn_beside_their_images(tmp_path: Path, tiny: dict[str, Any]) -> None:
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(tiny))
+    out = tmp_path / "views.png"
+    ended = call("views", tmp_path / "study.yaml", "--root", tmp_path / "runs", "--images", "3", "--out", out)
+    assert ended.exit_code == 0, ended.output
+    with Image.open(out) as sheet:  # an image and four views, three times, each 128 px and a line
+        assert sheet.width > 5 * 128
+        assert 3 * 128 < sheet.height < 4 * 160
+
+
+def test_a_study_without_pretraining_has_no_views(tmp_path: Path, tiny: dict[str, Any]) -> None:
+    del tiny["pretrain"]
+    tiny["finetune"]["transfer"] = "none"
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(tiny | {"factors": {}, "report": {}}))
+    assert "has no pretraining, so it has no views" in call("views", tmp_path / "study.yaml").output
