@@ -82,12 +82,13 @@ def learning_curves(curves: pandas.DataFrame, stage: str, metric: str, order: Se
 
 
 def curve_metrics(curves: pandas.DataFrame) -> tuple[tuple[str, str], ...]:
-    """(stage, metric) of every confirm-phase curve with more than one step, without the per-class ones."""
+    """(stage, metric) of which some confirmed run has more than one step; per-class metrics are left out."""
     confirm = curves[(curves["phase"] == "confirm") & (curves["metric"].str.count("/") == 1)]
-    steps: dict[tuple[str, str], set[int]] = {}
-    for stage, metric, step in zip(confirm["stage"], confirm["metric"], confirm["step"], strict=True):
-        steps.setdefault((str(stage), str(metric)), set()).add(int(step))
-    return tuple(key for key in sorted(steps) if len(steps[key]) > 1)
+    points = confirm.drop_duplicates(["fingerprint", "metric", "step"]).groupby(["fingerprint", "metric"]).size()
+    several = {(str(key[0]), str(key[1])) for key, count in points.items() if count > 1}  # type: ignore[index]
+    columns = (confirm[name].astype(str) for name in ("fingerprint", "metric", "stage"))
+    found = {(stage, metric) for run, metric, stage in zip(*columns, strict=True) if (run, metric) in several}
+    return tuple(sorted(found))
 
 
 def _over_steps(cell: str, rows: pandas.DataFrame) -> Band:

@@ -35,6 +35,7 @@ from trainables.models.table import build_unet
 
 OPSET = 18
 CHECKED_IMAGES = 8
+LOGITS = 1e-2  # difference of logits beyond which an export is wrong, whatever its masks
 TIE = 1e-3  # two best logits closer than this may change places where another library adds in another order
 
 # As published by whoever made the data; the card says so too.
@@ -90,10 +91,10 @@ def export_model(study: Path, out: Path, kind: str) -> Exported:
         raise ModelError(f"{out} cannot be made ({error.strerror}): choose another folder with --out") from error
     path, reload = WRITERS[kind](model, study, out)
     check = compare(model, reload)
-    if check.different > check.ties:
+    if check.different > check.ties or not check.largest <= LOGITS:
         path.unlink()
         wrong = f"{check.different} of {check.pixels} pixels, logits differ by up to {check.largest:.2e}"
-        raise ModelError(f"the exported {kind} model gives other masks ({wrong}); it was deleted")
+        raise ModelError(f"the exported {kind} model computes something else ({wrong}); it was deleted")
     config, card = out / "config.json", out / "README.md"
     config.write_text(json.dumps(_config(model), indent=1), encoding="utf-8")
     card.write_text(model_card(model, study, path.name, check), encoding="utf-8")

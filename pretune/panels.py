@@ -61,7 +61,7 @@ def _write(model: Model, data: ImageSet, test: Sequence[int], folder: Path) -> N
     folder.mkdir(exist_ok=True)
     rows = []
     for label, place in chosen(jaccards).items():
-        images = _panel(data.images[test[place]], truths[place], predicted[place])
+        images = _panel(data.images[test[place]], truths[place], predicted[place], model.background)
         names = [f"{label}_{column}.png" for column in COLUMNS]
         for name, image in zip(names, images, strict=True):
             image.save(folder / name)
@@ -102,13 +102,13 @@ def resized(mask: NDArray[np.uint8], size: int) -> Mask:
     return np.asarray(Image.fromarray(np.asarray(mask)).resize((size, size), Image.Resampling.NEAREST))
 
 
-def _panel(image: NDArray[np.uint8], truth: Mask, mask: Mask) -> tuple[Image.Image, ...]:
+def _panel(image: NDArray[np.uint8], truth: Mask, mask: Mask, background: int) -> tuple[Image.Image, ...]:
     """In the order of COLUMNS; error: wrong pixels orange, those that do not count grey."""
     error = np.where((mask != truth)[..., None], np.array(_WRONG, np.uint8), np.array(_RIGHT, np.uint8))
     error[truth == IGNORE] = _IGNORED
-    shown = np.asarray(colored(truth).convert("RGB")).copy()
+    shown = np.asarray(colored(truth, background).convert("RGB")).copy()
     shown[truth == IGNORE] = _IGNORED
-    return Image.fromarray(np.asarray(image)), Image.fromarray(shown), colored(mask), Image.fromarray(error)
+    return Image.fromarray(np.asarray(image)), Image.fromarray(shown), colored(mask, background), Image.fromarray(error)
 
 
 def _caption(model: Model, count: int) -> str:
@@ -120,7 +120,7 @@ def _caption(model: Model, count: int) -> str:
 
 
 def _legend(model: Model) -> list[tuple[str, str]]:
-    colors = colored(np.arange(len(model.classes), dtype=np.uint8)[None]).convert("RGB")
+    colors = colored(np.arange(len(model.classes), dtype=np.uint8)[None], model.background).convert("RGB")
     pixels = np.asarray(colors)[0]
     classes = [(name, _hex(tuple(map(int, pixel)))) for name, pixel in zip(model.classes, pixels, strict=True)]
     return [*classes, ("wrong (error column)", _hex(_WRONG)), ("does not count", _hex(_IGNORED))]

@@ -33,7 +33,7 @@ from trainables.models.table import build_unet
 from trainables.views.joint import evaluation_batch
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
-# Okabe and Ito's colours, black for class 0; further classes repeat them.
+# Okabe and Ito's colours, black for the background; further classes repeat them.
 PALETTE = (
     *((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115)),
     *((240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)),
@@ -54,6 +54,11 @@ class Model:
     cache_size: int  # px of the square that images are first fitted to
     fit: Literal["squash", "pad", "crop"]
     card: dict[str, Any]  # the whole of best/model.json
+
+    @property
+    def background(self) -> int:
+        """The class that is left uncoloured: the one of that name, else class 0."""
+        return self.classes.index("background") if "background" in self.classes else 0
 
 
 class Predicted(NamedTuple):
@@ -126,22 +131,23 @@ def _window(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return logits[:, top : top + height, left : left + width]
 
 
-def colored(mask: Mask) -> Image.Image:
-    """Class indices as a palette image: values are the classes, colours are for people."""
+def colored(mask: Mask, background: int = 0) -> Image.Image:
+    """Class indices as a palette image: values are the classes, colours are for people, black for the background."""
     image = Image.fromarray(mask)
-    image.putpalette([channel for number in range(256) for channel in PALETTE[_color(number)]])
+    image.putpalette([channel for number in range(256) for channel in PALETTE[_color(number, background)]])
     return image
 
 
-def _color(number: int) -> int:
-    """Position in the palette: black for class 0 alone."""
-    return number if number == 0 else 1 + (number - 1) % (len(PALETTE) - 1)
+def _color(number: int, background: int) -> int:
+    """Position in the palette: classes take colours in their order, and black stays the background's own."""
+    place = number - (number > background)
+    return 0 if number == background else 1 + place % (len(PALETTE) - 1)
 
 
-def overlay(image: Image.Image, mask: Mask) -> Image.Image:
-    """The image with its mask's colours over it; class 0 is left as it is."""
-    mixed = Image.blend(image, colored(mask).convert("RGB"), OVERLAY)
-    return Image.composite(mixed, image, Image.fromarray((mask > 0).astype(np.uint8) * 255))
+def overlay(image: Image.Image, mask: Mask, background: int = 0) -> Image.Image:
+    """The image with its mask's colours over it; the background is left as it is."""
+    mixed = Image.blend(image, colored(mask, background).convert("RGB"), OVERLAY)
+    return Image.composite(mixed, image, Image.fromarray((mask != background).astype(np.uint8) * 255))
 
 
 # ---------------------------------------------------------------------------------------------------------- a folder
@@ -158,9 +164,9 @@ def predict_folder(study: Path, images: Path, out: Path, overlays: bool, device:
     with Progress(console=console) as bar:
         task = bar.add_task("segmenting", total=len(paths))
         for path, image, mask in _segmented(model, paths, failed, lambda: bar.advance(task)):
-            _save(colored(mask), out / "masks" / f"{names[path]}.png")
+            _save(colored(mask, model.background), out / "masks" / f"{names[path]}.png")
             if overlays:
-                _save(overlay(image, mask), out / "overlays" / f"{names[path]}.jpg")
+                _save(overlay(image, mask, model.background), out / "overlays" / f"{names[path]}.jpg")
     relative = {path.relative_to(images).as_posix(): path for path in paths}
     causes = {name: failed[str(path)] for name, path in relative.items() if str(path) in failed}
     return Predicted(len(paths) - len(causes), causes)
