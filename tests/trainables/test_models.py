@@ -1,0 +1,171 @@
+"""All models behind one interface: shapes, parameters by hand, what skips carry, and torchvision's numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+from torch import nn
+from torch.nn import functional as F
+from torchvision.models import resnet18
+
+from search_spaces import schema
+from trainables.models import resnet
+from trainables.models.interface import resized, skips_of, trunk
+from trainables.models.table import DECODERS, ENCODERS, build_decoder, build_encoder, build_unet
+
+SMALL: dict[str, dict[str, Any]] = {
+    "unet": {"name": "unet", "widths": [4, 8, 16]},
+    "unet-no-skips": {"name": "unet", "widths": [4, 8, 16], "skip_connections": False},
+    "conrec": {"name": "conrec-unet", "widths": [8, 16]},
+    "conrec-no-skips": {"name": "conrec-unet", "widths": [8, 16], "skip_connections": False},
+    "resnet": {"name": "resnet-unet", "depth": 18},
+    "resnet-no-skips": {"name": "resnet-unet", "depth": 18, "skip_connections": False},
+    "resnet-cifar": {"name": "resnet-unet", "depth": 18, "stem": "cifar"},
+    "resnet-head": {"name": "resnet-head", "depth": 18},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+every_model = pytest.mark.parametrize("key", SMALL)
+
+
+def model_of(key: str) -> schema.Model:
+    model: schema.Model = TypeAdapter(schema.Model).validate_python(SMALL[key])
+    return model
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_every_name_of_the_schema_has_an_encoder_and_a_decoder() -> None:
+    names = {model["name"] for model in SMALL.values()}
+    assert names == set(ENCODERS) == set(DECODERS)
+
+
+@every_model
+def test_maps_have_the_widths_and_strides_that_the_encoder_names_and_logits_the_images_size(key: str) -> None:
+    torch.manual_seed(0)
+    model = model_of(key)
+    network = build_unet(model, 5).eval()
+    encoder, size = network.encoder, (model.stride, 2 * model.stride)
+    with torch.no_grad():
+        features = encoder(torch.rand(2, 3, *size))
+        logits = network(torch.rand(2, 3, *size))
+    assert [tuple(f.shape) for f in features] == [
+        (2, width, size[0] // stride, size[1] // stride)
+        for width, stride in zip(encoder.widths, encoder.strides, strict=True)
+    ]
+    assert encoder.strides[-1] == model.stride
+    assert logits.shape == (2, 5, *size)
+
+
+@every_model
+def test_another_resolution_than_in_training_works(key: str) -> None:
+    model = model_of(key)
+    network = build_unet(model, 2).eval()
+    with torch.no_grad():
+        assert network(torch.rand(1, 3, 3 * model.stride, model.stride)).shape[-2:] == (3 * model.stride, model.stride)
+
+
+@every_model
+def test_fine_maps_reach_the_output_only_through_skip_connections(key: str) -> None:
+    torch.manual_seed(0)
+    model = model_of(key)
+    encoder, decoder = build_encoder(model).eval(), build_decoder(model).eval()
+    with torch.no_grad():
+        features = encoder(torch.rand(1, 3, 2 * model.stride, 2 * model.stride))
+        moved = [f + 1 for f in features[:-1]] + features[-1:]
+        assert torch.equal(decoder(features), decoder(moved)) != model.skip_connections
+        assert not torch.equal(decoder(features), decoder([*features[:-1], features[-1] + 1]))
+
+
+@every_model
+def test_every_parameter_is_trained(key: str) -> None:
+    torch.manual_seed(0)
+    model = model_of(key)
+    network = build_unet(model, 2)
+    network(torch.rand(2, 3, 2 * model.stride, 2 * model.stride)).square().mean().backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None] == []
+
+
+@every_model
+def test_the_trunk_and_the_last_block_are_the_decoder(key: str) -> None:
+    model = model_of(key)
+    encoder, decoder = build_encoder(model).eval(), build_decoder(model).eval()
+    with torch.no_grad():
+        features = encoder(torch.rand(1, 3, model.stride, model.stride))
+        x = decoder.blocks[-1](trunk(decoder, features), skips_of(decoder, features)[-1])
+        assert torch.equal(x, decoder(features))
+
+
+def test_a_resnet_is_torchvisions_without_its_classifier() -> None:
+    """Its weights load under their own names, and the pooled last map through `fc` gives its logits."""
+    torch.manual_seed(0)
+    reference = resnet18(weights=None).eval()
+    encoder = resnet.Encoder(18).eval()
+    body = {name: value for name, value in reference.state_dict().items() if not name.startswith("fc.")}
+    encoder.load_state_dict(body)
+    x = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        logits = reference.fc(encoder(x)[-1].mean(dim=(2, 3)))
+        torch.testing.assert_close(logits, reference(x))
+
+
+def test_the_cifar_stem_is_a_3_px_convolution_without_pooling() -> None:
+    """3 * 64 * 9 weights in place of 3 * 64 * 49; the first two maps are as large as the image."""
+    cifar, imagenet = resnet.Encoder(18, "cifar"), resnet.Encoder(18)
+    assert parameters(imagenet) - parameters(cifar) == 3 * 64 * (49 - 9)
+    assert [f.shape[-1] for f in cifar(torch.rand(2, 3, 32, 32))] == [32, 32, 16, 8, 4]
+
+
+def test_p1s_head_has_five_convolutions_and_no_norm() -> None:
+    """512-256-128-64-32-3 with 3x3 kernels: 9 (512*256 + 256*128 + 128*64 + 64*32 + 32*3) weights and 483 biases."""
+    network = build_unet(schema.ResNetHead(name="resnet-head"), 3)
+    weights = 9 * (512 * 256 + 256 * 128 + 128 * 64 + 64 * 32 + 32 * 3)
+    assert parameters(network.decoder) + parameters(network.head) == weights + 256 + 128 + 64 + 32 + 3
+    assert [m for m in network.decoder.modules() if isinstance(m, nn.BatchNorm2d)] == []
+    assert parameters(network.encoder) == 21_284_672  # torchvision's 21,797,672 without 512 * 1000 + 1000
+
+
+def test_a_resnet_unets_decoder_by_hand() -> None:
+    """Blocks of two 3x3 convolutions without bias and two norms: inputs 512+256, 256+128, 128+64, 64+64, 32."""
+    inputs, outputs = (768, 384, 192, 128, 32), (256, 128, 64, 32, 16)
+    expected = sum(9 * (i * o + o * o) + 4 * o for i, o in zip(inputs, outputs, strict=True))
+    assert parameters(build_decoder(model_of("resnet"))) == expected
+    # without skips the inputs are the block's before alone
+    inputs = (512, 256, 128, 64, 32)
+    expected = sum(9 * (i * o + o * o) + 4 * o for i, o in zip(inputs, outputs, strict=True))
+    assert parameters(build_decoder(model_of("resnet-no-skips"))) == expected
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+    size=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    align_corners=st.booleans(),
+)
+def test_resizing_is_torchs_bilinear(height: int, width: int, size: tuple[int, int], align_corners: bool) -> None:
+    x = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    expected = F.interpolate(x, size, mode="bilinear", align_corners=align_corners)
+    torch.testing.assert_close(resized(x, size, align_corners), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_mapping_without_name_is_the_plain_unet() -> None:
+    model = TypeAdapter(schema.Model).validate_python({"widths": [4, 8]})
+    assert model == schema.UNet(widths=(4, 8))
+    with pytest.raises(ValueError, match="Input should be False"):
+        TypeAdapter(schema.Model).validate_python({"name": "resnet-head", "skip_connections": True})

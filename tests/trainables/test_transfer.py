@@ -1,0 +1,126 @@
+"""What is handed from a pretraining to a fine-tuning, what stays frozen, and for how long."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from search_spaces import schema
+from trainables import checkpoints, loop
+from trainables.data import images
+from trainables.data.images import ImageSet
+from trainables.data.splits import Split
+from trainables.finetune import encoder_frozen, finetune
+from trainables.pretrain import pretrain
+
+MODEL = schema.UNet(widths=(4, 8))
+STREAMS = {"init": 1, "order": 2, "augmentation": 3, "split": 4, "labels": 5}
+SPLIT = Split(train=np.arange(16), val=np.arange(16, 20), test=np.arange(20, 24))
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    settings = schema.Scenes(dataset="scenes", images=24, cache_size=16)
+    return images.load(settings, None, tmp_path_factory.mktemp("cache"))
+
+
+def pretrained(data: ImageSet, out: Path, parent: Path | None = None, init: int = 1, **method: Any) -> Path:
+    out.mkdir()
+    body = {"data": "scenes", "method": {"name": "mae"} | method, "views": {"size": 16}, "batch_size": 8}
+    settings = schema.Pretrain.model_validate(body | {"steps": 2})
+    pretrain(settings, MODEL, data, SPLIT, STREAMS | {"init": init}, loop.Place(out, CPU, parent), lambda _: None)
+    return out / checkpoints.WEIGHTS
+
+
+def finetuned(
+    data: ImageSet, out: Path, parent: Path | None, model: schema.Model = MODEL, resume: Path | None = None, **how: Any
+) -> dict[str, Tensor]:
+    out.mkdir()
+    settings = schema.Finetune.model_validate({"data": "scenes", "size": 16, "batch_size": 8, "epochs": 1} | how)
+    place = loop.Place(out, CPU, parent, resume, checkpoint_seconds=0.0)
+    finetune(settings, model, data, SPLIT, STREAMS, place, lambda _: None, on_test=False)
+    return load_file(out / checkpoints.WEIGHTS)
+
+
+def moved(before: dict[str, Tensor], after: dict[str, Tensor], part: str) -> bool:
+    return any(not torch.equal(before[name], after[name]) for name in before if name.startswith(f"{part}."))
+
+
+STILL = {"name": "sgd", "lr": 1e-12, "momentum": 0.0}  # so small that weights stay, to the last bit or nearly
+
+
+@pytest.mark.parametrize("transfer", ["encoder", "encoder+decoder"])
+def test_a_decoder_is_transferred_if_asked_for(data: ImageSet, tmp_path: Path, transfer: str) -> None:
+    file = pretrained(data, tmp_path / "a")
+    after = finetuned(data, tmp_path / "b", file, transfer=transfer, optimizer=STILL)
+    given = load_file(file)
+    names = [name for name in given if name.startswith("decoder.") and name.endswith("up.weight")]
+    assert names
+    same = all(torch.allclose(given[name], after[name], atol=1e-6) for name in names)
+    assert same == (transfer == "encoder+decoder")
+
+
+def test_a_decoder_trained_with_skips_is_refused_by_one_without(data: ImageSet, tmp_path: Path) -> None:
+    file = pretrained(data, tmp_path / "a")
+    without = schema.UNet(widths=(4, 8), skip_connections=False)
+    with pytest.raises(RuntimeError, match="a decoder trained with skip connections does not fit one without"):
+        finetuned(data, tmp_path / "b", file, without, transfer="encoder+decoder")
+
+
+def test_the_next_pretraining_of_a_chain_starts_from_the_decoder_too(data: ImageSet, tmp_path: Path) -> None:
+    first = pretrained(data, tmp_path / "a")
+    assert checkpoints.has_part(first, "decoder")
+    assert not checkpoints.has_part(first, "decode")
+    second = load_file(pretrained(data, tmp_path / "b", parent=first, init=9, name="segmentation"))
+    fresh = load_file(pretrained(data, tmp_path / "c", init=9, name="segmentation"))
+    given = load_file(first)
+    name = "decoder.blocks.0.up.weight"  # two steps of Adam at 0.001 move a weight by at most 0.0021
+    assert float((second[name] - given[name]).abs().max()) < 0.0021
+    assert float((fresh[name] - given[name]).abs().max()) > 0.01
+
+
+def test_when_the_encoder_is_frozen() -> None:
+    """`unfreeze_epoch: 2`: epochs 0 and 1 are frozen, 2 is not."""
+    base = {"data": "x", "epochs": 4}
+    until = schema.Finetune.model_validate(base | {"freeze": "encoder", "unfreeze_epoch": 2})
+    assert [encoder_frozen(until, epoch) for epoch in range(4)] == [True, True, False, False]
+    always = schema.Finetune.model_validate(base | {"freeze": "encoder"})
+    assert [encoder_frozen(always, epoch) for epoch in range(4)] == [True] * 4
+    assert not encoder_frozen(schema.Finetune.model_validate(base), 0)
+    with pytest.raises(ValueError, match="unfreeze_epoch needs freeze: encoder"):
+        schema.Finetune.model_validate(base | {"unfreeze_epoch": 2})
+
+
+@pytest.mark.parametrize(("epochs", "trained"), [(2, False), (3, True)])
+def test_a_frozen_encoder_moves_from_its_epoch_on(data: ImageSet, tmp_path: Path, epochs: int, trained: bool) -> None:
+    """Its batch norm statistics are among what must not move before."""
+    file = pretrained(data, tmp_path / "a")
+    after = finetuned(data, tmp_path / "b", file, epochs=epochs, freeze="encoder", unfreeze_epoch=2)
+    assert moved(load_file(file), after, "encoder") == trained
+
+
+@pytest.mark.parametrize("stopped", [3, 4, 5])
+def test_a_run_resumed_around_the_unfreezing_is_bit_identical(
+    data: ImageSet, tmp_path: Path, stopped: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps to an epoch: the encoder is unfrozen before the step after step 4."""
+    file, save = pretrained(data, tmp_path / "a"), checkpoints.save_state
+    kept = tmp_path / "kept.pt"
+
+    def save_and_keep(state: dict[str, Any], folder: Path) -> None:
+        save(state, folder)
+        if state["step"] == stopped:
+            kept.write_bytes((folder / checkpoints.STATE).read_bytes())
+
+    monkeypatch.setattr(checkpoints, "save_state", save_and_keep)
+    how = {"epochs": 4, "freeze": "encoder", "unfreeze_epoch": 2}
+    whole = finetuned(data, tmp_path / "b", file, **how)
+    resumed = finetuned(data, tmp_path / "c", file, resume=kept, **how)
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
