@@ -172,23 +172,27 @@ def _time_steps(stage: Stage) -> tuple[float, float, int]:
     import numpy as np
     import torch
 
-    from trainables.loop import Feed, build_encoder, build_unet
+    from trainables.loop import Feed, Lookup, build_encoder, build_unet
     from trainables.losses import LOSSES
     from trainables.methods.table import METHODS, Parts
     from trainables.models.table import build_decoder
     from trainables.pretrain import make_batch
+    from trainables.views.regions import RegionBoxes
 
     torch.set_num_threads(stage.resources.cpus)
     settings, size = stage.settings, _size(stage)
     batch = min(getattr(settings, "batch_size", 64), 64)
     pixels = torch.rand(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
+    if isinstance(settings, schema.Pretrain) and isinstance(settings.method, schema.Weights):
+        return 0.0, 0.0, sum(t.numel() * t.element_size() for t in build_encoder(stage.model).state_dict().values())
     if isinstance(settings, schema.Pretrain):
         parts = Parts(build_encoder(stage.model), lambda: build_decoder(stage.model), mask_classes=3, image_classes=10)
         method = METHODS[settings.method.name](settings.method, settings.views, parts)
         planes, shape = np.zeros((batch, size, size), np.uint8), (batch, size, size, 3)
         maps = {"images": np.zeros(shape, np.uint8), "labels": np.zeros(batch, np.int64), "masks": planes}
         maps |= {"regions": planes.astype(np.uint16), "depth": planes.astype(np.float16)}
-        images = {name: Feed(array, torch.device("cpu")) for name, array in maps.items()}
+        images: dict[str, Lookup] = {name: Feed(array, torch.device("cpu")) for name, array in maps.items()}
+        images["region boxes"] = RegionBoxes(maps["regions"])
         network: torch.nn.Module = method.encoder
 
         def step() -> None:

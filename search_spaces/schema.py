@@ -7,6 +7,7 @@ where a paper states a value, the comment says which (P1 to P5, see the README).
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -91,6 +92,33 @@ class Split(Settings):
         return chosen | {key: value for key, value in drawn.items() if value is not None}
 
 
+class Felzenszwalb(Settings):
+    """Regions by Felzenszwalb and Huttenlocher's graph (2004), on the cached images."""
+
+    name: Literal["felzenszwalb"]
+    scale: PositiveFloat = 200.0  # larger: larger regions
+    sigma: Annotated[float, Field(ge=0)] = 0.8  # px of the blur before
+    min_size: PositiveInt = 50  # px
+
+
+class SLIC(Settings):
+    """Superpixels (Achanta et al. 2012), on the cached images."""
+
+    name: Literal["slic"]
+    segments: PositiveInt = 16  # about how many
+    compactness: PositiveFloat = 10.0  # larger: squarer
+
+
+Regions = Annotated[Felzenszwalb | SLIC, Field(discriminator="name")]
+
+
+class Depth(Settings):
+    """Depth by a model of transformers (MiDaS, DPT, Depth Anything, ...), to [0, 1] in each image, 0 near."""
+
+    weights: str  # folder with config.json, preprocessor_config.json and model.safetensors, relative to --data if given
+    output: Literal["disparity", "depth"] = "disparity"  # what it predicts: larger is nearer (MiDaS), or farther
+
+
 class _Images(Settings):
     """What every data set shares."""
 
@@ -99,6 +127,8 @@ class _Images(Settings):
     cache_size: PositiveInt = 128  # px; images are decoded once to this square, whatever size the views have
     fit: Literal["squash", "pad", "crop"] = "squash"  # how a non-square image becomes square
     on_error: Literal["fail", "skip"] = "fail"  # a bad file stops the study, or is left out and recorded
+    regions: Regions | None = None  # region maps, computed once; scenes have exact ones unless this is given
+    depth: Depth | None = None  # depth maps, computed once; scenes have exact ones unless this is given
 
 
 class Scenes(_Images):
@@ -624,6 +654,24 @@ class PixelCLDepth(_PixelConsistency):
     depth_threshold: Annotated[float, Field(ge=0)] = 0.2  # largest difference of depths in [0, 1] (P5)
 
 
+def _weights_source(value: object) -> object:
+    """A library's name as it is; a file must exist, and its path is made absolute, since workers run elsewhere."""
+    if not isinstance(value, str) or value.startswith(("torchvision:", "timm:")):
+        return value
+    path = Path(value).expanduser().absolute()
+    if not path.is_file():
+        raise ValueError(f"no file {value}; give a .safetensors or torch file, torchvision:NAME or timm:NAME")
+    return str(path)
+
+
+class Weights(Settings):
+    """Ready-made weights as the start of a chain (P5: ImageNet). Nothing is trained: neither epochs nor steps."""
+
+    name: Literal["weights"]
+    source: Annotated[str, BeforeValidator(_weights_source)]  # a file, torchvision:resnet34 or timm:NAME
+    inputs: Literal["imagenet", "unit"] = "imagenet"  # trained on pixels normalised by ImageNet's statistics, or [0, 1]
+
+
 class NoPretraining(Settings):
     name: Literal["none"]
 
@@ -643,6 +691,7 @@ Method = Annotated[
     | SAMCLR
     | PixelCL
     | PixelCLDepth
+    | Weights
     | NoPretraining,
     Field(discriminator="name"),
 ]
@@ -705,6 +754,12 @@ class Pretrain(_Length):
     sees: Literal["train", "train+val", "all"] = "train"  # which images pretraining may look at
     precision: Literal["float32", "bfloat16"] = "float32"
     online_knn_every: NonNegativeInt = 0  # epochs between kNN scores while training (P4's Figure 2); 0: never
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Pretrain:
+        if not isinstance(self.method, Weights) and (self.epochs is None) == (self.steps is None):
+            raise ValueError("give exactly one of epochs and steps")
+        return self
 
     @model_validator(mode="after")
     def _validation_unseen(self) -> Pretrain:

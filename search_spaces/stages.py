@@ -27,6 +27,7 @@ from search_spaces.schema import (
     ResNetUNet,
     Seeds,
     StageResources,
+    Weights,
 )
 
 # Raise a stage's number whenever the same settings would give other digits than before.
@@ -126,6 +127,8 @@ def data_identity(data: Data, digest: str, role: str) -> dict[str, Any]:
 def pretrain_identity(
     settings: Pretrain, model: Model, data: Data, digest: str, streams: Streams, parent: str | None, threads: int
 ) -> dict[str, Any]:
+    if isinstance(settings.method, Weights):
+        return weights_identity(settings.method, model)
     return {
         "recipe": ["pretrain", RECIPE["pretrain"]],
         "settings": settings.model_dump(mode="json", exclude={"data"}),
@@ -135,6 +138,16 @@ def pretrain_identity(
         "parent": parent,
         "threads": threads,
     }
+
+
+def weights_identity(method: Weights, model: Model) -> dict[str, Any]:
+    """Ready-made weights depend on no data and no seed; a file counts by what it holds, not by where it is."""
+    source = method.source
+    if not source.startswith(("torchvision:", "timm:")):
+        with open(source, "rb") as file:
+            source = hashlib.file_digest(file, "sha256").hexdigest()
+    recipe = ["weights", RECIPE["pretrain"]]
+    return {"recipe": recipe, "source": source, "inputs": method.inputs, "model": encoder_of(model)}
 
 
 def finetune_identity(

@@ -35,6 +35,7 @@ from trainables.loop import (
 from trainables.methods import collapse
 from trainables.methods.protocol import Batch, Method
 from trainables.methods.table import METHODS, Parts
+from trainables.methods.weights import import_weights
 from trainables.models.interface import Decoder
 from trainables.models.table import build_decoder
 from trainables.probe import knn_accuracy
@@ -69,6 +70,9 @@ def pretrain(
         DivergedError: the loss is not finite.
         ValueError: fewer than two images, or an online kNN without image classes or validation images.
     """
+    if isinstance(settings.method, schema.Weights):
+        return import_weights(settings.method, model, place)
+
     # --- data: an epoch is every image once, in whole batches
     images = visible(split, settings.sees)
     if len(images) < 2:

@@ -1,0 +1,129 @@
+"""Ready-made weights as the start of a chain: from a file, or of torchvision or timm by name. Nothing is trained.
+
+P5 starts from ImageNet: `pretrain: [{method: {name: weights, source: torchvision:resnet34}, ...}, {method: ...}]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from search_spaces import schema
+from trainables.loop import Place, build_encoder, finish
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+State = Mapping[str, Tensor]
+
+
+class WeightsError(Exception):
+    """Weights that cannot be had, or do not fit; the sentence says what to do."""
+
+
+def import_weights(settings: schema.Weights, model: schema.Model, place: Place) -> dict[str, float]:
+    """Write an encoder with the given weights into `place.out`, as a pretraining stage leaves it.
+
+    Returns `train/weights_loaded`, how many tensors the encoder took. Raises WeightsError.
+    """
+    encoder = build_encoder(model)
+    state = matching(read(settings.source), encoder.state_dict(), settings.source)
+    encoder.load_state_dict(state)
+    if settings.inputs == "imagenet":
+        take_unit_inputs(encoder)
+    finish(nn.ModuleDict({"encoder": encoder}), [], {"source": settings.source}, place.out)
+    return {"train/weights_loaded": float(len(state))}
+
+
+def read(source: str) -> State:
+    """The tensors of a file, `torchvision:NAME` or `timm:NAME`, by name."""
+    library, _, name = source.partition(":")
+    if library == "torchvision":
+        return _of_torchvision(name)
+    if library == "timm":
+        return _of_timm(name)
+    return _of_file(Path(source))
+
+
+def _of_file(path: Path) -> State:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("state_dict", "model"):  # how training scripts commonly wrap it
+        loaded = loaded.get(key, loaded)
+    return {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
+
+
+def _of_torchvision(name: str) -> State:
+    from torchvision import models
+
+    try:
+        weights = models.get_model_weights(name).DEFAULT
+    except ValueError:
+        raise WeightsError(f"torchvision has no model {name!r}; its names are those of torchvision.models") from None
+    try:
+        state: State = weights.get_state_dict(progress=False, check_hash=True)
+    except OSError as error:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise WeightsError(
+            f"torchvision:{name} could not be downloaded ({error}); fetch {weights.url} elsewhere, put it into {folder}"
+        ) from None
+    return state
+
+
+def _of_timm(name: str) -> State:
+    try:
+        import timm
+    except ImportError:
+        raise WeightsError(f"timm:{name} needs timm, which is not installed; run: pip install timm") from None
+    try:
+        state: State = timm.create_model(name, pretrained=True).state_dict()
+    except (OSError, RuntimeError) as error:
+        raise WeightsError(
+            f"timm:{name} could not be had ({error}); without a network, save its weights elsewhere and give the file"
+        ) from None
+    return state
+
+
+def matching(state: State, wanted: State, source: str) -> dict[str, Tensor]:
+    """The tensors that an encoder wants, found in `state` below whatever prefix they have (`module.encoder.`, none).
+
+    Raises WeightsError where a tensor is missing or has another shape; what is left over (a classifier) is dropped.
+    """
+    first = next(iter(wanted))
+    prefixes = [name.removesuffix(first) for name in state if name.endswith(first)]
+    for prefix in prefixes:
+        if all(prefix + name in state for name in wanted if not name.endswith("num_batches_tracked")):
+            return {name: _fitting(state, prefix + name, value, source) for name, value in wanted.items()}
+    missing = [name for name in wanted if not any(key.endswith(name) for key in state)]
+    raise WeightsError(
+        f"{source} does not fit this model's encoder: {len(missing) or 'some'} of {len(wanted)} tensors are missing, "
+        f"such as {(missing or [first])[0]!r}; the file has {', '.join(list(state)[:3])}, ..."
+    )
+
+
+def _fitting(state: State, name: str, wanted: Tensor, source: str) -> Tensor:
+    found = state.get(name, wanted)  # old files lack num_batches_tracked
+    if found.shape != wanted.shape:
+        shapes = f"{tuple(found.shape)}, the model wants {tuple(wanted.shape)}"
+        raise WeightsError(f"{source} does not fit this model's encoder: {name!r} is {shapes}")
+    return found
+
+
+@torch.no_grad()
+def take_unit_inputs(encoder: nn.Module) -> None:
+    """Fold ImageNet's normalisation into the first convolution, in place: all images here are in [0, 1].
+
+    W * (x - m) / s = (W / s) * x - W * (m / s); the constant goes into the running mean of the batch norm behind it.
+    Exact inside the image; at its border, zero padding now means black where it meant the mean colour.
+    Raises WeightsError for an encoder without `conv1` and `bn1`.
+    """
+    conv, norm = getattr(encoder, "conv1", None), getattr(encoder, "bn1", None)
+    if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
+        raise WeightsError("inputs: imagenet needs a ResNet encoder; set inputs: unit for weights trained on [0, 1]")
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    conv.weight /= std
+    norm.running_mean += (conv.weight * mean).sum(dim=(1, 2, 3))
