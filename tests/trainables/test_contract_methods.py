@@ -216,3 +216,11 @@ def test_a_batch_of_one_is_refused(name: str, data: ImageSet, tmp_path: Path) ->
         stage(name, batch_size=1)
     with pytest.raises(ValueError, match="needs at least 2 images, it may see 1"):
         run(stage(name), data, tmp_path / "out", SPLIT._replace(train=np.arange(1)))
+
+
+@pytest.mark.parametrize("name", ["dino", "swav"])
+def test_small_views_below_the_encoders_stride_are_refused(name: str) -> None:
+    """Two levels: the encoder halves once."""
+    small = stage(name, method=METHOD_SETTINGS[name] | {"name": name, "local_size": 1})
+    with pytest.raises(ValueError, match=f"{name}: local_size 1 px is below 2"):
+        build(small)

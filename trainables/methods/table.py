@@ -60,12 +60,20 @@ def build_byol(method: schema.BYOL, views: schema.Views, parts: Parts) -> Method
     return BYOL(parts.encoder, recipes, method.hidden, method.dim, method.momentum, method.momentum_end)
 
 
+def fitting_local_views(method: schema.DINO | schema.SwAV, encoder: Encoder) -> tuple[int, int, tuple[float, float]]:
+    """Number, size and crop of the small views. Raises ValueError where the encoder cannot take so small an image."""
+    if method.local_views and method.local_size < encoder.strides[-1]:
+        raise ValueError(
+            f"{method.name}: local_size {method.local_size} px is below {encoder.strides[-1]}, what this encoder needs"
+        )
+    return method.local_views, method.local_size, method.local_crop
+
+
 def build_dino(method: schema.DINO, views: schema.Views, parts: Parts) -> Method:
     large = asymmetric(views, method.blur, method.solarize)
-    local = (method.local_views, method.local_size, method.local_crop, method.local_blur)
     return DINO(
         parts.encoder,
-        with_local(large, views, *local),
+        with_local(large, views, *fitting_local_views(method, parts.encoder), method.local_blur),
         DINOHead(parts.encoder.widths[-1], method.hidden, method.bottleneck, method.prototypes, method.head_norm),
         method.student_temperature,
         (method.teacher_temperature_start, method.teacher_temperature, method.teacher_warmup_epochs),
@@ -80,7 +88,7 @@ def build_dino(method: schema.DINO, views: schema.Views, parts: Parts) -> Method
 def build_swav(method: schema.SwAV, views: schema.Views, parts: Parts) -> Method:
     return SwAV(
         parts.encoder,
-        with_local((views, views), views, method.local_views, method.local_size, method.local_crop, None),
+        with_local((views, views), views, *fitting_local_views(method, parts.encoder), None),
         method.hidden,
         method.dim,
         method.prototypes,
