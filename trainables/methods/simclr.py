@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from search_spaces import schema
 from trainables.methods.protocol import Batch
 from trainables.models.heads import ProjectionHead
-from trainables.models.unet import Encoder
+from trainables.models.interface import Encoder
 
 
 def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
@@ -56,7 +56,9 @@ class SimCLR(nn.Module):
         """
         pixels = torch.cat([view.pixels for view in batch.views])
         z1, z2 = self.head(self.encoder(pixels)[-1]).chunk(2)
-        return nt_xent(z1, z2, self.temperature), diagnostics(z1, z2)
+        loss = nt_xent(z1, z2, self.temperature)
+        share = loss.detach() / self.uniform_loss(len(z1))
+        return loss, diagnostics(z1, z2) | {"loss_over_uniform": share}
 
     def after_backward(self, epoch: int) -> None:
         """Nothing to do: all gradients are used as they are."""
