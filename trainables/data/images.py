@@ -2,7 +2,7 @@
 
 locate    where the files are
 digest    what they hold: the name of the cache folder, and what a fingerprint covers
-ensure    decode into cache/<digest>/ unless that is there
+ensure    decode into cache/<digest>/ unless that is there, and compute the maps that the settings ask for
 load      ensure, then open
 """
 
@@ -16,7 +16,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from search_spaces import schema
-from trainables.data import decode, hashes, scenes, splits
+from trainables.data import decode, hashes, maps, scenes, splits
 from trainables.data.adapters import ADAPTERS, locate
 from trainables.data.errors import DataError
 from trainables.data.listing import IGNORE, Entry, Listing, Member, Pack, file_of, limited
@@ -74,9 +74,7 @@ def digest(settings: schema.Data, data_root: Path | None, cache: Path | None = N
     Paths and times are not in it; the split only through `limit`. With `cache`, hashes of files are remembered there.
     Raises DataError for missing folders or lists.
     """
-    if isinstance(settings, schema.Scenes):
-        return _digest_of([_header(settings, None), _scene_indices(settings)])
-    return _digest_files(settings, _listed(settings, data_root), cache)
+    return _with_maps(_digest_images(settings, data_root, cache), settings, data_root, cache)
 
 
 def count(settings: schema.Data, data_root: Path | None) -> int:
@@ -88,16 +86,19 @@ def count(settings: schema.Data, data_root: Path | None) -> int:
 
 def ensure(settings: schema.Data, data_root: Path | None, cache: Path, progress: Progress | None = None) -> str:
     """Build cache/<digest>/ unless it is there; returns the digest. Raises DataError listing every bad file."""
-    if isinstance(settings, schema.Scenes):
-        return _built(digest(settings, data_root), cache, lambda folder: _write_scenes(settings, folder, progress))
-    listing = _listed(settings, data_root)
-    name = _digest_files(settings, listing, cache)
-    return _built(name, cache, lambda folder: _write_files(settings, listing, folder, progress))
+    base = _ensure_images(settings, data_root, cache, progress)
+    name = _with_maps(base, settings, data_root, cache)
+    if name == base:
+        return base
+    return _built(name, cache, lambda folder: _write_maps(settings, data_root, cache, base, folder, progress))
 
 
 def load(settings: schema.Data, data_root: Path | None, cache: Path, progress: Progress | None = None) -> ImageSet:
     """The data set, built first where it is not cached. Raises DataError."""
-    name = ensure(settings, data_root, cache, progress)
+    return _opened(ensure(settings, data_root, cache, progress), cache)
+
+
+def _opened(name: str, cache: Path) -> ImageSet:
     opened = open_cached(name, cache)
     if opened is None:
         raise DataError(f"the cached data set {cache / name} was removed while it was being opened; run again")
@@ -116,6 +117,33 @@ def open_cached(digest: str, cache: Path) -> ImageSet | None:
 
 
 # ------------------------------------------------------------------------------------------------ files and hash
+
+
+def _ensure_images(settings: schema.Data, data_root: Path | None, cache: Path, progress: Progress | None) -> str:
+    if isinstance(settings, schema.Scenes):
+        name = _digest_images(settings, data_root, cache)
+        return _built(name, cache, lambda folder: _write_scenes(settings, folder, progress))
+    listing = _listed(settings, data_root)
+    name = _digest_files(settings, listing, cache)
+    return _built(name, cache, lambda folder: _write_files(settings, listing, folder, progress))
+
+
+def _digest_images(settings: schema.Data, data_root: Path | None, cache: Path | None) -> str:
+    """Of all but the maps."""
+    if isinstance(settings, schema.Scenes):
+        return _digest_of([_header(settings, None), _scene_indices(settings)])
+    return _digest_files(settings, _listed(settings, data_root), cache)
+
+
+def _with_maps(base: str, settings: schema.Data, data_root: Path | None, cache: Path | None) -> str:
+    """The digest of the images together with the maps that are computed of them; that of the images without any."""
+    if settings.regions is None and settings.depth is None:
+        return base
+    regions = None if settings.regions is None else settings.regions.model_dump(mode="json")
+    depth = None
+    if settings.depth is not None:  # weights by what they hold, wherever they lie
+        depth = [settings.depth.output, *hashes.hash_files(maps.weight_files(settings.depth, data_root), cache)]
+    return _digest_of([base, maps.RECIPE, regions, depth])
 
 
 def _listed(settings: schema.Data, data_root: Path | None) -> Listing:
@@ -252,6 +280,35 @@ def _remembering(listing: Listing) -> Callable[[Path], Pack] | None:
     return unpack
 
 
+def _write_maps(
+    settings: schema.Data, data_root: Path | None, cache: Path, base: str, folder: Path, progress: Progress | None
+) -> dict[str, Any]:
+    """Maps alone; the images stay where they are, for other maps of the same."""
+    images = _opened(base, cache).images
+    _room(folder, images.size)  # two maps of two bytes for three of colour is more than is needed
+    if settings.regions is not None:
+        _fill(folder / "regions.npy", images, np.uint16, maps.region_maps(images, settings.regions), progress)
+    if settings.depth is not None:
+        _fill(folder / "depth.npy", images, np.float16, maps.depth_maps(images, settings.depth, data_root), progress)
+    return {"of": base}
+
+
+def _fill(
+    path: Path,
+    images: NDArray[np.uint8],
+    dtype: type[np.generic],
+    chunks: Iterable[NDArray[Any]],
+    progress: Progress | None,
+) -> None:
+    array, row = open_memmap(path, "w+", dtype, images.shape[:3]), 0
+    for chunk in chunks:
+        array[row : row + len(chunk)] = chunk
+        row += len(chunk)
+        if progress is not None:
+            progress(row, len(images))
+    array.flush()
+
+
 def _check(settings: schema.Data, listing: Listing, problems: Sequence[str], good: Sequence[int]) -> None:
     where = f"{settings.dataset} in {listing.root}"
     if not good:
@@ -263,9 +320,7 @@ def _check(settings: schema.Data, listing: Listing, problems: Sequence[str], goo
 
 def _allocate(folder: Path, n: int, size: int, masks: bool, scenes: bool) -> _Maps:
     pixels = n * size * size
-    needed = pixels * (3 + masks + 4 * scenes)
-    if needed > shutil.disk_usage(folder).free:  # writing to a map on a full disk kills the process without a word
-        raise DataError(f"the cache needs {needed / 1e9:.2f} GB, and {folder.parent.parent} has less than that free")
+    _room(folder, pixels * (3 + masks + 4 * scenes))
     square = (n, size, size)
     return _Maps(
         images=open_memmap(folder / "images.npy", "w+", np.uint8, (*square, 3)),
@@ -273,6 +328,11 @@ def _allocate(folder: Path, n: int, size: int, masks: bool, scenes: bool) -> _Ma
         regions=open_memmap(folder / "regions.npy", "w+", np.uint16, square) if scenes else None,
         depth=open_memmap(folder / "depth.npy", "w+", np.float16, square) if scenes else None,
     )
+
+
+def _room(folder: Path, needed: int) -> None:
+    if needed > shutil.disk_usage(folder).free:  # writing to a map on a full disk kills the process without a word
+        raise DataError(f"the cache needs {needed / 1e9:.2f} GB, and {folder.parent.parent} has less than that free")
 
 
 def _keep_rows(folder: Path, maps: _Maps, good: Sequence[int]) -> None:
@@ -311,6 +371,14 @@ def _index(
 
 def _open(folder: Path) -> ImageSet:
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    if "of" in index:  # maps, beside the images that they are of
+        images = _open(folder.parent / str(index["of"]))
+        regions, depth = _map(folder / "regions.npy"), _map(folder / "depth.npy")
+        return replace(
+            images,
+            regions=images.regions if regions is None else regions,
+            depth=images.depth if depth is None else depth,
+        )
     labels, tests = index["labels"], index["official_test"]
     return ImageSet(
         images=np.load(folder / "images.npy", mmap_mode="r"),
