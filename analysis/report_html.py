@@ -270,13 +270,13 @@ def run_data(results: pandas.DataFrame, stage_runs: pandas.DataFrame, metric: st
 
 def load_panels(folder: Path) -> Panels | None:
     """The images in `panels/`, inlined; None where there are none. Raises ResultsError for a damaged folder."""
+    if not (folder / "panels" / "panels.json").is_file():
+        return None
     try:
         content = json.loads((folder / "panels" / "panels.json").read_text(encoding="utf-8"))
         rows = tuple(_panel_row(folder / "panels", row) for row in content["rows"])
         legend = tuple((str(name), str(color)) for name, color in content["legend"])
         return Panels(content["caption"], tuple(content["columns"]), rows, legend)
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ResultsError(f"{folder / 'panels'} is damaged ({error}): delete it and report again") from error
 

@@ -48,9 +48,10 @@ def write_panels(study: Path, cache: Path) -> str:
 def _current(folder: Path, model: Model) -> bool:
     try:
         content = json.loads((folder / "panels.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        whole = all((folder / name).is_file() for row in content["rows"] for name in row["images"])
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    return bool(content.get("fingerprint") == model.card["fingerprint"])
+    return whole and bool(content.get("fingerprint") == model.card["fingerprint"])
 
 
 def _write(model: Model, data: ImageSet, test: Sequence[int], folder: Path) -> None:

@@ -112,23 +112,33 @@ def logits_of(model: Model, squares: Sequence[Mask]) -> Tensor:
 
 def mask_of(model: Model, logits: Tensor, size: tuple[int, int]) -> Mask:
     """Logits (classes, S, S) of one image -> class indices (height, width); `size` is PIL's (width, height)."""
-    window = _window(logits, size) if model.fit in ("pad", "crop") else logits
     shape = (size[1], size[0])
+    grid = _grid(model, size).to(logits.device) if model.fit in ("pad", "crop") else None
     best = torch.full(shape, -torch.inf, device=logits.device)
     found = torch.zeros(shape, dtype=torch.uint8, device=logits.device)
-    for number, plane in enumerate(window):  # class by class: large photographs with many classes stay affordable
-        scores = F.interpolate(plane[None, None], shape, mode="bilinear")[0, 0]
+    for number, plane in enumerate(logits):  # class by class: large photographs with many classes stay affordable
+        scores = _sampled(plane[None, None], shape, grid)[0, 0]
         higher = scores > best
         best, found = torch.where(higher, scores, best), found.masked_fill_(higher, number)
     return found.cpu().numpy()
 
 
-def _window(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """The part of a padded square that shows the image, to the nearest pixel of the logits."""
-    side, scale = logits.shape[-1], logits.shape[-1] / max(size)
-    width, height = (max(1, round(length * scale)) for length in size)
-    left, top = (side - width) // 2, (side - height) // 2
-    return logits[:, top : top + height, left : left + width]
+def _sampled(plane: Tensor, shape: tuple[int, int], grid: Tensor | None) -> Tensor:
+    """(1, 1, S, S) -> (1, 1, height, width): the whole square, or the part of it that `grid` covers."""
+    if grid is None:
+        return F.interpolate(plane, shape, mode="bilinear")
+    return F.grid_sample(plane, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _grid(model: Model, size: tuple[int, int]) -> Tensor:
+    """Where each pixel of an image lies in its padded square, in [-1, 1]: (1, height, width, 2)."""
+    side = model.cache_size
+    theta = torch.zeros(1, 2, 3)
+    for axis, length in enumerate(size):
+        inside = max(1, round(length * side / max(size)))  # as `trainables.data.decode` pads
+        theta[0, axis, axis] = inside / side
+        theta[0, axis, 2] = (2 * ((side - inside) // 2) + inside) / side - 1
+    return F.affine_grid(theta, [1, 1, size[1], size[0]], align_corners=False)
 
 
 def colored(mask: Mask, background: int = 0) -> Image.Image:
