@@ -1,0 +1,56 @@
+"""What the sentences claim is what the statistics say, and no more."""
+
+import math
+
+import pytest
+from studies import JACCARD, write_study
+
+from analysis import load, load_header
+from analysis.answer import answer, independent_values
+from analysis.statistics import t_interval
+from analysis.tables import Replicate
+
+FACTORS = {"a": ["x", "y", "z"]}
+
+
+def sentences(tmp_path, scores, metric=JACCARD, **report):
+    folder = write_study(tmp_path, scores, FACTORS, metrics=(metric,), **report)
+    return answer(load(folder), load_header(folder), metric).sentences
+
+
+def test_the_best_cell_is_named_with_its_interval_and_those_not_shown_to_be_worse(tmp_path):
+    scores = {"a=x": [0.70, 0.71, 0.72], "a=y": [0.69, 0.72, 0.70], "a=z": [0.10, 0.12, 0.11]}
+    first, second = sentences(tmp_path, scores)
+    _, low, high = t_interval(scores["a=x"])
+    assert first == f"a=x has the highest mean {JACCARD}: 0.710 (95 % t interval {low:.3f} to {high:.3f}, 3 seeds)."
+    assert "1 of the 2 other cells is not shown to be worse" in second
+    assert second.endswith("a=y.")
+
+
+def test_a_loss_is_best_where_it_is_lowest(tmp_path):
+    first, *_ = sentences(tmp_path, {"a=x": [0.3, 0.4], "a=y": [0.1, 0.2], "a=z": [0.9, 1.0]}, "test/loss")
+    assert first.startswith("a=y has the lowest mean test/loss")
+
+
+def test_a_tie_is_said(tmp_path):
+    first, *_ = sentences(tmp_path, {"a=x": [0.5, 0.5], "a=y": [0.5, 0.5], "a=z": [0.1, 0.2]})
+    assert "(a tie with 1 more)" in first
+
+
+def test_with_one_common_seed_nothing_is_claimed_of_the_others(tmp_path):
+    _, second = sentences(tmp_path, {"a=x": [0.7], "a=y": [0.5], "a=z": [math.nan]})
+    assert second.startswith("With fewer than two seeds that finished in every cell")
+
+
+def test_the_baseline_sentence_counts_what_holms_test_shows(tmp_path):
+    scores = {"a=x": [0.50, 0.51, 0.52], "a=y": [0.701, 0.711, 0.723], "a=z": [0.49, 0.53, 0.51]}
+    last = sentences(tmp_path, scores, baseline={"a": "x"})[-1]
+    assert "of 2 comparisons 1 is higher and 0 are lower" in last
+    assert "the largest difference is +0.202" in last
+    assert "a=y" in last
+
+
+def test_nested_fine_tunings_are_averaged_for_each_pretraining():
+    seeds = [((0, 0, 0), 0.2), ((1, 0, 1), 0.4), ((2, 1, 2), 0.6), ((3, 1, 3), math.nan)]
+    found = independent_values(tuple(Replicate(s, "finished", "", value) for s, value in seeds))
+    assert found == pytest.approx({0: 0.3, 1: 0.6})

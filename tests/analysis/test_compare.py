@@ -1,0 +1,99 @@
+"""Welch by hand: 1, 3 against 5, 7, 9: means 2 and 7, variances 2 and 4, so the error is sqrt(2/2 + 4/3)."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from scipy import stats
+from studies import JACCARD, write_study
+
+from analysis.compare import compare_folders, different_settings, to_markdown, to_rich, welch
+from analysis.results import ResultsError
+
+FACTORS = {"a": ["x", "y", "z"]}
+
+
+def test_welch_by_hand():
+    found = welch([1, 3], [5, 7, 9])
+    error = math.sqrt(1 + 4 / 3)
+    degrees = (1 + 4 / 3) ** 2 / (1 / 1 + (4 / 3) ** 2 / 2)
+    assert found.difference == 5
+    assert found.low == pytest.approx(5 - stats.t.ppf(0.975, degrees) * error)
+    assert found.high == pytest.approx(5 + stats.t.ppf(0.975, degrees) * error)
+
+
+@given(
+    st.lists(st.floats(0, 1), min_size=2, max_size=8, unique=True),
+    st.lists(st.floats(0, 1), min_size=2, max_size=8, unique=True),
+)
+def test_welch_agrees_with_scipy(a, b):
+    if np.ptp(a) < 1e-3 or np.ptp(b) < 1e-3:
+        return  # SciPy warns of lost digits
+    theirs, found = stats.ttest_ind(b, a, equal_var=False), welch(a, b)
+    assert found.p == pytest.approx(theirs.pvalue, abs=1e-9)
+    assert (found.low, found.high) == pytest.approx(tuple(theirs.confidence_interval(0.95)), abs=1e-6)
+
+
+def test_one_run_or_copies_of_one_run_have_a_difference_and_no_test():
+    for a, b in (([1.0], [2.0, 3.0]), ([1.0, 1.0], [2.0, 2.0])):
+        found = welch(a, b)
+        assert found.difference > 0
+        assert all(map(math.isnan, found[1:]))
+
+
+@pytest.fixture
+def two(tmp_path):
+    first = {"a=x": [0.5, 0.52, 0.54], "a=y": [0.3, 0.31, 0.35], "a=z": [0.4]}
+    second = {"a=x": [0.7, 0.72, 0.75], "a=y": [0.4, math.nan]}
+    folders = write_study(tmp_path / "a", first, FACTORS, "old"), write_study(tmp_path / "b", second, FACTORS, "new")
+    (folders[0] / "study.yaml").write_text("study: old\nfinetune: {loss: dice, optimizer: {lr: 0.1}}\ntune: {}")
+    (folders[1] / "study.yaml").write_text("study: new\nfinetune: {loss: dice, optimizer: {lr: 0.2}, size: 64}")
+    return folders
+
+
+def test_cells_of_equal_name_are_compared_and_the_rest_is_named(two):
+    (found,) = compare_folders(*two)
+    assert [row.cell for row in found.rows] == ["a=x", "a=y"]
+    assert found.only_first == ("a=z",)
+    x, y = found.rows
+    assert x.welch.difference == pytest.approx(np.mean([0.7, 0.72, 0.75]) - 0.52)
+    assert (x.first.n, y.second.n) == (3, 1)
+    assert x.p_holm == pytest.approx(x.welch.p)  # the other cell has no test, and is not counted
+    assert math.isnan(y.p_holm)
+
+
+def test_settings_that_differ_are_named_without_those_that_do_not_matter(two):
+    assert list(different_settings(*two)) == [("finetune.optimizer.lr", "0.1", "0.2"), ("finetune.size", "–", "64")]
+
+
+def test_the_comparison_reads_the_same_in_terminal_and_markdown(two):
+    (found,) = compare_folders(*two, JACCARD)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(to_rich(found))
+    terminal, markdown = console.export_text(), to_markdown(found)
+    for text in (
+        "0.5200 ± 0.0200 (3)",
+        "0.4000 ± – (1)",
+        "+0.2033",
+        "finetune.optimizer.lr: 0.1 against 0.2",
+        "only in old",
+    ):
+        assert text in terminal
+        assert text in markdown
+    assert markdown.splitlines()[2] == "| cell | old | new | difference | 95 % interval (Welch) | p (Holm) |"
+
+
+def test_what_cannot_be_compared_is_one_sentence(two, tmp_path):
+    other = write_study(tmp_path / "c", {"b=x": [0.5]}, {"b": ["x"]}, "other")
+    with pytest.raises(ResultsError, match="no finished cell of equal name"):
+        compare_folders(two[0], other)
+    unlike = write_study(tmp_path / "d", {"a=x": [0.5]}, FACTORS, "unlike", metrics=("test/dice",))
+    with pytest.raises(ResultsError, match="report no metric in common"):
+        compare_folders(two[0], unlike)
+    (two[1] / "study.yaml").write_text("{")
+    with pytest.raises(ResultsError, match="missing or damaged"):
+        compare_folders(*two)
