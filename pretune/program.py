@@ -23,7 +23,8 @@ from optuna.storages import BaseStorage
 
 from pretune.search import Direction, Search, Told, Values, direction_of, open_search
 from search_spaces import schema, space
-from search_spaces.resolve import Cell, Study
+from search_spaces.cells import Cell
+from search_spaces.resolve import Study
 from search_spaces.stages import DigestOf, Replicate, Stage, replicates, stages_of
 
 

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search_spaces import space
+from search_spaces.cells import level_label
 from search_spaces.document import StudyError
-from search_spaces.resolve import from_dict, from_yaml, level_label, load, split_key
+from search_spaces.overrides import split_key
+from search_spaces.resolve import from_dict, from_yaml, load
 from search_spaces.stages import fingerprint, replicates, stages_of
 
 BASE = {

@@ -1,0 +1,178 @@
+"""Factors and their levels, crossed into the cells of the result table."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import yaml
+
+from search_spaces import space
+from search_spaces.check import BROKEN
+from search_spaces.document import KeyPath, Places, Problem, dotted
+from search_spaces.overrides import Lines, lines_under, put, split_key
+from search_spaces.schema import DECODING, Configuration
+
+MAX_CELLS = 10_000
+
+Template = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of the levels of all factors: settings of every stage, ranges still in place."""
+
+    label: str
+    levels: dict[str, str]
+    template: Template
+
+    def configuration(self, suggest: space.Suggest = space.centre) -> Configuration:
+        """Every range filled in by `suggest`; by default with its centre."""
+        return Configuration.model_validate(space.fill(self.template, suggest))
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the fine-tuning (or, without one, the study) starts from a pretraining."""
+        finetune = self.template.get("finetune")
+        none = isinstance(finetune, Mapping) and finetune.get("transfer") == "none"
+        return bool(self.template["pretrain"]) and not none
+
+    def ranges(self, part: Literal["pretrain", "finetune"]) -> list[str]:
+        """Names of the ranges tuned with `pretrain` (those of model and data among them) or with `finetune`.
+
+        Where nothing is transferred, the ranges of model and data are tuned with the fine-tuning, and those of a
+        pretraining that nobody uses not at all.
+        """
+        names = [name for name, _ in space.ranges(self.template)]
+        if not self.pretrained:
+            return [name for name in names if part == "finetune" and not name.startswith("pretrain")]
+        return [name for name in names if name.startswith("finetune") == (part == "finetune")]
+
+    def pretraining(self) -> str:
+        """Equal for the cells whose pretraining is tuned together: all that reaches it, as canonical text."""
+        model = self.template.get("model") or {}
+        if isinstance(model, Mapping) and not any(_decodes(stage) for stage in self.template["pretrain"]):
+            model = {key: value for key, value in model.items() if key not in ("skip_connections", "decoder_widths")}
+        reaching = {"data": self.template["data"], "model": model, "pretrain": self.template["pretrain"]}
+        return json.dumps(space.to_plain(reaching), sort_keys=True)
+
+
+def level_label(value: object) -> str:
+    """How a level is written in tables: `true`, `none`, `10%`, `0.2`."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return value
+    try:
+        return yaml.safe_dump(space.to_plain(value), default_flow_style=True, width=math.inf).split("\n")[0].strip()
+    except yaml.YAMLError:  # an object that YAML cannot write; whether it is a setting is found out later
+        return str(value)
+
+
+class Level(NamedTuple):
+    """What a level sets, by dotted key, and where each is written."""
+
+    override: dict[str, Any]
+    written: dict[str, KeyPath]
+
+
+def read_factors(data: Any, lines: Lines, problems: list[Problem]) -> dict[str, dict[str, Level]]:
+    if not isinstance(data, Mapping):
+        problems.append(Places(lines).problem(("factors",), "is a mapping of factors to their levels"))
+        return {}
+    return {name: _read_levels(("factors", name), body, lines, problems) for name, body in data.items()}
+
+
+def _read_levels(place: KeyPath, body: Any, lines: Lines, problems: list[Problem]) -> dict[str, Level]:
+    if not isinstance(body, Mapping) or not body:
+        fix = "write {dotted.key: [values]} or {level name: {dotted.key: value}}"
+        problems.append(Places(lines).problem(place, "has no levels", fix))
+        return {}
+    if len(body) == 1 and isinstance(next(iter(body.values())), list):
+        key, values = next(iter(body.items()))
+        return _plain_levels((*place, key), values, lines, problems)
+    levels: dict[str, Level] = {}
+    for label, override in body.items():
+        if not isinstance(override, Mapping) and override is not None:
+            fix = "write {level name: {dotted.key: value}}, or one dotted key with a list of values"
+            problems.append(Places(lines).problem((*place, label), "is not an override", fix))
+            continue
+        written = {key: (*place, label, key) for key in override or {}}
+        parsed = {key: parse_part((override or {})[key], where, lines, problems) for key, where in written.items()}
+        levels[label] = Level(parsed, written)
+    return levels
+
+
+def _plain_levels(place: KeyPath, values: list[Any], lines: Lines, problems: list[Problem]) -> dict[str, Level]:
+    if not values:
+        problems.append(Places(lines).problem(place, "has no levels", "list its values"))
+    levels: dict[str, Level] = {}
+    for i, value in enumerate(values):
+        label, key, where = level_label(value), str(place[-1]), (*place, i)
+        if label in levels:
+            problems.append(Places(lines).problem(where, f"the level {label!r} stands there twice", "remove one"))
+        levels[label] = Level({key: parse_part(value, where, lines, problems)}, {key: where})
+    return levels
+
+
+def cross(
+    template: Template, lines: Lines, factors: Mapping[str, Mapping[str, Level]], problems: list[Problem]
+) -> Iterator[tuple[Cell, Places]]:
+    """Every combination of levels, each with the settings it means and where they stand."""
+    usable = {name: levels for name, levels in factors.items() if levels}  # of the others the reader was told
+    total = math.prod(len(levels) for levels in usable.values())
+    if total > MAX_CELLS:
+        problems.append(Places(lines).problem(("factors",), f"{total} cells are more than {MAX_CELLS}"))
+        return
+    for combination in itertools.product(*(levels.items() for levels in usable.values())):
+        settings, own_lines = copy.deepcopy(template), dict(lines)
+        for _, (override, written) in combination:
+            for key, value in override.items():
+                new, where = lines_under(lines, written[key]), dotted(written[key])
+                put(settings, own_lines, split_key(key, settings), value, new, where, problems)
+        chain = _as_chain(settings.get("pretrain"))
+        settings["pretrain"] = [stage for _, stage in chain]
+        levels_of = {name: label for name, (label, _) in zip(usable, combination, strict=True)}
+        label = " ".join(f"{name}={level}" for name, level in levels_of.items()) or "all"
+        yield Cell(label, levels_of, settings), Places(own_lines, tuple(place for place, _ in chain))
+
+
+# ------------------------------------------------------------------------------------------------- ranges and chains
+
+
+def parse_part(value: Any, path: KeyPath, lines: Lines, problems: list[Problem]) -> Any:
+    if isinstance(value, Mapping) and not (len(value) == 1 and next(iter(value)) in space.RANGE_KEYS):
+        return {key: parse_part(item, (*path, key), lines, problems) for key, item in value.items()}
+    if isinstance(value, list):
+        return [parse_part(item, (*path, i), lines, problems) for i, item in enumerate(value)]
+    try:
+        return space.parse_ranges(value)
+    except ValueError as error:
+        problems.append(Places(lines).problem(path, str(error)))
+        return BROKEN
+
+
+def _as_chain(pretrain: Any) -> list[tuple[KeyPath, Any]]:
+    """`pretrain` may be missing, `none`, one stage or a list of them: the stages, and where each is written."""
+    if isinstance(pretrain, list):
+        return [(("pretrain", i), stage) for i, stage in enumerate(pretrain) if not _is_none(stage)]
+    return [] if pretrain is None or _is_none(pretrain) else [(("pretrain",), pretrain)]
+
+
+def _is_none(stage: Any) -> bool:
+    method = stage.get("method") if isinstance(stage, Mapping) else stage
+    return stage == "none" or method == "none" or (isinstance(method, Mapping) and method.get("name") == "none")
+
+
+def _decodes(stage: Any) -> bool:
+    """Whether a pretraining trains a decoder, or may: its method can be a choice among several."""
+    method = stage.get("method") if isinstance(stage, Mapping) else None
+    options = method.options if isinstance(method, space.Choice) else (method,)
+    return any(isinstance(option, Mapping) and option.get("name") in DECODING for option in options)

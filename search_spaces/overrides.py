@@ -1,0 +1,95 @@
+"""Values laid over a document by dotted key: scales, the command line's --set, and the levels of factors."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from search_spaces import space
+from search_spaces.document import Document, KeyPath, Places, Problem, did_you_mean, dotted, line_of
+
+Lines = dict[KeyPath, int]
+
+
+def apply_overrides(
+    document: Document, scale: str | None, overrides: Sequence[str], problems: list[Problem]
+) -> tuple[dict[str, Any], Lines]:
+    data, lines = copy.deepcopy(document.data), dict(document.lines)
+    scales = _read_scales(data.get("scales") or {}, Places(lines), problems)
+    if scale is not None and scale not in scales:
+        hint = did_you_mean(scale, scales) if scales else "the study has no scales"
+        problems.append(Places(lines).problem(("scales",), f"there is no scale {scale!r}", hint))
+    for key, value in scales.get(scale or "", {}).items():
+        place = ("scales", str(scale), key)
+        put(data, lines, split_key(key, data), value, lines_under(lines, place), dotted(place), problems)
+    for text in overrides:
+        key, sign, value = text.partition("=")
+        if not sign or not key.strip():
+            problems.append(Problem(0, f"--set {text}", "is not of the form dotted.key=value"))
+            continue
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError:
+            problems.append(Problem(0, f"--set {text}", "the value is not valid YAML", "quote it"))
+            continue
+        put(data, lines, split_key(key.strip(), data), parsed, {(): 0}, f"--set {key}", problems)
+    return data, lines
+
+
+def _read_scales(scales: Any, places: Places, problems: list[Problem]) -> dict[str, dict[str, Any]]:
+    fix = "for example scales: {small: {finetune.epochs: 1}}"
+    if not isinstance(scales, Mapping):
+        problems.append(places.problem(("scales",), "is a mapping of scales to their settings", fix))
+        return {}
+    for name, settings in scales.items():
+        if not isinstance(settings, Mapping):
+            problems.append(places.problem(("scales", name), "is a mapping of dotted keys to values", fix))
+    return {name: dict(settings) if isinstance(settings, Mapping) else {} for name, settings in scales.items()}
+
+
+def split_key(key: str, data: Any) -> KeyPath:
+    """'pretrain.0.epochs' -> ('pretrain', 0, 'epochs') where pretrain is a list."""
+    path: list[str | int] = []
+    for part in str(key).split("."):
+        if isinstance(data, list) and part.isdecimal():
+            path.append(int(part))
+            data = data[int(part)] if int(part) < len(data) else None
+        else:
+            path.append(part)
+            data = data.get(part) if isinstance(data, Mapping) else None
+    return tuple(path)
+
+
+def put(data: Any, lines: Lines, path: KeyPath, value: Any, new: Lines, where: str, problems: list[Problem]) -> None:
+    """Put `value` at `path`, in place; what stood there goes, whole, with its line numbers."""
+    for i, part in enumerate(path):
+        fits = isinstance(data, dict) or (isinstance(data, list) and isinstance(part, int) and part < len(data))
+        if not fits:
+            what = f"cannot be set, because {dotted(path[:i])} is {_described(data)}"
+            fix = "set the whole of it, in one level if factors meet here"
+            problems.append(Problem(new.get((), 0), where, what, fix))
+            return
+        if i < len(path) - 1:
+            if isinstance(data, dict) and data.get(part) is None:
+                data[part] = {}
+            data = data[part]
+    last = path[-1]
+    data[last] = copy.deepcopy(value)
+    for old in [key for key in lines if key[: len(path)] == path]:
+        del lines[old]
+    lines.update({(*path, *key): line for key, line in new.items()})
+
+
+def _described(value: Any) -> str:
+    if space.is_range(value):
+        return "a range"
+    return f"a list of {len(value)}" if isinstance(value, list) else repr(value)
+
+
+def lines_under(lines: Lines, path: KeyPath) -> Lines:
+    return {key[len(path) :]: line for key, line in lines.items() if key[: len(path)] == path} or {
+        (): line_of(lines, path)
+    }

@@ -1,0 +1,218 @@
+"""What must hold between settings that are each fine alone: references, sizes, what a search needs to be scored by."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from search_spaces import space
+from search_spaces.cells import Cell, Level, Template, level_label
+from search_spaces.check import problems_of
+from search_spaces.document import KeyPath, Places, Problem, did_you_mean
+from search_spaces.schema import DECODING, Configuration, Header
+
+SCORES = ("accuracy", "mean_accuracy", "jaccard", "dice", "precision", "recall")
+METRIC = re.compile(rf"^(test|val)/({'|'.join(SCORES)})(/.+)?$|^probe/[^/]+/accuracy$")
+
+
+def check_cells(cells: Sequence[tuple[Cell, Places]], header: Header, warnings: list[str]) -> list[Problem]:
+    problems: list[Problem] = []
+    for cell, places in cells:
+        for suggest in _extremes(cell):
+            settings = space.fill(cell.template, suggest)
+            configuration, found = problems_of(Configuration, settings, places)
+            problems += [*found, *_check_finite(settings, (), places), *_check_parts(settings, header, places)]
+            if configuration is not None:
+                problems += _check_configuration(cell, configuration, header, places, warnings)
+    return problems
+
+
+def _extremes(cell: Cell) -> Iterator[space.Suggest]:
+    """Ways to fill the ranges that between them try both ends of each, and every option.
+
+    All at once, and each alone with all others at their first, since a range inside a branch is met only there.
+    """
+    found = list(space.ranges(cell.template))
+    most = max((len(space.representatives(item)) for _, item in found), default=1)
+    for k in range(most):
+        yield lambda _name, item, k=k: _nth(item, k)  # type: ignore[misc]
+    for target, item in found:
+        for k in range(len(space.representatives(item))):
+            yield _towards(target, k)
+
+
+def _nth(item: space.Range, k: int) -> Any:
+    answers = space.representatives(item)
+    return answers[k % len(answers)]
+
+
+def _towards(target: str, k: int) -> space.Suggest:
+    """The k-th answer to one range, the options that lead to it, and the first answer to every other."""
+
+    def suggest(name: str, item: space.Range) -> Any:
+        if name == target:
+            return _nth(item, k)
+        if isinstance(item, space.Choice):
+            inside = [target.startswith(f"{name}[{label}]") for label in item.labels()]
+            return inside.index(True) if any(inside) else 0
+        return _nth(item, 0)
+
+    return suggest
+
+
+def _check_finite(value: Any, path: KeyPath, places: Places) -> Iterator[Problem]:
+    """`.inf` and `.nan` are numbers to YAML, and settings of nothing."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield places.problem(path, f"should be a finite number, received {value}")
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from _check_finite(item, (*path, key), places)
+
+
+def _check_parts(settings: Template, header: Header, places: Places) -> Iterator[Problem]:
+    """What the study refers to must be there, whether or not it is free of faults."""
+    finetune, probes = settings.get("finetune"), _mapping_at(settings, "probe")
+    users: list[tuple[KeyPath, Any]] = [(("pretrain", i), stage) for i, stage in enumerate(settings["pretrain"])]
+    users += [(("finetune",), finetune), *((("probe", name), probe) for name, probe in probes.items())]
+    known = _mapping_at(settings, "data")
+    for path, stage in users:
+        name = stage.get("data") if isinstance(stage, Mapping) else None
+        if isinstance(name, str) and known and name not in known:
+            yield places.problem((*path, "data"), f"there is no data {name!r}", did_you_mean(name, known))
+    if not settings["pretrain"] and finetune is None:
+        yield Problem(0, "study", "neither pretrain nor finetune: there is nothing to run", "add one of them")
+    for metric in filter(METRIC.match, header.report.metrics):
+        probe = metric.split("/")[1] if metric.startswith("probe/") else None
+        if probe is not None and probe not in probes:
+            yield places.problem(("report", "metrics"), f"there is no probe {probe!r}", did_you_mean(probe, probes))
+        elif probe is None and finetune is None:
+            yield places.problem(("report", "metrics"), f"no stage reports {metric}", "add finetune, or report a probe")
+    target = header.tune.pretrain.target
+    if target.startswith("probe.") and target.removeprefix("probe.") not in probes:
+        name = target.removeprefix("probe.")
+        yield places.problem(("tune", "pretrain", "target"), f"there is no probe {name!r}", did_you_mean(name, probes))
+
+
+def _mapping_at(settings: Template, key: str) -> Mapping[str, Any]:
+    value = settings.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _check_configuration(
+    cell: Cell, settings: Configuration, header: Header, places: Places, warnings: list[str]
+) -> Iterator[Problem]:
+    if settings.finetune is not None:
+        yield from _check_finetune(cell, settings, places, warnings)
+    yield from _check_pretrain(settings, places)
+    yield from _check_sizes(settings, places)
+    yield from _check_tuning(cell, settings, header, places)
+
+
+def _check_finetune(cell: Cell, settings: Configuration, places: Places, warnings: list[str]) -> Iterator[Problem]:
+    assert settings.finetune is not None
+    finetune, data = settings.finetune, settings.data.get(settings.finetune.data)
+    if data is not None and data.dataset == "image-folder":
+        yield places.problem(("finetune", "data"), "image-folder has no masks", "use image-mask-folder")
+    trained = settings.pretrain[-1].method.name if settings.pretrain else None
+    if finetune.transfer == "encoder+decoder" and trained is not None and trained not in DECODING:
+        what = f"{trained} trains no decoder to transfer"
+        yield places.problem(("finetune", "transfer"), what, "use transfer: encoder")
+    if finetune.freeze == "encoder" and (finetune.transfer == "none" or not settings.pretrain):
+        warnings.append(f"cell {cell.label}: the frozen encoder is a random one, nothing is transferred to it")
+    if finetune.checkpoint == "best" and data is not None and data.split.val == 0:
+        yield places.problem(("finetune", "checkpoint"), "best needs validation images", "set data.*.split.val")
+
+
+def _check_pretrain(settings: Configuration, places: Places) -> Iterator[Problem]:
+    """Supervised pretraining needs what the data set must have."""
+    for i, stage in enumerate(settings.pretrain):
+        data = settings.data.get(stage.data)
+        if stage.method.name == "segmentation" and data is not None and data.dataset == "image-folder":
+            what = "image-folder has no masks to pretrain segmentation with"
+            yield places.problem(("pretrain", i, "data"), what, "use image-mask-folder")
+
+
+def _check_sizes(settings: Configuration, places: Places) -> Iterator[Problem]:
+    """An encoder halves the size a few times, and a decoder has to meet its skips on the way up."""
+    factor, name = settings.model.stride, settings.model.name
+    model = f"a U-Net of {factor.bit_length()} levels" if name.endswith("unet") else f"the model {name}"
+    decoded: list[tuple[KeyPath, int]] = [] if settings.finetune is None else [(("finetune",), settings.finetune.size)]
+    encoded: list[tuple[KeyPath, int]] = [(("probe", key), probe.size) for key, probe in settings.probe.items()]
+    for i, stage in enumerate(settings.pretrain):
+        users = decoded if stage.method.name in DECODING else encoded
+        users.append((("pretrain", i, "views"), stage.views.size))
+    for path, size in decoded:
+        if size % factor:
+            what = f"{size} px is not a multiple of {factor}, as {model} needs"
+            yield places.problem((*path, "size"), what)
+    for path, size in encoded:
+        if size < factor:
+            what = f"{size} px is below {factor}, what the encoder of {model} needs"
+            yield places.problem((*path, "size"), what)
+
+
+def _check_tuning(cell: Cell, settings: Configuration, header: Header, places: Places) -> Iterator[Problem]:
+    """Whatever tunes a range must exist: the stage that is scored, and validation images to score it on."""
+    target, tuned = header.tune.pretrain.target, bool(cell.ranges("pretrain"))
+    if tuned and target == "cells" and cell.template.get("finetune") is None:
+        what = "the ranges of the pretraining are tuned by fine-tunings, and there are none"
+        fix = "set tune.pretrain.target to pretext or probe.NAME"
+        yield places.problem(("tune", "pretrain", "target"), what, fix)
+    if target == "pretext" and settings.pretrain and settings.pretrain[-1].sees != "train":
+        what = "the pretext target needs validation images that pretraining did not see"
+        yield places.problem(("pretrain", len(settings.pretrain) - 1, "sees"), what, "set sees: train")
+    scored: set[str] = set()
+    if settings.finetune and (cell.ranges("finetune") or (tuned and target == "cells")):
+        scored.add(settings.finetune.data)
+    if settings.pretrain and tuned and target == "pretext":
+        scored.add(settings.pretrain[-1].data)
+    for name in sorted(scored & set(settings.data)):
+        if settings.data[name].split.val == 0:
+            yield places.problem(("data", name, "split", "val"), "tuning needs validation images", "set it above 0")
+
+
+def check_header(
+    header: Header, cells: Sequence[tuple[Cell, Places]], factors: Mapping[str, Mapping[str, Level]], places: Places
+) -> Iterator[Problem]:
+    for key in ("rows", "columns"):
+        for name in getattr(header.report, key) or ():
+            if name not in factors:
+                yield places.problem(("report", key), f"there is no factor {name!r}", did_you_mean(name, factors))
+    if header.report.published and header.report.published not in header.published:
+        fix = did_you_mean(header.report.published, header.published) or "add published: {KEY: {values: [...]}}"
+        what = f"the section published has no table {header.report.published!r}"
+        yield places.problem(("report", "published"), what, fix)
+    yield from _check_levels(header.report.baseline, ("report", "baseline"), factors, places)
+    yield from _check_levels(header.tune.pretrain.cells, ("tune", "pretrain", "cells"), factors, places)
+    yield from _check_metrics(header, places)
+
+
+def _check_metrics(header: Header, places: Places) -> Iterator[Problem]:
+    known = [f"{role}/{score}" for role in ("test", "val") for score in SCORES]
+    for metric in header.report.metrics:
+        if not METRIC.match(metric):
+            fix = "write probe/NAME/accuracy" if metric.startswith("probe/") else did_you_mean(metric, known)
+            yield places.problem(("report", "metrics"), f"no stage reports {metric!r}", fix)
+    target = header.tune.target
+    if target.startswith("test/"):
+        yield places.problem(("tune", "target"), "tuning on the test set", "use val/...")
+    elif not (METRIC.match(target) and target.startswith("val/")):
+        fix = did_you_mean(target, [name for name in known if name.startswith("val/")])
+        yield places.problem(("tune", "target"), f"no fine-tuning reports {target!r}", fix)
+    target = header.tune.pretrain.target
+    if target not in ("cells", "pretext") and not target.startswith("probe."):
+        place = ("tune", "pretrain", "target")
+        yield places.problem(place, f"unknown target {target!r}", "cells, pretext or probe.NAME")
+
+
+def _check_levels(
+    levels: Mapping[str, Any], place: KeyPath, factors: Mapping[str, Mapping[str, Level]], places: Places
+) -> Iterator[Problem]:
+    for name, level in levels.items():
+        if name not in factors:
+            yield places.problem((*place, name), f"there is no factor {name!r}", did_you_mean(name, factors))
+        elif factors[name] and level_label(level) not in factors[name]:
+            fix = did_you_mean(level_label(level), factors[name])
+            yield places.problem((*place, name), f"factor {name!r} has no level {level_label(level)!r}", fix)
