@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -78,16 +78,17 @@ def write(folder: Path, live: bool = False) -> Path:
 
 def build(folder: Path, live: bool = False) -> str:
     """The page of a study's stored results. Raises ResultsError as `write` does."""
-    header, results, stage_runs = load_header(folder), load(folder), runs.load_stage_runs(folder)
+    header, everything, stage_runs = load_header(folder), load(folder), runs.load_stage_runs(folder)
     groups, notes = figure_groups(folder)
     metrics = header.report.metrics
+    results = of_metrics(everything, metrics)
     app, draw, plotly = _asset("report_runs.js"), _asset("report_draw.js"), _plotly()
     return _template().render(
         header=header,
         sections=_sections(bool(header.report.baseline), bool(panels := load_panels(folder))),
         progress=progress(folder),
         answers=[(metric, answer(results, header, metric).sentences) for metric in metrics],
-        facts=facts(results, stage_runs, header),
+        facts=facts(everything, stage_runs, header),
         tables=[Markup(tables.to_html(tables.build(results, header, metric))) for metric in metrics],
         differences=[Markup(tables.to_html(table)) for table in _differences(results, header)],
         groups=groups,
@@ -95,7 +96,7 @@ def build(folder: Path, live: bool = False) -> str:
         panels=panels,
         costs=[_cost_row(cost) for cost in runs.costs(stage_runs)],
         machines=runs.machines(stage_runs),
-        failures=runs.failures(results),
+        failures=runs.failures(everything),
         version=_version(),
         settings=_read(folder / "study.yaml"),
         css=Markup(_asset("report.css")),
@@ -104,7 +105,7 @@ def build(folder: Path, live: bool = False) -> str:
         plotly=Markup(plotly),
         script_hashes=Markup(" ".join(map(_hash, (app, plotly, draw)))),
         figure_data=_json([[figure.to_plotly_json() for _, figure in group.figures] for group in groups]),
-        run_data=_json(run_data(results, stage_runs, metrics[0], RELOAD_SECONDS if live else 0.0)),
+        run_data=_json(run_data(everything, stage_runs, metrics[0], RELOAD_SECONDS if live else 0.0)),
     )
 
 
@@ -165,10 +166,23 @@ def figure_groups(folder: Path) -> tuple[tuple[Group, ...], tuple[str, ...]]:
     """Every figure of a study, and notes on those that could not be made. Raises ResultsError."""
     header, results = load_header(folder), load(folder)
     curve_rows = curves.load_curves(folder)
-    groups = [_dots(results, header), *_against(results, header), *_over_amounts(results, header)]
+    asked = of_metrics(results, header.report.metrics)
+    groups = [_dots(asked, header), *_against(asked, header), *_over_amounts(asked, header)]
     groups += _learning(curve_rows, header)
     found, notes = _sensitivity(results, _content(folder))
     return tuple(group for group in [*groups, *found] if group.figures), notes
+
+
+def of_metrics(results: pandas.DataFrame, metrics: Sequence[str]) -> pandas.DataFrame:
+    """The confirmed rows that tables of these metrics need, a few per cent of all where runs report many metrics.
+
+    Every stage run keeps one row, so that it is still known to have run; a probe's metric may stand under its last
+    part alone.
+    """
+    confirm = results[results["phase"] == "confirm"]
+    names = {*metrics, *(metric.split("/", 2)[-1] for metric in metrics if metric.startswith("probe"))}
+    first = ~confirm.duplicated(["cell", "seed", "stage", "fingerprint"])
+    return confirm[first | confirm["metric"].isin(names)]
 
 
 def _dots(results: pandas.DataFrame, header: StudyHeader) -> Group:

@@ -23,9 +23,10 @@ def write_study(
     question: str = "Which?",
     cause: str = "loss is NaN",
     metrics: tuple[str, ...] = (JACCARD,),
+    also: int = 0,
     **report: Any,
 ) -> Path:
-    """`scores`: cell label -> one value per seed; NaN is a diverged replicate."""
+    """`scores`: cell label -> one value per seed; NaN is a diverged replicate; `also`: more metrics per run."""
     folder.mkdir(parents=True, exist_ok=True)
     every = [dict(zip(factors, levels, strict=True)) for levels in itertools.product(*factors.values())]
     content = {
@@ -37,7 +38,11 @@ def write_study(
     (folder / "study.json").write_text(json.dumps(content))
     (folder / "study.yaml").write_text(f"study: {json.dumps(study)}\n")
     runs = [(cell, seed, value) for cell, values in scores.items() for seed, value in enumerate(values)]
-    rows = [row for number, run in enumerate(runs) for row in _rows(study, number, *run, cause, metrics)]
+    rows = [
+        row
+        for number, run in enumerate(runs)
+        for row in _rows(study, number, *run, cause, (*metrics, *(f"val/{i}" for i in range(also))))
+    ]
     pandas.DataFrame(rows).to_parquet(folder / "results.parquet", index=False)
     pandas.DataFrame([_stage_run(number, run[2]) for number, run in enumerate(runs)]).to_parquet(
         folder / "stage_runs.parquet", index=False
