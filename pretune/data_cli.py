@@ -236,9 +236,14 @@ def duplicate_report(held: ImageSet) -> list[str]:
     part = np.zeros(len(held.names), np.int64) if held.official_test is None else held.official_test.astype(np.int64)
     between = across(found, part)
     shown = [*between, *(pair for pair in found if pair not in set(between))][:5]
-    examples = [f"  {held.names[pair.first]} = {held.names[pair.second]}" for pair in shown]
+    examples = [f"  {_printable(held.names[pair.first])} = {_printable(held.names[pair.second])}" for pair in shown]
     sides = f", {len(between)} of them on both sides of the official lists" if held.official_test is not None else ""
     return [f"{len(found)} pairs show the same picture{sides}:", *examples]
+
+
+def _printable(name: str) -> str:
+    """A file name that is not UTF-8 cannot be printed as it is."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def draw_sheet(held: ImageSet, count: int, sheet: Path) -> None:

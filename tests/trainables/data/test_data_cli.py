@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,17 @@ def test_the_same_picture_twice_is_reported(tmp_path: Path) -> None:
     root = folder(tmp_path / "d")
     (root / "images" / "3.png").write_bytes((root / "images" / "1.png").read_bytes())
     assert "1 pairs show the same picture:\n    1 = 3" in check(root, tmp_path).output
+
+
+def test_a_name_that_is_not_utf8_is_read_and_printed(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)).save(tmp_path / "d" / "a.png")
+    data = (tmp_path / "d" / "a.png").read_bytes()
+    Path(os.fsdecode(os.fsencode(tmp_path / "d") + b"/\xff.png")).write_bytes(data)
+    chosen = ["--set", f"root={tmp_path / 'd'}", "--root", tmp_path / "runs", "--out", tmp_path / "sheet.png"]
+    ended = call("check", "image-folder", *chosen)
+    assert ended.exit_code == 0, ended.output
+    assert "a.png = \\udcff.png" in ended.output
 
 
 @pytest.mark.parametrize(
