@@ -76,7 +76,14 @@ def test_a_name_that_is_not_utf8_is_read_and_printed(tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)).save(tmp_path / "d" / "a.png")
     data = (tmp_path / "d" / "a.png").read_bytes()
     Path(os.fsdecode(os.fsencode(tmp_path / "d") + b"/\xff.png")).write_bytes(data)
-    chosen = ["--set", f"root={tmp_path / 'd'}", "--root", tmp_path / "runs", "--out", tmp_path / "sheet.png"]
+    chosen: list[str | Path] = [
+        "--set",
+        f"root={tmp_path / 'd'}",
+        "--root",
+        tmp_path / "runs",
+        "--out",
+        tmp_path / "sheet.png",
+    ]
     ended = call("check", "image-folder", *chosen)
     assert ended.exit_code == 0, ended.output
     assert "a.png = \\udcff.png" in ended.output
