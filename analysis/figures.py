@@ -60,7 +60,7 @@ def difference_plot(table: Differences) -> go.Figure:
     figure.data[-1].marker.symbol = shown
     figure.data[-1].error_x = _whiskers(bounds)
     figure.add_vline(x=0, line={"color": INK, "width": 1})
-    figure.update_xaxes(title=_text(f"{table.metric}: difference to {table.baseline}"))
+    figure.update_xaxes(title=_text(f"difference in {table.metric} to the baseline"))
     figure.update_layout(showlegend=False)
     return _rows(figure, names)
 
