@@ -138,12 +138,14 @@ def _run(order: Order, store: Store, attempt: Path, report: Any) -> dict[str, fl
     cache = Path(order.folders.cache)
     root = Path(order.folders.data) if order.folders.data else None
     data = open_cached(order.digest, cache) or load(chosen, root, cache)
-    split = draw_split(len(data.images), chosen.split, order.streams.get("split", 0), data.official_test)
+    seed = order.streams.get("split", 0)
+    split = draw_split(len(data.images), chosen.split, seed, data.official_test, data.labels)
     place = Place(attempt, device_for(order.gpus), _parent_weights(order, store), store.resumable(order.fingerprint))
     if isinstance(settings, schema.Pretrain):
         return pretrain(settings, model, data, split, order.streams, place, report)
     if isinstance(settings, schema.Finetune):
-        return finetune(settings, model, data, split, order.streams, place, report, order.on_test)
+        stratify = chosen.split.stratify
+        return finetune(settings, model, data, split, order.streams, place, report, order.on_test, stratify)
     assert isinstance(settings, schema.KNN | schema.LinearProbe)
     return probe(settings, model, data, split, place)
 

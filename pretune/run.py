@@ -26,7 +26,8 @@ from search_spaces import schema
 from search_spaces.resolve import Study
 from search_spaces.stages import DigestOf, Stage
 
-STATUS_SECONDS = 2.0  # between two versions of status.json and of the results
+STATUS_SECONDS = 2.0  # between two versions of status.json
+RESULTS_SECONDS = 60.0  # between two versions of the results, for whoever watches the report
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
         say_changes(study, options.out, console)
         record.write_header(study, options.out)
         run = program.Run(study, digest_of, open_storage(options.out / "optuna.journal"))
-        state = State(study, run, store, began, (options.out / "pretune.log").open("a", encoding="utf-8"))
+        state = State(study, run, store, options.out, began, (options.out / "pretune.log").open("a", encoding="utf-8"))
         scheduler = Scheduler(find_in(store), study.header.retries, state.event)
         state.scheduler = scheduler
         scheduler.start(program.start(run))
@@ -196,6 +197,7 @@ class State:
     study: Study
     run: program.Run
     store: Store
+    out: Path
     began: float
     log: IO[str]
     trained: int = 0
@@ -208,6 +210,7 @@ class State:
     _labels: dict[str, str] = field(default_factory=dict)
     _labelled: int = 0
     _written: float = 0.0
+    _results_due: float = field(default_factory=lambda: time.monotonic() + RESULTS_SECONDS)
 
     def event(self, kind: str, stage: Stage, text: str) -> None:
         """Called by the scheduler: count it, log it, tell whoever watches."""
@@ -218,6 +221,7 @@ class State:
             self.trained += 1
             if entry := self.store.find(stage.fingerprint):
                 self.seconds.setdefault(stage.name, []).append(entry.seconds)
+            self.write_so_far()
         if kind not in ("reused", "started"):
             self.notes.append(line)
             if self.tell:
@@ -271,6 +275,14 @@ class State:
             self._written = time.monotonic()
             write_atomically(folder / "status.json", json.dumps(asdict(shot)))
         return shot
+
+    def write_so_far(self) -> None:
+        """The results as far as they are there: once a minute, less often where writing them takes long."""
+        began = time.monotonic()
+        if began < self._results_due:
+            return
+        record.write_results(self.study, self.run.uses, self.scheduler.outcomes, self.store, self.out)
+        self._results_due = time.monotonic() + max(RESULTS_SECONDS, 50 * (time.monotonic() - began))
 
     def _running(self) -> Iterator[RunningStage]:
         for trial in list(self.live.values()):

@@ -47,11 +47,14 @@ def finetune(
     place: Place,
     report: Report,
     on_test: bool,
+    stratify: bool = False,
 ) -> dict[str, float]:
     """Train a U-Net on `settings.labels` of the training images and score it.
 
     Writes `model.safetensors`, `history.json` and `notes.json` into `place.out`, and now and then a state to resume
     from; a resumed run ends in the same weights as an uninterrupted one.
+
+    With `stratify` the labelled images hold each image class by its share in the training images.
 
     Returns:
         `val/*` and, if `on_test`, `test/*` scores, each from one confusion matrix over the whole split, and
@@ -62,7 +65,7 @@ def finetune(
     """
     # --- data
     assert data.masks is not None, "fine-tuning needs masks; resolve refuses data sets without"
-    images = label_subset(split.train, settings.labels, streams["labels"])
+    images = label_subset(split.train, settings.labels, streams["labels"], data.labels if stratify else None)
     batch_size = min(settings.batch_size, len(images))
     steps_per_epoch = math.ceil(len(images) / batch_size)
     steps = total_steps(settings.epochs, settings.steps, steps_per_epoch)
