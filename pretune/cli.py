@@ -50,8 +50,8 @@ def main() -> None:
     """Entry point: errors of use become one sentence, never a traceback."""
     from analysis.results import ResultsError
     from pretune.errors import ModelError
+    from pretune.handout import ResourceError
     from pretune.store import StoreError
-    from pretune.transport import ResourceError
     from trainables.data.errors import DataError
 
     try:

@@ -17,11 +17,12 @@ from rich.progress import Progress as Bar
 
 from pretune import program, record
 from pretune.execute import Folders, Order, order_of
+from pretune.handout import Ledger, Live, find_in
 from pretune.monitor import CellStatus, RunningStage, Snapshot, monitor
 from pretune.scheduler import Scheduler
 from pretune.search import open_storage
 from pretune.store import Store, StoreError, write_atomically
-from pretune.transport import Ledger, Live, find_in, run_trials, start_ray, stop_ray
+from pretune.transport import run_trials, start_ray, stop_ray
 from search_spaces import schema
 from search_spaces.resolve import Study
 from search_spaces.stages import DigestOf, Stage

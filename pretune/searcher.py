@@ -12,7 +12,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from pretune.execute import Order, execute
-from pretune.transport import Handout
+from pretune.handout import Handout
 
 REPORT_SECONDS = 1.0  # least time between two progress reports of a stage
 

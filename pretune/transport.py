@@ -7,18 +7,13 @@ raising. Tune's own retries, checkpoints, loggers, limiter and restore stay unus
 from __future__ import annotations
 
 import logging
-import math
 import os
 import tempfile
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
 
 from pretune.execute import Order
-from pretune.program import Outcome
+from pretune.handout import Handout, Ledger, Live
 from pretune.scheduler import Scheduler
-from pretune.store import Store
 from search_spaces.stages import Stage
 
 QUIET = {
@@ -33,95 +28,6 @@ QUIET = {
 }
 # A stopped function may unwind slowly; Tune's default of 2 s would make the *next* trial of the actor an error.
 ACTOR_ENVIRONMENT = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "100000", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
-LOST_SECONDS = 15.0  # after which a trial that Tune ended without telling us counts as crashed
-
-
-class ResourceError(Exception):
-    """The study needs what this machine or cluster does not have."""
-
-
-@dataclass
-class Ledger:
-    """What the cluster has and what running stages use of it. Stages are admitted by this, not by Tune."""
-
-    total: Mapping[str, float]
-    parallel: int | None = None  # most stages at once
-    running: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    def needs(self, stage: Stage) -> dict[str, float]:
-        """CPUs and GPUs of a stage; one GPU where the study leaves it open and there are any."""
-        asked, gpus = stage.resources.gpus, self.total.get("GPU", 0.0)
-        return {"CPU": float(stage.resources.cpus), "GPU": asked if asked is not None else min(1.0, gpus)}
-
-    def fits(self, stage: Stage) -> bool:
-        if self.parallel is not None and len(self.running) >= self.parallel:
-            return False
-        return all(self._free(name) >= amount - 1e-9 for name, amount in self.needs(stage).items())
-
-    def _free(self, name: str) -> float:
-        return self.total.get(name, 0.0) - math.fsum(used.get(name, 0.0) for used in self.running.values())
-
-    def check(self, stages: Mapping[str, Stage]) -> None:
-        """Raises `ResourceError` for a stage that could never be placed; Ray itself would wait silently."""
-        for stage in stages.values():
-            for name, amount in self.needs(stage).items():
-                if amount > self.total.get(name, 0.0):
-                    key = "cpus" if name == "CPU" else "gpus"
-                    raise ResourceError(
-                        f"resources.{stage.kind}.{key}: a stage needs {amount:g} {name}, "
-                        f"there are {self.total.get(name, 0.0):g}; lower it or add machines"
-                    )
-
-
-@dataclass
-class Live:
-    """A trial that is under way."""
-
-    stage: Stage
-    began: float
-    latest: dict[str, Any] = field(default_factory=dict)
-    seen_ended: float | None = None  # when Tune was first seen to have ended it without telling
-
-
-@dataclass
-class Handout:
-    """Between the scheduler and whatever runs trials: hands stages out by the ledger, takes outcomes back."""
-
-    scheduler: Scheduler
-    ledger: Ledger
-    order_for: Callable[[Stage, float], Order]
-    live: dict[str, Live]  # what is under way, by trial
-
-    def take(self, trial: str) -> dict[str, Any] | None:
-        """The configuration of a new trial, or None while nothing is ready or fits."""
-        stage = self.scheduler.take(self.ledger.fits)
-        if stage is None:
-            return None
-        needs = self.ledger.needs(stage)
-        self.ledger.running[stage.fingerprint] = needs
-        self.live[trial] = Live(stage, time.monotonic())
-        return {"order": self.order_for(stage, needs["GPU"]).to_json(), "resources": needs}
-
-    @property
-    def over(self) -> bool:
-        """Nothing is left to hand out, now or later; with nothing live and nothing ready, Tune would poll forever."""
-        return self.scheduler.finished or (self.scheduler.stuck() and not self.live)
-
-    def end(self, trial: str, result: Mapping[str, Any] | None, error: bool) -> None:
-        """A trial has ended; told twice, it counts once."""
-        if live := self.live.pop(trial, None):
-            self.ledger.running.pop(live.stage.fingerprint, None)
-            outcome = outcome_of(live.stage, result or live.latest, error, self.scheduler)
-            self.scheduler.complete(live.stage, outcome)
-
-    def reap(self, ended: set[str]) -> None:
-        """Trials that ended some time ago without anybody saying so, which would hang the study."""
-        now = time.monotonic()
-        for trial in ended & self.live.keys():
-            live = self.live[trial]
-            live.seen_ended = live.seen_ended or now
-            if now - live.seen_ended > LOST_SECONDS:
-                self.end(trial, None, error=True)
 
 
 def start_ray(address: str | None, cpus: int | None) -> dict[str, float]:
@@ -184,24 +90,3 @@ def run_trials(
             ),
         )
         tuner.fit()
-
-
-def outcome_of(stage: Stage, result: Mapping[str, Any], error: bool, scheduler: Scheduler) -> Outcome:
-    """How a trial ended: what the store holds counts, then what the trial said, then that Tune saw it die."""
-    if found := scheduler.find(stage.fingerprint):
-        return found
-    if not error and result.get("state") == "crashed":
-        return Outcome("crashed", {}, str(result.get("cause")))
-    return Outcome("crashed", {}, "the process that ran it died (killed, or out of memory)")
-
-
-def find_in(store: Store) -> Callable[[str], Outcome | None]:
-    """The store as the scheduler sees it."""
-
-    def find(fingerprint: str) -> Outcome | None:
-        entry = store.find(fingerprint)
-        if entry is None:
-            return None
-        return Outcome("diverged" if entry.outcome == "diverged" else "finished", entry.metrics, entry.cause)
-
-    return find

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from pretune.execute import Folders, Order, order_of
+from pretune.handout import LOST_SECONDS, Handout, Ledger, ResourceError, find_in, outcome_of
 from pretune.program import Outcome, Program
 from pretune.scheduler import Scheduler
 from pretune.store import Store
-from pretune.transport import LOST_SECONDS, Handout, Ledger, ResourceError, find_in, outcome_of
 from search_spaces import schema
 from search_spaces.stages import Stage
 
@@ -121,7 +121,7 @@ def test_over_only_when_nothing_is_live_and_nothing_can_come() -> None:
 
 def test_a_trial_that_ended_without_a_word_counts_as_crashed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("pretune.transport.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("pretune.handout.time.monotonic", lambda: now[0])
     h = handout([stage("a")], Ledger({"CPU": 1.0}))
     h.take("1")
     h.reap({"1", "unknown"})
