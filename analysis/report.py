@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import RenderableType
 
-from analysis import tables
+from analysis import layout, tables
 from analysis.results import load, load_header
 from analysis.tables import Differences, Table
 
@@ -23,13 +23,13 @@ def write_tables(folder: Path) -> list[RenderableType]:
     ]
     both: list[Table | Differences] = [*built, *compared]
     question = f"{header.question}\n\n" if header.question else ""
-    markdown = [tables.to_markdown(table) for table in both]
+    markdown = [layout.to_markdown(table) for table in both]
     (folder / "table.md").write_text(f"# {header.study}\n\n{question}" + "\n\n".join(markdown) + "\n", encoding="utf-8")
-    (folder / "table.tex").write_text("\n".join(map(tables.to_latex, both)), encoding="utf-8")
-    (folder / "table.csv").write_text(_joined([tables.to_csv(table) for table in built]), encoding="utf-8")
+    (folder / "table.tex").write_text("\n".join(map(layout.to_latex, both)), encoding="utf-8")
+    (folder / "table.csv").write_text(_joined([layout.to_csv(table) for table in built]), encoding="utf-8")
     if compared:
-        (folder / "differences.csv").write_text(_joined([tables.to_csv(item) for item in compared]), encoding="utf-8")
-    return [tables.to_rich(table) for table in both]
+        (folder / "differences.csv").write_text(_joined([layout.to_csv(item) for item in compared]), encoding="utf-8")
+    return [layout.to_rich(table) for table in both]
 
 
 def _joined(texts: list[str]) -> str:

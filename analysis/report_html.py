@@ -24,7 +24,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from analysis import curves, figures, runs, sensitivity, tables
+from analysis import curves, figures, layout, runs, sensitivity, tables
 from analysis.answer import answer
 from analysis.results import ResultsError, StudyHeader, load, load_header
 
@@ -89,8 +89,8 @@ def build(folder: Path, live: bool = False) -> str:
         progress=progress(folder),
         answers=[(metric, answer(results, header, metric).sentences) for metric in metrics],
         facts=facts(everything, stage_runs, header),
-        tables=[Markup(tables.to_html(tables.build(results, header, metric))) for metric in metrics],
-        differences=[Markup(tables.to_html(table)) for table in _differences(results, header)],
+        tables=[Markup(layout.to_html(tables.build(results, header, metric))) for metric in metrics],
+        differences=[Markup(layout.to_html(table)) for table in _differences(results, header)],
         groups=groups,
         figure_notes=notes,
         panels=panels,

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from analysis.layout import to_csv, to_latex, to_markdown, to_rich
 from analysis.results import ResultsError, parse_header
-from analysis.tables import build, differences, to_csv, to_latex, to_markdown, to_rich
+from analysis.tables import build, differences
 
 JACCARD = "test/jaccard"
 TWO = {"encoder": ["unfrozen", "frozen"], "labels": ["90%", "1%"]}

@@ -1,0 +1,48 @@
+"""What all settings share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+)
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, and a key it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+def _labels(value: object) -> object:
+    """'10%' -> 0.1 (a fraction); 74 -> 74 (a count); 'all' -> 1.0."""
+    if value == "all":
+        return 1.0
+    if isinstance(value, str) and value.strip().endswith("%"):
+        try:
+            return float(value.strip()[:-1]) / 100
+        except ValueError:
+            return value
+    if isinstance(value, float) and value > 1.0:
+        raise ValueError("write a count as a whole number (74), a fraction as a percentage (10%) or below 1 (0.1)")
+    return value
+
+
+Labels = Annotated[
+    PositiveInt | Annotated[float, Field(gt=0.0, le=1.0)],
+    BeforeValidator(_labels),
+]
+
+
+def default_name(name: str) -> BeforeValidator:
+    """`optimizer: {lr: 0.01}` means the default optimizer with another rate."""
+    return BeforeValidator(lambda value: {"name": name, **value} if isinstance(value, dict) else value)

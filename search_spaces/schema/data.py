@@ -1,0 +1,284 @@
+"""Data sets, and how their images are split and cached."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+from search_spaces.schema.base import Settings, Share
+
+
+def _fold(value: str) -> str:
+    number, of = (int(part) for part in value.split("/"))
+    if not 1 <= number <= of or of < 2:
+        raise ValueError(f"fold: {value} is not one of 1/{of} to {of}/{of}, of at least two folds")
+    return value
+
+
+class Split(Settings):
+    """Which images are for what. Test is drawn once per study with `seed`; validation again for every replicate.
+
+    `test: official` takes the data set's own test list. A float is a fraction of all images, an int a count.
+    `fold: 2/5` takes the second of five equal parts as test, in place of `test`: k-fold as a factor.
+    """
+
+    test: Literal["official"] | PositiveInt | Share = 0.1
+    val: NonNegativeInt | Share = 0.1
+    seed: NonNegativeInt = 0
+    fold: Annotated[str, Field(pattern=r"^[0-9]{1,4}/[0-9]{1,4}$"), AfterValidator(_fold)] | None = None
+    stratify: bool = False  # test, val and label subsets hold each image class by its share
+
+    @model_validator(mode="after")
+    def _one_test(self) -> Split:
+        if self.fold is not None and self.test == "official":
+            raise ValueError("fold: the official test list has no folds; leave out `test: official`")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _with_the_draw(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Whoever names the test set also names how it is drawn: a stage's identity asks for `test` by name."""
+        chosen: dict[str, Any] = handler(self)
+        drawn = {"fold": self.fold, "stratify": self.stratify or None} if "test" in chosen else {}
+        return chosen | {key: value for key, value in drawn.items() if value is not None}
+
+
+class Felzenszwalb(Settings):
+    """Regions by Felzenszwalb and Huttenlocher's graph (2004), on the cached images."""
+
+    name: Literal["felzenszwalb"]
+    scale: PositiveFloat = 200.0  # larger: larger regions
+    sigma: Annotated[float, Field(ge=0)] = 0.8  # px of the blur before
+    min_size: PositiveInt = 50  # px
+
+
+class SLIC(Settings):
+    """Superpixels (Achanta et al. 2012), on the cached images."""
+
+    name: Literal["slic"]
+    segments: PositiveInt = 16  # about how many
+    compactness: PositiveFloat = 10.0  # larger: squarer
+
+
+Regions = Annotated[Felzenszwalb | SLIC, Field(discriminator="name")]
+
+
+class Depth(Settings):
+    """Depth by a model of transformers (MiDaS, DPT, Depth Anything, ...), to [0, 1] in each image, 0 near."""
+
+    weights: str  # folder with config.json, preprocessor_config.json and model.safetensors, relative to --data if given
+    output: Literal["disparity", "depth"] = "disparity"  # what it predicts: larger is nearer (MiDaS), or farther
+
+
+class _Images(Settings):
+    """What every data set shares."""
+
+    split: Split = Split()
+    limit: PositiveInt | None = None  # use a random subset of this many images (drawn with split.seed)
+    cache_size: PositiveInt = 128  # px; images are decoded once to this square, whatever size the views have
+    fit: Literal["squash", "pad", "crop"] = "squash"  # how a non-square image becomes square
+    on_error: Literal["fail", "skip"] = "fail"  # a bad file stops the study, or is left out and recorded
+    regions: Regions | None = None  # region maps, computed once; scenes have exact ones unless this is given
+    depth: Depth | None = None  # depth maps, computed once; scenes have exact ones unless this is given
+
+
+class Scenes(_Images):
+    """Generated textured scenes with objects: image, class mask, region map and depth map, all exact."""
+
+    dataset: Literal["scenes"]
+    images: PositiveInt = 600
+    classes: Annotated[int, Field(ge=2, le=6)] = 3  # background included
+    seed: NonNegativeInt = 0
+    cache_size: PositiveInt = 64
+
+
+class _Archive(_Images):
+    """A published data set, read in the layout of its own archive or of torchvision."""
+
+    root: str | None = None  # its folder; default: found under --data by the usual names
+
+
+class Pets(_Archive):
+    """Oxford-IIIT Pet in torchvision's folder layout."""
+
+    dataset: Literal["oxford-iiit-pet"]
+    labels: Literal["trimap", "foreground"] = "trimap"  # three classes, or pet (border included) against background
+    classes: Literal["breed", "species"] = "breed"  # image labels, for classification
+    species: Literal["dogs", "cats"] | None = None  # keep these only (P3 Table 5: dogs; 25 breeds, numbered from 0)
+
+
+class Flowers102(_Archive):
+    """Oxford Flowers 102 in torchvision's layout, with the segmentations of 102segmentations.tgz."""
+
+    dataset: Literal["flowers102"]
+    masks: bool = True  # flower against background; false: images and labels alone
+
+
+class Flowers17(_Archive):
+    """Oxford Flowers 17: jpg/ and trimaps/."""
+
+    dataset: Literal["flowers17"]
+    masks: bool = True  # the 849 images that have a trimap (P3); false: all 1360, without masks
+
+
+VOCClass = Literal[
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+]  # fmt: skip
+
+
+class VOC2012(_Archive):
+    """PASCAL VOC 2012 segmentation, train and val; val is its official test list."""
+
+    dataset: Literal["voc2012"]
+    only: VOCClass | None = None  # this class against the rest, on the images that show it (P3)
+    classify: tuple[VOCClass, ...] = ()  # images that show exactly one of these, labelled by it (P3: four classes)
+
+
+CityscapesClass = Literal[
+    "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
+    "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+]  # fmt: skip
+
+
+class Patches(Settings):
+    """P3's classification set: a coin decides for each image whether its random crop must show the class or not."""
+
+    of: CityscapesClass = "car"
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of the pixels of a crop that shows the class (P3)
+    size: PositiveInt = 256  # px, side of the crop (our choice: P3 gives none)
+    seed: NonNegativeInt = 0
+
+
+class Cityscapes(_Archive):
+    """Cityscapes fine annotations, train and val, 19 classes; val is its official test list."""
+
+    dataset: Literal["cityscapes"]
+    only: CityscapesClass | None = None  # this class against the rest, on the images that show it (P3: car, bus)
+    patches: Patches | None = None  # crops labelled 0 (without) and 1 (with the class) in place of whole images
+
+
+class ADE20K(_Archive):
+    """ADE20K in the form of SceneParse150 (ADEChallengeData2016); validation is its official test list."""
+
+    dataset: Literal["ade20k"]
+
+
+class CamVid(_Archive):
+    """CamVid in SegNet's form, 11 classes. Neighbouring frames look alike: prefer `split: {test: official}`."""
+
+    dataset: Literal["camvid"]
+
+
+class CIFAR10(_Archive):
+    """CIFAR-10: the python or binary batches, or train.npz and test.npz with images and labels."""
+
+    dataset: Literal["cifar10"]
+    cache_size: PositiveInt = 32
+
+
+class STL10(_Archive):
+    """STL-10 binary files."""
+
+    dataset: Literal["stl10"]
+    part: Literal["labelled", "unlabelled"] = "labelled"  # 5,000 + 8,000 test images, or the 100,000 without labels
+    cache_size: PositiveInt = 96
+
+
+class TinyImageNet(_Archive):
+    """Tiny ImageNet: tiny-imagenet-200/, or train.npz with the JPEG files end to end."""
+
+    dataset: Literal["tiny-imagenet"]
+    cache_size: PositiveInt = 64
+
+
+class Imagenette(_Archive):
+    """Imagenette, of any of its three sizes; val is its official test list."""
+
+    dataset: Literal["imagenette"]
+
+
+class ImageNet(_Archive):
+    """ImageNet-1k as train/WNID/ and val/WNID/; val is its official test list."""
+
+    dataset: Literal["imagenet"]
+    subset: Literal["all", "tiny-imagenet"] = "all"  # the 200 classes of Tiny ImageNet at their full size (P5)
+
+
+class ImageNet64(_Archive):
+    """ImageNet-1k downsampled to 64 px (Chrabaszcz et al. 2017), the .npz batches."""
+
+    dataset: Literal["imagenet64"]
+    cache_size: PositiveInt = 64
+
+
+Supercategory = Literal[
+    "Amphibians", "Animalia", "Arachnids", "Birds", "Fungi", "Insects", "Mammals", "Mollusks", "Plants",
+    "Ray-finned Fishes", "Reptiles",
+]  # fmt: skip
+
+
+class INaturalist2021(_Archive):
+    """iNaturalist 2021 in the layout of its archives; 2021_valid or val is its official test list where present."""
+
+    dataset: Literal["inaturalist2021"]
+    leave_out: tuple[Supercategory, ...] = ()  # P2: [Plants, Fungi]
+
+
+class Npz(_Images):
+    """One .npz file: `images` (N, H, W, 3) or (N, H, W) uint8; `masks` (N, H, W), `labels` (N,) where there are any."""
+
+    dataset: Literal["npz"]
+    root: str  # the file, relative to --data if given
+    classes: tuple[str, ...] = ()  # names of the mask values 0, 1, 2, ...; needed with masks
+    ignore: Annotated[int, Field(ge=0, le=255)] | None = None  # mask value left out of losses and metrics
+
+
+class ImageFolder(_Images):
+    """Any folder of images; sub-folders, where there are any, are taken as classes. No masks: for pretraining."""
+
+    dataset: Literal["image-folder"]
+    root: str
+
+
+class ImageMaskFolder(_Images):
+    """Two folders with equal file stems: images, and masks whose pixel values are class indices."""
+
+    dataset: Literal["image-mask-folder"]
+    root: str
+    images: str = "images"
+    masks: str = "masks"
+    classes: tuple[str, ...]  # names of the mask values 0, 1, 2, ...
+    ignore: Annotated[int, Field(ge=0, le=255)] | None = None  # mask value left out of losses and metrics
+
+
+Data = Annotated[
+    Scenes
+    | Pets
+    | Flowers102
+    | Flowers17
+    | VOC2012
+    | Cityscapes
+    | ADE20K
+    | CamVid
+    | CIFAR10
+    | STL10
+    | TinyImageNet
+    | Imagenette
+    | ImageNet
+    | ImageNet64
+    | INaturalist2021
+    | Npz
+    | ImageFolder
+    | ImageMaskFolder,
+    Field(discriminator="dataset"),
+]

@@ -1,0 +1,256 @@
+"""Pretraining methods, with the values of the papers that introduced or used them as defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from search_spaces.schema.base import Fraction, Settings
+
+
+class SimCLR(Settings):
+    name: Literal["simclr"]
+    temperature: PositiveFloat = 0.2  # P2
+    hidden: PositiveInt = 512  # width of the projection head's hidden layer
+    dim: PositiveInt = 128  # width of its output
+
+
+class MoCo(Settings):
+    """MoCo v2. Its colour jitter is views.color_jitter 0.5, its crop (0.2, 1)."""
+
+    name: Literal["moco"]
+    temperature: PositiveFloat = 0.2  # v2's recipes; 0.07 in v1 and as the code's default
+    hidden: PositiveInt = 512  # the paper's: as wide as the encoder's output
+    dim: PositiveInt = 128
+    queue: PositiveInt = 65536  # keys; 4096 to 8192 do on small data
+    momentum: Fraction = 0.999  # of the key network; 0.99 on small data
+    momentum_end: Fraction | None = None  # half a cosine to this value; default: constant
+    bn_splits: PositiveInt = 8  # parts of the batch with statistics of their own, in place of shuffling over 8 devices
+    symmetric: bool = False  # each view is query and key in turn
+
+
+class MoCoV3(Settings):
+    """MoCo v3 for convolutional encoders (the authors' ResNet-50), with BYOL's views."""
+
+    name: Literal["moco-v3"]
+    temperature: PositiveFloat = 1.0
+    hidden: PositiveInt = 4096
+    dim: PositiveInt = 256
+    momentum: Fraction = 0.99
+    momentum_end: Fraction = 1.0
+    blur: tuple[Fraction, Fraction] | None = (1.0, 0.1)  # probability in each view; none: views.blur in both
+    solarize: tuple[Fraction, Fraction] = (0.0, 0.2)  # probability in each view
+
+
+class BYOL(Settings):
+    """BYOL. Its colour jitter is views.color_jitter 0.5 with color_jitter_saturation 0.5."""
+
+    name: Literal["byol"]
+    hidden: PositiveInt = 4096
+    dim: PositiveInt = 256
+    momentum: Fraction = 0.996  # of the target for 1000 epochs; 0.99 for 100 and 300, 0.97 for 40
+    momentum_end: Fraction = 1.0
+    blur: tuple[Fraction, Fraction] | None = (1.0, 0.1)  # probability in each view; none: views.blur in both
+    solarize: tuple[Fraction, Fraction] = (0.0, 0.2)  # probability in each view
+
+
+Crop = tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]]
+
+
+class DINO(Settings):
+    """DINO. `views` are the two large crops (the authors' for convolutional encoders: crop (0.14, 1), clip_norm 3)."""
+
+    name: Literal["dino"]
+    hidden: PositiveInt = 2048
+    bottleneck: PositiveInt = 256
+    prototypes: PositiveInt = 65536  # outputs; a few thousand do on small data
+    head_norm: bool = True  # batch norm in the head: the authors' choice for ResNet-50, not for transformers
+    student_temperature: PositiveFloat = 0.1
+    teacher_temperature: PositiveFloat = 0.04
+    teacher_temperature_start: PositiveFloat = 0.04  # of the warm-up
+    teacher_warmup_epochs: NonNegativeInt = 0
+    center_momentum: Fraction = 0.9
+    momentum: Fraction = 0.996  # of the teacher
+    momentum_end: Fraction = 1.0
+    freeze_last_epochs: NonNegativeInt = 1  # epochs in which the last layer does not move
+    export: Literal["teacher", "student"] = "teacher"  # whose encoder later stages start from
+    local_views: NonNegativeInt = 8  # P4: 6
+    local_size: PositiveInt = 32  # px, half of the large views' default (P4: 64 of 128; the paper: 96 of 224)
+    local_crop: Crop = (0.05, 0.14)  # area share, for convolutional encoders; (0.05, 0.4) for transformers
+    blur: tuple[Fraction, Fraction] | None = (1.0, 0.1)  # probability in each large view; none: views.blur in all
+    local_blur: Fraction | None = 0.5  # none: views.blur
+    solarize: tuple[Fraction, Fraction] = (0.0, 0.2)  # probability in each large view
+
+
+class SwAV(Settings):
+    """SwAV. `views` are the two large crops (the authors': crop (0.14, 1), gray 0.2, blur 0.5)."""
+
+    name: Literal["swav"]
+    hidden: PositiveInt = 2048
+    dim: PositiveInt = 128
+    prototypes: Annotated[int, Field(ge=2)] = 3000
+    temperature: PositiveFloat = 0.1
+    epsilon: PositiveFloat = 0.05  # smoothness of the assignments
+    iterations: PositiveInt = 3  # of Sinkhorn-Knopp
+    queue: NonNegativeInt = 3840  # projections of each large view; 0: none
+    queue_from_epoch: NonNegativeInt = 15
+    freeze_prototypes_epochs: NonNegativeInt = 1  # epochs in which the prototypes do not move
+    local_views: NonNegativeInt = 6
+    local_size: PositiveInt = 32  # px, half of the large views' default (the paper: 96 of 224)
+    local_crop: Crop = (0.05, 0.14)  # area share
+
+
+class MAE(Settings):
+    """Masked autoencoder on a U-Net (P2): part of the pixels is black, the whole original is to be restored."""
+
+    name: Literal["mae"]
+    masking: Literal["patches", "pixels", "none"] = "patches"  # P2 compares the three
+    ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75  # share of patches or pixels that are blacked (P2)
+    patch: PositiveInt = 20  # px, side of a patch (P2)
+    loss_on: Literal["all", "masked"] = "all"  # P2: all pixels; He et al. 2022: the masked ones only
+
+    @model_validator(mode="after")
+    def _something_masked(self) -> MAE:
+        if self.masking == "none" and self.loss_on == "masked":
+            raise ValueError("loss_on: masked needs something masked; set masking to patches or pixels")
+        return self
+
+
+DecodingTask = Literal["reconstruction", "original-colors", "mask-location", "black-masks"]
+
+
+class _Decoding(Settings):
+    """Restoring corrupted views: which of P3's four tasks, and what they share.
+
+    The vanilla form is `tasks: [reconstruction]`, the default. P3 has no public code for the four-task form: the
+    weights (equal by default, normalised to sum to 1) and what `branch` means are this project's choice.
+    """
+
+    tasks: Annotated[tuple[DecodingTask, ...], Field(min_length=1)] = ("reconstruction",)
+    task_weights: dict[DecodingTask, PositiveFloat] = {}  # relative; a task that is not named has 1
+    branch: Literal["block", "output"] = "block"  # what a task has of its own: the last decoder block too, or 1x1 only
+
+    @model_validator(mode="after")
+    def _tasks_once(self) -> _Decoding:
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"tasks: each at most once, received {', '.join(self.tasks)}")
+        if unused := set(self.task_weights) - set(self.tasks):
+            raise ValueError(f"task_weights: {', '.join(sorted(unused))} is not among the tasks")
+        return self
+
+
+class Reconstruction(_Decoding):
+    """Restoring corrupted views alone (P3): ConRec without its contrastive part."""
+
+    name: Literal["reconstruction"]
+
+
+class ConRec(_Decoding):
+    """Contrastive learning and restoring corrupted views together (Dippel et al. 2021; P3)."""
+
+    name: Literal["conrec"]
+    temperature: PositiveFloat = 0.5  # Dippel et al.
+    reconstruction_weight: PositiveFloat = 100.0  # Dippel et al.
+    pooling: Literal["attention", "average"] = "attention"
+    hidden: PositiveInt = 512  # width of the projection head's two hidden layers
+    dim: PositiveInt = 128  # width of its output
+
+
+class Segmentation(Settings):
+    """Supervised pretraining with masks, usually of another data set (P3 Tables 4 and 5)."""
+
+    name: Literal["segmentation"]
+    loss: Literal["dice", "cross-entropy", "dice+cross-entropy"] = "dice"  # P3
+
+
+class Classification(Settings):
+    """Supervised pretraining of the encoder with image labels, by cross entropy (P3 Tables 4 and 5)."""
+
+    name: Literal["classification"]
+
+
+class SAMCLR(Settings):
+    """SimCLR whose views lie within one random region (P4); it sets views.within to region."""
+
+    name: Literal["samclr"]
+    temperature: PositiveFloat = 0.07  # P4, from MoCo
+    hidden: PositiveInt = 512
+    dim: PositiveInt = 128
+
+
+class _PixelConsistency(Settings):
+    hidden: PositiveInt = 4096  # PixPro, as all below where nothing else is said
+    dim: PositiveInt = 256
+    threshold: PositiveFloat = 0.7  # largest distance of a positive pair, in diagonals of a bin of the feature map
+    gamma: PositiveFloat = 2.0  # power of the similarity in pixel propagation
+    alpha: Annotated[float, Field(ge=0)] = 1.0  # weight of BYOL's loss; P5 does not state it; 0 is PixPro itself
+    momentum: Fraction = 0.99
+    momentum_end: Fraction = 1.0
+    blur: tuple[Fraction, Fraction] | None = (1.0, 0.1)  # probability in each view; none: views.blur in both
+    solarize: tuple[Fraction, Fraction] = (0.0, 0.2)  # probability in each view
+
+
+class PixelCL(_PixelConsistency):
+    """PixPro with BYOL's loss beside it (P5)."""
+
+    name: Literal["pixelcl"]
+
+
+class PixelCLDepth(_PixelConsistency):
+    """PixelCL++: positive pairs are also equally far away (P5)."""
+
+    name: Literal["pixelcl++"]
+    depth_threshold: Annotated[float, Field(ge=0)] = 0.2  # largest difference of depths in [0, 1] (P5)
+
+
+def _weights_source(value: object) -> object:
+    """A library's name as it is; a file must exist, and its path is made absolute, since workers run elsewhere."""
+    if not isinstance(value, str) or value.startswith(("torchvision:", "timm:")):
+        return value
+    path = Path(value).expanduser().absolute()
+    if not path.is_file():
+        raise ValueError(f"no file {value}; give a .safetensors or torch file, torchvision:NAME or timm:NAME")
+    return str(path)
+
+
+class Weights(Settings):
+    """Ready-made weights as the start of a chain (P5: ImageNet). Nothing is trained: neither epochs nor steps."""
+
+    name: Literal["weights"]
+    source: Annotated[str, BeforeValidator(_weights_source)]  # a file, torchvision:resnet34 or timm:NAME
+    inputs: Literal["imagenet", "unit"] = "imagenet"  # trained on pixels normalised by ImageNet's statistics, or [0, 1]
+
+
+class NoPretraining(Settings):
+    name: Literal["none"]
+
+
+Method = Annotated[
+    SimCLR
+    | MoCo
+    | MoCoV3
+    | BYOL
+    | DINO
+    | SwAV
+    | MAE
+    | Reconstruction
+    | ConRec
+    | Segmentation
+    | Classification
+    | SAMCLR
+    | PixelCL
+    | PixelCLDepth
+    | Weights
+    | NoPretraining,
+    Field(discriminator="name"),
+]
+DECODING = ("mae", "reconstruction", "conrec", "segmentation")  # the methods that train a decoder too

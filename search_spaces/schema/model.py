@@ -1,0 +1,75 @@
+"""Networks: an encoder, and a decoder that turns its features into masks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    Field,
+    PositiveInt,
+)
+
+from search_spaces.schema.base import Settings, default_name
+
+
+class UNet(Settings):
+    """P2's U-Net: four levels, transposed convolutions. Convolutions per level and the norm are our reading."""
+
+    name: Literal["unet"] = "unet"
+    widths: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=6)] = (32, 64, 128, 256)
+    skip_connections: bool = True
+    convolutions: Annotated[int, Field(ge=1, le=3)] = 2  # 3x3 convolutions per level
+    norm: Literal["batch", "none"] = "batch"
+
+    @property
+    def stride(self) -> int:
+        """How many times smaller than the image the coarsest features are."""
+        return 1 << (len(self.widths) - 1)
+
+
+class ConRecUNet(Settings):
+    """ConRec's U-Net (P3): nearest up-sampling, and skips through 1x1 convolutions with batch norm and ReLU."""
+
+    name: Literal["conrec-unet"]
+    widths: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=6)] = (64, 128, 256, 512)
+    skip_connections: bool = True
+
+    @property
+    def stride(self) -> int:
+        return 1 << (len(self.widths) - 1)
+
+
+class ResNetUNet(Settings):
+    """A U-Net over a torchvision ResNet (P3, P4: 18; P5: 34). No paper describes the decoder: it has the widths and
+    blocks of segmentation_models.pytorch's U-Net (nearest up-sampling, two 3x3 convolutions with batch norm)."""
+
+    name: Literal["resnet-unet"]
+    depth: Literal[18, 34, 50] = 34
+    stem: Literal["imagenet", "cifar"] = "imagenet"  # 7x7 with stride 2 and max pooling, or 3x3 and neither
+    skip_connections: bool = True
+    decoder_widths: Annotated[tuple[PositiveInt, ...], Field(min_length=5, max_length=5)] = (256, 128, 64, 32, 16)
+
+    @property
+    def stride(self) -> int:
+        return 32 if self.stem == "imagenet" else 8
+
+
+class ResNetHead(Settings):
+    """P1's model: a ResNet, and five 3x3 convolutions with bilinear up-sampling between each pair; no skips.
+
+    Widths (256, 128, 64, 32), ReLU, and a fourth up-sampling to the full size follow the authors' code; its ReLU on the
+    logits does not.
+    """
+
+    name: Literal["resnet-head"]
+    depth: Literal[18, 34, 50] = 34  # P1; its outlook: 50
+    skip_connections: Literal[False] = False
+
+    @property
+    def stride(self) -> int:
+        return 32
+
+
+Model = Annotated[
+    Annotated[UNet | ConRecUNet | ResNetUNet | ResNetHead, Field(discriminator="name")], default_name("unet")
+]

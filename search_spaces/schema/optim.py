@@ -1,0 +1,72 @@
+"""Optimisers and learning-rate schedules."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
+
+from search_spaces.schema.base import Fraction, Settings, default_name
+
+
+class SGD(Settings):
+    name: Literal["sgd"]
+    lr: PositiveFloat = 0.1
+    momentum: Fraction = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    nesterov: bool = False
+
+
+class LARS(Settings):
+    """SGD with a rate of its own for each weight matrix; biases and norms are left out of it and of weight decay."""
+
+    name: Literal["lars"]
+    lr: PositiveFloat = 0.3  # for 256 images per step: SimCLR scales by B / 256, or takes 0.075 sqrt(B)
+    momentum: Fraction = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-6  # SimCLR; BYOL 1.5e-6
+    trust_coefficient: PositiveFloat = 0.001
+
+
+class Adam(Settings):
+    name: Literal["adam"] = "adam"
+    lr: PositiveFloat = 1e-3  # P2
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+
+
+class AdamW(Settings):
+    name: Literal["adamw"]
+    lr: PositiveFloat = 1e-3
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+
+
+Optimizer = Annotated[Annotated[SGD | LARS | Adam | AdamW, Field(discriminator="name")], default_name("adam")]
+
+
+class Constant(Settings):
+    name: Literal["constant"] = "constant"
+    warmup_epochs: NonNegativeInt = 0
+
+
+class Step(Settings):
+    """Multiplies the rate by `gamma` every `every` epochs (P1: 10 and 0.5)."""
+
+    name: Literal["step"]
+    every: PositiveInt = 10  # epochs
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.5
+    warmup_epochs: NonNegativeInt = 0
+
+
+class Cosine(Settings):
+    name: Literal["cosine"]
+    final: Fraction = 0.0  # of the initial rate
+    warmup_epochs: NonNegativeInt = 0
+
+
+Schedule = Annotated[Annotated[Constant | Step | Cosine, Field(discriminator="name")], default_name("constant")]

@@ -1,0 +1,168 @@
+"""The stages: pretraining, fine-tuning, probes; and the configuration that holds one of everything."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from search_spaces.schema.base import Fraction, Labels, Settings
+from search_spaces.schema.data import Data
+from search_spaces.schema.methods import ConRec, Method, Reconstruction, Weights
+from search_spaces.schema.model import Model, UNet
+from search_spaces.schema.optim import Adam, Constant, Optimizer, Schedule
+
+ExtraTransform = Literal["elastic", "posterize", "solarize"]
+
+
+class Views(Settings):
+    """Random views for joint-embedding methods. Probabilities and strengths are per sample."""
+
+    size: PositiveInt = 64  # px (P2)
+    crop: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.08, 1.0)  # area share
+    aspect: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
+    flip: Fraction = 0.5
+    color_jitter: Annotated[float, Field(ge=0, le=1.25)] = 1.0  # strength s of 0.8/0.8/0.8/0.2 (P2: 1.0)
+    color_jitter_saturation: Annotated[float, Field(ge=0, le=1)] = 1.0  # of that strength (BYOL, DINO: 0.5)
+    color_jitter_probability: Fraction = 0.8
+    gray: Fraction = 0.0  # P2 names crops, flips and jitter only; SimCLR's own value is 0.2
+    blur: Fraction = 0.0  # SimCLR's own value is 0.5 for ImageNet sizes
+    solarize: Fraction = 0.0  # apart from `extra`; BYOL's own value is 0.2, in one of its views
+    extra: tuple[ExtraTransform, ...] = ()  # P1's additions, each applied with probability `extra_probability`
+    extra_probability: Fraction = 0.5
+    within: Literal["image", "region"] = "image"  # where crops lie: anywhere, or all in one random region (P4)
+    region_min_area: NonNegativeInt = 1000  # px of the source image; smaller regions are never chosen (P4)
+    region_source_area: PositiveInt | None = None  # px of a source image; default: the cached image is taken for it
+    region_enlarge: Annotated[float, Field(ge=1)] = 1.3  # of a region's height and width (P4)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Views:
+        for name, (low, high) in {"crop": self.crop, "aspect": self.aspect}.items():
+            if low > high:
+                raise ValueError(f"{name}: the lower bound {low} is above the upper bound {high}")
+        return self
+
+
+class _Length(Settings):
+    """Training length: `epochs`, or `steps` in place of it."""
+
+    epochs: PositiveInt | None = None
+    steps: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _one_length(self) -> _Length:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give exactly one of epochs and steps")
+        return self
+
+
+class Pretrain(_Length):
+    """One pretraining stage. P2's values are the defaults."""
+
+    data: str
+    method: Method
+    views: Views = Views()
+    optimizer: Optimizer = Adam()
+    schedule: Schedule = Constant()
+    batch_size: Annotated[int, Field(ge=2)] = 384  # images per step (P2)
+    clip_norm: PositiveFloat | None = None  # largest norm of all gradients together
+    sees: Literal["train", "train+val", "all"] = "train"  # which images pretraining may look at
+    precision: Literal["float32", "bfloat16"] = "float32"
+    online_knn_every: NonNegativeInt = 0  # epochs between kNN scores while training (P4's Figure 2); 0: never
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Pretrain:
+        if not isinstance(self.method, Weights) and (self.epochs is None) == (self.steps is None):
+            raise ValueError("give exactly one of epochs and steps")
+        return self
+
+    @model_validator(mode="after")
+    def _validation_unseen(self) -> Pretrain:
+        if self.online_knn_every and self.sees != "train":
+            raise ValueError(f"online_knn_every scores validation images, which sees: {self.sees} trains on")
+        return self
+
+    @model_validator(mode="after")
+    def _followed(self) -> Pretrain:
+        """Masks and original colours are cut by a view's box, which does not follow an elastic displacement."""
+        colors = isinstance(self.method, ConRec | Reconstruction) and "original-colors" in self.method.tasks
+        if "elastic" in self.views.extra and (colors or self.method.name == "segmentation"):
+            raise ValueError("views.extra: elastic moves pixels that this method's targets cannot follow; leave it out")
+        return self
+
+
+class Augment(Settings):
+    """Joint image and mask transforms of fine-tuning. P2 uses none."""
+
+    flip: Fraction = 0.0
+    crop: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (1.0, 1.0)  # area share
+    aspect: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
+
+
+class Finetune(_Length):
+    """Supervised segmentation, from pretrained weights or from scratch. P2's values are the defaults."""
+
+    data: str
+    size: PositiveInt = 128  # px (P2)
+    labels: Labels = 1.0  # share ('10%') or count (74) of the training images whose masks are used
+    transfer: Literal["none", "encoder", "encoder+decoder"] = "encoder"
+    freeze: Literal["none", "encoder"] = "none"
+    unfreeze_epoch: PositiveInt | None = None  # the first epoch, counted from 0, that trains a frozen encoder too
+    loss: Literal["dice", "cross-entropy", "dice+cross-entropy"] = "dice"
+    augment: Augment = Augment()
+    optimizer: Optimizer = Adam()
+    schedule: Schedule = Constant()
+    batch_size: PositiveInt = 256  # images per step (P2)
+    checkpoint: Literal["last", "best"] = "last"  # which weights are scored: the last, or the best on validation
+    validate_every: NonNegativeInt = 0  # epochs between validations for the learning curve; 0: only at the end
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _frozen_first(self) -> Finetune:
+        if self.unfreeze_epoch is not None and self.freeze == "none":
+            raise ValueError("unfreeze_epoch needs freeze: encoder")
+        return self
+
+
+class KNN(Settings):
+    """Weighted k-nearest-neighbour accuracy of the frozen encoder (k 200, T 0.1: Wu et al. 2018).
+
+    DINO's variant is k 10, 20, 100 or 200 with temperature 0.07.
+    """
+
+    kind: Literal["knn"]
+    data: str
+    size: PositiveInt = 64  # px
+    k: PositiveInt = 200
+    temperature: PositiveFloat = 0.1
+
+
+class LinearProbe(Settings):
+    """A linear classifier on the frozen encoder's features; defaults of P4's library (Lightly)."""
+
+    kind: Literal["linear"]
+    data: str
+    size: PositiveInt = 64  # px
+    epochs: PositiveInt = 90
+    lr: PositiveFloat = 0.1  # SGD, cosine to 0
+    batch_size: PositiveInt = 256
+    batch_norm: bool = False  # normalise the features first (MAE's habit)
+
+
+Probe = Annotated[KNN | LinearProbe, Field(discriminator="kind")]
+
+
+class Configuration(Settings):
+    """One fully specified setting of everything, without a seed."""
+
+    data: dict[str, Data]
+    model: Model = UNet()
+    pretrain: tuple[Pretrain, ...] = ()
+    finetune: Finetune | None = None
+    probe: dict[str, Probe] = {}
