@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -211,6 +211,8 @@ class State:
     _labels: dict[str, str] = field(default_factory=dict)
     _labelled: int = 0
     _written: float = 0.0
+    _counts: Snapshot | None = None
+    _counts_due: float = 0.0
     _results_due: float = field(default_factory=lambda: time.monotonic() + RESULTS_SECONDS)
 
     def event(self, kind: str, stage: Stage, text: str) -> None:
@@ -256,26 +258,42 @@ class State:
 
     def snapshot(self, folder: Path | None) -> Snapshot:
         """The study at this moment; now and then also written to `folder`."""
-        outcomes = self.scheduler.outcomes
-        failed = sum(outcome.state != "finished" for outcome in outcomes.values())
-        shot = Snapshot(
-            study=self.study.name,
-            phase="search" if self.run.open_searches else "confirm",
+        shot = replace(
+            self._counted(force=folder is None),
             running=tuple(self._running()),
             waiting=self.scheduler.waiting,
             finished=self.trained,
             reused=len(self.scheduler.reused),
-            failed=failed,
-            total=None if self.run.open_searches else len(program.stages_in(list(self.run.uses))),
-            cells=tuple(self._cells()),
             elapsed=time.monotonic() - self.began,
-            remaining=self._remaining(),
             messages=tuple(self.notes[-4:]),
         )
         if folder is not None and time.monotonic() - self._written > STATUS_SECONDS:
             self._written = time.monotonic()
             write_atomically(folder / "status.json", json.dumps(asdict(shot)))
         return shot
+
+    def _counted(self, force: bool) -> Snapshot:
+        """The parts that go over all stages, made anew only now and then: a study may have thousands."""
+        began = time.monotonic()
+        if self._counts is None or force or began >= self._counts_due:
+            uses, outcomes = list(self.run.uses), dict(self.scheduler.outcomes)
+            stages = program.stages_in(uses)
+            self._counts = Snapshot(
+                study=self.study.name,
+                phase="search" if self.run.open_searches else "confirm",
+                running=(),
+                waiting=0,
+                finished=0,
+                reused=0,
+                failed=sum(outcome.state != "finished" for outcome in outcomes.values()),
+                total=None if self.run.open_searches else len(stages),
+                cells=tuple(self._cells(uses, outcomes)),
+                elapsed=0.0,
+                remaining=self._remaining(stages, outcomes),
+                messages=(),
+            )
+            self._counts_due = time.monotonic() + max(0.5, 20 * (time.monotonic() - began))
+        return self._counts
 
     def write_so_far(self) -> None:
         """The results as far as they are there: once a minute, less often where writing them takes long."""
@@ -294,14 +312,14 @@ class State:
             seconds = time.monotonic() - trial.began
             yield RunningStage(self.label(trial.stage), step / total if total else 0.0, loss, seconds)
 
-    def _cells(self) -> Iterator[CellStatus]:
+    def _cells(self, uses: list[program.Use], outcomes: program.Outcomes) -> Iterator[CellStatus]:
         metric = self.study.header.tune.target
         expected: dict[str, int] = {cell.label: 0 for cell in self.study.cells}
         values: dict[str, list[float]] = {cell.label: [] for cell in self.study.cells}
-        for use in list(self.run.uses):
+        for use in uses:
             if use.phase == "confirm" and "finetune" in use.stages:
                 expected[use.cell.label] += 1
-                outcome = self.scheduler.outcomes.get(use.stages["finetune"].fingerprint)
+                outcome = outcomes.get(use.stages["finetune"].fingerprint)
                 if outcome is not None and metric in outcome.metrics:
                     values[use.cell.label].append(outcome.metrics[metric])
         for label, found in values.items():
@@ -309,9 +327,9 @@ class State:
             spread = statistics.stdev(found) if len(found) > 1 else None
             yield CellStatus(label, len(found), expected[label], mean, spread)
 
-    def _remaining(self) -> float | None:
+    def _remaining(self, stages: dict[str, Stage], outcomes: program.Outcomes) -> float | None:
         """Seconds left, from the times of stages of the same name; None until each kind was seen once."""
-        to_do = [s for k, s in program.stages_in(list(self.run.uses)).items() if k not in self.scheduler.outcomes]
+        to_do = [stage for key, stage in stages.items() if key not in outcomes]
         if self.run.open_searches or any(stage.name not in self.seconds for stage in to_do):
             return None
         work = sum(statistics.fmean(self.seconds[stage.name]) for stage in to_do)

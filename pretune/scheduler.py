@@ -8,7 +8,7 @@ never.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -17,17 +17,19 @@ from pretune.program import Outcome, Outcomes, Program
 from search_spaces.stages import Stage
 
 Find = Callable[[str], Outcome | None]
+Shape = tuple[str, int, float]  # kind, CPUs, GPUs (-1: the default)
 Event = Callable[
     [Literal["reused", "started", "finished", "diverged", "retried", "crashed", "blocked"], Stage, str], None
 ]
 
 
+@dataclass(eq=False)
 class _Waiting:
-    """A program and the fingerprints that it waits for."""
+    """A program, the stages that it waits for, and which of them have not ended."""
 
-    def __init__(self, program: Program, needs: set[str]) -> None:
-        self.program = program
-        self.needs = needs
+    program: Program
+    needs: tuple[str, ...] = ()
+    missing: set[str] = field(default_factory=set)
 
 
 def _ignore(kind: str, stage: Stage, text: str) -> None:
@@ -36,7 +38,11 @@ def _ignore(kind: str, stage: Stage, text: str) -> None:
 
 @dataclass
 class Scheduler:
-    """Call `start` once; then `take` ready stages and `complete` them until `finished`."""
+    """Call `start` once; then `take` ready stages and `complete` them until `finished`.
+
+    Every call costs the same however many stages wait: ready stages stand in one line per resource shape, those that
+    wait for a parent stand with it, and programs are told when a stage that they wait for ends.
+    """
 
     find: Find  # what the store holds of a fingerprint
     retries: int  # how often a crashed stage is tried again
@@ -45,112 +51,149 @@ class Scheduler:
     running: dict[str, Stage] = field(default_factory=dict)
     reused: set[str] = field(default_factory=set)
     attempts: Counter[str] = field(default_factory=Counter)
-    _wanted: dict[str, Stage] = field(default_factory=dict)  # neither running nor ended, in the order of asking
-    _programs: list[_Waiting] = field(default_factory=list)
+    _wanted: set[str] = field(default_factory=set)  # neither running nor ended
+    _ready: dict[Shape, deque[tuple[int, Stage]]] = field(default_factory=dict)  # with their place in the order asked
+    _children: dict[str, list[Stage]] = field(default_factory=dict)  # wanted stages by the parent they wait for
+    _waiting: dict[str, list[_Waiting]] = field(default_factory=dict)  # programs by what they wait for
+    _movable: deque[_Waiting] = field(default_factory=deque)  # programs that have all they waited for
+    _programs: int = 0
+    _asked: int = 0
 
     def start(self, programs: Sequence[Program]) -> None:
-        self._programs += [_Waiting(program, set()) for program in programs]
+        self._add(programs)
         self._advance()
 
     @property
     def finished(self) -> bool:
-        return not self._programs
+        return self._programs == 0
 
     @property
     def waiting(self) -> int:
         return len(self._wanted)
 
     def take(self, fits: Callable[[Stage], bool] = lambda stage: True) -> Stage | None:
-        """The next ready stage that fits, or None; pretrainings first, since others wait for them."""
-        ready = (stage for stage in self._wanted.values() if self._is_ready(stage) and fits(stage))
-        stage = min(ready, key=lambda stage: stage.kind != "pretrain", default=None)
-        if stage is not None:
-            del self._wanted[stage.fingerprint]
-            self.running[stage.fingerprint] = stage
-            self.attempts[stage.fingerprint] += 1
-            self.on_event("started", stage, "")
-        return stage
+        """The next ready stage that fits, or None; pretrainings first, since others wait for them.
+
+        `fits` may look at a stage's resources alone: of each resource shape only the first in line is tried.
+        """
+        heads = sorted((line[0][1].kind != "pretrain", line[0][0], shape) for shape, line in self._ready.items())
+        for _, _, shape in heads:
+            if fits(self._ready[shape][0][1]):
+                return self._run(shape)
+        return None
 
     def complete(self, stage: Stage, outcome: Outcome) -> None:
         """Note how a running stage ended. What it was the last to hold up moves on."""
         if self.running.pop(stage.fingerprint, None) is None:
             return  # told twice: by the trial and by the watchdog
         if outcome.state == "crashed" and self.attempts[stage.fingerprint] <= self.retries:
-            self._wanted[stage.fingerprint] = stage
+            self._wanted.add(stage.fingerprint)
+            self._queue(stage)
             self.on_event("retried", stage, outcome.cause)
             return
-        self.outcomes[stage.fingerprint] = outcome
-        self.on_event(outcome.state, stage, outcome.cause)
-        self._block_descendants()
+        self._end(stage, outcome)
         self._advance()
 
     def stuck(self) -> bool:
         """Nothing runs and nothing can: the end, or a fault that must be said rather than waited for."""
-        return not self.running and not any(self._is_ready(stage) for stage in self._wanted.values())
+        return not self.running and not self._ready
 
-    # ---------------------------------------------------------------------------------------------- inside
+    # ------------------------------------------------------------------------------------------------- stages
 
-    def _is_ready(self, stage: Stage) -> bool:
-        return stage.parent is None or self._ended(stage.parent) == "finished"
+    def _want(self, stage: Stage) -> None:
+        """Take from the store, or put in line, the parents first."""
+        if self._is_known(stage):
+            return
+        if self._reuse(stage):
+            for ancestor in stage.ancestors():  # not run for its own sake, but results show it where it is there
+                if not self._is_known(ancestor):
+                    self._reuse(ancestor)
+            return
+        if stage.parent is not None:
+            self._want(stage.parent)
+        self._wanted.add(stage.fingerprint)
+        self._place(stage)
 
-    def _ended(self, stage: Stage) -> str | None:
-        outcome = self.outcomes.get(stage.fingerprint)
-        return outcome.state if outcome else None
+    def _is_known(self, stage: Stage) -> bool:
+        key = stage.fingerprint
+        return key in self.outcomes or key in self.running or key in self._wanted
+
+    def _place(self, stage: Stage) -> None:
+        """Into the line if its parent is finished, beside the parent if that has not ended, else it is blocked."""
+        ended = None if stage.parent is None else self.outcomes.get(stage.parent.fingerprint)
+        if stage.parent is None or (ended is not None and ended.state == "finished"):
+            self._queue(stage)
+        elif ended is None:
+            self._children.setdefault(stage.parent.fingerprint, []).append(stage)
+        else:
+            self._block(stage, stage.parent, ended)
+
+    def _queue(self, stage: Stage) -> None:
+        self._asked += 1
+        gpus = stage.resources.gpus
+        shape = (stage.kind, stage.resources.cpus, -1.0 if gpus is None else gpus)
+        self._ready.setdefault(shape, deque()).append((self._asked, stage))
+
+    def _run(self, shape: Shape) -> Stage:
+        _, stage = self._ready[shape].popleft()
+        if not self._ready[shape]:
+            del self._ready[shape]
+        self._wanted.remove(stage.fingerprint)
+        self.running[stage.fingerprint] = stage
+        self.attempts[stage.fingerprint] += 1
+        self.on_event("started", stage, "")
+        return stage
+
+    def _reuse(self, stage: Stage) -> bool:
+        found = self.find(stage.fingerprint)
+        if found is None:
+            return False
+        self.reused.add(stage.fingerprint)
+        self.outcomes[stage.fingerprint] = found
+        self.on_event("reused", stage, "")
+        return True
+
+    def _end(self, stage: Stage, outcome: Outcome) -> None:
+        """The outcome is there: children go on or are blocked, programs are told."""
+        self.outcomes[stage.fingerprint] = outcome
+        self.on_event(outcome.state, stage, outcome.cause)
+        for child in self._children.pop(stage.fingerprint, []):
+            self._place(child)
+        for waiting in self._waiting.pop(stage.fingerprint, []):
+            waiting.missing.discard(stage.fingerprint)
+            if not waiting.missing:
+                self._movable.append(waiting)
+
+    def _block(self, stage: Stage, parent: Stage, ended: Outcome) -> None:
+        """Whoever waits for something that failed will never run; the first that failed is named."""
+        self._wanted.remove(stage.fingerprint)
+        cause = ended.cause if ended.state == "blocked" else f"its {parent.name} {ended.state}: {ended.cause}"
+        self._end(stage, Outcome("blocked", {}, cause, ended.root or ended.state))
+
+    # ----------------------------------------------------------------------------------------------- programs
+
+    def _add(self, programs: Sequence[Program]) -> None:
+        self._programs += len(programs)
+        self._movable.extend(_Waiting(program) for program in programs)
 
     def _advance(self) -> None:
         """Let every program go on that has all it waits for, until none has."""
-        moved = True
-        while moved:
-            moved = False
-            for waiting in list(self._programs):
-                if all(need in self.outcomes for need in waiting.needs):
-                    self._resume(waiting)
-                    moved = True
+        while self._movable:
+            self._resume(self._movable.popleft())
 
     def _resume(self, waiting: _Waiting) -> None:
         answers: Outcomes | None = {need: self.outcomes[need] for need in waiting.needs} or None
         try:
             stages = waiting.program.send(answers)  # type: ignore[arg-type]  # None starts a generator
         except StopIteration as end:
-            self._programs.remove(waiting)
-            self._programs += [_Waiting(program, set()) for program in end.value or []]
+            self._programs -= 1
+            self._add(end.value or [])
             return
-        waiting.needs = {stage.fingerprint for stage in stages}
         for stage in stages:
             self._want(stage)
-        self._block_descendants()
-
-    def _want(self, stage: Stage) -> None:
-        """Take from the store, or put on the list, the parents first."""
-        key = stage.fingerprint
-        if key in self.outcomes or key in self.running or key in self._wanted:
-            return
-        if self._reuse(stage):
-            for ancestor in stage.ancestors():  # not run for its own sake, but results show it where it is there
-                if ancestor.fingerprint not in {*self.outcomes, *self.running, *self._wanted}:
-                    self._reuse(ancestor)
-            return
-        if stage.parent is not None:
-            self._want(stage.parent)
-        self._wanted[key] = stage
-
-    def _reuse(self, stage: Stage) -> bool:
-        found = self.find(stage.fingerprint)
-        if found is None:
-            return False
-        self.outcomes[stage.fingerprint] = found
-        self.reused.add(stage.fingerprint)
-        self.on_event("reused", stage, "")
-        return True
-
-    def _block_descendants(self) -> None:
-        """Whoever waits for something that failed will never run."""
-        for stage in list(self._wanted.values()):
-            failed = next((a for a in stage.ancestors() if self._ended(a) not in (None, "finished")), None)
-            if failed is None:
-                continue
-            ended = self.outcomes[failed.fingerprint]
-            del self._wanted[stage.fingerprint]
-            cause = f"its {failed.name} {ended.state}: {ended.cause}"
-            self.outcomes[stage.fingerprint] = Outcome("blocked", {}, cause, ended.root or ended.state)
-            self.on_event("blocked", stage, cause)
+        waiting.needs = tuple(dict.fromkeys(stage.fingerprint for stage in stages))
+        waiting.missing = {need for need in waiting.needs if need not in self.outcomes}
+        for need in waiting.missing:
+            self._waiting.setdefault(need, []).append(waiting)
+        if not waiting.missing:
+            self._movable.append(waiting)
