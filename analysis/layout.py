@@ -184,7 +184,8 @@ def _differences_grid(table: Differences) -> _Grid:
     digits = _decimals([row.high - row.difference for row in table.rows if row.high > row.difference])
     body = tuple(_difference_row(row, digits, table.percent) for row in table.rows)
     unit = ", percentage points" if table.percent else ""
-    caption = f"{table.metric}: paired difference to {table.baseline}{unit}, 95 % t interval, Holm-corrected p"
+    what = f"{table.metric}: paired difference to {table.baseline}{unit}"
+    caption = f"{what}, 95 % t interval (each alone), Holm-corrected p (all together)"
     return _Grid(caption, 1, ("cell", "difference", "95 % interval", "p (Holm)", "n"), body, frozenset(), table.notes)
 
 

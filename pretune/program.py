@@ -25,7 +25,7 @@ from pretune.search import Direction, Search, Told, Values, direction_of, open_s
 from search_spaces import schema, space
 from search_spaces.cells import Cell
 from search_spaces.resolve import Study
-from search_spaces.stages import DigestOf, Replicate, Stage, replicates, stages_of
+from search_spaces.stages import RECIPE, DigestOf, Replicate, Stage, replicates, stages_of
 
 
 class Outcome(NamedTuple):
@@ -198,6 +198,8 @@ def open_questions(run: Run, part: str, cells: Sequence[Cell], fixed: Values) ->
         "cells": [space.to_plain(cell.template) for cell in cells],
         "seeds": header.seeds.model_dump(mode="json", include={"search", "hold"}),
         "tune": header.tune.model_dump(mode="json", exclude={"trials", "pretrain"}),
+        "recipes": RECIPE,
+        "resources": header.resources.model_dump(mode="json"),
         "target": header.tune.pretrain.target if part == "pretrain" else header.tune.target,
         "data": sorted(run.digest_of(d) for cell in cells for d in cell.configuration().data.values()),
         "fixed": fixed,

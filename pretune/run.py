@@ -148,7 +148,8 @@ def only_driver(folder: Path) -> Iterator[None]:
 
 def prepare_data(study: Study, options: Options, console: Console | None) -> DigestOf:
     """Decode every data set into the cache, with a progress bar; the answer names a data set's content."""
-    from trainables.data.images import ensure
+    from trainables.data.errors import DataError
+    from trainables.data.images import ensure, open_cached
 
     @functools.cache
     def digest_of(data: schema.Data) -> str:
@@ -161,8 +162,13 @@ def prepare_data(study: Study, options: Options, console: Console | None) -> Dig
             )
 
     for cell in study.cells:
-        for data in cell.configuration().data.values():
+        settings = cell.configuration()
+        for data in settings.data.values():
             digest_of(data)
+        for name, probe in settings.probe.items():
+            opened = open_cached(digest_of(settings.data[probe.data]), options.cache)
+            if opened is not None and opened.labels is None:
+                raise DataError(f"probe.{name}: the images of {probe.data} have no classes to tell apart")
     return digest_of
 
 

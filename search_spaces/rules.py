@@ -11,7 +11,7 @@ from search_spaces import space
 from search_spaces.cells import Cell, Level, Template, level_label
 from search_spaces.check import problems_of
 from search_spaces.document import KeyPath, Places, Problem, did_you_mean
-from search_spaces.schema import DECODING, Configuration, Header
+from search_spaces.schema import DECODING, Configuration, Data, Header
 
 SCORES = ("accuracy", "mean_accuracy", "jaccard", "dice", "precision", "recall")
 METRIC = re.compile(rf"^(test|val)/({'|'.join(SCORES)})(/.+)?$|^probe/[^/]+/accuracy$")
@@ -19,6 +19,7 @@ METRIC = re.compile(rf"^(test|val)/({'|'.join(SCORES)})(/.+)?$|^probe/[^/]+/accu
 
 def check_cells(cells: Sequence[tuple[Cell, Places]], header: Header, warnings: list[str]) -> list[Problem]:
     problems: list[Problem] = []
+    tested: dict[str, str] = {}
     for cell, places in cells:
         for suggest in _extremes(cell):
             settings = space.fill(cell.template, suggest)
@@ -26,7 +27,20 @@ def check_cells(cells: Sequence[tuple[Cell, Places]], header: Header, warnings: 
             problems += [*found, *_check_finite(settings, (), places), *_check_parts(settings, header, places)]
             if configuration is not None:
                 problems += _check_configuration(cell, configuration, header, places, warnings)
+                tested.setdefault(_tested_on(configuration), cell.label)
+    if len(tested) > 1:
+        warnings.append(f"not all cells are measured on the same test images ({' / '.join(tested.values())})")
     return problems
+
+
+def _tested_on(settings: Configuration) -> str:
+    """What decides which images the fine-tuning is tested on."""
+    if settings.finetune is None or settings.finetune.data not in settings.data:
+        return ""
+    data = settings.data[settings.finetune.data]
+    return data.model_dump_json(include={"dataset", "root", "limit", "seed", "images"}) + data.split.model_dump_json(
+        exclude={"val"}
+    )
 
 
 def _extremes(cell: Cell) -> Iterator[space.Suggest]:
@@ -106,6 +120,8 @@ def _check_configuration(
     if settings.finetune is not None:
         yield from _check_finetune(cell, settings, places, warnings)
     yield from _check_pretrain(settings, places)
+    yield from _check_probes(settings, places)
+    warnings += _leaks(settings)
     yield from _check_sizes(settings, places)
     yield from _check_tuning(cell, settings, header, places)
 
@@ -129,9 +145,41 @@ def _check_pretrain(settings: Configuration, places: Places) -> Iterator[Problem
     """Supervised pretraining needs what the data set must have."""
     for i, stage in enumerate(settings.pretrain):
         data = settings.data.get(stage.data)
+        if stage.method.name in SUPERVISED and stage.sees != "train":
+            what = f"{stage.method.name} would train on the labels of validation or test images"
+            yield places.problem(("pretrain", i, "sees"), what, "set sees: train")
         if stage.method.name == "segmentation" and data is not None and data.dataset == "image-folder":
             what = "image-folder has no masks to pretrain segmentation with"
             yield places.problem(("pretrain", i, "data"), what, "use image-mask-folder")
+
+
+SUPERVISED = ("segmentation", "classification")
+
+
+def _leaks(settings: Configuration) -> Iterator[str]:
+    """Ways in which a pretraining may see images that something is later scored on; allowed, but said."""
+    for stage in settings.pretrain:
+        if stage.sees != "train":
+            also = "the test images too" if stage.sees == "all" else "the validation images too"
+            yield f"pretraining on {stage.data} sees {also} (sees: {stage.sees}); say so beside the table"
+        if settings.finetune is not None and stage.data != settings.finetune.data:
+            ours, theirs = settings.data.get(stage.data), settings.data.get(settings.finetune.data)
+            if ours and theirs and _files(ours) == _files(theirs) and ours.split != theirs.split:
+                both = f"{stage.data} and {settings.finetune.data}"
+                yield f"{both} are the same files, split apart differently: pretraining may see test images"
+
+
+def _files(data: Data) -> str:
+    return data.model_dump_json(include={"dataset", "root", "images", "seed"})
+
+
+def _check_probes(settings: Configuration, places: Places) -> Iterator[Problem]:
+    """A probe needs images of its own to be scored on; whether they have classes shows when the data are opened."""
+    for probe in settings.probe.values():
+        data = settings.data.get(probe.data)
+        if data is not None and data.split.val == 0:
+            what = "a probe is scored on validation images, and there are none"
+            yield places.problem(("data", probe.data, "split", "val"), what, "set it above 0")
 
 
 def _check_sizes(settings: Configuration, places: Places) -> Iterator[Problem]:

@@ -31,7 +31,7 @@ from search_spaces.schema import (
 )
 
 # Raise a stage's number whenever the same settings would give other digits than before.
-RECIPE = {"pretrain": 1, "finetune": 1, "probe": 1}
+RECIPE = {"pretrain": 1, "finetune": 1, "probe": 2}
 
 # Streams of one replicate that other code must not collide with start here: report seeds are 0, 1, 2, ...
 FIRST_SEARCH_SEED = 1000
@@ -173,12 +173,15 @@ def finetune_identity(
     }
 
 
-def probe_identity(settings: Probe, model: Model, data: Data, digest: str, parent: str, threads: int) -> dict[str, Any]:
+def probe_identity(
+    settings: Probe, model: Model, data: Data, digest: str, streams: Streams, parent: str, threads: int
+) -> dict[str, Any]:
     return {
         "recipe": ["probe", RECIPE["probe"]],
         "settings": settings.model_dump(mode="json", exclude={"data"}),
         "model": encoder_of(model),
         "data": data_identity(data, digest, "train"),
+        "streams": streams,
         "parent": parent,
         "threads": threads,
     }
@@ -199,7 +202,7 @@ def stages_of(
         stages[finetune.name] = finetune
     if last is not None:
         for name in configuration.probe:
-            stages[f"probe:{name}"] = _probe_stage(configuration, name, header, digest_of, last)
+            stages[f"probe:{name}"] = _probe_stage(configuration, name, replicate, header, digest_of, last)
     return stages
 
 
@@ -284,10 +287,16 @@ def _finetune_stage(
     )
 
 
-def _probe_stage(configuration: Configuration, name: str, header: Header, digest_of: DigestOf, parent: Stage) -> Stage:
+def _probe_stage(
+    configuration: Configuration, name: str, replicate: Replicate, header: Header, digest_of: DigestOf, parent: Stage
+) -> Stage:
     settings, resources = configuration.probe[name], header.resources.probe
     data = configuration.data[settings.data]
-    identity = probe_identity(settings, configuration.model, data, digest_of(data), parent.fingerprint, resources.cpus)
+    # the pretraining's own split: on its data set, a probe is scored on images that it did not see
+    streams = _streams(["split"], replicate.pretrain, replicate, header.seeds)
+    identity = probe_identity(
+        settings, configuration.model, data, digest_of(data), streams, parent.fingerprint, resources.cpus
+    )
     return Stage(
         "probe",
         f"probe:{name}",
@@ -295,7 +304,7 @@ def _probe_stage(configuration: Configuration, name: str, header: Header, digest
         configuration.model,
         data,
         digest_of(data),
-        {},
+        streams,
         parent,
         resources,
         False,

@@ -1,0 +1,61 @@
+"""Rules between settings: what pretraining may see, what a probe is scored on, whether cells can be compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from search_spaces.document import StudyError
+from search_spaces.resolve import Study, from_dict
+from search_spaces.stages import replicates, stages_of
+
+DATA = {"d": {"dataset": "scenes"}}
+
+
+def study(**changes: Any) -> Study:
+    base: dict[str, Any] = {
+        "study": "s",
+        "data": DATA,
+        "pretrain": {"data": "d", "method": {"name": "simclr"}, "epochs": 1},
+        "finetune": {"data": "d", "epochs": 1},
+    }
+    return from_dict(base | changes)
+
+
+def test_a_probe_shares_the_split_of_its_pretraining_and_no_other_seed_does() -> None:
+    made = study(probe={"near": {"kind": "knn", "data": "d"}})
+    seeds = replicates(made.header.seeds, "report")
+    found = [stages_of(made.cells[0].configuration(), seed, made.header, lambda data: "x", True) for seed in seeds]
+    assert all(stages["probe:near"].streams["split"] == stages["pretrain"].streams["split"] for stages in found)
+    assert len({stages["probe:near"].streams["split"] for stages in found}) == len(seeds)
+
+
+@pytest.mark.parametrize("sees", ["train+val", "all"])
+@pytest.mark.parametrize("method", ["segmentation", "classification"])
+def test_supervised_pretraining_never_sees_other_labels_than_those_for_training(method: str, sees: str) -> None:
+    with pytest.raises(StudyError, match=f"pretrain.sees: {method} would train on the labels"):
+        study(pretrain={"data": "d", "method": {"name": method}, "epochs": 1, "sees": sees})
+
+
+def test_that_pretraining_sees_test_images_is_said() -> None:
+    made = study(pretrain={"data": "d", "method": {"name": "simclr"}, "epochs": 1, "sees": "all"})
+    assert any("sees the test images too" in warning for warning in made.warnings)
+    assert study().warnings == ()
+
+
+def test_the_same_files_split_twice_are_said() -> None:
+    again = {"dataset": "scenes", "split": {"seed": 1}}
+    made = study(data=DATA | {"again": again}, finetune={"data": "again", "epochs": 1})
+    assert any("same files, split apart differently" in warning for warning in made.warnings)
+
+
+def test_cells_with_other_test_images_are_said_and_other_validation_images_are_not() -> None:
+    test = study(factors={"f": {"data.d.split.seed": [0, 1]}})
+    assert any("not all cells are measured on the same test images" in warning for warning in test.warnings)
+    assert study(factors={"f": {"data.d.split.val": [0.1, 0.2]}}).warnings == ()
+
+
+def test_a_probe_without_validation_images_is_refused() -> None:
+    with pytest.raises(StudyError, match=r"data\.d\.split\.val: a probe is scored on validation images"):
+        study(data={"d": {"dataset": "scenes", "split": {"val": 0}}}, probe={"near": {"kind": "knn", "data": "d"}})
