@@ -115,7 +115,7 @@ def show_end(ended: Any, folder: Path, console: Console) -> None:
     """The table, the failures, and where everything is."""
     from pretune.plan import duration
 
-    if ended.exit_code != EXIT_STOPPED or (folder / "results.parquet").exists():
+    if (folder / "results.parquet").exists():
         print_report(folder, console)
     for label, cause in ended.failed.items():
         console.print(f"[red]failed[/] {label}: {cause}", highlight=False)
@@ -192,6 +192,7 @@ def plan(
     held = Store(store or root / "store")
     made, stages = planning.make_plan(study, digest_of, lambda key: held.find(key) is not None)
     if calibrate and size_of is not None:
+        click.echo("timing a few steps of each kind of stage ...", err=True)
         sizes: Callable[[Data], int] = size_of
         missing = [stage for stage in stages if held.find(stage.fingerprint) is None]
         seconds, gpu_hours, disk = planning.calibrate(missing, sizes)
@@ -249,9 +250,11 @@ def report(folder: Path, html: bool, watch: bool, figures: str | None, cache: Pa
     pretune report runs/quickstart --figures pdf    figures for a paper
     """
     from analysis import report_html
+    from analysis.results import load_header
     from pretune.panels import write_panels
 
     console = Console()
+    load_header(folder)  # says what is missing, before anything else does
     if watch:
         report_html.watch(folder, lambda line: console.print(line, highlight=False, soft_wrap=True))
     if html and (missing := write_panels(folder, cache or folder.parent / "cache")):
@@ -387,6 +390,9 @@ def init(file: Path, images: Path | None, masks: Path | None, classes: str | Non
         raise click.UsageError(f"{file} exists; choose another name or delete it")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(starter(file.stem, images, masks, classes), encoding="utf-8")
+    assumed = [word for given, word in ((images, "--images"), (masks, "--masks"), (classes, "--classes")) if not given]
+    if assumed:
+        click.echo(f"{', '.join(assumed)} not given: an example stands in their place, change it first")
     click.echo(f"wrote {file}; next: pretune plan {file}")
 
 

@@ -118,7 +118,7 @@ def _onnx(model: Model, study: Path, out: Path) -> tuple[Path, Logits]:
         import onnxruntime  # type: ignore[import-untyped, unused-ignore]
         import onnxscript  # noqa: F401  # torch.onnx needs it, and says so less clearly
     except ImportError as error:
-        raise ModelError(f"ONNX needs more libraries ({error.name}): pip install 'pretune[onnx]'") from error
+        raise ModelError(f"ONNX needs more libraries ({error.name}): pip install -e '.[onnx]'") from error
     path = out / "model.onnx"
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # the exporter's own deprecations; the check below is what counts

@@ -130,7 +130,7 @@ def _parts(snapshot: Snapshot, room: _Room, glyphs: _Glyphs, width: int) -> Iter
         yield _running_table(snapshot.running[: room.running], glyphs, width)
         yield from _more(len(snapshot.running) - room.running, glyphs)
     if snapshot.cells:
-        yield _heading("cells")
+        yield _heading("cells, by the tuning target")
         yield _cells_table(_most_telling(snapshot.cells, room.cells), glyphs)
         yield from _more(len(snapshot.cells) - room.cells, glyphs)
     if snapshot.messages:

@@ -33,7 +33,11 @@ from search_spaces.resolve import Study
 from search_spaces.stages import Stage
 
 Row = dict[str, Any]
-SEARCH_ONLY = ("test/",)
+EARLIER = "earlier"  # folder for the results of a study that was edited since
+DERIVED = (
+    *("results.parquet", "stage_runs.parquet", "curves.parquet", "table.md", "table.csv", "table.tex"),
+    *("differences.csv", "report.html", "best", "panels"),
+)
 
 
 def write_header(study: Study, folder: Path) -> None:
@@ -68,6 +72,16 @@ def in_order(study: Study, uses: Sequence[Use]) -> list[Use]:
     side, and which of them asked first is a matter of timing that no result may show."""
     place = {cell.label: i for i, cell in enumerate(study.cells)}
     return sorted(uses, key=lambda use: (use.phase != "search", place[use.cell.label]))
+
+
+def set_aside(folder: Path) -> None:
+    """Move what was made from the settings before the edit out of the way, so that nobody takes it for the new."""
+    target = folder / EARLIER
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    for name in DERIVED:
+        if (folder / name).exists():
+            (folder / name).rename(target / name)
 
 
 def result_rows(study: Study, uses: Sequence[Use], outcomes: Outcomes) -> list[Row]:

@@ -64,10 +64,11 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
     began = time.monotonic()
     store = Store(options.store)
     store.check()
+    digest_of = prepare_data(study, options, console)
     make_folder(options.out)
     with only_driver(options.out):
-        digest_of = prepare_data(study, options, console)
-        say_changes(study, options.out, console)
+        if say_changes(study, options.out, console):
+            record.set_aside(options.out)
         record.write_header(study, options.out)
         run = program.Run(study, digest_of, open_storage(options.out / "optuna.journal"))
         state = State(study, run, store, options.out, began, (options.out / "pretune.log").open("a", encoding="utf-8"))
@@ -84,7 +85,7 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
 
 def train(study: Study, state: State, options: Options, console: Console) -> None:
     """Start Ray and run stages until there is nothing left to do."""
-    console.print(f"[dim]{state.reused_text()}starting Ray ...[/]", highlight=False)
+    console.print(f"[dim]{state.reused_text()}starting Ray ...[/]", highlight=False, soft_wrap=True)
     ledger = Ledger(start_ray(options.address, None), options.parallel)
     ledger.check(program.stages_in(state.run.uses))
     folders = Folders(
@@ -106,6 +107,8 @@ def train(study: Study, state: State, options: Options, console: Console) -> Non
 def conclude(study: Study, state: State, options: Options) -> Ended:
     """Write results and the best model; say how it ended."""
     scheduler, uses = state.scheduler, state.run.uses
+    state.stopped = not scheduler.finished
+    state.live.clear()  # whatever was under way when the user stopped it
     record.write_results(study, uses, scheduler.outcomes, state.store, options.out)
     if scheduler.finished:
         record.keep_best(study, uses, scheduler.outcomes, state.store, options.out)
@@ -161,10 +164,13 @@ def prepare_data(study: Study, options: Options, console: Console | None) -> Dig
                 data, options.data, options.cache, lambda done, total: bar.update(task, completed=done, total=total)
             )
 
+    said: set[str] = set()
     for cell in study.cells:
         settings = cell.configuration()
-        for data in settings.data.values():
-            digest_of(data)
+        for name, data in settings.data.items():
+            if digest_of(data) not in said and (opened := open_cached(digest_of(data), options.cache)) is not None:
+                said.add(digest_of(data))
+                say_skipped(name, opened.skipped, len(opened.images), console)
         for name, probe in settings.probe.items():
             opened = open_cached(digest_of(settings.data[probe.data]), options.cache)
             if opened is not None and opened.labels is None:
@@ -172,17 +178,29 @@ def prepare_data(study: Study, options: Options, console: Console | None) -> Dig
     return digest_of
 
 
-def say_changes(study: Study, folder: Path, console: Console) -> None:
+def say_skipped(name: str, skipped: tuple[str, ...], kept: int, console: Console | None) -> None:
+    """Which files `on_error: skip` left out: the first ten, and the count."""
+    if skipped and console is not None:
+        console.print(
+            f"note: {name}: {len(skipped)} of {kept + len(skipped)} left out (on_error: skip)", highlight=False
+        )
+        for line in skipped[:10]:
+            console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def say_changes(study: Study, folder: Path, console: Console) -> bool:
     """Where the file was edited since the last run: which keys changed. What they leave valid is reused."""
     import yaml
 
     try:
         before = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError):
-        return
+        return False
     changed = sorted(differing(before, yaml.safe_load(study.to_yaml())))
     if changed:
         console.print(f"the study changed since its last run: {', '.join(changed)}", highlight=False)
+        console.print(f"its earlier results are in {folder / record.EARLIER}", highlight=False, soft_wrap=True)
+    return bool(changed)
 
 
 def differing(before: Any, after: Any, key: str = "") -> Iterator[str]:
@@ -208,6 +226,7 @@ class State:
     began: float
     log: IO[str]
     trained: int = 0
+    stopped: bool = False
     live: dict[str, Live] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=dict)  # per stage name, of stages trained in this run
     notes: list[str] = field(default_factory=list)
@@ -286,7 +305,7 @@ class State:
             stages = program.stages_in(uses)
             self._counts = Snapshot(
                 study=self.study.name,
-                phase="search" if self.run.open_searches else "confirm",
+                phase=self._phase(),
                 running=(),
                 waiting=0,
                 finished=0,
@@ -300,6 +319,11 @@ class State:
             )
             self._counts_due = time.monotonic() + max(0.5, 20 * (time.monotonic() - began))
         return self._counts
+
+    def _phase(self) -> str:
+        if self.stopped:
+            return "stopped"
+        return "search" if self.run.open_searches else "confirm"
 
     def write_so_far(self) -> None:
         """The results as far as they are there: once a minute, less often where writing them takes long."""
