@@ -75,6 +75,7 @@ class Handout:
     ledger: Ledger
     order_for: Callable[[Stage, float], Order]
     live: dict[str, Live]  # what is under way, by trial
+    fault: Exception | None = None  # ours, raised while Tune called us: it would log it and go on
 
     def take(self, trial: str) -> dict[str, Any] | None:
         """The configuration of a new trial, or None while nothing is ready or fits."""
@@ -89,22 +90,25 @@ class Handout:
     @property
     def over(self) -> bool:
         """Nothing is left to hand out, now or later; with nothing live and nothing ready, Tune would poll forever."""
-        return self.scheduler.finished or (self.scheduler.stuck() and not self.live)
+        return self.fault is not None or self.scheduler.finished or (self.scheduler.stuck() and not self.live)
 
     def end(self, trial: str, result: Mapping[str, Any] | None, error: bool) -> None:
         """A trial has ended; told twice, it counts once."""
         if live := self.live.pop(trial, None):
             self.ledger.running.pop(live.stage.fingerprint, None)
-            outcome = outcome_of(live.stage, result or live.latest, error, self.scheduler)
-            self.scheduler.complete(live.stage, outcome)
+            try:
+                outcome = outcome_of(live.stage, result or live.latest, error, self.scheduler)
+                self.scheduler.complete(live.stage, outcome)
+            except Exception as fault:
+                self.fault = self.fault or fault
 
-    def reap(self, ended: set[str]) -> None:
+    def reap(self, ended: frozenset[str] | set[str] = frozenset()) -> None:
         """Trials that ended some time ago without anybody saying so, which would hang the study."""
         now = time.monotonic()
-        for trial in ended & self.live.keys():
-            live = self.live[trial]
-            live.seen_ended = live.seen_ended or now
-            if now - live.seen_ended > LOST_SECONDS:
+        for trial, live in list(self.live.items()):
+            if trial in ended:
+                live.seen_ended = live.seen_ended or now
+            if live.seen_ended is not None and now - live.seen_ended > LOST_SECONDS:
                 self.end(trial, None, error=True)
 
 
@@ -112,8 +116,12 @@ def outcome_of(stage: Stage, result: Mapping[str, Any], error: bool, scheduler: 
     """How a trial ended: what the store holds counts, then what the trial said, then that Tune saw it die."""
     if found := scheduler.find(stage.fingerprint):
         return found
-    if not error and result.get("state") == "crashed":
+    if result.get("state") == "crashed":
         return Outcome("crashed", {}, str(result.get("cause")))
+    if result.get("state") in ("finished", "diverged"):
+        return Outcome(
+            "crashed", {}, "it ended well, but the store does not show it: is it on a disk that all nodes share?"
+        )
     return Outcome("crashed", {}, "the process that ran it died (killed, or out of memory)")
 
 

@@ -64,14 +64,19 @@ class Run:
     messages: list[str] = field(default_factory=list)
     open_searches: int = 0
 
-    def use(self, phase: Literal["search", "confirm"], cell: Cell, values: Values, replicate: Replicate) -> Use:
-        """Note that a replicate is needed; its test set is measured in the confirm phase alone."""
+    def use(
+        self, phase: Literal["search", "confirm"], cell: Cell, values: Values, seeds: Sequence[Replicate]
+    ) -> list[Use]:
+        """Note that replicates are needed; their test set is measured in the confirm phase alone."""
         configuration = cell.configuration(chosen(values))
-        stages = stages_of(configuration, replicate, self.study.header, self.digest_of, on_test=phase == "confirm")
-        text = configuration.model_dump_json()
-        use = Use(phase, cell, hashlib.sha256(text.encode()).hexdigest()[:8], replicate, values, stages)
-        self.uses.append(use)
-        return use
+        short = hashlib.sha256(configuration.model_dump_json().encode()).hexdigest()[:8]
+        header, on_test = self.study.header, phase == "confirm"
+        uses = [
+            Use(phase, cell, short, seed, values, stages_of(configuration, seed, header, self.digest_of, on_test))
+            for seed in seeds
+        ]
+        self.uses += uses
+        return uses
 
 
 def start(run: Run) -> list[Program]:
@@ -118,7 +123,7 @@ def tune_finetuning(run: Run, cell: Cell, values: Values) -> Program:
 def confirm(run: Run, cell: Cell, values: Values) -> Program:
     """Run a cell's best on the report seeds and measure it on the test set."""
     seeds = replicates(run.study.header.seeds, "report")
-    uses = [run.use("confirm", cell, values, replicate) for replicate in seeds]
+    uses = run.use("confirm", cell, values, seeds)
     yield [stage for use in uses for stage in use.stages.values()]
     return []
 
@@ -177,7 +182,7 @@ def ask(run: Run, part: str, cells: Sequence[Cell], questions: Search, index: in
 
     values = {**fixed, **questions.ask(index, suggest_all)}
     seeds = replicates(run.study.header.seeds, "search")
-    return [run.use("search", cell, values, replicate) for cell in cells for replicate in seeds]
+    return [use for cell in cells for use in run.use("search", cell, values, seeds)]
 
 
 def judge(outcomes: Sequence[Outcome], metric: str) -> tuple[Told, float | None]:

@@ -257,13 +257,14 @@ class State:
 
     def label(self, stage: Stage) -> str:
         """`finetune encoder=frozen skip=true seed 2`; a shared pretraining goes by its seed alone."""
-        for use in self.run.uses[self._labelled :]:
+        end = len(self.run.uses)  # two threads ask, and uses are added meanwhile
+        for use in self.run.uses[self._labelled : end]:
             for name, part in use.stages.items():
                 whole = f"{name} {use.cell.label} seed {use.replicate.seed}"
                 short = f"{name} seed {use.replicate.pretrain}"
                 known = self._labels.get(part.fingerprint)
                 self._labels[part.fingerprint] = whole if known is None or known == whole else short
-        self._labelled = len(self.run.uses)
+        self._labelled = max(self._labelled, end)
         return self._labels.get(stage.fingerprint, stage.name)
 
     def cause(self, fingerprint: str) -> str:
@@ -330,7 +331,10 @@ class State:
         began = time.monotonic()
         if began < self._results_due:
             return
-        record.write_results(self.study, self.run.uses, self.scheduler.outcomes, self.store, self.out)
+        try:
+            record.write_results(self.study, self.run.uses, self.scheduler.outcomes, self.store, self.out)
+        except OSError as error:  # watching must never stop a study; the end writes them again
+            self.notes.append(f"results so far could not be written: {error}")
         self._results_due = time.monotonic() + max(RESULTS_SECONDS, 50 * (time.monotonic() - began))
 
     def _running(self) -> Iterator[RunningStage]:
@@ -362,6 +366,7 @@ class State:
         to_do = [stage for key, stage in stages.items() if key not in outcomes]
         if self.run.open_searches or any(stage.name not in self.seconds for stage in to_do):
             return None
-        work = sum(statistics.fmean(self.seconds[stage.name]) for stage in to_do)
+        means = {name: statistics.fmean(values) for name, values in list(self.seconds.items())}
+        work = sum(means[stage.name] for stage in to_do)
         work -= sum(time.monotonic() - trial.began for trial in list(self.live.values()))
         return max(0.0, work) / max(1, len(self.live))

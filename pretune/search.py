@@ -8,6 +8,7 @@ that was killed continues with the same questions.
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -101,7 +102,15 @@ def open_storage(path: Path | None) -> BaseStorage:
     if path is None:
         return InMemoryStorage()
     path.parent.mkdir(parents=True, exist_ok=True)
+    Path(f"{path}.lock").unlink(missing_ok=True)  # a killed driver's; the caller holds the folder's own lock
+    _cut_torn_line(path)
     return JournalStorage(JournalFileBackend(str(path)))
+
+
+def _cut_torn_line(path: Path) -> None:
+    """A line that a full disk or a power cut left unfinished would make the journal unreadable for ever."""
+    if path.exists() and not (content := path.read_bytes()).endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def open_search(storage: BaseStorage, name: str, tune: schema.Tune, direction: Direction) -> Search:

@@ -25,6 +25,7 @@ class StageSearcher(Searcher):
         self.handout = handout
 
     def suggest(self, trial_id: str) -> Any:
+        self.handout.reap()  # Tune asks in a loop of up to 600 s without a step while nothing is live
         return Searcher.FINISHED if self.handout.over else self.handout.take(trial_id)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -61,7 +62,7 @@ class Watchdog(tune.Callback):
 
 
 def run_stage(config: dict[str, Any]) -> None:
-    """The trial: one stage in this actor; its outcome goes back as the last report."""
+    """The trial: one stage in this actor; its outcome goes back as the last report. Raises only to end the actor."""
     last = time.monotonic()
 
     def report(values: dict[str, float]) -> None:
@@ -72,3 +73,5 @@ def run_stage(config: dict[str, Any]) -> None:
 
     outcome = execute(Order.from_json(config["order"]), report)
     tune.report({"state": outcome.state, "cause": outcome.cause})
+    if outcome.state == "crashed":  # ends this actor: what broke it (a CUDA error, say) would break the next stage too
+        raise RuntimeError(outcome.cause)

@@ -90,3 +90,5 @@ def run_trials(
             ),
         )
         tuner.fit()
+    if handout.fault is not None:
+        raise handout.fault

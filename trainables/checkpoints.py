@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,9 @@ def save_state(state: dict[str, Any], folder: Path) -> None:
 
 
 def load_state(path: Path | None, device: torch.device) -> dict[str, Any] | None:
-    """The state at `path`, or None where there is none. Never unpickles objects."""
-    if path is None or not path.exists():
-        return None
+    """The state at `path`, or None where there is none or it is damaged. Never unpickles objects."""
+    if path is None or not zipfile.is_zipfile(path):
+        return None  # damaged: starting over gives the same digits, trying it again never would
     state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     return state
 

@@ -137,13 +137,17 @@ def test_a_trial_that_ended_without_a_word_counts_as_crashed_after_a_while(monke
 # --------------------------------------------------------------------------------------------------------- outcomes
 
 
+UNSEEN = "it ended well, but the store does not show it: is it on a disk that all nodes share?"
+
+
 @pytest.mark.parametrize(
     ("held", "result", "error", "state", "cause"),
     [
         (FINISHED, {"state": "crashed", "cause": "late"}, True, "finished", ""),  # the store has the last word
         (None, {"state": "crashed", "cause": "KeyError: x"}, False, "crashed", "KeyError: x"),
-        (None, {"state": "finished"}, False, "crashed", DIED),
-        (None, {"state": "crashed", "cause": "old"}, True, "crashed", DIED),
+        (None, {"state": "finished"}, False, "crashed", UNSEEN),
+        # a trial raises after it has told its cause, so that its actor is not used again
+        (None, {"state": "crashed", "cause": "KeyError: x"}, True, "crashed", "KeyError: x"),
         (None, {}, True, "crashed", DIED),
     ],
 )
@@ -161,3 +165,18 @@ def test_the_store_as_the_scheduler_sees_it(tmp_path: Path) -> None:
     store.finish(store.begin("b"), "finetune", "diverged", "loss is nan", {}, 1.0, {})
     assert find("a") == Outcome("finished", {"m": 1.0})
     assert find("b") == Outcome("diverged", {}, "loss is nan")
+
+
+def test_a_fault_of_ours_ends_the_study_and_is_not_swallowed_by_tune() -> None:
+    """Tune logs what a searcher raises and goes on; the fault is kept, and nothing more is handed out."""
+
+    def fail(kind: str, one: Stage, text: str) -> None:
+        if kind == "crashed":
+            raise OSError("no space left on device")
+
+    h = handout([stage("a"), stage("b")], Ledger({"CPU": 1.0}))
+    h.scheduler.on_event = fail
+    assert h.take("1") is not None
+    h.end("1", {"state": "crashed", "cause": "x"}, error=False)
+    assert h.over
+    assert isinstance(h.fault, OSError)

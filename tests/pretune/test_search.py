@@ -11,7 +11,7 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from pretune.search import INDEX, Search, direction_of, open_search, open_storage, sampler
 from search_spaces import schema, space
@@ -23,6 +23,12 @@ TEMPLATE = {
     "method": space.Choice(({"name": "x", "temperature": space.Uniform(0.1, 1.0)}, {"name": "y"})),
 }
 TUNE = schema.Tune(trials=12, batch=3, startup=4, seed=7)
+
+
+def _constraints(trial: FrozenTrial) -> list[float]:
+    """What the sampler wrote down: Optuna 5 has an attribute for it, Optuna 4 a system attribute."""
+    stored = getattr(trial, "constraints", None)
+    return list(stored.values()) if stored is not None else list(trial.system_attrs["constraints"])
 
 
 class KilledError(BaseException):
@@ -145,7 +151,7 @@ def test_a_divergence_is_told_as_infeasible_also_while_questions_are_random(star
     """Optuna holds a constraint above 0 for a violated one."""
     search = open_search(memory(), "s", schema.Tune(startup=startup), "maximize")
     ask_and_tell(search, ["complete", "infeasible", "complete"])
-    constraints = [list(trial.constraints.values()) for trial in search.study.get_trials()]
+    constraints = [list(_constraints(trial)) for trial in search.study.get_trials()]
     assert constraints == [[-1.0], [1.0], [-1.0]]
 
 
@@ -206,3 +212,15 @@ def test_a_branch_that_was_not_chosen_has_no_values() -> None:
 )
 def test_losses_are_minimised_unless_the_study_says(metric: str, asked: str | None, expected: str) -> None:
     assert direction_of(metric, asked) == expected
+
+
+def test_a_journal_that_a_kill_left_locked_and_torn_is_opened_again(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    search = open_search(open_storage(path), "s", schema.Tune(), "maximize")
+    first = search.ask(0, lambda suggest: suggest("x", space.Uniform(0.0, 1.0)))
+    search.tell(0, "complete", 1.0)
+    Path(f"{path}.lock").symlink_to("nobody")
+    with path.open("ab") as file:
+        file.write(b'{"op_code": 4, "wor')
+    again = open_search(open_storage(path), "s", schema.Tune(), "maximize")
+    assert again.ask(0, lambda suggest: suggest("x", space.Uniform(0.0, 1.0))) == first

@@ -80,3 +80,10 @@ def test_a_clone_keeps_its_values_while_training_goes_on() -> None:
     with torch.no_grad():
         layer.weight.add_(1)
     assert torch.equal(kept["weight"], before)
+
+
+def test_a_damaged_state_is_no_state(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    for content in (b"", b"PK", b"not a checkpoint"):
+        path.write_bytes(content)
+        assert checkpoints.load_state(path, torch.device("cpu")) is None
