@@ -100,6 +100,7 @@ def train(study: Study, state: State, options: Options, console: Console) -> Non
     state.ledger = ledger
     with monitor(lambda: state.snapshot(options.out), console) as shown:
         state.tell = shown.event
+        state.snapshot(options.out)
         run_trials(state.scheduler, ledger, order_for, state.live)
     state.tell = None
 
@@ -254,6 +255,7 @@ class State:
             self.notes.append(line)
             if self.tell:
                 self.tell(line)
+                self.snapshot(self.out)  # for `pretune status`, whatever the terminal shows
 
     def label(self, stage: Stage) -> str:
         """`finetune encoder=frozen skip=true seed 2`; a shared pretraining goes by its seed alone."""
