@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from pretune.program import Outcome
-from pretune.store import STATE, Store
+from pretune.store import Store
 from search_spaces import schema
 from search_spaces.stages import Stage
 
@@ -183,6 +183,3 @@ def describe(error: BaseException) -> str:
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     text = str(error).strip().replace("\n", " | ")
     return f"{type(error).__name__}: {text}{place}"[:2000]
-
-
-__all__ = ["STATE", "Folders", "Order", "execute", "order_of"]

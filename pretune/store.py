@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 DONE = "done.json"
-STATE = "checkpoint.pt"  # the resumable state inside an attempt; dropped when the attempt finishes
+# The resumable state inside an attempt, dropped when the attempt finishes. The loops write it under the same name
+# (trainables.checkpoints.STATE, which the driver does not import: it would bring torch along); a test holds them equal.
+STATE = "checkpoint.pt"
 
 
 class StoreError(Exception):

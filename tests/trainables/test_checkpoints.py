@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from pretune import store
 from trainables import checkpoints
 from trainables.models.unet import Encoder
 
@@ -87,3 +88,7 @@ def test_a_damaged_state_is_no_state(tmp_path: Path) -> None:
     for content in (b"", b"PK", b"not a checkpoint"):
         path.write_bytes(content)
         assert checkpoints.load_state(path, torch.device("cpu")) is None
+
+
+def test_the_store_looks_for_the_state_under_the_name_that_the_loops_give_it() -> None:
+    assert store.STATE == checkpoints.STATE
