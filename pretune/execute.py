@@ -52,6 +52,8 @@ class Order:
     digest: str
     streams: dict[str, int]
     parent: str | None
+    other: str | None  # of a pairwise probe: the second parent, and its model
+    other_model: dict[str, Any] | None
     threads: int
     gpus: float
     on_test: bool
@@ -78,6 +80,8 @@ def order_of(stage: Stage, label: str, gpus: float, folders: Folders) -> Order:
         digest=stage.digest,
         streams=stage.streams,
         parent=stage.parent.fingerprint if stage.parent else None,
+        other=stage.other.fingerprint if stage.other else None,
+        other_model=stage.other.model.model_dump(mode="json") if stage.other else None,
         threads=stage.resources.cpus,
         gpus=gpus,
         on_test=stage.on_test,
@@ -129,6 +133,7 @@ def _run(order: Order, store: Store, attempt: Path, report: Any) -> dict[str, fl
     from trainables.loop import Place
     from trainables.pretrain import pretrain
     from trainables.probe import probe
+    from trainables.probe_cka import compare
 
     torch.set_num_threads(order.threads)
     torch.backends.cudnn.deterministic = True
@@ -140,22 +145,31 @@ def _run(order: Order, store: Store, attempt: Path, report: Any) -> dict[str, fl
     data = open_cached(order.digest, cache) or load(chosen, root, cache)
     seed = order.streams.get("split", 0)
     split = draw_split(len(data.images), chosen.split, seed, data.official_test, data.labels)
-    place = Place(attempt, device_for(order.gpus), _parent_weights(order, store), store.resumable(order.fingerprint))
+    device, parent = device_for(order.gpus), _weights_of(order.parent, store)
+    place = Place(attempt, device, parent, store.resumable(order.fingerprint))
     if isinstance(settings, schema.Pretrain):
         return pretrain(settings, model, data, split, order.streams, place, report)
     if isinstance(settings, schema.Finetune):
         stratify = chosen.split.stratify
         return finetune(settings, model, data, split, order.streams, place, report, order.on_test, stratify)
+    if isinstance(settings, schema.CKA):
+        other, other_model = (
+            _weights_of(order.other, store),
+            TypeAdapter(schema.Model).validate_python(order.other_model),
+        )
+        assert parent is not None
+        assert other is not None
+        return compare(settings, (model, other_model), (parent, other), data, split, device)
     assert isinstance(settings, schema.KNN | schema.LinearProbe)
     return probe(settings, model, data, split, place)
 
 
-def _parent_weights(order: Order, store: Store) -> Path | None:
-    if order.parent is None:
+def _weights_of(fingerprint: str | None, store: Store) -> Path | None:
+    if fingerprint is None:
         return None
-    entry = store.find(order.parent)
+    entry = store.find(fingerprint)
     if entry is None:
-        raise FileNotFoundError(f"the stage before ({order.parent}) is no longer in the store; run the study again")
+        raise FileNotFoundError(f"the stage before ({fingerprint}) is no longer in the store; run the study again")
     return store.file(entry, "model.safetensors")
 
 

@@ -45,14 +45,14 @@ def make_plan(
 ) -> tuple[Plan, list[Stage]]:
     """The plan without costs, and the distinct stages behind it."""
     run, stages = simulate(study, digest_of)
-    without = sum(len(use.stages) for use in run.uses if use.stages)
+    without = sum(len(use.stages) for use in run.uses if not use.pair) + sum(use.pair for use in run.uses) // 2
     counts = Counter(stage.name for stage in stages)
     configurations = {(use.cell.label, use.configuration) for use in run.uses}
     plan = Plan(
         study=study.name,
         cells=len(study.cells),
         configurations=len(configurations),
-        replicates=sum(use.phase == "confirm" for use in run.uses),
+        replicates=sum(use.phase == "confirm" and not use.pair for use in run.uses),
         stage_runs=len(stages),
         stage_runs_without_sharing=without,
         by_stage=dict(counts),
@@ -156,6 +156,8 @@ def _steps(stage: Stage, n: int) -> tuple[int, int]:
     test = split.test if isinstance(split.test, int) else round(n * (0.5 if split.test == "official" else split.test))
     val = split.val if isinstance(split.val, int) else round(n * split.val)
     train = max(1, n - test - val)
+    if isinstance(settings, schema.CKA):
+        return 0, 2 * (val if settings.images == "val" else n)
     if isinstance(settings, schema.KNN | schema.LinearProbe):
         return 0, train + val
     if isinstance(settings, schema.Pretrain):

@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -25,7 +25,16 @@ from pretune.search import Direction, Search, Told, Values, direction_of, open_s
 from search_spaces import schema, space
 from search_spaces.cells import Cell
 from search_spaces.resolve import Study
-from search_spaces.stages import RECIPE, DigestOf, Replicate, Stage, replicates, stages_of
+from search_spaces.stages import (
+    RECIPE,
+    DigestOf,
+    Replicate,
+    Stage,
+    encoder_stage,
+    pair_stage,
+    replicates,
+    stages_of,
+)
 
 
 class Outcome(NamedTuple):
@@ -51,6 +60,7 @@ class Use:
     replicate: Replicate
     values: Values  # what was chosen from the ranges
     stages: Mapping[str, Stage]
+    pair: bool = False  # whether it holds no more than a pairwise probe of this cell with another
 
 
 @dataclass
@@ -124,8 +134,49 @@ def confirm(run: Run, cell: Cell, values: Values) -> Program:
     """Run a cell's best on the report seeds and measure it on the test set."""
     seeds = replicates(run.study.header.seeds, "report")
     uses = run.use("confirm", cell, values, seeds)
-    yield [stage for use in uses for stage in use.stages.values()]
+    yield [stage for use in [*uses, *compare(run, uses)] for stage in use.stages.values()]
     return []
+
+
+def compare(run: Run, new: Sequence[Use]) -> list[Use]:
+    """Pairwise probes of `new` confirmed uses with those that were there before, of cells that differ in the probe's
+    factor alone. The first level of a pair is that which the study names first, whichever was confirmed first; the
+    probe is noted under both, with the other level in its name."""
+    found: list[Use] = []
+    for use in new:
+        for name, probe in pairwise_probes(use).items():
+            levels = run.study.factors[probe.between]
+            for partner in [other for other in run.uses if other.phase == "confirm" and not other.pair]:
+                if differ_alone(use, partner, probe.between):
+                    pair = sorted((use, partner), key=lambda one: levels.index(one.cell.levels[probe.between]))
+                    found += pair_uses(run, name, probe, pair[0], pair[1])
+    run.uses += found
+    return found
+
+
+def pairwise_probes(use: Use) -> dict[str, schema.CKA]:
+    probes = use.cell.configuration(chosen(use.values)).probe
+    return {name: probe for name, probe in probes.items() if isinstance(probe, schema.CKA)}
+
+
+def differ_alone(one: Use, other: Use, factor: str) -> bool:
+    """Whether two uses are of the same replicate, and of cells that differ in one factor and in no other."""
+    a, b = one.cell.levels, other.cell.levels
+    return one.replicate == other.replicate and [name for name in a if a[name] != b[name]] == [factor]
+
+
+def pair_uses(run: Run, name: str, probe: schema.CKA, first: Use, second: Use) -> list[Use]:
+    """Both sides of a pair; none where a cell has no such probe, or no encoder to compare."""
+    parents = encoder_stage(first.stages, probe.of), encoder_stage(second.stages, probe.of)
+    if parents[0] is None or parents[1] is None or not all(name in pairwise_probes(use) for use in (first, second)):
+        return []
+    configuration = first.cell.configuration(chosen(first.values))
+    stage = pair_stage(configuration, name, first.replicate, run.study.header, run.digest_of, (parents[0], parents[1]))
+    sides = ((first, second), (second, first))
+    return [
+        replace(side, stages={f"probe:{name}/{other.cell.levels[probe.between]}": stage}, pair=True)
+        for side, other in sides
+    ]
 
 
 # ----------------------------------------------------------------------------------------------------------- search

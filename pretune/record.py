@@ -71,7 +71,9 @@ def in_order(study: Study, uses: Sequence[Use]) -> list[Use]:
     """Search before confirm, then cell by cell, in each in the order of asking: searches of several cells run side by
     side, and which of them asked first is a matter of timing that no result may show."""
     place = {cell.label: i for i, cell in enumerate(study.cells)}
-    return sorted(uses, key=lambda use: (use.phase != "search", place[use.cell.label]))
+    return sorted(
+        uses, key=lambda use: (use.phase != "search", place[use.cell.label], list(use.stages) if use.pair else [])
+    )
 
 
 def set_aside(folder: Path) -> None:
@@ -99,22 +101,22 @@ def result_rows(study: Study, uses: Sequence[Use], outcomes: Outcomes) -> list[R
 def _placed(uses: Sequence[Use], outcomes: Outcomes) -> Iterator[tuple[Use, str, Stage, str]]:
     """Every stage run that has ended, once for each place in the results: its use, name, and cell ("" if shared)."""
     shared = _shared(uses)
-    seen: set[tuple[str, str, str, str]] = set()
+    seen: set[tuple[str, str, str, str, str]] = set()
     for use in uses:
         for name, stage in use.stages.items():
             cell = "" if stage.fingerprint in shared else use.cell.label
-            key = (use.phase, cell, stage.fingerprint, "" if not cell else str(use.replicate.seed))
+            key = (use.phase, cell, name, stage.fingerprint, "" if not cell else str(use.replicate.seed))
             if stage.fingerprint in outcomes and key not in seen:
                 seen.add(key)
                 yield use, name, stage, cell
 
 
 def _shared(uses: Sequence[Use]) -> set[str]:
-    """Fingerprints of pretrainings that more than one cell uses."""
+    """Fingerprints of pretrainings and their probes that more than one cell uses; a pairwise probe is of its cells."""
     cells: dict[str, set[str]] = {}
     for use in uses:
         for stage in use.stages.values():
-            if stage.kind != "finetune":
+            if stage.kind != "finetune" and not use.pair:
                 cells.setdefault(stage.fingerprint, set()).add(use.cell.label)
     return {key for key, labels in cells.items() if len(labels) > 1}
 
@@ -132,7 +134,8 @@ def _rows(study: Study, use: Use, name: str, stage: Stage, outcome: Outcome, cel
 
 
 def metric_name(stage: str, metric: str) -> str:
-    """A probe's metric carries the probe's name, which its fingerprint does not: probe/NAME/accuracy."""
+    """A probe's metric carries the probe's name, which its fingerprint does not: probe/NAME/accuracy, and of a
+    pairwise one the other level too: probe/NAME/LEVEL/output."""
     if stage.startswith("probe:"):
         return metric.replace("probe/", f"probe/{stage.removeprefix('probe:')}/", 1)
     return metric

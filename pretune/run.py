@@ -265,7 +265,8 @@ class State:
                 whole = f"{name} {use.cell.label} seed {use.replicate.seed}"
                 short = f"{name} seed {use.replicate.pretrain}"
                 known = self._labels.get(part.fingerprint)
-                self._labels[part.fingerprint] = whole if known is None or known == whole else short
+                alone = known is None or known == whole
+                self._labels[part.fingerprint] = whole if alone else known if use.pair and known else short
         self._labelled = max(self._labelled, end)
         return self._labels.get(stage.fingerprint, stage.name)
 

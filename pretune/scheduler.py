@@ -109,8 +109,8 @@ class Scheduler:
                 if not self._is_known(ancestor):
                     self._reuse(ancestor)
             return
-        if stage.parent is not None:
-            self._want(stage.parent)
+        for parent in stage.parents:
+            self._want(parent)
         self._wanted.add(stage.fingerprint)
         self._place(stage)
 
@@ -119,14 +119,16 @@ class Scheduler:
         return key in self.outcomes or key in self.running or key in self._wanted
 
     def _place(self, stage: Stage) -> None:
-        """Into the line if its parent is finished, beside the parent if that has not ended, else it is blocked."""
-        ended = None if stage.parent is None else self.outcomes.get(stage.parent.fingerprint)
-        if stage.parent is None or (ended is not None and ended.state == "finished"):
-            self._queue(stage)
-        elif ended is None:
-            self._children.setdefault(stage.parent.fingerprint, []).append(stage)
-        else:
-            self._block(stage, stage.parent, ended)
+        """Into the line if its parents are finished, beside the first that has not ended, else it is blocked."""
+        for parent in stage.parents:
+            ended = self.outcomes.get(parent.fingerprint)
+            if ended is None:
+                self._children.setdefault(parent.fingerprint, []).append(stage)
+                return
+            if ended.state != "finished":
+                self._block(stage, parent, ended)
+                return
+        self._queue(stage)
 
     def _queue(self, stage: Stage) -> None:
         self._asked += 1

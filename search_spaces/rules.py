@@ -11,10 +11,12 @@ from search_spaces import space
 from search_spaces.cells import Cell, Level, Template, level_label
 from search_spaces.check import problems_of
 from search_spaces.document import KeyPath, Places, Problem, did_you_mean
-from search_spaces.schema import DECODING, Configuration, Data, Header
+from search_spaces.schema import CKA, DECODING, Configuration, Data, Header
 
 SCORES = ("accuracy", "mean_accuracy", "jaccard", "dice", "precision", "recall")
-METRIC = re.compile(rf"^(test|val)/({'|'.join(SCORES)})(/.+)?$|^probe/[^/]+/accuracy$")
+METRIC = re.compile(
+    rf"^(test|val)/({'|'.join(SCORES)})(/.+)?$|^probe/[^/]+/accuracy$|^probe/[^/]+/.+/(output|level\d+)$"
+)
 
 
 def check_cells(cells: Sequence[tuple[Cell, Places]], header: Header, warnings: list[str]) -> list[Problem]:
@@ -101,15 +103,23 @@ def _check_parts(settings: Template, header: Header, places: Places) -> Iterator
         probe = metric.split("/")[1] if metric.startswith("probe/") else None
         if probe is not None and probe not in probes:
             yield places.problem(("report", "metrics"), f"there is no probe {probe!r}", did_you_mean(probe, probes))
+        elif probe is not None and metric.endswith("/accuracy") == (_mapping_at(probes, probe).get("kind") == "cka"):
+            yield places.problem(("report", "metrics"), f"the probe {probe!r} does not report {metric}", REPORTED)
         elif probe is None and finetune is None:
             yield places.problem(("report", "metrics"), f"no stage reports {metric}", "add finetune, or report a probe")
     target = header.tune.pretrain.target
     if target.startswith("probe.") and target.removeprefix("probe.") not in probes:
         name = target.removeprefix("probe.")
         yield places.problem(("tune", "pretrain", "target"), f"there is no probe {name!r}", did_you_mean(name, probes))
+    elif _mapping_at(probes, target.removeprefix("probe.")).get("kind") == "cka":
+        what = "a pairwise probe scores two pretrainings at once, and none alone"
+        yield places.problem(("tune", "pretrain", "target"), what, "use a probe of one encoder, pretext or cells")
 
 
-def _mapping_at(settings: Template, key: str) -> Mapping[str, Any]:
+REPORTED = "a pairwise probe reports probe/NAME/LEVEL/output, the others probe/NAME/accuracy"
+
+
+def _mapping_at(settings: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = settings.get(key)
     return value if isinstance(value, Mapping) else {}
 
@@ -177,7 +187,8 @@ def _check_probes(settings: Configuration, places: Places) -> Iterator[Problem]:
     """A probe needs images of its own to be scored on; whether they have classes shows when the data are opened."""
     for probe in settings.probe.values():
         data = settings.data.get(probe.data)
-        if data is not None and data.split.val == 0:
+        unsplit = isinstance(probe, CKA) and probe.images == "all"
+        if data is not None and data.split.val == 0 and not unsplit:
             what = "a probe is scored on validation images, and there are none"
             yield places.problem(("data", probe.data, "split", "val"), what, "set it above 0")
 
@@ -235,6 +246,31 @@ def check_header(
     yield from _check_levels(header.report.baseline, ("report", "baseline"), factors, places)
     yield from _check_levels(header.tune.pretrain.cells, ("tune", "pretrain", "cells"), factors, places)
     yield from _check_metrics(header, places)
+    yield from _check_pairs(header, cells, factors)
+
+
+def _check_pairs(
+    header: Header, cells: Sequence[tuple[Cell, Places]], factors: Mapping[str, Mapping[str, Level]]
+) -> Iterator[Problem]:
+    """A pairwise probe needs a factor of at least two levels, and its metrics end in one of them."""
+    for cell, places in cells:
+        for name, probe in _mapping_at(cell.template, "probe").items():
+            between = probe.get("between") if isinstance(probe, Mapping) and probe.get("kind") == "cka" else None
+            if not isinstance(between, str):
+                continue
+            levels = factors.get(between)
+            if levels is None:
+                fix = did_you_mean(between, factors)
+                yield places.problem(("probe", name, "between"), f"there is no factor {between!r}", fix)
+            elif len(levels) < 2:
+                what = f"the factor {between!r} has no two levels to compare"
+                yield places.problem(("probe", name, "between"), what, "add one, or leave the probe out")
+            else:
+                for metric in header.report.metrics:
+                    level = metric.removeprefix(f"probe/{name}/").rpartition("/")[0]
+                    if metric.startswith(f"probe/{name}/") and METRIC.match(metric) and level not in ("", *levels):
+                        what = f"factor {between!r} has no level {level!r}"
+                        yield places.problem(("report", "metrics"), what, did_you_mean(level, levels))
 
 
 def _check_metrics(header: Header, places: Places) -> Iterator[Problem]:

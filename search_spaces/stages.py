@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from search_spaces.schema import (
+    CKA,
     DECODING,
     Augment,
     Configuration,
@@ -67,6 +68,7 @@ class Stage:
     resources: StageResources
     on_test: bool  # whether the test set is measured
     fingerprint: str = field(default="")
+    other: Stage | None = None  # the second parent, of a pairwise probe
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)
@@ -74,9 +76,14 @@ class Stage:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Stage) and other.fingerprint == self.fingerprint
 
+    @property
+    def parents(self) -> tuple[Stage, ...]:
+        """What must be finished before: none, one, or the two of a pairwise probe."""
+        return tuple(stage for stage in (self.parent, self.other) if stage is not None)
+
     def ancestors(self) -> list[Stage]:
         """Parents, the eldest first."""
-        return [] if self.parent is None else [*self.parent.ancestors(), self.parent]
+        return [stage for parent in self.parents for stage in (*parent.ancestors(), parent)]
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
@@ -187,6 +194,20 @@ def probe_identity(
     }
 
 
+def pair_identity(
+    settings: CKA, data: Data, digest: str, streams: Streams, parents: tuple[Stage, Stage], threads: int
+) -> dict[str, Any]:
+    return {
+        "recipe": ["probe", RECIPE["probe"]],
+        "settings": settings.model_dump(mode="json", exclude={"data", "between"}),
+        "model": [encoder_of(stage.model) for stage in parents],
+        "data": data_identity(data, digest, "train" if settings.images == "val" else "all"),
+        "streams": streams,
+        "parent": [stage.fingerprint for stage in parents],
+        "threads": threads,
+    }
+
+
 # ------------------------------------------------------------------------------------------ configuration -> stages
 
 
@@ -201,15 +222,16 @@ def stages_of(
         finetune = _finetune_stage(configuration, configuration.finetune, replicate, header, digest_of, last, on_test)
         stages[finetune.name] = finetune
     if last is not None:
-        for name in configuration.probe:
+        for name in (name for name, probe in configuration.probe.items() if not isinstance(probe, CKA)):
             stages[f"probe:{name}"] = _probe_stage(configuration, name, replicate, header, digest_of, last)
     return stages
 
 
 def uses_pretraining(configuration: Configuration) -> bool:
     """Whether any stage starts from the pretraining, or the pretraining is all there is."""
-    finetune = configuration.finetune
-    return finetune is None or finetune.transfer != "none" or bool(configuration.probe)
+    finetune, probes = configuration.finetune, configuration.probe.values()
+    probed = any(not isinstance(probe, CKA) or probe.of == "pretrain" for probe in probes)
+    return finetune is None or finetune.transfer != "none" or probed
 
 
 def pretrain_chain(
@@ -310,6 +332,41 @@ def _probe_stage(
         False,
         fingerprint(identity),
     )
+
+
+def pair_stage(
+    configuration: Configuration,
+    name: str,
+    replicate: Replicate,
+    header: Header,
+    digest_of: DigestOf,
+    parents: tuple[Stage, Stage],
+) -> Stage:
+    """The pairwise probe `name` of two encoders of one replicate. It is set by the first one's configuration."""
+    settings, resources = configuration.probe[name], header.resources.probe
+    assert isinstance(settings, CKA)
+    data = configuration.data[settings.data]
+    streams = _streams(["split"] if settings.images == "val" else [], replicate.pretrain, replicate, header.seeds)
+    identity = pair_identity(settings, data, digest_of(data), streams, parents, resources.cpus)
+    return Stage(
+        "probe",
+        f"probe:{name}",
+        settings,
+        configuration.model,
+        data,
+        digest_of(data),
+        streams,
+        parents[0],
+        resources,
+        False,
+        fingerprint(identity),
+        parents[1],
+    )
+
+
+def encoder_stage(stages: Mapping[str, Stage], of: Literal["pretrain", "finetune"]) -> Stage | None:
+    """The stage whose encoder a pairwise probe compares: the last of the pretraining, or the fine-tuning."""
+    return next((stage for stage in reversed(list(stages.values())) if stage.kind == of), None)
 
 
 def _streams(used: list[str], seed: int, replicate: Replicate, seeds: Seeds) -> Streams:

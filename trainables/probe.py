@@ -18,7 +18,9 @@ from trainables.loop import Feed, IntArray, Lookup, Place, build_encoder
 from trainables.probe_linear import linear_probe
 
 
-def probe(settings: schema.Probe, model: schema.Model, data: ImageSet, split: Split, place: Place) -> dict[str, float]:
+def probe(
+    settings: schema.KNN | schema.LinearProbe, model: schema.Model, data: ImageSet, split: Split, place: Place
+) -> dict[str, float]:
     """Accuracy of the parent's encoder on the validation images, by what the training images teach.
 
     Returns:

@@ -8,13 +8,18 @@ and deep networks learn the same things?", ICLR 2021: the three HSICs are averag
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.loop import IntArray, Lookup
+from search_spaces import schema
+from trainables import checkpoints
+from trainables.data.images import ImageSet
+from trainables.data.splits import Split
+from trainables.loop import Feed, IntArray, Lookup, build_encoder
 from trainables.models.interface import Encoder
 from trainables.probe import pixels_of
 
@@ -41,6 +46,20 @@ def _kernel(features: Tensor) -> Tensor:
     return x @ x.T
 
 
+def hsics(x: Tensor, y: Tensor) -> Tensor:
+    """Unbiased HSIC (3,) of features (n, ...) with each other, of the first with themselves, of the second; float64."""
+    k, l = (_kernel(f) for f in (x, y))  # noqa: E741
+    return torch.stack([unbiased_hsic(*pair).cpu() for pair in ((k, l), (k, k), (l, l))])
+
+
+def ratio(sums: Tensor) -> float:
+    """CKA from summed `hsics`. Raises ValueError where the features of one side do not vary."""
+    both, first, second = map(float, sums)
+    if first <= 0 or second <= 0:
+        raise ValueError("CKA needs features that vary over the images; those of one encoder do not")
+    return both / math.sqrt(first * second)
+
+
 def linear_cka(batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     """Debiased linear CKA from batches of features (n, C1) and (n, C2) of the same images.
 
@@ -50,24 +69,56 @@ def linear_cka(batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     Raises:
         ValueError: no batch, a batch of fewer than four images, or features that do not vary.
     """
-    sums = [torch.zeros((), dtype=torch.float64)] * 3
-    for x, y in batches:
-        k, l = (_kernel(f) for f in (x, y))  # noqa: E741
-        sums = [total + unbiased_hsic(*pair).cpu() for total, pair in zip(sums, ((k, l), (k, k), (l, l)), strict=True)]
-    both, first, second = map(float, sums)
-    if first <= 0 or second <= 0:
-        raise ValueError("CKA needs features that vary over the images; those of one encoder do not")
-    return both / math.sqrt(first * second)
+    return ratio(sum((hsics(x, y) for x, y in batches), torch.zeros(3, dtype=torch.float64)))
 
 
 @torch.no_grad()
 def cka_between(
-    first: Encoder, second: Encoder, feed: Lookup, images: IntArray, size: int, level: int = -1, batch: int = 256
-) -> float:
-    """CKA of the feature maps of two encoders (in eval mode, on the feed's device) at one level of each.
+    first: Encoder, second: Encoder, feed: Lookup, images: IntArray, size: int, levels: Sequence[int], batch: int
+) -> list[float]:
+    """CKA of the feature maps of two encoders (in eval mode, on the feed's device), level by level of both.
 
     `images` are taken in their order, in equal batches of at most `batch`, resized to `size` px.
     """
-    parts = [part for part in np.array_split(images, -(-len(images) // batch)) if len(part)]
-    pixels = (pixels_of(feed, part, size) for part in parts)
-    return linear_cka((first(x)[level], second(x)[level]) for x in pixels)
+    sums = torch.zeros(len(levels), 3, dtype=torch.float64)
+    for part in np.array_split(images, -(-len(images) // batch)):
+        pixels = pixels_of(feed, part, size)
+        a, b = first(pixels), second(pixels)
+        sums += torch.stack([hsics(a[level], b[level]) for level in levels])
+    return [ratio(row) for row in sums]
+
+
+def compare(
+    settings: schema.CKA,
+    models: tuple[schema.Model, schema.Model],
+    weights: tuple[Path, Path],
+    data: ImageSet,
+    split: Split,
+    device: torch.device,
+) -> dict[str, float]:
+    """The pairwise probe of two stored encoders.
+
+    Returns:
+        `probe/output`, of the coarsest level; and, where both have equally many, `probe/level1`, ... from the finest.
+
+    Raises:
+        ValueError: fewer than four images in a batch, or features that do not vary.
+    """
+    first, second = (load_encoder(model, path, device) for model, path in zip(models, weights, strict=True))
+    images = split.val if settings.images == "val" else np.arange(len(data.images))
+    if len(images) < MIN_BATCH:
+        raise ValueError(f"CKA needs at least {MIN_BATCH} images, there are {len(images)}")
+    alike = len(first.widths) == len(second.widths)
+    finer = len(first.widths) - 1 if alike and settings.layers == "all" else 0
+    names = [*(f"probe/level{level + 1}" for level in range(finer)), "probe/output"]
+    levels = [*range(finer), -1]
+    values = cka_between(first, second, Feed(data.images, device), images, settings.size, levels, settings.batch_size)
+    return dict(zip(names, values, strict=True))
+
+
+def load_encoder(model: schema.Model, weights: Path, device: torch.device) -> Encoder:
+    """A stored encoder, in eval mode."""
+    encoder = build_encoder(model)
+    checkpoints.load_part(encoder, weights, "encoder")
+    encoder.to(device).to(memory_format=torch.channels_last)
+    return encoder.eval()

@@ -63,6 +63,7 @@ from search_spaces.schema.methods import (
 from search_spaces.schema.model import ConRecUNet, Model, ResNetHead, ResNetUNet, UNet
 from search_spaces.schema.optim import LARS, SGD, Adam, AdamW, Constant, Cosine, Optimizer, Schedule, Step
 from search_spaces.schema.stages import (
+    CKA,
     KNN,
     Augment,
     Configuration,
@@ -91,6 +92,7 @@ __all__ = [
     "ADE20K",
     "BYOL",
     "CIFAR10",
+    "CKA",
     "DECODING",
     "DINO",
     "KNN",

@@ -155,7 +155,23 @@ class LinearProbe(Settings):
     batch_norm: bool = False  # normalise the features first (MAE's habit)
 
 
-Probe = Annotated[KNN | LinearProbe, Field(discriminator="kind")]
+class CKA(Settings):
+    """How alike the encoders of every two levels of a factor are (P3, Figure 7): debiased linear CKA, in mini-batches.
+
+    One stage run for each pair of levels and replicate, in the confirm phase.
+    """
+
+    kind: Literal["cka"]
+    data: str
+    between: str  # the factor whose levels are compared; all other levels are equal
+    of: Literal["pretrain", "finetune"] = "pretrain"  # whose encoders
+    images: Literal["val", "all"] = "val"  # P3: all
+    size: PositiveInt = 64  # px
+    layers: Literal["all", "output"] = "all"  # every level of the encoders, or the coarsest alone (P3)
+    batch_size: Annotated[int, Field(ge=4)] = 128  # images whose kernels are compared at once
+
+
+Probe = Annotated[KNN | LinearProbe | CKA, Field(discriminator="kind")]
 
 
 class Configuration(Settings):

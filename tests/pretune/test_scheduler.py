@@ -11,6 +11,7 @@ import functools
 import hashlib
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -335,3 +336,26 @@ def test_running_a_finished_study_again_runs_nothing() -> None:
     assert again.finished
     assert not again.attempts
     assert again.outcomes == {key: first.outcomes[key] for key in again.outcomes}
+
+
+def test_a_stage_of_two_parents_waits_for_both_in_whichever_order_they_end() -> None:
+    for turned in (False, True):
+        first, second = stage("pretrain a"), stage("pretrain b")
+        s = scheduler(replace(stage("probe", first), other=second))
+        running = [taken(s), taken(s)]
+        assert s.take() is None
+        for parent in reversed(running) if turned else running:
+            assert s.take() is None
+            s.complete(parent, FINISHED)
+        assert taken(s).name == "probe"
+
+
+def test_a_stage_whose_second_parent_failed_is_blocked_by_it() -> None:
+    first, second = stage("pretrain a"), stage("pretrain b")
+    child = replace(stage("probe", first), other=second)
+    s = scheduler(child)
+    for parent, outcome in ((taken(s), FINISHED), (taken(s), DIVERGED)):
+        s.complete(parent, outcome)
+    assert s.finished
+    assert s.outcomes[child.fingerprint].state == "blocked"
+    assert "pretrain b" in s.outcomes[child.fingerprint].cause

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +12,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch import nn
 
+from search_spaces import schema
+from trainables import checkpoints
+from trainables.data.images import ImageSet
+from trainables.data.splits import Split
 from trainables.loop import Feed
+from trainables.models.table import build_encoder
 from trainables.models.unet import Encoder
-from trainables.probe_cka import cka_between, linear_cka, unbiased_hsic
+from trainables.probe_cka import cka_between, compare, linear_cka, unbiased_hsic
 
 Array = NDArray[np.float64]
 
@@ -90,9 +97,55 @@ def test_between_encoders() -> None:
     first, second = Encoder((4, 8)).eval(), Encoder((4, 6)).eval()
     pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
     feed, images = Feed(pixels, torch.device("cpu")), np.arange(12)
-    assert cka_between(first, first, feed, images, 8, batch=6) == pytest.approx(1)
+    assert cka_between(first, first, feed, images, 8, [-1], batch=6) == pytest.approx([1])
     x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
         pairs = [(first(x[part])[0], second(x[part])[0]) for part in (slice(0, 6), slice(6, 12))]
     reference = obvious_cka([(a.flatten(1).double().numpy(), b.flatten(1).double().numpy()) for a, b in pairs])
-    assert cka_between(first, second, feed, images, 8, level=0, batch=6) == pytest.approx(reference, abs=1e-5)
+    assert cka_between(first, second, feed, images, 8, [0, 1], batch=6)[0] == pytest.approx(reference, abs=1e-5)
+
+
+MODELS = {
+    "fine": schema.UNet(widths=(4, 6, 8)),
+    "wide": schema.UNet(widths=(4, 8, 8)),
+    "flat": schema.UNet(widths=(4, 8)),
+}
+
+
+def stored(name: str, seed: int, folder: Path) -> Path:
+    """Weights of a random encoder, as a pretraining leaves them."""
+    torch.manual_seed(seed)
+    path = folder / f"{name}.safetensors"
+    checkpoints.save_weights(nn.ModuleDict({"encoder": build_encoder(MODELS[name])}), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("pair", "layers", "names"),
+    [
+        (("fine", "fine"), "all", ["level1", "level2", "output"]),
+        (("fine", "wide"), "all", ["level1", "level2", "output"]),
+        (("fine", "wide"), "output", ["output"]),
+        (("fine", "flat"), "all", ["output"]),  # of another number of levels: only the last can be matched
+    ],
+)
+def test_the_pairwise_probe_of_stored_encoders(
+    pair: tuple[str, str], layers: str, names: list[str], tmp_path: Path
+) -> None:
+    """An encoder and itself are alike at every level; two different ones are not, in whichever order."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
+    data = ImageSet(pixels, None, None, None, None, None, tuple(map(str, range(20))), ("a",), ())
+    split = Split(np.arange(0, 8), np.arange(8, 18), np.arange(18, 20))
+    settings = schema.CKA.model_validate(
+        {"kind": "cka", "data": "d", "between": "f", "size": 16, "layers": layers, "batch_size": 5}
+    )
+    models, paths = (MODELS[pair[0]], MODELS[pair[1]]), [stored(name, 3, tmp_path) for name in pair]
+    found = compare(settings, models, (paths[0], paths[1]), data, split, torch.device("cpu"))
+    assert list(found) == [f"probe/{name}" for name in names]
+    turned = compare(settings, models[::-1], (paths[1], paths[0]), data, split, torch.device("cpu"))
+    assert turned == pytest.approx(found, abs=1e-9)
+    alike = [value == pytest.approx(1, abs=1e-6) for value in found.values()]
+    assert alike == [pair[0] == pair[1]] * len(names) or found["probe/output"] < 1
+    few = Split(np.arange(0, 8), np.arange(8, 11), np.arange(11, 20))
+    with pytest.raises(ValueError, match="at least 4 images, there are 3"):
+        compare(settings, models, (paths[0], paths[1]), data, few, torch.device("cpu"))
