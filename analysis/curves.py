@@ -16,7 +16,7 @@ import pandas
 import pyarrow
 from numpy.typing import NDArray
 
-from analysis.results import Cell, ResultsError, StudyHeader
+from analysis.results import Cell, PublishedValue, ResultsError, StudyHeader
 from analysis.statistics import mean_std
 from analysis.tables import Replicate, replicates
 
@@ -53,6 +53,7 @@ class AmountCurves(NamedTuple):
     amounts: tuple[float, ...]
     log: bool  # whether the amounts span a factor of five or more, so that a logarithmic axis shows them apart
     bands: tuple[Band, ...]
+    published: tuple[Band, ...] = ()  # a paper's values for each of `bands`, with n = 0; no points where it has none
 
 
 def load_curves(folder: Path | str) -> pandas.DataFrame:
@@ -142,8 +143,14 @@ def amount_factor(header: StudyHeader) -> str | None:
     return next((name for name in names if amounts(header.factors[name]) is not None), None)
 
 
-def amount_curves(results: pandas.DataFrame, header: StudyHeader, factor: str, metric: str) -> AmountCurves:
-    """The metric over the levels of `factor`, from the confirm phase.
+def amount_curves(
+    results: pandas.DataFrame,
+    header: StudyHeader,
+    factor: str,
+    metric: str,
+    published: Mapping[str, PublishedValue] | None = None,
+) -> AmountCurves:
+    """The metric over the levels of `factor`, from the confirm phase, and a paper's values by cell beside it.
 
     Raises ResultsError where the factor's levels are not amounts.
     """
@@ -153,10 +160,13 @@ def amount_curves(results: pandas.DataFrame, header: StudyHeader, factor: str, m
     unit, values = described
     at = dict(zip(header.factors[factor], values, strict=True))
     found = replicates(results, header, metric)
-    bands = tuple(_over_amounts(name, cells, at, factor, found) for name, cells in _others(header, factor).items())
+    groups = _others(header, factor)
+    bands = tuple(_over_amounts(name, cells, at, factor, found) for name, cells in groups.items())
+    theirs = tuple(_published_band(name, cells, at, factor, published or {}) for name, cells in groups.items())
     levels = tuple(sorted(at, key=lambda level: at[level]))
     low, high = min(values), max(values)
-    return AmountCurves(factor, metric, unit, levels, tuple(at[x] for x in levels), low > 0 and high / low >= 5, bands)
+    log = low > 0 and high / low >= 5
+    return AmountCurves(factor, metric, unit, levels, tuple(at[x] for x in levels), log, bands, theirs)
 
 
 def _others(header: StudyHeader, factor: str) -> dict[str, list[Cell]]:
@@ -178,3 +188,16 @@ def _over_amounts(
 ) -> Band:
     groups = [(at[cell.levels[factor]], np.array([r.value for r in found[cell.label]], np.float64)) for cell in cells]
     return band(label, groups)
+
+
+def _published_band(
+    label: str, cells: Sequence[Cell], at: Mapping[str, float], factor: str, published: Mapping[str, PublishedValue]
+) -> Band:
+    found = [cell for cell in cells if cell.label in published]
+    values = [
+        (at[cell.levels[factor]], published[cell.label]) for cell in sorted(found, key=lambda c: at[c.levels[factor]])
+    ]
+    x = np.array([place for place, _ in values], np.float64)
+    mean = np.array([value.mean for _, value in values], np.float64)
+    std = np.array([math.nan if value.std is None else value.std for _, value in values], np.float64)
+    return Band(label, x, mean, mean - std, mean + std, np.zeros(len(x), np.int64))

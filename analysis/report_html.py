@@ -11,58 +11,27 @@ import base64
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 import numpy as np
 import pandas
-import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from analysis import curves, figures, layout, runs, sensitivity, tables
+from analysis import layout, runs, tables
 from analysis.answer import answer
+from analysis.panels import load_panels
+from analysis.report_figures import differences, figure_groups, of_metrics, write_figures
 from analysis.results import ResultsError, StudyHeader, load, load_header
 
 NAME = "report.html"
 ASSETS = Path(__file__).parent / "assets"
 RELOAD_SECONDS = 5.0
-_MOST_FIGURES = 24  # of one group; a study with more cells has them in its table
-
-
-class Group(NamedTuple):
-    """Figures that one place of the page shows in turn."""
-
-    title: str
-    note: str
-    figures: tuple[tuple[str, go.Figure], ...]  # (what it shows, the figure)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(name for name, _ in self.figures)
-
-    @property
-    def height(self) -> int:
-        return max(int(figure.layout.height) for _, figure in self.figures)
-
-
-class PanelRow(NamedTuple):
-    label: str
-    note: str
-    images: tuple[str, ...]  # data: URLs
-
-
-class Panels(NamedTuple):
-    """Test images with truth, prediction and error, as `pretune report` left them in panels/."""
-
-    caption: str
-    columns: tuple[str, ...]
-    rows: tuple[PanelRow, ...]
-    legend: tuple[tuple[str, str], ...]  # class, colour
 
 
 def write(folder: Path, live: bool = False) -> Path:
@@ -90,7 +59,7 @@ def build(folder: Path, live: bool = False) -> str:
         answers=[(metric, answer(results, header, metric).sentences) for metric in metrics],
         facts=facts(everything, stage_runs, header),
         tables=[Markup(layout.to_html(tables.build(results, header, metric))) for metric in metrics],
-        differences=[Markup(layout.to_html(table)) for table in _differences(results, header)],
+        differences=[Markup(layout.to_html(table)) for table in differences(results, header)],
         groups=groups,
         figure_notes=notes,
         panels=panels,
@@ -147,93 +116,6 @@ def _ended(folder: Path) -> bool:
     return (folder / "status.json").is_file() and (folder / "results.parquet").is_file() and not progress(folder)
 
 
-def write_figures(folder: Path, kind: str) -> list[Path]:
-    """Every figure of the report as a file in `figures/` (svg, pdf or png). Raises ResultsError."""
-    groups, _ = figure_groups(folder)
-    drawn = [(_file_name(f"{group.title} {name}"), figure) for group in groups for name, figure in group.figures]
-    return figures.write_files(drawn, folder / "figures", kind)
-
-
-def _file_name(text: str) -> str:
-    kept = "".join(character if character.isalnum() or character in "=." else "-" for character in text.lower())
-    return "-".join(filter(None, kept.split("-")))[:100]
-
-
-# ---------------------------------------------------------------------------------------------------------- figures
-
-
-def figure_groups(folder: Path) -> tuple[tuple[Group, ...], tuple[str, ...]]:
-    """Every figure of a study, and notes on those that could not be made. Raises ResultsError."""
-    header, results = load_header(folder), load(folder)
-    curve_rows = curves.load_curves(folder)
-    asked = of_metrics(results, header.report.metrics)
-    groups = [_dots(asked, header), *_against(asked, header), *_over_amounts(asked, header)]
-    groups += _learning(curve_rows, header)
-    found, notes = _sensitivity(results, _content(folder))
-    return tuple(group for group in [*groups, *found] if group.figures), notes
-
-
-def of_metrics(results: pandas.DataFrame, metrics: Sequence[str]) -> pandas.DataFrame:
-    """The confirmed rows that tables of these metrics need, a few per cent of all where runs report many metrics.
-
-    Every stage run keeps one row, so that it is still known to have run; a probe's metric may stand under its last
-    part alone.
-    """
-    confirm = results[results["phase"] == "confirm"]
-    names = {*metrics, *(metric.split("/", 2)[-1] for metric in metrics if metric.startswith("probe"))}
-    first = ~confirm.duplicated(["cell", "seed", "stage", "fingerprint"])
-    return confirm[first | confirm["metric"].isin(names)]
-
-
-def _dots(results: pandas.DataFrame, header: StudyHeader) -> Group:
-    drawn = [(m, figures.dot_plot(answer(results, header, m).dots, m)) for m in header.report.metrics]
-    return Group("Every seed", "Mean with its 95 % Student-t interval; nested seeds are averaged first.", tuple(drawn))
-
-
-def _against(results: pandas.DataFrame, header: StudyHeader) -> Iterator[Group]:
-    drawn = tuple((table.metric, figures.difference_plot(table)) for table in _differences(results, header))
-    note = "Paired over seeds, 95 % t interval; a filled mark has a Holm-corrected p below 0.05."
-    yield Group("Differences to the baseline", note, drawn)
-
-
-def _differences(results: pandas.DataFrame, header: StudyHeader) -> list[tables.Differences]:
-    if not header.report.baseline:
-        return []
-    return [table for m in header.report.metrics if (table := tables.differences(results, header, m)).rows]
-
-
-def _over_amounts(results: pandas.DataFrame, header: StudyHeader) -> Iterator[Group]:
-    factor = curves.amount_factor(header)
-    if factor is not None:
-        made = [curves.amount_curves(results, header, factor, metric) for metric in header.report.metrics]
-        yield Group(f"Over {factor}", "", tuple((item.metric, figures.amount_plot(item)) for item in made))
-
-
-def _learning(rows: pandas.DataFrame, header: StudyHeader) -> Iterator[Group]:
-    order = [cell.label for cell in header.cells]
-    asked = sorted(curves.curve_metrics(rows), key=lambda key: (not key[1].startswith("val/jaccard"), key))
-    made = [curves.learning_curves(rows, stage, metric, order) for stage, metric in asked[:_MOST_FIGURES]]
-    drawn = tuple((f"{item.stage}: {item.metric}", figures.learning_plot(item)) for item in made)
-    yield Group("Learning curves", "Of the confirm phase; click a name in the legend to hide its line.", drawn)
-
-
-def _sensitivity(results: pandas.DataFrame, content: Mapping[str, Any]) -> tuple[list[Group], tuple[str, ...]]:
-    found, ranges = sensitivity.searches(results, content), content.get("ranges") or {}
-    drawn = [
-        (f"{search.name}: {name}", figures.response_plot(sensitivity.response(search, name, ranges)))
-        for search in found
-        for name in sensitivity.varied(search)
-    ]
-    ranked = [sensitivity.importance(search, ranges, np.random.default_rng(0)) for search in found[:_MOST_FIGURES]]
-    shares = tuple((item.search, figures.importance_plot(item)) for item in ranked if not item.note)
-    note = "PED-ANOVA; whiskers are the 5th to 95th percentile over resampled trials. " + sensitivity.BIASED
-    groups = [
-        Group("Sensitivity", sensitivity.BIASED, tuple(drawn[:_MOST_FIGURES])),
-        Group("Importance", note, shares),
-    ]
-    return groups, tuple(f"Importance in the {item.search}: {item.note}." for item in ranked if item.note)
-
-
 # ------------------------------------------------------------------------------------------------------------ facts
 
 
@@ -282,31 +164,13 @@ def run_data(results: pandas.DataFrame, stage_runs: pandas.DataFrame, metric: st
     return runs.run_table(results, stage_runs)._asdict() | {"first_metric": metric, "reload_seconds": reload}
 
 
-def load_panels(folder: Path) -> Panels | None:
-    """The images in `panels/`, inlined; None where there are none. Raises ResultsError for a damaged folder."""
-    if not (folder / "panels" / "panels.json").is_file():
-        return None
-    try:
-        content = json.loads((folder / "panels" / "panels.json").read_text(encoding="utf-8"))
-        rows = tuple(_panel_row(folder / "panels", row) for row in content["rows"])
-        legend = tuple((str(name), str(color)) for name, color in content["legend"])
-        return Panels(content["caption"], tuple(content["columns"]), rows, legend)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ResultsError(f"{folder / 'panels'} is damaged ({error}): delete it and report again") from error
-
-
-def _panel_row(folder: Path, row: Mapping[str, Any]) -> PanelRow:
-    encoded = [base64.b64encode((folder / Path(name).name).read_bytes()).decode() for name in row["images"]]
-    return PanelRow(row["label"], row["note"], tuple(f"data:image/png;base64,{text}" for text in encoded))
-
-
 # ------------------------------------------------------------------------------------------------------------- page
 
 
 def _sections(baseline: bool, panels: bool) -> list[tuple[str, str]]:
     names = [("answer", "Answer"), ("table", "Table")]
     names += [("differences", "Differences")] if baseline else []
-    names += [("figures", "Figures")] + ([("panels", "Test images")] if panels else [])
+    names += [("figures", "Figures")] + ([("panels", "Images")] if panels else [])
     return [*names, ("cost", "Cost"), ("failures", "Failures"), ("runs", "Stage runs"), ("reproduce", "Reproduce")]
 
 
@@ -347,11 +211,6 @@ def _asset(name: str) -> str:
 
 def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else "(study.yaml is not there)"
-
-
-def _content(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-    return content
 
 
 def _version() -> str:

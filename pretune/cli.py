@@ -107,6 +107,8 @@ def run(
     for warning in study.warnings:
         console.print(f"[yellow]note:[/] {warning}", highlight=False)
     ended = run_study(study, options, console)
+    if ended.exit_code in (0, EXIT_FAILED_STAGES):
+        draw_panels(options.out, options.cache, options.store)
     show_end(ended, options.out, console)
     sys.exit(ended.exit_code)
 
@@ -241,7 +243,8 @@ def _contents(data: Path | None, root: Path) -> tuple[Any, Any]:
 @click.option("--watch", is_flag=True, help="Write report.html anew whenever results change, until the study ends.")
 @click.option("--figures", type=click.Choice(["svg", "pdf", "png"]), help="Also write every figure to figures/.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Decoded images, for panels.  [default: ROOT/cache]")
-def report(folder: Path, html: bool, watch: bool, figures: str | None, cache: Path | None) -> None:
+@click.option("--store", type=click.Path(path_type=Path), help="Finished stage runs, for panels. [default: ROOT/store]")
+def report(folder: Path, html: bool, watch: bool, figures: str | None, cache: Path | None, store: Path | None) -> None:
     """Print and rewrite the tables of a study from its stored results, and its HTML report.
 
     \b
@@ -249,21 +252,30 @@ def report(folder: Path, html: bool, watch: bool, figures: str | None, cache: Pa
     pretune report runs/quickstart --watch          while the study runs
     pretune report runs/quickstart --figures pdf    figures for a paper
     """
-    from analysis import report_html
+    from analysis import report_figures, report_html
     from analysis.results import load_header
-    from pretune.panels import write_panels
 
     console = Console()
     load_header(folder)  # says what is missing, before anything else does
     if watch:
         report_html.watch(folder, lambda line: console.print(line, highlight=False, soft_wrap=True))
-    if html and (missing := write_panels(folder, cache or folder.parent / "cache")):
-        console.print(f"[dim]no test images in the report: {missing}[/]", highlight=False)
+    if html:
+        for missing in draw_panels(folder, cache or folder.parent / "cache", store or folder.parent / "store"):
+            console.print(f"[dim]images left out of the report: {missing}[/]", highlight=False)
     print_report(folder, console, html)
     if html:
         console.print(f"report  {folder / report_html.NAME}", highlight=False, soft_wrap=True)
     if figures:
-        console.print(f"{len(report_html.write_figures(folder, figures))} figures in {folder / 'figures'}")
+        console.print(f"{len(report_figures.write_figures(folder, figures))} figures in {folder / 'figures'}")
+
+
+def draw_panels(folder: Path, cache: Path, store: Path) -> list[str]:
+    """The image panels that a study's models allow, drawn unless they are there; answers why any is not."""
+    from pretune.panels import write_panels
+    from pretune.reconstructions import write_reconstructions
+    from pretune.store import Store
+
+    return [why for why in (write_panels(folder, cache), write_reconstructions(folder, Store(store), cache)) if why]
 
 
 def print_report(folder: Path, console: Console, html: bool = True) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,16 @@ COLUMNS = ("image", "truth", "prediction", "error")
 _BATCH = 64
 _WRONG, _RIGHT, _IGNORED = (213, 94, 0), (240, 240, 240), (150, 150, 150)
 
+Legend = Sequence[tuple[str, str]]  # name, colour
+
+
+class PanelRow(NamedTuple):
+    """One row of images, with what it is and what is to be said of it."""
+
+    label: str
+    note: str
+    images: Sequence[Image.Image]
+
 
 def write_panels(study: Path, cache: Path) -> str:
     """Write panels/ unless it shows this model already; answers why not, "" where it is there.
@@ -35,41 +46,63 @@ def write_panels(study: Path, cache: Path) -> str:
         data = open_cached(str(model.card["data_digest"]), cache)
     except (ModelError, DataError) as error:
         return str(error)
-    if _current(study / "panels", model):
+    path, key = study / "panels" / "panels.json", str(model.card["fingerprint"])
+    if is_current(path, key):
         return ""
     if data is None or data.masks is None:
         return f"{cache} does not hold the study's images; say where with --cache"
     if not model.card["test"]:
         return "the best model was not measured on test images"
-    _write(model, data, [int(index) for index in model.card["test"]], study / "panels")
+    test = [int(index) for index in model.card["test"]]
+    caption = _caption(model, len(test))
+    write_panel(path, key, "Test images", caption, COLUMNS, _rows(model, data, test), _legend(model))
     return ""
 
 
-def _current(folder: Path, model: Model) -> bool:
+def is_current(path: Path, key: str) -> bool:
+    """Whether a panel is there whole, and shows what `key` names."""
     try:
-        content = json.loads((folder / "panels.json").read_text(encoding="utf-8"))
-        whole = all((folder / name).is_file() for row in content["rows"] for name in row["images"])
+        content = json.loads(path.read_text(encoding="utf-8"))
+        whole = all((path.parent / name).is_file() for row in content["rows"] for name in row["images"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return whole and bool(content.get("fingerprint") == model.card["fingerprint"])
+    return whole and bool(content.get("fingerprint") == key)
 
 
-def _write(model: Model, data: ImageSet, test: Sequence[int], folder: Path) -> None:
+def write_panel(
+    path: Path,
+    key: str,
+    title: str,
+    caption: str,
+    columns: Sequence[str],
+    rows: Sequence[PanelRow],
+    legend: Legend = (),
+) -> None:
+    """A panel as `analysis.panels` reads it: PNG files beside a JSON file, which is written last."""
+    path.parent.mkdir(exist_ok=True)
+    listed = []
+    for number, row in enumerate(rows):
+        names = [f"{path.stem}_{number}_{column}.png".replace(" ", "-") for column in columns]
+        for name, image in zip(names, row.images, strict=True):
+            image.save(path.parent / name)
+        listed.append({"label": row.label, "note": row.note, "images": names})
+    content = {"title": title, "caption": caption, "columns": columns, "rows": listed, "legend": legend}
+    path.write_text(json.dumps(content | {"fingerprint": key}, indent=1), encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------------------------ test images
+
+
+def _rows(model: Model, data: ImageSet, test: Sequence[int]) -> list[PanelRow]:
     assert data.masks is not None
     predicted = predict_cached(model, data, test)
     truths = [resized(data.masks[index], model.size) for index in test]
     jaccards = [image_jaccard(mask, truth) for mask, truth in zip(predicted, truths, strict=True)]
-    folder.mkdir(exist_ok=True)
     rows = []
     for label, place in chosen(jaccards).items():
         images = _panel(data.images[test[place]], truths[place], predicted[place], model.background)
-        names = [f"{label}_{column}.png" for column in COLUMNS]
-        for name, image in zip(names, images, strict=True):
-            image.save(folder / name)
-        note = f"{data.names[test[place]]}, Jaccard {jaccards[place]:.3f}"
-        rows.append({"label": label, "note": note, "images": names})
-    content = {"caption": _caption(model, len(test)), "columns": COLUMNS, "rows": rows, "legend": _legend(model)}
-    (folder / "panels.json").write_text(json.dumps(content | {"fingerprint": model.card["fingerprint"]}, indent=1))
+        rows.append(PanelRow(label, f"{data.names[test[place]]}, Jaccard {jaccards[place]:.3f}", images))
+    return rows
 
 
 def predict_cached(model: Model, data: ImageSet, indices: Sequence[int]) -> list[Mask]:
@@ -129,6 +162,3 @@ def _legend(model: Model) -> list[tuple[str, str]]:
 
 def _hex(color: tuple[int, ...]) -> str:
     return "#" + "".join(f"{channel:02x}" for channel in color)
-
-
-__all__ = ["COLUMNS", "chosen", "image_jaccard", "predict_cached", "resized", "write_panels"]

@@ -6,6 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from studies import write_study
 
 from analysis import load, load_header
@@ -20,11 +22,12 @@ from analysis.figures import (
     response_plot,
     write_files,
 )
-from analysis.report_html import figure_groups
-from analysis.results import ResultsError
+from analysis.report_figures import figure_groups
+from analysis.results import PublishedValue, ResultsError
 from analysis.sensitivity import Importance, Response
 from analysis.statistics import Interval
 from analysis.tables import Difference, Differences
+from analysis.theme import log_ticks
 
 NAN = math.nan
 BAND = Band("<b>a</b>", np.array([1.0, 2]), np.array([0.5, 0.6]), np.array([0.4, NAN]), np.array([0.6, NAN]), np.array([2, 1]))  # fmt: skip # noqa: E501
@@ -68,6 +71,32 @@ def test_a_band_is_an_area_where_it_exists_and_a_line_everywhere():
     assert line["name"] == "&lt;b&gt;a&lt;/b&gt;"
 
 
+def test_published_values_stand_beside_ours_as_stars():
+    cells = [CellDots("a=x", (0.4,), Interval(0.4, NAN, NAN)), CellDots("a=y", (0.5,), Interval(0.5, NAN, NAN))]
+    published = {"a=x": PublishedValue(("x",), 0.45, 0.02)}
+    *_, stars = as_json(dot_plot(cells, "m", published))["data"]
+    assert (stars["name"], stars["x"], stars["y"]) == ("published", [0.45], ["a=x"])
+    assert stars["error_x"]["array"] == [0.02]
+    assert len(as_json(dot_plot(cells, "m"))["data"]) == 2
+
+
+def test_published_values_join_their_band():
+    theirs = Band("a", np.array([1.0, 100]), np.array([0.3, 0.4]), np.array([NAN, 0.3]), np.array([NAN, 0.5]), np.array([0, 0]))  # fmt: skip # noqa: E501
+    curves = AmountCurves("labels", "m", "percent", ("1%", "all"), (1.0, 100.0), True, (BAND,), (theirs,))
+    *_, line, star = as_json(amount_plot(curves))["data"]
+    assert star["line"]["color"] == line["line"]["color"]
+    assert (star["y"], star["error_y"]["array"]) == ([0.3, 0.4], [None, pytest.approx(0.1)])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(1e-8, 1e8), min_size=1, max_size=20))
+def test_logarithmic_ticks_reach_around_the_values_and_are_round(values):
+    ticks = log_ticks(values)["tickvals"]
+    assert min(ticks) <= min(values) * (1 + 1e-9)
+    assert max(ticks) >= max(values) * (1 - 1e-9)
+    assert all(f"{tick:e}"[0] in "125" for tick in ticks)
+
+
 def test_amounts_are_named_on_a_logarithmic_axis():
     curves = AmountCurves("labels", "m", "percent", ("1%", "all"), (1.0, 100.0), True, (BAND,))
     axis = as_json(amount_plot(curves))["layout"]["xaxis"]
@@ -104,7 +133,7 @@ def test_a_study_with_searches_gets_response_curves_and_says_that_they_are_biase
     found = next(group for group in groups if group.title == "Sensitivity")
     assert found.names == ("fine-tuning of a=x: finetune.optimizer.lr",)
     assert "not the effect of one parameter alone" in found.note
-    assert notes == ("Importance in the fine-tuning of a=x: 5 finished trials are too few to rank parameters (8 are needed).",)  # fmt: skip # noqa: E501
+    assert notes == ("No importance: 5 finished trials are too few to rank parameters (8 are needed) (fine-tuning of a=x).",)  # fmt: skip # noqa: E501
     assert load_header(folder).study == "invented"
 
 
@@ -114,7 +143,7 @@ def test_figure_files_without_a_browser_are_one_sentence(tmp_path, monkeypatch):
     def no_browser(*_, **__):
         raise RuntimeError("Kaleido requires Google Chrome to be installed.")
 
-    monkeypatch.setattr(type(figure), "write_image", no_browser)
+    monkeypatch.setattr("plotly.io.write_images", no_browser)
     with pytest.raises(ResultsError, match=r"pip install 'pretune\[figures\]'"):
         write_files([("dots", figure)], tmp_path, "svg")
 

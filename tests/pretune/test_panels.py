@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from analysis.report_html import load_panels
+from analysis.panels import load_panels
 from analysis.results import ResultsError
 from pretune.panels import chosen, image_jaccard, write_panels
 from search_spaces import schema
@@ -55,14 +55,14 @@ def study(tmp_path):
 
 def test_panels_are_written_once_and_read_by_the_report(study):
     assert write_panels(study, study / "cache") == ""
-    panels = load_panels(study)
+    (panels,) = load_panels(study)
     assert panels.columns == ("image", "truth", "prediction", "error")
     assert [row.label for row in panels.rows] == ["best", "median", "worst"]
-    assert all(image.startswith("data:image/png;base64,") for row in panels.rows for image in row.images)
+    assert all(image.startswith("data:image/png;base64,") for row in panels.rows for image in row.urls)
     assert panels.legend[0] == ("background", "#000000")
     scores = [float(row.note.split()[-1]) for row in panels.rows]
     assert scores == sorted(scores, reverse=True)
-    (study / "panels" / "best_image.png").unlink()
+    (study / "panels" / "panels_0_image.png").unlink()
     assert write_panels(study, study / "nowhere") != ""  # the images are asked for again
     with pytest.raises(ResultsError, match="is damaged"):
         load_panels(study)
@@ -75,9 +75,9 @@ def pixels(path):
 
 def test_the_error_panel_marks_the_pixels_in_which_truth_and_prediction_differ(study):
     write_panels(study, study / "cache")
-    for label in ("best", "worst"):
+    for number in (0, 2):
         truth, found, error = (
-            pixels(study / "panels" / f"{label}_{name}.png") for name in ("truth", "prediction", "error")
+            pixels(study / "panels" / f"panels_{number}_{name}.png") for name in ("truth", "prediction", "error")
         )
         assert ((error == (213, 94, 0)).all(axis=2) == (truth != found).any(axis=2)).all()
 
@@ -85,4 +85,4 @@ def test_the_error_panel_marks_the_pixels_in_which_truth_and_prediction_differ(s
 def test_why_there_are_none_is_said(study):
     assert "does not hold the study's images; say where with --cache" in write_panels(study, study / "nowhere")
     assert "no best/model.json" in write_panels(study / "nowhere", study / "cache")
-    assert load_panels(study) is None
+    assert load_panels(study) == ()

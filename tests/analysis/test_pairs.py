@@ -1,0 +1,189 @@
+"""Pairs of factors, parameters, metrics and encoders, against cases worked by hand and a brute-force search."""
+
+import json
+import math
+
+import numpy as np
+import pandas
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from studies import JACCARD, write_study
+
+from analysis import load, load_header
+from analysis.figures_pairs import heat_map, parallel_plot, tradeoff_plot
+from analysis.pairs import cka_grids, factor_grids, parallel, pareto, tradeoff, trial_grids
+from analysis.report_figures import figure_groups, published_by_cell
+from analysis.sensitivity import SearchRuns, Trial
+
+LR, BATCH = "finetune.optimizer.lr", "finetune.batch_size"
+RANGES = {LR: {"log_uniform": [1e-4, 1e-1]}, BATCH: {"choice": ["8", "16"]}}
+
+
+def as_json(figure):
+    return json.loads(json.dumps(figure.to_plotly_json(), allow_nan=False, default=list))
+
+
+def study(folder, scores, factors, **report):
+    folder = write_study(folder, scores, factors, **report)
+    return load(folder), load_header(folder)
+
+
+# -------------------------------------------------------------------------------------------------------- factors
+
+
+def test_a_pair_of_factors_is_averaged_over_seeds_and_the_third_factor(tmp_path):
+    """f x g x h: the mean at (f=a, g=x) is that of (1 + 3) / 2 and (5 + 7) / 2, which is 4."""
+    factors = {"f": ["a", "b"], "g": ["x", "y"], "h": ["1", "2"]}
+    scores = {f"f={f} g={g} h={h}": [0.0] for f in "ab" for g in "xy" for h in "12"}
+    scores |= {"f=a g=x h=1": [1.0, 3.0], "f=a g=x h=2": [5.0, 7.0]}
+    grids = factor_grids(*study(tmp_path, scores, factors), JACCARD)
+    assert [(grid.row_name, grid.column_name) for grid in grids] == [("f", "g"), ("f", "h"), ("g", "h")]
+    assert grids[0].values.tolist() == [[4.0, 0.0], [0.0, 0.0]]
+    assert grids[0].counts.tolist() == [[2, 2], [2, 2]]
+
+
+def test_only_settings_of_the_third_factor_that_every_place_has_are_averaged(tmp_path):
+    """h=2 has not finished at (b, y): all places are then means over h=1 alone, and stay comparable."""
+    factors = {"f": ["a", "b"], "g": ["x", "y"], "h": ["1", "2"]}
+    scores = {f"f={f} g={g} h={h}": [float(h)] for f in "ab" for g in "xy" for h in "12"}
+    scores["f=b g=y h=2"] = [math.nan]
+    grid = factor_grids(*study(tmp_path, scores, factors), JACCARD)[0]
+    assert grid.values.tolist() == [[1.0, 1.0], [1.0, 1.0]]
+
+
+def test_a_pair_without_a_whole_grid_and_a_factor_with_one_level_have_none(tmp_path):
+    scores = {"f=a g=x": [0.5], "f=a g=y": [math.nan], "f=b g=x": [0.5], "f=b g=y": [0.5]}
+    assert factor_grids(*study(tmp_path / "1", scores, {"f": ["a", "b"], "g": ["x", "y"]}), JACCARD) == ()
+    assert factor_grids(*study(tmp_path / "2", {"f=a g=x": [1.0]}, {"f": ["a"], "g": ["x"]}), JACCARD) == ()
+
+
+# ------------------------------------------------------------------------------------------------------ parameters
+
+
+def searched(count=12, minimize=False):
+    """Scores equal the position; rates rise by a factor of two, batch sizes take turns."""
+    trials = [Trial({LR: 1e-3 * 2**i, BATCH: i % 2}, float(i), 1) for i in range(count)]
+    return SearchRuns("s", "val/loss" if minimize else "val/jaccard", minimize, tuple(trials))
+
+
+def test_fields_of_two_parameters_hold_the_mean_score_of_their_trials():
+    (grid,) = trial_grids(searched(), RANGES)
+    assert grid.counts.sum() == 12
+    assert (grid.row_name, grid.column_name, grid.columns) == (LR, BATCH, ("8", "16"))
+    assert np.nansum(grid.values * grid.counts) == sum(range(12))
+    assert grid.values[0, 0] == np.mean([i for i in range(0, 12, 2) if i < grid.counts[0].sum()])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 3), st.floats(-1, 1)), min_size=2, max_size=40))
+def test_every_trial_is_in_one_field_whatever_the_values(found):
+    trials = tuple(Trial({"a": a, "b": b}, score, 1) for a, b, score in found)
+    for grid in trial_grids(SearchRuns("s", "m", False, trials), {}):
+        assert grid.values.shape == grid.counts.shape == (len(grid.rows), len(grid.columns))
+        assert grid.counts.sum() == len(trials)
+        total = np.nansum(np.where(grid.counts > 0, grid.values, 0) * grid.counts)
+        assert total == pytest.approx(sum(score for *_, score in found), abs=1e-9)
+        assert (np.isnan(grid.values) == (grid.counts == 0)).all()
+
+
+def test_parallel_coordinates_place_rates_by_their_logarithm_and_rank_the_best_highest():
+    found = parallel(searched(3), RANGES)
+    rate, batch, score = found.axes
+    assert rate.places.tolist() == pytest.approx([0, 0.5, 1])
+    assert rate.ticks == ((0.0, "0.001"), (0.5, "0.002"), (1.0, "0.004"))
+    assert batch.ticks == ((0.0, "8"), (1.0, "16"))
+    assert (score.name, score.places.tolist()) == ("val/jaccard", [0, 0.5, 1])
+    assert found.rank.argmax() == 2
+    assert parallel(searched(3, minimize=True), RANGES).rank.argmax() == 0
+
+
+def test_every_trial_is_one_line_of_as_many_points_as_there_are_axes():
+    lines = [trace for trace in as_json(parallel_plot(parallel(searched(), RANGES)))["data"] if trace["x"]]
+    assert sum(trace["x"].count(None) for trace in lines) == 12
+    assert sum(len(trace["x"]) for trace in lines) == 12 * 4
+
+
+# ----------------------------------------------------------------------------------------------------------- metrics
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12))
+def test_the_front_holds_what_no_other_beats(points):
+    def beats(a, b):
+        return a[0] >= b[0] and a[1] >= b[1] and a != b
+
+    expected = [not any(beats(other, point) for other in points) for point in points]
+    assert pareto(np.array(points, np.float64)).tolist() == expected
+
+
+def test_a_loss_counts_the_other_way(tmp_path):
+    """m is 0.5 and 0.6; the loss is 0.01 more: the lower loss and the higher m are both on the front."""
+    factors, metrics = {"a": ["x", "y"]}, (JACCARD, "test/loss")
+    results, header = study(tmp_path, {"a=x": [0.4, 0.6], "a=y": [0.6]}, factors, metrics=metrics)
+    found = tradeoff(results, header, *metrics)
+    assert found.front.tolist() == [True, True]
+    assert found.x.tolist() == pytest.approx([0.5, 0.6])
+    assert found.y.tolist() == pytest.approx([0.51, 0.61])
+    assert found.x_std[0] == pytest.approx(0.1 * math.sqrt(2))
+    assert math.isnan(found.x_std[1])
+    figure = as_json(tradeoff_plot(found))["data"]
+    assert [trace["marker"]["symbol"] for trace in figure[:2]] == ["circle", "square"]
+
+
+# --------------------------------------------------------------------------------------------------------------- CKA
+
+
+def test_alignment_is_a_symmetric_matrix_per_layer_averaged_over_seeds():
+    rows = [("a", "b", "1", 0.2), ("a", "b", "1", 0.4), ("c", "b", "1", 0.9), ("a", "b", "2", math.nan)]
+    first, second = cka_grids(pandas.DataFrame(rows, columns=["level_a", "level_b", "layer", "value"]))
+    assert first.rows == first.columns == ("a", "c", "b")
+    expected = [[np.nan, np.nan, 0.3], [np.nan, np.nan, 0.9], [0.3, 0.9, np.nan]]
+    assert np.allclose(first.values, expected, equal_nan=True)
+    assert first.counts[0, 2] == 2
+    assert second.title == "layer 2"
+    assert np.isnan(second.values).all()
+
+
+def test_numbers_of_a_heat_map_are_written_in_its_fields_and_the_first_row_is_on_top():
+    rows = [("<b>", "b", "1", 0.25), ("<b>", "<b>", "1", 1.0)]
+    (grid,) = cka_grids(pandas.DataFrame(rows, columns=["level_a", "level_b", "layer", "value"]))
+    figure = as_json(heat_map(grid, 0.0, 1.0))
+    assert figure["data"][0]["z"] == [[1.0, 0.25], [0.25, None]]
+    assert (figure["data"][0]["zmin"], figure["data"][0]["zmax"]) == (0.0, 1.0)
+    texts = {(note["x"], note["y"]): note["text"] for note in figure["layout"]["annotations"]}
+    assert texts == {(0, 0): "1.000", (1, 0): "0.250", (0, 1): "0.250"}
+    assert figure["layout"]["yaxis"]["autorange"] == "reversed"
+    assert figure["layout"]["yaxis"]["ticktext"] == ["&lt;b&gt;", "b"]
+
+
+# ---------------------------------------------------------------------------------------------------------- groups
+
+
+def test_every_figure_that_the_data_allow_is_in_the_report(tmp_path):
+    factors = {"a": ["x", "y"], "labels": ["10%", "all"]}
+    scores = {f"a={a} labels={n}": [0.4, 0.5] for a in "xy" for n in ("10%", "all")}
+    folder = write_study(tmp_path, scores, factors, metrics=(JACCARD, "test/dice"), baseline={"a": "x"})
+    content = json.loads((folder / "study.json").read_text())
+    content["ranges"] = RANGES
+    content["published"] = {"values": [["x", "10%", 0.3], ["x", "all", [0.6, 0.1]]]}
+    (folder / "study.json").write_text(json.dumps(content))
+    results = load(folder)
+    head = results.iloc[0].to_dict() | {"phase": "search", "metric": "val/jaccard"}
+    trials = [
+        head
+        | {"fingerprint": f"t{i}", "value": 0.1 * (i % 7), "chosen": json.dumps({LR: 0.001 * (i + 1), BATCH: i % 2})}
+        for i in range(10)
+    ]
+    pandas.DataFrame([*results.to_dict("records"), *trials]).to_parquet(folder / "results.parquet")
+    groups, notes = figure_groups(folder)
+    assert [group.title for group in groups] == [
+        "Every seed", "Differences to the baseline", "Over labels", "Pairs of factors", "Trade-offs", "Learning curves",
+        "Sensitivity", "Pairs of parameters", "Every trial", "Importance",
+    ]  # fmt: skip
+    assert notes == ()
+    found = published_by_cell(results, load_header(folder), JACCARD)
+    assert {label: value.mean for label, value in found.items()} == {"a=x labels=10%": 0.3, "a=x labels=all": 0.6}
+    for group in groups:
+        for _, figure in group.figures:
+            as_json(figure)

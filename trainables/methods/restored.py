@@ -1,0 +1,45 @@
+"""What a restoring method makes of what it is shown: for looking at (P2, Figure 2), never for training."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from trainables.methods.conrec import ConRec, Reconstruction, corrupted
+from trainables.methods.mae import MAE
+from trainables.methods.protocol import Batch
+from trainables.models.interface import resized
+
+TASK = "reconstruction"
+
+
+class Restored(NamedTuple):
+    """Float32 (B, 3, S, S) in about [0, 1]; MAE's output is not bounded."""
+
+    original: Tensor
+    shown: Tensor  # masked or corrupted
+    output: Tensor
+
+
+@torch.no_grad()
+def restored(method: MAE | Reconstruction | ConRec, batch: Batch) -> Restored:
+    """The first view of a batch, what the network was given of it, and what it restored.
+
+    Raises ValueError for a method that was not trained to restore the view itself.
+    """
+    original = batch.views[0].pixels
+    if isinstance(method, MAE):
+        shown = original.masked_fill(method.mask(batch).to(original.device), 0.0)
+        output = resized(method.output(method.decoder(method.encoder(shown))), _size(original))
+        return Restored(original, shown, output.float())
+    if TASK not in method.heads.tasks:
+        raise ValueError(f"this method has no task {TASK!r}, it has {', '.join(method.heads.tasks)}")
+    shown = corrupted(batch).pixels[: len(original)]
+    output = method.heads(method.decoder, method.encoder(shown), _size(original))[TASK]
+    return Restored(original, shown, output)
+
+
+def _size(images: Tensor) -> tuple[int, int]:
+    return images.shape[-2], images.shape[-1]
