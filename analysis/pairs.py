@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import combinations, product
+from itertools import chain, combinations, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -201,13 +201,47 @@ def _std(values: Sequence[float]) -> float:
 # ----------------------------------------------------------------------------------------------------------- CKA
 
 
+def cka_rows(results: pandas.DataFrame, header: StudyHeader) -> pandas.DataFrame:
+    """What pairwise probes left in a study's results, as level_a, level_b, layer and value.
+
+    A pair stands in the results twice, under either cell and with the other's level in the stage's name
+    (probe:NAME/LEVEL), so that the two rows of one stage run name both levels. Where it matters at which levels of the
+    other factors two encoders were compared, the layer says so.
+    """
+    probes = results[(results["phase"] == "confirm") & results["stage"].str.match("probe:[^/]+/")]
+    found = probes[probes["metric"] != ""]
+    levels = {str(key): sorted(set(part["stage"])) for key, part in found.groupby("fingerprint")}
+    place = {level: i for i, level in enumerate(level for names in header.factors.values() for level in names)}
+    rows = []
+    for row in found.to_dict("records"):
+        both = levels[str(row["fingerprint"])]
+        if len(both) == 2 and row["stage"] == both[0]:  # the other row says the same
+            probe = str(row["stage"]).removeprefix("probe:").partition("/")[0]
+            pair = sorted((stage.partition("/")[2] for stage in both), key=lambda level: place.get(level, -1))
+            layer = str(row["metric"]).removeprefix(f"probe/{str(row['stage']).removeprefix('probe:')}/")
+            held = _held(header, str(row["cell"]), set(pair))
+            rows.append((*pair, probe, layer, held, row["fingerprint"], row["value"]))
+    rows.sort(key=lambda row: (place.get(row[0], -1), place.get(row[1], -1)))
+    frame = pandas.DataFrame(rows, columns=["level_a", "level_b", "probe", "layer", "held", "fingerprint", "value"])
+    alone = frame.groupby("fingerprint")["held"].transform("nunique") == 1
+    where = frame["held"].where(alone, "").map(lambda held: f" ({held})" if held else "")
+    return frame.assign(layer=frame["layer"] + " of " + frame["probe"] + where)
+
+
+def _held(header: StudyHeader, label: str, compared: set[str]) -> str:
+    """The levels of a cell but that of the factor whose levels are compared."""
+    cell = next(cell for cell in header.cells if cell.label == label)
+    factor = next((name for name, levels in header.factors.items() if compared <= set(levels)), "")
+    return " ".join(f"{name}={level}" for name, level in cell.levels.items() if name != factor)
+
+
 def cka_grids(pairs: pandas.DataFrame) -> tuple[Grid, ...]:
     """Matrices of centred kernel alignment, one per layer in order of appearance (P3, Figure 7).
 
     `pairs` has the columns level_a, level_b, layer and value; rows of one pair (several seeds) are averaged, and a pair
     that was measured one way round stands in both places. The diagonal is empty unless it was measured.
     """
-    levels = tuple(map(str, dict.fromkeys([*pairs["level_a"], *pairs["level_b"]])))
+    levels = tuple(dict.fromkeys(map(str, chain.from_iterable(zip(pairs["level_a"], pairs["level_b"], strict=True)))))
     layers = tuple(dict.fromkeys(pairs["layer"]))
     return tuple(_cka_grid(str(layer), pairs[pairs["layer"] == layer], levels) for layer in layers)
 
@@ -220,4 +254,4 @@ def _cka_grid(layer: str, pairs: pandas.DataFrame, levels: tuple[str, ...]) -> G
     both = [[found.get((a, b)) or found.get((b, a)) or [] for b in levels] for a in levels]
     values = np.array([[np.mean(part) if part else math.nan for part in row] for row in both], np.float64)
     counts = np.array([[len(part) for part in row] for row in both], np.int64)
-    return Grid(f"layer {layer}", "", "", "linear CKA", levels, levels, values, counts)
+    return Grid(layer, "", "", "linear CKA", levels, levels, values, counts)

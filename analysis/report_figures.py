@@ -41,7 +41,7 @@ def figure_groups(folder: Path) -> tuple[tuple[Group, ...], tuple[str, ...]]:
     asked = of_metrics(results, header.report.metrics)
     content = json.loads((folder / "study.json").read_text(encoding="utf-8"))
     groups = [*_cells(asked, header), *_over_amounts(asked, header), *_interactions(asked, header)]
-    groups += [*_tradeoffs(asked, header), *_learning(curves.load_curves(folder), header), *_alignment(results)]
+    groups += [*_tradeoffs(asked, header), *_learning(curves.load_curves(folder), header), *_alignment(results, header)]
     found, notes = _tuned(results, content)
     return tuple(group for group in [*groups, *found] if group.figures), notes
 
@@ -52,13 +52,20 @@ def write_figures(folder: Path, kind: str) -> list[Path]:
     Raises ResultsError.
     """
     groups, _ = figure_groups(folder)
-    drawn = [(_file_name(f"{group.title} {name}"), figure) for group in groups for name, figure in group.figures]
+    shown = [(f"{group.title} {name}", figure) for group in groups for name, figure in group.figures]
+    drawn = list(zip(_file_names([name for name, _ in shown]), (figure for _, figure in shown), strict=True))
     return [*figures.write_files(drawn, folder / "figures", kind), *panels.write_sheets(folder, folder / "figures")]
 
 
-def _file_name(text: str) -> str:
-    kept = "".join(character if character.isalnum() or character in "=." else "-" for character in text.lower())
-    return "-".join(filter(None, kept.split("-")))[:100]
+def _file_names(texts: Sequence[str]) -> list[str]:
+    """Readable, safe everywhere, and each once, whatever the letter case that a file system keeps."""
+    names: list[str] = []
+    for text in texts:
+        kept = "".join(character if character.isalnum() or character in "=." else "-" for character in text.lower())
+        name = "-".join(filter(None, kept.split("-")))[:100]
+        same = sum(other == name or other.startswith(f"{name}~") for other in names)
+        names.append(f"{name}~{same + 1}" if same else name)
+    return names
 
 
 def of_metrics(results: pandas.DataFrame, metrics: Sequence[str]) -> pandas.DataFrame:
@@ -148,15 +155,11 @@ def _learning(rows: pandas.DataFrame, header: StudyHeader) -> Iterator[Group]:
     yield Group("Learning curves", "Of the confirm phase; click a name in the legend to hide its line.", drawn)
 
 
-def _alignment(results: pandas.DataFrame) -> Iterator[Group]:
-    drawn = tuple((grid.title, figures_pairs.heat_map(grid, 0.0, 1.0)) for grid in pairs.cka_grids(cka_rows(results)))
+def _alignment(results: pandas.DataFrame, header: StudyHeader) -> Iterator[Group]:
+    grids = pairs.cka_grids(pairs.cka_rows(results, header))
+    drawn = tuple((grid.title, figures_pairs.heat_map(grid, 0.0, 1.0)) for grid in grids)
     note = "Debiased linear CKA of the encoders of two levels, layer by layer, mean over seeds: 1 is equal up to "
     yield Group("How alike encoders are", note + "rotation and scale, 0 unrelated.", drawn[:MOST])
-
-
-def cka_rows(results: pandas.DataFrame) -> pandas.DataFrame:
-    """The rows that a pairwise CKA probe left, as level_a, level_b, layer, value."""
-    return pandas.DataFrame(columns=["level_a", "level_b", "layer", "value"])
 
 
 # ----------------------------------------------------------------------------------------------------------- tuning

@@ -12,7 +12,7 @@ from studies import JACCARD, write_study
 
 from analysis import load, load_header
 from analysis.figures_pairs import heat_map, parallel_plot, tradeoff_plot
-from analysis.pairs import cka_grids, factor_grids, parallel, pareto, tradeoff, trial_grids
+from analysis.pairs import cka_grids, cka_rows, factor_grids, parallel, pareto, tradeoff, trial_grids
 from analysis.report_figures import figure_groups, published_by_cell
 from analysis.sensitivity import SearchRuns, Trial
 
@@ -137,12 +137,51 @@ def test_a_loss_counts_the_other_way(tmp_path):
 def test_alignment_is_a_symmetric_matrix_per_layer_averaged_over_seeds():
     rows = [("a", "b", "1", 0.2), ("a", "b", "1", 0.4), ("c", "b", "1", 0.9), ("a", "b", "2", math.nan)]
     first, second = cka_grids(pandas.DataFrame(rows, columns=["level_a", "level_b", "layer", "value"]))
-    assert first.rows == first.columns == ("a", "c", "b")
-    expected = [[np.nan, np.nan, 0.3], [np.nan, np.nan, 0.9], [0.3, 0.9, np.nan]]
+    assert first.rows == first.columns == ("a", "b", "c")
+    expected = [[np.nan, 0.3, np.nan], [0.3, np.nan, 0.9], [np.nan, 0.9, np.nan]]
     assert np.allclose(first.values, expected, equal_nan=True)
-    assert first.counts[0, 2] == 2
-    assert second.title == "layer 2"
+    assert first.counts[0, 1] == 2
+    assert second.title == "2"
     assert np.isnan(second.values).all()
+
+
+def pair_rows(fingerprint, cells, levels, value, seed=0):
+    """The rows under both cells, as `pretune.record` writes them."""
+    head = {"study": "s", "phase": "confirm", "configuration": "c", "seed": seed, "outcome": "finished", "cause": ""}
+    for cell, other in zip(cells, reversed(levels), strict=True):
+        row = head | {"cell": cell, "stage": f"probe:alike/{other}", "fingerprint": fingerprint, "chosen": "{}"}
+        yield from (row | {"metric": f"probe/alike/{other}/{layer}", "value": value} for layer in ("level1", "output"))
+
+
+def test_pairwise_probes_are_found_in_the_results_once_per_run(tmp_path):
+    factors = {"method": ["simclr", "byol"]}
+    results, header = study(tmp_path, {"method=simclr": [0.5], "method=byol": [0.4]}, factors)
+    cells, levels = list(results["cell"].unique()), factors["method"]
+    probes = [*pair_rows("p0", cells, levels, 0.25), *pair_rows("p1", cells, levels, 0.75, seed=1)]
+    found = cka_rows(pandas.DataFrame([*results.to_dict("records"), *probes]), header)
+    assert found["layer"].value_counts().to_dict() == {"level1 of alike": 2, "output of alike": 2}
+    grid = cka_grids(found)[0]
+    assert list(grid.rows) == levels
+    assert grid.values[0, 1] == grid.values[1, 0] == 0.5
+    assert cka_rows(results, header).empty
+
+
+def test_comparisons_at_other_levels_are_kept_apart_unless_they_are_the_same_run(tmp_path):
+    """Of two numbers of labels one encoder serves both: p is one run; q is compared at two sizes, in two runs."""
+    factors = {"method": ["a", "b"], "size": ["1", "2"]}
+    cells = [f"method={m} size={s}" for m in "ab" for s in "12"]
+    _, header = study(tmp_path, {cell: [0.5] for cell in cells}, factors)
+
+    def layers(fingerprints):
+        probes = [
+            row
+            for size, key in zip("12", fingerprints, strict=True)
+            for row in pair_rows(key, [f"method=a size={size}", f"method=b size={size}"], ["a", "b"], 0.5)
+        ]
+        return set(cka_rows(pandas.DataFrame(probes), header)["layer"])
+
+    assert layers(["p", "p"]) == {"level1 of alike", "output of alike"}
+    assert layers(["q", "r"]) == {f"{layer} of alike (size={size})" for layer in ("level1", "output") for size in "12"}
 
 
 def test_numbers_of_a_heat_map_are_written_in_its_fields_and_the_first_row_is_on_top():
