@@ -14,6 +14,7 @@ from rich.table import Table
 
 from analysis.statistics import detectable_difference, smallest_possible_p
 from pretune import program
+from pretune.backbones import check_backbones
 from pretune.program import Outcome
 from pretune.scheduler import Scheduler
 from search_spaces import schema
@@ -43,7 +44,8 @@ class Plan:
 def make_plan(
     study: Study, digest_of: DigestOf, stored: Callable[[str], bool] | None = None
 ) -> tuple[Plan, list[Stage]]:
-    """The plan without costs, and the distinct stages behind it."""
+    """The plan without costs, and the distinct stages behind it. Raises ModelError for an unknown backbone."""
+    check_backbones(study)
     run, stages = simulate(study, digest_of)
     without = sum(len(use.stages) for use in run.uses if not use.pair) + sum(use.pair for use in run.uses) // 2
     counts = Counter(stage.name for stage in stages)

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 
 from pretune import program, record
+from pretune.backbones import check_backbones
 from pretune.execute import Folders, Order, order_of
 from pretune.handout import Ledger, Live, find_in
 from pretune.monitor import CellStatus, RunningStage, Snapshot, monitor
@@ -59,8 +60,9 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
     """Run what is missing of a study and write its results.
 
     Raises:
-        DataError, StoreError, ResourceError: before anything is trained.
+        DataError, StoreError, ResourceError, ModelError: before anything is trained.
     """
+    check_backbones(study)
     began = time.monotonic()
     store = Store(options.store)
     store.check()

@@ -15,7 +15,7 @@ from search_spaces.schema import CKA, DECODING, Configuration, Data, Header
 
 SCORES = ("accuracy", "mean_accuracy", "jaccard", "dice", "precision", "recall")
 METRIC = re.compile(
-    rf"^(test|val)/({'|'.join(SCORES)})(/.+)?$|^probe/[^/]+/accuracy$|^probe/[^/]+/.+/(output|level\d+)$"
+    rf"^(test(?:@\d+)?|val)/({'|'.join(SCORES)})(/.+)?$|^probe/[^/]+/accuracy$|^probe/[^/]+/.+/(output|level\d+)$"
 )
 
 
@@ -107,6 +107,11 @@ def _check_parts(settings: Template, header: Header, places: Places) -> Iterator
             yield places.problem(("report", "metrics"), f"the probe {probe!r} does not report {metric}", REPORTED)
         elif probe is None and finetune is None:
             yield places.problem(("report", "metrics"), f"no stage reports {metric}", "add finetune, or report a probe")
+        elif metric.startswith("test@") and isinstance(finetune, Mapping):
+            size = metric.removeprefix("test@").split("/")[0]
+            if size not in map(str, finetune.get("test_sizes") or ()):
+                what = f"no fine-tuning is tested at {size} px"
+                yield places.problem(("report", "metrics"), what, f"add {size} to finetune.test_sizes")
     target = header.tune.pretrain.target
     if target.startswith("probe.") and target.removeprefix("probe.") not in probes:
         name = target.removeprefix("probe.")
@@ -162,6 +167,12 @@ def _check_pretrain(settings: Configuration, places: Places) -> Iterator[Problem
             what = "image-folder has no masks to pretrain segmentation with"
             yield places.problem(("pretrain", i, "data"), what, "use image-mask-folder")
 
+        asked = getattr(stage.method, "projection_levels", 1)
+        held = {"timm-unet": None}.get(settings.model.name, len(getattr(settings.model, "widths", "12345")))
+        if held is not None and asked > held:
+            what = f"projection_levels {asked}, and the encoder has {held} levels"
+            yield places.problem(("pretrain", i, "method", "projection_levels"), what, f"at most {held}")
+
 
 SUPERVISED = ("segmentation", "classification")
 
@@ -197,19 +208,22 @@ def _check_sizes(settings: Configuration, places: Places) -> Iterator[Problem]:
     """An encoder halves the size a few times, and a decoder has to meet its skips on the way up."""
     factor, name = settings.model.stride, settings.model.name
     model = f"a U-Net of {factor.bit_length()} levels" if name.endswith("unet") else f"the model {name}"
-    decoded: list[tuple[KeyPath, int]] = [] if settings.finetune is None else [(("finetune",), settings.finetune.size)]
-    encoded: list[tuple[KeyPath, int]] = [(("probe", key), probe.size) for key, probe in settings.probe.items()]
+    decoded: list[tuple[KeyPath, int]] = []
+    if settings.finetune is not None:
+        decoded.append((("finetune", "size"), settings.finetune.size))
+        decoded += [(("finetune", "test_sizes"), size) for size in settings.finetune.test_sizes]
+    encoded: list[tuple[KeyPath, int]] = [(("probe", key, "size"), probe.size) for key, probe in settings.probe.items()]
     for i, stage in enumerate(settings.pretrain):
         users = decoded if stage.method.name in DECODING else encoded
-        users.append((("pretrain", i, "views"), stage.views.size))
+        users.append((("pretrain", i, "views", "size"), stage.views.size))
     for path, size in decoded:
         if size % factor:
             what = f"{size} px is not a multiple of {factor}, as {model} needs"
-            yield places.problem((*path, "size"), what)
+            yield places.problem(path, what)
     for path, size in encoded:
         if size < factor:
             what = f"{size} px is below {factor}, what the encoder of {model} needs"
-            yield places.problem((*path, "size"), what)
+            yield places.problem(path, what)
 
 
 def _check_tuning(cell: Cell, settings: Configuration, header: Header, places: Places) -> Iterator[Problem]:

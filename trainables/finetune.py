@@ -57,8 +57,8 @@ def finetune(
     With `stratify` the labelled images hold each image class by its share in the training images.
 
     Returns:
-        `val/*` and, if `on_test`, `test/*` scores, each from one confusion matrix over the whole split, and
-        `train/loss` (mean over the last epoch).
+        `val/*` and, if `on_test`, `test/*` scores, each from one confusion matrix over the whole split,
+        `test@SIZE/*` at other sizes of images and masks, and `train/loss` (mean over the last epoch).
 
     Raises:
         DivergedError: the loss or the scored logits are not finite.
@@ -113,7 +113,7 @@ def finetune(
         if position == steps_per_epoch - 1 or step == steps - 1:
             values = {"train/loss": track.mean()}
             if validation_due(settings, epoch, step == steps - 1) and len(split.val):
-                values |= evaluate(network, settings, feed, masks, split.val, data.classes, "val", step)
+                values |= evaluate(network, settings.size, feed, masks, split.val, data.classes, "val", step)
                 best = better(best, values, network) if settings.checkpoint == "best" else None
             history.append({"step": step + 1, "epoch": (step + 1) / steps_per_epoch} | values)
             report({"step": step + 1, "total": steps} | values)
@@ -127,7 +127,8 @@ def finetune(
         network.load_state_dict(best["network"])
         metrics |= best["scores"]
     if on_test:
-        metrics |= evaluate(network, settings, feed, masks, split.test, data.classes, "test", steps - 1)
+        for role, size in [("test", settings.size), *((f"test@{size}", size) for size in settings.test_sizes)]:
+            metrics |= evaluate(network, size, feed, masks, split.test, data.classes, role, steps - 1)
     notes = {"labelled": images.tolist(), "val": split.val.tolist(), "test": split.test.tolist(), "steps": steps}
     finish(network, history, notes | {"classes": list(data.classes), "size": settings.size}, place.out)
     return metrics
@@ -164,7 +165,7 @@ def better(best: dict[str, Any] | None, values: dict[str, float], network: UNet)
 @torch.no_grad()
 def evaluate(
     network: UNet,
-    settings: schema.Finetune,
+    size: int,
     feed: Feed,
     masks: Feed,
     images: IntArray,
@@ -172,7 +173,7 @@ def evaluate(
     role: str,
     step: int,
 ) -> dict[str, float]:
-    """Scores `role/...` from one confusion matrix over all `images`, in eval mode and float32.
+    """Scores `role/...` from one confusion matrix over all `images` at `size` px, in eval mode and float32.
 
     Raises:
         DivergedError: logits that are not finite; argmax would quietly call them class 0. The update of `step` made
@@ -181,7 +182,7 @@ def evaluate(
     network.eval()
     total: Tensor | None = None
     for batch in np.array_split(images, math.ceil(len(images) / 64)):
-        pixels, target = evaluation_batch(feed(batch), masks(batch), settings.size)
+        pixels, target = evaluation_batch(feed(batch), masks(batch), size)
         logits = network(pixels)
         if not torch.isfinite(logits).all():
             raise DivergedError(f"{role}/logits", step, math.nan)

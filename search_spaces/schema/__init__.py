@@ -60,7 +60,7 @@ from search_spaces.schema.methods import (
     SwAV,
     Weights,
 )
-from search_spaces.schema.model import ConRecUNet, Model, ResNetHead, ResNetUNet, UNet
+from search_spaces.schema.model import ConRecUNet, Model, ResNetHead, ResNetUNet, TimmUNet, UNet
 from search_spaces.schema.optim import LARS, SGD, Adam, AdamW, Constant, Cosine, Optimizer, Schedule, Step
 from search_spaces.schema.stages import (
     CKA,
@@ -169,6 +169,7 @@ __all__ = [
     "Step",
     "Supercategory",
     "SwAV",
+    "TimmUNet",
     "TinyImageNet",
     "Tune",
     "TunePretrain",

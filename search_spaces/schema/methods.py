@@ -22,6 +22,7 @@ class SimCLR(Settings):
     temperature: PositiveFloat = 0.2  # P2
     hidden: PositiveInt = 512  # width of the projection head's hidden layer
     dim: PositiveInt = 128  # width of its output
+    projection_levels: PositiveInt = 1  # encoder levels that the head sees, pooled: 1, the bottleneck (P2's outlook)
 
 
 class MoCo(Settings):
@@ -36,12 +37,14 @@ class MoCo(Settings):
     momentum_end: Fraction | None = None  # half a cosine to this value; default: constant
     bn_splits: PositiveInt = 8  # parts of the batch with statistics of their own, in place of shuffling over 8 devices
     symmetric: bool = False  # each view is query and key in turn
+    projection_levels: PositiveInt = 1  # as in SimCLR
 
 
 class MoCoV3(Settings):
     """MoCo v3 for convolutional encoders (the authors' ResNet-50), with BYOL's views."""
 
     name: Literal["moco-v3"]
+    projection_levels: PositiveInt = 1  # as in SimCLR
     temperature: PositiveFloat = 1.0
     hidden: PositiveInt = 4096
     dim: PositiveInt = 256
@@ -55,6 +58,7 @@ class BYOL(Settings):
     """BYOL. Its colour jitter is views.color_jitter 0.5 with color_jitter_saturation 0.5."""
 
     name: Literal["byol"]
+    projection_levels: PositiveInt = 1  # as in SimCLR
     hidden: PositiveInt = 4096
     dim: PositiveInt = 256
     momentum: Fraction = 0.996  # of the target for 1000 epochs; 0.99 for 100 and 300, 0.97 for 40
@@ -185,6 +189,7 @@ class SAMCLR(Settings):
     temperature: PositiveFloat = 0.07  # P4, from MoCo
     hidden: PositiveInt = 512
     dim: PositiveInt = 128
+    projection_levels: PositiveInt = 1  # as in SimCLR
 
 
 class _PixelConsistency(Settings):

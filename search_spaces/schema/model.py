@@ -70,6 +70,22 @@ class ResNetHead(Settings):
         return 32
 
 
+class TimmUNet(Settings):
+    """A U-Net over any backbone of timm that gives feature maps, with the decoder of `resnet-unet`.
+
+    Whether timm has the backbone is seen when a study is planned or started: no torch is imported here.
+    """
+
+    name: Literal["timm-unet"]
+    backbone: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]  # timm's name without a tag: convnext_tiny
+    skip_connections: bool = True
+    decoder_widths: Annotated[tuple[PositiveInt, ...], Field(min_length=5, max_length=5)] = (256, 128, 64, 32, 16)
+
+    @property
+    def stride(self) -> int:
+        return 32
+
+
 Model = Annotated[
-    Annotated[UNet | ConRecUNet | ResNetUNet | ResNetHead, Field(discriminator="name")], default_name("unet")
+    Annotated[UNet | ConRecUNet | ResNetUNet | ResNetHead | TimmUNet, Field(discriminator="name")], default_name("unet")
 ]

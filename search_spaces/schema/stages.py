@@ -110,6 +110,7 @@ class Finetune(_Length):
 
     data: str
     size: PositiveInt = 128  # px (P2)
+    test_sizes: tuple[PositiveInt, ...] = ()  # px; further sizes at which the test set is scored, as test@SIZE/...
     labels: Labels = 1.0  # share ('10%') or count (74) of the training images whose masks are used
     transfer: Literal["none", "encoder", "encoder+decoder"] = "encoder"
     freeze: Literal["none", "encoder"] = "none"
@@ -127,6 +128,12 @@ class Finetune(_Length):
     def _frozen_first(self) -> Finetune:
         if self.unfreeze_epoch is not None and self.freeze == "none":
             raise ValueError("unfreeze_epoch needs freeze: encoder")
+        return self
+
+    @model_validator(mode="after")
+    def _sizes_once(self) -> Finetune:
+        if len({self.size, *self.test_sizes}) < 1 + len(self.test_sizes):
+            raise ValueError(f"test_sizes: each once, and none is size ({self.size}), which is always scored")
         return self
 
 

@@ -59,3 +59,28 @@ def test_cells_with_other_test_images_are_said_and_other_validation_images_are_n
 def test_a_probe_without_validation_images_is_refused() -> None:
     with pytest.raises(StudyError, match=r"data\.d\.split\.val: a probe is scored on validation images"):
         study(data={"d": {"dataset": "scenes", "split": {"val": 0}}}, probe={"near": {"kind": "knn", "data": "d"}})
+
+
+def test_a_projection_from_more_levels_than_there_are_is_refused() -> None:
+    method = {"name": "simclr", "projection_levels": 5}
+    pretrain = {"data": "d", "method": method, "batch_size": 8, "steps": 2}
+    with pytest.raises(StudyError, match=r"projection_levels 5, and the encoder has 4 levels \(at most 4\)"):
+        study(pretrain=pretrain)
+    study(pretrain=pretrain, model={"name": "resnet-unet", "depth": 18})
+    study(pretrain=pretrain, model={"name": "timm-unet", "backbone": "whatever"})
+
+
+@pytest.mark.parametrize(
+    ("sizes", "metrics", "message"),
+    [
+        ([50], "test/jaccard", r"finetune\.test_sizes: 50 px is not a multiple of 8"),
+        ([128], "test/jaccard", r"finetune: test_sizes: each once, and none is size \(128\)"),
+        ([64], "test@96/jaccard", r"no fine-tuning is tested at 96 px \(add 96 to finetune.test_sizes\)"),
+        ([64], "val@64/jaccard", r"no stage reports 'val@64/jaccard'"),
+    ],
+)
+def test_other_test_sizes_must_fit_the_model_and_be_there(sizes: list[int], metrics: str, message: str) -> None:
+    finetune = {"data": "d", "size": 128, "epochs": 1}
+    with pytest.raises(StudyError, match=message):
+        study(finetune=finetune | {"test_sizes": sizes}, report={"metrics": metrics})
+    study(finetune=finetune | {"test_sizes": [64]}, report={"metrics": "test@64/jaccard"})

@@ -33,8 +33,8 @@ TINY_CROPS = {"local_views": 2, "local_size": 8}
 METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "simclr": {"hidden": 16, "dim": 8},
     "moco": {"hidden": 16, "dim": 8, "queue": 20, "bn_splits": 2, "momentum": 0.9},  # 20: the queue wraps midway
-    "moco-v3": {"hidden": 16, "dim": 8, "momentum": 0.9},
-    "byol": {"hidden": 16, "dim": 8, "momentum": 0.9},
+    "moco-v3": {"hidden": 16, "dim": 8, "momentum": 0.9, "projection_levels": 2},
+    "byol": {"hidden": 16, "dim": 8, "momentum": 0.9, "projection_levels": 2},
     "dino": TINY_CROPS | {"hidden": 16, "bottleneck": 8, "prototypes": 12, "momentum": 0.9},
     "swav": TINY_CROPS | {"hidden": 16, "dim": 8, "prototypes": 12, "queue": 16, "queue_from_epoch": 1},
     "samclr": {"hidden": 16, "dim": 8},

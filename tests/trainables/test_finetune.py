@@ -20,6 +20,7 @@ from trainables.data.splits import Split, draw_split
 from trainables.finetune import evaluate, finetune, validation_due
 from trainables.loop import DivergedError, Feed, Place, build_encoder, build_unet
 from trainables.models.unet import UNet
+from trainables.views.joint import evaluation_batch
 
 CPU = torch.device("cpu")
 MODEL = schema.UNet(widths=(4, 8))
@@ -281,9 +282,32 @@ def test_the_order_and_batching_of_scored_images_change_nothing(data: ImageSet, 
     assert data.masks is not None
     feeds = Feed(data.images, CPU), Feed(data.masks, CPU)
     once, twice = split.test, np.concatenate([split.test] * 8)
-    scores = [evaluate(network, chosen, *feeds, order, data.classes, "test", 0) for order in (once, once[::-1], twice)]
+    scores = [
+        evaluate(network, chosen.size, *feeds, order, data.classes, "test", 0) for order in (once, once[::-1], twice)
+    ]
     assert scores[0] == pytest.approx(scores[1], abs=1e-12)
     assert scores[0] == pytest.approx(scores[2], abs=1e-12)
+
+
+def test_other_test_sizes_are_scored_with_the_same_weights_on_images_and_masks_of_that_size(
+    tmp_path: Path, data: ImageSet, split: Split
+) -> None:
+    """Trained at 32 px and tested at 16 and 64 too: as if the data had been made in that size. Same training."""
+    plain = run(settings(), data, split, tmp_path / "a")
+    metrics = run(settings(test_sizes=[16, 64]), data, split, tmp_path / "b")
+    assert written(tmp_path / "a")[0] == written(tmp_path / "b")[0]
+    assert {name: value for name, value in metrics.items() if "@" not in name} == plain
+    assert data.masks is not None
+    network = loaded(tmp_path / "b")
+    for size in (16, 64):
+        pixels, masks = evaluation_batch(
+            torch.from_numpy(data.images[split.test]), torch.from_numpy(data.masks[split.test]), size
+        )
+        with torch.no_grad():
+            guess = network(pixels).argmax(1).numpy().ravel()
+        expected = jaccard_score(masks.numpy().ravel(), guess, average=None, zero_division=0).mean()
+        assert metrics[f"test@{size}/jaccard"] == pytest.approx(expected, abs=1e-6)
+    assert not [name for name in metrics if name.startswith("val@")]
 
 
 def test_scoring_refuses_logits_that_are_not_finite(data: ImageSet, split: Split) -> None:
@@ -294,7 +318,7 @@ def test_scoring_refuses_logits_that_are_not_finite(data: ImageSet, split: Split
     assert data.masks is not None
     feeds = Feed(data.images, CPU), Feed(data.masks, CPU)
     with pytest.raises(DivergedError, match="test/logits is nan at step 6"):
-        evaluate(network, settings(), *feeds, split.test, data.classes, "test", 6)
+        evaluate(network, settings().size, *feeds, split.test, data.classes, "test", 6)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,15 @@ SMALL: dict[str, dict[str, Any]] = {
     "resnet-no-skips": {"name": "resnet-unet", "depth": 18, "skip_connections": False},
     "resnet-cifar": {"name": "resnet-unet", "depth": 18, "stem": "cifar"},
     "resnet-head": {"name": "resnet-head", "depth": 18},
+    "timm-resnet": {"name": "timm-unet", "backbone": "test_resnet"},
+    "timm-convnext": {"name": "timm-unet", "backbone": "test_convnext"},  # four maps, layer norm
+    "timm-mobilenet": {"name": "timm-unet", "backbone": "mobilenetv3_small_050"},
+    "timm-mobilenet-no-skips": {
+        "name": "timm-unet",
+        "backbone": "mobilenetv3_small_050",
+        "skip_connections": False,
+    },
+    "timm-swin": {"name": "timm-unet", "backbone": "swin_s3_tiny_224", "decoder_widths": [8, 8, 8, 8, 8]},  # B, H, W, C
 }
 
 

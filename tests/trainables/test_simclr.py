@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lightly.loss import NTXentLoss
 
 from search_spaces import schema
+from trainables.methods.heads import pooled
 from trainables.methods.protocol import Batch
 from trainables.methods.simclr import SimCLR, diagnostics, nt_xent
 from trainables.models.unet import Encoder
@@ -107,3 +108,28 @@ def test_both_views_pass_batch_norm_as_one_batch() -> None:
     assert counts == {1}
     assert loss.shape == ()
     assert {name.split(".")[0] for name, _ in method.named_parameters()} == {"encoder", "head"}
+
+
+def test_the_head_sees_as_many_levels_as_asked_the_coarsest_first() -> None:
+    """Widths 4, 8, 16: one level is the bottleneck's 16 channels, two are 16 + 8, pooled over their own places."""
+    encoder = Encoder((4, 8, 16)).eval()
+    maps = encoder(torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+    means = [one.mean(dim=(2, 3)) for one in maps]
+    assert torch.equal(pooled(maps), means[2])
+    assert torch.equal(pooled(maps, 2), torch.cat([means[2], means[1]], dim=1))
+    for levels, inputs in ((1, 16), (2, 24), (3, 28)):
+        method = SimCLR(encoder, schema.Views(), 0.2, 5, 8, levels)
+        assert method.head.layers[0].weight.shape == (5, inputs)
+    with pytest.raises(ValueError, match="projection_levels 4: this encoder has 3 levels"):
+        SimCLR(encoder, schema.Views(), 0.2, 5, 8, 4)
+
+
+def test_the_bottleneck_alone_gives_the_digits_of_the_plain_head() -> None:
+    torch.manual_seed(0)
+    method = SimCLR(Encoder((4, 8)), schema.Views(), 0.2, 16, 8).eval()
+    pixels = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    whole = torch.full((3, 4), 1.0)
+    views = [View(part, whole, torch.zeros(3, dtype=torch.bool)) for part in pixels.chunk(2)]
+    z1, z2 = method.head(method.encoder(pixels)[-1]).chunk(2)
+    loss, _ = method(Batch(views, lambda purpose, count: np.zeros((3, count))), 0.0)
+    assert torch.equal(loss, nt_xent(z1, z2, 0.2))

@@ -94,7 +94,7 @@ def test_offline_is_one_clear_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_plain_unet_has_no_normalisation_to_fold() -> None:
-    with pytest.raises(weights.WeightsError, match="needs a ResNet encoder; set inputs: unit"):
+    with pytest.raises(weights.WeightsError, match="needs a ResNet or timm encoder; set inputs: unit"):
         weights.take_unit_inputs(loop.build_encoder(schema.UNet(widths=(4, 8))))
 
 

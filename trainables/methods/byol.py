@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from search_spaces import schema
-from trainables.methods.heads import pooled, two_layers
+from trainables.methods.heads import pooled, pooled_width, two_layers
 from trainables.methods.momentum import follow, momentum_at, momentum_copy
 from trainables.methods.protocol import Batch
 from trainables.methods.simclr import diagnostics
@@ -49,10 +49,12 @@ class BYOL(nn.Module):
         dim: int,
         momentum: float,
         momentum_end: float,
+        levels: int = 1,
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.projector = two_layers(encoder.widths[-1], hidden, dim)
+        self.levels = levels
+        self.projector = two_layers(pooled_width(encoder, levels), hidden, dim)
         self.predictor = two_layers(dim, hidden, dim)
         self.target_encoder = momentum_copy(self.encoder)
         self.target_projector = momentum_copy(self.projector)
@@ -62,9 +64,9 @@ class BYOL(nn.Module):
     def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Two views of (B, 3, H, W) -> the sum of both directions' losses (equation 3), and signs of collapse."""
         x1, x2 = (view.pixels for view in batch.views)
-        z1, z2 = self.projector(pooled(self.encoder(x1))), self.projector(pooled(self.encoder(x2)))
+        z1, z2 = (self.projector(pooled(self.encoder(x), self.levels)) for x in (x1, x2))
         with torch.no_grad():
-            t1, t2 = (self.target_projector(pooled(self.target_encoder(x))) for x in (x1, x2))
+            t1, t2 = (self.target_projector(pooled(self.target_encoder(x), self.levels)) for x in (x1, x2))
         loss = byol_loss(self.predictor(z1), t2) + byol_loss(self.predictor(z2), t1)
         return loss, diagnostics(z1, z2)
 

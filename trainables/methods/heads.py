@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
+from trainables.models.interface import Encoder
 
-def pooled(features: list[Tensor]) -> Tensor:
-    """The coarsest level of an encoder's features, (B, C, H, W) -> (B, C)."""
-    return features[-1].mean(dim=(2, 3))
+
+def pooled(features: list[Tensor], levels: int = 1) -> Tensor:
+    """The coarsest `levels` of an encoder's features, (B, C, H, W) each -> (B, sum of C), the coarsest first."""
+    return torch.cat([one.mean(dim=(2, 3)) for one in reversed(features[-levels:])], dim=1)
+
+
+def pooled_width(encoder: Encoder, levels: int) -> int:
+    """Channels of `pooled`. Raises ValueError where the encoder has fewer levels."""
+    if levels > len(encoder.widths):
+        raise ValueError(f"projection_levels {levels}: this encoder has {len(encoder.widths)} levels")
+    return sum(encoder.widths[-levels:])
 
 
 def two_layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from search_spaces import schema
-from trainables.methods.heads import pooled
+from trainables.methods.heads import pooled, pooled_width
 from trainables.methods.momentum import follow, momentum_at, momentum_copy
 from trainables.methods.protocol import Batch
 from trainables.methods.queue import FeatureQueue
@@ -81,10 +81,12 @@ class MoCo(nn.Module):
         momentum_end: float,
         bn_splits: int,
         symmetric: bool,
+        levels: int = 1,
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        inputs = encoder.widths[-1]
+        self.levels = levels
+        inputs = pooled_width(encoder, levels)
         self.head = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim))
         self.key_encoder, self.key_head = momentum_copy(self.encoder), momentum_copy(self.head)
         self.queue = FeatureQueue(queue, dim)
@@ -134,7 +136,7 @@ class MoCo(nn.Module):
     def _features(self, encoder: Encoder, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C), each part of the batch normalised by statistics of its own."""
         parts = pixels.tensor_split(self.bn_splits) if self.training else (pixels,)
-        return torch.cat([pooled(encoder(part)) for part in parts])
+        return torch.cat([pooled(encoder(part), self.levels) for part in parts])
 
     def _check(self, batch_size: int) -> None:
         if self.training and batch_size < 2 * self.bn_splits:
@@ -160,11 +162,13 @@ class MoCoV3(nn.Module):
         dim: int,
         momentum: float,
         momentum_end: float,
+        levels: int = 1,
     ) -> None:
         super().__init__()
         self.encoder = encoder
+        self.levels = levels
         self.projector = nn.Sequential(
-            *_hidden_layer(encoder.widths[-1], hidden),
+            *_hidden_layer(pooled_width(encoder, levels), hidden),
             nn.Linear(hidden, dim, bias=False),
             nn.BatchNorm1d(dim, affine=False),
         )
@@ -177,9 +181,9 @@ class MoCoV3(nn.Module):
     def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Two views of (B, 3, H, W) -> the sum of both directions' losses, and signs of collapse."""
         x1, x2 = (view.pixels for view in batch.views)
-        z1, z2 = self.projector(pooled(self.encoder(x1))), self.projector(pooled(self.encoder(x2)))
+        z1, z2 = (self.projector(pooled(self.encoder(x), self.levels)) for x in (x1, x2))
         with torch.no_grad():
-            k1, k2 = (self.key_projector(pooled(self.key_encoder(x))) for x in (x1, x2))
+            k1, k2 = (self.key_projector(pooled(self.key_encoder(x), self.levels)) for x in (x1, x2))
         q1, q2 = self.predictor(z1), self.predictor(z2)
         loss = batch_contrast(q1, k2, self.temperature) + batch_contrast(q2, k1, self.temperature)
         uniform = 4 * self.temperature * math.log(len(x1))  # two directions of 2 T log B

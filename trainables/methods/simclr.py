@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from search_spaces import schema
+from trainables.methods.heads import pooled, pooled_width
 from trainables.methods.protocol import Batch
 from trainables.models.heads import ProjectionHead
 from trainables.models.interface import Encoder
@@ -42,11 +43,13 @@ class SimCLR(nn.Module):
 
     needs: frozenset[str] = frozenset()
 
-    def __init__(self, encoder: Encoder, views: schema.Views, temperature: float, hidden: int, dim: int) -> None:
+    def __init__(
+        self, encoder: Encoder, views: schema.Views, temperature: float, hidden: int, dim: int, levels: int = 1
+    ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = ProjectionHead(encoder.widths[-1], hidden, dim)
-        self.temperature = temperature
+        self.head = ProjectionHead(pooled_width(encoder, levels), hidden, dim)
+        self.temperature, self.levels = temperature, levels
         self.recipes = (views, views)
 
     def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
@@ -55,7 +58,8 @@ class SimCLR(nn.Module):
         Both views go through the network as one batch, so that batch norm sees them together.
         """
         pixels = torch.cat([view.pixels for view in batch.views])
-        z1, z2 = self.head(self.encoder(pixels)[-1]).chunk(2)
+        features = pooled(self.encoder(pixels), self.levels)  # 2B, C
+        z1, z2 = self.head(features[:, :, None, None]).chunk(2)
         loss = nt_xent(z1, z2, self.temperature)
         share = loss.detach() / self.uniform_loss(len(z1))
         return loss, diagnostics(z1, z2) | {"loss_over_uniform": share}

@@ -31,7 +31,7 @@ class Parts(NamedTuple):
 
 
 def build_simclr(method: schema.SimCLR, views: schema.Views, parts: Parts) -> Method:
-    return SimCLR(parts.encoder, views, method.temperature, method.hidden, method.dim)
+    return SimCLR(parts.encoder, views, method.temperature, method.hidden, method.dim, method.projection_levels)
 
 
 def build_moco(method: schema.MoCo, views: schema.Views, parts: Parts) -> Method:
@@ -46,18 +46,20 @@ def build_moco(method: schema.MoCo, views: schema.Views, parts: Parts) -> Method
         method.momentum if method.momentum_end is None else method.momentum_end,
         method.bn_splits,
         method.symmetric,
+        method.projection_levels,
     )
 
 
 def build_moco_v3(method: schema.MoCoV3, views: schema.Views, parts: Parts) -> Method:
     recipes = asymmetric(views, method.blur, method.solarize)
-    sizes = (method.hidden, method.dim)
-    return MoCoV3(parts.encoder, recipes, method.temperature, *sizes, method.momentum, method.momentum_end)
+    sizes, momentum = (method.hidden, method.dim), (method.momentum, method.momentum_end)
+    return MoCoV3(parts.encoder, recipes, method.temperature, *sizes, *momentum, method.projection_levels)
 
 
 def build_byol(method: schema.BYOL, views: schema.Views, parts: Parts) -> Method:
     recipes = asymmetric(views, method.blur, method.solarize)
-    return BYOL(parts.encoder, recipes, method.hidden, method.dim, method.momentum, method.momentum_end)
+    sizes, momentum = (method.hidden, method.dim), (method.momentum, method.momentum_end)
+    return BYOL(parts.encoder, recipes, *sizes, *momentum, method.projection_levels)
 
 
 def fitting_local_views(method: schema.DINO | schema.SwAV, encoder: Encoder) -> tuple[int, int, tuple[float, float]]:
@@ -102,7 +104,8 @@ def build_swav(method: schema.SwAV, views: schema.Views, parts: Parts) -> Method
 
 
 def build_samclr(method: schema.SAMCLR, views: schema.Views, parts: Parts) -> Method:
-    return SimCLR(parts.encoder, region_views(views), method.temperature, method.hidden, method.dim)
+    recipe, sizes = region_views(views), (method.hidden, method.dim)
+    return SimCLR(parts.encoder, recipe, method.temperature, *sizes, method.projection_levels)
 
 
 def build_pixelcl(method: schema.PixelCL | schema.PixelCLDepth, views: schema.Views, parts: Parts) -> Method:

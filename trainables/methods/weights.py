@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from search_spaces import schema
 from trainables.loop import Place, build_encoder, finish
+from trainables.models import timm_unet
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -30,8 +31,11 @@ def import_weights(settings: schema.Weights, model: schema.Model, place: Place) 
     Returns `train/weights_loaded`, how many tensors the encoder took. Raises WeightsError.
     """
     encoder = build_encoder(model)
-    state = matching(read(settings.source), encoder.state_dict(), settings.source)
-    encoder.load_state_dict(state)
+    of_timm = isinstance(encoder, timm_unet.Encoder)
+    names = {timm_unet.name_in_timm(name) if of_timm else name: name for name in encoder.state_dict()}
+    wanted = {theirs: encoder.state_dict()[ours] for theirs, ours in names.items() if ours not in ("mean", "std")}
+    state = matching(read(settings.source), wanted, settings.source)
+    encoder.load_state_dict({names[name]: value for name, value in state.items()}, strict=not of_timm)
     if settings.inputs == "imagenet":
         take_unit_inputs(encoder)
     finish(nn.ModuleDict({"encoder": encoder}), [], {"source": settings.source}, place.out)
@@ -75,15 +79,17 @@ def _of_torchvision(name: str) -> State:
 
 
 def _of_timm(name: str) -> State:
-    try:
-        import timm
-    except ImportError:
-        raise WeightsError(f"timm:{name} needs timm, which is not installed; run: pip install timm") from None
+    import timm
+
+    if not timm.is_model(name.split(".")[0]):
+        raise WeightsError(f"timm has no model {name!r}; its names are those of timm.list_models(pretrained=True)")
     try:
         state: State = timm.create_model(name, pretrained=True).state_dict()
     except (OSError, RuntimeError) as error:
+        first = str(error).splitlines()[0]
         raise WeightsError(
-            f"timm:{name} could not be had ({error}); without a network, save its weights elsewhere and give the file"
+            f"timm:{name} could not be downloaded ({first}); fetch model.safetensors of huggingface.co/timm/{name} "
+            "elsewhere and give the file as source"
         ) from None
     return state
 
@@ -115,15 +121,21 @@ def _fitting(state: State, name: str, wanted: Tensor, source: str) -> Tensor:
 
 @torch.no_grad()
 def take_unit_inputs(encoder: nn.Module) -> None:
-    """Fold ImageNet's normalisation into the first convolution, in place: all images here are in [0, 1].
+    """Fold ImageNet's normalisation into the first convolution, in place: all images here are in [0, 1]. A backbone of
+    timm normalises itself, by the mean and std that timm's weights for it were trained with.
 
     W * (x - m) / s = (W / s) * x - W * (m / s); the constant goes into the running mean of the batch norm behind it.
     Exact inside the image; at its border, zero padding now means black where it meant the mean colour.
     Raises WeightsError for an encoder without `conv1` and `bn1`.
     """
+    if isinstance(encoder, timm_unet.Encoder):
+        encoder.normalise_as_trained()
+        return
     conv, norm = getattr(encoder, "conv1", None), getattr(encoder, "bn1", None)
     if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
-        raise WeightsError("inputs: imagenet needs a ResNet encoder; set inputs: unit for weights trained on [0, 1]")
+        raise WeightsError(
+            "inputs: imagenet needs a ResNet or timm encoder; set inputs: unit for weights trained on [0, 1]"
+        )
     mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     conv.weight /= std
     norm.running_mean += (conv.weight * mean).sum(dim=(1, 2, 3))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from search_spaces import schema
-from trainables.models import conrec_unet, resnet, unet
+from trainables.models import conrec_unet, resnet, timm_unet, unet
 from trainables.models.interface import Decoder, Encoder
 
 ENCODERS: dict[str, Callable[[Any], Encoder]] = {
@@ -14,6 +14,7 @@ ENCODERS: dict[str, Callable[[Any], Encoder]] = {
     "conrec-unet": lambda model: conrec_unet.Encoder(model.widths),
     "resnet-unet": lambda model: resnet.Encoder(model.depth, model.stem),
     "resnet-head": lambda model: resnet.Encoder(model.depth),
+    "timm-unet": lambda model: timm_unet.Encoder(model.backbone),
 }
 
 DECODERS: dict[str, Callable[[Any], Decoder]] = {
@@ -23,6 +24,7 @@ DECODERS: dict[str, Callable[[Any], Decoder]] = {
         resnet.WIDTHS[model.depth], resnet.STRIDES[model.stem], model.decoder_widths, model.skip_connections
     ),
     "resnet-head": lambda model: resnet.FiveConvolutions(resnet.WIDTHS[model.depth][-1]),
+    "timm-unet": lambda model: timm_unet.decoder(model.backbone, model.decoder_widths, model.skip_connections),
 }
 
 
