@@ -11,7 +11,7 @@ import time
 from optuna.storages import InMemoryStorage
 
 from pretune import program
-from pretune.program import Outcome
+from pretune.outcomes import Outcome, Run
 from pretune.scheduler import Scheduler
 from search_spaces.resolve import from_dict
 
@@ -29,7 +29,7 @@ STUDY = {
 
 def main() -> None:
     for seeds in (5, 50):
-        run = program.Run(from_dict({**STUDY, "seeds": {"report": seeds}}), lambda data: "content", InMemoryStorage())
+        run = Run(from_dict({**STUDY, "seeds": {"report": seeds}}), lambda data: "content", InMemoryStorage())
         scheduler = Scheduler(lambda fingerprint: None, retries=0)
         began = time.perf_counter()
         scheduler.start(program.start(run))

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ cli.add_command(data_group)
 def main() -> None:
     """Entry point: errors of use become one sentence, never a traceback."""
     from analysis.results import ResultsError
-    from pretune.errors import ModelError
+    from pretune.errors import ModelError, SearchStorageError
     from pretune.handout import ResourceError
     from pretune.store import StoreError
     from trainables.data.errors import DataError
@@ -65,7 +66,15 @@ def main() -> None:
         count = len(error.problems)
         click.echo(f"{error}\n{count} problem{'s' * (count != 1)}; nothing was started.", err=True)
         sys.exit(EXIT_USAGE)
-    except (DataError, StoreError, ResourceError, ResultsError, ModelError, ConnectionError) as error:
+    except (
+        DataError,
+        StoreError,
+        SearchStorageError,
+        ResourceError,
+        ResultsError,
+        ModelError,
+        ConnectionError,
+    ) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(EXIT_USAGE)
     except KeyboardInterrupt:
@@ -86,9 +95,11 @@ def main() -> None:
 @_store
 @click.option("--parallel", type=click.IntRange(1), help="Most stage runs at once.  [default: what the machine holds]")
 @click.option("--address", help="Address of a Ray cluster.  [default: this machine]")
+@click.option("--search-storage", envvar="PRETUNE_SEARCH_STORAGE", metavar="URL",
+              help="Database of the searches, such as sqlite:///x.db.  [default: OUT/optuna.journal]")  # fmt: skip
 def run(
     file: Path, scale: str | None, overrides: tuple[str, ...], data: Path | None, root: Path, out: Path | None,
-    store: Path | None, parallel: int | None, address: str | None,
+    store: Path | None, parallel: int | None, address: str | None, search_storage: str | None,
 ) -> None:  # fmt: skip
     """Run a study, or what is missing of it.
 
@@ -102,7 +113,7 @@ def run(
     from pretune.run import run_study
 
     study = load(file, scale, overrides)
-    options = _options(study, data, root, out, store, parallel, address)
+    options = replace(_options(study, data, root, out, store, parallel, address), search_storage=search_storage)
     console = Console()
     for warning in study.warnings:
         console.print(f"[yellow]note:[/] {warning}", highlight=False)
@@ -123,6 +134,8 @@ def show_end(ended: Any, folder: Path, console: Console) -> None:
         console.print(f"[red]failed[/] {label}: {cause}", highlight=False)
     for message in ended.messages:
         console.print(f"[red]{message}[/]", highlight=False)
+    for note in ended.notes:
+        console.print(f"note: {note}", highlight=False)
     console.print(
         f"{ended.trained} stage runs trained, {ended.reused} reused, {duration(ended.seconds)}", highlight=False
     )

@@ -3,3 +3,7 @@
 
 class ModelError(Exception):
     """The model of a study cannot be used; the message says what to do."""
+
+
+class SearchStorageError(Exception):
+    """The searches cannot be stored: says where and what to do, without a password."""

@@ -17,8 +17,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from pretune.program import Outcome
-from pretune.store import Store
+from pretune.outcomes import Outcome
+from pretune.store import CONTINUE, Store
 from search_spaces import schema
 from search_spaces.stages import Stage
 
@@ -57,6 +57,10 @@ class Order:
     threads: int
     gpus: float
     on_test: bool
+    until: int | None
+    series: str
+    reach: int
+    keep_state: bool
     folders: Folders
 
     def to_json(self) -> str:
@@ -85,6 +89,10 @@ def order_of(stage: Stage, label: str, gpus: float, folders: Folders) -> Order:
         threads=stage.resources.cpus,
         gpus=gpus,
         on_test=stage.on_test,
+        until=stage.until,
+        series=stage.series,
+        reach=stage.reach,
+        keep_state=stage.keep_state,
         folders=folders,
     )
 
@@ -121,6 +129,8 @@ def _run_and_keep(order: Order, store: Store, attempt: Path, report: Any) -> Out
     seconds = time.monotonic() - began
     about = {"label": order.label, "order": asdict(order) | {"folders": None}, "machine": machine(order)}
     entry = store.finish(attempt, order.name, outcome, cause, metrics, seconds, about)
+    if CONTINUE in entry.files:
+        store.note_length(order.series, order.reach, order.fingerprint)
     return Outcome("diverged" if outcome == "diverged" else "finished", entry.metrics, cause)
 
 
@@ -136,6 +146,8 @@ def _run(order: Order, store: Store, attempt: Path, report: Any) -> dict[str, fl
     from trainables.probe_cka import compare
 
     torch.set_num_threads(order.threads)
+    if order.gpus > 0 and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     torch.backends.cudnn.deterministic = True
     settings = SETTINGS[order.kind].validate_python(order.settings)
     model: schema.Model = TypeAdapter(schema.Model).validate_python(order.model)
@@ -145,13 +157,16 @@ def _run(order: Order, store: Store, attempt: Path, report: Any) -> dict[str, fl
     data = open_cached(order.digest, cache) or load(chosen, root, cache)
     seed = order.streams.get("split", 0)
     split = draw_split(len(data.images), chosen.split, seed, data.official_test, data.labels)
-    device, parent = device_for(order.gpus), _weights_of(order.parent, store)
-    place = Place(attempt, device, parent, store.resumable(order.fingerprint))
+    parent, device = _weights_of(order.parent, store), device_for(order.gpus)
+    resume = store.resumable(order.fingerprint) or store.shorter(order.series, order.reach)
+    place = Place(attempt, device, parent, resume, keep_state=order.keep_state and bool(order.series))
     if isinstance(settings, schema.Pretrain):
-        return pretrain(settings, model, data, split, order.streams, place, report)
+        return pretrain(settings, model, data, split, order.streams, place, report, order.until)
     if isinstance(settings, schema.Finetune):
         stratify = chosen.split.stratify
-        return finetune(settings, model, data, split, order.streams, place, report, order.on_test, stratify)
+        return finetune(
+            settings, model, data, split, order.streams, place, report, order.on_test, stratify, order.until
+        )
     if isinstance(settings, schema.CKA):
         other, other_model = (
             _weights_of(order.other, store),
@@ -184,8 +199,15 @@ def machine(order: Order) -> dict[str, Any]:
     """Hardware and versions, for the record."""
     import torch
 
-    cuda = torch.cuda.get_device_name() if order.gpus > 0 and torch.cuda.is_available() else None
-    return {"gpu": cuda, "cpu": platform.processor() or platform.machine(), "threads": order.threads} | {
+    on_gpu = order.gpus > 0 and torch.cuda.is_available()
+    cuda = torch.cuda.get_device_name() if on_gpu else None
+    memory = torch.cuda.max_memory_allocated() if on_gpu else None  # bytes, since the stage began
+    return {
+        "gpu": cuda,
+        "gpu_memory": memory,
+        "cpu": platform.processor() or platform.machine(),
+        "threads": order.threads,
+    } | {
         "python": platform.python_version(),
         "torch": torch.__version__,
     }

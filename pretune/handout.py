@@ -9,12 +9,12 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pretune.execute import Order
-from pretune.program import Outcome
+from pretune.outcomes import Outcome
 from pretune.scheduler import Scheduler
-from pretune.store import Store
+from pretune.store import Entry, Store
 from search_spaces.stages import Stage
 
 LOST_SECONDS = 15.0  # after which a trial that Tune ended without telling us counts as crashed
@@ -132,6 +132,15 @@ def find_in(store: Store) -> Callable[[str], Outcome | None]:
         entry = store.find(fingerprint)
         if entry is None:
             return None
-        return Outcome("diverged" if entry.outcome == "diverged" else "finished", entry.metrics, entry.cause)
+        state: Literal["diverged", "finished"] = "diverged" if entry.outcome == "diverged" else "finished"
+        return Outcome(state, entry.metrics, entry.cause, "", costs(entry))
 
     return find
+
+
+def costs(entry: Entry) -> dict[str, float]:
+    """What a stage run took: seconds, GPU seconds, and the most GPU memory (bytes) where it had a GPU."""
+    gpus = float((entry.about.get("order") or {}).get("gpus") or 0.0)
+    memory = (entry.about.get("machine") or {}).get("gpu_memory")
+    found = {"cost/seconds": entry.seconds, "cost/gpu_seconds": entry.seconds * gpus}
+    return found if memory is None else found | {"cost/gpu_memory": float(memory)}

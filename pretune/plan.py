@@ -15,7 +15,7 @@ from rich.table import Table
 from analysis.statistics import detectable_difference, smallest_possible_p
 from pretune import program
 from pretune.backbones import check_backbones
-from pretune.program import Outcome
+from pretune.outcomes import Outcome, Run
 from pretune.scheduler import Scheduler
 from search_spaces import schema
 from search_spaces.resolve import Study
@@ -68,11 +68,11 @@ def make_plan(
     return plan, stages
 
 
-def simulate(study: Study, digest_of: DigestOf) -> tuple[program.Run, list[Stage]]:
+def simulate(study: Study, digest_of: DigestOf) -> tuple[Run, list[Stage]]:
     """Run the study's programs with every stage finished at once; searches ask a random sampler."""
     header = study.header.model_copy(update={"tune": study.header.tune.model_copy(update={"sampler": "random"})})
     pretended = Study(header, study.factors, study.cells, study.resolved, study.source, study.warnings)
-    run = program.Run(pretended, digest_of, optuna.storages.InMemoryStorage())
+    run = Run(pretended, digest_of, optuna.storages.InMemoryStorage())
     scheduler = Scheduler(lambda fingerprint: None, retries=0)
     scheduler.start(program.start(run))
     done: list[Stage] = []

@@ -7,86 +7,29 @@ cluster, by `pretune plan` (every outcome invented) and in tests.
     per group of cells that share a pretraining:   search its ranges   (search seeds, validation data)
         per cell:                                  search its ranges   (search seeds, validation data)
             per cell:                              confirm the best    (fresh report seeds, test data)
+
+With `tune.top_k` a search ends by measuring its best again on seeds of their own, since the best of many looks better
+than it is. How the configurations of a search are measured (all seeds, a race, rungs) is `contest`'s story.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
+from typing import Literal
 
-import numpy as np
-from optuna.storages import BaseStorage
-
-from pretune.search import Direction, Search, Told, Values, direction_of, open_search
+from pretune import budget, warm
+from pretune.contest import Contest, Target, Trial
+from pretune.outcomes import Answer, Outcomes, Program, Run, Use, Values, chosen
+from pretune.samplers import Walk, grid_size
+from pretune.search import Direction, Search, direction_of, open_search
 from search_spaces import schema, space
 from search_spaces.cells import Cell
-from search_spaces.resolve import Study
-from search_spaces.stages import (
-    RECIPE,
-    DigestOf,
-    Replicate,
-    Stage,
-    encoder_stage,
-    pair_stage,
-    replicates,
-    stages_of,
-)
+from search_spaces.stages import RECIPE, Stage, encoder_stage, pair_stage, replicates, stages_of
 
-
-class Outcome(NamedTuple):
-    """How a stage run ended. A blocked one never ran: `root` says how its ancestor ended."""
-
-    state: Literal["finished", "diverged", "crashed", "blocked"]
-    metrics: Mapping[str, float]
-    cause: str = ""
-    root: str = ""
-
-
-Outcomes = Mapping[str, Outcome]  # by fingerprint
-Program = Generator[Sequence[Stage], Outcomes, "list[Program]"]
-
-
-@dataclass(frozen=True)
-class Use:
-    """One replicate of one configuration in one cell, and the stages that make it up."""
-
-    phase: Literal["search", "confirm"]
-    cell: Cell
-    configuration: str  # short hash of the settings
-    replicate: Replicate
-    values: Values  # what was chosen from the ranges
-    stages: Mapping[str, Stage]
-    pair: bool = False  # whether it holds no more than a pairwise probe of this cell with another
-
-
-@dataclass
-class Run:
-    """What programs need to know, and what they leave behind for the results."""
-
-    study: Study
-    digest_of: DigestOf  # the content of a data set
-    storage: BaseStorage
-    uses: list[Use] = field(default_factory=list)
-    messages: list[str] = field(default_factory=list)
-    open_searches: int = 0
-
-    def use(
-        self, phase: Literal["search", "confirm"], cell: Cell, values: Values, seeds: Sequence[Replicate]
-    ) -> list[Use]:
-        """Note that replicates are needed; their test set is measured in the confirm phase alone."""
-        configuration = cell.configuration(chosen(values))
-        short = hashlib.sha256(configuration.model_dump_json().encode()).hexdigest()[:8]
-        header, on_test = self.study.header, phase == "confirm"
-        uses = [
-            Use(phase, cell, short, seed, values, stages_of(configuration, seed, header, self.digest_of, on_test))
-            for seed in seeds
-        ]
-        self.uses += uses
-        return uses
+Part = Literal["pretrain", "finetune"]
 
 
 def start(run: Run) -> list[Program]:
@@ -181,79 +124,135 @@ def pair_uses(run: Run, name: str, probe: schema.CKA, first: Use, second: Use) -
 
 # ----------------------------------------------------------------------------------------------------------- search
 
-Target = Callable[[Use], tuple[Stage, str]]  # which stage's metric scores a replicate
-
 
 def search(
-    run: Run,
-    part: Literal["pretrain", "finetune"],
-    cells: Sequence[Cell],
-    trials: int | None,
-    target: Target,
-    fixed: Values,
+    run: Run, part: Part, cells: Sequence[Cell], trials: int | None, target: Target, fixed: Values
 ) -> Generator[Sequence[Stage], Outcomes, Values | None]:
-    """Ask, run and tell in batches of a fixed size; the values of the best configuration, None if there is none.
+    """Ask, measure and tell in batches of a fixed size; the values of the best configuration, None if there is none.
 
     A configuration's score is the mean of its target over cells and search seeds, and counts only if all of them
-    finished.
+    finished. A budget that ends is looked at between batches; the first batch always runs.
     """
-    tune, wanted = run.study.header.tune, trials or run.study.header.tune.trials
-    questions = open_questions(run, part, cells, fixed)
-    best: tuple[float, Values] | None = None
-    sign = -1.0 if questions.study.direction.name == "MINIMIZE" else 1.0
+    tune = run.study.header.tune
+    questions, walk = open_questions(run, part, cells, fixed), walk_of(cells[0], part, fixed)
+    name = title(part, cells)
+    contest = Contest(run, part, cells, target, -1.0 if directions(part, tune)[0] == "minimize" else 1.0)
+    limits = budget.share(tune.budget, searches_of(run))
+    wanted = least(
+        trials or tune.trials, limits.trials, grid_size(walk, tune.points) if tune.sampler == "grid" else None
+    )
+    ended = questions.ended(limits_text(run, limits))
+    began, gpu_began = run.clock() / 3600, run.gpu_hours()
+    if tune.warm_start and part == "finetune":
+        warm.begin(run, questions, cells[0], name)
+    found: list[tuple[float, int, Values]] = []
     run.open_searches += 1
-    metric = ""
     for first in range(0, wanted, tune.batch):
-        batch = range(first, min(first + tune.batch, wanted))
-        uses = {i: ask(run, part, cells, questions, i, fixed) for i in batch}
-        outcomes = yield [target(use)[0] for trial in uses.values() for use in trial]
-        for i, trial in uses.items():
-            metric = target(trial[0])[1]
-            told, value = judge([outcomes[target(use)[0].fingerprint] for use in trial], metric)
-            questions.tell(i, told, value)
-            if value is not None and (best is None or sign * value > sign * best[0]):
-                best = (value, trial[0].values)
-    run.open_searches -= 1
-    label = " and ".join(cell.label for cell in cells[:2]) + (" ..." if len(cells) > 2 else "")
-    if best is None:
-        run.messages.append(
-            f"search of {part} for {label}: no configuration of {wanted} finished with a finite {metric} in all its "
-            "replicates; nothing to confirm"
+        over = budget.exhausted(run, limits, first, contest.uses, began, gpu_began) if first and ended is None else ""
+        if over or (ended is not None and first >= ended):
+            questions.end(first, limits_text(run, limits))
+            run.notes.append(
+                f"{name}: {first} of {wanted} configurations asked, then its budget was used up ({over or 'as before'})"
+            )
+            break
+        batch = [
+            Trial(i, fixed | questions.ask(i, walk, prefer_stored(run, part, cells[0], fixed)))
+            for i in range(first, min(first + tune.batch, wanted))
+        ]
+        verdicts = yield from contest.measure(batch)
+        for trial in batch:
+            verdict = verdicts[trial.index]
+            questions.tell(trial.index, verdict)
+            run.answers.append(Answer(name, tuple(cell.label for cell in cells), trial.index, trial.values, verdict))
+            if verdict.told == "complete" and verdict.value is not None:
+                found.append((-contest.sign * verdict.value, trial.index, trial.values))
+    if questions.preferred:
+        run.notes.append(
+            f"{name}: in {questions.preferred} of {wanted} questions another than the sampler's first suggestion was "
+            "taken because its pretraining was in the store (tune.prefer_stored): the search leans towards those"
         )
+    best = yield from select(run, cells, [values for *_, values in sorted(found, key=lambda f: f[:2])], target, contest)
+    run.open_searches -= 1
+    if best is None:
+        metric = target(contest.uses[0])[1]
+        run.messages.append(
+            f"{name}: no configuration of {wanted} finished with a finite {metric} in all its replicates"
+            f"{' and within the constraints' if tune.constraints else ''}; nothing to confirm"
+        )
+    return best
+
+
+def select(
+    run: Run, cells: Sequence[Cell], ranked: Sequence[Values], target: Target, contest: Contest
+) -> Generator[Sequence[Stage], Outcomes, Values | None]:
+    """The best configuration: the first, or of the first `tune.top_k` the best on seeds that the search never saw."""
+    candidates, seeds = ranked[: run.study.header.tune.top_k], replicates(run.study.header.seeds, "select")
+    if len(candidates) < 2:
+        return candidates[0] if candidates else None
+    uses = [[u for cell in cells for u in run.use("select", cell, values, seeds)] for values in candidates]
+    outcomes = yield [target(use)[0] for group in uses for use in group]
+    verdicts = [contest.judged(group, outcomes) for group in uses]
+    whole = [
+        (-contest.sign * v.value, k) for k, v in enumerate(verdicts) if v.told == "complete" and v.value is not None
+    ]
+    return candidates[min(whole)[1]] if whole else None
+
+
+def walk_of(cell: Cell, part: Part, fixed: Values) -> Walk:
+    """Calls what it is given for every range of a part; other ranges stand at what is fixed, or at their centres."""
+    own, others = set(cell.ranges(part)), chosen(fixed)
+
+    def walk(suggest: space.Suggest) -> object:
+        return space.fill(cell.template, lambda n, r: suggest(n, r) if n in own else others(n, r))
+
+    return walk
+
+
+def prefer_stored(run: Run, part: Part, cell: Cell, fixed: Values) -> Callable[[Values], bool] | None:
+    """Whether the pretraining of a suggestion is paid for, where the study asks for it."""
+    if part == "finetune" or run.study.header.tune.prefer_stored is None:
         return None
-    return best[1]
+    seed = replicates(run.study.header.seeds, "search")[0]
+
+    def stored(values: Values) -> bool:
+        stages = stages_of(cell.configuration(chosen(fixed | values)), seed, run.study.header, run.digest_of, False)
+        trained = [stage for stage in stages.values() if stage.kind == "pretrain"]
+        return bool(trained) and run.is_stored(trained[-1].fingerprint)
+
+    return stored
 
 
-def ask(run: Run, part: str, cells: Sequence[Cell], questions: Search, index: int, fixed: Values) -> list[Use]:
-    """One question to the sampler, and the replicates that answer it."""
-    own = set(cells[0].ranges("pretrain" if part == "pretrain" else "finetune"))
-
-    def suggest_all(suggest: space.Suggest) -> object:
-        return space.fill(cells[0].template, lambda n, r: suggest(n, r) if n in own else chosen(fixed)(n, r))
-
-    values = {**fixed, **questions.ask(index, suggest_all)}
-    seeds = replicates(run.study.header.seeds, "search")
-    return [use for cell in cells for use in run.use("search", cell, values, seeds)]
+def least(first: int, *others: int | None) -> int:
+    return min([first, *(other for other in others if other is not None)])
 
 
-def judge(outcomes: Sequence[Outcome], metric: str) -> tuple[Told, float | None]:
-    """What to tell of a configuration: never a mean over survivors. One without the metric has no value to tell."""
-    if any(outcome.state == "crashed" or outcome.root == "crashed" for outcome in outcomes):
-        return "failed", None
-    if any(outcome.state == "diverged" or outcome.root == "diverged" for outcome in outcomes):
-        return "infeasible", None
-    value = float(np.mean([outcome.metrics.get(metric, math.nan) for outcome in outcomes]))
-    return ("complete", value) if math.isfinite(value) else ("infeasible", None)
+def limits_text(run: Run, limits: schema.Budget) -> str:
+    return json.dumps([limits.model_dump(mode="json"), run.study.header.tune.budget.study.model_dump(mode="json")])
 
 
-def open_questions(run: Run, part: str, cells: Sequence[Cell], fixed: Values) -> Search:
+def searches_of(run: Run) -> int:
+    """How many searches a study has: they share its budget evenly."""
+    cells = run.study.cells
+    return len({cell.pretraining() for cell in cells if cell.ranges("pretrain")}) + sum(
+        bool(cell.ranges("finetune")) for cell in cells
+    )
+
+
+def title(part: Part, cells: Sequence[Cell]) -> str:
+    """For people: 'search of finetune for encoder=frozen skip=true'."""
+    return (
+        f"search of {part} for " + " and ".join(cell.label for cell in cells[:2]) + (" ..." if len(cells) > 2 else "")
+    )
+
+
+def open_questions(run: Run, part: Part, cells: Sequence[Cell], fixed: Values) -> Search:
     """The Optuna study of a search. Its name holds a hash of all that its answers depend on, so that an edited
     study file never mixes old answers with new questions, while more trials extend the old search."""
     header = run.study.header
     depends = {
         "cells": [space.to_plain(cell.template) for cell in cells],
         "seeds": header.seeds.model_dump(mode="json", include={"search", "hold"}),
-        "tune": header.tune.model_dump(mode="json", exclude={"trials", "pretrain"}),
+        "tune": header.tune.model_dump(mode="json", exclude={"trials", "pretrain", "budget", "top_k"}),
         "recipes": RECIPE,
         "resources": header.resources.model_dump(mode="json"),
         "target": header.tune.pretrain.target if part == "pretrain" else header.tune.target,
@@ -262,14 +261,17 @@ def open_questions(run: Run, part: str, cells: Sequence[Cell], fixed: Values) ->
     }
     key = hashlib.sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()[:8]
     label = part if part == "pretrain" else f"{part} {cells[0].label}"
-    return open_search(run.storage, f"{label} {key}", header.tune, direction(part, header.tune))
+    return open_search(run.storage, f"{label} {key}", header.tune, directions(part, header.tune), run.search_prefix)
 
 
-def direction(part: str, tune: schema.Tune) -> Direction:
-    """Of a search. `tune.direction` is about `tune.target`; a pretext loss and a probe's accuracy have their own."""
+def directions(part: str, tune: schema.Tune) -> list[Direction]:
+    """Of a search's target, and of those beside it. `tune.direction` is about `tune.target`; a pretext loss and a
+    probe's accuracy have their own."""
     if part == "pretrain" and tune.pretrain.target != "cells":
-        return "minimize" if tune.pretrain.target == "pretext" else "maximize"
-    return direction_of(tune.target, tune.direction)
+        first: Direction = "minimize" if tune.pretrain.target == "pretext" else "maximize"
+    else:
+        first = direction_of(tune.target, tune.direction)
+    return [first, *(direction_of(name, None) for name in tune.also)]
 
 
 def scored(use: Use, name: str) -> Stage:
@@ -277,13 +279,3 @@ def scored(use: Use, name: str) -> Stage:
     if name == "pretrain":
         return [stage for stage in use.stages.values() if stage.kind == "pretrain"][-1]
     return use.stages[name]
-
-
-def chosen(values: Values) -> space.Suggest:
-    """The values found so far; the centre of every other range."""
-    return lambda name, item: values[name] if name in values else space.centre(name, item)
-
-
-def stages_in(uses: Iterable[Use]) -> dict[str, Stage]:
-    """Distinct stages by fingerprint, in the order in which they were asked for."""
-    return {stage.fingerprint: stage for use in uses for stage in use.stages.values()}

@@ -4,6 +4,7 @@ study.yaml          the study as resolved: scales and --set applied
 study.json          header for analysis: factors, cells, report
 results.parquet     tidy: one row per (cell, replicate, stage run, metric); equal for equal results
 stage_runs.parquet  one row per stage run: seconds, attempt, machine
+searches.parquet    one row per configuration that a search asked for: values, what it was told, why it was stopped
 curves.parquet      tidy: one row per (cell, replicate, stage run, step, metric) of the learning curves
 table.md table.csv  the result table (written by analysis)
 best/               the best model: weights, settings, scores
@@ -19,6 +20,7 @@ import io
 import json
 import math
 import shutil
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,16 +28,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pretune.program import Outcome, Outcomes, Use, stages_in
+from pretune.outcomes import Answer, Outcome, Outcomes, Run, Use, stages_in
+from pretune.search import direction_of
 from pretune.store import Store, write_atomically
-from search_spaces import space
+from search_spaces import schema, space
 from search_spaces.resolve import Study
 from search_spaces.stages import Stage
 
 Row = dict[str, Any]
 EARLIER = "earlier"  # folder for the results of a study that was edited since
 DERIVED = (
-    *("results.parquet", "stage_runs.parquet", "curves.parquet", "table.md", "table.csv", "table.tex"),
+    *(
+        "results.parquet",
+        "stage_runs.parquet",
+        "searches.parquet",
+        "curves.parquet",
+        "table.md",
+        "table.csv",
+        "table.tex",
+    ),
     *("differences.csv", "report.html", "best", "panels"),
 )
 
@@ -72,7 +83,12 @@ def in_order(study: Study, uses: Sequence[Use]) -> list[Use]:
     side, and which of them asked first is a matter of timing that no result may show."""
     place = {cell.label: i for i, cell in enumerate(study.cells)}
     return sorted(
-        uses, key=lambda use: (use.phase != "search", place[use.cell.label], list(use.stages) if use.pair else [])
+        uses,
+        key=lambda use: (
+            ("search", "select", "confirm").index(use.phase),
+            place[use.cell.label],
+            list(use.stages) if use.pair else [],
+        ),
     )
 
 
@@ -128,6 +144,7 @@ def _rows(study: Study, use: Use, name: str, stage: Stage, outcome: Outcome, cel
     head |= {"seed_pretrain": use.replicate.pretrain, "seed_finetune": use.replicate.finetune}
     head |= {"stage": name, "fingerprint": stage.fingerprint, "outcome": outcome.state, "cause": outcome.cause}
     head |= {"chosen": json.dumps(use.values, sort_keys=True) if cell else "{}"}
+    head |= {"until": None if use.until is None else f"{use.until.part} {use.until.epochs}"}  # a rung, not a whole run
     metrics = {metric_name(name, metric): value for metric, value in outcome.metrics.items()}
     for metric, value in (metrics or {"": math.nan}).items():
         yield head | {"metric": metric, "value": float(value)}
@@ -180,6 +197,59 @@ def _stage_runs(uses: Sequence[Use], store: Store) -> Iterator[Row]:
             yield row | {"bytes": size, "attempt": entry.attempt, "machine": json.dumps(entry.about.get("machine"))}
 
 
+def write_searches(study: Study, run: Run, folder: Path) -> None:
+    """searches.parquet, and in study.json what should be known beside the table."""
+    rows = [_search_row(study, answer) for answer in in_search_order(study, run.answers)]
+    if rows:
+        frame = pd.DataFrame(rows)
+        if study.header.tune.also:
+            frame["front"] = [on_front(row, rows, study.header.tune) for row in rows]
+        _write_parquet(frame, folder / "searches.parquet")
+    if run.notes and (folder / "study.json").exists():
+        header = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+        write_atomically(folder / "study.json", json.dumps(header | {"notes": sorted(run.notes)}, indent=1))
+
+
+def in_search_order(study: Study, answers: Sequence[Answer]) -> list[Answer]:
+    """Searches by the first cell that they are for, since which of them was answered first is a matter of timing."""
+    place = {cell.label: i for i, cell in enumerate(study.cells)}
+    return sorted(answers, key=lambda a: (place[a.cells[0]], a.search, a.index))
+
+
+def _search_row(study: Study, answer: Answer) -> Row:
+    verdict, tune = answer.verdict, study.header.tune
+    row: Row = {"search": answer.search, "cells": json.dumps(answer.cells), "index": answer.index}
+    row |= {"told": verdict.told, "value": verdict.value, "reached": verdict.reached, "reason": verdict.reason}
+    row |= {"scores": json.dumps(verdict.scores), "chosen": json.dumps(answer.values, sort_keys=True)}
+    row |= {f"also.{name}": value for name, value in zip(tune.also, verdict.also, strict=False)}
+    return row | {f"over.{name}": value for name, value in zip(tune.constraints, verdict.over, strict=False)}
+
+
+def on_front(row: Row, rows: Sequence[Row], tune: schema.Tune) -> bool:
+    """Whether no other configuration of its search is at least as good in every target and better in one."""
+    if row["told"] != "complete":
+        return False
+    mine = _goodness(row, tune)
+    others = [_goodness(r, tune) for r in rows if r["search"] == row["search"] and r["told"] == "complete"]
+    return not any(all(a >= b for a, b in zip(o, mine, strict=True)) and o != mine for o in others)
+
+
+def _goodness(row: Row, tune: schema.Tune) -> tuple[float, ...]:
+    """The targets, larger is better."""
+    signs = [1.0 if direction_of(name, None) == "maximize" else -1.0 for name in tune.also]
+    first = 1.0 if direction_of(tune.target, tune.direction) == "maximize" else -1.0
+    also = [sign * row[f"also.{name}"] for name, sign in zip(tune.also, signs, strict=True)]
+    return (first * row["value"], *also)
+
+
+def own_name(study: Study, folder: Path) -> str:
+    """What tells this study's searches from others' in one database: its name, and an identity of its folder."""
+    path = folder / "search-id"
+    if not path.exists():
+        write_atomically(path, uuid.uuid4().hex[:12])
+    return f"{study.name} {path.read_text(encoding='utf-8').strip()}/"
+
+
 def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False)
@@ -194,8 +264,6 @@ def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
 def keep_best(study: Study, uses: Sequence[Use], outcomes: Outcomes, store: Store, folder: Path) -> Path | None:
     """Copy the weights of the best fine-tuning to `best/`: the cell with the best mean validation score, and in it
     the replicate with the best; the test set has no say in it."""
-    from pretune.search import direction_of
-
     target = study.header.tune.target
     sign = -1.0 if direction_of(target, study.header.tune.direction) == "minimize" else 1.0
     scored: dict[str, list[tuple[float, Use]]] = {}

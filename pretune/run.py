@@ -20,6 +20,7 @@ from pretune.backbones import check_backbones
 from pretune.execute import Folders, Order, order_of
 from pretune.handout import Ledger, Live, find_in
 from pretune.monitor import CellStatus, RunningStage, Snapshot, monitor
+from pretune.outcomes import Outcomes, Run, Use, stages_in
 from pretune.scheduler import Scheduler
 from pretune.search import open_storage
 from pretune.store import Store, StoreError, write_atomically
@@ -42,6 +43,7 @@ class Options:
     data: Path | None = None
     parallel: int | None = None  # most stage runs at once; default: as many as the CPUs or GPUs hold
     address: str | None = None  # of a Ray cluster; default: this machine
+    search_storage: str | None = None  # URL of a database for the searches; default: a journal file in `out`
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Ended:
     failed: dict[str, str]  # label -> cause
     seconds: float
     messages: tuple[str, ...]
+    notes: tuple[str, ...] = ()  # what should be known beside the table
 
 
 def run_study(study: Study, options: Options, console: Console) -> Ended:
@@ -72,10 +75,15 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
         if say_changes(study, options.out, console):
             record.set_aside(options.out)
         record.write_header(study, options.out)
-        run = program.Run(study, digest_of, open_storage(options.out / "optuna.journal"))
+        run = Run(study, digest_of, open_storage(options.search_storage or options.out / "optuna.journal"))
+        run.clock = lambda: time.monotonic() - began
+        run.is_stored = lambda fingerprint: store.find(fingerprint) is not None
+        run.earlier = lambda: ({**entry.about, "metrics": entry.metrics} for entry in store.entries())
+        run.search_prefix = record.own_name(study, options.out) if options.search_storage else ""
         state = State(study, run, store, options.out, began, (options.out / "pretune.log").open("a", encoding="utf-8"))
         scheduler = Scheduler(find_in(store), study.header.retries, state.event)
         state.scheduler = scheduler
+        run.gpu_hours = lambda: sum(o.costs.get("cost/gpu_seconds", 0.0) for o in scheduler.outcomes.values()) / 3600
         scheduler.start(program.start(run))
         if not scheduler.finished:
             try:
@@ -89,7 +97,7 @@ def train(study: Study, state: State, options: Options, console: Console) -> Non
     """Start Ray and run stages until there is nothing left to do."""
     console.print(f"[dim]{state.reused_text()}starting Ray ...[/]", highlight=False, soft_wrap=True)
     ledger = Ledger(start_ray(options.address, None), options.parallel)
-    ledger.check(program.stages_in(state.run.uses))
+    ledger.check(stages_in(state.run.uses))
     folders = Folders(
         str(options.store.resolve()),
         str(options.cache.resolve()),
@@ -113,16 +121,17 @@ def conclude(study: Study, state: State, options: Options) -> Ended:
     state.stopped = not scheduler.finished
     state.live.clear()  # whatever was under way when the user stopped it
     record.write_results(study, uses, scheduler.outcomes, state.store, options.out)
+    record.write_searches(study, state.run, options.out)
     if scheduler.finished:
         record.keep_best(study, uses, scheduler.outcomes, state.store, options.out)
     write_atomically(options.out / "status.json", json.dumps(asdict(state.snapshot(None))))
-    failed = {
-        state.label(stage): state.cause(key) for key, stage in program.stages_in(uses).items() if state.cause(key)
-    }
+    failed = {state.label(stage): state.cause(key) for key, stage in stages_in(uses).items() if state.cause(key)}
     code = 130 if not scheduler.finished else (3 if failed or state.run.messages else 0)
     seconds = time.monotonic() - state.began
     state.log.close()
-    return Ended(code, state.trained, len(scheduler.reused), failed, seconds, tuple(state.run.messages))
+    return Ended(
+        code, state.trained, len(scheduler.reused), failed, seconds, tuple(state.run.messages), tuple(state.run.notes)
+    )
 
 
 # ----------------------------------------------------------------------------------------------------- preparation
@@ -223,7 +232,7 @@ class State:
     """What there is to say about a run under way: labels, counts, times. Decides nothing."""
 
     study: Study
-    run: program.Run
+    run: Run
     store: Store
     out: Path
     began: float
@@ -280,10 +289,8 @@ class State:
 
     def reused_text(self) -> str:
         """What the store already holds of the stage runs known so far."""
-        known, reused = len(program.stages_in(self.run.uses)), len(self.scheduler.reused)
-        kinds = [
-            stage.name for key, stage in program.stages_in(self.run.uses).items() if key not in self.scheduler.outcomes
-        ]
+        known, reused = len(stages_in(self.run.uses)), len(self.scheduler.reused)
+        kinds = [stage.name for key, stage in stages_in(self.run.uses).items() if key not in self.scheduler.outcomes]
         to_do = ", ".join(f"{kinds.count(name)} {name}" for name in dict.fromkeys(kinds))
         return f"{reused} of {known} stage runs are in the store; to run: {to_do}; "
 
@@ -308,7 +315,7 @@ class State:
         began = time.monotonic()
         if self._counts is None or force or began >= self._counts_due:
             uses, outcomes = list(self.run.uses), dict(self.scheduler.outcomes)
-            stages = program.stages_in(uses)
+            stages = stages_in(uses)
             self._counts = Snapshot(
                 study=self.study.name,
                 phase=self._phase(),
@@ -351,7 +358,7 @@ class State:
             seconds = time.monotonic() - trial.began
             yield RunningStage(self.label(trial.stage), step / total if total else 0.0, loss, seconds)
 
-    def _cells(self, uses: list[program.Use], outcomes: program.Outcomes) -> Iterator[CellStatus]:
+    def _cells(self, uses: list[Use], outcomes: Outcomes) -> Iterator[CellStatus]:
         metric = self.study.header.tune.target
         expected: dict[str, int] = {cell.label: 0 for cell in self.study.cells}
         values: dict[str, list[float]] = {cell.label: [] for cell in self.study.cells}
@@ -366,7 +373,7 @@ class State:
             spread = statistics.stdev(found) if len(found) > 1 else None
             yield CellStatus(label, len(found), expected[label], mean, spread)
 
-    def _remaining(self, stages: dict[str, Stage], outcomes: program.Outcomes) -> float | None:
+    def _remaining(self, stages: dict[str, Stage], outcomes: Outcomes) -> float | None:
         """Seconds left, from the times of stages of the same name; None until each kind was seen once."""
         to_do = [stage for key, stage in stages.items() if key not in outcomes]
         if self.run.open_searches or any(stage.name not in self.seconds for stage in to_do):

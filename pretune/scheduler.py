@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pretune.program import Outcome, Outcomes, Program
+from pretune.outcomes import Outcome, Outcomes, Program
 from search_spaces.stages import Stage
 
 Find = Callable[[str], Outcome | None]
@@ -55,6 +55,8 @@ class Scheduler:
     _ready: dict[Shape, deque[tuple[int, Stage]]] = field(default_factory=dict)  # with their place in the order asked
     _children: dict[str, list[Stage]] = field(default_factory=dict)  # wanted stages by the parent they wait for
     _waiting: dict[str, list[_Waiting]] = field(default_factory=dict)  # programs by what they wait for
+    _series: dict[str, dict[str, int]] = field(default_factory=dict)  # epochs of the trainings of each series
+    _fresh: deque[Stage] = field(default_factory=deque)  # wanted, and not yet put anywhere
     _movable: deque[_Waiting] = field(default_factory=deque)  # programs that have all they waited for
     _programs: int = 0
     _asked: int = 0
@@ -112,7 +114,9 @@ class Scheduler:
         for parent in stage.parents:
             self._want(parent)
         self._wanted.add(stage.fingerprint)
-        self._place(stage)
+        if stage.series:
+            self._series.setdefault(stage.series, {})[stage.fingerprint] = stage.reach
+        self._fresh.append(stage)
 
     def _is_known(self, stage: Stage) -> bool:
         key = stage.fingerprint
@@ -128,7 +132,20 @@ class Scheduler:
             if ended.state != "finished":
                 self._block(stage, parent, ended)
                 return
+        if (shorter := self._shorter(stage)) is not None:
+            self._children.setdefault(shorter, []).append(stage)
+            return
         self._queue(stage)
+
+    def _shorter(self, stage: Stage) -> str | None:
+        """The longest training under way or in line that this one would continue; it is worth waiting for."""
+        mates = self._series.get(stage.series, {}) if stage.series else {}
+        open_ones = [
+            (reach, key)
+            for key, reach in mates.items()
+            if reach < stage.reach and (key in self.running or key in self._wanted)
+        ]
+        return max(open_ones)[1] if open_ones else None
 
     def _queue(self, stage: Stage) -> None:
         self._asked += 1
@@ -180,8 +197,11 @@ class Scheduler:
 
     def _advance(self) -> None:
         """Let every program go on that has all it waits for, until none has."""
-        while self._movable:
-            self._resume(self._movable.popleft())
+        while self._movable or self._fresh:
+            while self._movable:
+                self._resume(self._movable.popleft())
+            while self._fresh:  # only now is it known which trainings continue which
+                self._place(self._fresh.popleft())
 
     def _resume(self, waiting: _Waiting) -> None:
         answers: Outcomes | None = {need: self.outcomes[need] for need in waiting.needs} or None

@@ -1,33 +1,36 @@
 """Asking and telling Optuna.
 
 One Optuna study per search. What is suggested depends on the study's seed, the search's name, the index of the
-question and the answers told before it, never on timing: the sampler is seeded anew for each question. So a search
+question and the answers told before it, never on timing: the sampler is made anew for each question. So a search
 that was killed continues with the same questions.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from pretune.errors import SearchStorageError
+from pretune.outcomes import Values, Verdict
+from pretune.samplers import OVER, Params, Walk, answered_by, fixed, sampler, tpe, values_from
 from search_spaces import schema, space
 
 INDEX = "pretune:index"  # user attributes of an Optuna trial
-INFEASIBLE = "pretune:infeasible"
+SEEN_BEFORE = "pretune:warm start"
+ENDED = "pretune:ended"  # of an Optuna study: after how many questions a budget ended it, and which
 
-Values = dict[str, Any]
 Direction = Literal["maximize", "minimize"]
-Told = Literal["complete", "infeasible", "failed"]
+DATABASES = ("sqlite", "postgresql", "mysql")
 
 
 @dataclass
@@ -35,12 +38,14 @@ class Search:
     """The questions and answers of one search, held by an Optuna study."""
 
     study: optuna.Study
+    name: str  # without what only tells studies in one database apart: it seeds the sampler
     tune: schema.Tune
-    answered: dict[int, FrozenTrial]  # by index: questions told as complete by an earlier process
-    posed: dict[int, Values]  # by index: parameters of questions that an earlier process asked and got no answer to
+    answered: dict[int, FrozenTrial]  # by index: questions that an earlier process got an answer to
+    posed: dict[int, Params]  # by index: parameters of questions that an earlier process asked and got no answer to
     asked: dict[int, optuna.Trial] = field(default_factory=dict)  # by this process, not yet told
+    preferred: int = 0  # questions in which another than the first suggestion was taken
 
-    def ask(self, index: int, suggest_all: Callable[[space.Suggest], object]) -> Values:
+    def ask(self, index: int, walk: Walk, wanted: Callable[[Values], bool] | None = None) -> Values:
         """The values of question `index`: those of the storage if it was asked before, else the sampler's.
 
         A question without an answer is put again as it was: answers to its own batch may be known by now, and the
@@ -48,63 +53,133 @@ class Search:
 
         Args:
             index: 0, 1, 2, ...
-            suggest_all: calls the function that it is given for every range of the space.
+            walk: calls the function that it is given for every range of the space.
+            wanted: whether a suggestion is to be preferred; the first of `tune.prefer_stored` that is, is taken.
         """
-        values: Values = {}
-        suggest = space.suggest_from(self._trial(index))
+        if index in self.answered:
+            return values_from(self.answered[index].params, walk)
+        if index in self.posed:
+            return self._ask(index, walk, fixed(self.posed[index], sampler(*self._of(index), walk)))
+        first = self._ask(index, walk, sampler(*self._of(index), walk))
+        if wanted is None or self.tune.prefer_stored is None or wanted(first):
+            return first
+        for attempt in range(1, self.tune.prefer_stored):
+            before = self.asked.pop(index)
+            values = self._ask(index, walk, sampler(*self._of(index), walk, attempt))
+            if wanted(values):
+                self.study.tell(before, state=TrialState.FAIL)
+                self.preferred += 1
+                return values
+            self.study.tell(self.asked.pop(index), state=TrialState.FAIL)
+            self.asked[index] = before
+        return first
 
-        def remember(name: str, item: space.Range) -> Any:
-            values[name] = suggest(name, item)
-            return values[name]
+    def _of(self, index: int) -> tuple[schema.Tune, str, int]:
+        return self.tune, self.name, index
 
-        suggest_all(remember)
-        if index in self.asked:
-            self.asked[index].set_user_attr(INDEX, index)  # last: what carries it was asked whole
+    def _ask(self, index: int, walk: Walk, chosen: optuna.samplers.BaseSampler) -> Values:
+        self.study.sampler = chosen
+        trial = self.study.ask()
+        values = answered_by(space.suggest_from(trial), walk)
+        trial.set_user_attr(INDEX, index)  # last: what carries it was asked whole
+        self.asked[index] = trial
         return values
 
-    def _trial(self, index: int) -> optuna.trial.BaseTrial:
-        if index in self.answered:
-            return optuna.trial.FixedTrial(self.answered[index].params)
-        self.study.sampler = self._sampler(index)
-        self.asked[index] = self.study.ask()
-        return self.asked[index]
+    def tell(self, index: int, verdict: Verdict) -> None:
+        """Answer question `index`.
 
-    def _sampler(self, index: int) -> optuna.samplers.BaseSampler:
-        fresh = sampler(self.tune, self.study.study_name, index)
-        if index not in self.posed:
-            return fresh
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.samplers.PartialFixedSampler(self.posed[index], fresh)
-
-    def tell(self, index: int, told: Told, value: float | None) -> None:
-        """Answer question `index`. An infeasible one is kept away from without a value of its own being believed."""
+        An infeasible one is kept away from without a value of its own being believed; a partial one is pruned, with
+        its value as an intermediate one; a failed one is not told at all, and is put again by the next process.
+        """
         if index in self.answered:
             return
         trial = self.asked.pop(index)
-        if told == "failed":
+        if verdict.told == "failed":
             self.study.tell(trial, state=TrialState.FAIL)
             return
-        trial.set_user_attr(INFEASIBLE, 1.0 if told == "infeasible" else -1.0)
-        self.study.sampler = _tpe(0)  # whoever drew the question: only a sampler with constraints writes them down
-        self.study.tell(trial, self._worst() if value is None else value)
+        trial.set_user_attr(OVER, [1.0 if verdict.told == "infeasible" else -1.0, *verdict.over])
+        # whoever drew the question: only a sampler with constraints writes them down
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            self.study.sampler = tpe(self.tune, 0)
+        if verdict.told == "partial":
+            assert verdict.value is not None
+            trial.report(verdict.value, verdict.reached)
+            self.study.tell(trial, state=TrialState.PRUNED)
+            return
+        values = self._worst() if verdict.value is None else [verdict.value, *verdict.also]
+        self.study.tell(trial, values)
 
-    def _worst(self) -> float:
-        """A value for Optuna's books; TPE looks at the constraint first and never at it."""
-        values: list[float] = [trial.values[0] for trial in self.study.get_trials(deepcopy=False) if trial.values]
-        if not values:
-            return 0.0
-        return min(values) if self.study.direction == optuna.study.StudyDirection.MAXIMIZE else max(values)
+    def _worst(self) -> list[float]:
+        """Values for Optuna's books; samplers look at the constraint first and never at them."""
+        told = [trial.values for trial in self.study.get_trials(deepcopy=False) if trial.values]
+        worst = {optuna.study.StudyDirection.MAXIMIZE: min, optuna.study.StudyDirection.MINIMIZE: max}
+        return [
+            float(worst[direction](values[k] for values in told)) if told else 0.0
+            for k, direction in enumerate(self.study.directions)
+        ]
+
+    def ended(self, budget: str) -> int | None:
+        """After how many questions an earlier run of the same budget ended, if one did."""
+        found = self.study.user_attrs.get(ENDED)
+        return int(found["asked"]) if found and found["budget"] == budget else None
+
+    def end(self, asked: int, budget: str) -> None:
+        """A budget in time ends at another question each time: note at which, so that a rerun gives the same table."""
+        self.study.set_user_attr(ENDED, {"asked": asked, "budget": budget})
+
+    def begin_with(self, earlier: Sequence[tuple[Params, float]], distributions: dict[str, BaseDistribution]) -> int:
+        """Tell the sampler of configurations that other studies measured; how many were new to it."""
+        if self.study.get_trials(deepcopy=False):
+            return sum(SEEN_BEFORE in trial.user_attrs for trial in self.study.get_trials(deepcopy=False))
+        for params, value in earlier:
+            self.study.add_trial(
+                optuna.trial.create_trial(
+                    params=params,
+                    distributions={name: distributions[name] for name in params},
+                    value=value,
+                    user_attrs={SEEN_BEFORE: True, OVER: [-1.0]},
+                    system_attrs={"constraints": (-1.0,)},  # feasible, in the form in which samplers keep it
+                )
+            )
+        return len(earlier)
 
 
-def open_storage(path: Path | None) -> BaseStorage:
-    """A journal file, or memory where `path` is None."""
-    if path is None:
+def open_storage(where: Path | str | None) -> BaseStorage:
+    """A journal file, a database by its URL, or memory where `where` is None.
+
+    Raises:
+        SearchStorageError: a database that cannot be reached or is not one of Optuna's.
+    """
+    if where is None:
         return InMemoryStorage()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Path(f"{path}.lock").unlink(missing_ok=True)  # a killed driver's; the caller holds the folder's own lock
-    _cut_torn_line(path)
-    return JournalStorage(JournalFileBackend(str(path)))
+    if isinstance(where, str):
+        return _open_database(where)
+    where.parent.mkdir(parents=True, exist_ok=True)
+    Path(f"{where}.lock").unlink(missing_ok=True)  # a killed driver's; the caller holds the folder's own lock
+    _cut_torn_line(where)
+    return JournalStorage(JournalFileBackend(str(where)))
+
+
+def _open_database(url: str) -> BaseStorage:
+    import sqlalchemy
+
+    try:
+        shown = sqlalchemy.make_url(url).render_as_string(hide_password=True)
+    except sqlalchemy.exc.ArgumentError:
+        raise SearchStorageError(
+            "the search storage is not a database URL; write sqlite:///searches.db or postgresql://user@host/name"
+        ) from None
+    if sqlalchemy.make_url(url).get_backend_name() not in DATABASES:
+        raise SearchStorageError(f"the search storage {shown}: use one of {', '.join(DATABASES)}")
+    try:
+        return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError, RuntimeError) as error:
+        reason = str(getattr(error, "orig", None) or error).strip().split("\n")[0]
+        password = sqlalchemy.make_url(url).password
+        reason = reason.replace(str(password), "***") if password else reason
+        raise SearchStorageError(f"the search storage {shown} cannot be opened: {reason}") from None
 
 
 def _cut_torn_line(path: Path) -> None:
@@ -113,40 +188,27 @@ def _cut_torn_line(path: Path) -> None:
         os.truncate(path, content.rfind(b"\n") + 1)
 
 
-def open_search(storage: BaseStorage, name: str, tune: schema.Tune, direction: Direction) -> Search:
-    """Open or continue a search; trials that a dead process left RUNNING are set to FAIL and asked again."""
+def open_search(
+    storage: BaseStorage, name: str, tune: schema.Tune, directions: Sequence[Direction], prefix: str = ""
+) -> Search:
+    """Open or continue a search; trials that a dead process left RUNNING are set to FAIL and asked again.
+
+    `prefix` tells studies in one database apart.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would announce every search on the terminal
-    study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
+    study = optuna.create_study(
+        storage=storage, study_name=f"{prefix}{name}", directions=list(directions), load_if_exists=True
+    )
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
     asked = [trial for trial in study.get_trials(deepcopy=False) if INDEX in trial.user_attrs]
-    answered = {trial.user_attrs[INDEX]: trial for trial in asked if trial.state == TrialState.COMPLETE}
-    return Search(study, tune, answered, {trial.user_attrs[INDEX]: dict(trial.params) for trial in asked})
-
-
-def sampler(tune: schema.Tune, name: str, index: int) -> optuna.samplers.BaseSampler:
-    """The sampler for one question: the first `startup` are random, as asked and not more."""
-    seed = int.from_bytes(hashlib.sha256(f"{tune.seed}:{name}:{index}".encode()).digest()[:4], "big")
-    if tune.sampler == "random" or index < tune.startup:
-        return optuna.samplers.RandomSampler(seed=seed)
-    return _tpe(seed)
-
-
-def _tpe(seed: int) -> optuna.samplers.TPESampler:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # constraints, since Optuna 3
-        warnings.simplefilter("ignore", FutureWarning)
-        return optuna.samplers.TPESampler(
-            n_startup_trials=1, seed=seed, multivariate=False, constant_liar=True, constraints_func=_constraint
-        )
-
-
-def _constraint(trial: FrozenTrial) -> Sequence[float]:
-    return (float(trial.user_attrs.get(INFEASIBLE, -1.0)),)
+    ended = (TrialState.COMPLETE, TrialState.PRUNED)
+    answered = {trial.user_attrs[INDEX]: trial for trial in asked if trial.state in ended}
+    return Search(study, name, tune, answered, {trial.user_attrs[INDEX]: dict(trial.params) for trial in asked})
 
 
 def direction_of(metric: str, asked: str | None) -> Direction:
-    """Losses are minimised, all else maximised, unless the study says."""
+    """Losses and costs are minimised, all else maximised, unless the study says."""
     if asked in ("maximize", "minimize"):
         return "minimize" if asked == "minimize" else "maximize"
-    return "minimize" if metric.endswith("loss") else "maximize"
+    return "minimize" if metric.endswith("loss") or metric.startswith("cost/") else "maximize"

@@ -2,6 +2,7 @@
 
     <root>/<fingerprint>/<attempt>/...     payload, written once and never changed
     <root>/<fingerprint>/done.json         small, written last and atomically
+    <root>/<series>/<epochs>.length        the fingerprint of a training that a longer one may continue
 
 Finished means that done.json is there and that the files it names have the sizes it names; a process killed at any
 moment leaves no entry that looks finished. Attempts have folders of their own, since a process that outlives its
@@ -24,6 +25,9 @@ DONE = "done.json"
 # The resumable state inside an attempt, dropped when the attempt finishes. The loops write it under the same name
 # (trainables.checkpoints.STATE, which the driver does not import: it would bring torch along); a test holds them equal.
 STATE = "checkpoint.pt"
+# The state at the end of a training, from which a longer one continues (trainables.checkpoints.CONTINUE).
+CONTINUE = "continue.pt"
+LENGTHS = ".length"  # <root>/<series>/<epochs>.length names the fingerprint of a training of that many epochs
 
 
 class StoreError(Exception):
@@ -86,6 +90,22 @@ class Store:
         """The newest state that an earlier attempt left."""
         states = [path for path in (self.root / fingerprint).glob(f"*/{STATE}") if path.exists()]
         return max(states, key=_modified, default=None)
+
+    def note_length(self, series: str, epochs: int, fingerprint: str) -> None:
+        """Remember that a training of the series that is `epochs` long left a state to continue from."""
+        (self.root / series).mkdir(exist_ok=True)
+        write_atomically(self.root / series / f"{epochs}{LENGTHS}", fingerprint)
+
+    def shorter(self, series: str, epochs: int) -> Path | None:
+        """The state at the end of the longest finished training of the series that is shorter than `epochs`."""
+        if not series:
+            return None
+        lengths = {int(path.stem): path for path in (self.root / series).glob(f"*{LENGTHS}") if path.stem.isdigit()}
+        for length in sorted((length for length in lengths if length < epochs), reverse=True):
+            entry = self.find(lengths[length].read_text().strip())
+            if entry is not None and CONTINUE in entry.files:
+                return self.file(entry, CONTINUE)
+        return None
 
     def finish(
         self,

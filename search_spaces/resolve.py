@@ -105,11 +105,26 @@ def resolve(document: Document, scale: str | None = None, overrides: Sequence[st
         warnings.append("the study has a tune section but no ranges: nothing is searched, it goes straight to confirm")
     if problems:
         raise StudyError(problems, document.source)
+    if header.keep_states is None:
+        header = header.model_copy(update={"keep_states": lengths_vary([cell for cell, _ in cells])})
     names = {name: tuple(levels) for name, levels in factors.items()}
     resolved = {key: space.to_plain(data[key]) for key in STUDY_KEYS if key in data and key != "scales"}
     return Study(
         header, names, tuple(cell for cell, _ in cells), resolved, document.source, tuple(dict.fromkeys(warnings))
     )
+
+
+def lengths_vary(cells: Sequence[Cell]) -> bool:
+    """Whether trainings of the study may differ in their epochs alone, so that longer ones continue shorter ones."""
+    found: dict[str, set[str]] = {}
+    for cell in cells:
+        stages = {f"pretrain.{i}": stage for i, stage in enumerate(cell.template["pretrain"])}
+        for name, stage in (stages | {"finetune": cell.template.get("finetune")}).items():
+            epochs = stage.get("epochs") if isinstance(stage, Mapping) else None
+            if space.is_range(epochs):
+                return True
+            found.setdefault(name, set()).add(str(epochs))
+    return any(len(lengths) > 1 for lengths in found.values())
 
 
 def _unknown_keys(data: Mapping[str, Any], lines: Lines) -> list[Problem]:

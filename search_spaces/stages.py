@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from search_spaces.schema import (
     CKA,
@@ -36,9 +36,11 @@ RECIPE = {"pretrain": 1, "finetune": 1, "probe": 2}
 
 # Streams of one replicate that other code must not collide with start here: report seeds are 0, 1, 2, ...
 FIRST_SEARCH_SEED = 1000
+FIRST_SELECT_SEED = 1_000_000
 
 Streams = dict[str, int]
 Kind = Literal["pretrain", "finetune", "probe"]
+Trained = TypeVar("Trained", Pretrain, Finetune)
 DigestOf = Callable[[Data], str]
 
 
@@ -69,6 +71,10 @@ class Stage:
     on_test: bool  # whether the test set is measured
     fingerprint: str = field(default="")
     other: Stage | None = None  # the second parent, of a pairwise probe
+    until: int | None = None  # stop after this many epochs of a longer training; None: train it whole
+    series: str = ""  # equal for trainings of which a longer one may continue a shorter one; "" if none may
+    reach: int = 0  # epochs trained, the place in the series
+    keep_state: bool = False  # whether what a longer training continues from is kept
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)
@@ -97,10 +103,10 @@ def stream_seed(stream: str, seed: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{stream}:{seed}".encode()).digest()[:8], "big") >> 1
 
 
-def replicates(seeds: Seeds, phase: Literal["search", "report"]) -> tuple[Replicate, ...]:
+def replicates(seeds: Seeds, phase: Literal["search", "select", "report"]) -> tuple[Replicate, ...]:
     """The replicates of a phase; nested seeds give `finetune` replicates for each of `pretrain` pretrainings."""
-    nested = seeds.search if phase == "search" else seeds.report
-    first = FIRST_SEARCH_SEED if phase == "search" else 0
+    nested = {"search": seeds.search, "select": seeds.select or seeds.search, "report": seeds.report}[phase]
+    first = {"search": FIRST_SEARCH_SEED, "select": FIRST_SELECT_SEED, "report": 0}[phase]
     inner = nested.finetune
     return tuple(
         Replicate(first + p * inner + f, first + p, first + p * inner + f)
@@ -138,7 +144,7 @@ def pretrain_identity(
         return weights_identity(settings.method, model)
     return {
         "recipe": ["pretrain", RECIPE["pretrain"]],
-        "settings": settings.model_dump(mode="json", exclude={"data"}),
+        "settings": settings.model_dump(mode="json", exclude={"data"}, exclude_none=True),
         "model": trained_part(settings, model),
         "data": data_identity(data, digest, settings.sees),
         "streams": streams,
@@ -167,7 +173,7 @@ def finetune_identity(
     threads: int,
     on_test: bool,
 ) -> dict[str, Any]:
-    body = settings.model_dump(mode="json", exclude={"data"})
+    body = settings.model_dump(mode="json", exclude={"data"}, exclude_none=True)
     return {
         "recipe": ["finetune", RECIPE["finetune"]],
         "settings": body if parent else body | {"transfer": "none"},
@@ -211,15 +217,33 @@ def pair_identity(
 # ------------------------------------------------------------------------------------------ configuration -> stages
 
 
+class Until(NamedTuple):
+    """Train one part of a configuration, of a chain the last stage, for its first epochs only: a rung of a search."""
+
+    part: Literal["pretrain", "finetune"]
+    epochs: int
+
+
 def stages_of(
-    configuration: Configuration, replicate: Replicate, header: Header, digest_of: DigestOf, on_test: bool
+    configuration: Configuration,
+    replicate: Replicate,
+    header: Header,
+    digest_of: DigestOf,
+    on_test: bool,
+    until: Until | None = None,
 ) -> dict[str, Stage]:
     """The stages of one replicate by name, parents before children; `digest_of` names a data set's content."""
-    chain = pretrain_chain(configuration, replicate, header, digest_of) if uses_pretraining(configuration) else []
+    configuration = in_its_fold(configuration, replicate)
+    short = {until.part: until.epochs} if until else {}
+    chain: list[Stage] = []
+    if uses_pretraining(configuration):
+        chain = pretrain_chain(configuration, replicate, header, digest_of, short.get("pretrain"))
     stages = {stage.name: stage for stage in chain}
     last = chain[-1] if chain else None
     if configuration.finetune is not None:
-        finetune = _finetune_stage(configuration, configuration.finetune, replicate, header, digest_of, last, on_test)
+        finetune = _finetune_stage(
+            configuration, configuration.finetune, replicate, header, digest_of, last, on_test, short.get("finetune")
+        )
         stages[finetune.name] = finetune
     if last is not None:
         for name in (name for name, probe in configuration.probe.items() if not isinstance(probe, CKA)):
@@ -234,8 +258,57 @@ def uses_pretraining(configuration: Configuration) -> bool:
     return finetune is None or finetune.transfer != "none" or probed
 
 
+def in_its_fold(configuration: Configuration, replicate: Replicate) -> Configuration:
+    """Where validation goes round `val_folds` parts, the part of this replicate: the first seed takes the first."""
+    folded = {name: data for name, data in configuration.data.items() if data.split.val_folds}
+    if not folded:
+        return configuration
+    turned = {}
+    for name, data in folded.items():
+        fold = f"{replicate.pretrain % (data.split.val_folds or 1) + 1}/{data.split.val_folds}"
+        split = {"val_fold": fold, "val_folds": None, "val": 1 / (data.split.val_folds or 1)}
+        turned[name] = data.model_copy(update={"split": data.split.model_copy(update=split)})
+    return configuration.model_copy(update={"data": configuration.data | turned})
+
+
+def shortened(settings: Trained, until: int | None) -> tuple[Trained, int | None]:
+    """Training for the first `until` epochs: the settings of a shorter training where that is the same thing."""
+    if until is None or settings.epochs is None or until >= settings.epochs:
+        return settings, None
+    if depends_on_length(settings) is None:
+        return settings.model_copy(update={"epochs": until}), None
+    return settings, until
+
+
+def series_of(settings: Pretrain | Finetune, identity: Mapping[str, Any]) -> str:
+    """Names the trainings that are one another's beginnings: those that differ in epochs alone where nothing depends
+    on the total length, else the epochs of this one training. Only whole epochs are ever continued."""
+    if settings.epochs is None or (isinstance(settings, Finetune) and settings.patience is not None):
+        return ""
+    key = dict(identity) | {"series": True}
+    if depends_on_length(settings) is None:
+        key["settings"] = {name: value for name, value in identity["settings"].items() if name != "epochs"}
+    return fingerprint(key)
+
+
+def depends_on_length(settings: Pretrain | Finetune) -> str | None:
+    """What in a training knows how long it will be, so that a longer one is not its continuation; None if nothing."""
+    if settings.schedule.name == "cosine":
+        return "its cosine schedule"
+    if isinstance(settings, Pretrain):
+        method = settings.method
+        start, end = getattr(method, "momentum", None), getattr(method, "momentum_end", None)
+        if end is not None and start != end:
+            return f"the momentum schedule of {method.name}"
+    return None
+
+
 def pretrain_chain(
-    configuration: Configuration, replicate: Replicate, header: Header, digest_of: DigestOf
+    configuration: Configuration,
+    replicate: Replicate,
+    header: Header,
+    digest_of: DigestOf,
+    until: int | None = None,
 ) -> list[Stage]:
     """The pretraining stages, each starting from the one before; `method: none` leaves a stage out."""
     chain: list[Stage] = []
@@ -243,8 +316,8 @@ def pretrain_chain(
         if settings.method.name == "none":
             continue
         name = f"pretrain.{len(chain)}" if len(configuration.pretrain) > 1 else "pretrain"
-        parent = chain[-1] if chain else None
-        chain.append(_pretrain_stage(configuration, settings, name, replicate, header, digest_of, parent))
+        parent, short = chain[-1] if chain else None, until if settings is configuration.pretrain[-1] else None
+        chain.append(_pretrain_stage(configuration, settings, name, replicate, header, digest_of, parent, short))
     return chain
 
 
@@ -256,7 +329,10 @@ def _pretrain_stage(
     header: Header,
     digest_of: DigestOf,
     parent: Stage | None,
+    until: int | None,
 ) -> Stage:
+    keep = bool(header.keep_states) or until is not None
+    settings, until = shortened(settings, until)
     data, resources = configuration.data[settings.data], header.resources.pretrain
     used = ["init", "order", "augmentation"] + (["split"] if settings.sees == "train" else [])
     streams = _streams(used, replicate.pretrain, replicate, header.seeds)
@@ -273,7 +349,12 @@ def _pretrain_stage(
         parent,
         resources,
         False,
-        fingerprint(identity),
+        fingerprint(identity if until is None else identity | {"until": until}),
+        None,
+        until,
+        series_of(settings, identity),
+        until or settings.epochs or 0,
+        keep,
     )
 
 
@@ -285,7 +366,10 @@ def _finetune_stage(
     digest_of: DigestOf,
     pretrained: Stage | None,
     on_test: bool,
+    until: int | None,
 ) -> Stage:
+    keep = bool(header.keep_states) or until is not None
+    settings, until = shortened(settings, until)
     data, resources = configuration.data[settings.data], header.resources.finetune
     parent = pretrained if settings.transfer != "none" else None
     used = ["init", "order", "labels", "split"] + (["augmentation"] if settings.augment != Augment() else [])
@@ -305,7 +389,12 @@ def _finetune_stage(
         parent,
         resources,
         on_test,
-        fingerprint(identity),
+        fingerprint(identity if until is None else identity | {"until": until}),
+        None,
+        until,
+        series_of(settings, identity),
+        until or settings.epochs or 0,
+        keep,
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 WEIGHTS = "model.safetensors"
 STATE = "checkpoint.pt"
+CONTINUE = "continue.pt"  # the state at the end, from which a longer training goes on
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -48,12 +49,21 @@ def load_part(module: nn.Module, path: Path, prefix: str) -> None:
 
 def save_state(state: dict[str, Any], folder: Path) -> None:
     """Write the resumable state so that a reader, or a kill at any moment, finds the old one or the new one."""
-    temporary = folder / f"{STATE}.tmp"
+    _write(state, folder, STATE)
+
+
+def save_end(state: dict[str, Any], folder: Path) -> None:
+    """Write the state at the end of a training, from which a longer one goes on."""
+    _write(state, folder, CONTINUE)
+
+
+def _write(state: dict[str, Any], folder: Path, name: str) -> None:
+    temporary = folder / f"{name}.tmp"
     with temporary.open("wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(folder / STATE)
+    temporary.replace(folder / name)
 
 
 def load_state(path: Path | None, device: torch.device) -> dict[str, Any] | None:

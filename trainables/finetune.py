@@ -26,6 +26,7 @@ from trainables.loop import (
     build_unet,
     epoch_order,
     finish,
+    last_step,
     set_lr,
     total_steps,
 )
@@ -48,8 +49,11 @@ def finetune(
     report: Report,
     on_test: bool,
     stratify: bool = False,
+    until: int | None = None,
 ) -> dict[str, float]:
     """Train a U-Net on `settings.labels` of the training images and score it.
+
+    With `until`, for the first so many epochs of it: every step is that of the whole training.
 
     Writes `model.safetensors`, `history.json` and `notes.json` into `place.out`, and now and then a state to resume
     from; a resumed run ends in the same weights as an uninterrupted one.
@@ -58,7 +62,8 @@ def finetune(
 
     Returns:
         `val/*` and, if `on_test`, `test/*` scores, each from one confusion matrix over the whole split,
-        `test@SIZE/*` at other sizes of images and masks, and `train/loss` (mean over the last epoch).
+        `test@SIZE/*` at other sizes of images and masks, `train/loss` (mean over the last epoch), and
+        `train/stopped_epoch` where patience ended it.
 
     Raises:
         DivergedError: the loss or the scored logits are not finite.
@@ -69,6 +74,7 @@ def finetune(
     batch_size = min(settings.batch_size, len(images))
     steps_per_epoch = math.ceil(len(images) / batch_size)
     steps = total_steps(settings.epochs, settings.steps, steps_per_epoch)
+    end = last_step(steps, until, steps_per_epoch)
     feed, masks = Feed(data.images, place.device), Feed(data.masks, place.device)
 
     # --- model and optimiser
@@ -92,7 +98,9 @@ def finetune(
 
     # --- training
     track, clock = Track("loss", first - len(losses), losses), Clock(place.checkpoint_seconds)
-    for step in range(first, steps):
+    for step in range(first, end):
+        if stalled(history, settings.patience):
+            break
         epoch, position = divmod(step, steps_per_epoch)
         if position == 0 or step == first:
             order = epoch_order(len(images), streams["order"], epoch)
@@ -110,16 +118,21 @@ def finetune(
         optimizer.step()
         track.add(loss)
 
-        if position == steps_per_epoch - 1 or step == steps - 1:
+        if position == steps_per_epoch - 1 or step == end - 1:
             values = {"train/loss": track.mean()}
-            if validation_due(settings, epoch, step == steps - 1) and len(split.val):
+            if validation_due(settings, epoch) and len(split.val):
                 values |= evaluate(network, settings.size, feed, masks, split.val, data.classes, "val", step)
                 best = better(best, values, network) if settings.checkpoint == "best" else None
             history.append({"step": step + 1, "epoch": (step + 1) / steps_per_epoch} | values)
-            report({"step": step + 1, "total": steps} | values)
-        if clock.due():
+            report({"step": step + 1, "total": end} | values)
+        if (ends := step == end - 1 and place.keep_state) or clock.due():
             state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
-            checkpoints.save_state(state | {"history": history, "losses": track.losses, "best": best}, place.out)
+            state |= {"history": history, "losses": track.losses, "best": best}
+            (checkpoints.save_end if ends else checkpoints.save_state)(state, place.out)
+    done = int(history[-1]["step"])
+    if len(split.val) and not any(name.startswith("val/") for name in history[-1]):  # at the end always
+        history[-1] |= evaluate(network, settings.size, feed, masks, split.val, data.classes, "val", done - 1)
+        best = better(best, history[-1], network) if settings.checkpoint == "best" else None
 
     # --- score the weights that are kept
     metrics = {name: value for name, value in history[-1].items() if name.startswith(("train/", "val/"))}
@@ -128,8 +141,10 @@ def finetune(
         metrics |= best["scores"]
     if on_test:
         for role, size in [("test", settings.size), *((f"test@{size}", size) for size in settings.test_sizes)]:
-            metrics |= evaluate(network, size, feed, masks, split.test, data.classes, role, steps - 1)
-    notes = {"labelled": images.tolist(), "val": split.val.tolist(), "test": split.test.tolist(), "steps": steps}
+            metrics |= evaluate(network, size, feed, masks, split.test, data.classes, role, done - 1)
+    if done < end:
+        metrics["train/stopped_epoch"] = history[-1]["epoch"]
+    notes = {"labelled": images.tolist(), "val": split.val.tolist(), "test": split.test.tolist(), "steps": done}
     finish(network, history, notes | {"classes": list(data.classes), "size": settings.size}, place.out)
     return metrics
 
@@ -148,10 +163,16 @@ def train_mode(network: UNet, frozen: bool) -> None:
         network.encoder.eval()
 
 
-def validation_due(settings: schema.Finetune, epoch: int, last: bool) -> bool:
-    """`checkpoint: best` validates after every epoch; otherwise `validate_every` decides; the last epoch always."""
+def validation_due(settings: schema.Finetune, epoch: int) -> bool:
+    """`checkpoint: best` validates after every epoch unless `validate_every` says otherwise."""
     every = settings.validate_every or (1 if settings.checkpoint == "best" else 0)
-    return last or (every > 0 and (epoch + 1) % every == 0)
+    return every > 0 and (epoch + 1) % every == 0
+
+
+def stalled(history: list[dict[str, float]], patience: int | None) -> bool:
+    """Whether the last `patience` validations brought nothing better (Prechelt 1998)."""
+    scored = [row[f"val/{TARGET}"] for row in history if f"val/{TARGET}" in row]
+    return patience is not None and len(scored) - 1 - scored.index(max(scored)) >= patience if scored else False
 
 
 def better(best: dict[str, Any] | None, values: dict[str, float], network: UNet) -> dict[str, Any]:

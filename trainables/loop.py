@@ -40,7 +40,8 @@ class Place:
     out: Path  # an existing folder of this attempt alone
     device: torch.device
     parent: Path | None = None  # weights of the stage before
-    resume: Path | None = None  # the state an earlier attempt left
+    resume: Path | None = None  # the state that an earlier attempt, or a shorter training, left
+    keep_state: bool = False  # leave behind what a longer training continues from
     checkpoint_seconds: float = 60.0  # wall time between resumable states
 
 
@@ -85,6 +86,14 @@ class Track:
         return float(values.mean())
 
 
+class CollapsedError(DivergedError):
+    """Pretraining that its collapse signs condemn, stopped as the study asked."""
+
+    def __init__(self, signs: tuple[str, ...], step: int) -> None:
+        self.metric, self.step, self.value = "collapse", step, float("nan")
+        Exception.__init__(self, f"collapsed, stopped after step {step}: {'; '.join(signs)}")
+
+
 class Clock:
     """Says when the next resumable state is due."""
 
@@ -102,6 +111,11 @@ class Clock:
 def epoch_order(count: int, seed: int, epoch: int) -> IntArray:
     """The order of `count` images in an epoch: a function of (order stream, epoch)."""
     return np.random.default_rng([seed, epoch]).permutation(count).astype(np.int64)
+
+
+def last_step(steps: int, until: int | None, steps_per_epoch: int) -> int:
+    """Where this run of a training of `steps` ends: after `until` epochs, if that is sooner."""
+    return steps if until is None else min(steps, until * steps_per_epoch)
 
 
 def total_steps(epochs: int | None, steps: int | None, steps_per_epoch: int) -> int:

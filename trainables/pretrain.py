@@ -17,6 +17,7 @@ from trainables.data.images import ImageSet
 from trainables.data.splits import Split, visible
 from trainables.loop import (
     Clock,
+    CollapsedError,
     DivergedError,
     Feed,
     IntArray,
@@ -29,6 +30,7 @@ from trainables.loop import (
     build_optimizer,
     epoch_order,
     finish,
+    last_step,
     set_lr,
     total_steps,
 )
@@ -55,8 +57,11 @@ def pretrain(
     streams: dict[str, int],
     place: Place,
     report: Report,
+    until: int | None = None,
 ) -> dict[str, float]:
     """Train the encoder of `model`, or the whole of it, on the images that `settings.sees` names.
+
+    With `until`, for the first so many epochs of it: every step is that of the whole training.
 
     Writes `model.safetensors` (the method whole; `encoder.*` and `decoder.*` are what others load), `history.json` and
     `notes.json` into `place.out`, and now and then a state to resume from; a resumed run ends in the same weights as
@@ -67,7 +72,7 @@ def pretrain(
         are validation images that pretraining did not see.
 
     Raises:
-        DivergedError: the loss is not finite.
+        DivergedError: the loss is not finite, or (CollapsedError) `stop_on_collapse` epochs in a row showed a collapse.
         ValueError: fewer than two images, or an online kNN without image classes or validation images.
     """
     if isinstance(settings.method, schema.Weights):
@@ -82,6 +87,7 @@ def pretrain(
     batch_size = min(settings.batch_size, len(images))
     steps_per_epoch = len(images) // batch_size
     steps = total_steps(settings.epochs, settings.steps, steps_per_epoch)
+    end = last_step(steps, until, steps_per_epoch)
     feeds = make_feeds(data, place)
 
     # --- model and optimiser
@@ -105,7 +111,7 @@ def pretrain(
     # --- training
     track, clock = Track("pretext_loss", first - len(losses), losses), Clock(place.checkpoint_seconds)
     method.train()
-    for step in range(first, steps):
+    for step in range(first, end):
         epoch, position = divmod(step, steps_per_epoch)
         if position == 0 or step == first:
             order = epoch_order(len(images), streams["order"], epoch)
@@ -124,17 +130,22 @@ def pretrain(
         method.after_step((step + 1) / steps)
         track.add(loss)
 
-        if position == steps_per_epoch - 1 or step == steps - 1:
+        if position == steps_per_epoch - 1 or step == end - 1:
             values = {"train/pretext_loss": track.mean()}
             values |= {f"train/{name}": float(value) for name, value in diagnostics.items()}
             values |= collapse_values(method, batch)
-            if settings.online_knn_every and ((epoch + 1) % settings.online_knn_every == 0 or step == steps - 1):
+            if settings.online_knn_every and (epoch + 1) % settings.online_knn_every == 0:
                 values["val/online_knn"] = online_knn(method, settings, feeds, data, split)
             history.append({"step": step + 1, "epoch": (step + 1) / steps_per_epoch} | values)
-            report({"step": step + 1, "total": steps} | values)
-        if clock.due():
+            report({"step": step + 1, "total": end} | values)
+            if settings.stop_on_collapse and (condemned := collapse.condemned(history, settings.stop_on_collapse)):
+                raise CollapsedError(condemned, step + 1)
+        if (ends := step == end - 1 and place.keep_state) or clock.due():
             state = {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
-            checkpoints.save_state(state | {"history": history, "losses": track.losses}, place.out)
+            state |= {"history": history, "losses": track.losses}
+            (checkpoints.save_end if ends else checkpoints.save_state)(state, place.out)
+    if settings.online_knn_every and "val/online_knn" not in history[-1]:  # due at the end, whatever the interval
+        history[-1] |= {"val/online_knn": online_knn(method, settings, feeds, data, split)}
 
     # --- score on images it never saw, keep
     metrics = {name: value for name, value in history[-1].items() if name.startswith(("train/", "val/"))}
@@ -144,8 +155,8 @@ def pretrain(
         metrics["val/pretext_loss"] = validate(method, settings, feeds, split.val)
     for name in sorted(metrics, reverse=True):  # val/ before train/
         if not math.isfinite(metrics[name]):  # the last update did it, no training loss came after it
-            raise DivergedError(name, steps - 1, metrics[name])
-    notes = {"images": images.tolist(), "batch_size": batch_size, "steps": steps, "steps_per_epoch": steps_per_epoch}
+            raise DivergedError(name, end - 1, metrics[name])
+    notes = {"images": images.tolist(), "batch_size": batch_size, "steps": end, "steps_per_epoch": steps_per_epoch}
     notes["warnings"] = list(signs)
     finish(method, history, notes, place.out)
     return metrics

@@ -30,6 +30,8 @@ class Split(Settings):
 
     `test: official` takes the data set's own test list. A float is a fraction of all images, an int a count.
     `fold: 2/5` takes the second of five equal parts as test, in place of `test`: k-fold as a factor.
+    `val_folds: 5` cuts what is not test into five parts, in place of `val`; each replicate validates on the next one,
+    so that five search seeds are a five-fold cross-validation. `val_fold: 2/5` takes the second for all replicates.
     """
 
     test: Literal["official"] | PositiveInt | Share = 0.1
@@ -37,6 +39,10 @@ class Split(Settings):
     seed: NonNegativeInt = 0
     fold: Annotated[str, Field(pattern=r"^[0-9]{1,4}/[0-9]{1,4}$"), AfterValidator(_fold)] | None = None
     stratify: bool = False  # test, val and label subsets hold each image class by its share
+    val_folds: Annotated[int, Field(ge=2)] | None = None  # validation goes round this many equal parts, seed by seed
+    val_fold: Annotated[str, Field(pattern=r"^[0-9]{1,4}/[0-9]{1,4}$"), AfterValidator(_fold)] | None = (
+        None  # one of them
+    )
 
     @model_validator(mode="after")
     def _one_test(self) -> Split:
@@ -48,7 +54,11 @@ class Split(Settings):
     def _with_the_draw(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Whoever names the test set also names how it is drawn: a stage's identity asks for `test` by name."""
         chosen: dict[str, Any] = handler(self)
-        drawn = {"fold": self.fold, "stratify": self.stratify or None} if "test" in chosen else {}
+        drawn: dict[str, Any] = {}
+        if "test" in chosen:
+            drawn |= {"fold": self.fold, "stratify": self.stratify or None}
+        if "val" in chosen:
+            drawn |= {"val_folds": self.val_folds, "val_fold": self.val_fold}
         return chosen | {key: value for key, value in drawn.items() if value is not None}
 
 

@@ -75,6 +75,7 @@ class Pretrain(_Length):
     sees: Literal["train", "train+val", "all"] = "train"  # which images pretraining may look at
     precision: Literal["float32", "bfloat16"] = "float32"
     online_knn_every: NonNegativeInt = 0  # epochs between kNN scores while training (P4's Figure 2); 0: never
+    stop_on_collapse: PositiveInt | None = None  # stop after this many epochs in a row that show a collapse
 
     @model_validator(mode="after")
     def _one_length(self) -> Pretrain:
@@ -122,7 +123,14 @@ class Finetune(_Length):
     batch_size: PositiveInt = 256  # images per step (P2)
     checkpoint: Literal["last", "best"] = "last"  # which weights are scored: the last, or the best on validation
     validate_every: NonNegativeInt = 0  # epochs between validations for the learning curve; 0: only at the end
+    patience: PositiveInt | None = None  # stop after this many validations without a better val/jaccard
     precision: Literal["float32", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _validated_meanwhile(self) -> Finetune:
+        if self.patience is not None and self.checkpoint != "best" and not self.validate_every:
+            raise ValueError("patience counts validations: set validate_every, or checkpoint: best")
+        return self
 
     @model_validator(mode="after")
     def _frozen_first(self) -> Finetune:

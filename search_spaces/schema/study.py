@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Literal
 
 from pydantic import (
     BeforeValidator,
     Field,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
+    model_validator,
 )
 
 from search_spaces.schema.base import Settings
+
+
+def _names(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 
 
 class PhaseSeeds(Settings):
@@ -33,6 +43,7 @@ class Seeds(Settings):
     """How many replicates; search and report seeds never overlap. `hold` fixes a stream at one seed."""
 
     search: PerPhase = PhaseSeeds(pretrain=1, finetune=1)
+    select: PerPhase | None = None  # of `tune.top_k`; default: as many as search
     report: PerPhase = PhaseSeeds(pretrain=3, finetune=1)
     hold: dict[Literal["init", "order", "augmentation", "labels"], NonNegativeInt] = {}
 
@@ -45,22 +56,68 @@ class TunePretrain(Settings):
     cells: dict[str, str | bool | int | float] = {}  # which cells score it; default: all that share it
 
 
+class Racing(Settings):
+    """Give configurations their search seeds a few at a time and stop what is clearly worse than the best so far."""
+
+    first: Annotated[int, Field(ge=2)] = 2  # seeds that every configuration gets
+    step: PositiveInt = 1  # seeds that contenders get between two looks
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05  # chance, over all looks, of stopping an equal of the best
+
+
+class Rungs(Settings):
+    """Judge configurations after their first epochs, and train only some of them on."""
+
+    epochs: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]  # after which to judge
+    rule: Literal["halving", "median"] = "halving"
+    keep: Annotated[float, Field(gt=0, lt=1)] = 1 / 3  # halving: share of a batch that goes on (Jamieson 2016: 1/3)
+
+    @model_validator(mode="after")
+    def _rising(self) -> Rungs:
+        if any(a >= b for a, b in itertools.pairwise(self.epochs)):
+            raise ValueError(f"epochs must rise, received {list(self.epochs)}")
+        return self
+
+
+class Budget(Settings):
+    """When to stop searching. `hours` and `gpu_hours` depend on the machine, and with them the table; others do not."""
+
+    trials: PositiveInt | None = None  # configurations
+    epochs: PositiveInt | None = None  # trained in all stage runs asked for
+    hours: PositiveFloat | None = None  # since the start of this `pretune run`
+    gpu_hours: PositiveFloat | None = None
+
+
+class Budgets(Settings):
+    """Of all searches together (trials and epochs are shared evenly among them), and of each search."""
+
+    study: Budget = Budget()
+    cell: Budget = Budget()
+
+
+Sampler = Literal["grid", "random", "qmc", "tpe", "gp", "cmaes", "nsga2", "genetic"]
+
+
 class Tune(Settings):
-    sampler: Literal["tpe", "random"] = "tpe"
+    """How ranges are searched."""
+
+    sampler: Sampler = "tpe"
     trials: PositiveInt = 20
     batch: PositiveInt = 4  # asked together and told together, so that a search does not depend on timing
     startup: NonNegativeInt = 8  # first trials drawn at random
     target: str = "val/jaccard"
-    direction: Literal["maximize", "minimize"] | None = None  # default: minimize a loss, maximize all else
+    direction: Literal["maximize", "minimize"] | None = None  # default: minimize a loss or a cost, maximize all else
+    also: Names = ()  # further targets, for nsga2: the Pareto front is kept, the best by `target` is confirmed
+    population: Annotated[int, Field(ge=2)] = 16  # of nsga2 and genetic
+    points: Annotated[int, Field(ge=2)] = 5  # of a grid over a continuous range
     seed: NonNegativeInt = 0
+    top_k: PositiveInt = 1  # this many are measured again on fresh seeds, and the best of them is confirmed
+    racing: Racing | None = None
+    rungs: Rungs | None = None
+    constraints: dict[str, float] = {}  # metric -> its upper bound: cost/seconds, cost/gpu_memory (bytes), or a score
+    budget: Budgets = Budgets()
+    warm_start: bool = False  # begin with what earlier studies left in the store
+    prefer_stored: PositiveInt | None = None  # of this many suggestions take one whose pretraining is in the store
     pretrain: TunePretrain = TunePretrain()
-
-
-def _names(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 
 
 class Report(Settings):
@@ -103,3 +160,4 @@ class Header(Settings):
     resources: Resources = Resources()
     published: dict[str, Published] = {}  # by key, for report.published
     retries: NonNegativeInt = 2  # how often a crashed stage is tried again
+    keep_states: bool | None = None  # keep what a longer training continues from; default: where lengths vary

@@ -8,7 +8,7 @@ import pytest
 
 from pretune.execute import Folders, Order, order_of
 from pretune.handout import LOST_SECONDS, Handout, Ledger, ResourceError, find_in, outcome_of
-from pretune.program import Outcome, Program
+from pretune.outcomes import Outcome, Program
 from pretune.scheduler import Scheduler
 from pretune.store import Store
 from search_spaces import schema
@@ -163,8 +163,9 @@ def test_the_store_as_the_scheduler_sees_it(tmp_path: Path) -> None:
     assert find("a") is None
     store.finish(store.begin("a"), "finetune", "finished", "", {"m": 1.0}, 1.0, {})
     store.finish(store.begin("b"), "finetune", "diverged", "loss is nan", {}, 1.0, {})
-    assert find("a") == Outcome("finished", {"m": 1.0})
-    assert find("b") == Outcome("diverged", {}, "loss is nan")
+    costs = {"cost/seconds": 1.0, "cost/gpu_seconds": 0.0}
+    assert find("a") == Outcome("finished", {"m": 1.0}, costs=costs)
+    assert find("b") == Outcome("diverged", {}, "loss is nan", costs=costs)
 
 
 def test_a_fault_of_ours_ends_the_study_and_is_not_swallowed_by_tune() -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from analysis import load
 from pretune import program, record
+from pretune.outcomes import Outcome, Run
 from pretune.plan import make_plan
-from pretune.program import Outcome
 from pretune.scheduler import Scheduler
 from pretune.search import open_storage
 from pretune.store import Store
@@ -44,9 +44,9 @@ def finished(stage: Stage) -> Outcome:
     return Outcome("finished", {"val/jaccard": 0.5, "test/jaccard": 0.5, "val/pretext_loss": 0.5})
 
 
-def drive(chosen: Study, ends: Any = finished, seed: int = 0) -> tuple[program.Run, Scheduler]:
+def drive(chosen: Study, ends: Any = finished, seed: int = 0) -> tuple[Run, Scheduler]:
     """Run a study's programs, ending stages in a random order, several under way at once."""
-    run, draw = program.Run(chosen, lambda data: "digest", open_storage(None)), random.Random(seed)
+    run, draw = Run(chosen, lambda data: "digest", open_storage(None)), random.Random(seed)
     scheduler, running = Scheduler(lambda key: None, 0), list[Stage]()
     scheduler.start(program.start(run))
     while not scheduler.finished:
@@ -58,7 +58,7 @@ def drive(chosen: Study, ends: Any = finished, seed: int = 0) -> tuple[program.R
     return run, scheduler
 
 
-def pairs_of(run: program.Run) -> dict[str, Stage]:
+def pairs_of(run: Run) -> dict[str, Stage]:
     return {stage.fingerprint: stage for use in run.uses if use.pair for stage in use.stages.values()}
 
 

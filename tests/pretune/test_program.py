@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from pretune import program
-from pretune.program import Outcome, Use, judge
+from pretune.contest import judge
+from pretune.outcomes import Outcome, Run, Use
 from pretune.scheduler import Scheduler
 from pretune.search import open_storage
 from search_spaces import schema
@@ -51,9 +52,9 @@ def done(value: float = 0.5) -> Outcome:
     return Outcome("finished", dict.fromkeys(names, value))
 
 
-def drive(chosen: Study, ends: Ends = lambda stage: done()) -> tuple[program.Run, Scheduler]:
+def drive(chosen: Study, ends: Ends = lambda stage: done()) -> tuple[Run, Scheduler]:
     """Run a study's programs, one stage after the other."""
-    run = program.Run(chosen, lambda data: "digest", open_storage(None))
+    run = Run(chosen, lambda data: "digest", open_storage(None))
     scheduler = Scheduler(lambda key: None, 0)
     scheduler.start(program.start(run))
     while (stage := scheduler.take()) is not None:
@@ -62,7 +63,7 @@ def drive(chosen: Study, ends: Ends = lambda stage: done()) -> tuple[program.Run
     return run, scheduler
 
 
-def of_phase(run: program.Run, phase: str) -> list[Use]:
+def of_phase(run: Run, phase: str) -> list[Use]:
     return [use for use in run.uses if use.phase == phase]
 
 
@@ -176,7 +177,7 @@ def test_a_probe_target_takes_the_highest_accuracy_whatever_tunes_the_rest(direc
 def test_questions_are_asked_in_batches_of_a_fixed_size() -> None:
     """5 trials in batches of 2: nothing of a batch is asked before the one before has ended whole."""
     chosen = study(TEMPERATURE, ("factors", {}), ("tune.trials", 5), ("seeds.search", 1))
-    run = program.Run(chosen, lambda data: "digest", open_storage(None))
+    run = Run(chosen, lambda data: "digest", open_storage(None))
     scheduler = Scheduler(lambda key: None, 0)
     scheduler.start(program.start(run))
     asked = []

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from analysis.results import COLUMNS, load, load_header
 from pretune import program, record
-from pretune.program import Outcome
+from pretune.outcomes import Outcome, Run
 from pretune.scheduler import Scheduler
 from pretune.search import open_storage
 from pretune.store import Store
@@ -30,9 +30,9 @@ def ends(stage: Stage) -> Outcome:
     return Outcome("finished", {"val/jaccard": value(stage), "test/jaccard": 1 - value(stage), "probe/accuracy": 0.25})
 
 
-def drive(study: Study, ends: Any = ends, seed: int = 0) -> tuple[program.Run, Scheduler]:
+def drive(study: Study, ends: Any = ends, seed: int = 0) -> tuple[Run, Scheduler]:
     """Run a study's programs, ending stages in a random order."""
-    run, draw = program.Run(study, lambda data: "digest", open_storage(None)), random.Random(seed)
+    run, draw = Run(study, lambda data: "digest", open_storage(None)), random.Random(seed)
     scheduler, running = Scheduler(lambda key: None, 0), list[Stage]()
     scheduler.start(program.start(run))
     while not scheduler.finished:

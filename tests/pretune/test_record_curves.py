@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from pretune.outcomes import Outcome, stages_in
 from pretune.plan import simulate
-from pretune.program import Outcome, stages_in
 from pretune.record import curve_rows, described_ranges, result_rows
 from pretune.store import Store
 from search_spaces.resolve import from_dict

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretune import program
-from pretune.program import Outcome, Program
+from pretune.outcomes import Outcome, Program, Run
 from pretune.scheduler import Scheduler
 from search_spaces import schema
 from search_spaces.resolve import from_dict
@@ -275,10 +275,10 @@ class World:
         self.store: dict[str, Outcome] = {}
         self.storage = optuna.storages.InMemoryStorage()
 
-    def drive(self, seed: int, crashes: float, kill_after: int | None) -> tuple[Scheduler, program.Run]:
+    def drive(self, seed: int, crashes: float, kill_after: int | None) -> tuple[Scheduler, Run]:
         """Run the study with random parallelism, order of completion and crashes; or be killed after some ends."""
         draw = random.Random(seed)
-        run = program.Run(from_dict(copy.deepcopy(STUDY)), lambda data: "digest", self.storage)
+        run = Run(from_dict(copy.deepcopy(STUDY)), lambda data: "digest", self.storage)
         s = Scheduler(self.store.get, run.study.header.retries)
         s.start(program.start(run))
         running: list[Stage] = []
@@ -300,7 +300,7 @@ class World:
         return s, run
 
 
-def told(run: program.Run, s: Scheduler) -> list[tuple[Any, ...]]:
+def told(run: Run, s: Scheduler) -> list[tuple[Any, ...]]:
     """Everything that results could show: per use, what was chosen and how its stages ended. Programs of different
     cells interleave, so the order is that of cells and phases, within a cell that of asking."""
     ends = [[s.outcomes[one.fingerprint] for one in use.stages.values()] for use in run.uses]

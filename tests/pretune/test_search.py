@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState
 
-from pretune.search import INDEX, Search, direction_of, open_search, open_storage, sampler
+from pretune.outcomes import Verdict
+from pretune.samplers import sampler
+from pretune.search import INDEX, Search, direction_of, open_search, open_storage
 from search_spaces import schema, space
 
 TEMPLATE = {
@@ -50,7 +52,7 @@ def search_through(
     told: Callable[[int], str] = lambda index: "complete",
 ) -> list[dict[str, Any]]:
     """Twelve questions in batches of three, as a program asks them; killed before the given ask, parameter or tell."""
-    search, asked, steps = open_search(storage, "s", tune, "maximize"), [], iter(range(10**6))
+    search, asked, steps = open_search(storage, "s", tune, ["maximize"]), [], iter(range(10**6))
 
     def step() -> None:
         if next(steps) == kill_at:
@@ -72,7 +74,7 @@ def search_through(
         for i, values in batch.items():
             step()
             how = told(i)
-            search.tell(i, how, score(values) if how == "complete" else None)  # type: ignore[arg-type]
+            search.tell(i, Verdict(how, score(values) if how == "complete" else None))  # type: ignore[arg-type]
     return asked
 
 
@@ -118,20 +120,20 @@ def test_more_trials_extend_an_old_search() -> None:
 
 
 def test_exactly_the_first_startup_questions_are_random() -> None:
-    kinds = [type(sampler(TUNE, "s", index)).__name__ for index in range(6)]
+    kinds = [type(sampler(TUNE, "s", index, suggest_all)).__name__ for index in range(6)]
     assert kinds == ["RandomSampler"] * 4 + ["TPESampler"] * 2
-    assert type(sampler(schema.Tune(sampler="random"), "s", 50)).__name__ == "RandomSampler"
+    assert type(sampler(schema.Tune(sampler="random"), "s", 50, suggest_all)).__name__ == "RandomSampler"
 
 
 def test_answers_reach_the_sampler_from_the_first_question_after_startup_on() -> None:
     """The same questions up to there; other answers, another question."""
 
     def asked(sign: float) -> list[Any]:
-        search = open_search(memory(), "s", TUNE, "maximize")
+        search = open_search(memory(), "s", TUNE, ["maximize"])
         found = []
         for i in range(5):
             values = search.ask(i, suggest_all)
-            search.tell(i, "complete", sign * score(values))
+            search.tell(i, Verdict("complete", sign * score(values)))
             found.append(values)
         return found
 
@@ -143,58 +145,58 @@ def test_answers_reach_the_sampler_from_the_first_question_after_startup_on() ->
 def ask_and_tell(search: Search, how: Sequence[str]) -> None:
     for i, told in enumerate(how):
         search.ask(i, suggest_all)
-        search.tell(i, told, float(i) if told == "complete" else None)  # type: ignore[arg-type]
+        search.tell(i, Verdict(told, float(i) if told == "complete" else None))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("startup", [0, 2, 8])
 def test_a_divergence_is_told_as_infeasible_also_while_questions_are_random(startup: int) -> None:
     """Optuna holds a constraint above 0 for a violated one."""
-    search = open_search(memory(), "s", schema.Tune(startup=startup), "maximize")
+    search = open_search(memory(), "s", schema.Tune(startup=startup), ["maximize"])
     ask_and_tell(search, ["complete", "infeasible", "complete"])
     constraints = [list(_constraints(trial)) for trial in search.study.get_trials()]
     assert constraints == [[-1.0], [1.0], [-1.0]]
 
 
 def test_the_best_trial_in_optunas_books_is_not_an_infeasible_one() -> None:
-    search = open_search(memory(), "s", TUNE, "minimize")
+    search = open_search(memory(), "s", TUNE, ["minimize"])
     ask_and_tell(search, ["infeasible", "complete", "complete"])
     assert search.study.best_trial.user_attrs[INDEX] == 1
 
 
 def test_a_crash_is_told_as_failed_and_its_question_asked_again_with_the_same_values() -> None:
     storage = memory()
-    first = open_search(storage, "s", TUNE, "maximize")
+    first = open_search(storage, "s", TUNE, ["maximize"])
     before = first.ask(0, suggest_all)
-    first.tell(0, "failed", None)
+    first.tell(0, Verdict("failed", None))
     other = first.ask(1, suggest_all)
-    first.tell(1, "complete", 0.5)
+    first.tell(1, Verdict("complete", 0.5))
     assert [trial.state for trial in first.study.get_trials()] == [TrialState.FAIL, TrialState.COMPLETE]
-    again = open_search(storage, "s", TUNE, "maximize")
+    again = open_search(storage, "s", TUNE, ["maximize"])
     assert again.ask(0, suggest_all) == before
     assert again.ask(1, suggest_all) == other
-    again.tell(0, "complete", 0.7)
+    again.tell(0, Verdict("complete", 0.7))
     assert again.study.best_value == 0.7
 
 
 def test_trials_that_a_dead_process_left_running_are_swept() -> None:
     storage = memory()
-    dead = open_search(storage, "s", TUNE, "maximize")
+    dead = open_search(storage, "s", TUNE, ["maximize"])
     asked = [dead.ask(i, suggest_all) for i in range(3)]
-    alive = open_search(storage, "s", TUNE, "maximize")
+    alive = open_search(storage, "s", TUNE, ["maximize"])
     assert [trial.state for trial in alive.study.get_trials()] == [TrialState.FAIL] * 3
     assert [alive.ask(i, suggest_all) for i in range(3)] == asked
 
 
 def test_an_answered_question_is_not_told_again() -> None:
     storage = memory()
-    ask_and_tell(open_search(storage, "s", TUNE, "maximize"), ["complete"] * 2)
-    again = open_search(storage, "s", TUNE, "maximize")
+    ask_and_tell(open_search(storage, "s", TUNE, ["maximize"]), ["complete"] * 2)
+    again = open_search(storage, "s", TUNE, ["maximize"])
     ask_and_tell(again, ["complete"] * 2)
     assert len(again.study.get_trials()) == 2
 
 
 def test_a_branch_that_was_not_chosen_has_no_values() -> None:
-    search = open_search(memory(), "s", TUNE, "maximize")
+    search = open_search(memory(), "s", TUNE, ["maximize"])
     asked = [copy.deepcopy(search.ask(i, suggest_all)) for i in range(8)]
     assert {values["method"] for values in asked} == {0, 1}
     assert all(("method[x].temperature" in values) == (values["method"] == 0) for values in asked)
@@ -216,11 +218,11 @@ def test_losses_are_minimised_unless_the_study_says(metric: str, asked: str | No
 
 def test_a_journal_that_a_kill_left_locked_and_torn_is_opened_again(tmp_path: Path) -> None:
     path = tmp_path / "journal"
-    search = open_search(open_storage(path), "s", schema.Tune(), "maximize")
+    search = open_search(open_storage(path), "s", schema.Tune(), ["maximize"])
     first = search.ask(0, lambda suggest: suggest("x", space.Uniform(0.0, 1.0)))
-    search.tell(0, "complete", 1.0)
+    search.tell(0, Verdict("complete", 1.0))
     Path(f"{path}.lock").symlink_to("nobody")
     with path.open("ab") as file:
         file.write(b'{"op_code": 4, "wor')
-    again = open_search(open_storage(path), "s", schema.Tune(), "maximize")
+    again = open_search(open_storage(path), "s", schema.Tune(), ["maximize"])
     assert again.ask(0, lambda suggest: suggest("x", space.Uniform(0.0, 1.0))) == first

@@ -41,8 +41,13 @@ def draw_split(
     strata = _strata(n, settings, labels)
     test = _test(n, settings, official_test, strata)
     rest = np.setdiff1d(np.arange(n, dtype=np.int64), test)
-    rest = rest[_order(len(rest), VALIDATION, seed, None if strata is None else strata[rest])]
+    drawn_by = seed if settings.val_fold is None else settings.seed  # folds are the same for all replicates
+    rest = rest[_order(len(rest), VALIDATION, drawn_by, None if strata is None else strata[rest])]
     n_val = _count(n, settings.val)
+    if settings.val_fold is not None:
+        number, of = (int(part) for part in settings.val_fold.split("/"))
+        first = np.arange(number - 1, len(rest), of)
+        rest, n_val = np.concatenate([rest[first], np.delete(rest, first)]), len(first)
     if len(test) == 0 or n_val >= len(rest):
         n_train = max(len(rest) - n_val, 0)
         raise DataError(

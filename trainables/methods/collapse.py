@@ -7,7 +7,7 @@ self-supervised learning", ICLR 2022); or the loss stays at the value of an answ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,12 @@ def measure(encoder: nn.Module, pixels: Tensor) -> dict[str, float]:
     features = encoder(pixels)[-1].mean(dim=(2, 3))
     encoder.train()
     return {"encoder_spread": float(spread(features)), "encoder_rank": float(effective_rank(features))}
+
+
+def condemned(history: Sequence[Mapping[str, float]], epochs: int) -> tuple[str, ...]:
+    """The signs of the last epoch if each of the last `epochs` showed some, else none."""
+    recent = [signs({key.removeprefix("train/"): value for key, value in row.items()}) for row in history[-epochs:]]
+    return recent[-1] if len(recent) == epochs and all(recent) else ()
 
 
 def signs(values: Mapping[str, float]) -> tuple[str, ...]:
