@@ -328,18 +328,46 @@ def compare(first: Path, second: Path, metric: str | None, markdown: Path | None
 @click.argument("images", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--overlays/--no-overlays", default=True, show_default=True, help="Also write image and mask blended.")
+@click.option(
+    "--tile",
+    type=click.IntRange(16),
+    metavar="PX",
+    help="Segment squares of so many px at the image's own "
+    "resolution, for images much larger than the study's.  [default: the whole image, resized]",
+)
+@click.option(
+    "--overlap",
+    type=click.FloatRange(0, 0.9),
+    default=0.25,
+    show_default=True,
+    help="Share of a tile that its neighbour also sees; borders lie in its middle.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="More than 1: so many processes on Ray Data, for large folders.",
+)
+@click.option("--address", help="Address of a Ray cluster that sees the same folders.  [default: this machine]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-def predict(folder: Path, images: Path, out: Path, overlays: bool, device: str) -> None:
+def predict(
+    folder: Path, images: Path, out: Path, overlays: bool, tile: int | None, overlap: float, workers: int,
+    address: str | None, device: str,
+) -> None:  # fmt: skip
     """Segment a folder of images, of any sizes, with the best model of a study.
 
     \b
     pretune predict runs/my-study photos/ segmented/
+    pretune predict runs/my-study scans/ segmented/ --tile 512     large images, piece by piece
+    pretune predict runs/my-study photos/ segmented/ --workers 8   a large folder, on Ray Data
 
     Exit code 0: all of them. 3: some files could not be read; they are named.
     """
-    from pretune.predict import predict_folder
+    from pretune.predict_folder import How, predict_folder
 
-    ended = predict_folder(folder, images, out, overlays, device, Console(stderr=True))
+    how = How(overlays, device, tile, overlap, workers, address)
+    ended = predict_folder(folder, images, out, how, Console(stderr=True))
     for name, why in ended.failed.items():
         click.echo(f"failed {name}: {why}", err=True)
     click.echo(f"{ended.done} images segmented, {len(ended.failed)} failed; masks in {out / 'masks'}")

@@ -1,4 +1,4 @@
-"""`pretune predict`: segment a folder of images, of any sizes, with the best model of a study.
+"""The best model of a study, and what it makes of one image of any size.
 
 An image goes the way the study's images went: fitted to the square in which they were cached, then resized to the
 model's size. Logits, not masks, are resized back, so that edges stay smooth at the image's own resolution.
@@ -7,11 +7,10 @@ model's size. Logits, not masks, are resized back, so that edges stay smooth at 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,27 +18,22 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
-from rich.console import Console
-from rich.progress import Progress
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pretune.errors import ModelError
 from search_spaces import schema
-from trainables.data.decode import fit_image, read_image
-from trainables.data.errors import BadFileError
+from trainables.data.decode import fit_image
 from trainables.models.table import build_unet
 from trainables.views.joint import evaluation_batch
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
 # Okabe and Ito's colours, black for the background; further classes repeat them.
 PALETTE = (
     *((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115)),
     *((240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)),
 )
 OVERLAY = 0.5  # share of the class colour in an overlay
-_BATCH = 16  # images read ahead and put through the network together
 
 Mask = NDArray[np.uint8]
 
@@ -59,13 +53,6 @@ class Model:
     def background(self) -> int:
         """The class that is left uncoloured: the one of that name, else class 0."""
         return self.classes.index("background") if "background" in self.classes else 0
-
-
-class Predicted(NamedTuple):
-    """How a folder went: images segmented, and why others were not (by name)."""
-
-    done: int
-    failed: dict[str, str]
 
 
 def load_model(study: Path, device: torch.device | None = None) -> Model:
@@ -158,98 +145,3 @@ def overlay(image: Image.Image, mask: Mask, background: int = 0) -> Image.Image:
     """The image with its mask's colours over it; the background is left as it is."""
     mixed = Image.blend(image, colored(mask, background).convert("RGB"), OVERLAY)
     return Image.composite(mixed, image, Image.fromarray((mask != background).astype(np.uint8) * 255))
-
-
-# ---------------------------------------------------------------------------------------------------------- a folder
-
-
-def predict_folder(study: Path, images: Path, out: Path, overlays: bool, device: str, console: Console) -> Predicted:
-    """Write out/masks/NAME.png (class indices) and out/overlays/NAME.jpg for every image below `images`.
-
-    Raises ModelError for a model, device or folder that cannot be used; a bad image is named and left out.
-    """
-    model, paths = load_model(study, _device(device)), find_images(images, out)
-    names, failed = output_names(paths, images), dict[str, str]()
-    write_classes(model, out)
-    with Progress(console=console) as bar:
-        task = bar.add_task("segmenting", total=len(paths))
-        for path, image, mask in _segmented(model, paths, failed, lambda: bar.advance(task)):
-            _save(colored(mask, model.background), out / "masks" / f"{names[path]}.png")
-            if overlays:
-                _save(overlay(image, mask, model.background), out / "overlays" / f"{names[path]}.jpg")
-    relative = {path.relative_to(images).as_posix(): path for path in paths}
-    causes = {name: failed[str(path)] for name, path in relative.items() if str(path) in failed}
-    return Predicted(len(paths) - len(causes), causes)
-
-
-def find_images(images: Path, out: Path) -> list[Path]:
-    """Image files below a folder in the order of their names, without what an earlier run wrote to `out`.
-
-    Raises ModelError where there are none.
-    """
-    ours = [(out / part).resolve() for part in ("masks", "overlays")]
-    files = (path for path in sorted(images.rglob("*")) if path.suffix.lower() in EXTENSIONS and path.is_file())
-    found = [path for path in files if not any(path.resolve().is_relative_to(folder) for folder in ours)]
-    if not found:
-        raise ModelError(f"{images} holds no images ({', '.join(sorted(EXTENSIONS))}): check the path")
-    return found
-
-
-def output_names(paths: Sequence[Path], images: Path) -> dict[Path, str]:
-    """Path -> its name below `images` without the ending; with it, where two files would get one name."""
-    short = [path.relative_to(images).with_suffix("").as_posix() for path in paths]
-    return {
-        path: name if short.count(name) == 1 else path.relative_to(images).as_posix()
-        for path, name in zip(paths, short, strict=True)
-    }
-
-
-def write_classes(model: Model, out: Path) -> None:
-    """classes.json: mask value -> class name."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        names = {str(number): name for number, name in enumerate(model.classes)}
-        (out / "classes.json").write_text(json.dumps(names, indent=1), encoding="utf-8")
-    except OSError as error:
-        raise ModelError(f"{out} cannot be written ({error.strerror}): choose another output folder") from error
-
-
-def _segmented(
-    model: Model, paths: Sequence[Path], failed: dict[str, str], advance: Callable[[], None]
-) -> Iterator[tuple[Path, Image.Image, Mask]]:
-    """Each readable image with its mask; reading goes on in threads while the network works."""
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        for first in range(0, len(paths), _BATCH):
-            batch = paths[first : first + _BATCH]
-            read = list(pool.map(_read, batch))
-            whole = [(path, item) for path, item in zip(batch, read, strict=True) if isinstance(item, Image.Image)]
-            failed |= {str(path): item for path, item in zip(batch, read, strict=True) if isinstance(item, str)}
-            logits = logits_of(model, [prepare(model, image) for _, image in whole]) if whole else ()
-            for (path, image), scores in zip(whole, logits, strict=True):
-                yield path, image, mask_of(model, scores, image.size)
-            for _ in batch:
-                advance()
-
-
-def _read(path: Path) -> Image.Image | str:
-    """The image, or what is wrong with its file."""
-    try:
-        return read_image(path)
-    except BadFileError as error:
-        return str(error)
-
-
-def _save(image: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, quality=90)  # what a PNG does not know it ignores
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ModelError("--device cuda: PyTorch sees no GPU here; use --device cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise ModelError(f"--device {name}: there is no such device; use auto, cpu or cuda") from error

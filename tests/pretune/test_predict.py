@@ -1,6 +1,7 @@
 """A network whose logits are known by hand: class 1 where red is above one half, class 0 elsewhere."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,18 +14,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pretune.errors import ModelError
-from pretune.predict import (
-    Model,
-    colored,
-    find_images,
-    load_model,
-    logits_of,
-    mask_of,
-    output_names,
-    overlay,
-    predict_folder,
-    prepare,
-)
+from pretune.predict import Model, colored, load_model, logits_of, mask_of, overlay, prepare
+from pretune.predict_folder import How, find_images, output_names, predict_folder
+from pretune.tiles import spans, tiled_mask
 from search_spaces import schema
 from trainables.models.table import build_unet
 
@@ -117,7 +109,7 @@ def test_a_folder_is_segmented_and_bad_files_are_named(tmp_path):
     left_half_red(20, 40).save(images / "more" / "b.jpg")
     (images / "broken.png").write_text("no image")
     (images / "notes.txt").write_text("not looked at")
-    ended = predict_folder(study, images, out, True, "cpu", QUIET)
+    ended = predict_folder(study, images, out, How(device="cpu"), QUIET)
     assert ended.done == 2
     assert list(ended.failed) == ["broken.png"]
     assert "not an image" in ended.failed["broken.png"]
@@ -135,7 +127,7 @@ def test_the_masks_of_a_folder_are_those_of_the_network_itself(tmp_path):
     card = CARD | {"data": CARD["data"] | {"cache_size": 16}}  # nothing is resampled anywhere
     (study / "best" / "model.json").write_text(json.dumps(card))
     Image.fromarray(pixels).save(images / "a.png")
-    predict_folder(study, images, tmp_path / "out", False, "cpu", QUIET)
+    predict_folder(study, images, tmp_path / "out", How(overlays=False, device="cpu"), QUIET)
     network = load_model(study).network
     with torch.no_grad():
         expected = network(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255)[0].argmax(dim=0).numpy()
@@ -149,8 +141,77 @@ def test_a_second_run_into_the_same_folder_does_not_segment_its_own_masks(tmp_pa
     images.mkdir()
     left_half_red(20, 20).save(images / "a.png")
     for _ in range(2):
-        assert predict_folder(study, images, images, True, "cpu", QUIET).done == 1
+        assert predict_folder(study, images, images, How(device="cpu"), QUIET).done == 1
     assert [path.name for path in find_images(images, images)] == ["a.png"]
+
+
+# ------------------------------------------------------------------------------------------------------------- tiles
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_tiles_cover_a_side_once_and_keep_away_from_inner_edges(data):
+    length = data.draw(st.integers(1, 600))
+    tile, overlap = data.draw(st.integers(1, length)), data.draw(st.floats(0, 0.9))
+    found = spans(length, tile, overlap)
+    assert [span.first for span in found] == [0, *(span.end for span in found[:-1])]
+    assert found[-1].end == length
+    for span in found:
+        assert 0 <= span.start <= span.first < span.end <= span.start + tile <= length
+    for left, right in pairwise(found):
+        shared = left.start + tile - right.start
+        assert shared >= min(round(tile * overlap), tile - 1)
+        assert left.start + tile - left.end >= shared // 2
+        assert right.first - right.start >= shared // 2
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(0, 0.5), (11, 0.5), (5, 1.0), (5, -0.1)])
+def test_tiles_that_do_not_fit_are_refused(tile, overlap):
+    with pytest.raises(ValueError, match="need 1 <= tile <= 10"):
+        spans(10, tile, overlap)
+
+
+@pytest.mark.parametrize("fit", ["squash", "pad", "crop"])
+@pytest.mark.parametrize("size", [(100, 70), (33, 200), (20, 20)])
+def test_a_tile_of_the_models_own_size_gives_the_networks_answer_at_every_pixel(fit, size):
+    """Tiles of 32 px for a model of 32 px are resampled nowhere, and Red looks at one pixel at a time: whatever the
+    overlap, the mask is red > 1/2, also where the image had to be continued."""
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    model = red_model(fit, size=32, cache_size=32)
+    for overlap in (0.0, 0.25, 0.6):
+        mask = tiled_mask(model, Image.fromarray(pixels), 32, overlap)
+        assert (mask == (pixels[..., 0] > 127)).all()
+
+
+def test_a_folder_in_tiles_has_masks_of_the_images_sizes(tmp_path):
+    study, images = write_best(tmp_path / "study"), tmp_path / "images"
+    images.mkdir()
+    left_half_red(90, 50).save(images / "a.png")
+    ended = predict_folder(study, images, tmp_path / "out", How(device="cpu", tile=32), QUIET)
+    assert (ended.done, ended.failed) == (1, {})
+    with Image.open(tmp_path / "out" / "masks" / "a.png") as mask:
+        assert mask.size == (90, 50)
+
+
+# ---------------------------------------------------------------------------------------------------------- Ray Data
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore")  # Ray Data warns of its own defaults, and leaves files open
+def test_workers_on_ray_data_write_the_same_files_and_name_the_same_failures(tmp_path):
+    study, images = write_best(tmp_path / "study"), tmp_path / "images"
+    images.mkdir()
+    for number in range(20):
+        left_half_red(20 + number, 30).save(images / f"{number}.png")
+    (images / "broken.png").write_text("no image")
+    here = predict_folder(study, images, tmp_path / "here", How(device="cpu"), QUIET)
+    there = predict_folder(study, images, tmp_path / "there", How(device="cpu", workers=2), QUIET)
+    assert here == there
+    assert (there.done, list(there.failed)) == (20, ["broken.png"])
+    files = sorted(path.relative_to(tmp_path / "here") for path in (tmp_path / "here").rglob("*") if path.is_file())
+    assert len(files) == 41
+    for name in files:
+        assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes()
 
 
 def test_two_files_of_one_stem_keep_their_endings(tmp_path):
@@ -174,9 +235,9 @@ def test_what_cannot_be_used_is_one_sentence(tmp_path):
     study = write_best(tmp_path / "study")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="holds no images"):
-        predict_folder(study, tmp_path / "empty", tmp_path / "out", True, "cpu", QUIET)
+        predict_folder(study, tmp_path / "empty", tmp_path / "out", How(device="cpu"), QUIET)
     with pytest.raises(ModelError, match="there is no such device"):
-        predict_folder(study, tmp_path / "empty", tmp_path / "out", True, "abacus", QUIET)
+        predict_folder(study, tmp_path / "empty", tmp_path / "out", How(device="abacus"), QUIET)
     weights = study / "best" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:200])
     with pytest.raises(ModelError, match="damaged or of another version"):
