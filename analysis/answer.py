@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
 import pandas
 
+from analysis.differences import Differences, differences
 from analysis.figures import CellDots
+from analysis.replicates import Replicate, independent_values, lower_is_better, replicates
 from analysis.results import StudyHeader
 from analysis.statistics import BestSet, Interval, not_distinguishable_from_best, t_interval
-from analysis.tables import Differences, Replicate, differences, lower_is_better, replicates
 
 ALPHA = 0.05
 
@@ -37,15 +37,6 @@ def answer(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Answe
     if header.report.baseline and (table := differences(results, header, metric)).rows:
         sentences.append(_baseline_sentence(table))
     return Answer(tuple(sentences), dots)
-
-
-def independent_values(found: tuple[Replicate, ...]) -> dict[int, float]:
-    """Pretraining seed -> value; nested fine-tunings are averaged, since only pretrainings are independent."""
-    groups: dict[int, list[float]] = {}
-    for replicate in found:
-        if math.isfinite(replicate.value):
-            groups.setdefault(replicate.pretraining, []).append(replicate.value)
-    return {seed: float(np.mean(values)) for seed, values in groups.items()}
 
 
 def _dots(label: str, found: tuple[Replicate, ...]) -> CellDots:

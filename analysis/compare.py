@@ -19,10 +19,10 @@ from numpy.typing import ArrayLike
 from rich.text import Text
 from scipy import stats
 
-from analysis.answer import independent_values
+from analysis.replicates import Replicate, independent_values, replicates
 from analysis.results import ResultsError, load, load_header
 from analysis.statistics import MeanStd, holm, mean_std
-from analysis.tables import DASH, Replicate, replicates
+from analysis.tables import DASH
 
 _NAMES = ("study", "question", "report", "published", "scales", "tune", "resources")  # what no result depends on
 

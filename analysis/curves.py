@@ -16,9 +16,9 @@ import pandas
 import pyarrow
 from numpy.typing import NDArray
 
+from analysis.replicates import Replicate, replicates
 from analysis.results import Cell, PublishedValue, ResultsError, StudyHeader
 from analysis.statistics import mean_std
-from analysis.tables import Replicate, replicates
 
 Array = NDArray[np.float64]
 COLUMNS = ("phase", "cell", "seed", "stage", "fingerprint", "step", "epoch", "metric", "value")

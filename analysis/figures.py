@@ -12,10 +12,10 @@ import plotly.io as pio
 
 from analysis import theme
 from analysis.curves import AmountCurves, Band, LearningCurves
+from analysis.differences import Differences
 from analysis.results import PublishedValue, ResultsError
 from analysis.sensitivity import Importance, Response
 from analysis.statistics import Interval
-from analysis.tables import Differences
 
 
 class CellDots(NamedTuple):

@@ -12,9 +12,9 @@ import pandas
 from numpy.typing import NDArray
 
 from analysis.curves import Array
+from analysis.replicates import lower_is_better, replicates
 from analysis.results import Cell, StudyHeader
 from analysis.sensitivity import SearchRuns, Trial, varied
-from analysis.tables import lower_is_better, replicates
 
 _MOST_BINS = 4
 _SQRT_TRIALS_PER_BIN = 1.5  # so many bins per parameter that a field holds two trials or so

@@ -2,37 +2,91 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import pandas
 from rich.console import RenderableType
 
-from analysis import layout, tables
-from analysis.results import load, load_header
-from analysis.tables import Differences, Table
+from analysis import layout
+from analysis.components import Components, components
+from analysis.differences import Differences, differences
+from analysis.effects import Effects, effects, sentences
+from analysis.grids import Shown
+from analysis.results import StudyHeader, load, load_header
+from analysis.tables import Table, build
+from analysis.tidy import joined
+
+
+class Tables(NamedTuple):
+    """Every table of a study, one of each kind per metric of the report; empty where the design does not ask for it."""
+
+    values: tuple[Table, ...]
+    differences: tuple[Differences, ...]  # with a baseline
+    effects: tuple[Effects, ...]  # with two factors or more
+    components: tuple[Components, ...]  # with nested seeds, or a search on two seeds or more
+
+
+def all_tables(results: pandas.DataFrame, header: StudyHeader) -> Tables:
+    """The tables of a study's results. Raises ResultsError where they do not fit together."""
+    metrics = header.report.metrics
+    return Tables(
+        tuple(build(results, header, metric) for metric in metrics),
+        tuple(differences(results, header, metric) for metric in metrics if header.report.baseline),
+        tuple(table for table, _ in effect_tables(results, header)),
+        component_tables(results, header),
+    )
+
+
+def effect_tables(results: pandas.DataFrame, header: StudyHeader) -> tuple[tuple[Effects, tuple[str, ...]], ...]:
+    """The analysis of variance of every metric, and what it says in words; none with fewer than two factors."""
+    found = [effects(results, header, metric) for metric in header.report.metrics if several_factors(header)]
+    return tuple((table, sentences(table) if table.rows else ()) for table in found)
+
+
+def component_tables(results: pandas.DataFrame, header: StudyHeader) -> tuple[Components, ...]:
+    """Variance components of every metric, where the design tells sources of spread apart."""
+    found = [components(results, header, metric) for metric in header.report.metrics]
+    return tuple(table for table in found if table.rows)
+
+
+def several_factors(header: StudyHeader) -> bool:
+    """Whether two factors or more have two levels or more."""
+    return sum(len(levels) > 1 for levels in header.factors.values()) > 1
 
 
 def write_tables(folder: Path) -> list[RenderableType]:
-    """Write table.md, table.tex and table.csv for every metric of the report; with a baseline also differences.csv.
+    """Write table.md and table.tex with everything, and table.csv, differences.csv, effects.csv, components.csv.
 
-    Returns the same tables for a terminal. Raises ResultsError where there is nothing to read.
+    Returns the tables for a terminal. Raises ResultsError where there is nothing to read.
     """
     results, header = load(folder), load_header(folder)
-    built: list[Table] = [tables.build(results, header, metric) for metric in header.report.metrics]
-    compared: list[Differences] = [
-        tables.differences(results, header, metric) for metric in header.report.metrics if header.report.baseline
-    ]
-    both: list[Table | Differences] = [*built, *compared]
+    found = all_tables(results, header)
+    shown: list[Shown] = [*found.values, *found.differences, *found.effects, *found.components]
+    (folder / "table.md").write_text(_markdown(header, shown), encoding="utf-8")
+    (folder / "table.tex").write_text("\n".join(map(layout.to_latex, shown)), encoding="utf-8")
+    _write_csv(folder / "table.csv", found.values)
+    _write_csv(folder / "differences.csv", found.differences)
+    _write_csv(folder / "effects.csv", found.effects)
+    _write_csv(folder / "components.csv", found.components)
+    return [layout.to_rich(table) for table in shown]
+
+
+def _write_csv(path: Path, tables: Sequence[Shown]) -> None:
+    """What an earlier report wrote and this one has not is taken away."""
+    if tables:
+        path.write_text(joined(tables), encoding="utf-8")
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _markdown(header: StudyHeader, shown: Sequence[Shown]) -> str:
     question = f"{header.question}\n\n" if header.question else ""
-    markdown = [layout.to_markdown(table) for table in both]
-    (folder / "table.md").write_text(f"# {header.study}\n\n{question}" + "\n\n".join(markdown) + "\n", encoding="utf-8")
-    (folder / "table.tex").write_text("\n".join(map(layout.to_latex, both)), encoding="utf-8")
-    (folder / "table.csv").write_text(_joined([layout.to_csv(table) for table in built]), encoding="utf-8")
-    if compared:
-        (folder / "differences.csv").write_text(_joined([layout.to_csv(item) for item in compared]), encoding="utf-8")
-    return [layout.to_rich(table) for table in both]
+    return f"# {header.study}\n\n{question}" + "\n\n".join(map(_section, shown)) + "\n"
 
 
-def _joined(texts: list[str]) -> str:
-    """CSV tables of equal columns under one head."""
-    first, *others = texts
-    return first + "".join(text.split("\n", 1)[1] for text in others)
+def _section(table: Shown) -> str:
+    """A table, and beneath an analysis of variance what it says."""
+    said = sentences(table) if isinstance(table, Effects) and table.rows else ()
+    return layout.to_markdown(table) + "".join(f"\n{sentence}\n" for sentence in said)

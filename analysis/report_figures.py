@@ -13,6 +13,7 @@ import pandas
 import plotly.graph_objects as go
 
 from analysis import curves, figures, figures_pairs, pairs, panels, sensitivity, tables
+from analysis import differences as against
 from analysis.answer import answer
 from analysis.results import PublishedValue, StudyHeader, load, load_header
 
@@ -94,11 +95,11 @@ def _cells(results: pandas.DataFrame, header: StudyHeader) -> Iterator[Group]:
     yield Group("Differences to the baseline", note, compared)
 
 
-def differences(results: pandas.DataFrame, header: StudyHeader) -> list[tables.Differences]:
+def differences(results: pandas.DataFrame, header: StudyHeader) -> list[against.Differences]:
     """The metrics that have any difference to show."""
     if not header.report.baseline:
         return []
-    return [table for m in header.report.metrics if (table := tables.differences(results, header, m)).rows]
+    return [table for m in header.report.metrics if (table := against.differences(results, header, m)).rows]
 
 
 def published_by_cell(results: pandas.DataFrame, header: StudyHeader, metric: str) -> dict[str, PublishedValue]:

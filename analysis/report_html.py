@@ -26,6 +26,7 @@ from plotly.offline import get_plotlyjs
 from analysis import layout, runs, tables
 from analysis.answer import answer
 from analysis.panels import load_panels
+from analysis.report import component_tables, effect_tables, several_factors
 from analysis.report_figures import differences, figure_groups, of_metrics, write_figures
 from analysis.results import ResultsError, StudyHeader, load, load_header
 
@@ -54,12 +55,14 @@ def build(folder: Path, live: bool = False) -> str:
     app, draw, plotly = _asset("report_runs.js"), _asset("report_draw.js"), _plotly()
     return _template().render(
         header=header,
-        sections=_sections(bool(header.report.baseline), bool(panels := load_panels(folder))),
+        sections=_sections(bool(header.report.baseline), several_factors(header), bool(panels := load_panels(folder))),
         progress=progress(folder),
         answers=[(metric, answer(results, header, metric).sentences) for metric in metrics],
         facts=facts(everything, stage_runs, header),
         tables=[Markup(layout.to_html(tables.build(results, header, metric))) for metric in metrics],
         differences=[Markup(layout.to_html(table)) for table in differences(results, header)],
+        effects=[(Markup(layout.to_html(table)), said) for table, said in effect_tables(everything, header)],
+        components=[Markup(layout.to_html(table)) for table in component_tables(everything, header)],
         groups=groups,
         figure_notes=notes,
         panels=panels,
@@ -167,9 +170,10 @@ def run_data(results: pandas.DataFrame, stage_runs: pandas.DataFrame, metric: st
 # ------------------------------------------------------------------------------------------------------------- page
 
 
-def _sections(baseline: bool, panels: bool) -> list[tuple[str, str]]:
+def _sections(baseline: bool, factors: bool, panels: bool) -> list[tuple[str, str]]:
     names = [("answer", "Answer"), ("table", "Table")]
     names += [("differences", "Differences")] if baseline else []
+    names += [("effects", "Effects")] if factors else []
     names += [("figures", "Figures")] + ([("panels", "Images")] if panels else [])
     return [*names, ("cost", "Cost"), ("failures", "Failures"), ("runs", "Stage runs"), ("reproduce", "Reproduce")]
 

@@ -39,6 +39,9 @@ class ReportSettings:
     metrics: tuple[str, ...]
     baseline: Mapping[str, str]
     percent: bool
+    margin: float | None = (
+        None  # differences below it make none (equivalence tests); None: nothing of the kind is asked
+    )
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class StudyHeader:
     replicates: int  # expected per cell in the confirm phase
     pretrainings: int  # of them with a pretraining seed of their own; fewer than replicates where seeds are nested
     published: Published | None
+    target: str = "val/jaccard"  # what searches optimise
 
 
 def load(folder: Path | str) -> pandas.DataFrame:
@@ -86,7 +90,10 @@ def load(folder: Path | str) -> pandas.DataFrame:
         raise ResultsError(f"{path} cannot be read ({_first_line(error)}): {_DAMAGED}") from error
     missing = [name for name in COLUMNS if name not in results.columns]
     if missing:
-        raise ResultsError(f"{path} lacks the columns {', '.join(missing)}: it was not written by a Pretune study")
+        raise ResultsError(
+            f"{path} lacks the columns {', '.join(missing)}: it was not written by a Pretune study, or "
+            "by another version; run the study again, which reuses every finished stage run"
+        )
     return results
 
 
@@ -114,6 +121,7 @@ def parse_header(content: Mapping[str, Any]) -> StudyHeader:
         replicates=replicates,
         pretrainings=pretrainings,
         published=_published(content.get("published"), report),
+        target=str((content.get("tune") or {}).get("target", "val/jaccard")),
     )
 
 
@@ -152,6 +160,7 @@ def _report(content: Mapping[str, Any]) -> ReportSettings:
         metrics=_names(content.get("metrics")) or ("test/jaccard",),
         baseline=_levels(content.get("baseline") or {}),
         percent=bool(content.get("percent", False)),
+        margin=None if content.get("margin") is None else float(content["margin"]),
     )
 
 

@@ -16,7 +16,7 @@ from scipy import optimize, special, stats
 
 Array = NDArray[np.float64]
 
-_MOST_RUNS_TO_ENUMERATE = 22  # 4 million sign patterns, 32 MB
+MOST_RUNS_TO_ENUMERATE = 22  # 4 million sign patterns, 32 MB
 _MOST_SEEDS = 1_000_000
 
 
@@ -102,8 +102,8 @@ def sign_flip_test(a: ArrayLike, b: ArrayLike) -> SignFlip:
     Raises ValueError above 22 pairs, where the patterns are too many to enumerate.
     """
     differences = _differences(a, b)
-    if len(differences) > _MOST_RUNS_TO_ENUMERATE:
-        raise ValueError(f"an exact test takes at most {_MOST_RUNS_TO_ENUMERATE} pairs, not {len(differences)}")
+    if len(differences) > MOST_RUNS_TO_ENUMERATE:
+        raise ValueError(f"an exact test takes at most {MOST_RUNS_TO_ENUMERATE} pairs, not {len(differences)}")
     sums = np.zeros(1)
     for difference in differences:
         sums = np.concatenate([sums + difference, sums - difference])

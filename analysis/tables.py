@@ -1,4 +1,4 @@
-"""Tables of mean ± standard deviation over seeds, and differences to a baseline, from the confirm phase alone.
+"""Tables of mean ± standard deviation over seeds, from the confirm phase alone.
 
 Numbers only; how they are laid out and rounded is `layout`'s.
 """
@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, NamedTuple
 
-import numpy as np
 import pandas
 
+from analysis.replicates import FINISHED, Replicate, independent_values, is_probe, lower_is_better, replicates
 from analysis.results import Cell, Published, PublishedValue, ResultsError, StudyHeader
-from analysis.statistics import holm, mean_std, paired_difference, smallest_possible_p
+from analysis.statistics import mean_std, not_distinguishable_from_best, t_interval
 
 DASH = "–"
-_MOST_PAIRS_TO_WARN = 5  # at six pairs an exact test can reach 0.05
 
 
 # -------------------------------------------------------------------------------------------------------- numbers
@@ -29,19 +27,27 @@ _MOST_PAIRS_TO_WARN = 5  # at six pairs an exact test can reach 0.05
 class Outcome:
     """How many of a cell's replicates ended in one way, and why (cause "" where there is nothing to say)."""
 
-    outcome: str  # finished, diverged, crashed, blocked; "no value" and "not run" are this module's
+    outcome: (
+        str  # as the study stored it (finished, diverged, crashed, blocked, ...); "no value" and "not run" are ours
+    )
     cause: str
     count: int
 
 
 @dataclass(frozen=True)
 class CellValue:
-    """Mean and sample standard deviation (NaN below two) over the n replicates that finished."""
+    """Mean and sample standard deviation (NaN below two) over the n replicates that finished.
+
+    `low` and `high` are the 95 % t interval of the mean over independent replicates: pretrainings, where seeds are
+    nested. NaN below two.
+    """
 
     mean: float
     std: float
     n: int
     n_expected: int
+    low: float
+    high: float
     outcomes: tuple[Outcome, ...]
 
 
@@ -56,49 +62,12 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     columns: tuple[tuple[str, ...], ...]
     values: tuple[tuple[CellValue | None, ...], ...]  # (rows, columns)
+    best: tuple[tuple[bool, ...], ...]  # best mean of its column, ties included; a column with one value has none
+    rivals: tuple[tuple[bool, ...], ...]  # not best, and not shown to be worse than the best of its column
+    tested: tuple[int, ...]  # (columns,) seeds that finished in every cell of the column; below two none is a rival
     published: tuple[tuple[PublishedValue | None, ...], ...] | None  # as `values`
     percent: bool
     notes: tuple[str, ...]
-
-
-class Difference(NamedTuple):
-    """Paired difference of a cell to its baseline cell: positive where the cell's metric is higher."""
-
-    cell: str
-    baseline: str
-    difference: float
-    low: float  # 95 % t interval
-    high: float
-    p: float
-    p_holm: float  # Holm-corrected over all rows
-    n: int  # pairs: seeds, or pretrainings where seeds are nested
-
-
-@dataclass(frozen=True)
-class Differences:
-    """Every cell against its baseline, for one metric."""
-
-    study: str
-    metric: str
-    baseline: str
-    rows: tuple[Difference, ...]
-    percent: bool
-    notes: tuple[str, ...]
-
-
-class Replicate(NamedTuple):
-    """What one replicate of a cell came to; `value` is NaN where there is none."""
-
-    seeds: tuple[int, int, int]  # seed, pretraining seed, fine-tuning seed; -1 where seeds are not nested
-    outcome: str
-    cause: str
-    value: float
-
-    @property
-    def pretraining(self) -> int:
-        """The seed that separates independent replicates: that of the pretraining, where seeds are nested."""
-        seed, pretrain, _ = self.seeds
-        return seed if pretrain < 0 else pretrain
 
 
 def build(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Table:
@@ -110,11 +79,13 @@ def build(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Table:
     found = replicates(results, header, metric)
     row_factors, column_factors = _layout(header)
     rows, columns = _labels(header, row_factors), _labels(header, column_factors)
-    expected = header.pretrainings if _is_probe(metric) else header.replicates
-    by_levels = {
-        _key(cell, row_factors + column_factors): _summary(found[cell.label], expected) for cell in header.cells
-    }
+    expected = header.pretrainings if is_probe(metric) else header.replicates
+    runs = {_key(cell, row_factors + column_factors): found[cell.label] for cell in header.cells}
+    by_levels = {levels: _summary(part, expected) for levels, part in runs.items()}
     values = tuple(tuple(by_levels.get(row + column) for column in columns) for row in rows)
+    best = _best(values, lower_is_better(metric))
+    sets = [_not_worse([runs.get(row + column, ()) for row in rows], lower_is_better(metric)) for column in columns]
+    kept = tuple(tuple(sets[x][0][y] and not best[y][x] for x in range(len(columns))) for y in range(len(rows)))
     published, notes = _lay_out_published(header.published, metric, rows, columns)
     return Table(
         study=header.study,
@@ -124,123 +95,13 @@ def build(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Table:
         rows=rows,
         columns=columns,
         values=values,
+        best=best,
+        rivals=kept,
+        tested=tuple(seeds for _, seeds in sets),
         published=published,
         percent=header.report.percent and not lower_is_better(metric),
         notes=(*_nested_note(header, metric), *notes),
     )
-
-
-def differences(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Differences:
-    """Each cell's paired difference to its baseline cell, with t interval and Holm-corrected p.
-
-    A cell's baseline is the cell with the baseline's levels in its place and all other levels its own, so that a
-    baseline that names no labels level is compared within each labels level. Pairs are equal seeds; nested
-    fine-tunings are first averaged per pretraining, which is what is independent. Raises ResultsError where the study
-    names no baseline, or one that is not among its cells.
-    """
-    found = replicates(results, header, metric)
-    rows, notes = [], []
-    for cell, baseline in _against_baseline(header):
-        ours, theirs = _paired(found[cell.label], found[baseline.label])
-        if ours:
-            rows.append((cell.label, baseline.label, *paired_difference(ours, theirs)))
-        else:
-            notes.append(f"{cell.label}: no seed finished both here and in the baseline {baseline.label}")
-    corrected = holm([row[5] for row in rows])
-    done = tuple(Difference(*row[:6], float(p), row[6]) for row, p in zip(rows, corrected, strict=True))
-    return Differences(
-        study=header.study,
-        metric=metric,
-        baseline=" ".join(f"{factor}={level}" for factor, level in header.report.baseline.items()),
-        rows=done,
-        percent=header.report.percent and not lower_is_better(metric),
-        notes=(*_few_pairs_note(done), *notes),
-    )
-
-
-def replicates(results: pandas.DataFrame, header: StudyHeader, metric: str) -> dict[str, tuple[Replicate, ...]]:
-    """Cell label -> its replicates of the confirm phase in seed order, failed ones included."""
-    runs = _stage_runs(results, metric)
-    _require_metric(runs, metric)
-    collected: dict[str, dict[tuple[int, int, int], Replicate]] = {cell.label: {} for cell in header.cells}
-    for row in _records(runs):
-        replicate = _replicate(row, metric)
-        for label in _cells_of(row, header):
-            known = collected[label].get(replicate.seeds)
-            if known is None or math.isnan(known.value):  # a run has one row per metric: keep the one asked for
-                collected[label][replicate.seeds] = replicate
-    return {label: tuple(by_seed[seeds] for seeds in sorted(by_seed)) for label, by_seed in collected.items()}
-
-
-def _records(runs: pandas.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in runs.to_dict("records")]
-
-
-def lower_is_better(metric: str) -> bool:
-    """A loss is minimised; every other metric is a fraction to be maximised."""
-    return "loss" in metric.rsplit("/", 1)[-1]
-
-
-# ------------------------------------------------------------------------------------------ from rows to replicates
-
-
-def _is_probe(metric: str) -> bool:
-    return metric.startswith(("probe/", "probe:"))
-
-
-def _stage_runs(results: pandas.DataFrame, metric: str) -> pandas.DataFrame:
-    """Confirm-phase rows of the stage that reports `metric`; a probe named in the metric leaves out the others."""
-    confirm = results[results["phase"] == "confirm"]
-    if not _is_probe(metric):
-        return confirm[confirm["stage"] == "finetune"]
-    probes = confirm[confirm["stage"].str.startswith("probe:")]
-    named = probes[probes["stage"] == "probe:" + metric[len("probe/") :].split("/")[0]]
-    runs = probes if named.empty else named
-    reporting = sorted(set(runs.loc[runs["metric"].map(lambda name: _same_metric(name, metric)), "stage"]))
-    if len(reporting) > 1:
-        raise ResultsError(f"{metric} is reported by {', '.join(reporting)}: name one, as in probe/NAME/METRIC")
-    return runs[runs["stage"] == reporting[0]] if reporting else runs
-
-
-def _same_metric(name: str, metric: str) -> bool:
-    """A probe's accuracy may be stored under its full name or as the last part alone."""
-    return name == metric or (_is_probe(metric) and name == metric.split("/", 2)[-1])
-
-
-def _require_metric(runs: pandas.DataFrame, metric: str) -> None:
-    """A metric that no finished run reports is a mistake in its name; without finished runs it cannot be told."""
-    names = sorted({name for name in runs.loc[runs["outcome"] == "finished", "metric"] if name})
-    if names and not any(_same_metric(name, metric) for name in names):
-        raise ResultsError(f"no confirmed run reports {metric!r}: choose from {', '.join(names)}")
-
-
-def _replicate(row: dict[str, Any], metric: str) -> Replicate:
-    asked = _same_metric(str(row["metric"]), metric) and row["outcome"] == "finished"
-    seeds = (_seed(row["seed"]), _seed(row.get("seed_pretrain")), _seed(row.get("seed_finetune")))
-    value = row["value"]
-    return Replicate(
-        seeds=seeds,
-        outcome=str(row["outcome"]),
-        cause="" if _is_missing(row["cause"]) else str(row["cause"]),
-        value=float(value) if asked and isinstance(value, (int, float)) else math.nan,
-    )
-
-
-def _is_missing(value: object) -> bool:
-    return value is None or value is pandas.NA or (isinstance(value, float) and math.isnan(value))
-
-
-def _seed(value: Any) -> int:
-    return -1 if _is_missing(value) else int(value)
-
-
-def _cells_of(row: dict[str, Any], header: StudyHeader) -> list[str]:
-    """The cell a row names; a run shared by several cells names none, and belongs to all with its factor levels."""
-    if row["cell"] and not _is_missing(row["cell"]):
-        return [cell.label for cell in header.cells if cell.label == row["cell"]]
-    levels = {factor: row.get(f"factor.{factor}") for factor in header.factors}
-    known = {factor: level for factor, level in levels.items() if not _is_missing(level)}
-    return [cell.label for cell in header.cells if all(cell.levels.get(f) == level for f, level in known.items())]
 
 
 # ---------------------------------------------------------------------------------------- from replicates to values
@@ -282,20 +143,42 @@ def _labels(header: StudyHeader, factors: tuple[str, ...]) -> tuple[tuple[str, .
 def _summary(found: tuple[Replicate, ...], expected: int) -> CellValue:
     values = [replicate.value for replicate in found if not math.isnan(replicate.value)]
     mean, std, n = mean_std(values) if values else (math.nan, math.nan, 0)
+    _, low, high = t_interval(list(independent_values(found).values())) if values else (math.nan,) * 3
     ends = Counter((_end(replicate), replicate.cause) for replicate in found)
     outcomes = [Outcome(outcome, cause, count) for (outcome, cause), count in ends.items()]
     if len(found) < expected:
         outcomes.append(Outcome("not run", "", expected - len(found)))
-    return CellValue(mean, std, n, expected, tuple(outcomes))
+    return CellValue(mean, std, n, expected, low, high, tuple(outcomes))
+
+
+def _best(values: tuple[tuple[CellValue | None, ...], ...], minimize: bool) -> tuple[tuple[bool, ...], ...]:
+    """True at the best mean of each column that has two values or more."""
+    means = [[math.nan if value is None else value.mean for value in row] for row in values]
+    columns = [[mean for mean in column if not math.isnan(mean)] for column in zip(*means, strict=True)]
+    best = [(min if minimize else max)(column) if len(column) > 1 else None for column in columns]
+    return tuple(tuple(mean == best[x] for x, mean in enumerate(row)) for row in means)
+
+
+def _not_worse(column: Sequence[tuple[Replicate, ...]], minimize: bool) -> tuple[list[bool], int]:
+    """Cells of a column that are not shown to be worse than its best, and over how many common seeds."""
+    values = {y: seeds for y, found in enumerate(column) if (seeds := independent_values(found))}
+    common = sorted(set.intersection(*(set(seeds) for seeds in values.values()))) if values else []
+    kept = [False] * len(column)
+    if len(values) > 1 and len(common) > 1:
+        scores = [[seeds[seed] for seeds in values.values()] for seed in common]
+        tested = not_distinguishable_from_best(scores, maximize=not minimize)
+        for y, same in zip(values, tested.not_distinguishable, strict=True):
+            kept[y] = bool(same)
+    return kept, len(common)
 
 
 def _end(replicate: Replicate) -> str:
-    unreported = replicate.outcome == "finished" and math.isnan(replicate.value)
+    unreported = replicate.outcome == FINISHED and math.isnan(replicate.value)
     return "no value" if unreported else replicate.outcome
 
 
 def _nested_note(header: StudyHeader, metric: str) -> tuple[str, ...]:
-    if _is_probe(metric) or header.pretrainings == header.replicates:
+    if is_probe(metric) or header.pretrainings == header.replicates:
         return ()
     each = header.replicates // header.pretrainings
     return (f"nested seeds: n counts fine-tunings, {each} for each of {header.pretrainings} pretrainings",)
@@ -315,36 +198,12 @@ def _lay_out_published(
     return placed, tuple(notes)
 
 
-def _against_baseline(header: StudyHeader) -> list[tuple[Cell, Cell]]:
-    """Every cell that is not a baseline, with its baseline; cells whose baseline the study leaves out are skipped."""
-    wanted = header.report.baseline
-    if not wanted:
-        raise ResultsError("the study names no baseline: write one under report, as in baseline: {encoder: unfrozen}")
-    cells = {tuple(sorted(cell.levels.items())): cell for cell in header.cells}
-    targets = [(cell, cells.get(tuple(sorted({**cell.levels, **wanted}.items())))) for cell in header.cells]
-    pairs = [(cell, target) for cell, target in targets if target is not None and target != cell]
-    if all(target is None for _, target in targets):
-        named = " ".join(f"{factor}={level}" for factor, level in wanted.items())
-        raise ResultsError(f"the baseline {named} is not among the study's cells: check its levels")
-    return pairs
+def places(table: Table) -> Iterator[tuple[int, int, CellValue]]:
+    """Row, column and value of every cell that the study has."""
+    for y, row in enumerate(table.values):
+        yield from ((y, x, value) for x, value in enumerate(row) if value is not None)
 
 
-def _paired(cell: tuple[Replicate, ...], baseline: tuple[Replicate, ...]) -> tuple[list[float], list[float]]:
-    """Values of seeds that finished in both, averaged over the fine-tunings of one pretraining."""
-    theirs = {replicate.seeds: replicate.value for replicate in baseline}
-    groups: dict[int, list[tuple[float, float]]] = {}
-    for replicate in cell:
-        pair = (replicate.value, theirs.get(replicate.seeds, math.nan))
-        if not any(map(math.isnan, pair)):
-            groups.setdefault(replicate.pretraining, []).append(pair)
-    means = [np.mean(pairs, axis=0) for pairs in groups.values()]
-    return [float(mean[0]) for mean in means], [float(mean[1]) for mean in means]
-
-
-def _few_pairs_note(rows: Sequence[Difference]) -> tuple[str, ...]:
-    fewest = min((row.n for row in rows), default=_MOST_PAIRS_TO_WARN + 1)
-    if fewest > _MOST_PAIRS_TO_WARN:
-        return ()
-    reachable = f"{smallest_possible_p(fewest):.2g}"
-    assumed = f"n={fewest}: p and interval lean on normal differences"
-    return (f"{assumed}; an exact sign-flip test cannot fall below p={reachable}",)
+def inside(ours: CellValue, theirs: PublishedValue) -> bool | None:
+    """Whether a published mean lies in our 95 % interval; None where we have none."""
+    return None if math.isnan(ours.low) else ours.low <= theirs.mean <= ours.high

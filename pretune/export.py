@@ -24,10 +24,9 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file
 from torch import Tensor
 
-from analysis.answer import independent_values
+from analysis.replicates import independent_values, replicates
 from analysis.results import ResultsError, StudyHeader, load, load_header
 from analysis.statistics import mean_std
-from analysis.tables import replicates
 from pretune.errors import ModelError
 from pretune.predict import Model, load_model
 from search_spaces import schema

@@ -6,9 +6,9 @@ import pytest
 from studies import JACCARD, write_study
 
 from analysis import load, load_header
-from analysis.answer import answer, independent_values
+from analysis.answer import answer
+from analysis.replicates import Replicate, independent_values
 from analysis.statistics import t_interval
-from analysis.tables import Replicate
 
 FACTORS = {"a": ["x", "y", "z"]}
 

@@ -12,6 +12,7 @@ from studies import write_study
 
 from analysis import load, load_header
 from analysis.curves import AmountCurves, Band, LearningCurves
+from analysis.differences import Difference, Differences
 from analysis.figures import (
     CellDots,
     amount_plot,
@@ -26,7 +27,6 @@ from analysis.report_figures import figure_groups
 from analysis.results import PublishedValue, ResultsError
 from analysis.sensitivity import Importance, Response
 from analysis.statistics import Interval
-from analysis.tables import Difference, Differences
 from analysis.theme import log_ticks
 
 NAN = math.nan

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from analysis.layout import to_csv, to_latex, to_markdown, to_rich
+from analysis.differences import differences
+from analysis.layout import to_latex, to_markdown, to_rich
 from analysis.results import ResultsError, parse_header
-from analysis.tables import build, differences
+from analysis.tables import build
+from analysis.tidy import to_csv
 
 JACCARD = "test/jaccard"
 TWO = {"encoder": ["unfrozen", "frozen"], "labels": ["90%", "1%"]}
@@ -95,7 +97,7 @@ def test_a_combination_without_a_cell_is_empty():
     kept = [cell for cell in SCORES if cell != "encoder=frozen labels=1%"]
     table = build(make_results(), make_header(cells=kept), JACCARD)
     assert table.values[1][1] is None
-    assert "| frozen | 0.610 ± 0.010 |  |" in to_markdown(table)
+    assert "| frozen | 0.610 ± 0.010 ≈ |  |" in to_markdown(table)
 
 
 def test_rows_and_columns_follow_the_report():
@@ -118,7 +120,7 @@ def test_a_study_without_factors_has_one_row():
     table = build(make_results({"all": [0.6, 0.7]}), header, JACCARD)
     assert (table.rows, table.columns) == (((),), ((),))
     assert "| all | 0.650 ± 0.071 |" in to_markdown(table)
-    assert to_csv(table).splitlines()[0] == "metric,mean,std,n,n_expected"
+    assert to_csv(table).splitlines()[0] == "metric,mean,std,n,n_expected,low,high,best,not_distinguishable"
 
 
 def test_an_unknown_factor_or_metric_is_said_so():
@@ -181,20 +183,22 @@ def test_markdown_by_hand():
         "| encoder | labels=90% | labels=1% |\n"
         "| --- | ---: | ---: |\n"
         "| unfrozen | **0.710 ± 0.010** | 0.510 ± 0.010 |\n"
-        "| frozen | 0.610 ± 0.010 | **0.620 ± 0.020** |\n"
+        "| frozen | 0.610 ± 0.010 ≈ | **0.620 ± 0.020** |\n"
+        "\n"
+        "- ≈ not shown to be worse than the best of its column (one-sided paired t-tests over 3 seeds, Holm, 5 %)\n"
     )
 
 
 def test_percent_moves_the_point():
     text = to_markdown(build(make_results(), make_header(percent=True), JACCARD))
     assert "test/jaccard, percent: mean" in text
-    assert "| frozen | 61.0 ± 1.0 | **62.0 ± 2.0** |" in text
+    assert "| frozen | 61.0 ± 1.0 ≈ | **62.0 ± 2.0** |" in text
 
 
 def test_a_loss_is_best_where_it_is_lowest_and_never_in_percent():
     rows = [row | {"metric": "test/loss"} for row in make_rows()]
     text = to_markdown(build(pandas.DataFrame(rows), make_header(percent=True), "test/loss"))
-    assert "| unfrozen | 0.710 ± 0.010 | **0.510 ± 0.010** |" in text
+    assert "| unfrozen | 0.710 ± 0.010 ≈ | **0.510 ± 0.010** |" in text
 
 
 @pytest.mark.parametrize(
@@ -221,7 +225,7 @@ def test_a_cell_without_any_result_is_a_dash_with_its_cause():
     empty = "encoder=frozen labels=1%"
     rows = [failed(empty, 100, "blocked", "pretrain crashed"), failed(empty, 101, "blocked", "pretrain crashed")]
     text = to_markdown(build(make_results(SCORES | {empty: []}, *rows), make_header(), JACCARD))
-    assert "| frozen | 0.610 ± 0.010 | –¹ |" in text
+    assert "| frozen | 0.610 ± 0.010 ≈ | –¹ |" in text
     assert "over seeds (n=3)" in text
     assert "0 of 3 seeds; 2 blocked (pretrain crashed), 1 not run" in text
 
@@ -245,7 +249,7 @@ def test_before_anything_finished_the_table_is_all_dashes():
     assert "test/jaccard: nothing has finished" in to_markdown(table)
     assert "0 of 3 seeds; 3 not run" in to_markdown(table)
     assert "nothing has finished" in as_text(table)
-    assert to_csv(table).splitlines()[1] == "unfrozen,90%,test/jaccard,,,0,3"
+    assert to_csv(table).splitlines()[1] == "unfrozen,90%,test/jaccard,,,0,3,,,false,false"
 
 
 def test_published_numbers_stand_beside_ours_as_the_paper_prints_them():
@@ -256,13 +260,15 @@ def test_published_numbers_stand_beside_ours_as_the_paper_prints_them():
     table = build(make_results(), make_header(published=published), JACCARD)
     text = to_markdown(table)
     assert "| encoder | labels=90% | labels=90% published | labels=1% | labels=1% published |" in text
-    assert "| unfrozen | **0.710 ± 0.010** | 0.716 | 0.510 ± 0.010 |  |" in text
-    assert "| frozen | 0.610 ± 0.010 |  | **0.620 ± 0.020** | 0.550 ± 0.020 |" in text
+    assert "| unfrozen | **0.710 ± 0.010** | 0.716 (−0.006, inside) | 0.510 ± 0.010 |  |" in text
+    assert "| frozen | 0.610 ± 0.010 ≈ |  | **0.620 ± 0.020** | 0.550 ± 0.020 (+0.070, outside) |" in text
     assert "- published: P2\n- published for frozen / 5%, which is no cell of this study\n" in text
     assert "published 0.716" in as_text(table)
     header, first, *_ = to_csv(table).splitlines()
-    assert header.endswith(",n_expected,published,published_std")
-    assert first.endswith(",3,3,0.716,")
+    assert header.endswith(",published,published_std,difference,inside_interval")
+    columns = dict(zip(header.split(","), first.split(","), strict=True))
+    assert (columns["published"], columns["published_std"], columns["inside_interval"]) == ("0.716", "", "true")
+    assert float(columns["difference"]) == pytest.approx(0.71 - 0.716)
 
 
 def test_published_numbers_belong_to_one_metric():
@@ -273,7 +279,7 @@ def test_published_numbers_belong_to_one_metric():
 def test_latex_is_booktabs_and_escaped():
     text = to_latex(build(make_results(), make_header(), JACCARD))
     assert "\\begin{tabular}{lrr}\n\\toprule\nencoder & labels=90\\% & labels=1\\% \\\\\n\\midrule\n" in text
-    assert "frozen & 0.610 $\\pm$ 0.010 & \\textbf{0.620 $\\pm$ 0.020} \\\\\n\\bottomrule\n" in text
+    assert "frozen & 0.610 $\\pm$ 0.010 $\\approx$ & \\textbf{0.620 $\\pm$ 0.020} \\\\\n\\bottomrule\n" in text
     levels = {"init": ["a_b & 50% {x}", "c"]}
     escaped = to_latex(build(make_results({"init=c": [0.1]}), make_header(levels, rows="init"), JACCARD))
     assert r"a\_b \& 50\% \{x\} & " in escaped
@@ -362,7 +368,9 @@ def test_differences_in_markdown_csv_latex_and_rich():
     assert "paired difference to encoder=unfrozen, percentage points, 95 % t interval" in text
     assert "| encoder=frozen labels=1% | +11.0 | [+8.5, +13.5] | 0.003 | 3 |" in text
     assert "an exact sign-flip test cannot fall below p=0.25" in text
-    assert to_csv(result).splitlines()[0] == "metric,cell,baseline,difference,low,high,p,p_holm,n"
+    assert to_csv(result).splitlines()[0] == (
+        "metric,cell,baseline,difference,low,high,p,p_holm,n,g,p_exact,p_equivalent"
+    )
     assert "$-$10.0" in to_latex(result)
     assert "[+8.5, +13.5]" in as_text(result)
 

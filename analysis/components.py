@@ -1,0 +1,233 @@
+"""Variance components: how much of the spread comes from the pretraining seed, the fine-tuning seed, the tuned values.
+
+Nested seeds (several fine-tunings of each pretraining) are a one-way random-effects layout; a search that tries each
+configuration at the same seeds is a crossed one. Both are solved by the method of moments, which is unbiased; where
+seeds are missing, nested ones are fitted by restricted maximum likelihood (statsmodels' MixedLM).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from analysis.replicates import Replicate, lower_is_better, replicates
+from analysis.results import StudyHeader
+
+Array = NDArray[np.float64]
+BETWEEN, WITHIN = "pretraining seed (and split)", "fine-tuning seed (and label subset)"
+
+
+class Nested(NamedTuple):
+    """Variances between groups and within them, and the share of the first in their sum with its 95 % interval."""
+
+    between: float  # 0 where the estimate is negative
+    within: float
+    share: float
+    low: float  # NaN where there is no exact interval
+    high: float
+    groups: int
+    n: int
+
+
+class Crossed(NamedTuple):
+    """Variances of a two-way layout with one value per place; 0 where an estimate is negative."""
+
+    rows: float
+    columns: float
+    rest: float
+
+
+class Component(NamedTuple):
+    """One source of spread in one place of a study."""
+
+    where: str  # a cell, "all cells", or a search
+    source: str
+    std: float
+    share: float  # of the variance of all sources in this place
+    low: float  # 95 % interval of the share; NaN where there is none
+    high: float
+    n: int  # seeds or configurations that the estimate rests on
+
+
+@dataclass(frozen=True)
+class Components:
+    """Every source of spread that the study's design tells apart, for one metric."""
+
+    study: str
+    metric: str
+    rows: tuple[Component, ...]
+    percent: bool
+    notes: tuple[str, ...]
+
+
+def nested(groups: Sequence[ArrayLike], confidence: float = 0.95) -> Nested:
+    """Components of values in groups, `groups[i]` (repeats,), assuming normal effects.
+
+    Equal groups: method of moments, (MS between - MS within) / repeats, with the exact interval of the share
+    (intraclass correlation; Searle 1971, section 9.9). Unequal ones: restricted maximum likelihood, no interval.
+    Raises ValueError with fewer than two groups, or where no group has two values.
+    """
+    values = [np.asarray(group, np.float64) for group in groups if np.size(group)]
+    sizes = {len(group) for group in values}
+    if len(values) < 2 or max(sizes) < 2:
+        raise ValueError("variance components take two groups or more, with two values or more in one of them")
+    if len(sizes) > 1:
+        return _reml(values)
+    between, within = mean_squares(np.stack(values))
+    return _solve(between, within, len(values), sizes.pop(), confidence)
+
+
+def mean_squares(table: Array) -> tuple[float, float]:
+    """Mean squares between the rows of `(groups, repeats)` and within them."""
+    groups, repeats = table.shape
+    means = table.mean(axis=1)
+    within = float(np.sum((table - means[:, None]) ** 2)) / (groups * (repeats - 1))
+    return repeats * float(means.var(ddof=1)), within
+
+
+def _solve(between: float, within: float, groups: int, repeats: int, confidence: float = 0.95) -> Nested:
+    variance = max(0.0, (between - within) / repeats)
+    total = variance + within
+    if not total > 0:
+        return Nested(0.0, 0.0, math.nan, math.nan, math.nan, groups, groups * repeats)
+    low, high = (_share(between, within, quantile, groups, repeats) for quantile in _tails(confidence))
+    return Nested(variance, within, variance / total, low, high, groups, groups * repeats)
+
+
+def _tails(confidence: float) -> tuple[float, float]:
+    return (1 + confidence) / 2, (1 - confidence) / 2
+
+
+def _share(between: float, within: float, quantile: float, groups: int, repeats: int) -> float:
+    """(F / F_q - 1) / (F / F_q - 1 + repeats), at least 0; 1 in the limit of no spread within."""
+    if within == 0:
+        return 1.0
+    excess = between / within / float(stats.f.ppf(quantile, groups - 1, groups * (repeats - 1))) - 1
+    return max(0.0, excess / (excess + repeats))
+
+
+def _reml(values: Sequence[Array]) -> Nested:
+    from statsmodels.regression.mixed_linear_model import MixedLM
+
+    y = np.concatenate(values)
+    labels = np.repeat(np.arange(len(values)), [len(group) for group in values])
+    scale = float(y.std()) or 1.0  # the optimiser expects numbers of order one
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a component at 0 lies on the boundary, which is no failure here
+        fit = MixedLM((y - y.mean()) / scale, np.ones((len(y), 1)), groups=labels).fit(reml=True)
+    between, within = float(np.asarray(fit.cov_re)[0, 0]) * scale**2, float(fit.scale) * scale**2
+    total = between + within
+    share = between / total if total > 0 else math.nan
+    return Nested(between, within, share, math.nan, math.nan, len(values), len(y))
+
+
+def crossed(table: ArrayLike) -> Crossed:
+    """Components of `(rows, columns)` with one value each, rows and columns both random: method of moments."""
+    values = np.asarray(table, np.float64)
+    rows, columns = values.shape
+    if rows < 2 or columns < 2:
+        raise ValueError(f"a crossed layout takes two rows and two columns or more, not {values.shape}")
+    by_row, by_column = values.mean(axis=1), values.mean(axis=0)
+    rest = values - by_row[:, None] - by_column[None, :] + values.mean()
+    error = float(np.sum(rest**2)) / ((rows - 1) * (columns - 1))
+    return Crossed(
+        max(0.0, float(by_row.var(ddof=1)) - error / columns),
+        max(0.0, float(by_column.var(ddof=1)) - error / rows),
+        error,
+    )
+
+
+# --------------------------------------------------------------------------------------------------- of a study
+
+
+def components(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Components:
+    """Spread by pretraining and fine-tuning seed (nested report seeds), and by tuned values (a search on >= 2 seeds).
+
+    Searches stand in the table of the report's first metric alone, in units of the metric that they optimise. Without
+    either design there are no rows. Raises ResultsError as `replicates` does.
+    """
+    percent = header.report.percent and not lower_is_better(metric)
+    seeds = _of_nested_seeds(replicates(results, header, metric)) if header.pretrainings < header.replicates else []
+    searched = _of_searches(results, header.target) if metric == header.report.metrics[0] else []
+    notes = []
+    if seeds:
+        notes.append("nested seeds: variance between pretrainings, and between fine-tunings of one pretraining")
+        notes.append("all cells: mean of the cells' variances; cells share seeds, so the interval counts one cell's")
+    if searched:
+        notes.append(
+            f"searches: spread of {header.target} over what was tried, which a sampler crowds where scores are good"
+        )
+    return Components(header.study, metric, (*seeds, *searched), percent, tuple(notes))
+
+
+def _of_nested_seeds(found: Mapping[str, tuple[Replicate, ...]]) -> list[Component]:
+    rows: list[Component] = []
+    squares: list[tuple[float, float]] = []
+    shapes: set[tuple[int, int]] = set()
+    for label, runs in found.items():
+        groups = _groups(runs)
+        if len(groups) < 2 or max(map(len, groups)) < 2:
+            continue
+        rows += _pair(label, nested(groups))
+        shapes.add((len(groups), len(groups[0]) if len(set(map(len, groups))) == 1 else 0))
+        if all(repeats for _, repeats in shapes):
+            squares.append(mean_squares(np.array(groups)))
+    if len(squares) > 1 and len(shapes) == 1 and len(rows) == 2 * len(squares):
+        between, within = np.mean(squares, axis=0)
+        rows += _pair("all cells", _solve(float(between), float(within), *shapes.pop()))
+    return rows
+
+
+def _groups(runs: tuple[Replicate, ...]) -> list[list[float]]:
+    groups: dict[int, list[float]] = {}
+    for run in runs:
+        if math.isfinite(run.value):
+            groups.setdefault(run.pretraining, []).append(run.value)
+    return list(groups.values())
+
+
+def _pair(where: str, found: Nested) -> list[Component]:
+    within_low, within_high = 1 - found.high, 1 - found.low
+    return [
+        Component(where, BETWEEN, math.sqrt(found.between), found.share, found.low, found.high, found.groups),
+        Component(where, WITHIN, math.sqrt(found.within), 1 - found.share, within_low, within_high, found.n),
+    ]
+
+
+def _of_searches(results: pandas.DataFrame, target: str) -> list[Component]:
+    """Tuned values against seeds, of every cell's search whose configurations all ran at the same two seeds or more."""
+    if "chosen" not in results.columns:
+        return []
+    asked = (results["phase"] == "search") & (results["metric"] == target) & (results["outcome"] == "finished")
+    rows: list[Component] = []
+    for cell, part in results[asked].groupby("cell", sort=False):
+        table = _whole(part)
+        configurations, seeds = table.shape
+        if min(configurations, seeds) > 1:
+            rows += _three(f"search, {cell!s}", crossed(table), configurations, seeds)
+    return rows
+
+
+def _whole(part: pandas.DataFrame) -> Array:
+    """(configurations, seeds) of the configurations that finished at every seed."""
+    wide: Any = part.pivot_table(index="chosen", columns="seed", values="value", sort=False)
+    return np.asarray(wide.dropna().to_numpy(), np.float64)
+
+
+def _three(where: str, found: Crossed, configurations: int, seeds: int) -> list[Component]:
+    total = sum(found)
+    named = (("tuned values", found.rows, configurations), ("seed", found.columns, seeds))
+    whole = (*named, ("tuned values × seed", found.rest, configurations * seeds))
+    shares = [variance / total if total > 0 else math.nan for _, variance, _ in whole]
+    return [
+        Component(where, source, math.sqrt(variance), share, math.nan, math.nan, n)
+        for (source, variance, n), share in zip(whole, shares, strict=True)
+    ]

@@ -1,0 +1,165 @@
+"""Every cell against its baseline cell: paired differences with interval, test, effect size and what n can show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas
+
+from analysis.replicates import Replicate, lower_is_better, replicates
+from analysis.results import Cell, ResultsError, StudyHeader
+from analysis.statistics import (
+    MOST_RUNS_TO_ENUMERATE,
+    cohen_d,
+    detectable_difference,
+    holm,
+    mean_std,
+    paired_difference,
+    seeds_needed,
+    sign_flip_test,
+    smallest_possible_p,
+    tost,
+)
+
+_MOST_PAIRS_TO_WARN = 5  # at six pairs an exact test can reach 0.05
+
+
+class Difference(NamedTuple):
+    """Paired difference of a cell to its baseline cell: positive where the cell's metric is higher."""
+
+    cell: str
+    baseline: str
+    difference: float
+    low: float  # 95 % t interval
+    high: float
+    p: float
+    p_holm: float  # Holm-corrected over all rows
+    n: int  # pairs: seeds, or pretrainings where seeds are nested
+    g: float = math.nan  # Hedges' g of the paired differences; NaN below three pairs
+    p_exact: float = math.nan  # exact sign-flip test, not corrected; NaN above 22 pairs
+    p_equivalent: float = math.nan  # two one-sided t-tests within the study's margin, Holm-corrected
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Every cell against its baseline, for one metric."""
+
+    study: str
+    metric: str
+    baseline: str
+    rows: tuple[Difference, ...]
+    percent: bool
+    notes: tuple[str, ...]
+    margin: float | None = None  # below which a difference makes none, where the study declares one
+
+
+class _Pairs(NamedTuple):
+    cell: str
+    baseline: str
+    ours: list[float]
+    theirs: list[float]
+
+
+def differences(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Differences:
+    """Each cell's paired difference to its baseline cell, with t interval and Holm-corrected p.
+
+    A cell's baseline is the cell with the baseline's levels in its place and all other levels its own, so that a
+    baseline that names no labels level is compared within each labels level. Pairs are equal seeds; nested
+    fine-tunings are first averaged per pretraining, which is what is independent. Raises ResultsError where the study
+    names no baseline, or one that is not among its cells.
+    """
+    found = replicates(results, header, metric)
+    every = [_Pairs(a.label, b.label, *_paired(found[a.label], found[b.label])) for a, b in _against_baseline(header)]
+    pairs = [pair for pair in every if pair.ours]
+    rows = _rows(pairs, header.report.margin)
+    percent = header.report.percent and not lower_is_better(metric)
+    missing = [
+        f"{pair.cell}: no seed finished both here and in the baseline {pair.baseline}"
+        for pair in every
+        if not pair.ours
+    ]
+    return Differences(
+        study=header.study,
+        metric=metric,
+        baseline=" ".join(f"{factor}={level}" for factor, level in header.report.baseline.items()),
+        rows=rows,
+        percent=percent,
+        notes=(*_few_pairs_note(rows), *_power_note(pairs, percent), *missing),
+        margin=header.report.margin,
+    )
+
+
+def _rows(pairs: Sequence[_Pairs], margin: float | None) -> tuple[Difference, ...]:
+    tests = [paired_difference(pair.ours, pair.theirs) for pair in pairs]
+    corrected = holm([test.p for test in tests])
+    same = [tost(pair.ours, pair.theirs, margin).p if margin else math.nan for pair in pairs]
+    return tuple(
+        Difference(
+            pair.cell, pair.baseline, *test[:4], float(p), test.n,
+            g=cohen_d(pair.ours, pair.theirs).g, p_exact=_exact_p(pair), p_equivalent=float(equivalent),
+        )
+        for pair, test, p, equivalent in zip(pairs, tests, corrected, holm(same), strict=True)
+    )  # fmt: skip
+
+
+def _exact_p(pair: _Pairs) -> float:
+    return sign_flip_test(pair.ours, pair.theirs).p if len(pair.ours) <= MOST_RUNS_TO_ENUMERATE else math.nan
+
+
+def _against_baseline(header: StudyHeader) -> list[tuple[Cell, Cell]]:
+    """Every cell that is not a baseline, with its baseline; cells whose baseline the study leaves out are skipped."""
+    wanted = header.report.baseline
+    if not wanted:
+        raise ResultsError("the study names no baseline: write one under report, as in baseline: {encoder: unfrozen}")
+    cells = {tuple(sorted(cell.levels.items())): cell for cell in header.cells}
+    targets = [(cell, cells.get(tuple(sorted({**cell.levels, **wanted}.items())))) for cell in header.cells]
+    pairs = [(cell, target) for cell, target in targets if target is not None and target != cell]
+    if all(target is None for _, target in targets):
+        named = " ".join(f"{factor}={level}" for factor, level in wanted.items())
+        raise ResultsError(f"the baseline {named} is not among the study's cells: check its levels")
+    return pairs
+
+
+def _paired(cell: tuple[Replicate, ...], baseline: tuple[Replicate, ...]) -> tuple[list[float], list[float]]:
+    """Values of seeds that finished in both, averaged over the fine-tunings of one pretraining."""
+    theirs = {replicate.seeds: replicate.value for replicate in baseline}
+    groups: dict[int, list[tuple[float, float]]] = {}
+    for replicate in cell:
+        pair = (replicate.value, theirs.get(replicate.seeds, math.nan))
+        if not any(map(math.isnan, pair)):
+            groups.setdefault(replicate.pretraining, []).append(pair)
+    means = [np.mean(pairs, axis=0) for pairs in groups.values()]
+    return [float(mean[0]) for mean in means], [float(mean[1]) for mean in means]
+
+
+def _few_pairs_note(rows: Sequence[Difference]) -> tuple[str, ...]:
+    fewest = min((row.n for row in rows), default=_MOST_PAIRS_TO_WARN + 1)
+    if fewest > _MOST_PAIRS_TO_WARN:
+        return ()
+    reachable = f"{smallest_possible_p(fewest):.2g}"
+    assumed = f"n={fewest}: p and interval lean on normal differences"
+    return (f"{assumed}; an exact sign-flip test cannot fall below p={reachable}",)
+
+
+def _power_note(pairs: Sequence[_Pairs], percent: bool) -> tuple[str, ...]:
+    """What the fewest pairs can find at the median spread of the differences, and what one point would take."""
+    spreads = [mean_std(np.subtract(pair.ours, pair.theirs)).std for pair in pairs if len(pair.ours) > 1]
+    spread = float(np.median(spreads)) if spreads else 0.0
+    if not spread > 1e-9:  # copies of one run
+        return ()
+    n = min(len(pair.ours) for pair in pairs if len(pair.ours) > 1)
+    found, point = detectable_difference(n, spread), _seeds(0.01, spread)
+    shown = f"{100 * found:.1f} points" if percent else f"{found:.3f}"
+    one = "1 point" if percent else "0.01"
+    return (f"at the median spread of these differences {n} seeds find {shown} with power 0.8; {one} takes {point}",)
+
+
+def _seeds(difference: float, spread: float) -> str:
+    try:
+        return f"{seeds_needed(difference, spread):,} seeds"
+    except ValueError:
+        return "more than a million seeds"

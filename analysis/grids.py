@@ -1,0 +1,255 @@
+"""Tables as text, which every written format shares: digits by the uncertainty, marks, captions and footnotes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+
+from analysis.components import Component, Components
+from analysis.differences import Difference, Differences
+from analysis.effects import Effect, Effects
+from analysis.results import PublishedValue
+from analysis.tables import DASH, CellValue, Outcome, Table, inside, places
+
+Shown = Table | Differences | Effects | Components
+RIVAL = " ≈"  # beside a cell that is not shown to be worse than its column's best
+
+
+class Grid(NamedTuple):
+    """A table as text: what every written format shares."""
+
+    caption: str
+    left: int  # leading columns that hold labels
+    head: tuple[str, ...]
+    body: tuple[tuple[str, ...], ...]
+    bold: frozenset[tuple[int, int]]  # body positions
+    notes: tuple[str, ...]
+
+
+def grid(table: Shown, beneath: bool = False) -> Grid:
+    """`beneath` puts published values under ours in place of beside them."""
+    if isinstance(table, Table):
+        return _table_grid(table, beneath)
+    if isinstance(table, Differences):
+        return _differences_grid(table)
+    return _effects_grid(table) if isinstance(table, Effects) else _components_grid(table)
+
+
+def _table_grid(table: Table, beneath: bool) -> Grid:
+    digits, common = _digits(table), _common_n(table)
+    footnotes = _footnotes(table)
+    marks = {place: _superscript(number) for number, place in enumerate(footnotes, start=1)}
+    ours = [["" for _ in table.columns] for _ in table.rows]
+    for y, x, value in places(table):
+        text = _format_value(value, digits, table.percent, show_n=common is None)
+        ours[y][x] = text + (RIVAL if table.rivals[y][x] else "") + marks.get((y, x), "")
+    labels = [list(row) or ["all"] for row in table.rows]
+    step = 2 if table.published is not None and not beneath else 1
+    body = [label + _with_published(table, y, ours[y], beneath) for y, label in enumerate(labels)]
+    best = frozenset((y, len(labels[0]) + step * x) for y, x, _ in places(table) if table.best[y][x])
+    left = list(table.row_factors) or [""]
+    notes = [f"{marks[place]} {text}" for place, text in footnotes.items()]
+    return Grid(
+        _caption(table, common), len(left), (*left, *_head(table, beneath)), tuple(map(tuple, body)), best,
+        (*_rivals_note(table), *_published_note(table), *_single_note(table), *notes, *table.notes),
+    )  # fmt: skip
+
+
+def _head(table: Table, beneath: bool) -> list[str]:
+    """Column names: the level labels, or the metric where there is one column without a label."""
+    names = [" ".join(_factor_level(table, column)) or table.metric for column in table.columns]
+    if table.published is None or beneath:
+        return names
+    return list(chain.from_iterable((name, f"{name} published") for name in names))
+
+
+def _factor_level(table: Table, column: tuple[str, ...]) -> list[str]:
+    """'labels=10%': a level without its factor's name says too little in a heading."""
+    return [f"{factor}={level}" for factor, level in zip(table.column_factors, column, strict=True) if level]
+
+
+def _with_published(table: Table, y: int, ours: list[str], beneath: bool) -> list[str]:
+    if table.published is None:
+        return ours
+    digits = _published_digits(chain.from_iterable(table.published))
+    theirs = [
+        _format_published(value, digits, table.percent) + _agreement(table, own, value)
+        for own, value in zip(table.values[y], table.published[y], strict=True)
+    ]
+    if beneath:
+        return [f"{own}\npublished {their}" if their else own for own, their in zip(ours, theirs, strict=True)]
+    return list(chain.from_iterable(zip(ours, theirs, strict=True)))
+
+
+def _agreement(table: Table, ours: CellValue | None, theirs: PublishedValue | None) -> str:
+    """' (−0.006, inside)': ours minus published, and where the published mean lies."""
+    if ours is None or theirs is None or not ours.n:
+        return ""
+    where = {None: "", True: ", inside", False: ", outside"}[inside(ours, theirs)]
+    return f" ({_number(ours.mean - theirs.mean, _digits(table), table.percent, sign=True)}{where})"
+
+
+def _differences_grid(table: Differences) -> Grid:
+    digits = _decimals([row.high - row.difference for row in table.rows if row.high > row.difference])
+    unit = ", percentage points" if table.percent else ""
+    what = f"{table.metric}: paired difference to {table.baseline}{unit}"
+    caption = f"{what}, 95 % t interval (each alone), Holm-corrected p (all together)"
+    head = ["cell", "difference", "95 % interval", "p (Holm)", "n"]
+    notes = table.notes
+    if table.margin is not None:
+        head.insert(4, "p (equivalence)")
+        margin = f"{100 * table.margin:g} points" if table.percent else f"{table.margin:g}"
+        notes = (
+            f"equivalence: p of two one-sided t-tests that the difference is within ±{margin}, Holm-corrected",
+            *notes,
+        )
+    body = tuple(_difference_row(row, digits, table.percent, table.margin is not None) for row in table.rows)
+    return Grid(caption, 1, tuple(head), body, frozenset(), notes)
+
+
+def _difference_row(row: Difference, digits: int, percent: bool, equivalence: bool) -> tuple[str, ...]:
+    difference, low, high = (_number(value, digits, percent, sign=True) for value in row[2:5])
+    interval = DASH if math.isnan(row.low) else f"[{low}, {high}]"
+    same = (_p(row.p_equivalent),) if equivalence else ()
+    return row.cell, difference, interval, _p(row.p_holm), *same, str(row.n)
+
+
+def _effects_grid(table: Effects) -> Grid:
+    unit = ", percentage points" if table.percent else ""
+    caption = (
+        f"{table.metric}: main effects and interactions, repeated-measures ANOVA with seeds as blocks (n={table.n})"
+    )
+    head = ("effect", f"size{unit}", "F", "degrees of freedom", "p", "p (Holm)", "η² (adjusted)")
+    digits = max(3, _decimals([row.size for row in table.rows]))
+    lines = zip(table.rows, table.p_holm, strict=True)
+    body = tuple(_effect_row(row, p, digits, table.percent) for row, p in lines)
+    explained = (
+        "size: largest minus smallest term of the effect (of two levels: the difference of their means); p is after "
+        "Greenhouse and Geisser's correction where a factor has more than two levels",
+    )
+    return Grid(caption, 1, head, body, frozenset(), (*(explained if body else ()), *table.notes))
+
+
+def _effect_row(row: Effect, p_holm: float, digits: int, percent: bool) -> tuple[str, ...]:
+    degrees = f"{row.df:g}, {row.df_error:g}"
+    f, eta = (DASH if math.isnan(value) else f"{value:.2f}" for value in (row.f, row.eta))
+    return " × ".join(row.factors), _number(row.size, digits, percent), f, degrees, _p(row.p), _p(p_holm), eta
+
+
+def _components_grid(table: Components) -> Grid:
+    head = ("where", "source of spread", "std", "share of the variance", "95 % interval", "n")
+    digits = _decimals([row.std for row in table.rows])
+    body = tuple(_component_row(row, digits, table.percent) for row in table.rows)
+    return Grid(f"{table.metric}: where the spread comes from", 2, head, body, frozenset(), table.notes)
+
+
+def _component_row(row: Component, digits: int, percent: bool) -> tuple[str, ...]:
+    share = DASH if math.isnan(row.share) else f"{100 * row.share:.0f} %"
+    interval = DASH if math.isnan(row.low) else f"{100 * row.low:.0f} to {100 * row.high:.0f} %"
+    return row.where, row.source, _number(row.std, digits, percent), share, interval, str(row.n)
+
+
+def _p(p: float) -> str:
+    return DASH if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+# --------------------------------------------------------------------------------------- numbers, captions, footnotes
+
+
+def _decimals(spreads: Sequence[float]) -> int:
+    """Decimals of a fraction that keep two leading digits of the median spread, between 2 and 4; 3 without spreads."""
+    positive = [abs(spread) for spread in spreads if spread]
+    if not positive:
+        return 3
+    return min(4, max(2, 1 - math.floor(math.log10(float(np.median(positive))))))
+
+
+def _digits(table: Table) -> int:
+    return _decimals([value.std for _, _, value in places(table) if value.std > 0])
+
+
+def _number(value: float, digits: int, percent: bool, sign: bool = False) -> str:
+    scaled, decimals = (100 * value, digits - 2) if percent else (value, digits)
+    return f"{scaled:+.{decimals}f}".replace("-", "−") if sign else f"{scaled:.{decimals}f}"
+
+
+def _format_value(value: CellValue, digits: int, percent: bool, show_n: bool) -> str:
+    """'0.712 ± 0.013 (n=3)', '0.712 ± –' for one seed, '–' for none."""
+    if value.n == 0:
+        return DASH
+    std = DASH if math.isnan(value.std) else _number(value.std, digits, percent)
+    return f"{_number(value.mean, digits, percent)} ± {std}" + (f" (n={value.n})" if show_n else "")
+
+
+def _format_published(value: PublishedValue | None, digits: int, percent: bool) -> str:
+    if value is None:
+        return ""
+    mean = _number(value.mean, digits, percent)
+    return mean if value.std is None else f"{mean} ± {_number(value.std, digits, percent)}"
+
+
+def _published_digits(values: Iterable[PublishedValue | None]) -> int:
+    """Decimals of a fraction with which the paper prints its table: no more than its values need, at least 2."""
+    means = [value.mean for value in values if value is not None]
+    return next(digits for digits in range(2, 9) if digits == 8 or all(abs(round(m, digits) - m) < 1e-9 for m in means))
+
+
+def _common_n(table: Table) -> int | None:
+    """The n of all cells that have a value, where it is the same; 0 where none has."""
+    counts = {value.n for _, _, value in places(table) if value.n}
+    return next(iter(counts), 0) if len(counts) <= 1 else None
+
+
+def _caption(table: Table, common: int | None) -> str:
+    percent = ", percent" if table.percent else ""
+    if common == 0:
+        return f"{table.metric}{percent}: nothing has finished"
+    n = "" if common is None else f" (n={common})"
+    return f"{table.metric}{percent}: mean ± standard deviation over seeds{n}"
+
+
+def _rivals_note(table: Table) -> tuple[str, ...]:
+    if not any(map(any, table.rivals)):
+        return ()
+    used = sorted({n for x, n in enumerate(table.tested) if any(row[x] for row in table.rivals)})
+    seeds = " or ".join(map(str, used))
+    return (
+        f"{RIVAL.strip()} not shown to be worse than the best of its column "
+        f"(one-sided paired t-tests over {seeds} seeds, Holm, 5 %)",
+    )
+
+
+def _published_note(table: Table) -> tuple[str, ...]:
+    if table.published is None:
+        return ()
+    return (
+        "published, in brackets: ours minus published, and whether the published mean is inside our 95 % t interval",
+    )
+
+
+def _single_note(table: Table) -> tuple[str, ...]:
+    return ("one seed: no standard deviation",) if any(value.n == 1 for _, _, value in places(table)) else ()
+
+
+def _footnotes(table: Table) -> dict[tuple[int, int], str]:
+    """Positions of cells with fewer replicates than expected -> which cell, how many, and why."""
+    return {(y, x): _shortfall(table, y, x, value) for y, x, value in places(table) if value.n < value.n_expected}
+
+
+def _shortfall(table: Table, y: int, x: int, value: CellValue) -> str:
+    factors, levels = table.row_factors + table.column_factors, table.rows[y] + table.columns[x]
+    name = " ".join(f"{factor}={level}" for factor, level in zip(factors, levels, strict=True) if level) or "all"
+    whys = (_why(outcome) for outcome in value.outcomes if outcome.outcome != "finished")
+    return f"{name}: {value.n} of {value.n_expected} seeds; {', '.join(whys)}"
+
+
+def _why(outcome: Outcome) -> str:
+    return f"{outcome.count} {outcome.outcome}" + (f" ({outcome.cause})" if outcome.cause else "")
+
+
+def _superscript(number: int) -> str:
+    return str(number).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))

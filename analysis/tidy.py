@@ -1,0 +1,81 @@
+"""Tables as CSV: tidy rows with a header line, unrounded, never in percent; a missing number is an empty field."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from analysis.components import Component
+from analysis.differences import Difference, Differences
+from analysis.effects import Effect, Effects
+from analysis.grids import Shown
+from analysis.results import PublishedValue
+from analysis.tables import CellValue, Table, inside, places
+
+
+def to_csv(table: Shown) -> str:
+    """One row per cell, comparison, effect or component.
+
+    A table: row factors, column factors, metric, mean, std, n, n_expected, the 95 % interval of the mean, whether the
+    cell is best in its column or not shown to be worse; where there is a published table also its mean and std, ours
+    minus published, and whether the published mean lies in our interval. Else: the metric and the fields of the rows.
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(_rows(table))
+    return text.getvalue()
+
+
+def joined(tables: Iterable[Shown]) -> str:
+    """CSV of tables of equal columns under one head; tables whose columns differ each bring their own head."""
+    texts = [to_csv(table) for table in tables]
+    heads = [text.split("\n", 1)[0] for text in texts]
+    return "".join(
+        text.split("\n", 1)[1] if place and heads[place - 1] == heads[place] else text
+        for place, text in enumerate(texts)
+    )
+
+
+def _rows(table: Shown) -> Iterable[list[str]]:
+    if isinstance(table, Table):
+        return _table(table)
+    if isinstance(table, Differences):
+        return _named(table.metric, Difference._fields, table.rows)
+    if isinstance(table, Effects):
+        lines = [(" × ".join(row.factors), *row[1:], p) for row, p in zip(table.rows, table.p_holm, strict=True)]
+        return _named(table.metric, ("effect", *Effect._fields[1:], "p_holm"), lines)
+    return _named(table.metric, Component._fields, table.rows)
+
+
+def _named(metric: str, fields: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterable[list[str]]:
+    yield ["metric", *fields]
+    yield from ([metric, *map(_field, row)] for row in rows)
+
+
+def _table(table: Table) -> Iterable[list[str]]:
+    numbers = ["metric", "mean", "std", "n", "n_expected", "low", "high", "best", "not_distinguishable"]
+    compared = [] if table.published is None else ["published", "published_std", "difference", "inside_interval"]
+    yield [*table.row_factors, *table.column_factors, *numbers, *compared]
+    for y, x, value in places(table):
+        row = [table.metric, value.mean, value.std, value.n, value.n_expected, value.low, value.high]
+        row += [table.best[y][x], table.best[y][x] or table.rivals[y][x]]
+        theirs = table.published[y][x] if table.published else None
+        row += _against(value, theirs) if compared else []
+        yield [*table.rows[y], *table.columns[x], *map(_field, row)]
+
+
+def _against(ours: CellValue, theirs: PublishedValue | None) -> list[Any]:
+    if theirs is None:
+        return [None] * 4
+    return [theirs.mean, theirs.std, ours.mean - theirs.mean, inside(ours, theirs)]
+
+
+def _field(value: Any) -> str:
+    """Booleans as in YAML, whole numbers as such, other numbers in full; nothing for what is missing."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return repr(float(value)) if isinstance(value, float) else str(value)
