@@ -21,6 +21,7 @@ SHEET_IMAGES = 24
 
 OWN = {
     "scenes": "generated scenes with exact masks, regions and depth; nothing to fetch",
+    "volumes": "generated volumes with exact masks; nothing to fetch",
     "image-folder": "your images, all in one folder or in one for each class",
     "image-mask-folder": "your images/ and masks/ with equal file names",
     "npz": "your arrays in one file: images, and masks and labels if there are any",
@@ -141,8 +142,9 @@ def settings_of(name: str, overrides: Sequence[str]) -> schema.Data:
     from search_spaces import schema
     from trainables.data.adapters import ADAPTERS
 
-    if name not in ADAPTERS and name != "scenes":
-        raise click.UsageError(f"no data set {name!r}; there are: {', '.join(sorted({*ADAPTERS, 'scenes'}))}")
+    known = sorted({*ADAPTERS, "scenes", "volumes"})
+    if name not in known:
+        raise click.UsageError(f"no data set {name!r}; there are: {', '.join(known)}")
     values: dict[str, Any] = {"dataset": name}
     for item in overrides:
         key, equals, value = item.partition("=")

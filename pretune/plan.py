@@ -184,26 +184,28 @@ def _time_steps(stage: Stage) -> tuple[float, float, int]:
     from trainables.views.regions import RegionBoxes
 
     torch.set_num_threads(stage.resources.cpus)
-    settings, size = stage.settings, _size(stage)
+    settings, size, slices = stage.settings, _size(stage), schema.slices_of(stage.data)
     batch = min(getattr(settings, "batch_size", 64), 64)
-    pixels = torch.rand(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
+    space, channels = ((size, size), 3) if slices is None else ((slices, size, size), 1)
+    pixels = torch.rand(batch, *space, channels).movedim(-1, 1)
     if isinstance(settings, schema.Pretrain) and isinstance(settings.method, schema.Weights):
         return 0.0, 0.0, sum(t.numel() * t.element_size() for t in build_encoder(stage.model).state_dict().values())
     if isinstance(settings, schema.Pretrain):
         parts = Parts(build_encoder(stage.model), lambda: build_decoder(stage.model), mask_classes=3, image_classes=10)
         method = METHODS[settings.method.name](settings.method, settings.views, parts)
-        planes, shape = np.zeros((batch, size, size), np.uint8), (batch, size, size, 3)
-        maps = {"images": np.zeros(shape, np.uint8), "labels": np.zeros(batch, np.int64), "masks": planes}
+        planes = np.zeros((batch, *space), np.uint8)
+        maps = {"images": np.zeros((*planes.shape, channels), np.uint8), "labels": np.zeros(batch, np.int64), "masks": planes}
         maps |= {"regions": planes.astype(np.uint16), "depth": planes.astype(np.float16)}
         images: dict[str, Lookup] = {name: Feed(array, torch.device("cpu")) for name, array in maps.items()}
-        images["region boxes"] = RegionBoxes(maps["regions"])
+        if slices is None:
+            images["region boxes"] = RegionBoxes(maps["regions"])
         network: torch.nn.Module = method.encoder
 
         def step() -> None:
             method(make_batch(method, images, np.arange(batch), 0, 0), 0.0)[0].backward()  # type: ignore[no-untyped-call]
     else:
         unet = build_unet(stage.model, 3)
-        target = torch.zeros(batch, size, size, dtype=torch.int64)
+        target = torch.zeros(batch, *space, dtype=torch.int64)
         network = unet
 
         def step() -> None:

@@ -11,9 +11,11 @@ from search_spaces import space
 from search_spaces.cells import Cell, Level, Template, level_label
 from search_spaces.check import problems_of
 from search_spaces.document import KeyPath, Places, Problem, did_you_mean
+from search_spaces.rules_volumes import check_volumes
 from search_spaces.schema import CKA, DECODING, Configuration, Data, Header
 
-SCORES = ("accuracy", "mean_accuracy", "jaccard", "dice", "precision", "recall")
+SCORES = ("accuracy", "mean_accuracy", "jaccard", "dice", "precision", "recall", "jaccard_thresholds", "soft_dice")
+OF_PROBABILITIES = ("jaccard_thresholds", "soft_dice")  # only with finetune.threshold_scores
 METRIC = re.compile(
     rf"^(test(?:@\d+)?|val)/({'|'.join(SCORES)})(/.+)?$|^probe/[^/]+/accuracy$|^probe/[^/]+/.+/(output|level\d+)$"
 )
@@ -134,10 +136,12 @@ def _check_configuration(
 ) -> Iterator[Problem]:
     if settings.finetune is not None:
         yield from _check_finetune(cell, settings, places, warnings)
+        yield from _check_probabilities(settings.finetune.threshold_scores, header, places)
     yield from _check_pretrain(settings, places)
     yield from _check_probes(settings, places)
     warnings += _leaks(settings)
     yield from _check_sizes(settings, places)
+    yield from check_volumes(settings, places)
     yield from _check_tuning(cell, settings, header, places)
 
 
@@ -154,6 +158,13 @@ def _check_finetune(cell: Cell, settings: Configuration, places: Places, warning
         warnings.append(f"cell {cell.label}: the frozen encoder is a random one, nothing is transferred to it")
     if finetune.checkpoint == "best" and data is not None and data.split.val == 0:
         yield places.problem(("finetune", "checkpoint"), "best needs validation images", "set data.*.split.val")
+
+
+def _check_probabilities(scored: bool, header: Header, places: Places) -> Iterator[Problem]:
+    for metric in header.report.metrics:
+        if not scored and metric.split("/")[1:2] and metric.split("/")[1] in OF_PROBABILITIES:
+            what = f"{metric} is of probabilities, which are not scored"
+            yield places.problem(("report", "metrics"), what, "set finetune.threshold_scores: true")
 
 
 def _check_pretrain(settings: Configuration, places: Places) -> Iterator[Problem]:

@@ -27,10 +27,12 @@ from trainables.loop import (
     epoch_order,
     finish,
     last_step,
+    layout,
     set_lr,
     total_steps,
 )
 from trainables.losses import LOSSES
+from trainables.metrics.probabilities import Sums, probability_scores, probability_sums
 from trainables.metrics.segmentation import confusion, scores
 from trainables.models.unet import UNet
 from trainables.schedules import learning_rate
@@ -70,6 +72,8 @@ def finetune(
     """
     # --- data
     assert data.masks is not None, "fine-tuning needs masks; resolve refuses data sets without"
+    if settings.threshold_scores and len(data.classes) != 2:
+        raise ValueError(f"threshold_scores needs two classes, the data set has {len(data.classes)}; leave it out")
     images = label_subset(split.train, settings.labels, streams["labels"], data.labels if stratify else None)
     batch_size = min(settings.batch_size, len(images))
     steps_per_epoch = math.ceil(len(images) / batch_size)
@@ -84,7 +88,7 @@ def finetune(
         checkpoints.load_part(network.encoder, place.parent, "encoder")
         if settings.transfer == "encoder+decoder":
             checkpoints.load_part(network.decoder, place.parent, "decoder")
-    network.to(place.device).to(memory_format=torch.channels_last)
+    network.to(place.device).to(memory_format=layout(network))
     network.encoder.requires_grad_(settings.freeze == "none" or settings.unfreeze_epoch is not None)
     optimizer = build_optimizer(settings.optimizer, network.parameters())
     loss_of = LOSSES[settings.loss]
@@ -201,13 +205,17 @@ def evaluate(
             them, and no loss came after it to tell.
     """
     network.eval()
-    total: Tensor | None = None
-    for batch in np.array_split(images, math.ceil(len(images) / 64)):
+    total, sums = None, None
+    at_once = 64 if feed(images[:1]).ndim == 4 else 8  # volumes are larger
+    for batch in np.array_split(images, math.ceil(len(images) / at_once)):
         pixels, target = evaluation_batch(feed(batch), masks(batch), size)
         logits = network(pixels)
         if not torch.isfinite(logits).all():
             raise DivergedError(f"{role}/logits", step, math.nan)
         matrix = confusion(logits.argmax(dim=1), target, len(classes))
         total = matrix if total is None else total + matrix
+        if settings.threshold_scores:
+            sums = probability_sums(logits, target, sums)
     assert total is not None
-    return {f"{role}/{name}": value for name, value in scores(total, classes).items()}
+    found = scores(total, classes) | ({} if sums is None else probability_scores(sums))
+    return {f"{role}/{name}": value for name, value in found.items()}

@@ -141,6 +141,12 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
+def layout(network: nn.Module) -> torch.memory_format:
+    """How the network's weights and maps lie in memory: channels last, of images or of volumes."""
+    solid = any(isinstance(module, nn.Conv3d) for module in network.modules())
+    return torch.channels_last_3d if solid else torch.channels_last
+
+
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 

@@ -1,4 +1,4 @@
-"""Segmentation losses: logits (B, C, H, W) and int64 targets (B, H, W) to a scalar.
+"""Segmentation losses: logits (B, C, H, W) and int64 targets (B, H, W) to a scalar; volumes: (B, C, D, H, W).
 
 All are computed in float32 whatever the precision of the logits (float64 stays float64).
 """
@@ -21,12 +21,25 @@ def dice_loss(logits: Tensor, target: Tensor, ignore: int = IGNORE, smooth: floa
     from the batch's target still counts: predicting any of it costs up to 1 / C. A batch without any pixel to count
     has loss 0.
     """
+    return 1 - _dice(logits, target, ignore, smooth).mean()
+
+
+def foreground_dice_loss(logits: Tensor, target: Tensor, ignore: int = IGNORE, smooth: float = 1.0) -> Tensor:
+    """The same over all classes but the first, which is the background (Models Genesis, whose `smooth` is 1).
+
+    With two classes this is the dice of a sigmoid: the softmax of two logits is the sigmoid of their difference.
+    """
+    return 1 - _dice(logits, target, ignore, smooth)[1:].mean()
+
+
+def _dice(logits: Tensor, target: Tensor, ignore: int, smooth: float) -> Tensor:
+    """Soft dice of each class, (C,), over the whole batch."""
     valid = (target != ignore).unsqueeze(1)  # B, 1, H, W
     p = torch.softmax(_precise(logits), dim=1) * valid
     g = torch.zeros_like(p).scatter_(1, _labels(target, ignore), valid.to(p.dtype))
-    over = (0, 2, 3)
-    dice = (2 * (p * g).sum(over) + smooth) / (p.sum(over) + g.sum(over) + smooth)  # C
-    return 1 - dice.mean()
+    over = (0, *range(2, p.ndim))
+    dice: Tensor = (2 * (p * g).sum(over) + smooth) / (p.sum(over) + g.sum(over) + smooth)
+    return dice
 
 
 def cross_entropy_loss(logits: Tensor, target: Tensor, ignore: int = IGNORE) -> Tensor:
@@ -47,6 +60,7 @@ def dice_cross_entropy_loss(logits: Tensor, target: Tensor, ignore: int = IGNORE
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "dice": dice_loss,
+    "foreground-dice": foreground_dice_loss,
     "cross-entropy": cross_entropy_loss,
     "dice+cross-entropy": dice_cross_entropy_loss,
 }

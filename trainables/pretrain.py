@@ -31,6 +31,7 @@ from trainables.loop import (
     epoch_order,
     finish,
     last_step,
+    layout,
     set_lr,
     total_steps,
 )
@@ -98,7 +99,7 @@ def pretrain(
     parts = Parts(encoder, lambda: start_decoder(model, place), len(data.classes), image_classes(data))
     method = METHODS[settings.method.name](settings.method, settings.views, parts)
     assert isinstance(method, nn.Module)
-    method.to(place.device).to(memory_format=torch.channels_last)
+    method.to(place.device).to(memory_format=layout(method))
     optimizer = build_optimizer(settings.optimizer, method.parameters())
 
     # --- where an earlier attempt stopped

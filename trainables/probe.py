@@ -14,7 +14,7 @@ from search_spaces import schema
 from trainables import checkpoints
 from trainables.data.images import ImageSet
 from trainables.data.splits import Split
-from trainables.loop import Feed, IntArray, Lookup, Place, build_encoder
+from trainables.loop import Feed, IntArray, Lookup, Place, build_encoder, layout
 from trainables.probe_linear import linear_probe
 
 
@@ -35,7 +35,7 @@ def probe(
         raise ValueError("a probe is scored on validation images, and split.val leaves none")
     encoder = build_encoder(model)
     checkpoints.load_part(encoder, place.parent, "encoder")
-    encoder.to(place.device).to(memory_format=torch.channels_last)
+    encoder.to(place.device).to(memory_format=layout(encoder))
     feed = Feed(data.images, place.device)
     if isinstance(settings, schema.KNN):
         return {"probe/accuracy": knn_accuracy(encoder, feed, data.labels, split, settings)}

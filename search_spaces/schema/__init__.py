@@ -11,6 +11,7 @@ from search_spaces.schema.base import Fraction, Labels, Settings, Share
 from search_spaces.schema.data import (
     ADE20K,
     CIFAR10,
+    LUNA16,
     SLIC,
     STL10,
     VOC2012,
@@ -37,6 +38,8 @@ from search_spaces.schema.data import (
     Supercategory,
     TinyImageNet,
     VOCClass,
+    Volumes,
+    slices_of,
 )
 from search_spaces.schema.methods import (
     BYOL,
@@ -48,6 +51,7 @@ from search_spaces.schema.methods import (
     ConRec,
     Crop,
     DecodingTask,
+    Genesis,
     Method,
     MoCo,
     MoCoV3,
@@ -60,7 +64,16 @@ from search_spaces.schema.methods import (
     SwAV,
     Weights,
 )
-from search_spaces.schema.model import ConRecUNet, Model, ResNetHead, ResNetUNet, TimmUNet, UNet
+from search_spaces.schema.model import (
+    ConRecUNet,
+    GenesisUNet,
+    Model,
+    ResNetHead,
+    ResNetUNet,
+    TimmUNet,
+    UNet,
+    dimensions_of,
+)
 from search_spaces.schema.optim import LARS, SGD, Adam, AdamW, Constant, Cosine, Optimizer, Schedule, Step
 from search_spaces.schema.stages import (
     CKA,
@@ -101,6 +114,7 @@ __all__ = [
     "DINO",
     "KNN",
     "LARS",
+    "LUNA16",
     "MAE",
     "SAMCLR",
     "SGD",
@@ -131,6 +145,8 @@ __all__ = [
     "Flowers17",
     "Flowers102",
     "Fraction",
+    "Genesis",
+    "GenesisUNet",
     "Header",
     "INaturalist2021",
     "ImageFolder",
@@ -184,5 +200,8 @@ __all__ = [
     "UNet",
     "VOCClass",
     "Views",
+    "Volumes",
     "Weights",
+    "dimensions_of",
+    "slices_of",
 ]

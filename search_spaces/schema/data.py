@@ -271,6 +271,41 @@ class ImageMaskFolder(_Images):
     ignore: Annotated[int, Field(ge=0, le=255)] | None = None  # mask value left out of losses and metrics
 
 
+class _Volumes(_Images):
+    """Grey volumes of `slices` times `cache_size` x `cache_size` voxels. Stages take them whole, at this size."""
+
+    cache_size: PositiveInt = 64
+    slices: PositiveInt = 32
+    fit: Literal["squash"] = "squash"
+    regions: None = None
+    depth: None = None
+
+
+class Volumes(_Volumes):
+    """Generated volumes: round bodies among tubes as bright as they are, with exact masks."""
+
+    dataset: Literal["volumes"]
+    images: PositiveInt = 200
+    classes: Annotated[int, Field(ge=2, le=3)] = 2  # background included
+    seed: NonNegativeInt = 0
+    cache_size: PositiveInt = 32
+    slices: PositiveInt = 16
+
+
+class LUNA16(_Volumes):
+    """Cubes of chest CT as Models Genesis cuts them: .npy files of LUNA16's folds, or LIDC's nodules with masks (P3)."""
+
+    dataset: Literal["luna16"]
+    root: str | None = None  # the folder with the files; default: found under --data by the usual names
+    part: Literal["cubes", "nodules"] = "cubes"
+    folds: tuple[Annotated[int, Field(ge=0, le=9)], ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)  # of the cubes; 7 to 9: test
+
+
+def slices_of(data: Data) -> int | None:
+    """How many slices the volumes of a data set have; None for images."""
+    return data.slices if isinstance(data, Volumes | LUNA16) else None
+
+
 Data = Annotated[
     Scenes
     | Pets
@@ -289,6 +324,8 @@ Data = Annotated[
     | INaturalist2021
     | Npz
     | ImageFolder
-    | ImageMaskFolder,
+    | ImageMaskFolder
+    | Volumes
+    | LUNA16,
     Field(discriminator="dataset"),
 ]

@@ -129,6 +129,18 @@ class MAE(Settings):
         return self
 
 
+class Genesis(Settings):
+    """Models Genesis (P3's Table 3): restoring volumes, or images, that were shuffled, recoloured and painted over."""
+
+    name: Literal["genesis"]
+    flip: Fraction = 0.4  # up to three times, each along any axis; corrupted and original alike
+    shuffle: Fraction = 0.5
+    shuffle_blocks: PositiveInt = 10000  # of 64 x 64 x 32 voxels
+    intensity: Fraction = 0.9
+    paint: Fraction = 0.9
+    in_paint: Fraction = 0.2  # of those painted; the others are out-painted
+
+
 DecodingTask = Literal["reconstruction", "original-colors", "mask-location", "black-masks"]
 
 
@@ -247,6 +259,7 @@ Method = Annotated[
     | DINO
     | SwAV
     | MAE
+    | Genesis
     | Reconstruction
     | ConRec
     | Segmentation
@@ -258,4 +271,4 @@ Method = Annotated[
     | NoPretraining,
     Field(discriminator="name"),
 ]
-DECODING = ("mae", "reconstruction", "conrec", "segmentation")  # the methods that train a decoder too
+DECODING = ("mae", "genesis", "reconstruction", "conrec", "segmentation")  # the methods that train a decoder too

@@ -12,6 +12,9 @@ from pydantic import (
 from search_spaces.schema.base import Settings, default_name
 
 
+EvenWidth = Annotated[int, Field(gt=0, multiple_of=2)]  # the first convolution of a level has half of it
+
+
 class UNet(Settings):
     """P2's U-Net: four levels, transposed convolutions. Convolutions per level and the norm are our reading."""
 
@@ -86,6 +89,26 @@ class TimmUNet(Settings):
         return 32
 
 
+class GenesisUNet(Settings):
+    """The U-Net of Models Genesis (P3's Table 3), for volumes, or with `dimensions: 2` for images."""
+
+    name: Literal["genesis-unet"]
+    dimensions: Literal[2, 3] = 3
+    widths: Annotated[tuple[EvenWidth, ...], Field(min_length=2, max_length=6)] = (64, 128, 256, 512)
+    up: Literal["nearest", "transposed"] = "nearest"  # as their Keras code, in which P3's task is, or their PyTorch port
+    skip_connections: bool = True
+
+    @property
+    def stride(self) -> int:
+        return 1 << (len(self.widths) - 1)
+
+
+def dimensions_of(model: Model) -> int:
+    """Of what the model takes: 2 for images, 3 for volumes."""
+    return model.dimensions if isinstance(model, GenesisUNet) else 2
+
+
 Model = Annotated[
-    Annotated[UNet | ConRecUNet | ResNetUNet | ResNetHead | TimmUNet, Field(discriminator="name")], default_name("unet")
+    Annotated[UNet | ConRecUNet | ResNetUNet | ResNetHead | TimmUNet | GenesisUNet, Field(discriminator="name")],
+    default_name("unet"),
 ]

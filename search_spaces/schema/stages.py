@@ -116,7 +116,7 @@ class Finetune(_Length):
     transfer: Literal["none", "encoder", "encoder+decoder"] = "encoder"
     freeze: Literal["none", "encoder"] = "none"
     unfreeze_epoch: PositiveInt | None = None  # the first epoch, counted from 0, that trains a frozen encoder too
-    loss: Literal["dice", "cross-entropy", "dice+cross-entropy"] = "dice"
+    loss: Literal["dice", "foreground-dice", "cross-entropy", "dice+cross-entropy"] = "dice"
     augment: Augment = Augment()
     optimizer: Optimizer = Adam()
     schedule: Schedule = Constant()
@@ -125,6 +125,7 @@ class Finetune(_Length):
     validate_every: NonNegativeInt = 0  # epochs between validations for the learning curve; 0: only at the end
     patience: PositiveInt | None = None  # stop after this many validations without a better val/jaccard
     precision: Literal["float32", "bfloat16"] = "float32"
+    threshold_scores: bool = False  # two classes: also score probabilities, jaccard_thresholds and soft_dice (P3 Table 3)
 
     @model_validator(mode="after")
     def _validated_meanwhile(self) -> Finetune:

@@ -34,6 +34,8 @@ TABLES = [
     ("p2_table1", "P2.table1.f1", "P2.table1", {"": "f1"}),
     ("p3_table2_pets", "P3.table2", "P3.table2", {fraction: f"pets {fraction}" for fraction in FRACTIONS}),
     ("p3_table2_flowers", "P3.table2", "P3.table2", {fraction: f"flowers {fraction}" for fraction in FRACTIONS}),
+    ("p3_table3", "P3.table3", "P3.table3", {"": "dice"}),
+    ("p3_table3", "P3.table3.iou", "P3.table3", {"": "iou"}),
     ("p3_table4", "P3.table4", "P3.table4", {"bus": "bus", "airplane": "airplane"}),
     ("p3_table5", "P3.table5", "P3.table5", {"VOC cat": "VOC cat", "VOC horse": "VOC horse"}),
     ("p3_table6", "P3.table6", "P3.table6", {name: name for name in BOTH}),
@@ -54,6 +56,7 @@ CELLS = {
     "p2_outlook_pretraining_data": 15,
     "p3_table2_pets": 18,
     "p3_table2_flowers": 18,
+    "p3_table3": 3,
     "p3_table4": 24,
     "p3_table5": 14,
     "p3_table6": 12,
@@ -78,7 +81,9 @@ def transcribed() -> dict[str, Any]:
 def printed(table: dict[str, Any], row: str, column: str) -> tuple[float, float | None]:
     """Mean and std (None where the paper prints none) as transcribed."""
     values, i = table["rows"][row], table["columns"].index(column)
-    return (values["mean"][i], values["std"][i]) if isinstance(values, dict) else (values[i], None)
+    if not isinstance(values, dict):
+        return values[i], None
+    return values["mean"][i], values["std"][i] if "std" in values else None
 
 
 def carried(values: list[list[Any]]) -> dict[tuple[str, ...], tuple[float, float | None]]:

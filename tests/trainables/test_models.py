@@ -36,6 +36,10 @@ SMALL: dict[str, dict[str, Any]] = {
         "skip_connections": False,
     },
     "timm-swin": {"name": "timm-unet", "backbone": "swin_s3_tiny_224", "decoder_widths": [8, 8, 8, 8, 8]},  # B, H, W, C
+    "genesis": {"name": "genesis-unet", "widths": [4, 8, 16]},
+    "genesis-no-skips": {"name": "genesis-unet", "widths": [4, 8, 16], "skip_connections": False},
+    "genesis-transposed": {"name": "genesis-unet", "widths": [4, 8, 16], "up": "transposed"},
+    "genesis-2d": {"name": "genesis-unet", "widths": [4, 8, 16], "dimensions": 2},
 }
 
 
@@ -55,6 +59,12 @@ def model_of(key: str) -> schema.Model:
     return model
 
 
+def pixels(model: schema.Model, count: int, rows: int, columns: int) -> torch.Tensor:
+    """Images, or volumes with as many slices as the model halves them into one."""
+    volumes = schema.dimensions_of(model) == 3
+    return torch.rand((count, 1, model.stride, rows, columns) if volumes else (count, 3, rows, columns))
+
+
 def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
@@ -71,14 +81,14 @@ def test_maps_have_the_widths_and_strides_that_the_encoder_names_and_logits_the_
     network = build_unet(model, 5).eval()
     encoder, size = network.encoder, (model.stride, 2 * model.stride)
     with torch.no_grad():
-        features = encoder(torch.rand(2, 3, *size))
-        logits = network(torch.rand(2, 3, *size))
+        features = encoder(x := pixels(model, 2, *size))
+        logits = network(x)
     assert [tuple(f.shape) for f in features] == [
-        (2, width, size[0] // stride, size[1] // stride)
+        (2, width, *(n // stride for n in x.shape[2:]))
         for width, stride in zip(encoder.widths, encoder.strides, strict=True)
     ]
     assert encoder.strides[-1] == model.stride
-    assert logits.shape == (2, 5, *size)
+    assert logits.shape == (2, 5, *x.shape[2:])
 
 
 @every_model
@@ -86,7 +96,8 @@ def test_another_resolution_than_in_training_works(key: str) -> None:
     model = model_of(key)
     network = build_unet(model, 2).eval()
     with torch.no_grad():
-        assert network(torch.rand(1, 3, 3 * model.stride, model.stride)).shape[-2:] == (3 * model.stride, model.stride)
+        logits = network(pixels(model, 1, 3 * model.stride, model.stride))
+        assert logits.shape[-2:] == (3 * model.stride, model.stride)
 
 
 @every_model
@@ -95,7 +106,7 @@ def test_fine_maps_reach_the_output_only_through_skip_connections(key: str) -> N
     model = model_of(key)
     encoder, decoder = build_encoder(model).eval(), build_decoder(model).eval()
     with torch.no_grad():
-        features = encoder(torch.rand(1, 3, 2 * model.stride, 2 * model.stride))
+        features = encoder(pixels(model, 1, 2 * model.stride, 2 * model.stride))
         moved = [f + 1 for f in features[:-1]] + features[-1:]
         assert torch.equal(decoder(features), decoder(moved)) != model.skip_connections
         assert not torch.equal(decoder(features), decoder([*features[:-1], features[-1] + 1]))
@@ -106,7 +117,7 @@ def test_every_parameter_is_trained(key: str) -> None:
     torch.manual_seed(0)
     model = model_of(key)
     network = build_unet(model, 2)
-    network(torch.rand(2, 3, 2 * model.stride, 2 * model.stride)).square().mean().backward()
+    network(pixels(model, 2, 2 * model.stride, 2 * model.stride)).square().mean().backward()
     assert [name for name, p in network.named_parameters() if p.grad is None] == []
 
 
@@ -115,7 +126,7 @@ def test_the_trunk_and_the_last_block_are_the_decoder(key: str) -> None:
     model = model_of(key)
     encoder, decoder = build_encoder(model).eval(), build_decoder(model).eval()
     with torch.no_grad():
-        features = encoder(torch.rand(1, 3, model.stride, model.stride))
+        features = encoder(pixels(model, 1, model.stride, model.stride))
         x = decoder.blocks[-1](trunk(decoder, features), skips_of(decoder, features)[-1])
         assert torch.equal(x, decoder(features))
 

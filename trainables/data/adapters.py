@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces import schema
-from trainables.data import classed, flowers, folders, packed, pets, segmented
+from trainables.data import classed, cubes, flowers, folders, packed, pets, segmented
 from trainables.data.catalogue import ABOUT, About
 from trainables.data.errors import DataError
 from trainables.data.listing import Listing
@@ -29,7 +29,7 @@ def _list_image_mask_folder(settings: schema.ImageMaskFolder, root: Path) -> Lis
     return folders.list_images_and_masks(root, settings.images, settings.masks, settings.classes, settings.ignore)
 
 
-# Every data set but the generated scenes: name -> (settings, folder or file) -> Listing.
+# Every data set but the generated ones: name -> (settings, folder or file) -> Listing.
 ADAPTERS: dict[str, Callable[[Any, Path], Listing]] = {
     "oxford-iiit-pet": _list_pets,
     "flowers102": flowers.list_flowers102,
@@ -48,16 +48,17 @@ ADAPTERS: dict[str, Callable[[Any, Path], Listing]] = {
     "npz": packed.list_npz,
     "image-folder": _list_image_folder,
     "image-mask-folder": _list_image_mask_folder,
+    "luna16": cubes.list_luna16,
 }
 
 
 def locate(settings: schema.Data, data_root: Path | None) -> Path | None:
-    """The folder (or .npz file) of a data set; None for generated scenes.
+    """The folder (or .npz file) of a data set; None for a generated one.
 
     A relative `root:` is taken from `data_root`, else from the working folder. Raises DataError: what is expected,
     where, and how to get it.
     """
-    if isinstance(settings, schema.Scenes):
+    if isinstance(settings, schema.Scenes | schema.Volumes):
         return None
     if settings.dataset in ABOUT:
         return _locate_archive(settings.dataset, ABOUT[settings.dataset], settings.root, data_root)

@@ -140,4 +140,14 @@ ABOUT: dict[str, About] = {
         (Download(f"{_INAT}/train_mini.tar.gz", "db6ed8330e634445efc8fec83ae81442"),
          Download(f"{_INAT}/val.tar.gz", "f6f6e0e242e3d4c9569ba56400938afc")),
     ),
+    "luna16": About(
+        "LUNA16 as Models Genesis' cubes", "CC BY 4.0 (LUNA16); CC BY 3.0 (LIDC-IDRI)", "30 GB (64x64x32)", True,
+        "bat_32_s_64x64x32_0.npy to _9.npy (cubes), or x_train_64x64x32.npy, m_train_... and those of valid and test "
+        "(nodules)",
+        ("luna16", "LUNA16", "Self_Learning_Cubes"),
+        (*((f"bat_32_s_64x64x32_{fold}.npy",) for fold in range(10)), ("x_train_64x64x32.npy",)),
+        "download LUNA16's ten subsets from https://luna16.grand-challenge.org/Download and cut the cubes with "
+        "infinite_generator_3D.py of https://github.com/MrGiovanni/ModelsGenesis; its authors give no script for the "
+        "nodules, which they cut from LIDC-IDRI",
+    ),
 }  # fmt: skip

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -26,13 +27,14 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from search_spaces import schema
-from trainables.data import decode, hashes, maps, scenes, splits
+from trainables.data import cubes, decode, hashes, maps, scenes, splits, volumes
 from trainables.data.adapters import ADAPTERS, locate
 from trainables.data.errors import DataError
 from trainables.data.listing import IGNORE, Entry, Listing, Member, Pack, file_of, limited
 
 __all__ = ["IGNORE", "DataError", "ImageSet", "digest", "ensure", "load", "locate", "open_cached"]
 
+GENERATED = schema.Scenes | schema.Volumes  # what no files hold
 RECIPE = 1  # raised whenever the same files and settings would give other arrays
 INDEX = "index.json"
 
@@ -42,7 +44,10 @@ PACKS = 2  # files of many images that stay open while they are decoded: rows ru
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A data set of N images of S x S px (S = cache_size), memory-mapped and read-only."""
+    """A data set of N images of S x S px (S = cache_size), memory-mapped and read-only.
+
+    Or of N grey volumes of D slices: images (N, D, S, S, 1), masks (N, D, S, S), no regions and no depth.
+    """
 
     images: NDArray[np.uint8]  # (N, S, S, 3) RGB
     masks: NDArray[np.uint8] | None  # (N, S, S) class indices; IGNORE = 255 is left out of losses and metrics
@@ -79,8 +84,8 @@ def digest(settings: schema.Data, data_root: Path | None, cache: Path | None = N
 
 def count(settings: schema.Data, data_root: Path | None) -> int:
     """How many images the data set will hold, before any is opened. Raises DataError for missing folders or lists."""
-    if isinstance(settings, schema.Scenes):
-        return len(_scene_indices(settings))
+    if isinstance(settings, GENERATED):
+        return len(_indices(settings))
     return len(_listed(settings, data_root).entries)
 
 
@@ -120,9 +125,10 @@ def open_cached(digest: str, cache: Path) -> ImageSet | None:
 
 
 def _ensure_images(settings: schema.Data, data_root: Path | None, cache: Path, progress: Progress | None) -> str:
-    if isinstance(settings, schema.Scenes):
+    if isinstance(settings, GENERATED):
         name = _digest_images(settings, data_root, cache)
-        return _built(name, cache, lambda folder: _write_scenes(settings, folder, progress))
+        write = _write_scenes if isinstance(settings, schema.Scenes) else _write_volumes
+        return _built(name, cache, lambda folder: write(settings, folder, progress))
     listing = _listed(settings, data_root)
     name = _digest_files(settings, listing, cache)
     return _built(name, cache, lambda folder: _write_files(settings, listing, folder, progress))
@@ -130,8 +136,8 @@ def _ensure_images(settings: schema.Data, data_root: Path | None, cache: Path, p
 
 def _digest_images(settings: schema.Data, data_root: Path | None, cache: Path | None) -> str:
     """Of all but the maps."""
-    if isinstance(settings, schema.Scenes):
-        return _digest_of([_header(settings, None), _scene_indices(settings)])
+    if isinstance(settings, GENERATED):
+        return _digest_of([_header(settings, None), _indices(settings)])
     return _digest_files(settings, _listed(settings, data_root), cache)
 
 
@@ -149,7 +155,7 @@ def _with_maps(base: str, settings: schema.Data, data_root: Path | None, cache: 
 def _listed(settings: schema.Data, data_root: Path | None) -> Listing:
     """The entries that are used. Under `on_error: fail`, problems that names alone show are raised by the build."""
     root = locate(settings, data_root)
-    assert root is not None  # only scenes have no folder
+    assert root is not None  # only what is generated has no folder
     listing = ADAPTERS[settings.dataset](settings, root)
     if not listing.entries:
         raise DataError(f"{settings.dataset}: no usable image in {root}", listing.problems)
@@ -180,7 +186,9 @@ def _digest_of(parts: Sequence[Any]) -> str:
 def _header(settings: schema.Data, listing: Listing | None) -> dict[str, Any]:
     """The settings that change the arrays. `limit` is not among them: it shows in which images follow."""
     header: dict[str, Any] = {"recipe": RECIPE, "dataset": settings.dataset, "cache_size": settings.cache_size}
-    if isinstance(settings, schema.Scenes):
+    if (slices := schema.slices_of(settings)) is not None:
+        header |= {"slices": slices}
+    if isinstance(settings, GENERATED):
         return header | {"classes": settings.classes, "seed": settings.seed}
     if listing is not None:
         values = None if listing.mask_values is None else sorted(listing.mask_values.items())
@@ -189,7 +197,7 @@ def _header(settings: schema.Data, listing: Listing | None) -> dict[str, Any]:
     return header | {"fit": settings.fit, "on_error": settings.on_error}
 
 
-def _scene_indices(settings: schema.Scenes) -> list[int]:
+def _indices(settings: schema.Scenes | schema.Volumes) -> list[int]:
     return [int(i) for i in splits.draw_subset(settings.images, settings.limit, settings.split.seed)]
 
 
@@ -218,8 +226,8 @@ def _publish(folder: Path, target: Path) -> None:
 
 
 def _write_scenes(settings: schema.Scenes, folder: Path, progress: Progress | None) -> dict[str, Any]:
-    indices = _scene_indices(settings)
-    maps = _allocate(folder, len(indices), settings.cache_size, masks=True, scenes=True)
+    indices = _indices(settings)
+    maps = _allocate(folder, len(indices), _shape(settings), masks=True, scenes=True)
     for row, i in enumerate(indices):
         scene = scenes.generate(settings.seed, i, settings.cache_size, settings.classes)
         pairs: Iterable[tuple[NDArray[Any] | None, NDArray[Any]]] = zip(maps, scene, strict=True)
@@ -232,8 +240,20 @@ def _write_scenes(settings: schema.Scenes, folder: Path, progress: Progress | No
     return _index(names, scenes.CLASSES[: settings.classes])
 
 
+def _write_volumes(settings: schema.Volumes, folder: Path, progress: Progress | None) -> dict[str, Any]:
+    indices = _indices(settings)
+    maps = _allocate(folder, len(indices), _shape(settings), masks=True, scenes=False)
+    assert maps.masks is not None
+    for row, i in enumerate(indices):
+        made = volumes.generate(settings.seed, i, settings.slices, settings.cache_size, settings.classes)
+        maps.images[row], maps.masks[row] = made.image[..., None], made.mask
+        if progress is not None:
+            progress(row + 1, len(indices))
+    return _index([f"volume-{i:06d}" for i in indices], volumes.CLASSES[: settings.classes])
+
+
 def _write_files(settings: schema.Data, listing: Listing, folder: Path, progress: Progress | None) -> dict[str, Any]:
-    maps = _allocate(folder, len(listing.entries), settings.cache_size, listing.mask_values is not None, scenes=False)
+    maps = _allocate(folder, len(listing.entries), _shape(settings), listing.mask_values is not None, scenes=False)
     bad: dict[int, tuple[str, ...]] = {}
     for row, problems in enumerate(_decoded(settings, listing, maps)):
         if problems:
@@ -256,7 +276,11 @@ def _decoded(settings: schema.Data, listing: Listing, maps: _Maps) -> Iterator[t
 
     def fill(row: int) -> tuple[str, ...]:
         entry = listing.entries[row]
-        image, mask, problems = decode.decode(entry, listing, unpack, settings.cache_size, settings.fit)
+        if isinstance(settings, schema.LUNA16):
+            read = cubes.decode_cube(entry, listing, unpack, settings.slices, settings.cache_size)
+        else:
+            read = decode.decode(entry, listing, unpack, settings.cache_size, settings.fit)
+        image, mask, problems = read
         if image is not None:
             maps.images[row] = image
         if mask is not None and maps.masks is not None:
@@ -318,12 +342,18 @@ def _check(settings: schema.Data, listing: Listing, problems: Sequence[str], goo
         raise DataError(f"{where}: {len(problems)} problem{'s'[: len(problems) > 1]}; {advice}:", problems)
 
 
-def _allocate(folder: Path, n: int, size: int, masks: bool, scenes: bool) -> _Maps:
-    pixels = n * size * size
-    _room(folder, pixels * (3 + masks + 4 * scenes))
-    square = (n, size, size)
+def _shape(settings: schema.Data) -> tuple[int, ...]:
+    """Of one image, channels last: (S, S, 3), or (D, S, S, 1) of a volume."""
+    size, slices = settings.cache_size, schema.slices_of(settings)
+    return (size, size, 3) if slices is None else (slices, size, size, 1)
+
+
+def _allocate(folder: Path, n: int, shape: tuple[int, ...], masks: bool, scenes: bool) -> _Maps:
+    pixels = n * math.prod(shape[:-1])
+    _room(folder, pixels * (shape[-1] + masks + 4 * scenes))
+    square = (n, *shape[:-1])
     return _Maps(
-        images=open_memmap(folder / "images.npy", "w+", np.uint8, (*square, 3)),
+        images=open_memmap(folder / "images.npy", "w+", np.uint8, (n, *shape)),
         masks=open_memmap(folder / "masks.npy", "w+", np.uint8, square) if masks else None,
         regions=open_memmap(folder / "regions.npy", "w+", np.uint16, square) if scenes else None,
         depth=open_memmap(folder / "depth.npy", "w+", np.float16, square) if scenes else None,

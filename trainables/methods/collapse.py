@@ -50,12 +50,13 @@ def effective_rank(features: Tensor) -> Tensor:
 
 @torch.no_grad()
 def measure(encoder: nn.Module, pixels: Tensor) -> dict[str, float]:
-    """Spread and effective rank of the encoder's pooled features of (B, 3, H, W) images, in eval mode.
+    """Spread and effective rank of the encoder's pooled features of images (or volumes), in eval mode.
 
     The encoder is left in training mode, and its statistics as they were.
     """
     encoder.eval()
-    features = encoder(pixels)[-1].mean(dim=(2, 3))
+    features = encoder(pixels)[-1]
+    features = features.mean(dim=tuple(range(2, features.ndim)))
     encoder.train()
     return {"encoder_spread": float(spread(features)), "encoder_rank": float(effective_rank(features))}
 

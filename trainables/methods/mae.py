@@ -48,7 +48,7 @@ def restoration_error(restored: Tensor, original: Tensor, mask: Tensor | None = 
 
 def constant_error(original: Tensor) -> Tensor:
     """The error of the best answer that is the same everywhere: the variance of each channel, averaged."""
-    return original.float().var(dim=(0, 2, 3), correction=0).mean()
+    return original.float().var(dim=(0, *range(2, original.ndim)), correction=0).mean()
 
 
 class MAE(nn.Module):

@@ -9,6 +9,7 @@ from search_spaces import schema
 from trainables.methods.byol import BYOL
 from trainables.methods.conrec import ConRec, Reconstruction
 from trainables.methods.dino import DINO, DINOHead
+from trainables.methods.genesis import Genesis
 from trainables.methods.mae import MAE
 from trainables.methods.moco import MoCo, MoCoV3
 from trainables.methods.pixelcl import PixelCL
@@ -18,7 +19,9 @@ from trainables.methods.samclr import region_views
 from trainables.methods.simclr import SimCLR
 from trainables.methods.supervised import Classification, Segmentation
 from trainables.methods.swav import SwAV
+from trainables.models.dimensions import CHANNELS
 from trainables.models.interface import Decoder, Encoder
+from trainables.views.genesis import Rates
 
 
 class Parts(NamedTuple):
@@ -127,6 +130,12 @@ def build_mae(method: schema.MAE, views: schema.Views, parts: Parts) -> Method:
     return MAE(parts.encoder, parts.decoder(), views, method.masking, method.ratio, method.patch, method.loss_on)
 
 
+def build_genesis(method: schema.Genesis, views: schema.Views, parts: Parts) -> Method:
+    rates = Rates(method.shuffle, method.shuffle_blocks, method.intensity, method.paint, method.in_paint)
+    decoder = parts.decoder()
+    return Genesis(parts.encoder, decoder, views, CHANNELS[decoder.dimensions], rates, method.flip)
+
+
 def build_reconstruction(method: schema.Reconstruction, views: schema.Views, parts: Parts) -> Method:
     weights = {str(task): weight for task, weight in method.task_weights.items()}
     return Reconstruction(parts.encoder, parts.decoder, views, method.tasks, weights, method.branch)
@@ -167,6 +176,7 @@ METHODS: dict[str, Callable[[Any, schema.Views, Parts], Method]] = {
     "pixelcl": build_pixelcl,
     "pixelcl++": build_pixelcl,
     "mae": build_mae,
+    "genesis": build_genesis,
     "reconstruction": build_reconstruction,
     "conrec": build_conrec,
     "segmentation": build_segmentation,

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainables.models.dimensions import LAYERS
+
 
 class Encoder(nn.Module):
     """(B, 3, H, W) -> list of maps, the finest first; map k is (B, widths[k], H / strides[k], W / strides[k])."""
@@ -27,6 +29,7 @@ class Decoder(nn.Module):
     blocks: nn.ModuleList
     width: int
     head_kernel: int
+    dimensions: int = 2
 
 
 def trunk(decoder: Decoder, features: list[Tensor]) -> Tensor:
@@ -49,9 +52,12 @@ def skips_of(decoder: Decoder, features: list[Tensor]) -> list[Tensor | None]:
     return (skips + [None] * len(decoder.blocks))[: len(decoder.blocks)]
 
 
-def pixel_head(decoder: Decoder, outputs: int) -> nn.Conv2d:
-    """The convolution from the decoder's last features to `outputs` values per pixel."""
-    return nn.Conv2d(decoder.width, outputs, decoder.head_kernel, padding=decoder.head_kernel // 2)
+def pixel_head(decoder: Decoder, outputs: int) -> nn.Module:
+    """The convolution from the decoder's last features to `outputs` values per pixel or voxel."""
+    convolution: nn.Module = LAYERS[decoder.dimensions].convolution(
+        decoder.width, outputs, decoder.head_kernel, padding=decoder.head_kernel // 2
+    )
+    return convolution
 
 
 def resized(x: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:

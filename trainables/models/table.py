@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from search_spaces import schema
-from trainables.models import conrec_unet, resnet, timm_unet, unet
+from trainables.models import conrec_unet, genesis_unet, resnet, timm_unet, unet
 from trainables.models.interface import Decoder, Encoder
 
 ENCODERS: dict[str, Callable[[Any], Encoder]] = {
@@ -15,6 +15,7 @@ ENCODERS: dict[str, Callable[[Any], Encoder]] = {
     "resnet-unet": lambda model: resnet.Encoder(model.depth, model.stem),
     "resnet-head": lambda model: resnet.Encoder(model.depth),
     "timm-unet": lambda model: timm_unet.Encoder(model.backbone),
+    "genesis-unet": lambda model: genesis_unet.Encoder(model.widths, model.dimensions),
 }
 
 DECODERS: dict[str, Callable[[Any], Decoder]] = {
@@ -25,6 +26,9 @@ DECODERS: dict[str, Callable[[Any], Decoder]] = {
     ),
     "resnet-head": lambda model: resnet.FiveConvolutions(resnet.WIDTHS[model.depth][-1]),
     "timm-unet": lambda model: timm_unet.decoder(model.backbone, model.decoder_widths, model.skip_connections),
+    "genesis-unet": lambda model: genesis_unet.Decoder(
+        model.widths, model.dimensions, model.up, model.skip_connections
+    ),
 }
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from search_spaces import schema
-from trainables.views import geometry
+from trainables.views import geometry, volumes
 from trainables.views.random import IntArray, uniforms
 
 WHOLE = (1.0, 1.0)  # of the image's area, and of its aspect: no crop
@@ -20,8 +20,10 @@ def fine_tune_batch(
 
     Images are bilinear, channels_last; masks nearest neighbour. An image's transform depends on its index in `indices`
     (B,) and on the epoch. Without a crop (both ranges (1, 1), the default) this is `evaluation_batch` with flips. A
-    crop is resized without antialiasing.
+    crop is resized without antialiasing. Volumes (B, D, H, W, 1) go through `volumes.fine_tune_batch`.
     """
+    if images.ndim == 5:
+        return volumes.fine_tune_batch(images, masks, indices, settings, seed, epoch)
     _check(images, masks)
     if indices.shape != (len(images),):
         raise ValueError(f"indices must name the {len(images)} images of the batch, got shape {indices.shape}")
@@ -39,8 +41,10 @@ def fine_tune_batch(
 def evaluation_batch(images: Tensor, masks: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """The same without any randomness: the whole image, resized with antialiasing.
 
-    Where the images already have this size nothing is resampled, and pixels are exactly x / 255.
+    Where the images already have this size nothing is resampled, and pixels are exactly x / 255. Volumes never are.
     """
+    if images.ndim == 5:
+        return volumes.evaluation_batch(images, masks)
     _check(images, masks)
     if images.shape[1:3] == (size, size):
         return _planes(images).div_(255), masks.long()

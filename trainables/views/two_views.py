@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from search_spaces import schema
-from trainables.views import color, geometry
+from trainables.views import color, geometry, volumes
 from trainables.views.random import FloatArray, IntArray, uniforms
 from trainables.views.regions import draw_windows
 
@@ -59,7 +59,12 @@ def views_of(
 
     `region_table` (B, K, 5), of `regions.region_table`, is for recipes whose views lie `within` a region: all such
     views of an image lie in the same one. Raises ValueError where it is needed and missing.
+    Of volumes (B, D, H, W, 1) every view is the whole: a tensor of (B, 1, D, H, W).
     """
+    if images.ndim == 5:
+        whole = torch.tensor((0.0, 0.0, 1.0, 1.0), device=images.device).expand(len(images), 4)
+        straight = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        return [View(volumes.voxels(images), whole, straight) for _ in recipes]
     _check(images, indices)
     planes = images.permute(0, 3, 1, 2).float()  # once for all views; the memory stays channels last
     which = uniforms(seed, "views/region", epoch, indices, 0, 1)[:, 0]  # the same for every view

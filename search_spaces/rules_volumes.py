@@ -1,0 +1,68 @@
+"""What must hold between settings where volumes are concerned: who takes them, and at which size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from search_spaces.document import KeyPath, Places, Problem
+from search_spaces.schema import Augment, Configuration, Views, dimensions_of, slices_of
+
+METHODS = ("genesis", "none")  # that take volumes
+
+
+def check_volumes(settings: Configuration, places: Places) -> Iterator[Problem]:
+    users: list[tuple[KeyPath, str]] = [(("pretrain", i), stage.data) for i, stage in enumerate(settings.pretrain)]
+    users += [] if settings.finetune is None else [(("finetune",), settings.finetune.data)]
+    users += [(("probe", key), probe.data) for key, probe in settings.probe.items()]
+    for path, name in users:
+        data = settings.data.get(name)
+        if data is None:
+            continue
+        slices, solid = slices_of(data), dimensions_of(settings.model) == 3
+        if slices is None and solid:
+            what = f"the model {settings.model.name} takes volumes, and {name} holds images"
+            yield places.problem((*path, "data"), what, "set model.dimensions: 2")
+        elif slices is not None and not solid:
+            what = f"the model {settings.model.name} takes images, and {name} holds volumes"
+            yield places.problem((*path, "data"), what, "use model: {name: genesis-unet}")
+        elif slices is not None and slices % settings.model.stride:
+            what = f"{slices} slices are not a multiple of {settings.model.stride}, as the model needs"
+            yield places.problem(("data", name, "slices"), what)
+    yield from _check_pretrain(settings, places)
+    yield from _check_finetune(settings, places)
+    for key, probe in settings.probe.items():
+        if _holds_volumes(settings, probe.data):
+            yield places.problem(("probe", key, "data"), "probes take images, not volumes", "leave the probe out")
+
+
+def _check_pretrain(settings: Configuration, places: Places) -> Iterator[Problem]:
+    for i, stage in enumerate(settings.pretrain):
+        if not _holds_volumes(settings, stage.data):
+            continue
+        path: KeyPath = ("pretrain", i)
+        if stage.method.name not in METHODS:
+            what = f"{stage.method.name} takes images, and {stage.data} holds volumes"
+            yield places.problem((*path, "method", "name"), what, f"use {METHODS[0]}")
+        yield from _check_size(settings, stage.data, stage.views.size, (*path, "views", "size"), places)
+        if stage.views != Views(size=stage.views.size):
+            what = "views of volumes are whole; of these settings only `size` is used"
+            yield places.problem((*path, "views"), what, "leave the others out (genesis has a flip of its own)")
+
+
+def _check_finetune(settings: Configuration, places: Places) -> Iterator[Problem]:
+    finetune = settings.finetune
+    if finetune is None or not _holds_volumes(settings, finetune.data):
+        return
+    yield from _check_size(settings, finetune.data, finetune.size, ("finetune", "size"), places)
+    if finetune.augment != Augment(flip=finetune.augment.flip):
+        yield places.problem(("finetune", "augment"), "volumes are flipped, not cropped", "leave out all but `flip`")
+
+
+def _check_size(settings: Configuration, name: str, size: int, path: KeyPath, places: Places) -> Iterator[Problem]:
+    if size != (held := settings.data[name].cache_size):
+        what = f"volumes are taken whole: {size} px is not the {held} px of {name}"
+        yield places.problem(path, what, f"set it to {held}")
+
+
+def _holds_volumes(settings: Configuration, name: str) -> bool:
+    return name in settings.data and slices_of(settings.data[name]) is not None

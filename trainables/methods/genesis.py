@@ -1,0 +1,49 @@
+"""Models Genesis: restoring volumes (or images) that were shuffled, changed in intensity and painted over.
+
+Zhou et al.: "Models Genesis: generic autodidactic models for 3D medical image analysis", MICCAI 2019, which P3's Table 3
+runs again. Loss: mean squared error between the sigmoid of the output and the uncorrupted volume, over all voxels.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from search_spaces import schema
+from trainables.methods.mae import constant_error, restoration_error
+from trainables.methods.protocol import Batch
+from trainables.models.interface import Decoder, Encoder, pixel_head, resized
+from trainables.views.genesis import Rates, corrupt
+from trainables.views.volumes import MIRROR_DRAWS, drawn_mirrors, mirror
+
+
+class Genesis(nn.Module):
+    """Encoder, decoder, and a convolution of side 1 to the volume's channels."""
+
+    needs: frozenset[str] = frozenset()
+
+    def __init__(
+        self, encoder: Encoder, decoder: Decoder, views: schema.Views, channels: int, rates: Rates, flip: float
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.output = pixel_head(decoder, channels)
+        self.recipes = (views,)
+        self.rates, self.flip = rates, flip
+
+    def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """One view of (B, 1, D, H, W), or (B, 3, H, W) -> the error, and its share of that of a constant answer."""
+        original = batch.views[0].pixels
+        mirrored = drawn_mirrors(batch.draw("flip", MIRROR_DRAWS), self.flip, original.ndim - 2)
+        original = mirror(original, mirrored, 2)
+        logits = self.output(self.decoder(self.encoder(corrupt(original, batch.draw, self.rates))))
+        restored = resized(logits, (original.shape[-2], original.shape[-1])).float().sigmoid()
+        error = restoration_error(restored, original)
+        relative = error.detach() / constant_error(original).clamp(min=1e-8)
+        return error, {"error": error.detach(), "loss_over_uniform": relative}
+
+    def after_backward(self, epoch: int) -> None:
+        """Nothing to do: all gradients are used as they are."""
+
+    def after_step(self, progress: float) -> None:
+        """Nothing to do: there is no momentum encoder and no queue."""

@@ -1,0 +1,149 @@
+"""The corruptions of Models Genesis, of images (B, C, H, W) or volumes (B, C, D, H, W) in [0, 1].
+
+Zhou et al.: "Models Genesis: generic autodidactic models for 3D medical image analysis", MICCAI 2019, section 2, and
+their public code (`utils.py`, `config.py`): local shuffling, then a non-linear change of intensity, then painting, each
+with its own chance. Counts, sides and chances are that code's; its bounds include both ends, as here. Where a side is
+too short to leave MARGIN around a block, the block may touch the edge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Draw = Callable[[str, int], NDArray[Any]]  # (what for, how many) -> (B, how many) in [0, 1)
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+Shape = tuple[int, ...]  # of space alone: (H, W) or (D, H, W)
+
+MARGIN = 3
+PAINT_ON = 0.95  # the chance to go on to the next block
+IN_PAINT_BLOCKS, OUT_PAINT_WINDOWS = 5, 5  # at most; the first window of out-painting is always there
+CURVE_POINTS = 4096  # at which the Bezier curve is taken, with straight lines between
+
+
+class Rates(NamedTuple):
+    """How often, and how many blocks are shuffled."""
+
+    shuffle: float
+    blocks: int
+    intensity: float
+    paint: float
+    in_paint: float  # of those that are painted; the others are out-painted
+
+
+def corrupt(x: Tensor, draw: Draw, rates: Rates) -> Tensor:
+    """What happens to an image depends on its own draws alone."""
+    shape = tuple(x.shape[2:])
+    x = x.clone()
+    generators = _generators(draw, "shuffle")
+    for b in np.flatnonzero(draw("shuffle?", 1)[:, 0] < rates.shuffle):
+        source = torch.from_numpy(shuffled_sources(shape, rates.blocks, generators(b))).to(x.device)
+        x[b] = x[b].flatten(1)[:, source].view_as(x[b])
+    if len(rows := np.flatnonzero(draw("intensity?", 1)[:, 0] < rates.intensity)):
+        where, points = torch.from_numpy(rows).to(x.device), draw("intensity", 5)[rows]
+        x[where] = change_intensity(x[where], points[:, :4], points[:, 4] < 0.5)
+    generators, inside = _generators(draw, "paint"), draw("in-paint?", 1)[:, 0] < rates.in_paint
+    for b in np.flatnonzero(draw("paint?", 1)[:, 0] < rates.paint):
+        generator = generators(b)
+        painted = in_painted(shape, generator) if inside[b] else out_painted(shape, generator)
+        noise = torch.from_numpy(generator.random(tuple(x[b].shape), np.float32)).to(x)
+        x[b] = torch.where(torch.from_numpy(painted).to(x.device), noise, x[b])
+    return x
+
+
+def _generators(draw: Draw, name: str) -> Callable[[int], np.random.Generator]:
+    """A stream of numbers for each image, begun by its first draw."""
+    seeds = draw(f"{name}/seed", 1)[:, 0]
+    return lambda b: np.random.default_rng(int(seeds[b] * 2**53))
+
+
+# --------------------------------------------------------------------------------------------------------- shuffling
+
+
+def shuffled_sources(shape: Shape, blocks: int, rng: np.random.Generator) -> IntArray:
+    """From which voxel (flat index) each voxel comes, (prod(shape),): small blocks whose voxels change places.
+
+    Sides of a block: 1 to a tenth of the volume's. Every block takes its voxels from the original, and a later one
+    overwrites what an earlier one put there.
+    """
+    sides = np.stack([rng.integers(1, max(1, n // 10) + 1, blocks) for n in shape], axis=1)  # blocks, axes
+    starts = rng.integers(0, np.array(shape) - sides + 1)
+    places, block = flat_places(shape, starts, sides)
+    order = np.argsort(block + rng.random(len(block)), kind="stable")  # within each block, since they stand in order
+    source = np.arange(int(np.prod(shape)), dtype=np.int64)
+    source[places] = places[order]  # of equal places the last one holds
+    return source
+
+
+def flat_places(shape: Shape, starts: IntArray, sides: IntArray) -> tuple[IntArray, IntArray]:
+    """Flat indices of all voxels of all blocks, one block after the other, and the block of each."""
+    counts = sides.prod(axis=1)
+    block = np.repeat(np.arange(len(sides)), counts)
+    rest = np.arange(len(block)) - np.repeat(np.cumsum(counts) - counts, counts)  # number within its block
+    places, stride = np.zeros(len(block), np.int64), 1
+    for axis in reversed(range(len(shape))):
+        rest, offset = np.divmod(rest, sides[block, axis])
+        places += (starts[block, axis] + offset) * stride
+        stride *= shape[axis]
+    return places, block
+
+
+# --------------------------------------------------------------------------------------------------------- intensity
+
+
+def change_intensity(x: Tensor, points: NDArray[np.float64], falling: BoolArray) -> Tensor:
+    """Every value of x (B, ...) in [0, 1] through a monotone curve of its sample's own.
+
+    A cubic Bezier curve from (0, 0) to (1, 1) with control points (x1, y1), (x2, y2) of `points` (B, 4); `falling` ones
+    run from (0, 1) to (1, 0): the y of s is that of 1 - s.
+    """
+    s = np.linspace(0, 1, CURVE_POINTS)
+    weights = np.stack((3 * (1 - s) ** 2 * s, 3 * (1 - s) * s**2))  # of the two inner points; the outer are 0 and 1
+    curves = points.reshape(-1, 2, 2).transpose(0, 2, 1) @ weights + s**3  # B, (x, y), CURVE_POINTS
+    curves[falling, 1] = curves[falling, 1, ::-1]
+    across, up = (torch.from_numpy(np.ascontiguousarray(curves[:, k])).to(x.device) for k in (0, 1))
+    values = x.flatten(1).double()
+    right = torch.searchsorted(across, values, right=True).clamp(1, CURVE_POINTS - 1)
+    x0, x1, y0, y1 = (curve.gather(1, right - back) for curve in (across, up) for back in (1, 0))
+    share = ((values - x0) / (x1 - x0).clamp(min=1e-12)).clamp(0, 1)
+    return torch.lerp(y0, y1, share).view_as(x).to(x.dtype)
+
+
+# ---------------------------------------------------------------------------------------------------------- painting
+
+
+def in_painted(shape: Shape, rng: np.random.Generator) -> BoolArray:
+    """Where up to five blocks are, with sides of a sixth to a third: what is in them becomes noise."""
+    count = going_on(IN_PAINT_BLOCKS, rng)
+    return covered(shape, [(n // 6, n // 3) for n in shape], count, rng)
+
+
+def out_painted(shape: Shape, rng: np.random.Generator) -> BoolArray:
+    """Where none of one to five windows is, with sides of 3/7 to 4/7: what is outside of them all becomes noise."""
+    count = 1 + going_on(OUT_PAINT_WINDOWS - 1, rng)
+    return ~covered(shape, [(n - 4 * n // 7, n - 3 * n // 7) for n in shape], count, rng)
+
+
+def going_on(most: int, rng: np.random.Generator) -> int:
+    """How many blocks: another one while the chance PAINT_ON comes true, up to `most`."""
+    return int(np.logical_and.accumulate(rng.random(most) < PAINT_ON).sum())
+
+
+def covered(shape: Shape, sides: list[tuple[int, int]], count: int, rng: np.random.Generator) -> BoolArray:
+    """Which voxels lie in any of `count` blocks whose sides are drawn from `sides` (both ends included)."""
+    inside = np.zeros(shape, np.bool_)
+    for _ in range(count):
+        block = []
+        for n, (low, high) in zip(shape, sides, strict=True):
+            side = int(rng.integers(low, high + 1))
+            margin = min(MARGIN, (n - side) // 2)
+            start = int(rng.integers(margin, n - side - margin + 1))
+            block.append(slice(start, start + side))
+        inside[tuple(block)] = True
+    return inside
