@@ -194,7 +194,11 @@ def _time_steps(stage: Stage) -> tuple[float, float, int]:
         parts = Parts(build_encoder(stage.model), lambda: build_decoder(stage.model), mask_classes=3, image_classes=10)
         method = METHODS[settings.method.name](settings.method, settings.views, parts)
         planes = np.zeros((batch, *space), np.uint8)
-        maps = {"images": np.zeros((*planes.shape, channels), np.uint8), "labels": np.zeros(batch, np.int64), "masks": planes}
+        maps = {
+            "images": np.zeros((*planes.shape, channels), np.uint8),
+            "labels": np.zeros(batch, np.int64),
+            "masks": planes,
+        }
         maps |= {"regions": planes.astype(np.uint16), "depth": planes.astype(np.float16)}
         images: dict[str, Lookup] = {name: Feed(array, torch.device("cpu")) for name, array in maps.items()}
         if slices is None:

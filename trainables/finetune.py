@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from search_spaces import schema
 from trainables import checkpoints
@@ -32,7 +31,7 @@ from trainables.loop import (
     total_steps,
 )
 from trainables.losses import LOSSES
-from trainables.metrics.probabilities import Sums, probability_scores, probability_sums
+from trainables.metrics.probabilities import probability_scores, probability_sums
 from trainables.metrics.segmentation import confusion, scores
 from trainables.models.unet import UNet
 from trainables.schedules import learning_rate

@@ -293,7 +293,7 @@ class Volumes(_Volumes):
 
 
 class LUNA16(_Volumes):
-    """Cubes of chest CT as Models Genesis cuts them: .npy files of LUNA16's folds, or LIDC's nodules with masks (P3)."""
+    """Cubes of chest CT in Models Genesis' .npy files (P3): of LUNA16's folds, or LIDC's nodules with masks."""
 
     dataset: Literal["luna16"]
     root: str | None = None  # the folder with the files; default: found under --data by the usual names

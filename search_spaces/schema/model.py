@@ -11,7 +11,6 @@ from pydantic import (
 
 from search_spaces.schema.base import Settings, default_name
 
-
 EvenWidth = Annotated[int, Field(gt=0, multiple_of=2)]  # the first convolution of a level has half of it
 
 
@@ -95,7 +94,9 @@ class GenesisUNet(Settings):
     name: Literal["genesis-unet"]
     dimensions: Literal[2, 3] = 3
     widths: Annotated[tuple[EvenWidth, ...], Field(min_length=2, max_length=6)] = (64, 128, 256, 512)
-    up: Literal["nearest", "transposed"] = "nearest"  # as their Keras code, in which P3's task is, or their PyTorch port
+    up: Literal["nearest", "transposed"] = (
+        "nearest"  # as their Keras code, in which P3's task is, or their PyTorch port
+    )
     skip_connections: bool = True
 
     @property

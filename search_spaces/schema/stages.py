@@ -125,7 +125,9 @@ class Finetune(_Length):
     validate_every: NonNegativeInt = 0  # epochs between validations for the learning curve; 0: only at the end
     patience: PositiveInt | None = None  # stop after this many validations without a better val/jaccard
     precision: Literal["float32", "bfloat16"] = "float32"
-    threshold_scores: bool = False  # two classes: also score probabilities, jaccard_thresholds and soft_dice (P3 Table 3)
+    threshold_scores: bool = (
+        False  # two classes: also score probabilities, jaccard_thresholds and soft_dice (P3 Table 3)
+    )
 
     @model_validator(mode="after")
     def _validated_meanwhile(self) -> Finetune:

@@ -41,6 +41,7 @@ METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "pixelcl": {"hidden": 16, "dim": 8},
     "pixelcl++": {"hidden": 16, "dim": 8},
     "mae": {"patch": 5},
+    "genesis": {"shuffle_blocks": 40},
     "reconstruction": {"tasks": ["reconstruction", "mask-location"]},
     "conrec": {"hidden": 16, "dim": 8, "tasks": ["reconstruction", "original-colors", "mask-location", "black-masks"]},
     "segmentation": {},
@@ -48,13 +49,15 @@ METHOD_SETTINGS: dict[str, dict[str, Any]] = {
 }
 VIEWS: dict[str, dict[str, Any]] = {}  # of methods that cannot do with {"size": 16}
 
+IN_3D = {"genesis in 3D": "genesis"}  # cases on volumes, beside those of every method on images
 MODEL = schema.UNet(widths=(4, 8))
+MODEL_IN_3D = schema.GenesisUNet(name="genesis-unet", widths=(4, 8))
 STREAMS = {"init": 1, "order": 2, "augmentation": 3, "split": 4}
 SPLIT = Split(train=np.arange(24), val=np.arange(24, 32), test=np.arange(32, 40))
 STEPS, DESCENT_STEPS = 7, 30
 CPU = torch.device("cpu")
 
-every_method = pytest.mark.parametrize("name", sorted(METHODS))
+every_method = pytest.mark.parametrize("name", [*sorted(METHODS), *IN_3D])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,7 +69,20 @@ def _one_thread() -> Any:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+def volumes(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    """40 volumes of 8 x 16 x 16 voxels."""
+    settings = schema.Volumes(dataset="volumes", images=40, cache_size=16, slices=8)
+    return images.load(settings, None, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def data(request: pytest.FixtureRequest, scenes: ImageSet, volumes: ImageSet) -> ImageSet:
+    """What the method of this case takes."""
+    return volumes if request.node.callspec.params["name"] in IN_3D else scenes
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     """40 scenes of 32 px with masks, regions and depth, and classes invented for the methods that need some."""
     settings = schema.Scenes(dataset="scenes", images=40, cache_size=32)
     scenes = images.load(settings, None, tmp_path_factory.mktemp("cache"))
@@ -75,20 +91,26 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 
 def stage(name: str, **changes: Any) -> schema.Pretrain:
     """Three steps to an epoch."""
-    body: dict[str, Any] = {"data": "scenes", "batch_size": 8, "steps": STEPS}
+    body: dict[str, Any] = {"data": "volumes" if name in IN_3D else "scenes", "batch_size": 8, "steps": STEPS}
+    name = IN_3D.get(name, name)
     body |= {"method": METHOD_SETTINGS[name] | {"name": name}, "views": {"size": 16} | VIEWS.get(name, {})}
     return schema.Pretrain.model_validate(body | changes)
+
+
+def model_for(settings: schema.Pretrain) -> schema.Model:
+    return MODEL_IN_3D if settings.data == "volumes" else MODEL
 
 
 def run(settings: schema.Pretrain, data: ImageSet, out: Path, split: Split = SPLIT, **place: Any) -> dict[str, float]:
     out.mkdir()
     where = loop.Place(out, CPU, checkpoint_seconds=0.0, **place)
-    return pretrain.pretrain(settings, MODEL, data, split, STREAMS, where, lambda _: None)
+    return pretrain.pretrain(settings, model_for(settings), data, split, STREAMS, where, lambda _: None)
 
 
 def build(settings: schema.Pretrain) -> Method:
     torch.manual_seed(0)
-    parts = Parts(loop.build_encoder(MODEL), lambda: build_decoder(MODEL), mask_classes=3, image_classes=3)
+    model = model_for(settings)
+    parts = Parts(loop.build_encoder(model), lambda: build_decoder(model), mask_classes=3, image_classes=3)
     return METHODS[settings.method.name](settings.method, settings.views, parts)
 
 
@@ -187,7 +209,9 @@ def test_the_export_loads_into_a_finetuning(name: str, data: ImageSet, tmp_path:
     settings = schema.Finetune(data="scenes", size=16, freeze="encoder", batch_size=8, steps=1)
     (tmp_path / "finetuned").mkdir()
     place = loop.Place(tmp_path / "finetuned", CPU, parent=tmp_path / "pretrained" / checkpoints.WEIGHTS)
-    finetune(settings, MODEL, data, SPLIT, STREAMS | {"labels": 6}, place, lambda _: None, on_test=False)
+    finetune(
+        settings, model_for(stage(name)), data, SPLIT, STREAMS | {"labels": 6}, place, lambda _: None, on_test=False
+    )
     exported, used = (
         {key: value for key, value in weights(tmp_path / out).items() if key.startswith("encoder.")}
         for out in ("pretrained", "finetuned")

@@ -127,8 +127,7 @@ def open_cached(digest: str, cache: Path) -> ImageSet | None:
 def _ensure_images(settings: schema.Data, data_root: Path | None, cache: Path, progress: Progress | None) -> str:
     if isinstance(settings, GENERATED):
         name = _digest_images(settings, data_root, cache)
-        write = _write_scenes if isinstance(settings, schema.Scenes) else _write_volumes
-        return _built(name, cache, lambda folder: write(settings, folder, progress))
+        return _built(name, cache, lambda folder: _write_generated(settings, folder, progress))
     listing = _listed(settings, data_root)
     name = _digest_files(settings, listing, cache)
     return _built(name, cache, lambda folder: _write_files(settings, listing, folder, progress))
@@ -223,6 +222,14 @@ def _publish(folder: Path, target: Path) -> None:
     except OSError:
         if not target.is_dir():  # else somebody else built the same meanwhile, and this copy is discarded
             raise
+
+
+def _write_generated(
+    settings: schema.Scenes | schema.Volumes, folder: Path, progress: Progress | None
+) -> dict[str, Any]:
+    if isinstance(settings, schema.Scenes):
+        return _write_scenes(settings, folder, progress)
+    return _write_volumes(settings, folder, progress)
 
 
 def _write_scenes(settings: schema.Scenes, folder: Path, progress: Progress | None) -> dict[str, Any]:

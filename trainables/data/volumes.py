@@ -85,7 +85,7 @@ def _places(slices: int, size: int) -> Map:
 
 def _noise(rng: Rng, slices: int, size: int, knots: int = 5) -> Map:
     """Smooth noise in [0, 1]: random values on a lattice, interpolated."""
-    values = rng.random((knots, knots, knots), np.float32)
+    values: NDArray[np.float32] = rng.random((knots, knots, knots), np.float32)
     for axis, length in enumerate((slices, size, size)):
         values = np.moveaxis(np.tensordot(_weights(length, knots), values, (1, axis)), 0, axis)
     return values

@@ -1,7 +1,7 @@
 """Models Genesis: restoring volumes (or images) that were shuffled, changed in intensity and painted over.
 
-Zhou et al.: "Models Genesis: generic autodidactic models for 3D medical image analysis", MICCAI 2019, which P3's Table 3
-runs again. Loss: mean squared error between the sigmoid of the output and the uncorrupted volume, over all voxels.
+Zhou et al.: "Models Genesis: generic autodidactic models for 3D medical image analysis", MICCAI 2019, which P3's
+Table 3 runs again. Loss: mean squared error over all voxels between the sigmoid of the output and the original.
 """
 
 from __future__ import annotations

@@ -42,14 +42,14 @@ def corrupt(x: Tensor, draw: Draw, rates: Rates) -> Tensor:
     shape = tuple(x.shape[2:])
     x = x.clone()
     generators = _generators(draw, "shuffle")
-    for b in np.flatnonzero(draw("shuffle?", 1)[:, 0] < rates.shuffle):
+    for b in np.flatnonzero(draw("shuffle?", 1)[:, 0] < rates.shuffle).tolist():
         source = torch.from_numpy(shuffled_sources(shape, rates.blocks, generators(b))).to(x.device)
         x[b] = x[b].flatten(1)[:, source].view_as(x[b])
     if len(rows := np.flatnonzero(draw("intensity?", 1)[:, 0] < rates.intensity)):
         where, points = torch.from_numpy(rows).to(x.device), draw("intensity", 5)[rows]
         x[where] = change_intensity(x[where], points[:, :4], points[:, 4] < 0.5)
     generators, inside = _generators(draw, "paint"), draw("in-paint?", 1)[:, 0] < rates.in_paint
-    for b in np.flatnonzero(draw("paint?", 1)[:, 0] < rates.paint):
+    for b in np.flatnonzero(draw("paint?", 1)[:, 0] < rates.paint).tolist():
         generator = generators(b)
         painted = in_painted(shape, generator) if inside[b] else out_painted(shape, generator)
         noise = torch.from_numpy(generator.random(tuple(x[b].shape), np.float32)).to(x)
