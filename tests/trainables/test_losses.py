@@ -119,4 +119,4 @@ def test_the_sum_is_the_sum() -> None:
     logits, target = random_case(3)
     expected = float(dice_loss(logits, target)) + float(cross_entropy_loss(logits, target))
     assert float(dice_cross_entropy_loss(logits, target)) == pytest.approx(expected)
-    assert set(LOSSES) == {"dice", "cross-entropy", "dice+cross-entropy"}
+    assert set(LOSSES) == {"dice", "foreground-dice", "cross-entropy", "dice+cross-entropy"}

@@ -95,6 +95,6 @@ def _noise(rng: Rng, slices: int, size: int, knots: int = 5) -> Map:
 def _weights(length: int, knots: int) -> NDArray[np.float32]:
     """(length, knots): row i mixes the two knots around voxel i."""
     at = (np.arange(length) + 0.5) / length * (knots - 1)
-    weights = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(knots))).astype(np.float32)
+    weights: NDArray[np.float32] = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(knots))).astype(np.float32)
     weights.flags.writeable = False
     return weights
