@@ -54,6 +54,9 @@ def _check_finetune(settings: Configuration, places: Places) -> Iterator[Problem
     if finetune is None or not _holds_volumes(settings, finetune.data):
         return
     yield from _check_size(settings, finetune.data, finetune.size, ("finetune", "size"), places)
+    if finetune.test_sizes:
+        what = "volumes are taken whole, at one size"
+        yield places.problem(("finetune", "test_sizes"), what, "leave it out")
     if finetune.augment != Augment(flip=finetune.augment.flip):
         yield places.problem(("finetune", "augment"), "volumes are flipped, not cropped", "leave out all but `flip`")
 

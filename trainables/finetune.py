@@ -78,7 +78,7 @@ def finetune(
     steps_per_epoch = math.ceil(len(images) / batch_size)
     steps = total_steps(settings.epochs, settings.steps, steps_per_epoch)
     end = last_step(steps, until, steps_per_epoch)
-    feed, masks = Feed(data.images, place.device), Feed(data.masks, place.device)
+    feed, masks, soft = Feed(data.images, place.device), Feed(data.masks, place.device), settings.threshold_scores
 
     # --- model and optimiser
     torch.manual_seed(streams["init"])
@@ -124,7 +124,7 @@ def finetune(
         if position == steps_per_epoch - 1 or step == end - 1:
             values = {"train/loss": track.mean()}
             if validation_due(settings, epoch) and len(split.val):
-                values |= evaluate(network, settings.size, feed, masks, split.val, data.classes, "val", step)
+                values |= evaluate(network, settings.size, feed, masks, split.val, data.classes, "val", step, soft)
                 best = better(best, values, network) if settings.checkpoint == "best" else None
             history.append({"step": step + 1, "epoch": (step + 1) / steps_per_epoch} | values)
             report({"step": step + 1, "total": end} | values)
@@ -134,7 +134,7 @@ def finetune(
             (checkpoints.save_end if ends else checkpoints.save_state)(state, place.out)
     done = int(history[-1]["step"])
     if len(split.val) and not any(name.startswith("val/") for name in history[-1]):  # at the end always
-        history[-1] |= evaluate(network, settings.size, feed, masks, split.val, data.classes, "val", done - 1)
+        history[-1] |= evaluate(network, settings.size, feed, masks, split.val, data.classes, "val", done - 1, soft)
         best = better(best, history[-1], network) if settings.checkpoint == "best" else None
 
     # --- score the weights that are kept
@@ -144,7 +144,7 @@ def finetune(
         metrics |= best["scores"]
     if on_test:
         for role, size in [("test", settings.size), *((f"test@{size}", size) for size in settings.test_sizes)]:
-            metrics |= evaluate(network, size, feed, masks, split.test, data.classes, role, done - 1)
+            metrics |= evaluate(network, size, feed, masks, split.test, data.classes, role, done - 1, soft)
     if done < end:
         metrics["train/stopped_epoch"] = history[-1]["epoch"]
     notes = {"labelled": images.tolist(), "val": split.val.tolist(), "test": split.test.tolist(), "steps": done}
@@ -196,8 +196,11 @@ def evaluate(
     classes: tuple[str, ...],
     role: str,
     step: int,
+    soft: bool = False,
 ) -> dict[str, float]:
     """Scores `role/...` from one confusion matrix over all `images` at `size` px, in eval mode and float32.
+
+    With `soft` those of the foreground's probability too.
 
     Raises:
         DivergedError: logits that are not finite; argmax would quietly call them class 0. The update of `step` made
@@ -213,7 +216,7 @@ def evaluate(
             raise DivergedError(f"{role}/logits", step, math.nan)
         matrix = confusion(logits.argmax(dim=1), target, len(classes))
         total = matrix if total is None else total + matrix
-        if settings.threshold_scores:
+        if soft:
             sums = probability_sums(logits, target, sums)
     assert total is not None
     found = scores(total, classes) | ({} if sums is None else probability_scores(sums))

@@ -49,6 +49,7 @@ def test_a_study_of_volumes_is_accepted() -> None:
         ({"pretrain.views.size": 8}, "8 px is not the 16 px of cubes"),
         ({"pretrain.views": {"size": 16, "gray": 0.2}}, "of these settings only `size` is used"),
         ({"finetune.augment": {"crop": [0.5, 1.0]}}, "volumes are flipped, not cropped"),
+        ({"finetune.test_sizes": [32]}, "volumes are taken whole, at one size"),
         ({"pretrain.method": {"name": "mae"}}, "mae takes images, and cubes holds volumes.*use genesis"),
         ({"probe": {"knn": {"kind": "knn", "data": "cubes"}}}, "probes take images, not volumes"),
         ({"finetune.threshold_scores": False}, "of probabilities, which are not scored.*threshold_scores: true"),
