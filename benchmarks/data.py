@@ -21,6 +21,7 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -37,21 +38,26 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.datasets import OxfordIIITPet
 from torchvision.transforms import v2
 
+from pretune.transport import start_ray, stop_ray
 from search_spaces import schema
-from trainables.data import images
+from trainables.data import images, sources
 from trainables.views.two_views import make_views
 
 CACHE, SIZE, BATCH = 128, 64, 256  # px, px, images
 RECIPE = schema.Views(size=SIZE, gray=0.2, blur=0.5)
 BLUR = (7, (0.1, 2.0))  # a tenth of the view, made odd; sigma
 REPEATS = 3
+TURNS = 3
 
 
 # --------------------------------------------------------------------------------------------------- reading images
 
 
 def reading(data: Path, count: int, workers: int) -> dict[str, float]:
-    """Images per second: cold decode, resident epoch, DataLoader epoch."""
+    """Images per second: cold decode, and epochs of the resident copy, of the stream and of DataLoader, in uint8.
+
+    The three epochs take turns, so that what else the machine does hits all of them; the median of each is given.
+    """
     with tempfile.TemporaryDirectory() as cache:
         start = time.perf_counter()
         held = images.load(pets(count), data, Path(cache))
@@ -59,14 +65,37 @@ def reading(data: Path, count: int, workers: int) -> dict[str, float]:
         start = time.perf_counter()
         images.load(pets(count), data, Path(cache))
         again = time.perf_counter() - start
-        resident = fastest(lambda: resident_epoch(held.images), count)
-    loader = fastest(lambda: consumed(pets_loader(data, count, workers)), count, repeats=2)
-    ratio = resident / loader
-    return {"cold decode": cold, "resident": resident, "DataLoader": loader, "ratio": ratio, "reopening, s": again}
+        streaming = pets(count).model_copy(update={"source": "streaming"})
+        stream = sources.open_set(streaming, images.digest(streaming, data), data, Path(cache), workers)
+        epochs: dict[str, Callable[[], object]] = {
+            "resident": lambda: epoch_of(held),
+            "resident, as float": lambda: epoch_of(held, as_float=True),
+            "streaming": lambda: epoch_of(stream),
+            "DataLoader": lambda: consumed(pets_loader(data, count, workers)),
+            "DataLoader, as float": lambda: consumed(pets_loader(data, count, workers, as_float=True)),
+        }
+        rates = in_turns(epochs, count)
+        stream.close()
+    ratios = {f"{name} / DataLoader": rates[name] / rates["DataLoader"] for name in ("resident", "streaming")}
+    ratios["resident / DataLoader, as float"] = rates["resident, as float"] / rates["DataLoader, as float"]
+    return {"cold decode": cold} | rates | ratios | {"reopening, s": again}
 
 
-def pets(count: int) -> schema.Pets:
-    return schema.Pets(dataset="oxford-iiit-pet", cache_size=CACHE, limit=count)
+def pets(count: int) -> schema.ImageFolder:
+    """The photographs alone, as DataLoader reads them too."""
+    root = "oxford-iiit-pet/images"
+    return schema.ImageFolder(dataset="image-folder", root=root, cache_size=CACHE, limit=count)
+
+
+def in_turns(runs: dict[str, Callable[[], object]], count: int) -> dict[str, float]:
+    """Median rate per second of each over TURNS turns, after one to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(1 + TURNS):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: count / statistics.median(taken[1:]) for name, taken in seconds.items()}
 
 
 def enlarged(data: Path, count: int, folder: Path) -> Path:
@@ -84,17 +113,18 @@ def enlarged(data: Path, count: int, folder: Path) -> Path:
     return folder
 
 
-def resident_epoch(pixels: np.ndarray) -> float:
-    """Every image once, shuffled, as float32 batches in [0, 1]."""
-    order = np.random.default_rng(0).permutation(len(pixels))
-    chunks = (order[i : i + BATCH] for i in range(0, len(order), BATCH))
-    return sum(
-        float(torch.from_numpy(pixels[rows]).permute(0, 3, 1, 2).float().div_(255)[0, 0, 0, 0]) for rows in chunks
-    )
+def epoch_of(held: images.ImageSet, as_float: bool = False) -> float:
+    """Every image once, shuffled, as the training loops take them: uint8 batches; views convert what they sample."""
+    order = np.random.default_rng(0).permutation(len(held.images))
+    held.coming(order, BATCH)
+    batches = (torch.from_numpy(held.images[order[i : i + BATCH]]) for i in range(0, len(order), BATCH))
+    planes = (batch.permute(0, 3, 1, 2) for batch in batches)
+    return consumed(batch.float().div_(255) if as_float else batch for batch in planes)
 
 
-def pets_loader(data: Path, count: int, workers: int) -> Iterator[Tensor]:
-    resize = v2.Compose([v2.ToImage(), v2.Resize((CACHE, CACHE)), v2.ToDtype(torch.float32, scale=True)])
+def pets_loader(data: Path, count: int, workers: int, as_float: bool = False) -> Iterator[Tensor]:
+    last = [v2.ToDtype(torch.float32, scale=True)] if as_float else []
+    resize = v2.Compose([v2.ToImage(), v2.Resize((CACHE, CACHE)), *last])
     listed = OxfordIIITPet(str(data), split="trainval", transform=resize)
     loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
         Subset(listed, range(count)), batch_size=BATCH, shuffle=True, num_workers=workers
@@ -180,28 +210,39 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--skip-views", action="store_true", help="Only the first part.")
     parser.add_argument("--out", type=Path, help="Also write the result to this JSON file.")
     arguments = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(cores)
 
+    start_ray(None, cores)
     read = {"files as they are": rounded(reading(arguments.data, arguments.images, cores))}
     with tempfile.TemporaryDirectory() as folder:
         large = enlarged(arguments.data, arguments.images // 2, Path(folder))
         read["files of 500 x 375 px"] = rounded(reading(large, arguments.images // 2, cores))
-    pixels = torch.randint(0, 256, (BATCH, CACHE, CACHE, 3), dtype=torch.uint8, device=arguments.device)
-    seen = viewing(pixels)
-    better = max(rate for name, rate in seen.items() if name != "ours")
-    result = {
-        "images per second": read,
-        "views per second": {name: round(rate) for name, rate in seen.items()},
-        "ours over the better": round(seen["ours"] / better, 2),
+    stop_ray()
+    result: dict[str, object] = {"images per second": read}
+    if not arguments.skip_views:
+        result |= views_result(arguments.device)
+    result |= {
         "machine": f"{platform.processor() or platform.machine()}, {cores} cores, views on {arguments.device}",
+        "load": os.getloadavg()[0],
         "versions": {m.__name__: m.__version__ for m in (torch, torchvision, kornia, np)},
     }
     print(json.dumps(result, indent=1))
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def views_result(device: str) -> dict[str, object]:
+    pixels = torch.randint(0, 256, (BATCH, CACHE, CACHE, 3), dtype=torch.uint8, device=device)
+    seen = viewing(pixels)
+    better = max(rate for name, rate in seen.items() if name != "ours")
+    return {
+        "views per second": {name: round(rate) for name, rate in seen.items()},
+        "ours over the better": round(seen["ours"] / better, 2),
+    }
 
 
 if __name__ == "__main__":

@@ -24,8 +24,24 @@ OWN = {
     "volumes": "generated volumes with exact masks; nothing to fetch",
     "image-folder": "your images, all in one folder or in one for each class",
     "image-mask-folder": "your images/ and masks/ with equal file names",
+    "parquet": "your shards of image files, on a disk or in an object store (s3://, gs://)",
     "npz": "your arrays in one file: images, and masks and labels if there are any",
 }
+
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{{ title }}</title>
+<style>body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
+img { max-width: 100% } .bad { color: #a40000 }</style>
+<h1>{{ title }}</h1>
+<ul>{% for line in lines %}<li>{{ line }}</li>{% endfor %}</ul>
+{% if problems %}<h2>{{ problems | length }} left out of the sheet</h2>
+<ul class="bad">{% for line in problems %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
+<img alt="contact sheet of {{ title }}" src="data:image/png;base64,{{ picture }}">
+</html>
+"""
 
 _data = click.option(
     "--data", "root", type=click.Path(path_type=Path), help="Folder in which data sets are looked for."
@@ -58,7 +74,11 @@ def list_command() -> None:
 @_runs
 @_set
 @_images
-@click.option("--out", type=click.Path(path_type=Path), help="The sheet.  [default: ./NAME.png]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The sheet, and beside it a page with the findings.  [default: ./NAME.png]",
+)
 def check(name: str, root: Path | None, runs: Path, overrides: tuple[str, ...], images: int, out: Path | None) -> None:
     """Read every file of a copy, report what is wrong with it, and draw a contact sheet with its masks.
 
@@ -170,12 +190,12 @@ def check_data(
     where = locate(settings, root)
     held = _decoded(settings, root, cache)
     console.print(f"{settings.dataset} {f'in {where}' if where else '(generated)'}", highlight=False)
-    for line in describe(held):
-        console.print(f"  {line}", highlight=False, markup=False)
-    for line in duplicate_report(held):
+    lines = [*describe(held), *duplicate_report(held)]
+    for line in lines:
         console.print(f"  {line}", highlight=False, markup=False)
     draw_sheet(held, count, sheet)
-    console.print(f"wrote {sheet}", highlight=False)
+    page = write_page(f"{settings.dataset} {where or ''}", lines, held.skipped, sheet)
+    console.print(f"wrote {sheet} and {page}", highlight=False)
     if held.skipped:
         raise DataError(f"{len(held.skipped)} problem{'s' * (len(held.skipped) > 1)} in this copy:", held.skipped)
 
@@ -220,7 +240,7 @@ def mask_shares(held: ImageSet) -> Mapping[str, float]:
     import numpy as np
 
     assert held.masks is not None
-    counts = sum((np.bincount(mask.ravel(), minlength=256) for mask in held.masks), np.zeros(256, np.int64))
+    counts = sum((np.bincount(mask.ravel(), minlength=256) for mask in np.asarray(held.masks)), np.zeros(256, np.int64))
     shares = counts / counts.sum()
     named = {name: float(share) for name, share in zip(held.classes, shares, strict=False)}
     return named | ({"ignored": float(shares[255])} if shares[255] > 0 else {})
@@ -232,7 +252,7 @@ def duplicate_report(held: ImageSet) -> list[str]:
 
     from trainables.data.duplicates import across, find_duplicates
 
-    found = find_duplicates(held.images)
+    found = find_duplicates(np.asarray(held.images))
     if not found:
         return ["no picture is there twice"]
     part = np.zeros(len(held.names), np.int64) if held.official_test is None else held.official_test.astype(np.int64)
@@ -257,6 +277,22 @@ def draw_sheet(held: ImageSet, count: int, sheet: Path) -> None:
     masks = None if held.masks is None else [held.masks[i] for i in rows]
     captions = [f"{held.names[i]}{_label(held, i)}" for i in rows]
     _save(data_sheet([held.images[i] for i in rows], masks, captions, held.classes, 4 if masks else 8), sheet)
+
+
+def write_page(title: str, lines: Sequence[str], problems: Sequence[str], sheet: Path) -> Path:
+    """The sheet, what was found and every bad file as one HTML file beside it, which opens offline."""
+    import base64
+
+    from jinja2 import Template
+
+    picture = base64.b64encode(sheet.read_bytes()).decode()
+    printed = [[_printable(line) for line in part] for part in (lines, problems)]
+    text = Template(PAGE, autoescape=True).render(
+        title=_printable(title), lines=printed[0], problems=printed[1], picture=picture
+    )
+    page = sheet.with_suffix(".html")
+    page.write_text(text, encoding="utf-8")
+    return page
 
 
 def _label(held: ImageSet, row: int) -> str:
@@ -314,7 +350,7 @@ def _fetch_one(download: Download, folder: Path, console: Console) -> Path:
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(download.url.rsplit("/", 1)[1], total=None)
         archive = fetch(download, folder, lambda done, total: bar.update(task, completed=done, total=total))
-    note = "" if download.md5 else " (no published checksum is known: not verified)"
+    note = "" if download.checksum else " (no published checksum is known: not verified)"
     console.print(f"  fetched {download.url}{note}", highlight=False)
     return archive
 
@@ -326,8 +362,8 @@ def draw_views(configuration: schema.Configuration, root: Path | None, cache: Pa
     """The views of the first pretraining stage in epochs 0 and 1, each beside its image. Raises click.UsageError."""
     import torch
 
-    from trainables.data.images import load
     from trainables.data.sheets import view_sheet
+    from trainables.data.sources import open_set, prepare
     from trainables.data.splits import draw_subset
     from trainables.views.regions import region_table
     from trainables.views.two_views import views_of
@@ -335,7 +371,8 @@ def draw_views(configuration: schema.Configuration, root: Path | None, cache: Pa
     stage = next((stage for stage in configuration.pretrain if stage.method.name != "none"), None)
     if stage is None:
         raise click.UsageError("this study has no pretraining, so it has no views")
-    held = load(configuration.data[stage.data], root, cache)
+    settings = configuration.data[stage.data]
+    held = open_set(settings, prepare(settings, root, cache)[0], root, cache)
     rows = draw_subset(len(held.names), count, 0)
     table = None
     if stage.views.within == "region":

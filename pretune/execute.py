@@ -137,7 +137,7 @@ def _run_and_keep(order: Order, store: Store, attempt: Path, report: Any) -> Out
 def _run(order: Order, store: Store, attempt: Path, report: Any) -> dict[str, float]:
     import torch
 
-    from trainables.data.images import load, open_cached
+    from trainables.data.sources import open_set
     from trainables.data.splits import draw_split
     from trainables.finetune import finetune
     from trainables.loop import Place
@@ -154,7 +154,7 @@ def _run(order: Order, store: Store, attempt: Path, report: Any) -> dict[str, fl
     chosen: schema.Data = TypeAdapter(schema.Data).validate_python(order.data)
     cache = Path(order.folders.cache)
     root = Path(order.folders.data) if order.folders.data else None
-    data = open_cached(order.digest, cache) or load(chosen, root, cache)
+    data = open_set(chosen, order.digest, root, cache, processes=order.threads)
     seed = order.streams.get("split", 0)
     split = draw_split(len(data.images), chosen.split, seed, data.official_test, data.labels)
     parent, device = _weights_of(order.parent, store), device_for(order.gpus)

@@ -164,30 +164,42 @@ def only_driver(folder: Path) -> Iterator[None]:
 def prepare_data(study: Study, options: Options, console: Console | None) -> DigestOf:
     """Decode every data set into the cache, with a progress bar; the answer names a data set's content."""
     from trainables.data.errors import DataError
-    from trainables.data.images import ensure, open_cached
+    from trainables.data.images import ImageSet
+    from trainables.data.sources import Choice, open_set, prepare
 
     @functools.cache
-    def digest_of(data: schema.Data) -> str:
+    def prepared(data: schema.Data) -> tuple[str, Choice]:
         if console is None:
-            return ensure(data, options.data, options.cache)
+            return prepare(data, options.data, options.cache)
         with Bar(console=console, transient=True) as bar:
             task = bar.add_task(f"preparing {data.dataset}")
-            return ensure(
+            return prepare(
                 data, options.data, options.cache, lambda done, total: bar.update(task, completed=done, total=total)
             )
+
+    @functools.cache
+    def opened(data: schema.Data) -> ImageSet:
+        return open_set(data, prepared(data)[0], options.data, options.cache)
 
     said: set[str] = set()
     for cell in study.cells:
         settings = cell.configuration()
         for name, data in settings.data.items():
-            if digest_of(data) not in said and (opened := open_cached(digest_of(data), options.cache)) is not None:
-                said.add(digest_of(data))
-                say_skipped(name, opened.skipped, len(opened.images), console)
+            digest, choice = prepared(data)
+            if digest not in said:
+                said.add(digest)
+                say_source(name, choice.why, console)
+                say_skipped(name, opened(data).skipped, len(opened(data).images), console)
         for name, probe in settings.probe.items():
-            opened = open_cached(digest_of(settings.data[probe.data]), options.cache)
-            if opened is not None and opened.labels is None:
+            if opened(settings.data[probe.data]).labels is None:
                 raise DataError(f"probe.{name}: the images of {probe.data} have no classes to tell apart")
-    return digest_of
+    return lambda data: prepared(data)[0]
+
+
+def say_source(name: str, why: str, console: Console | None) -> None:
+    """Whether a data set is decoded once or streamed, and why."""
+    if console is not None:
+        console.print(f"[dim]data {name}: {why}[/]", highlight=False)
 
 
 def say_skipped(name: str, skipped: tuple[str, ...], kept: int, console: Console | None) -> None:

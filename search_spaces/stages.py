@@ -134,7 +134,8 @@ def data_identity(data: Data, digest: str, role: str) -> dict[str, Any]:
     """What a stage depends on in a data set: its content, and the parts of the split that reach it."""
     roles: dict[str, set[str]] = {"train": {"test", "val", "seed"}, "train+val": {"test", "seed"}, "all": set()}
     parts = roles[role]
-    return {"digest": digest, "split": data.split.model_dump(mode="json", include=parts)}
+    identity: dict[str, Any] = {"digest": digest, "split": data.split.model_dump(mode="json", include=parts)}
+    return identity | ({} if data.shuffle_window is None else {"shuffle_window": data.shuffle_window})  # sets the order
 
 
 def pretrain_identity(

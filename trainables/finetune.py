@@ -106,7 +106,9 @@ def finetune(
             break
         epoch, position = divmod(step, steps_per_epoch)
         if position == 0 or step == first:
-            order = epoch_order(len(images), streams["order"], epoch)
+            order = epoch_order(len(images), streams["order"], epoch, data.shuffle_window)
+            left = min(steps_per_epoch, position + steps - step) * batch_size  # of this epoch
+            data.coming(images[order[position * batch_size : left]], batch_size)
             train_mode(network, encoder_frozen(settings, epoch))
         batch = images[order[position * batch_size : (position + 1) * batch_size]]
         pixels, target = fine_tune_batch(

@@ -16,9 +16,12 @@ from torch import Tensor, nn
 
 from search_spaces import schema
 from trainables import checkpoints
+from trainables.data.stream import Pixels
 from trainables.models.table import build_encoder as build_encoder  # the loops' own name for them
 from trainables.models.table import build_unet as build_unet
 from trainables.optimizers import LARS
+
+WINDOW_RUNS = 16  # runs of neighbouring images that a shuffle window mixes
 
 IntArray = NDArray[np.int64]
 Lookup = Callable[[IntArray], Tensor]  # (B,) image indices -> (B, ...), as `Feed` does
@@ -46,21 +49,26 @@ class Place:
 
 
 class Feed:
-    """Hands out batches of a memory-mapped array on the training device.
+    """Hands out batches of a memory-mapped array, or of a stream, on the training device.
 
-    On a GPU the whole array lives there; on a CPU each batch is gathered from the mapped file.
+    On a GPU with room for it the whole array lives there; else each batch is gathered from the mapped file.
     """
 
-    def __init__(self, array: NDArray[Any], device: torch.device) -> None:
+    def __init__(self, array: Pixels, device: torch.device) -> None:
         self._array = array
         self._device = device
-        self._resident = torch.from_numpy(np.array(array)).to(device) if device.type == "cuda" else None
+        fits = isinstance(array, np.ndarray) and device.type == "cuda" and array.nbytes < _free_bytes(device) / 2
+        self._resident = torch.from_numpy(np.array(array)).to(device) if fits else None
 
     def __call__(self, indices: IntArray) -> Tensor:
         """(B,) image indices -> (B, ...) in the array's own type."""
         if self._resident is not None:
             return self._resident[torch.from_numpy(indices).to(self._device)]
-        return torch.from_numpy(self._array[indices])
+        return torch.from_numpy(self._array[indices]).to(self._device, non_blocking=True)
+
+
+def _free_bytes(device: torch.device) -> int:
+    return int(torch.cuda.mem_get_info(device)[0])
 
 
 @dataclass
@@ -108,9 +116,33 @@ class Clock:
         return True
 
 
-def epoch_order(count: int, seed: int, epoch: int) -> IntArray:
-    """The order of `count` images in an epoch: a function of (order stream, epoch)."""
-    return np.random.default_rng([seed, epoch]).permutation(count).astype(np.int64)
+def epoch_order(count: int, seed: int, epoch: int, window: int | None = None) -> IntArray:
+    """The order of `count` images in an epoch: a function of (order stream, epoch), each image once.
+
+    With `window`, runs of neighbours (WINDOW_RUNS of them in a window) are put in random order, and images are shuffled
+    within each window of so many: images stored beside each other are read together.
+    """
+    random = np.random.default_rng([seed, epoch])
+    if window is None or window >= count:
+        return random.permutation(count).astype(np.int64)
+    run = max(1, window // WINDOW_RUNS)
+    starts = random.permutation(-(-count // run)) * run
+    order = (starts[:, None] + np.arange(run)).ravel()
+    order = order[order < count].astype(np.int64)
+    for start in range(0, count, window):
+        random.shuffle(order[start : start + window])
+    return order
+
+
+def share(order: IntArray, batch: int, rank: int, world: int) -> IntArray:
+    """What one of `world` workers takes of an epoch: of every batch its own equal part, in order.
+
+    Raises ValueError where `batch`, or a last batch that is not whole, cannot be divided equally.
+    """
+    if batch % world or len(order) % batch % world:
+        raise ValueError(f"batches of {batch} of {len(order)} images cannot be divided among {world} workers")
+    parts = [np.split(order[start : start + batch], world)[rank] for start in range(0, len(order), batch)]
+    return np.concatenate(parts) if parts else order
 
 
 def last_step(steps: int, until: int | None, steps_per_epoch: int) -> int:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from search_spaces import schema
 from trainables import checkpoints
 from trainables.data.images import ImageSet
 from trainables.data.splits import Split, visible
+from trainables.data.stream import Pixels
 from trainables.loop import (
     Clock,
     CollapsedError,
@@ -115,7 +114,9 @@ def pretrain(
     for step in range(first, end):
         epoch, position = divmod(step, steps_per_epoch)
         if position == 0 or step == first:
-            order = epoch_order(len(images), streams["order"], epoch)
+            order = epoch_order(len(images), streams["order"], epoch, data.shuffle_window)
+            left = min(steps_per_epoch, position + steps - step) * batch_size  # of this epoch
+            data.coming(images[order[position * batch_size : left]], batch_size)
         indices = images[order[position * batch_size : (position + 1) * batch_size]]
         batch = make_batch(method, feeds, indices, streams["augmentation"], epoch)
 
@@ -195,7 +196,7 @@ def online_knn(
 
 def make_feeds(data: ImageSet, place: Place) -> dict[str, Lookup]:
     """Feeds of the images, of every map that the data set has, and of the boxes of its regions."""
-    maps: dict[str, NDArray[Any] | None] = {"images": data.images, "labels": data.labels, "masks": data.masks}
+    maps: dict[str, Pixels | None] = {"images": data.images, "labels": data.labels, "masks": data.masks}
     maps |= {"regions": data.regions, "depth": data.depth}
     feeds: dict[str, Lookup] = {name: Feed(array, place.device) for name, array in maps.items() if array is not None}
     return feeds if data.regions is None else feeds | {"region boxes": RegionBoxes(data.regions)}

@@ -79,7 +79,17 @@ class SLIC(Settings):
     compactness: PositiveFloat = 10.0  # larger: squarer
 
 
-Regions = Annotated[Felzenszwalb | SLIC, Field(discriminator="name")]
+class SAM(Settings):
+    """Segment Anything or HQ-SAM through transformers: the coarsest of the masks of a grid of points (P4)."""
+
+    name: Literal["sam"]
+    weights: str  # folder with config.json, preprocessor_config.json and model.safetensors, relative to --data if given
+    points_per_side: PositiveInt = 32  # of the grid
+    min_iou: Annotated[float, Field(ge=0, le=1)] = 0.88  # that the model predicts for a mask
+    min_stability: Annotated[float, Field(ge=0, le=1)] = 0.95  # IoU of the mask cut higher and lower
+
+
+Regions = Annotated[Felzenszwalb | SLIC | SAM, Field(discriminator="name")]
 
 
 class Depth(Settings):
@@ -99,6 +109,12 @@ class _Images(Settings):
     on_error: Literal["fail", "skip"] = "fail"  # a bad file stops the study, or is left out and recorded
     regions: Regions | None = None  # region maps, computed once; scenes have exact ones unless this is given
     depth: Depth | None = None  # depth maps, computed once; scenes have exact ones unless this is given
+    source: Literal["auto", "resident", "streaming"] = (
+        "auto"  # decoded once and mapped, or anew in every epoch (same digits)
+    )
+    shuffle_window: PositiveInt | None = (
+        None  # images shuffled together: a set in shards is read nearly in its order; default: all
+    )
 
 
 class Scenes(_Images):
@@ -253,6 +269,19 @@ class Npz(_Images):
     ignore: Annotated[int, Field(ge=0, le=255)] | None = None  # mask value left out of losses and metrics
 
 
+class Parquet(_Images):
+    """Parquet shards with the bytes of an image file in every row; read nearly in their order, see `shuffle_window`."""
+
+    dataset: Literal["parquet"]
+    root: str  # folder of *.parquet, relative to --data if given, or an address that pyarrow knows (s3://, gs://)
+    image: str = "image"  # column of bytes, or of structs with a field `bytes`
+    mask: str | None = None  # column with the bytes of PNG masks, whose values are class indices
+    label: str | None = None  # column of whole numbers: the image class
+    classes: tuple[str, ...] = ()  # names of the mask values 0, 1, 2, ...; needed with masks
+    ignore: Annotated[int, Field(ge=0, le=255)] | None = None  # mask value left out of losses and metrics
+    shuffle_window: PositiveInt | None = 4096
+
+
 class ImageFolder(_Images):
     """Any folder of images; sub-folders, where there are any, are taken as classes. No masks: for pretraining."""
 
@@ -323,6 +352,7 @@ Data = Annotated[
     | ImageNet64
     | INaturalist2021
     | Npz
+    | Parquet
     | ImageFolder
     | ImageMaskFolder
     | Volumes

@@ -35,7 +35,7 @@ STAGES = ("pretrain", "finetune", "probe:near")
 
 def digest_of(data):
     """As the data layer's: what the images hold, without their place on disk and without the split."""
-    return fingerprint(data.model_dump(mode="json", exclude={"split", "root"}))
+    return fingerprint(data.model_dump(mode="json", exclude={"split", "root", "source", "shuffle_window"}))
 
 
 def stages(*overrides, replicate=FIRST, on_test=True, study=STUDY):
@@ -75,6 +75,7 @@ EVERY = set(STAGES)
         ("model.widths=[4, 16]", EVERY),
         ("model.norm=none", EVERY),
         ("data.scenes.images=700", EVERY),
+        ("data.scenes.shuffle_window=64", EVERY),
         ("data.scenes.split.seed=1", EVERY),
         ("data.scenes.split.test=0.2", EVERY),
         ("data.scenes.split.val=0.2", EVERY),
@@ -91,6 +92,7 @@ EVERY = set(STAGES)
         ("seeds.hold={labels: 7}", EVERY),  # the split of train and val is held with the labels
         ("probe.near.k=5", {"probe:near"}),
         ("resources.probe.cpus=2", {"probe:near"}),
+        ("data.scenes.source=resident", set()),
         ("study=other", set()),
         ("question=Why?", set()),
         ("tune.trials=99", set()),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces import schema
-from trainables.data import classed, cubes, flowers, folders, packed, pets, segmented
+from trainables.data import classed, cubes, flowers, folders, packed, parquet, pets, segmented
 from trainables.data.catalogue import ABOUT, About
 from trainables.data.errors import DataError
 from trainables.data.listing import Listing
@@ -46,6 +46,7 @@ ADAPTERS: dict[str, Callable[[Any, Path], Listing]] = {
     "imagenet64": packed.list_imagenet64,
     "inaturalist2021": classed.list_inaturalist,
     "npz": packed.list_npz,
+    "parquet": parquet.list_parquet,
     "image-folder": _list_image_folder,
     "image-mask-folder": _list_image_mask_folder,
     "luna16": cubes.list_luna16,
@@ -63,6 +64,8 @@ def locate(settings: schema.Data, data_root: Path | None) -> Path | None:
     if settings.dataset in ABOUT:
         return _locate_archive(settings.dataset, ABOUT[settings.dataset], settings.root, data_root)
     assert settings.root is not None  # the user's own data name it
+    if "://" in settings.root:
+        return Path(settings.root)  # not of this machine: whoever lists it takes `settings.root` itself
     path = (data_root or Path()) / Path(settings.root).expanduser()
     if settings.dataset == "npz" and not path.is_file():
         raise DataError(f"npz: no file {path}; `root:` names it, relative to --data if given")

@@ -9,7 +9,7 @@ class Download(NamedTuple):
     """A file that may be fetched without an account."""
 
     url: str
-    md5: str | None  # as published; None where no checksum is known to us
+    checksum: str | None  # hex, as published: md5 (32 digits) or sha1 (40); None where none is known to us
     into: str = ""  # folder below the data set's own in which it is unpacked
 
 
@@ -33,7 +33,8 @@ _INAT = "https://ml-inat-competition-datasets.s3.amazonaws.com/2021"
 _RESEARCH = "none stated; made available for research"
 _IMAGENET = "ImageNet terms: non-commercial research and education"
 
-# torchvision's md5 sums where it has the file; the segmentations' from a public copy of torchvision's class.
+# torchvision's md5 sums where it has the file; others as public data loaders have them (GluonCV's for ADE20K). Of
+# Flowers 17's trimaps none is known.
 ABOUT: dict[str, About] = {
     "oxford-iiit-pet": About(
         "Oxford-IIIT Pet", "CC BY-SA 4.0", "0.8 GB", False, "images/ and annotations/",
@@ -55,9 +56,9 @@ ABOUT: dict[str, About] = {
         "Oxford Flowers 17", _RESEARCH, "0.1 GB", False, "jpg/, trimaps/ and, for its own splits, datasplits.mat",
         ("flowers-17", "flowers17", "17flowers"), (("jpg", "trimaps"), ("jpg", "datasplits.mat"), ("jpg",)),
         "`pretune data fetch flowers17` fetches it with its trimaps",
-        (Download(f"{_OXFORD}/flowers/17/17flowers.tgz", None),
+        (Download(f"{_OXFORD}/flowers/17/17flowers.tgz", "b59a65d8d1a99cd66944d474e1289eab"),
          Download(f"{_OXFORD}/flowers/17/trimaps.tgz", None),
-         Download(f"{_OXFORD}/flowers/17/datasplits.mat", None)),
+         Download(f"{_OXFORD}/flowers/17/datasplits.mat", "4828cddfd0d803c5abbdebcb1e148a1e")),
     ),
     "voc2012": About(
         "PASCAL VOC 2012", "Flickr terms of the photographs; research", "2.0 GB", False,
@@ -79,7 +80,8 @@ ABOUT: dict[str, About] = {
         "images/ and annotations/, each with training/ and validation/",
         ("ADEChallengeData2016", "ade20k"), (("images", "annotations"),),
         "`pretune data fetch ade20k` fetches it",
-        (Download("http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip", None, ".."),),
+        (Download("http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+                  "219e1696abb36c8ba3a3afe7fb2f4b4606a897c7", ".."),),
     ),
     "camvid": About(
         "CamVid (SegNet's 11 classes)", _RESEARCH, "0.2 GB", False,
@@ -108,7 +110,8 @@ ABOUT: dict[str, About] = {
         "train/WNID/images/ and val/ with val_annotations.txt, or train.npz",
         ("tiny-imagenet-200", "tiny-imagenet"), (("train", "val"), ("train.npz",)),
         "`pretune data fetch tiny-imagenet` fetches it",
-        (Download("http://cs231n.stanford.edu/tiny-imagenet-200.zip", None, ".."),),
+        (Download("http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+                  "90528d7ca1a48142e341f4ef8d21d0de", ".."),),
     ),
     "imagenette": About(
         "Imagenette", f"Apache-2.0 (list); {_IMAGENET}", "0.34 GB (320 px)", False, "train/WNID/ and val/WNID/",

@@ -91,14 +91,15 @@ def _size(path: Path) -> int:
 
 
 def _verify(download: Download, part: Path) -> None:
-    if download.md5 is None:
+    if download.checksum is None:
         return
+    kind = "sha1" if len(download.checksum) == 40 else "md5"
     with part.open("rb") as file:
-        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != download.md5:
+        found = hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
+    if found != download.checksum:
         part.unlink()
         raise DataError(
-            f"{download.url}: the file's md5 is {found}, published is {download.md5}; it was deleted, run again"
+            f"{download.url}: the file's {kind} is {found}, published is {download.checksum}; it was deleted, run again"
         )
 
 

@@ -13,7 +13,10 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 def list_images(root: Path) -> Listing:
-    """Every image below `root`. Where all of them lie in sub-folders, the first level of these is the image class."""
+    """Every image below `root`. Where all of them lie in sub-folders, the first level of these is the image class.
+
+    A class folder without an image is a problem: left out silently, the classes would not be those of the folders.
+    """
     paths = dict(sorted((path.relative_to(root).as_posix(), path) for path in _walk(root)))
     tops = [name.split("/")[0] if "/" in name else None for name in paths]
     index = {top: i for i, top in enumerate(sorted({top for top in tops if top is not None}))}
@@ -22,7 +25,13 @@ def list_images(root: Path) -> Listing:
         Entry(name, path, label=index[top] if labelled and top is not None else None)
         for (name, path), top in zip(paths.items(), tops, strict=True)
     )
-    return Listing(root, tuple(entries))
+    return Listing(root, tuple(entries), tuple(_empty_folders(root, set(index)) if labelled else ()))
+
+
+def _empty_folders(root: Path, classes: set[str]) -> Iterator[str]:
+    for path in sorted(root.iterdir()):
+        if path.is_dir() and not path.name.startswith(".") and path.name not in classes:
+            yield f"{path.name}: a class folder without an image; add images or remove it"
 
 
 def list_images_and_masks(root: Path, images: str, masks: str, classes: tuple[str, ...], ignore: int | None) -> Listing:

@@ -31,6 +31,7 @@ from trainables.data import cubes, decode, hashes, maps, scenes, splits, volumes
 from trainables.data.adapters import ADAPTERS, locate
 from trainables.data.errors import DataError
 from trainables.data.listing import IGNORE, Entry, Listing, Member, Pack, file_of, limited
+from trainables.data.stream import Column, Pixels
 
 __all__ = ["IGNORE", "DataError", "ImageSet", "digest", "ensure", "load", "locate", "open_cached"]
 
@@ -44,21 +45,32 @@ PACKS = 2  # files of many images that stay open while they are decoded: rows ru
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A data set of N images of S x S px (S = cache_size), memory-mapped and read-only.
+    """A data set of N images of S x S px (S = cache_size): memory-mapped and read-only, or streamed.
 
     Or of N grey volumes of D slices: images (N, D, S, S, 1), masks (N, D, S, S), no regions and no depth.
     """
 
-    images: NDArray[np.uint8]  # (N, S, S, 3) RGB
-    masks: NDArray[np.uint8] | None  # (N, S, S) class indices; IGNORE = 255 is left out of losses and metrics
+    images: Pixels  # (N, S, S, 3) uint8 RGB
+    masks: Pixels | None  # (N, S, S) uint8 class indices; IGNORE = 255 is left out of losses and metrics
     regions: NDArray[np.uint16] | None  # (N, S, S) 0 background, 1..k objects
     depth: NDArray[np.float16] | None  # (N, S, S) in [0, 1], 0 near
     labels: NDArray[np.int64] | None  # (N,) image class: breed 0..36, or index of the sub-folder
     official_test: NDArray[np.bool_] | None  # (N,) True where the data set's own list says test
-    names: tuple[str, ...]  # N
+    names: Sequence[str]  # N
     classes: tuple[str, ...]  # names of the mask classes
     skipped: tuple[str, ...]  # files left out by `on_error: skip`, with the reason
     label_names: tuple[str, ...] = ()  # names of the image classes, where the data set gives them
+    shuffle_window: int | None = None  # images that an epoch shuffles together; None: all
+
+    def coming(self, order: NDArray[np.int64], batch: int) -> None:
+        """Which images will be asked for next, `batch` at a time: a streamed set starts to read them."""
+        if isinstance(self.images, Column):
+            self.images.stream.coming(order, batch)
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        if isinstance(self.images, Column):
+            self.images.stream.close()
 
 
 class _Maps(NamedTuple):
@@ -86,7 +98,7 @@ def count(settings: schema.Data, data_root: Path | None) -> int:
     """How many images the data set will hold, before any is opened. Raises DataError for missing folders or lists."""
     if isinstance(settings, GENERATED):
         return len(_indices(settings))
-    return len(_listed(settings, data_root).entries)
+    return len(listed(settings, data_root).entries)
 
 
 def ensure(settings: schema.Data, data_root: Path | None, cache: Path, progress: Progress | None = None) -> str:
@@ -128,7 +140,7 @@ def _ensure_images(settings: schema.Data, data_root: Path | None, cache: Path, p
     if isinstance(settings, GENERATED):
         name = _digest_images(settings, data_root, cache)
         return _built(name, cache, lambda folder: _write_generated(settings, folder, progress))
-    listing = _listed(settings, data_root)
+    listing = listed(settings, data_root)
     name = _digest_files(settings, listing, cache)
     return _built(name, cache, lambda folder: _write_files(settings, listing, folder, progress))
 
@@ -137,21 +149,23 @@ def _digest_images(settings: schema.Data, data_root: Path | None, cache: Path | 
     """Of all but the maps."""
     if isinstance(settings, GENERATED):
         return _digest_of([_header(settings, None), _indices(settings)])
-    return _digest_files(settings, _listed(settings, data_root), cache)
+    return _digest_files(settings, listed(settings, data_root), cache)
 
 
 def _with_maps(base: str, settings: schema.Data, data_root: Path | None, cache: Path | None) -> str:
     """The digest of the images together with the maps that are computed of them; that of the images without any."""
     if settings.regions is None and settings.depth is None:
         return base
-    regions = None if settings.regions is None else settings.regions.model_dump(mode="json")
+    regions: Any = None if settings.regions is None else settings.regions.model_dump(mode="json", exclude={"weights"})
+    if isinstance(settings.regions, schema.SAM):  # weights by what they hold, wherever they lie
+        regions = [regions, *hashes.hash_files(maps.region_weights(settings.regions, data_root), cache)]
     depth = None
-    if settings.depth is not None:  # weights by what they hold, wherever they lie
+    if settings.depth is not None:
         depth = [settings.depth.output, *hashes.hash_files(maps.weight_files(settings.depth, data_root), cache)]
     return _digest_of([base, maps.RECIPE, regions, depth])
 
 
-def _listed(settings: schema.Data, data_root: Path | None) -> Listing:
+def listed(settings: schema.Data, data_root: Path | None) -> Listing:
     """The entries that are used. Under `on_error: fail`, problems that names alone show are raised by the build."""
     root = locate(settings, data_root)
     assert root is not None  # only what is generated has no folder
@@ -162,6 +176,8 @@ def _listed(settings: schema.Data, data_root: Path | None) -> Listing:
 
 
 def _digest_files(settings: schema.Data, listing: Listing, cache: Path | None) -> str:
+    if listing.content is not None:
+        return _digest_of([_header(settings, listing), *listing.content])
     sources = [source for entry in listing.entries for source in (entry.image, entry.mask) if source is not None]
     paths = list(dict.fromkeys(file_of(source) for source in sources))  # a file of many images is hashed once
     found = dict(zip(paths, hashes.hash_files(paths, cache), strict=True))
@@ -269,7 +285,7 @@ def _write_files(settings: schema.Data, listing: Listing, folder: Path, progress
             progress(row + 1, len(listing.entries))
     skipped = (*listing.problems, *(problem for problems in bad.values() for problem in problems))
     good = [row for row in range(len(listing.entries)) if row not in bad]
-    _check(settings, listing, skipped, good)
+    check(settings, listing, skipped, good)
     _keep_rows(folder, maps, good)
     entries = [listing.entries[row] for row in good]
     labels, tests = [entry.label for entry in entries], [entry.test for entry in entries]
@@ -315,10 +331,12 @@ def _write_maps(
     settings: schema.Data, data_root: Path | None, cache: Path, base: str, folder: Path, progress: Progress | None
 ) -> dict[str, Any]:
     """Maps alone; the images stay where they are, for other maps of the same."""
-    images = _opened(base, cache).images
+    images = np.asarray(_opened(base, cache).images)  # the mapped array, not a copy
     _room(folder, images.size)  # two maps of two bytes for three of colour is more than is needed
     if settings.regions is not None:
-        _fill(folder / "regions.npy", images, np.uint16, maps.region_maps(images, settings.regions), progress)
+        _fill(
+            folder / "regions.npy", images, np.uint16, maps.region_maps(images, settings.regions, data_root), progress
+        )
     if settings.depth is not None:
         _fill(folder / "depth.npy", images, np.float16, maps.depth_maps(images, settings.depth, data_root), progress)
     return {"of": base}
@@ -340,7 +358,7 @@ def _fill(
     array.flush()
 
 
-def _check(settings: schema.Data, listing: Listing, problems: Sequence[str], good: Sequence[int]) -> None:
+def check(settings: schema.Data, listing: Listing, problems: Sequence[str], good: Sequence[int]) -> None:
     where = f"{settings.dataset} in {listing.root}"
     if not good:
         raise DataError(f"{where}: not one of {len(listing.entries)} images can be used:", problems)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, overload
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from trainables.data.splits import draw_subset
@@ -61,21 +63,72 @@ class Listing:
     """The files of a data set in name order, and what is wrong with them as far as names can tell."""
 
     root: Path
-    entries: tuple[Entry, ...]
+    entries: Sequence[Entry]
     problems: tuple[str, ...] = ()  # 'FILE: what; what to do', FILE relative to root
     classes: tuple[str, ...] = ()  # names of the mask classes
     mask_values: Mapping[int, int] | None = None  # value in the file -> class index or IGNORE; None: no masks
     mask_colors: Colors | None = None  # where masks are coloured images; `mask_values` then holds the class indices
     label_names: tuple[str, ...] = ()  # names of the image classes, where the data set gives them
     unpack: Callable[[Path], Pack] | None = None  # opens a file that holds many images
+    content: Sequence[Any] | None = None  # what the entries hold, where it is known without reading them
 
 
 def limited(listing: Listing, limit: int | None, seed: int) -> Listing:
     """A random `limit` of the entries, still in name order; all of them where there are no more than that."""
+    if limit is None or limit >= len(listing.entries):
+        return listing
     chosen = draw_subset(len(listing.entries), limit, seed)
-    return replace(listing, entries=tuple(listing.entries[i] for i in chosen))
+    content = None if listing.content is None else [*listing.content, [int(i) for i in chosen]]
+    return replace(listing, entries=tuple(listing.entries[int(i)] for i in chosen), content=content)
 
 
 def file_of(source: Path | Member) -> Path:
     """The file on disk that holds an image."""
     return source.file if isinstance(source, Member) else source
+
+
+class Columns(Sequence[Entry]):
+    """Entries as an Arrow table: sent to other processes without a copy, however many there are."""
+
+    def __init__(self, entries: Iterable[Entry], root: Path) -> None:
+        rows = [_flat(entry, root) for entry in entries]
+        parts = zip(*rows, strict=True) if rows else [()] * len(_KINDS)
+        self._columns = [pa.array(part, kind) for part, kind in zip(parts, _KINDS, strict=True)]
+        self._root = root
+
+    def __len__(self) -> int:
+        return len(self._columns[0])
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Entry, ...]: ...
+    def __getitem__(self, index: int | slice) -> Entry | tuple[Entry, ...]:
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(len(self))))
+        values = [column[index].as_py() for column in self._columns]
+        name, image, image_row, mask, mask_row, label, test, box = values
+        first = _source(self._root, image, image_row)
+        assert first is not None
+        return Entry(os.fsdecode(name), first, _source(self._root, mask, mask_row), label, test, box and tuple(box))
+
+
+_KINDS = (pa.binary(), pa.binary(), pa.int64(), pa.binary(), pa.int64(), pa.int64(), pa.bool_(), pa.list_(pa.int64()))
+
+
+def _flat(entry: Entry, root: Path) -> tuple[Any, ...]:
+    image, mask = (_name_and_row(source, root) for source in (entry.image, entry.mask))
+    return os.fsencode(entry.name), *image, *mask, entry.label, entry.test, entry.box
+
+
+def _name_and_row(source: Path | Member | None, root: Path) -> tuple[bytes | None, int | None]:
+    if source is None:
+        return None, None
+    return os.fsencode(file_of(source).relative_to(root)), source.row if isinstance(source, Member) else None
+
+
+def _source(root: Path, name: bytes | None, row: int | None) -> Path | Member | None:
+    if name is None:
+        return None
+    path = root / os.fsdecode(name)
+    return path if row is None else Member(path, row)

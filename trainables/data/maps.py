@@ -1,6 +1,7 @@
 """Region and depth maps of images that are already decoded, computed once and kept beside them.
 
 Regions: Felzenszwalb and Huttenlocher (2004) and SLIC (Achanta et al. 2012) from scikit-image, which need no weights.
+SAM and HQ-SAM (see `segment_anything`) with weights of the user's own.
 Depth: MiDaS, DPT, Depth Anything and their like through transformers, with weights of the user's own.
 """
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from search_spaces import schema
 from trainables.data.errors import DataError
+from trainables.data.segment_anything import sam_maps
 
 if TYPE_CHECKING:
     import torch
@@ -26,18 +28,25 @@ CHUNK = 64  # images of one task
 BATCH = 16  # images of one forward pass
 EXTRA = "pip install 'pretune[maps]'"
 
-Regions = schema.Felzenszwalb | schema.SLIC
+Regions = schema.Felzenszwalb | schema.SLIC | schema.SAM
+FILES = ("config.json", "preprocessor_config.json", "model.safetensors")  # of a model of transformers
 Chunk = NDArray[np.uint8]  # (B, S, S, 3)
 
 
 # ---------------------------------------------------------------------------------------------------------- regions
 
 
-def region_maps(images: NDArray[np.uint8], settings: Regions) -> Iterator[NDArray[np.uint16]]:
+def region_maps(
+    images: NDArray[np.uint8], settings: Regions, data_root: Path | None = None
+) -> Iterator[NDArray[np.uint16]]:
     """(N, S, S, 3) -> chunks of (B, S, S), regions numbered from 1 in every image. Raises DataError.
 
     Large sets are worked on by one process for each core: scikit-image holds the interpreter.
     """
+    if isinstance(settings, schema.SAM):
+        _require("transformers", "region maps by SAM")
+        yield from sam_maps(images, settings, region_weights(settings, data_root)[0].parent, BATCH)
+        return
     _require("skimage", "region maps")
     chunks = [images[i : i + CHUNK] for i in range(0, len(images), CHUNK)]
     if len(chunks) < 4:
@@ -84,13 +93,23 @@ def _slic(image: NDArray[np.uint8], settings: Any) -> NDArray[np.integer[Any]]:
 
 def weight_files(settings: schema.Depth, data_root: Path | None) -> list[Path]:
     """The files that decide a depth map. Raises DataError naming what is expected and where to get it."""
-    folder = (data_root or Path()) / Path(settings.weights).expanduser()
-    needed = [folder / name for name in ("config.json", "preprocessor_config.json", "model.safetensors")]
+    return _weights(settings.weights, data_root, "depth maps", "Intel/dpt-hybrid-midas", "another depth model")
+
+
+def region_weights(settings: schema.SAM, data_root: Path | None) -> list[Path]:
+    """The files that decide SAM's regions. Raises DataError naming what is expected and where to get it."""
+    other = "syscv-community/sam-hq-vit-base or another SAM or HQ-SAM"
+    return _weights(settings.weights, data_root, "region maps by SAM", "facebook/sam-vit-base", other)
+
+
+def _weights(weights: str, data_root: Path | None, what: str, example: str, other: str) -> list[Path]:
+    folder = (data_root or Path()) / Path(weights).expanduser()
+    needed = [folder / name for name in FILES]
     missing = [path.name for path in needed if not path.is_file()]
     if missing:
         raise DataError(
-            f"depth maps: {', '.join(missing)} expected in {folder}; fetch them with "
-            f"`hf download Intel/dpt-hybrid-midas --local-dir {folder}` or from another depth model of transformers"
+            f"{what}: {', '.join(missing)} expected in {folder}; fetch them with "
+            f"`hf download {example} --local-dir {folder}` or from {other} of transformers"
         )
     return needed
 

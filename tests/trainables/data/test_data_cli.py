@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import tarfile
 from pathlib import Path
@@ -52,6 +53,9 @@ def test_a_whole_copy_is_described_and_drawn(tmp_path: Path) -> None:
     assert "no picture is there twice" in ended.output
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 4 * 2 * 128
+    page = (tmp_path / "sheet.html").read_text()
+    assert "share of pixels: sky 50.0%, road 50.0%" in page
+    assert base64.b64encode((tmp_path / "sheet.png").read_bytes()).decode() in page
 
 
 def test_every_bad_file_of_a_copy_is_named_and_the_good_ones_are_drawn(tmp_path: Path) -> None:
@@ -63,6 +67,7 @@ def test_every_bad_file_of_a_copy_is_named_and_the_good_ones_are_drawn(tmp_path:
     assert sorted(problem.split(":")[0] for problem in ended.exception.problems) == ["images/0.png", "images/3.png"]
     assert "2 images, cached" in ended.output
     assert (tmp_path / "sheet.png").exists()
+    assert "images/0.png: empty file" in (tmp_path / "sheet.html").read_text()
 
 
 def test_the_same_picture_twice_is_reported(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainables.data.catalogue import Download
+from trainables.data.catalogue import ABOUT, Download
 from trainables.data.download import fetch, unpack
 from trainables.data.errors import DataError
 
@@ -100,6 +100,18 @@ def test_a_wrong_checksum_is_refused_and_the_file_goes(tmp_path: Path) -> None:
     with server() as (url, _), pytest.raises(DataError, match=f"md5 is {MD5}, published is 0000"):
         fetch(Download(url, "0000"), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checksum_of_forty_digits_is_a_sha1(tmp_path: Path) -> None:
+    with server() as (url, _):
+        assert fetch(Download(url, hashlib.sha1(CONTENT).hexdigest()), tmp_path).read_bytes() == CONTENT
+        with pytest.raises(DataError, match="the file's sha1 is"):
+            fetch(Download(url, "0" * 40), tmp_path / "other")
+
+
+def test_what_is_fetched_has_a_published_checksum_but_for_one_archive() -> None:
+    unknown = [part.url for about in ABOUT.values() for part in about.downloads if part.checksum is None]
+    assert [url.rsplit("/", 1)[1] for url in unknown] == ["trimaps.tgz"]
 
 
 def test_a_file_that_is_not_there_is_not_asked_for_again(tmp_path: Path) -> None:

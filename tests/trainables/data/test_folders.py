@@ -31,6 +31,15 @@ def test_first_level_sub_folders_are_classes(tmp_path: Path) -> None:
     ]
 
 
+def test_an_empty_class_folder_is_a_problem(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/1.jpg", "dog/1.jpg")
+    (tmp_path / "bird").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    listing = list_images(tmp_path)
+    assert listing.problems == ("bird: a class folder without an image; add images or remove it",)
+    assert [entry.label for entry in listing.entries] == [0, 1]
+
+
 def test_images_outside_of_sub_folders_mean_no_classes(tmp_path: Path) -> None:
     touch(tmp_path, "dog/1.jpg", "2.jpg")
     assert [entry.label for entry in list_images(tmp_path).entries] == [None, None]

@@ -161,3 +161,88 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
 def test_an_unknown_kind_of_region_is_refused() -> None:
     with pytest.raises(ValidationError, match="felzenszwalb"):
         scenes(regions={"name": "watershed"})
+
+
+# -------------------------------------------------------------------------------------------------------------- SAM
+
+
+def save_sam(folder: Path, seed: int = 0, hq: bool = False) -> Path:
+    """A SAM of a few thousand random weights for images of 32 px, with its processor, as transformers stores it."""
+    import torch
+    import transformers
+
+    torch.manual_seed(seed)
+    prefix = "SamHQ" if hq else "Sam"
+    parts: list[Any] = [
+        getattr(transformers, f"{prefix}{name}Config") for name in ("Vision", "MaskDecoder", "PromptEncoder")
+    ]
+    vision, decoder, prompt = parts
+    more = {"vit_dim": 16} if hq else {}
+    whole: Any = getattr(transformers, f"{prefix}Config")
+    config = whole(
+        vision_config=vision(
+            hidden_size=16, output_channels=16, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8,
+            mlp_dim=16, window_size=2, global_attn_indexes=[1], num_pos_feats=8,
+        ),
+        prompt_encoder_config=prompt(hidden_size=16, image_size=32, patch_size=8, mask_input_channels=4),
+        mask_decoder_config=decoder(
+            hidden_size=16, mlp_dim=16, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=16,
+            iou_head_depth=2, **more,
+        ),
+    )  # fmt: skip
+    model: Any = getattr(transformers, f"{prefix}Model")
+    model(config).save_pretrained(folder)
+    processor: Any = transformers.SamImageProcessor(
+        size={"longest_edge": 32}, pad_size={"height": 32, "width": 32}, mask_size={"longest_edge": 8},
+        mask_pad_size={"height": 8, "width": 8},
+    )  # fmt: skip
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("hq", [False, True])
+def test_regions_by_a_real_sam_are_the_coarsest_of_its_masks(tmp_path: Path, hq: bool) -> None:
+    """Thresholds of 0 keep what random weights give. The masks are asked of the model again and ranked by area."""
+    from trainables.data.segment_anything import mask_model
+
+    save_sam(tmp_path / "weights", hq=hq)
+    regions = {"name": "sam", "weights": "weights", "points_per_side": 3, "min_iou": 0, "min_stability": 0}
+    settings = scenes(regions=regions)
+    made = images.load(settings, tmp_path, tmp_path / "cache")
+    assert made.regions is not None
+    assert made.regions.shape == (4, 32, 32)
+    assert isinstance(settings.regions, schema.SAM)
+    masks_of = mask_model(settings.regions, tmp_path / "weights")
+    for image, found in zip(np.asarray(made.images), np.asarray(made.regions), strict=True):
+        masks = masks_of(image)
+        assert masks.shape[1:] == (32, 32)
+        largest = max(masks, key=lambda mask: mask.sum(), default=np.zeros((32, 32), bool))
+        assert np.array_equal(found == 1, largest)
+    assert any(image.any() for image in np.asarray(made.regions))
+
+
+def test_where_sam_finds_nothing_there_is_no_region(tmp_path: Path) -> None:
+    save_sam(tmp_path / "weights")
+    settings = scenes(regions={"name": "sam", "weights": "weights", "points_per_side": 2, "min_iou": 1})
+    made = images.load(settings, tmp_path, tmp_path / "cache")
+    assert made.regions is not None
+    assert not np.asarray(made.regions).any()
+
+
+def test_sams_regions_are_named_by_what_the_weights_hold(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        save_sam(tmp_path / name, seed)
+    a, b, c = (images.digest(scenes(regions={"name": "sam", "weights": name}), tmp_path) for name in "abc")
+    assert a == b != c
+
+
+def test_missing_weights_of_sam_are_named_with_where_to_get_them(tmp_path: Path) -> None:
+    message = r"region maps by SAM: config.json, .*model.safetensors expected in .*sam; .*hf download facebook/sam"
+    with pytest.raises(DataError, match=message):
+        images.digest(scenes(regions={"name": "sam", "weights": "sam"}), tmp_path)
+
+
+def test_weights_of_another_model_are_no_sam(tmp_path: Path) -> None:
+    save_dpt(tmp_path / "weights")
+    with pytest.raises(DataError, match=r"holds no SAM that transformers can load \(it holds a dpt\)"):
+        images.load(scenes(regions={"name": "sam", "weights": "weights"}), tmp_path, tmp_path / "cache")

@@ -1,0 +1,223 @@
+"""Streaming gives what the resident copy holds, in the same order: where images come from changes no digit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from pydantic import TypeAdapter
+
+from search_spaces import schema
+from trainables.data import images, sources
+from trainables.data.errors import DataError
+from trainables.data.images import ImageSet
+from trainables.data.stream import Column
+from trainables.loop import epoch_order, share
+
+
+def folder(root: Path, n: int = 20) -> Path:
+    """Images of different sizes with masks, each recognisable by its first pixel."""
+    for kind in ("images", "masks"):
+        (root / kind).mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for i in range(n):
+        height, width = random.integers(6, 30, 2)
+        pixels = random.integers(0, 256, (height, width, 3), np.uint8)
+        Image.fromarray(pixels).save(root / "images" / f"{i:03d}.png")
+        Image.fromarray((pixels[..., 0] % 2).astype(np.uint8)).save(root / "masks" / f"{i:03d}.png")
+    return root
+
+
+def settings_of(root: Path, **changes: object) -> schema.Data:
+    base = {"dataset": "image-mask-folder", "root": str(root), "classes": ("a", "b"), "cache_size": 8}
+    adapter: TypeAdapter[schema.Data] = TypeAdapter(schema.Data)
+    return adapter.validate_python(base | changes)
+
+
+def opened(settings: schema.Data, cache: Path) -> ImageSet:
+    digest, choice = sources.prepare(settings, None, cache)
+    found = sources.open_set(settings, digest, None, cache)
+    assert isinstance(found.images, Column) == (choice.source == "streaming")
+    return found
+
+
+# ------------------------------------------------------------------------------------------------- the same images
+
+
+def test_both_sources_hold_the_same(tmp_path: Path) -> None:
+    root = folder(tmp_path / "d")
+    stream, resident = (
+        opened(settings_of(root, source=source), tmp_path / source) for source in ("streaming", "resident")
+    )
+    rows = np.array([3, 0, 19, 7])
+    assert np.array_equal(stream.images[rows], resident.images[rows])
+    assert stream.masks is not None
+    assert resident.masks is not None
+    assert np.array_equal(stream.masks[rows], resident.masks[rows])
+    assert np.array_equal(stream.images[5], resident.images[5])
+    assert stream.images.shape == resident.images.shape
+    assert stream.masks.shape == resident.masks.shape
+    assert (tuple(stream.names), stream.classes) == (resident.names, resident.classes)
+
+
+def test_the_source_is_in_no_digest_and_a_stream_leaves_no_copy(tmp_path: Path) -> None:
+    root = folder(tmp_path / "d")
+    both = [images.digest(settings_of(root, source=source), None) for source in ("streaming", "resident", "auto")]
+    assert len(set(both)) == 1
+    opened(settings_of(root, source="streaming"), tmp_path / "c")
+    assert not (tmp_path / "c" / both[0]).exists()
+
+
+def test_skipped_files_are_left_out_of_both(tmp_path: Path) -> None:
+    root = folder(tmp_path / "d")
+    (root / "images" / "004.png").write_bytes(b"")
+    (root / "masks" / "011.png").unlink()
+    stream, resident = (
+        opened(settings_of(root, source=source, on_error="skip"), tmp_path / source)
+        for source in ("streaming", "resident")
+    )
+    assert tuple(stream.names) == resident.names
+    assert stream.skipped == resident.skipped
+    assert len(stream.skipped) == 2
+    assert np.array_equal(stream.images[np.arange(18)], resident.images[:])
+
+
+def test_a_bad_file_is_named_when_it_comes_and_its_names_fault_before(tmp_path: Path) -> None:
+    root = folder(tmp_path / "d")
+    (root / "images" / "004.png").write_bytes(b"")
+    stream = opened(settings_of(root, source="streaming"), tmp_path / "c")
+    with pytest.raises(DataError, match=r"images/004.png: empty file \(0 bytes\)"):
+        stream.images[np.array([3, 4])]
+    (root / "masks" / "011.png").unlink()
+    with pytest.raises(DataError, match=r"images/011.png: no mask"):
+        opened(settings_of(root, source="streaming"), tmp_path / "c")
+
+
+# ------------------------------------------------------------------------------------------------------ the choice
+
+
+def test_auto_goes_by_the_decoded_size_against_memory(tmp_path: Path) -> None:
+    """1000 images of 100 px with masks take 40 MB: resident up to half of the memory, streaming beyond."""
+    settings = settings_of(tmp_path, cache_size=100)
+    for memory, source in ((80_000_000, "resident"), (79_999_999, "streaming")):
+        choice = sources.choose(settings, 1000, True, tmp_path, memory)
+        assert choice.source == source
+        assert choice.why.startswith("1,000 images, 0.04 GB decoded")
+        assert choice.why.endswith(source)
+
+
+def test_auto_streams_what_the_cache_disk_cannot_hold(tmp_path: Path) -> None:
+    choice = sources.choose(settings_of(tmp_path, cache_size=1000), 10**9, True, tmp_path / "no" / "such", 10**18)
+    assert choice.source == "streaming"
+    assert "disk" in choice.why
+
+
+def test_what_cannot_be_streamed_says_why(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=np.zeros((4, 8, 8, 3), np.uint8))
+    settings = schema.Npz(dataset="npz", root=str(tmp_path / "a.npz"), source="streaming")
+    with pytest.raises(DataError, match=r"npz: `source: streaming` cannot be had: .* read whole"):
+        sources.prepare(settings, None, tmp_path / "c")
+    regions = settings_of(folder(tmp_path / "d"), source="streaming", regions={"name": "slic"})
+    with pytest.raises(DataError, match="maps are computed from the decoded copy"):
+        sources.prepare(regions, None, tmp_path / "c")
+
+
+# ------------------------------------------------------------------------------------------------------- the order
+
+
+@given(st.integers(1, 3000), st.integers(0, 5), st.integers(0, 5), st.one_of(st.none(), st.integers(1, 4000)))
+def test_an_epoch_holds_each_image_once(count: int, seed: int, epoch: int, window: int | None) -> None:
+    order = epoch_order(count, seed, epoch, window)
+    assert np.array_equal(np.sort(order), np.arange(count))
+    assert np.array_equal(order, epoch_order(count, seed, epoch, window))
+
+
+def test_orders_differ_between_epochs_and_seeds() -> None:
+    orders = [epoch_order(500, seed, epoch, 64) for seed in (0, 1) for epoch in (0, 1)]
+    assert len({order.tobytes() for order in orders}) == 4
+
+
+@given(st.integers(1, 40), st.integers(2, 30), st.integers(0, 9))
+def test_a_window_touches_few_runs_of_neighbours(windows: int, run: int, seed: int) -> None:
+    """16 runs of `run` images make a window: each window is the images of just 16 such runs."""
+    window = 16 * run
+    order = epoch_order(windows * window, seed, 0, window)
+    for start in range(0, len(order), window):
+        assert len(np.unique(order[start : start + window] // run)) == 16
+
+
+@given(st.integers(1, 20), st.integers(1, 6), st.integers(1, 8), st.integers(0, 3))
+def test_workers_share_every_batch(batches: int, each: int, world: int, rest: int) -> None:
+    batch = each * world
+    order = np.random.default_rng(0).permutation(batches * batch + min(rest, each - 1) * world)
+    parts = [share(order, batch, rank, world) for rank in range(world)]
+    for start in range(0, len(order), batch):
+        whole = order[start : start + batch]
+        local = [part[start // world : start // world + len(whole) // world] for part in parts]
+        assert np.array_equal(np.concatenate(local), whole)
+
+
+def test_a_batch_that_cannot_be_divided_is_refused() -> None:
+    with pytest.raises(ValueError, match="batches of 10 of 20 images cannot be divided among 4 workers"):
+        share(np.arange(20), 10, 0, 4)
+
+
+# -------------------------------------------------------------------------------------------------- with Ray Data
+
+QUIET = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")  # raised by Ray of itself
+
+
+@pytest.fixture(scope="module")
+def one_cpu() -> Iterator[None]:
+    from pretune.transport import start_ray, stop_ray
+
+    start_ray(None, 1)
+    yield
+    stop_ray()
+
+
+@QUIET
+@pytest.mark.ray
+def test_ray_data_reads_ahead_while_a_stage_holds_every_cpu(one_cpu: None, tmp_path: Path) -> None:
+    """Three epochs, the last from its 37th image on and left early: the resident images in the loop's order."""
+    import ray
+
+    root = folder(tmp_path / "d", 100)
+    streaming, resident = (settings_of(root, source=source) for source in ("streaming", "resident"))
+
+    def stage() -> list[bool]:
+        digest, _ = sources.prepare(streaming, None, tmp_path / "c")
+        stream = sources.open_set(streaming, digest, None, tmp_path / "c")
+        held = sources.open_set(resident, digest, None, tmp_path / "c")
+        reader = stream.images.stream
+        same = []
+        for epoch, (first, last) in enumerate(((0, 100), (0, 100), (37, 69))):
+            order = np.random.default_rng(epoch).permutation(100)
+            stream.coming(order[first:], 16)
+            for start in range(first, last, 16):
+                rows = order[start : start + 16]
+                same.append(np.array_equal(stream.images[rows], held.images[rows]))
+                same.append(np.array_equal(stream.masks[rows], held.masks[rows]))
+            same.append(reader._at == last - first)  # all of it came from Ray Data
+        stream.close()
+        same.append(np.array_equal(stream.images[np.array([5, 2])], held.images[np.array([5, 2])]))
+        return same
+
+    assert all(ray.get(ray.remote(num_cpus=1)(stage).remote(), timeout=120))
+
+
+@QUIET
+@pytest.mark.ray
+def test_ray_data_names_a_bad_file(one_cpu: None, tmp_path: Path) -> None:
+    root = folder(tmp_path / "d")
+    (root / "images" / "004.png").write_bytes(b"")
+    stream = opened(settings_of(root, source="streaming"), tmp_path / "c")
+    stream.coming(np.arange(20), 5)
+    with pytest.raises(DataError, match=r"images/004.png: empty file \(0 bytes\)"):
+        stream.images[np.arange(5)]
+    stream.close()

@@ -1,0 +1,223 @@
+"""Images that are never in memory whole: read, decoded and resized by Ray Data just ahead of the training loop.
+
+The loop says which images it will ask for next, in which order (`Stream.coming`), and then asks for them batch by
+batch. What comes is what the resident copy holds, byte for byte, in the loop's own order: where the images are read
+from changes no digit. Images that were not announced, and all of them where Ray does not run, are decoded on the spot.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainables.data import decode, parquet
+from trainables.data.errors import DataError
+from trainables.data.listing import Entry, Listing, Pack
+
+IntArray = NDArray[np.int64]
+
+TASK_BYTES = 32 << 20  # of decoded images that one task makes
+AHEAD = 4  # tasks' worth of decoded images that wait for the loop at most
+
+
+class Pixels(Protocol):
+    """An array (N, ...) or what stands for one: a `Column`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+
+class Batch(NamedTuple):
+    """Some images, in the order asked for."""
+
+    indices: IntArray  # (B,)
+    images: NDArray[np.uint8]  # (B, S, S, 3)
+    masks: NDArray[np.uint8] | None  # (B, S, S)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that it takes to decode an image of the set, in any process."""
+
+    entries: Sequence[Entry]  # cheap to send: see listing.Columns and parquet.Shards
+    listing: Listing  # without its entries
+    size: int
+    fit: decode.Fit
+
+    def decoded(self, indices: IntArray, pool: ThreadPoolExecutor | None = None) -> tuple[Batch, list[str]]:
+        """Images and masks of `indices`, and what is wrong with any of them; a bad one stays black."""
+        entries = [self.entries[int(i)] for i in indices]
+        return self.fill(indices, entries, self.opener(entries), pool)
+
+    def fill(
+        self,
+        indices: IntArray,
+        entries: Sequence[Entry],
+        unpack: Callable[[Path], Pack] | None,
+        pool: ThreadPoolExecutor | None = None,
+    ) -> tuple[Batch, list[str]]:
+        square = (len(indices), self.size, self.size)
+        images = np.zeros((*square, 3), np.uint8)
+        masks = None if self.listing.mask_values is None else np.zeros(square, np.uint8)
+
+        def one(entry: Entry) -> decode.Decoded:
+            return decode.decode(entry, self.listing, unpack, self.size, self.fit)
+
+        problems: list[str] = []
+        for row, found in enumerate((pool.map if pool else map)(one, entries)):
+            problems += found.problems
+            if found.image is not None:
+                images[row] = found.image
+            if masks is not None and found.mask is not None:
+                masks[row] = found.mask
+        return Batch(indices, images, masks), problems
+
+    def opener(self, entries: Sequence[Entry]) -> Callable[[Path], Pack] | None:
+        """Opens files of many images; of Parquet shards, the rows of `entries` are read at once, in storage order."""
+        if isinstance(self.listing.unpack, parquet.Reader):
+            return self.listing.unpack.only(entries)
+        return None if self.listing.unpack is None else lru_cache(maxsize=16)(self.listing.unpack)
+
+
+class Stream:
+    """A set of images on disk or in an object store, by batches of indices.
+
+    Args:
+        processes: that decode at the same time. They ask Ray for no CPU: the stage that waits for them holds one, and
+            where all are held by stages, tasks that asked for more would never run.
+        window: images that are shuffled together, see `loop.epoch_order`: one task reads them, each row group once.
+    """
+
+    def __init__(self, recipe: Recipe, processes: int = 1, window: int | None = None) -> None:
+        self.recipe, self._processes, self._window = recipe, processes, window
+        self._pool = ThreadPoolExecutor(processes)
+        self._ahead: Iterator[dict[str, NDArray[Any]]] | None = None
+        self._order, self._at = np.empty(0, np.int64), 0
+        self._last: Batch | None = None
+        self._sent: Any = None
+
+    def __len__(self) -> int:
+        return len(self.recipe.entries)
+
+    def coming(self, order: IntArray, batch: int) -> None:
+        """These images will be asked for next, `batch` at a time: start to read them."""
+        self.close()
+        if _ray_runs() and len(order):
+            self._order, self._at, self._ahead = order, 0, self._started(order, batch)
+
+    def batch(self, indices: IntArray) -> Batch:
+        """The images (B,). Raises DataError naming the files that cannot be used."""
+        if self._last is None or not np.array_equal(self._last.indices, indices):
+            announced = self._order[self._at : self._at + len(indices)]
+            if self._ahead is not None and np.array_equal(announced, indices):
+                self._last = self._next(indices)
+            else:
+                self._last = _whole(*self.recipe.decoded(indices, self._pool), self.recipe.listing)
+        return self._last
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        ahead, self._ahead, self._order, self._at = self._ahead, None, np.empty(0, np.int64), 0
+        if ahead is not None:
+            ahead.close()  # type: ignore[attr-defined]  # a generator: ends Ray Data's executor
+
+    def _next(self, indices: IntArray) -> Batch:
+        assert self._ahead is not None
+        found = next(self._ahead)
+        self._at += len(indices)
+        if not np.array_equal(found["index"], indices):
+            raise RuntimeError("Ray Data gave images in another order than asked for; please report this")
+        batch = Batch(indices, found["image"], found.get("mask"))
+        return _whole(batch, [str(text) for text in found["problem"] if text], self.recipe.listing)
+
+    def _started(self, order: IntArray, batch: int) -> Iterator[dict[str, NDArray[Any]]]:
+        import pyarrow as pa
+        import ray
+        from ray.data import DataContext, ExecutionResources, TaskPoolStrategy, from_blocks
+
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of every epoch
+        if self._sent is None:
+            self._sent = ray.put(self.recipe)
+        per_image = self.recipe.size**2 * (3 + (self.recipe.listing.mask_values is not None))
+        task = max(batch, (self._window or TASK_BYTES // per_image) // batch * batch)
+        context = DataContext.get_current().copy()
+        context.enable_progress_bars = False
+        context.execution_options.preserve_order = True
+        context.execution_options.resource_limits = ExecutionResources(object_store_memory=AHEAD * TASK_BYTES)
+        context.target_max_block_size = max(1 << 20, batch * per_image)
+        sent = self._sent
+        with DataContext.current(context):
+            # from_numpy and from_arrow would ask for a CPU to count rows
+            tasks = from_blocks([pa.table({"index": order[i : i + task]}) for i in range(0, len(order), task)])
+            read = tasks.map_batches(
+                _decode_task,
+                batch_size=None,
+                zero_copy_batch=True,
+                fn_kwargs={"sent": [sent], "step": batch},
+                num_cpus=0,
+                compute=TaskPoolStrategy(size=self._processes),
+            )
+        return iter(read.iter_batches(batch_size=batch, prefetch_batches=1, batch_format="numpy"))
+
+
+@dataclass(frozen=True)
+class Column:
+    """The images or the masks of a stream, to be indexed like the array that they would be."""
+
+    stream: Stream
+    masks: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        size = self.stream.recipe.size
+        return (len(self), size, size) if self.masks else (len(self), size, size, 3)
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def __getitem__(self, index: Any) -> NDArray[np.uint8]:
+        """(B,) indices -> (B, ...); one index -> (...)."""
+        indices = np.atleast_1d(np.asarray(index, np.int64))
+        found = self.stream.batch(indices)
+        values = found.masks if self.masks else found.images
+        assert values is not None
+        return values if np.ndim(index) else values[0]
+
+
+def _decode_task(block: dict[str, IntArray], sent: list[Any], step: int) -> Iterator[dict[str, NDArray[Any]]]:
+    """Runs in a worker of Ray Data: one block of indices -> decoded images, `step` at a time."""
+    import ray
+
+    recipe: Recipe = ray.get(sent[0])
+    indices = block["index"]
+    entries = [recipe.entries[int(i)] for i in indices]
+    unpack = recipe.opener(entries)
+    for i in range(0, len(indices), step):
+        part = slice(i, i + step)
+        batch, problems = recipe.fill(indices[part], entries[part], unpack)
+        said = np.array(["\n".join(problems), *[""] * (len(batch.indices) - 1)], object)
+        columns: dict[str, NDArray[Any]] = {"index": batch.indices, "image": batch.images, "problem": said}
+        yield columns if batch.masks is None else columns | {"mask": batch.masks}
+
+
+def _whole(batch: Batch, problems: Sequence[str], listing: Listing) -> Batch:
+    if problems:
+        advice = "repair or remove them; `pretune data check` names all there are"
+        raise DataError(f"{listing.root}: images that cannot be used; {advice}:", problems)
+    return batch
+
+
+def _ray_runs() -> bool:
+    import sys
+
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
