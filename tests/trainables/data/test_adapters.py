@@ -81,7 +81,7 @@ def test_every_data_set_of_the_schema_has_an_adapter_and_archives_are_described(
     union = get_args(get_args(schema.Data)[0])
     names = {get_args(member.model_fields["dataset"].annotation)[0] for member in union}
     assert names == {"scenes", "volumes", *ADAPTERS}
-    assert {*ADAPTERS} - {*ABOUT} == {"npz", "image-folder", "image-mask-folder"}
+    assert {*ADAPTERS} - {*ABOUT} == {"npz", "parquet", "image-folder", "image-mask-folder"}
 
 
 @pytest.mark.parametrize("name", sorted(ABOUT))
