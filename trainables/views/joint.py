@@ -55,7 +55,7 @@ def evaluation_batch(images: Tensor, masks: Tensor, size: int) -> tuple[Tensor, 
 
 
 def _crop(images: Tensor, masks: Tensor, boxes: Tensor, flipped: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    pixels = geometry.crop_resize(_planes(images), boxes, flipped, size).div_(255)
+    pixels = geometry.crop_resize(images.permute(0, 3, 1, 2), boxes, flipped, size).div_(255)
     return _channels_last(pixels), geometry.crop_resize_masks(masks, boxes, flipped, size).long()
 
 
