@@ -27,7 +27,13 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 # A stopped function may unwind slowly; Tune's default of 2 s would make the *next* trial of the actor an error.
-ACTOR_ENVIRONMENT = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "100000", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+# THP_MEM_ALLOC_ENABLE: torch backs large CPU tensors with huge pages. Each step allocates its activations anew, and
+# touching them in pages of 4 KiB took up to half of it (docs/decisions.md). Digits are the same.
+ACTOR_ENVIRONMENT = {
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "100000",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "THP_MEM_ALLOC_ENABLE": "1",
+}
 
 
 def start_ray(address: str | None, cpus: int | None) -> dict[str, float]:
