@@ -63,7 +63,7 @@ def read_image(source: Source) -> Image.Image:
     if image.mode in ALPHA_MODES or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def read_mask(source: Source, values: Mapping[int, int]) -> Image.Image:
@@ -158,7 +158,8 @@ def _open(source: Source) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data))
         image.load()
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)  # in place: upright images are not copied
+        return image
     except UnidentifiedImageError as error:
         raise BadFileError("not an image that can be read; replace or remove it") from error
     except Exception as error:  # Pillow's decoders raise almost any type on damaged files

@@ -25,6 +25,8 @@ from trainables.data.listing import Entry, Listing, Pack
 IntArray = NDArray[np.int64]
 
 TASK_BYTES = 32 << 20  # of decoded images that one task makes
+SMALLEST = 32  # images of a task
+TASKS = 4  # of each process in an epoch, at least: they end at about the same time
 AHEAD = 4  # tasks' worth of decoded images that wait for the loop at most
 
 
@@ -137,7 +139,9 @@ class Stream:
         self._at += len(indices)
         if not np.array_equal(found["index"], indices):
             raise RuntimeError("Ray Data gave images in another order than asked for; please report this")
-        batch = Batch(indices, found["image"], found.get("mask"))
+        # where a batch is a block of its own, it lies in Ray's shared memory, which nobody may write
+        owned = {name: np.require(found[name], requirements="W") for name in ("image", "mask") if name in found}
+        batch = Batch(indices, owned["image"], owned.get("mask"))
         return _whole(batch, [str(text) for text in found["problem"] if text], self.recipe.listing)
 
     def _started(self, order: IntArray, batch: int) -> Iterator[dict[str, NDArray[Any]]]:
@@ -149,7 +153,8 @@ class Stream:
         if self._sent is None:
             self._sent = ray.put(self.recipe)
         per_image = self.recipe.size**2 * (3 + (self.recipe.listing.mask_values is not None))
-        task = max(batch, (self._window or TASK_BYTES // per_image) // batch * batch)
+        task = self._window or min(TASK_BYTES // per_image, len(order) // (TASKS * self._processes))
+        task = max(SMALLEST, task)
         context = DataContext.get_current().copy()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
@@ -163,7 +168,7 @@ class Stream:
                 _decode_task,
                 batch_size=None,
                 zero_copy_batch=True,
-                fn_kwargs={"sent": [sent], "step": batch},
+                fn_kwargs={"sent": [sent], "step": min(batch, task)},
                 num_cpus=0,
                 compute=TaskPoolStrategy(size=self._processes),
             )

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from pydantic import TypeAdapter
 
 from search_spaces import schema
+from trainables import checkpoints
 from trainables.data import images, sources
 from trainables.data.errors import DataError
 from trainables.data.images import ImageSet
+from trainables.data.splits import draw_split
 from trainables.data.stream import Column
-from trainables.loop import epoch_order, share
+from trainables.loop import Place, epoch_order, share
+from trainables.pretrain import pretrain
 
 
 def folder(root: Path, n: int = 20) -> Path:
@@ -220,4 +226,43 @@ def test_ray_data_names_a_bad_file(one_cpu: None, tmp_path: Path) -> None:
     stream.coming(np.arange(20), 5)
     with pytest.raises(DataError, match=r"images/004.png: empty file \(0 bytes\)"):
         stream.images[np.arange(5)]
+    stream.close()
+
+
+class KilledError(BaseException):
+    pass
+
+
+@QUIET
+@pytest.mark.ray
+def test_an_interrupted_epoch_goes_on_at_the_right_image(one_cpu: None, tmp_path: Path) -> None:
+    """30 training images in batches of 4, 7 steps an epoch: cut after step 10, the end is that of the resident run."""
+    torch.set_num_threads(1)
+    root, changes = folder(tmp_path / "d", 40), {"shuffle_window": 16, "cache_size": 16}
+    stream, held = (
+        opened(settings_of(root, source=source, **changes), tmp_path / source) for source in ("streaming", "resident")
+    )
+    chosen = schema.Pretrain.model_validate(
+        {"data": "d", "method": {"name": "simclr", "hidden": 8, "dim": 4}, "views": {"size": 8}, "batch_size": 4}
+        | {"steps": 17}
+    )
+    streams = {"init": 1, "order": 2, "augmentation": 3}
+    split = draw_split(40, schema.Split(test=6, val=4), 0, None)
+
+    def run(data: ImageSet, name: str, resume: Path | None = None) -> bytes:
+        (tmp_path / name).mkdir()
+        place = Place(tmp_path / name, torch.device("cpu"), resume=resume, checkpoint_seconds=0.0)
+        pretrain(chosen, schema.UNet(widths=(4, 8)), data, split, streams, place, lambda values: None)
+        return (tmp_path / name / checkpoints.WEIGHTS).read_bytes()
+
+    real, saves = checkpoints.save_state, iter(range(1, 100))
+
+    def save(state: dict[str, Any], out: Path) -> None:
+        real(state, out)
+        if next(saves) == 10:
+            raise KilledError
+
+    with mock.patch.object(checkpoints, "save_state", save), pytest.raises(KilledError):
+        run(stream, "cut")
+    assert run(stream, "last", tmp_path / "cut" / checkpoints.STATE) == run(held, "whole")
     stream.close()
