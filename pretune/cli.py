@@ -378,16 +378,33 @@ def predict(
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--format", "kind", type=click.Choice(["safetensors", "onnx", "torch-export"]), default="safetensors",
               show_default=True)  # fmt: skip
+@click.option("--encoder-only", is_flag=True, help="The encoder alone, as safetensors.")
+@click.option(
+    "--keys",
+    type=click.Choice(["own", "torchvision", "timm"]),
+    default="own",
+    show_default=True,
+    help="Whose tensor names the encoder gets, so that it loads there.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write.  [default: STUDY_OUT/export-FORMAT]")
-def export(folder: Path, kind: str, out: Path | None) -> None:
+def export(folder: Path, kind: str, encoder_only: bool, keys: str, out: Path | None) -> None:
     """Export the best model of a study with a model card, and check that it gives the same masks.
 
     \b
     pretune export runs/my-study --format onnx
+    pretune export runs/my-study --encoder-only --keys timm     a backbone for other work
     """
     from pretune.export import export_model
+    from pretune.export_encoder import export_encoder
 
-    exported = export_model(folder, out or folder / f"export-{kind}", kind)
+    if not encoder_only and keys != "own":
+        raise click.UsageError(f"--keys {keys} names the tensors of an encoder: add --encoder-only")
+    if encoder_only and kind != "safetensors":
+        raise click.UsageError(f"--encoder-only writes safetensors: leave out --format {kind}")
+    if encoder_only:
+        exported = export_encoder(folder, out or folder / f"export-encoder-{keys}", keys)
+    else:
+        exported = export_model(folder, out or folder / f"export-{kind}", kind)
     click.echo(exported.checked)
     for path in exported.files:
         click.echo(f"wrote {path}")

@@ -297,6 +297,7 @@ def _copy_model(study: Study, use: Use, outcomes: Outcomes, source: Path, target
         "data": stage.data.model_dump(mode="json", exclude={"root"}),
         "data_digest": stage.digest,
         "pretraining": [parent.settings.model_dump(mode="json") for parent in stage.ancestors()],
+        "pretraining_data": [parent.data.model_dump(mode="json", exclude={"root"}) for parent in stage.ancestors()],
         "finetune": stage.settings.model_dump(mode="json"),
         "classes": notes["classes"],
         "input": {"size": notes["size"], "range": [0.0, 1.0], "order": "RGB, channels first"},
