@@ -19,7 +19,7 @@ UNKNOWN = "not known to Pretune: state it here before you share this model"
 
 def licence(dataset: str) -> str:
     """As the data set's makers state it."""
-    if dataset == "scenes":
+    if dataset in ("scenes", "volumes"):
         return GENERATED
     return ABOUT[dataset].licence if dataset in ABOUT else UNKNOWN
 
