@@ -1,0 +1,123 @@
+"""What must hold in the section `tune`, alone and together with the ranges that it searches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from search_spaces import space
+from search_spaces.cells import Cell
+from search_spaces.document import KeyPath, Places, Problem, did_you_mean
+from search_spaces.schema import Configuration, Header, Tune
+from search_spaces.stages import replicates
+
+COSTS = ("cost/seconds", "cost/gpu_memory", "cost/gpu_seconds")
+LEARNING_ANYWHERE = "tpe, gp, random, qmc, grid, genetic or nsga2"
+
+
+def check_tune(header: Header, places: Places) -> Iterator[Problem]:
+    """Contradictions within the section."""
+    tune, seeds = header.tune, len(replicates(header.seeds, "search"))
+    if tune.racing and tune.rungs:
+        yield places.problem(("tune", "rungs"), "racing and rungs both say when to stop", "leave out one of them")
+    if tune.racing and tune.racing.first >= seeds:
+        what = f"the race begins with {tune.racing.first} seeds, and there are only {seeds} search seeds"
+        yield places.problem(("tune", "racing"), what, f"set seeds.search above {tune.racing.first}")
+    for key, given in (("racing", tune.racing), ("rungs", tune.rungs), ("warm_start", tune.warm_start)):
+        if tune.also and given:
+            yield places.problem(("tune", key), f"{key} compares by one target, and `also` names more", "leave one out")
+    if tune.also and tune.sampler not in ("nsga2", "tpe", "gp", "random", "qmc", "grid"):
+        what = f"{tune.sampler} cannot search for several targets"
+        yield places.problem(("tune", "sampler"), what, "nsga2, tpe, gp, random, qmc and grid can")
+    yield from _check_budgets(tune, places)
+    if tune.top_k > tune.trials:
+        yield places.problem(("tune", "top_k"), f"top_k {tune.top_k} is above trials {tune.trials}", "lower it")
+
+
+def _check_budgets(tune: Tune, places: Places) -> Iterator[Problem]:
+    for name in ("trials", "epochs", "hours", "gpu_hours"):
+        whole, one = getattr(tune.budget.study, name), getattr(tune.budget.cell, name)
+        if whole is not None and one is not None and one > whole:
+            what = f"a cell may spend {one:g} {name}, and the whole study only {whole:g}"
+            yield places.problem(("tune", "budget", "cell", name), what, "raise the study's, or lower this")
+    if tune.budget.cell.trials is not None and tune.budget.cell.trials > tune.trials:
+        what = f"a budget of {tune.budget.cell.trials} trials is never used up: tune.trials is {tune.trials}"
+        yield places.problem(("tune", "budget", "cell", "trials"), what, "raise tune.trials, or leave it out")
+
+
+def check_metrics(tune: Tune, scores: Sequence[str], places: Places) -> Iterator[Problem]:
+    """Further targets and constraints must be something that a stage run reports."""
+    known = [*(f"val/{score}" for score in scores), "val/pretext_loss", *COSTS]
+    for key, names in (("also", tune.also), ("constraints", tuple(tune.constraints))):
+        for name in names:
+            if name.startswith("test/"):
+                yield places.problem(("tune", key), f"{name}: tuning on the test set", "use val/...")
+            elif name not in known and not name.startswith(tuple(f"val/{score}/" for score in scores)):
+                yield places.problem(("tune", key), f"no stage reports {name!r}", did_you_mean(name, known))
+
+
+def check_searched(cell: Cell, settings: Configuration, header: Header, places: Places) -> Iterator[Problem]:
+    """Whether the sampler can search the ranges of a cell, and rungs can shorten what is trained."""
+    tune = header.tune
+    found = {name: item for name, item in space.ranges(cell.template)}
+    for part in ("pretrain", "finetune"):
+        own = {name: found[name] for name in cell.ranges(part)}  # type: ignore[arg-type]
+        if not own:
+            continue
+        yield from _check_sampler(tune, own, places)
+        if tune.rungs is not None:
+            yield from _check_rungs(tune, part, settings, places)
+
+
+def _check_sampler(tune: Tune, own: dict[str, space.Range], places: Places) -> Iterator[Problem]:
+    if tune.sampler != "cmaes":
+        return
+    others = [name for name, item in own.items() if isinstance(item, space.Choice | space.Subset)]
+    if others:
+        what = f"cmaes searches numbers, and {others[0]} is a {'choice' if 'Choice' in str(type(own[others[0]])) else 'subset'}"
+        yield places.problem(("tune", "sampler"), what, f"use {LEARNING_ANYWHERE}")
+    elif len(own) < 2:
+        what = f"cmaes needs two ranges or more, and there is only {next(iter(own))}"
+        yield places.problem(("tune", "sampler"), what, f"use {LEARNING_ANYWHERE}")
+
+
+def _check_rungs(tune: Tune, part: str, settings: Configuration, places: Places) -> Iterator[Problem]:
+    assert tune.rungs is not None
+    stage = settings.finetune if part == "finetune" else (settings.pretrain[-1] if settings.pretrain else None)
+    if stage is None:
+        return
+    path: KeyPath = ("finetune",) if part == "finetune" else ("pretrain", len(settings.pretrain) - 1)
+    if stage.epochs is None:
+        what = "rungs shorten a training by epochs, and this one is given in steps"
+        yield places.problem((*path, "steps"), what, "give epochs, or leave out tune.rungs")
+    elif tune.rungs.epochs[-1] >= stage.epochs:
+        what = f"the last rung, after {tune.rungs.epochs[-1]} epochs, is not before the end of {part} ({stage.epochs})"
+        yield places.problem(("tune", "rungs", "epochs"), what, "lower it")
+    if part == "finetune" and settings.finetune is not None and settings.finetune.patience is not None:
+        yield places.problem(
+            (*path, "patience"), "patience and tune.rungs both stop trainings early", "use one of them"
+        )
+
+
+def tuning_warnings(cells: Sequence[Cell], header: Header) -> Iterator[str]:
+    """What is allowed, and probably not meant."""
+    from search_spaces.schema import Rungs
+
+    tune, seeds = header.tune, len(replicates(header.seeds, "search"))
+    if not any(True for cell in cells for _ in space.ranges(cell.template)):
+        return
+    if tune.sampler in ("nsga2", "genetic") and tune.population >= tune.trials:
+        yield f"tune.population {tune.population} is not below trials {tune.trials}: there will be no second generation"
+    if tune.sampler in ("tpe", "gp", "cmaes") and tune.startup >= tune.trials:
+        yield f"all {tune.trials} trials are random: tune.startup is {tune.startup}"
+    if (
+        isinstance(tune.rungs, Rungs)
+        and tune.rungs.rule == "halving"
+        and math.ceil(tune.batch * tune.rungs.keep) >= tune.batch
+    ):
+        yield f"every rung keeps all of a batch of {tune.batch}; raise tune.batch or lower tune.rungs.keep"
+    folds = {f for cell in cells for data in cell.configuration().data.values() if (f := data.split.val_folds)}
+    if any(seeds % fold for fold in folds):
+        yield f"{seeds} search seeds do not go evenly round {max(folds)} validation folds; use a multiple"
+    if tune.budget.study.hours or tune.budget.cell.hours or tune.budget.study.gpu_hours or tune.budget.cell.gpu_hours:
+        yield "a budget in hours ends searches at a point that depends on the machine, and with it the table"
