@@ -164,7 +164,10 @@ def sobol(walk: Walk, index: int, seed: int) -> Params:
     """
     from scipy.stats import qmc
 
-    coordinates = qmc.Sobol(d=64, scramble=True, seed=seed).fast_forward(index).random(1)[0]
+    sequence = qmc.Sobol(d=64, scramble=True, seed=seed)
+    if index:  # SciPy counts 0 steps forward wrongly
+        sequence.fast_forward(index)
+    coordinates = sequence.random(1)[0]
     params: Params = {}
     used = 0
 

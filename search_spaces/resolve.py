@@ -30,6 +30,7 @@ from search_spaces.document import (
 from search_spaces.overrides import Lines, apply_overrides
 from search_spaces.rules import check_cells, check_header
 from search_spaces.schema import Configuration, Header
+from search_spaces.tuning import tuning_warnings
 
 STAGE_KEYS = tuple(Configuration.model_fields)
 HEADER_KEYS = tuple(Header.model_fields)
@@ -103,6 +104,8 @@ def resolve(document: Document, scale: str | None = None, overrides: Sequence[st
     problems += check_header(header, cells, factors, Places(lines))
     if "tune" in data and not any(True for cell, _ in cells for _ in space.ranges(cell.template)):
         warnings.append("the study has a tune section but no ranges: nothing is searched, it goes straight to confirm")
+    if not problems:
+        warnings += tuning_warnings([cell for cell, _ in cells], header)
     if problems:
         raise StudyError(problems, document.source)
     if header.keep_states is None:

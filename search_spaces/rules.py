@@ -13,6 +13,7 @@ from search_spaces.check import problems_of
 from search_spaces.document import KeyPath, Places, Problem, did_you_mean
 from search_spaces.rules_volumes import check_volumes
 from search_spaces.schema import CKA, DECODING, Configuration, Data, Header
+from search_spaces.tuning import check_metrics, check_searched, check_tune
 
 SCORES = ("accuracy", "mean_accuracy", "jaccard", "dice", "precision", "recall", "jaccard_thresholds", "soft_dice")
 OF_PROBABILITIES = ("jaccard_thresholds", "soft_dice")  # only with finetune.threshold_scores
@@ -239,6 +240,7 @@ def _check_sizes(settings: Configuration, places: Places) -> Iterator[Problem]:
 
 def _check_tuning(cell: Cell, settings: Configuration, header: Header, places: Places) -> Iterator[Problem]:
     """Whatever tunes a range must exist: the stage that is scored, and validation images to score it on."""
+    yield from check_searched(cell, settings, header, places)
     target, tuned = header.tune.pretrain.target, bool(cell.ranges("pretrain"))
     if tuned and target == "cells" and cell.template.get("finetune") is None:
         what = "the ranges of the pretraining are tuned by fine-tunings, and there are none"
@@ -271,6 +273,8 @@ def check_header(
     yield from _check_levels(header.report.baseline, ("report", "baseline"), factors, places)
     yield from _check_levels(header.tune.pretrain.cells, ("tune", "pretrain", "cells"), factors, places)
     yield from _check_metrics(header, places)
+    yield from check_tune(header, places)
+    yield from check_metrics(header.tune, SCORES, places)
     yield from _check_pairs(header, cells, factors)
 
 

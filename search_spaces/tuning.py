@@ -59,9 +59,9 @@ def check_metrics(tune: Tune, scores: Sequence[str], places: Places) -> Iterator
 def check_searched(cell: Cell, settings: Configuration, header: Header, places: Places) -> Iterator[Problem]:
     """Whether the sampler can search the ranges of a cell, and rungs can shorten what is trained."""
     tune = header.tune
-    found = {name: item for name, item in space.ranges(cell.template)}
+    found = dict(space.ranges(cell.template))
     for part in ("pretrain", "finetune"):
-        own = {name: found[name] for name in cell.ranges(part)}  # type: ignore[arg-type]
+        own = {name: found[name] for name in cell.ranges(part)}
         if not own:
             continue
         yield from _check_sampler(tune, own, places)
@@ -74,7 +74,8 @@ def _check_sampler(tune: Tune, own: dict[str, space.Range], places: Places) -> I
         return
     others = [name for name, item in own.items() if isinstance(item, space.Choice | space.Subset)]
     if others:
-        what = f"cmaes searches numbers, and {others[0]} is a {'choice' if 'Choice' in str(type(own[others[0]])) else 'subset'}"
+        kind = "choice" if isinstance(own[others[0]], space.Choice) else "subset"
+        what = f"cmaes searches numbers, and {others[0]} is a {kind}"
         yield places.problem(("tune", "sampler"), what, f"use {LEARNING_ANYWHERE}")
     elif len(own) < 2:
         what = f"cmaes needs two ranges or more, and there is only {next(iter(own))}"
@@ -101,8 +102,6 @@ def _check_rungs(tune: Tune, part: str, settings: Configuration, places: Places)
 
 def tuning_warnings(cells: Sequence[Cell], header: Header) -> Iterator[str]:
     """What is allowed, and probably not meant."""
-    from search_spaces.schema import Rungs
-
     tune, seeds = header.tune, len(replicates(header.seeds, "search"))
     if not any(True for cell in cells for _ in space.ranges(cell.template)):
         return
@@ -110,11 +109,7 @@ def tuning_warnings(cells: Sequence[Cell], header: Header) -> Iterator[str]:
         yield f"tune.population {tune.population} is not below trials {tune.trials}: there will be no second generation"
     if tune.sampler in ("tpe", "gp", "cmaes") and tune.startup >= tune.trials:
         yield f"all {tune.trials} trials are random: tune.startup is {tune.startup}"
-    if (
-        isinstance(tune.rungs, Rungs)
-        and tune.rungs.rule == "halving"
-        and math.ceil(tune.batch * tune.rungs.keep) >= tune.batch
-    ):
+    if tune.rungs and tune.rungs.rule == "halving" and math.ceil(tune.batch * tune.rungs.keep) >= tune.batch:
         yield f"every rung keeps all of a batch of {tune.batch}; raise tune.batch or lower tune.rungs.keep"
     folds = {f for cell in cells for data in cell.configuration().data.values() if (f := data.split.val_folds)}
     if any(seeds % fold for fold in folds):
