@@ -359,3 +359,40 @@ def test_a_stage_whose_second_parent_failed_is_blocked_by_it() -> None:
     assert s.finished
     assert s.outcomes[child.fingerprint].state == "blocked"
     assert "pretrain b" in s.outcomes[child.fingerprint].cause
+
+
+# ------------------------------------------------------------------------------------------------------ continuing
+
+
+def test_trainings_of_several_lengths_wait_for_the_longest_shorter_one() -> None:
+    """Levels named long to short: run short to long, each after the one that it continues."""
+    body = {"study": "s", "data": {"d": {"dataset": "scenes"}}}
+    body |= {
+        "pretrain": {"data": "d", "method": {"name": "simclr"}, "epochs": 1},
+        "finetune": {"data": "d", "epochs": 1},
+    }
+    body |= {"factors": {"epochs": {"pretrain.epochs": [200, 50, 100]}}, "seeds": {"report": 1}}
+    run = Run(from_dict(body), lambda data: "digest", InMemoryStorage())
+    s = Scheduler(lambda key: None, 0)
+    s.start(program.start(run))
+    order = []
+    while (stage := s.take()) is not None:
+        if stage.kind == "pretrain":
+            assert all(other.kind != "pretrain" for key, other in s.running.items() if key != stage.fingerprint)
+            order.append((stage.reach, stage.keep_state))
+        s.complete(stage, Outcome("finished", {}))
+    assert order == [(50, True), (100, True), (200, True)]
+    assert s.finished
+
+
+def test_a_longer_training_runs_all_the_same_where_the_shorter_one_failed() -> None:
+    body = {"study": "s", "data": {"d": {"dataset": "scenes"}}, "seeds": {"report": 1}}
+    body |= {"finetune": {"data": "d", "epochs": 1}, "factors": {"epochs": {"finetune.epochs": [2, 4]}}}
+    run = Run(from_dict(body), lambda data: "digest", InMemoryStorage())
+    s = Scheduler(lambda key: None, 0)
+    s.start(program.start(run))
+    ends = []
+    while (stage := s.take()) is not None:
+        ends.append(stage.reach)
+        s.complete(stage, Outcome("diverged" if stage.reach == 2 else "finished", {}))
+    assert ends == [2, 4]

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from search_spaces import schema
+from search_spaces.stages import depends_on_length
 from trainables import checkpoints, loop, pretrain
 from trainables.data import images
 from trainables.data.images import ImageSet
@@ -248,3 +249,39 @@ def test_small_views_below_the_encoders_stride_are_refused(name: str) -> None:
     small = stage(name, method=METHOD_SETTINGS[name] | {"name": name, "local_size": 1})
     with pytest.raises(ValueError, match=f"{name}: local_size 1 px is below 2"):
         build(small)
+
+
+# ------------------------------------------------------------------------------------------------------ continuing
+
+
+def written(out: Path) -> bytes:
+    return (out / checkpoints.WEIGHTS).read_bytes()
+
+
+@every_method
+def test_a_longer_training_is_a_shorter_one_continued_exactly_where_the_rule_says_so(
+    name: str, data: ImageSet, tmp_path: Path
+) -> None:
+    """`depends_on_length` must neither let a wrong continuation through nor forbid one that is right."""
+    short, long = (stage(name, steps=None, epochs=epochs) for epochs in (1, 3))
+    run(short, data, tmp_path / "short", keep_state=True)
+    continued = run(long, data, tmp_path / "continued", resume=tmp_path / "short" / checkpoints.CONTINUE)
+    straight = run(long, data, tmp_path / "straight")
+    same = written(tmp_path / "continued") == written(tmp_path / "straight")
+    assert same == (depends_on_length(long) is None)
+    if same:
+        assert continued == straight
+        assert (tmp_path / "continued/history.json").read_text() == (tmp_path / "straight/history.json").read_text()
+
+
+@every_method
+def test_a_rung_is_the_beginning_of_the_whole_training(name: str, data: ImageSet, tmp_path: Path) -> None:
+    """Also where the schedules depend on the whole length."""
+    whole = stage(name, steps=None, epochs=3, schedule={"name": "cosine"})
+    (tmp_path / "rung").mkdir()
+    place = loop.Place(tmp_path / "rung", CPU, keep_state=True)
+    pretrain.pretrain(whole, model_for(whole), data, SPLIT, STREAMS, place, lambda _: None, 1)
+    continued = run(whole, data, tmp_path / "continued", resume=tmp_path / "rung" / checkpoints.CONTINUE)
+    straight = run(whole, data, tmp_path / "straight")
+    assert continued == straight
+    assert written(tmp_path / "continued") == written(tmp_path / "straight")

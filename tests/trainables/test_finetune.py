@@ -17,7 +17,7 @@ from search_spaces import schema
 from trainables import checkpoints
 from trainables.data.images import ImageSet, load
 from trainables.data.splits import Split, draw_split
-from trainables.finetune import evaluate, finetune, validation_due
+from trainables.finetune import evaluate, finetune, stalled, validation_due
 from trainables.loop import DivergedError, Feed, Place, build_encoder, build_unet
 from trainables.models.unet import UNet
 from trainables.views.joint import evaluation_batch
@@ -327,3 +327,53 @@ def test_scoring_refuses_logits_that_are_not_finite(data: ImageSet, split: Split
 )
 def test_when_validation_is_due(changes: dict[str, Any], due: list[bool]) -> None:
     assert [validation_due(settings(**changes), epoch) for epoch in range(3)] == due
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"checkpoint": "best"}, {"validate_every": 2}, {"schedule": {"name": "cosine"}}]
+)
+def test_a_rung_is_the_beginning_of_the_whole_training(
+    tmp_path: Path, data: ImageSet, split: Split, changes: dict[str, Any]
+) -> None:
+    """Stopped after one epoch of five and continued: what it validated at its end leaves no trace."""
+    whole = settings(steps=None, epochs=5, **changes)
+    for name in ("rung", "continued", "straight"):
+        (tmp_path / name).mkdir()
+    rung = Place(tmp_path / "rung", CPU, keep_state=True)
+    scored = finetune(whole, MODEL, data, split, STREAMS, rung, lambda values: None, False, until=1)
+    assert "val/jaccard" in scored
+    resume = tmp_path / "rung" / checkpoints.CONTINUE
+    places = Place(tmp_path / "continued", CPU, resume=resume), Place(tmp_path / "straight", CPU)
+    ends = [finetune(whole, MODEL, data, split, STREAMS, place, lambda values: None, True) for place in places]
+    assert ends[0] == ends[1]
+    assert (tmp_path / "continued/history.json").read_text() == (tmp_path / "straight/history.json").read_text()
+    one, two = ((tmp_path / name / checkpoints.WEIGHTS).read_bytes() for name in ("continued", "straight"))
+    assert one == two
+
+
+def test_patience_stops_after_so_many_validations_without_a_better_one(
+    tmp_path: Path, data: ImageSet, split: Split
+) -> None:
+    patient = settings(steps=None, epochs=40, checkpoint="best", patience=2, optimizer={"lr": 0.05})
+    (tmp_path / "a").mkdir()
+    scored = finetune(patient, MODEL, data, split, STREAMS, Place(tmp_path / "a", CPU), lambda values: None, False)
+    history = json.loads((tmp_path / "a/history.json").read_text())
+    curve = [row["val/jaccard"] for row in history]
+    assert len(curve) < 40
+    assert scored["train/stopped_epoch"] == len(curve)
+    assert curve.index(max(curve)) == len(curve) - 3
+    assert scored["val/jaccard"] == max(curve)
+
+
+@pytest.mark.parametrize(
+    ("curve", "patience", "expected"),
+    [
+        ([0.1, 0.2], None, False),
+        ([0.2, 0.1], 2, False),
+        ([0.2, 0.1, 0.2], 2, True),
+        ([0.1, 0.1, 0.3], 2, False),
+        ([], 1, False),
+    ],
+)
+def test_when_training_has_stalled(curve: list[float], patience: int | None, expected: bool) -> None:
+    assert stalled([{"val/jaccard": value} for value in curve], patience) == expected

@@ -15,7 +15,8 @@ from search_spaces import schema
 from trainables import checkpoints
 from trainables.data.images import ImageSet, load
 from trainables.data.splits import Split, draw_split, visible
-from trainables.loop import DivergedError, Place
+from trainables.loop import CollapsedError, DivergedError, Place
+from trainables.methods import collapse
 from trainables.pretrain import pretrain
 
 CPU = torch.device("cpu")
@@ -186,3 +187,15 @@ def test_one_image_is_too_few(tmp_path: Path, data: ImageSet, split: Split) -> N
 def test_a_batch_larger_than_the_data_is_all_of_it(tmp_path: Path, data: ImageSet, split: Split) -> None:
     run(settings(batch_size=384, steps=1), data, split, tmp_path / "a")
     assert written(tmp_path / "a")[2]["batch_size"] == 22
+
+
+def test_a_collapsed_pretraining_is_stopped_where_the_study_asks_for_it(
+    tmp_path: Path, data: ImageSet, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An encoder whose features show no spread for two epochs of ten."""
+    monkeypatch.setattr(collapse, "measure", lambda encoder, pixels: {"encoder_spread": 1e-4, "encoder_rank": 9.0})
+    asked = settings(steps=None, epochs=10, stop_on_collapse=2)
+    with pytest.raises(CollapsedError, match=r"collapsed, stopped after step 4: encoder_spread 0\.0001 is below"):
+        run(asked, data, split, tmp_path / "a")
+    run(settings(steps=None, epochs=3), data, split, tmp_path / "b")  # by default it is only said
+    assert "encoder_spread" in json.loads((tmp_path / "b/notes.json").read_text())["warnings"][0]
