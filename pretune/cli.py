@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from rich.console import Console
 from pretune.data_cli import data as data_group
 from search_spaces.document import StudyError
 from search_spaces.resolve import Study, load
+from search_spaces.stages import Stage
 
 EXIT_USAGE, EXIT_FAILED_STAGES, EXIT_STOPPED = 2, 3, 130
 
@@ -216,6 +218,18 @@ def plan(
         click.echo(json.dumps(dataclasses.asdict(made), indent=1))
     else:
         planning.print_plan(made, parallel or os.cpu_count() or 1, Console())
+        for line in _sources(stages, data, root / "cache"):
+            click.echo(line)
+
+
+def _sources(stages: list[Stage], data: Path | None, cache: Path) -> Iterator[str]:
+    """Which data sets will be decoded once and which streamed; those that are not there are left out."""
+    from trainables.data.errors import DataError
+    from trainables.data.sources import chosen
+
+    for settings in dict.fromkeys(stage.data for stage in stages):
+        with contextlib.suppress(DataError):  # said already
+            yield f"data {settings.dataset}: {chosen(settings, data, cache).why}"
 
 
 def _contents(data: Path | None, root: Path) -> tuple[Any, Any]:

@@ -156,6 +156,7 @@ def test_plan_for_people_says_what_is_shared(pretune: Any, tiny: dict[str, Any],
     assert code == 0
     assert "6 fine-tunings share 3 pretrainings: 9 stage runs, not 12" in out
     assert "estimated time" in out
+    assert "data scenes: generated: resident" in out
 
 
 def test_a_plan_can_be_made_without_the_data(pretune: Any, tiny: dict[str, Any], tmp_path: Path) -> None:

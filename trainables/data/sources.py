@@ -99,19 +99,26 @@ def prepare(
     Raises DataError: for a resident set naming every bad file; for a streamed one what names and sizes show, and every
     bad file only under `on_error: skip`, which takes one pass over all files to know which to leave out.
     """
-    listing = _listing(settings, data_root)
-    if listing is None:
-        return images.ensure(settings, data_root, cache, progress), Choice("resident", "generated: resident")
-    choice = choose(settings, len(listing.entries), listing.mask_values is not None, cache)
-    if choice.source == "streaming" and (reason := why_not(settings, listing)):
-        if settings.source == "streaming":
-            raise DataError(f"{settings.dataset}: `source: streaming` cannot be had: {reason}; leave it out")
-        choice = Choice("resident", f"{choice.why.removesuffix('streaming')}resident all the same, since {reason}")
+    choice = chosen(settings, data_root, cache)
     if choice.source == "resident":
         return images.ensure(settings, data_root, cache, progress), choice
+    listing = images.listed(settings, data_root)
     name = images.digest(settings, data_root, cache)
     _usable(settings, listing, name, cache, progress)
     return name, choice
+
+
+def chosen(settings: schema.Data, data_root: Path | None, cache: Path) -> Choice:
+    """Where the images will come from and why; nothing is decoded. Raises DataError where it cannot be as asked."""
+    listing = _listing(settings, data_root)
+    if listing is None:
+        return Choice("resident", "generated: resident")
+    choice = choose(settings, len(listing.entries), listing.mask_values is not None, cache)
+    if choice.source == "resident" or not (reason := why_not(settings, listing)):
+        return choice
+    if settings.source == "streaming":
+        raise DataError(f"{settings.dataset}: `source: streaming` cannot be had: {reason}; leave it out")
+    return Choice("resident", f"{choice.why.removesuffix('streaming')}resident all the same, since {reason}")
 
 
 def open_set(settings: schema.Data, digest: str, data_root: Path | None, cache: Path, processes: int = 1) -> ImageSet:
