@@ -2,15 +2,15 @@
 
     python -m benchmarks.data --data <folder that holds oxford-iiit-pet> [--device cuda]
 
-Same images, same cores. The first part reads Oxford-IIIT Pet at 128 px as float batches: our first decode into the
-cache, an epoch over the cache, and an epoch of torch's DataLoader over torchvision.datasets with the same resizing;
-once on the files as they are, and, if those are small, once on a copy enlarged to the original photographs' size.
+Same images, same cores. The first part reads the photographs of Oxford-IIIT Pet at 128 px: our first decode into the
+cache, and in turns epochs over the cache, of the stream (Ray Data), and of torch's DataLoader over torchvision.datasets
+with the same resizing; once on the files as they are, and, if those are small, once on a copy enlarged to the original
+photographs' size. Batches are uint8, as our loops take them; as float32 they are given beside.
 The second part makes SimCLR views (64 px of 128; crop, flip, jitter, grey, blur) on batches in memory: ours, kornia
 (batched, parameters per sample) and torchvision v2 (image by image, which is how its parameters are per sample).
 
 Measured on 2026-11-21 on 2 cores of a shared Xeon at 2.5 GHz (load 3 to 4 by others, so a factor of two either way),
-torch 2.15, torchvision 0.29, kornia 0.9. Images per second: the reduced pets of 128 px, cold decode 538, resident
-3470, DataLoader 848 (4.1 times); at 500 x 375 px, cold decode 168, resident 3160, DataLoader 183 (17 times). Views per
+torch 2.15, torchvision 0.29, kornia 0.9. Images per second: see README.md beside this file. Views per
 second: ours 409, kornia 245, torchvision 80; in a quieter minute ours 777, kornia 704, torchvision 116. Three
 quarters of our time is colour jitter.
 """
