@@ -162,8 +162,7 @@ def sentences(found: Effects) -> tuple[str, ...]:
     said = [_interaction(row, p) if len(row.factors) > 1 else _main(row, p, found) for row, p in shown]
     rest = [" × ".join(row.factors) for row, p in tested if not p < ALPHA]
     if rest:
-        doubt = f"not shown at n={found.n}, which is no evidence of absence"
-        said.append(f"No effect of {', '.join(rest)}: {doubt}.")
+        said.append(f"Not shown at n={found.n}, which is no evidence of absence: {', '.join(rest)}.")
     return tuple(said)
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pandas
 from rich.console import RenderableType
+from rich.text import Text
 
 from analysis import layout
 from analysis.components import Components, components
@@ -59,7 +60,7 @@ def several_factors(header: StudyHeader) -> bool:
 def write_tables(folder: Path) -> list[RenderableType]:
     """Write table.md and table.tex with everything, and table.csv, differences.csv, effects.csv, components.csv.
 
-    Returns the tables for a terminal. Raises ResultsError where there is nothing to read.
+    Returns them for a terminal, effects in words. Raises ResultsError where there is nothing to read.
     """
     results, header = load(folder), load_header(folder)
     found = all_tables(results, header)
@@ -70,7 +71,11 @@ def write_tables(folder: Path) -> list[RenderableType]:
     _write_csv(folder / "differences.csv", found.differences)
     _write_csv(folder / "effects.csv", found.effects)
     _write_csv(folder / "components.csv", found.components)
-    return [layout.to_rich(table) for table in shown]
+    said = [
+        Text(f"{table.metric}: {sentence}") for table in found.effects if table.rows for sentence in sentences(table)
+    ]
+    first: list[Shown] = [*found.values, *found.differences]
+    return [*map(layout.to_rich, first), *said, *map(layout.to_rich, found.components)]
 
 
 def _write_csv(path: Path, tables: Sequence[Shown]) -> None:

@@ -17,6 +17,7 @@ from analysis import differences as against
 from analysis.answer import answer
 from analysis.results import PublishedValue, StudyHeader, load, load_header
 
+MOST_FORESTS = 4  # searches whose importance is also told by fANOVA, about 2 s each
 MOST = 24  # figures of one group; a study with more cells has them in its table
 
 
@@ -176,26 +177,37 @@ def _tuned(results: pandas.DataFrame, content: Mapping[str, Any]) -> tuple[list[
     grids = [grid for search in found for grid in pairs.trial_grids(search, ranges)]
     lines = [pairs.parallel(search, ranges) for search in found]
     drawn = [(line.search, figures_pairs.parallel_plot(line)) for line in lines if len(line.axes) > 2]
-    ranked = [sensitivity.importance(search, ranges, np.random.default_rng(0)) for search in found[:MOST]]
-    shares = tuple((item.search, figures.importance_plot(item)) for item in ranked if not item.note)
-    note = "PED-ANOVA; whiskers are the 5th to 95th percentile over resampled trials. " + sensitivity.BIASED
-    fields = "Mean score of the trials in each field. " + sensitivity.BIASED
+    ranked = [
+        sensitivity.importance(search, ranges, np.random.default_rng(0), 10, method)
+        for search in found[:MOST]
+        for method in (("PED-ANOVA", "fANOVA") if len(found) <= MOST_FORESTS else ("PED-ANOVA",))
+    ]
+    shares = tuple((f"{item.search}: {item.method}", figures.importance_plot(item)) for item in ranked if not item.note)
+    origin = sensitivity.origin(found)
+    note = "PED-ANOVA: what tells the best tenth of trials apart; fANOVA: the share of the variance of all scores. "
+    note += "Whiskers are the 5th to 95th percentile over resampled trials. " + _stable(ranked) + origin
+    fields = "Mean score of the trials in each field. " + origin
+    lines_note = "One line per trial; the last axis is its score. " + origin
     groups = [
-        Group("Sensitivity", sensitivity.BIASED, tuple(responses[:MOST])),
+        Group("Sensitivity", origin, tuple(responses[:MOST])),
         Group("Pairs of parameters", fields, _heat_maps(grids)),
-        Group(
-            "Every trial", "One line per trial; the last axis is its score. " + sensitivity.BIASED, tuple(drawn[:MOST])
-        ),
+        Group("Every trial", lines_note, tuple(drawn[:MOST])),
         Group("Importance", note, shares),
     ]
     return groups, _unranked(ranked)
+
+
+def _stable(ranked: Sequence[sensitivity.Importance]) -> str:
+    """How often resampled trials name the same first parameter."""
+    tops = [item.top for item in ranked if not item.note]
+    return f"The first parameter stays first in {100 * min(tops):.0f} % of resamples or more. " if tops else ""
 
 
 def _unranked(ranked: Sequence[sensitivity.Importance]) -> tuple[str, ...]:
     """Why parameters of some searches have no importance: one sentence per reason."""
     reasons: dict[str, list[str]] = {}
     for item in ranked:
-        if item.note:
+        if item.note and item.search not in reasons.get(item.note, ()):
             reasons.setdefault(item.note, []).append(item.search)
     return tuple(f"No importance: {why} ({_some(searches)})." for why, searches in reasons.items())
 

@@ -1,8 +1,8 @@
-"""Sensitivity to what was tuned, from the sampler's own trials.
+"""Sensitivity to what was tuned, from the trials of searches.
 
-These trials are not a designed experiment: a sampler visits good regions more often than bad ones, and moves several
-parameters at once. What is shown is where scores were found, not the effect of one parameter with all else held
-(`BIASED` says so, wherever these numbers are shown).
+A grid, random points and a quasi-random sequence are designs: laid out whatever is found, so that an average over them
+is the effect of a parameter over all values of the others. A sampler that learns visits good regions more often than
+bad ones: what is shown then is where scores were found. `origin` says which, wherever these numbers are shown.
 """
 
 from __future__ import annotations
@@ -24,9 +24,18 @@ BIASED = (
     "From the sampler's trials, which crowd where scores are good and move all parameters at once: "
     "a picture of where good scores were found, not the effect of one parameter alone."
 )
+DESIGNED = (
+    "From points laid out beforehand, whatever was found: an average is the effect of a parameter over all values of "
+    "the others."
+)
+DESIGNS = ("grid", "random", "qmc")  # samplers that learn nothing
+_TREES = 32  # of fANOVA's forest
 _FEWEST_FOR_IMPORTANCE = 8
 _MOST_BINS = 6
 _FLAT = "every trial scored the same"
+
+
+Method = Literal["PED-ANOVA", "fANOVA"]
 
 
 class Trial(NamedTuple):
@@ -44,6 +53,7 @@ class SearchRuns(NamedTuple):
     metric: str
     minimize: bool
     trials: tuple[Trial, ...]  # those whose every replicate finished with a finite score
+    designed: bool = False  # laid out beforehand, not by a sampler that learns
 
 
 class Response(NamedTuple):
@@ -62,7 +72,7 @@ class Response(NamedTuple):
 
 
 class Importance(NamedTuple):
-    """PED-ANOVA importances (they sum to 1) with their 5th to 95th percentile over resampled trials."""
+    """Importances (they sum to 1) with their 5th to 95th percentile over resampled trials."""
 
     search: str
     parameters: tuple[str, ...]  # the most important first
@@ -71,12 +81,21 @@ class Importance(NamedTuple):
     high: Array
     trials: int
     note: str  # why there are no numbers, where there are none
+    method: Method = "PED-ANOVA"
+    top: float = math.nan  # share of the resamples in which the first parameter is first too
+
+
+def origin(found: Sequence[SearchRuns]) -> str:
+    """What may be read from these searches: `DESIGNED` where all of them are, else `BIASED`."""
+    return DESIGNED if found and all(search.designed for search in found) else BIASED
 
 
 def searches(results: pandas.DataFrame, content: Mapping[str, Any]) -> tuple[SearchRuns, ...]:
     """Every search of a study. `content` is its `study.json` (keys `tune` and `ranges`)."""
     tune, ranges = content.get("tune") or {}, content.get("ranges") or {}
     rows = results[(results["phase"] == "search")] if "chosen" in results.columns else results.iloc[:0]
+    if "until" in rows.columns:
+        rows = rows[rows["until"].isna()]  # a rung is not a whole run
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows.to_dict("records"):
         groups.setdefault(_search_of(row, ranges), []).append({str(key): value for key, value in row.items()})
@@ -103,7 +122,7 @@ def _search(name: str, rows: Sequence[Mapping[str, Any]], tune: Mapping[str, Any
             scores.setdefault(str(row["chosen"]), []).append(math.nan if failed else float(row["value"]))
     whole = {chosen: values for chosen, values in scores.items() if all(map(math.isfinite, values))}
     trials = (Trial(json.loads(chosen), float(np.mean(values)), len(values)) for chosen, values in whole.items())
-    return SearchRuns(name, metric, minimize, tuple(trials))
+    return SearchRuns(name, metric, minimize, tuple(trials), tune.get("sampler") in DESIGNS)
 
 
 def _metric_of(name: str, tune: Mapping[str, Any]) -> str:
@@ -160,24 +179,31 @@ def _std(values: Array) -> float:
 
 
 def importance(
-    search: SearchRuns, ranges: Mapping[str, Any], generator: np.random.Generator, resamples: int = 20
+    search: SearchRuns,
+    ranges: Mapping[str, Any],
+    generator: np.random.Generator,
+    resamples: int = 20,
+    method: Method = "PED-ANOVA",
 ) -> Importance:
-    """PED-ANOVA (Watanabe et al. 2023, as in Optuna) over the parameters that every trial has.
+    """Over the parameters that every trial has, by Optuna's evaluators; its spread is that over resampled trials.
 
-    Its spread is that over bootstrap resamples of the trials. Below eight trials there are no numbers, and a note.
+    PED-ANOVA (Watanabe et al. 2023): what tells the best tenth of trials from the rest. fANOVA (Hutter et al. 2014):
+    the share of the variance of all scores, by a random forest. Below eight trials there are no numbers, and a note.
     """
     shared = [name for name in varied(search) if all(name in trial.values for trial in search.trials)]
     names = [name for name in shared if name in ranges and not isinstance(search.trials[0].values[name], list)]
     if why := _no_importance(search, names):
-        return Importance(search.name, (), np.empty(0), np.empty(0), np.empty(0), len(search.trials), why)
-    whole = _shares(search, search.trials, names, ranges)
+        return Importance(search.name, (), np.empty(0), np.empty(0), np.empty(0), len(search.trials), why, method)
+    whole = _shares(search, search.trials, names, ranges, method)
     draws = generator.integers(len(search.trials), size=(resamples, len(search.trials)))
     several = [[search.trials[i] for i in draw] for draw in draws]
-    again = np.array([_shares(search, part, names, ranges) for part in several if not _flat(part)])
+    again = np.array([_shares(search, part, names, ranges, method) for part in several if not _flat(part)])
     low, high = np.nanpercentile(again, (5, 95), axis=0)
     order = np.argsort(-whole, kind="stable")
     parameters = tuple(names[i] for i in order)
-    return Importance(search.name, parameters, whole[order], low[order], high[order], len(search.trials), "")
+    top = float(np.mean(np.nan_to_num(again).argmax(axis=1) == order[0]))
+    shares = whole[order], low[order], high[order]
+    return Importance(search.name, parameters, *shares, len(search.trials), "", method, top)
 
 
 def _no_importance(search: SearchRuns, names: Sequence[str]) -> str:
@@ -193,20 +219,25 @@ def _flat(trials: Sequence[Trial]) -> bool:
 
 
 def _shares(
-    search: SearchRuns, trials: Sequence[Trial], names: Sequence[str], ranges: Mapping[str, Any]
+    search: SearchRuns, trials: Sequence[Trial], names: Sequence[str], ranges: Mapping[str, Any], method: Method
 ) -> NDArray[np.float64]:
-    """Importances that sum to 1, in the order of `names`; NaN where PED-ANOVA sees no difference at all."""
+    """Importances that sum to 1, in the order of `names`; NaN where the evaluator sees no difference at all."""
     space = {name: _distribution(ranges[name]) for name in names}
     study = _silent_study("minimize" if search.minimize else "maximize")
     for trial in trials:
         values = {name: _value(trial.values[name], ranges[name]) for name in names}
         study.add_trial(optuna.trial.create_trial(params=values, distributions=space, value=trial.score))
-    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        found = optuna.importance.get_param_importances(study, evaluator=evaluator, normalize=False)
+        found = optuna.importance.get_param_importances(study, evaluator=_evaluator(method), normalize=False)
     shares = np.array([found[name] for name in names], np.float64)
     return shares / shares.sum() if shares.sum() > 0 else np.full(len(names), math.nan)
+
+
+def _evaluator(method: Method) -> optuna.importance.BaseImportanceEvaluator:
+    if method == "fANOVA":
+        return optuna.importance.FanovaImportanceEvaluator(n_trees=_TREES, seed=0)
+    return optuna.importance.PedAnovaImportanceEvaluator()
 
 
 def _silent_study(direction: Literal["minimize", "maximize"]) -> optuna.Study:

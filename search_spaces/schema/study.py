@@ -127,9 +127,7 @@ class Report(Settings):
     baseline: dict[str, str | bool | int | float] = {}
     published: str | None = None  # key of a published table, shown beside ours
     percent: bool = False
-    margin: Annotated[float, Field(gt=0)] | None = (
-        None  # in the metric's units: smaller differences to the baseline make none
-    )
+    margin: Annotated[float, Field(gt=0)] | None = None  # smaller differences to the baseline make none
 
 
 class Published(Settings):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.sensitivity import SearchRuns, Trial, importance, response, searches, varied
+from analysis.sensitivity import BIASED, DESIGNED, SearchRuns, Trial, importance, origin, response, searches, varied
 
 LR, T, LOSS = "finetune.optimizer.lr", "pretrain.method.temperature", "finetune.loss"
 RANGES = {LR: {"log_uniform": [1e-4, 1e-1]}, T: {"uniform": [0.0, 1.0]}, LOSS: {"choice": ["dice", "cross-entropy"]}}
@@ -97,6 +97,33 @@ def test_the_parameter_that_makes_the_score_is_the_important_one():
     assert found.share.sum() == pytest.approx(1)
     assert (found.low <= found.share + 0.2).all()
     assert (found.low <= found.high).all()
+
+
+def test_fanova_is_the_share_of_the_variance():
+    """Score = 2 a + b with a and b uniform on 0 to 1 and a grid of 7 x 7: variances 4 to 1, shares 0.8 and 0.2."""
+    places = [i / 6 for i in range(7)]
+    trials = tuple(Trial({"a": a, "b": b}, 2 * a + b, 1) for a in places for b in places)
+    ranges = {"a": {"uniform": [0.0, 1.0]}, "b": {"uniform": [0.0, 1.0]}}
+    search = SearchRuns("s", "m", False, trials, designed=True)
+    found = importance(search, ranges, np.random.default_rng(0), 4, "fANOVA")
+    assert found.parameters == ("a", "b")
+    assert found.share[0] == pytest.approx(0.8, abs=0.08)  # a forest of 32 trees, not the formula
+    assert found.top == 1.0
+    assert (found.method, origin([search])) == ("fANOVA", DESIGNED)
+
+
+def test_only_points_laid_out_beforehand_are_a_design():
+    kinds = {"grid": DESIGNED, "qmc": DESIGNED, "random": DESIGNED, "tpe": BIASED, "gp": BIASED, "nsga2": BIASED}
+    for sampler, text in kinds.items():
+        found = searches(pandas.DataFrame([row({LR: 0.1}, 0.9)]), CONTENT | {"tune": TUNE | {"sampler": sampler}})
+        assert origin(found) == text
+
+
+def test_a_rung_is_no_trial():
+    """What a configuration scored when it was stopped after two epochs is not its score."""
+    rows = [row({LR: 0.1}, 0.3) | {"until": "finetune 2"}, row({LR: 0.1}, 0.9) | {"until": None}]
+    (found,) = searches(pandas.DataFrame(rows), CONTENT)
+    assert [trial.score for trial in found.trials] == [0.9]
 
 
 def test_a_minimised_score_ranks_the_same_when_its_sign_is_turned():
