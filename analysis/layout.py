@@ -22,22 +22,27 @@ def to_markdown(table: Shown) -> str:
 
 
 def to_latex(table: Shown) -> str:
-    """A `table` environment in booktabs style (\\usepackage{booktabs}); ends in a newline."""
+    """A `table` environment in booktabs style; ends in a newline. Needs \\usepackage{booktabs}.
+
+    A table that is wider than a line of text is scaled to it, which needs \\usepackage{graphicx} too.
+    """
     laid = grid(table)
     escaped = laid._replace(body=tuple(tuple(map(_tex, row)) for row in laid.body))
     rows = [" & ".join(row) + r" \\" for row in _embolden(escaped, r"\textbf{{{}}}".format)]
     notes = [rf"\\ {{\footnotesize {_tex(note)}}}" for note in laid.notes]
+    scaled = sum(max(map(len, column)) for column in zip(laid.head, *laid.body, strict=True)) > _TEX_LINE
     lines = [
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{_tex(laid.caption)}}}",
+        *([r"\resizebox{\linewidth}{!}{%"] if scaled else []),
         rf"\begin{{tabular}}{{{'l' * laid.left}{'r' * (len(laid.head) - laid.left)}}}",
         r"\toprule",
         " & ".join(map(_tex, laid.head)) + r" \\",
         r"\midrule",
         *rows,
         r"\bottomrule",
-        r"\end{tabular}",
+        r"\end{tabular}" + ("}" if scaled else ""),
         *notes,
         r"\end{table}",
     ]
@@ -92,6 +97,8 @@ def _rich_cell(text: str, bold: bool) -> Text:
 def _pipe(text: str) -> str:
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
 
+
+_TEX_LINE = 75  # letters, beside the space between columns
 
 _TEX = str.maketrans({
     **{character: "\\" + character for character in "&%$#_{}"},

@@ -1,0 +1,106 @@
+"""What a study can leave behind that is no clean table: a clear message, or a table that says so. Never a traceback."""
+
+import json
+import math
+
+import pandas
+import pytest
+from studies import JACCARD, write_study
+
+from analysis.report import write_tables
+from analysis.report_html import build as build_page
+from analysis.results import ResultsError
+from pretune.cli import main
+
+FACTORS = {"a": ["x", "y"]}
+
+
+def text_of(folder):
+    """table.md, after the tables were written in every format and the page was built."""
+    write_tables(folder)
+    build_page(folder)
+    return (folder / "table.md").read_text()
+
+
+def test_an_empty_study_is_all_dashes(tmp_path):
+    """The search has ended, nothing is confirmed."""
+    write_study(tmp_path, {"a=x": [0.5], "a=y": [0.6]}, FACTORS, baseline={"a": "x"})
+    results = pandas.read_parquet(tmp_path / "results.parquet")
+    results.assign(phase="search").to_parquet(tmp_path / "results.parquet")
+    text = text_of(tmp_path)
+    assert f"{JACCARD}: nothing has finished" in text
+    assert "| all | –¹ | –² |" in text
+    assert "¹ a=x: 0 of 1 seeds; 1 not run" in text
+
+
+def test_one_cell_is_a_table_of_one(tmp_path):
+    write_study(tmp_path, {"a=x": [0.5, 0.6]}, {"a": ["x"]})
+    text = text_of(tmp_path)
+    assert "| all | 0.550 ± 0.071 |" in text
+    assert "≈" not in text
+
+
+def test_one_seed_is_a_dash_and_the_reason(tmp_path):
+    write_study(tmp_path, {"a=x": [0.5], "a=y": [0.6]}, FACTORS, baseline={"a": "x"})
+    text = text_of(tmp_path)
+    assert "0.500 ± –" in text
+    assert "- one seed: no standard deviation\n" in text
+    assert "| a=y | +0.100 | – | – | 1 |" in text
+
+
+@pytest.mark.parametrize("outcome", ["diverged", "crashed", "raced-out", "stopped"])
+def test_where_all_failed_the_table_says_how(tmp_path, outcome):
+    write_study(tmp_path, {"a=x": [math.nan] * 2, "a=y": [math.nan] * 2}, FACTORS, baseline={"a": "x"})
+    results = pandas.read_parquet(tmp_path / "results.parquet").assign(outcome=outcome, cause="why")
+    results.to_parquet(tmp_path / "results.parquet")
+    text = text_of(tmp_path)
+    assert "nothing has finished" in text
+    assert f"0 of 2 seeds; 2 {outcome} (why)" in text
+    assert "no seed finished both here and in the baseline" in text
+
+
+def test_a_metric_that_is_nan_is_no_value_and_never_a_number(tmp_path):
+    write_study(tmp_path, {"a=x": [0.5, 0.6, 0.7], "a=y": [0.6, 0.7, 0.8]}, FACTORS)
+    results = pandas.read_parquet(tmp_path / "results.parquet")
+    lost = (results["cell"] == "a=x") & (results["seed"] == 0)
+    results.loc[lost, "value"] = math.nan
+    results.to_parquet(tmp_path / "results.parquet")
+    text = text_of(tmp_path)
+    assert "0.650 ± 0.071 (n=2)" in text  # 0.6 and 0.7 alone
+    assert "a=x: 2 of 3 seeds; 1 no value" in text
+    assert "nan" not in text.lower()
+
+
+def test_results_of_another_version_are_said_so(tmp_path):
+    write_study(tmp_path, {"a=x": [0.5], "a=y": [0.6]}, FACTORS)
+    results = pandas.read_parquet(tmp_path / "results.parquet")
+    results.drop(columns=["outcome", "cause"]).to_parquet(tmp_path / "results.parquet")
+    with pytest.raises(
+        ResultsError, match=r"lacks the columns outcome, cause: .* another version; run the study again"
+    ):
+        write_tables(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["results.parquet", "study.json"])
+@pytest.mark.parametrize("kept", [0, 0.5, 0.99])
+def test_a_truncated_file_ends_in_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capsys, name, kept):
+    write_study(tmp_path, {"a=x": [0.5], "a=y": [0.6]}, FACTORS)
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: int(kept * len(whole))])
+    monkeypatch.setattr("sys.argv", ["pretune", "report", str(tmp_path)])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    said = "".join(capsys.readouterr())
+    assert caught.value.code == 2
+    assert name in said.replace("\n", "")
+    assert "Traceback" not in said
+    assert (tmp_path / name).read_bytes() == whole[: int(kept * len(whole))]
+
+
+def test_a_header_without_cells_is_said_so(tmp_path):
+    write_study(tmp_path, {"a=x": [0.5], "a=y": [0.6]}, FACTORS)
+    header = json.loads((tmp_path / "study.json").read_text())
+    del header["cells"]
+    (tmp_path / "study.json").write_text(json.dumps(header))
+    with pytest.raises(ResultsError, match="does not describe a study"):
+        write_tables(tmp_path)
