@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from scipy import stats
@@ -26,6 +26,7 @@ def test_welch_by_hand():
     assert found.high == pytest.approx(5 + stats.t.ppf(0.975, degrees) * error)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(0, 1), min_size=2, max_size=8, unique=True),
     st.lists(st.floats(0, 1), min_size=2, max_size=8, unique=True),
