@@ -220,7 +220,10 @@ def describe(held: ImageSet) -> list[str]:
     """How many images, classes and tests there are, and how the classes share the pixels."""
     import numpy as np
 
-    lines = [f"{len(held.names)} images, cached at {held.images.shape[1]} px"]
+    size = f"{held.images.shape[-2]} px"
+    if held.images.ndim == 5:
+        size = f"{' x '.join(map(str, held.images.shape[1:4]))} voxels"
+    lines = [f"{len(held.names)} images, cached at {size}"]
     if held.official_test is not None:
         tests = int(held.official_test.sum())
         lines.append(f"official lists: {len(held.names) - tests} train, {tests} test")
@@ -252,6 +255,8 @@ def duplicate_report(held: ImageSet) -> list[str]:
 
     from trainables.data.duplicates import across, find_duplicates
 
+    if held.images.ndim == 5:
+        return ["volumes are not searched for copies"]
     found = find_duplicates(np.asarray(held.images))
     if not found:
         return ["no picture is there twice"]
@@ -271,12 +276,14 @@ def _printable(name: str) -> str:
 def draw_sheet(held: ImageSet, count: int, sheet: Path) -> None:
     """A random but fixed choice of images, with their masks."""
     from trainables.data.sheets import data_sheet
+    from trainables.data.slices import shown
     from trainables.data.splits import draw_subset
 
     rows = [int(i) for i in draw_subset(len(held.names), count, 0)]
-    masks = None if held.masks is None else [held.masks[i] for i in rows]
+    pairs = [shown(held.images[i], None if held.masks is None else held.masks[i]) for i in rows]
+    masks = None if held.masks is None else [mask for _, mask in pairs if mask is not None]
     captions = [f"{held.names[i]}{_label(held, i)}" for i in rows]
-    _save(data_sheet([held.images[i] for i in rows], masks, captions, held.classes, 4 if masks else 8), sheet)
+    _save(data_sheet([image for image, _ in pairs], masks, captions, held.classes, 4 if masks else 8), sheet)
 
 
 def write_page(title: str, lines: Sequence[str], problems: Sequence[str], sheet: Path) -> Path:
@@ -379,6 +386,8 @@ def draw_views(configuration: schema.Configuration, root: Path | None, cache: Pa
         if held.regions is None:
             raise click.UsageError(f"views within regions, but data set {stage.data!r} has no region maps")
         table = region_table(held.regions[rows])
+    if held.images.ndim == 5:
+        raise click.UsageError("views of volumes are the volumes themselves: pretune data check draws them")
     images = torch.from_numpy(held.images[rows])
     seen = [view for epoch in (0, 1) for view in views_of(images, rows, [stage.views] * 2, 0, epoch, table)]
     pixels = [list((view.pixels.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()) for view in seen]

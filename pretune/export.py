@@ -178,12 +178,13 @@ def compare(model: Model, exported: Logits) -> Check:
 
 
 def sample_images(model: Model, count: int) -> Tensor:
-    """float32 (count, 3, size, size) in [0, 1]: blobs of colour of all sizes, always the same."""
+    """float32 (count, *model.shape) in [0, 1]: blobs of all sizes, always the same."""
     generator = torch.Generator().manual_seed(0)
-    total = torch.zeros(count, 3, model.size, model.size)
+    channels, *space = model.shape
+    total, mode = torch.zeros(count, *model.shape), "bilinear" if len(space) == 2 else "trilinear"
     for cells in (2, 4, 8, 16):
-        noise = torch.rand(count, 3, cells, cells, generator=generator)
-        total += torch.nn.functional.interpolate(noise, total.shape[-2:], mode="bilinear") / 4
+        noise = torch.rand(count, channels, *[cells] * len(space), generator=generator)
+        total += torch.nn.functional.interpolate(noise, space, mode=mode) / 4
     return total
 
 

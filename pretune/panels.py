@@ -18,9 +18,10 @@ from pretune.errors import ModelError
 from pretune.predict import Mask, Model, colored, load_model, logits_of
 from trainables.data.errors import DataError
 from trainables.data.images import IGNORE, ImageSet, open_cached
+from trainables.data.slices import slice_image, telling_slice
 
 COLUMNS = ("image", "truth", "prediction", "error")
-_BATCH = 64
+_BATCH, _VOLUMES = 64, 8  # put through the network together
 _WRONG, _RIGHT, _IGNORED = (213, 94, 0), (240, 240, 240), (150, 150, 150)
 
 Legend = Sequence[tuple[str, str]]  # name, colour
@@ -96,20 +97,26 @@ def write_panel(
 def _rows(model: Model, data: ImageSet, test: Sequence[int]) -> list[PanelRow]:
     assert data.masks is not None
     predicted = predict_cached(model, data, test)
-    truths = [resized(data.masks[index], model.size) for index in test]
+    solid = data.images.ndim == 5
+    truths = [np.asarray(data.masks[i]) if solid else resized(data.masks[i], model.size) for i in test]
     jaccards = [image_jaccard(mask, truth) for mask, truth in zip(predicted, truths, strict=True)]
     rows = []
     for label, place in chosen(jaccards).items():
-        images = _panel(data.images[test[place]], truths[place], predicted[place], model.background)
+        image, truth, mask = data.images[test[place]], truths[place], predicted[place]
+        if solid:
+            at = telling_slice(truth)
+            image, truth, mask = slice_image(image, at), truth[at], mask[at]
+        images = _panel(image, truth, mask, model.background)
         rows.append(PanelRow(label, f"{data.names[test[place]]}, Jaccard {jaccards[place]:.3f}", images))
     return rows
 
 
 def predict_cached(model: Model, data: ImageSet, indices: Sequence[int]) -> list[Mask]:
-    """Masks (size, size) of images of the cache, in the order of `indices`."""
+    """Masks (size, size) of images of the cache, or (D, size, size) of volumes, in the order of `indices`."""
     masks: list[Mask] = []
-    for first in range(0, len(indices), _BATCH):
-        squares = [data.images[index] for index in indices[first : first + _BATCH]]
+    at_once = _BATCH if data.images.ndim == 4 else _VOLUMES
+    for first in range(0, len(indices), at_once):
+        squares = [data.images[index] for index in indices[first : first + at_once]]
         masks += list(logits_of(model, squares).argmax(dim=1).to("cpu").numpy().astype(np.uint8))
     return masks
 

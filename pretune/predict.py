@@ -50,6 +50,12 @@ class Model:
     card: dict[str, Any]  # the whole of best/model.json
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what the network takes, without the batch: (3, size, size), or (1, slices, size, size) of a volume."""
+        slices = self.card["data"].get("slices")
+        return (3, self.size, self.size) if slices is None else (1, slices, self.size, self.size)
+
+    @property
     def background(self) -> int:
         """The class that is left uncoloured: the one of that name, else class 0."""
         return self.classes.index("background") if "background" in self.classes else 0
@@ -88,10 +94,10 @@ def prepare(model: Model, image: Image.Image) -> Mask:
 
 @torch.no_grad()
 def logits_of(model: Model, squares: Sequence[Mask]) -> Tensor:
-    """Prepared images -> logits (B, classes, size, size)."""
+    """Prepared images, or volumes of the cache (D, S, S, 1) -> logits (B, classes, size, size) or (.., D, S, S)."""
     images = torch.from_numpy(np.stack(squares)).to(next(model.network.parameters()).device)
     pixels, _ = evaluation_batch(
-        images, torch.zeros(images.shape[:3], dtype=torch.uint8, device=images.device), model.size
+        images, torch.zeros(images.shape[:-1], dtype=torch.uint8, device=images.device), model.size
     )
     logits: Tensor = model.network(pixels)
     return logits.float()

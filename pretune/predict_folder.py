@@ -60,7 +60,13 @@ def predict_folder(study: Path, images: Path, out: Path, how: How, console: Cons
     Raises ModelError for a model, device or folder that cannot be used; a bad image is named and left out.
     """
     device = pick_device(how.device)
-    model, paths = load_model(study, device), find_images(images, out)
+    model = load_model(study, device)
+    if len(model.shape) == 4:
+        volumes = f"({', '.join(map(str, model.shape))})"
+        raise ModelError(
+            f"the best model of {study} takes volumes {volumes}, not images: export it to use it elsewhere"
+        )
+    paths = find_images(images, out)
     write_classes(model, out)
     items = [(str(path), name) for path, name in output_names(paths, images).items()]
     going = _by_workers(study, items, out, how) if how.workers > 1 else _here(model, items, out, how)

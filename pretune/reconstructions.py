@@ -1,4 +1,4 @@
-"""What restoring pretrainings (MAE, ConRec, reconstruction) made of images they had not seen (P2, Figure 2)."""
+"""What restoring pretrainings (MAE, Genesis, ConRec, reconstruction) made of unseen images (P2, Figure 2)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from trainables.models.table import build_decoder, build_encoder
 from trainables.pretrain import VALIDATION_VIEWS, image_classes, make_batch, make_feeds
 
 COLUMNS = ("image", "shown", "restored")
-RESTORING = ("mae", "reconstruction", "conrec")
+RESTORING = ("mae", "genesis", "reconstruction", "conrec")
 CAPTION = (
     "Views of images that pretraining did not see, what the network was shown of them, and what it restored. "
     "One pretraining of each setting, its first seed."
@@ -107,6 +107,8 @@ def _images(found: Restored, row: int) -> tuple[Image.Image, ...]:
 
 
 def _image(pixels: Tensor) -> Image.Image:
-    """(3, S, S) in about [0, 1] -> an image; what lies outside is cut off."""
+    """(3, S, S), or (1, D, S, S) by its middle slice, in about [0, 1] -> an image; what lies outside is cut off."""
+    if pixels.ndim == 4:
+        pixels = pixels[:, pixels.shape[1] // 2].expand(3, -1, -1)
     scaled = (pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
     return Image.fromarray(scaled.contiguous().numpy())

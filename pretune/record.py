@@ -284,6 +284,7 @@ def _copy_model(study: Study, use: Use, outcomes: Outcomes, source: Path, target
     stage = use.stages["finetune"]
     shutil.copyfile(source / "model.safetensors", target / "model.safetensors")
     notes: Mapping[str, Any] = json.loads((source / "notes.json").read_text())
+    order = "RGB, channels first" if schema.slices_of(stage.data) is None else "grey volumes, channels first"
     card = {
         "study": study.name,
         "cell": use.cell.label,
@@ -300,7 +301,7 @@ def _copy_model(study: Study, use: Use, outcomes: Outcomes, source: Path, target
         "pretraining_data": [parent.data.model_dump(mode="json", exclude={"root"}) for parent in stage.ancestors()],
         "finetune": stage.settings.model_dump(mode="json"),
         "classes": notes["classes"],
-        "input": {"size": notes["size"], "range": [0.0, 1.0], "order": "RGB, channels first"},
+        "input": {"size": notes["size"], "range": [0.0, 1.0], "order": order},
         "test": notes["test"] if stage.on_test else [],
         "scores": dict(outcomes[stage.fingerprint].metrics),
     }

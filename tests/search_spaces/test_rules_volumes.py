@@ -9,6 +9,8 @@ import pytest
 
 from search_spaces.document import StudyError
 from search_spaces.resolve import from_dict
+from search_spaces.schema import GenesisUNet
+from search_spaces.stages import encoder_of
 
 STUDY: dict[str, Any] = {
     "study": "solid",
@@ -66,3 +68,12 @@ def test_what_cannot_be_is_said_with_its_fix(changes: dict[str, Any], message: s
 def test_images_go_through_the_same_model_in_two_dimensions() -> None:
     changes = {"finetune.data": "scenes", "pretrain.data": "scenes", "model.dimensions": 2}
     assert len(from_dict(changed(changes)).cells) == 2
+
+
+def test_the_encoder_is_the_same_however_its_decoder_goes_up() -> None:
+    """A method that trains no decoder is one stage run for both."""
+    nearest, transposed = (
+        GenesisUNet.model_validate({"name": "genesis-unet", "up": up}) for up in ("nearest", "transposed")
+    )
+    assert encoder_of(nearest) == encoder_of(transposed)
+    assert encoder_of(nearest) != encoder_of(nearest.model_copy(update={"dimensions": 2}))

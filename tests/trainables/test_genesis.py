@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from search_spaces import schema
 from trainables.methods.genesis import Genesis
 from trainables.methods.protocol import Batch
+from trainables.methods.restored import restored
 from trainables.models import genesis_unet
 from trainables.views import genesis
 from trainables.views.random import uniforms
@@ -265,3 +266,14 @@ def test_images_in_two_dimensions_are_restored_in_colour() -> None:
     assert isinstance(method.output, nn.Conv2d)
     loss, _ = method(Batch(views_of(images, np.arange(2), method.recipes, 0, 0), draws(np.arange(2))), 0.0)
     assert loss.shape == ()
+
+
+def test_what_is_shown_and_restored_for_looking_at() -> None:
+    volumes = torch.randint(0, 256, (3, 4, 8, 8, 1), dtype=torch.uint8)
+    method = method_of(3).eval()
+    batch = Batch(views_of(volumes, np.arange(3), method.recipes, 0, 0), draws(np.arange(3)))
+    found, (loss, _) = restored(method, batch), method(batch, 0.0)
+    assert found.original.shape == found.shown.shape == found.output.shape == (3, 1, 4, 8, 8)
+    assert torch.equal(found.shown, genesis.corrupt(found.original, batch.draw, method.rates))
+    error = (found.output - found.original).square().mean()
+    torch.testing.assert_close(error, loss.detach())

@@ -33,14 +33,22 @@ class Genesis(nn.Module):
 
     def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """One view of (B, 1, D, H, W), or (B, 3, H, W) -> the error, and its share of that of a constant answer."""
+        original, shown = self.pair(batch)
+        error = restoration_error(self.restore(shown), original)
+        relative = error.detach() / constant_error(original).clamp(min=1e-8)
+        return error, {"error": error.detach(), "loss_over_uniform": relative}
+
+    def pair(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The view, mirrored, and the same corrupted."""
         original = batch.views[0].pixels
         mirrored = drawn_mirrors(batch.draw("flip", MIRROR_DRAWS), self.flip, original.ndim - 2)
         original = mirror(original, mirrored, 2)
-        logits = self.output(self.decoder(self.encoder(corrupt(original, batch.draw, self.rates))))
-        restored = resized(logits, (original.shape[-2], original.shape[-1])).float().sigmoid()
-        error = restoration_error(restored, original)
-        relative = error.detach() / constant_error(original).clamp(min=1e-8)
-        return error, {"error": error.detach(), "loss_over_uniform": relative}
+        return original, corrupt(original, batch.draw, self.rates)
+
+    def restore(self, shown: Tensor) -> Tensor:
+        """Of the same shape, in [0, 1], float32."""
+        logits = self.output(self.decoder(self.encoder(shown)))
+        return resized(logits, (shown.shape[-2], shown.shape[-1])).float().sigmoid()
 
     def after_backward(self, epoch: int) -> None:
         """Nothing to do: all gradients are used as they are."""

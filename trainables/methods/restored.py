@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from trainables.methods.conrec import ConRec, Reconstruction, corrupted
+from trainables.methods.genesis import Genesis
 from trainables.methods.mae import MAE
 from trainables.methods.protocol import Batch
 from trainables.models.interface import resized
@@ -16,7 +17,7 @@ TASK = "reconstruction"
 
 
 class Restored(NamedTuple):
-    """Float32 (B, 3, S, S) in about [0, 1]; MAE's output is not bounded."""
+    """Float32 (B, 3, S, S), or (B, 1, D, S, S) of volumes, in about [0, 1]; MAE's output is not bounded."""
 
     original: Tensor
     shown: Tensor  # masked or corrupted
@@ -24,11 +25,14 @@ class Restored(NamedTuple):
 
 
 @torch.no_grad()
-def restored(method: MAE | Reconstruction | ConRec, batch: Batch) -> Restored:
+def restored(method: MAE | Genesis | Reconstruction | ConRec, batch: Batch) -> Restored:
     """The first view of a batch, what the network was given of it, and what it restored.
 
     Raises ValueError for a method that was not trained to restore the view itself.
     """
+    if isinstance(method, Genesis):
+        target, shown = method.pair(batch)
+        return Restored(target, shown, method.restore(shown))
     original = batch.views[0].pixels
     if isinstance(method, MAE):
         shown = original.masked_fill(method.mask(batch).to(original.device), 0.0)
