@@ -221,7 +221,7 @@ def describe(held: ImageSet) -> list[str]:
     import numpy as np
 
     size = f"{held.images.shape[-2]} px"
-    if held.images.ndim == 5:
+    if len(held.images.shape) == 5:
         size = f"{' x '.join(map(str, held.images.shape[1:4]))} voxels"
     lines = [f"{len(held.names)} images, cached at {size}"]
     if held.official_test is not None:
@@ -255,7 +255,7 @@ def duplicate_report(held: ImageSet) -> list[str]:
 
     from trainables.data.duplicates import across, find_duplicates
 
-    if held.images.ndim == 5:
+    if len(held.images.shape) == 5:
         return ["volumes are not searched for copies"]
     found = find_duplicates(np.asarray(held.images))
     if not found:
@@ -386,7 +386,7 @@ def draw_views(configuration: schema.Configuration, root: Path | None, cache: Pa
         if held.regions is None:
             raise click.UsageError(f"views within regions, but data set {stage.data!r} has no region maps")
         table = region_table(held.regions[rows])
-    if held.images.ndim == 5:
+    if len(held.images.shape) == 5:
         raise click.UsageError("views of volumes are the volumes themselves: pretune data check draws them")
     images = torch.from_numpy(held.images[rows])
     seen = [view for epoch in (0, 1) for view in views_of(images, rows, [stage.views] * 2, 0, epoch, table)]

@@ -97,7 +97,7 @@ def write_panel(
 def _rows(model: Model, data: ImageSet, test: Sequence[int]) -> list[PanelRow]:
     assert data.masks is not None
     predicted = predict_cached(model, data, test)
-    solid = data.images.ndim == 5
+    solid = len(data.images.shape) == 5
     truths = [np.asarray(data.masks[i]) if solid else resized(data.masks[i], model.size) for i in test]
     jaccards = [image_jaccard(mask, truth) for mask, truth in zip(predicted, truths, strict=True)]
     rows = []
@@ -114,7 +114,7 @@ def _rows(model: Model, data: ImageSet, test: Sequence[int]) -> list[PanelRow]:
 def predict_cached(model: Model, data: ImageSet, indices: Sequence[int]) -> list[Mask]:
     """Masks (size, size) of images of the cache, or (D, size, size) of volumes, in the order of `indices`."""
     masks: list[Mask] = []
-    at_once = _BATCH if data.images.ndim == 4 else _VOLUMES
+    at_once = _BATCH if len(data.images.shape) == 4 else _VOLUMES
     for first in range(0, len(indices), at_once):
         squares = [data.images[index] for index in indices[first : first + at_once]]
         masks += list(logits_of(model, squares).argmax(dim=1).to("cpu").numpy().astype(np.uint8))
