@@ -83,7 +83,7 @@ def export_model(study: Path, out: Path, kind: str) -> Exported:
         raise ModelError(f"the exported {kind} model computes something else ({wrong}); it was deleted")
     config, card = out / "config.json", out / "README.md"
     config.write_text(json.dumps(_config(model), indent=1), encoding="utf-8")
-    what = f"logits (B, {len(model.classes)}, {model.size}, {model.size}): {', '.join(model.classes)}"
+    what = f"logits (B, {', '.join(map(str, model.output_shape))}): {', '.join(model.classes)}"
     card.write_text(model_card(model, study, path.name, check.sentence(), what, USE[kind]), encoding="utf-8")
     return Exported((path, config, card), check.sentence())
 

@@ -35,6 +35,7 @@ def model_card(model: Model, study: Path, file: str, checked: str, output: str, 
     card = model.card
     before = " then ".join(str(stage["method"]["name"]) for stage in card["pretraining"]) or "none (from scratch)"
     pretrained_on = card.get("pretraining_data", [card["data"]] if card["pretraining"] else [])
+    colors = "RGB" if len(model.shape) == 3 else "grey"
     lines = [
         f"# {card['study']}: {card['cell'] or 'best model'}",
         *(["", f"> {card['question']}"] if card["question"] else []),
@@ -42,7 +43,7 @@ def model_card(model: Model, study: Path, file: str, checked: str, output: str, 
         *("with the best. The test set had no say in that.", ""),
         *("| | |", "|---|---|"),
         f"| file | `{file}` ({checked}) |",
-        f"| input | float32 RGB in [0, 1], (B, 3, {model.size}, {model.size}) |",
+        f"| input | float32 {colors} in [0, 1], (B, {', '.join(map(str, model.shape))}) |",
         f"| output | {output} |",
         f"| images | fitted to {model.cache_size} px by `{model.fit}`, then resized to {model.size} px |",
         f"| network | {card['model']['name']} |",

@@ -56,6 +56,11 @@ class Model:
         return (3, self.size, self.size) if slices is None else (1, slices, self.size, self.size)
 
     @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Of the logits, without the batch."""
+        return (len(self.classes), *self.shape[1:])
+
+    @property
     def background(self) -> int:
         """The class that is left uncoloured: the one of that name, else class 0."""
         return self.classes.index("background") if "background" in self.classes else 0
