@@ -188,11 +188,12 @@ def importance(
     """Over the parameters that every trial has, by Optuna's evaluators; its spread is that over resampled trials.
 
     PED-ANOVA (Watanabe et al. 2023): what tells the best tenth of trials from the rest. fANOVA (Hutter et al. 2014):
-    the share of the variance of all scores, by a random forest. Below eight trials there are no numbers, and a note.
+    the share of the variance of all scores, by a random forest. Below eight trials, or where cells have ranges of their
+    own for one parameter (an optimiser's rates), there are no numbers, and a note.
     """
     shared = [name for name in varied(search) if all(name in trial.values for trial in search.trials)]
     names = [name for name in shared if name in ranges and not isinstance(search.trials[0].values[name], list)]
-    if why := _no_importance(search, names):
+    if why := _no_importance(search, names) or _no_common_range(search, names, ranges):
         return Importance(search.name, (), np.empty(0), np.empty(0), np.empty(0), len(search.trials), why, method)
     whole = _shares(search, search.trials, names, ranges, method)
     draws = generator.integers(len(search.trials), size=(resamples, len(search.trials)))
@@ -212,6 +213,17 @@ def _no_importance(search: SearchRuns, names: Sequence[str]) -> str:
     if _flat(search.trials):
         return _FLAT
     return "" if len(names) > 1 else "there is one parameter, so nothing to rank"
+
+
+def _no_common_range(search: SearchRuns, names: Sequence[str], ranges: Mapping[str, Any]) -> str:
+    """PED-ANOVA needs one space for all trials; levels of a factor may give the same parameter different ranges."""
+    outside = [name for name in names if not all(_within(trial.values[name], ranges[name]) for trial in search.trials)]
+    return f"the range of {outside[0]} differs between cells, so there is no common space to rank in" if outside else ""
+
+
+def _within(value: Any, described: Mapping[str, Any]) -> bool:
+    kind, body = next(iter(described.items()))
+    return bool(value < len(body) if kind == "choice" else body[0] <= value <= body[1])
 
 
 def _flat(trials: Sequence[Trial]) -> bool:
