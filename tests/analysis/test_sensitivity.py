@@ -145,4 +145,5 @@ def test_where_there_is_nothing_to_rank_a_note_says_why():
 def test_cells_with_ranges_of_their_own_are_not_ranked_together():
     trials = tuple(Trial({LR: 0.1 * i, LOSS: i % 2}, float(i), 1) for i in range(1, 11))  # LR up to 1.0
     found = importance(SearchRuns("s", "m", False, trials), RANGES, np.random.default_rng(0))
-    assert "optimizer.lr differs between cells" in found.note and not found.parameters
+    assert "optimizer.lr differs between cells" in found.note
+    assert not found.parameters
