@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import optuna
@@ -19,7 +19,7 @@ from pretune.outcomes import Outcome, Run
 from pretune.scheduler import Scheduler
 from search_spaces import schema
 from search_spaces.resolve import Study
-from search_spaces.stages import DigestOf, Stage, replicates
+from search_spaces.stages import DigestOf, Stage, depends_on_length, replicates
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Plan:
     by_stage: dict[str, int]
     stored: int | None  # stage runs that the store already holds; None where it was not asked
     sharing: str
+    continuing: str  # what trainings of several lengths cost together, and why some cannot be continued
     seconds: float | None  # of work on one worker
     gpu_hours: float | None
     disk_bytes: int | None
@@ -60,6 +61,7 @@ def make_plan(
         by_stage=dict(counts),
         stored=sum(stored(stage.fingerprint) for stage in stages) if stored else None,
         sharing=sharing_sentence(counts, without),
+        continuing=continuing_sentence(stages),
         seconds=None,
         gpu_hours=None,
         disk_bytes=None,
@@ -100,6 +102,34 @@ def sharing_sentence(counts: Mapping[str, int], without: int) -> str:
         return f"{total} stage runs" + (f", not {without}" if without != total else "")
     shared = f"{users} share {pretrainings} pretraining{'s' * (pretrainings != 1)}: {total} stage runs"
     return shared + (f", not {without}" if without != total else "")
+
+
+def continuing_sentence(stages: Sequence[Stage]) -> str:
+    """'Longer trainings continue shorter ones: 200 epochs are trained, not 350'; "" where no lengths differ.
+
+    The sequence is that of a plan, in which rungs and lengths are stage runs of their own.
+    """
+    series: dict[str, list[int]] = {}
+    alike: dict[str, set[int]] = {}  # trainings that differ in their length alone, whether or not that may be shared
+    blocked = ""
+    for stage in stages:
+        if not isinstance(stage.settings, schema.Pretrain | schema.Finetune) or not stage.reach:
+            continue
+        if stage.series:
+            series.setdefault(stage.series, []).append(stage.reach)
+        body = stage.settings.model_dump_json(exclude={"epochs"})
+        lengths = alike.setdefault(
+            f"{stage.name} {stage.parent and stage.parent.fingerprint} {stage.streams} {body}", set()
+        )
+        lengths.add(stage.settings.epochs or 0)
+        if len(lengths) > 1 and (why := depends_on_length(stage.settings)) is not None:
+            blocked = f"{stage.name}s of other lengths are trained anew, since {why} depends on the length"
+    shared = [reaches for reaches in series.values() if len(set(reaches)) > 1]
+    if not shared:
+        return blocked
+    trained, apart = sum(max(reaches) for reaches in shared), sum(sum(set(reaches)) for reaches in shared)
+    said = f"longer trainings continue shorter ones: {trained} epochs are trained, not {apart}"
+    return said + (f"; {blocked}" if blocked else "")
 
 
 def few_seeds(study: Study) -> tuple[str, ...]:
@@ -253,6 +283,8 @@ def print_plan(plan: Plan, parallel: int, console: Console) -> None:
         table.add_row("disk", f"{(plan.disk_bytes or 0) / 1e6:.0f} MB of weights")
     console.print(table)
     console.print(plan.sharing, highlight=False)
+    if plan.continuing:
+        console.print(plan.continuing, highlight=False)
     for warning in plan.warnings:
         console.print(f"[yellow]note:[/] {warning}", highlight=False)
 

@@ -154,3 +154,16 @@ def test_the_settings_of_the_study_are_left_as_they_were() -> None:
     chosen = study(tune={"sampler": "tpe"})
     make_plan(chosen, lambda data: "digest")
     assert chosen.header.tune == schema.Tune(sampler="tpe")
+
+
+def lengths(**schedule: Any) -> str:
+    body: dict[str, Any] = {"study": "s", "data": {"d": {"dataset": "scenes"}}, "seeds": {"report": 1}}
+    body["pretrain"] = {"data": "d", "method": {"name": "simclr"}, "epochs": 1} | schedule
+    body |= {"finetune": {"data": "d", "epochs": 1}, "factors": {"epochs": {"pretrain.epochs": [50, 100, 200]}}}
+    return make_plan(from_dict(body), lambda data: "digest")[0].continuing
+
+
+def test_the_plan_says_what_continuing_saves_and_why_it_cannot() -> None:
+    assert lengths() == "longer trainings continue shorter ones: 200 epochs are trained, not 350"
+    assert "since its cosine schedule depends on the length" in lengths(schedule={"name": "cosine"})
+    assert "the momentum schedule of byol" in lengths(method={"name": "byol"})

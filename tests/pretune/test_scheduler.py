@@ -372,7 +372,7 @@ def test_trainings_of_several_lengths_wait_for_the_longest_shorter_one() -> None
         "finetune": {"data": "d", "epochs": 1},
     }
     body |= {"factors": {"epochs": {"pretrain.epochs": [200, 50, 100]}}, "seeds": {"report": 1}}
-    run = Run(from_dict(body), lambda data: "digest", InMemoryStorage())
+    run = Run(from_dict(body), lambda data: "digest", optuna.storages.InMemoryStorage())
     s = Scheduler(lambda key: None, 0)
     s.start(program.start(run))
     order = []
@@ -388,7 +388,7 @@ def test_trainings_of_several_lengths_wait_for_the_longest_shorter_one() -> None
 def test_a_longer_training_runs_all_the_same_where_the_shorter_one_failed() -> None:
     body = {"study": "s", "data": {"d": {"dataset": "scenes"}}, "seeds": {"report": 1}}
     body |= {"finetune": {"data": "d", "epochs": 1}, "factors": {"epochs": {"finetune.epochs": [2, 4]}}}
-    run = Run(from_dict(body), lambda data: "digest", InMemoryStorage())
+    run = Run(from_dict(body), lambda data: "digest", optuna.storages.InMemoryStorage())
     s = Scheduler(lambda key: None, 0)
     s.start(program.start(run))
     ends = []
