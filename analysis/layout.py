@@ -35,7 +35,7 @@ def to_latex(table: Shown) -> str:
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{_tex(laid.caption)}}}",
-        *([r"\resizebox{\linewidth}{!}{%"] if scaled else []),
+        *([r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"] if scaled else []),
         rf"\begin{{tabular}}{{{'l' * laid.left}{'r' * (len(laid.head) - laid.left)}}}",
         r"\toprule",
         " & ".join(map(_tex, laid.head)) + r" \\",

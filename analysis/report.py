@@ -15,6 +15,7 @@ from analysis.components import Components, components
 from analysis.differences import Differences, differences
 from analysis.effects import Effects, effects, sentences
 from analysis.grids import Shown
+from analysis.marginal import marginal_effects
 from analysis.results import StudyHeader, load, load_header
 from analysis.tables import Table, build
 from analysis.tidy import joined
@@ -25,6 +26,7 @@ class Tables(NamedTuple):
 
     values: tuple[Table, ...]
     differences: tuple[Differences, ...]  # with a baseline
+    marginal: tuple[Differences, ...]  # with a factor whose levels are sets, as of transforms
     effects: tuple[Effects, ...]  # with two factors or more
     components: tuple[Components, ...]  # with nested seeds, or a search on two seeds or more
 
@@ -35,6 +37,7 @@ def all_tables(results: pandas.DataFrame, header: StudyHeader) -> Tables:
     return Tables(
         tuple(build(results, header, metric) for metric in metrics),
         tuple(differences(results, header, metric) for metric in metrics if header.report.baseline),
+        marginal_tables(results, header),
         tuple(table for table, _ in effect_tables(results, header)),
         component_tables(results, header),
     )
@@ -44,6 +47,11 @@ def effect_tables(results: pandas.DataFrame, header: StudyHeader) -> tuple[tuple
     """The analysis of variance of every metric, and what it says in words; none with fewer than two factors."""
     found = [effects(results, header, metric) for metric in header.report.metrics if several_factors(header)]
     return tuple((table, sentences(table) if table.rows else ()) for table in found)
+
+
+def marginal_tables(results: pandas.DataFrame, header: StudyHeader) -> tuple[Differences, ...]:
+    """What each member of a set adds, for every metric."""
+    return tuple(table for metric in header.report.metrics for table in marginal_effects(results, header, metric))
 
 
 def component_tables(results: pandas.DataFrame, header: StudyHeader) -> tuple[Components, ...]:
@@ -64,17 +72,18 @@ def write_tables(folder: Path) -> list[RenderableType]:
     """
     results, header = load(folder), load_header(folder)
     found = all_tables(results, header)
-    shown: list[Shown] = [*found.values, *found.differences, *found.effects, *found.components]
+    shown: list[Shown] = [*found.values, *found.differences, *found.marginal, *found.effects, *found.components]
     (folder / "table.md").write_text(_markdown(header, shown), encoding="utf-8")
     (folder / "table.tex").write_text("\n".join(map(layout.to_latex, shown)), encoding="utf-8")
     _write_csv(folder / "table.csv", found.values)
     _write_csv(folder / "differences.csv", found.differences)
+    _write_csv(folder / "marginal.csv", found.marginal)
     _write_csv(folder / "effects.csv", found.effects)
     _write_csv(folder / "components.csv", found.components)
     said = [
         Text(f"{table.metric}: {sentence}") for table in found.effects if table.rows for sentence in sentences(table)
     ]
-    first: list[Shown] = [*found.values, *found.differences]
+    first: list[Shown] = [*found.values, *found.differences, *found.marginal]
     return [*map(layout.to_rich, first), *said, *map(layout.to_rich, found.components)]
 
 

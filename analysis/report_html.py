@@ -26,7 +26,7 @@ from plotly.offline import get_plotlyjs
 from analysis import layout, runs, tables
 from analysis.answer import answer
 from analysis.panels import load_panels
-from analysis.report import component_tables, effect_tables, several_factors
+from analysis.report import component_tables, effect_tables, marginal_tables, several_factors
 from analysis.report_figures import differences, figure_groups, of_metrics, write_figures
 from analysis.results import ResultsError, StudyHeader, load, load_header
 
@@ -61,6 +61,7 @@ def build(folder: Path, live: bool = False) -> str:
         facts=facts(everything, stage_runs, header),
         tables=[Markup(layout.to_html(tables.build(results, header, metric))) for metric in metrics],
         differences=[Markup(layout.to_html(table)) for table in differences(results, header)],
+        marginal=[Markup(layout.to_html(table)) for table in marginal_tables(everything, header)],
         effects=[(Markup(layout.to_html(table)), said) for table, said in effect_tables(everything, header)],
         components=[Markup(layout.to_html(table)) for table in component_tables(everything, header)],
         groups=groups,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ class StudyHeader:
     pretrainings: int  # of them with a pretraining seed of their own; fewer than replicates where seeds are nested
     published: Published | None
     target: str = "val/jaccard"  # what searches optimise
+    sets: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)  # factor -> level -> its members
 
 
 def load(folder: Path | str) -> pandas.DataFrame:
@@ -121,6 +122,10 @@ def parse_header(content: Mapping[str, Any]) -> StudyHeader:
         replicates=replicates,
         pretrainings=pretrainings,
         published=_published(content.get("published"), report),
+        sets={
+            factor: {level: frozenset(items) for level, items in levels.items()}
+            for factor, levels in (content.get("sets") or {}).items()
+        },
         target=str((content.get("tune") or {}).get("target", "val/jaccard")),
     )
 

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from pretune.outcomes import Answer, Outcome, Outcomes, Run, Use, stages_in
 from pretune.search import direction_of
@@ -65,6 +66,7 @@ def write_header(study: Study, folder: Path) -> None:
         "published": study.published,
         "tune": study.header.tune.model_dump(mode="json"),
         "ranges": described_ranges(study),
+        "sets": sets_of_levels(study),
     }
     write_atomically(folder / "study.json", json.dumps(content, indent=1))
 
@@ -75,6 +77,27 @@ def described_ranges(study: Study) -> dict[str, Any]:
     for cell in study.cells:
         for name, item in space.ranges(cell.template):
             found[name] = {"choice": list(item.labels())} if isinstance(item, space.Choice) else space.to_plain(item)
+    return found
+
+
+def sets_of_levels(study: Study) -> dict[str, dict[str, list[str]]]:
+    """Factors whose levels are sets of one setting, as transforms are: factor -> level -> members.
+
+    Only named levels that set exactly one list of names, the same key in each; a level without it (a baseline without
+    pretraining) is left out.
+    """
+    found: dict[str, dict[str, list[str]]] = {}
+    for factor, levels in (yaml.safe_load(study.to_yaml()).get("factors") or {}).items():
+        named = {str(name): over for name, over in levels.items() if isinstance(over, dict)}
+        lists = {
+            (key, level): value
+            for level, over in named.items()
+            for key, value in over.items()
+            if isinstance(value, list) and all(isinstance(item, str) for item in value)
+        }
+        keys = {key for key, _ in lists}
+        if len(keys) == 1 and len(lists) > 1:
+            found[factor] = {level: value for (_, level), value in lists.items()}
     return found
 
 
