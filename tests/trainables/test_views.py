@@ -16,7 +16,7 @@ from torchvision.transforms import ElasticTransform, RandomResizedCrop
 from torchvision.transforms.v2 import functional as TV
 
 from search_spaces import schema
-from trainables.views import color, geometry
+from trainables.views import color, geometry, two_views
 from trainables.views.joint import evaluation_batch, fine_tune_batch
 from trainables.views.random import _mix, uniforms
 from trainables.views.two_views import blur_kernel, jitter_factors, make_views
@@ -159,6 +159,16 @@ def test_blur_equals_torchvision_sample_by_sample(kernel: int) -> None:
     assert max_difference(color.gaussian_blur(x, sigmas, kernel), torch.stack(expected)) < 1e-4
 
 
+@pytest.mark.parametrize("dim", [2, 3])
+def test_both_ways_to_filter_agree(dim: int) -> None:
+    """The depthwise convolution is what runs on a GPU; the parity test above sees the sum of shifts."""
+    x, weights = floats(), color._gaussian(drawn(0.1, 2.0), 7)
+    turned = x if dim == 2 else x.transpose(2, 3)
+    convolved = color._filter_columns(turned, weights)
+    expected = convolved if dim == 2 else convolved.transpose(2, 3)
+    assert max_difference(color._sum_of_shifts(x, weights, dim), expected) < 1e-6
+
+
 @pytest.mark.parametrize("kernel", [4, 41])
 def test_blur_refuses_a_kernel_that_is_even_or_too_large(kernel: int) -> None:
     with pytest.raises(ValueError, match="kernel must be odd and fit the image"):
@@ -235,6 +245,19 @@ def test_crop_resize_equals_torchvision(box: tuple[int, int, int, int], size: in
     for image, given_box, mirror, result in zip(x, boxes.tolist(), mirrored, ours, strict=True):
         expected = TV.resized_crop(image, *given_box, [size, size], antialias=False)
         assert max_difference(result, expected.flip(-1) if mirror else expected) < 1e-4
+
+
+def test_crop_resize_of_bytes_is_that_of_floats_in_any_memory_format() -> None:
+    images = photos().permute(0, 3, 1, 2)  # uint8, channels last
+    boxes = torch.tensor([(i, i, 20 - i, 24 - 2 * i) for i in range(8)] + [(0, 0, 20, 24)] * 4)
+    flipped = torch.arange(B) % 2 == 0
+    results = [
+        geometry.crop_resize(given_, boxes, flipped, 16)
+        for given_ in (images, images.contiguous(), images.float(), images.float().contiguous())
+    ]
+    for result in results:
+        assert result.dtype == torch.float32
+        assert torch.equal(result, results[0])
 
 
 @given(
@@ -362,6 +385,17 @@ def test_a_view_does_not_depend_on_its_batch() -> None:
             assert max_difference(part.pixels, view.pixels[rows]) < 1e-5
             assert torch.equal(part.boxes, view.boxes[rows])
             assert torch.equal(part.flipped, view.flipped[rows])
+
+
+@pytest.mark.parametrize("block", [1, 5, 11])
+def test_a_view_does_not_depend_on_the_block_it_is_made_in(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve samples fit one block of the usual length; here they fall into several, the last one shorter."""
+    whole = make_views(photos(), INDICES, ALL, seed=0, epoch=5)
+    monkeypatch.setattr(two_views, "CPU_BLOCK", block)
+    for part, view in zip(make_views(photos(), INDICES, ALL, seed=0, epoch=5), whole, strict=True):
+        assert max_difference(part.pixels, view.pixels) < 1e-5
+        assert torch.equal(part.boxes, view.boxes)
+        assert torch.equal(part.flipped, view.flipped)
 
 
 def test_views_repeat_and_differ_by_view_epoch_and_seed() -> None:
