@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
 from analysis import theme
 from analysis.pairs import Grid, Parallel, Tradeoff
 
-_TEXT_ABOVE = 0.6  # of the colour scale: there the ground is so light that numbers are dark
-_FIELD_PX = 52
+_MOST_NUMBERS = 14  # columns beyond which numbers no longer fit into their fields, and are shown on hovering
+_MOST_NAMED = 16  # points with a mark and a line in the legend of their own; of more, hovering gives the name
 _GROUPS = 5  # colours of parallel coordinates
 
 
@@ -19,19 +20,16 @@ def heat_map(grid: Grid, low: float | None = None, high: float | None = None) ->
     bottom = float(finite.min()) if low is None and len(finite) else low or 0.0
     top = float(finite.max()) if high is None and len(finite) else high or 1.0
     columns, rows = ([theme.text(name) for name in names] for names in (grid.columns, grid.rows))
-    figure = go.Figure(layout=theme.layout(height=150 + _FIELD_PX * max(2, len(rows))))
+    figure = go.Figure(layout=theme.layout(height=150 + (52 if len(rows) <= _MOST_NUMBERS else 22) * max(2, len(rows))))
     bar = {"title": {"text": theme.text(grid.value_name), "side": "right"}, "thickness": 14, "outlinewidth": 0}
+    written = [[f"{value:.3f}" if np.isfinite(value) else "" for value in row] for row in grid.values]
     shown = go.Heatmap(
         z=[theme.finite(row) for row in grid.values], x=list(range(len(columns))), y=list(range(len(rows))),
         zmin=bottom, zmax=max(top, bottom + 1e-12), colorscale=theme.SCALE, colorbar=bar, xgap=2, ygap=2,
+        text=written, texttemplate="%{text}" if len(columns) <= _MOST_NUMBERS else None,
         customdata=grid.counts.tolist(), hovertemplate="%{z:.4g}, of %{customdata}<extra></extra>",
     )  # fmt: skip
     figure.add_trace(shown)
-    for (y, x), value in np.ndenumerate(grid.values):
-        if np.isfinite(value):
-            light = (value - bottom) / max(top - bottom, 1e-12) > _TEXT_ABOVE
-            ink = {"color": theme.INK if light else "white", "size": 13}
-            figure.add_annotation(x=x, y=y, text=f"{value:.3f}", showarrow=False, font=ink)
     ticks = {"showgrid": False, "ticks": ""}
     figure.update_xaxes(
         tickvals=list(range(len(columns))), ticktext=columns, title=theme.text(grid.column_name), **ticks
@@ -43,19 +41,16 @@ def heat_map(grid: Grid, low: float | None = None, high: float | None = None) ->
 
 
 def tradeoff_plot(found: Tradeoff) -> go.Figure:
-    """Two metrics against each other; the cells on the Pareto front are filled and joined by steps."""
+    """Two metrics against each other; what is on the Pareto front is filled, and joined by a line."""
     figure = go.Figure(layout=theme.layout(height=460))
-    names = [theme.text(label) for label in found.labels]
-    for number, name in enumerate(names):
-        on_front = bool(found.front[number])
-        symbol = theme.MARKERS[number % len(theme.MARKERS)] + ("" if on_front else "-open")
-        color = theme.COLORS[number % len(theme.COLORS)]
-        point = theme.markers(name, [found.x[number]], found.y[number : number + 1], color, symbol, 11)
-        for axis, std in (("error_x", found.x_std), ("error_y", found.y_std)):
-            bar = {"array": theme.finite(std[number : number + 1]), "color": color, "thickness": 1, "width": 0}
-            point.update({axis: bar})
-        point.update(hovertemplate="%{x:.4g}, %{y:.4g}" + (" (on the front)" if on_front else ""))
-        figure.add_trace(point)
+    if len(found.labels) <= _MOST_NAMED:
+        for number, label in enumerate(found.labels):
+            color = theme.COLORS[number % len(theme.COLORS)]
+            symbol = theme.MARKERS[number % len(theme.MARKERS)] + ("" if found.front[number] else "-open")
+            figure.add_trace(_points(found, np.array([number]), theme.text(label), color, symbol))
+    else:
+        figure.add_trace(_points(found, np.flatnonzero(~found.front), "beaten", theme.COLORS[5], "circle-open"))
+        figure.add_trace(_points(found, np.flatnonzero(found.front), "on the front", theme.COLORS[0], "diamond"))
     order = [i for i in np.argsort(found.x, kind="stable") if found.front[i]]
     line = {"color": theme.INK, "width": 1, "dash": "dot"}
     front = go.Scatter(x=theme.finite(found.x[order]), y=theme.finite(found.y[order]), mode="lines", line=line)
@@ -63,6 +58,15 @@ def tradeoff_plot(found: Tradeoff) -> go.Figure:
     figure.update_xaxes(title=theme.text(found.x_name))
     figure.update_yaxes(title=theme.text(found.y_name))
     return figure
+
+
+def _points(found: Tradeoff, which: NDArray[np.intp], name: str, color: str, symbol: str) -> go.Scatter:
+    points = theme.markers(name, found.x[which], found.y[which], color, symbol, 11 if len(which) == 1 else 8)
+    for axis, std in (("error_x", found.x_std[which]), ("error_y", found.y_std[which])):
+        if np.isfinite(std).any():
+            points.update({axis: {"array": theme.finite(std), "color": color, "thickness": 1, "width": 0}})
+    labels = [theme.text(found.labels[i]) for i in which]
+    return points.update(customdata=labels, hovertemplate="%{x:.4g}, %{y:.4g}<br>%{customdata}<extra></extra>")
 
 
 def parallel_plot(found: Parallel) -> go.Figure:

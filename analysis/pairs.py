@@ -183,6 +183,23 @@ def tradeoff(results: pandas.DataFrame, header: StudyHeader, x_name: str, y_name
     return Tradeoff(x_name, y_name, labels, x, y, x_std, y_std, pareto(scores))
 
 
+def search_tradeoffs(searches: pandas.DataFrame, target: str) -> dict[str, Tradeoff]:
+    """Of every search for several targets, its first target and each further one: "SEARCH: TARGET" -> the trials.
+
+    `searches` is searches.parquet: search, told, value (of `target`), chosen, and also.NAME for each further target.
+    """
+    found = {}
+    for name, part in searches[searches["told"] == "complete"].groupby("search", sort=False):
+        for column in (str(column) for column in part.columns if str(column).startswith("also.")):
+            whole = part[part[["value", column]].notna().all(axis=1)]
+            x, y = (whole[key].to_numpy(np.float64) for key in ("value", column))
+            also, none = column.removeprefix("also."), np.full(len(whole), math.nan)
+            scores = np.stack([_higher_is_better(x, target), _higher_is_better(y, also)], axis=1)
+            labels = tuple(map(str, whole["chosen"]))
+            found[f"{name}: {also}"] = Tradeoff(target, also, labels, x, y, none, none, pareto(scores))
+    return found
+
+
 def pareto(scores: Array) -> NDArray[np.bool_]:
     """Which of the rows of (items, metrics), higher is better, no other row equals or beats everywhere and beats
     somewhere. Equal rows stand or fall together."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,4 +105,4 @@ def sheet(panels: Panels) -> Image.Image:
 
 
 def _wrapped(text: str, width: int = 26) -> str:
-    return "\n".join(text[i : i + width] for i in range(0, len(text), width))
+    return textwrap.fill(text, width)

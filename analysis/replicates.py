@@ -35,7 +35,7 @@ def replicates(results: pandas.DataFrame, header: StudyHeader, metric: str) -> d
     collected: dict[str, dict[tuple[int, int, int], Replicate]] = {cell.label: {} for cell in header.cells}
     for row in _records(runs):
         replicate = _replicate(row, metric)
-        for label in _cells_of(row, header):
+        for label in [row["cell"]] if row["cell"] in collected else _cells_of(row, header):
             known = collected[label].get(replicate.seeds)
             if known is None or math.isnan(known.value):  # a run has one row per metric: keep the one asked for
                 collected[label][replicate.seeds] = replicate

@@ -12,8 +12,19 @@ from studies import JACCARD, write_study
 
 from analysis import load, load_header
 from analysis.figures_pairs import heat_map, parallel_plot, tradeoff_plot
-from analysis.pairs import cka_grids, cka_rows, factor_grids, parallel, pareto, tradeoff, trial_grids
+from analysis.pairs import (
+    Tradeoff,
+    cka_grids,
+    cka_rows,
+    factor_grids,
+    parallel,
+    pareto,
+    search_tradeoffs,
+    tradeoff,
+    trial_grids,
+)
 from analysis.report_figures import figure_groups, published_by_cell
+from analysis.results import ResultsError
 from analysis.sensitivity import SearchRuns, Trial
 
 LR, BATCH = "finetune.optimizer.lr", "finetune.batch_size"
@@ -131,6 +142,39 @@ def test_a_loss_counts_the_other_way(tmp_path):
     assert [trace["marker"]["symbol"] for trace in figure[:2]] == ["circle", "square"]
 
 
+def test_searches_for_several_targets_have_a_front_each(tmp_path):
+    """Of (value, loss) = (0.5, 1), (0.6, 2), (0.5, 3) the third is beaten in both; what was not told has no place."""
+    rows = [
+        ("s", "complete", 0.5, 1.0),
+        ("s", "complete", 0.6, 2.0),
+        ("s", "complete", 0.5, 3.0),
+        ("s", "failed", 9, 0),
+    ]
+    frame = pandas.DataFrame(rows, columns=["search", "told", "value", "also.val/loss"]).assign(chosen="{}")
+    (found,) = search_tradeoffs(frame, "val/jaccard").values()
+    assert (found.x_name, found.y_name) == ("val/jaccard", "val/loss")
+    assert found.front.tolist() == [True, True, False]
+    folder = write_study(tmp_path, {"a=x": [0.5], "a=y": [0.4]}, {"a": ["x", "y"]})
+    frame.to_parquet(folder / "searches.parquet")
+    groups, _ = figure_groups(folder)
+    assert [group.names for group in groups if group.title == "Several targets"] == [("s: val/loss",)]
+    (folder / "searches.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ResultsError, match=r"searches\.parquet cannot be read: it is cut off"):
+        figure_groups(folder)
+
+
+def test_many_points_share_two_marks_and_keep_their_names():
+    count = 30
+    line, flat = np.arange(count, dtype=np.float64), np.full(count, math.nan)
+    labels = tuple(f"<{i}>" for i in range(count))
+    figure = as_json(
+        tradeoff_plot(Tradeoff("x", "y", labels, line, line, flat, flat, pareto(np.stack([line, line], 1))))
+    )
+    beaten, front, _ = figure["data"]
+    assert (beaten["name"], len(beaten["x"])) == ("beaten", count - 1)
+    assert front["customdata"] == ["&lt;29&gt;"]
+
+
 # --------------------------------------------------------------------------------------------------------------- CKA
 
 
@@ -190,8 +234,7 @@ def test_numbers_of_a_heat_map_are_written_in_its_fields_and_the_first_row_is_on
     figure = as_json(heat_map(grid, 0.0, 1.0))
     assert figure["data"][0]["z"] == [[1.0, 0.25], [0.25, None]]
     assert (figure["data"][0]["zmin"], figure["data"][0]["zmax"]) == (0.0, 1.0)
-    texts = {(note["x"], note["y"]): note["text"] for note in figure["layout"]["annotations"]}
-    assert texts == {(0, 0): "1.000", (1, 0): "0.250", (0, 1): "0.250"}
+    assert figure["data"][0]["text"] == [["1.000", "0.250"], ["0.250", ""]]
     assert figure["layout"]["yaxis"]["autorange"] == "reversed"
     assert figure["layout"]["yaxis"]["ticktext"] == ["&lt;b&gt;", "b"]
 

@@ -102,7 +102,9 @@ def test_no_text_of_a_study_runs_as_a_script(page, tmp_path):
 def test_ten_thousand_stage_runs_come_in_pages(page, tmp_path):
     generator = np.random.default_rng(0)
     cells = {f"a={i}": generator.uniform(size=100).tolist() for i in range(100)}
-    page.open(write(write_study(tmp_path / "study", cells, {"a": [str(i) for i in range(100)]})))
+    names = {"a": [str(i) for i in range(100)]}
+    path = write(write_study(tmp_path / "study", cells, names, HOSTILE, metrics=(JACCARD, "test/dice")))
+    page.open(path)
     assert "10000 of 10000 stage runs" in page.run("document.getElementById('count').textContent")
     assert page.run("document.querySelectorAll('#runs-table tr.run').length") == 50
     sort_by(page, 7)
@@ -110,7 +112,14 @@ def test_ten_thousand_stage_runs_come_in_pages(page, tmp_path):
     assert [float(text) for text in shown(page, 7)] == pytest.approx(smallest, rel=1e-3)
     page.run("document.getElementById('after').click()")
     assert page.run("document.getElementById('page').textContent") == "page 2 of 200"
+    choose(page, "contains", "a=42")
+    assert "100 of 10000 stage runs" in page.run("document.getElementById('count').textContent")
+    assert set(shown(page, 3)) == {"a=42"}
+    page.run("window.dispatchEvent(new Event('beforeprint'))")
+    page.wait("[...document.querySelectorAll('.plot')].every((plot) => plot.querySelector('svg'))")
+    assert page.run("window.hacked") is None
     assert page.problems() == []
+    assert page.requests() == [path.as_uri()]
 
 
 # ------------------------------------------------------------------------------------------------ without a browser

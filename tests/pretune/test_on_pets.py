@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,11 @@ from PIL import Image
 
 from analysis.panels import load_panels
 from analysis.report_html import write
-from pretune.cli import draw_panels
+from pretune.cli import draw_panels, main
+from pretune.panels import predict_cached
+from pretune.predict import load_model
 from search_spaces.resolve import from_dict
+from trainables.data.images import open_cached
 
 STUDY = {
     "study": "pets",
@@ -105,3 +109,64 @@ def test_the_report_of_real_pets_opens_without_an_error_or_a_request(pets: Path,
         assert loaded == [32] * 21  # 3 x 4 of the test set, 3 x 3 restored
         assert page.problems() == []
         assert page.requests() == [path.as_uri()]
+
+
+# --------------------------------------------------------------------------------------------------- predict, export
+
+
+def called(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["pretune", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@pytest.fixture
+def photos(shared_data: Path, tmp_path: Path) -> Path:
+    """Six pets whose aspect ratio was kept, and a file that is no image."""
+    (tmp_path / "photos").mkdir()
+    found = sorted((shared_data / "pets-short160" / "oxford-iiit-pet" / "images").glob("*.jpg"))[:6]
+    for path in found:
+        shutil.copyfile(path, tmp_path / "photos" / path.name)
+    return tmp_path / "photos"
+
+
+def test_predict_segments_real_photographs_whole_and_in_tiles(
+    pets: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert called(monkeypatch, "predict", pets / "pets", photos, tmp_path / "whole", "--device", "cpu") == 0
+    assert called(monkeypatch, "predict", pets / "pets", photos, tmp_path / "tiles", "--tile", "96") == 0
+    assert "6 images segmented, 0 failed" in capsys.readouterr().out
+    for path in photos.iterdir():
+        with Image.open(path) as image:
+            for out in ("whole", "tiles"):
+                with Image.open(tmp_path / out / "masks" / f"{path.stem}.png") as mask:
+                    assert mask.size == image.size
+                    assert set(np.unique(np.asarray(mask))) <= {0, 1, 2}
+                assert (tmp_path / out / "overlays" / f"{path.stem}.jpg").is_file()
+    (photos / "broken.jpg").write_text("no image")
+    assert called(monkeypatch, "predict", pets / "pets", photos, tmp_path / "whole") == 3
+    assert "failed broken.jpg: " in capsys.readouterr().err
+
+
+def test_an_exported_model_gives_the_masks_of_real_pets(
+    pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under onnxruntime, on the study's own test images, prepared as the card says."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    assert called(monkeypatch, "export", pets / "pets", "--format", "onnx", "--out", tmp_path) == 0
+    assert "the same masks" in capsys.readouterr().out
+    model = load_model(pets / "pets")
+    data = open_cached(model.card["data_digest"], pets / "cache")
+    assert data is not None
+    test = model.card["test"]
+    images = data.images[test].transpose(0, 3, 1, 2).astype(np.float32) / 255
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"image": images})
+    assert (logits.argmax(1) == np.stack(predict_cached(model, data, test))).all()
+    card = (tmp_path / "README.md").read_text()
+    assert "| licence of the data | CC BY-SA 4.0 |" in card
+    assert "| pretraining | mae |" in card or "| pretraining | none (from scratch) |" in card
+    assert "± " in card.partition("## Scores")[2]
