@@ -37,13 +37,17 @@ Walk = Callable[[space.Suggest], object]  # calls what it is given for every ran
 
 
 def sampler(tune: schema.Tune, name: str, index: int, walk: Walk, attempt: int = 0) -> BaseSampler:
-    """What answers question `index` of the search `name`; the first `startup` are random, as asked and not more."""
+    """What answers question `index` of the search `name`.
+
+    The first `startup` of one that learns are random, as asked and not more; of a population the first generation is.
+    """
     seed = seed_of(tune, name, f"{index}" if attempt == 0 else f"{index}.{attempt}")
     if tune.sampler == "grid":
         return fixed(nth(grid(walk, tune.points), index), RandomSampler(seed=seed))
     if tune.sampler == "qmc":
         return fixed(sobol(walk, index, seed_of(tune, name, "sobol")), RandomSampler(seed=seed))
-    if tune.sampler == "random" or index < tune.startup:
+    begins_at_random = tune.sampler not in ("nsga2", "genetic")  # these draw their first population themselves
+    if tune.sampler == "random" or (index < tune.startup and begins_at_random):
         return RandomSampler(seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
