@@ -9,10 +9,7 @@ photographs' size. Batches are uint8, as our loops take them; as float32 they ar
 The second part makes SimCLR views (64 px of 128; crop, flip, jitter, grey, blur) on batches in memory: ours, kornia
 (batched, parameters per sample) and torchvision v2 (image by image, which is how its parameters are per sample).
 
-Measured on 2026-11-21 on 2 cores of a shared Xeon at 2.5 GHz (load 3 to 4 by others, so a factor of two either way),
-torch 2.15, torchvision 0.29, kornia 0.9. Images per second: see README.md beside this file. Views per
-second: ours 409, kornia 245, torchvision 80; in a quieter minute ours 777, kornia 704, torchvision 116. Three
-quarters of our time is colour jitter.
+Figures: README.md beside this file.
 """
 
 from __future__ import annotations
