@@ -299,10 +299,17 @@ def report(folder: Path, html: bool, watch: bool, figures: str | None, cache: Pa
 def draw_panels(folder: Path, cache: Path, store: Path) -> list[str]:
     """The image panels that a study's models allow, drawn unless they are there; answers why any is not."""
     from pretune.panels import write_panels
+    from pretune.probe_panels import write_probe_panels
     from pretune.reconstructions import write_reconstructions
     from pretune.store import Store
 
-    return [why for why in (write_panels(folder, cache), write_reconstructions(folder, Store(store), cache)) if why]
+    held = Store(store)
+    reasons = (
+        write_panels(folder, cache),
+        write_reconstructions(folder, held, cache),
+        write_probe_panels(folder, held),
+    )
+    return [why for why in reasons if why]
 
 
 def print_report(folder: Path, console: Console, html: bool = True) -> None:

@@ -144,6 +144,7 @@ def _run(order: Order, store: Store, attempt: Path, report: Any) -> dict[str, fl
     from trainables.pretrain import pretrain
     from trainables.probe import probe
     from trainables.probe_cka import compare
+    from trainables.probe_maps import write_maps
 
     torch.set_num_threads(order.threads)
     if order.gpus > 0 and torch.cuda.is_available():
@@ -175,6 +176,8 @@ def _run(order: Order, store: Store, attempt: Path, report: Any) -> dict[str, fl
         assert parent is not None
         assert other is not None
         return compare(settings, (model, other_model), (parent, other), data, split, device)
+    if isinstance(settings, schema.CAM | schema.FeatureMaps):
+        return write_maps(settings, model, data, split, place)
     assert isinstance(settings, schema.KNN | schema.LinearProbe)
     return probe(settings, model, data, split, place)
 

@@ -190,6 +190,8 @@ def _steps(stage: Stage, n: int) -> tuple[int, int]:
     train = max(1, n - test - val)
     if isinstance(settings, schema.CKA):
         return 0, 2 * (val if settings.images == "val" else n)
+    if isinstance(settings, schema.CAM | schema.FeatureMaps):
+        return 0, val
     if isinstance(settings, schema.KNN | schema.LinearProbe):
         return 0, train + val
     if isinstance(settings, schema.Pretrain):

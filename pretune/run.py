@@ -191,7 +191,8 @@ def prepare_data(study: Study, options: Options, console: Console | None) -> Dig
                 say_source(name, choice.why, console)
                 say_skipped(name, opened(data).skipped, len(opened(data).images), console)
         for name, probe in settings.probe.items():
-            if opened(settings.data[probe.data]).labels is None:
+            unlabelled = isinstance(probe, schema.CKA | schema.FeatureMaps)
+            if opened(settings.data[probe.data]).labels is None and not unlabelled:
                 raise DataError(f"probe.{name}: the images of {probe.data} have no classes to tell apart")
     return lambda data: prepared(data)[0]
 

@@ -11,14 +11,16 @@ from search_spaces import space
 from search_spaces.cells import Cell, Level, Template, level_label
 from search_spaces.check import problems_of
 from search_spaces.document import KeyPath, Places, Problem, did_you_mean
+from search_spaces.rules_probes import check_pairs, check_probe_metric, check_probe_target, check_probes
 from search_spaces.rules_volumes import check_volumes
-from search_spaces.schema import CKA, DECODING, Configuration, Data, Header
+from search_spaces.schema import DECODING, Configuration, Data, Header
 from search_spaces.tuning import check_metrics, check_searched, check_tune
 
 SCORES = ("accuracy", "mean_accuracy", "jaccard", "dice", "precision", "recall", "jaccard_thresholds", "soft_dice")
 OF_PROBABILITIES = ("jaccard_thresholds", "soft_dice")  # only with finetune.threshold_scores
 METRIC = re.compile(
-    rf"^(test(?:@\d+)?|val)/({'|'.join(SCORES)})(/.+)?$|^probe/[^/]+/accuracy$|^probe/[^/]+/.+/(output|level\d+)$"
+    rf"^(test(?:@\d+)?|val)/({'|'.join(SCORES)})(/.+)?$"
+    r"|^probe/[^/]+/(accuracy|explained_variance|.+/(output|level\d+))$"
 )
 
 
@@ -98,33 +100,21 @@ def _check_parts(settings: Template, header: Header, places: Places) -> Iterator
     known = _mapping_at(settings, "data")
     for path, stage in users:
         name = stage.get("data") if isinstance(stage, Mapping) else None
-        if isinstance(name, str) and known and name not in known:
+        if isinstance(name, str) and isinstance(settings.get("data"), Mapping) and name not in known:
             yield places.problem((*path, "data"), f"there is no data {name!r}", did_you_mean(name, known))
     if not settings["pretrain"] and finetune is None:
         yield Problem(0, "study", "neither pretrain nor finetune: there is nothing to run", "add one of them")
     for metric in filter(METRIC.match, header.report.metrics):
-        probe = metric.split("/")[1] if metric.startswith("probe/") else None
-        if probe is not None and probe not in probes:
-            yield places.problem(("report", "metrics"), f"there is no probe {probe!r}", did_you_mean(probe, probes))
-        elif probe is not None and metric.endswith("/accuracy") == (_mapping_at(probes, probe).get("kind") == "cka"):
-            yield places.problem(("report", "metrics"), f"the probe {probe!r} does not report {metric}", REPORTED)
-        elif probe is None and finetune is None:
+        if metric.startswith("probe/"):
+            yield from check_probe_metric(metric, probes, places)
+        elif finetune is None:
             yield places.problem(("report", "metrics"), f"no stage reports {metric}", "add finetune, or report a probe")
         elif metric.startswith("test@") and isinstance(finetune, Mapping):
             size = metric.removeprefix("test@").split("/")[0]
             if size not in map(str, finetune.get("test_sizes") or ()):
                 what = f"no fine-tuning is tested at {size} px"
                 yield places.problem(("report", "metrics"), what, f"add {size} to finetune.test_sizes")
-    target = header.tune.pretrain.target
-    if target.startswith("probe.") and target.removeprefix("probe.") not in probes:
-        name = target.removeprefix("probe.")
-        yield places.problem(("tune", "pretrain", "target"), f"there is no probe {name!r}", did_you_mean(name, probes))
-    elif _mapping_at(probes, target.removeprefix("probe.")).get("kind") == "cka":
-        what = "a pairwise probe scores two pretrainings at once, and none alone"
-        yield places.problem(("tune", "pretrain", "target"), what, "use a probe of one encoder, pretext or cells")
-
-
-REPORTED = "a pairwise probe reports probe/NAME/LEVEL/output, the others probe/NAME/accuracy"
+    yield from check_probe_target(header.tune.pretrain.target, probes, places)
 
 
 def _mapping_at(settings: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -139,7 +129,7 @@ def _check_configuration(
         yield from _check_finetune(cell, settings, places, warnings)
         yield from _check_probabilities(settings.finetune.threshold_scores, header, places)
     yield from _check_pretrain(settings, places)
-    yield from _check_probes(settings, places)
+    yield from check_probes(settings, places)
     warnings += _leaks(settings)
     yield from _check_sizes(settings, places)
     yield from check_volumes(settings, places)
@@ -206,16 +196,6 @@ def _files(data: Data) -> str:
     return data.model_dump_json(include={"dataset", "root", "images", "seed"})
 
 
-def _check_probes(settings: Configuration, places: Places) -> Iterator[Problem]:
-    """A probe needs images of its own to be scored on; whether they have classes shows when the data are opened."""
-    for probe in settings.probe.values():
-        data = settings.data.get(probe.data)
-        unsplit = isinstance(probe, CKA) and probe.images == "all"
-        if data is not None and data.split.val == 0 and not unsplit:
-            what = "a probe is scored on validation images, and there are none"
-            yield places.problem(("data", probe.data, "split", "val"), what, "set it above 0")
-
-
 def _check_sizes(settings: Configuration, places: Places) -> Iterator[Problem]:
     """An encoder halves the size a few times, and a decoder has to meet its skips on the way up."""
     factor, name = settings.model.stride, settings.model.name
@@ -275,31 +255,7 @@ def check_header(
     yield from _check_metrics(header, places)
     yield from check_tune(header, places)
     yield from check_metrics(header.tune, SCORES, places)
-    yield from _check_pairs(header, cells, factors)
-
-
-def _check_pairs(
-    header: Header, cells: Sequence[tuple[Cell, Places]], factors: Mapping[str, Mapping[str, Level]]
-) -> Iterator[Problem]:
-    """A pairwise probe needs a factor of at least two levels, and its metrics end in one of them."""
-    for cell, places in cells:
-        for name, probe in _mapping_at(cell.template, "probe").items():
-            between = probe.get("between") if isinstance(probe, Mapping) and probe.get("kind") == "cka" else None
-            if not isinstance(between, str):
-                continue
-            levels = factors.get(between)
-            if levels is None:
-                fix = did_you_mean(between, factors)
-                yield places.problem(("probe", name, "between"), f"there is no factor {between!r}", fix)
-            elif len(levels) < 2:
-                what = f"the factor {between!r} has no two levels to compare"
-                yield places.problem(("probe", name, "between"), what, "add one, or leave the probe out")
-            else:
-                for metric in header.report.metrics:
-                    level = metric.removeprefix(f"probe/{name}/").rpartition("/")[0]
-                    if metric.startswith(f"probe/{name}/") and METRIC.match(metric) and level not in ("", *levels):
-                        what = f"factor {between!r} has no level {level!r}"
-                        yield places.problem(("report", "metrics"), what, did_you_mean(level, levels))
+    yield from check_pairs(header, cells, factors)
 
 
 def _check_metrics(header: Header, places: Places) -> Iterator[Problem]:

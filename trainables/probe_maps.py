@@ -1,10 +1,92 @@
-"""Pictures of what an encoder sees: its features in three colours, and what is like a chosen place (P5, Figure 1)."""
+"""Pictures of what an encoder sees: its features in three colours and what is like a chosen place (P5, Figure 1), and
+where a classifier finds its class (P3, Figure 5c).
+"""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
+
+from search_spaces import schema
+from trainables.data.images import ImageSet
+from trainables.data.splits import Split
+from trainables.loop import Feed, Place
+from trainables.probe import pixels_of, pooled_features
+from trainables.probe_cka import load_encoder
+
+FILE = "maps.npz"
+
+
+def write_maps(
+    settings: schema.CAM | schema.FeatureMaps, model: schema.Model, data: ImageSet, split: Split, place: Place
+) -> dict[str, float]:
+    """Maps of the first validation images as arrays in `maps.npz`, in `place.out`.
+
+    `images` (n,) indices and `pixels` (n, S, S, 3) uint8; class-activation maps add `maps` (n, h, w) float32, `labels`
+    and `predicted` (n,); feature maps add `components` (n, h, w, 3) and `similarity` (n, h, w) float32.
+
+    Returns:
+        `probe/accuracy` of the classifier on all validation images, or `probe/explained_variance`, the share of the
+        first three principal components in the variance of the features kept.
+
+    Raises:
+        ValueError: no validation images; for class-activation maps no classifier beside the encoder, or no labels.
+    """
+    if place.parent is None or len(split.val) == 0:
+        raise ValueError("maps are of a pretrained encoder and of validation images; split.val leaves none")
+    encoder = load_encoder(model, place.parent, place.device)
+    feed, images = Feed(data.images, place.device), split.val[: settings.count]
+    with torch.no_grad():
+        pixels = pixels_of(feed, images, settings.size)
+        features = encoder(pixels)
+    kept = {"images": images, "pixels": (pixels * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()}
+    if isinstance(settings, schema.FeatureMaps):
+        if settings.level > len(features):
+            raise ValueError(f"level {settings.level}: this encoder has {len(features)} levels")
+        chosen = features[-settings.level].float().cpu()
+        row, column = (int(share * n) for share, n in zip(settings.place, chosen.shape[2:], strict=True))
+        similar = torch.stack([similarity_map(one, row, column) for one in chosen]).float().numpy()
+        kept |= {"components": pca_map(chosen).permute(0, 2, 3, 1).float().numpy(), "similarity": similar}
+        kept["place"] = np.array([row, column])
+        np.savez_compressed(place.out / FILE, allow_pickle=False, **kept)
+        return {"probe/explained_variance": explained_variance(chosen)}
+    weights = load_file(place.parent)
+    if data.labels is None or "head.weight" not in weights or "head.bias" not in weights:
+        raise ValueError("class-activation maps need image classes and the classifier of a classification")
+    weight, bias = (weights[f"head.{name}"].float() for name in ("weight", "bias"))
+    logits = pooled_features(encoder, feed, split.val, settings.size).float().cpu() @ weight.T + bias
+    predicted, labels = logits.argmax(dim=1).numpy(), data.labels[split.val]
+    maps = class_activation_maps(features[-1].float().cpu(), weight, torch.from_numpy(labels[: len(images)]))
+    kept |= {"maps": maps.numpy(), "labels": labels[: len(images)], "predicted": predicted[: len(images)]}
+    np.savez_compressed(place.out / FILE, allow_pickle=False, **kept)
+    return {"probe/accuracy": float((predicted == labels).mean())}
+
+
+def class_activation_maps(features: Tensor, weight: Tensor, classes: Tensor) -> Tensor:
+    """M(x, y) = sum over k of w_k f_k(x, y) (Zhou et al., CVPR 2016, equation 2), of one class per image.
+
+    Its mean over all places, plus the classifier's bias, is the logit of that class.
+
+    Args:
+        features: the maps (B, C, h, w) that are average pooled before the classifier.
+        weight: of the linear classifier (classes, C).
+        classes: (B,) int64.
+
+    Returns:
+        (B, h, w).
+    """
+    return torch.einsum("bchw,bc->bhw", features, weight[classes])
+
+
+def explained_variance(features: Tensor) -> float:
+    """Share of the first three principal components in the variance of all places' features (B, C, h, w); 0 without
+    variation."""
+    x = features.double().permute(0, 2, 3, 1).reshape(-1, features.shape[1])
+    values = torch.linalg.svdvals(x - x.mean(dim=0)).square()
+    return float(values[:3].sum() / values.sum()) if values.sum() > 0 else 0.0
 
 
 def similarity_map(features: Tensor, row: int, column: int) -> Tensor:

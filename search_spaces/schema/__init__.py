@@ -78,11 +78,13 @@ from search_spaces.schema.model import (
 )
 from search_spaces.schema.optim import LARS, SGD, Adam, AdamW, Constant, Cosine, Optimizer, Schedule, Step
 from search_spaces.schema.stages import (
+    CAM,
     CKA,
     KNN,
     Augment,
     Configuration,
     ExtraTransform,
+    FeatureMaps,
     Finetune,
     LinearProbe,
     Pretrain,
@@ -110,6 +112,7 @@ from search_spaces.schema.study import (
 __all__ = [
     "ADE20K",
     "BYOL",
+    "CAM",
     "CIFAR10",
     "CKA",
     "DECODING",
@@ -143,6 +146,7 @@ __all__ = [
     "DecodingTask",
     "Depth",
     "ExtraTransform",
+    "FeatureMaps",
     "Felzenszwalb",
     "Finetune",
     "Flowers17",

@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from search_spaces.schema.base import Fraction, Labels, Settings
+from search_spaces.schema.base import Fraction, Labels, Settings, Share
 from search_spaces.schema.data import Data
 from search_spaces.schema.methods import ConRec, Method, Reconstruction, Weights
 from search_spaces.schema.model import Model, UNet
@@ -189,7 +189,31 @@ class CKA(Settings):
     batch_size: Annotated[int, Field(ge=4)] = 128  # images whose kernels are compared at once
 
 
-Probe = Annotated[KNN | LinearProbe | CKA, Field(discriminator="kind")]
+class CAM(Settings):
+    """Class-activation maps of a pretraining by classification (Zhou et al. 2016; P3, Figure 5c), as maps.npz.
+
+    Each map is that of its image's own class. The probe's accuracy is the classifier's, on all validation images.
+    """
+
+    kind: Literal["cam"]
+    data: str  # that of the classification
+    size: PositiveInt = 64  # px
+    count: PositiveInt = 8  # validation images whose maps are kept
+
+
+class FeatureMaps(Settings):
+    """Where an encoder finds things alike (P5, Figure 1), as maps.npz: of each image the first three principal
+    components of its features, and the cosine of every place's features with those of one place."""
+
+    kind: Literal["maps"]
+    data: str
+    size: PositiveInt = 64  # px
+    count: PositiveInt = 8  # validation images whose maps are kept
+    level: PositiveInt = 1  # of the encoder: 1 is the coarsest, 2 the next finer
+    place: tuple[Share, Share] = (0.5, 0.5)  # whose similarity is shown, as fractions of height and width
+
+
+Probe = Annotated[KNN | LinearProbe | CKA | CAM | FeatureMaps, Field(discriminator="kind")]
 
 
 class Configuration(Settings):

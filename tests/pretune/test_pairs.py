@@ -174,11 +174,11 @@ def test_the_plan_counts_each_pair_once() -> None:
         ({"factors": {"method": {"simclr": {}}}}, r"the factor 'method' has no two levels to compare"),
         ({"report": {"metrics": "probe/alike/biol/output"}}, r"factor 'method' has no level 'biol'"),
         ({"report": {"metrics": "probe/alike/accuracy"}},
-         r"'alike' does not report probe/alike/accuracy \(a pairwise probe reports probe/NAME/LEVEL/output"),
+         r"'alike' does not report probe/alike/accuracy \(it reports probe/alike/LEVEL/output\)"),
         ({"probe": {"alike": {"kind": "knn", "data": "d"}}},
          r"'alike' does not report probe/alike/byol/output"),
         ({"tune": {"pretrain": {"target": "probe.alike"}}},
-         r"a pairwise probe scores two pretrainings at once, and none alone"),
+         r"the probe 'alike' gives a single pretraining no score"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_compared_is_said(changes: dict[str, Any], message: str) -> None:

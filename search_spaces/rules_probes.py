@@ -1,0 +1,91 @@
+"""What must hold of probes: images to be scored on, a factor to compare along, and metrics that they report."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from search_spaces.cells import Cell, Level
+from search_spaces.document import Places, Problem, did_you_mean
+from search_spaces.schema import CAM, CKA, Configuration, Header
+
+LAYER = re.compile(r"^.+/(output|level\d+)$")
+REPORTED = {  # by kind: the part of a metric after probe/NAME/, and how it is written
+    "knn": (re.compile("^accuracy$"), "accuracy"),
+    "linear": (re.compile("^accuracy$"), "accuracy"),
+    "cam": (re.compile("^accuracy$"), "accuracy"),
+    "maps": (re.compile("^explained_variance$"), "explained_variance"),
+    "cka": (LAYER, "LEVEL/output"),
+}
+
+
+def check_probes(settings: Configuration, places: Places) -> Iterator[Problem]:
+    """A probe needs images of its own to be scored on; whether they have classes shows when the data are opened."""
+    for name, probe in settings.probe.items():
+        data = settings.data.get(probe.data)
+        if data is not None and data.split.val == 0 and not (isinstance(probe, CKA) and probe.images == "all"):
+            what = "a probe is scored on validation images, and there are none"
+            yield places.problem(("data", probe.data, "split", "val"), what, "set it above 0")
+        trained = [(stage.method.name, stage.data) for stage in settings.pretrain[-1:]]
+        if isinstance(probe, CAM) and trained and trained != [("classification", probe.data)]:
+            what = "class-activation maps need a pretraining by classification on the same data"
+            yield places.problem(("probe", name), what, "leave the probe out of the levels that have none")
+
+
+def check_probe_metric(metric: str, probes: Mapping[str, Any], places: Places) -> Iterator[Problem]:
+    """A metric of the report that begins with probe/."""
+    _, name, rest = metric.split("/", 2)
+    probe = probes.get(name)
+    if probe is None:
+        yield places.problem(("report", "metrics"), f"there is no probe {name!r}", did_you_mean(name, probes))
+        return
+    kind = probe.get("kind") if isinstance(probe, Mapping) else None
+    if isinstance(kind, str) and kind in REPORTED and not REPORTED[kind][0].match(rest):
+        what = f"the probe {name!r} does not report {metric}"
+        yield places.problem(("report", "metrics"), what, f"it reports probe/{name}/{REPORTED[kind][1]}")
+
+
+def check_probe_target(target: str, probes: Mapping[str, Any], places: Places) -> Iterator[Problem]:
+    """A pretraining can be tuned by a probe that scores one encoder."""
+    if not target.startswith("probe."):
+        return
+    name, place = target.removeprefix("probe."), ("tune", "pretrain", "target")
+    probe = probes.get(name)
+    if probe is None:
+        yield places.problem(place, f"there is no probe {name!r}", did_you_mean(name, probes))
+    elif isinstance(probe, Mapping) and probe.get("kind") in ("cka", "maps"):
+        what = f"the probe {name!r} gives a single pretraining no score"
+        yield places.problem(place, what, "use knn, linear, cam, pretext or cells")
+
+
+def check_pairs(
+    header: Header, cells: Sequence[tuple[Cell, Places]], factors: Mapping[str, Mapping[str, Level]]
+) -> Iterator[Problem]:
+    """A pairwise probe needs a factor of at least two levels, and its metrics name one of them."""
+    for cell, places in cells:
+        probes = cell.template.get("probe")
+        for name, probe in probes.items() if isinstance(probes, Mapping) else ():
+            between = probe.get("between") if isinstance(probe, Mapping) and probe.get("kind") == "cka" else None
+            if isinstance(between, str):
+                yield from _check_pair(name, between, header, factors, places)
+
+
+def _check_pair(
+    name: str, between: str, header: Header, factors: Mapping[str, Mapping[str, Level]], places: Places
+) -> Iterator[Problem]:
+    levels = factors.get(between)
+    if levels is None:
+        fix = did_you_mean(between, factors)
+        yield places.problem(("probe", name, "between"), f"there is no factor {between!r}", fix)
+        return
+    if len(levels) < 2:
+        what = f"the factor {between!r} has no two levels to compare"
+        yield places.problem(("probe", name, "between"), what, "add one, or leave the probe out")
+        return
+    for metric in header.report.metrics:
+        rest = metric.removeprefix(f"probe/{name}/")
+        if rest != metric and LAYER.match(rest) and rest.rpartition("/")[0] not in levels:
+            level = rest.rpartition("/")[0]
+            what = f"factor {between!r} has no level {level!r}"
+            yield places.problem(("report", "metrics"), what, did_you_mean(level, levels))
