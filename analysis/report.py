@@ -17,6 +17,7 @@ from analysis.effects import Effects, effects, sentences
 from analysis.grids import Shown
 from analysis.marginal import marginal_effects
 from analysis.results import StudyHeader, load, load_header
+from analysis.searches import load_notes, load_searches, summaries
 from analysis.tables import Table, build
 from analysis.tidy import joined
 
@@ -73,7 +74,7 @@ def write_tables(folder: Path) -> list[RenderableType]:
     results, header = load(folder), load_header(folder)
     found = all_tables(results, header)
     shown: list[Shown] = [*found.values, *found.differences, *found.marginal, *found.effects, *found.components]
-    (folder / "table.md").write_text(_markdown(header, shown), encoding="utf-8")
+    (folder / "table.md").write_text(_markdown(header, shown) + searched(folder), encoding="utf-8")
     (folder / "table.tex").write_text("\n".join(map(layout.to_latex, shown)), encoding="utf-8")
     _write_csv(folder / "table.csv", found.values)
     _write_csv(folder / "differences.csv", found.differences)
@@ -85,6 +86,16 @@ def write_tables(folder: Path) -> list[RenderableType]:
     ]
     first: list[Shown] = [*found.values, *found.differences, *found.marginal]
     return [*map(layout.to_rich, first), *said, *map(layout.to_rich, found.components)]
+
+
+def searched(folder: Path) -> str:
+    """A list of what the searches asked and found out, in Markdown; "" where nothing was searched."""
+    lines = [search.sentence for search in summaries(load_searches(folder))]
+    return (
+        "\n".join(["", "## Searches", "", *(f"- {line}" for line in (*lines, *load_notes(folder)))]) + "\n"
+        if lines
+        else ""
+    )
 
 
 def _write_csv(path: Path, tables: Sequence[Shown]) -> None:

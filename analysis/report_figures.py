@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas
 import plotly.graph_objects as go
-import pyarrow
 
 from analysis import curves, figures, figures_pairs, pairs, panels, sensitivity, tables
 from analysis import differences as against
 from analysis.answer import answer
-from analysis.results import PublishedValue, ResultsError, StudyHeader, load, load_header
+from analysis.results import PublishedValue, StudyHeader, load, load_header
+from analysis.searches import load_searches
 
 MOST_FORESTS = 4  # searches whose importance is also told by fANOVA, about 2 s each
 MOST = 24  # figures of one group; a study with more cells has them in its table
@@ -146,20 +146,12 @@ def _tradeoffs(results: pandas.DataFrame, header: StudyHeader) -> Iterator[Group
 
 def _targets(folder: Path, content: Mapping[str, Any]) -> Iterator[Group]:
     """Searches for several targets, where the study has any."""
-    path = folder / "searches.parquet"
-    if path.is_file():
+    if (folder / "searches.parquet").is_file():
         target = (content.get("tune") or {}).get("target", "val/jaccard")
-        made = pairs.search_tradeoffs(_searches(path), target)
+        made = pairs.search_tradeoffs(load_searches(folder), target)
         drawn = tuple((name, figures_pairs.tradeoff_plot(item)) for name, item in made.items() if len(item.labels) > 1)
         note = "One mark per configuration that a search tried; filled: the Pareto front of its targets."
         yield Group("Several targets", note, drawn[:MOST])
-
-
-def _searches(path: Path) -> pandas.DataFrame:
-    try:
-        return pandas.read_parquet(path)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise ResultsError(f"{path} cannot be read: it is cut off or damaged; run the study again") from error
 
 
 def _heat_maps(grids: Sequence[pairs.Grid]) -> tuple[tuple[str, go.Figure], ...]:

@@ -29,6 +29,7 @@ from analysis.panels import load_panels
 from analysis.report import component_tables, effect_tables, marginal_tables, several_factors
 from analysis.report_figures import differences, figure_groups, of_metrics, write_figures
 from analysis.results import ResultsError, StudyHeader, load, load_header
+from analysis.searches import load_notes, load_searches, summaries
 
 NAME = "report.html"
 ASSETS = Path(__file__).parent / "assets"
@@ -50,12 +51,14 @@ def build(folder: Path, live: bool = False) -> str:
     """The page of a study's stored results. Raises ResultsError as `write` does."""
     header, everything, stage_runs = load_header(folder), load(folder), runs.load_stage_runs(folder)
     groups, notes = figure_groups(folder)
-    metrics = header.report.metrics
+    metrics, searched = header.report.metrics, summaries(load_searches(folder))
     results = of_metrics(everything, metrics)
     app, draw, plotly = _asset("report_runs.js"), _asset("report_draw.js"), _plotly()
     return _template().render(
         header=header,
-        sections=_sections(bool(header.report.baseline), several_factors(header), bool(panels := load_panels(folder))),
+        sections=_sections(
+            bool(header.report.baseline), several_factors(header), bool(panels := load_panels(folder)), bool(searched)
+        ),
         progress=progress(folder),
         answers=[(metric, answer(results, header, metric).sentences) for metric in metrics],
         facts=facts(everything, stage_runs, header),
@@ -70,6 +73,8 @@ def build(folder: Path, live: bool = False) -> str:
         costs=[_cost_row(cost) for cost in runs.costs(stage_runs)],
         machines=runs.machines(stage_runs),
         failures=runs.failures(everything),
+        searches=searched,
+        study_notes=load_notes(folder),
         version=_version(),
         settings=_read(folder / "study.yaml"),
         css=Markup(_asset("report.css")),
@@ -171,11 +176,12 @@ def run_data(results: pandas.DataFrame, stage_runs: pandas.DataFrame, metric: st
 # ------------------------------------------------------------------------------------------------------------- page
 
 
-def _sections(baseline: bool, factors: bool, panels: bool) -> list[tuple[str, str]]:
+def _sections(baseline: bool, factors: bool, panels: bool, searched: bool) -> list[tuple[str, str]]:
     names = [("answer", "Answer"), ("table", "Table")]
     names += [("differences", "Differences")] if baseline else []
     names += [("effects", "Effects")] if factors else []
     names += [("figures", "Figures")] + ([("panels", "Images")] if panels else [])
+    names += [("searches", "Searches")] if searched else []
     return [*names, ("cost", "Cost"), ("failures", "Failures"), ("runs", "Stage runs"), ("reproduce", "Reproduce")]
 
 

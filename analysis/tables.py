@@ -100,7 +100,7 @@ def build(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Table:
         tested=tuple(seeds for _, seeds in sets),
         published=published,
         percent=header.report.percent and not lower_is_better(metric),
-        notes=(*_nested_note(header, metric), *notes),
+        notes=(*_nested_note(header, metric), *_patience_note(results, metric), *notes),
     )
 
 
@@ -175,6 +175,16 @@ def _not_worse(column: Sequence[tuple[Replicate, ...]], minimize: bool) -> tuple
 def _end(replicate: Replicate) -> str:
     unreported = replicate.outcome == FINISHED and math.isnan(replicate.value)
     return "no value" if unreported else replicate.outcome
+
+
+def _patience_note(results: pandas.DataFrame, metric: str) -> tuple[str, ...]:
+    """Which fine-tunings patience ended before their last epoch; a probe's metric is of none."""
+    found = results[(results["phase"] == "confirm") & (results["metric"] == "train/stopped_epoch")]
+    if is_probe(metric) or found.empty:
+        return ()
+    counts = Counter(found["cell"])
+    named = ", ".join(f"{cell} ({count})" for cell, count in list(counts.items())[:6])
+    return (f"stopped early by patience, seeds in brackets: {named}{' ...' if len(counts) > 6 else ''}",)
 
 
 def _nested_note(header: StudyHeader, metric: str) -> tuple[str, ...]:
