@@ -49,6 +49,7 @@ CELLS = {
     "p1_table1_text": 9,
     "p1_table1_code": 9,
     "p1_figure5": 20,
+    "p1_outlook_genetic": 2,
     "p1_outlook_optimizer_batch": 9,
     "p1_outlook_pretraining_size": 6,
     "p2_table1": 4,
