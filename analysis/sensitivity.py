@@ -120,8 +120,10 @@ def _search(name: str, rows: Sequence[Mapping[str, Any]], tune: Mapping[str, Any
         failed = row["outcome"] != "finished" and row["stage"] in ("finetune", "pretrain")
         if row["metric"] == metric or failed:
             scores.setdefault(str(row["chosen"]), []).append(math.nan if failed else float(row["value"]))
-    most = max(map(len, scores.values()), default=0)  # one that left a race has fewer: its mean is over easier seeds
-    whole = {chosen: v for chosen, v in scores.items() if all(map(math.isfinite, v)) and len(v) == most}
+    whole = {chosen: values for chosen, values in scores.items() if all(map(math.isfinite, values))}
+    if tune.get("racing"):  # what left the race ran on fewer seeds, and its mean may be over the easier ones
+        most = max(map(len, whole.values()), default=0)
+        whole = {chosen: values for chosen, values in whole.items() if len(values) == most}
     trials = (Trial(json.loads(chosen), float(np.mean(values)), len(values)) for chosen, values in whole.items())
     designed = tune.get("sampler") in DESIGNS and not tune.get("racing") and not tune.get("rungs")
     return SearchRuns(name, metric, minimize, tuple(trials), designed)
