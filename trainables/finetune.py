@@ -12,6 +12,7 @@ from search_spaces import schema
 from trainables import checkpoints
 from trainables.data.images import ImageSet
 from trainables.data.splits import Split, label_subset
+from trainables.distributed import ALONE, RunningStatistics, World, whole_batch_norm
 from trainables.loop import (
     Clock,
     DivergedError,
@@ -31,7 +32,7 @@ from trainables.loop import (
     total_steps,
 )
 from trainables.losses import LOSSES
-from trainables.metrics.probabilities import probability_scores, probability_sums
+from trainables.metrics.probabilities import Sums, no_sums, probability_scores, probability_sums
 from trainables.metrics.segmentation import confusion, scores
 from trainables.models.unet import UNet
 from trainables.schedules import learning_rate
@@ -57,7 +58,8 @@ def finetune(
     With `until`, for the first so many epochs of it: every step is that of the whole training.
 
     Writes `model.safetensors`, `history.json` and `notes.json` into `place.out`, and now and then a state to resume
-    from; a resumed run ends in the same weights as an uninterrupted one.
+    from; a resumed run ends in the same weights as an uninterrupted one. With several workers (`place.world`) each
+    takes its part of every batch, and the first writes.
 
     With `stratify` the labelled images hold each image class by its share in the training images.
 
@@ -88,6 +90,9 @@ def finetune(
         if settings.transfer == "encoder+decoder":
             checkpoints.load_part(network.decoder, place.parent, "decoder")
     network.to(place.device).to(memory_format=layout(network))
+    world = place.world
+    if place.batch_norm == "sync":
+        whole_batch_norm(network, world, place.device)
     network.encoder.requires_grad_(settings.freeze == "none" or settings.unfreeze_epoch is not None)
     optimizer = build_optimizer(settings.optimizer, network.parameters())
     loss_of = LOSSES[settings.loss]
@@ -100,6 +105,7 @@ def finetune(
         first, history, losses, best = state["step"], state["history"], state["losses"], state["best"]
 
     # --- training
+    statistics = RunningStatistics(network, world)
     track, clock = Track("loss", first - len(losses), losses), Clock(place.checkpoint_seconds)
     for step in range(first, end):
         if stalled(history, settings.patience):
@@ -108,35 +114,42 @@ def finetune(
         if position == 0 or step == first:
             order = epoch_order(len(images), streams["order"], epoch, data.shuffle_window)
             left = min(steps_per_epoch, position + steps - step) * batch_size  # of this epoch
-            data.coming(images[order[position * batch_size : left]], batch_size)
+            data.coming(*world.shares(images[order[position * batch_size : left]], batch_size))
             train_mode(network, encoder_frozen(settings, epoch))
-        batch = images[order[position * batch_size : (position + 1) * batch_size]]
+        if step == first or (position == 0 and epoch == settings.unfreeze_epoch):
+            trained = world.parallel(network)
+        batch = world.part(images[order[position * batch_size : (position + 1) * batch_size]])
         pixels, target = fine_tune_batch(
             feed(batch), masks(batch), batch, settings.size, settings.augment, streams.get("augmentation", 0), epoch
         )
 
         set_lr(optimizer, learning_rate(settings.schedule, settings.optimizer.lr, step, steps_per_epoch, steps))
         with autocast(settings.precision, place.device):
-            loss = loss_of(network(pixels), target)
+            loss = loss_of(trained(pixels), target, world)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        track.add(loss)
+        statistics.merge()
+        track.add(world.mean(loss.detach()))
 
         if position == steps_per_epoch - 1 or step == end - 1:
             values = {"train/loss": track.mean()}
             if validation_due(settings, epoch) and len(split.val):
-                values |= evaluate(network, settings.size, feed, masks, split.val, data.classes, "val", step, soft)
+                values |= evaluate(
+                    network, settings.size, feed, masks, split.val, data.classes, "val", step, soft, world
+                )
                 best = better(best, values, network) if settings.checkpoint == "best" else None
             history.append({"step": step + 1, "epoch": (step + 1) / steps_per_epoch} | values)
             report({"step": step + 1, "total": end} | values)
-        if (ends := step == end - 1 and place.keep_state) or clock.due():
+        if world.first and ((ends := step == end - 1 and place.keep_state) or clock.due()):
             state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
             state |= {"history": history, "losses": track.losses, "best": best}
             (checkpoints.save_end if ends else checkpoints.save_state)(state, place.out)
     done = int(history[-1]["step"])
     if len(split.val) and not any(name.startswith("val/") for name in history[-1]):  # at the end always
-        history[-1] |= evaluate(network, settings.size, feed, masks, split.val, data.classes, "val", done - 1, soft)
+        history[-1] |= evaluate(
+            network, settings.size, feed, masks, split.val, data.classes, "val", done - 1, soft, world
+        )
         best = better(best, history[-1], network) if settings.checkpoint == "best" else None
 
     # --- score the weights that are kept
@@ -146,11 +159,13 @@ def finetune(
         metrics |= best["scores"]
     if on_test:
         for role, size in [("test", settings.size), *((f"test@{size}", size) for size in settings.test_sizes)]:
-            metrics |= evaluate(network, size, feed, masks, split.test, data.classes, role, done - 1, soft)
+            metrics |= evaluate(network, size, feed, masks, split.test, data.classes, role, done - 1, soft, world)
     if done < end:
         metrics["train/stopped_epoch"] = history[-1]["epoch"]
     notes = {"labelled": images.tolist(), "val": split.val.tolist(), "test": split.test.tolist(), "steps": done}
-    finish(network, history, notes | {"classes": list(data.classes), "size": settings.size}, place.out)
+    notes |= {"classes": list(data.classes), "size": settings.size, "workers": world.size}
+    if world.first:
+        finish(network, history, notes, place.out)
     return metrics
 
 
@@ -199,27 +214,30 @@ def evaluate(
     role: str,
     step: int,
     soft: bool = False,
+    world: World = ALONE,
 ) -> dict[str, float]:
     """Scores `role/...` from one confusion matrix over all `images` at `size` px, in eval mode and float32.
 
-    With `soft` those of the foreground's probability too.
+    With `soft` those of the foreground's probability too. Workers take turns with the batches.
 
     Raises:
         DivergedError: logits that are not finite; argmax would quietly call them class 0. The update of `step` made
             them, and no loss came after it to tell.
     """
     network.eval()
-    total, sums = None, None
+    device = next(network.parameters()).device
+    total = torch.zeros((len(classes), len(classes)), dtype=torch.int64, device=device)
+    bad, sums = torch.zeros((), dtype=torch.int64, device=device), no_sums(device)
     at_once = 64 if feed(images[:1]).ndim == 4 else 8  # volumes are larger
-    for batch in np.array_split(images, math.ceil(len(images) / at_once)):
+    for batch in np.array_split(images, math.ceil(len(images) / at_once))[world.rank :: world.size]:
         pixels, target = evaluation_batch(feed(batch), masks(batch), size)
         logits = network(pixels)
-        if not torch.isfinite(logits).all():
-            raise DivergedError(f"{role}/logits", step, math.nan)
-        matrix = confusion(logits.argmax(dim=1), target, len(classes))
-        total = matrix if total is None else total + matrix
+        bad += ~torch.isfinite(logits).all()
+        total += confusion(logits.argmax(dim=1), target, len(classes))
         if soft:
             sums = probability_sums(logits, target, sums)
-    assert total is not None
-    found = scores(total, classes) | ({} if sums is None else probability_scores(sums))
+    if world.sum(bad):
+        raise DivergedError(f"{role}/logits", step, math.nan)
+    found = scores(world.sum(total), classes)
+    found |= probability_scores(Sums(*(world.sum(part) for part in sums))) if soft else {}
     return {f"{role}/{name}": value for name, value in found.items()}

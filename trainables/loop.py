@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from search_spaces import schema
 from trainables import checkpoints
 from trainables.data.stream import Pixels
+from trainables.distributed import ALONE, World
 from trainables.models.table import build_encoder as build_encoder  # the loops' own name for them
 from trainables.models.table import build_unet as build_unet
 from trainables.optimizers import LARS
@@ -46,6 +47,8 @@ class Place:
     resume: Path | None = None  # the state that an earlier attempt, or a shorter training, left
     keep_state: bool = False  # leave behind what a longer training continues from
     checkpoint_seconds: float = 60.0  # wall time between resumable states
+    world: World = ALONE  # the workers that run it together, all in a `Place` of their own
+    batch_norm: str = "sync"  # statistics of the whole batch, or `local`: of each worker's rows
 
 
 class Feed:

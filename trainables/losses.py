@@ -1,19 +1,24 @@
 """Segmentation losses: logits (B, C, H, W) and int64 targets (B, H, W) to a scalar; volumes: (B, C, D, H, W).
 
-All are computed in float32 whatever the precision of the logits (float64 stays float64).
+With several workers each has its own images, and all get the loss of the whole batch. All losses are computed in
+float32 whatever the precision of the logits (float64 stays float64).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from trainables.distributed import ALONE, World
+
 IGNORE = 255
 
 
-def dice_loss(logits: Tensor, target: Tensor, ignore: int = IGNORE, smooth: float = 1e-5) -> Tensor:
+def dice_loss(
+    logits: Tensor, target: Tensor, world: World = ALONE, ignore: int = IGNORE, smooth: float = 1e-5
+) -> Tensor:
     """Soft multi-class dice, 1 - mean over classes of (2 sum p g + s) / (sum p + sum g + s); in [0, 1].
 
     p is the softmax, g the one-hot target, and the sums run over all pixels of the batch but those of `ignore`. The
@@ -21,28 +26,31 @@ def dice_loss(logits: Tensor, target: Tensor, ignore: int = IGNORE, smooth: floa
     from the batch's target still counts: predicting any of it costs up to 1 / C. A batch without any pixel to count
     has loss 0.
     """
-    return 1 - _dice(logits, target, ignore, smooth).mean()
+    return 1 - _dice(logits, target, world, ignore, smooth).mean()
 
 
-def foreground_dice_loss(logits: Tensor, target: Tensor, ignore: int = IGNORE, smooth: float = 1.0) -> Tensor:
+def foreground_dice_loss(
+    logits: Tensor, target: Tensor, world: World = ALONE, ignore: int = IGNORE, smooth: float = 1.0
+) -> Tensor:
     """The same over all classes but the first, which is the background (Models Genesis, whose `smooth` is 1).
 
     With two classes this is the dice of a sigmoid: the softmax of two logits is the sigmoid of their difference.
     """
-    return 1 - _dice(logits, target, ignore, smooth)[1:].mean()
+    return 1 - _dice(logits, target, world, ignore, smooth)[1:].mean()
 
 
-def _dice(logits: Tensor, target: Tensor, ignore: int, smooth: float) -> Tensor:
+def _dice(logits: Tensor, target: Tensor, world: World, ignore: int, smooth: float) -> Tensor:
     """Soft dice of each class, (C,), over the whole batch."""
     valid = (target != ignore).unsqueeze(1)  # B, 1, H, W
     p = torch.softmax(_precise(logits), dim=1) * valid
     g = torch.zeros_like(p).scatter_(1, _labels(target, ignore), valid.to(p.dtype))
     over = (0, *range(2, p.ndim))
-    dice: Tensor = (2 * (p * g).sum(over) + smooth) / (p.sum(over) + g.sum(over) + smooth)
+    sums = world.sum(torch.stack([(p * g).sum(over), p.sum(over) + g.sum(over)]))  # 2, C
+    dice: Tensor = (2 * sums[0] + smooth) / (sums[1] + smooth)
     return dice
 
 
-def cross_entropy_loss(logits: Tensor, target: Tensor, ignore: int = IGNORE) -> Tensor:
+def cross_entropy_loss(logits: Tensor, target: Tensor, world: World = ALONE, ignore: int = IGNORE) -> Tensor:
     """Mean over pixels of -log softmax at the target, in nats; pixels of `ignore` do not count.
 
     Gathered by hand, since torch's two-dimensional NLL loss has no deterministic CUDA kernel. A batch without any pixel
@@ -50,15 +58,19 @@ def cross_entropy_loss(logits: Tensor, target: Tensor, ignore: int = IGNORE) -> 
     """
     valid = target != ignore
     chosen = torch.log_softmax(_precise(logits), dim=1).gather(1, _labels(target, ignore)).squeeze(1)
-    return -(chosen * valid).sum() / valid.sum().clamp(min=1)
+    return -world.sum((chosen * valid).sum()) / world.sum(valid.sum()).clamp(min=1)
 
 
-def dice_cross_entropy_loss(logits: Tensor, target: Tensor, ignore: int = IGNORE) -> Tensor:
+def dice_cross_entropy_loss(logits: Tensor, target: Tensor, world: World = ALONE, ignore: int = IGNORE) -> Tensor:
     """The plain sum of the two."""
-    return dice_loss(logits, target, ignore) + cross_entropy_loss(logits, target, ignore)
+    return dice_loss(logits, target, world, ignore) + cross_entropy_loss(logits, target, world, ignore)
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+class Loss(Protocol):
+    def __call__(self, logits: Tensor, target: Tensor, world: World = ALONE) -> Tensor: ...
+
+
+LOSSES: dict[str, Loss] = {
     "dice": dice_loss,
     "foreground-dice": foreground_dice_loss,
     "cross-entropy": cross_entropy_loss,

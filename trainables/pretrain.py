@@ -14,6 +14,7 @@ from trainables import checkpoints
 from trainables.data.images import ImageSet
 from trainables.data.splits import Split, visible
 from trainables.data.stream import Pixels
+from trainables.distributed import ALONE, RunningStatistics, World, whole_batch_norm
 from trainables.loop import (
     Clock,
     CollapsedError,
@@ -65,7 +66,7 @@ def pretrain(
 
     Writes `model.safetensors` (the method whole; `encoder.*` and `decoder.*` are what others load), `history.json` and
     `notes.json` into `place.out`, and now and then a state to resume from; a resumed run ends in the same weights as
-    an uninterrupted one.
+    an uninterrupted one. With several workers (`place.world`) each takes its part of every batch, and the first writes.
 
     Returns:
         `train/pretext_loss` (mean over the last epoch), the method's diagnostics, and `val/pretext_loss` where there
@@ -73,7 +74,8 @@ def pretrain(
 
     Raises:
         DivergedError: the loss is not finite, or (CollapsedError) `stop_on_collapse` epochs in a row showed a collapse.
-        ValueError: fewer than two images, or an online kNN without image classes or validation images.
+        ValueError: fewer than two images, a batch that does not divide among the workers, or an online kNN without
+            image classes or validation images.
     """
     if isinstance(settings.method, schema.Weights):
         return import_weights(settings.method, model, place)
@@ -85,6 +87,9 @@ def pretrain(
     if settings.online_knn_every and (data.labels is None or len(split.val) == 0):
         raise ValueError("online_knn_every needs image classes and validation images")
     batch_size = min(settings.batch_size, len(images))
+    world = place.world
+    if batch_size % world.size:
+        raise ValueError(f"a batch of {batch_size} images does not divide among {world.size} workers")
     steps_per_epoch = len(images) // batch_size
     steps = total_steps(settings.epochs, settings.steps, steps_per_epoch)
     end = last_step(steps, until, steps_per_epoch)
@@ -99,6 +104,9 @@ def pretrain(
     method = METHODS[settings.method.name](settings.method, settings.views, parts)
     assert isinstance(method, nn.Module)
     method.to(place.device).to(memory_format=layout(method))
+    if place.batch_norm == "sync" and not splits_batch(settings.method):
+        whole_batch_norm(method, world, place.device)
+    trained = world.parallel(method)
     optimizer = build_optimizer(settings.optimizer, method.parameters())
 
     # --- where an earlier attempt stopped
@@ -109,6 +117,7 @@ def pretrain(
         first, history, losses = state["step"], state["history"], state["losses"]
 
     # --- training
+    statistics = RunningStatistics(method, world)
     track, clock = Track("pretext_loss", first - len(losses), losses), Clock(place.checkpoint_seconds)
     method.train()
     for step in range(first, end):
@@ -116,51 +125,53 @@ def pretrain(
         if position == 0 or step == first:
             order = epoch_order(len(images), streams["order"], epoch, data.shuffle_window)
             left = min(steps_per_epoch, position + steps - step) * batch_size  # of this epoch
-            data.coming(images[order[position * batch_size : left]], batch_size)
+            data.coming(*world.shares(images[order[position * batch_size : left]], batch_size))
         indices = images[order[position * batch_size : (position + 1) * batch_size]]
-        batch = make_batch(method, feeds, indices, streams["augmentation"], epoch)
+        batch = make_batch(method, feeds, world.part(indices), streams["augmentation"], epoch, world)
 
         set_lr(optimizer, learning_rate(settings.schedule, settings.optimizer.lr, step, steps_per_epoch, steps))
         with autocast(settings.precision, place.device):
-            loss, diagnostics = method(batch, step / steps)
+            loss, diagnostics = trained(batch, step / steps)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(method.parameters(), settings.clip_norm)
         method.after_backward(epoch)
         optimizer.step()
         method.after_step((step + 1) / steps)
-        track.add(loss)
+        statistics.merge()
+        track.add(world.mean(loss.detach()))
 
         if position == steps_per_epoch - 1 or step == end - 1:
             values = {"train/pretext_loss": track.mean()}
-            values |= {f"train/{name}": float(value) for name, value in diagnostics.items()}
+            values |= {f"train/{name}": float(world.mean(value)) for name, value in diagnostics.items()}
             values |= collapse_values(method, batch)
             if settings.online_knn_every and (epoch + 1) % settings.online_knn_every == 0:
-                values["val/online_knn"] = online_knn(method, settings, feeds, data, split)
+                values["val/online_knn"] = online_knn(method, settings, feeds, data, split, world)
             history.append({"step": step + 1, "epoch": (step + 1) / steps_per_epoch} | values)
             report({"step": step + 1, "total": end} | values)
             if settings.stop_on_collapse and (condemned := collapse.condemned(history, settings.stop_on_collapse)):
                 raise CollapsedError(condemned, step + 1)
-        if (ends := step == end - 1 and place.keep_state) or clock.due():
+        if world.first and ((ends := step == end - 1 and place.keep_state) or clock.due()):
             state = {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
             state |= {"history": history, "losses": track.losses}
             (checkpoints.save_end if ends else checkpoints.save_state)(state, place.out)
     if settings.online_knn_every and "val/online_knn" not in history[-1]:  # due at the end, whatever the interval
-        history[-1] |= {"val/online_knn": online_knn(method, settings, feeds, data, split)}
+        history[-1] |= {"val/online_knn": online_knn(method, settings, feeds, data, split, world)}
 
     # --- score on images it never saw, keep
     metrics = {name: value for name, value in history[-1].items() if name.startswith(("train/", "val/"))}
     signs = collapse.signs({name.removeprefix("train/"): value for name, value in metrics.items()})
     metrics["train/collapse_signs"] = float(len(signs))
     if settings.sees == "train" and len(split.val) >= 2:
-        metrics["val/pretext_loss"] = validate(method, settings, feeds, split.val)
+        metrics["val/pretext_loss"] = validate(method, settings, feeds, split.val, world)
     for name in sorted(metrics, reverse=True):  # val/ before train/
         if not math.isfinite(metrics[name]):  # the last update did it, no training loss came after it
             raise DivergedError(name, end - 1, metrics[name])
     notes = {"images": images.tolist(), "batch_size": batch_size, "steps": end, "steps_per_epoch": steps_per_epoch}
-    notes["warnings"] = list(signs)
-    finish(method, history, notes, place.out)
+    notes |= {"warnings": list(signs), "workers": world.size}
+    if world.first:
+        finish(method, history, notes, place.out)
     return metrics
 
 
@@ -176,20 +187,31 @@ def image_classes(data: ImageSet) -> int:
     return 0 if data.labels is None else int(np.max(data.labels)) + 1
 
 
+def splits_batch(method: schema.Method) -> bool:
+    """Whether batch norm is to see parts of the batch, which are smaller than what a worker has."""
+    return isinstance(method, schema.MoCo) and method.bn_splits > 1
+
+
 def collapse_values(method: Method, batch: Batch) -> dict[str, float]:
     """What shows a collapse in the encoder, on the first view of a batch; the encoder's state is left alone."""
     if not batch.views:
         return {}
-    return {f"train/{name}": value for name, value in collapse.measure(method.encoder, batch.views[0].pixels).items()}
+    found = collapse.measure(method.encoder, batch.views[0].pixels, batch.world)
+    return {f"train/{name}": value for name, value in found.items()}
 
 
 def online_knn(
-    method: Method, settings: schema.Pretrain, feeds: Mapping[str, Lookup], data: ImageSet, split: Split
+    method: Method,
+    settings: schema.Pretrain,
+    feeds: Mapping[str, Lookup],
+    data: ImageSet,
+    split: Split,
+    world: World,
 ) -> float:
     """kNN accuracy of the encoder as it is now, on validation images."""
     assert data.labels is not None  # refused before training
     how = schema.KNN(kind="knn", data=settings.data, size=settings.views.size)
-    accuracy = knn_accuracy(method.encoder, feeds["images"], data.labels, split, how)
+    accuracy = knn_accuracy(method.encoder, feeds["images"], data.labels, split, how, world)
     method.encoder.train()
     return accuracy
 
@@ -202,8 +224,15 @@ def make_feeds(data: ImageSet, place: Place) -> dict[str, Lookup]:
     return feeds if data.regions is None else feeds | {"region boxes": RegionBoxes(data.regions)}
 
 
-def make_batch(method: Method, feeds: Mapping[str, Lookup], indices: IntArray, seed: int, epoch: int) -> Batch:
-    """The views that a method wants of some images, and the maps it needs."""
+def make_batch(
+    method: Method,
+    feeds: Mapping[str, Lookup],
+    indices: IntArray,
+    seed: int,
+    epoch: int,
+    world: World = ALONE,
+) -> Batch:
+    """The views that a method wants of some images, and the maps it needs; `world` has the rest of the batch."""
     boxed = uses_regions(method.recipes)
     if missing := (method.needs | ({"region boxes"} if boxed else set())) - feeds.keys():
         raise ValueError(f"this method needs {', '.join(sorted(missing))}, which the data set does not have")
@@ -219,14 +248,25 @@ def make_batch(method: Method, feeds: Mapping[str, Lookup], indices: IntArray, s
         regions=maps.get("regions"),
         depth=maps.get("depth"),
         epoch=epoch,
+        world=world,
     )
 
 
 @torch.no_grad()
-def validate(method: Method, settings: schema.Pretrain, feeds: Mapping[str, Lookup], images: IntArray) -> float:
-    """Mean pretext loss over validation images, batch by batch, in eval mode and with fixed views."""
+def validate(
+    method: Method, settings: schema.Pretrain, feeds: Mapping[str, Lookup], images: IntArray, world: World
+) -> float:
+    """Mean pretext loss over validation images, batch by batch, in eval mode and with fixed views.
+
+    The batches, whose images are each other's negatives, stay whole: workers take turns.
+    """
     assert isinstance(method, nn.Module)
     method.eval()
     batches = np.array_split(images, max(1, len(images) // settings.batch_size))
-    losses = [method(make_batch(method, feeds, batch, VALIDATION_VIEWS, 0), 1.0)[0] * len(batch) for batch in batches]
-    return float(torch.stack(losses).sum()) / len(images)
+    losses = [
+        method(make_batch(method, feeds, batch, VALIDATION_VIEWS, 0), 1.0)[0] * len(batch)
+        for batch in batches[world.rank :: world.size]
+    ]
+    device = next(method.parameters()).device
+    total = torch.stack(losses).sum() if losses else torch.zeros((), device=device)
+    return float(world.sum(total)) / len(images)

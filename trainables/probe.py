@@ -14,6 +14,7 @@ from search_spaces import schema
 from trainables import checkpoints
 from trainables.data.images import ImageSet
 from trainables.data.splits import Split
+from trainables.distributed import ALONE, World
 from trainables.loop import Feed, IntArray, Lookup, Place, build_encoder, layout
 from trainables.probe_linear import linear_probe
 
@@ -38,42 +39,60 @@ def probe(
     encoder.to(place.device).to(memory_format=layout(encoder))
     feed = Feed(data.images, place.device)
     if isinstance(settings, schema.KNN):
-        return {"probe/accuracy": knn_accuracy(encoder, feed, data.labels, split, settings)}
-    return linear_accuracy(encoder, feed, data.labels, split, settings)
+        return {"probe/accuracy": knn_accuracy(encoder, feed, data.labels, split, settings, place.world)}
+    return linear_accuracy(encoder, feed, data.labels, split, settings, place.world)
 
 
 def knn_accuracy(
-    encoder: nn.Module, feed: Lookup, labels: NDArray[np.int64], split: Split, settings: schema.KNN
+    encoder: nn.Module,
+    feed: Lookup,
+    labels: NDArray[np.int64],
+    split: Split,
+    settings: schema.KNN,
+    world: World = ALONE,
 ) -> float:
     """Neighbours from the training images, scored on the validation images; the encoder comes back in eval mode."""
-    bank, queries = (embed(encoder, feed, part, settings.size) for part in (split.train, split.val))
+    bank, queries = (embed(encoder, feed, part, settings.size, world) for part in (split.train, split.val))
     train, val = (torch.from_numpy(labels[part]).to(bank.device) for part in (split.train, split.val))
     predicted = knn(queries, bank, train, settings.k, settings.temperature)
     return float((predicted == val).double().mean())
 
 
 def linear_accuracy(
-    encoder: nn.Module, feed: Lookup, labels: NDArray[np.int64], split: Split, settings: schema.LinearProbe
+    encoder: nn.Module,
+    feed: Lookup,
+    labels: NDArray[np.int64],
+    split: Split,
+    settings: schema.LinearProbe,
+    world: World = ALONE,
 ) -> dict[str, float]:
     """The last epoch's accuracy and the best, under their own names."""
-    x, val_x = (pooled_features(encoder, feed, part, settings.size) for part in (split.train, split.val))
+    x, val_x = (pooled_features(encoder, feed, part, settings.size, world) for part in (split.train, split.val))
     y, val_y = (torch.from_numpy(labels[part]).to(x.device) for part in (split.train, split.val))
     batch_size, batch_norm = settings.batch_size, settings.batch_norm
     scores = linear_probe(x, y, val_x, val_y, settings.epochs, settings.lr, batch_size, batch_norm)
     return {"probe/accuracy": scores.last, "probe/accuracy_best": scores.best}
 
 
-def embed(encoder: nn.Module, feed: Lookup, images: IntArray, size: int) -> Tensor:
+def embed(encoder: nn.Module, feed: Lookup, images: IntArray, size: int, world: World = ALONE) -> Tensor:
     """L2-normalised `pooled_features` (N, C)."""
-    return F.normalize(pooled_features(encoder, feed, images, size), dim=1)
+    return F.normalize(pooled_features(encoder, feed, images, size, world), dim=1)
 
 
 @torch.no_grad()
-def pooled_features(encoder: nn.Module, feed: Lookup, images: IntArray, size: int) -> Tensor:
-    """Global average pooled features (N, C) of the coarsest level, in eval mode."""
+def pooled_features(encoder: nn.Module, feed: Lookup, images: IntArray, size: int, world: World = ALONE) -> Tensor:
+    """Global average pooled features (N, C) of the coarsest level, in eval mode; every worker does its part."""
     encoder.eval()
-    batches = np.array_split(images, math.ceil(len(images) / 256))
-    return torch.cat([encoder(pixels_of(feed, batch, size))[-1].mean(dim=(2, 3)) for batch in batches])
+    if len(images) < world.size:  # some would have none
+        world = ALONE
+    own = world.part(np.arange(len(images)))
+    batches = np.array_split(images[own], math.ceil(len(own) / 256))
+    features = torch.cat([encoder(pixels_of(feed, batch, size))[-1].mean(dim=(2, 3)) for batch in batches])
+    if world.size == 1:
+        return features
+    everyone = features.new_zeros((len(images), features.shape[1]))
+    everyone[torch.from_numpy(own).to(features.device)] = features
+    return world.sum(everyone)
 
 
 def pixels_of(feed: Lookup, images: IntArray, size: int) -> Tensor:

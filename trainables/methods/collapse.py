@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainables.distributed import ALONE, World
+
 MIN_SPREAD = 0.01  # the mean cosine of two images is then 1 - 0.01^2 = 0.9999
 MIN_RANK = 2.0  # features that vary along one line alone have 1
 UNIFORM_MARGIN = 0.01  # share of the uniform value within which a loss counts as stuck there
@@ -49,14 +51,14 @@ def effective_rank(features: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def measure(encoder: nn.Module, pixels: Tensor) -> dict[str, float]:
-    """Spread and effective rank of the encoder's pooled features of images (or volumes), in eval mode.
+def measure(encoder: nn.Module, pixels: Tensor, world: World = ALONE) -> dict[str, float]:
+    """Spread and effective rank of the encoder's pooled features of all workers' images (or volumes), in eval mode.
 
     The encoder is left in training mode, and its statistics as they were.
     """
     encoder.eval()
     features = encoder(pixels)[-1]
-    features = features.mean(dim=tuple(range(2, features.ndim)))
+    features = world.gather(features.mean(dim=tuple(range(2, features.ndim))))
     encoder.train()
     return {"encoder_spread": float(spread(features)), "encoder_rank": float(effective_rank(features))}
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces import schema
+from trainables.distributed import ALONE, World
 from trainables.methods.mae import constant_error, restoration_error
 from trainables.methods.protocol import Batch
 from trainables.methods.simclr import SimCLR, diagnostics, nt_xent
@@ -144,7 +145,7 @@ class Reconstruction(nn.Module):
         pixels, mask = corrupted(batch)
         targets = targets_of(self.heads.tasks, batch.views, batch.images, mask)
         errors = task_errors(self.heads(self.decoder, self.encoder(pixels), pixels.shape[-2:]), targets)
-        return weighted_mean(errors, self.weights), error_names(errors) | over_constant(errors, targets)
+        return weighted_mean(errors, self.weights), error_names(errors) | over_constant(errors, targets, batch.world)
 
     def after_backward(self, epoch: int) -> None:
         """Nothing to do: all gradients are used as they are."""
@@ -153,10 +154,12 @@ class Reconstruction(nn.Module):
         """Nothing to do: there is no momentum encoder and no queue."""
 
 
-def over_constant(errors: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def over_constant(
+    errors: Mapping[str, Tensor], targets: Mapping[str, Tensor], world: World = ALONE
+) -> dict[str, Tensor]:
     """The first task's error relative to that of one colour for everything."""
     task = next(iter(errors))
-    return {"loss_over_uniform": errors[task].detach() / constant_error(targets[task]).clamp(min=1e-8)}
+    return {"loss_over_uniform": errors[task].detach() / constant_error(targets[task], world).clamp(min=1e-8)}
 
 
 class ConRec(nn.Module):
@@ -194,18 +197,23 @@ class ConRec(nn.Module):
         targets = targets_of(self.heads.tasks, batch.views, batch.images, mask)
         errors = task_errors(self.heads(self.decoder, features, pixels.shape[-2:]), targets)
         z1, z2 = self.projection(self.pooled(features[-1], batch)).chunk(2)
-        contrast = nt_xent(z1, z2, self.temperature)
+        contrast = nt_xent(z1, z2, self.temperature, batch.world)
         loss = self.reconstruction_weight * weighted_mean(errors, self.weights) + 2 * contrast
-        uniform = contrast.detach() / SimCLR.uniform_loss(len(z1))
+        uniform = contrast.detach() / SimCLR.uniform_loss(len(z1) * batch.world.size)
         found = {"contrastive_loss": contrast.detach(), "loss_over_uniform": uniform}
-        return loss, found | error_names(errors) | diagnostics(z1, z2)
+        return loss, found | error_names(errors) | diagnostics(z1, z2, batch.world)
 
     def pooled(self, features: Tensor, batch: Batch) -> Tensor:
-        """(2B, C, H, W) -> (2B, C). What attention's dropout drops is a function of the batch's first draw."""
+        """(2B, C, H, W) -> (2B, C). What attention's dropout drops is a function of the whole batch's first draw."""
         if self.pooling is None:
             return features.mean(dim=(2, 3))
-        generator = torch.Generator(features.device).manual_seed(int(batch.draw("dropout", 1)[0, 0] * 2**53))
-        pooled: Tensor = self.pooling(features, generator)
+        seed = batch.world.gather(torch.from_numpy(batch.draw("dropout", 1)).to(features.device))[0, 0]
+        generator = torch.Generator(features.device).manual_seed(int(seed * 2**53))
+        size, rank = batch.world.size, batch.world.rank
+        draws = torch.rand(
+            (2, size, len(features) // 2, *features.shape[1:]), generator=generator, device=features.device
+        )
+        pooled: Tensor = self.pooling(features, draws[:, rank].flatten(0, 1))
         return pooled
 
     def after_backward(self, epoch: int) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from search_spaces import schema
+from trainables.distributed import ALONE, World
 from trainables.methods.heads import pooled
 from trainables.methods.momentum import follow, momentum_at, momentum_copy
 from trainables.methods.protocol import Batch
@@ -145,9 +146,11 @@ class DINO(nn.Module):
         with torch.no_grad():
             teacher = self.teacher_head(pooled(self.teacher(large))).float().unflatten(0, (GLOBAL_VIEWS, -1))
         loss = dino_loss(student, teacher, self.center, self.student_temperature, self._temperature(batch.epoch))
-        signs = self._diagnostics(loss, features[0], teacher)
+        signs = self._diagnostics(loss, features[0], teacher, batch.world)
         if self.training:
-            self._move_center(teacher)  # only now: the loss is with the centre of the batches before
+            self._move_center(
+                batch.world.mean(teacher.mean(dim=(0, 1)))
+            )  # only now: the loss is with the centre of the batches before
         return loss, signs
 
     def after_backward(self, epoch: int) -> None:
@@ -166,15 +169,16 @@ class DINO(nn.Module):
         return teacher_temperature(start, end, warmup, epoch) if self.training else end
 
     @torch.no_grad()
-    def _move_center(self, teacher: Tensor) -> None:
-        """Moving average of the mean over all teacher outputs (equation 4); teacher (G, B, K)."""
-        self.center.lerp_(teacher.mean(dim=(0, 1)), 1 - self.center_momentum)
+    def _move_center(self, teacher: Tensor, world: World = ALONE) -> None:
+        """Moving average of the mean over all workers' teacher outputs (equation 4); teacher (G, B, K)."""
+        self.center.lerp_(world.mean(teacher.mean(dim=(0, 1))), 1 - self.center_momentum)
 
     @torch.no_grad()
-    def _diagnostics(self, loss: Tensor, features: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+    def _diagnostics(self, loss: Tensor, features: Tensor, teacher: Tensor, world: World) -> dict[str, Tensor]:
         """A loss at log K with a teacher entropy at log K is a uniform collapse; an entropy at 0, one to a corner."""
         p = F.softmax((teacher - self.center) / self.teacher_temperature[1], dim=-1)
         entropy = torch.special.entr(p).sum(dim=-1).mean()
         uniform = math.log(len(self.center))
         signs = {"loss_over_uniform": loss.detach() / uniform, "teacher_entropy_over_uniform": entropy / uniform}
-        return diagnostics(*features.chunk(2)) | signs
+        first, second = features.chunk(2)
+        return diagnostics(first, second, world) | signs

@@ -35,7 +35,7 @@ class Genesis(nn.Module):
         """One view of (B, 1, D, H, W), or (B, 3, H, W) -> the error, and its share of that of a constant answer."""
         original, shown = self.pair(batch)
         error = restoration_error(self.restore(shown), original)
-        relative = error.detach() / constant_error(original).clamp(min=1e-8)
+        relative = error.detach() / constant_error(original, batch.world).clamp(min=1e-8)
         return error, {"error": error.detach(), "loss_over_uniform": relative}
 
     def pair(self, batch: Batch) -> tuple[Tensor, Tensor]:

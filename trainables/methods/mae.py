@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from search_spaces import schema
+from trainables.distributed import ALONE, World
 from trainables.methods.protocol import Batch
 from trainables.models.interface import Decoder, Encoder, pixel_head, resized
 
@@ -40,15 +41,24 @@ def patch_mask(draws: NDArray[Any], share: float, patch: int, size: int) -> Tens
     return cells.repeat_interleave(patch, 2).repeat_interleave(patch, 3)[..., :size, :size]
 
 
-def restoration_error(restored: Tensor, original: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean squared error over all pixels, or over those of `mask` (B, 1, S, S); images (B, C, S, S); in float32."""
+def restoration_error(restored: Tensor, original: Tensor, mask: Tensor | None = None, world: World = ALONE) -> Tensor:
+    """Mean squared error over all pixels, or over those of `mask` (B, 1, S, S); images (B, C, S, S); in float32.
+
+    With a mask it is over all workers' pixels: each has a number of its own.
+    """
     error = (restored.float() - original.float()).square()
-    return error.mean() if mask is None else (error * mask).sum() / (mask.sum() * error.shape[1]).clamp(min=1)
+    if mask is None:
+        return error.mean()
+    return world.sum((error * mask).sum()) / (world.sum(mask.sum()) * error.shape[1]).clamp(min=1)
 
 
-def constant_error(original: Tensor) -> Tensor:
-    """The error of the best answer that is the same everywhere: the variance of each channel, averaged."""
-    return original.float().var(dim=(0, *range(2, original.ndim)), correction=0).mean()
+def constant_error(original: Tensor, world: World = ALONE) -> Tensor:
+    """The error of the best answer that is the same everywhere: the variance of each channel, averaged.
+
+    Of several workers' images: the mean of their variances, and the variance of their means.
+    """
+    variance, mean = torch.var_mean(original.float(), dim=(0, *range(2, original.ndim)), correction=0)
+    return (world.mean(variance) + world.mean((mean - world.mean(mean)).square())).mean()
 
 
 class MAE(nn.Module):
@@ -79,9 +89,9 @@ class MAE(nn.Module):
         mask = self.mask(batch).to(original.device)
         restored = self.output(self.decoder(self.encoder(original.masked_fill(mask, 0.0))))
         restored = resized(restored, (original.shape[-2], original.shape[-1]))
-        whole, masked = restoration_error(restored, original), restoration_error(restored, original, mask)
+        whole, masked = restoration_error(restored, original), restoration_error(restored, original, mask, batch.world)
         loss = whole if self.loss_on == "all" else masked
-        relative = whole.detach() / constant_error(original).clamp(min=1e-8)
+        relative = whole.detach() / constant_error(original, batch.world).clamp(min=1e-8)
         return loss, {"error": whole.detach(), "masked_error": masked.detach(), "loss_over_uniform": relative}
 
     def mask(self, batch: Batch) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from search_spaces import schema
+from trainables.distributed import ALONE, World
 from trainables.methods.heads import pooled, pooled_width
 from trainables.methods.momentum import follow, momentum_at, momentum_copy
 from trainables.methods.protocol import Batch
@@ -43,11 +44,12 @@ def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
     return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64, device=q.device))
 
 
-def batch_contrast(q: Tensor, k: Tensor, temperature: float) -> Tensor:
+def batch_contrast(q: Tensor, k: Tensor, temperature: float, world: World = ALONE) -> Tensor:
     """MoCo v3's loss of one direction (algorithm 1): each query against all keys of the batch, times 2 T.
 
     Args:
         q, k: queries and keys (B, D); row i of both comes from image i; k without a gradient.
+        world: who has the batch's other keys.
         temperature: T > 0.
 
     Returns:
@@ -55,8 +57,9 @@ def batch_contrast(q: Tensor, k: Tensor, temperature: float) -> Tensor:
     """
     q, k = F.normalize(q.float(), dim=1), F.normalize(k.float(), dim=1)
     with torch.autocast(q.device.type, enabled=False):
-        logits = q @ k.T / temperature  # B, B
-    return 2 * temperature * F.cross_entropy(logits, torch.arange(len(q), device=q.device))
+        logits = q @ world.gather(k).T / temperature  # B, N
+    same = world.rank * len(q) + torch.arange(len(q), device=q.device)
+    return 2 * temperature * F.cross_entropy(logits, same)
 
 
 class MoCo(nn.Module):
@@ -64,7 +67,8 @@ class MoCo(nn.Module):
 
     A query must not be told by batch statistics which keys share its batch. With several devices the authors shuffle
     the key batch between them; on one device, as in their CIFAR notebook, the batch is normalised in `bn_splits` parts
-    of the batch and the keys' parts are drawn differently. In eval mode there is nothing to split.
+    of the batch and the keys' parts are drawn differently. Several workers have equal numbers of these parts, and the
+    keys' are drawn from all workers' images. In eval mode there is nothing to split.
     """
 
     needs: frozenset[str] = frozenset()
@@ -98,15 +102,18 @@ class MoCo(nn.Module):
     def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Two views of (B, 3, H, W), queries from the first and keys from the second (or both ways: `symmetric`)."""
         x1, x2 = (view.pixels for view in batch.views)
-        self._check(len(x1))
-        shuffle = torch.from_numpy(batch.draw("shuffle", 1)[:, 0].argsort(kind="stable")).to(x1.device)
+        world = batch.world
+        self._check(len(x1), world)
+        draws = world.gather(torch.from_numpy(batch.draw("shuffle", 1)[:, 0]).to(x1.device))  # N
+        shuffle = draws.argsort(stable=True)
         directions = [(x1, x2), (x2, x1)] if self.symmetric else [(x1, x2)]
-        queries = [self.head(self._features(self.encoder, queried)) for queried, _ in directions]
-        keys = [self._keys(other, shuffle) for _, other in directions]
-        terms = [info_nce(q, k, self.queue.rows, self.temperature) for q, k in zip(queries, keys, strict=True)]
+        queries = [self.head(self._features(self.encoder, queried, world)) for queried, _ in directions]
+        keys = [self._keys(other, shuffle, world) for _, other in directions]  # of the whole batch, N, D
+        pairs = [(q, world.own(k)) for q, k in zip(queries, keys, strict=True)]
+        terms = [info_nce(q, k, self.queue.rows, self.temperature) for q, k in pairs]
         self.new_keys = keys if self.training else []
         loss = torch.stack(terms).mean()
-        return loss, diagnostics(queries[0], keys[0]) | {"loss_over_uniform": loss.detach() / self.uniform_loss()}
+        return loss, diagnostics(*pairs[0], world) | {"loss_over_uniform": loss.detach() / self.uniform_loss()}
 
     def after_backward(self, epoch: int) -> None:
         """Nothing to do: all gradients are used as they are."""
@@ -128,19 +135,31 @@ class MoCo(nn.Module):
         return math.log(1 + len(self.queue.rows))
 
     @torch.no_grad()
-    def _keys(self, pixels: Tensor, shuffle: Tensor) -> Tensor:
-        """Normalised keys (B, D) in float32, computed in a shuffled order."""
-        keys = self.key_head(self._features(self.key_encoder, pixels[shuffle]))
-        return F.normalize(keys.float(), dim=1)[shuffle.argsort()]
+    def _keys(self, pixels: Tensor, shuffle: Tensor, world: World) -> Tensor:
+        """Normalised keys (N, D) in float32 of the whole batch, computed in a shuffled order."""
+        shuffled = world.own(world.gather(pixels)[shuffle]).contiguous(memory_format=torch.channels_last)
+        keys = self.key_head(self._features(self.key_encoder, shuffled, world))
+        return world.gather(F.normalize(keys.float(), dim=1))[shuffle.argsort()]
 
-    def _features(self, encoder: Encoder, pixels: Tensor) -> Tensor:
+    def _features(self, encoder: Encoder, pixels: Tensor, world: World) -> Tensor:
         """(B, 3, H, W) -> (B, C), each part of the batch normalised by statistics of its own."""
-        parts = pixels.tensor_split(self.bn_splits) if self.training else (pixels,)
+        parts = pixels.tensor_split(max(1, self.bn_splits // world.size)) if self.training else (pixels,)
         return torch.cat([pooled(encoder(part), self.levels) for part in parts])
 
-    def _check(self, batch_size: int) -> None:
+    def _check(self, rows: int, world: World) -> None:
+        batch_size = rows * world.size
         if self.training and batch_size < 2 * self.bn_splits:
             raise ValueError(f"moco: bn_splits {self.bn_splits} needs {2 * self.bn_splits} images, got {batch_size}")
+        if (
+            self.training
+            and world.size > 1
+            and self.bn_splits > 1
+            and (self.bn_splits % world.size or batch_size % self.bn_splits)
+        ):
+            raise ValueError(
+                f"moco: with {world.size} workers bn_splits {self.bn_splits} must be a multiple of them and divide the "
+                f"batch of {batch_size}: no part can lie on two workers"
+            )
         if batch_size > len(self.queue.rows):
             raise ValueError(f"moco: a queue of {len(self.queue.rows)} cannot hold a batch of {batch_size}")
 
@@ -185,9 +204,10 @@ class MoCoV3(nn.Module):
         with torch.no_grad():
             k1, k2 = (self.key_projector(pooled(self.key_encoder(x), self.levels)) for x in (x1, x2))
         q1, q2 = self.predictor(z1), self.predictor(z2)
-        loss = batch_contrast(q1, k2, self.temperature) + batch_contrast(q2, k1, self.temperature)
-        uniform = 4 * self.temperature * math.log(len(x1))  # two directions of 2 T log B
-        return loss, diagnostics(z1, z2) | {"loss_over_uniform": loss.detach() / uniform}
+        world = batch.world
+        loss = batch_contrast(q1, k2, self.temperature, world) + batch_contrast(q2, k1, self.temperature, world)
+        uniform = 4 * self.temperature * math.log(len(x1) * world.size)  # two directions of 2 T log B
+        return loss, diagnostics(z1, z2, world) | {"loss_over_uniform": loss.detach() / uniform}
 
     def after_backward(self, epoch: int) -> None:
         """Nothing to do: all gradients are used as they are."""

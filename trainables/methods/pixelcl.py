@@ -163,7 +163,7 @@ class PixelCL(nn.Module):
         mask = self._mask(batch, x1.shape[2:])
         loss = pixel_consistency(self._propagated(x1), t2, mask)
         loss = loss + pixel_consistency(self._propagated(x2), t1, mask.transpose(1, 2))
-        signs = diagnostics(x1.mean(dim=(2, 3)), x2.mean(dim=(2, 3))) | {
+        signs = diagnostics(x1.mean(dim=(2, 3)), x2.mean(dim=(2, 3)), batch.world) | {
             "pixel_loss": loss.detach(),
             "positive_pairs": mask.sum(dim=(1, 2)).float().mean(),
             "images_without_pairs": (~mask.flatten(1).any(dim=1)).float().mean(),

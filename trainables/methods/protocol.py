@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from search_spaces import schema
+from trainables.distributed import ALONE, World
 from trainables.views.two_views import View
 
 
 class Batch(NamedTuple):
-    """One step's images, as views and with whatever maps the data set has."""
+    """One step's images, as views and with whatever maps the data set has; with several workers, this one's rows."""
 
     views: list[View]  # one per recipe of the method
     draw: Callable[[str, int], NDArray[Any]]  # (what for, how many) -> (B, how many) uniforms, a function of the image
@@ -28,6 +29,7 @@ class Batch(NamedTuple):
     regions: Tensor | None = None  # (B, H, W) uint16
     depth: Tensor | None = None  # (B, H, W) in [0, 1]
     epoch: int = 0  # of training, counted from 0
+    world: World = ALONE  # who has the other rows of the batch, as many each
 
 
 class Method(Protocol):
@@ -47,7 +49,10 @@ class Method(Protocol):
         ...
 
     def __call__(self, batch: Batch, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The loss to descend and diagnostics. `progress` is the share of training done, 0 to 1."""
+        """The loss to descend and diagnostics. `progress` is the share of training done, 0 to 1.
+
+        The mean over the batch's workers of either is that of the whole batch.
+        """
         ...
 
     def after_backward(self, epoch: int) -> None:

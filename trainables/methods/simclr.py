@@ -12,14 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from search_spaces import schema
+from trainables.distributed import ALONE, World
 from trainables.methods.heads import pooled, pooled_width
 from trainables.methods.protocol import Batch
 from trainables.models.heads import ProjectionHead
 from trainables.models.interface import Encoder
 
 
-def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
+def nt_xent(z1: Tensor, z2: Tensor, temperature: float, world: World = ALONE) -> Tensor:
     """Normalised temperature-scaled cross entropy (equation 1), averaged over the 2B views.
+
+    With several workers the candidates are the views of all; a worker averages over its own 2B.
 
     l(i, j) = -log( exp(sim(z_i, z_j) / T) / sum over k != i of exp(sim(z_i, z_k) / T) ), sim the cosine.
 
@@ -31,11 +34,13 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
         A scalar, computed in float32 whatever the precision of the inputs.
     """
     z = F.normalize(torch.cat([z1, z2]).float(), dim=1)  # 2B, D
-    logits = z @ z.T / temperature  # 2B, 2B
-    logits.fill_diagonal_(-math.inf)  # a view is no candidate for itself
-    half = len(z1)
-    positives = torch.arange(2 * half, device=z.device).roll(half)  # i <-> i + B
-    return F.cross_entropy(logits, positives)
+    all_z = torch.cat([world.gather(view) for view in z.chunk(2)])  # 2N, D: first views of all workers, then second
+    logits = z @ all_z.T / temperature  # 2B, 2N
+    half = len(all_z) // 2
+    first = world.rank * len(z1) + torch.arange(len(z1), device=z.device)
+    own = torch.cat([first, first + half])  # where this worker's views are among all
+    logits = logits.scatter(1, own[:, None], -math.inf)  # a view is no candidate for itself
+    return F.cross_entropy(logits, own.roll(len(z1)))  # i <-> i + N
 
 
 class SimCLR(nn.Module):
@@ -60,9 +65,9 @@ class SimCLR(nn.Module):
         pixels = torch.cat([view.pixels for view in batch.views])
         features = pooled(self.encoder(pixels), self.levels)  # 2B, C
         z1, z2 = self.head(features[:, :, None, None]).chunk(2)
-        loss = nt_xent(z1, z2, self.temperature)
-        share = loss.detach() / self.uniform_loss(len(z1))
-        return loss, diagnostics(z1, z2) | {"loss_over_uniform": share}
+        loss = nt_xent(z1, z2, self.temperature, batch.world)
+        share = loss.detach() / self.uniform_loss(len(z1) * batch.world.size)
+        return loss, diagnostics(z1, z2, batch.world) | {"loss_over_uniform": share}
 
     def after_backward(self, epoch: int) -> None:
         """Nothing to do: all gradients are used as they are."""
@@ -77,8 +82,9 @@ class SimCLR(nn.Module):
 
 
 @torch.no_grad()
-def diagnostics(z1: Tensor, z2: Tensor) -> dict[str, Tensor]:
-    """Signs of collapse: spread of the normalised projections (1/sqrt(D) when they fill the sphere, 0 when collapsed)
-    and how alike the two views of an image are."""
-    a, b = F.normalize(z1.float(), dim=1), F.normalize(z2.float(), dim=1)
+def diagnostics(z1: Tensor, z2: Tensor, world: World = ALONE) -> dict[str, Tensor]:
+    """Signs of collapse in the whole batch: spread of the normalised projections (1/sqrt(D) when they fill the sphere,
+    0 when collapsed) and how alike the two views of an image are."""
+    both = torch.cat([F.normalize(z1.float(), dim=1), F.normalize(z2.float(), dim=1)], dim=1)
+    a, b = world.gather(both).chunk(2, dim=1)
     return {"feature_std": torch.cat([a, b]).std(dim=0).mean(), "positive_similarity": (a * b).sum(dim=1).mean()}

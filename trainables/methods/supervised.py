@@ -47,8 +47,9 @@ class Segmentation(nn.Module):
         logits = self.head(self.decoder(self.encoder(view.pixels)))
         logits = resized(logits, (view.pixels.shape[-2], view.pixels.shape[-1]))
         counted = target != IGNORE
-        right = ((logits.argmax(dim=1) == target) & counted).sum() / counted.sum().clamp(min=1)
-        return LOSSES[self.loss](logits, target), {"accuracy": right}
+        right = batch.world.sum(((logits.argmax(dim=1) == target) & counted).sum())
+        accuracy = right / batch.world.sum(counted.sum()).clamp(min=1)
+        return LOSSES[self.loss](logits, target, batch.world), {"accuracy": accuracy}
 
     def after_backward(self, epoch: int) -> None:
         """Nothing to do: all gradients are used as they are."""

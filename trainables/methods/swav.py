@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from search_spaces import schema
+from trainables.distributed import ALONE, World
 from trainables.methods.dino import GLOBAL_VIEWS, cross_view_entropy
 from trainables.methods.heads import pooled
 from trainables.methods.protocol import Batch
@@ -22,22 +23,24 @@ from trainables.models.interface import Encoder
 
 
 @torch.no_grad()
-def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
+def sinkhorn(scores: Tensor, epsilon: float, iterations: int, world: World = ALONE) -> Tensor:
     """Soft assignments that use all prototypes equally: Q = Diag(u) exp(scores / epsilon) Diag(v) (equations 3 to 5).
 
     Args:
         scores: (N, K) cosines of N samples with K prototypes. A row of -inf takes no part; its result is 0.
         epsilon: smoothness > 0.
         iterations: of normalising prototypes, then samples.
+        world: who has more samples; prototypes are balanced over those of all workers.
 
     Returns:
         (N, K) float32 without a gradient; each row sums to 1.
     """
     scores = scores.float()
-    q = ((scores - scores.max()) / epsilon).exp()  # a common factor cancels; without it small epsilons overflow
+    highest = world.gather(scores.max()[None]).max()
+    q = ((scores - highest) / epsilon).exp()  # a common factor cancels; without it small epsilons overflow
     tiny = torch.finfo(q.dtype).tiny
     for _ in range(iterations):
-        q = q / q.sum(dim=0, keepdim=True).clamp(min=tiny)
+        q = q / world.sum(q.sum(dim=0, keepdim=True)).clamp(min=tiny)
         q = q / q.sum(dim=1, keepdim=True).clamp(min=tiny)
     return q
 
@@ -106,9 +109,9 @@ class SwAV(nn.Module):
         z = F.normalize(self.head(features).float(), dim=1)
         scores = self.prototypes(z).unflatten(0, (len(pixels), -1))  # V, B, K
         large = z.detach().view(len(pixels), -1, z.shape[1])[:GLOBAL_VIEWS]  # G, B, D
-        codes = self._codes(scores.detach()[:GLOBAL_VIEWS], large, batch.epoch)
+        codes = self._codes(scores.detach()[:GLOBAL_VIEWS], large, batch)
         loss = swapped_prediction(scores, codes, self.temperature)
-        return loss, diagnostics(large[0], large[1]) | self._signs(loss, codes)
+        return loss, diagnostics(large[0], large[1], batch.world) | self._signs(loss, codes, batch.world)
 
     def after_backward(self, epoch: int) -> None:
         """The prototypes stay as they are at first: their gradient is dropped."""
@@ -124,20 +127,21 @@ class SwAV(nn.Module):
         self._normalise_prototypes()
 
     @torch.no_grad()
-    def _codes(self, scores: Tensor, projections: Tensor, epoch: int) -> Tensor:
+    def _codes(self, scores: Tensor, projections: Tensor, batch: Batch) -> Tensor:
         """Assignments (G, B, K) of the large views, balanced over the batch and whatever their queue holds."""
-        if not (self.training and self.queues and epoch >= self.queue_from_epoch):
-            return torch.stack([sinkhorn(view, self.epsilon, self.iterations) for view in scores])
-        self._check(projections.shape[1])
-        self.new_rows = list(projections)
-        both = [torch.cat([view, self._queued(i)]) for i, view in enumerate(scores)]
-        return torch.stack([sinkhorn(view, self.epsilon, self.iterations)[: scores.shape[1]] for view in both])
+        balanced = list(scores)
+        if self.training and self.queues and batch.epoch >= self.queue_from_epoch:
+            self.new_rows = [batch.world.gather(view) for view in projections]
+            self._check(len(self.new_rows[0]))
+            balanced = [torch.cat([view, self._queued(i, batch.world)]) for i, view in enumerate(scores)]
+        codes = [sinkhorn(view, self.epsilon, self.iterations, batch.world) for view in balanced]
+        return torch.stack([view[: scores.shape[1]] for view in codes])
 
-    def _queued(self, view: int) -> Tensor:
-        """Scores (L, K) of a queue; -inf, so that they take no part, until it is full."""
+    def _queued(self, view: int, world: World) -> Tensor:
+        """Scores (L, K) of a worker's share of a queue; -inf, so that they take no part, until it is full."""
         queue = self.queues[view]
         assert isinstance(queue, FeatureQueue)
-        scores: Tensor = self.prototypes(queue.rows)
+        scores: Tensor = self.prototypes(queue.rows.tensor_split(world.size)[world.rank])
         return scores.masked_fill(~queue.full, -math.inf)
 
     @torch.no_grad()
@@ -151,8 +155,9 @@ class SwAV(nn.Module):
             raise ValueError(f"swav: a queue of {len(queue.rows)} cannot hold a batch of {batch_size}")
 
     @torch.no_grad()
-    def _signs(self, loss: Tensor, codes: Tensor) -> dict[str, Tensor]:
+    def _signs(self, loss: Tensor, codes: Tensor, world: World) -> dict[str, Tensor]:
         """A loss stuck at log K is a uniform collapse; the share of prototypes that are any image's first choice."""
         used = codes.new_zeros(codes.shape[-1])
         used[codes.argmax(dim=-1).flatten()] = 1.0
+        used = world.sum(used).clamp(max=1)
         return {"loss_over_uniform": loss.detach() / math.log(codes.shape[-1]), "prototypes_used": used.mean()}

@@ -38,7 +38,8 @@ def import_weights(settings: schema.Weights, model: schema.Model, place: Place) 
     encoder.load_state_dict({names[name]: value for name, value in state.items()}, strict=not of_timm)
     if settings.inputs == "imagenet":
         take_unit_inputs(encoder)
-    finish(nn.ModuleDict({"encoder": encoder}), [], {"source": settings.source}, place.out)
+    if place.world.first:
+        finish(nn.ModuleDict({"encoder": encoder}), [], {"source": settings.source}, place.out)
     return {"train/weights_loaded": float(len(state))}
 
 

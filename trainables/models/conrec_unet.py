@@ -102,12 +102,11 @@ class AttentionPooling(nn.Module):
         self.layers = nn.Sequential(*layers, glorot(nn.Conv2d(widths[-1], 1, 1)), nn.Sigmoid())
         self.spread = nn.Parameter(torch.ones(width, 1, 1), requires_grad=False)
 
-    def forward(self, features: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """`generator` draws what is dropped while training; without one nothing is."""
+    def forward(self, features: Tensor, draws: Tensor | None = None) -> Tensor:
+        """`draws` (B, C, H, W) in [0, 1) decide what is dropped while training; without them nothing is."""
         kept = features
-        if self.training and generator is not None:
-            keep = torch.rand(features.shape, generator=generator, device=features.device) >= self.dropout
-            kept = features * keep / (1 - self.dropout)
+        if self.training and draws is not None:
+            kept = features * (draws >= self.dropout) / (1 - self.dropout)
         mask = self.layers(kept).float() * self.spread  # B, C, H, W
         pooled: Tensor = (features * mask).mean(dim=(2, 3)) / mask.mean(dim=(2, 3))
         return pooled

@@ -1,0 +1,106 @@
+"""Two workers with half of each batch are one worker with all of it: loss, weights, statistics, queues and scores."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_contract_methods import METHOD_SETTINGS
+from torch import Tensor
+from workers import together, train_each
+
+from search_spaces import schema
+from trainables.checkpoints import WEIGHTS
+from trainables.data import images
+from trainables.data.images import ImageSet
+from trainables.data.splits import Split
+from trainables.distributed import ALONE
+
+MODEL = schema.UNet(widths=(4, 8))
+SPLIT = Split(train=np.arange(27), val=np.arange(27, 34), test=np.arange(34, 40))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    """40 scenes of 32 px with masks, regions and depth, and classes invented for the methods that need some."""
+    scenes = images.load(schema.Scenes(dataset="scenes", images=40, cache_size=32), None, tmp_path_factory.mktemp("c"))
+    arrays = {
+        name: None if (a := getattr(scenes, name)) is None else np.array(a)
+        for name in ("images", "masks", "regions", "depth")
+    }
+    return dataclasses.replace(scenes, labels=np.arange(40) % 3, **arrays)
+
+
+def case(name: str, **changes: Any) -> schema.Pretrain:
+    """Five steps, three to an epoch."""
+    method = METHOD_SETTINGS[name] | {"name": name}
+    body: dict[str, Any] = {"data": "scenes", "batch_size": 8, "steps": 5, "method": method, "views": {"size": 16}}
+    return schema.Pretrain.model_validate(body | changes)
+
+
+def tuning(**changes: Any) -> schema.Finetune:
+    """Four steps an epoch, the last of them with 3 of 27 images."""
+    body: dict[str, Any] = {"data": "scenes", "size": 16, "batch_size": 8, "steps": 9, "freeze": "none"}
+    return schema.Finetune.model_validate(body | changes)
+
+
+CASES: dict[str, schema.Pretrain | schema.Finetune] = {
+    **{name: case(name) for name in METHOD_SETTINGS},
+    "moco, symmetric, one part": case(
+        "moco", method=METHOD_SETTINGS["moco"] | {"name": "moco", "bn_splits": 1, "symmetric": True}
+    ),
+    "mae, masked only": case("mae", method={"name": "mae", "patch": 5, "loss_on": "masked"}),
+    "clipped, with a schedule": case("simclr", clip_norm=0.1, schedule={"name": "cosine", "warmup_epochs": 1}),
+    "with a kNN": case("simclr", online_knn_every=1),
+    "finetune": tuning(),
+    "finetune, cross entropy": tuning(loss="dice+cross-entropy", augment={"flip": 0.5}),
+    "finetune, frozen": tuning(freeze="encoder"),
+    "finetune, thawed": tuning(freeze="encoder", unfreeze_epoch=1, checkpoint="best"),
+    "finetune, fewer images than workers": tuning(labels=1, steps=3),
+}
+Each = tuple[dict[str, dict[str, float]], dict[str, dict[str, Tensor]]]  # metrics and weights by case
+
+
+def both_ways(cases: dict[str, Any], data: ImageSet, out: Path, batch_norm: str = "sync") -> tuple[Each, Each]:
+    """What one worker makes of each case, and what two do, who must agree."""
+    for part in ("one", "two"):
+        for name in cases:
+            (out / part / name).mkdir(parents=True)
+    one = train_each(ALONE, cases, MODEL, data, SPLIT, out / "one", batch_norm)
+    answers = together(2, train_each, cases, MODEL, data, SPLIT, out / "two", batch_norm)
+    assert answers[0] == answers[1]
+    weights = [{name: load_file(out / part / name / WEIGHTS) for name in cases} for part in ("one", "two")]
+    return (one, weights[0]), (answers[0], weights[1])
+
+
+@pytest.fixture(scope="module")
+def trained(data: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Each, Each]:
+    return both_ways(CASES, data, tmp_path_factory.mktemp("out"))
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_two_workers_equal_one(name: str, trained: tuple[Each, Each]) -> None:
+    """In double precision, where a wrong gradient or statistic cannot hide behind rounding."""
+    (one, one_weights), (two, two_weights) = trained
+    assert two[name] == pytest.approx(one[name], rel=1e-6, abs=1e-9)
+    assert_close(one_weights[name], two_weights[name])
+
+
+def assert_close(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
+    """Parameters and buffers, queues and running statistics among them."""
+    assert one.keys() == two.keys()
+    apart = {name: float((one[name] - two[name]).abs().max()) for name in one}
+    assert {name: far for name, far in apart.items() if far > 1e-7} == {}

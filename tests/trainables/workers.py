@@ -1,0 +1,120 @@
+"""Several gloo processes for tests, without Ray: `together(2, f, args)` runs `f(world, *args)` in each."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+
+from search_spaces import schema
+from trainables import finetune as finetuning
+from trainables import pretrain as pretraining
+from trainables.data.images import ImageSet
+from trainables.data.splits import Split
+from trainables.distributed import World
+from trainables.loop import Place
+
+
+def together(size: int, work: Callable[..., Any], *args: Any) -> list[Any]:
+    """The answers of all workers, in order; `work` is at module level. Raises what the first to fail raised."""
+    context = multiprocessing.get_context("spawn")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    answers = context.SimpleQueue()
+    workers = [context.Process(target=_worker, args=(rank, size, port, answers, work, args)) for rank in range(size)]
+    for worker in workers:
+        worker.start()
+    found: dict[int, Any] = {}
+    try:
+        for _ in workers:
+            rank, answer, error = answers.get()
+            if error:
+                raise AssertionError(f"worker {rank}: {error}")
+            found[rank] = answer
+    finally:
+        for worker in workers:
+            worker.join(timeout=10 if len(found) == size else 0.5)
+            worker.kill()
+    return [found[rank] for rank in range(size)]
+
+
+def _worker(rank: int, size: int, port: int, answers: Any, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    try:
+        dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+        answers.put((rank, work(World(rank, size), *args), None))
+        dist.barrier()
+    except Exception:
+        answers.put((rank, None, traceback.format_exc()))
+
+
+# ------------------------------------------------------------------------------------- what the workers of tests do
+
+STREAMS = {"init": 1, "order": 2, "augmentation": 3, "split": 4, "labels": 5}
+
+
+@contextlib.contextmanager
+def in_double_precision() -> Iterator[None]:
+    """Networks, losses and statistics in float64, so that sums in another order agree to many digits. Views stay as
+    they are made, in float32."""
+    single, make_batch, joint = torch.Tensor.float, pretraining.make_batch, finetuning.fine_tune_batch
+
+    @contextlib.contextmanager
+    def precision(dtype: torch.dtype) -> Iterator[None]:
+        before = torch.get_default_dtype(), torch.Tensor.float
+        torch.set_default_dtype(dtype)
+        torch.Tensor.float = torch.Tensor.double if dtype == torch.float64 else single
+        yield
+        torch.set_default_dtype(before[0])
+        torch.Tensor.float = before[1]
+
+    def double_batch(*args: Any) -> Any:
+        with precision(torch.float32):
+            batch = make_batch(*args)
+        return batch._replace(views=[view._replace(pixels=view.pixels.double()) for view in batch.views])
+
+    def double_joint(*args: Any) -> Any:
+        with precision(torch.float32):
+            pixels, target = joint(*args)
+        return pixels.double(), target
+
+    with (
+        mock.patch.object(pretraining, "make_batch", double_batch),
+        mock.patch.object(finetuning, "fine_tune_batch", double_joint),
+        precision(torch.float64),
+    ):
+        yield
+
+
+def train_each(
+    world: World,
+    cases: dict[str, schema.Pretrain | schema.Finetune],
+    model: schema.Model,
+    data: ImageSet,
+    split: Split,
+    out: Path,
+    batch_norm: str,
+) -> dict[str, dict[str, float]]:
+    """The metrics of each case; its files are in `out/NAME`."""
+    found = {}
+    with in_double_precision():
+        for name, settings in cases.items():
+            place = Place(out / name, torch.device("cpu"), world=world, batch_norm=batch_norm, checkpoint_seconds=0.0)
+            if isinstance(settings, schema.Pretrain):
+                found[name] = pretraining.pretrain(settings, model, data, split, STREAMS, place, lambda _: None)
+            else:
+                found[name] = finetuning.finetune(
+                    settings, model, data, split, STREAMS, place, lambda _: None, on_test=True
+                )
+    return found
