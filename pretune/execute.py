@@ -54,14 +54,18 @@ class Order:
     parent: str | None
     other: str | None  # of a pairwise probe: the second parent, and its model
     other_model: dict[str, Any] | None
-    threads: int
-    gpus: float
+    threads: int  # of each worker
+    gpus: float  # of each worker
+    workers: int
+    min_workers: int
+    batch_norm: str
     on_test: bool
     until: int | None
     series: str
     reach: int
     keep_state: bool
     folders: Folders
+    checkpoint_seconds: float = 60.0  # wall time between resumable states
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -88,6 +92,9 @@ def order_of(stage: Stage, label: str, gpus: float, folders: Folders) -> Order:
         other_model=stage.other.model.model_dump(mode="json") if stage.other else None,
         threads=stage.resources.cpus,
         gpus=gpus,
+        workers=stage.resources.workers,
+        min_workers=stage.resources.worker_counts[0],
+        batch_norm=stage.resources.batch_norm,
         on_test=stage.on_test,
         until=stage.until,
         series=stage.series,
@@ -123,22 +130,38 @@ def _run_and_keep(order: Order, store: Store, attempt: Path, report: Any) -> Out
 
     began = time.monotonic()
     try:
-        metrics, outcome, cause = _run(order, store, attempt, report), "finished", ""
+        if order.workers > 1:
+            from pretune.gang import run_gang
+
+            metrics, where = run_gang(order, attempt)
+        else:
+            device, resume = device_for(order.gpus), state_to_resume(order)
+            metrics, where = run_worker(order, attempt, report, device, resume), machine(order)
+        outcome, cause = "finished", ""
     except DivergedError as error:
-        metrics, outcome, cause = {}, "diverged", str(error)
+        metrics, where, outcome, cause = {}, machine(order), "diverged", str(error)
     seconds = time.monotonic() - began
-    about = {"label": order.label, "order": asdict(order) | {"folders": None}, "machine": machine(order)}
+    about = {"label": order.label, "order": asdict(order) | {"folders": None}, "machine": where}
     entry = store.finish(attempt, order.name, outcome, cause, metrics, seconds, about)
     if CONTINUE in entry.files:
         store.note_length(order.series, order.reach, order.fingerprint)
     return Outcome("diverged" if outcome == "diverged" else "finished", entry.metrics, cause)
 
 
-def _run(order: Order, store: Store, attempt: Path, report: Any) -> dict[str, float]:
+def run_worker(
+    order: Order, attempt: Path, report: Any, device: Any, resume: Path | None, world: Any = None
+) -> dict[str, float]:
+    """Run the stage in this process, as one of the workers of `world` (default: alone); its metrics.
+
+    Args:
+        device: a torch.device.
+        resume: the state to go on from.
+    """
     import torch
 
     from trainables.data.sources import open_set
     from trainables.data.splits import draw_split
+    from trainables.distributed import ALONE
     from trainables.finetune import finetune
     from trainables.loop import Place
     from trainables.pretrain import pretrain
@@ -158,9 +181,10 @@ def _run(order: Order, store: Store, attempt: Path, report: Any) -> dict[str, fl
     data = open_set(chosen, order.digest, root, cache, processes=order.threads)
     seed = order.streams.get("split", 0)
     split = draw_split(len(data.images), chosen.split, seed, data.official_test, data.labels)
-    parent, device = _weights_of(order.parent, store), device_for(order.gpus)
-    resume = store.resumable(order.fingerprint) or store.shorter(order.series, order.reach)
-    place = Place(attempt, device, parent, resume, keep_state=order.keep_state and bool(order.series))
+    store = Store(Path(order.folders.store))
+    parent, keep = _weights_of(order.parent, store), order.keep_state and bool(order.series)
+    seconds = order.checkpoint_seconds
+    place = Place(attempt, device, parent, resume, keep, seconds, world or ALONE, order.batch_norm)
     if isinstance(settings, schema.Pretrain):
         return pretrain(settings, model, data, split, order.streams, place, report, order.until)
     if isinstance(settings, schema.Finetune):
@@ -180,6 +204,12 @@ def _run(order: Order, store: Store, attempt: Path, report: Any) -> dict[str, fl
         return write_maps(settings, model, data, split, place)
     assert isinstance(settings, schema.KNN | schema.LinearProbe)
     return probe(settings, model, data, split, place)
+
+
+def state_to_resume(order: Order) -> Path | None:
+    """What an earlier attempt left, or the end of a shorter training of the same."""
+    store = Store(Path(order.folders.store))
+    return store.resumable(order.fingerprint) or store.shorter(order.series, order.reach)
 
 
 def _weights_of(fingerprint: str | None, store: Store) -> Path | None:

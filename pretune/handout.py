@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from pretune.scheduler import Scheduler
 from pretune.store import Entry, Store
 from search_spaces.stages import Stage
 
+LAUNCHER = {"memory": 1048576}  # bytes; Ray refuses a trial that reserves nothing
 LOST_SECONDS = 15.0  # after which a trial that Tune ended without telling us counts as crashed
 
 
@@ -31,11 +32,20 @@ class Ledger:
     total: Mapping[str, float]
     parallel: int | None = None  # most stages at once
     running: dict[str, dict[str, float]] = field(default_factory=dict)
+    nodes: Sequence[Mapping[str, float]] = ()  # what each machine has; default: all is on one
+
+    def each(self, stage: Stage) -> dict[str, float]:
+        """CPUs and GPUs of one worker of a stage; one GPU where the study leaves it open and there are any.
+
+        A share of a GPU counts as what it leaves no use for: of 0.6 only one fits on each, so it is 1.
+        """
+        asked, gpus = stage.resources.gpus_each, self.total.get("GPU", 0.0)
+        wanted = min(1.0, gpus) if asked is None else asked
+        return {"CPU": float(stage.resources.cpus), "GPU": 1 / int(1 / wanted + 1e-9) if 0 < wanted < 1 else wanted}
 
     def needs(self, stage: Stage) -> dict[str, float]:
-        """CPUs and GPUs of a stage; one GPU where the study leaves it open and there are any."""
-        asked, gpus = stage.resources.gpus, self.total.get("GPU", 0.0)
-        return {"CPU": float(stage.resources.cpus), "GPU": asked if asked is not None else min(1.0, gpus)}
+        """CPUs and GPUs of a stage, of all its workers together."""
+        return {name: amount * stage.resources.workers for name, amount in self.each(stage).items()}
 
     def fits(self, stage: Stage) -> bool:
         if self.parallel is not None and len(self.running) >= self.parallel:
@@ -48,13 +58,33 @@ class Ledger:
     def check(self, stages: Mapping[str, Stage]) -> None:
         """Raises `ResourceError` for a stage that could never be placed; Ray itself would wait silently."""
         for stage in stages.values():
-            for name, amount in self.needs(stage).items():
-                if amount > self.total.get(name, 0.0):
-                    key = "cpus" if name == "CPU" else "gpus"
-                    raise ResourceError(
-                        f"resources.{stage.kind}.{key}: a stage needs {amount:g} {name}, "
-                        f"there are {self.total.get(name, 0.0):g}; lower it or add machines"
+            each, workers = self.each(stage), stage.resources.workers
+            for name, amount in each.items():
+                largest = max(node.get(name, 0.0) for node in self.nodes or (self.total,))
+                if amount > largest:
+                    key = (
+                        "cpus"
+                        if name == "CPU"
+                        else "gpus"
+                        if stage.resources.gpus_per_worker is None
+                        else "gpus_per_worker"
                     )
+                    there = "there are" if len(self.nodes) < 2 else "no machine has more than"
+                    raise ResourceError(
+                        f"resources.{stage.kind}.{key}: a stage needs {amount:g} {name}, {there} {largest:g}; "
+                        "lower it or add machines"
+                    )
+            if (room := sum(_room(node, each) for node in self.nodes or (self.total,))) < workers:
+                shape = " and ".join(f"{amount:g} {name}" for name, amount in each.items() if amount)
+                raise ResourceError(
+                    f"resources.{stage.kind}.workers: {workers} workers with {shape} each, there is room for {room}; "
+                    "lower it or add machines"
+                )
+
+
+def _room(node: Mapping[str, float], each: Mapping[str, float]) -> int:
+    """How many workers a machine has room for."""
+    return min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in each.items() if amount)
 
 
 @dataclass
@@ -82,10 +112,12 @@ class Handout:
         stage = self.scheduler.take(self.ledger.fits)
         if stage is None:
             return None
-        needs = self.ledger.needs(stage)
-        self.ledger.running[stage.fingerprint] = needs
+        each = self.ledger.each(stage)
+        self.ledger.running[stage.fingerprint] = self.ledger.needs(stage)
         self.live[trial] = Live(stage, time.monotonic())
-        return {"order": self.order_for(stage, needs["GPU"]).to_json(), "resources": needs}
+        # A trial that launches workers holds nothing that they need: any CPU of its own could keep them out for ever.
+        reserved = each if stage.resources.workers == 1 else LAUNCHER
+        return {"order": self.order_for(stage, each["GPU"]).to_json(), "resources": reserved}
 
     @property
     def over(self) -> bool:

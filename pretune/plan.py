@@ -174,7 +174,7 @@ def calibrate(stages: list[Stage], images: Callable[[schema.Data], int]) -> tupl
         steps, scored = _steps(stage, images(stage.data))
         cost = steps * per_step + scored * per_image
         seconds, disk = seconds + cost, disk + weights
-        gpu_seconds += cost * (stage.resources.gpus or 0.0)
+        gpu_seconds += cost * stage.resources.workers * (stage.resources.gpus_each or 0.0)
     return seconds, gpu_seconds / 3600, disk
 
 

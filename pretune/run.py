@@ -24,7 +24,7 @@ from pretune.outcomes import Outcomes, Run, Use, stages_in
 from pretune.scheduler import Scheduler
 from pretune.search import open_storage
 from pretune.store import Store, StoreError, write_atomically
-from pretune.transport import run_trials, start_ray, stop_ray
+from pretune.transport import machines, run_trials, start_ray, stop_ray
 from search_spaces import schema
 from search_spaces.resolve import Study
 from search_spaces.stages import DigestOf, Stage
@@ -96,7 +96,7 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
 def train(study: Study, state: State, options: Options, console: Console) -> None:
     """Start Ray and run stages until there is nothing left to do."""
     console.print(f"[dim]{state.reused_text()}starting Ray ...[/]", highlight=False, soft_wrap=True)
-    ledger = Ledger(start_ray(options.address, None), options.parallel)
+    ledger = Ledger(start_ray(options.address, None), options.parallel, nodes=machines())
     ledger.check(stages_in(state.run.uses))
     folders = Folders(
         str(options.store.resolve()),

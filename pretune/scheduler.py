@@ -17,7 +17,7 @@ from pretune.outcomes import Outcome, Outcomes, Program
 from search_spaces.stages import Stage
 
 Find = Callable[[str], Outcome | None]
-Shape = tuple[str, int, float]  # kind, CPUs, GPUs (-1: the default)
+Shape = tuple[str, int, float, int]  # kind, CPUs, GPUs (-1: the default), workers
 Event = Callable[
     [Literal["reused", "started", "finished", "diverged", "retried", "crashed", "blocked"], Stage, str], None
 ]
@@ -149,8 +149,8 @@ class Scheduler:
 
     def _queue(self, stage: Stage) -> None:
         self._asked += 1
-        gpus = stage.resources.gpus
-        shape = (stage.kind, stage.resources.cpus, -1.0 if gpus is None else gpus)
+        gpus = stage.resources.gpus_each
+        shape = (stage.kind, stage.resources.cpus, -1.0 if gpus is None else gpus, stage.resources.workers)
         self._ready.setdefault(shape, deque()).append((self._asked, stage))
 
     def _run(self, shape: Shape) -> Stage:

@@ -13,7 +13,7 @@ from search_spaces.check import problems_of
 from search_spaces.document import KeyPath, Places, Problem, did_you_mean
 from search_spaces.rules_probes import check_pairs, check_probe_metric, check_probe_target, check_probes
 from search_spaces.rules_volumes import check_volumes
-from search_spaces.schema import DECODING, Configuration, Data, Header
+from search_spaces.schema import DECODING, Configuration, Data, Header, MoCo
 from search_spaces.tuning import check_metrics, check_searched, check_tune
 
 SCORES = ("accuracy", "mean_accuracy", "jaccard", "dice", "precision", "recall", "jaccard_thresholds", "soft_dice")
@@ -129,6 +129,7 @@ def _check_configuration(
         yield from _check_finetune(cell, settings, places, warnings)
         yield from _check_probabilities(settings.finetune.threshold_scores, header, places)
     yield from _check_pretrain(settings, places)
+    yield from _check_workers(settings, header, places)
     yield from check_probes(settings, places)
     warnings += _leaks(settings)
     yield from _check_sizes(settings, places)
@@ -174,6 +175,20 @@ def _check_pretrain(settings: Configuration, places: Places) -> Iterator[Problem
         if held is not None and asked > held:
             what = f"projection_levels {asked}, and the encoder has {held} levels"
             yield places.problem(("pretrain", i, "method", "projection_levels"), what, f"at most {held}")
+
+
+def _check_workers(settings: Configuration, header: Header, places: Places) -> Iterator[Problem]:
+    """Workers take equal shares of a pretraining batch, and MoCo's parts of it lie whole on one of them."""
+    for i, stage in enumerate(settings.pretrain):
+        for workers in header.resources.pretrain.worker_counts:
+            parts = stage.method.bn_splits if isinstance(stage.method, MoCo) else 1
+            if stage.batch_size % workers:
+                what = f"{stage.batch_size} images do not divide among {workers} workers (resources.pretrain)"
+                yield places.problem(("pretrain", i, "batch_size"), what, f"use a multiple of {workers}")
+            elif parts > 1 and workers > 1 and (parts % workers or stage.batch_size % parts):
+                what = f"{parts} parts of {stage.batch_size} images do not divide among {workers} workers"
+                fix = f"use a multiple of {workers} that divides the batch"
+                yield places.problem(("pretrain", i, "method", "bn_splits"), what, fix)
 
 
 SUPERVISED = ("segmentation", "classification")

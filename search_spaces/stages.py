@@ -154,6 +154,11 @@ def pretrain_identity(
     }
 
 
+def workers_identity(resources: StageResources) -> dict[str, Any]:
+    """Several workers add up in another order; one leaves the fingerprint as it is."""
+    return {} if resources.workers == 1 else {"workers": resources.workers, "batch_norm": resources.batch_norm}
+
+
 def weights_identity(method: Weights, model: Model) -> dict[str, Any]:
     """Ready-made weights depend on no data and no seed; a file counts by what it holds, not by where it is."""
     source = method.source
@@ -335,10 +340,13 @@ def _pretrain_stage(
     keep = bool(header.keep_states) or until is not None
     settings, until = shortened(settings, until)
     data, resources = configuration.data[settings.data], header.resources.pretrain
+    if isinstance(settings.method, Weights):  # read, not trained
+        resources = StageResources(gpus=0)
     used = ["init", "order", "augmentation"] + (["split"] if settings.sees == "train" else [])
     streams = _streams(used, replicate.pretrain, replicate, header.seeds)
     key = parent.fingerprint if parent else None
     identity = pretrain_identity(settings, configuration.model, data, digest_of(data), streams, key, resources.cpus)
+    identity |= workers_identity(resources)
     return Stage(
         "pretrain",
         name,
@@ -379,6 +387,7 @@ def _finetune_stage(
     identity = finetune_identity(
         settings, configuration.model, data, digest_of(data), streams, key, resources.cpus, on_test
     )
+    identity |= workers_identity(resources)
     return Stage(
         "finetune",
         "finetune",
@@ -409,6 +418,7 @@ def _probe_stage(
     identity = probe_identity(
         settings, configuration.model, data, digest_of(data), streams, parent.fingerprint, resources.cpus
     )
+    identity |= workers_identity(resources)
     return Stage(
         "probe",
         f"probe:{name}",
@@ -438,6 +448,7 @@ def pair_stage(
     data = configuration.data[settings.data]
     streams = _streams(["split"] if settings.images == "val" else [], replicate.pretrain, replicate, header.seeds)
     identity = pair_identity(settings, data, digest_of(data), streams, parents, resources.cpus)
+    identity |= workers_identity(resources)
     return Stage(
         "probe",
         f"probe:{name}",

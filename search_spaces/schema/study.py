@@ -140,8 +140,36 @@ class Published(Settings):
 
 
 class StageResources(Settings):
-    cpus: PositiveInt = 1  # also the number of threads: it changes digits, so it is part of the fingerprint
+    """What one run of a stage takes. With several workers each trains on its share of every batch (Ray Train)."""
+
+    cpus: PositiveInt = 1  # of each worker; also the number of threads, which changes digits: in the fingerprint
     gpus: Annotated[float, Field(ge=0)] | None = None  # default: one where there are GPUs, none where there are not
+    workers: PositiveInt = 1  # processes that run the stage together; they too change digits
+    gpus_per_worker: Annotated[float, Field(ge=0)] | None = None  # in place of `gpus`; the same default
+    min_workers: PositiveInt | None = None  # when workers are lost, go on with as few as these; default: replace them
+    batch_norm: Literal["sync", "local"] = "sync"  # statistics of the whole batch, or of each worker's share
+
+    @property
+    def gpus_each(self) -> float | None:
+        """GPUs of one worker; None: the default."""
+        return self.gpus if self.gpus_per_worker is None else self.gpus_per_worker
+
+    @property
+    def worker_counts(self) -> range:
+        """How many workers may come to run the stage."""
+        return range(self.min_workers or self.workers, self.workers + 1)
+
+    @model_validator(mode="after")
+    def _whole(self) -> StageResources:
+        if self.gpus is not None and (self.workers > 1 or self.gpus_per_worker is not None):
+            raise ValueError("with several workers, give gpus_per_worker in place of gpus")
+        if (each := self.gpus_each or 0.0) > 1 and each != int(each):
+            raise ValueError(f"{each} GPUs: above 1 the number must be whole, since a process shares at most one GPU")
+        if (self.min_workers or 1) > self.workers:
+            raise ValueError(f"min_workers {self.min_workers} is above workers {self.workers}")
+        if self.min_workers is not None and self.batch_norm == "local":
+            raise ValueError("min_workers needs batch_norm: sync; with local, fewer workers train something else")
+        return self
 
 
 class Resources(Settings):

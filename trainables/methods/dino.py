@@ -148,9 +148,7 @@ class DINO(nn.Module):
         loss = dino_loss(student, teacher, self.center, self.student_temperature, self._temperature(batch.epoch))
         signs = self._diagnostics(loss, features[0], teacher, batch.world)
         if self.training:
-            self._move_center(
-                batch.world.mean(teacher.mean(dim=(0, 1)))
-            )  # only now: the loss is with the centre of the batches before
+            self._move_center(teacher, batch.world)  # only now: the loss is with the centre of the batches before
         return loss, signs
 
     def after_backward(self, epoch: int) -> None:
