@@ -25,6 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 M = TypeVar("M", bound=nn.Module)
+PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass(frozen=True)
@@ -124,17 +125,23 @@ def whole_batch_norm(module: M, world: World, device: torch.device) -> M:
     """Let every batch norm in `module` take the statistics of the whole batch, in place where it can.
 
     Parameters, buffers and their names stay. On GPUs this is torch's own SyncBatchNorm, which refuses CPU tensors.
+
+    Raises:
+        ValueError: a batch norm that does more than normalise (some of timm's backbones), which neither can stand for.
     """
     if world.size == 1:
         return module
+    for child in module.modules():
+        if isinstance(child, _BatchNorm) and type(child) not in PLAIN:
+            name = type(child).__name__
+            raise ValueError(f"{name} cannot take the statistics of all workers; set resources.*.batch_norm: local")
     if device.type == "cuda":
         converted: M = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
         return converted
-    for name, child in module.named_children():
-        if isinstance(child, _BatchNorm):
-            setattr(module, name, WholeBatchNorm(child, world))
-        else:
-            whole_batch_norm(child, world, device)
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, _BatchNorm):
+                setattr(parent, name, WholeBatchNorm(child, world))
     return module
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,52 @@ def test_what_can_never_be_placed_is_refused_at_once(one: Stage, message: str) -
     with pytest.raises(ResourceError, match=message):
         Ledger({"CPU": 4.0}).check({"a": one})
     Ledger({"CPU": 8.0, "GPU": 1.0}).check({"a": one})
+
+
+def gang(name: str, workers: int, cpus: int = 1, gpus: float | None = None) -> Stage:
+    """A stage on several workers."""
+    one = stage(name)
+    resources = schema.StageResources(cpus=cpus, workers=workers, gpus_per_worker=gpus)
+    return dataclasses.replace(one, resources=resources)
+
+
+def test_a_gang_counts_with_all_its_workers_and_its_trial_holds_none_of_it() -> None:
+    """8 CPUs, 4 GPUs: a gang of two with 2 CPUs and a GPU each leaves 4 CPUs and 2 GPUs, enough for one more."""
+    h = handout([gang(n, 2, cpus=2, gpus=1) for n in "abc"], Ledger({"CPU": 8.0, "GPU": 4.0}))
+    config = h.take("1")
+    assert config is not None
+    assert config["resources"] == {"memory": 1048576}
+    order = Order.from_json(config["order"])
+    assert (order.workers, order.min_workers, order.threads, order.gpus) == (2, 2, 2, 1.0)
+    assert h.take("2") is not None
+    assert h.take("3") is None
+
+
+@pytest.mark.parametrize(("asked", "counted"), [(0.25, 0.25), (0.3, 1 / 3), (0.4, 0.5), (0.6, 1.0), (1.0, 1.0), (2, 2)])
+def test_a_share_of_a_gpu_counts_as_what_it_leaves_no_use_for(asked: float, counted: float) -> None:
+    assert Ledger({"CPU": 1.0, "GPU": 2.0}).each(stage("a", gpus=asked))["GPU"] == pytest.approx(counted)
+
+
+TWO_MACHINES = [{"CPU": 4.0, "GPU": 2.0}, {"CPU": 4.0, "GPU": 1.0}, {"memory": 1e9}]
+
+
+@pytest.mark.parametrize(
+    ("one", "message"),
+    [
+        (
+            stage("a", cpus=6),
+            r"resources.finetune.cpus: a stage needs 6 CPU, no machine has more than 4; lower it or add",
+        ),
+        (gang("a", 2, gpus=4), r"resources.finetune.gpus_per_worker: a stage needs 4 GPU, no machine has more than 2"),
+        (gang("a", 4), r"resources.finetune.workers: 4 workers with 1 CPU and 1 GPU each, there is room for 3"),
+        (gang("a", 3, cpus=3, gpus=0), r"resources.finetune.workers: 3 workers with 3 CPU each, there is room for 2"),
+    ],
+)
+def test_what_fits_no_machine_is_refused_though_the_sum_would_do(one: Stage, message: str) -> None:
+    ledger = Ledger({"CPU": 8.0, "GPU": 3.0}, nodes=TWO_MACHINES)
+    with pytest.raises(ResourceError, match=message):
+        ledger.check({"a": one})
+    ledger.check({"a": gang("a", 3), "b": gang("b", 8, gpus=0), "c": stage("c", cpus=4, gpus=2)})
 
 
 # --------------------------------------------------------------------------------------------------------- handout

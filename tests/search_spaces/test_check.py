@@ -54,6 +54,19 @@ def test_the_text_that_is_changed_here_is_in_order():
          's:2: seeds.reports: there is no such key (did you mean "report"?)'),
         ("study: s", "study: s\nresources: {pretrain: {gpu: 1}}",
          's:2: resources.pretrain.gpu: there is no such key (did you mean "gpus"?)'),
+        # workers
+        ("study: s", "study: s\nresources: {pretrain: {workers: 5}}",
+         "s:6: pretrain.batch_size: 384 images do not divide among 5 workers (resources.pretrain) (use a multiple of 5)"),  # noqa: E501
+        ("study: s", "study: s\nresources: {pretrain: {workers: 6, min_workers: 5}}",
+         "s:6: pretrain.batch_size: 384 images do not divide among 5 workers (resources.pretrain) (use a multiple of 5)"),  # noqa: E501
+        ("study: s", "study: s\nresources: {pretrain: {workers: 2, gpus: 1}}",
+         "s:2: resources.pretrain: with several workers, give gpus_per_worker in place of gpus"),
+        ("study: s", "study: s\nresources: {pretrain: {gpus: 1.5}}",
+         "s:2: resources.pretrain: 1.5 GPUs: above 1 the number must be whole, since a process shares at most one GPU"),
+        ("study: s", "study: s\nresources: {pretrain: {workers: 2, min_workers: 3}}",
+         "s:2: resources.pretrain: min_workers 3 is above workers 2"),
+        ("study: s", "study: s\nresources: {pretrain: {workers: 2, min_workers: 1, batch_norm: local}}",
+         "s:2: resources.pretrain: min_workers needs batch_norm: sync; with local, fewer workers train something else"),
         # unknown words
         ("dataset: scenes", "dataset: scene", 's:3: data.scenes.dataset: unknown value \'scene\' (did you mean "scenes"?)'),  # noqa: E501
         ("simclr", "simclear", "s:7: pretrain.method.name: unknown value 'simclear' (did you mean \"simclr\"?)"),

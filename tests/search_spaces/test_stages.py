@@ -93,6 +93,9 @@ EVERY = set(STAGES)
         ("probe.near.k=5", {"probe:near"}),
         ("resources.probe.cpus=2", {"probe:near"}),
         ("data.scenes.source=resident", set()),
+        ("resources.pretrain.workers=2", EVERY),
+        ("resources.finetune={workers: 2, gpus_per_worker: 1}", {"finetune"}),
+        ("resources.finetune={batch_norm: local, gpus_per_worker: 1}", set()),  # one worker has the whole batch
         ("study=other", set()),
         ("question=Why?", set()),
         ("tune.trials=99", set()),
@@ -423,3 +426,18 @@ def test_a_gpu_share_is_no_digit():
 
 def test_headers_need_nothing_but_a_name():
     assert Header(study="s").seeds.report.pretrain == 3
+
+
+def test_workers_and_what_they_normalise_by_change_digits_and_where_they_run_does_not():
+    two = fingerprints("resources.pretrain.workers=2")["pretrain"]
+    local = fingerprints("resources.pretrain={workers: 2, batch_norm: local}")["pretrain"]
+    assert len({two, local, fingerprints("resources.pretrain.workers=4")["pretrain"]}) == 3
+    for same in ("gpus_per_worker: 0.5", "min_workers: 1"):
+        assert fingerprints(f"resources.pretrain={{workers: 2, {same}}}")["pretrain"] == two
+
+
+def test_ready_made_weights_are_read_by_one_process():
+    settings = {"name": "weights", "source": "torchvision:resnet18"}
+    chain = {"pretrain": [{"data": "scenes", "method": settings}], "model": {"name": "resnet-unet", "depth": 18}}
+    found = stages("resources.pretrain.workers=4", study=STUDY | chain)
+    assert found["pretrain"].resources.workers == 1

@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file
 from test_contract_methods import METHOD_SETTINGS
 from torch import Tensor
-from workers import together, train_each
+from workers import exchange, failure, normalise, together, train_each
 
 from search_spaces import schema
 from trainables.checkpoints import WEIGHTS
 from trainables.data import images
 from trainables.data.images import ImageSet
 from trainables.data.splits import Split
-from trainables.distributed import ALONE
+from trainables.distributed import ALONE, World, whole_batch_norm
 
 MODEL = schema.UNet(widths=(4, 8))
 SPLIT = Split(train=np.arange(27), val=np.arange(27, 34), test=np.arange(34, 40))
@@ -104,3 +104,51 @@ def assert_close(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
     assert one.keys() == two.keys()
     apart = {name: float((one[name] - two[name]).abs().max()) for name in one}
     assert {name: far for name, far in apart.items() if far > 1e-7} == {}
+
+
+def test_gradients_of_exchanges_are_those_of_the_sum_of_all_workers_losses() -> None:
+    """With what one process gets by autograd: of sum over w of weights_w sin(all rows), and of sin(sum of shares)."""
+    generator = torch.Generator().manual_seed(0)
+    rows, weights = (torch.randn(n, 3, generator=generator, dtype=torch.float64) for n in (6, 12))
+    weights = weights.view(2, 6, 3)
+    answers = together(2, exchange, rows, weights)
+    x = rows.clone().requires_grad_()
+    (x.sin() * weights.sum(dim=0)).sum().backward()
+    assert torch.allclose(torch.cat([answer[0] for answer in answers]), x.grad)
+    x.grad = None
+    ((x[:3] + x[3:]).sin() * weights[:, :3].sum(dim=0)).sum().backward()
+    assert torch.allclose(torch.cat([answer[1] for answer in answers]), x.grad)
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.7])
+def test_own_statistics_add_up_to_those_of_one_process_that_takes_the_parts_in_order(momentum: float) -> None:
+    rows = list(torch.randn(8, 5, 3, generator=torch.Generator().manual_seed(1)) * 3 + 1)
+    alone = normalise(ALONE, rows, momentum)
+    for found in together(2, normalise, rows, momentum):
+        assert int(found["num_batches_tracked"]) == int(alone["num_batches_tracked"]) == 8
+        for name in ("running_mean", "running_var"):
+            assert torch.allclose(found[name], alone[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"optimizer": {"name": "sgd", "lr": 1e30}}, "DivergedError: pretext_loss is "),
+        ({"batch_size": 7}, "ValueError: a batch of 7 images does not divide among 2 workers"),
+        (
+            {"method": METHOD_SETTINGS["moco"] | {"name": "moco", "bn_splits": 3}},
+            "ValueError: moco: with 2 workers bn_splits 3 must be a multiple of them",
+        ),
+    ],
+)
+def test_what_goes_wrong_is_said_by_all_workers(changes: Any, said: str, data: ImageSet, tmp_path: Path) -> None:
+    for text in together(2, failure, case("simclr", **changes), MODEL, data, SPLIT, tmp_path):
+        assert text.startswith(said)
+
+
+def test_a_batch_norm_with_more_to_it_is_refused() -> None:
+    class WithActivation(torch.nn.BatchNorm2d):
+        """As timm has them."""
+
+    with pytest.raises(ValueError, match=r"WithActivation cannot take the statistics of all workers; set resources"):
+        whole_batch_norm(torch.nn.Sequential(WithActivation(3)), World(0, 2), torch.device("cpu"))

@@ -20,8 +20,8 @@ from trainables import finetune as finetuning
 from trainables import pretrain as pretraining
 from trainables.data.images import ImageSet
 from trainables.data.splits import Split
-from trainables.distributed import World
-from trainables.loop import Place
+from trainables.distributed import RunningStatistics, World
+from trainables.loop import DivergedError, Place
 
 
 def together(size: int, work: Callable[..., Any], *args: Any) -> list[Any]:
@@ -118,3 +118,33 @@ def train_each(
                     settings, model, data, split, STREAMS, place, lambda _: None, on_test=True
                 )
     return found
+
+
+def normalise(world: World, rows: list[torch.Tensor], momentum: float) -> dict[str, torch.Tensor]:
+    """Two steps of two calls each: what running statistics become where each worker normalises its own rows."""
+    norm = torch.nn.BatchNorm1d(rows[0].shape[1], momentum=momentum)
+    statistics = RunningStatistics(norm, world)
+    for step in range(0, len(rows), 2 * world.size):
+        for part in rows[step + 2 * world.rank : step + 2 * world.rank + 2]:
+            norm(part)
+        statistics.merge()
+    return dict(norm.state_dict())
+
+
+def exchange(world: World, rows: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The gradients of own rows of a function of all workers' rows, each worker's its own: through gather and sum."""
+    own = torch.from_numpy(world.part(rows.numpy())).requires_grad_()
+    (world.gather(own).sin() * weights[world.rank]).sum().backward()
+    gathered, own.grad = own.grad, None
+    (world.sum(own).sin() * weights[world.rank, : len(own)]).sum().backward()
+    return gathered, own.grad
+
+
+def failure(world: World, settings: Any, model: Any, data: ImageSet, split: Split, out: Path) -> str:
+    """What a training raises, as text."""
+    place = Place(out, torch.device("cpu"), world=world)
+    try:
+        pretraining.pretrain(settings, model, data, split, STREAMS, place, lambda _: None)
+    except (DivergedError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "none"
