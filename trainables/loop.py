@@ -137,17 +137,6 @@ def epoch_order(count: int, seed: int, epoch: int, window: int | None = None) ->
     return order
 
 
-def share(order: IntArray, batch: int, rank: int, world: int) -> IntArray:
-    """What one of `world` workers takes of an epoch: of every batch its own equal part, in order.
-
-    Raises ValueError where `batch`, or a last batch that is not whole, cannot be divided equally.
-    """
-    if batch % world or len(order) % batch % world:
-        raise ValueError(f"batches of {batch} of {len(order)} images cannot be divided among {world} workers")
-    parts = [np.split(order[start : start + batch], world)[rank] for start in range(0, len(order), batch)]
-    return np.concatenate(parts) if parts else order
-
-
 def last_step(steps: int, until: int | None, steps_per_epoch: int) -> int:
     """Where this run of a training of `steps` ends: after `until` epochs, if that is sooner."""
     return steps if until is None else min(steps, until * steps_per_epoch)

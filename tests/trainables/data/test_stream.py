@@ -22,7 +22,8 @@ from trainables.data.errors import DataError
 from trainables.data.images import ImageSet
 from trainables.data.splits import draw_split
 from trainables.data.stream import Column
-from trainables.loop import Place, epoch_order, share
+from trainables.distributed import World
+from trainables.loop import Place, epoch_order
 from trainables.pretrain import pretrain
 
 
@@ -157,20 +158,15 @@ def test_a_window_touches_few_runs_of_neighbours(windows: int, run: int, seed: i
         assert len(np.unique(order[start : start + window] // run)) == 16
 
 
-@given(st.integers(1, 20), st.integers(1, 6), st.integers(1, 8), st.integers(0, 3))
-def test_workers_share_every_batch(batches: int, each: int, world: int, rest: int) -> None:
-    batch = each * world
-    order = np.random.default_rng(0).permutation(batches * batch + min(rest, each - 1) * world)
-    parts = [share(order, batch, rank, world) for rank in range(world)]
-    for start in range(0, len(order), batch):
-        whole = order[start : start + batch]
-        local = [part[start // world : start // world + len(whole) // world] for part in parts]
-        assert np.array_equal(np.concatenate(local), whole)
-
-
-def test_a_batch_that_cannot_be_divided_is_refused() -> None:
-    with pytest.raises(ValueError, match="batches of 10 of 20 images cannot be divided among 4 workers"):
-        share(np.arange(20), 10, 0, 4)
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 8), st.integers(0, 19))
+def test_workers_share_every_batch(batches: int, batch: int, size: int, rest: int) -> None:
+    """Also where a batch, or a last one that is not whole, does not divide: some then have a row more."""
+    order = np.random.default_rng(0).permutation(batches * batch + min(rest, batch - 1))
+    parts = [World(rank, size).shares(order, batch) for rank in range(size)]
+    for number, start in enumerate(range(0, len(order), batch)):
+        local = [rows[number * each : (number + 1) * each] for rows, each in parts]
+        assert np.array_equal(np.concatenate(local), order[start : start + batch])
+    assert sum(len(rows) for rows, _ in parts) == len(order)
 
 
 # -------------------------------------------------------------------------------------------------- with Ray Data
