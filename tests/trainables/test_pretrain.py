@@ -193,7 +193,7 @@ def test_a_collapsed_pretraining_is_stopped_where_the_study_asks_for_it(
     tmp_path: Path, data: ImageSet, split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An encoder whose features show no spread for two epochs of ten."""
-    monkeypatch.setattr(collapse, "measure", lambda encoder, pixels: {"encoder_spread": 1e-4, "encoder_rank": 9.0})
+    monkeypatch.setattr(collapse, "measure", lambda *args: {"encoder_spread": 1e-4, "encoder_rank": 9.0})
     asked = settings(steps=None, epochs=10, stop_on_collapse=2)
     with pytest.raises(CollapsedError, match=r"collapsed, stopped after step 4: encoder_spread 0\.0001 is below"):
         run(asked, data, split, tmp_path / "a")

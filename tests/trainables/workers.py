@@ -25,7 +25,10 @@ from trainables.loop import DivergedError, Place
 
 
 def together(size: int, work: Callable[..., Any], *args: Any) -> list[Any]:
-    """The answers of all workers, in order; `work` is at module level. Raises what the first to fail raised."""
+    """The answers of all workers, in order; AssertionError with the traceback of the first to fail.
+
+    `work` is at module level, and answers hold no tensors: those would end with the process that made them.
+    """
     context = multiprocessing.get_context("spawn")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -120,7 +123,7 @@ def train_each(
     return found
 
 
-def normalise(world: World, rows: list[torch.Tensor], momentum: float) -> dict[str, torch.Tensor]:
+def normalise(world: World, rows: list[torch.Tensor], momentum: float) -> dict[str, Any]:
     """Two steps of two calls each: what running statistics become where each worker normalises its own rows."""
     norm = torch.nn.BatchNorm1d(rows[0].shape[1], momentum=momentum)
     statistics = RunningStatistics(norm, world)
@@ -128,16 +131,16 @@ def normalise(world: World, rows: list[torch.Tensor], momentum: float) -> dict[s
         for part in rows[step + 2 * world.rank : step + 2 * world.rank + 2]:
             norm(part)
         statistics.merge()
-    return dict(norm.state_dict())
+    return {name: values.tolist() for name, values in norm.state_dict().items()}
 
 
-def exchange(world: World, rows: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def exchange(world: World, rows: torch.Tensor, weights: torch.Tensor) -> tuple[list[Any], ...]:
     """The gradients of own rows of a function of all workers' rows, each worker's its own: through gather and sum."""
     own = torch.from_numpy(world.part(rows.numpy())).requires_grad_()
     (world.gather(own).sin() * weights[world.rank]).sum().backward()
     gathered, own.grad = own.grad, None
     (world.sum(own).sin() * weights[world.rank, : len(own)]).sum().backward()
-    return gathered, own.grad
+    return gathered.tolist(), own.grad.tolist()
 
 
 def failure(world: World, settings: Any, model: Any, data: ImageSet, split: Split, out: Path) -> str:

@@ -135,13 +135,13 @@ class MoCo(nn.Module):
         return math.log(1 + len(self.queue.rows))
 
     @torch.no_grad()
-    def _keys(self, pixels: Tensor, shuffle: Tensor, world: World) -> Tensor:
+    def _keys(self, pixels: Tensor, shuffle: Tensor, world: World = ALONE) -> Tensor:
         """Normalised keys (N, D) in float32 of the whole batch, computed in a shuffled order."""
         shuffled = world.own(world.gather(pixels)[shuffle]).contiguous(memory_format=torch.channels_last)
         keys = self.key_head(self._features(self.key_encoder, shuffled, world))
         return world.gather(F.normalize(keys.float(), dim=1))[shuffle.argsort()]
 
-    def _features(self, encoder: Encoder, pixels: Tensor, world: World) -> Tensor:
+    def _features(self, encoder: Encoder, pixels: Tensor, world: World = ALONE) -> Tensor:
         """(B, 3, H, W) -> (B, C), each part of the batch normalised by statistics of its own."""
         parts = pixels.tensor_split(max(1, self.bn_splits // world.size)) if self.training else (pixels,)
         return torch.cat([pooled(encoder(part), self.levels) for part in parts])

@@ -109,7 +109,7 @@ class SwAV(nn.Module):
         z = F.normalize(self.head(features).float(), dim=1)
         scores = self.prototypes(z).unflatten(0, (len(pixels), -1))  # V, B, K
         large = z.detach().view(len(pixels), -1, z.shape[1])[:GLOBAL_VIEWS]  # G, B, D
-        codes = self._codes(scores.detach()[:GLOBAL_VIEWS], large, batch)
+        codes = self._codes(scores.detach()[:GLOBAL_VIEWS], large, batch.epoch, batch.world)
         loss = swapped_prediction(scores, codes, self.temperature)
         return loss, diagnostics(large[0], large[1], batch.world) | self._signs(loss, codes, batch.world)
 
@@ -127,14 +127,14 @@ class SwAV(nn.Module):
         self._normalise_prototypes()
 
     @torch.no_grad()
-    def _codes(self, scores: Tensor, projections: Tensor, batch: Batch) -> Tensor:
+    def _codes(self, scores: Tensor, projections: Tensor, epoch: int, world: World = ALONE) -> Tensor:
         """Assignments (G, B, K) of the large views, balanced over the batch and whatever their queue holds."""
         balanced = list(scores)
-        if self.training and self.queues and batch.epoch >= self.queue_from_epoch:
-            self.new_rows = [batch.world.gather(view) for view in projections]
+        if self.training and self.queues and epoch >= self.queue_from_epoch:
+            self.new_rows = [world.gather(view) for view in projections]
             self._check(len(self.new_rows[0]))
-            balanced = [torch.cat([view, self._queued(i, batch.world)]) for i, view in enumerate(scores)]
-        codes = [sinkhorn(view, self.epsilon, self.iterations, batch.world) for view in balanced]
+            balanced = [torch.cat([view, self._queued(i, world)]) for i, view in enumerate(scores)]
+        codes = [sinkhorn(view, self.epsilon, self.iterations, world) for view in balanced]
         return torch.stack([view[: scores.shape[1]] for view in codes])
 
     def _queued(self, view: int, world: World) -> Tensor:
@@ -155,7 +155,7 @@ class SwAV(nn.Module):
             raise ValueError(f"swav: a queue of {len(queue.rows)} cannot hold a batch of {batch_size}")
 
     @torch.no_grad()
-    def _signs(self, loss: Tensor, codes: Tensor, world: World) -> dict[str, Tensor]:
+    def _signs(self, loss: Tensor, codes: Tensor, world: World = ALONE) -> dict[str, Tensor]:
         """A loss stuck at log K is a uniform collapse; the share of prototypes that are any image's first choice."""
         used = codes.new_zeros(codes.shape[-1])
         used[codes.argmax(dim=-1).flatten()] = 1.0
