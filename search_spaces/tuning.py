@@ -65,6 +65,10 @@ def check_searched(cell: Cell, settings: Configuration, header: Header, places: 
         if not own:
             continue
         yield from _check_sampler(tune, own, places)
+        if part == "pretrain" and tune.pretrain.target != "cells" and (tune.also or tune.constraints):
+            key, scored = ("also" if tune.also else "constraints"), tune.pretrain.target
+            what = f"{key} is about fine-tunings, and the pretraining's ranges are tuned by {scored}"
+            yield places.problem(("tune", key), what, "set tune.pretrain.target: cells, or leave it out")
         if tune.rungs is not None:
             yield from _check_rungs(tune, part, settings, places)
 
