@@ -65,14 +65,22 @@ def make_plan(
         seconds=None,
         gpu_hours=None,
         disk_bytes=None,
-        warnings=(*study.warnings, *few_seeds(study)),
+        warnings=(*study.warnings, *at_most(study), *few_seeds(study)),
     )
     return plan, stages
 
 
 def simulate(study: Study, digest_of: DigestOf) -> tuple[Run, list[Stage]]:
-    """Run the study's programs with every stage finished at once; searches ask a random sampler."""
-    header = study.header.model_copy(update={"tune": study.header.tune.model_copy(update={"sampler": "random"})})
+    """Run the study's programs with every stage finished at once.
+
+    Searches ask a random sampler, or the study's own where it only lays points out, and nobody leaves a race: what a
+    race saves depends on scores.
+    """
+    tune = study.header.tune
+    sampler = tune.sampler if tune.sampler in ("grid", "qmc") else "random"
+    header = study.header.model_copy(
+        update={"tune": tune.model_copy(update={"sampler": sampler, "racing": None, "warm_start": False})}
+    )
     pretended = Study(header, study.factors, study.cells, study.resolved, study.source, study.warnings)
     run = Run(pretended, digest_of, optuna.storages.InMemoryStorage())
     scheduler = Scheduler(lambda fingerprint: None, retries=0)
@@ -130,6 +138,19 @@ def continuing_sentence(stages: Sequence[Stage]) -> str:
     trained, apart = sum(max(reaches) for reaches in shared), sum(sum(set(reaches)) for reaches in shared)
     said = f"longer trainings continue shorter ones: {trained} epochs are trained, not {apart}"
     return said + (f"; {blocked}" if blocked else "")
+
+
+def at_most(study: Study) -> tuple[str, ...]:
+    """Which settings may make the study smaller than planned."""
+    tune = study.header.tune
+    median = tune.rungs is not None and tune.rungs.rule == "median"
+    ends = [
+        ("tune.racing", tune.racing is not None),
+        ("the median rule of tune.rungs", median),
+        ("a budget in hours", any(b.hours or b.gpu_hours for b in (tune.budget.study, tune.budget.cell))),
+    ]
+    named = [name for name, there in ends if there]
+    return (f"at most this many stage runs: {' and '.join(named)} may end some earlier",) if named else ()
 
 
 def few_seeds(study: Study) -> tuple[str, ...]:

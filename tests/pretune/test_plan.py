@@ -167,3 +167,20 @@ def test_the_plan_says_what_continuing_saves_and_why_it_cannot() -> None:
     assert lengths() == "longer trainings continue shorter ones: 200 epochs are trained, not 350"
     assert "since its cosine schedule depends on the length" in lengths(schedule={"name": "cosine"})
     assert "the momentum schedule of byol" in lengths(method={"name": "byol"})
+
+
+def searched(**tune: Any) -> Any:
+    body: dict[str, Any] = {"study": "s", "data": {"d": {"dataset": "scenes"}}, "seeds": {"search": 3, "report": 1}}
+    body |= {"finetune": {"data": "d", "epochs": 9, "optimizer": {"lr": {"log_uniform": [0.001, 0.1]}}}, "tune": tune}
+    return make_plan(from_dict(body), lambda data: "digest")[0]
+
+
+def test_a_plan_of_a_race_is_an_upper_bound_and_says_so() -> None:
+    plan = searched(trials=8, racing={"first": 2})
+    assert plan.stage_runs == 8 * 3 + 1
+    assert "at most this many stage runs: tune.racing may end some earlier" in plan.warnings
+
+
+def test_a_plan_counts_rungs_and_the_points_of_a_grid() -> None:
+    assert searched(trials=8, rungs={"epochs": [1, 3], "keep": 0.5}, batch=8).stage_runs == (8 + 4 + 2) * 3 + 1
+    assert searched(trials=8, sampler="grid", points=5).stage_runs == 5 * 3 + 1
