@@ -261,9 +261,9 @@ def test_a_model_that_is_itself_a_choice_is_a_branch():
 
 def test_a_tune_section_without_ranges_is_pointed_out():
     said = "the study has a tune section but no ranges: nothing is searched, it goes straight to confirm"
-    assert make(tune={"trials": 3}).warnings == (said,)
-    assert make(tune={"trials": 3}, **RANGED).warnings == ()
-    assert make(tune={"trials": 3}, factors={"lr": {"finetune.optimizer.lr": [{"uniform": [0.1, 1]}]}}).warnings == ()
+    assert make(tune={"trials": 3, "startup": 1}).warnings == (said,)
+    assert make(tune={"trials": 3, "startup": 1}, **RANGED).warnings == ()
+    assert make(tune={"trials": 3, "startup": 1}, factors={"lr": {"finetune.optimizer.lr": [{"uniform": [0.1, 1]}]}}).warnings == ()
 
 
 def test_freezing_what_nothing_was_transferred_to_is_pointed_out_once_per_cell():
@@ -316,3 +316,17 @@ def test_order_and_names_of_factors_and_levels_change_no_fingerprint(keys, rando
     named = {f"g{i}": {f"level {j}": {key: value} for j, value in enumerate(LEVELS[key])}
              for i, key in enumerate(shuffled)}  # fmt: skip
     assert sorted(expanded(one)) == sorted(expanded(make(factors=named)))
+
+
+@pytest.mark.parametrize(
+    ("tune", "says"),
+    [
+        ({"trials": 3}, "all 3 trials are random: tune.startup is 8"),
+        ({"sampler": "genetic", "trials": 16}, "there will be no second generation"),
+        ({"rungs": {"epochs": [1], "keep": 0.9}, "batch": 4}, "every rung keeps all of a batch of 4"),
+        ({"budget": {"study": {"hours": 1}}}, "depends on the machine, and with it the table"),
+    ],
+)
+def test_what_is_probably_not_meant_is_said(tune, says):
+    finetune = BASE["finetune"] | {"epochs": 5, "optimizer": {"lr": {"log_uniform": [0.001, 0.1]}}}
+    assert any(says in warning for warning in make(tune=tune, finetune=finetune).warnings)
