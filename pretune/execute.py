@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
+import shutil
 import time
 import traceback
 from dataclasses import asdict, dataclass
@@ -21,6 +22,9 @@ from pretune.outcomes import Outcome
 from pretune.store import CONTINUE, Store
 from search_spaces import schema
 from search_spaces.stages import Stage
+
+DISK_FULL = "No space left on device"  # in the cause of a stage run that could not be kept; the words of the system
+LEAST_BYTES = 65_536  # below which a disk is full
 
 SETTINGS: dict[str, TypeAdapter[Any]] = {
     "pretrain": TypeAdapter(schema.Pretrain),
@@ -122,7 +126,16 @@ def execute(order: Order, report: Any) -> Outcome:
         if attempt is not None:
             with contextlib.suppress(OSError):  # a full disk is a cause to tell, not one to hide
                 (attempt / "error.txt").write_text(traceback.format_exc())
-        return Outcome("crashed", {}, describe(error))
+        return Outcome("crashed", {}, describe(error) + full_disk(store))
+
+
+def full_disk(store: Store) -> str:
+    """What to add to a cause where the disk is full: not every library that fails for it says so."""
+    try:
+        full = shutil.disk_usage(store.root).free < LEAST_BYTES
+    except OSError:
+        return ""
+    return f" ({DISK_FULL})" if full else ""
 
 
 def _run_and_keep(order: Order, store: Store, attempt: Path, report: Any) -> Outcome:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pretune.execute import Order
+from pretune.execute import DISK_FULL, Order
 from pretune.outcomes import Outcome
 from pretune.scheduler import Scheduler
-from pretune.store import Entry, Store
+from pretune.store import Entry, Store, StoreError
 from search_spaces.stages import Stage
 
 LAUNCHER = {"memory": 1048576}  # bytes; Ray refuses a trial that reserves nothing
@@ -130,6 +130,11 @@ class Handout:
             self.ledger.running.pop(live.stage.fingerprint, None)
             try:
                 outcome = outcome_of(live.stage, result or live.latest, error, self.scheduler)
+                if outcome.state == "crashed" and DISK_FULL in outcome.cause:  # else all others train for nothing
+                    raise StoreError(
+                        f"the study stopped: the disk of the store is full ({outcome.cause}); make room: what is "
+                        "finished is kept, and the same command goes on"
+                    )
                 self.scheduler.complete(live.stage, outcome)
             except Exception as fault:
                 self.fault = self.fault or fault

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import statistics
@@ -12,17 +13,19 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
+from optuna.storages import BaseStorage
 from rich.console import Console
 from rich.progress import Progress as Bar
 
 from pretune import program, record
 from pretune.backbones import check_backbones
+from pretune.errors import SearchStorageError
 from pretune.execute import Folders, Order, order_of
 from pretune.handout import Ledger, Live, find_in
 from pretune.monitor import CellStatus, RunningStage, Snapshot, monitor
 from pretune.outcomes import Outcomes, Run, Use, stages_in
 from pretune.scheduler import Scheduler
-from pretune.search import open_storage
+from pretune.search import close_storage, is_database_error, open_storage
 from pretune.store import Store, StoreError, write_atomically
 from pretune.transport import machines, run_trials, start_ray, stop_ray
 from search_spaces import schema
@@ -30,6 +33,7 @@ from search_spaces.resolve import Study
 from search_spaces.stages import DigestOf, Stage
 
 STATUS_SECONDS = 2.0  # between two versions of status.json
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 RESULTS_SECONDS = 60.0  # between two versions of the results, for whoever watches the report
 
 
@@ -71,16 +75,22 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
     store.check()
     digest_of = prepare_data(study, options, console)
     make_folder(options.out)
-    with only_driver(options.out):
+    log_file = options.out / "pretune.log"
+    with (
+        only_driver(options.out),
+        told_in_a_sentence(options),
+        searches_in(options) as storage,
+        log_file.open("a", encoding="utf-8") as log,
+    ):
         if say_changes(study, options.out, console):
             record.set_aside(options.out)
         record.write_header(study, options.out)
-        run = Run(study, digest_of, open_storage(options.search_storage or options.out / "optuna.journal"))
+        run = Run(study, digest_of, storage)
         run.clock = lambda: time.monotonic() - began
         run.is_stored = lambda fingerprint: store.find(fingerprint) is not None
         run.earlier = lambda: ({**entry.about, "metrics": entry.metrics} for entry in store.entries())
         run.search_prefix = record.own_name(study, options.out) if options.search_storage else ""
-        state = State(study, run, store, options.out, began, (options.out / "pretune.log").open("a", encoding="utf-8"))
+        state = State(study, run, store, options.out, began, log)
         scheduler = Scheduler(find_in(store), study.header.retries, state.event)
         state.scheduler = scheduler
         run.gpu_hours = lambda: sum(o.costs.get("cost/gpu_seconds", 0.0) for o in scheduler.outcomes.values()) / 3600
@@ -128,7 +138,6 @@ def conclude(study: Study, state: State, options: Options) -> Ended:
     failed = {state.label(stage): state.cause(key) for key, stage in stages_in(uses).items() if state.cause(key)}
     code = 130 if not scheduler.finished else (3 if failed or state.run.messages else 0)
     seconds = time.monotonic() - state.began
-    state.log.close()
     return Ended(
         code, state.trained, len(scheduler.reused), failed, seconds, tuple(state.run.messages), tuple(state.run.notes)
     )
@@ -159,6 +168,33 @@ def only_driver(folder: Path) -> Iterator[None]:
                 f"another pretune run is working on {folder}; wait for it, or choose another --out"
             ) from None
         yield
+
+
+@contextmanager
+def searches_in(options: Options) -> Iterator[BaseStorage]:
+    """Where the searches are kept, as long as the study runs."""
+    storage = open_storage(options.search_storage or options.out / "optuna.journal")
+    try:
+        yield storage
+    finally:
+        close_storage(storage)
+
+
+@contextmanager
+def told_in_a_sentence(options: Options) -> Iterator[None]:
+    """A disk or a database that fails under the driver ends the run; what is finished is in the store."""
+    again = "what is finished is kept, and the same command goes on"
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FAULTS:
+            raise
+        where = error.filename or options.out
+        raise StoreError(f"the study stopped: {error.strerror}: {where}; {again} once it can be written") from None
+    except Exception as error:
+        if not is_database_error(error):
+            raise
+        raise SearchStorageError(f"the study stopped: the search storage no longer answers; {again}") from None
 
 
 def prepare_data(study: Study, options: Options, console: Console | None) -> DigestOf:

@@ -182,6 +182,20 @@ def _open_database(url: str) -> BaseStorage:
         raise SearchStorageError(f"the search storage {shown} cannot be opened: {reason}") from None
 
 
+def is_database_error(error: Exception) -> bool:
+    """Whether a database failed, in its own words or in Optuna's."""
+    import sqlalchemy
+
+    return isinstance(error, optuna.exceptions.StorageInternalError | sqlalchemy.exc.SQLAlchemyError)
+
+
+def close_storage(storage: BaseStorage) -> None:
+    """Give the connections of a database back."""
+    if isinstance(storage, optuna.storages.RDBStorage):
+        storage.remove_session()
+        storage.engine.dispose()
+
+
 def _cut_torn_line(path: Path) -> None:
     """A line that a full disk or a power cut left unfinished would make the journal unreadable for ever."""
     if path.exists() and not (content := path.read_bytes()).endswith(b"\n"):

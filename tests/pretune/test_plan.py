@@ -8,9 +8,12 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from pretune.plan import calibrate, duration, make_plan, sharing_sentence
 from search_spaces import schema
+from search_spaces.document import StudyError
 from search_spaces.resolve import Study, from_dict
 
 EIGHT_CELLS: dict[str, Any] = {
@@ -184,3 +187,57 @@ def test_a_plan_of_a_race_is_an_upper_bound_and_says_so() -> None:
 def test_a_plan_counts_rungs_and_the_points_of_a_grid() -> None:
     assert searched(trials=8, rungs={"epochs": [1, 3], "keep": 0.5}, batch=8).stage_runs == (8 + 4 + 2) * 3 + 1
     assert searched(trials=8, sampler="grid", points=5).stage_runs == 5 * 3 + 1
+
+
+# ------------------------------------------------------------------------------------------------------ any study
+
+LEARNING_RATE = {"optimizer": {"lr": {"log_uniform": [1e-4, 1e-1]}}}
+TUNES = st.fixed_dictionaries(
+    {
+        "sampler": st.sampled_from(["grid", "random", "qmc", "tpe", "cmaes", "genetic", "nsga2"]),
+        "trials": st.integers(1, 5),
+        "batch": st.integers(1, 3),
+        "startup": st.integers(0, 3),
+    },
+    optional={
+        "racing": st.fixed_dictionaries({"first": st.integers(1, 3)}),
+        "rungs": st.fixed_dictionaries({"epochs": st.sampled_from([[1], [1, 2], [3]]), "keep": st.just(0.5)}),
+        "top_k": st.integers(1, 3),
+        "population": st.just(3),
+    },
+)
+STUDIES = st.fixed_dictionaries(
+    {
+        "tune": TUNES,
+        "seeds": st.fixed_dictionaries({"search": st.integers(1, 3), "report": st.integers(1, 2)}),
+        "factors": st.sampled_from(
+            [
+                {"skip": {"model.skip_connections": [True, False]}},
+                {"epochs": {"pretrain.epochs": [1, 2, 4]}},
+                {"transfer": {"finetune.transfer": ["none", "encoder"]}},
+            ]
+        ),
+        "schedule": st.sampled_from(["constant", "cosine"]),
+        "ranges": st.sets(st.sampled_from(["pretrain", "finetune"])),
+    }
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(STUDIES)
+def test_any_study_that_stands_can_be_planned_and_always_the_same(drawn: dict[str, Any]) -> None:
+    body = copy.deepcopy(EIGHT_CELLS) | {key: drawn[key] for key in ("tune", "seeds", "factors")}
+    for part in ("pretrain", "finetune"):
+        del body[part]["steps"]
+        body[part] |= {"epochs": 4, "schedule": {"name": drawn["schedule"]}}
+        if part in drawn["ranges"]:
+            body[part] |= copy.deepcopy(LEARNING_RATE)
+    try:
+        chosen = from_dict(body)
+    except StudyError:
+        assume(False)
+    first, stages = make_plan(chosen, lambda data: "digest")
+    second, again = make_plan(from_dict(copy.deepcopy(body)), lambda data: "digest")
+    assert dataclasses.asdict(first) == dataclasses.asdict(second)
+    assert [stage.fingerprint for stage in stages] == [stage.fingerprint for stage in again]
+    assert first.stage_runs == len({stage.fingerprint for stage in stages}) > 0
