@@ -16,6 +16,7 @@ import click
 from rich.console import Console
 
 from pretune.data_cli import data as data_group
+from pretune.monitor_cli import monitor as monitor_command
 from search_spaces.document import StudyError
 from search_spaces.resolve import Study, load
 from search_spaces.stages import Stage
@@ -47,12 +48,13 @@ def cli() -> None:
 
 
 cli.add_command(data_group)
+cli.add_command(monitor_command)
 
 
 def main() -> None:
     """Entry point: errors of use become one sentence, never a traceback."""
     from analysis.results import ResultsError
-    from pretune.errors import ModelError, SearchStorageError
+    from pretune.errors import LoggerError, ModelError, SearchStorageError
     from pretune.handout import ResourceError
     from pretune.store import StoreError
     from trainables.data.errors import DataError
@@ -75,6 +77,7 @@ def main() -> None:
         ResourceError,
         ResultsError,
         ModelError,
+        LoggerError,
         ConnectionError,
     ) as error:
         click.echo(f"error: {error}", err=True)
@@ -99,9 +102,17 @@ def main() -> None:
 @click.option("--address", help="Address of a Ray cluster.  [default: this machine]")
 @click.option("--search-storage", envvar="PRETUNE_SEARCH_STORAGE", metavar="URL",
               help="Database of the searches, such as sqlite:///x.db.  [default: OUT/optuna.journal]")  # fmt: skip
+@click.option(
+    "--dashboard",
+    is_flag=True,
+    help="Ray's dashboard, on this machine alone, with an actor named for every stage run: about 4 s each.",
+)
+@click.option("--log-to", type=click.Choice(["tensorboard", "mlflow", "wandb"]), multiple=True,
+              help="Also log what stages report there; repeatable.")  # fmt: skip
 def run(
     file: Path, scale: str | None, overrides: tuple[str, ...], data: Path | None, root: Path, out: Path | None,
-    store: Path | None, parallel: int | None, address: str | None, search_storage: str | None,
+    store: Path | None, parallel: int | None, address: str | None, search_storage: str | None, dashboard: bool,
+    log_to: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Run a study, or what is missing of it.
 
@@ -115,7 +126,12 @@ def run(
     from pretune.run import run_study
 
     study = load(file, scale, overrides)
-    options = replace(_options(study, data, root, out, store, parallel, address), search_storage=search_storage)
+    options = replace(
+        _options(study, data, root, out, store, parallel, address),
+        search_storage=search_storage,
+        dashboard=dashboard,
+        log_to=log_to,
+    )
     console = Console()
     for warning in study.warnings:
         console.print(f"[yellow]note:[/] {warning}", highlight=False)

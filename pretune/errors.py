@@ -7,3 +7,7 @@ class ModelError(Exception):
 
 class SearchStorageError(Exception):
     """The searches cannot be stored: says where and what to do, without a password."""
+
+
+class LoggerError(Exception):
+    """A logger that was asked for cannot be used; the message says what to install."""

@@ -105,6 +105,7 @@ class Handout:
     ledger: Ledger
     order_for: Callable[[Stage, float], Order]
     live: dict[str, Live]  # what is under way, by trial
+    images: dict[str, int] = field(default_factory=dict)  # seen in training, by name of stage
     fault: Exception | None = None  # ours, raised while Tune called us: it would log it and go on
 
     def take(self, trial: str) -> dict[str, Any] | None:
@@ -123,6 +124,14 @@ class Handout:
     def over(self) -> bool:
         """Nothing is left to hand out, now or later; with nothing live and nothing ready, Tune would poll forever."""
         return self.fault is not None or self.scheduler.finished or (self.scheduler.stuck() and not self.live)
+
+    def progress(self, trial: str, result: dict[str, Any]) -> None:
+        """A trial reports. A stage that goes on from its checkpoint counts the images before it once more."""
+        if live := self.live.get(trial):
+            steps = result.get("step", 0) - live.latest.get("step", 0)
+            seen = round(max(0, steps) * getattr(live.stage.settings, "batch_size", 0))
+            self.images[live.stage.name] = self.images.get(live.stage.name, 0) + seen
+            live.latest = result
 
     def end(self, trial: str, result: Mapping[str, Any] | None, error: bool) -> None:
         """A trial has ended; told twice, it counts once."""

@@ -8,7 +8,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -21,7 +21,9 @@ from pretune import program, record
 from pretune.backbones import check_backbones
 from pretune.errors import SearchStorageError
 from pretune.execute import Folders, Order, order_of
-from pretune.handout import Ledger, Live, find_in
+from pretune.handout import Ledger, Live, costs, find_in
+from pretune.log_to import LogTo, check_packages
+from pretune.metrics import Facts, published
 from pretune.monitor import CellStatus, RunningStage, Snapshot, monitor
 from pretune.outcomes import Outcomes, Run, Use, stages_in
 from pretune.scheduler import Scheduler
@@ -48,6 +50,8 @@ class Options:
     parallel: int | None = None  # most stage runs at once; default: as many as the CPUs or GPUs hold
     address: str | None = None  # of a Ray cluster; default: this machine
     search_storage: str | None = None  # URL of a database for the searches; default: a journal file in `out`
+    dashboard: bool = False  # Ray's dashboard, with an actor named for every stage run
+    log_to: tuple[str, ...] = ()  # loggers of Ray's that also get what stages report
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
         DataError, StoreError, ResourceError, ModelError: before anything is trained.
     """
     check_backbones(study)
+    check_packages(options.log_to)
     began = time.monotonic()
     store = Store(options.store)
     store.check()
@@ -106,7 +111,9 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
 def train(study: Study, state: State, options: Options, console: Console) -> None:
     """Start Ray and run stages until there is nothing left to do."""
     console.print(f"[dim]{state.reused_text()}starting Ray ...[/]", highlight=False, soft_wrap=True)
-    ledger = Ledger(start_ray(options.address, None), options.parallel, nodes=machines())
+    say = functools.partial(console.print, highlight=False, soft_wrap=True)
+    there = start_ray(options.address, None, options.dashboard, say)
+    ledger = Ledger(there, options.parallel, nodes=machines())
     ledger.check(stages_in(state.run.uses))
     folders = Folders(
         str(options.store.resolve()),
@@ -118,10 +125,12 @@ def train(study: Study, state: State, options: Options, console: Console) -> Non
         return order_of(stage, state.label(stage), gpus, folders)
 
     state.ledger = ledger
-    with monitor(lambda: state.snapshot(options.out), console) as shown:
+    scraped = published(state.facts, time.monotonic) if options.dashboard or options.address else nullcontext()
+    with monitor(lambda: state.snapshot(options.out), console) as shown, scraped:
         state.tell = shown.event
         state.snapshot(options.out)
-        run_trials(state.scheduler, ledger, order_for, state.live)
+        destinations = tuple(LogTo(name, study.name, options.out.resolve()) for name in options.log_to)
+        run_trials(state.scheduler, ledger, order_for, state.live, state.images, options.dashboard, destinations)
     state.tell = None
 
 
@@ -290,6 +299,8 @@ class State:
     stopped: bool = False
     live: dict[str, Live] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=dict)  # per stage name, of stages trained in this run
+    images: dict[str, int] = field(default_factory=dict)  # seen in training, per stage name
+    gpu_memory: dict[str, float] = field(default_factory=dict)  # bytes, the most of a stage run, per stage name
     notes: list[str] = field(default_factory=list)
     tell: Callable[[str], None] | None = None
     scheduler: Scheduler = field(init=False)
@@ -310,6 +321,8 @@ class State:
             self.trained += 1
             if entry := self.store.find(stage.fingerprint):
                 self.seconds.setdefault(stage.name, []).append(entry.seconds)
+                if memory := costs(entry).get("cost/gpu_memory"):
+                    self.gpu_memory[stage.name] = max(memory, self.gpu_memory.get(stage.name, 0.0))
             self.write_so_far()
         if kind not in ("reused", "started"):
             self.notes.append(line)
@@ -358,6 +371,11 @@ class State:
             self._written = time.monotonic()
             write_atomically(folder / "status.json", json.dumps(asdict(shot)))
         return shot
+
+    def facts(self) -> Facts:
+        """What is published as metrics."""
+        seconds = {name: tuple(values) for name, values in list(self.seconds.items())}
+        return Facts(self.snapshot(self.out), seconds, dict(self.images), dict(self.gpu_memory))
 
     def _counted(self, force: bool) -> Snapshot:
         """The parts that go over all stages, made anew only now and then: a study may have thousands."""

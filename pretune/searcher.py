@@ -10,6 +10,7 @@ from typing import Any
 
 from ray import tune
 from ray.tune.search import Searcher
+from ray.tune.trainable.function_trainable import wrap_function
 
 from pretune.execute import Order, execute
 from pretune.handout import Handout
@@ -29,10 +30,11 @@ class StageSearcher(Searcher):
         return Searcher.FINISHED if self.handout.over else self.handout.take(trial_id)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        if trial_id in self.handout.live:
-            self.handout.live[trial_id].latest = result
+        self.handout.progress(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if result:
+            self.handout.progress(trial_id, result)
         self.handout.end(trial_id, result, error)
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
@@ -63,15 +65,23 @@ class Watchdog(tune.Callback):
 
 def run_stage(config: dict[str, Any]) -> None:
     """The trial: one stage in this actor; its outcome goes back as the last report. Raises only to end the actor."""
-    last = time.monotonic()
+    last, latest = time.monotonic(), dict[str, float]()
 
     def report(values: dict[str, float]) -> None:
-        nonlocal last
+        nonlocal last, latest
+        latest = values
         if time.monotonic() - last >= REPORT_SECONDS:
             last = time.monotonic()
             tune.report(dict(values))
 
     outcome = execute(Order.from_json(config["order"]), report)
-    tune.report({"state": outcome.state, "cause": outcome.cause})
+    tune.report(latest | {"state": outcome.state, "cause": outcome.cause})
     if outcome.state == "crashed":  # ends this actor: what broke it (a CUDA error, say) would break the next stage too
         raise RuntimeError(outcome.cause)
+
+
+class NamedStage(wrap_function(run_stage)):  # type: ignore[misc]  # a class made by a function
+    """The same as an actor that the dashboard shows by stage, cell and seed. Ray asks once, so it takes one trial."""
+
+    def __repr__(self) -> str:
+        return Order.from_json(self.config["order"]).label

@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pretune.execute import Order
 from pretune.handout import Handout, Ledger, Live
+from pretune.log_to import LogTo
 from pretune.scheduler import Scheduler
 from search_spaces.stages import Stage
 
@@ -44,22 +45,29 @@ ACTOR_ENVIRONMENT = {
 }
 
 
-def start_ray(address: str | None, cpus: int | None) -> dict[str, float]:
+def start_ray(
+    address: str | None, cpus: int | None, dashboard: bool = False, say: Callable[[str], None] = print
+) -> dict[str, float]:
     """Connect to a cluster, or start one in this process alone; returns its resources.
+
+    With `dashboard` one started here has Ray's dashboard, on the loopback interface alone; `say` is told its address.
 
     Without an address a bare `ray.init()` would attach to any stale cluster of this machine, hence `local`.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
     import ray
 
-    where = {"address": address} if address else {"address": "local", "num_cpus": cpus, "include_dashboard": False}
-    ray.init(
+    where = {"address": address} if address else {"address": "local", "num_cpus": cpus, "include_dashboard": dashboard}
+    context = ray.init(
         **where,
+        dashboard_host="127.0.0.1",
         log_to_driver=False,
         logging_level=logging.ERROR,
         configure_logging=True,
         runtime_env={"env_vars": ACTOR_ENVIRONMENT},
     )
+    if dashboard:
+        say(f"dashboard: http://{context.dashboard_url} (it asks for the token that `ray get-auth-token` prints)")
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return resources
 
@@ -79,26 +87,36 @@ def stop_ray() -> None:
 
 
 def run_trials(
-    scheduler: Scheduler, ledger: Ledger, order_for: Callable[[Stage, float], Order], live: dict[str, Live]
+    scheduler: Scheduler,
+    ledger: Ledger,
+    order_for: Callable[[Stage, float], Order],
+    live: dict[str, Live],
+    images: dict[str, int],
+    named: bool = False,
+    log_to: Sequence[LogTo] = (),
 ) -> None:
     """Run stages as Tune trials until the scheduler is finished or the user stops.
 
     Args:
         order_for: makes the order of a stage, given its GPUs.
         live: filled with what is under way, by trial, for whoever draws it.
+        images: counts the training images seen, by name of stage.
+        named: every stage run has an actor of its own, shown on the dashboard by stage, cell and seed: about 4 s each.
+        log_to: Ray's loggers that also get what stages report.
     """
     from ray import tune
 
-    from pretune.searcher import StageSearcher, Watchdog, run_stage
+    from pretune.loggers import callbacks
+    from pretune.searcher import NamedStage, StageSearcher, Watchdog, run_stage
 
-    handout = Handout(scheduler, ledger, order_for, live)
+    handout = Handout(scheduler, ledger, order_for, live, images)
     with tempfile.TemporaryDirectory(prefix="pretune-tune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(run_stage, lambda config: config["resources"]),
+            tune.with_resources(NamedStage if named else run_stage, lambda config: config["resources"]),
             tune_config=tune.TuneConfig(
                 search_alg=StageSearcher(handout),
                 num_samples=-1,
-                reuse_actors=True,
+                reuse_actors=not named,
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
                 trial_name_creator=lambda trial: str(trial.trial_id),
             ),
@@ -106,7 +124,7 @@ def run_trials(
                 name="study",
                 storage_path=scratch,
                 verbose=0,
-                callbacks=[Watchdog(handout)],
+                callbacks=[Watchdog(handout), *callbacks(log_to, scheduler)],
                 failure_config=tune.FailureConfig(max_failures=0),  # retries are the scheduler's
             ),
         )
