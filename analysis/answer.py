@@ -3,37 +3,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import pandas
 
+from analysis import grids
 from analysis.differences import Differences, differences
+from analysis.effects import effects, main_effects
 from analysis.figures import CellDots
 from analysis.replicates import Replicate, independent_values, lower_is_better, replicates
 from analysis.results import StudyHeader
-from analysis.statistics import BestSet, Interval, not_distinguishable_from_best, t_interval
+from analysis.statistics import Interval, t_interval
+from analysis.tables import CellValue, Table, build
 
 ALPHA = 0.05
+MOST_COLUMNS = 6  # of which the best is told; a wider table is read as a table
 
 
 class Answer(NamedTuple):
-    """Sentences in the order in which they are read; `dots` hold the numbers of the first."""
+    """Sentences in the order in which they are read; `dots` hold every cell's numbers."""
 
     sentences: tuple[str, ...]
     dots: tuple[CellDots, ...]
 
 
 def answer(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Answer:
-    """The best cell with its interval, the cells not shown to be worse, and what Holm's test says of the baseline."""
+    """Per column of the table its best cell with interval and those not shown to be worse, as the table marks them;
+    the factors' main effects; and what Holm's test says of the baseline."""
     found = replicates(results, header, metric)
     dots = tuple(_dots(cell.label, found[cell.label]) for cell in header.cells)
-    finished = [cell for cell in dots if cell.values]
-    if not finished:
+    if not any(cell.values for cell in dots):
         return Answer((f"No replicate has finished with a value of {metric} yet: there is nothing to answer.",), dots)
-    sentences = [_best_sentence(finished, metric)]
-    if len(header.cells) > 1:
-        sentences.append(_rivals_sentence(found, metric))
+    sentences = list(_columns(_table(results, header, metric)))
+    sentences += main_effects(effects(results, header, metric))
     if header.report.baseline and (table := differences(results, header, metric)).rows:
         sentences.append(_baseline_sentence(table))
     return Answer(tuple(sentences), dots)
@@ -44,41 +48,78 @@ def _dots(label: str, found: tuple[Replicate, ...]) -> CellDots:
     return CellDots(label, values, t_interval(values) if values else Interval(math.nan, math.nan, math.nan))
 
 
-def _best_sentence(cells: list[CellDots], metric: str) -> str:
-    sign = -1.0 if lower_is_better(metric) else 1.0
-    best = max(cells, key=lambda cell: sign * cell.mean.estimate)
-    ties = sum(cell.mean.estimate == best.mean.estimate for cell in cells) - 1
+def _table(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Table:
+    """The report's table; one of a single row is turned, so that its cells are compared with one another."""
+    table = build(results, header, metric)
+    if len(table.rows) > 1 or len(table.columns) == 1:
+        return table
+    turned = replace(header.report, rows=table.column_factors, columns=table.row_factors)
+    return build(results, replace(header, report=turned, published=None), metric)
+
+
+def _columns(table: Table) -> Iterator[str]:
+    for x in range(min(len(table.columns), MOST_COLUMNS)):
+        column = [(y, value) for y, row in enumerate(table.values) if (value := row[x]) is not None and value.n]
+        if column:
+            yield _best_sentence(table, x, column)
+        if len(column) > 1:
+            yield _rivals_sentence(table, x, [y for y, _ in column])
+    if len(table.columns) > MOST_COLUMNS:
+        yield f"The table has {len(table.columns) - MOST_COLUMNS} more columns, each with its own best."
+
+
+def _best_sentence(table: Table, x: int, column: list[tuple[int, CellValue]]) -> str:
+    loss = lower_is_better(table.metric)
+    y, best = (min if loss else max)(column, key=lambda place: place[1].mean)
+    ties = sum(value.mean == best.mean for _, value in column) - 1
     shared = f" (a tie with {ties} more)" if ties else ""
-    mean, low, high = best.mean
     doubt = "one seed, so its uncertainty is not known"
-    if len(best.values) > 1:
-        doubt = f"95 % t interval {low:.3f} to {high:.3f}, {len(best.values)} seeds"
-    direction = "lowest" if sign < 0 else "highest"
-    return f"{best.cell} has the {direction} mean {metric}{shared}: {mean:.3f} ({doubt})."
+    if best.n > 1:
+        low, high = (_number(bound, table.percent) for bound in (best.low, best.high))
+        what = "pretrainings" if best.runs_expected > best.n_expected else "seeds"
+        doubt = f"95 % t interval {low} to {high}, {best.n} {what}"
+    mean = _number(best.mean, table.percent) + (" %" if table.percent else "")
+    direction = "lowest" if loss else "highest"
+    return f"{_where(table, x)}{_row(table, y)} has the {direction} mean {table.metric}{shared}: {mean} ({doubt})."
 
 
-def _rivals_sentence(found: Mapping[str, tuple[Replicate, ...]], metric: str) -> str:
-    """Multiple comparisons with the best, over the seeds that finished in every cell that has any."""
-    values = {label: seeds for label, part in found.items() if (seeds := independent_values(part))}
-    common = sorted(set.intersection(*(set(seeds) for seeds in values.values())))
-    if len(values) < 2 or len(common) < 2:
-        return "With fewer than two seeds that finished in every cell, it cannot be said which others are worse."
-    scores = [[seeds[seed] for seeds in values.values()] for seed in common]
-    rivals = _rivals(list(values), not_distinguishable_from_best(scores, ALPHA, not lower_is_better(metric)))
-    if not rivals:
-        return f"Every other cell is shown to be worse (one-sided paired t-tests over {len(common)} seeds, Holm)."
-    if len(rivals) == len(values) - 1:
-        return f"No other cell is shown to be worse (one-sided paired t-tests over {len(common)} seeds, Holm)."
+def _rivals_sentence(table: Table, x: int, column: list[int]) -> str:
+    """The marks of one column, in words."""
+    others = [y for y in column if not table.best[y][x]]
+    tested = [y for y in others if table.rivals[y][x] is not None]
+    rivals = [_row(table, y) for y in tested if table.rivals[y][x]]
+    fewest, most = table.tested[x]
+    if not tested:
+        return _sentence(
+            f"{_where(table, x)}with fewer than two seeds in common, nothing shows which others are worse."
+        )
+    how = f"paired t-tests of all pairs, n={fewest}{f' to {most}' * (most > fewest)}, Holm"
     shown = ", ".join(rivals[:4]) + (f" and {len(rivals) - 4} more" if len(rivals) > 4 else "")
-    return (
-        f"{len(rivals)} of the {len(values) - 1} other cells {_are(len(rivals))} not shown to be worse "
-        f"(one-sided paired t-tests over {len(common)} seeds, Holm): {shown}."
-    )
+    said = f"{len(rivals)} of the {len(tested)} other cells {_are(len(rivals))} not shown to be worse ({how}): {shown}"
+    if not rivals:
+        said = f"every other cell is shown to be worse ({how})"
+    elif len(rivals) == len(tested):
+        said = f"no other cell is shown to be worse ({how})"
+    untested = len(others) - len(tested)
+    return _sentence(_where(table, x) + said + (f"; {untested} could not be compared." if untested else "."))
 
 
-def _rivals(labels: list[str], tested: BestSet) -> list[str]:
-    kept = enumerate(zip(labels, tested.not_distinguishable, strict=True))
-    return [label for number, (label, same) in kept if same and number != tested.best]
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _where(table: Table, x: int) -> str:
+    levels = zip(table.column_factors, table.columns[x], strict=True)
+    named = " ".join(f"{factor}={level}" for factor, level in levels if level)
+    return f"At {named}: " if named and len(table.columns) > 1 else ""
+
+
+def _row(table: Table, y: int) -> str:
+    return " ".join(f"{f}={level}" for f, level in zip(table.row_factors, table.rows[y], strict=True) if level) or "all"
+
+
+def _number(value: float, percent: bool) -> str:
+    return grids.number(value, 3, percent)
 
 
 def _baseline_sentence(table: Differences) -> str:
@@ -86,15 +127,17 @@ def _baseline_sentence(table: Differences) -> str:
     higher = sum(row.difference > 0 for row in shown)
     counts = f"{higher} {_are(higher)} higher and {len(shown) - higher} {_are(len(shown) - higher)} lower"
     largest = max(table.rows, key=lambda row: abs(row.difference))
-    around = f"[{_signed(largest.low)}, {_signed(largest.high)}]" if math.isfinite(largest.low) else "no interval"
+    size, low, high = (_signed(value, table.percent) for value in (largest.difference, largest.low, largest.high))
+    around = f"[{low}, {high}]" if math.isfinite(largest.low) else "no interval"
+    unit = " points" if table.percent else ""
     return (
         f"Against the baseline {table.baseline}, of {len(table.rows)} comparisons {counts} at a family-wise 5 % "
-        f"(Holm); the largest difference is {_signed(largest.difference)} ({around}, {largest.cell})."
+        f"(Holm); the largest difference is {size}{unit} ({around}, {largest.cell})."
     )
 
 
-def _signed(number: float) -> str:
-    return f"{number:+.3f}".replace("-", "−")
+def _signed(value: float, percent: bool) -> str:
+    return grids.number(value, 3, percent, sign=True)
 
 
 def _are(count: int) -> str:

@@ -16,7 +16,7 @@ import pandas
 import pyarrow
 from numpy.typing import NDArray
 
-from analysis.replicates import Replicate, replicates
+from analysis.replicates import Replicate, independent_values, replicates
 from analysis.results import Cell, PublishedValue, ResultsError, StudyHeader
 from analysis.statistics import mean_std
 
@@ -186,8 +186,8 @@ def _over_amounts(
     factor: str,
     found: Mapping[str, tuple[Replicate, ...]],
 ) -> Band:
-    groups = [(at[cell.levels[factor]], np.array([r.value for r in found[cell.label]], np.float64)) for cell in cells]
-    return band(label, groups)
+    values = [(at[cell.levels[factor]], list(independent_values(found[cell.label]).values())) for cell in cells]
+    return band(label, [(x, np.array(runs, np.float64)) for x, runs in values])
 
 
 def _published_band(

@@ -88,7 +88,7 @@ def differences(results: pandas.DataFrame, header: StudyHeader, metric: str) -> 
         baseline=" ".join(f"{factor}={level}" for factor, level in header.report.baseline.items()),
         rows=rows,
         percent=percent,
-        notes=(*_few_pairs_note(rows), *_power_note(pairs, percent), *missing),
+        notes=(*_few_pairs_note(rows), *_no_spread_note(pairs), *_power_note(pairs, percent), *missing),
         margin=header.report.margin,
     )
 
@@ -137,12 +137,29 @@ def _paired(cell: tuple[Replicate, ...], baseline: tuple[Replicate, ...]) -> tup
 
 
 def _few_pairs_note(rows: Sequence[Difference]) -> tuple[str, ...]:
-    fewest = min((row.n for row in rows), default=_MOST_PAIRS_TO_WARN + 1)
-    if fewest > _MOST_PAIRS_TO_WARN:
-        return ()
-    reachable = f"{smallest_possible_p(fewest):.2g}"
-    assumed = f"n={fewest}: p and interval lean on normal differences"
-    return (f"{assumed}; an exact sign-flip test cannot fall below p={reachable}",)
+    few = sorted({row.n for row in rows if 1 < row.n <= _MOST_PAIRS_TO_WARN})
+    alone = sum(row.n == 1 for row in rows)
+    said = [f"n=1 in {alone} of {len(rows)} rows: no interval and no test"] if alone else []
+    if few:
+        several = len(few) > 1
+        reachable = " to ".join(f"{smallest_possible_p(n):.2g}" for n in ([few[0], few[-1]] if several else few))
+        seeds = f"n={few[0]}" + f" to {few[-1]}" * several
+        assumed = f"{seeds}: p and interval lean on normal differences"
+        said.append(f"{assumed}; an exact sign-flip test cannot fall below p={reachable}")
+    return tuple(said)
+
+
+def _no_spread_note(pairs: Sequence[_Pairs]) -> tuple[str, ...]:
+    """Rows whose differences are all equal: copies of one run, of which no test can say anything."""
+    several = [pair for pair in pairs if len(pair.ours) > 1]
+    same = [p.cell for p in several if np.ptp(d := np.subtract(p.ours, p.theirs)) == 0 and d[0] == 0]
+    copies = [p.cell for p in several if np.ptp(d := np.subtract(p.ours, p.theirs)) == 0 and d[0] != 0]
+    said = [f"no spread at all: the runs of {_few(same)} are identical to the baseline's"] if same else []
+    return (*said, *([f"no spread at all: every seed of {_few(copies)} differs by the same"] if copies else []))
+
+
+def _few(cells: Sequence[str]) -> str:
+    return ", ".join(cells[:4]) + (f" and {len(cells) - 4} more" if len(cells) > 4 else "")
 
 
 def _power_note(pairs: Sequence[_Pairs], percent: bool) -> tuple[str, ...]:

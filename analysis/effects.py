@@ -166,6 +166,27 @@ def sentences(found: Effects) -> tuple[str, ...]:
     return tuple(said)
 
 
+def main_effects(found: Effects) -> tuple[str, ...]:
+    """One sentence for each factor: what it does on average over the others, and which factors that depends on."""
+    if not found.rows or found.n < 2:
+        return ()
+    tested = list(zip(found.rows, found.p_holm, strict=True))
+    with_others = [set(row.factors) for row, p in tested if len(row.factors) > 1 and p < ALPHA]
+    said = []
+    for row, p in tested:
+        if len(row.factors) == 1:
+            (name,) = row.factors
+            others = sorted(set().union(*(part for part in with_others if name in part)) - {name})
+            doubt = f" It depends on {' and '.join(others)}: read cells, not averages." if others else ""
+            said.append((_main(row, p, found) if p < ALPHA else _no_main(row, p, found)) + doubt)
+    return tuple(said)
+
+
+def _no_main(row: Effect, p: float, found: Effects) -> str:
+    test = f"{_p(p)}, n={found.n}" if math.isfinite(p) else f"no test: no spread over {found.n} seeds"
+    return f"{row.factors[0]} is not shown to have an effect on average ({test}): {_range(row, found)}."
+
+
 def _interaction(row: Effect, p: float) -> str:
     several = ", ".join(row.factors[:-1]) + " and " + row.factors[-1]
     doubt = "the effect of one depends on the level of the other, so read cells, not averages"
@@ -173,9 +194,15 @@ def _interaction(row: Effect, p: float) -> str:
 
 
 def _main(row: Effect, p: float, found: Effects) -> str:
+    return f"{row.factors[0]} has an effect on average ({_p(p)}): {_range(row, found)}."
+
+
+def _range(row: Effect, found: Effects) -> str:
     ordered = sorted(found.levels[row.factors[0]], key=lambda level: level[1])
     (low, least), (high, most) = ordered[0], ordered[-1]
-    return f"{row.factors[0]} has an effect on average ({_p(p)}): from {least:.3f} ({low}) to {most:.3f} ({high})."
+    first, last = (f"{100 * mean:.1f}" if found.percent else f"{mean:.3f}" for mean in (least, most))
+    unit = " percent" if found.percent else ""
+    return f"from {first} ({low}) to {last} ({high}){unit}"
 
 
 def _p(p: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import NamedTuple
@@ -90,7 +91,7 @@ def _agreement(table: Table, ours: CellValue | None, theirs: PublishedValue | No
     if ours is None or theirs is None or not ours.n:
         return ""
     where = {None: "", True: ", inside", False: ", outside"}[inside(ours, theirs)]
-    return f" ({_number(ours.mean - theirs.mean, _digits(table), table.percent, sign=True)}{where})"
+    return f" ({number(ours.mean - theirs.mean, _digits(table), table.percent, sign=True)}{where})"
 
 
 def _differences_grid(table: Differences) -> Grid:
@@ -112,7 +113,7 @@ def _differences_grid(table: Differences) -> Grid:
 
 
 def _difference_row(row: Difference, digits: int, percent: bool, equivalence: bool) -> tuple[str, ...]:
-    difference, low, high = (_number(value, digits, percent, sign=True) for value in row[2:5])
+    difference, low, high = (number(value, digits, percent, sign=True) for value in row[2:5])
     interval = DASH if math.isnan(row.low) else f"[{low}, {high}]"
     same = (_p(row.p_equivalent),) if equivalence else ()
     return row.cell, difference, interval, _p(row.p_holm), *same, str(row.n)
@@ -137,7 +138,7 @@ def _effects_grid(table: Effects) -> Grid:
 def _effect_row(row: Effect, p_holm: float, digits: int, percent: bool) -> tuple[str, ...]:
     degrees = f"{row.df:g}, {row.df_error:g}"
     f, eta = (DASH if math.isnan(value) else f"{value:.2f}" for value in (row.f, row.eta))
-    return " × ".join(row.factors), _number(row.size, digits, percent), f, degrees, _p(row.p), _p(p_holm), eta
+    return " × ".join(row.factors), number(row.size, digits, percent), f, degrees, _p(row.p), _p(p_holm), eta
 
 
 def _components_grid(table: Components) -> Grid:
@@ -150,7 +151,7 @@ def _components_grid(table: Components) -> Grid:
 def _component_row(row: Component, digits: int, percent: bool) -> tuple[str, ...]:
     share = DASH if math.isnan(row.share) else f"{100 * row.share:.0f} %"
     interval = DASH if math.isnan(row.low) else f"{100 * row.low:.0f} to {100 * row.high:.0f} %"
-    return row.where, row.source, _number(row.std, digits, percent), share, interval, str(row.n)
+    return row.where, row.source, number(row.std, digits, percent), share, interval, str(row.n)
 
 
 def _p(p: float) -> str:
@@ -172,24 +173,26 @@ def _digits(table: Table) -> int:
     return _decimals([value.std for _, _, value in places(table) if value.std > 0])
 
 
-def _number(value: float, digits: int, percent: bool, sign: bool = False) -> str:
-    scaled, decimals = (100 * value, digits - 2) if percent else (value, digits)
-    return f"{scaled:+.{decimals}f}".replace("-", "−") if sign else f"{scaled:.{decimals}f}"
+def number(value: float, digits: int, percent: bool, sign: bool = False) -> str:
+    """With a true minus; what rounds to zero has no sign."""
+    scaled, decimals = (100 * value, max(0, digits - 2)) if percent else (value, digits)
+    text = f"{scaled:+.{decimals}f}" if sign else f"{scaled:.{decimals}f}"
+    return text.lstrip("+-") if not text.strip("+-0.") else text.replace("-", "−")
 
 
 def _format_value(value: CellValue, digits: int, percent: bool, show_n: bool) -> str:
     """'0.712 ± 0.013 (n=3)', '0.712 ± –' for one seed, '–' for none."""
     if value.n == 0:
         return DASH
-    std = DASH if math.isnan(value.std) else _number(value.std, digits, percent)
-    return f"{_number(value.mean, digits, percent)} ± {std}" + (f" (n={value.n})" if show_n else "")
+    std = DASH if math.isnan(value.std) else number(value.std, digits, percent)
+    return f"{number(value.mean, digits, percent)} ± {std}" + (f" (n={value.n})" if show_n else "")
 
 
 def _format_published(value: PublishedValue | None, digits: int, percent: bool) -> str:
     if value is None:
         return ""
-    mean = _number(value.mean, digits, percent)
-    return mean if value.std is None else f"{mean} ± {_number(value.std, digits, percent)}"
+    mean = number(value.mean, digits, percent)
+    return mean if value.std is None else f"{mean} ± {number(value.std, digits, percent)}"
 
 
 def _published_digits(values: Iterable[PublishedValue | None]) -> int:
@@ -209,18 +212,38 @@ def _caption(table: Table, common: int | None) -> str:
     if common == 0:
         return f"{table.metric}{percent}: nothing has finished"
     n = "" if common is None else f" (n={common})"
-    return f"{table.metric}{percent}: mean ± standard deviation over seeds{n}"
+    nested = any(value.runs_expected > value.n_expected for _, _, value in places(table))
+    return f"{table.metric}{percent}: mean ± standard deviation over {'pretrainings' if nested else 'seeds'}{n}"
 
 
 def _rivals_note(table: Table) -> tuple[str, ...]:
-    if not any(map(any, table.rivals)):
-        return ()
-    used = sorted({n for x, n in enumerate(table.tested) if any(row[x] for row in table.rivals)})
-    seeds = " or ".join(map(str, used))
-    return (
-        f"{RIVAL.strip()} not shown to be worse than the best of its column "
-        f"(one-sided paired t-tests over {seeds} seeds, Holm, 5 %)",
-    )
+    """What the marks claim, and what was not tested at all, which a missing mark would pass for worse."""
+    counts = [n for used in table.tested for n in used if n]
+    untested = [name for name, n, rival in _compared(table) if n and rival is None]
+    said = []
+    if counts:
+        seeds = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+        said.append(
+            f"{RIVAL.strip()} not shown to be worse than any other of its column; neither bold nor {RIVAL.strip()}: "
+            f"shown to be (one-sided paired t-tests of all pairs, n={seeds}, Holm within the column, 5 %)"
+        )
+    if untested and not counts:
+        said.append(
+            "no cells of a column could be compared (fewer than two seeds in common, or no spread at all): "
+            "nothing shows which are worse than the best"
+        )
+    elif untested:
+        more = f" and {len(untested) - 6} more" if len(untested) > 6 else ""
+        said.append(
+            f"not compared (fewer than two seeds in common, or no spread at all): {', '.join(untested[:6])}{more}"
+        )
+    return tuple(said)
+
+
+def _compared(table: Table) -> list[tuple[str, int, bool | None]]:
+    """Name, n and mark of every cell in a column of several values."""
+    counts = Counter(x for _, x, value in places(table) if value.n)
+    return [(_name(table, y, x), value.n, table.rivals[y][x]) for y, x, value in places(table) if counts[x] > 1]
 
 
 def _published_note(table: Table) -> tuple[str, ...]:
@@ -237,14 +260,19 @@ def _single_note(table: Table) -> tuple[str, ...]:
 
 def _footnotes(table: Table) -> dict[tuple[int, int], str]:
     """Positions of cells with fewer replicates than expected -> which cell, how many, and why."""
-    return {(y, x): _shortfall(table, y, x, value) for y, x, value in places(table) if value.n < value.n_expected}
+    short = [(y, x, value) for y, x, value in places(table) if value.runs < value.runs_expected]
+    return {(y, x): _shortfall(table, y, x, value) for y, x, value in short}
 
 
 def _shortfall(table: Table, y: int, x: int, value: CellValue) -> str:
-    factors, levels = table.row_factors + table.column_factors, table.rows[y] + table.columns[x]
-    name = " ".join(f"{factor}={level}" for factor, level in zip(factors, levels, strict=True) if level) or "all"
     whys = (_why(outcome) for outcome in value.outcomes if outcome.outcome != "finished")
-    return f"{name}: {value.n} of {value.n_expected} seeds; {', '.join(whys)}"
+    what = "seeds" if value.runs_expected == value.n_expected else "fine-tunings"
+    return f"{_name(table, y, x)}: {value.runs} of {value.runs_expected} {what}; {', '.join(whys)}"
+
+
+def _name(table: Table, y: int, x: int) -> str:
+    factors, levels = table.row_factors + table.column_factors, table.rows[y] + table.columns[x]
+    return " ".join(f"{factor}={level}" for factor, level in zip(factors, levels, strict=True) if level) or "all"
 
 
 def _why(outcome: Outcome) -> str:

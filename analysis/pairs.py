@@ -12,7 +12,7 @@ import pandas
 from numpy.typing import NDArray
 
 from analysis.curves import Array
-from analysis.replicates import lower_is_better, replicates
+from analysis.replicates import independent_values, lower_is_better, replicates
 from analysis.results import Cell, StudyHeader
 from analysis.sensitivity import SearchRuns, Trial, varied
 
@@ -100,7 +100,7 @@ def _rest(cell: Cell, without: Sequence[str]) -> tuple[str, ...]:
 
 def _finished(results: pandas.DataFrame, header: StudyHeader, metric: str) -> dict[str, list[float]]:
     found = replicates(results, header, metric)
-    return {label: [r.value for r in part if math.isfinite(r.value)] for label, part in found.items()}
+    return {label: list(independent_values(part).values()) for label, part in found.items()}
 
 
 # -------------------------------------------------------------------------------------------------------- parameters

@@ -93,13 +93,11 @@ def _require_metric(runs: pandas.DataFrame, metric: str) -> None:
 def _replicate(row: dict[str, Any], metric: str) -> Replicate:
     asked = _same_metric(str(row["metric"]), metric) and row["outcome"] == FINISHED
     seeds = (_seed(row["seed"]), _seed(row.get("seed_pretrain")), _seed(row.get("seed_finetune")))
-    value = row["value"]
-    return Replicate(
-        seeds=seeds,
-        outcome=str(row["outcome"]),
-        cause="" if _is_missing(row["cause"]) else str(row["cause"]),
-        value=float(value) if asked and isinstance(value, (int, float)) else math.nan,
-    )
+    value = float(row["value"]) if asked and isinstance(row["value"], (int, float)) else math.nan
+    cause = "" if _is_missing(row["cause"]) else str(row["cause"])
+    if math.isinf(value):  # no mean can hold it
+        value, cause = math.nan, "the value is infinite"
+    return Replicate(seeds, str(row["outcome"]), cause, value)
 
 
 def _is_missing(value: object) -> bool:

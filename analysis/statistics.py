@@ -63,9 +63,9 @@ class Equivalence(NamedTuple):
 
 
 class BestSet(NamedTuple):
-    best: int  # column with the best mean
-    p: Array  # (tasks,) Holm-adjusted one-sided p of "the best is better"; NaN for the best itself
-    not_distinguishable: NDArray[np.bool_]  # (tasks,) True for the best and all it is not shown to beat
+    p: Array  # (cells,) smallest Holm-adjusted one-sided p of "another is better"; NaN where none could be tested
+    not_distinguishable: NDArray[np.bool_]  # (cells,) True where no other cell is shown to be better
+    pairs: NDArray[np.int64]  # (cells, cells) runs that two cells have in common
 
 
 def mean_std(values: ArrayLike) -> MeanStd:
@@ -158,7 +158,7 @@ def tost(a: ArrayLike, b: ArrayLike, margin: float, alpha: float = 0.05) -> Equi
     """Paired equivalence by two one-sided t-tests (Schuirmann 1987): is |mean(a - b)| below `margin`?
 
     `margin` is in the metric's units and fixed before looking. Needs two pairs; with one, p is NaN and nothing is
-    shown. Differences without spread are equivalent where they are all zero, and no test (NaN) where they are not.
+    shown. Differences without any spread, zero included, come from copies of one run: no test (NaN).
     """
     if not margin > 0:
         raise ValueError(f"margin must be positive, not {margin}")
@@ -166,10 +166,7 @@ def tost(a: ArrayLike, b: ArrayLike, margin: float, alpha: float = 0.05) -> Equi
     n = len(differences)
     mean, low, high = t_interval(differences, 1 - 2 * alpha)
     error = mean_std(differences).std / math.sqrt(n)
-    if error == 0:
-        p = 0.0 if mean == 0 else math.nan
-    else:
-        p = max(_upper_p(mean + margin, error, n - 1), _upper_p(margin - mean, error, n - 1))
+    p = max(_upper_p(mean + margin, error, n - 1), _upper_p(margin - mean, error, n - 1))
     return Equivalence(mean, low, high, p, bool(p < alpha), n)
 
 
@@ -261,17 +258,36 @@ def nadeau_bengio(a: ArrayLike, b: ArrayLike, test_over_train: float, confidence
 
 
 def not_distinguishable_from_best(scores: ArrayLike, alpha: float = 0.05, maximize: bool = True) -> BestSet:
-    """The columns of `(runs, cells)` that the column with the best mean is not shown to beat.
+    """The columns of `(runs, cells)` that no other column is shown to beat; NaN where a run of a cell is missing.
 
-    What it is: one-sided paired t-tests of the observed best against each other column, Holm-corrected over those.
-    What it is not: Hsu's MCB or Dunnett's test. The best is picked from the same data, which favours it, so the set can
-    be too small; it errs the other way when seeds are few (few tests reach alpha). One run shows nothing: all stay in.
+    One-sided paired t-tests of every cell against every other, each over the runs that both have, Holm-corrected over
+    all of them. A cell is left out where some other is shown to be better. So in at most alpha of studies any cell that
+    is truly best, ties included, is left out, however many tie: no test leans on which cell came out best. A pair with
+    fewer than two common runs is not tested, and neither is one whose differences are equal and not zero (copies).
     """
-    table = _scores(scores) if maximize else -_scores(scores)
-    best = int(np.argmax(table.mean(axis=0)))
-    p = holm([_better_p(table[:, best] - column) for column in np.delete(table, best, axis=1).T])
-    p = np.insert(p, best, np.nan)
-    return BestSet(best, p, ~(p < alpha))
+    table = np.asarray(scores, np.float64)
+    if table.ndim != 2 or np.isinf(table).any():
+        raise ValueError(f"expected finite or missing values of shape (runs, cells), not shape {table.shape}")
+    table = table if maximize else -table
+    better = np.array([_better_than(table, cell) for cell in range(table.shape[1])]).reshape(2 * [table.shape[1]])
+    p = np.fmin.reduce(holm(better.ravel()).reshape(better.shape), axis=1, initial=np.nan)
+    finished = np.isfinite(table).astype(np.int64)
+    return BestSet(p, ~(p < alpha), finished.T @ finished)
+
+
+def _better_than(table: Array, cell: int) -> Array:
+    """(cells,) one-sided p of "this one is better than `cell`" over the runs that both have; NaN without a test."""
+    common = np.isfinite(table) & np.isfinite(table[:, [cell]])
+    n = common.sum(axis=0)
+    differences = np.where(common, table - table[:, [cell]], 0.0)
+    mean = differences.sum(axis=0) / np.maximum(n, 1)
+    squares = np.where(common, differences - mean, 0.0) ** 2
+    error = np.sqrt(squares.sum(axis=0) / np.maximum(n - 1, 1) / np.maximum(n, 1))
+    scale = np.where(common, np.maximum(np.abs(table), np.abs(table[:, [cell]])), 0.0).max(axis=0, initial=0.0)
+    spread = error > 4 * np.finfo(np.float64).eps * scale  # else rounding, see `_differences`
+    p = stats.t.sf(mean / np.where(spread, error, 1.0), np.maximum(n - 1, 1))
+    p = np.where(spread, p, np.where((differences == 0).all(axis=0), 1.0, np.nan))
+    return np.where((n > 1) & (np.arange(len(n)) != cell), p, np.nan)
 
 
 # ---------------------------------------------------------------------------------------------------- shared parts
@@ -320,14 +336,6 @@ def _two_sided_p(mean: float, error: float, degrees: int) -> float:
 def _upper_p(mean: float, error: float, degrees: int) -> float:
     """One-sided p of "the true mean is above 0"."""
     return float(stats.t.sf(mean / error, degrees)) if error > 0 else math.nan
-
-
-def _better_p(differences: Array) -> float:
-    """One-sided p of a positive mean difference; without spread NaN (copies show nothing), or 1 at exactly 0."""
-    mean, std, n = mean_std(_differences(differences, np.zeros_like(differences)))
-    if mean == 0 and std == 0:
-        return 1.0
-    return _upper_p(mean, std / math.sqrt(n), n - 1)
 
 
 def _hedges_correction(degrees: int) -> float:

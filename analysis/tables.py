@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+import numpy as np
 import pandas
 
 from analysis.replicates import FINISHED, Replicate, independent_values, is_probe, lower_is_better, replicates
@@ -36,10 +37,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class CellValue:
-    """Mean and sample standard deviation (NaN below two) over the n replicates that finished.
+    """Mean and sample standard deviation (NaN below two) over the n independent replicates that finished.
 
-    `low` and `high` are the 95 % t interval of the mean over independent replicates: pretrainings, where seeds are
-    nested. NaN below two.
+    Where seeds are nested those are pretrainings, each the mean of its `runs` that finished. `low` and `high` are the
+    95 % t interval of the mean, NaN below two.
     """
 
     mean: float
@@ -48,6 +49,8 @@ class CellValue:
     n_expected: int
     low: float
     high: float
+    runs: int  # replicates that finished: fine-tunings, where seeds are nested
+    runs_expected: int
     outcomes: tuple[Outcome, ...]
 
 
@@ -63,8 +66,9 @@ class Table:
     columns: tuple[tuple[str, ...], ...]
     values: tuple[tuple[CellValue | None, ...], ...]  # (rows, columns)
     best: tuple[tuple[bool, ...], ...]  # best mean of its column, ties included; a column with one value has none
-    rivals: tuple[tuple[bool, ...], ...]  # not best, and not shown to be worse than the best of its column
-    tested: tuple[int, ...]  # (columns,) seeds that finished in every cell of the column; below two none is a rival
+    rivals: tuple[tuple[bool | None, ...], ...]  # not best, and not shown to be worse than another of its column;
+    # None where it could not be compared, for want of seeds in common
+    tested: tuple[tuple[int, int], ...]  # (columns,) fewest and most common seeds of the pairs compared; (0, 0): none
     published: tuple[tuple[PublishedValue | None, ...], ...] | None  # as `values`
     percent: bool
     notes: tuple[str, ...]
@@ -79,13 +83,17 @@ def build(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Table:
     found = replicates(results, header, metric)
     row_factors, column_factors = _layout(header)
     rows, columns = _labels(header, row_factors), _labels(header, column_factors)
-    expected = header.pretrainings if is_probe(metric) else header.replicates
+    expected = (header.pretrainings, header.pretrainings if is_probe(metric) else header.replicates)
     runs = {_key(cell, row_factors + column_factors): found[cell.label] for cell in header.cells}
-    by_levels = {levels: _summary(part, expected) for levels, part in runs.items()}
+    by_levels = {levels: _summary(part, *expected) for levels, part in runs.items()}
     values = tuple(tuple(by_levels.get(row + column) for column in columns) for row in rows)
     best = _best(values, lower_is_better(metric))
     sets = [_not_worse([runs.get(row + column, ()) for row in rows], lower_is_better(metric)) for column in columns]
-    kept = tuple(tuple(sets[x][0][y] and not best[y][x] for x in range(len(columns))) for y in range(len(rows)))
+    same = [[kept[y] for kept, _ in sets] for y in range(len(rows))]
+    rivals = tuple(
+        tuple(s if s is None else s and not b for s, b in zip(*row, strict=True))
+        for row in zip(same, best, strict=True)
+    )
     published, notes = _lay_out_published(header.published, metric, rows, columns)
     return Table(
         study=header.study,
@@ -96,7 +104,7 @@ def build(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Table:
         columns=columns,
         values=values,
         best=best,
-        rivals=kept,
+        rivals=rivals,
         tested=tuple(seeds for _, seeds in sets),
         published=published,
         percent=header.report.percent and not lower_is_better(metric),
@@ -140,15 +148,16 @@ def _labels(header: StudyHeader, factors: tuple[str, ...]) -> tuple[tuple[str, .
     return tuple(labels for labels in product(*orders) if labels in present)
 
 
-def _summary(found: tuple[Replicate, ...], expected: int) -> CellValue:
-    values = [replicate.value for replicate in found if not math.isnan(replicate.value)]
+def _summary(found: tuple[Replicate, ...], expected: int, runs_expected: int) -> CellValue:
+    runs = sum(math.isfinite(replicate.value) for replicate in found)
+    values = list(independent_values(found).values())
     mean, std, n = mean_std(values) if values else (math.nan, math.nan, 0)
-    _, low, high = t_interval(list(independent_values(found).values())) if values else (math.nan,) * 3
+    _, low, high = t_interval(values) if values else (math.nan,) * 3
     ends = Counter((_end(replicate), replicate.cause) for replicate in found)
     outcomes = [Outcome(outcome, cause, count) for (outcome, cause), count in ends.items()]
-    if len(found) < expected:
-        outcomes.append(Outcome("not run", "", expected - len(found)))
-    return CellValue(mean, std, n, expected, low, high, tuple(outcomes))
+    if len(found) < runs_expected:
+        outcomes.append(Outcome("not run", "", runs_expected - len(found)))
+    return CellValue(mean, std, n, expected, low, high, runs, runs_expected, tuple(outcomes))
 
 
 def _best(values: tuple[tuple[CellValue | None, ...], ...], minimize: bool) -> tuple[tuple[bool, ...], ...]:
@@ -159,17 +168,15 @@ def _best(values: tuple[tuple[CellValue | None, ...], ...], minimize: bool) -> t
     return tuple(tuple(mean == best[x] for x, mean in enumerate(row)) for row in means)
 
 
-def _not_worse(column: Sequence[tuple[Replicate, ...]], minimize: bool) -> tuple[list[bool], int]:
-    """Cells of a column that are not shown to be worse than its best, and over how many common seeds."""
-    values = {y: seeds for y, found in enumerate(column) if (seeds := independent_values(found))}
-    common = sorted(set.intersection(*(set(seeds) for seeds in values.values()))) if values else []
-    kept = [False] * len(column)
-    if len(values) > 1 and len(common) > 1:
-        scores = [[seeds[seed] for seeds in values.values()] for seed in common]
-        tested = not_distinguishable_from_best(scores, maximize=not minimize)
-        for y, same in zip(values, tested.not_distinguishable, strict=True):
-            kept[y] = bool(same)
-    return kept, len(common)
+def _not_worse(column: Sequence[tuple[Replicate, ...]], minimize: bool) -> tuple[list[bool | None], tuple[int, int]]:
+    """Whether no other cell of the column is shown to be better, None where that cannot be tested; common seeds."""
+    values = [independent_values(found) for found in column]
+    seeds = sorted(set().union(*values))
+    scores = np.array([[runs.get(seed, math.nan) for runs in values] for seed in seeds]).reshape(-1, len(column))
+    tested = not_distinguishable_from_best(scores, maximize=not minimize)
+    kept = [None if math.isnan(p) else bool(same) for p, same in zip(tested.p, tested.not_distinguishable, strict=True)]
+    common = [n for n in tested.pairs[np.triu_indices(len(column), 1)].tolist() if n > 1]
+    return kept, (min(common, default=0), max(common, default=0))
 
 
 def _end(replicate: Replicate) -> str:
@@ -191,7 +198,8 @@ def _nested_note(header: StudyHeader, metric: str) -> tuple[str, ...]:
     if is_probe(metric) or header.pretrainings == header.replicates:
         return ()
     each = header.replicates // header.pretrainings
-    return (f"nested seeds: n counts fine-tunings, {each} for each of {header.pretrainings} pretrainings",)
+    what = "mean of its fine-tunings that finished"
+    return (f"nested seeds: n counts pretrainings, which are what is independent; each is the {what}, of {each}",)
 
 
 def _lay_out_published(

@@ -19,9 +19,10 @@ from analysis.tables import CellValue, Table, inside, places
 def to_csv(table: Shown) -> str:
     """One row per cell, comparison, effect or component.
 
-    A table: row factors, column factors, metric, mean, std, n, n_expected, the 95 % interval of the mean, whether the
-    cell is best in its column or not shown to be worse; where there is a published table also its mean and std, ours
-    minus published, and whether the published mean lies in our interval. Else: the metric and the fields of the rows.
+    A table: row factors, column factors, metric, mean, std, n, n_expected, the 95 % interval of the mean, the runs
+    behind it (fine-tunings, where seeds are nested), whether it is best in its column, and whether it is that or not
+    shown to be worse (empty where it could not be compared); where there is a published table also its mean and std,
+    ours minus published, and whether the published mean lies in our interval. Else: the fields of the rows.
     """
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(_rows(table))
@@ -55,12 +56,14 @@ def _named(metric: str, fields: Sequence[str], rows: Iterable[Sequence[Any]]) ->
 
 
 def _table(table: Table) -> Iterable[list[str]]:
-    numbers = ["metric", "mean", "std", "n", "n_expected", "low", "high", "best", "not_distinguishable"]
+    numbers = ["metric", "mean", "std", "n", "n_expected", "low", "high", "runs", "runs_expected"]
+    numbers += ["best", "not_distinguishable"]
     compared = [] if table.published is None else ["published", "published_std", "difference", "inside_interval"]
     yield [*table.row_factors, *table.column_factors, *numbers, *compared]
     for y, x, value in places(table):
         row = [table.metric, value.mean, value.std, value.n, value.n_expected, value.low, value.high]
-        row += [table.best[y][x], table.best[y][x] or table.rivals[y][x]]
+        row += [value.runs, value.runs_expected, table.best[y][x]]
+        row += [None if (rival := table.rivals[y][x]) is None else table.best[y][x] or rival]
         theirs = table.published[y][x] if table.published else None
         row += _against(value, theirs) if compared else []
         yield [*table.rows[y], *table.columns[x], *map(_field, row)]

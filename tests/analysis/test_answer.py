@@ -27,6 +27,24 @@ def test_the_best_cell_is_named_with_its_interval_and_those_not_shown_to_be_wors
     assert second.endswith("a=y.")
 
 
+def test_each_column_has_its_own_answer_as_the_table_marks_it(tmp_path):
+    factors = {"a": ["x", "y"], "labels": ["all", "1%"]}
+    scores = {
+        "a=x labels=all": [0.70, 0.71, 0.72], "a=y labels=all": [0.60, 0.612, 0.62],
+        "a=x labels=1%": [0.30, 0.33, 0.31], "a=y labels=1%": [0.32, 0.315, 0.325],
+    }  # fmt: skip
+    folder = write_study(tmp_path, scores, factors, rows=["a"], columns=["labels"], percent=True)
+    said = answer(load(folder), load_header(folder), JACCARD).sentences
+    assert said[0].startswith(f"At labels=all: a=x has the highest mean {JACCARD}: 71.0 % (95 % t interval ")
+    assert said[1].startswith("At labels=all: every other cell is shown to be worse (paired t-tests of all pairs, n=3")
+    assert said[2].startswith(f"At labels=1%: a=y has the highest mean {JACCARD}: 32.0 %")
+    assert said[3].startswith("At labels=1%: no other cell is shown to be worse")
+    assert said[4].startswith("a ")
+    assert "It depends on labels: read cells, not averages." in said[4]
+    assert said[5].startswith("labels has an effect on average (p ")
+    assert "from 31.7 (1%) to 66.0 (all) percent" in said[5]
+
+
 def test_a_loss_is_best_where_it_is_lowest(tmp_path):
     first, *_ = sentences(tmp_path, {"a=x": [0.3, 0.4], "a=y": [0.1, 0.2], "a=z": [0.9, 1.0]}, "test/loss")
     assert first.startswith("a=y has the lowest mean test/loss")
@@ -39,7 +57,7 @@ def test_a_tie_is_said(tmp_path):
 
 def test_with_one_common_seed_nothing_is_claimed_of_the_others(tmp_path):
     _, second = sentences(tmp_path, {"a=x": [0.7], "a=y": [0.5], "a=z": [math.nan]})
-    assert second.startswith("With fewer than two seeds that finished in every cell")
+    assert second.startswith("With fewer than two seeds in common")
 
 
 def test_the_baseline_sentence_counts_what_holms_test_shows(tmp_path):

@@ -11,8 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from analysis.answer import answer
+from analysis.compare import compare
 from analysis.differences import differences
 from analysis.layout import to_latex, to_markdown, to_rich
+from analysis.replicates import replicates
 from analysis.results import ResultsError, parse_header
 from analysis.tables import build
 from analysis.tidy import to_csv
@@ -97,7 +100,7 @@ def test_a_combination_without_a_cell_is_empty():
     kept = [cell for cell in SCORES if cell != "encoder=frozen labels=1%"]
     table = build(make_results(), make_header(cells=kept), JACCARD)
     assert table.values[1][1] is None
-    assert "| frozen | 0.610 ± 0.010 ≈ |  |" in to_markdown(table)
+    assert "| frozen | 0.610 ± 0.010 |  |" in to_markdown(table)
 
 
 def test_rows_and_columns_follow_the_report():
@@ -120,7 +123,10 @@ def test_a_study_without_factors_has_one_row():
     table = build(make_results({"all": [0.6, 0.7]}), header, JACCARD)
     assert (table.rows, table.columns) == (((),), ((),))
     assert "| all | 0.650 ± 0.071 |" in to_markdown(table)
-    assert to_csv(table).splitlines()[0] == "metric,mean,std,n,n_expected,low,high,best,not_distinguishable"
+    assert (
+        to_csv(table).splitlines()[0]
+        == "metric,mean,std,n,n_expected,low,high,runs,runs_expected,best,not_distinguishable"
+    )
 
 
 def test_an_unknown_factor_or_metric_is_said_so():
@@ -149,18 +155,66 @@ def test_two_probes_with_one_metric_must_be_told_apart():
     assert build(results, make_header(), "probe/linear/accuracy").values[0][0].mean == 0.5
 
 
-def test_nested_seeds_count_fine_tunings_and_say_so():
-    seeds = [(p, f) for p in (0, 1) for f in (0, 1)]
-    rows = [
-        make_row(cell, 10 * p + f, value + p / 10 + f / 100, seed_pretrain=p, seed_finetune=f)
-        for cell, value in {"encoder=unfrozen": 0.5, "encoder=frozen": 0.6}.items()
-        for p, f in seeds
-    ]
-    header = make_header({"encoder": TWO["encoder"]}, {"pretrain": 2, "finetune": 2}, baseline={"encoder": "unfrozen"})
-    table = build(pandas.DataFrame(rows), header, JACCARD)
-    assert [value.n for value in table.values[0]] == [4, 4]
-    assert table.notes == ("nested seeds: n counts fine-tunings, 2 for each of 2 pretrainings",)
-    assert [row.n for row in differences(pandas.DataFrame(rows), header, JACCARD).rows] == [2]
+def nested(values):
+    """(cell, pretraining) -> values of its fine-tunings; NaN is one that failed."""
+    return pandas.DataFrame([
+        (make_row if math.isfinite(value) else lambda cell, seed, value, **more: failed(cell, seed) | more)(
+            cell, 10 * p + f, value, seed_pretrain=p, seed_finetune=f
+        )
+        for (cell, p), found in values.items()
+        for f, value in enumerate(found)
+    ])  # fmt: skip
+
+
+def test_nested_seeds_count_pretrainings_everywhere():
+    """Unfrozen lost two fine-tunings of its bad pretraining: pretrainings 0.6, 0.3, 0.6 have the mean 0.5, below the
+    frozen 0.52, though the mean of its seven fine-tunings is 0.557."""
+    scores = {
+        ("encoder=unfrozen", 0): [0.59, 0.60, 0.61], ("encoder=unfrozen", 1): [0.30, math.nan, math.nan],
+        ("encoder=unfrozen", 2): [0.59, 0.60, 0.61],
+        ("encoder=frozen", 0): [0.51, 0.52, 0.53], ("encoder=frozen", 1): [0.50, 0.51, 0.52],
+        ("encoder=frozen", 2): [0.52, 0.53, 0.54],
+    }  # fmt: skip
+    factors, seeds = {"encoder": TWO["encoder"], "one": ["1"]}, {"pretrain": 3, "finetune": 3}
+    results = nested({(f"{cell} one=1", p): found for (cell, p), found in scores.items()})
+    header = make_header(factors, seeds, baseline={"encoder": "unfrozen"})
+    table = build(results, header, JACCARD)
+    short, whole = (row[0] for row in table.values)
+    assert (short.mean, short.std) == (pytest.approx(0.5), pytest.approx(math.sqrt(0.03)))
+    assert whole.mean == pytest.approx(0.52)
+    assert [(v.n, v.n_expected, v.runs, v.runs_expected) for v in (short, whole)] == [(3, 3, 7, 9), (3, 3, 9, 9)]
+    assert table.best == ((False,), (True,))
+    text = to_markdown(table)
+    assert "mean ± standard deviation over pretrainings (n=3)" in text
+    assert "encoder=unfrozen one=1: 7 of 9 fine-tunings; 2 diverged" in text
+    assert "n counts pretrainings" in table.notes[0]
+    (best, *_), dots = answer(results, header, JACCARD)
+    assert best.startswith("encoder=frozen has the highest mean test/jaccard: 0.520")
+    assert [cell.mean.estimate for cell in dots] == pytest.approx([short.mean, whole.mean])
+    (row,) = compare(*2 * [replicates(results, header, JACCARD)], JACCARD, ("a", "b")).rows[:1]
+    assert (row.first.mean, row.first.std) == (short.mean, short.std)
+    assert [row.n for row in differences(results, header, JACCARD).rows] == [3]
+
+
+def test_one_lost_seed_costs_no_other_cell_its_mark_and_what_was_not_tested_is_said():
+    scores = {f"a={level}": [0.50, 0.52, 0.49, 0.51] for level in "xyz"}
+    scores["a=y"] = [0.51, 0.505, 0.495, math.nan]
+    scores["a=z"] = [0.50]
+    table = build(make_results(scores), make_header({"a": list("xyz")}, 4, rows="a"), JACCARD)
+    assert [value is True or best[0] for (value,), best in zip(table.rivals, table.best, strict=True)][:2] == [True] * 2
+    assert table.rivals[2] == (None,)
+    assert "| y | 0.503 ± 0.008 (n=3) ≈¹ |" in to_markdown(table)
+    assert table.tested == ((3, 3),)
+    assert "not compared (fewer than two seeds in common, or no spread at all): a=z" in to_markdown(table)
+    rows = list(csv.DictReader(io.StringIO(to_csv(table))))
+    assert [row["not_distinguishable"] for row in rows] == ["true", "true", ""]
+
+
+def test_an_infinite_value_is_no_value_and_said_so():
+    results = make_results(SCORES | {"encoder=frozen labels=1%": [0.6, 0.62, math.inf]})
+    table = build(results, make_header(), JACCARD)
+    assert table.values[1][1].mean == pytest.approx(0.61)
+    assert "2 of 3 seeds; 1 no value (the value is infinite)" in to_markdown(table)
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=6))
@@ -183,22 +237,25 @@ def test_markdown_by_hand():
         "| encoder | labels=90% | labels=1% |\n"
         "| --- | ---: | ---: |\n"
         "| unfrozen | **0.710 ± 0.010** | 0.510 ± 0.010 |\n"
-        "| frozen | 0.610 ± 0.010 ≈ | **0.620 ± 0.020** |\n"
+        "| frozen | 0.610 ± 0.010 | **0.620 ± 0.020** |\n"
         "\n"
-        "- ≈ not shown to be worse than the best of its column (one-sided paired t-tests over 3 seeds, Holm, 5 %)\n"
+        "- ≈ not shown to be worse than any other of its column; neither bold nor ≈: shown to be (one-sided paired "
+        "t-tests of all pairs, n=3, Holm within the column, 5 %)\n"
+        "- not compared (fewer than two seeds in common, or no spread at all): encoder=unfrozen labels=90%, "
+        "encoder=frozen labels=90%\n"
     )
 
 
 def test_percent_moves_the_point():
     text = to_markdown(build(make_results(), make_header(percent=True), JACCARD))
     assert "test/jaccard, percent: mean" in text
-    assert "| frozen | 61.0 ± 1.0 ≈ | **62.0 ± 2.0** |" in text
+    assert "| frozen | 61.0 ± 1.0 | **62.0 ± 2.0** |" in text
 
 
 def test_a_loss_is_best_where_it_is_lowest_and_never_in_percent():
     rows = [row | {"metric": "test/loss"} for row in make_rows()]
     text = to_markdown(build(pandas.DataFrame(rows), make_header(percent=True), "test/loss"))
-    assert "| unfrozen | 0.710 ± 0.010 ≈ | **0.510 ± 0.010** |" in text
+    assert "| unfrozen | 0.710 ± 0.010 | **0.510 ± 0.010** |" in text
 
 
 @pytest.mark.parametrize(
@@ -225,7 +282,7 @@ def test_a_cell_without_any_result_is_a_dash_with_its_cause():
     empty = "encoder=frozen labels=1%"
     rows = [failed(empty, 100, "blocked", "pretrain crashed"), failed(empty, 101, "blocked", "pretrain crashed")]
     text = to_markdown(build(make_results(SCORES | {empty: []}, *rows), make_header(), JACCARD))
-    assert "| frozen | 0.610 ± 0.010 ≈ | –¹ |" in text
+    assert "| frozen | 0.610 ± 0.010 | –¹ |" in text
     assert "over seeds (n=3)" in text
     assert "0 of 3 seeds; 2 blocked (pretrain crashed), 1 not run" in text
 
@@ -249,7 +306,7 @@ def test_before_anything_finished_the_table_is_all_dashes():
     assert "test/jaccard: nothing has finished" in to_markdown(table)
     assert "0 of 3 seeds; 3 not run" in to_markdown(table)
     assert "nothing has finished" in as_text(table)
-    assert to_csv(table).splitlines()[1] == "unfrozen,90%,test/jaccard,,,0,3,,,false,false"
+    assert to_csv(table).splitlines()[1] == "unfrozen,90%,test/jaccard,,,0,3,,,0,3,false,"
 
 
 def test_published_numbers_stand_beside_ours_as_the_paper_prints_them():
@@ -261,7 +318,7 @@ def test_published_numbers_stand_beside_ours_as_the_paper_prints_them():
     text = to_markdown(table)
     assert "| encoder | labels=90% | labels=90% published | labels=1% | labels=1% published |" in text
     assert "| unfrozen | **0.710 ± 0.010** | 0.716 (−0.006, inside) | 0.510 ± 0.010 |  |" in text
-    assert "| frozen | 0.610 ± 0.010 ≈ |  | **0.620 ± 0.020** | 0.550 ± 0.020 (+0.070, outside) |" in text
+    assert "| frozen | 0.610 ± 0.010 |  | **0.620 ± 0.020** | 0.550 ± 0.020 (+0.070, outside) |" in text
     assert "- published: P2\n- published for frozen / 5%, which is no cell of this study\n" in text
     assert "published 0.716" in as_text(table)
     header, first, *_ = to_csv(table).splitlines()
@@ -279,7 +336,7 @@ def test_published_numbers_belong_to_one_metric():
 def test_latex_is_booktabs_and_escaped():
     text = to_latex(build(make_results(), make_header(), JACCARD))
     assert "\\begin{tabular}{lrr}\n\\toprule\nencoder & labels=90\\% & labels=1\\% \\\\\n\\midrule\n" in text
-    assert "frozen & 0.610 $\\pm$ 0.010 $\\approx$ & \\textbf{0.620 $\\pm$ 0.020} \\\\\n\\bottomrule\n" in text
+    assert "frozen & 0.610 $\\pm$ 0.010 & \\textbf{0.620 $\\pm$ 0.020} \\\\\n\\bottomrule\n" in text
     levels = {"init": ["a_b & 50% {x}", "c"]}
     escaped = to_latex(build(make_results({"init=c": [0.1]}), make_header(levels, rows="init"), JACCARD))
     assert r"a\_b \& 50\% \{x\} & " in escaped
