@@ -95,6 +95,8 @@ def load(folder: Path | str) -> pandas.DataFrame:
             f"{path} lacks the columns {', '.join(missing)}: it was not written by a Pretune study, or "
             "by another version; run the study again, which reuses every finished stage run"
         )
+    if results["value"].notna().any() and not pandas.api.types.is_numeric_dtype(results["value"]):
+        raise ResultsError(f"{path} holds text where numbers belong (column value): {_DAMAGED}")
     return results
 
 

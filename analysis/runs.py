@@ -13,6 +13,7 @@ import pyarrow
 
 from analysis.results import ResultsError
 
+_COLUMNS = ["fingerprint", "stage", "seconds", "bytes", "machine"]
 _KEYS = ["phase", "stage", "cell", "seed", "fingerprint"]
 
 
@@ -49,11 +50,15 @@ def load_stage_runs(folder: Path) -> pandas.DataFrame:
     """`stage_runs.parquet`, or an empty frame where there is none. Raises ResultsError for a damaged file."""
     path = folder / "stage_runs.parquet"
     if not path.is_file():
-        return pandas.DataFrame(columns=["fingerprint", "stage", "outcome", "seconds", "bytes", "attempt", "machine"])
+        return pandas.DataFrame(columns=[*_COLUMNS, "outcome", "attempt"])
     try:
-        return pandas.read_parquet(path)
+        found = pandas.read_parquet(path)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise ResultsError(f"{path} cannot be read: it is cut off or damaged; run the study again") from error
+    if missing := [name for name in _COLUMNS if name not in found.columns]:
+        lacks = f"{path} lacks the columns {', '.join(missing)}"
+        raise ResultsError(f"{lacks}: another version wrote it; run the study again, which reuses what has finished")
+    return found
 
 
 def costs(stage_runs: pandas.DataFrame) -> tuple[Cost, ...]:

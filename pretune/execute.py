@@ -251,12 +251,21 @@ def machine(order: Order) -> dict[str, Any]:
     return {
         "gpu": cuda,
         "gpu_memory": memory,
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": _cpu(),
         "threads": order.threads,
     } | {
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+
+
+def _cpu() -> str:
+    """The processor's model name, where the system tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def describe(error: BaseException) -> str:

@@ -9,7 +9,8 @@ from studies import JACCARD, write_study
 
 from analysis.report import write_tables
 from analysis.report_html import build as build_page
-from analysis.results import ResultsError
+from analysis.results import ResultsError, load
+from analysis.runs import load_stage_runs
 from pretune.cli import main
 
 FACTORS = {"a": ["x", "y"]}
@@ -104,3 +105,14 @@ def test_a_header_without_cells_is_said_so(tmp_path):
     (tmp_path / "study.json").write_text(json.dumps(header))
     with pytest.raises(ResultsError, match="does not describe a study"):
         write_tables(tmp_path)
+
+
+def test_files_of_another_version_or_kind_are_said_so(tmp_path):
+    folder = write_study(tmp_path, {"a=x": [0.5, 0.6]}, {"a": ["x"]})
+    runs, results = (pandas.read_parquet(folder / name) for name in ("stage_runs.parquet", "results.parquet"))
+    runs.drop(columns="bytes").to_parquet(folder / "stage_runs.parquet")
+    with pytest.raises(ResultsError, match="lacks the columns bytes: another version wrote it"):
+        load_stage_runs(folder)
+    results.assign(value=results["value"].astype(str)).to_parquet(folder / "results.parquet")
+    with pytest.raises(ResultsError, match="holds text where numbers belong"):
+        load(folder)
