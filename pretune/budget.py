@@ -39,20 +39,25 @@ def spent_epochs(uses: Iterable[Use]) -> int:
     return sum(longest.values())
 
 
-def exhausted(run: Run, own: schema.Budget, asked: int, uses: list[Use], began: float, gpu_began: float) -> str:
+def gpu_hours(run: Run, uses: Iterable[Use]) -> float:
+    """GPU hours of the stage runs that have ended."""
+    return sum(run.gpu_seconds(fingerprint) for fingerprint in stages_in(uses)) / 3600
+
+
+def exhausted(run: Run, own: schema.Budget, asked: int, uses: list[Use], began: float) -> str:
     """Which budget is used up, in words; "" while none is."""
     study = run.study.header.tune.budget.study
     if own.trials is not None and asked >= own.trials:
         return f"{own.trials} trials"
     if own.epochs is not None and spent_epochs(uses) >= own.epochs:
         return f"{own.epochs} epochs"
-    now, gpu_now = run.clock() / 3600, run.gpu_hours()
+    now = run.clock() / 3600
     if own.hours is not None and now - began >= own.hours:
         return f"{own.hours:g} hours"
     if study.hours is not None and now >= study.hours:
         return f"the study's {study.hours:g} hours"
-    if own.gpu_hours is not None and gpu_now - gpu_began >= own.gpu_hours:
+    if own.gpu_hours is not None and gpu_hours(run, uses) >= own.gpu_hours:
         return f"{own.gpu_hours:g} GPU hours"
-    if study.gpu_hours is not None and gpu_now >= study.gpu_hours:
+    if study.gpu_hours is not None and gpu_hours(run, run.uses) >= study.gpu_hours:
         return f"the study's {study.gpu_hours:g} GPU hours"
     return ""

@@ -44,6 +44,7 @@ class Contest:
     sign: float  # -1 where the target is minimised
     uses: list[Use] = field(default_factory=list)
     best: Verdict | None = None  # of the configurations that went the whole way
+    asked: int = 0  # configurations that took part in races so far
     noise: Noise = field(default_factory=Noise)  # pooled over the races so far
     on_rung: dict[int, list[float]] = field(default_factory=dict)  # epochs -> values of all that were judged there
 
@@ -75,6 +76,7 @@ class Contest:
         outcomes: dict[str, Outcome] = {}
         verdicts: Verdicts = {}
         alive, given, n, noise = list(trials), 0, racing.first, Noise()
+        self.asked += len(trials)
         while alive:
             new = {trial.index: self._ask(trial, seeds[given:n]) for trial in alive}
             outcomes |= yield self._targets(new.values())
@@ -88,8 +90,11 @@ class Contest:
             rows += [self.best.scores[:n]] if self.best is not None else []
             if len(rows) >= 2:
                 scores = self.sign * np.array(rows)
-                noise = residual(scores)
-                for row, gap, p in clearly_worse(scores, self.noise + noise, racing.alpha / looks):
+                noise = residual(np.unique(scores, axis=0))  # a configuration asked twice tells of no more noise
+                # Bonferroni over looks, and over who of all so far might be the best by chance: the incumbent was
+                # chosen on these very seeds
+                level = racing.alpha / looks / max(1, self.asked - 1)
+                for row, gap, p in clearly_worse(scores, self.noise + noise, level):
                     if row < len(alive):
                         index = alive[row].index
                         why = (

@@ -186,7 +186,8 @@ def find_in(store: Store) -> Callable[[str], Outcome | None]:
 
 def costs(entry: Entry) -> dict[str, float]:
     """What a stage run took: seconds, GPU seconds, and the most GPU memory (bytes) where it had a GPU."""
-    gpus = float((entry.about.get("order") or {}).get("gpus") or 0.0)
+    order = entry.about.get("order") or {}
+    gpus = float(order.get("gpus") or 0.0) * int(order.get("workers") or 1)
     memory = (entry.about.get("machine") or {}).get("gpu_memory")
     found = {"cost/seconds": entry.seconds, "cost/gpu_seconds": entry.seconds * gpus}
     return found if memory is None else found | {"cost/gpu_memory": float(memory)}

@@ -80,7 +80,7 @@ class Run:
     digest_of: DigestOf  # the content of a data set
     storage: BaseStorage
     clock: Callable[[], float] = lambda: 0.0  # seconds since this run of the study began
-    gpu_hours: Callable[[], float] = lambda: 0.0  # that its stage runs took, stored ones included
+    gpu_seconds: Callable[[str], float] = lambda fingerprint: 0.0  # that a stage run took, a stored one included
     is_stored: Callable[[str], bool] = lambda fingerprint: False
     earlier: Callable[[], Iterable[Mapping[str, Any]]] = lambda: ()  # what the store tells of its stage runs
     search_prefix: str = ""  # of the names of searches, where a database holds those of several studies

@@ -79,7 +79,11 @@ def simulate(study: Study, digest_of: DigestOf) -> tuple[Run, list[Stage]]:
     tune = study.header.tune
     sampler = tune.sampler if tune.sampler in ("grid", "qmc") else "random"
     header = study.header.model_copy(
-        update={"tune": tune.model_copy(update={"sampler": sampler, "racing": None, "warm_start": False})}
+        update={
+            "tune": tune.model_copy(
+                update={"sampler": sampler, "racing": None, "warm_start": False, "constraints": {}, "also": ()}
+            )
+        }
     )
     pretended = Study(header, study.factors, study.cells, study.resolved, study.source, study.warnings)
     run = Run(pretended, digest_of, optuna.storages.InMemoryStorage())

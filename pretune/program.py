@@ -142,13 +142,13 @@ def search(
         trials or tune.trials, limits.trials, grid_size(walk, tune.points) if tune.sampler == "grid" else None
     )
     ended = questions.ended(limits_text(run, limits))
-    began, gpu_began = run.clock() / 3600, run.gpu_hours()
+    began = run.clock() / 3600
     if tune.warm_start and part == "finetune":
         warm.begin(run, questions, cells[0], name)
     found: list[tuple[float, int, Values]] = []
     run.open_searches += 1
     for first in range(0, wanted, tune.batch):
-        over = budget.exhausted(run, limits, first, contest.uses, began, gpu_began) if first and ended is None else ""
+        over = budget.exhausted(run, limits, first, contest.uses, began) if first and ended is None else ""
         if over or (ended is not None and first >= ended):
             questions.end(first, limits_text(run, limits))
             run.notes.append(
@@ -171,13 +171,15 @@ def search(
             f"{name}: in {questions.preferred} of {wanted} questions another than the sampler's first suggestion was "
             "taken because its pretraining was in the store (tune.prefer_stored): the search leans towards those"
         )
+    asked = len([answer for answer in run.answers if answer.search == name])
     best = yield from select(run, cells, [values for *_, values in sorted(found, key=lambda f: f[:2])], target, contest)
     run.open_searches -= 1
     if best is None:
         metric = target(contest.uses[0])[1]
         run.messages.append(
-            f"{name}: no configuration of {wanted} finished with a finite {metric} in all its replicates"
-            f"{' and within the constraints' if tune.constraints else ''}; nothing to confirm"
+            f"{name}: no configuration of {asked} finished with a finite {metric} in all its replicates"
+            f"{' and within the constraints' if tune.constraints else ''}"
+            f"{', on the selection seeds too' if found and tune.top_k > 1 else ''}; nothing to confirm"
         )
     return best
 
@@ -261,7 +263,13 @@ def open_questions(run: Run, part: Part, cells: Sequence[Cell], fixed: Values) -
     }
     key = hashlib.sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()[:8]
     label = part if part == "pretrain" else f"{part} {cells[0].label}"
-    return open_search(run.storage, f"{label} {key}", header.tune, directions(part, header.tune), run.search_prefix)
+    ranges = {
+        name: space.to_plain(item) for name, item in space.ranges(cells[0].template) if name in cells[0].ranges(part)
+    }
+    space_key = f"{part} {json.dumps(ranges, sort_keys=True, default=str)}"  # so that an extended study asks the same
+    return open_search(
+        run.storage, f"{label} {key}", header.tune, directions(part, header.tune), run.search_prefix, space_key
+    )
 
 
 def directions(part: str, tune: schema.Tune) -> list[Direction]:

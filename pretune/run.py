@@ -17,7 +17,7 @@ from optuna.storages import BaseStorage
 from rich.console import Console
 from rich.progress import Progress as Bar
 
-from pretune import program, record
+from pretune import program, record, warm
 from pretune.backbones import check_backbones
 from pretune.errors import SearchStorageError
 from pretune.execute import Folders, Order, order_of
@@ -93,12 +93,14 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
         run = Run(study, digest_of, storage)
         run.clock = lambda: time.monotonic() - began
         run.is_stored = lambda fingerprint: store.find(fingerprint) is not None
-        run.earlier = lambda: ({**entry.about, "metrics": entry.metrics} for entry in store.entries())
+        run.earlier = functools.partial(warm.earlier, store, options.out)
         run.search_prefix = record.own_name(study, options.out) if options.search_storage else ""
         state = State(study, run, store, options.out, began, log)
         scheduler = Scheduler(find_in(store), study.header.retries, state.event)
         state.scheduler = scheduler
-        run.gpu_hours = lambda: sum(o.costs.get("cost/gpu_seconds", 0.0) for o in scheduler.outcomes.values()) / 3600
+        run.gpu_seconds = lambda key: (
+            o.costs.get("cost/gpu_seconds", 0.0) if (o := scheduler.outcomes.get(key)) else 0.0
+        )
         scheduler.start(program.start(run))
         if not scheduler.finished:
             try:

@@ -36,10 +36,11 @@ Params = dict[str, Any]  # as Optuna knows them: one for each item of a subset, 
 Walk = Callable[[space.Suggest], object]  # calls what it is given for every range of the space
 
 
-def sampler(tune: schema.Tune, name: str, index: int, walk: Walk, attempt: int = 0) -> BaseSampler:
+def sampler(tune: schema.Tune, name: str, index: int, number: int, walk: Walk, attempt: int = 0) -> BaseSampler:
     """What answers question `index` of the search `name`.
 
     The first `startup` of one that learns are random, as asked and not more; of a population the first generation is.
+    `number` is that of Optuna's trial, which is above `index` where questions were asked in vain.
     """
     seed = seed_of(tune, name, f"{index}" if attempt == 0 else f"{index}.{attempt}")
     if tune.sampler == "grid":
@@ -52,6 +53,8 @@ def sampler(tune: schema.Tune, name: str, index: int, walk: Walk, attempt: int =
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         warnings.simplefilter("ignore", FutureWarning)
+        if tune.sampler == "cmaes":
+            seed = (seed - number) % 2**31  # it adds the number itself
         return LEARNING[tune.sampler](tune, seed)
 
 
@@ -71,12 +74,12 @@ def fixed(params: Params, other: BaseSampler) -> BaseSampler:
 
 def tpe(tune: schema.Tune, seed: int) -> BaseSampler:
     return TPESampler(
-        n_startup_trials=1, seed=seed, multivariate=False, constant_liar=True, constraints_func=constraint
+        n_startup_trials=1, seed=seed, multivariate=False, constant_liar=True, constraints_func=constraint_of(tune)
     )
 
 
 def gp(tune: schema.Tune, seed: int) -> BaseSampler:
-    return GPSampler(n_startup_trials=1, seed=seed, deterministic_objective=False, constraints_func=constraint)
+    return GPSampler(n_startup_trials=1, seed=seed, deterministic_objective=False, constraints_func=constraint_of(tune))
 
 
 def cmaes(tune: schema.Tune, seed: int) -> BaseSampler:
@@ -84,7 +87,7 @@ def cmaes(tune: schema.Tune, seed: int) -> BaseSampler:
 
 
 def nsga2(tune: schema.Tune, seed: int) -> BaseSampler:
-    return NSGAIISampler(population_size=tune.population, seed=seed, constraints_func=constraint)
+    return NSGAIISampler(population_size=tune.population, seed=seed, constraints_func=constraint_of(tune))
 
 
 # With a single target NSGA-II is an elitist genetic algorithm: tournaments, uniform crossover, mutation.
@@ -97,8 +100,10 @@ LEARNING: dict[str, Callable[[schema.Tune, int], BaseSampler]] = {
 }
 
 
-def constraint(trial: FrozenTrial) -> Sequence[float]:
-    return [float(value) for value in trial.user_attrs.get(OVER, [-1.0])]
+def constraint_of(tune: schema.Tune) -> Callable[[FrozenTrial], Sequence[float]]:
+    """What a trial was told to violate; a trial under way violates nothing."""
+    none = [-1.0] * (1 + len(tune.constraints))
+    return lambda trial: [float(value) for value in trial.user_attrs.get(OVER, none)]
 
 
 # ---------------------------------------------------------------------------------------------- laid out beforehand

@@ -30,6 +30,7 @@ SEEN_BEFORE = "pretune:warm start"
 ENDED = "pretune:ended"  # of an Optuna study: after how many questions a budget ended it, and which
 
 Direction = Literal["maximize", "minimize"]
+DIVERGED = 1e9  # above any violation that is measured
 DATABASES = ("sqlite", "postgresql", "mysql")
 
 
@@ -41,15 +42,16 @@ class Search:
     name: str  # without what only tells studies in one database apart: it seeds the sampler
     tune: schema.Tune
     answered: dict[int, FrozenTrial]  # by index: questions that an earlier process got an answer to
-    posed: dict[int, Params]  # by index: parameters of questions that an earlier process asked and got no answer to
+    pending: dict[int, optuna.Trial]  # by index: questions that an earlier process asked and got no answer to
+    posed: dict[int, Params]  # by index: parameters of questions whose stage runs crashed
     asked: dict[int, optuna.Trial] = field(default_factory=dict)  # by this process, not yet told
     preferred: int = 0  # questions in which another than the first suggestion was taken
 
     def ask(self, index: int, walk: Walk, wanted: Callable[[Values], bool] | None = None) -> Values:
         """The values of question `index`: those of the storage if it was asked before, else the sampler's.
 
-        A question without an answer is put again as it was: answers to its own batch may be known by now, and the
-        sampler would let them change it.
+        A question without an answer is taken up as it is, with its number and whatever the sampler noted with it: were
+        it asked again, answers to its own batch would be known by now and could change it.
 
         Args:
             index: 0, 1, 2, ...
@@ -58,38 +60,48 @@ class Search:
         """
         if index in self.answered:
             return values_from(self.answered[index].params, walk)
+        if index in self.pending:
+            self.asked[index] = self.pending.pop(index)
+            return values_from(self.asked[index].params, walk)
         if index in self.posed:
-            return self._ask(index, walk, fixed(self.posed[index], sampler(*self._of(index), walk)))
-        first = self._ask(index, walk, sampler(*self._of(index), walk))
-        if wanted is None or self.tune.prefer_stored is None or wanted(first):
-            return first
-        for attempt in range(1, self.tune.prefer_stored):
-            before = self.asked.pop(index)
-            values = self._ask(index, walk, sampler(*self._of(index), walk, attempt))
+            return self._keep(index, *self._draw(fixed(self.posed[index], sampler(*self._of(index), walk)), walk))
+        trial, values = self._draw(sampler(*self._of(index), walk), walk)
+        if wanted is not None and self.tune.prefer_stored is not None and not wanted(values):
+            trial, values = self._preferred(index, walk, wanted, (trial, values))
+        return self._keep(index, trial, values)
+
+    def _preferred(
+        self, index: int, walk: Walk, wanted: Callable[[Values], bool], first: tuple[optuna.Trial, Values]
+    ) -> tuple[optuna.Trial, Values]:
+        """The first further suggestion that is wanted, else the one before."""
+        for attempt in range(1, self.tune.prefer_stored or 1):
+            trial, values = self._draw(sampler(*self._of(index), walk, attempt), walk)
             if wanted(values):
-                self.study.tell(before, state=TrialState.FAIL)
+                self.study.tell(first[0], state=TrialState.FAIL)
                 self.preferred += 1
-                return values
-            self.study.tell(self.asked.pop(index), state=TrialState.FAIL)
-            self.asked[index] = before
+                return trial, values
+            self.study.tell(trial, state=TrialState.FAIL)
         return first
 
-    def _of(self, index: int) -> tuple[schema.Tune, str, int]:
-        return self.tune, self.name, index
+    def _of(self, index: int) -> tuple[schema.Tune, str, int, int]:
+        return self.tune, self.name, index, len(self.study.get_trials(deepcopy=False))
 
-    def _ask(self, index: int, walk: Walk, chosen: optuna.samplers.BaseSampler) -> Values:
+    def _draw(self, chosen: optuna.samplers.BaseSampler, walk: Walk) -> tuple[optuna.Trial, Values]:
         self.study.sampler = chosen
         trial = self.study.ask()
-        values = answered_by(space.suggest_from(trial), walk)
-        trial.set_user_attr(INDEX, index)  # last: what carries it was asked whole
+        return trial, answered_by(space.suggest_from(trial), walk)
+
+    def _keep(self, index: int, trial: optuna.Trial, values: Values) -> Values:
+        trial.set_user_attr(INDEX, index)  # last: what carries it was asked whole, and is the one that is kept
         self.asked[index] = trial
         return values
 
     def tell(self, index: int, verdict: Verdict) -> None:
         """Answer question `index`.
 
-        An infeasible one is kept away from without a value of its own being believed; a partial one is pruned, with
-        its value as an intermediate one; a failed one is not told at all, and is put again by the next process.
+        One that broke a constraint is told with its value and by how much, in shares of the bound. One that diverged is
+        pruned without a value, and violates more than anything measured. A partial one is pruned, with its value as an
+        intermediate one. A failed one is not told at all, and is put again by the next process.
         """
         if index in self.answered:
             return
@@ -97,28 +109,20 @@ class Search:
         if verdict.told == "failed":
             self.study.tell(trial, state=TrialState.FAIL)
             return
-        trial.set_user_attr(OVER, [1.0 if verdict.told == "infeasible" else -1.0, *verdict.over])
+        diverged = verdict.told == "infeasible" and verdict.value is None
+        trial.set_user_attr(OVER, violations(self.tune, verdict, diverged))
         # whoever drew the question: only a sampler with constraints writes them down
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             warnings.simplefilter("ignore", FutureWarning)
             self.study.sampler = tpe(self.tune, 0)
-        if verdict.told == "partial":
-            assert verdict.value is not None
+        if verdict.told == "partial" and verdict.value is not None:
             trial.report(verdict.value, verdict.reached)
+        if verdict.told == "partial" or diverged:
             self.study.tell(trial, state=TrialState.PRUNED)
-            return
-        values = self._worst() if verdict.value is None else [verdict.value, *verdict.also]
-        self.study.tell(trial, values)
-
-    def _worst(self) -> list[float]:
-        """Values for Optuna's books; samplers look at the constraint first and never at them."""
-        told = [trial.values for trial in self.study.get_trials(deepcopy=False) if trial.values]
-        worst = {optuna.study.StudyDirection.MAXIMIZE: min, optuna.study.StudyDirection.MINIMIZE: max}
-        return [
-            float(worst[direction](values[k] for values in told)) if told else 0.0
-            for k, direction in enumerate(self.study.directions)
-        ]
+        else:
+            assert verdict.value is not None
+            self.study.tell(trial, [verdict.value, *verdict.also])
 
     def ended(self, budget: str) -> int | None:
         """After how many questions an earlier run of the same budget ended, if one did."""
@@ -139,8 +143,8 @@ class Search:
                     params=params,
                     distributions={name: distributions[name] for name in params},
                     value=value,
-                    user_attrs={SEEN_BEFORE: True, OVER: [-1.0]},
-                    system_attrs={"constraints": (-1.0,)},  # feasible, in the form in which samplers keep it
+                    user_attrs={SEEN_BEFORE: True, OVER: feasible(self.tune)},
+                    system_attrs={"constraints": feasible(self.tune)},  # in the form in which samplers keep it
                 )
             )
         return len(earlier)
@@ -203,22 +207,51 @@ def _cut_torn_line(path: Path) -> None:
 
 
 def open_search(
-    storage: BaseStorage, name: str, tune: schema.Tune, directions: Sequence[Direction], prefix: str = ""
+    storage: BaseStorage,
+    name: str,
+    tune: schema.Tune,
+    directions: Sequence[Direction],
+    prefix: str = "",
+    seeded_by: str = "",
 ) -> Search:
-    """Open or continue a search; trials that a dead process left RUNNING are set to FAIL and asked again.
+    """Open or continue a search.
 
-    `prefix` tells studies in one database apart.
+    Trials that a dead process left RUNNING are taken up if they were asked whole, else set to FAIL and asked again.
+
+    `prefix` tells studies in one database apart; `seeded_by` is what the sampler's seed depends on, by default `name`.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would announce every search on the terminal
     study = optuna.create_study(
         storage=storage, study_name=f"{prefix}{name}", directions=list(directions), load_if_exists=True
     )
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)
+        if INDEX not in trial.user_attrs:
+            study.tell(trial.number, state=TrialState.FAIL)
     asked = [trial for trial in study.get_trials(deepcopy=False) if INDEX in trial.user_attrs]
     ended = (TrialState.COMPLETE, TrialState.PRUNED)
     answered = {trial.user_attrs[INDEX]: trial for trial in asked if trial.state in ended}
-    return Search(study, name, tune, answered, {trial.user_attrs[INDEX]: dict(trial.params) for trial in asked})
+    pending = {
+        trial.user_attrs[INDEX]: optuna.Trial(study, trial._trial_id)
+        for trial in asked
+        if trial.state == TrialState.RUNNING
+    }
+    posed = {trial.user_attrs[INDEX]: dict(trial.params) for trial in asked if trial.state == TrialState.FAIL}
+    return Search(study, seeded_by or name, tune, answered, pending, posed)
+
+
+def feasible(tune: schema.Tune) -> list[float]:
+    """One entry for divergence and one for each constraint; samplers want as many in every trial."""
+    return [-1.0] * (1 + len(tune.constraints))
+
+
+def violations(tune: schema.Tune, verdict: Verdict, diverged: bool) -> list[float]:
+    """By how much each constraint is exceeded, in shares of its bound, since samplers add them up."""
+    if diverged:
+        return [DIVERGED, *feasible(tune)[1:]]
+    if not verdict.over:
+        return feasible(tune)
+    bounds = [abs(bound) or 1.0 for bound in tune.constraints.values()]
+    return [-1.0, *(by / bound for by, bound in zip(verdict.over, bounds, strict=True))]
 
 
 def direction_of(metric: str, asked: str | None) -> Direction:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import optuna
 from pretune.outcomes import Run, Values, chosen
 from pretune.samplers import params_of
 from pretune.search import Search
+from pretune.store import Store, write_atomically
 from search_spaces import space
 from search_spaces.cells import Cell
 
@@ -31,13 +34,28 @@ def begin(run: Run, questions: Search, cell: Cell, name: str) -> None:
     run.notes.append(f"{name}: begins with {taken} configurations that earlier studies left in the store")
 
 
+def earlier(store: Store, out: Path) -> list[dict[str, Any]]:
+    """What the store told of its stage runs when the study was first run: what it adds itself is none of it.
+
+    The fingerprints are noted in the study's folder, so that a killed study begins with the same.
+    """
+    path = out / "warm-start.json"
+    if not path.exists():
+        write_atomically(path, json.dumps([entry.fingerprint for entry in store.entries()]))
+    found = (store.find(fingerprint) for fingerprint in json.loads(path.read_text(encoding="utf-8")))
+    return [
+        {**entry.about, "metrics": entry.metrics} for entry in found if entry is not None and "order" in entry.about
+    ]
+
+
 def stored_scores(run: Run, cell: Cell, entries: Iterable[Mapping[str, Any]]) -> list[tuple[Values, float]]:
     """Configurations of the cell's space that the store holds a score of: values, and the mean over their seeds."""
     target = run.study.header.tune.target
     scores: dict[str, tuple[Values, list[float]]] = {}
     for entry in entries:
         order = entry["order"]
-        if order["kind"] != "finetune" or order.get("until") is not None or target not in entry["metrics"]:
+        whole = order["kind"] == "finetune" and order.get("until") is None and not order["on_test"]
+        if not whole or target not in entry["metrics"]:
             continue
         values = in_space({"finetune": cell.template["finetune"]}, {"finetune": order["settings"]})
         if values is not None and is_of(run, cell, values, order):
@@ -52,7 +70,9 @@ def is_of(run: Run, cell: Cell, values: Values, order: Mapping[str, Any]) -> boo
         return False
     same = configuration.finetune.model_dump(mode="json", exclude={"data"})
     theirs = {key: value for key, value in order["settings"].items() if key != "data"}
-    return same == theirs and run.digest_of(configuration.data[configuration.finetune.data]) == order["digest"]
+    data = configuration.data[configuration.finetune.data]
+    split = data.split.model_dump(mode="json")  # the same test images, and validation drawn in the same way
+    return same == theirs and run.digest_of(data) == order["digest"] and split == order["data"]["split"]
 
 
 def in_space(template: Any, settings: Any, name: str = "") -> Values | None:

@@ -23,6 +23,16 @@ def check_tune(header: Header, places: Places) -> Iterator[Problem]:
     if tune.racing and tune.racing.first >= seeds:
         what = f"the race begins with {tune.racing.first} seeds, and there are only {seeds} search seeds"
         yield places.problem(("tune", "racing"), what, f"set seeds.search above {tune.racing.first}")
+    if tune.racing and (header.seeds.search.finetune > 1):
+        what = "a race compares independent seeds, and nested ones share pretrainings"
+        yield places.problem(("tune", "racing"), what, "give seeds.search as a number")
+    if tune.sampler in ("genetic", "nsga2") and (tune.racing or tune.rungs):
+        what = f"{tune.sampler} breeds from whole trials alone, and most of a race or of rungs are not"
+        yield places.problem(("tune", "sampler"), what, "use tpe, or leave out racing and rungs")
+    if tune.warm_start and tune.sampler not in ("tpe", "gp"):
+        yield places.problem(
+            ("tune", "warm_start"), f"{tune.sampler} learns nothing from earlier trials", "use tpe or gp"
+        )
     for key, given in (("racing", tune.racing), ("rungs", tune.rungs), ("warm_start", tune.warm_start)):
         if tune.also and given:
             yield places.problem(("tune", key), f"{key} compares by one target, and `also` names more", "leave one out")
@@ -65,6 +75,10 @@ def check_searched(cell: Cell, settings: Configuration, header: Header, places: 
         if not own:
             continue
         yield from _check_sampler(tune, own, places)
+        stages = [s for s in (*settings.pretrain, settings.finetune) if s is not None and getattr(s, "steps", None)]
+        if stages and (tune.budget.study.epochs or tune.budget.cell.epochs):
+            what = "a budget of epochs counts none of a training that is given in steps"
+            yield places.problem(("tune", "budget"), what, "give epochs in place of steps, or a budget of trials")
         if part == "pretrain" and tune.pretrain.target != "cells" and (tune.also or tune.constraints):
             key, scored = ("also" if tune.also else "constraints"), tune.pretrain.target
             what = f"{key} is about fine-tunings, and the pretraining's ranges are tuned by {scored}"
@@ -118,5 +132,7 @@ def tuning_warnings(cells: Sequence[Cell], header: Header) -> Iterator[str]:
     folds = {f for cell in cells for data in cell.configuration().data.values() if (f := data.split.val_folds)}
     if any(seeds % fold for fold in folds):
         yield f"{seeds} search seeds do not go evenly round {max(folds)} validation folds; use a multiple"
+    if any(name.startswith("cost/") for name in (*tune.also, *tune.constraints)):
+        yield "costs depend on the machine, its load and on kills (the last attempt counts), and with them the table"
     if tune.budget.study.hours or tune.budget.cell.hours or tune.budget.study.gpu_hours or tune.budget.cell.gpu_hours:
         yield "a budget in hours ends searches at a point that depends on the machine, and with it the table"

@@ -61,7 +61,9 @@ class Racing(Settings):
 
     first: Annotated[int, Field(ge=2)] = 2  # seeds that every configuration gets
     step: PositiveInt = 1  # seeds that contenders get between two looks
-    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05  # chance, over all looks, of stopping an equal of the best
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = (
+        0.05  # chance, over all looks and rivals, of stopping an equal of the best
+    )
 
 
 class Rungs(Settings):

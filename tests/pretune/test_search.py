@@ -120,9 +120,9 @@ def test_more_trials_extend_an_old_search() -> None:
 
 
 def test_exactly_the_first_startup_questions_are_random() -> None:
-    kinds = [type(sampler(TUNE, "s", index, suggest_all)).__name__ for index in range(6)]
+    kinds = [type(sampler(TUNE, "s", index, index, suggest_all)).__name__ for index in range(6)]
     assert kinds == ["RandomSampler"] * 4 + ["TPESampler"] * 2
-    assert type(sampler(schema.Tune(sampler="random"), "s", 50, suggest_all)).__name__ == "RandomSampler"
+    assert type(sampler(schema.Tune(sampler="random"), "s", 50, 50, suggest_all)).__name__ == "RandomSampler"
 
 
 def test_answers_reach_the_sampler_from_the_first_question_after_startup_on() -> None:
@@ -154,7 +154,7 @@ def test_a_divergence_is_told_as_infeasible_also_while_questions_are_random(star
     search = open_search(memory(), "s", schema.Tune(startup=startup), ["maximize"])
     ask_and_tell(search, ["complete", "infeasible", "complete"])
     constraints = [list(_constraints(trial)) for trial in search.study.get_trials()]
-    assert constraints == [[-1.0], [1.0], [-1.0]]
+    assert constraints == [[-1.0], [1e9], [-1.0]]
 
 
 def test_the_best_trial_in_optunas_books_is_not_an_infeasible_one() -> None:
@@ -178,13 +178,18 @@ def test_a_crash_is_told_as_failed_and_its_question_asked_again_with_the_same_va
     assert again.study.best_value == 0.7
 
 
-def test_trials_that_a_dead_process_left_running_are_swept() -> None:
+def test_what_a_dead_process_left_running_is_taken_up_if_it_was_asked_whole() -> None:
+    """With the number that it has; what was not asked whole is set to FAIL and asked again."""
     storage = memory()
     dead = open_search(storage, "s", TUNE, ["maximize"])
-    asked = [dead.ask(i, suggest_all) for i in range(3)]
+    values = copy.deepcopy(dead.ask(0, suggest_all))
+    dead.study.ask()  # killed before its parameters were drawn
     alive = open_search(storage, "s", TUNE, ["maximize"])
-    assert [trial.state for trial in alive.study.get_trials()] == [TrialState.FAIL] * 3
-    assert [alive.ask(i, suggest_all) for i in range(3)] == asked
+    states = [trial.state for trial in alive.study.get_trials()]
+    assert states == [TrialState.RUNNING, TrialState.FAIL]
+    assert alive.ask(0, suggest_all) == values
+    alive.tell(0, Verdict("complete", 1.0))
+    assert [trial.state for trial in alive.study.get_trials()] == [TrialState.COMPLETE, TrialState.FAIL]
 
 
 def test_an_answered_question_is_not_told_again() -> None:

@@ -263,7 +263,12 @@ def test_a_tune_section_without_ranges_is_pointed_out():
     said = "the study has a tune section but no ranges: nothing is searched, it goes straight to confirm"
     assert make(tune={"trials": 3, "startup": 1}).warnings == (said,)
     assert make(tune={"trials": 3, "startup": 1}, **RANGED).warnings == ()
-    assert make(tune={"trials": 3, "startup": 1}, factors={"lr": {"finetune.optimizer.lr": [{"uniform": [0.1, 1]}]}}).warnings == ()
+    assert (
+        make(
+            tune={"trials": 3, "startup": 1}, factors={"lr": {"finetune.optimizer.lr": [{"uniform": [0.1, 1]}]}}
+        ).warnings
+        == ()
+    )
 
 
 def test_freezing_what_nothing_was_transferred_to_is_pointed_out_once_per_cell():
