@@ -149,12 +149,12 @@ def _run_and_keep(order: Order, store: Store, attempt: Path, report: Any) -> Out
             metrics, where = run_gang(order, attempt)
         else:
             device, resume = device_for(order.gpus), state_to_resume(order)
-            metrics, where = run_worker(order, attempt, report, device, resume), machine(order)
+            metrics, where = run_worker(order, attempt, report, device, resume), {"machine": machine(order)}
         outcome, cause = "finished", ""
     except DivergedError as error:
-        metrics, where, outcome, cause = {}, machine(order), "diverged", str(error)
+        metrics, where, outcome, cause = {}, {"machine": machine(order)}, "diverged", str(error)
     seconds = time.monotonic() - began
-    about = {"label": order.label, "order": asdict(order) | {"folders": None}, "machine": where}
+    about = {"label": order.label, "order": asdict(order) | {"folders": None}} | where
     entry = store.finish(attempt, order.name, outcome, cause, metrics, seconds, about)
     if CONTINUE in entry.files:
         store.note_length(order.series, order.reach, order.fingerprint)

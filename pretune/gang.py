@@ -19,7 +19,7 @@ STORAGE = "train"  # a folder of Ray Train's inside the attempt's, which all mac
 
 
 def run_gang(order: Order, attempt: Path) -> tuple[dict[str, float], dict[str, Any]]:
-    """Run a stage on `order.workers` workers; its metrics, and the machine that the first worker ran on.
+    """Run a stage on `order.workers` workers; its metrics, and for the record who ended it: how many, on what machine.
 
     To be called within a Ray cluster; inside a Tune trial progress goes to the trial.
 
@@ -56,7 +56,7 @@ def run_gang(order: Order, attempt: Path) -> tuple[dict[str, float], dict[str, A
         error = DivergedError(*about)
         error.args = (text,)
         raise error
-    return answer["metrics"], answer["machine"]
+    return answer["metrics"], answer["about"]
 
 
 def _forwarding() -> list[Any]:
@@ -92,11 +92,13 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
             last = time.monotonic()
             ray.train.report(values)
 
+    resume = _where_to_resume(order, world)
     try:
-        metrics = run_worker(order, attempt, report, device, _where_to_resume(order, world), world)
+        metrics = run_worker(order, attempt, report, device, resume, world)
     except DivergedError as error:  # on all workers alike
         return {"diverged": (error.metric, error.step, error.value, str(error))}
-    return {"metrics": metrics, "machine": machine(order)}
+    about = {"machine": machine(order), "workers": world.size, "resumed": resume is not None}
+    return {"metrics": metrics, "about": about}
 
 
 def _where_to_resume(order: Order, world: Any) -> Path | None:

@@ -99,6 +99,7 @@ def test_a_killed_worker_changes_nothing(tiny: dict[str, Any], tmp_path: Path) -
     entry = finished(hit)
     killer.join()
     assert killed
+    assert (whole.about["resumed"], entry.about["resumed"]) == (False, True)
     assert entry.metrics == whole.metrics
     assert dict.fromkeys(weights(calm), True) == {
         name: torch.equal(tensor, weights(hit)[name]) for name, tensor in weights(calm).items()
