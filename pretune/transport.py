@@ -91,7 +91,7 @@ def run_trials(
     ledger: Ledger,
     order_for: Callable[[Stage, float], Order],
     live: dict[str, Live],
-    images: dict[str, int],
+    images: dict[str, int] | None = None,
     named: bool = False,
     log_to: Sequence[LogTo] = (),
 ) -> None:
@@ -109,7 +109,7 @@ def run_trials(
     from pretune.loggers import callbacks
     from pretune.searcher import NamedStage, StageSearcher, Watchdog, run_stage
 
-    handout = Handout(scheduler, ledger, order_for, live, images)
+    handout = Handout(scheduler, ledger, order_for, live, {} if images is None else images)
     with tempfile.TemporaryDirectory(prefix="pretune-tune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
             tune.with_resources(NamedStage if named else run_stage, lambda config: config["resources"]),

@@ -50,12 +50,12 @@ def study(tiny: dict[str, Any], tmp_path: Path) -> Iterator[tuple[Path, str]]:
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny))
     ray_temp = Path(f"/tmp/pretune-{os.getpid()}")  # paths of its sockets must be short
     environment = os.environ | {"RAY_TMPDIR": str(ray_temp), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
-    log = (tmp_path / "log").open("w+")
     command = [sys.executable, "-c", "from pretune.cli import main; main()"]
-    process = subprocess.Popen(
-        [*command, "run", str(tmp_path / "tiny.yaml"), "--root", str(tmp_path / "runs"), "--dashboard"],
-        env=environment | {"PYTHONPATH": os.getcwd()}, stdout=log, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "run", str(tmp_path / "tiny.yaml"), "--root", str(tmp_path / "runs"), "--dashboard"],
+            env=environment | {"PYTHONPATH": os.getcwd()}, stdout=log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
 
     def address() -> str | None:
         lines = (tmp_path / "log").read_text().splitlines()
@@ -79,7 +79,7 @@ def prometheus(study: tuple[Path, str], tmp_path: Path) -> Iterator[str]:
     """A Prometheus that reads what `pretune monitor` wrote; its address."""
     if (binary := shutil.which("prometheus")) is None:
         pytest.skip("no prometheus on this machine (Debian: apt-get install prometheus)")
-    made = CliRunner().invoke(cli, ["monitor", str(tmp_path), "--ray-temp", str(study[0]), "--interval", "2"])
+    made = CliRunner().invoke(cli, ["monitor", str(tmp_path), "--ray-temp", str(study[0] / "ray"), "--interval", "2"])
     assert made.exit_code == 0, made.output
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -118,7 +118,7 @@ def test_the_dashboard_shows_job_and_named_actors_and_prometheus_the_metrics(
         page.wait("document.body && document.body.innerText.includes('RUNNING')", 120)
         page.call("Page.navigate", url=f"{study[1]}/#/actors")
         page.wait("document.body.innerText.includes('pretrain seed 0')", 180)
-        assert "NamedStage" in page.run("document.body.innerText")
+        page.wait("document.body.innerText.includes('pretrain seed 1')", 60)
         picture = Path(os.environ.get("PRETUNE_SCREENSHOT", tmp_path / "dashboard.png"))
         page.screenshot(picture, width=1500, whole=False)
         page.call("Network.setExtraHTTPHeaders", headers={})
