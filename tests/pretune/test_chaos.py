@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean
 from typing import Any, Literal
 
 import optuna
@@ -27,16 +28,17 @@ import yaml
 from pretune.store import Store
 
 Kind = Literal["driver", "actor", "node", "machine"]
+EPOCHS = 60  # of a fine-tuning: about a second and a half
 PATIENCE = 240.0  # seconds without a new stage run after which the study counts as hanging; this machine is shared
 
 
 @dataclass(frozen=True)
 class Kill:
-    """One planned kill: after so many more stage runs and so many seconds, or at the next write from then on."""
+    """One planned kill: after so many more stage runs and so much of one more, or at the next write from then on."""
 
     kind: Kind
     ends: int
-    seconds: float
+    wait: float  # in mean stage runs: a kill costs the study about as many of them on a fast machine as on a slow one
     at_write: bool
 
 
@@ -45,7 +47,7 @@ def schedule(seed: int, counts: Mapping[Kind, int]) -> list[Kill]:
     draw = random.Random(seed)
     kinds = [kind for kind, count in counts.items() for _ in range(count)]
     draw.shuffle(kinds)
-    return [Kill(kind, draw.randint(0, 1), draw.uniform(0.0, 0.8), draw.random() < 1 / 3) for kind in kinds]
+    return [Kill(kind, draw.randint(0, 1), draw.uniform(0.0, 1.0), draw.random() < 1 / 3) for kind in kinds]
 
 
 # -------------------------------------------------------------------------------------------------------- the world
@@ -93,7 +95,8 @@ class World:
         """Everything below the driver, or below the cluster's nodes."""
         assert self.driver is not None
         tops = [self.driver.pid] if self.cluster is None else [pid for node in self.all_nodes() for pid in pids(node)]
-        found = [one for pid in tops for one in family(pid)]
+        mine = {child.pid for child in psutil.Process().children()}  # a reaped one's pid may be somebody else's by now
+        found = [one for pid in tops if pid in mine for one in family(pid)]
         self.started += [one for one in found if one not in self.started]
         return found
 
@@ -176,8 +179,11 @@ def end(process: psutil.Process) -> bool:
 # -------------------------------------------------------------------------------------------------------- the storm
 
 
-def storm(world: World, kills: list[Kill], draw: random.Random) -> Counter[Kind]:
-    """Run the study and kill by the schedule, starting again whatever was killed; how often each kind was."""
+def storm(world: World, kills: list[Kill], stage: float, draw: random.Random) -> Counter[Kind]:
+    """Run the study and kill by the schedule, starting again whatever was killed; how often each kind was.
+
+    `stage`: seconds of a mean stage run.
+    """
     done, store = Counter[Kind](), Store(world.root / "store")
     seen: dict[str, Any] = {}
     for kill in kills:
@@ -187,7 +193,7 @@ def storm(world: World, kills: list[Kill], draw: random.Random) -> Counter[Kind]
         )
         before = len(finished(store, seen))
         wait_for(lambda before=before, kill=kill: len(finished(store, seen)) >= before + kill.ends, world)
-        time.sleep(kill.seconds)
+        time.sleep(kill.wait * stage)
         if kill.at_write:
             wait_for(lambda: any(writing(store)), world, pause=0.0005)
         wait_for(lambda kill=kill: world.kill(kill.kind, draw), world)
@@ -238,14 +244,18 @@ def writing(store: Store) -> Iterator[Path]:
 
 
 def searched(tiny: dict[str, Any], cells: int, trials: int, seeds: int) -> dict[str, Any]:
-    """Rungs in every cell: half of each batch of three goes on from one epoch to two."""
+    """Rungs in every cell: half of each batch of three goes on from half its epochs to all.
+
+    Stage runs long beside their writes: most kills meet a training in its middle, as they would in a study of a user.
+    """
     del tiny["finetune"]["steps"]
-    tiny["finetune"] |= {"epochs": 2, "optimizer": {"lr": {"log_uniform": [0.001, 0.1]}}}
+    tiny["pretrain"]["steps"] = EPOCHS
+    tiny["finetune"] |= {"epochs": EPOCHS, "optimizer": {"lr": {"log_uniform": [0.001, 0.1]}}}
     tiny["factors"] = {"encoder": tiny["factors"]["encoder"]}
     if cells == 4:
         tiny["factors"]["skip"] = {"model.skip_connections": [True, False]}
         tiny["report"]["rows"] = ["encoder", "skip"]
-    tiny["tune"] = {"trials": trials, "batch": 3, "startup": 2, "rungs": {"epochs": [1], "keep": 0.5}}
+    tiny["tune"] = {"trials": trials, "batch": 3, "startup": 2, "rungs": {"epochs": [EPOCHS // 2], "keep": 0.5}}
     tiny["seeds"] = {"search": 1, "report": seeds}
     tiny["retries"] = 100
     return tiny
@@ -279,9 +289,10 @@ def storm_and_compare(study: dict[str, Any], tmp_path: Path, kills: list[Kill], 
     began = time.monotonic()
     subprocess.run(command(file, tmp_path / "calm", None), check=True, capture_output=True, timeout=PATIENCE * 2)
     calm = time.monotonic() - began
+    stage = mean(entry.seconds for entry in Store(tmp_path / "calm" / "store").entries())
     world = World(file, tmp_path / "storm", nodes)
     try:
-        done = storm(world, kills, random.Random(1))
+        done = storm(world, kills, stage, random.Random(1))
     finally:
         world.stop()
     check_equal(tmp_path / "storm", tmp_path / "calm")
@@ -289,7 +300,13 @@ def storm_and_compare(study: dict[str, Any], tmp_path: Path, kills: list[Kill], 
     assert sum(done.values()) == len(kills)
     text = (tmp_path / "storm" / "tiny" / "pretune.log").read_text()
     return json.dumps(
-        {"kills": done, "driver starts": world.starts, "stage runs": text.count(" finished "), "seconds calm": calm}
+        {
+            "kills": done,
+            "driver starts": world.starts,
+            "stage runs": text.count(" finished "),
+            "seconds calm": calm,
+            "of a stage": stage,
+        }
         | {"retried": text.count(" retried "), "seconds": time.monotonic() - began - calm}
     )
 
