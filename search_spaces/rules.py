@@ -13,7 +13,7 @@ from search_spaces.check import problems_of
 from search_spaces.document import KeyPath, Places, Problem, did_you_mean
 from search_spaces.rules_probes import check_pairs, check_probe_metric, check_probe_target, check_probes
 from search_spaces.rules_volumes import check_volumes
-from search_spaces.schema import DECODING, Configuration, Data, Header, MoCo
+from search_spaces.schema import DECODING, SUPERVISED, Configuration, Data, Header, MoCo
 from search_spaces.tuning import check_metrics, check_searched, check_tune
 
 SCORES = ("accuracy", "mean_accuracy", "jaccard", "dice", "precision", "recall", "jaccard_thresholds", "soft_dice")
@@ -189,9 +189,6 @@ def _check_workers(settings: Configuration, header: Header, places: Places) -> I
                 what = f"{parts} parts of {stage.batch_size} images do not divide among {workers} workers"
                 fix = f"use a multiple of {workers} that divides the batch"
                 yield places.problem(("pretrain", i, "method", "bn_splits"), what, fix)
-
-
-SUPERVISED = ("segmentation", "classification")
 
 
 def _leaks(settings: Configuration) -> Iterator[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from search_spaces import space
 from search_spaces.cells import Cell
 from search_spaces.document import KeyPath, Places, Problem, did_you_mean
-from search_spaces.schema import Configuration, Header, Tune
+from search_spaces.schema import SUPERVISED, Configuration, Header, Tune
 from search_spaces.stages import replicates
 
 COSTS = ("cost/seconds", "cost/gpu_memory", "cost/gpu_seconds")
@@ -136,3 +136,24 @@ def tuning_warnings(cells: Sequence[Cell], header: Header) -> Iterator[str]:
         yield "costs depend on the machine, its load and on kills (the last attempt counts), and with them the table"
     if tune.budget.study.hours or tune.budget.cell.hours or tune.budget.study.gpu_hours or tune.budget.cell.gpu_hours:
         yield "a budget in hours ends searches at a point that depends on the machine, and with it the table"
+    for cell in cells:
+        yield from _doubtful_target(cell, tune.pretrain.target)
+
+
+def _doubtful_target(cell: Cell, target: str) -> Iterator[str]:
+    """Ranges of a pretraining that its target cannot judge fairly."""
+    trained, names = cell.configuration().pretrain, cell.ranges("pretrain")
+    if not trained or not names:
+        return
+    if target == "pretext" and trained[-1].method.name not in SUPERVISED:
+        task = [name for name in names if name.startswith("pretrain") and {"method", "views"} & set(name.split("."))]
+        if task:
+            yield (
+                f"tune.pretrain.target: pretext compares losses, and {' and '.join(task)} changes what the loss "
+                "measures: the lowest is not the best pretraining; a probe or `cells` can tell"
+            )
+    if target.startswith("probe.") and trained[-1].sees != "train":
+        yield (
+            f"tune.pretrain.target: {target} is scored on validation images that pretraining sees "
+            f"(sees: {trained[-1].sees}): it looks better than it is, and more so for what memorises"
+        )

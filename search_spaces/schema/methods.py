@@ -272,3 +272,4 @@ Method = Annotated[
     Field(discriminator="name"),
 ]
 DECODING = ("mae", "genesis", "reconstruction", "conrec", "segmentation")  # the methods that train a decoder too
+SUPERVISED = ("segmentation", "classification")  # methods that learn from labels

@@ -335,3 +335,24 @@ def test_order_and_names_of_factors_and_levels_change_no_fingerprint(keys, rando
 def test_what_is_probably_not_meant_is_said(tune, says):
     finetune = BASE["finetune"] | {"epochs": 5, "optimizer": {"lr": {"log_uniform": [0.001, 0.1]}}}
     assert any(says in warning for warning in make(tune=tune, finetune=finetune).warnings)
+
+
+TEMPERATURE = {"method": {"name": "simclr", "temperature": {"log_uniform": [0.05, 1.0]}}}
+PROBE = {"probe": {"near": {"kind": "knn", "data": "scenes"}}}
+
+
+@pytest.mark.parametrize(
+    ("target", "pretrain", "says"),
+    [
+        ("pretext", TEMPERATURE, "pretrain.0.method.temperature changes what the loss measures"),
+        ("pretext", {"optimizer": {"lr": {"log_uniform": [0.001, 0.1]}}}, None),
+        ("pretext", {"method": {"name": "segmentation"}, "views": {"size": {"choice": [16, 24]}}}, None),
+        ("probe.near", TEMPERATURE | {"sees": "all"}, "probe.near is scored on validation images that pretraining"),
+        ("probe.near", TEMPERATURE, None),
+    ],
+)
+def test_a_target_that_judges_a_pretraining_unfairly_is_pointed_out(target, pretrain, says):
+    study = make(tune={"trials": 9, "pretrain": {"target": target}}, pretrain=BASE["pretrain"] | pretrain, **PROBE)
+    found = [warning for warning in study.warnings if warning.startswith("tune.pretrain.target")]
+    assert len(found) == (says is not None)
+    assert says is None or says in found[0]
