@@ -23,6 +23,7 @@ QUIET = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_THRESHOLD_S": "1000000",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours lets stages write their state (leaving.py)
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -106,13 +107,14 @@ def run_trials(
     """
     from ray import tune
 
+    from pretune.leaving import stopped_by_signals
     from pretune.loggers import callbacks
-    from pretune.searcher import NamedStage, StageSearcher, Watchdog, run_stage
+    from pretune.searcher import NamedStage, StageSearcher, StageTrial, Watchdog
 
     handout = Handout(scheduler, ledger, order_for, live, images)
     with tempfile.TemporaryDirectory(prefix="pretune-tune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(NamedStage if named else run_stage, lambda config: config["resources"]),
+            tune.with_resources(NamedStage if named else StageTrial, lambda config: config["resources"]),
             tune_config=tune.TuneConfig(
                 search_alg=StageSearcher(handout),
                 num_samples=-1,
@@ -128,6 +130,7 @@ def run_trials(
                 failure_config=tune.FailureConfig(max_failures=0),  # retries are the scheduler's
             ),
         )
-        tuner.fit()
+        with stopped_by_signals(handout.stop):
+            tuner.fit()
     if handout.fault is not None:
         raise handout.fault
