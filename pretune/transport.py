@@ -6,11 +6,13 @@ raising. Tune's own retries, checkpoints, loggers, limiter and restore stay unus
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from pretune import cluster
 from pretune.execute import Order
 from pretune.handout import Handout, Ledger, Live
 from pretune.log_to import LogTo
@@ -48,8 +50,8 @@ ACTOR_ENVIRONMENT = {
 
 def start_ray(
     address: str | None, cpus: int | None, dashboard: bool = False, say: Callable[[str], None] = print
-) -> dict[str, float]:
-    """Connect to a cluster, or start one in this process alone; returns its resources.
+) -> list[Mapping[str, float]]:
+    """Connect to a cluster, or start one in this process alone; returns what each of its machines has.
 
     With `dashboard` one started here has Ray's dashboard, on the loopback interface alone; `say` is told its address.
 
@@ -59,25 +61,18 @@ def start_ray(
     import ray
 
     where = {"address": address} if address else {"address": "local", "num_cpus": cpus, "include_dashboard": dashboard}
-    context = ray.init(
-        **where,
-        dashboard_host="127.0.0.1",
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=True,
-        runtime_env={"env_vars": ACTOR_ENVIRONMENT},
-    )
-    if dashboard:
-        say(f"dashboard: http://{context.dashboard_url} (it asks for the token that `ray get-auth-token` prints)")
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return resources
-
-
-def machines() -> list[dict[str, float]]:
-    """What each live machine of the cluster has."""
-    import ray
-
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    with cluster.explained(address) if address else contextlib.nullcontext():
+        context = ray.init(
+            **where,
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+            runtime_env={"env_vars": ACTOR_ENVIRONMENT} | (cluster.code_for_workers() if address else {}),
+        )
+        if dashboard:
+            say(f"dashboard: http://{context.dashboard_url} (it asks for the token that `ray get-auth-token` prints)")
+        return cluster.machines()
 
 
 def stop_ray() -> None:
@@ -111,7 +106,9 @@ def run_trials(
     from pretune.loggers import callbacks
     from pretune.searcher import NamedStage, StageSearcher, StageTrial, Watchdog
 
-    handout = Handout(scheduler, ledger, order_for, live, images)
+    handout = Handout(
+        scheduler, ledger, order_for, live, images, resources=lambda: cluster.resources(cluster.machines())
+    )
     with tempfile.TemporaryDirectory(prefix="pretune-tune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
             tune.with_resources(NamedStage if named else StageTrial, lambda config: config["resources"]),

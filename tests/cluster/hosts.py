@@ -88,7 +88,7 @@ def hosts(folder: Path, count: int, path: str) -> Iterator[list[Host]]:
         _run(f"ip addr add {NETWORK}.254/24 dev {BRIDGE}")
         _run(f"ip link set {BRIDGE} up")
         for number in range(1, count + 1):
-            made.append(_start(folder, number, key, path))
+            made += [_start(folder, number, key, path)]
         for host in made:
             _wait(host)
         yield made
