@@ -159,6 +159,7 @@ def _run_and_keep(order: Order, store: Store, attempt: Path, report: Any, leavin
         metrics, where, outcome, cause = {}, machine(order), "diverged", str(error)
     seconds = time.monotonic() - began
     about = {"label": order.label, "order": asdict(order) | {"folders": None}, "machine": where}
+    about["host"] = platform.node()
     entry = store.finish(attempt, order.name, outcome, cause, metrics, seconds, about)
     if CONTINUE in entry.files:
         store.note_length(order.series, order.reach, order.fingerprint)

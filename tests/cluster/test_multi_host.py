@@ -185,6 +185,6 @@ def used_hosts(runs: Path) -> dict[str, int]:
     """How many stage runs each machine finished."""
     found: dict[str, int] = {}
     for done in (runs / "store").glob("*/done.json"):
-        host = json.loads(done.read_text())["about"]["machine"].get("host", "?")
+        host = json.loads(done.read_text())["about"]["host"]
         found[host] = found.get(host, 0) + 1
     return found
