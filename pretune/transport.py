@@ -10,9 +10,10 @@ import contextlib
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pretune import cluster
+from pretune.errors import ClusterError
 from pretune.execute import Order
 from pretune.handout import Handout, Ledger, Live
 from pretune.log_to import LogTo
@@ -61,7 +62,7 @@ def start_ray(
     import ray
 
     where = {"address": address} if address else {"address": "local", "num_cpus": cpus, "include_dashboard": dashboard}
-    with cluster.explained(address) if address else contextlib.nullcontext():
+    with cluster.explained(address) if address else _started():
         context = ray.init(
             **where,
             dashboard_host="127.0.0.1",
@@ -73,6 +74,18 @@ def start_ray(
         if dashboard:
             say(f"dashboard: http://{context.dashboard_url} (it asks for the token that `ray get-auth-token` prints)")
         return cluster.machines()
+
+
+@contextlib.contextmanager
+def _started() -> Iterator[None]:
+    """What keeps Ray from starting on this machine becomes one sentence; Ray raises bare Exceptions for it."""
+    try:
+        yield
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise ClusterError(
+            f"Ray did not start on this machine: {text} (is it short of memory or very busy?)"
+        ) from error
 
 
 def stop_ray() -> None:
