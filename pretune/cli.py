@@ -54,7 +54,7 @@ cli.add_command(monitor_command)
 def main() -> None:
     """Entry point: errors of use become one sentence, never a traceback."""
     from analysis.results import ResultsError
-    from pretune.errors import LoggerError, ModelError, SearchStorageError
+    from pretune.errors import ClusterError, LoggerError, ModelError, SearchStorageError
     from pretune.handout import ResourceError
     from pretune.store import StoreError
     from trainables.data.errors import DataError
@@ -78,6 +78,7 @@ def main() -> None:
         ResultsError,
         ModelError,
         LoggerError,
+        ClusterError,
         ConnectionError,
     ) as error:
         click.echo(f"error: {error}", err=True)
@@ -140,6 +141,72 @@ def run(
         draw_panels(options.out, options.cache, options.store)
     show_end(ended, options.out, console)
     sys.exit(ended.exit_code)
+
+
+@cli.command()
+@_study
+@click.option("--address", required=True, help="Of the cluster's dashboard, such as http://localhost:8265.")
+@_scale
+@_set
+@click.option("--data", metavar="PATH", help="As `pretune run` has it, on the cluster's machines.")
+@click.option("--root", metavar="PATH", required=True, help="Likewise; a folder that all its machines share.")
+@click.option("--out", metavar="PATH", help="Likewise.")
+@click.option("--store", metavar="PATH", help="Likewise.")
+@click.option("--parallel", type=click.IntRange(1), help="Most stage runs at once.  [default: what the cluster holds]")
+@click.option("--pip", is_flag=True, help="Install what Pretune needs on every node, where their image lacks it.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Follow the log until the study has ended.")
+def submit(
+    file: Path, address: str, scale: str | None, overrides: tuple[str, ...], data: str | None, root: str,
+    out: str | None, store: str | None, parallel: int | None, pip: bool, wait: bool,
+) -> None:  # fmt: skip
+    """Run a study on a cluster as a Ray job, which goes on without this machine. All paths are the cluster's.
+
+    \b
+    ssh -N -L 8265:localhost:8265 HEAD &
+    pretune submit study.yaml --address http://localhost:8265 --data /shared/data --root /shared/runs
+    pretune stop JOB --address http://localhost:8265
+
+    Exit codes: those of `pretune run`; with --no-wait 0 once the job is there. Ctrl-C leaves the job running.
+    """
+    from pretune import submit as jobs
+
+    study = load(file, scale, overrides)
+    given: dict[str, Any] = {
+        "--scale": scale,
+        "--data": data,
+        "--root": root,
+        "--out": out,
+        "--store": store,
+        "--parallel": parallel,
+    }
+    for option in ("--data", "--root", "--out", "--store"):  # a job's own folder is deleted with it
+        if (path := given[option]) is not None and not path.startswith("/") and "://" not in path:
+            raise click.UsageError(f"{option} {path}: give the whole path, as the cluster's machines see it")
+    words = [word for option, value in given.items() if value is not None for word in (option, str(value))]
+    words += [word for override in overrides for word in ("--set", override)]
+    job = jobs.submit(jobs.connect(address), address, study.name, file, words, pip)
+    click.echo(f"submitted {job}")
+    click.echo(f"pretune stop {job} --address {address} stops it", err=True)
+    if wait:
+        try:
+            sys.exit(jobs.follow(jobs.connect(address), job, lambda text: click.echo(text, nl=False)))
+        except KeyboardInterrupt:
+            click.echo(f"\n{job} goes on; ray job logs {job} --address {address} --follow shows it", err=True)
+
+
+@cli.command()
+@click.argument("target", metavar="JOB|OUT")
+@click.option("--address", help="Of the dashboard of the cluster that runs the job.")
+def stop(target: str, address: str | None) -> None:
+    """Stop a study under way: what it is training is saved first, and running it again goes on there.
+
+    \b
+    pretune stop runs/quickstart                                              on this machine
+    pretune stop pretune-quickstart-1a2b3c4d --address http://localhost:8265  a job, by the id that submit printed
+    """
+    from pretune import submit as jobs
+
+    click.echo(jobs.stop(target, address))
 
 
 def show_end(ended: Any, folder: Path, console: Console) -> None:

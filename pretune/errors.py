@@ -11,3 +11,7 @@ class SearchStorageError(Exception):
 
 class LoggerError(Exception):
     """A logger that was asked for cannot be used; the message says what to install."""
+
+
+class ClusterError(Exception):
+    """The Ray cluster cannot be used as asked: says which machine or address, and what to do."""

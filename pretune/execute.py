@@ -12,6 +12,7 @@ import platform
 import shutil
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -108,12 +109,13 @@ def order_of(stage: Stage, label: str, gpus: float, folders: Folders) -> Order:
     )
 
 
-def execute(order: Order, report: Any) -> Outcome:
+def execute(order: Order, report: Any, leaving: Callable[[], bool] = lambda: False) -> Outcome:
     """Run a stage and store its result. Never raises for a fault of the stage: the outcome carries the cause.
 
     Args:
         report: `callable(dict[str, float])`, called with step, total and the latest values; an exception that it
             raises of its own accord (a stop) goes through.
+        leaving: asked after every step; once it says yes, the stage writes its state and ends as preempted.
     """
     store = Store(Path(order.folders.store))
     if found := store.find(order.fingerprint):  # another driver on the same store was faster
@@ -121,7 +123,7 @@ def execute(order: Order, report: Any) -> Outcome:
     attempt: Path | None = None
     try:
         attempt = store.begin(order.fingerprint)
-        return _run_and_keep(order, store, attempt, report)
+        return _run_and_keep(order, store, attempt, report, leaving)
     except Exception as error:
         if attempt is not None:
             with contextlib.suppress(OSError):  # a full disk is a cause to tell, not one to hide
@@ -138,8 +140,8 @@ def full_disk(store: Store) -> str:
     return f" ({DISK_FULL})" if full else ""
 
 
-def _run_and_keep(order: Order, store: Store, attempt: Path, report: Any) -> Outcome:
-    from trainables.loop import DivergedError  # torch is imported here, in the process that needs it
+def _run_and_keep(order: Order, store: Store, attempt: Path, report: Any, leaving: Callable[[], bool]) -> Outcome:
+    from trainables.loop import DivergedError, LeftError  # torch is imported here, in the process that needs it
 
     began = time.monotonic()
     try:
@@ -149,12 +151,16 @@ def _run_and_keep(order: Order, store: Store, attempt: Path, report: Any) -> Out
             metrics, where = run_gang(order, attempt)
         else:
             device, resume = device_for(order.gpus), state_to_resume(order)
-            metrics, where = run_worker(order, attempt, report, device, resume), {"machine": machine(order)}
+            metrics = run_worker(order, attempt, report, device, resume, leaving=leaving)
+            where = {"machine": machine(order)}
         outcome, cause = "finished", ""
+    except LeftError as left:
+        return Outcome("preempted", {}, str(left))
     except DivergedError as error:
         metrics, where, outcome, cause = {}, {"machine": machine(order)}, "diverged", str(error)
     seconds = time.monotonic() - began
     about = {"label": order.label, "order": asdict(order) | {"folders": None}} | where
+    about["host"] = platform.node()
     entry = store.finish(attempt, order.name, outcome, cause, metrics, seconds, about)
     if CONTINUE in entry.files:
         store.note_length(order.series, order.reach, order.fingerprint)
@@ -162,13 +168,20 @@ def _run_and_keep(order: Order, store: Store, attempt: Path, report: Any) -> Out
 
 
 def run_worker(
-    order: Order, attempt: Path, report: Any, device: Any, resume: Path | None, world: Any = None
+    order: Order,
+    attempt: Path,
+    report: Any,
+    device: Any,
+    resume: Path | None,
+    world: Any = None,
+    leaving: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Run the stage in this process, as one of the workers of `world` (default: alone); its metrics.
 
     Args:
         device: a torch.device.
         resume: the state to go on from.
+        leaving: see `execute`.
     """
     import torch
 
@@ -197,7 +210,7 @@ def run_worker(
     store = Store(Path(order.folders.store))
     parent, keep = _weights_of(order.parent, store), order.keep_state and bool(order.series)
     seconds = order.checkpoint_seconds
-    place = Place(attempt, device, parent, resume, keep, seconds, world or ALONE, order.batch_norm)
+    place = Place(attempt, device, parent, resume, keep, seconds, world or ALONE, order.batch_norm, leaving)
     if isinstance(settings, schema.Pretrain):
         return pretrain(settings, model, data, split, order.streams, place, report, order.until)
     if isinstance(settings, schema.Finetune):

@@ -19,6 +19,8 @@ from search_spaces.stages import Stage
 
 LAUNCHER = {"memory": 1048576}  # bytes; Ray refuses a trial that reserves nothing
 LOST_SECONDS = 15.0  # after which a trial that Tune ended without telling us counts as crashed
+LEAVE_SECONDS = 45.0  # which stages get to write their state when the study is stopped
+RESOURCE_SECONDS = 5.0  # between two looks at what the cluster has
 
 
 class ResourceError(Exception):
@@ -107,10 +109,14 @@ class Handout:
     live: dict[str, Live]  # what is under way, by trial
     images: dict[str, int] = field(default_factory=dict)  # seen in training, by name of stage
     fault: Exception | None = None  # ours, raised while Tune called us: it would log it and go on
+    resources: Callable[[], Mapping[str, float]] | None = None  # what the cluster has now: machines come and go
+    stopping: float | None = None  # since when nothing is handed out any more
+    _looked: float = field(default_factory=time.monotonic)
 
     def take(self, trial: str) -> dict[str, Any] | None:
         """The configuration of a new trial, or None while nothing is ready or fits."""
-        stage = self.scheduler.take(self.ledger.fits)
+        self._look()
+        stage = None if self.stopping else self.scheduler.take(self.ledger.fits)
         if stage is None:
             return None
         each = self.ledger.each(stage)
@@ -123,7 +129,23 @@ class Handout:
     @property
     def over(self) -> bool:
         """Nothing is left to hand out, now or later; with nothing live and nothing ready, Tune would poll forever."""
-        return self.fault is not None or self.scheduler.finished or (self.scheduler.stuck() and not self.live)
+        if self.fault is not None or self.scheduler.finished:
+            return True
+        return (self.scheduler.stuck() or self.stopping is not None) and not self.live
+
+    def stop(self) -> None:
+        """Hand out no more; what is under way may write its state and leave."""
+        self.stopping = self.stopping or time.monotonic()
+
+    @property
+    def overdue(self) -> bool:
+        """Stages had their time to leave."""
+        return self.stopping is not None and time.monotonic() - self.stopping > LEAVE_SECONDS
+
+    def _look(self) -> None:
+        if self.resources is not None and time.monotonic() - self._looked > RESOURCE_SECONDS:
+            self._looked = time.monotonic()
+            self.ledger.total = self.resources()
 
     def progress(self, trial: str, result: dict[str, Any]) -> None:
         """A trial reports. A stage that goes on from its checkpoint counts the images before it once more."""
@@ -162,8 +184,8 @@ def outcome_of(stage: Stage, result: Mapping[str, Any], error: bool, scheduler: 
     """How a trial ended: what the store holds counts, then what the trial said, then that Tune saw it die."""
     if found := scheduler.find(stage.fingerprint):
         return found
-    if result.get("state") == "crashed":
-        return Outcome("crashed", {}, str(result.get("cause")))
+    if (state := result.get("state")) in ("crashed", "preempted"):
+        return Outcome("preempted" if state == "preempted" else "crashed", {}, str(result.get("cause")))
     if result.get("state") in ("finished", "diverged"):
         return Outcome(
             "crashed", {}, "it ended well, but the store does not show it: is it on a disk that all nodes share?"

@@ -19,9 +19,12 @@ Phase = Literal["search", "select", "confirm"]
 
 
 class Outcome(NamedTuple):
-    """How a stage run ended. A blocked one never ran: `root` says how its ancestor ended."""
+    """How a stage run ended. A blocked one never ran: `root` says how its ancestor ended.
 
-    state: Literal["finished", "diverged", "crashed", "blocked"]
+    A preempted one has not ended: its process had to leave, its state is in the store, and it is handed out again.
+    """
+
+    state: Literal["finished", "diverged", "crashed", "blocked", "preempted"]
     metrics: Mapping[str, float]
     cause: str = ""
     root: str = ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import functools
 import json
+import os
+import socket
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +19,7 @@ from optuna.storages import BaseStorage
 from rich.console import Console
 from rich.progress import Progress as Bar
 
-from pretune import program, record, warm
+from pretune import cluster, program, record, warm
 from pretune.backbones import check_backbones
 from pretune.errors import SearchStorageError
 from pretune.execute import Folders, Order, order_of
@@ -29,7 +31,7 @@ from pretune.outcomes import Outcomes, Run, Use, stages_in
 from pretune.scheduler import Scheduler
 from pretune.search import close_storage, is_database_error, open_storage
 from pretune.store import Store, StoreError, write_atomically
-from pretune.transport import machines, run_trials, start_ray, stop_ray
+from pretune.transport import run_trials, start_ray, stop_ray
 from search_spaces import schema
 from search_spaces.resolve import Study
 from search_spaces.stages import DigestOf, Stage
@@ -75,6 +77,8 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
     """
     check_backbones(study)
     check_packages(options.log_to)
+    if options.address:
+        cluster.check_address(options.address)
     began = time.monotonic()
     store = Store(options.store)
     store.check()
@@ -114,8 +118,8 @@ def train(study: Study, state: State, options: Options, console: Console) -> Non
     """Start Ray and run stages until there is nothing left to do."""
     console.print(f"[dim]{state.reused_text()}starting Ray ...[/]", highlight=False, soft_wrap=True)
     say = functools.partial(console.print, highlight=False, soft_wrap=True)
-    there = start_ray(options.address, None, options.dashboard, say)
-    ledger = Ledger(there, options.parallel, nodes=machines())
+    nodes = start_ray(options.address, None, options.dashboard, say)
+    ledger = Ledger(cluster.resources(nodes), options.parallel, nodes=nodes)
     ledger.check(stages_in(state.run.uses))
     folders = Folders(
         str(options.store.resolve()),
@@ -126,6 +130,9 @@ def train(study: Study, state: State, options: Options, console: Console) -> Non
     def order_for(stage: Stage, gpus: float) -> Order:
         return order_of(stage, state.label(stage), gpus, folders)
 
+    if options.address:
+        with cluster.explained(options.address):
+            state.run.notes.extend(cluster.look_around(*folders_of_all(options)))
     state.ledger = ledger
     scraped = published(state.facts, time.monotonic) if options.dashboard or options.address else nullcontext()
     with monitor(lambda: state.snapshot(options.out), console) as shown, scraped:
@@ -134,6 +141,12 @@ def train(study: Study, state: State, options: Options, console: Console) -> Non
         destinations = tuple(LogTo(name, study.name, options.out.resolve()) for name in options.log_to)
         run_trials(state.scheduler, ledger, order_for, state.live, state.images, options.dashboard, destinations)
     state.tell = None
+
+
+def folders_of_all(options: Options) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Folders that all machines of a cluster must share, and those that they must have, by option."""
+    shared = {"--store": options.store.resolve(), "--root": options.cache.resolve()}
+    return shared, {"--data": options.data.resolve()} if options.data else {}
 
 
 def conclude(study: Study, state: State, options: Options) -> Ended:
@@ -171,13 +184,16 @@ def only_driver(folder: Path) -> Iterator[None]:
     """One driver per output folder. The lock is the kernel's, so that a killed driver leaves none behind."""
     import fcntl
 
-    with (folder / ".lock").open("w") as file:
+    with (folder / ".lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise StoreError(
                 f"another pretune run is working on {folder}; wait for it, or choose another --out"
             ) from None
+        file.truncate(0)  # for `pretune stop`
+        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "job": os.environ.get(cluster.JOB, "")}, file)
+        file.flush()
         yield
 
 

@@ -19,7 +19,8 @@ from search_spaces.stages import Stage
 Find = Callable[[str], Outcome | None]
 Shape = tuple[str, int, float, int]  # kind, CPUs, GPUs (-1: the default), workers
 Event = Callable[
-    [Literal["reused", "started", "finished", "diverged", "retried", "crashed", "blocked"], Stage, str], None
+    [Literal["reused", "started", "finished", "diverged", "retried", "crashed", "blocked", "preempted"], Stage, str],
+    None,
 ]
 
 
@@ -88,7 +89,11 @@ class Scheduler:
         """Note how a running stage ended. What it was the last to hold up moves on."""
         if self.running.pop(stage.fingerprint, None) is None:
             return  # told twice: by the trial and by the watchdog
-        if outcome.state == "crashed" and self.attempts[stage.fingerprint] <= self.retries:
+        if outcome.state == "preempted":
+            self.attempts[stage.fingerprint] -= 1  # not its fault, and nothing is lost
+        if outcome.state == "preempted" or (
+            outcome.state == "crashed" and self.attempts[stage.fingerprint] <= self.retries
+        ):
             self._wanted.add(stage.fingerprint)
             self._queue(stage)
             self.on_event("retried", stage, outcome.cause)

@@ -12,6 +12,7 @@ from ray import tune
 from ray.tune.search import Searcher
 from ray.tune.trainable.function_trainable import wrap_function
 
+from pretune import leaving
 from pretune.execute import Order, execute
 from pretune.handout import Handout
 
@@ -51,13 +52,19 @@ class StageSearcher(Searcher):
 
 
 class Watchdog(tune.Callback):
-    """Tells the handout which trials Tune holds for ended."""
+    """Tells the handout which trials Tune holds for ended, and stages when the study is stopped."""
 
     def __init__(self, handout: Handout) -> None:
         self.handout = handout
+        self.asked = False
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self.handout.reap({trial.trial_id for trial in trials if trial.status in ("TERMINATED", "ERROR")})
+        if self.handout.stopping and not self.asked:
+            leaving.ask_stages_to_leave()
+            self.asked = True
+        if self.handout.overdue:
+            leaving.end_at_once()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -74,13 +81,22 @@ def run_stage(config: dict[str, Any]) -> None:
             last = time.monotonic()
             tune.report(dict(values))
 
-    outcome = execute(Order.from_json(config["order"]), report)
+    with leaving.at_work() as asked:
+        outcome = execute(Order.from_json(config["order"]), report, asked)
     tune.report(latest | {"state": outcome.state, "cause": outcome.cause})
-    if outcome.state == "crashed":  # ends this actor: what broke it (a CUDA error, say) would break the next stage too
-        raise RuntimeError(outcome.cause)
+    if outcome.state in ("crashed", "preempted"):
+        raise RuntimeError(outcome.cause)  # ends this actor: a CUDA error, say, would break the next stage too
 
 
-class NamedStage(wrap_function(run_stage)):  # type: ignore[misc]  # a class made by a function
+class StageTrial(wrap_function(run_stage)):  # type: ignore[misc]  # a class made by a function
+    """The same as an actor class, whose main thread (the stage has another) listens to SIGTERM."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        leaving.listen()
+        super().setup(config)
+
+
+class NamedStage(StageTrial):
     """The same as an actor that the dashboard shows by stage, cell and seed. Ray asks once, so it takes one trial."""
 
     def __repr__(self) -> str:

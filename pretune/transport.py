@@ -6,11 +6,14 @@ raising. Tune's own retries, checkpoints, loggers, limiter and restore stay unus
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from pretune import cluster
+from pretune.errors import ClusterError
 from pretune.execute import Order
 from pretune.handout import Handout, Ledger, Live
 from pretune.log_to import LogTo
@@ -23,6 +26,7 @@ QUIET = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_THRESHOLD_S": "1000000",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours lets stages write their state (leaving.py)
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -47,8 +51,8 @@ ACTOR_ENVIRONMENT = {
 
 def start_ray(
     address: str | None, cpus: int | None, dashboard: bool = False, say: Callable[[str], None] = print
-) -> dict[str, float]:
-    """Connect to a cluster, or start one in this process alone; returns its resources.
+) -> list[Mapping[str, float]]:
+    """Connect to a cluster, or start one in this process alone; returns what each of its machines has.
 
     With `dashboard` one started here has Ray's dashboard, on the loopback interface alone; `say` is told its address.
 
@@ -58,25 +62,30 @@ def start_ray(
     import ray
 
     where = {"address": address} if address else {"address": "local", "num_cpus": cpus, "include_dashboard": dashboard}
-    context = ray.init(
-        **where,
-        dashboard_host="127.0.0.1",
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=True,
-        runtime_env={"env_vars": ACTOR_ENVIRONMENT},
-    )
-    if dashboard:
-        say(f"dashboard: http://{context.dashboard_url} (it asks for the token that `ray get-auth-token` prints)")
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return resources
+    with cluster.explained(address) if address else _started():
+        context = ray.init(
+            **where,
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+            runtime_env={"env_vars": ACTOR_ENVIRONMENT} | (cluster.code_for_workers() if address else {}),
+        )
+        if dashboard:
+            say(f"dashboard: http://{context.dashboard_url} (it asks for the token that `ray get-auth-token` prints)")
+        return cluster.machines()
 
 
-def machines() -> list[dict[str, float]]:
-    """What each live machine of the cluster has."""
-    import ray
-
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+@contextlib.contextmanager
+def _started() -> Iterator[None]:
+    """What keeps Ray from starting on this machine becomes one sentence; Ray raises bare Exceptions for it."""
+    try:
+        yield
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise ClusterError(
+            f"Ray did not start on this machine: {text} (is it short of memory or very busy?)"
+        ) from error
 
 
 def stop_ray() -> None:
@@ -106,13 +115,17 @@ def run_trials(
     """
     from ray import tune
 
+    from pretune.leaving import stopped_by_signals
     from pretune.loggers import callbacks
-    from pretune.searcher import NamedStage, StageSearcher, Watchdog, run_stage
+    from pretune.searcher import NamedStage, StageSearcher, StageTrial, Watchdog
 
-    handout = Handout(scheduler, ledger, order_for, live, {} if images is None else images)
+    def resources() -> dict[str, float]:
+        return cluster.resources(cluster.machines())
+
+    handout = Handout(scheduler, ledger, order_for, live, {} if images is None else images, resources=resources)
     with tempfile.TemporaryDirectory(prefix="pretune-tune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(NamedStage if named else run_stage, lambda config: config["resources"]),
+            tune.with_resources(NamedStage if named else StageTrial, lambda config: config["resources"]),
             tune_config=tune.TuneConfig(
                 search_alg=StageSearcher(handout),
                 num_samples=-1,
@@ -128,6 +141,7 @@ def run_trials(
                 failure_config=tune.FailureConfig(max_failures=0),  # retries are the scheduler's
             ),
         )
-        tuner.fit()
+        with stopped_by_signals(handout.stop):
+            tuner.fit()
     if handout.fault is not None:
         raise handout.fault

@@ -106,7 +106,7 @@ def finetune(
 
     # --- training
     statistics = RunningStatistics(network, world)
-    track, clock = Track("loss", first - len(losses), losses), Clock(place.checkpoint_seconds)
+    track, clock = Track("loss", first - len(losses), losses), Clock(place)
     for step in range(first, end):
         if stalled(history, settings.patience):
             break
@@ -145,6 +145,7 @@ def finetune(
             state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
             state |= {"history": history, "losses": track.losses, "best": best}
             (checkpoints.save_end if ends else checkpoints.save_state)(state, place.out)
+            clock.leave_if_asked(step + 1)
     done = int(history[-1]["step"])
     if len(split.val) and not any(name.startswith("val/") for name in history[-1]):  # at the end always
         history[-1] |= evaluate(

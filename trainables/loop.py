@@ -49,6 +49,7 @@ class Place:
     checkpoint_seconds: float = 60.0  # wall time between resumable states
     world: World = ALONE  # the workers that run it together, all in a `Place` of their own
     batch_norm: str = "sync"  # statistics of the whole batch, or `local`: of each worker's rows
+    leaving: Callable[[], bool] = lambda: False  # asked after every step: must this process end soon?
 
 
 class Feed:
@@ -105,18 +106,29 @@ class CollapsedError(DivergedError):
         Exception.__init__(self, f"collapsed, stopped after step {step}: {'; '.join(signs)}")
 
 
-class Clock:
-    """Says when the next resumable state is due."""
+class LeftError(Exception):
+    """The loop was asked to leave (a preempted machine, a stopped study) and has written its state."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+
+class Clock:
+    """Says when the next resumable state is due: now and then, and at once where the loop must leave."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
         self._last = time.monotonic()
+        self._asked = False
 
     def due(self) -> bool:
-        if time.monotonic() - self._last < self._seconds:
+        self._asked = self._asked or self._place.leaving()
+        if not self._asked and time.monotonic() - self._last < self._place.checkpoint_seconds:
             return False
         self._last = time.monotonic()
         return True
+
+    def leave_if_asked(self, step: int) -> None:
+        """Call when the state is written. Raises `LeftError`."""
+        if self._asked:
+            raise LeftError(f"asked to leave, state written after step {step}")
 
 
 def epoch_order(count: int, seed: int, epoch: int, window: int | None = None) -> IntArray:

@@ -118,7 +118,7 @@ def pretrain(
 
     # --- training
     statistics = RunningStatistics(method, world)
-    track, clock = Track("pretext_loss", first - len(losses), losses), Clock(place.checkpoint_seconds)
+    track, clock = Track("pretext_loss", first - len(losses), losses), Clock(place)
     method.train()
     for step in range(first, end):
         epoch, position = divmod(step, steps_per_epoch)
@@ -156,6 +156,7 @@ def pretrain(
             state = {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
             state |= {"history": history, "losses": track.losses}
             (checkpoints.save_end if ends else checkpoints.save_state)(state, place.out)
+            clock.leave_if_asked(step + 1)
     if settings.online_knn_every and "val/online_knn" not in history[-1]:  # due at the end, whatever the interval
         history[-1] |= {"val/online_knn": online_knn(method, settings, feeds, data, split, world)}
 

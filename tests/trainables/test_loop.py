@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,18 @@ import torch
 from torch import nn
 
 from search_spaces import schema
-from trainables.loop import Clock, DivergedError, Feed, Track, build_optimizer, epoch_order, set_lr, total_steps
+from trainables.loop import (
+    Clock,
+    DivergedError,
+    Feed,
+    LeftError,
+    Place,
+    Track,
+    build_optimizer,
+    epoch_order,
+    set_lr,
+    total_steps,
+)
 
 
 def test_an_order_is_a_permutation_and_a_function_of_seed_and_epoch() -> None:
@@ -48,9 +60,21 @@ def test_the_first_step_that_is_not_finite_is_named(bad: float) -> None:
     assert (caught.value.metric, caught.value.step) == ("pretext_loss", 12)
 
 
-def test_a_clock_without_patience_is_always_due_and_a_patient_one_not_yet() -> None:
-    eager, patient = Clock(0.0), Clock(3600.0)
+def test_a_clock_without_patience_is_always_due_and_a_patient_one_not_yet(tmp_path: Path) -> None:
+    eager, patient = (Clock(Place(tmp_path, torch.device("cpu"), checkpoint_seconds=s)) for s in (0.0, 3600.0))
     assert [eager.due(), eager.due(), patient.due()] == [True, True, False]
+
+
+def test_a_loop_that_must_leave_writes_its_state_first_however_patient_its_clock(tmp_path: Path) -> None:
+    asked: list[bool] = []
+    place = Place(tmp_path, torch.device("cpu"), checkpoint_seconds=3600.0, leaving=lambda: bool(asked))
+    clock = Clock(place)
+    assert not clock.due()
+    clock.leave_if_asked(1)
+    asked.append(True)
+    assert clock.due()
+    with pytest.raises(LeftError, match=r"^asked to leave, state written after step 2$"):
+        clock.leave_if_asked(2)
 
 
 def test_a_feed_hands_out_the_rows_asked_for_in_their_type() -> None:

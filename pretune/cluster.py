@@ -1,0 +1,177 @@
+"""Joining a Ray cluster that is already there: what can be wrong with it is said before a study starts."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import socket
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pretune.errors import ClusterError
+
+PACKAGES = ("search_spaces", "trainables", "pretune", "analysis")
+CONNECT_SECONDS = 5.0
+LOOK_SECONDS = 180.0  # for a first process on every machine
+JOB = "PRETUNE_JOB"  # environment variable: the Ray job that runs this study, where `pretune submit` started it
+
+
+def code_folders() -> list[Path]:
+    """The packages of Pretune as they are here, which travel to the cluster: all machines run the same code."""
+    top = Path(__file__).resolve().parents[1]
+    return [top / name for name in PACKAGES]
+
+
+def code_for_workers() -> dict[str, Any]:
+    """The part of a runtime environment that brings our code along; within a job it is there already."""
+    return {} if JOB in os.environ else {"py_modules": [str(folder) for folder in code_folders()]}
+
+
+# ------------------------------------------------------------------------------------------------- before joining
+
+
+def check_address(address: str) -> None:
+    """Raises `ClusterError` where `pretune run --address` cannot use the address, or nothing answers there."""
+    if address.startswith("ray://"):
+        raise ClusterError(
+            f"--address {address}: Ray Client cannot run a study; give HOST:6379 on a machine of the cluster, "
+            "or send the study there with pretune submit --address http://HOST:8265"
+        )
+    if address.startswith(("http://", "https://")):
+        raise ClusterError(f"--address {address} is a dashboard's: use pretune submit STUDY --address {address}")
+    if address not in ("auto", "local"):
+        check_port(address, "give HOST:6379 of a running Ray head")
+
+
+def check_port(address: str, advice: str) -> None:
+    """Raises `ClusterError` unless something listens at HOST:PORT or the URL `address`."""
+    try:
+        parts = urlsplit(address if "//" in address else f"//{address}")
+        host, port = parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        host = port = None
+    if not host or not port:
+        raise ClusterError(f"--address {address} is not an address; {advice}")
+    try:
+        socket.create_connection((host, port), CONNECT_SECONDS).close()
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ClusterError(f"--address {address}: nothing answers there ({why}); {advice}") from None
+
+
+@contextmanager
+def explained(address: str) -> Iterator[None]:
+    """What goes wrong inside, while joining a cluster or asking it, becomes one `ClusterError`."""
+    from ray.exceptions import AuthenticationError, RayError
+
+    try:
+        yield
+    except ClusterError:
+        raise
+    except AuthenticationError:
+        raise ClusterError(
+            f"--address {address}: the cluster refuses the token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+            "~/.ray/auth_token to the cluster's own (`ray get-auth-token` on its head prints it)"
+        ) from None
+    except (RayError, RuntimeError, ConnectionError, ValueError, OSError) as error:
+        text = " ".join(str(error).split())
+        if "Version mismatch" in text:
+            raise ClusterError(f"--address {address}: {text}; install the cluster's versions here") from None
+        raise ClusterError(f"--address {address}: the cluster cannot be used: {text[:400]}") from None
+
+
+# ----------------------------------------------------------------------------------------------- after joining it
+
+
+def machines() -> list[Mapping[str, float]]:
+    """What each machine of the cluster has: those that are there, or, where there may be more, all that there may be.
+
+    An autoscaling cluster starts small; asked for by what it holds now it would never grow.
+    """
+    import ray
+
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    config = ray._private.state.state.get_cluster_config()
+    groups = config.node_group_configs if config else ()
+    limits = [dict(group.resources) for group in groups for _ in range(min(max(group.max_count, 0), 10000))]
+    return max((alive, limits), key=lambda nodes: (_sum(nodes, "GPU"), _sum(nodes, "CPU")))
+
+
+def resources(nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What all machines have together."""
+    return {name: _sum(nodes, name) for name in {name for node in nodes for name in node}}
+
+
+def _sum(nodes: Sequence[Mapping[str, float]], name: str) -> float:
+    return sum(float(node.get(name, 0.0)) for node in nodes)
+
+
+def look_around(shared: Mapping[str, Path], readable: Mapping[str, Path]) -> list[str]:
+    """Ask every machine whether it can do its part; answers notes on what differs between them harmlessly.
+
+    Args:
+        shared: folders that must be one and the same everywhere, by the option that names them.
+        readable: folders that must be there.
+
+    Raises:
+        ClusterError: a machine cannot start our code, or does not see a folder.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    marks = {option: folder / f".seen-{uuid.uuid4().hex}" for option, folder in shared.items()}
+    for mark in marks.values():
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    asked = {option: str(path) for option, path in {**marks, **readable}.items()}
+    look = ray.remote(num_cpus=0, max_retries=0)(look_here)
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    answers = {
+        node["NodeManagerAddress"]: look.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(asked)
+        for node in nodes
+    }
+    try:
+        seen = {host: _answer(host, answer) for host, answer in answers.items()}
+    finally:
+        for mark in marks.values():
+            mark.unlink(missing_ok=True)
+    for host, found in seen.items():
+        for option in found["missing"]:
+            folder = {**shared, **readable}[option]
+            raise ClusterError(
+                f"{host} does not see {folder} ({option}): give a folder that all machines share under this path"
+            )
+    return [
+        f"{host} has {name} {found[name]}, this machine {mine}: results may differ in their last digits"
+        for name, mine in versions().items()
+        for host, found in seen.items()
+        if found[name] != mine
+    ]
+
+
+def _answer(host: str, answer: Any) -> dict[str, Any]:
+    import ray
+
+    try:
+        found: dict[str, Any] = ray.get(answer, timeout=LOOK_SECONDS)
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ClusterError(f"{host} cannot run Pretune: {(lines or [type(error).__name__])[-1][:400]}") from None
+    return found
+
+
+def look_here(paths: Mapping[str, str]) -> dict[str, Any]:
+    """On a machine of the cluster: its versions, and which of the paths are missing."""
+    return versions() | {"missing": [option for option, path in paths.items() if not Path(path).exists()]}
+
+
+def versions() -> dict[str, Any]:
+    """What changes digits, without what names a build (2.15.0+cu130)."""
+    return {"torch": importlib.metadata.version("torch").split("+")[0], "python": platform.python_version()}

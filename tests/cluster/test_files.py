@@ -1,0 +1,113 @@
+"""The files that launch clusters: accepted by the schemas of those who read them, and closed to the world."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+TOP = Path(__file__).resolve().parents[2]
+SCHEMAS = TOP.parent / "shared" / "schemas"
+AUTOSCALER = [TOP / "cluster.yaml", TOP / "cluster" / "local.yaml"]
+
+
+def read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(path.read_text())
+    return found
+
+
+@pytest.mark.parametrize("path", AUTOSCALER, ids=lambda path: path.name)
+@pytest.mark.filterwarnings("ignore")  # of Ray's own imports
+def test_ray_up_accepts_the_file(path: Path) -> None:
+    """As `ray up` does: filled with the provider's defaults, then validated."""
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    filled = prepare_config(read(path))
+    validate_config(filled)
+    assert {"available_node_types", "head_node_type", "head_start_ray_commands"} <= filled.keys()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_rays_schema_refuses_what_is_no_field_of_it() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    with pytest.raises(jsonschema.ValidationError, match=r"\('min_worker' was unexpected"):
+        validate_config(prepare_config(read(AUTOSCALER[0]) | {"min_worker": 1}))
+
+
+@pytest.mark.parametrize("path", AUTOSCALER, ids=lambda path: path.name)
+def test_every_node_asks_for_the_token_and_the_dashboard_stays_on_loopback(path: Path) -> None:
+    config = read(path)
+    starts = [
+        command
+        for role in ("head", "worker")
+        for command in config[f"{role}_start_ray_commands"]
+        if re.search(r"\bray start\b", command)
+    ]
+    assert len(starts) == 2
+    assert all("RAY_AUTH_MODE=token" in command for command in starts)
+    assert "--dashboard-host=127.0.0.1" in starts[0]
+    assert "0.0.0.0" not in " ".join(starts)
+    assert "~/.ray/auth_token" in config["file_mounts"]
+
+
+def test_on_aws_only_ssh_is_open_workers_are_spot_and_the_head_runs_no_stage() -> None:
+    config = read(AUTOSCALER[0])
+    opened = config["provider"]["security_group"]["IpPermissions"]
+    assert [(rule["FromPort"], rule["ToPort"]) for rule in opened] == [(22, 22)]
+    head, gpu = (config["available_node_types"][name] for name in ("head", "gpu"))
+    assert head["resources"] == {"CPU": 0}
+    assert gpu["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+    assert (gpu["min_workers"], gpu["max_workers"]) == (0, 8)
+
+
+def test_every_field_of_the_aws_file_is_explained() -> None:
+    """Each key of the top level, of the provider and of the node types has a comment on its line or above it."""
+    lines = (TOP / "cluster.yaml").read_text().splitlines()
+    bare = []
+    for number, line in enumerate(lines):
+        if re.match(r"^( {4})?[a-z_]+:", line):
+            above = next((before for before in reversed(lines[:number]) if before.strip()), "")
+            if "#" not in line and not above.lstrip().startswith("#"):
+                bare.append(line.strip())
+    assert not {key.split(":")[0] for key in bare} - EVIDENT
+
+
+EVIDENT = {"type", "region", "ssh_user", "head_node_type", "available_node_types", "head", "gpu", "provider", "auth",
+           "worker_start_ray_commands"}  # fmt: skip
+
+
+@pytest.mark.skipif(not SCHEMAS.is_dir(), reason=f"KubeRay's published schemas are not at {SCHEMAS}")
+def test_the_manifests_are_what_kuberay_publishes() -> None:
+    documents = list(yaml.safe_load_all((TOP / "cluster" / "kuberay.yaml").read_text()))
+    assert [document["kind"] for document in documents] == ["RayCluster", "RayJob"]
+    for document in documents:
+        published = read(SCHEMAS / f"ray.io_{document['kind'].lower()}s.yaml")
+        version = next(v for v in published["spec"]["versions"] if f"ray.io/{v['name']}" == document["apiVersion"])
+        schema = closed(version["schema"]["openAPIV3Schema"])
+        jsonschema.validate(document["spec"], schema["properties"]["spec"])
+        broken = document["spec"] | {"entrypont": "x"}
+        with pytest.raises(jsonschema.ValidationError, match="'entrypont' was unexpected"):
+            jsonschema.validate(broken, schema["properties"]["spec"])
+
+
+def closed(schema: Any) -> Any:
+    """Unknown fields refused everywhere, as a strict API server does; its int-or-string as JSON Schema says it."""
+    if isinstance(schema, list):
+        return [closed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: closed(value) for key, value in schema.items()}
+    if "properties" in schema and isinstance(schema["properties"], dict) and "type" in schema:
+        made.setdefault("additionalProperties", False)
+    return made
+
+
+@pytest.mark.parametrize("name", ["slurm.sh", "spot_notice.sh"])
+def test_bash_can_read_the_script(name: str) -> None:
+    subprocess.run(["bash", "-n", str(TOP / "cluster" / name)], check=True)

@@ -1,0 +1,234 @@
+"""Joining clusters and submitting to them: every fault is one sentence, before anything has started. Without Ray."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobStatus
+
+from pretune import cluster, submit
+from pretune.errors import ClusterError
+from pretune.handout import Ledger, ResourceError
+from pretune.run import only_driver
+from search_spaces.resolve import from_dict
+from tests.pretune.test_cli import pretune as pretune  # the fixture
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    with socket.socket() as bound:  # bound, not listening: nobody else gets it, and nobody answers
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("ray://head:10001", r"Ray Client cannot run a study; give HOST:6379 .* or .* pretune submit"),
+        ("http://head:8265", r"is a dashboard's: use pretune submit STUDY --address http://head:8265"),
+        ("head", r"--address head is not an address; give HOST:6379"),
+        ("head:six", r"--address head:six is not an address; give HOST:6379"),
+        ("name.invalid:6379", r"nothing answers there \(.*\); give HOST:6379"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_told(address: str, sentence: str) -> None:
+    with pytest.raises(ClusterError, match=sentence):
+        cluster.check_address(address)
+
+
+@settings(deadline=None)  # a loaded machine may stall in any example
+@given(st.text(max_size=30))
+def test_no_text_given_as_an_address_ends_in_anything_but_a_sentence(text: str) -> None:
+    if ":" not in text:  # what has no port is not looked up
+        with pytest.raises(ClusterError, match="is not an address"):
+            cluster.check_port(text, "advice")
+
+
+def test_run_names_an_address_where_nothing_answers(
+    pretune: Any, tiny: dict[str, Any], tmp_path: Path, closed_port: int
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny))
+    address = f"127.0.0.1:{closed_port}"
+    code, _, err = pretune("run", tmp_path / "tiny.yaml", "--root", tmp_path / "runs", "--address", address)
+    assert code == 2
+    assert err == (
+        f"error: --address {address}: nothing answers there (Connection refused); "
+        "give HOST:6379 of a running Ray head\n"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_submit_names_an_address_where_nothing_answers(
+    pretune: Any, tiny: dict[str, Any], tmp_path: Path, closed_port: int
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny))
+    where = ["--address", f"http://127.0.0.1:{closed_port}", "--root", "/shared/runs"]
+    code, _, err = pretune("submit", tmp_path / "tiny.yaml", *where)
+    assert code == 2
+    assert "nothing answers there (Connection refused)" in err
+    assert "ssh -N -L 8265:localhost:8265 HEAD" in err
+    code, _, err = pretune("submit", tmp_path / "tiny.yaml", "--address", "head:6379", "--root", "/shared/runs")
+    assert (code, "is no dashboard address" in err) == (2, True)
+    code, _, err = pretune("submit", tmp_path / "tiny.yaml", *where[:2], "--root", "runs")
+    assert (code, "--root runs: give the whole path, as the cluster's machines see it" in err) == (2, True)
+    tiny["finetune"]["freze"] = "encoder"
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny))
+    code, _, err = pretune("submit", tmp_path / "tiny.yaml", *where)
+    assert (code, 'did you mean "freeze"?' in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (AuthenticationError("bad token"), r"the cluster refuses the token; set RAY_AUTH_MODE=token"),
+        (
+            RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.50.0\n    Python: 3.10.1\n"
+                         "This process on node 10.0.0.1 was started with:\n    Ray: 2.60.0\n"),
+            r"Version mismatch: .* Ray: 2.50.0 Python: 3.10.1 .* Ray: 2.60.0; install the cluster's versions here$",
+        ),
+        (ConnectionError("lost\nit"), r"the cluster cannot be used: lost it$"),
+    ],
+)  # fmt: skip
+def test_what_ray_raises_becomes_one_line(error: Exception, sentence: str) -> None:
+    with pytest.raises(ClusterError, match=sentence) as caught, cluster.explained("head:6379"):
+        raise error
+    assert "\n" not in str(caught.value)
+
+
+def test_a_gpu_that_no_machine_has_is_named_before_the_study_starts(tiny: dict[str, Any]) -> None:
+    from pretune.plan import make_plan
+    from trainables.data.images import digest
+
+    tiny["resources"] = {"pretrain": {"gpus": 1}}
+    _, stages = make_plan(from_dict(tiny), lambda data: digest(data, None))
+    nodes = [{"CPU": 4.0}, {"CPU": 8.0}]
+    ledger = Ledger(cluster.resources(nodes), nodes=nodes)
+    with pytest.raises(ResourceError, match=r"resources\.pretrain\.gpus: a stage needs 1 GPU, .* 0; lower it or add"):
+        ledger.check({stage.fingerprint: stage for stage in stages})
+
+
+def test_the_resources_of_machines_add_up() -> None:
+    nodes = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 8.0}]
+    assert cluster.resources(nodes) == {"CPU": 12.0, "GPU": 1.0}
+    assert cluster.resources([]) == {}
+
+
+def test_a_machine_says_which_paths_it_does_not_see(tmp_path: Path) -> None:
+    found = cluster.look_here({"--data": str(tmp_path), "--store": str(tmp_path / "absent")})
+    assert found["missing"] == ["--store"]
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+
+
+# ---------------------------------------------------------------------------------------------------------- submit
+
+
+class Client:
+    """Stands for Ray's JobSubmissionClient: keeps what it was given, and looks into the folder while it is there."""
+
+    def __init__(self, *states: JobStatus, code: int | None = None) -> None:
+        self.states, self.code, self.asked, self.given = list(states), code, 0, {}  # type: ignore[var-annotated]
+
+    def submit_job(self, **given: Any) -> str:
+        folder = Path(given["runtime_env"]["working_dir"])
+        listed = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+        self.given = given | {"files": listed, "study": (folder / "study.yaml").read_text()}
+        done = subprocess.run(
+            [sys.executable, "-m", "pretune", "--help"], cwd=folder, env={"PATH": "/usr/bin"}, capture_output=True
+        )
+        self.given["starts"] = done.returncode
+        return str(given["submission_id"])
+
+    def get_job_info(self, job: str) -> Any:
+        self.asked += 1
+        if self.asked == 2:
+            raise ConnectionError("the laptop slept")
+        state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        return SimpleNamespace(status=state, driver_exit_code=self.code)
+
+    def get_job_logs(self, job: str) -> str:
+        return "".join(f"line {number}\n" for number in range(self.asked))
+
+
+def test_a_job_is_the_study_file_and_our_code_and_can_be_started(tmp_path: Path) -> None:
+    file = tmp_path / "my study.yaml"
+    file.write_text("study: mine  # as it is\n")
+    client = Client()
+    job = submit.submit(client, "http://x", "my study", file, ["--root", "/shared/my runs"], pip=False)
+    given = client.given
+    assert job == given["submission_id"]
+    assert job.startswith("pretune-my-study-")
+    assert given["entrypoint"] == "python -m pretune run study.yaml --address auto --root '/shared/my runs'"
+    assert given["study"] == "study: mine  # as it is\n"
+    assert {"pretune/cli.py", "search_spaces/schema/__init__.py", "trainables/loop.py", "analysis/tables.py"} <= given[
+        "files"
+    ]
+    assert not any("__pycache__" in name for name in given["files"])
+    assert given["runtime_env"].keys() == {"working_dir", "env_vars"}
+    assert given["starts"] == 0
+
+
+def test_a_job_carries_no_secret_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN", "PRETUNE_SEARCH_STORAGE"):
+        monkeypatch.setenv(name, "s3cret")
+    file = tmp_path / "study.yaml"
+    file.write_text("study: mine\n")
+    client = Client()
+    submit.submit(client, "http://x", "mine", file, [], pip=True)
+    assert "s3cret" not in str(client.given)
+    assert "torch>=2.11" in client.given["runtime_env"]["pip"]
+    assert not [line for line in client.given["runtime_env"]["pip"] if line.startswith(("ray", "pytest"))]
+    with pytest.raises(ClusterError, match="a password in a URL would be shown in the dashboard"):
+        submit.submit(client, "http://x", "mine", file, ["--store", "s3://key:s3cret@host/x"], pip=False)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        (JobStatus.SUCCEEDED, 0, 0),
+        (JobStatus.FAILED, 3, 3),
+        (JobStatus.FAILED, None, 1),
+        (JobStatus.STOPPED, None, 130),
+    ],
+)
+def test_following_ends_with_the_job_and_a_lost_connection_is_no_end(
+    status: JobStatus, code: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "POLL_SECONDS", 0.0)
+    told: list[str] = []
+    assert submit.follow(Client(JobStatus.RUNNING, status, code=code), "job", told.append) == expected
+    assert "".join(told) == "line 0\nline 1\nline 2\n"
+
+
+# ------------------------------------------------------------------------------------------------------------ stop
+
+
+def test_stop_says_what_is_not_there(pretune: Any, tmp_path: Path) -> None:
+    code, _, err = pretune("stop", tmp_path / "absent")
+    assert (code, "is no folder of a study; to stop a job of that name give --address" in err) == (2, True)
+    code, _, err = pretune("stop", tmp_path)
+    assert (code, f"no study is running on {tmp_path}" in err) == (2, True)
+
+
+def test_stop_knows_who_works_on_a_folder(pretune: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cluster.JOB, "pretune-x-1")
+    with only_driver(tmp_path):
+        code, _, err = pretune("stop", tmp_path)
+        assert (code, "is worked on by the job pretune-x-1: give --address of its cluster" in err) == (2, True)
+        monkeypatch.setattr(socket, "gethostname", lambda: "another")
+    assert submit.driver_of(tmp_path) is None
+    monkeypatch.delenv(cluster.JOB)
+    with only_driver(tmp_path):
+        monkeypatch.setattr(socket, "gethostname", lambda: "a third")
+        code, _, err = pretune("stop", tmp_path)
+        assert (code, "is worked on by a process of another: run pretune stop there" in err) == (2, True)
