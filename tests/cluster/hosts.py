@@ -66,6 +66,8 @@ class Host:
 
     def end(self) -> None:
         """Its first process dies, and with it, by the kernel, all others of the namespace."""
+        if self.process.poll() is not None:
+            return  # its number may be another process's by now
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         for child in children.read_text().split() if children.exists() else []:
             os.kill(int(child), signal.SIGKILL)
