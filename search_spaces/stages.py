@@ -337,6 +337,9 @@ def _pretrain_stage(
     parent: Stage | None,
     until: int | None,
 ) -> Stage:
+    if settings.stop_after is not None:  # the same thing as a rung of a search, and the same stage
+        until = min(settings.stop_after, until or settings.stop_after)
+        settings = settings.model_copy(update={"stop_after": None})
     keep = bool(header.keep_states) or until is not None
     settings, until = shortened(settings, until)
     data, resources = configuration.data[settings.data], header.resources.pretrain

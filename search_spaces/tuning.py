@@ -109,8 +109,8 @@ def _check_rungs(tune: Tune, part: str, settings: Configuration, places: Places)
     if stage.epochs is None:
         what = "rungs shorten a training by epochs, and this one is given in steps"
         yield places.problem((*path, "steps"), what, "give epochs, or leave out tune.rungs")
-    elif tune.rungs.epochs[-1] >= stage.epochs:
-        what = f"the last rung, after {tune.rungs.epochs[-1]} epochs, is not before the end of {part} ({stage.epochs})"
+    elif tune.rungs.epochs[-1] >= (ends := getattr(stage, "stop_after", None) or stage.epochs):
+        what = f"the last rung, after {tune.rungs.epochs[-1]} epochs, is not before the end of {part} ({ends})"
         yield places.problem(("tune", "rungs", "epochs"), what, "lower it")
     if part == "finetune" and settings.finetune is not None and settings.finetune.patience is not None:
         yield places.problem(

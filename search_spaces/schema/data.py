@@ -273,7 +273,7 @@ class Parquet(_Images):
     """Parquet shards with the bytes of an image file in every row; read nearly in their order, see `shuffle_window`."""
 
     dataset: Literal["parquet"]
-    root: str  # folder of *.parquet, relative to --data if given, or an address that pyarrow knows (s3://, gs://)
+    root: str  # folder of *.parquet, relative to --data if given, or an address (s3://, gs://, hdfs://, https://)
     image: str = "image"  # column of bytes, or of structs with a field `bytes`
     mask: str | None = None  # column with the bytes of PNG masks, whose values are class indices
     label: str | None = None  # column of whole numbers: the image class

@@ -76,11 +76,21 @@ class Pretrain(_Length):
     precision: Literal["float32", "bfloat16"] = "float32"
     online_knn_every: NonNegativeInt = 0  # epochs between kNN scores while training (P4's Figure 2); 0: never
     stop_on_collapse: PositiveInt | None = None  # stop after this many epochs in a row that show a collapse
+    stop_after: PositiveInt | None = (
+        None  # train only the first so many of `epochs`: a state on the way (P4's Figure 2)
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> Pretrain:
         if not isinstance(self.method, Weights) and (self.epochs is None) == (self.steps is None):
             raise ValueError("give exactly one of epochs and steps")
+        return self
+
+    @model_validator(mode="after")
+    def _on_the_way(self) -> Pretrain:
+        if self.stop_after is not None and (self.epochs is None or self.stop_after > self.epochs):
+            length = "a length in epochs" if self.epochs is None else f"at most the {self.epochs} epochs there are"
+            raise ValueError(f"stop_after: {self.stop_after} needs {length}")
         return self
 
     @model_validator(mode="after")

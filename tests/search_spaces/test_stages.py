@@ -7,6 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from search_spaces.document import StudyError
 from search_spaces.resolve import from_dict, from_yaml
 from search_spaces.schema import Finetune, Header, Scenes, Seeds, UNet
 from search_spaces.stages import (
@@ -441,3 +442,30 @@ def test_ready_made_weights_are_read_by_one_process():
     chain = {"pretrain": [{"data": "scenes", "method": settings}], "model": {"name": "resnet-unet", "depth": 18}}
     found = stages("resources.pretrain.workers=4", study=STUDY | chain)
     assert found["pretrain"].resources.workers == 1
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_states_on_the_way_of_one_pretraining_are_a_series(schedule):
+    """As a rung is: the beginning of the long training where the schedule knows its length, else a shorter one."""
+    base = STUDY["pretrain"] | {"epochs": 8, "schedule": {"name": schedule}}
+    factors = {"epochs": {"pretrain.stop_after": [2, 4, 8]}}
+    cells = from_dict(STUDY | {"pretrain": base, "factors": factors}).cells
+    whole = from_dict(STUDY | {"pretrain": base})
+    found = [stages_of(cell.configuration(), FIRST, whole.header, digest_of, True)["pretrain"] for cell in cells]
+    [end] = whole.cells
+    last = stages_of(end.configuration(), FIRST, whole.header, digest_of, True)["pretrain"]
+    assert found[-1] == last
+    assert [stage.reach for stage in found] == [2, 4, 8]
+    assert [stage.until for stage in found] == ([2, 4, None] if schedule == "cosine" else [None, None, None])
+    assert {stage.series for stage in found} == {last.series} - {""}
+    assert all(stage.keep_state for stage in found[:-1])
+
+
+@pytest.mark.parametrize(
+    ("length", "says"),
+    [({"epochs": 8, "stop_after": 9}, "at most the 8 epochs"), ({"steps": 8, "stop_after": 2}, "a length in epochs")],
+)
+def test_a_state_on_the_way_lies_on_the_way(length, says):
+    body = {key: value for key, value in STUDY["pretrain"].items() if key != "epochs"} | length
+    with pytest.raises(StudyError, match=says):
+        from_dict(STUDY | {"pretrain": body})

@@ -1,7 +1,7 @@
 """Parquet shards: one row for each image, its file's bytes in a column, on a disk or in an object store.
 
 The form that Ray Data, Spark and Hugging Face's `datasets` write: a column of bytes, or of structs with a field
-`bytes`. A folder is a path or an address that pyarrow knows (`s3://`, `gs://`, `hdfs://`).
+`bytes`. A folder is a path, an address that pyarrow knows (`s3://`, `gs://`, `hdfs://`), or what a web server lists.
 """
 
 from __future__ import annotations
@@ -147,10 +147,20 @@ def file_system(root: str) -> tuple[fs.FileSystem, str]:
     try:
         if "://" not in root:
             return fs.LocalFileSystem(), str(PurePosixPath(root))
+        if root.startswith(("http://", "https://")):
+            return web_folder(root), ""
         files, path = fs.FileSystem.from_uri(root)
         return files, str(PurePosixPath(path))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{root}: pyarrow cannot open this address ({error})") from error
+
+
+def web_folder(root: str) -> fs.FileSystem:
+    """The folder that a web server lists at an address, read by HTTP ranges, for which pyarrow needs fsspec."""
+    from fsspec.implementations.http import HTTPFileSystem
+
+    web = fs.PyFileSystem(fs.FSSpecHandler(HTTPFileSystem()))
+    return fs.SubTreeFileSystem(root.rstrip("/") + "/", web)  # paths below it are names, not addresses
 
 
 def group_starts(shard: pq.ParquetFile) -> NDArray[np.int64]:

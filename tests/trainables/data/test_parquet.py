@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +76,51 @@ def test_any_address_that_pyarrow_knows_is_a_root(tmp_path: Path) -> None:
     assert digests[0] == digests[1]
     held = sources.open_set(there, digests[1], None, tmp_path / "c")
     assert held.images[17][0, 0].tolist() == [17, 238, 119]
+
+
+class Ranged(SimpleHTTPRequestHandler):
+    """A web server's folder, with the ranges that those people run have and Python's has not."""
+
+    def log_message(self, *words: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        path = Path(self.translate_path(self.path))
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if asked is None or not path.is_file():
+            super().do_GET()
+            return
+        content = path.read_bytes()
+        first, last = int(asked[1]), min(int(asked[2] or len(content) - 1), len(content) - 1)
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
+        self.send_header("Content-Length", str(last + 1 - first))
+        self.end_headers()
+        self.wfile.write(content[first : last + 1])
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    """The address at which `tmp_path` is served."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Ranged, directory=str(tmp_path)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize("source", ["resident", "streaming"])
+def test_a_folder_of_a_web_server_is_a_root(tmp_path: Path, web: str, source: str) -> None:
+    here = settings_of(shards(tmp_path / "d" / "set"), source=source)
+    there = settings_of(f"{web}/d", source=source)
+    digests = [sources.prepare(settings, None, tmp_path / f"c{i}")[0] for i, settings in enumerate((here, there))]
+    assert digests[0] == digests[1]
+    held = sources.open_set(there, digests[1], None, tmp_path / "c1")
+    assert np.array_equal(held.images[np.arange(30)][:, 2, 2], [pixels[0, 0] for pixels in pictures(30)])
+    with pytest.raises(DataError, match=r"nothing-here cannot be listed"):
+        sources.prepare(settings_of(f"{web}/nothing-here"), None, tmp_path / "c")
 
 
 def test_the_rows_of_a_task_are_read_a_row_group_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
