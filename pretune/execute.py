@@ -18,8 +18,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from pretune.flight import single_flight
 from pretune.outcomes import Outcome
-from pretune.store import CONTINUE, Store
+from pretune.store import CONTINUE, Store, open_store
 from search_spaces import schema
 from search_spaces.stages import Stage
 
@@ -37,9 +38,12 @@ SETTINGS: dict[str, TypeAdapter[Any]] = {
 class Folders:
     """Where a study keeps things. Paths of the machine, in no fingerprint."""
 
-    store: str
+    store: str  # a path, or an address of an object store
     cache: str
     data: str | None  # where data sets without a root of their own are looked for
+
+    def open_store(self) -> Store:
+        return open_store(self.store, self.cache)
 
 
 @dataclass(frozen=True)
