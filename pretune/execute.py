@@ -119,13 +119,14 @@ def execute(order: Order, report: Any) -> Outcome:
         report: `callable(dict[str, float])`, called with step, total and the latest values; an exception that it
             raises of its own accord (a stop) goes through.
     """
-    store = Store(Path(order.folders.store))
-    if found := store.find(order.fingerprint):  # another driver on the same store was faster
-        return Outcome("diverged" if found.outcome == "diverged" else "finished", found.metrics, found.cause)
+    store = order.folders.open_store()
     attempt: Path | None = None
     try:
-        attempt = store.begin(order.fingerprint)
-        return _run_and_keep(order, store, attempt, report)
+        with single_flight(store, order.fingerprint, report) as flight:
+            if found := store.find(order.fingerprint):  # another driver on the same store was faster
+                return Outcome("diverged" if found.outcome == "diverged" else "finished", found.metrics, found.cause)
+            attempt = flight.attempt = store.begin(order.fingerprint)
+            return _run_and_keep(order, store, attempt, report)
     except Exception as error:
         if attempt is not None:
             with contextlib.suppress(OSError):  # a full disk is a cause to tell, not one to hide
@@ -198,7 +199,7 @@ def run_worker(
     data = open_set(chosen, order.digest, root, cache, processes=order.threads)
     seed = order.streams.get("split", 0)
     split = draw_split(len(data.images), chosen.split, seed, data.official_test, data.labels)
-    store = Store(Path(order.folders.store))
+    store = order.folders.open_store()
     parent, keep = _weights_of(order.parent, store), order.keep_state and bool(order.series)
     seconds = order.checkpoint_seconds
     place = Place(attempt, device, parent, resume, keep, seconds, world or ALONE, order.batch_norm)
@@ -225,7 +226,7 @@ def run_worker(
 
 def state_to_resume(order: Order) -> Path | None:
     """What an earlier attempt left, or the end of a shorter training of the same."""
-    store = Store(Path(order.folders.store))
+    store = order.folders.open_store()
     return store.resumable(order.fingerprint) or store.shorter(order.series, order.reach)
 
 

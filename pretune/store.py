@@ -37,6 +37,7 @@ STATE = "checkpoint.pt"
 CONTINUE = "continue.pt"
 UPLOADED = "state.json"  # in a bucket: names the newest uploaded state of its attempt
 LEASE = "lease.json"  # who is at work on a fingerprint (pretune.flight)
+READS = 3  # looks at a marker that is there before it counts as damaged: an answer may have been cut
 AT_ONCE = 16  # requests to a bucket side by side
 LENGTHS = ".length"  # <root>/<series>/<epochs>.length names the fingerprint of a training of that many epochs
 
@@ -234,7 +235,7 @@ class Store:
         """Delete an entry, the marker first, so that a kill in between leaves nothing that looks finished."""
         if self.bucket is not None:
             if self.bucket.read(f"{fingerprint}/{DONE}") is not None:
-                self.bucket.write(f"{fingerprint}/{DONE}", b"")  # no marker: the rest may take several requests
+                self.bucket.write(f"{fingerprint}/{DONE}", b"{}")  # no marker: the rest may take several requests
             self.bucket.delete(fingerprint)
         (self.root / fingerprint / DONE).unlink(missing_ok=True)
         shutil.rmtree(self.root / fingerprint, ignore_errors=True)
@@ -270,24 +271,25 @@ class Store:
 
     def _find_there(self, fingerprint: str, bucket: Objects) -> Entry | None:
         """The bucket's entry; its marker is kept here once its files were seen whole."""
-        text = bucket.read(f"{fingerprint}/{DONE}")
-        entry = _parse(text) if text else None
-        if text is None or entry is None:
-            return None
-        folder = f"{fingerprint}/{entry.attempt}"
-        sizes = bucket.sizes(folder)
-        if any(sizes.get(f"{folder}/{name}") != about["size"] for name, about in entry.files.items()):
-            return None
-        (self.root / fingerprint).mkdir(parents=True, exist_ok=True)
-        write_atomically(self.root / fingerprint / DONE, text.decode())
-        return entry
+        for _ in range(READS):
+            text = bucket.read(f"{fingerprint}/{DONE}")
+            if text is None:
+                return None
+            if (entry := _parse(text)) is not None:
+                folder = f"{fingerprint}/{entry.attempt}"
+                sizes = bucket.sizes(folder)
+                if all(sizes.get(f"{folder}/{name}") == about["size"] for name, about in entry.files.items()):
+                    (self.root / fingerprint).mkdir(parents=True, exist_ok=True)
+                    write_atomically(self.root / fingerprint / DONE, text.decode())
+                    return entry
+        return None
 
     def _fetch_states(self, fingerprint: str, bucket: Objects) -> None:
         """Take over a state that another machine uploaded, if it is newer than those here."""
         found: list[tuple[int, str, dict[str, Any]]] = []
         for name in bucket.sizes(fingerprint):
             if name.endswith(f"/{UPLOADED}"):
-                about = json.loads(bucket.read(name) or b"{}")
+                about = _mapping(bucket.read(name))
                 found.append((about.get("written", -1), name.split("/")[1], about))
         newest_here = max(map(_modified, (self.root / fingerprint).glob(f"*/{STATE}")), default=-1)
         for written, attempt, about in sorted(found, key=lambda item: item[0], reverse=True):
@@ -296,10 +298,17 @@ class Store:
                 return
             try:
                 bucket.download(f"{fingerprint}/{attempt}/{about['name']}", path, about)
-            except OSError:
+            except (OSError, KeyError):
                 continue  # not whole: an older one, or none, gives the same digits
             os.utime(path, ns=(written, written))
             return
+
+
+def _mapping(text: bytes | None) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text or b"{}"))
+    except (ValueError, TypeError):
+        return {}
 
 
 def _parse(text: bytes) -> Entry | None:

@@ -6,10 +6,13 @@ raising. Tune's own retries, checkpoints, loggers, limiter and restore stay unus
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import secrets
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from pretune.execute import Order
 from pretune.handout import Handout, Ledger, Live
@@ -45,6 +48,30 @@ ACTOR_ENVIRONMENT = {
 }
 
 
+@contextmanager
+def closed_to_others(own_token: bool) -> Iterator[None]:
+    """A cluster started meanwhile listens on 127.0.0.1 alone, and answers only who has its token.
+
+    By default Ray binds every address of the machine, and takes 127.0.0.1 as an argument for a mistake; the switch
+    that it has for laptops with firewalls (RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, read at import) does what is wanted.
+    With `own_token` that is a new one in the environment of this process and its children, in no file; without, Ray's
+    own in ~/.ray, which a person at the dashboard needs. One that the user has set is kept.
+    """
+    from ray._private import ray_constants
+    from ray._raylet import Config  # type: ignore[attr-defined]
+
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if own_token and not os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    Config.initialize("")  # Ray read the mode when it was imported
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False  # type: ignore[assignment,unused-ignore]
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
 def start_ray(
     address: str | None, cpus: int | None, dashboard: bool = False, say: Callable[[str], None] = print
 ) -> dict[str, float]:
@@ -58,14 +85,15 @@ def start_ray(
     import ray
 
     where = {"address": address} if address else {"address": "local", "num_cpus": cpus, "include_dashboard": dashboard}
-    context = ray.init(
-        **where,
-        dashboard_host="127.0.0.1",
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=True,
-        runtime_env={"env_vars": ACTOR_ENVIRONMENT},
-    )
+    with contextlib.nullcontext() if address else closed_to_others(own_token=not dashboard):
+        context = ray.init(
+            **where,
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+            runtime_env={"env_vars": ACTOR_ENVIRONMENT},
+        )
     if dashboard:
         say(f"dashboard: http://{context.dashboard_url} (it asks for the token that `ray get-auth-token` prints)")
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
