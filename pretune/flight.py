@@ -105,8 +105,9 @@ class Flight:
 def read_lease(store: Store, fingerprint: str) -> Lease | None:
     """Who was last at work; None where nobody was, or where the lease cannot be read."""
     try:
-        return Lease(**json.loads(store.read(f"{fingerprint}/{LEASE}")))
-    except (ValueError, TypeError):
+        values = json.loads(store.read(f"{fingerprint}/{LEASE}"))
+        return Lease(str(values["owner"]), str(values["host"]), int(values["pid"]), float(values["until"]))
+    except (ValueError, TypeError, KeyError):
         return None
 
 

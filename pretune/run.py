@@ -155,6 +155,8 @@ def conclude(study: Study, state: State, options: Options) -> Ended:
     failed = {state.label(stage): state.cause(key) for key, stage in stages_in(uses).items() if state.cause(key)}
     code = 130 if not scheduler.finished else (3 if failed or state.run.messages else 0)
     seconds = time.monotonic() - state.began
+    if state.publisher is not None:
+        state.publisher.send()
     return Ended(
         code, state.trained, len(scheduler.reused), failed, seconds, tuple(state.run.messages), tuple(state.run.notes)
     )
