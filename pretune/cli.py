@@ -29,8 +29,11 @@ _set = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", he
 _data = click.option("--data", type=click.Path(path_type=Path), help="Folder in which data sets are looked for.")
 _root = click.option("--root", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
                      help="Holds the store, the image cache and one folder per study.")  # fmt: skip
-_out = click.option("--out", type=click.Path(path_type=Path), help="The study's own folder.  [default: ROOT/STUDY]")
-_store = click.option("--store", type=click.Path(path_type=Path), help="Finished stage runs.  [default: ROOT/store]")
+_out = click.option("--out", metavar="PATH", help="The study's own folder; s3:// or gs://: ROOT/STUDY, "
+                    "copied there.  [default: ROOT/STUDY]")  # fmt: skip
+_store = click.option(
+    "--store", metavar="PATH", help="Finished stage runs: a folder, s3://... or gs://...  [default: ROOT/store]"
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -56,6 +59,7 @@ def main() -> None:
     from analysis.results import ResultsError
     from pretune.errors import ClusterError, LoggerError, ModelError, SearchStorageError
     from pretune.handout import ResourceError
+    from pretune.objects import ObjectError
     from pretune.store import StoreError
     from trainables.data.errors import DataError
 
@@ -79,6 +83,7 @@ def main() -> None:
         ModelError,
         LoggerError,
         ClusterError,
+        ObjectError,
         ConnectionError,
     ) as error:
         click.echo(f"error: {error}", err=True)
@@ -111,8 +116,8 @@ def main() -> None:
 @click.option("--log-to", type=click.Choice(["tensorboard", "mlflow", "wandb"]), multiple=True,
               help="Also log what stages report there; repeatable.")  # fmt: skip
 def run(
-    file: Path, scale: str | None, overrides: tuple[str, ...], data: Path | None, root: Path, out: Path | None,
-    store: Path | None, parallel: int | None, address: str | None, search_storage: str | None, dashboard: bool,
+    file: Path, scale: str | None, overrides: tuple[str, ...], data: Path | None, root: Path, out: str | None,
+    store: str | None, parallel: int | None, address: str | None, search_storage: str | None, dashboard: bool,
     log_to: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Run a study, or what is missing of it.
@@ -124,6 +129,7 @@ def run(
     Exit code 0: whole. 2: the study or its data are not usable. 3: some stage runs failed, the table says which.
     130: stopped with Ctrl-C; the same command goes on.
     """
+    from pretune.publish import Publisher
     from pretune.run import run_study
 
     study = load(file, scale, overrides)
@@ -140,6 +146,7 @@ def run(
     if ended.exit_code in (0, EXIT_FAILED_STAGES):
         draw_panels(options.out, options.cache, options.store)
     show_end(ended, options.out, console)
+    Publisher(options.out, options.results).send()
     sys.exit(ended.exit_code)
 
 
@@ -241,17 +248,19 @@ def _options(
     study: Study,
     data: Path | None,
     root: Path,
-    out: Path | None,
-    store: Path | None,
+    out: str | None,
+    store: str | None,
     parallel: int | None,
     address: str | None,
 ) -> Any:
+    from pretune.objects import is_address
     from pretune.run import Options
 
     if data is not None and not data.is_dir():
         raise click.UsageError(f"--data {data}: there is no such folder")
     return Options(
-        out=out or root / study.name,
+        out=root / study.name if out is None or is_address(out) else Path(out),
+        results=out if out is not None and is_address(out) else None,
         store=store or root / "store",
         cache=root / "cache",
         data=data,
@@ -274,7 +283,7 @@ def _options(
 @click.option("--calibrate/--no-calibrate", default=True, help="Time a few steps of each kind of stage.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def plan(
-    file: Path, scale: str | None, overrides: tuple[str, ...], data: Path | None, root: Path, store: Path | None,
+    file: Path, scale: str | None, overrides: tuple[str, ...], data: Path | None, root: Path, store: str | None,
     parallel: int | None, calibrate: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Show what a study would run, what it shares and what it costs. Trains nothing.
@@ -284,12 +293,12 @@ def plan(
     pretune plan study.yaml --no-calibrate --json
     """
     from pretune import plan as planning
-    from pretune.store import Store
+    from pretune.store import open_store
     from search_spaces.schema import Data
 
     study = load(file, scale, overrides)
     digest_of, size_of = _contents(data, root)
-    held = Store(store or root / "store")
+    held = open_store(store or root / "store", root / "cache")
     made, stages = planning.make_plan(study, digest_of, lambda key: held.find(key) is not None)
     if calibrate and size_of is not None:
         click.echo("timing a few steps of each kind of stage ...", err=True)
@@ -353,8 +362,8 @@ def _contents(data: Path | None, root: Path) -> tuple[Any, Any]:
 @click.option("--watch", is_flag=True, help="Write report.html anew whenever results change, until the study ends.")
 @click.option("--figures", type=click.Choice(["svg", "pdf", "png"]), help="Also write every figure to figures/.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Decoded images, for panels.  [default: ROOT/cache]")
-@click.option("--store", type=click.Path(path_type=Path), help="Finished stage runs, for panels. [default: ROOT/store]")
-def report(folder: Path, html: bool, watch: bool, figures: str | None, cache: Path | None, store: Path | None) -> None:
+@click.option("--store", metavar="PATH", help="Finished stage runs, for panels. [default: ROOT/store]")
+def report(folder: Path, html: bool, watch: bool, figures: str | None, cache: Path | None, store: str | None) -> None:
     """Print and rewrite the tables of a study from its stored results, and its HTML report.
 
     \b
@@ -379,14 +388,14 @@ def report(folder: Path, html: bool, watch: bool, figures: str | None, cache: Pa
         console.print(f"{len(report_figures.write_figures(folder, figures))} figures in {folder / 'figures'}")
 
 
-def draw_panels(folder: Path, cache: Path, store: Path) -> list[str]:
+def draw_panels(folder: Path, cache: Path, store: Path | str) -> list[str]:
     """The image panels that a study's models allow, drawn unless they are there; answers why any is not."""
     from pretune.panels import write_panels
     from pretune.probe_panels import write_probe_panels
     from pretune.reconstructions import write_reconstructions
-    from pretune.store import Store
+    from pretune.store import open_store
 
-    held = Store(store)
+    held = open_store(store, cache)
     reasons = (
         write_panels(folder, cache),
         write_reconstructions(folder, held, cache),
@@ -581,21 +590,21 @@ def store() -> None:
 @store.command("ls")
 @_root
 @_store
-def store_ls(root: Path, store: Path | None) -> None:
+def store_ls(root: Path, store: str | None) -> None:
     """List the finished stage runs."""
     from pretune.upkeep import print_entries
 
-    print_entries(store or root / "store", Console())
+    print_entries(store or root / "store", root / "cache", Console())
 
 
 @store.command("du")
 @_root
 @_store
-def store_du(root: Path, store: Path | None) -> None:
+def store_du(root: Path, store: str | None) -> None:
     """How much disk the store takes, by stage."""
     from pretune.upkeep import print_usage
 
-    print_usage(store or root / "store", Console())
+    print_usage(store or root / "store", root / "cache", Console())
 
 
 @store.command("gc")
@@ -603,8 +612,8 @@ def store_du(root: Path, store: Path | None) -> None:
 @_store
 @click.option("--unused", is_flag=True, help="Also delete finished stage runs that no study under ROOT uses.")
 @click.option("--yes", is_flag=True, help="Delete; without it, only say what would go.")
-def store_gc(root: Path, store: Path | None, unused: bool, yes: bool) -> None:
+def store_gc(root: Path, store: str | None, unused: bool, yes: bool) -> None:
     """Delete what killed or failed attempts left, and with --unused what no study uses any more."""
     from pretune.upkeep import collect
 
-    collect(store or root / "store", root, unused, yes, Console())
+    collect(store or root / "store", root / "cache", root, unused, yes, Console())

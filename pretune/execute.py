@@ -19,8 +19,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from pretune.flight import EndedWaitError, single_flight
 from pretune.outcomes import Outcome
-from pretune.store import CONTINUE, Store
+from pretune.store import CONTINUE, Store, open_store
 from search_spaces import schema
 from search_spaces.stages import Stage
 
@@ -38,9 +39,12 @@ SETTINGS: dict[str, TypeAdapter[Any]] = {
 class Folders:
     """Where a study keeps things. Paths of the machine, in no fingerprint."""
 
-    store: str
+    store: str  # a path, or an address of an object store
     cache: str
     data: str | None  # where data sets without a root of their own are looked for
+
+    def open_store(self) -> Store:
+        return open_store(self.store, self.cache)
 
 
 @dataclass(frozen=True)
@@ -117,13 +121,16 @@ def execute(order: Order, report: Any, leaving: Callable[[], bool] = lambda: Fal
             raises of its own accord (a stop) goes through.
         leaving: asked after every step; once it says yes, the stage writes its state and ends as preempted.
     """
-    store = Store(Path(order.folders.store))
-    if found := store.find(order.fingerprint):  # another driver on the same store was faster
-        return Outcome("diverged" if found.outcome == "diverged" else "finished", found.metrics, found.cause)
+    store = order.folders.open_store()
     attempt: Path | None = None
     try:
-        attempt = store.begin(order.fingerprint)
-        return _run_and_keep(order, store, attempt, report, leaving)
+        with single_flight(store, order.fingerprint, report, leaving) as flight:
+            if found := store.find(order.fingerprint):  # another driver on the same store was faster
+                return Outcome("diverged" if found.outcome == "diverged" else "finished", found.metrics, found.cause)
+            attempt = flight.attempt = store.begin(order.fingerprint)
+            return _run_and_keep(order, store, attempt, report, leaving)
+    except EndedWaitError as left:
+        return Outcome("preempted", {}, str(left))
     except Exception as error:
         if attempt is not None:
             with contextlib.suppress(OSError):  # a full disk is a cause to tell, not one to hide
@@ -207,7 +214,7 @@ def run_worker(
     data = open_set(chosen, order.digest, root, cache, processes=order.threads)
     seed = order.streams.get("split", 0)
     split = draw_split(len(data.images), chosen.split, seed, data.official_test, data.labels)
-    store = Store(Path(order.folders.store))
+    store = order.folders.open_store()
     parent, keep = _weights_of(order.parent, store), order.keep_state and bool(order.series)
     seconds = order.checkpoint_seconds
     place = Place(attempt, device, parent, resume, keep, seconds, world or ALONE, order.batch_norm, leaving)
@@ -234,7 +241,7 @@ def run_worker(
 
 def state_to_resume(order: Order) -> Path | None:
     """What an earlier attempt left, or the end of a shorter training of the same."""
-    store = Store(Path(order.folders.store))
+    store = order.folders.open_store()
     return store.resumable(order.fingerprint) or store.shorter(order.series, order.reach)
 
 

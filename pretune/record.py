@@ -299,14 +299,17 @@ def keep_best(study: Study, uses: Sequence[Use], outcomes: Outcomes, store: Stor
     label = max(scored, key=lambda name: float(np.mean([value for value, _ in scored[name]])))
     _, use = max(scored[label], key=lambda item: item[0])
     entry = store.find(use.stages["finetune"].fingerprint)
-    return None if entry is None else _copy_model(study, use, outcomes, store.file(entry, ""), folder / "best")
+    if entry is None:
+        return None
+    weights, notes = store.file(entry, "model.safetensors"), store.file(entry, "notes.json")
+    return _copy_model(study, use, outcomes, weights, notes, folder / "best")
 
 
-def _copy_model(study: Study, use: Use, outcomes: Outcomes, source: Path, target: Path) -> Path:
+def _copy_model(study: Study, use: Use, outcomes: Outcomes, weights: Path, noted: Path, target: Path) -> Path:
     target.mkdir(exist_ok=True)
     stage = use.stages["finetune"]
-    shutil.copyfile(source / "model.safetensors", target / "model.safetensors")
-    notes: Mapping[str, Any] = json.loads((source / "notes.json").read_text())
+    shutil.copyfile(weights, target / "model.safetensors")
+    notes: Mapping[str, Any] = json.loads(noted.read_text())
     order = "RGB, channels first" if schema.slices_of(stage.data) is None else "grey volumes, channels first"
     card = {
         "study": study.name,

@@ -27,10 +27,12 @@ from pretune.handout import Ledger, Live, costs, find_in
 from pretune.log_to import LogTo, check_packages
 from pretune.metrics import Facts, published
 from pretune.monitor import CellStatus, RunningStage, Snapshot, monitor
+from pretune.objects import is_address
 from pretune.outcomes import Outcomes, Run, Use, stages_in
+from pretune.publish import Publisher
 from pretune.scheduler import Scheduler
 from pretune.search import close_storage, is_database_error, open_storage
-from pretune.store import Store, StoreError, write_atomically
+from pretune.store import Store, StoreError, open_store, write_atomically
 from pretune.transport import run_trials, start_ray, stop_ray
 from search_spaces import schema
 from search_spaces.resolve import Study
@@ -46,11 +48,12 @@ class Options:
     """Where a study runs and writes. Nothing here changes a result."""
 
     out: Path  # the study's own folder
-    store: Path
+    store: Path | str  # a folder, or the s3:// or gs:// address of one
     cache: Path
     data: Path | None = None
     parallel: int | None = None  # most stage runs at once; default: as many as the CPUs or GPUs hold
     address: str | None = None  # of a Ray cluster; default: this machine
+    results: str | None = None  # s3:// or gs:// address that `out` is copied to
     search_storage: str | None = None  # URL of a database for the searches; default: a journal file in `out`
     dashboard: bool = False  # Ray's dashboard, with an actor named for every stage run
     log_to: tuple[str, ...] = ()  # loggers of Ray's that also get what stages report
@@ -80,10 +83,12 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
     if options.address:
         cluster.check_address(options.address)
     began = time.monotonic()
-    store = Store(options.store)
+    store = open_store(options.store, options.cache)
     store.check()
     digest_of = prepare_data(study, options, console)
     make_folder(options.out)
+    publisher = Publisher(options.out, options.results)
+    publisher.fetch()
     log_file = options.out / "pretune.log"
     with (
         only_driver(options.out),
@@ -100,6 +105,7 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
         run.earlier = functools.partial(warm.earlier, store, options.out)
         run.search_prefix = record.own_name(study, options.out) if options.search_storage else ""
         state = State(study, run, store, options.out, began, log)
+        state.publisher = publisher
         scheduler = Scheduler(find_in(store), study.header.retries, state.event)
         state.scheduler = scheduler
         run.gpu_seconds = lambda key: (
@@ -122,7 +128,7 @@ def train(study: Study, state: State, options: Options, console: Console) -> Non
     ledger = Ledger(cluster.resources(nodes), options.parallel, nodes=nodes)
     ledger.check(stages_in(state.run.uses))
     folders = Folders(
-        str(options.store.resolve()),
+        str(options.store) if is_address(options.store) else str(Path(options.store).resolve()),
         str(options.cache.resolve()),
         str(options.data.resolve()) if options.data else None,
     )
@@ -145,7 +151,9 @@ def train(study: Study, state: State, options: Options, console: Console) -> Non
 
 def folders_of_all(options: Options) -> tuple[dict[str, Path], dict[str, Path]]:
     """Folders that all machines of a cluster must share, and those that they must have, by option."""
-    shared = {"--store": options.store.resolve(), "--root": options.cache.resolve()}
+    shared = {"--root": options.cache.resolve()}
+    if not is_address(options.store):
+        shared["--store"] = Path(options.store).resolve()
     return shared, {"--data": options.data.resolve()} if options.data else {}
 
 
@@ -162,6 +170,8 @@ def conclude(study: Study, state: State, options: Options) -> Ended:
     failed = {state.label(stage): state.cause(key) for key, stage in stages_in(uses).items() if state.cause(key)}
     code = 130 if not scheduler.finished else (3 if failed or state.run.messages else 0)
     seconds = time.monotonic() - state.began
+    if state.publisher is not None:
+        state.publisher.send()
     return Ended(
         code, state.trained, len(scheduler.reused), failed, seconds, tuple(state.run.messages), tuple(state.run.notes)
     )
@@ -321,6 +331,7 @@ class State:
     gpu_memory: dict[str, float] = field(default_factory=dict)  # bytes, the most of a stage run, per stage name
     notes: list[str] = field(default_factory=list)
     tell: Callable[[str], None] | None = None
+    publisher: Publisher | None = None
     scheduler: Scheduler = field(init=False)
     ledger: Ledger | None = None
     _labels: dict[str, str] = field(default_factory=dict)
@@ -430,6 +441,8 @@ class State:
             return
         try:
             record.write_results(self.study, self.run.uses, self.scheduler.outcomes, self.store, self.out)
+            if self.publisher is not None:
+                self.publisher.send()
         except OSError as error:  # watching must never stop a study; the end writes them again
             self.notes.append(f"results so far could not be written: {error}")
         self._results_due = time.monotonic() + max(RESULTS_SECONDS, 50 * (time.monotonic() - began))

@@ -7,6 +7,11 @@
 Finished means that done.json is there and that the files it names have the sizes it names; a process killed at any
 moment leaves no entry that looks finished. Attempts have folders of their own, since a process that outlives its
 driver may go on writing for a while. The last of two writers of equal work wins, harmlessly.
+
+Behind the folder there may be a bucket, the same layout on S3 or GCS: then the bucket is the store and the folder is
+its cache. Stages write into the folder; `finish` uploads the payload, then the marker; `find` and `file` fetch what
+another machine made, once, and check it against the marker. A resumable state is uploaded under a name of its own,
+<attempt>/state-<time>.pt, then named by <attempt>/state.json.
 """
 
 from __future__ import annotations
@@ -17,9 +22,12 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pretune.objects import ObjectError, Objects, is_address, open_bucket
 
 DONE = "done.json"
 # The resumable state inside an attempt, dropped when the attempt finishes. The loops write it under the same name
@@ -27,6 +35,10 @@ DONE = "done.json"
 STATE = "checkpoint.pt"
 # The state at the end of a training, from which a longer one continues (trainables.checkpoints.CONTINUE).
 CONTINUE = "continue.pt"
+UPLOADED = "state.json"  # in a bucket: names the newest uploaded state of its attempt
+LEASE = "lease.json"  # who is at work on a fingerprint (pretune.flight)
+READS = 3  # looks at a marker that is there before it counts as damaged: an answer may have been cut
+AT_ONCE = 16  # requests to a bucket side by side
 LENGTHS = ".length"  # <root>/<series>/<epochs>.length names the fingerprint of a training of that many epochs
 
 
@@ -49,11 +61,27 @@ class Entry:
     about: dict[str, Any] = field(default_factory=dict)  # settings, hardware, versions: for readers, not for finding
 
 
+def open_store(place: str | Path, cache: str | Path) -> Store:
+    """The store at a path, or at an `s3://` or `gs://` address with a cache of its own below `cache`."""
+    if not is_address(place):
+        return Store(Path(place))
+    try:
+        bucket = open_bucket(str(place))
+    except ObjectError as error:
+        raise StoreError(f"the store {error}") from None
+    return Store(Path(cache) / "stores" / hashlib.sha256(str(place).encode()).hexdigest()[:16], bucket)
+
+
 @dataclass(frozen=True)
 class Store:
-    """A folder of entries. Cheap to make; holds no state of its own."""
+    """A folder of entries, and the bucket it is a cache of, if there is one. Cheap to make; holds no state."""
 
     root: Path
+    bucket: Objects | None = None
+
+    @property
+    def where(self) -> str:
+        return self.bucket.url if self.bucket else str(self.root)
 
     def check(self) -> None:
         """Raises `StoreError` unless entries can be written here."""
@@ -66,19 +94,32 @@ class Store:
             raise StoreError(
                 f"the store {self.root} cannot be written: {error.strerror}; choose another folder with --store"
             ) from None
+        try:
+            if self.bucket is not None:
+                self.bucket.check()
+        except ObjectError as error:
+            raise StoreError(f"the store {error}; choose another with --store") from None
 
     def find(self, fingerprint: str) -> Entry | None:
         """The finished entry, or None where there is none or its files are not whole."""
-        try:
-            entry = Entry(**json.loads((self.root / fingerprint / DONE).read_text()))
-            folder = self.root / fingerprint / entry.attempt
-            whole = all(_size(folder / name) == about["size"] for name, about in entry.files.items())
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            return None  # missing or unreadable: not finished; a new attempt will replace it
-        return entry if whole else None
+        here = self._marker_here(fingerprint)
+        if self.bucket is None:
+            whole = here is not None and all(
+                _size(self._path(here, name)) == about["size"] for name, about in here.files.items()
+            )
+            return here if whole else None
+        return here or self._find_there(fingerprint, self.bucket)
 
     def file(self, entry: Entry, name: str) -> Path:
-        return self.root / entry.fingerprint / entry.attempt / name
+        """A file of an entry, fetched if need be. Raises FileNotFoundError where the bucket lost it."""
+        path = self._path(entry, name)
+        if self.bucket is not None and _size(path) != entry.files[name]["size"]:
+            try:
+                self.bucket.download(f"{entry.fingerprint}/{entry.attempt}/{name}", path, entry.files[name])
+            except FileNotFoundError:
+                (self.root / entry.fingerprint / DONE).unlink(missing_ok=True)  # cleaned there: to be made again
+                raise FileNotFoundError(f"{name} of {entry.fingerprint} is gone from {self.where}; run again") from None
+        return path
 
     def begin(self, fingerprint: str) -> Path:
         """A new attempt's own, empty folder."""
@@ -88,21 +129,44 @@ class Store:
 
     def resumable(self, fingerprint: str) -> Path | None:
         """The newest state that an earlier attempt left."""
+        if self.bucket is not None:
+            self._fetch_states(fingerprint, self.bucket)
         states = [path for path in (self.root / fingerprint).glob(f"*/{STATE}") if path.exists()]
         return max(states, key=_modified, default=None)
+
+    def keep_state(self, attempt: Path, kept: int) -> int:
+        """Upload the resumable state of an attempt under way if it is newer than `kept`; when it was written (ns)."""
+        written = _modified(attempt / STATE)
+        if self.bucket is None or written <= kept:
+            return kept
+        folder = f"{attempt.parent.name}/{attempt.name}"
+        copy = attempt / f"{STATE}.{written}.upload"  # the loop replaces the file whenever it likes
+        try:
+            os.link(attempt / STATE, copy)
+            about = _describe(copy) | {"written": written, "name": f"state-{written}.pt"}
+            self.bucket.upload(copy, f"{folder}/{about['name']}")
+        finally:
+            copy.unlink(missing_ok=True)
+        self.bucket.write(f"{folder}/{UPLOADED}", json.dumps(about).encode())
+        return written
 
     def note_length(self, series: str, epochs: int, fingerprint: str) -> None:
         """Remember that a training of the series that is `epochs` long left a state to continue from."""
         (self.root / series).mkdir(exist_ok=True)
         write_atomically(self.root / series / f"{epochs}{LENGTHS}", fingerprint)
+        if self.bucket is not None:
+            self.bucket.write(f"{series}/{epochs}{LENGTHS}", fingerprint.encode())
 
     def shorter(self, series: str, epochs: int) -> Path | None:
         """The state at the end of the longest finished training of the series that is shorter than `epochs`."""
         if not series:
             return None
-        lengths = {int(path.stem): path for path in (self.root / series).glob(f"*{LENGTHS}") if path.stem.isdigit()}
+        names = [path.name for path in (self.root / series).glob(f"*{LENGTHS}")]
+        if self.bucket is not None:
+            names += [Path(name).name for name in self.bucket.sizes(series)]
+        lengths = {int(stem) for name in names if name.endswith(LENGTHS) and (stem := Path(name).stem).isdigit()}
         for length in sorted((length for length in lengths if length < epochs), reverse=True):
-            entry = self.find(lengths[length].read_text().strip())
+            entry = self.find(self.read(f"{series}/{length}{LENGTHS}").decode().strip())
             if entry is not None and CONTINUE in entry.files:
                 return self.file(entry, CONTINUE)
         return None
@@ -118,32 +182,142 @@ class Store:
         about: dict[str, Any],
     ) -> Entry:
         """Make an attempt the entry of its fingerprint: flush its files, then write done.json, whole or not at all."""
-        (attempt / STATE).unlink(missing_ok=True)
+        if self.bucket is None:
+            (attempt / STATE).unlink(missing_ok=True)
         files = {path.name: _describe(path) for path in sorted(attempt.iterdir()) if path.is_file()}
+        files.pop(STATE, None)  # with a bucket it is dropped last: an upload may fail, and the stage goes on from it
         entry = Entry(attempt.parent.name, attempt.name, stage, outcome, cause, metrics, seconds, files, about)
-        write_atomically(attempt.parent / DONE, json.dumps(asdict(entry), indent=1))
+        marker = json.dumps(asdict(entry), indent=1)
+        if self.bucket is not None:
+            for name in files:
+                self.bucket.upload(attempt / name, f"{entry.fingerprint}/{attempt.name}/{name}")
+            self.bucket.write(f"{entry.fingerprint}/{DONE}", marker.encode())
+        write_atomically(attempt.parent / DONE, marker)
         for other in attempt.parent.iterdir():
-            if other.is_dir() and other != attempt:
+            if other.is_dir() and (other != attempt or self.bucket):
                 (other / STATE).unlink(missing_ok=True)  # nobody will resume it
         return entry
 
     def entries(self) -> Iterator[Entry]:
         """Every finished entry."""
-        for marker in sorted(self.root.glob(f"*/{DONE}")):
-            if entry := self.find(marker.parent.name):
-                yield entry
+        if self.bucket is None:
+            names = [marker.parent.name for marker in sorted(self.root.glob(f"*/{DONE}"))]
+            yield from filter(None, map(self.find, names))
+            return
+        there = sorted(name.split("/")[0] for name in self.bucket.sizes() if name.endswith(f"/{DONE}"))
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            yield from filter(None, pool.map(self.find, there))
 
     def unfinished(self) -> Iterator[Path]:
         """Attempt folders that no done.json names: killed, failed, or still being written."""
-        for folder in sorted(self.root.glob("*/*/")):
+        folders = {folder for folder in self.root.glob("*/*/") if folder.is_dir()}
+        if self.bucket is not None:
+            parts = [name.split("/") for name in self.bucket.sizes()]
+            folders |= {self.root / part[0] / part[1] for part in parts if len(part) == 3}
+        for folder in sorted(folders):
             entry = self.find(folder.parent.name)
             if entry is None or entry.attempt != folder.name:
                 yield folder
 
+    def size_of(self, attempt: Path) -> int:
+        """Bytes of an attempt's folder, in the bucket if there is one."""
+        if self.bucket is not None:
+            return sum(self.bucket.sizes(f"{attempt.parent.name}/{attempt.name}").values())
+        return sum(path.stat().st_size for path in attempt.rglob("*") if path.is_file())
+
+    def drop(self, attempt: Path) -> None:
+        """Delete an unfinished attempt."""
+        if self.bucket is not None:
+            self.bucket.delete(f"{attempt.parent.name}/{attempt.name}")
+        shutil.rmtree(attempt, ignore_errors=True)
+
     def remove(self, fingerprint: str) -> None:
         """Delete an entry, the marker first, so that a kill in between leaves nothing that looks finished."""
+        if self.bucket is not None:
+            if self.bucket.read(f"{fingerprint}/{DONE}") is not None:
+                self.bucket.write(f"{fingerprint}/{DONE}", b"{}")  # no marker: the rest may take several requests
+            self.bucket.delete(fingerprint)
         (self.root / fingerprint / DONE).unlink(missing_ok=True)
         shutil.rmtree(self.root / fingerprint, ignore_errors=True)
+
+    def read(self, name: str) -> bytes:
+        """A small file, the bucket's if there is one; empty where there is none."""
+        if self.bucket is not None:
+            return self.bucket.read(name) or b""
+        try:
+            return (self.root / name).read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    def write(self, name: str, content: bytes) -> None:
+        """A small file that need not survive a crash of the machine, replaced whole."""
+        if self.bucket is not None:
+            self.bucket.write(name, content)
+            return
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        temporary.write_bytes(content)
+        temporary.replace(path)
+
+    def _path(self, entry: Entry, name: str) -> Path:
+        return self.root / entry.fingerprint / entry.attempt / name
+
+    def _marker_here(self, fingerprint: str) -> Entry | None:
+        try:
+            return _parse((self.root / fingerprint / DONE).read_bytes())
+        except OSError:
+            return None
+
+    def _find_there(self, fingerprint: str, bucket: Objects) -> Entry | None:
+        """The bucket's entry; its marker is kept here once its files were seen whole."""
+        for _ in range(READS):
+            text = bucket.read(f"{fingerprint}/{DONE}")
+            if text is None:
+                return None
+            if (entry := _parse(text)) is not None:
+                folder = f"{fingerprint}/{entry.attempt}"
+                sizes = bucket.sizes(folder)
+                if all(sizes.get(f"{folder}/{name}") == about["size"] for name, about in entry.files.items()):
+                    (self.root / fingerprint).mkdir(parents=True, exist_ok=True)
+                    write_atomically(self.root / fingerprint / DONE, text.decode())
+                    return entry
+        return None
+
+    def _fetch_states(self, fingerprint: str, bucket: Objects) -> None:
+        """Take over a state that another machine uploaded, if it is newer than those here."""
+        found: list[tuple[int, str, dict[str, Any]]] = []
+        for name in bucket.sizes(fingerprint):
+            if name.endswith(f"/{UPLOADED}"):
+                about = _mapping(bucket.read(name))
+                found.append((about.get("written", -1), name.split("/")[1], about))
+        newest_here = max(map(_modified, (self.root / fingerprint).glob(f"*/{STATE}")), default=-1)
+        for written, attempt, about in sorted(found, key=lambda item: item[0], reverse=True):
+            path = self.root / fingerprint / attempt / STATE
+            if written <= newest_here:
+                return
+            try:
+                bucket.download(f"{fingerprint}/{attempt}/{about['name']}", path, about)
+            except (OSError, KeyError):
+                continue  # not whole: an older one, or none, gives the same digits
+            os.utime(path, ns=(written, written))
+            return
+
+
+def _mapping(text: bytes | None) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text or b"{}"))
+    except (ValueError, TypeError):
+        return {}
+
+
+def _parse(text: bytes) -> Entry | None:
+    """An entry from its marker, or None: unreadable is not finished, and a new attempt will replace it."""
+    try:
+        entry = Entry(**json.loads(text))
+        return entry if all(int(about["size"]) >= 0 for about in entry.files.values()) else None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
 def write_atomically(path: Path, text: str) -> None:

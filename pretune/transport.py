@@ -6,11 +6,12 @@ raising. Tune's own retries, checkpoints, loggers, limiter and restore stay unus
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
+import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from pretune import cluster
 from pretune.errors import ClusterError
@@ -49,6 +50,30 @@ ACTOR_ENVIRONMENT = {
 }
 
 
+@contextmanager
+def closed_to_others(own_token: bool) -> Iterator[None]:
+    """A cluster started meanwhile listens on 127.0.0.1 alone, and answers only who has its token.
+
+    By default Ray binds every address of the machine, and takes 127.0.0.1 as an argument for a mistake; the switch
+    that it has for laptops with firewalls (RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, read at import) does what is wanted.
+    With `own_token` that is a new one in the environment of this process and its children, in no file; without, Ray's
+    own in ~/.ray, which a person at the dashboard needs. One that the user has set is kept.
+    """
+    from ray._private import ray_constants
+    from ray._raylet import Config  # type: ignore[attr-defined]
+
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if own_token and not os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    Config.initialize("")  # Ray read the mode when it was imported
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False  # type: ignore[assignment,unused-ignore]
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
 def start_ray(
     address: str | None, cpus: int | None, dashboard: bool = False, say: Callable[[str], None] = print
 ) -> list[Mapping[str, float]]:
@@ -62,7 +87,7 @@ def start_ray(
     import ray
 
     where = {"address": address} if address else {"address": "local", "num_cpus": cpus, "include_dashboard": dashboard}
-    with cluster.explained(address) if address else _started():
+    with cluster.explained(address) if address else _started(own_token=not dashboard):
         context = ray.init(
             **where,
             dashboard_host="127.0.0.1",
@@ -76,11 +101,12 @@ def start_ray(
         return cluster.machines()
 
 
-@contextlib.contextmanager
-def _started() -> Iterator[None]:
+@contextmanager
+def _started(own_token: bool) -> Iterator[None]:
     """What keeps Ray from starting on this machine becomes one sentence; Ray raises bare Exceptions for it."""
     try:
-        yield
+        with closed_to_others(own_token):
+            yield
     except Exception as error:
         text = " ".join(str(error).split())[:300]
         raise ClusterError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -10,13 +9,14 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from pretune.store import Entry, Store, StoreError
+from pretune.objects import is_address
+from pretune.store import Entry, Store, StoreError, open_store
 
 
-def print_entries(root: Path, console: Console) -> None:
+def print_entries(root: Path | str, cache: Path, console: Console) -> None:
     """One line per finished stage run."""
     table = Table("fingerprint", "stage", "for", "outcome", "seconds", "MB")
-    for entry in opened(root).entries():
+    for entry in opened(root, cache).entries():
         label = str(entry.about.get("label", ""))
         table.add_row(
             entry.fingerprint[:12],
@@ -29,14 +29,14 @@ def print_entries(root: Path, console: Console) -> None:
     console.print(table)
 
 
-def print_usage(root: Path, console: Console) -> None:
+def print_usage(root: Path | str, cache: Path, console: Console) -> None:
     """Bytes by stage, and what unfinished attempts take."""
-    store, total, count = opened(root), Counter[str](), Counter[str]()
+    store, total, count = opened(root, cache), Counter[str](), Counter[str]()
     for entry in store.entries():
         total[entry.stage] += size(entry)
         count[entry.stage] += 1
     for attempt in store.unfinished():
-        total["unfinished"] += folder_size(attempt)
+        total["unfinished"] += store.size_of(attempt)
         count["unfinished"] += 1
     table = Table("stage", "runs", "MB")
     for name in total:
@@ -45,20 +45,20 @@ def print_usage(root: Path, console: Console) -> None:
     console.print(table)
 
 
-def collect(root: Path, studies: Path, unused: bool, yes: bool, console: Console) -> None:
+def collect(root: Path | str, cache: Path, studies: Path, unused: bool, yes: bool, console: Console) -> None:
     """Delete unfinished attempts and, if `unused`, entries that no results.parquet below `studies` names.
 
     Do not run it while a study runs on this store: its attempts are unfinished too.
     """
-    store = opened(root)
+    store = opened(root, cache)
     attempts = list(store.unfinished())
     keep = used_fingerprints(studies) if unused else set()
     entries = [entry for entry in store.entries() if unused and entry.fingerprint not in keep]
-    freed = sum(map(folder_size, attempts)) + sum(map(size, entries))
+    freed = sum(map(store.size_of, attempts)) + sum(map(size, entries))
     verb = "deleted" if yes else "would delete"
     if yes:
         for attempt in attempts:
-            shutil.rmtree(attempt, ignore_errors=True)
+            store.drop(attempt)
         for entry in entries:
             store.remove(entry.fingerprint)
     console.print(
@@ -76,15 +76,12 @@ def used_fingerprints(studies: Path) -> set[str]:
     return used
 
 
-def opened(root: Path) -> Store:
-    if not root.is_dir():
+def opened(root: Path | str, cache: Path) -> Store:
+    """The store at a path or an address, which must be there."""
+    if not is_address(root) and not Path(root).is_dir():
         raise StoreError(f"there is no store at {root}; --store or --root names another place")
-    return Store(root)
+    return open_store(root, cache)
 
 
 def size(entry: Entry) -> int:
     return sum(int(about["size"]) for about in entry.files.values())
-
-
-def folder_size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

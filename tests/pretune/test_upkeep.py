@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from pretune.store import Store, StoreError
-from pretune.upkeep import collect, folder_size, print_entries, size, used_fingerprints
+from pretune.upkeep import collect, print_entries, size, used_fingerprints
 
 
 def finished(store: Store, key: str, payload: int, outcome: str = "finished") -> None:
@@ -33,7 +33,7 @@ def test_sizes_are_those_of_the_files(tmp_path: Path) -> None:
     finished(store, "a", 1000)
     (entry,) = store.entries()
     assert size(entry) == 1000
-    assert folder_size(tmp_path / "a" / entry.attempt) == 1000
+    assert store.size_of(tmp_path / "a" / entry.attempt) == 1000
 
 
 def test_superseded_attempts_are_collected_and_the_entry_stays(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_superseded_attempts_are_collected_and_the_entry_stays(tmp_path: Path) -
     finished(store, "a", 10)
     finished(store, "a", 20)
     text = io.StringIO()
-    collect(tmp_path / "store", tmp_path, False, True, Console(file=text, width=200))
+    collect(tmp_path / "store", tmp_path / "cache", tmp_path, False, True, Console(file=text, width=200))
     assert "deleted 1 unfinished attempts and 0 unused stage runs" in text.getvalue()
     (entry,) = store.entries()
     assert size(entry) == 20
@@ -51,10 +51,10 @@ def test_superseded_attempts_are_collected_and_the_entry_stays(tmp_path: Path) -
 def test_a_divergence_is_listed_as_one(tmp_path: Path) -> None:
     finished(Store(tmp_path), "abc", 10, "diverged")
     text = io.StringIO()
-    print_entries(tmp_path, Console(file=text, width=200))
+    print_entries(tmp_path, tmp_path / "cache", Console(file=text, width=200))
     assert "diverged" in text.getvalue()
 
 
 def test_a_store_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"there is no store at .*nowhere; --store or --root names another place"):
-        collect(tmp_path / "nowhere", tmp_path, False, False, Console(file=io.StringIO()))
+        collect(tmp_path / "nowhere", tmp_path / "cache", tmp_path, False, False, Console(file=io.StringIO()))

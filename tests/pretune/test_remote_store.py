@@ -1,0 +1,241 @@
+"""The store on a real S3 server, through a proxy that errs, dawdles and cuts: whole entries or none."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+from s3 import Proxy, address, served
+
+from pretune.objects import ObjectError, open_bucket
+from pretune.run import Options, run_study
+from pretune.store import CONTINUE, DONE, STATE, Entry, Store, StoreError, open_store
+from pretune.upkeep import collect, print_usage
+from search_spaces.resolve import from_dict
+
+KEY = "f" * 32
+SECRET = "tester-secret-9f2c"
+TOKEN = "0123456789abcdef" * 4
+FATES = ("ok", "ok", "error", "ok", "slow", "ok", "cut")
+
+
+@pytest.fixture(autouse=True)
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tester")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[int, Proxy]]:
+    with served(*FATES) as both:
+        yield both
+
+
+def written(store: Store, weights: bytes = b"weights", **files: bytes) -> Path:
+    folder = store.begin(KEY)
+    (folder / "model.safetensors").write_bytes(weights)
+    for name, content in files.items():
+        (folder / name.replace("_", ".")).write_bytes(content)
+    return folder
+
+
+def finish(store: Store, folder: Path) -> Entry:
+    return store.finish(folder, "finetune", "finished", "", {"val/jaccard": 0.5}, 1.5, {})
+
+
+def two(server: tuple[int, Proxy], tmp_path: Path, prefix: str) -> tuple[Store, Store]:
+    """Two machines with caches of their own; the second sees the server through the faulty proxy."""
+    port, proxy = server
+    first = open_store(address(port, prefix), tmp_path / "a")
+    return first, Store(tmp_path / "b", open_bucket(address(proxy.port, prefix)))
+
+
+def test_what_one_machine_finished_another_finds_and_fetches_once(server: Any, tmp_path: Path) -> None:
+    first, second = two(server, tmp_path, "shared")
+    entry = finish(first, written(first, b"w" * 3_000_000))
+    assert second.find(KEY) == entry
+    path = second.file(entry, "model.safetensors")
+    assert path.read_bytes() == b"w" * 3_000_000
+    before = sum(server[1].met.values())
+    assert second.find(KEY) == entry
+    assert second.file(entry, "model.safetensors") == path
+    assert sum(server[1].met.values()) == before
+
+
+def test_entries_written_through_faults_are_whole(server: Any, tmp_path: Path) -> None:
+    first, second = two(server, tmp_path, "faulty")
+    for index in range(6):
+        folder = second.begin(f"{index:032d}")
+        (folder / "model.safetensors").write_bytes(bytes([index]) * 700_000)
+        finish(second, folder)
+    assert {entry.fingerprint for entry in first.entries()} == {f"{index:032d}" for index in range(6)}
+    for index, entry in enumerate(first.entries()):
+        assert first.file(entry, "model.safetensors").read_bytes() == bytes([index]) * 700_000
+    assert min(server[1].met[fate] for fate in ("error", "slow", "cut")) > 0  # the faults did happen
+
+
+@pytest.mark.parametrize("harm", ["no marker", "shorter", "gone", "half a marker"])
+def test_a_partial_upload_is_not_taken_for_whole(server: Any, tmp_path: Path, harm: str) -> None:
+    first, second = two(server, tmp_path, f"partial-{harm.replace(' ', '-')}")
+    entry = finish(first, written(first))
+    assert first.bucket is not None
+    marker = first.bucket.read(f"{KEY}/{DONE}")
+    assert marker is not None
+    if harm == "no marker":
+        first.bucket.write(f"{KEY}/{DONE}", b"")
+    if harm == "half a marker":
+        first.bucket.write(f"{KEY}/{DONE}", marker[: len(marker) // 2])
+    if harm == "shorter":
+        first.bucket.write(f"{KEY}/{entry.attempt}/model.safetensors", b"weight")
+    if harm == "gone":
+        first.bucket.delete(f"{KEY}/{entry.attempt}")
+    assert second.find(KEY) is None
+
+
+def test_other_bytes_of_the_same_size_are_refused_and_leave_nothing(server: Any, tmp_path: Path) -> None:
+    first = open_store(address(server[0], "bytes"), tmp_path / "a")
+    entry = finish(first, written(first))
+    bucket = open_bucket(address(server[0], "bytes"))
+    bucket.write(f"{KEY}/{entry.attempt}/model.safetensors", b"WEIGHTS")
+    second = Store(tmp_path / "b", type(bucket)(bucket.url, bucket.files, bucket.prefix, pauses=(0.01,)))
+    found = second.find(KEY)
+    assert found == entry
+    with pytest.raises(ObjectError, match=r"cannot be read: it is not whole"):
+        second.file(found, "model.safetensors")
+    assert list((tmp_path / "b").rglob("*model*")) == []
+
+
+def test_a_state_goes_on_on_another_machine_and_only_a_newer_one(server: Any, tmp_path: Path) -> None:
+    first, second = two(server, tmp_path, "states")
+    folder = written(first)
+    assert second.resumable(KEY) is None
+    kept = -1
+    for content in (b"early", b"later"):
+        (folder / STATE).write_bytes(content)
+        kept = first.keep_state(folder, kept)
+    assert first.keep_state(folder, kept) == kept
+    path = second.resumable(KEY)
+    assert path is not None
+    assert path.read_bytes() == b"later"
+    own = second.begin(KEY) / STATE
+    own.write_bytes(b"newest")
+    assert second.resumable(KEY) == own
+
+
+def test_a_longer_training_finds_the_shorter_one_of_another_machine(server: Any, tmp_path: Path) -> None:
+    first, second = two(server, tmp_path, "lengths")
+    finish(first, written(first, continue_pt=b"end"))
+    first.note_length("series", 4, KEY)
+    path = second.shorter("series", 8)
+    assert path is not None
+    assert path.name == CONTINUE
+    assert path.read_bytes() == b"end"
+    assert second.shorter("series", 4) is None
+
+
+def test_what_is_gone_from_the_bucket_is_made_again(server: Any, tmp_path: Path) -> None:
+    first, second = two(server, tmp_path, "gone")
+    entry = finish(first, written(first))
+    assert second.find(KEY) == entry
+    first.remove(KEY)
+    with pytest.raises(FileNotFoundError, match="is gone from s3://pretune/gone; run again"):
+        second.file(entry, "model.safetensors")
+    assert second.find(KEY) is None
+
+
+def test_a_store_on_s3_is_measured_and_cleaned(server: Any, tmp_path: Path) -> None:
+    place = address(server[0], "clean")
+    store = open_store(place, tmp_path / "cache")
+    left = written(store, b"old")
+    (left / STATE).write_bytes(b"state")
+    store.keep_state(left, -1)
+    entry = finish(store, written(store))
+    assert list(store.unfinished()) == [left]
+    text = io.StringIO()
+    print_usage(place, tmp_path / "cache", Console(file=text, width=200))
+    assert "unfinished" in text.getvalue()
+    collect(place, tmp_path / "cache", tmp_path, False, True, Console(file=text, width=200))
+    assert "deleted 1 unfinished attempts" in text.getvalue()
+    fresh = open_store(place, tmp_path / "other")
+    assert list(fresh.unfinished()) == []
+    assert fresh.find(KEY) == entry
+
+
+@pytest.mark.parametrize(
+    ("place", "sentence"),
+    [
+        ("s3://nowhere/x?{o}", r"the store s3://nowhere/x/.probe cannot be written: there is no such bucket"),
+        ("s3://key:secret@pretune/x", r"the store s3://\*\*\*@pretune/x: keys do not belong in an address"),
+        ("ftp://pretune/x", "write s3://bucket/folder or gs://bucket/folder"),
+        ("s3://pretune/x?secret_key=1", "unknown secret_key; known: region, scheme, endpoint_override"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_one_sentence(server: Any, tmp_path: Path, place: str, sentence: str) -> None:
+    with pytest.raises(StoreError, match=sentence) as caught:
+        open_store(place.format(o=address(server[0]).split("?")[1]), tmp_path).check()
+    assert "secret@" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unwritable_bucket_is_one_sentence(tmp_path: Path) -> None:
+    with served("denied") as (_, proxy), pytest.raises(StoreError, match=r"cannot be written: access denied; choose"):
+        open_store(address(proxy.port), tmp_path).check()
+
+
+RARE = ("ok",) * 9 + ("error",) + ("ok",) * 9 + ("cut",) + ("slow",)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("fates", [RARE, pytest.param(FATES, marks=pytest.mark.slow)], ids=["rare", "frequent"])
+def test_a_study_on_a_faulty_object_store_ends_in_the_local_table(
+    fates: tuple[str, ...], tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Store and results through the proxy; then another machine, with empty disks, goes on from the copy.
+
+    No key, token or password is in anything that was written, here or in the bucket.
+    """
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    with served(*fates) as server:
+        _whole_study(server, tiny, tmp_path)
+
+
+def _whole_study(server: tuple[int, Proxy], tiny: dict[str, Any], tmp_path: Path) -> None:
+    port, proxy = server
+    console = Console(file=io.StringIO())
+    tables = []
+    for where in ("here", "there", "elsewhere"):
+        root = tmp_path / where
+        remote = where != "here"
+        options = Options(
+            root / "tiny",
+            address(proxy.port, "study/store") if remote else root / "store",
+            root / "cache",
+            parallel=2,
+            results=address(proxy.port, "study/out") if remote else None,
+        )
+        ended = run_study(from_dict(tiny), options, console)
+        assert (ended.exit_code, ended.failed) == (0, {})
+        assert (ended.trained, ended.reused) == ((0, 6) if where == "elsewhere" else (6, 0))
+        tables.append(pd.read_parquet(root / "tiny" / "results.parquet"))
+        assert (root / "tiny" / "best" / "model.safetensors").exists()
+    costs = tables[0].metric.str.startswith("cost/")
+    for table in tables[1:]:
+        pd.testing.assert_frame_equal(tables[0][~costs], table[~costs])
+    copy = open_bucket(address(port, "study/out"))
+    assert json.loads(copy.read("study.json") or b"{}")["study"] == "tiny"
+    assert pd.read_parquet(io.BytesIO(copy.read("results.parquet") or b"")).equals(tables[2])
+    assert proxy.met["cut"] > 0
+    assert proxy.met["error"] > 0
+    everything = open_bucket(address(port, "study"))
+    objects = {name: everything.read(name) or b"" for name in everything.sizes()}
+    files = {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(objects) > 20
+    for secret in (SECRET, TOKEN):
+        assert [name for name, content in (objects | files).items() if secret.encode() in content] == []
