@@ -91,8 +91,8 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
     publisher.fetch()
     log_file = options.out / "pretune.log"
     with (
-        only_driver(options.out),
         told_in_a_sentence(options),
+        only_driver(options.out),
         searches_in(options) as storage,
         log_file.open("a", encoding="utf-8") as log,
     ):
