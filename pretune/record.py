@@ -5,6 +5,7 @@ study.json          header for analysis: factors, cells, report
 results.parquet     tidy: one row per (cell, replicate, stage run, metric); equal for equal results
 stage_runs.parquet  one row per stage run: seconds, attempt, machine
 searches.parquet    one row per configuration that a search asked for: values, what it was told, why it was stopped
+test_images.parquet one row per confirmed fine-tuning: pixel counts of every test image, for resampling images
 curves.parquet      tidy: one row per (cell, replicate, stage run, step, metric) of the learning curves
 table.md table.csv  the result table (written by analysis)
 best/               the best model: weights, settings, scores
@@ -37,6 +38,7 @@ from search_spaces.resolve import Study
 from search_spaces.stages import Stage
 
 Row = dict[str, Any]
+FORMAT = 1  # of study.json and the tables beside it; `analysis.results` reads this one
 EARLIER = "earlier"  # folder for the results of a study that was edited since
 DERIVED = (
     *(
@@ -44,11 +46,12 @@ DERIVED = (
         "stage_runs.parquet",
         "searches.parquet",
         "curves.parquet",
+        "test_images.parquet",
         "table.md",
         "table.csv",
         "table.tex",
     ),
-    *("differences.csv", "report.html", "best", "panels"),
+    *("differences.csv", "intervals.csv", "report.html", "best", "panels"),
 )
 
 
@@ -57,6 +60,7 @@ def write_header(study: Study, folder: Path) -> None:
     write_atomically(folder / "study.yaml", study.to_yaml())
     report = study.header.report
     content = {
+        "format": FORMAT,
         "study": study.name,
         "question": study.header.question,
         "factors": {name: list(levels) for name, levels in study.factors.items()},
