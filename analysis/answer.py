@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import pandas
 
-from analysis import grids
 from analysis.differences import Differences, differences
+from analysis.digits import number
 from analysis.effects import effects, main_effects
 from analysis.figures import CellDots
+from analysis.image_counts import out_of_range
 from analysis.replicates import Replicate, independent_values, lower_is_better, replicates
 from analysis.results import StudyHeader
 from analysis.statistics import Interval, t_interval
@@ -40,6 +41,9 @@ def answer(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Answe
     sentences += main_effects(effects(results, header, metric))
     if header.report.baseline and (table := differences(results, header, metric)).rows:
         sentences.append(_baseline_sentence(table))
+    sentences += [
+        _sentence(said) + "." for said in out_of_range([(cell.mean.low, cell.mean.high) for cell in dots], metric)
+    ]
     return Answer(tuple(sentences), dots)
 
 
@@ -119,7 +123,7 @@ def _row(table: Table, y: int) -> str:
 
 
 def _number(value: float, percent: bool) -> str:
-    return grids.number(value, 3, percent)
+    return number(value, 3, percent)
 
 
 def _baseline_sentence(table: Differences) -> str:
@@ -137,7 +141,7 @@ def _baseline_sentence(table: Differences) -> str:
 
 
 def _signed(value: float, percent: bool) -> str:
-    return grids.number(value, 3, percent, sign=True)
+    return number(value, 3, percent, sign=True)
 
 
 def _are(count: int) -> str:

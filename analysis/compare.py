@@ -19,10 +19,10 @@ from numpy.typing import ArrayLike
 from rich.text import Text
 from scipy import stats
 
+from analysis.digits import DASH
 from analysis.replicates import Replicate, independent_values, replicates
 from analysis.results import ResultsError, load, load_header
 from analysis.statistics import MeanStd, holm, mean_std
-from analysis.tables import DASH
 
 _NAMES = ("study", "question", "report", "published", "scales", "tune", "resources")  # what no result depends on
 

@@ -207,6 +207,8 @@ def _of_searches(results: pandas.DataFrame, target: str) -> list[Component]:
     if "chosen" not in results.columns:
         return []
     asked = (results["phase"] == "search") & (results["metric"] == target) & (results["outcome"] == "finished")
+    if "until" in results.columns:
+        asked &= results["until"].isna()  # a rung is not a whole run
     rows: list[Component] = []
     for cell, part in results[asked].groupby("cell", sort=False):
         table = _whole(part)

@@ -42,6 +42,7 @@ class Difference(NamedTuple):
     g: float = math.nan  # Hedges' g of the paired differences; NaN below three pairs
     p_exact: float = math.nan  # exact sign-flip test, not corrected; NaN above 22 pairs
     p_equivalent: float = math.nan  # two one-sided t-tests within the study's margin, Holm-corrected
+    std: float = math.nan  # of the paired differences; NaN for one pair
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,13 @@ def differences(results: pandas.DataFrame, header: StudyHeader, metric: str) -> 
         baseline=" ".join(f"{factor}={level}" for factor, level in header.report.baseline.items()),
         rows=rows,
         percent=percent,
-        notes=(*_few_pairs_note(rows), *_no_spread_note(pairs), *_power_note(pairs, percent), *missing),
+        notes=(
+            *_few_pairs_note(rows),
+            *_out_of_range(rows, metric),
+            *_no_spread_note(pairs),
+            *_power_note(pairs, percent),
+            *missing,
+        ),
         margin=header.report.margin,
     )
 
@@ -101,6 +108,7 @@ def _rows(pairs: Sequence[_Pairs], margin: float | None) -> tuple[Difference, ..
         Difference(
             pair.cell, pair.baseline, *test[:4], float(p), test.n,
             g=cohen_d(pair.ours, pair.theirs).g, p_exact=_exact_p(pair), p_equivalent=float(equivalent),
+            std=mean_std(np.subtract(pair.ours, pair.theirs)).std,
         )
         for pair, test, p, equivalent in zip(pairs, tests, corrected, holm(same), strict=True)
     )  # fmt: skip
@@ -147,6 +155,12 @@ def _few_pairs_note(rows: Sequence[Difference]) -> tuple[str, ...]:
         assumed = f"{seeds}: p and interval lean on normal differences"
         said.append(f"{assumed}; an exact sign-flip test cannot fall below p={reachable}")
     return tuple(said)
+
+
+def _out_of_range(rows: Sequence[Difference], metric: str) -> tuple[str, ...]:
+    if lower_is_better(metric) or not any(row.low < -1 or row.high > 1 for row in rows):
+        return ()
+    return ("an interval leaves what two fractions can differ by, -1 to 1: t intervals know no bounds",)
 
 
 def _no_spread_note(pairs: Sequence[_Pairs]) -> tuple[str, ...]:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import chain
 from typing import NamedTuple
 
-import numpy as np
-
 from analysis.components import Component, Components
 from analysis.differences import Difference, Differences
+from analysis.digits import DASH, decimals, number, p_value
 from analysis.effects import Effect, Effects
+from analysis.image_counts import CellInterval, Intervals
 from analysis.results import PublishedValue
-from analysis.tables import DASH, CellValue, Outcome, Table, inside, places
+from analysis.tables import CellValue, Outcome, Table, inside, places
 
-Shown = Table | Differences | Effects | Components
+Shown = Table | Intervals | Differences | Effects | Components
 RIVAL = " ≈"  # beside a cell that is not shown to be worse than its column's best
 
 
@@ -35,6 +35,8 @@ def grid(table: Shown, beneath: bool = False) -> Grid:
     """`beneath` puts published values under ours in place of beside them."""
     if isinstance(table, Table):
         return _table_grid(table, beneath)
+    if isinstance(table, Intervals):
+        return _intervals_grid(table)
     if isinstance(table, Differences):
         return _differences_grid(table)
     return _effects_grid(table) if isinstance(table, Effects) else _components_grid(table)
@@ -94,8 +96,31 @@ def _agreement(table: Table, ours: CellValue | None, theirs: PublishedValue | No
     return f" ({number(ours.mean - theirs.mean, _digits(table), table.percent, sign=True)}{where})"
 
 
+def _intervals_grid(table: Intervals) -> Grid:
+    digits = decimals([row.high - row.mean for row in table.rows if row.high > row.mean])
+    caption = f"{table.metric}{', percent' * table.percent}: mean and 95 % intervals, over seeds and over test images"
+    head = ("cell", "mean", "over seeds", "n", "over test images", "images")
+    body = tuple(_interval_row(row, digits, table.percent) for row in table.rows)
+    return Grid(caption, 1, head, body, frozenset(), table.notes)
+
+
+def _interval_row(row: CellInterval, digits: int, percent: bool) -> tuple[str, ...]:
+    seeds, images = (
+        DASH if math.isnan(low) else f"{number(low, digits, percent)} to {number(high, digits, percent)}"
+        for low, high in ((row.low, row.high), (row.image_low, row.image_high))
+    )
+    return (
+        row.cell,
+        number(row.mean, digits, percent),
+        seeds,
+        str(row.n),
+        images,
+        str(row.images) if row.images else DASH,
+    )
+
+
 def _differences_grid(table: Differences) -> Grid:
-    digits = _decimals([row.high - row.difference for row in table.rows if row.high > row.difference])
+    digits = decimals([row.std for row in table.rows if row.std > 0])
     unit = ", percentage points" if table.percent else ""
     what = f"{table.metric}: paired difference to {table.baseline}{unit}"
     caption = f"{what}, 95 % t interval (each alone), Holm-corrected p (all together)"
@@ -115,8 +140,8 @@ def _differences_grid(table: Differences) -> Grid:
 def _difference_row(row: Difference, digits: int, percent: bool, equivalence: bool) -> tuple[str, ...]:
     difference, low, high = (number(value, digits, percent, sign=True) for value in row[2:5])
     interval = DASH if math.isnan(row.low) else f"[{low}, {high}]"
-    same = (_p(row.p_equivalent),) if equivalence else ()
-    return row.cell, difference, interval, _p(row.p_holm), *same, str(row.n)
+    same = (p_value(row.p_equivalent),) if equivalence else ()
+    return row.cell, difference, interval, p_value(row.p_holm), *same, str(row.n)
 
 
 def _effects_grid(table: Effects) -> Grid:
@@ -125,7 +150,7 @@ def _effects_grid(table: Effects) -> Grid:
         f"{table.metric}: main effects and interactions, repeated-measures ANOVA with seeds as blocks (n={table.n})"
     )
     head = ("effect", f"size{unit}", "F", "degrees of freedom", "p", "p (Holm)", "η² (adjusted)")
-    digits = max(3, _decimals([row.size for row in table.rows]))
+    digits = max(3, decimals([row.size for row in table.rows]))
     lines = zip(table.rows, table.p_holm, strict=True)
     body = tuple(_effect_row(row, p, digits, table.percent) for row, p in lines)
     explained = (
@@ -138,12 +163,13 @@ def _effects_grid(table: Effects) -> Grid:
 def _effect_row(row: Effect, p_holm: float, digits: int, percent: bool) -> tuple[str, ...]:
     degrees = f"{row.df:g}, {row.df_error:g}"
     f, eta = (DASH if math.isnan(value) else f"{value:.2f}" for value in (row.f, row.eta))
-    return " × ".join(row.factors), number(row.size, digits, percent), f, degrees, _p(row.p), _p(p_holm), eta
+    return " × ".join(row.factors), number(row.size, digits, percent), f, degrees, p_value(row.p), p_value(p_holm), eta
 
 
 def _components_grid(table: Components) -> Grid:
-    head = ("where", "source of spread", "std", "share of the variance", "95 % interval", "n")
-    digits = _decimals([row.std for row in table.rows])
+    unit = ", percentage points" if table.percent else ""
+    head = ("where", "source of spread", f"std{unit}", "share of the variance", "95 % interval", "n")
+    digits = decimals([row.std for row in table.rows])
     body = tuple(_component_row(row, digits, table.percent) for row in table.rows)
     return Grid(f"{table.metric}: where the spread comes from", 2, head, body, frozenset(), table.notes)
 
@@ -154,30 +180,11 @@ def _component_row(row: Component, digits: int, percent: bool) -> tuple[str, ...
     return row.where, row.source, number(row.std, digits, percent), share, interval, str(row.n)
 
 
-def _p(p: float) -> str:
-    return DASH if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
 # --------------------------------------------------------------------------------------- numbers, captions, footnotes
 
 
-def _decimals(spreads: Sequence[float]) -> int:
-    """Decimals of a fraction that keep two leading digits of the median spread, between 2 and 4; 3 without spreads."""
-    positive = [abs(spread) for spread in spreads if spread]
-    if not positive:
-        return 3
-    return min(4, max(2, 1 - math.floor(math.log10(float(np.median(positive))))))
-
-
 def _digits(table: Table) -> int:
-    return _decimals([value.std for _, _, value in places(table) if value.std > 0])
-
-
-def number(value: float, digits: int, percent: bool, sign: bool = False) -> str:
-    """With a true minus; what rounds to zero has no sign."""
-    scaled, decimals = (100 * value, max(0, digits - 2)) if percent else (value, digits)
-    text = f"{scaled:+.{decimals}f}" if sign else f"{scaled:.{decimals}f}"
-    return text.lstrip("+-") if not text.strip("+-0.") else text.replace("-", "−")
+    return decimals([value.std for _, _, value in places(table) if value.std > 0])
 
 
 def _format_value(value: CellValue, digits: int, percent: bool, show_n: bool) -> str:

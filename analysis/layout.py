@@ -54,7 +54,10 @@ def to_html(table: Shown) -> str:
     laid = grid(table)
     escaped = laid._replace(body=tuple(tuple(map(html.escape, row)) for row in laid.body))
     rows = [_html_row(row, laid.left) for row in _embolden(escaped, "<strong>{}</strong>".format)]
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in laid.head)
+    sides = [' class="text"'] * laid.left + [""] * (len(laid.head) - laid.left)
+    head = "".join(
+        f'<th scope="col"{side}>{html.escape(name)}</th>' for name, side in zip(laid.head, sides, strict=True)
+    )
     notes = "".join(f'<tr><td colspan="{len(laid.head)}">{html.escape(note)}</td></tr>' for note in laid.notes)
     foot = f"<tfoot>{notes}</tfoot>" if notes else ""
     caption = f"<caption>{html.escape(laid.caption)}</caption>"

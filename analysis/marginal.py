@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from analysis.differences import Difference, Differences
 from analysis.replicates import independent_values, lower_is_better, replicates
 from analysis.results import StudyHeader
-from analysis.statistics import cohen_d, holm, paired_difference
+from analysis.statistics import cohen_d, holm, mean_std, paired_difference
 
 
 def marginal_effects(results: pandas.DataFrame, header: StudyHeader, metric: str) -> tuple[Differences, ...]:
@@ -44,16 +44,16 @@ def _table(
         gains = _gains(pairs, values)
         if len(gains):
             zeros = np.zeros_like(gains)
-            rows.append((member, paired_difference(gains, zeros), cohen_d(gains, zeros).g))
+            rows.append((member, paired_difference(gains, zeros), cohen_d(gains, zeros).g, mean_std(gains).std))
             notes.append(f"{member}: {len(pairs)} pair{'s' * (len(pairs) != 1)} of cells")
-    corrected = holm([test.p for _, test, _ in rows])
+    corrected = holm([test.p for _, test, _, _ in rows])
     return Differences(
         study=header.study,
         metric=metric,
         baseline=f"the same {factor} without it",
         rows=tuple(
-            Difference(f"with {member}", "without", *test[:4], float(p), test.n, g=g)
-            for (member, test, g), p in zip(rows, corrected, strict=True)
+            Difference(f"with {member}", "without", *test[:4], float(p), test.n, g=g, std=std)
+            for (member, test, g, std), p in zip(rows, corrected, strict=True)
         ),
         percent=header.report.percent and not lower_is_better(metric),
         notes=("averaged over " + "; ".join(notes),) if notes else (),

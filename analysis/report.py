@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from analysis.components import Components, components
 from analysis.differences import Differences, differences
 from analysis.effects import Effects, effects, sentences
 from analysis.grids import Shown
+from analysis.image_counts import Counts, Intervals, intervals, load_counts
 from analysis.marginal import marginal_effects
 from analysis.results import StudyHeader, load, load_header
 from analysis.searches import load_notes, load_searches, summaries
@@ -26,22 +27,32 @@ class Tables(NamedTuple):
     """Every table of a study, one of each kind per metric of the report; empty where the design does not ask for it."""
 
     values: tuple[Table, ...]
+    intervals: tuple[Intervals, ...]  # where pixels were counted image by image
     differences: tuple[Differences, ...]  # with a baseline
     marginal: tuple[Differences, ...]  # with a factor whose levels are sets, as of transforms
     effects: tuple[Effects, ...]  # with two factors or more
     components: tuple[Components, ...]  # with nested seeds, or a search on two seeds or more
 
 
-def all_tables(results: pandas.DataFrame, header: StudyHeader) -> Tables:
-    """The tables of a study's results. Raises ResultsError where they do not fit together."""
+def all_tables(results: pandas.DataFrame, header: StudyHeader, counts: Mapping[str, Counts]) -> Tables:
+    """The tables of a study's results; `counts`: of single test images, by fingerprint. Raises ResultsError."""
     metrics = header.report.metrics
     return Tables(
         tuple(build(results, header, metric) for metric in metrics),
+        interval_tables(results, header, counts),
         tuple(differences(results, header, metric) for metric in metrics if header.report.baseline),
         marginal_tables(results, header),
         tuple(table for table, _ in effect_tables(results, header)),
         component_tables(results, header),
     )
+
+
+def interval_tables(
+    results: pandas.DataFrame, header: StudyHeader, counts: Mapping[str, Counts]
+) -> tuple[Intervals, ...]:
+    """Intervals over seeds beside those over test images, of every metric that is made of pixels' counts."""
+    found = [intervals(results, header, metric, counts) for metric in header.report.metrics if counts]
+    return tuple(table for table in found if table.rows)
 
 
 def effect_tables(results: pandas.DataFrame, header: StudyHeader) -> tuple[tuple[Effects, tuple[str, ...]], ...]:
@@ -67,16 +78,17 @@ def several_factors(header: StudyHeader) -> bool:
 
 
 def write_tables(folder: Path) -> list[RenderableType]:
-    """Write table.md and table.tex with everything, and table.csv, differences.csv, effects.csv, components.csv.
+    """Write table.md and table.tex with everything, and table.csv, intervals.csv, differences.csv and so on.
 
     Returns them for a terminal, effects in words. Raises ResultsError where there is nothing to read.
     """
     results, header = load(folder), load_header(folder)
-    found = all_tables(results, header)
-    shown: list[Shown] = [*found.values, *found.differences, *found.marginal, *found.effects, *found.components]
+    found = all_tables(results, header, load_counts(folder))
+    shown: list[Shown] = [table for kind in found for table in kind]
     (folder / "table.md").write_text(_markdown(header, shown) + searched(folder), encoding="utf-8")
     (folder / "table.tex").write_text("\n".join(map(layout.to_latex, shown)), encoding="utf-8")
     _write_csv(folder / "table.csv", found.values)
+    _write_csv(folder / "intervals.csv", found.intervals)
     _write_csv(folder / "differences.csv", found.differences)
     _write_csv(folder / "marginal.csv", found.marginal)
     _write_csv(folder / "effects.csv", found.effects)

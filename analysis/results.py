@@ -15,6 +15,7 @@ COLUMNS = (
     *("study", "phase", "cell", "configuration", "seed"),
     *("stage", "fingerprint", "outcome", "cause", "metric", "value"),
 )
+FORMAT = 1  # of study.json and the files beside it; a study of before it was numbered is of the first
 _DAMAGED = "it is cut off or damaged; run the study again to rewrite it"
 
 
@@ -104,11 +105,21 @@ def load_header(folder: Path | str) -> StudyHeader:
     """The study's own description, from `study.json` in `folder`. Raises ResultsError as `load` does."""
     path = _existing(Path(folder), "study.json", "the study has not started yet")
     try:
-        return parse_header(json.loads(path.read_text(encoding="utf-8")))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        _check_format(path, content)
+        return parse_header(content)
     except (ValueError, OSError) as error:
         raise ResultsError(f"{path} cannot be read ({_first_line(error)}): {_DAMAGED}") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise ResultsError(f"{path} does not describe a study ({error!r}): {_DAMAGED}") from error
+
+
+def _check_format(path: Path, content: Mapping[str, Any]) -> None:
+    if (found := content.get("format", FORMAT)) != FORMAT:
+        raise ResultsError(
+            f"{path} is of format {found!r} and this version of Pretune reads format {FORMAT}: read it with the "
+            "version that wrote it, or run the study again, which reuses every finished stage run that still fits"
+        )
 
 
 def parse_header(content: Mapping[str, Any]) -> StudyHeader:

@@ -36,13 +36,15 @@ class SearchSummary:
 
     name: str
     counts: dict[str, int]  # by ENDINGS' keys, those that occur
+    confirmed: str  # 'no. 7 (0.243): finetune.optimizer.lr 0.003', what went into the table; "" for none
     ended: tuple[Ended, ...]
 
     @property
     def sentence(self) -> str:
         """'search of finetune for all: 20 configurations; 12 went the whole way, 8 raced out or stopped early'."""
         parts = ", ".join(f"{count} {ENDINGS[told]}" for told, count in self.counts.items())
-        return f"{self.name}: {sum(self.counts.values())} configurations; {parts}"
+        kept = f"; confirmed was {self.confirmed}" if self.confirmed else ""
+        return f"{self.name}: {sum(self.counts.values())} configurations; {parts}{kept}"
 
 
 def load_searches(folder: Path) -> pandas.DataFrame:
@@ -71,7 +73,9 @@ def _summary(name: str, rows: pandas.DataFrame) -> SearchSummary:
         Ended(int(row["index"]), ENDINGS[row["told"]], str(row["reason"]), _values(row["chosen"]))
         for row in left.to_dict("records")
     )
-    return SearchSummary(name, counts, ended)
+    kept = rows[rows["confirmed"]].head(1).to_dict("records") if "confirmed" in rows else []
+    confirmed = "".join(f"no. {row['index']} ({row['value']:.4g}): {_values(row['chosen'])}" for row in kept)
+    return SearchSummary(name, counts, confirmed, ended)
 
 
 def _values(chosen: str) -> str:

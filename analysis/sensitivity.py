@@ -100,7 +100,7 @@ def searches(results: pandas.DataFrame, content: Mapping[str, Any]) -> tuple[Sea
     for row in rows.to_dict("records"):
         groups.setdefault(_search_of(row, ranges), []).append({str(key): value for key, value in row.items()})
     groups.pop("", None)
-    return tuple(_search(name, part, tune) for name, part in groups.items())
+    return tuple(_search(name, part, tune, ranges) for name, part in groups.items())
 
 
 def _search_of(row: Mapping[Any, Any], ranges: Mapping[str, Any]) -> str:
@@ -112,7 +112,17 @@ def _search_of(row: Mapping[Any, Any], ranges: Mapping[str, Any]) -> str:
     return f"fine-tuning of {row['cell']}" if tuned_with_finetune else "pretraining"
 
 
-def _search(name: str, rows: Sequence[Mapping[str, Any]], tune: Mapping[str, Any]) -> SearchRuns:
+def _numbered(values: Mapping[str, Any], ranges: Mapping[str, Any]) -> dict[str, Any]:
+    """An option of a choice by its position."""
+    options = {name: list(described["choice"]) for name, described in ranges.items() if "choice" in described}
+    return {
+        name: options[name].index(value) if value in options.get(name, ()) else value for name, value in values.items()
+    }
+
+
+def _search(
+    name: str, rows: Sequence[Mapping[str, Any]], tune: Mapping[str, Any], ranges: Mapping[str, Any]
+) -> SearchRuns:
     metric = _metric_of(name, tune)
     minimize = tune.get("direction") == "minimize" or (tune.get("direction") is None and metric.endswith("loss"))
     scores: dict[str, list[float]] = {}
@@ -124,7 +134,10 @@ def _search(name: str, rows: Sequence[Mapping[str, Any]], tune: Mapping[str, Any
     if tune.get("racing"):  # what left the race ran on fewer seeds, and its mean may be over the easier ones
         most = max(map(len, whole.values()), default=0)
         whole = {chosen: values for chosen, values in whole.items() if len(values) == most}
-    trials = (Trial(json.loads(chosen), float(np.mean(values)), len(values)) for chosen, values in whole.items())
+    trials = (
+        Trial(_numbered(json.loads(chosen), ranges), float(np.mean(values)), len(values))
+        for chosen, values in whole.items()
+    )
     designed = tune.get("sampler") in DESIGNS and not tune.get("racing") and not tune.get("rungs")
     return SearchRuns(name, metric, minimize, tuple(trials), designed)
 

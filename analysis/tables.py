@@ -18,9 +18,6 @@ from analysis.replicates import FINISHED, Replicate, independent_values, is_prob
 from analysis.results import Cell, Published, PublishedValue, ResultsError, StudyHeader
 from analysis.statistics import mean_std, not_distinguishable_from_best, t_interval
 
-DASH = "–"
-
-
 # -------------------------------------------------------------------------------------------------------- numbers
 
 

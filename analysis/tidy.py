@@ -12,6 +12,7 @@ from analysis.components import Component
 from analysis.differences import Difference, Differences
 from analysis.effects import Effect, Effects
 from analysis.grids import Shown
+from analysis.image_counts import CellInterval, Intervals
 from analysis.results import PublishedValue
 from analysis.tables import CellValue, Table, inside, places
 
@@ -42,6 +43,8 @@ def joined(tables: Iterable[Shown]) -> str:
 def _rows(table: Shown) -> Iterable[list[str]]:
     if isinstance(table, Table):
         return _table(table)
+    if isinstance(table, Intervals):
+        return _named(table.metric, CellInterval._fields, table.rows)
     if isinstance(table, Differences):
         return _named(table.metric, Difference._fields, table.rows)
     if isinstance(table, Effects):

@@ -65,7 +65,7 @@ def make_plan(
         seconds=None,
         gpu_hours=None,
         disk_bytes=None,
-        warnings=(*study.warnings, *at_most(study), *few_seeds(study)),
+        warnings=(*study.warnings, *at_most(study), *asked_before(study), *dict.fromkeys(run.notes), *few_seeds(study)),
     )
     return plan, stages
 
@@ -155,6 +155,18 @@ def at_most(study: Study) -> tuple[str, ...]:
     ]
     named = [name for name, there in ends if there]
     return (f"at most this many stage runs: {' and '.join(named)} may end some earlier",) if named else ()
+
+
+def asked_before(study: Study) -> tuple[str, ...]:
+    """What `already in the store` cannot count."""
+    learns = study.header.tune.sampler not in ("grid", "qmc", "random")
+    ranges = any(cell.ranges("pretrain") or cell.ranges("finetune") for cell in study.cells)
+    if not (learns and ranges):
+        return ()
+    return (
+        f"{study.header.tune.sampler} chooses configurations as scores come in: those that an earlier run of this "
+        "study asked and finished are not run again, and are not counted as in the store above",
+    )
 
 
 def few_seeds(study: Study) -> tuple[str, ...]:
@@ -304,7 +316,8 @@ def print_plan(plan: Plan, parallel: int, console: Console) -> None:
         table.add_row("already in the store", str(plan.stored))
     if plan.seconds is not None:
         table.add_row(
-            "estimated time", f"{duration(plan.seconds / parallel)} with {parallel} stage runs at once, on this machine"
+            "estimated time",
+            f"{duration(plan.seconds / parallel)} and the start, with {parallel} stage runs at once, on this machine",
         )
         table.add_row("GPU hours", f"{plan.gpu_hours or 0:.2g}")
         table.add_row("disk", f"{(plan.disk_bytes or 0) / 1e6:.0f} MB of weights")

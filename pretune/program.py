@@ -24,7 +24,7 @@ from pretune import budget, warm
 from pretune.contest import Contest, Target, Trial
 from pretune.outcomes import Answer, Outcomes, Program, Run, Use, Values, chosen
 from pretune.samplers import Walk, grid_size
-from pretune.search import Direction, Search, direction_of, open_search
+from pretune.search import Direction, Search, direction_of, open_search, relative
 from search_spaces import schema, space
 from search_spaces.cells import Cell
 from search_spaces.stages import RECIPE, Stage, encoder_stage, pair_stage, replicates, stages_of
@@ -138,13 +138,14 @@ def search(
     name = title(part, cells)
     contest = Contest(run, part, cells, target, -1.0 if directions(part, tune)[0] == "minimize" else 1.0)
     limits = budget.share(tune.budget, searches_of(run))
-    wanted = least(
-        trials or tune.trials, limits.trials, grid_size(walk, tune.points) if tune.sampler == "grid" else None
-    )
+    points = grid_size(walk, tune.points) if tune.sampler == "grid" else None
+    wanted = least(trials or tune.trials, limits.trials, points)
+    if points is not None and wanted < points:
+        run.notes.append(f"{name}: {wanted} of the grid's {points:,} points are asked, drawn at random (tune.trials)")
     ended = questions.ended(limits_text(run, limits))
     began = run.clock() / 3600
     if tune.warm_start and part == "finetune":
-        warm.begin(run, questions, cells[0], name)
+        warm.begin(run, questions, cells[0], fixed, name)
     found: list[tuple[float, int, Values]] = []
     run.open_searches += 1
     for first in range(0, wanted, tune.batch):
@@ -180,8 +181,24 @@ def search(
             f"{name}: no configuration of {asked} finished with a finite {metric} in all its replicates"
             f"{' and within the constraints' if tune.constraints else ''}"
             f"{', on the selection seeds too' if found and tune.top_k > 1 else ''}; nothing to confirm"
+            f"{nearest(run, name)}"
         )
     return best
+
+
+def nearest(run: Run, name: str) -> str:
+    """How far the configuration that exceeds its constraints least is from meeting them, and what to do."""
+    bounds = run.study.header.tune.constraints
+    measured = [a.verdict for a in run.answers if a.search == name and any(by > 0 for by in a.verdict.over)]
+    if not bounds or not measured:
+        return ""
+    closest = min(measured, key=lambda verdict: sum(max(0.0, by) for by in relative(verdict.over, bounds)))
+    broken = [
+        f"{metric} {bound + by:.4g}, above {bound:g}"
+        for (metric, bound), by in zip(bounds.items(), closest.over, strict=True)
+        if by > 0
+    ]
+    return f" (the nearest had {' and '.join(broken)}: loosen tune.constraints, or widen the ranges)"
 
 
 def select(

@@ -5,6 +5,7 @@ study.json          header for analysis: factors, cells, report
 results.parquet     tidy: one row per (cell, replicate, stage run, metric); equal for equal results
 stage_runs.parquet  one row per stage run: seconds, attempt, machine
 searches.parquet    one row per configuration that a search asked for: values, what it was told, why it was stopped
+test_images.parquet one row per confirmed fine-tuning: pixel counts of every test image, for resampling images
 curves.parquet      tidy: one row per (cell, replicate, stage run, step, metric) of the learning curves
 table.md table.csv  the result table (written by analysis)
 best/               the best model: weights, settings, scores
@@ -29,14 +30,16 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from pretune.outcomes import Answer, Outcome, Outcomes, Run, Use, stages_in
+from pretune.outcomes import Answer, Outcome, Outcomes, Run, Use, Values, stages_in
 from pretune.search import direction_of
 from pretune.store import Store, write_atomically
 from search_spaces import schema, space
+from search_spaces.cells import Cell
 from search_spaces.resolve import Study
 from search_spaces.stages import Stage
 
 Row = dict[str, Any]
+FORMAT = 1  # of study.json and the tables beside it; `analysis.results` reads this one
 EARLIER = "earlier"  # folder for the results of a study that was edited since
 DERIVED = (
     *(
@@ -44,11 +47,12 @@ DERIVED = (
         "stage_runs.parquet",
         "searches.parquet",
         "curves.parquet",
+        "test_images.parquet",
         "table.md",
         "table.csv",
         "table.tex",
     ),
-    *("differences.csv", "report.html", "best", "panels"),
+    *("differences.csv", "intervals.csv", "report.html", "best", "panels"),
 )
 
 
@@ -57,6 +61,7 @@ def write_header(study: Study, folder: Path) -> None:
     write_atomically(folder / "study.yaml", study.to_yaml())
     report = study.header.report
     content = {
+        "format": FORMAT,
         "study": study.name,
         "question": study.header.question,
         "factors": {name: list(levels) for name, levels in study.factors.items()},
@@ -69,6 +74,15 @@ def write_header(study: Study, folder: Path) -> None:
         "sets": sets_of_levels(study),
     }
     write_atomically(folder / "study.json", json.dumps(content, indent=1))
+
+
+def readable(cell: Cell, values: Values) -> Values:
+    """Chosen values as a study file would write them: the option's name in place of its number."""
+    ranges = dict(space.ranges(cell.template))
+    return {
+        name: item.labels()[value] if isinstance(item := ranges.get(name), space.Choice) else value
+        for name, value in values.items()
+    }
 
 
 def described_ranges(study: Study) -> dict[str, Any]:
@@ -166,7 +180,7 @@ def _rows(study: Study, use: Use, name: str, stage: Stage, outcome: Outcome, cel
     head |= {"configuration": use.configuration if cell else "", "seed": use.replicate.seed}
     head |= {"seed_pretrain": use.replicate.pretrain, "seed_finetune": use.replicate.finetune}
     head |= {"stage": name, "fingerprint": stage.fingerprint, "outcome": outcome.state, "cause": outcome.cause}
-    head |= {"chosen": json.dumps(use.values, sort_keys=True) if cell else "{}"}
+    head |= {"chosen": json.dumps(readable(use.cell, use.values), sort_keys=True) if cell else "{}"}
     head |= {"until": None if use.until is None else f"{use.until.part} {use.until.epochs}"}  # a rung, not a whole run
     metrics = {metric_name(name, metric): value for metric, value in outcome.metrics.items()}
     for metric, value in (metrics or {"": math.nan}).items():
@@ -222,7 +236,7 @@ def _stage_runs(uses: Sequence[Use], store: Store) -> Iterator[Row]:
 
 def write_searches(study: Study, run: Run, folder: Path) -> None:
     """searches.parquet, and in study.json what should be known beside the table."""
-    rows = [_search_row(study, answer) for answer in in_search_order(study, run.answers)]
+    rows = [_search_row(run, answer) for answer in in_search_order(study, run.answers)]
     if rows:
         frame = pd.DataFrame(rows)
         if study.header.tune.also:
@@ -239,11 +253,20 @@ def in_search_order(study: Study, answers: Sequence[Answer]) -> list[Answer]:
     return sorted(answers, key=lambda a: (place[a.cells[0]], a.search, a.index))
 
 
-def _search_row(study: Study, answer: Answer) -> Row:
-    verdict, tune = answer.verdict, study.header.tune
+def _search_row(run: Run, answer: Answer) -> Row:
+    verdict, study = answer.verdict, run.study
+    tune = study.header.tune
+    cell = next(cell for cell in study.cells if cell.label == answer.cells[0])
+    went_on = {  # to the selection, to the table: with what a later search found beside it
+        use.phase
+        for use in run.uses
+        if use.phase != "search" and use.cell.label in answer.cells and answer.values.items() <= use.values.items()
+    }
     row: Row = {"search": answer.search, "cells": json.dumps(answer.cells), "index": answer.index}
-    row |= {"told": verdict.told, "value": verdict.value, "reached": verdict.reached, "reason": verdict.reason}
-    row |= {"scores": json.dumps(verdict.scores), "chosen": json.dumps(answer.values, sort_keys=True)}
+    row |= {"told": verdict.told, "value": verdict.value, "reason": verdict.reason}
+    row |= {"reached": verdict.reached if verdict.told == "partial" else None}
+    row |= {"selected": "select" in went_on, "confirmed": "confirm" in went_on}
+    row |= {"scores": json.dumps(verdict.scores), "chosen": json.dumps(readable(cell, answer.values), sort_keys=True)}
     row |= {f"also.{name}": value for name, value in zip(tune.also, verdict.also, strict=False)}
     return row | {f"over.{name}": value for name, value in zip(tune.constraints, verdict.over, strict=False)}
 
@@ -316,7 +339,7 @@ def _copy_model(study: Study, use: Use, outcomes: Outcomes, weights: Path, noted
         "cell": use.cell.label,
         "seed": use.replicate.seed,
         "fingerprint": stage.fingerprint,
-        "chosen": use.values,
+        "chosen": readable(use.cell, use.values),
         "levels": use.cell.levels,
         "question": study.header.question,
         "target": study.header.tune.target,

@@ -24,6 +24,7 @@ from pretune.backbones import check_backbones
 from pretune.errors import SearchStorageError
 from pretune.execute import Folders, Order, order_of
 from pretune.handout import Ledger, Live, costs, find_in
+from pretune.image_counts import write_test_images
 from pretune.log_to import LogTo, check_packages
 from pretune.metrics import Facts, published
 from pretune.monitor import CellStatus, RunningStage, Snapshot, monitor
@@ -163,6 +164,7 @@ def conclude(study: Study, state: State, options: Options) -> Ended:
     state.stopped = not scheduler.finished
     state.live.clear()  # whatever was under way when the user stopped it
     record.write_results(study, uses, scheduler.outcomes, state.store, options.out)
+    write_test_images(uses, state.store, options.out)
     record.write_searches(study, state.run, options.out)
     if scheduler.finished:
         record.keep_best(study, uses, scheduler.outcomes, state.store, options.out)

@@ -44,7 +44,8 @@ def sampler(tune: schema.Tune, name: str, index: int, number: int, walk: Walk, a
     """
     seed = seed_of(tune, name, f"{index}" if attempt == 0 else f"{index}.{attempt}")
     if tune.sampler == "grid":
-        return fixed(nth(grid(walk, tune.points), index), RandomSampler(seed=seed))
+        point = grid_order(grid_size(walk, tune.points), seed_of(tune, name, "grid"))[index]
+        return fixed(nth(grid(walk, tune.points), point), RandomSampler(seed=seed))
     if tune.sampler == "qmc":
         return fixed(sobol(walk, index, seed_of(tune, name, "sobol")), RandomSampler(seed=seed))
     begins_at_random = tune.sampler not in ("nsga2", "genetic")  # these draw their first population themselves
@@ -141,6 +142,12 @@ def grid(walk: Walk, points: int) -> Iterator[Params]:
 def grid_size(walk: Walk, points: int) -> int:
     """How many points the grid has; at most MAX_GRID are counted."""
     return sum(1 for _, _ in zip(range(MAX_GRID), grid(walk, points), strict=False))
+
+
+def grid_order(size: int, seed: int) -> list[int]:
+    """Points in random order: a search of fewer trials than points sees all of the space, not a corner of it."""
+    order: list[int] = np.random.default_rng(seed).permutation(size).tolist()
+    return order
 
 
 def nth(points: Iterator[Params], index: int) -> Params:

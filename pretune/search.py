@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -133,21 +133,41 @@ class Search:
         """A budget in time ends at another question each time: note at which, so that a rerun gives the same table."""
         self.study.set_user_attr(ENDED, {"asked": asked, "budget": budget})
 
-    def begin_with(self, earlier: Sequence[tuple[Params, float]], distributions: dict[str, BaseDistribution]) -> int:
-        """Tell the sampler of configurations that other studies measured; how many were new to it."""
-        if self.study.get_trials(deepcopy=False):
-            return sum(SEEN_BEFORE in trial.user_attrs for trial in self.study.get_trials(deepcopy=False))
-        for params, value in earlier:
-            self.study.add_trial(
-                optuna.trial.create_trial(
-                    params=params,
-                    distributions={name: distributions[name] for name in params},
-                    value=value,
-                    user_attrs={SEEN_BEFORE: True, OVER: feasible(self.tune)},
-                    system_attrs={"constraints": feasible(self.tune)},  # in the form in which samplers keep it
+    def begin_with(
+        self,
+        earlier: Sequence[tuple[Params, float, Sequence[float]]],
+        distributions: dict[str, BaseDistribution],
+        said: str,
+    ) -> str:
+        """Tell the sampler of configurations that other studies measured; what it was told of, as a sentence.
+
+        They count as questions asked at random (`tune.startup`), and the sampler draws from a stream of its own: it
+        would ask some of them again.
+
+        Args:
+            earlier: parameters, target, and by how much each constraint was exceeded.
+            said: what scores they are.
+        """
+        if not self.study.get_trials(deepcopy=False):
+            self.study.set_user_attr(SEEN_BEFORE, said)
+            for params, value, over in earlier:
+                told = violations(self.tune, Verdict("complete", value, over=tuple(over)), False)
+                self.study.add_trial(
+                    optuna.trial.create_trial(
+                        params=params,
+                        distributions={name: distributions[name] for name in params},
+                        value=value,
+                        user_attrs={SEEN_BEFORE: True, OVER: told},
+                        system_attrs={"constraints": told},  # in the form in which samplers keep it
+                    )
                 )
-            )
-        return len(earlier)
+        taken = sum(SEEN_BEFORE in trial.user_attrs for trial in self.study.get_trials(deepcopy=False))
+        said = self.study.user_attrs.get(SEEN_BEFORE, said)
+        if not taken:
+            return str(said)
+        self.name = f"{self.name} after {taken}"
+        self.tune = self.tune.model_copy(update={"startup": max(0, self.tune.startup - taken)})
+        return f"the sampler was told of {taken} configurations that were in the store ({said}); none is in the count"
 
 
 def open_storage(where: Path | str | None) -> BaseStorage:
@@ -183,7 +203,10 @@ def _open_database(url: str) -> BaseStorage:
         reason = str(getattr(error, "orig", None) or error).strip().split("\n")[0]
         password = sqlalchemy.make_url(url).password
         reason = reason.replace(str(password), "***") if password else reason
-        raise SearchStorageError(f"the search storage {shown} cannot be opened: {reason}") from None
+        raise SearchStorageError(
+            f"the search storage {shown} cannot be opened: {reason}; is the server running, and are host, name and "
+            "password those of --search-storage (or PRETUNE_SEARCH_STORAGE)?"
+        ) from None
 
 
 def is_database_error(error: Exception) -> bool:
@@ -250,8 +273,12 @@ def violations(tune: schema.Tune, verdict: Verdict, diverged: bool) -> list[floa
         return [DIVERGED, *feasible(tune)[1:]]
     if not verdict.over:
         return feasible(tune)
-    bounds = [abs(bound) or 1.0 for bound in tune.constraints.values()]
-    return [-1.0, *(by / bound for by, bound in zip(verdict.over, bounds, strict=True))]
+    return [-1.0, *relative(verdict.over, tune.constraints)]
+
+
+def relative(over: Sequence[float], constraints: Mapping[str, float]) -> list[float]:
+    """Excesses in shares of their bounds."""
+    return [by / (abs(bound) or 1.0) for by, bound in zip(over, constraints.values(), strict=True)]
 
 
 def direction_of(metric: str, asked: str | None) -> Direction:

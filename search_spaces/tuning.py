@@ -36,6 +36,8 @@ def check_tune(header: Header, places: Places) -> Iterator[Problem]:
     for key, given in (("racing", tune.racing), ("rungs", tune.rungs), ("warm_start", tune.warm_start)):
         if tune.also and given:
             yield places.problem(("tune", key), f"{key} compares by one target, and `also` names more", "leave one out")
+    if tune.target in tune.also:
+        yield places.problem(("tune", "also"), f"{tune.target} is the target already", "leave it out of `also`")
     if tune.also and tune.sampler not in ("nsga2", "tpe", "gp", "random", "qmc", "grid"):
         what = f"{tune.sampler} cannot search for several targets"
         yield places.problem(("tune", "sampler"), what, "nsga2, tpe, gp, random, qmc and grid can")

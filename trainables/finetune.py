@@ -33,11 +33,12 @@ from trainables.loop import (
 )
 from trainables.losses import LOSSES
 from trainables.metrics.probabilities import Sums, no_sums, probability_scores, probability_sums
-from trainables.metrics.segmentation import confusion, scores
+from trainables.metrics.segmentation import confusion_by_image, hits_truth_predicted, scores
 from trainables.models.unet import UNet
 from trainables.schedules import learning_rate
 from trainables.views.joint import evaluation_batch, fine_tune_batch
 
+TEST_IMAGES = "test_images.npz"  # images (N,); counts (N, classes, 3): right, true and predicted pixels at `size`
 TARGET = "jaccard"  # `checkpoint: best` keeps the weights with the highest mean validation Jaccard
 
 
@@ -57,9 +58,10 @@ def finetune(
 
     With `until`, for the first so many epochs of it: every step is that of the whole training.
 
-    Writes `model.safetensors`, `history.json` and `notes.json` into `place.out`, and now and then a state to resume
-    from; a resumed run ends in the same weights as an uninterrupted one. With several workers (`place.world`) each
-    takes its part of every batch, and the first writes.
+    Writes `model.safetensors`, `history.json`, `notes.json` and, if `on_test`, `test_images.npz` (pixel counts of
+    every test image) into `place.out`, and now and then a state to resume from; a resumed run ends in the same weights
+    as an uninterrupted one. With several workers (`place.world`) each takes its part of every batch, and the first
+    writes.
 
     With `stratify` the labelled images hold each image class by its share in the training images.
 
@@ -159,8 +161,13 @@ def finetune(
         network.load_state_dict(best["network"])
         metrics |= best["scores"]
     if on_test:
-        for role, size in [("test", settings.size), *((f"test@{size}", size) for size in settings.test_sizes)]:
-            metrics |= evaluate(network, size, feed, masks, split.test, data.classes, role, done - 1, soft, world)
+        counts = np.zeros((len(split.test), len(data.classes), 3), np.int64)
+        where = (feed, masks, split.test, data.classes)
+        metrics |= evaluate(network, settings.size, *where, "test", done - 1, soft, world, counts)
+        for size in settings.test_sizes:
+            metrics |= evaluate(network, size, *where, f"test@{size}", done - 1, soft, world)
+        if world.first:
+            np.savez_compressed(place.out / TEST_IMAGES, images=split.test, counts=counts)
     if done < end:
         metrics["train/stopped_epoch"] = history[-1]["epoch"]
     notes = {"labelled": images.tolist(), "val": split.val.tolist(), "test": split.test.tolist(), "steps": done}
@@ -216,10 +223,12 @@ def evaluate(
     step: int,
     soft: bool = False,
     world: World = ALONE,
+    counts: IntArray | None = None,
 ) -> dict[str, float]:
     """Scores `role/...` from one confusion matrix over all `images` at `size` px, in eval mode and float32.
 
-    With `soft` those of the foreground's probability too. Workers take turns with the batches.
+    `counts` (len(images), classes, 3) is filled with `hits_truth_predicted` of every image. With `soft` the scores are
+    also those of the foreground's probability. Workers take turns with the batches.
 
     Raises:
         DivergedError: logits that are not finite; argmax would quietly call them class 0. The update of `step` made
@@ -230,15 +239,22 @@ def evaluate(
     total = torch.zeros((len(classes), len(classes)), dtype=torch.int64, device=device)
     bad, sums = torch.zeros((), dtype=torch.int64, device=device), no_sums(device)
     at_once = 64 if feed(images[:1]).ndim == 4 else 8  # volumes are larger
-    for batch in np.array_split(images, math.ceil(len(images) / at_once))[world.rank :: world.size]:
+    by_image = torch.zeros((len(images), len(classes), 3), dtype=torch.int64, device=device)
+    places = np.arange(len(images))
+    for here in np.array_split(places, math.ceil(len(images) / at_once))[world.rank :: world.size]:
+        batch = images[here]
         pixels, target = evaluation_batch(feed(batch), masks(batch), size)
         logits = network(pixels)
         bad += ~torch.isfinite(logits).all()
-        total += confusion(logits.argmax(dim=1), target, len(classes))
+        found = confusion_by_image(logits.argmax(dim=1), target, len(classes))
+        total += found.sum(dim=0)
+        by_image[here[0] : here[-1] + 1] = hits_truth_predicted(found)
         if soft:
             sums = probability_sums(logits, target, sums)
     if world.sum(bad):
         raise DivergedError(f"{role}/logits", step, math.nan)
-    found = scores(world.sum(total), classes)
-    found |= probability_scores(Sums(*(world.sum(part) for part in sums))) if soft else {}
-    return {f"{role}/{name}": value for name, value in found.items()}
+    if counts is not None:
+        counts[:] = world.sum(by_image).cpu().numpy()
+    values = scores(world.sum(total), classes)
+    values |= probability_scores(Sums(*(world.sum(part) for part in sums))) if soft else {}
+    return {f"{role}/{name}": value for name, value in values.items()}

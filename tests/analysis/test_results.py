@@ -100,6 +100,7 @@ def test_published_values_become_fractions(percent, mean):
     [
         ('{"study": "fr', "cannot be read .*cut off or damaged"),
         ("[]", "does not describe a study"),
+        ('{"format": 2, "study": "x"}', "is of format 2 and this version of Pretune reads format 1: read it with"),
         ('{"study": "x"}', r"does not describe a study \(KeyError\('seeds'\)\)"),
     ],
 )

@@ -7,7 +7,7 @@ import math
 
 import pandas
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -217,6 +217,7 @@ def test_an_infinite_value_is_no_value_and_said_so():
     assert "2 of 3 seeds; 1 no value (the value is infinite)" in to_markdown(table)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=6))
 def test_any_scores_survive_the_csv_unrounded(scores):
     header = make_header({"encoder": ["frozen"]}, len(scores))
@@ -426,7 +427,7 @@ def test_differences_in_markdown_csv_latex_and_rich():
     assert "| encoder=frozen labels=1% | +11.0 | [+8.5, +13.5] | 0.003 | 3 |" in text
     assert "an exact sign-flip test cannot fall below p=0.25" in text
     assert to_csv(result).splitlines()[0] == (
-        "metric,cell,baseline,difference,low,high,p,p_holm,n,g,p_exact,p_equivalent"
+        "metric,cell,baseline,difference,low,high,p,p_holm,n,g,p_exact,p_equivalent,std"
     )
     assert "$-$10.0" in to_latex(result)
     assert "[+8.5, +13.5]" in as_text(result)

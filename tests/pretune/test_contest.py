@@ -362,7 +362,7 @@ def test_the_front_holds_what_nothing_beats() -> None:
     from pretune.record import _search_row, on_front
 
     run, _ = drive({"tune.sampler": "nsga2", "tune.also": ["cost/seconds"], "tune.population": 4}, by_rate(0.0))
-    rows = [_search_row(run.study, answer) for answer in run.answers]
+    rows = [_search_row(run, answer) for answer in run.answers]
     points = np.array([(row["value"], -row["also.cost/seconds"]) for row in rows])
     for row, point in zip(rows, points, strict=True):
         beaten = ((points >= point).all(axis=1) & (points > point).any(axis=1)).any()

@@ -12,13 +12,17 @@ from browser import browse, find
 from inline import run_inline
 from PIL import Image
 
+from analysis.image_counts import intervals, load_counts
 from analysis.panels import load_panels
 from analysis.report_html import write
+from analysis.results import load, load_header
+from pretune import image_counts
 from pretune.cli import draw_panels, main
 from pretune.panels import predict_cached
 from pretune.predict import load_model
 from search_spaces.resolve import from_dict
 from trainables.data.images import open_cached
+from trainables.finetune import TEST_IMAGES
 
 STUDY = {
     "study": "pets",
@@ -59,6 +63,17 @@ def pets(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # ------------------------------------------------------------------------------------------------- panels and report
+
+
+def test_every_cell_has_an_interval_over_the_test_images(pets: Path) -> None:
+    """120 images, a quarter of them for testing; the stored scores are those of the stored counts, or there were no
+    rows."""
+    assert (image_counts._KEPT, image_counts.NAME) == (TEST_IMAGES, "test_images.parquet")
+    results, header, counts = load(pets / "pets"), load_header(pets / "pets"), load_counts(pets / "pets")
+    for metric in ("test/jaccard", "test/dice"):
+        rows = intervals(results, header, metric, counts).rows
+        assert [row.images for row in rows] == [30] * 4
+        assert all(row.image_low < row.mean < row.image_high for row in rows)
 
 
 def pixels(path: Path) -> np.ndarray:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from analysis.results import COLUMNS, load, load_header
+from analysis.results import COLUMNS, FORMAT, load, load_header
 from pretune import program, record
 from pretune.outcomes import Outcome, Run
 from pretune.scheduler import Scheduler
@@ -48,6 +48,12 @@ def written(study: Study, folder: Path, ends: Any = ends, seed: int = 0) -> pd.D
     record.write_header(study, folder)
     record.write_results(study, run.uses, scheduler.outcomes, Store(folder / "store"), folder)
     return load(folder)
+
+
+def test_what_is_written_is_of_the_format_that_is_read(tiny: dict[str, Any], tmp_path: Path) -> None:
+    record.write_header(from_dict(tiny), tmp_path)
+    assert json.loads((tmp_path / "study.json").read_text())["format"] == record.FORMAT == FORMAT
+    assert load_header(tmp_path).study == tiny["study"]
 
 
 def test_rows_are_one_per_cell_seed_stage_and_metric(tiny: dict[str, Any], tmp_path: Path) -> None:

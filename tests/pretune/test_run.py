@@ -15,6 +15,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from analysis.image_counts import load_counts
 from pretune.run import Ended, Options, differing, only_driver, run_study
 from pretune.store import Store, StoreError
 from search_spaces.resolve import from_dict
@@ -55,6 +56,7 @@ def test_a_study_runs_whole_and_again_without_ray(tiny: dict[str, Any], root: Pa
         ("encoder=unfrozen", 1),
     ]
     assert (root / "tiny" / "best" / "model.safetensors").exists()
+    assert len(load_counts(root / "tiny")) == 4
 
     def refuse(*args: Any) -> None:
         raise AssertionError("Ray was started")

@@ -11,11 +11,13 @@ import pytest
 from pretune import program
 from pretune.execute import Folders, order_of
 from pretune.outcomes import Outcome, Run
+from pretune.samplers import OVER
 from pretune.scheduler import Scheduler
 from pretune.search import SEEN_BEFORE, open_storage
 from pretune.warm import in_space
 from search_spaces import schema, space
 from search_spaces.resolve import from_dict
+from search_spaces.stages import FIRST_SEARCH_SEED, stream_seed
 
 BASE: dict[str, Any] = {
     "study": "s",
@@ -27,7 +29,11 @@ BASE: dict[str, Any] = {
 
 
 def run_study(entries: list[dict[str, Any]], **changes: Any) -> tuple[Run, list[dict[str, Any]], Any]:
-    """Drive a study; also what the store would tell of its stage runs."""
+    """Drive a study; also what the store would tell of its stage runs.
+
+    A score depends on the learning rate and, much more, on the seed: validation images differ. Every stage run below
+    a rate of 1e-3 takes 9 seconds, others 1.
+    """
     storage = open_storage(None)
     run = Run(from_dict(BASE | changes), lambda data: "digest", storage)
     run.earlier = lambda: entries
@@ -35,10 +41,12 @@ def run_study(entries: list[dict[str, Any]], **changes: Any) -> tuple[Run, list[
     scheduler.start(program.start(run))
     while (stage := scheduler.take()) is not None:
         assert isinstance(stage.settings, schema.Finetune)
-        metrics = {"val/jaccard": -abs(np.log10(stage.settings.optimizer.lr) + 2)}
+        lr = stage.settings.optimizer.lr
+        metrics = {"val/jaccard": -abs(np.log10(lr) + 2) + stage.streams["init"] % 7}
+        spent = {"cost/seconds": 9.0 if lr < 1e-3 else 1.0}
         order = order_of(stage, "", 0.0, Folders("", "", None))
-        left.append({"order": order.__dict__, "metrics": metrics})
-        scheduler.complete(stage, Outcome("finished", metrics))
+        left.append({"order": order.__dict__, "metrics": metrics | spent})
+        scheduler.complete(stage, Outcome("finished", metrics, "", "", spent))
     return run, left, storage
 
 
@@ -55,11 +63,56 @@ def test_a_search_begins_with_what_an_earlier_study_measured_and_says_so() -> No
     taken = seen_before(storage)
     asked = {round(value, 12) for answer in first.answers for value in answer.values.values()}
     assert {round(trial.params["finetune.optimizer.lr"], 12) for trial in taken} == asked
+    seeds = [stream_seed("init", FIRST_SEARCH_SEED + i) % 7 for i in range(2)]
     assert [trial.value for trial in taken] == pytest.approx(
-        [-abs(np.log10(t.params["finetune.optimizer.lr"]) + 2) for t in taken]
+        [-abs(np.log10(t.params["finetune.optimizer.lr"]) + 2) + np.mean(seeds) for t in taken]
     )
-    assert f"begins with {len(taken)} configurations" in second.notes[0]
+    said = f"the sampler was told of {len(taken)} configurations that were in the store"
+    assert f"{said} (of its own pretraining, mean over 2 seeds of 2); none is in the count" in second.notes[0]
     assert len(second.answers) == 8  # what was taken is not counted as asked
+    new = {round(value, 12) for answer in second.answers for value in answer.values.values()}
+    assert len(new - asked) == 8  # nor asked again, under the same study seed too
+
+
+def test_scores_of_other_seeds_are_no_part_of_what_is_told() -> None:
+    """The selection of an earlier study has seeds of its own; the sampler is told of the seeds that all have."""
+    _, entries, _ = run_study([], tune=BASE["tune"] | {"top_k": 3}, seeds={"search": 3, "select": 5, "report": 2})
+    changes: dict[str, Any] = {"tune": BASE["tune"] | {"warm_start": True}}
+    _, _, storage = run_study(entries, **changes)
+    everywhere = {t.params["finetune.optimizer.lr"]: t.value for t in seen_before(storage)}
+    lost = entries[0]["order"]["settings"]["optimizer"]["lr"]
+    streams = entries[0]["order"]["streams"]
+    fewer = [
+        e for e in entries if e["order"]["streams"] == streams or e["order"]["settings"]["optimizer"]["lr"] != lost
+    ]
+    run, _, storage = run_study(fewer, **changes)
+    first = {t.params["finetune.optimizer.lr"]: t.value for t in seen_before(storage)}
+    assert everywhere.keys() == first.keys()
+    assert "mean over 1 seed of 2" in run.notes[0]
+    offset = [stream_seed("init", FIRST_SEARCH_SEED + i) % 7 for i in range(2)]
+    for lr, value in everywhere.items():
+        assert value == pytest.approx(-abs(np.log10(lr) + 2) + np.mean(offset))
+        assert first[lr] == pytest.approx(-abs(np.log10(lr) + 2) + offset[0])
+
+
+def test_what_diverged_at_a_seed_is_not_averaged_over_its_survivors() -> None:
+    _, entries, _ = run_study([])
+    lost = entries[0]["order"]["settings"]["optimizer"]["lr"]
+    entries[0]["metrics"] = {}
+    _, _, storage = run_study(entries, tune=BASE["tune"] | {"warm_start": True})
+    taken = {trial.params["finetune.optimizer.lr"] for trial in seen_before(storage)}
+    assert len(taken) == 7
+    assert lost not in taken
+
+
+def test_what_broke_a_constraint_is_told_so() -> None:
+    _, entries, _ = run_study([])
+    tune = BASE["tune"] | {"warm_start": True, "constraints": {"cost/seconds": 3.0}}
+    _, _, storage = run_study(entries, tune=tune)
+    for trial in seen_before(storage):
+        over = 2.0 if trial.params["finetune.optimizer.lr"] < 1e-3 else -2 / 3  # in shares of the bound
+        assert trial.user_attrs[OVER] == pytest.approx([-1.0, over])
+    assert {trial.user_attrs[OVER][1] > 0 for trial in seen_before(storage)} == {True, False}
 
 
 @pytest.mark.parametrize(

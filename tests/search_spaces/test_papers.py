@@ -74,9 +74,7 @@ CELLS = {
     "p4_regions_x_temperature": 24,
     "p5_table1": 4,
 }
-UNPUBLISHED = {name for name in CELLS if "outlook" in name or "figure" in name} - {
-    "p4_figure2"
-}  # it ends in Table 1's numbers
+UNPUBLISHED = {name for name in CELLS if "outlook" in name or "figure" in name}
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from search_spaces import schema
 from trainables import checkpoints
 from trainables.data.images import ImageSet, load
 from trainables.data.splits import Split, draw_split
-from trainables.finetune import evaluate, finetune, stalled, validation_due
+from trainables.finetune import TEST_IMAGES, evaluate, finetune, stalled, validation_due
 from trainables.loop import DivergedError, Feed, Place, build_encoder, build_unet
 from trainables.models.unet import UNet
 from trainables.views.joint import evaluation_batch
@@ -287,6 +287,21 @@ def test_the_order_and_batching_of_scored_images_change_nothing(data: ImageSet, 
     ]
     assert scores[0] == pytest.approx(scores[1], abs=1e-12)
     assert scores[0] == pytest.approx(scores[2], abs=1e-12)
+
+
+def test_pixel_counts_of_every_test_image_are_kept_beside_the_weights_and_make_the_score(
+    tmp_path: Path, data: ImageSet, split: Split
+) -> None:
+    metrics = run(settings(test_sizes=[16]), data, split, tmp_path / "a")
+    with np.load(tmp_path / "a" / TEST_IMAGES) as kept:
+        assert kept["images"].tolist() == split.test.tolist()
+        assert kept["counts"].dtype == np.int64
+        assert kept["counts"].shape == (len(split.test), len(data.classes), 3)
+        right, true, guessed = kept["counts"].sum(axis=0).T
+    present = true + guessed > 0
+    assert metrics["test/jaccard"] == pytest.approx(
+        float((right / (true + guessed - right))[present].mean()), abs=1e-12
+    )
 
 
 def test_other_test_sizes_are_scored_with_the_same_weights_on_images_and_masks_of_that_size(

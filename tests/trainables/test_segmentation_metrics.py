@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from trainables.metrics.segmentation import confusion, most_frequent_class, scores
+from trainables.metrics.segmentation import (
+    confusion,
+    confusion_by_image,
+    hits_truth_predicted,
+    most_frequent_class,
+    scores,
+)
 
 NAMES = ("pet", "background", "border", "other")
 
@@ -63,6 +69,23 @@ def test_jaccard_equals_torchmetrics_over_batches(truth: list[int], predicted: l
         reference.update(one_p[None], one_t[None])
     matrix = confusion(p[:1], t[:1], 3) + confusion(p[1:], t[1:], 3)
     assert scores(matrix, NAMES[:3])["jaccard"] == pytest.approx(float(reference.compute()), abs=1e-6)
+
+
+def test_counts_of_single_images_are_those_of_scikit_learn_and_add_up_to_the_whole() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth, predicted = (torch.randint(0, 4, (5, 6, 7), generator=generator) for _ in range(2))
+    truth[truth == 3] = 255
+    predicted[predicted == 3] = 0
+    by_image = confusion_by_image(predicted, truth, 3)
+    for t, p, matrix in zip(truth, predicted, by_image, strict=True):
+        kept = (t != 255).numpy()
+        assert np.array_equal(matrix, sk.confusion_matrix(t.numpy()[kept], p.numpy()[kept], labels=range(3)))
+    assert torch.equal(by_image.sum(0), confusion(predicted, truth, 3))
+    right, true, guessed = hits_truth_predicted(by_image).unbind(-1)
+    for k in range(3):
+        assert right[:, k].tolist() == ((truth == k) & (predicted == k)).sum((1, 2)).tolist()
+        assert true[:, k].tolist() == (truth == k).sum((1, 2)).tolist()
+        assert guessed[:, k].tolist() == ((predicted == k) & (truth != 255)).sum((1, 2)).tolist()
 
 
 def test_ignored_pixels_do_not_count() -> None:

@@ -18,13 +18,28 @@ def confusion(predicted: Tensor, truth: Tensor, classes: int, ignore: int = IGNO
 
     predicted and truth: integer tensors of one shape, such as (B, H, W). Pixels whose truth is `ignore` do not count.
     """
+    return confusion_by_image(predicted[None], truth[None], classes, ignore)[0]
+
+
+def confusion_by_image(predicted: Tensor, truth: Tensor, classes: int, ignore: int = IGNORE) -> Tensor:
+    """As `confusion`, but of every image alone: int64 (B, classes, classes)."""
     if predicted.shape != truth.shape:
         raise ValueError(f"predicted {tuple(predicted.shape)} and truth {tuple(truth.shape)} differ in shape")
-    kept = truth != ignore
+    kept, count = truth != ignore, len(truth)
     t, p = truth[kept].long(), predicted[kept].long()
     _check_labels("truth", t, classes)
     _check_labels("predicted", p, classes)
-    return torch.bincount(t * classes + p, minlength=classes * classes).reshape(classes, classes)
+    image = torch.arange(count, device=truth.device).view(-1, *[1] * (truth.ndim - 1)).expand_as(truth)[kept]
+    places = (image * classes + t) * classes + p
+    return torch.bincount(places, minlength=count * classes * classes).reshape(count, classes, classes)
+
+
+def hits_truth_predicted(confusion: Tensor) -> Tensor:
+    """(..., C, C) -> (..., C, 3): of each class its right pixels, those of the truth, those predicted.
+
+    All that `scores` needs, for images to be resampled by.
+    """
+    return torch.stack([confusion.diagonal(dim1=-2, dim2=-1), confusion.sum(-1), confusion.sum(-2)], dim=-1)
 
 
 def _check_labels(name: str, labels: Tensor, classes: int) -> None:
