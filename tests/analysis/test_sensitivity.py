@@ -42,6 +42,13 @@ def test_a_trial_is_the_mean_over_its_seeds_and_cells_and_searches_are_kept_apar
     assert [trial.score for trial in finetuning.trials] == [0.7]
 
 
+def test_an_option_s_name_is_read_back_as_its_place():
+    rows = [row({LR: 0.1, LOSS: "cross-entropy"}, 0.9), row({LR: 0.2, LOSS: "dice"}, 0.5)]
+    (found,) = searches(pandas.DataFrame(rows), CONTENT)
+    assert [trial.values for trial in found.trials] == [{LR: 0.1, LOSS: 1}, {LR: 0.2, LOSS: 0}]
+    assert response(found, LOSS, RANGES).x.tolist() == [0.0, 1.0]
+
+
 def test_a_trial_with_a_failed_replicate_is_left_out_and_never_a_mean_over_survivors():
     rows = [row({LR: 0.1}, 0.9), row({LR: 0.1}, math.nan, outcome="diverged", metric=""), row({LR: 0.2}, 0.5)]
     (found,) = searches(pandas.DataFrame(rows), CONTENT)
