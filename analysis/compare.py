@@ -26,7 +26,6 @@ from analysis.replicates import Replicate, independent_values, lower_is_better, 
 from analysis.results import ResultsError, load, load_header
 from analysis.statistics import MeanStd, holm, mean_std
 
-_WIDEST_WORD = 20  # of a cell's name: a longer one is broken
 _LONGEST_NAME = 16  # of a column: at 80 columns, longer ones are cut
 _NAMES = ("study", "question", "report", "published", "scales", "tune", "resources")  # what no result depends on
 
@@ -163,9 +162,8 @@ def to_rich(found: Comparison) -> rich.table.Table:
     digits = _digits(found)
     for place, name in enumerate(head(found)):
         side: JustifyMethod = "right" if place else "left"
-        least = 0 if place else min(_WIDEST_WORD, max(len(word) for row in found.rows for word in row.cell.split()))
         style = "" if place else "cyan"
-        table.add_column(Text(name), justify=side, style=style, overflow="fold", min_width=least)
+        table.add_column(Text(name), justify=side, style=style, overflow="fold")
     for row in found.rows:
         table.add_row(*map(Text, cells_of(row, digits, found.percent)))
     return table
