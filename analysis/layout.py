@@ -112,7 +112,9 @@ def _pipe(text: str) -> str:
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
 
 
-_TEX_LINE = 75  # letters, beside the space between columns
+_TEX_LINE = (
+    45  # letters that fit for certain: a column of text in article is about 70 wide, space between columns included
+)
 
 _TEX = str.maketrans({
     **{character: "\\" + character for character in "&%$#_{}"},
