@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import rich.box
 import rich.table
 import yaml
 from numpy.typing import ArrayLike
+from rich.console import JustifyMethod
 from rich.text import Text
 from scipy import stats
 
-from analysis.digits import DASH
-from analysis.replicates import Replicate, independent_values, replicates
+from analysis.digits import DASH, decimals, number, p_value
+from analysis.replicates import Replicate, independent_values, lower_is_better, replicates
 from analysis.results import ResultsError, load, load_header
 from analysis.statistics import MeanStd, holm, mean_std
 
+_LONGEST_NAME = 16  # of a column: at 80 columns, longer ones are cut
 _NAMES = ("study", "question", "report", "published", "scales", "tune", "resources")  # what no result depends on
 
 
@@ -57,6 +60,7 @@ class Comparison:
     only_first: tuple[str, ...]
     only_second: tuple[str, ...]
     settings: tuple[tuple[str, str, str], ...]  # dotted key, value in the first, value in the second
+    percent: bool = False  # where both studies print percent
 
 
 def compare_folders(first: Path, second: Path, metric: str | None = None) -> tuple[Comparison, ...]:
@@ -71,10 +75,12 @@ def compare_folders(first: Path, second: Path, metric: str | None = None) -> tup
     settings = tuple(different_settings(first, second))
     names = (a.study, b.study) if a.study != b.study else (str(first), str(second))
     results = load(first), load(second)
-    return tuple(
+    percent = a.report.percent and b.report.percent
+    found = (
         compare(replicates(results[0], a, name), replicates(results[1], b, name), name, names, settings)
         for name in metrics
     )
+    return tuple(replace(one, percent=percent and not lower_is_better(one.metric)) for one in found)
 
 
 def compare(
@@ -148,38 +154,67 @@ def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 def to_rich(found: Comparison) -> rich.table.Table:
     """For a terminal: one row per common cell, other cells and settings below."""
-    title = Text(f"{found.second} against {found.first}: {found.metric}", style="bold")
-    table = rich.table.Table(title=title, caption=Text("\n".join(notes(found))), caption_justify="left")
-    for number, name in enumerate(head(found)):
-        table.add_column(Text(name), justify="right" if number else "left", style="" if number else "cyan")
+    first, second = _short_names(found)
+    title = Text(f"{second} against {first}: {found.metric}", style="bold")
+    caption = Text("\n".join(notes(found)))
+    narrow: dict[str, Any] = {"box": rich.box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
+    table = rich.table.Table(title=title, caption=caption, caption_justify="left", **narrow)
+    digits = _digits(found)
+    for place, name in enumerate(head(found)):
+        side: JustifyMethod = "right" if place else "left"
+        style = "" if place else "cyan"
+        table.add_column(Text(name), justify=side, style=style, overflow="fold")
     for row in found.rows:
-        table.add_row(*map(Text, cells_of(row)))
+        table.add_row(*map(Text, cells_of(row, digits, found.percent)))
     return table
 
 
 def to_markdown(found: Comparison) -> str:
     """A pipe table with its notes; ends in a newline."""
-    lines = [f"{found.second} against {found.first}: {found.metric}", ""]
-    rows = [head(found), ["---", *["---:"] * 5], *(cells_of(row) for row in found.rows)]
+    first, second = _short_names(found)
+    lines = [f"{second} against {first}: {found.metric}", ""]
+    digits = _digits(found)
+    rows = [head(found), ["---", *["---:"] * 5], *(cells_of(row, digits, found.percent) for row in found.rows)]
     lines += ["| " + " | ".join(_pipe(cell) for cell in row) + " |" for row in rows]
     return "\n".join([*lines, "", *(f"- {_pipe(note)}" for note in notes(found))]) + "\n"
 
 
 def head(found: Comparison) -> list[str]:
-    """Names of the columns."""
-    return ["cell", found.first, found.second, "difference", "95 % interval (Welch)", "p (Holm)"]
+    """Names of the columns; studies of long names, as of paths, are A and B."""
+    unit = ", points" if found.percent else ""
+    return ["cell", *_short_names(found), f"difference{unit}", "95 % interval (Welch)", "p (Holm)"]
 
 
-def cells_of(row: Row) -> list[str]:
+def _digits(found: Comparison) -> int:
+    """By the spread of the replicates, as in a study's own table."""
+    return decimals([side.std for row in found.rows for side in (row.first, row.second) if side.std > 0])
+
+
+def _short_names(found: Comparison) -> tuple[str, str]:
+    long = max(len(found.first), len(found.second)) > _LONGEST_NAME
+    return ("A", "B") if long else (found.first, found.second)
+
+
+def cells_of(row: Row, digits: int, percent: bool) -> list[str]:
     """A row as text: mean ± std (n), twice; the difference with its interval and corrected p."""
-    interval = DASH if math.isnan(row.welch.low) else f"[{_signed(row.welch.low)}, {_signed(row.welch.high)}]"
-    p = DASH if math.isnan(row.p_holm) else "< 0.001" if row.p_holm < 0.001 else f"{row.p_holm:.3f}"
-    return [row.cell, _mean(row.first), _mean(row.second), _signed(row.welch.difference), interval, p]
+    difference, low, high = (number(value, digits, percent, sign=True) for value in row.welch[:3])
+    interval = DASH if math.isnan(row.welch.low) else f"[{low}, {high}]"
+    return [
+        row.cell,
+        _mean(row.first, digits, percent),
+        _mean(row.second, digits, percent),
+        difference,
+        interval,
+        p_value(row.p_holm),
+    ]
 
 
 def notes(found: Comparison) -> list[str]:
     """What the numbers do not say."""
-    said = ["mean ± standard deviation (n); the studies' seeds are not paired"]
+    unit = ", percent" if found.percent else ""
+    said = [f"mean ± standard deviation (n){unit}; the studies' seeds are not paired"]
+    if _short_names(found) == ("A", "B"):
+        said = [f"A: {found.first}", f"B: {found.second}", *said]
     if any(row.first.n == 1 or row.second.n == 1 for row in found.rows):
         said.append("one seed on a side: no interval")
     for name, cells in ((found.first, found.only_first), (found.second, found.only_second)):
@@ -188,13 +223,9 @@ def notes(found: Comparison) -> list[str]:
     return said if found.settings else [*said, "the settings that results depend on are equal"]
 
 
-def _mean(value: MeanStd) -> str:
-    std = DASH if math.isnan(value.std) else f"{value.std:.4f}"
-    return f"{value.mean:.4f} ± {std} ({value.n})"
-
-
-def _signed(number: float) -> str:
-    return f"{number:+.4f}".replace("-", "−")
+def _mean(value: MeanStd, digits: int, percent: bool) -> str:
+    std = DASH if math.isnan(value.std) else number(value.std, digits, percent)
+    return f"{number(value.mean, digits, percent)} ± {std} ({value.n})"
 
 
 def _pipe(text: str) -> str:

@@ -86,12 +86,17 @@ def amount_plot(curves: AmountCurves) -> go.Figure:
 
 
 def response_plot(response: Response) -> go.Figure:
-    """Scores of the sampler's trials over one parameter, with the means of equally filled bins."""
+    """Scores of the sampler's trials over one parameter, with the means of equally filled bins.
+
+    Bars are the spread of a bin's trials; the band, where there are two search seeds or more, that of the bin's mean
+    over seeds.
+    """
     figure = go.Figure(layout=theme.layout())
+    if len(response.seed_std):
+        figure.add_trace(_seed_band(response))
     figure.add_trace(theme.markers("one trial", response.x, response.score, theme.COLORS[5], "circle-open", 8))
-    means = theme.markers(
-        "mean ± std of neighbouring trials", response.bin_x, response.bin_mean, theme.COLORS[1], "square", 9
-    )
+    name = "mean of an option's trials" if response.options else "mean of neighbouring trials"
+    means = theme.markers(f"{name}, bar: their std", response.bin_x, response.bin_mean, theme.COLORS[1], "square", 9)
     means.mode = "markers" if response.options else "lines+markers"
     means.error_y = {"array": theme.finite(response.bin_std), "color": theme.COLORS[1], "thickness": 1.5}
     figure.add_trace(means)
@@ -103,6 +108,19 @@ def response_plot(response: Response) -> go.Figure:
         figure.update_xaxes(tickvals=list(range(len(options))), ticktext=options)
     figure.update_yaxes(title=theme.text(response.metric))
     return figure
+
+
+def _seed_band(response: Response) -> go.Scatter:
+    """An area for numbers, wide faint bars for options."""
+    name, color = f"± std of that mean over {response.seeds} search seeds", theme.faint(theme.COLORS[1])
+    x, low, high = response.bin_x, response.bin_mean - response.seed_std, response.bin_mean + response.seed_std
+    if response.options:
+        bars = {"array": theme.finite(response.seed_std), "color": color, "thickness": 14, "width": 0}
+        wide = go.Scatter(x=theme.finite(x), y=theme.finite(response.bin_mean), mode="markers", name=name, error_y=bars)
+        return wide.update(marker={"symbol": "square", "color": color}, hoverinfo="skip")
+    around, edge = np.concatenate([x, x[::-1]]), np.concatenate([high, low[::-1]])
+    area = go.Scatter(x=theme.finite(around), y=theme.finite(edge), fill="toself", fillcolor=color, line={"width": 0})
+    return area.update(mode="lines", name=name, hoverinfo="skip")
 
 
 def importance_plot(importance: Importance) -> go.Figure:

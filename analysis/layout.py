@@ -10,10 +10,14 @@ from rich.text import Text
 
 from analysis.grids import Grid, Shown, grid
 
+_NOTHING = "nothing to show yet"
+
 
 def to_markdown(table: Shown) -> str:
     """A pipe table with its caption above and its notes below; ends in a newline."""
     laid = grid(table)
+    if not laid.body:
+        return "\n".join([_pipe(laid.caption), "", *(f"- {_pipe(note)}" for note in laid.notes or (_NOTHING,))]) + "\n"
     rows = [[_pipe(cell) for cell in row] for row in _embolden(laid, "**{}**".format)]
     rule = ["---"] * laid.left + ["---:"] * (len(laid.head) - laid.left)
     lines = ["| " + " | ".join(row) + " |" for row in [[_pipe(name) for name in laid.head], rule, *rows]]
@@ -27,6 +31,8 @@ def to_latex(table: Shown) -> str:
     A table that is wider than a line of text is scaled to it, which needs \\usepackage{graphicx} too.
     """
     laid = grid(table)
+    if not laid.body:
+        return f"% {_tex(laid.caption)}: {_tex('; '.join(laid.notes) or _NOTHING)}\n"
     escaped = laid._replace(body=tuple(tuple(map(_tex, row)) for row in laid.body))
     rows = [" & ".join(row) + r" \\" for row in _embolden(escaped, r"\textbf{{{}}}".format)]
     notes = [rf"\\ {{\footnotesize {_tex(note)}}}" for note in laid.notes]
@@ -52,6 +58,9 @@ def to_latex(table: Shown) -> str:
 def to_html(table: Shown) -> str:
     """A `table` element: caption above, notes in its foot, best of each column in <strong>; all text is escaped."""
     laid = grid(table)
+    if not laid.body:
+        said = html.escape("; ".join(laid.notes) or _NOTHING)
+        return f'<p class="how">{html.escape(laid.caption)}: {said}</p>\n'
     escaped = laid._replace(body=tuple(tuple(map(html.escape, row)) for row in laid.body))
     rows = [_html_row(row, laid.left) for row in _embolden(escaped, "<strong>{}</strong>".format)]
     sides = [' class="text"'] * laid.left + [""] * (len(laid.head) - laid.left)
@@ -70,9 +79,11 @@ def _html_row(cells: Sequence[str], left: int) -> str:
     return f"<tr>{labels}{''.join(f'<td>{cell}</td>' for cell in cells[left:])}</tr>"
 
 
-def to_rich(table: Shown) -> rich.table.Table:
+def to_rich(table: Shown) -> rich.table.Table | Text:
     """The table for a terminal: best of each column bold, published numbers beneath ours, notes below."""
     laid = grid(table, beneath=True)
+    if not laid.body:
+        return Text(f"{laid.caption}: {'; '.join(laid.notes) or _NOTHING}")
     title = Text(f"{table.study}: {table.metric}", style="bold")
     pretty = rich.table.Table(title=title, caption=Text("\n".join([laid.caption, *laid.notes])), caption_justify="left")
     for position, name in enumerate(laid.head):
@@ -101,7 +112,9 @@ def _pipe(text: str) -> str:
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
 
 
-_TEX_LINE = 75  # letters, beside the space between columns
+_TEX_LINE = (
+    45  # letters that fit for certain: a column of text in article is about 70 wide, space between columns included
+)
 
 _TEX = str.maketrans({
     **{character: "\\" + character for character in "&%$#_{}"},

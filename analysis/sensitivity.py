@@ -11,6 +11,7 @@ import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -44,6 +45,7 @@ class Trial(NamedTuple):
     values: Mapping[str, Any]  # dotted key -> value; a choice is the position of its option
     score: float
     n: int  # scores behind the mean
+    by_seed: Mapping[int, float] = MappingProxyType({})  # search seed -> mean score over the cells; {}: not known
 
 
 class SearchRuns(NamedTuple):
@@ -69,6 +71,8 @@ class Response(NamedTuple):
     bin_x: Array
     bin_mean: Array
     bin_std: Array  # over the trials of a bin; NaN for one
+    seed_std: Array = np.empty(0)  # (bins,) of a bin's mean over the search seeds; () below two seeds common to all
+    seeds: int = 0  # how many
 
 
 class Importance(NamedTuple):
@@ -125,21 +129,24 @@ def _search(
 ) -> SearchRuns:
     metric = _metric_of(name, tune)
     minimize = tune.get("direction") == "minimize" or (tune.get("direction") is None and metric.endswith("loss"))
-    scores: dict[str, list[float]] = {}
+    scores: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         failed = row["outcome"] != "finished" and row["stage"] in ("finetune", "pretrain")
         if row["metric"] == metric or failed:
-            scores.setdefault(str(row["chosen"]), []).append(math.nan if failed else float(row["value"]))
-    whole = {chosen: values for chosen, values in scores.items() if all(map(math.isfinite, values))}
+            found = int(row["seed"]), math.nan if failed else float(row["value"])
+            scores.setdefault(str(row["chosen"]), []).append(found)
+    whole = {chosen: found for chosen, found in scores.items() if all(math.isfinite(value) for _, value in found)}
     if tune.get("racing"):  # what left the race ran on fewer seeds, and its mean may be over the easier ones
         most = max(map(len, whole.values()), default=0)
         whole = {chosen: values for chosen, values in whole.items() if len(values) == most}
-    trials = (
-        Trial(_numbered(json.loads(chosen), ranges), float(np.mean(values)), len(values))
-        for chosen, values in whole.items()
-    )
+    trials = (_trial(_numbered(json.loads(chosen), ranges), found) for chosen, found in whole.items())
     designed = tune.get("sampler") in DESIGNS and not tune.get("racing") and not tune.get("rungs")
     return SearchRuns(name, metric, minimize, tuple(trials), designed)
+
+
+def _trial(values: Mapping[str, Any], found: Sequence[tuple[int, float]]) -> Trial:
+    by_seed = {seed: float(np.mean([v for s, v in found if s == seed])) for seed in sorted({s for s, _ in found})}
+    return Trial(values, float(np.mean([value for _, value in found])), len(found), by_seed)
 
 
 def _metric_of(name: str, tune: Mapping[str, Any]) -> str:
@@ -159,16 +166,24 @@ def varied(search: SearchRuns) -> tuple[str, ...]:
 
 
 def response(search: SearchRuns, parameter: str, ranges: Mapping[str, Any]) -> Response:
-    """Scores over one parameter. A subset's x is how many of its items were chosen."""
+    """Scores over one parameter, and how far its bins' means differ between the search seeds.
+
+    A subset's x is how many of its items were chosen.
+    """
     described = ranges.get(parameter, {})
     options = tuple(str(option) for option in described.get("choice", ()))
-    tried = [(_place(trial.values[parameter]), trial.score) for trial in search.trials if parameter in trial.values]
-    x, score = np.array(sorted(tried), np.float64).reshape(-1, 2).T
+    tried = [(_place(trial.values[parameter]), trial) for trial in search.trials if parameter in trial.values]
+    tried.sort(key=lambda item: (item[0], item[1].score))
+    x, score = np.array([(place, trial.score) for place, trial in tried], np.float64).reshape(-1, 2).T
     log = bool(described.keys() & {"log_uniform", "log_int"})
     bins = _by_option(x) if options else _equally_filled(len(x))
     means = [(_middle(x[part], log), score[part].mean(), _std(score[part])) for part in bins]
     bin_x, bin_mean, bin_std = np.array(means, np.float64).reshape(-1, 3).T
-    return Response(search.name, parameter, search.metric, options, log, x, score, bin_x, bin_mean, bin_std)
+    seeds = sorted(set.intersection(*(set(trial.by_seed) for _, trial in tried)))
+    by_seed = np.array([[trial.by_seed[seed] for seed in seeds] for _, trial in tried], np.float64)  # (trials, seeds)
+    seed_std = np.array([_std(by_seed[part].mean(axis=0)) for part in bins]) if len(seeds) > 1 else np.empty(0)
+    shown = (x, score, bin_x, bin_mean, bin_std, seed_std)
+    return Response(search.name, parameter, search.metric, options, log, *shown, len(seeds))
 
 
 def _place(value: Any) -> float:

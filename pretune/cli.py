@@ -500,7 +500,8 @@ def predict(
     help="Whose tensor names the encoder gets, so that it loads there.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write.  [default: STUDY_OUT/export-FORMAT]")
-def export(folder: Path, kind: str, encoder_only: bool, keys: str, out: Path | None) -> None:
+@click.option("--cache", type=click.Path(path_type=Path), help="Decoded images, for the check.  [default: ROOT/cache]")
+def export(folder: Path, kind: str, encoder_only: bool, keys: str, out: Path | None, cache: Path | None) -> None:
     """Export the best model of a study with a model card, and check that it gives the same masks.
 
     \b
@@ -514,10 +515,11 @@ def export(folder: Path, kind: str, encoder_only: bool, keys: str, out: Path | N
         raise click.UsageError(f"--keys {keys} names the tensors of an encoder: add --encoder-only")
     if encoder_only and kind != "safetensors":
         raise click.UsageError(f"--encoder-only writes safetensors: leave out --format {kind}")
+    held = cache or folder.parent / "cache"
     if encoder_only:
-        exported = export_encoder(folder, out or folder / f"export-encoder-{keys}", keys)
+        exported = export_encoder(folder, out or folder / f"export-encoder-{keys}", keys, held)
     else:
-        exported = export_model(folder, out or folder / f"export-{kind}", kind)
+        exported = export_model(folder, out or folder / f"export-{kind}", kind, held)
     click.echo(exported.checked)
     for path in exported.files:
         click.echo(f"wrote {path}")

@@ -24,6 +24,7 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pretune.check_images import CheckImages, check_images, generated_images
 from pretune.errors import ModelError
 from pretune.model_card import model_card
 from pretune.predict import Model, load_model
@@ -31,7 +32,6 @@ from search_spaces import schema
 from trainables.models.table import build_unet
 
 OPSET = 18
-CHECKED_IMAGES = 8
 LOGITS = 1e-2  # difference of logits beyond which an export is wrong, whatever its masks
 TIE = 1e-3  # two best logits closer than this may change places where another library adds in another order
 
@@ -54,18 +54,23 @@ class Check:
     different: int  # pixels of another class
     ties: int  # of those, with the two best logits closer than TIE in the original
     largest: float  # absolute difference of any logit
+    what: str  # the images
+    seen: int  # classes in the original's masks
+    classes: int
 
     def sentence(self) -> str:
         """The result in words."""
         same = "the same masks" if not self.different else f"the same masks but for {self.ties} pixels that are ties"
-        return f"checked: {same} on {self.pixels:,} pixels, logits within {self.largest:.1e}"
+        found = f"in which the model finds {self.seen} of its {self.classes} classes"
+        return f"checked: {same} on {self.pixels:,} pixels of {self.what}, {found}; logits within {self.largest:.1e}"
 
 
-def export_model(study: Path, out: Path, kind: str) -> Exported:
+def export_model(study: Path, out: Path, kind: str, cache: Path) -> Exported:
     """Write the best model of a study's output folder to `out`, check it, and write its card.
 
     Args:
         kind: safetensors, onnx or torch-export.
+        cache: where the study's images are decoded (`ROOT/cache`); it is checked on test images from there.
 
     Raises:
         ModelError: no model, a missing library, or an exported network that gives other masks (nothing is kept).
@@ -76,7 +81,7 @@ def export_model(study: Path, out: Path, kind: str) -> Exported:
     except OSError as error:
         raise ModelError(f"{out} cannot be made ({error.strerror}): choose another folder with --out") from error
     path, reload = WRITERS[kind](model, study, out)
-    check = compare(model, reload)
+    check = compare(model, reload, check_images(model, cache))
     if check.different > check.ties or not check.largest <= LOGITS:
         path.unlink()
         wrong = f"{check.different} of {check.pixels} pixels, logits differ by up to {check.largest:.2e}"
@@ -110,7 +115,7 @@ def _onnx(model: Model, study: Path, out: Path) -> tuple[Path, Logits]:
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # the exporter's own deprecations; the check below is what counts
         torch.onnx.export(
-            model.network, (sample_images(model, 2),), path, dynamo=True, opset_version=OPSET, external_data=False,
+            model.network, (generated_images(model, 2),), path, dynamo=True, opset_version=OPSET, external_data=False,
             input_names=["image"], output_names=["logits"], dynamic_shapes=[{0: torch.export.Dim("batch")}],
         )  # fmt: skip
     options = onnxruntime.SessionOptions()
@@ -124,7 +129,7 @@ def _torch_export(model: Model, study: Path, out: Path) -> tuple[Path, Logits]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(
-            model.network, (sample_images(model, 2),), dynamic_shapes=[{0: torch.export.Dim("batch")}]
+            model.network, (generated_images(model, 2),), dynamic_shapes=[{0: torch.export.Dim("batch")}]
         )
         torch.export.save(program, path)
         reloaded: Any = torch.export.load(path).module()
@@ -166,26 +171,16 @@ WRITERS: dict[str, Callable[[Model, Path, Path], tuple[Path, Logits]]] = {
 
 
 @torch.no_grad()
-def compare(model: Model, exported: Logits) -> Check:
-    """Masks of both networks on smooth random images, at a batch size that the export has not seen."""
-    images = sample_images(model, CHECKED_IMAGES)
-    ours, theirs = model.network(images), exported(images)
-    differ = ours.argmax(dim=1) != theirs.argmax(dim=1)
+def compare(model: Model, exported: Logits, shown: CheckImages) -> Check:
+    """Masks of both networks on the same images, at a batch size that the export has not seen."""
+    ours, theirs = model.network(shown.images), exported(shown.images)
+    masks = ours.argmax(dim=1)
+    differ = masks != theirs.argmax(dim=1)
     best = ours.topk(min(2, ours.shape[1]), dim=1).values
     ties = differ & (best[:, 0] - best[:, -1] < TIE)
     largest = float((ours - theirs).abs().max())
-    return Check(differ.numel(), int(differ.sum()), int(ties.sum()), largest)
-
-
-def sample_images(model: Model, count: int) -> Tensor:
-    """float32 (count, *model.shape) in [0, 1]: blobs of all sizes, always the same."""
-    generator = torch.Generator().manual_seed(0)
-    channels, *space = model.shape
-    total, mode = torch.zeros(count, *model.shape), "bilinear" if len(space) == 2 else "trilinear"
-    for cells in (2, 4, 8, 16):
-        noise = torch.rand(count, channels, *[cells] * len(space), generator=generator)
-        total += torch.nn.functional.interpolate(noise, space, mode=mode) / 4
-    return total
+    seen = len(masks.unique())
+    return Check(differ.numel(), int(differ.sum()), int(ties.sum()), largest, shown.what, seen, ours.shape[1])
 
 
 def _config(model: Model) -> dict[str, Any]:

@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pretune.check_images import check_images
 from pretune.errors import ModelError
-from pretune.export import CHECKED_IMAGES, Exported, sample_images
+from pretune.export import Exported
 from pretune.model_card import model_card
 from pretune.predict import Model, load_model
 from trainables.models import resnet, timm_unet
@@ -55,8 +56,10 @@ class Named(NamedTuple):
     std: list[float]  # what it wants them divided by
 
 
-def export_encoder(study: Path, out: Path, keys: str) -> Exported:
+def export_encoder(study: Path, out: Path, keys: str, cache: Path) -> Exported:
     """Write the encoder of a study's best model to `out` as encoder.safetensors, checked, with its card.
+
+    It is checked on test images from `cache` (`ROOT/cache`), or on generated ones where it does not hold them.
 
     Raises ModelError: no model, an encoder that the library has no names for, or other features (nothing is kept).
     """
@@ -70,7 +73,7 @@ def export_encoder(study: Path, out: Path, keys: str) -> Exported:
         save_file(named.state, path)
     except OSError as error:
         raise ModelError(f"{out} cannot be written ({error.strerror}): choose another folder with --out") from error
-    sentence = _checked(model, encoder, named, path)
+    sentence = _checked(model, encoder, named, path, cache)
     loading = _LOADING[keys].format(file=path.name, name=named.name, strict=named.strict)
     what = f"the encoder's tensors under {keys} names" if keys != "own" else "the encoder's tensors"
     card = model_card(model, study, path.name, sentence, what, _use(loading, named))
@@ -81,9 +84,9 @@ def export_encoder(study: Path, out: Path, keys: str) -> Exported:
 
 
 @torch.no_grad()
-def _checked(model: Model, encoder: nn.Module, named: Named, path: Path) -> str:
+def _checked(model: Model, encoder: nn.Module, named: Named, path: Path, cache: Path) -> str:
     """Features of the library's model from the file just written, beside ours. Raises ModelError where they differ."""
-    images = sample_images(model, CHECKED_IMAGES)
+    images, what = check_images(model, cache)
     shape = (1, 3, 1, 1)
     ours = encoder(images)[-1]
     theirs = named.features((images - torch.tensor(named.mean).view(shape)) / torch.tensor(named.std).view(shape))
@@ -93,7 +96,7 @@ def _checked(model: Model, encoder: nn.Module, named: Named, path: Path) -> str:
         raise ModelError(
             f"{named.name} computes other features from these weights (by {largest:.1e}); they were deleted"
         )
-    return f"checked: {named.name} gives the same features, within {largest:.1e} of the largest"
+    return f"checked: {named.name} gives the same features on {what}, within {largest:.1e} of the largest"
 
 
 def _use(loading: str, named: Named) -> str:

@@ -5,10 +5,12 @@ import math
 
 import pandas
 import pytest
+from rich.text import Text
 from studies import JACCARD, write_study
 
 from analysis.report import write_tables
 from analysis.report_html import build as build_page
+from analysis.report_html import write as write_page
 from analysis.results import ResultsError, load
 from analysis.runs import load_stage_runs
 from pretune.cli import main
@@ -58,6 +60,44 @@ def test_where_all_failed_the_table_says_how(tmp_path, outcome):
     assert "nothing has finished" in text
     assert f"0 of 2 seeds; 2 {outcome} (why)" in text
     assert "no seed finished both here and in the baseline" in text
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+def test_an_infinite_metric_is_no_value_with_a_footnote_in_table_and_report(tmp_path, value):
+    write_study(tmp_path, {"a=x": [0.5, 0.6, 0.7], "a=y": [0.6, 0.7, 0.8]}, FACTORS, baseline={"a": "x"})
+    results = pandas.read_parquet(tmp_path / "results.parquet")
+    results.loc[(results["cell"] == "a=y") & (results["seed"] == 2), "value"] = value
+    results.to_parquet(tmp_path / "results.parquet")
+    text, page = text_of(tmp_path), (tmp_path / "report.html")
+    write_page(tmp_path)
+    for shown in (text, page.read_text()):
+        assert "a=y: 2 of 3 seeds; 1 no value (the value is infinite)" in shown
+        assert "0.650 ± 0.071" in shown
+        assert "Infinity" not in shown.split("<script")[0]
+    run_data = page.read_text().rpartition('{"columns"')[2].split("</script>")[0]
+    assert "Infinity" not in run_data
+    assert "NaN" not in run_data
+
+
+def test_an_infinite_loss_of_a_learning_curve_is_a_gap(tmp_path):
+    write_study(tmp_path, {"a=x": [0.5, 0.6], "a=y": [0.6, 0.7]}, FACTORS)
+    curves = pandas.read_parquet(tmp_path / "curves.parquet")
+    curves.loc[curves["seed"] == 1, "value"] = math.inf
+    curves.to_parquet(tmp_path / "curves.parquet")
+    assert "Learning curves" in build_page(tmp_path)  # json.dumps(allow_nan=False) would refuse it
+
+
+def test_a_table_without_rows_is_a_sentence_in_every_format(tmp_path):
+    """No seed of y finished: nothing to compare it with, and no head of a table over nothing."""
+    write_study(tmp_path, {"a=x": [0.5, 0.6], "a=y": [math.nan] * 2}, FACTORS, baseline={"a": "x"})
+    text = text_of(tmp_path)
+    assert "| cell | difference |" not in text
+    assert "- a=y: no seed finished both here and in the baseline a=x" in text
+    assert text.count("| --- |") == 1
+    tex = (tmp_path / "table.tex").read_text()
+    assert tex.count(r"\begin{tabular}") == 1
+    (shown,) = (part for part in write_tables(tmp_path) if isinstance(part, Text) and "paired difference" in part.plain)
+    assert "no seed finished both here" in shown.plain
 
 
 def test_a_metric_that_is_nan_is_no_value_and_never_a_number(tmp_path):

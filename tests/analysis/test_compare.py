@@ -1,6 +1,7 @@
 """Welch by hand: 1, 3 against 5, 7, 9: means 2 and 7, variances 2 and 4, so the error is sqrt(2/2 + 4/3)."""
 
 import io
+import json
 import math
 
 import numpy as np
@@ -77,15 +78,43 @@ def test_the_comparison_reads_the_same_in_terminal_and_markdown(two):
     console.print(to_rich(found))
     terminal, markdown = console.export_text(), to_markdown(found)
     for text in (
-        "0.5200 ± 0.0200 (3)",
-        "0.4000 ± – (1)",
-        "+0.2033",
+        "0.520 ± 0.020 (3)",
+        "0.400 ± – (1)",
+        "+0.203",
         "finetune.optimizer.lr: 0.1 against 0.2",
         "only in old",
     ):
         assert text in terminal
         assert text in markdown
     assert markdown.splitlines()[2] == "| cell | old | new | difference | 95 % interval (Welch) | p (Holm) |"
+
+
+def test_long_names_are_letters_that_fit_a_narrow_terminal_and_are_told_whole_below(two, tmp_path):
+    """Equal names go by their folders, which may be long."""
+    for folder in two:
+        header = json.loads((folder / "study.json").read_text())
+        (folder / "study.json").write_text(json.dumps(header | {"study": "same"}))
+    (found,) = compare_folders(*two)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(to_rich(found))
+    text = console.export_text()
+    assert "…" not in text
+    assert all(
+        number in text for number in ("0.520", "0.020", "+0.203", "p (Holm)")
+    )  # lines may break, numbers may not
+    assert max(map(len, text.splitlines())) <= 80
+    flat = text.replace("\n", "").replace(" ", "")
+    assert all(f"{letter}:{folder}" in flat for letter, folder in zip("AB", two, strict=True))
+
+
+def test_two_studies_in_percent_are_compared_in_percent(two):
+    for folder in two:
+        header = json.loads((folder / "study.json").read_text())
+        header["report"]["percent"] = True
+        (folder / "study.json").write_text(json.dumps(header))
+    text = to_markdown(compare_folders(*two)[0])
+    assert "| a=x | 52.0 ± 2.0 (3) | 72.3 ± 2.5 (3) | +20.3 |" in text
+    assert "mean ± standard deviation (n), percent" in text
 
 
 def test_what_cannot_be_compared_is_one_sentence(two, tmp_path):

@@ -127,6 +127,24 @@ def test_seeds_that_are_not_nested_have_no_components():
     assert components(nested_results(), header, JACCARD).rows == ()
 
 
+def test_rungs_are_no_part_of_a_search_s_components():
+    """What a configuration scored on its way says nothing of its spread at the end; what was stopped has no end."""
+    whole = [
+        make_row("encoder=frozen", seed, base + 0.1 * seed, phase="search", metric="val/jaccard", chosen=chosen)
+        for chosen, base in (('{"lr": 0.1}', 0.5), ('{"lr": 0.2}', 0.7))
+        for seed in (0, 1)
+    ]
+    rungs = [{**row, "value": row["value"] / 4, "until": "finetune 1"} for row in whole]
+    stopped = [{**row, "chosen": '{"lr": 0.9}'} for row in rungs]
+    header = make_header({"encoder": ["unfrozen", "frozen"]}, 1)
+    of_whole = components(pandas.DataFrame([{**row, "until": None} for row in whole]), header, JACCARD)
+    of_all = components(
+        pandas.DataFrame([*({**row, "until": None} for row in whole), *rungs, *stopped]), header, JACCARD
+    )
+    assert of_all.rows == of_whole.rows
+    assert [row.std for row in of_all.rows] == pytest.approx([math.sqrt(0.02), math.sqrt(0.005), 0], abs=1e-9)
+
+
 def test_a_search_on_two_seeds_tells_tuned_values_from_seeds():
     """Values 0.5 and 0.7 at seeds that differ by 0.1, without rest: std of values 0.1414, of seeds 0.0707."""
     rows = [

@@ -110,6 +110,21 @@ def test_a_choice_has_its_options_on_the_axis():
     assert (axis["tickvals"], axis["ticktext"]) == ([0, 1], ["dice", "&lt;i&gt;"])
 
 
+@pytest.mark.parametrize("options", [(), ("dice", "focal")])
+def test_bars_of_a_response_are_of_trials_and_its_band_of_search_seeds(options):
+    two = np.array([0.0, 1.0])
+    shown = Response("s", "p", "m", options, False, two, two, two, two, np.array([0.3, 0.4]), np.array([0.1, 0.2]), 3)
+    band, trials, means = as_json(response_plot(shown))["data"]
+    assert band["name"] == "± std of that mean over 3 search seeds"
+    assert (trials["name"], means["name"].split(", ")[1]) == ("one trial", "bar: their std")
+    assert means["error_y"]["array"] == pytest.approx([0.3, 0.4])
+    if options:
+        assert band["error_y"]["array"] == pytest.approx([0.1, 0.2])
+    else:
+        assert band["y"] == pytest.approx([0.1, 1.2, 0.8, -0.1])
+        assert band["fill"] == "toself"
+
+
 def test_importance_has_whiskers():
     found = Importance("s", ("a", "b"), np.array([0.9, 0.1]), np.array([0.8, 0.0]), np.array([0.95, 0.2]), 20, "")
     (trace,) = as_json(importance_plot(found))["data"]

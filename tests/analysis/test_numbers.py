@@ -263,3 +263,63 @@ def test_the_best_of_a_column_is_bold_and_lost_seeds_are_told(study):
         assert line.split(" | ")[2 + 2 * COLUMNS.index(column)].startswith("**")
     assert "3 of 4 seeds; 1 diverged (loss is NaN)" in text
     assert "3 of 4 seeds; 1 raced-out" in text
+
+
+# ------------------------------------------------------------------------------------------------------ nested seeds
+
+
+@pytest.fixture(scope="module")
+def nested(tmp_path_factory):
+    """3 pretrainings x 3 fine-tunings of two cells; of cell y one fine-tuning failed, and one pretraining wholly."""
+    folder, generator = tmp_path_factory.mktemp("nested"), np.random.default_rng(3)
+    scores = {cell: list(0.6 + generator.normal(0, 0.03, 9)) for cell in ("a=x", "a=y")}
+    for lost in (1, 6, 7, 8):
+        scores["a=y"][lost] = math.nan
+    write_study(folder, scores, {"a": ["x", "y"]}, rows=["a"], baseline={"a": "x"})
+    header = json.loads((folder / "study.json").read_text())
+    header["seeds"] = {"report": {"pretrain": 3, "finetune": 3}}
+    (folder / "study.json").write_text(json.dumps(header))
+    results = pandas.read_parquet(folder / "results.parquet")
+    results["seed_pretrain"], results["seed_finetune"] = results["seed"] // 3, results["seed"] % 3
+    results.to_parquet(folder / "results.parquet")
+    write_tables(folder)
+    return folder
+
+
+def pretraining_means(folder):
+    """Cell -> {pretraining: mean of its fine-tunings that finished}."""
+    frame = pandas.read_parquet(folder / "results.parquet")
+    frame = frame[(frame["metric"] == JACCARD) & (frame["outcome"] == "finished")]
+    return {
+        cell: {seed: np.mean(rows["value"].to_numpy()) for seed, rows in part.groupby("seed_pretrain")}
+        for cell, part in frame.groupby("cell")
+    }
+
+
+def test_nested_seeds_count_pretrainings_in_every_number(nested):
+    expected = pretraining_means(nested)
+    assert [len(runs) for runs in expected.values()] == [3, 2]
+    for row, runs, finished in zip(read(nested / "table.csv"), expected.values(), (9, 5), strict=True):
+        means = list(runs.values())
+        assert float(row["mean"]) == pytest.approx(np.mean(means), rel=1e-12)
+        assert float(row["std"]) == pytest.approx(np.std(means, ddof=1), rel=1e-9)
+        assert (float(row["low"]), float(row["high"])) == pytest.approx(interval(means), rel=1e-9)
+        assert (int(row["n"]), int(row["n_expected"])) == (len(means), 3)
+        assert (int(row["runs"]), int(row["runs_expected"])) == (finished, 9)
+    text = (nested / "table.md").read_text()
+    for means in (list(runs.values()) for runs in expected.values()):
+        assert f"{np.mean(means):.3f} ± {np.std(means, ddof=1):.3f} (n={len(means)})" in text
+    assert "a=y: 5 of 9 fine-tunings; 4 diverged" in text
+
+
+def test_nested_differences_pair_fine_tunings_first_and_then_count_pretrainings(nested):
+    """A fine-tuning that one cell lost is left out of the other's mean too, within its pretraining."""
+    frame = pandas.read_parquet(nested / "results.parquet")
+    wide = frame[frame["outcome"] == "finished"].pivot_table(index="seed", columns="cell", values="value").dropna()
+    assert wide.index.tolist() == [0, 2, 3, 4, 5]
+    differences = (wide["a=y"] - wide["a=x"]).groupby(wide.index // 3).mean().to_numpy()
+    (row,) = read(nested / "differences.csv")
+    assert (float(row["difference"]), int(row["n"])) == (pytest.approx(differences.mean(), rel=1e-9), 2)
+    assert (float(row["low"]), float(row["high"])) == pytest.approx(interval(differences), rel=1e-9)
+    assert float(row["std"]) == pytest.approx(np.std(differences, ddof=1), rel=1e-9)
+    assert float(row["p"]) == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, rel=1e-9)

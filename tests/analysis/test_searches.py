@@ -35,6 +35,14 @@ def test_searches_are_summed_up_in_their_order(folder: Path) -> None:
     assert load_notes(folder) == ("a: 8 of 20 configurations asked",)
 
 
+def test_the_configuration_that_went_into_the_table_is_named(folder: Path) -> None:
+    rows = load_searches(folder)
+    rows["confirmed"] = [True, False, False]
+    first, second = summaries(rows)
+    assert first.sentence.endswith("; confirmed was no. 0 (0.5): finetune.optimizer.lr 0.0123, finetune.loss 1")
+    assert "confirmed" not in second.sentence
+
+
 def test_a_study_without_searches_has_none_and_a_torn_file_is_named(folder: Path) -> None:
     content = (folder / "searches.parquet").read_bytes()
     (folder / "searches.parquet").write_bytes(content[: len(content) // 2])

@@ -17,10 +17,10 @@ TUNE = {"target": "val/jaccard", "direction": None, "pretrain": {"target": "cell
 CONTENT = {"tune": TUNE, "ranges": RANGES}
 
 
-def row(chosen, value, cell="a=x", phase="search", outcome="finished", stage="finetune", metric="val/jaccard"):
+def row(chosen, value, cell="a=x", phase="search", outcome="finished", stage="finetune", metric="val/jaccard", seed=0):
     return {
         "phase": phase, "cell": cell, "stage": stage, "chosen": json.dumps(chosen, sort_keys=True), "outcome": outcome,
-        "metric": metric, "value": value,
+        "metric": metric, "value": value, "seed": seed,
     }  # fmt: skip
 
 
@@ -40,6 +40,13 @@ def test_a_trial_is_the_mean_over_its_seeds_and_cells_and_searches_are_kept_apar
         ({T: 0.2}, 0.9, 1),
     ]
     assert [trial.score for trial in finetuning.trials] == [0.7]
+
+
+def test_an_option_s_name_is_read_back_as_its_place():
+    rows = [row({LR: 0.1, LOSS: "cross-entropy"}, 0.9), row({LR: 0.2, LOSS: "dice"}, 0.5)]
+    (found,) = searches(pandas.DataFrame(rows), CONTENT)
+    assert [trial.values for trial in found.trials] == [{LR: 0.1, LOSS: 1}, {LR: 0.2, LOSS: 0}]
+    assert response(found, LOSS, RANGES).x.tolist() == [0.0, 1.0]
 
 
 def test_a_trial_with_a_failed_replicate_is_left_out_and_never_a_mean_over_survivors():
@@ -80,6 +87,29 @@ def test_a_logarithmic_bin_lies_at_its_geometric_mean_and_a_choice_has_a_bin_for
     assert response(search, LR, RANGES).bin_x == pytest.approx([1e-3])
     choice = response(search, LOSS, RANGES)
     assert (choice.options, choice.bin_x.tolist()) == (("dice", "cross-entropy"), [0, 1])
+
+
+def test_the_spread_over_search_seeds_is_that_of_each_seeds_own_curve():
+    """Six trials in two bins, two search seeds, of which the second scores 0.1 x bin more: bins' means 0.2 and 0.5 of
+    the first, 0.3 and 0.7 of the second; stds 0.1 / sqrt 2 and 0.2 / sqrt 2. Two cells per seed are averaged first."""
+    t = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    rows = [
+        row({T: x}, i / 10 + (0.1 * (i > 3) + 0.1) * seed + part, seed=seed, cell="a=x")
+        for i, x in enumerate(t, start=1)
+        for seed in (0, 1)
+        for part in (-0.05, 0.05)
+    ]
+    (search,) = searches(pandas.DataFrame(rows), CONTENT)
+    found = response(search, T, RANGES)
+    assert (found.seeds, found.bin_x.tolist()) == (2, pytest.approx([0.2, 0.5]))
+    assert found.seed_std == pytest.approx([0.1 / math.sqrt(2), 0.2 / math.sqrt(2)])
+    assert found.bin_mean == pytest.approx([0.25, 0.6])
+
+
+def test_one_search_seed_has_no_spread_over_seeds():
+    (search,) = searches(pandas.DataFrame([row({T: x}, x, seed=0) for x in (0.1, 0.2, 0.3)]), CONTENT)
+    found = response(search, T, RANGES)
+    assert (found.seeds, len(found.seed_std)) == (1, 0)
 
 
 @given(st.lists(st.tuples(st.floats(0.01, 1), st.floats(-1, 1)), min_size=1, max_size=40))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -300,6 +301,8 @@ def test_what_breaks_a_constraint_is_infeasible_and_never_chosen() -> None:
 def test_a_cell_without_a_feasible_configuration_says_so() -> None:
     run, _ = drive({"tune.constraints": {"cost/seconds": 0.0}}, by_rate(0.1))
     assert "within the constraints" in run.messages[0]
+    lowest = min(10 * value_of(answer) for answer in run.answers)
+    assert f"(the nearest had cost/seconds {lowest:.4g}, above 0: loosen tune.constraints" in run.messages[0]
     assert not [use for use in run.uses if use.phase == "confirm"]
 
 
@@ -369,6 +372,20 @@ def test_the_front_holds_what_nothing_beats() -> None:
         assert on_front(row, rows, run.study.header.tune) == (not beaten)
 
 
+def test_the_record_names_options_and_what_went_on() -> None:
+    from pretune.record import _search_row
+
+    changes = {"finetune.loss": {"choice": ["dice", "cross-entropy"]}, "tune.top_k": 3, "seeds.select": 2}
+    run, _ = drive(changes, by_rate(0.3))
+    rows = [_search_row(run, answer) for answer in run.answers]
+    assert {json.loads(row["chosen"])["finetune.loss"] for row in rows} == {"dice", "cross-entropy"}
+    assert sum(row["selected"] for row in rows) == 3
+    [confirmed] = [row for row in rows if row["confirmed"]]
+    assert confirmed["selected"]
+    [losses] = {use.stages["finetune"].settings.loss for use in run.uses if use.phase == "confirm"}  # type: ignore[union-attr]
+    assert json.loads(confirmed["chosen"])["finetune.loss"] == losses
+
+
 # ------------------------------------------------------------------------------------------------------- bad studies
 
 
@@ -385,6 +402,7 @@ def test_the_front_holds_what_nothing_beats() -> None:
         ({"tune.also": ["val/jacard"], "tune.sampler": "nsga2"}, "no stage reports 'val/jacard'"),
         ({"tune.also": ["test/jaccard"], "tune.sampler": "nsga2"}, "tuning on the test set"),
         ({"tune.constraints": {"cost/minutes": 3}}, "no stage reports 'cost/minutes'"),
+        ({"tune.also": ["val/jaccard"]}, "val/jaccard is the target already"),
         ({"tune.budget": {"study": {"hours": 1}, "cell": {"hours": 2}}}, "the whole study only 1"),
         ({"tune.budget": {"cell": {"trials": 50}}}, "is never used up"),
         ({"tune.top_k": 13}, "top_k 13 is above trials 12"),

@@ -11,11 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from studies import write_study
 
+from pretune.check_images import CheckImages, check_images, generated_images
 from pretune.errors import ModelError
 from pretune.export import WRITERS, compare, export_model
 from pretune.model_card import licence, model_card
 from pretune.predict import load_model
 from search_spaces import schema
+from trainables.data.images import ensure, open_cached
 from trainables.models.table import build_unet
 
 CARD = {
@@ -52,7 +54,7 @@ def expected(study, images):
 
 
 def test_safetensors_are_the_weights_with_what_it_takes_to_build_the_network(study, images, tmp_path):
-    exported = export_model(study, tmp_path / "out", "safetensors")
+    exported = export_model(study, tmp_path / "out", "safetensors", tmp_path)
     assert "the same masks" in exported.checked
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     network = build_unet(schema.UNet.model_validate(config["model"]), len(config["classes"]))
@@ -63,7 +65,7 @@ def test_safetensors_are_the_weights_with_what_it_takes_to_build_the_network(stu
 
 def test_onnx_gives_the_same_masks_at_any_batch_size(study, images, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
-    export_model(study, tmp_path / "out", "onnx")
+    export_model(study, tmp_path / "out", "onnx", tmp_path)
     session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"), providers=["CPUExecutionProvider"])
     for count in (1, 5):
         (logits,) = session.run(None, {"image": images[:count].numpy()})
@@ -72,7 +74,7 @@ def test_onnx_gives_the_same_masks_at_any_batch_size(study, images, tmp_path):
 
 
 def test_an_exported_program_gives_the_same_logits_at_any_batch_size(study, images, tmp_path):
-    export_model(study, tmp_path / "out", "torch-export")
+    export_model(study, tmp_path / "out", "torch-export", tmp_path)
     program = torch.export.load(tmp_path / "out" / "model.pt2").module()
     for count in (1, 5):
         assert program(images[:count]).detach().numpy() == pytest.approx(expected(study, images[:count]), abs=1e-5)
@@ -85,21 +87,54 @@ def test_an_export_that_computes_something_else_is_an_error_and_not_kept(study, 
 
     monkeypatch.setitem(WRITERS, "onnx", wrong)
     with pytest.raises(ModelError, match="computes something else"):
-        export_model(study, tmp_path / "out", "onnx")
+        export_model(study, tmp_path / "out", "onnx", tmp_path)
     assert not (tmp_path / "out" / "model.onnx").exists()
 
 
 def test_the_check_counts_pixels_that_differ_and_those_that_were_ties(study):
     model = load_model(study)
-    same = compare(model, model.network)
+    shown = CheckImages(generated_images(model, 8), "8 images")
+    same = compare(model, model.network, shown)
     assert (same.pixels, same.different, same.largest) == (8 * 16 * 16, 0, 0.0)
     with torch.no_grad():
-        swapped = compare(model, lambda images: model.network(images).flip(1))
+        swapped = compare(model, lambda images: model.network(images).flip(1), shown)
         assert swapped.different > swapped.ties
         nudge = torch.tensor([0.0, 1e-4, -1e-4]).reshape(1, 3, 1, 1)
-        nudged = compare(model, lambda images: model.network(images) + nudge)
+        nudged = compare(model, lambda images: model.network(images) + nudge, shown)
     assert nudged.different == nudged.ties
     assert nudged.largest == pytest.approx(1e-4, rel=0.01)
+
+
+def test_without_the_studys_images_the_check_says_that_it_used_generated_ones(study, tmp_path):
+    export_model(study, tmp_path / "out", "safetensors", tmp_path / "no-cache")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "pixels of 8 generated images (the study's are not at hand), in which the model finds" in card
+    assert "of its 3 classes" in card
+
+
+def test_the_check_uses_test_images_of_the_study_where_the_cache_has_them(study, tmp_path):
+    """Twelve scenes, of which 3, 5, 6, 9 and 11 are for testing: all five, at the model's 16 px."""
+    settings = schema.Scenes(dataset="scenes", images=12, classes=3, cache_size=32)
+    digest = ensure(settings, None, tmp_path / "cache")
+    data = open_cached(digest, tmp_path / "cache")
+    chosen = CARD | {"data_digest": digest, "test": [3, 5, 6, 9, 11]}
+    (study / "best" / "model.json").write_text(json.dumps(chosen))
+    shown = check_images(load_model(study), tmp_path / "cache")
+    assert shown.what == "5 of the study's 5 test images"
+    expected_images = torch.from_numpy(np.asarray(data.images)[[3, 5, 6, 9, 11]]).permute(0, 3, 1, 2).float() / 255
+    halved = torch.nn.functional.interpolate(expected_images, (16, 16), mode="bilinear", antialias=True)
+    assert shown.images.shape == (5, 3, 16, 16)
+    assert float((shown.images - halved).abs().max()) < 0.02
+    exported = export_model(study, tmp_path / "out", "torch-export", tmp_path / "cache")
+    assert "1,280 pixels of 5 of the study's 5 test images" in exported.checked
+
+
+def test_generated_images_go_from_dark_to_bright(study):
+    images = generated_images(load_model(study), 8)
+    assert images.min() >= 0
+    assert images.max() <= 1
+    means = images.mean(dim=(1, 2, 3))
+    assert means[-1] > 3 * means[0]
 
 
 def test_the_card_tells_data_licence_and_scores_with_their_spread(study):
@@ -123,4 +158,4 @@ def test_every_data_set_of_a_study_has_a_licence_or_says_that_it_is_ones_own():
 
 def test_a_study_without_a_model_is_one_sentence(tmp_path):
     with pytest.raises(ModelError, match="run the study to its end first"):
-        export_model(tmp_path, tmp_path / "out", "onnx")
+        export_model(tmp_path, tmp_path / "out", "onnx", tmp_path)

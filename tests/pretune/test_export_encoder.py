@@ -71,7 +71,7 @@ def test_torchvisions_own_resnet_loads_it_strictly_and_pools_the_same_features(
     model: dict[str, Any], images: Tensor, tmp_path: Path
 ) -> None:
     study = study_of(tmp_path / "study", **model)
-    exported = export_encoder(study, tmp_path / "out", "torchvision")
+    exported = export_encoder(study, tmp_path / "out", "torchvision", tmp_path)
     assert f"checked: resnet{model['depth']} gives the same features" in exported.checked
     library = torchvision.models.get_model(f"resnet{model['depth']}", weights=None)
     library.fc = nn.Identity()
@@ -83,7 +83,7 @@ def test_torchvisions_own_resnet_loads_it_strictly_and_pools_the_same_features(
 
 def test_timms_own_resnet_loads_it_strictly_and_gives_the_same_features(images: Tensor, tmp_path: Path) -> None:
     study = study_of(tmp_path / "study", name="resnet-unet", depth=18)
-    export_encoder(study, tmp_path / "out", "timm")
+    export_encoder(study, tmp_path / "out", "timm", tmp_path)
     library = timm.create_model("resnet18", num_classes=0).eval()
     library.load_state_dict(load_file(tmp_path / "out" / "encoder.safetensors"), strict=True)
     with torch.no_grad():
@@ -94,7 +94,7 @@ def test_timms_own_resnet_loads_it_strictly_and_gives_the_same_features(images: 
 @pytest.mark.parametrize("backbone", ["convnext_atto", "mobilenetv3_small_050", "resnet10t"])
 def test_a_timm_backbone_goes_back_to_timm(backbone: str, images: Tensor, tmp_path: Path) -> None:
     study = study_of(tmp_path / "study", name="timm-unet", backbone=backbone)
-    export_encoder(study, tmp_path / "out", "timm")
+    export_encoder(study, tmp_path / "out", "timm", tmp_path)
     library: Any = timm.create_model(backbone, num_classes=0).eval()
     found = library.load_state_dict(load_file(tmp_path / "out" / "encoder.safetensors"), strict=False)
     assert found.unexpected_keys == []
@@ -107,7 +107,7 @@ def test_a_timm_backbone_goes_back_to_timm(backbone: str, images: Tensor, tmp_pa
 
 def test_own_names_build_the_encoder_again(images: Tensor, tmp_path: Path) -> None:
     study = study_of(tmp_path / "study", name="unet", widths=[4, 8])
-    export_encoder(study, tmp_path / "out", "own")
+    export_encoder(study, tmp_path / "out", "own", tmp_path)
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     encoder = build_encoder(TypeAdapter(schema.Model).validate_python(config["encoder"])).eval()
     encoder.load_state_dict(load_file(tmp_path / "out" / "encoder.safetensors"))
@@ -129,7 +129,7 @@ def test_an_encoder_that_the_library_does_not_have_is_one_sentence(
 ) -> None:
     study = study_of(tmp_path / "study", **model)
     with pytest.raises(ModelError, match=rf"{keys} has no model like this encoder .*; use --keys own"):
-        export_encoder(study, tmp_path / "out", keys)
+        export_encoder(study, tmp_path / "out", keys, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
@@ -141,13 +141,13 @@ def test_features_that_differ_are_an_error_and_not_kept(tmp_path: Path, monkeypa
 
     monkeypatch.setitem(exporting.NAMERS, "timm", wrong)
     with pytest.raises(ModelError, match="wrong computes other features"):
-        export_encoder(study_of(tmp_path / "study", name="unet", widths=[4, 8]), tmp_path / "out", "timm")
+        export_encoder(study_of(tmp_path / "study", name="unet", widths=[4, 8]), tmp_path / "out", "timm", tmp_path)
     assert not (tmp_path / "out" / "encoder.safetensors").exists()
 
 
 def test_the_card_has_the_lines_to_load_it_and_the_licences_of_all_data(tmp_path: Path) -> None:
     study = study_of(tmp_path / "study", name="resnet-unet", depth=18)
-    export_encoder(study, tmp_path / "out", "timm")
+    export_encoder(study, tmp_path / "out", "timm", tmp_path)
     card = (tmp_path / "out" / "README.md").read_text()
     assert 'timm.create_model("resnet18", num_classes=0)' in card
     assert "in [0, 1], with no further normalisation" in card

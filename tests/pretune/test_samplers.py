@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pretune.outcomes import Verdict
-from pretune.samplers import at, grid, grid_size, sobol, values_from, values_of
+from pretune.samplers import at, grid, grid_size, sampler, sobol, values_from, values_of
 from pretune.search import open_search
 from search_spaces import schema, space
 
@@ -46,6 +46,28 @@ def test_a_grid_of_plain_axes_is_itertools_product() -> None:
 
     points = [tuple(values_from(p, flat_walk).values()) for p in grid(flat_walk, 3)]
     assert points == list(itertools.product([1, 2, 3], [0, 1], [0.0, 0.5, 1.0]))
+
+
+def test_a_grid_cut_short_is_no_corner_and_a_longer_one_begins_alike() -> None:
+    """Of 36 points over four decades the first nine are not the nine lowest."""
+    tune = schema.Tune(sampler="grid", trials=9, points=36)
+    item = {"lr": space.LogUniform(1e-4, 1e-1)}
+
+    def line(suggest: space.Suggest) -> object:
+        return space.fill(item, suggest)
+
+    def asked(count: int) -> list[float]:
+        study = optuna.create_study()
+        found = []
+        for index in range(count):
+            study.sampler = sampler(tune, "s", index, index, line)
+            found.append(study.ask().suggest_float("lr", 1e-4, 1e-1, log=True))
+        return found
+
+    assert asked(36)[:9] == asked(9)
+    assert sorted(asked(36)) == pytest.approx(list(np.geomspace(1e-4, 1e-1, 36)))
+    assert min(asked(9)) < 1e-3
+    assert max(asked(9)) > 1e-2
 
 
 def test_axes_end_at_the_ends_of_their_ranges() -> None:

@@ -16,9 +16,10 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from analysis.panels import load_panels
+from pretune.check_images import CheckImages, generated_images
 from pretune.cli import cli
 from pretune.errors import ModelError
-from pretune.export import compare, sample_images
+from pretune.export import compare
 from pretune.panels import write_panels
 from pretune.predict import load_model
 from pretune.predict_folder import How, predict_folder
@@ -74,10 +75,10 @@ def test_a_bare_volume_shows_its_middle() -> None:
 def test_an_export_is_checked_on_volumes(study: Path) -> None:
     model = load_model(study)
     assert model.shape == (1, 8, 16, 16)
-    volumes = sample_images(model, 3)
+    volumes = generated_images(model, 3)
     assert volumes.shape == (3, 1, 8, 16, 16)
     assert 0 <= float(volumes.min()) < float(volumes.max()) <= 1
-    check = compare(model, model.network)
+    check = compare(model, model.network, CheckImages(generated_images(model, 8), ""))
     assert (check.different, check.pixels) == (0, 8 * 8 * 16 * 16)
 
 
