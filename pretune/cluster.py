@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import socket
+import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from pretune.errors import ClusterError
 PACKAGES = ("search_spaces", "trainables", "pretune", "analysis")
 CONNECT_SECONDS = 5.0
 LOOK_SECONDS = 180.0  # for a first process on every machine
+HEAD = "give HOST:6379 of a running Ray head"
 JOB = "PRETUNE_JOB"  # environment variable: the Ray job that runs this study, where `pretune submit` started it
 
 
@@ -45,7 +47,35 @@ def check_address(address: str) -> None:
     if address.startswith(("http://", "https://")):
         raise ClusterError(f"--address {address} is a dashboard's: use pretune submit STUDY --address {address}")
     if address not in ("auto", "local"):
-        check_port(address, "give HOST:6379 of a running Ray head")
+        check_port(address, HEAD)
+        with explained(address), _stderr_closed():
+            _check_head(address)
+
+
+def _check_head(address: str) -> None:
+    """Raises what Ray raises for another's token or another version: `ray.init` would try again for minutes first."""
+    from ray._common.usage.usage_lib import get_cluster_metadata
+    from ray._private.utils import check_version_info
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+    metadata = get_cluster_metadata(GcsClient(address=address))
+    if metadata:
+        check_version_info(metadata, "here")
+
+
+@contextmanager
+def _stderr_closed() -> Iterator[None]:
+    """Ray's C++ parts write warnings there, in words of their own."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(nowhere)
+        os.close(before)
 
 
 def check_port(address: str, advice: str) -> None:
@@ -80,6 +110,8 @@ def explained(address: str) -> Iterator[None]:
         ) from None
     except (RayError, RuntimeError, ConnectionError, ValueError, OSError) as error:
         text = " ".join(str(error).split())
+        if "waiting for GCS" in text:
+            raise ClusterError(f"--address {address}: what answers there is no Ray head; {HEAD}") from None
         if "Version mismatch" in text:
             raise ClusterError(f"--address {address}: {text}; install the cluster's versions here") from None
         raise ClusterError(f"--address {address}: the cluster cannot be used: {text[:400]}") from None

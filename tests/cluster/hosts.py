@@ -99,6 +99,8 @@ def hosts(folder: Path, count: int, path: str) -> Iterator[list[Host]]:
             host.end()
         for number in range(1, count + 1):
             subprocess.run(["ip", "netns", "del", f"pretune{number}"], capture_output=True)
+            # A namespace stays until its last closed connection is forgotten; its cable is pulled now.
+            subprocess.run(["ip", "link", "del", f"vpretune{number}"], capture_output=True)
         subprocess.run(["ip", "link", "del", BRIDGE], capture_output=True)
 
 
@@ -134,8 +136,8 @@ def _start(folder: Path, number: int, key: Path, path: str) -> Host:
     """
     inside = ["ip", "netns", "exec", name, "unshare", "-m", "-p", "-u", "-f", "--mount-proc", "bash", "-c", script]
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "SHELL": "/bin/bash"}
-    log = (folder / f"{name}.log").open("wb")
-    return Host(name, address, key, subprocess.Popen(inside, env=environment, stdout=log, stderr=log))
+    with (folder / f"{name}.log").open("wb") as log:
+        return Host(name, address, key, subprocess.Popen(inside, env=environment, stdout=log, stderr=log))
 
 
 def _wait(host: Host, seconds: float = 20) -> None:

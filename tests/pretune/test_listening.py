@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 SCRIPT = """
-import ipaddress, os, psutil, ray
+import os, psutil, ray, sys, time
 from pretune.transport import start_ray, stop_ray
-start_ray(None, 1)
+start_ray(None, 1, dashboard=sys.argv[1] == "dashboard")
 ray.get(ray.remote(lambda: 1).remote())
-me = psutil.Process()
-own = [me, *me.children(recursive=True)]
-where = {c.laddr.ip for p in own for c in p.net_connections(kind="inet") if c.status == "LISTEN"}
-where = {ip.removeprefix("::ffff:") for ip in where}
+me, where, found, deadline = psutil.Process(), set(), 0, time.monotonic() + 60
+while found < 4 and time.monotonic() < deadline:  # agents start later; theirs are metrics, jobs and two more
+    time.sleep(0.5)
+    own = [me, *me.children(recursive=True)]
+    sockets = [(p, c) for p in own for c in p.net_connections(kind="inet") if c.status == "LISTEN"]
+    where |= {c.laddr.ip.removeprefix("::ffff:") for _, c in sockets}
+    found = sum("Agent" in " ".join(p.cmdline()) for p, _ in sockets)
+print("agents", found)
 print("listens", *sorted(where))
 address = ray.get_runtime_context().gcs_address
 import subprocess, sys
@@ -31,9 +36,14 @@ stop_ray()
 
 
 @pytest.mark.ray
-def test_a_local_cluster_listens_on_loopback_and_asks_for_its_token() -> None:
-    """In a process of its own, as Ray reads its settings when it is imported."""
+@pytest.mark.parametrize("shown", ["dashboard", "none"])
+def test_a_local_cluster_listens_on_loopback_and_asks_for_its_token(shown: str, tmp_path: Path) -> None:
+    """In a process of its own, as Ray reads its settings when it is imported. Metrics are served by an agent."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
-    done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=200)
+    environment["HOME"] = str(tmp_path)
+    script = [sys.executable, "-c", SCRIPT, shown]
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=200)
+    assert "agents 4\n" in done.stdout, done.stdout + done.stderr
     assert "listens 127.0.0.1\n" in done.stdout, done.stdout + done.stderr
     assert "refused True" in done.stdout, done.stdout + done.stderr
+    assert (tmp_path / ".ray" / "auth_token").exists() == (shown == "dashboard")  # a person needs that one
