@@ -14,7 +14,7 @@ from analysis.digits import number
 from analysis.effects import effects, main_effects
 from analysis.figures import CellDots
 from analysis.image_counts import out_of_range
-from analysis.replicates import Replicate, independent_values, lower_is_better, replicates
+from analysis.replicates import Replicate, independent_values, lower_is_better, partner_of, replicates
 from analysis.results import StudyHeader
 from analysis.statistics import Interval, t_interval
 from analysis.tables import CellValue, Table, build
@@ -66,7 +66,7 @@ def _columns(table: Table) -> Iterator[str]:
         column = [(y, value) for y, row in enumerate(table.values) if (value := row[x]) is not None and value.n]
         if column:
             yield _best_sentence(table, x, column)
-        if len(column) > 1:
+        if len(column) > 1 and partner_of(table.metric) is None:
             yield _rivals_sentence(table, x, [y for y, _ in column])
     if len(table.columns) > MOST_COLUMNS:
         yield f"The table has {len(table.columns) - MOST_COLUMNS} more columns, each with its own best."

@@ -117,10 +117,10 @@ def _seed_band(response: Response) -> go.Scatter:
     if response.options:
         bars = {"array": theme.finite(response.seed_std), "color": color, "thickness": 14, "width": 0}
         wide = go.Scatter(x=theme.finite(x), y=theme.finite(response.bin_mean), mode="markers", name=name, error_y=bars)
-        return wide.update(marker={"symbol": "square", "color": color}, hoverinfo="skip")
+        return wide.update(marker={"symbol": "square", "color": color}, hoverinfo="skip", legendrank=2000)
     around, edge = np.concatenate([x, x[::-1]]), np.concatenate([high, low[::-1]])
     area = go.Scatter(x=theme.finite(around), y=theme.finite(edge), fill="toself", fillcolor=color, line={"width": 0})
-    return area.update(mode="lines", name=name, hoverinfo="skip")
+    return area.update(mode="lines", name=name, hoverinfo="skip", legendrank=2000)
 
 
 def importance_plot(importance: Importance) -> go.Figure:

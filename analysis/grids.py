@@ -13,6 +13,7 @@ from analysis.differences import Difference, Differences
 from analysis.digits import DASH, decimals, number, p_value
 from analysis.effects import Effect, Effects
 from analysis.image_counts import CellInterval, Intervals
+from analysis.replicates import partner_of
 from analysis.results import PublishedValue
 from analysis.tables import CellValue, Outcome, Table, inside, places
 
@@ -225,6 +226,8 @@ def _caption(table: Table, common: int | None) -> str:
 
 def _rivals_note(table: Table) -> tuple[str, ...]:
     """What the marks claim, and what was not tested at all, which a missing mark would pass for worse."""
+    if partner_of(table.metric):
+        return ()
     counts = [n for used in table.tested for n in used if n]
     untested = [name for name, n, rival in _compared(table) if n and rival is None]
     said = []

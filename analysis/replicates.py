@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,6 +50,15 @@ def _records(runs: pandas.DataFrame) -> list[dict[str, Any]]:
 def lower_is_better(metric: str) -> bool:
     """A loss is minimised; every other metric is a fraction to be maximised."""
     return "loss" in metric.rsplit("/", 1)[-1]
+
+
+def partner_of(metric: str) -> str | None:
+    """The level that a pairwise probe's metric compares with: of probe/NAME/LEVEL/output or .../levelN; else None.
+
+    Such a metric is a similarity: none of its values is the best.
+    """
+    found = re.fullmatch(r"probe/[^/]+/(.+)/(output|level\d+)", metric)
+    return found[1] if found else None
 
 
 def independent_values(found: tuple[Replicate, ...]) -> dict[int, float]:

@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 from analysis import curves, figures, figures_pairs, pairs, panels, sensitivity, tables
 from analysis import differences as against
 from analysis.answer import answer
+from analysis.image_counts import out_of_range
 from analysis.results import PublishedValue, StudyHeader, load, load_header
 from analysis.searches import load_searches
 
@@ -89,8 +90,11 @@ def of_metrics(results: pandas.DataFrame, metrics: Sequence[str]) -> pandas.Data
 
 def _cells(results: pandas.DataFrame, header: StudyHeader) -> Iterator[Group]:
     theirs = {metric: published_by_cell(results, header, metric) for metric in header.report.metrics}
-    drawn = [(m, figures.dot_plot(answer(results, header, m).dots, m, theirs[m])) for m in header.report.metrics]
+    dots = {m: answer(results, header, m).dots for m in header.report.metrics}
+    drawn = [(m, figures.dot_plot(dots[m], m, theirs[m])) for m in header.report.metrics]
     note = "Mean with its 95 % Student-t interval; nested seeds are averaged first."
+    outside = dict.fromkeys(s for m, of in dots.items() for s in out_of_range([cell.mean[1:] for cell in of], m))
+    note += "".join(f" {said[0].upper() + said[1:]}." for said in outside)
     note += " Stars: published values, with the paper's own standard deviation." * any(map(bool, theirs.values()))
     yield Group("Every seed", note, tuple(drawn))
     compared = tuple((table.metric, figures.difference_plot(table)) for table in differences(results, header))

@@ -14,7 +14,15 @@ from itertools import product
 import numpy as np
 import pandas
 
-from analysis.replicates import FINISHED, Replicate, independent_values, is_probe, lower_is_better, replicates
+from analysis.replicates import (
+    FINISHED,
+    Replicate,
+    independent_values,
+    is_probe,
+    lower_is_better,
+    partner_of,
+    replicates,
+)
 from analysis.results import Cell, Published, PublishedValue, ResultsError, StudyHeader
 from analysis.statistics import mean_std, not_distinguishable_from_best, t_interval
 
@@ -82,10 +90,12 @@ def build(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Table:
     rows, columns = _labels(header, row_factors), _labels(header, column_factors)
     expected = (header.pretrainings, header.pretrainings if is_probe(metric) else header.replicates)
     runs = {_key(cell, row_factors + column_factors): found[cell.label] for cell in header.cells}
-    by_levels = {levels: _summary(part, *expected) for levels, part in runs.items()}
+    partner = partner_of(metric)
+    by_levels = {levels: _summary(part, *expected) for levels, part in runs.items() if partner not in levels}
     values = tuple(tuple(by_levels.get(row + column) for column in columns) for row in rows)
-    best = _best(values, lower_is_better(metric))
-    sets = [_not_worse([runs.get(row + column, ()) for row in rows], lower_is_better(metric)) for column in columns]
+    best = tuple(tuple(False for _ in row) for row in values) if partner else _best(values, lower_is_better(metric))
+    ranked = runs if partner is None else {}
+    sets = [_not_worse([ranked.get(row + column, ()) for row in rows], lower_is_better(metric)) for column in columns]
     same = [[kept[y] for kept, _ in sets] for y in range(len(rows))]
     rivals = tuple(
         tuple(s if s is None else s and not b for s, b in zip(*row, strict=True))
@@ -105,7 +115,7 @@ def build(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Table:
         tested=tuple(seeds for _, seeds in sets),
         published=published,
         percent=header.report.percent and not lower_is_better(metric),
-        notes=(*_nested_note(header, metric), *_patience_note(results, metric), *notes),
+        notes=(*_itself_note(partner), *_nested_note(header, metric), *_patience_note(results, metric), *notes),
     )
 
 
@@ -189,6 +199,10 @@ def _patience_note(results: pandas.DataFrame, metric: str) -> tuple[str, ...]:
     counts = Counter(found["cell"])
     named = ", ".join(f"{cell} ({count})" for cell, count in list(counts.items())[:6])
     return (f"stopped early by patience, seeds in brackets: {named}{' ...' if len(counts) > 6 else ''}",)
+
+
+def _itself_note(partner: str | None) -> tuple[str, ...]:
+    return () if partner is None else (f"empty: {partner} beside itself, 1 by definition; none is the best",)
 
 
 def _nested_note(header: StudyHeader, metric: str) -> tuple[str, ...]:

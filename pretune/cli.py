@@ -293,13 +293,15 @@ def plan(
     pretune plan study.yaml --no-calibrate --json
     """
     from pretune import plan as planning
+    from pretune.handout import find_in
     from pretune.store import open_store
     from search_spaces.schema import Data
 
     study = load(file, scale, overrides)
     digest_of, size_of = _contents(data, root)
     held = open_store(store or root / "store", root / "cache")
-    made, stages = planning.make_plan(study, digest_of, lambda key: held.find(key) is not None)
+    with planning.searches_before(root / study.name) as asked:
+        made, stages = planning.make_plan(study, digest_of, find_in(held), asked)
     if calibrate and size_of is not None:
         click.echo("timing a few steps of each kind of stage ...", err=True)
         sizes: Callable[[Data], int] = size_of

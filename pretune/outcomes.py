@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from optuna.storages import BaseStorage
 
-from search_spaces import space
+from search_spaces import schema, space
 from search_spaces.cells import Cell
 from search_spaces.resolve import Study
 from search_spaces.stages import DigestOf, Replicate, Stage, Until, stages_of
@@ -86,6 +86,7 @@ class Run:
     gpu_seconds: Callable[[str], float] = lambda fingerprint: 0.0  # that a stage run took, a stored one included
     is_stored: Callable[[str], bool] = lambda fingerprint: False
     earlier: Callable[[], Iterable[Mapping[str, Any]]] = lambda: ()  # what the store tells of its stage runs
+    asks: schema.Tune | None = None  # how questions are asked where not as the study says: by a plan, at random
     search_prefix: str = ""  # of the names of searches, where a database holds those of several studies
     uses: list[Use] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)  # what went wrong

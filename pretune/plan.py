@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import shutil
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import optuna
+from optuna.storages import BaseStorage
 from rich.console import Console
 from rich.table import Table
 
 from analysis.statistics import detectable_difference, smallest_possible_p
 from pretune import program
 from pretune.backbones import check_backbones
-from pretune.outcomes import Outcome, Run
+from pretune.outcomes import Outcome, Run, stages_in
 from pretune.scheduler import Scheduler
+from pretune.search import open_storage
 from search_spaces import schema
 from search_spaces.resolve import Study
 from search_spaces.stages import DigestOf, Stage, depends_on_length, replicates
@@ -43,11 +49,19 @@ class Plan:
 
 
 def make_plan(
-    study: Study, digest_of: DigestOf, stored: Callable[[str], bool] | None = None
+    study: Study,
+    digest_of: DigestOf,
+    find: Callable[[str], Outcome | None] | None = None,
+    searches: BaseStorage | None = None,
 ) -> tuple[Plan, list[Stage]]:
-    """The plan without costs, and the distinct stages behind it. Raises ModelError for an unknown backbone."""
+    """The plan without costs, and the distinct stages behind it. Raises ModelError for an unknown backbone.
+
+    Args:
+        find: what the store holds, by fingerprint.
+        searches: what an earlier run of the study asked and was told; written to, so a copy.
+    """
     check_backbones(study)
-    run, stages = simulate(study, digest_of)
+    run, stages = simulate(study, digest_of, find, searches)
     without = sum(len(use.stages) for use in run.uses if not use.pair) + sum(use.pair for use in run.uses) // 2
     counts = Counter(stage.name for stage in stages)
     configurations = {(use.cell.label, use.configuration) for use in run.uses}
@@ -59,47 +73,58 @@ def make_plan(
         stage_runs=len(stages),
         stage_runs_without_sharing=without,
         by_stage=dict(counts),
-        stored=sum(stored(stage.fingerprint) for stage in stages) if stored else None,
+        stored=sum(find(stage.fingerprint) is not None for stage in stages) if find else None,
         sharing=sharing_sentence(counts, without),
         continuing=continuing_sentence(stages),
         seconds=None,
         gpu_hours=None,
         disk_bytes=None,
-        warnings=(*study.warnings, *at_most(study), *asked_before(study), *dict.fromkeys(run.notes), *few_seeds(study)),
+        warnings=(*study.warnings, *at_most(study), *dict.fromkeys(run.notes), *few_seeds(study)),
     )
     return plan, stages
 
 
-def simulate(study: Study, digest_of: DigestOf) -> tuple[Run, list[Stage]]:
-    """Run the study's programs with every stage finished at once.
+def simulate(
+    study: Study,
+    digest_of: DigestOf,
+    find: Callable[[str], Outcome | None] | None = None,
+    searches: BaseStorage | None = None,
+) -> tuple[Run, list[Stage]]:
+    """Run the study's programs with every stage that is not in the store finished at once; all of its stages.
 
-    Searches ask a random sampler, or the study's own where it only lays points out, and nobody leaves a race: what a
-    race saves depends on scores.
+    Searches go on from what was asked before, and then ask a random sampler, or the study's own where it only lays
+    points out. Nobody leaves a race by invented scores: what a race saves is not known before.
     """
     tune = study.header.tune
-    sampler = tune.sampler if tune.sampler in ("grid", "qmc") else "random"
-    header = study.header.model_copy(
-        update={
-            "tune": tune.model_copy(
-                update={"sampler": sampler, "racing": None, "warm_start": False, "constraints": {}, "also": ()}
-            )
-        }
-    )
-    pretended = Study(header, study.factors, study.cells, study.resolved, study.source, study.warnings)
-    run = Run(pretended, digest_of, optuna.storages.InMemoryStorage())
-    scheduler = Scheduler(lambda fingerprint: None, retries=0)
+    run = Run(study, digest_of, searches or optuna.storages.InMemoryStorage())
+    run.asks = tune.model_copy(update={"sampler": tune.sampler if tune.sampler in ("grid", "qmc") else "random"})
+    scheduler = Scheduler(find or (lambda fingerprint: None), retries=0)
     scheduler.start(program.start(run))
-    done: list[Stage] = []
     while (stage := scheduler.take()) is not None:
-        done.append(stage)
         scheduler.complete(stage, invented(stage, study.header))
-    return run, done
+    return run, list(stages_in(run.uses).values())
+
+
+@contextlib.contextmanager
+def searches_before(out: Path) -> Iterator[BaseStorage | None]:
+    """A copy of what the searches of a study's folder asked and were told; None where it has no journal."""
+    journal = out / "optuna.journal"
+    if not journal.exists():
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = shutil.copyfile(journal, Path(folder) / journal.name)
+        yield open_storage(copy)
 
 
 def invented(stage: Stage, header: schema.Header) -> Outcome:
-    """A made-up outcome, a function of the fingerprint."""
+    """A made-up outcome, a function of the fingerprint, that meets every constraint; in a race equal for all."""
+    tune = header.tune
     value = int.from_bytes(hashlib.sha256(stage.fingerprint.encode()).digest()[:4], "big") / 2**32
-    return Outcome("finished", {header.tune.target: value, "val/pretext_loss": value, "probe/accuracy": value})
+    if tune.racing:
+        value = 0.5
+    metrics = dict.fromkeys((tune.target, "val/pretext_loss", "probe/accuracy", *tune.also), value) | tune.constraints
+    return Outcome("finished", metrics, costs=metrics)
 
 
 def sharing_sentence(counts: Mapping[str, int], without: int) -> str:
@@ -155,18 +180,6 @@ def at_most(study: Study) -> tuple[str, ...]:
     ]
     named = [name for name, there in ends if there]
     return (f"at most this many stage runs: {' and '.join(named)} may end some earlier",) if named else ()
-
-
-def asked_before(study: Study) -> tuple[str, ...]:
-    """What `already in the store` cannot count."""
-    learns = study.header.tune.sampler not in ("grid", "qmc", "random")
-    ranges = any(cell.ranges("pretrain") or cell.ranges("finetune") for cell in study.cells)
-    if not (learns and ranges):
-        return ()
-    return (
-        f"{study.header.tune.sampler} chooses configurations as scores come in: those that an earlier run of this "
-        "study asked and finished are not run again, and are not counted as in the store above",
-    )
 
 
 def few_seeds(study: Study) -> tuple[str, ...]:

@@ -285,7 +285,12 @@ def open_questions(run: Run, part: Part, cells: Sequence[Cell], fixed: Values) -
     }
     space_key = f"{part} {json.dumps(ranges, sort_keys=True, default=str)}"  # so that an extended study asks the same
     return open_search(
-        run.storage, f"{label} {key}", header.tune, directions(part, header.tune), run.search_prefix, space_key
+        run.storage,
+        f"{label} {key}",
+        run.asks or header.tune,
+        directions(part, header.tune),
+        run.search_prefix,
+        space_key,
     )
 
 

@@ -87,6 +87,16 @@ def test_an_infinite_loss_of_a_learning_curve_is_a_gap(tmp_path):
     assert "Learning curves" in build_page(tmp_path)  # json.dumps(allow_nan=False) would refuse it
 
 
+def test_an_interval_beyond_the_metrics_range_is_not_cut_and_is_said_once_where_it_stands(tmp_path):
+    """Mean 0.623, standard error 0.302: the t interval of three is 0.623 ± 1.299. Beside the answer and the figure."""
+    write_study(tmp_path, {"a=x": [0.02, 0.9, 0.95], "a=y": [0.5, 0.51, 0.52]}, FACTORS)
+    text_of(tmp_path)
+    page = build_page(tmp_path).split("<script")[0]
+    assert "95 % t interval −0.676 to 1.923, 3 seeds" in page
+    assert page.lower().count("an interval leaves the metric&#39;s range of 0 to 1: t intervals know no bounds") == 2
+    assert float(pandas.read_csv(tmp_path / "table.csv")["low"].min()) < 0
+
+
 def test_a_table_without_rows_is_a_sentence_in_every_format(tmp_path):
     """No seed of y finished: nothing to compare it with, and no head of a table over nothing."""
     write_study(tmp_path, {"a=x": [0.5, 0.6], "a=y": [math.nan] * 2}, FACTORS, baseline={"a": "x"})

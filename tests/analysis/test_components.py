@@ -114,6 +114,15 @@ def test_nested_seeds_are_told_apart_in_every_cell_and_over_all():
     assert to_csv(found).splitlines()[0] == "metric,where,source,std,share,low,high,n"
 
 
+def test_a_study_in_percent_has_its_spread_in_percentage_points():
+    results = nested_results()
+    header = make_header({"encoder": ["unfrozen", "frozen"]}, {"pretrain": 3, "finetune": 2}, percent=True)
+    found = components(results, header, JACCARD)
+    line = next(line for line in to_markdown(found).splitlines() if "encoder=unfrozen | pretraining" in line)
+    assert "| std, percentage points |" in to_markdown(found)
+    assert float(line.split(" | ")[2]) == pytest.approx(100 * found.rows[0].std, abs=0.06)
+
+
 def test_a_lost_run_leaves_estimates_without_an_interval():
     header = make_header({"encoder": ["unfrozen", "frozen"]}, {"pretrain": 3, "finetune": 2})
     found = components(nested_results().iloc[1:], header, JACCARD)

@@ -26,6 +26,7 @@ from analysis.pairs import (
 from analysis.report_figures import figure_groups, published_by_cell
 from analysis.results import ResultsError
 from analysis.sensitivity import SearchRuns, Trial
+from analysis.tables import build
 
 LR, BATCH = "finetune.optimizer.lr", "finetune.batch_size"
 RANGES = {LR: {"log_uniform": [1e-4, 1e-1]}, BATCH: {"choice": ["8", "16"]}}
@@ -208,6 +209,24 @@ def test_pairwise_probes_are_found_in_the_results_once_per_run(tmp_path):
     assert list(grid.rows) == levels
     assert grid.values[0, 1] == grid.values[1, 0] == 0.5
     assert cka_rows(results, header).empty
+
+
+def test_a_similarity_has_no_best_and_no_cell_beside_itself(tmp_path):
+    factors = {"method": ["a", "b", "c"]}
+    results, header = study(tmp_path, {f"method={m}": [0.5, 0.4] for m in "abc"}, factors)
+    cells = list(results["cell"].unique())
+    probes = [
+        row
+        for k, (x, y) in enumerate([(0, 1), (0, 2)])
+        for seed in (0, 1)
+        for row in pair_rows(f"p{k}{seed}", (cells[x], cells[y]), ("a", "bc"[k]), 0.2 + 0.5 * k + 0.01 * seed, seed)
+    ]
+    table = build(pandas.DataFrame([*results.to_dict("records"), *probes]), header, "probe/alike/a/output")
+    [row] = table.values
+    assert [value if value is None else round(value.mean, 3) for value in row] == [None, 0.205, 0.705]
+    assert not any(table.best[0])
+    assert not any(table.rivals[0])
+    assert table.notes == ("empty: a beside itself, 1 by definition; none is the best",)
 
 
 def test_comparisons_at_other_levels_are_kept_apart_unless_they_are_the_same_run(tmp_path):

@@ -5,13 +5,19 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pretune.plan import calibrate, duration, make_plan, sharing_sentence
+from pretune import program
+from pretune.outcomes import Outcome, Run
+from pretune.plan import calibrate, duration, make_plan, searches_before, sharing_sentence
+from pretune.scheduler import Scheduler
+from pretune.search import open_storage
 from search_spaces import schema
 from search_spaces.document import StudyError
 from search_spaces.resolve import Study, from_dict
@@ -85,7 +91,10 @@ def test_a_plan_is_deterministic_and_its_fingerprints_depend_on_the_content_of_t
 def test_what_the_store_holds_is_counted() -> None:
     _, stages = make_plan(study(), lambda data: "digest")
     held = {stage.fingerprint for stage in stages[:5]}
-    assert plan_of(study(), stored=held.__contains__)["stored"] == 5
+    assert (
+        plan_of(study(), find=lambda key: Outcome("finished", {"val/jaccard": 0.5}) if key in held else None)["stored"]
+        == 5
+    )
     assert plan_of(study())["stored"] is None
 
 
@@ -241,3 +250,34 @@ def test_any_study_that_stands_can_be_planned_and_always_the_same(drawn: dict[st
     assert dataclasses.asdict(first) == dataclasses.asdict(second)
     assert [stage.fingerprint for stage in stages] == [stage.fingerprint for stage in again]
     assert first.stage_runs == len({stage.fingerprint for stage in stages}) > 0
+
+
+@pytest.mark.parametrize("racing", [None, {"first": 2}])
+def test_the_plan_of_a_study_that_was_run_knows_what_its_searches_asked(tmp_path: Path, racing: Any) -> None:
+    """TPE asks by scores; the journal says what it asked, so that a finished study costs nothing, more trials a few."""
+    body = copy.deepcopy(EIGHT_CELLS) | {"factors": {}, "seeds": {"search": 4, "report": 2}}
+    body["finetune"]["optimizer"] = {"lr": {"log_uniform": [1e-4, 1e-1]}}
+    body["tune"] = {"trials": 8, "batch": 4, "startup": 2, "racing": racing}
+    ran: dict[str, Outcome] = {}
+    storage = open_storage(tmp_path / "optuna.journal")
+    run = Run(from_dict(body), lambda data: "digest", storage)
+    scheduler = Scheduler(ran.get, 0)
+    scheduler.start(program.start(run))
+    while (stage := scheduler.take()) is not None:
+        noise = int(stage.fingerprint[:4], 16) / 2**16 / 100
+        lr = getattr(stage.settings.optimizer, "lr", 0.0)  # type: ignore[union-attr]
+        ran[stage.fingerprint] = Outcome("finished", {"val/jaccard": -abs(math.log10(lr) + 2) + noise})
+        scheduler.complete(stage, ran[stage.fingerprint])
+
+    def plan(trials: int) -> dict[str, Any]:
+        changed = body | {"tune": body["tune"] | {"trials": trials}}
+        with searches_before(tmp_path) as asked:
+            return plan_of(from_dict(changed), find=ran.get, searches=asked)
+
+    before = (tmp_path / "optuna.journal").read_bytes()
+    assert (plan(8)["stage_runs"], plan(8)["stored"]) == (len(ran), len(ran))
+    longer = plan(12)
+    assert longer["stage_runs"] - longer["stored"] <= 4 * 4 + 2  # four more configurations, and perhaps another best
+    assert longer["stage_runs"] - longer["stored"] >= 4 * 2
+    assert (tmp_path / "optuna.journal").read_bytes() == before
+    assert plan_of(from_dict(body), find=ran.get)["stored"] < len(ran)  # without the journal nobody knows
