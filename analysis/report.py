@@ -101,12 +101,12 @@ def write_tables(folder: Path) -> list[RenderableType]:
 
 
 def searched(folder: Path) -> str:
-    """A list of what the searches asked and found out, in Markdown; "" where nothing was searched."""
-    lines = [search.sentence for search in summaries(load_searches(folder))]
-    return (
-        "\n".join(["", "## Searches", "", *(f"- {line}" for line in (*lines, *load_notes(folder)))]) + "\n"
+    """What the searches asked and found out, and what should be known beside the table, as lists in Markdown."""
+    parts = {"Searches": [search.sentence for search in summaries(load_searches(folder))], "Notes": load_notes(folder)}
+    return "".join(
+        "\n".join(["", f"## {title}", "", *(f"- {line}" for line in lines)]) + "\n"
+        for title, lines in parts.items()
         if lines
-        else ""
     )
 
 

@@ -262,7 +262,8 @@ def duplicate_report(held: ImageSet) -> list[str]:
         return ["no picture is there twice"]
     part = np.zeros(len(held.names), np.int64) if held.official_test is None else held.official_test.astype(np.int64)
     between = across(found, part)
-    shown = [*between, *(pair for pair in found if pair not in set(between))][:5]
+    across_lists = set(between)
+    shown = [*between, *(pair for pair in found if pair not in across_lists)][:5]
     examples = [f"  {_printable(held.names[pair.first])} = {_printable(held.names[pair.second])}" for pair in shown]
     sides = f", {len(between)} of them on both sides of the official lists" if held.official_test is not None else ""
     return [f"{len(found)} pairs show the same picture{sides}:", *examples]
@@ -333,6 +334,10 @@ def fetch_data(name: str, root: Path, keep: bool, console: Console) -> None:
         reason = "its site asks for an account" if about.login else "it has no archive of its own"
         console.print(f"Not downloaded: {reason}. To have it: {about.get}.", highlight=False)
         return
+    if (root / about.folders[0]).exists():
+        raise click.UsageError(
+            f"{root / about.folders[0]} is there already, and is no whole copy; move it away, then fetch again"
+        )
     _fetch_all(about.downloads, root, about.folders[0], keep, console)
     console.print(f"{name} is in {root / about.folders[0]}; pretune data check {name} --data {root}", highlight=False)
 

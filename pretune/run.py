@@ -21,6 +21,7 @@ from rich.progress import Progress as Bar
 
 from pretune import cluster, program, record, warm
 from pretune.backbones import check_backbones
+from pretune.copies import in_the_test_set
 from pretune.errors import SearchStorageError
 from pretune.execute import Folders, Order, order_of
 from pretune.handout import Ledger, Live, costs, find_in
@@ -86,7 +87,7 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
     began = time.monotonic()
     store = open_store(options.store, options.cache)
     store.check()
-    digest_of = prepare_data(study, options, console)
+    digest_of, copies = prepare_data(study, options, console)
     make_folder(options.out)
     publisher = Publisher(options.out, options.results)
     publisher.fetch()
@@ -101,6 +102,7 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
             record.set_aside(options.out)
         record.write_header(study, options.out)
         run = Run(study, digest_of, storage)
+        run.notes += copies
         run.clock = lambda: time.monotonic() - began
         run.is_stored = lambda fingerprint: store.find(fingerprint) is not None
         run.earlier = functools.partial(warm.earlier, store, options.out)
@@ -236,8 +238,12 @@ def told_in_a_sentence(options: Options) -> Iterator[None]:
         raise SearchStorageError(f"the study stopped: the search storage no longer answers; {again}") from None
 
 
-def prepare_data(study: Study, options: Options, console: Console | None) -> DigestOf:
-    """Decode every data set into the cache, with a progress bar; the answer names a data set's content."""
+def prepare_data(study: Study, options: Options, console: Console | None) -> tuple[DigestOf, list[str]]:
+    """Decode every data set into the cache, with a progress bar.
+
+    Returns:
+        What names a data set's content, and sentences about pictures that are in a test set and outside of it.
+    """
     from trainables.data.errors import DataError
     from trainables.data.images import ImageSet
     from trainables.data.sources import Choice, open_set, prepare
@@ -269,7 +275,12 @@ def prepare_data(study: Study, options: Options, console: Console | None) -> Dig
             unlabelled = isinstance(probe, schema.CKA | schema.FeatureMaps)
             if opened(settings.data[probe.data]).labels is None and not unlabelled:
                 raise DataError(f"probe.{name}: the images of {probe.data} have no classes to tell apart")
-    return lambda data: prepared(data)[0]
+    found = list(in_the_test_set(study, lambda data: (prepared(data)[0], opened(data)), options.cache))
+    for sentence in found:
+        if console is None:
+            break
+        console.print(f"[yellow]note:[/] {sentence}", highlight=False, soft_wrap=True)
+    return lambda data: prepared(data)[0], found
 
 
 def say_source(name: str, why: str, console: Console | None) -> None:

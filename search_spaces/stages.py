@@ -135,6 +135,8 @@ def data_identity(data: Data, digest: str, role: str) -> dict[str, Any]:
     roles: dict[str, set[str]] = {"train": {"test", "val", "seed"}, "train+val": {"test", "seed"}, "all": set()}
     parts = roles[role]
     identity: dict[str, Any] = {"digest": digest, "split": data.split.model_dump(mode="json", include=parts)}
+    if data.split.stratify and {"fold", "val_fold"} & set(identity["split"]):
+        identity["folds"] = 2  # of the rule that cuts them: the first one lost the shares of the classes
     return identity | ({} if data.shuffle_window is None else {"shuffle_window": data.shuffle_window})  # sets the order
 
 

@@ -24,6 +24,11 @@ ALPHA_MODES = frozenset({"RGBA", "RGBa", "LA", "La", "PA"})
 MASK_MODES = frozenset({"1", "L", "P"}) | DEEP_MODES
 
 
+ORIENTATION = 0x0112  # EXIF's tag
+TURNED = "pretune:turned"  # in an image's info: the orientation that it was stored in
+LEAST_DEEP = 4096  # of 65,536; an image whose brightest pixel is below would be black with 8 bits
+
+
 class Decoded(NamedTuple):
     """(S, S, 3) and (S, S) uint8; or, where `problems` is not empty, nothing to be used."""
 
@@ -44,6 +49,11 @@ def decode(entry: Entry, listing: Listing, unpack: Unpack | None, size: int, fit
         mask = _attempt(partial(_mask, entry.mask, listing, unpack), entry.mask, listing.root, problems)
     if image is not None and mask is not None and image.size != mask.size:
         problems.append(f"{_relative(entry.mask, listing.root)}: {_sizes(mask, image)}")
+    elif image is not None and mask is not None and _ambiguous(image):
+        problems.append(
+            f"{_relative(entry.image, listing.root)}: turned by EXIF orientation {image.info[TURNED]}, and nothing "
+            "shows whether its mask was drawn on the turned image; save the image upright"
+        )
     if image is None or problems:
         return Decoded(None, None, tuple(problems))
     fitted = None if mask is None else np.asarray(fit_mask(_cut(mask, entry.box), size, fit))
@@ -64,6 +74,12 @@ def read_image(source: Source) -> Image.Image:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _ambiguous(image: Image.Image) -> bool:
+    """Whether the image was turned in a way that leaves its size as it was, so that a mask's size tells nothing."""
+    orientation = image.info.get(TURNED, 1)
+    return orientation in (2, 3, 4) or (orientation > 4 and image.width == image.height)
 
 
 def read_mask(source: Source, values: Mapping[int, int]) -> Image.Image:
@@ -158,7 +174,10 @@ def _open(source: Source) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data))
         image.load()
+        orientation = image.getexif().get(ORIENTATION, 1)
         ImageOps.exif_transpose(image, in_place=True)  # in place: upright images are not copied
+        if orientation != 1:
+            image.info[TURNED] = orientation
         return image
     except UnidentifiedImageError as error:
         raise BadFileError("not an image that can be read; replace or remove it") from error
@@ -177,6 +196,11 @@ def _eight_bit(grey: NDArray[np.generic]) -> NDArray[np.uint8]:
     wide = grey.astype(np.int64)
     if wide.min() < 0 or wide.max() > 65535:
         raise BadFileError(f"grey values {wide.min()} to {wide.max()} are beyond 16 bits; save it with 8 or 16 bits")
+    if 0 < wide.max() < LEAST_DEEP:
+        raise BadFileError(
+            f"16-bit grey whose largest value is {wide.max()} of 65535 would turn black (are these 8 or 12 bits?); "
+            "scale it to the full range or save it with 8 bits"
+        )
     return ((wide + 128) // 257).astype(np.uint8)
 
 

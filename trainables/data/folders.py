@@ -25,7 +25,8 @@ def list_images(root: Path) -> Listing:
         Entry(name, path, label=index[top] if labelled and top is not None else None)
         for (name, path), top in zip(paths.items(), tops, strict=True)
     )
-    return Listing(root, tuple(entries), tuple(_empty_folders(root, set(index)) if labelled else ()))
+    problems = tuple(_empty_folders(root, set(index)) if labelled else ())
+    return Listing(root, tuple(entries), problems, label_names=tuple(sorted(index)) if labelled else ())
 
 
 def _empty_folders(root: Path, classes: set[str]) -> Iterator[str]:

@@ -162,7 +162,7 @@ def _with_maps(base: str, settings: schema.Data, data_root: Path | None, cache: 
     depth = None
     if settings.depth is not None:
         depth = [settings.depth.output, *hashes.hash_files(maps.weight_files(settings.depth, data_root), cache)]
-    return _digest_of([base, maps.RECIPE, regions, depth])
+    return _digest_of([base, maps.RECIPE, regions, depth, *(["padded"] if settings.fit == "pad" else [])])
 
 
 def listed(settings: schema.Data, data_root: Path | None) -> Listing:
@@ -177,7 +177,8 @@ def listed(settings: schema.Data, data_root: Path | None) -> Listing:
 
 def _digest_files(settings: schema.Data, listing: Listing, cache: Path | None) -> str:
     if listing.content is not None:
-        return _digest_of([_header(settings, listing), *listing.content])
+        whole = hashes.hash_files(listing.hashed, cache)
+        return _digest_of([_header(settings, listing), *listing.content, *whole])
     sources = [source for entry in listing.entries for source in (entry.image, entry.mask) if source is not None]
     paths = list(dict.fromkeys(file_of(source) for source in sources))  # a file of many images is hashed once
     found = dict(zip(paths, hashes.hash_files(paths, cache), strict=True))
@@ -335,7 +336,11 @@ def _write_maps(
     _room(folder, images.size)  # two maps of two bytes for three of colour is more than is needed
     if settings.regions is not None:
         _fill(
-            folder / "regions.npy", images, np.uint16, maps.region_maps(images, settings.regions, data_root), progress
+            folder / "regions.npy",
+            images,
+            np.uint16,
+            maps.region_maps(images, settings.regions, data_root, settings.fit == "pad"),
+            progress,
         )
     if settings.depth is not None:
         _fill(folder / "depth.npy", images, np.float16, maps.depth_maps(images, settings.depth, data_root), progress)

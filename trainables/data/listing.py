@@ -71,6 +71,7 @@ class Listing:
     label_names: tuple[str, ...] = ()  # names of the image classes, where the data set gives them
     unpack: Callable[[Path], Pack] | None = None  # opens a file that holds many images
     content: Sequence[Any] | None = None  # what the entries hold, where it is known without reading them
+    hashed: tuple[Path, ...] = ()  # files to read whole beside `content`
 
 
 def limited(listing: Listing, limit: int | None, seed: int) -> Listing:

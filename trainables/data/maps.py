@@ -37,12 +37,42 @@ Chunk = NDArray[np.uint8]  # (B, S, S, 3)
 
 
 def region_maps(
-    images: NDArray[np.uint8], settings: Regions, data_root: Path | None = None
+    images: NDArray[np.uint8], settings: Regions, data_root: Path | None = None, padded: bool = False
 ) -> Iterator[NDArray[np.uint16]]:
     """(N, S, S, 3) -> chunks of (B, S, S), regions numbered from 1 in every image. Raises DataError.
 
-    Large sets are worked on by one process for each core: scikit-image holds the interpreter.
+    With `padded`, the black bars beside a fitted image are in no region (0): else views would be cut from them.
     """
+    found = _region_maps(images, settings, data_root)
+    if not padded:
+        yield from found
+        return
+    first = 0
+    for chunk in found:
+        pixels = images[first : first + len(chunk)]
+        yield np.stack([_without_bars(regions, image) for regions, image in zip(chunk, pixels, strict=True)])
+        first += len(chunk)
+
+
+def _without_bars(regions: NDArray[np.uint16], image: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """Regions (S, S) numbered anew, 0 in the rows and columns at the edges that are black all along (S, S, 3)."""
+    lit = image.max(-1) > 0
+    rows, columns = np.flatnonzero(lit.max(1)), np.flatnonzero(lit.max(0))
+    inside = np.zeros(regions.shape, np.bool_)
+    if len(rows):
+        inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
+    return _closed(np.where(inside, regions, 0))
+
+
+def _closed(regions: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Numbers 0 and some above -> 0, 1, 2, ... in their order."""
+    values, inverse = np.unique(regions, return_inverse=True)
+    ranks = np.arange(len(values)) + (0 if values[0] == 0 else 1)
+    return ranks.astype(np.uint16)[inverse].reshape(regions.shape)
+
+
+def _region_maps(images: NDArray[np.uint8], settings: Regions, data_root: Path | None) -> Iterator[NDArray[np.uint16]]:
+    """Large sets are worked on by one process for each core: scikit-image holds the interpreter."""
     if isinstance(settings, schema.SAM):
         _require("transformers", "region maps by SAM")
         yield from sam_maps(images, settings, region_weights(settings, data_root)[0].parent, BATCH)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,8 +89,11 @@ def _check_masks(
 
 
 def _unpack_npz(file: Path) -> Pack:
-    with np.load(file, allow_pickle=False) as arrays:
-        return Pack(arrays["images"], arrays.get("masks"))
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return Pack(arrays["images"], arrays.get("masks"))
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{file} is damaged ({error}); replace it") from error
 
 
 def npz_shapes(file: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
@@ -114,6 +118,8 @@ def _integers(file: Path, key: str, n: int) -> list[int]:
         labels = arrays[key]
     if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{file}: `{key}` must be {n} whole numbers, it is {labels.dtype} {labels.shape}")
+    if n and labels.min() < 0:
+        raise DataError(f"{file}: `{key}` holds {labels.min()}; image classes are counted from 0")
     return [int(label) for label in labels]
 
 
@@ -129,8 +135,24 @@ def list_cifar10(settings: schema.CIFAR10, root: Path) -> Listing:
                 for file in files
                 for entry in _members(file, file.stem, labels_of(file), file.stem.startswith("test"))
             ]
-            return Listing(root, tuple(entries), label_names=CIFAR_CLASSES, unpack=unpack)
+            unknown = {e.label for e in entries if e.label is not None and not 0 <= e.label < len(CIFAR_CLASSES)}
+            if unknown:
+                raise DataError(
+                    f"cifar10: {root} holds labels {sorted(unknown)[:5]}, beyond its ten classes; fetch it anew"
+                )
+            missing = _cifar_missing(files)
+            return Listing(root, tuple(entries), missing, label_names=CIFAR_CLASSES, unpack=unpack)
     raise DataError(f"cifar10: neither batches nor train.npz in {root}")
+
+
+def _cifar_missing(files: list[Path]) -> tuple[str, ...]:
+    """Batches of the archive that are not there."""
+    if files[0].suffix == ".npz":
+        return ()
+    suffix = files[0].suffix
+    whole = [*(f"data_batch_{i}{suffix}" for i in range(1, 6)), f"test_batch{suffix}"]
+    there = {file.name for file in files}
+    return tuple(f"{name}: this batch is missing; fetch cifar10 anew" for name in whole if name not in there)
 
 
 CifarForm = tuple[list[Path], Callable[[Path], Sequence[int]], Callable[[Path], Pack]]

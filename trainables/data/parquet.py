@@ -25,6 +25,7 @@ from search_spaces import schema
 from trainables.data.errors import DataError
 from trainables.data.listing import IGNORE, Entry, Listing, Member, Pack
 
+HASHED = 1 << 30  # bytes of a set on a disk up to which its shards are read whole to name it
 FOOTER = 8  # bytes at the end of a Parquet file: length of its footer, and a magic number
 
 
@@ -33,6 +34,7 @@ class Shards(Sequence[Entry]):
     """The rows of all shards as entries, made when they are asked for: a million take no memory."""
 
     files: tuple[Path, ...]
+    root: Path  # names are told from here
     starts: NDArray[np.int64]  # (files + 1,) index of each file's first row
     labels: NDArray[np.int64] | None
     masks: bool
@@ -52,7 +54,7 @@ class Shards(Sequence[Entry]):
         shard = int(np.searchsorted(self.starts, index, side="right")) - 1
         member = Member(self.files[shard], index - int(self.starts[shard]))
         label = None if self.labels is None else int(self.labels[index])
-        name = f"{member.file.stem}/{member.row:07d}"
+        name = f"{member.file.relative_to(self.root).with_suffix('').as_posix()}/{member.row:07d}"
         return Entry(name, member, member if self.masks else None, label)
 
 
@@ -134,12 +136,16 @@ def list_parquet(settings: schema.Parquet, root: Path) -> Listing:
         found = list(pool.map(lambda path: _footer(reader, path, settings), paths))
     starts = np.cumsum([0, *(rows for rows, _, _ in found)], dtype=np.int64)
     labels = None if settings.label is None else np.concatenate([labels for _, _, labels in found])
-    entries = Shards(tuple(paths), starts, labels, settings.mask is not None)
-    content: list[Any] = [[path.name, rows, footer] for path, (rows, footer, _) in zip(paths, found, strict=True)]
+    entries = Shards(tuple(paths), Path(base), starts, labels, settings.mask is not None)
+    names = [path.relative_to(base).as_posix() for path in paths]
+    content: list[Any] = [[name, rows, footer] for name, (rows, footer, _) in zip(names, found, strict=True)]
+    here = isinstance(files, fs.LocalFileSystem) and sum(path.stat().st_size for path in paths) <= HASHED
     if labels is not None:
         content.append(hashlib.sha256(labels.tobytes()).hexdigest())
     masks: dict[str, Any] = {} if settings.mask is None else {"mask_values": _values(settings)}
-    return Listing(Path(base), entries, classes=settings.classes, unpack=reader, content=content, **masks)
+    hashed = tuple(paths) if here else ()
+    named: dict[str, Any] = {"content": content, "hashed": hashed} | masks
+    return Listing(Path(base), entries, classes=settings.classes, unpack=reader, **named)
 
 
 def file_system(root: str) -> tuple[fs.FileSystem, str]:

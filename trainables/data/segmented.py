@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +62,11 @@ def list_voc(settings: schema.VOC2012, root: Path) -> Listing:
     if settings.only and settings.classify:
         raise DataError("voc2012: give `only:` or `classify:`, not both")
     problems: list[str] = []
-    entries = existing([*_voc_listed(root, "train", False), *_voc_listed(root, "val", True)], root, problems)
+    named = [*_voc_listed(root, "train", False), *_voc_listed(root, "val", True)]
+    twice = sorted(name for name, count in Counter(entry.name for entry in named).items() if count > 1)
+    if twice:
+        raise DataError(f"voc2012: {', '.join(twice[:5])} stand twice in train.txt and val.txt; fetch the lists anew")
+    entries = existing(named, root, problems)
     values = _identity(len(VOC)) | {IGNORE: IGNORE}
     whole = Listing(root, tuple(sorted(entries)), tuple(problems), VOC, values)
     if settings.classify:

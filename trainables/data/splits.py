@@ -45,9 +45,8 @@ def draw_split(
     rest = rest[_order(len(rest), VALIDATION, drawn_by, None if strata is None else strata[rest])]
     n_val = _count(n, settings.val)
     if settings.val_fold is not None:
-        number, of = (int(part) for part in settings.val_fold.split("/"))
-        first = np.arange(number - 1, len(rest), of)
-        rest, n_val = np.concatenate([rest[first], np.delete(rest, first)]), len(first)
+        inside = _fold(settings.val_fold, None if strata is None else strata[rest], len(rest))
+        rest, n_val = np.concatenate([rest[inside], rest[~inside]]), int(inside.sum())
     if len(test) == 0 or n_val >= len(rest):
         n_train = max(len(rest) - n_val, 0)
         raise DataError(
@@ -106,8 +105,20 @@ def _test(n: int, settings: schema.Split, official_test: BoolArray | None, strat
     order = _order(n, TEST, settings.seed, strata)
     if settings.fold is None:
         return order[: _count(n, settings.test)]
-    number, of = (int(part) for part in settings.fold.split("/"))
-    return order[number - 1 :: of]
+    return order[_fold(settings.fold, None if strata is None else strata[order], n)]
+
+
+def _fold(name: str, strata: IntArray | None, n: int) -> BoolArray:
+    """(n,) whether a place of an order belongs to the fold, '2/5' the second of five.
+
+    Folds take the places in turn; with `strata` (n,) one stratum after the other, so that each fold holds every stratum
+    by its share. In turn along the order itself they would not: in it the strata alternate too.
+    """
+    number, of = (int(part) for part in name.split("/"))
+    inside = np.zeros(n, np.bool_)
+    places = np.arange(n) if strata is None else np.argsort(strata, kind="stable")
+    inside[places[number - 1 :: of]] = True
+    return inside
 
 
 def _order(n: int, stream: int, seed: int, strata: IntArray | None) -> IntArray:

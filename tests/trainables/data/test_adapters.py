@@ -448,7 +448,8 @@ def cifar_pixels(n: int) -> NDArray[np.uint8]:
 
 def write_cifar(root: Path, form: str) -> None:
     root.mkdir(parents=True)
-    for name, n in (("data_batch_1", 2), ("test_batch", 1)):
+    batches = [f"data_batch_{i}" for i in range(1, 6)] if form != "npz" else ["data_batch_1"]
+    for name, n in [*((name, 2) for name in batches), ("test_batch", 1)]:
         planes, targets = cifar_pixels(n), [9, 3][:n]
         if form == "python2":
             (root / name).write_bytes(python2_batch(planes.reshape(n, -1), targets))
@@ -467,11 +468,24 @@ def test_cifar10_in_all_of_its_forms(tmp_path: Path, form: str) -> None:
     write_cifar(tmp_path / "cifar10", form)
     made = loaded("cifar10", tmp_path, cache_size=32)
     by_test = {bool(flag): row for row, flag in enumerate(on_test(made))}
-    assert sorted(labels(made)) == [3, 9, 9]
+    batches = 1 if form == "npz" else 5
+    assert sorted(labels(made)) == [3] * batches + [9] * (batches + 1)
     assert np.array_equal(made.images[by_test[True]], cifar_pixels(1)[0].transpose(1, 2, 0))
     train = [row for row, flag in enumerate(on_test(made)) if not flag]
-    assert np.array_equal(made.images[train], cifar_pixels(2).transpose(0, 2, 3, 1))
+    assert np.array_equal(made.images[train], np.tile(cifar_pixels(2).transpose(0, 2, 3, 1), (batches, 1, 1, 1)))
     assert made.label_names[9] == "truck"
+
+
+def test_a_missing_batch_and_a_label_beyond_the_classes_are_named(tmp_path: Path) -> None:
+    write_cifar(tmp_path / "a" / "cifar10", "binary")
+    (tmp_path / "a" / "cifar10" / "data_batch_4.bin").unlink()
+    with pytest.raises(DataError, match=r"data_batch_4.bin: this batch is missing"):
+        loaded("cifar10", tmp_path / "a")
+    write_cifar(tmp_path / "b" / "cifar10", "binary")
+    path = tmp_path / "b" / "cifar10" / "data_batch_2.bin"
+    path.write_bytes(bytes([200]) + path.read_bytes()[1:])
+    with pytest.raises(DataError, match=r"holds labels \[200\], beyond its ten classes"):
+        loaded("cifar10", tmp_path / "b")
 
 
 class Harmful:

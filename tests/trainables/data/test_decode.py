@@ -42,6 +42,29 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path: Path) -> None:
     assert rgb(saved(tmp_path / "a.png", deep)) == [[[0] * 3, [128] * 3, [255] * 3]]
 
 
+@pytest.mark.parametrize("largest", [1, 255, 4095])
+def test_sixteen_bits_that_hold_eight_or_twelve_are_refused(tmp_path: Path, largest: int) -> None:
+    path = saved(tmp_path / "a.png", Image.fromarray(np.full((2, 2), largest, np.uint16)))
+    with pytest.raises(BadFileError, match=f"largest value is {largest} of 65535 would turn black"):
+        decode.read_image(path)
+    assert rgb(saved(tmp_path / "b.png", Image.fromarray(np.zeros((2, 2), np.uint16)))) == [[[0, 0, 0]] * 2] * 2
+
+
+@pytest.mark.parametrize(("orientation", "size", "known"), [(3, (4, 2), False), (6, (4, 4), False), (6, (4, 2), True)])
+def test_a_turned_image_whose_mask_may_be_turned_or_not_is_named(
+    tmp_path: Path, orientation: int, size: tuple[int, int], known: bool
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = size if orientation == 3 else size[::-1]
+    saved(tmp_path / "a.jpg", Image.new("RGB", size, (9, 9, 9)), exif=exif)
+    saved(tmp_path / "a.png", Image.new("L", upright))
+    pair = Entry("a", tmp_path / "a.jpg", tmp_path / "a.png")
+    found = decode.decode(pair, Listing(tmp_path, (pair,), mask_values={0: 0}), None, 4, "squash")
+    assert bool(found.problems) != known
+    assert known or f"a.jpg: turned by EXIF orientation {orientation}, and nothing shows" in found.problems[0]
+
+
 def test_a_palette_is_looked_up(tmp_path: Path) -> None:
     image = Image.fromarray(np.array([[0, 1]], np.uint8)).convert("P")
     image.putpalette([10, 20, 30, 200, 100, 50])

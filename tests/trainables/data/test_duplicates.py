@@ -58,6 +58,13 @@ def test_plain_pictures_of_different_structure_are_told_apart_by_a_second_look()
     assert find_duplicates(images) == []
 
 
+def test_equal_pictures_are_paired_with_the_first_of_them() -> None:
+    """A thousand blank frames are 999 pairs, not half a million."""
+    blank = np.zeros((1000, *scene(1).shape), np.uint8)
+    found = find_duplicates(np.concatenate([blank[:500], scene(1)[None], blank[500:]]))
+    assert [(pair.first, pair.second) for pair in found] == [(0, row) for row in range(1, 1001) if row != 500]
+
+
 def test_pairs_on_both_sides_are_those_in_different_parts() -> None:
     pairs = [Duplicate(0, 1, 0), Duplicate(1, 2, 0)]
     assert across(pairs, np.array([0, 0, 1])) == [Duplicate(1, 2, 0)]

@@ -49,6 +49,21 @@ def test_many_images_on_several_processes_are_the_same_as_one_by_one() -> None:
     assert np.array_equal(together[::50], maps.regions_of(many[::50], settings))
 
 
+def test_the_bars_beside_a_padded_image_are_in_no_region() -> None:
+    """A 32 x 16 picture of two halves in the middle of a square: two regions, and nothing above and below them."""
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[8:24, :16], image[8:24, 16:] = (255, 0, 0), (0, 255, 0)
+    settings = schema.Felzenszwalb.model_validate(FELZENSZWALB)
+    [[found]] = maps.region_maps(image[None], settings, None, padded=True)
+    assert np.unique(found[:8]).tolist() == np.unique(found[24:]).tolist() == [0]
+    assert (found[8:24, :16] == 1).all()
+    assert (found[8:24, 16:] == 2).all()
+    [[whole]] = maps.region_maps(quarters()[None], settings, None, padded=True)
+    assert np.unique(whole[:16, 16:]).tolist() != [0]
+    [[black]] = maps.region_maps(np.zeros((1, 8, 8, 3), np.uint8), settings, None, padded=True)
+    assert not black.any()
+
+
 @given(st.lists(st.integers(-5, 5), min_size=1, max_size=30))
 def test_regions_are_numbered_as_they_appear(values: list[int]) -> None:
     found = maps.numbered(np.array([values]))[0].tolist()

@@ -115,10 +115,13 @@ def web(tmp_path: Path) -> Iterator[str]:
 def test_a_folder_of_a_web_server_is_a_root(tmp_path: Path, web: str, source: str) -> None:
     here = settings_of(shards(tmp_path / "d" / "set"), source=source)
     there = settings_of(f"{web}/d", source=source)
-    digests = [sources.prepare(settings, None, tmp_path / f"c{i}")[0] for i, settings in enumerate((here, there))]
-    assert digests[0] == digests[1]
-    held = sources.open_set(there, digests[1], None, tmp_path / "c1")
-    assert np.array_equal(held.images[np.arange(30)][:, 2, 2], [pixels[0, 0] for pixels in pictures(30)])
+    sets = []
+    for settings in (here, there):
+        digest = sources.prepare(settings, None, tmp_path / "c")[0]
+        sets.append(sources.open_set(settings, digest, None, tmp_path / "c"))
+    for held in sets:
+        assert np.array_equal(held.images[np.arange(30)][:, 2, 2], [pixels[0, 0] for pixels in pictures(30)])
+    assert [f"set/{name}" for name in sets[0].names] == list(sets[1].names)  # part-0 of another folder is another
     with pytest.raises(DataError, match=r"nothing-here cannot be listed"):
         sources.prepare(settings_of(f"{web}/nothing-here"), None, tmp_path / "c")
 
@@ -156,6 +159,28 @@ def test_a_digest_needs_no_image_and_sees_every_change(tmp_path: Path) -> None:
     cells = table["image"].to_pylist()
     cells[2] = png(np.zeros((6, 9, 3), np.uint8))
     pq.write_table(table.set_column(0, "image", [cells]), root / "part-1.parquet", row_group_size=4)
+    assert images.digest(settings_of(root), None) != before
+
+
+def test_shards_on_a_disk_are_named_by_all_that_they_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two masks that change places leave the footer as it is: sizes, extremes and counts are the same."""
+    root = shards(tmp_path / "d", n=4, files=1)
+    before = images.digest(settings_of(root), None)
+    path = root / "part-0.parquet"
+    raw, table = path.read_bytes(), pq.read_table(path)
+    one, other = table["mask"][0].as_py(), table["mask"][1].as_py()
+    cells = table["mask"].to_pylist()
+    cells[0], cells[1] = other, one
+    pq.write_table(table.set_column(1, "mask", [cells]), path, row_group_size=4, compression="none")
+    swapped = path.read_bytes()
+    pq.write_table(table, path, row_group_size=4, compression="none")
+    assert path.read_bytes()[-200:] == swapped[-200:]  # the footer's end, of both
+    plain = images.digest(settings_of(root), None)
+    path.write_bytes(swapped)
+    assert images.digest(settings_of(root), None) != plain
+    path.write_bytes(raw)
+    assert images.digest(settings_of(root), None) == before
+    monkeypatch.setattr(parquet, "HASHED", 0)  # a large set: by its footers, as docs/decisions.md says
     assert images.digest(settings_of(root), None) != before
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -134,6 +134,29 @@ def test_folds_are_disjoint_complete_and_of_equal_size(n: int, of: int, seed: in
     ]
     assert np.array_equal(np.sort(np.concatenate(tests)), np.arange(n))
     assert {len(test) for test in tests} <= {n // of, n // of + 1}
+
+
+@given(
+    counts=st.lists(st.integers(2, 40), min_size=1, max_size=6), of=st.integers(2, 10), seed=seeds, val=st.booleans()
+)
+def test_stratified_folds_hold_each_class_by_its_share(counts: list[int], of: int, seed: int, val: bool) -> None:
+    """Of m images of a class every fold has m / k, rounded down or up."""
+    labels = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+    n = len(labels)
+    assume(n >= 2 * of + 2)
+    held = []
+    for k in range(1, of + 1):
+        if val:
+            split = draw_split(n, schema.Split(test=1, val_fold=f"{k}/{of}", seed=seed, stratify=True), 7, None, labels)
+            held.append(split.val)
+        else:
+            cut = schema.Split(fold=f"{k}/{of}", val=0, seed=seed, stratify=True)
+            held.append(draw_split(n, cut, 7, None, labels).test)
+    found = np.sort(np.concatenate(held))
+    assert len(np.unique(found)) == len(found) == n - val
+    for label in range(len(counts)):
+        m = int((labels[found] == label).sum())
+        assert {int((labels[fold] == label).sum()) for fold in held} <= {m // of, -(-m // of)}
 
 
 def test_folds_leave_the_rest_to_train_and_validation() -> None:
