@@ -121,6 +121,14 @@ def stop_ray() -> None:
     ray.shutdown()
 
 
+def keep_keys_to_ourselves() -> None:
+    """Tune would put the driver's AWS_* keys into every actor's runtime environment, which Ray writes into its logs and
+    shows on its dashboard. Processes have them from their machine's environment, files or role (docs/storage.md)."""
+    from ray.tune.execution import class_cache
+
+    class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+
+
 def run_trials(
     scheduler: Scheduler,
     ledger: Ledger,
@@ -144,6 +152,8 @@ def run_trials(
     from pretune.leaving import stopped_by_signals
     from pretune.loggers import callbacks
     from pretune.searcher import NamedStage, StageSearcher, StageTrial, Watchdog
+
+    keep_keys_to_ourselves()
 
     def resources() -> dict[str, float]:
         return cluster.resources(cluster.machines())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -199,11 +200,27 @@ def test_a_study_on_a_faulty_object_store_ends_in_the_local_table(
 ) -> None:
     """Store and results through the proxy; then another machine, with empty disks, goes on from the copy.
 
-    No key, token or password is in anything that was written, here or in the bucket.
+    No key, token or password is in anything that was written, here, in the bucket or in Ray's logs.
     """
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
-    with served(*fates) as server:
+    with tempfile.TemporaryDirectory(prefix="ray-") as ray, served(*fates) as server:  # names of sockets must be short
+        monkeypatch.setenv("RAY_TMPDIR", ray)
         _whole_study(server, tiny, tmp_path)
+        objects = _objects_of(server[0])
+        files = {str(path): path.read_bytes() for top in (tmp_path, Path(ray)) for path in _files(top)}
+    assert len(objects) > 20
+    assert any("/logs/" in name and content for name, content in files.items())
+    for secret in (SECRET, TOKEN):
+        assert [name for name, content in (objects | files).items() if secret.encode() in content] == []
+
+
+def _files(top: Path) -> list[Path]:
+    return [path for path in top.rglob("*") if path.is_file() and not path.is_symlink()]
+
+
+def _objects_of(port: int) -> dict[str, bytes]:
+    everything = open_bucket(address(port, "study"))
+    return {name: everything.read(name) or b"" for name in everything.sizes()}
 
 
 def _whole_study(server: tuple[int, Proxy], tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -233,9 +250,3 @@ def _whole_study(server: tuple[int, Proxy], tiny: dict[str, Any], tmp_path: Path
     assert pd.read_parquet(io.BytesIO(copy.read("results.parquet") or b"")).equals(tables[2])
     assert proxy.met["cut"] > 0
     assert proxy.met["error"] > 0
-    everything = open_bucket(address(port, "study"))
-    objects = {name: everything.read(name) or b"" for name in everything.sizes()}
-    files = {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert len(objects) > 20
-    for secret in (SECRET, TOKEN):
-        assert [name for name, content in (objects | files).items() if secret.encode() in content] == []
