@@ -142,14 +142,18 @@ def finetune(work: Work, pets: Pets, small: Tensor, cell: Cell, encoder: Encoder
         encoder.eval()
     for _ in range(work.tune_epochs):
         for image, mask in loader:
-            p = network(image).softmax(dim=1)
-            g = F.one_hot(mask.long(), CLASSES).permute(0, 3, 1, 2).float()
-            overlap, total = (p * g).sum(dim=(0, 2, 3)), (p + g).sum(dim=(0, 2, 3))
-            loss = 1 - (2 * overlap / total).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            tuning_step(network, optimizer, image, mask)
     return network.eval()
+
+
+def tuning_step(network: nn.Module, optimizer: torch.optim.Optimizer, image: Tensor, mask: Tensor) -> None:
+    p = network(image).softmax(dim=1)
+    g = F.one_hot(mask.long(), CLASSES).permute(0, 3, 1, 2).float()
+    overlap, total = (p * g).sum(dim=(0, 2, 3)), (p + g).sum(dim=(0, 2, 3))
+    loss = 1 - (2 * overlap / total).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from pretune import cluster
 from pretune.errors import ClusterError
@@ -48,6 +49,11 @@ ACTOR_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
 }
+# Ray starts a worker for every CPU at once, and each would import these (4 s) when its first stage comes; so it does
+# before. torch imports torch._dynamo when it makes its first optimizer. Not on large machines, of which a study may use
+# few CPUs: 0.3 GB each.
+PRELOADED = ("torch._dynamo", "ray.tune", "pretune.searcher", "trainables.finetune", "trainables.pretrain")
+MOST_PRELOADED = 16  # CPUs
 
 
 @contextmanager
@@ -83,18 +89,16 @@ def start_ray(
 
     Without an address a bare `ray.init()` would attach to any stale cluster of this machine, hence `local`.
     """
-    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+    _set_environment(QUIET)
     import ray
 
-    where = {"address": address} if address else {"address": "local", "num_cpus": cpus, "include_dashboard": dashboard}
     with cluster.explained(address) if address else _started(own_token=not dashboard):
         context = ray.init(
-            **where,
+            **(_there(address) if address else _here(cpus, dashboard)),
             dashboard_host="127.0.0.1",
             log_to_driver=False,
             logging_level=logging.ERROR,
             configure_logging=True,
-            runtime_env={"env_vars": ACTOR_ENVIRONMENT} | (cluster.code_for_workers() if address else {}),
         )
         if dashboard:
             say(f"dashboard: http://{context.dashboard_url} (it asks for the token that `ray get-auth-token` prints)")
@@ -112,6 +116,24 @@ def _started(own_token: bool) -> Iterator[None]:
         raise ClusterError(
             f"Ray did not start on this machine: {text} (is it short of memory or very busy?)"
         ) from error
+
+
+def _there(address: str) -> dict[str, Any]:
+    return {"address": address, "runtime_env": {"env_vars": ACTOR_ENVIRONMENT} | cluster.code_for_workers()}
+
+
+def _here(cpus: int | None, dashboard: bool) -> dict[str, Any]:
+    """Workers inherit the environment of this process. Under a `runtime_env` the workers that Ray starts with itself
+    would go unused, and new ones would have to start."""
+    _set_environment(ACTOR_ENVIRONMENT)
+    if (cpus or os.cpu_count() or 1) <= MOST_PRELOADED:
+        _set_environment({"RAY_preload_python_modules": ",".join(PRELOADED)})
+    return {"address": "local", "num_cpus": cpus, "include_dashboard": dashboard}
+
+
+def _set_environment(values: Mapping[str, str]) -> None:
+    """Of this process and all that it starts; what is set already stays."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in values.items()})
 
 
 def stop_ray() -> None:
