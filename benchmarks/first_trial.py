@@ -5,7 +5,7 @@
 A `pretune run` of one fine-tuning on 40 generated scenes, from an empty store, each time in a process of its own; files
 are in the system's page cache (a first, unmeasured turn). "trial" is the moment at which the first stage run starts to
 train: in its actor, torch imported. Every second turn is without the modules that workers import while Ray starts
-(`pretune.transport.PRELOADED`). Medians over repeats.
+(`pretune.preload`). Medians over repeats.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PARTS = (
 )
 
 
-def one(root: Path, began: float) -> dict[str, float]:
+def one(root: Path, began: float, plain: bool) -> dict[str, float]:
     """The command, within its process; when each part was done, in seconds since `began` (since 1970)."""
     marks = {"interpreter": time.time() - began}
 
@@ -54,8 +54,10 @@ def one(root: Path, began: float) -> dict[str, float]:
 
     mark("command line")
     cli.load = after(cli.load, lambda: mark("engine and study"))
-    from pretune import run
+    from pretune import run, transport
 
+    if plain:
+        transport.MOST_PRELOADED = 0
     run.prepare_data = after(run.prepare_data, lambda: mark("data"))
     run.start_ray = after(run.start_ray, lambda: mark("start Ray"))
     run.run_trials = before(run.run_trials, lambda: mark(import_tune()))
@@ -95,10 +97,11 @@ def after(call: Callable[..., Any], then: Callable[[], Any]) -> Callable[..., An
 
 def turn(preload: bool) -> dict[str, float]:
     """When each part was done, of a command in a process of its own."""
-    environment = dict(os.environ) if preload else os.environ | {"RAY_preload_python_modules": ""}
     with tempfile.TemporaryDirectory() as root:
-        command = [sys.executable, "-m", "benchmarks.first_trial", "--one", root, "--began", repr(time.time())]
-        shown = subprocess.run(command, capture_output=True, text=True, env=environment)
+        command = [sys.executable, "-m", "benchmarks.first_trial", "--one", root, "--began", repr(time.time())] + (
+            ["--plain"] * (not preload)
+        )
+        shown = subprocess.run(command, capture_output=True, text=True)
     if shown.returncode:
         raise RuntimeError(shown.stdout[-2000:] + shown.stderr[-2000:])
     marks: dict[str, float] = json.loads(shown.stdout.splitlines()[-1])
@@ -128,9 +131,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--began", type=float, help=argparse.SUPPRESS)
     a = parser.parse_args()
-    print(json.dumps(one(a.one, a.began) if a.one else measure(a.repeats)))
+    print(json.dumps(one(a.one, a.began, a.plain) if a.one else measure(a.repeats)))
 
 
 if __name__ == "__main__":

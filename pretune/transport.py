@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from pretune import cluster
+from pretune import cluster, preload
 from pretune.errors import ClusterError
 from pretune.execute import Order
 from pretune.handout import Handout, Ledger, Live
@@ -49,11 +49,8 @@ ACTOR_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
 }
-# Ray starts a worker for every CPU at once, and each would import these (4 s) when its first stage comes; so it does
-# before. torch imports torch._dynamo when it makes its first optimizer. Not on large machines, of which a study may use
-# few CPUs: 0.3 GB each.
-PRELOADED = ("torch._dynamo", "ray.tune", "pretune.searcher", "trainables.finetune", "trainables.pretrain")
-MOST_PRELOADED = 16  # CPUs
+# CPUs of a machine on which workers import torch before they are needed: Ray starts one for each CPU, 0.3 GB each.
+MOST_PRELOADED = 16
 
 
 @contextmanager
@@ -127,7 +124,7 @@ def _here(cpus: int | None, dashboard: bool) -> dict[str, Any]:
     would go unused, and new ones would have to start."""
     _set_environment(ACTOR_ENVIRONMENT)
     if (cpus or os.cpu_count() or 1) <= MOST_PRELOADED:
-        _set_environment({"RAY_preload_python_modules": ",".join(PRELOADED)})
+        os.environ.update(preload.environment())
     return {"address": "local", "num_cpus": cpus, "include_dashboard": dashboard}
 
 

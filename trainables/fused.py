@@ -123,7 +123,7 @@ def train(
         pixels, targets = (torch.stack(part) for part in zip(*rows, strict=True))  # K, B, ...
         each = torch.stack([loss_of(*pair) for pair in zip(fused(pixels), targets, strict=True)])  # K
         fused.zero_grad()
-        each.sum().backward()  # no replicate's loss depends on another's weights
+        each.sum().backward()  # type: ignore[no-untyped-call]  # no replicate's loss depends on another's weights
         fused.hand_out_gradients()
         lr = learning_rate(settings.schedule, settings.optimizer.lr, step, per_epoch, whole)
         for replica, optimizer in zip(fused.replicas, optimizers, strict=True):
