@@ -35,6 +35,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
+from analysis.timeline import sentence, timeline
 from benchmarks.rivals import Cell, Work, script, tuned
 from search_spaces.resolve import Study
 from search_spaces.resolve import load as load_study
@@ -100,10 +101,18 @@ def by_pretune(data: Path, folder: Path) -> tuple[float, list[dict[str, Any]]]:
     """Wall seconds of the command, and its scores."""
     command = [str(Path(sys.executable).with_name("pretune")), "run", str(STUDY), "--scale", "small"]
     command += [part for text in OVERRIDES for part in ("--set", text)]
+    began = time.time()
     seconds, _ = timed([*command, "--data", str(data), "--root", str(folder)])
     out = folder / small_study().name
     runs = pd.read_parquet(out / "stage_runs.parquet")
-    print(f"  {len(runs)} stage runs, {runs.seconds.sum():.0f} s of training in them", flush=True)
+    lanes = timeline(runs)
+    assert lanes is not None
+    first = float(runs.started.min()) - began
+    print(f"a: {seconds:.1f} s, of which {first:.1f} s before the first stage run and", flush=True)
+    print(
+        f"   {seconds - first - lanes.seconds:.1f} s after the last; {len(runs)} stage runs, {sentence(lanes)}",
+        flush=True,
+    )
     rows = pd.read_parquet(out / "results.parquet")
     rows = rows[(rows.metric == "test/jaccard") & (rows.phase == "confirm")]
     cells = {cell.label: numbers for cell, numbers in zip(small_study().cells, cells_of(small_study()), strict=True)}
@@ -195,7 +204,6 @@ def measure(a: argparse.Namespace) -> dict[str, Any]:
         folder = Path(scratch)
         lay_out(study, a.data, folder)
         seconds["a"], ours = by_pretune(a.data, folder / "runs")
-        print(f"a: {seconds['a']:.0f} s", flush=True)
         every = list(range(len(cells)))
         seconds["c'"], shared = by_rival("script", folder, how | {"cells": every, "shared": True})
         chosen = extremes if a.quick else every
