@@ -208,9 +208,9 @@ def probe_identity(
 ) -> dict[str, Any]:
     return {
         "recipe": ["probe", RECIPE["probe"]],
-        "settings": settings.model_dump(mode="json", exclude={"data"}),
+        "settings": settings.model_dump(mode="json", exclude={"data"}, exclude_none=True),
         "model": encoder_of(model),
-        "data": data_identity(data, digest, "train"),
+        "data": data_identity(data, digest, "train+val" if scores_test(settings) else "train"),
         "streams": streams,
         "parent": parent,
         "threads": threads,
@@ -263,9 +263,15 @@ def stages_of(
         )
         stages[finetune.name] = finetune
     if last is not None:
-        for name in (name for name, probe in configuration.probe.items() if not isinstance(probe, CKA)):
+        probes = {name: probe for name, probe in configuration.probe.items() if not isinstance(probe, CKA)}
+        for name in (name for name, probe in probes.items() if on_test or not scores_test(probe)):
             stages[f"probe:{name}"] = _probe_stage(configuration, name, replicate, header, digest_of, last)
     return stages
+
+
+def scores_test(probe: Probe) -> bool:
+    """Whether a probe is scored on the test set, which the search never sees."""
+    return getattr(probe, "on", None) == "test"
 
 
 def uses_pretraining(configuration: Configuration) -> bool:
@@ -430,7 +436,8 @@ def _probe_stage(
     settings, resources = configuration.probe[name], header.resources.probe
     data = configuration.data[settings.data]
     # the pretraining's own split: on its data set, a probe is scored on images that it did not see
-    streams = _streams(["split"], replicate.pretrain, replicate, header.seeds)
+    on_test = scores_test(settings)
+    streams = _streams([] if on_test else ["split"], replicate.pretrain, replicate, header.seeds)
     identity = probe_identity(
         settings, configuration.model, data, digest_of(data), streams, parent.fingerprint, resources.cpus
     )
@@ -445,7 +452,7 @@ def _probe_stage(
         streams,
         parent,
         resources,
-        False,
+        on_test,
         fingerprint(identity),
     )
 

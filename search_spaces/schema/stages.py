@@ -165,6 +165,9 @@ class Finetune(_Length):
         return self
 
 
+Scored = Literal["test"] | None  # test: in the confirm phase, taught by all other images; default: validation images
+
+
 class KNN(Settings):
     """Weighted k-nearest-neighbour accuracy of the frozen encoder (k 200, T 0.1: Wu et al. 2018).
 
@@ -176,6 +179,7 @@ class KNN(Settings):
     size: PositiveInt = 64  # px
     k: PositiveInt = 200
     temperature: PositiveFloat = 0.1
+    on: Scored = None
 
 
 class LinearProbe(Settings):
@@ -188,6 +192,7 @@ class LinearProbe(Settings):
     lr: PositiveFloat = 0.1  # SGD, cosine to 0
     batch_size: PositiveInt = 256
     batch_norm: bool = False  # normalise the features first (MAE's habit)
+    on: Scored = None
 
 
 class CKA(Settings):
