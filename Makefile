@@ -31,8 +31,18 @@ test: .venv/installed-test lint  ## lint, types and the tests that run everywher
 test-all: .venv/installed-test lint  ## also the long forms
 	$(BIN)/python -m pytest
 
-bench: .venv/installed-test
-	$(BIN)/python -m benchmarks.sharing
+DATA ?= $(HOME)/datasets
+BENCH := $(BIN)/python -m benchmarks
+
+bench: .venv/installed-test  ## quick forms of the measurements, one after the other; DATA is the folder with oxford-iiit-pet
+	$(BENCH).whole_study --data $(DATA) --quick
+	$(BENCH).first_trial --repeats 2
+	$(BENCH).tune_overhead growth 240
+	$(BENCH).throughput --data $(DATA) --threads 1 --images 192 --epochs 2 --repeats 1 --methods simclr
+	$(BENCH).finetune_throughput --data $(DATA) --images 300 --repeats 1
+	$(BENCH).fused --repeats 2 --most 4
+	$(BENCH).data --data $(DATA) --skip-views --images 200
+	$(BENCH).sharing --data $(DATA)
 
 clean:
 	rm -rf .venv runs .mypy_cache .ruff_cache .pytest_cache

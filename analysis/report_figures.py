@@ -12,11 +12,12 @@ import numpy as np
 import pandas
 import plotly.graph_objects as go
 
-from analysis import curves, figures, figures_pairs, pairs, panels, sensitivity, tables
+from analysis import curves, figures, figures_pairs, pairs, panels, sensitivity, tables, timeline
 from analysis import differences as against
 from analysis.answer import answer
 from analysis.image_counts import out_of_range
 from analysis.results import PublishedValue, StudyHeader, load, load_header
+from analysis.runs import load_stage_runs
 from analysis.searches import load_searches
 
 MOST_FORESTS = 4  # searches whose importance is also told by fANOVA, about 2 s each
@@ -48,6 +49,7 @@ def figure_groups(folder: Path) -> tuple[tuple[Group, ...], tuple[str, ...]]:
     groups += [*_tradeoffs(asked, header), *_learning(curves.load_curves(folder), header), *_alignment(results, header)]
     groups += _targets(folder, content)
     found, notes = _tuned(results, content)
+    found += _when(load_stage_runs(folder))
     return tuple(group for group in [*groups, *found] if group.figures), notes
 
 
@@ -83,6 +85,15 @@ def of_metrics(results: pandas.DataFrame, metrics: Sequence[str]) -> pandas.Data
     names = {*metrics, *(metric.split("/", 2)[-1] for metric in metrics if metric.startswith("probe"))}
     first = ~confirm.duplicated(["cell", "seed", "stage", "fingerprint"])
     return confirm[first | confirm["metric"].isin(names)]
+
+
+def _when(stage_runs: pandas.DataFrame) -> Iterator[Group]:
+    """The time line, where starts are known."""
+    if (found := timeline.timeline(stage_runs)) is not None and (figure := timeline.timeline_plot(found)) is not None:
+        note = (
+            f"Each bar is a stage run: {timeline.sentence(found)}. Times in which the study was not run are left out."
+        )
+        yield Group("When stage runs ran", note, (("all lanes", figure),))
 
 
 # ---------------------------------------------------------------------------------------------------------- cells

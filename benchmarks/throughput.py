@@ -1,7 +1,7 @@
-"""Images per second of each pretraining method beside Lightly's, of fine-tuning, and how far a step is from its floor.
+"""Images per second of each pretraining method beside Lightly's, and how far a step is from its floor.
 
     python -m benchmarks.throughput --data <folder that holds oxford-iiit-pet> [--model small|unet|resnet18]
-        [--methods simclr,moco,byol,dino,swav] [--part pretrain|finetune] [--device cuda] [--out FILE.json]
+        [--methods simclr,moco,byol,dino,swav] [--device cuda] [--out FILE.json]
 
 Pretraining: the real loop (`trainables.pretrain.pretrain`, from the memory-mapped cache) against Lightly as its
 documentation writes it (LightlyDataset over the JPEG files, its transform, a DataLoader with as many workers as there
@@ -10,8 +10,6 @@ Each side runs in a process of its own, in turn, `--repeats` times; the figure i
 epoch, the first left out, and the ratio is paired, also of CPU time (workers included), which a busy machine disturbs
 less. "lightly+" is Lightly with the huge pages that Pretune's workers have. Both sides also give the shares of a step;
 ours are of a second, instrumented loop with the same calls.
-
-Fine-tuning: the real loop at 1 %, 10 % and 90 % of 1,000 images, U-Net.
 """
 
 from __future__ import annotations
@@ -173,28 +171,6 @@ class Backbone(nn.Module):
         return pooled(self.encoder(x))
 
 
-def fine_tuning(a: argparse.Namespace, labels: str) -> dict[str, Any]:
-    from trainables.finetune import finetune
-
-    data = load(a)
-    settings = schema.Finetune(data="pets", size=SIZE, batch_size=16, epochs=a.epochs, labels=labels)
-    split = Split(np.arange(a.images), np.arange(0), np.arange(0))
-    stamps = [now()]
-    with tempfile.TemporaryDirectory() as out:
-        place = Place(Path(out), torch.device(a.device))
-        streams = {"init": 0, "order": 0, "labels": 0}
-        report = lambda _: stamps.append(now())  # noqa: E731
-        finetune(settings, model_of(a.model), data, split, streams, place, report, on_test=False)
-        labelled = len(json.loads((Path(out) / "notes.json").read_text())["labelled"])
-    epoch, cpu = np.median(np.diff(stamps, axis=0)[1:], axis=0)
-    return {
-        "labelled": labelled,
-        "images per second": labelled / epoch,
-        "ms per epoch": 1000 * epoch,
-        "cpu ms": 1000 * cpu,
-    }
-
-
 # ------------------------------------------------------------------------------------------------------------ parts
 
 
@@ -267,7 +243,7 @@ def in_process(a: argparse.Namespace, side: str, name: str) -> Any:
     """One side in a fresh process; its last line is the result."""
     keep = [f"--{key}={value}" for key, value in vars(a).items() if key not in ("one", "out") and value is not None]
     command = [sys.executable, "-m", "benchmarks.throughput", *keep, f"--one={side}:{name}"]
-    shown = subprocess.run(command, env=os.environ | SIDES.get(side, HUGE_PAGES), capture_output=True, text=True)
+    shown = subprocess.run(command, env=os.environ | SIDES[side], capture_output=True, text=True)
     if shown.returncode:
         raise RuntimeError(shown.stderr[-2000:])
     return json.loads(shown.stdout.splitlines()[-1])
@@ -306,14 +282,12 @@ ONE: dict[str, Callable[[argparse.Namespace, str], dict[str, Any]]] = {
     "ours": ours,
     "lightly": lightly,
     "lightly+": lightly,
-    "finetune": fine_tuning,
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--part", choices=("pretrain", "finetune"), default="pretrain")
     parser.add_argument("--model", choices=MODELS, default="small")
     parser.add_argument("--methods", default="simclr,moco,byol,dino,swav")
     parser.add_argument("--images", type=int, default=512)
@@ -340,13 +314,10 @@ def main() -> None:
         result["load at start"] = os.getloadavg()[0]
         peak = measure_peak(torch.device(a.device))
         result["peak"] = rounded(peak._asdict())
-        if a.part == "finetune":
-            result["labels"] = {share: in_process(a, "finetune", share) for share in ("1%", "10%", "90%")}
-        else:
-            result["methods"] = []
-            for name in a.methods.split(","):
-                result["methods"].append(compared(a, name, peak))
-                print(json.dumps(result["methods"][-1]), flush=True)
+        result["methods"] = []
+        for name in a.methods.split(","):
+            result["methods"].append(compared(a, name, peak))
+            print(json.dumps(result["methods"][-1]), flush=True)
     print(json.dumps({key: value for key, value in result.items() if key != "methods"}))
     if a.out is not None:
         a.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

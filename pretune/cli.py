@@ -231,6 +231,8 @@ def show_end(ended: Any, folder: Path, console: Console) -> None:
     console.print(
         f"{ended.trained} stage runs trained, {ended.reused} reused, {duration(ended.seconds)}", highlight=False
     )
+    if ended.trained and (idle := idle_share(folder)):
+        console.print(idle, highlight=False)
     if ended.exit_code == EXIT_STOPPED:
         console.print("stopped; run the same command to go on")
     for name, what in (
@@ -242,6 +244,15 @@ def show_end(ended: Any, folder: Path, console: Console) -> None:
     ):
         if (folder / name).exists():
             console.print(f"{what:>10}  {folder / name}", highlight=False, soft_wrap=True)
+
+
+def idle_share(folder: Path) -> str:
+    """How many stage runs ran at once and how long lanes were idle; nothing where no times are known."""
+    from analysis.runs import load_stage_runs
+    from analysis.timeline import sentence, timeline
+
+    found = timeline(load_stage_runs(folder))
+    return sentence(found) if found else ""
 
 
 def _options(

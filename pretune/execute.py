@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
 import shutil
 import time
@@ -150,7 +151,7 @@ def full_disk(store: Store) -> str:
 def _run_and_keep(order: Order, store: Store, attempt: Path, report: Any, leaving: Callable[[], bool]) -> Outcome:
     from trainables.loop import DivergedError, LeftError  # torch is imported here, in the process that needs it
 
-    began = time.monotonic()
+    began, started = time.monotonic(), time.time()
     try:
         if order.workers > 1:
             from pretune.gang import run_gang
@@ -167,7 +168,7 @@ def _run_and_keep(order: Order, store: Store, attempt: Path, report: Any, leavin
         metrics, where, outcome, cause = {}, {"machine": machine(order)}, "diverged", str(error)
     seconds = time.monotonic() - began
     about = {"label": order.label, "order": asdict(order) | {"folders": None}} | where
-    about["host"] = platform.node()
+    about |= {"host": platform.node(), "pid": os.getpid(), "started": started}
     entry = store.finish(attempt, order.name, outcome, cause, metrics, seconds, about)
     if CONTINUE in entry.files:
         store.note_length(order.series, order.reach, order.fingerprint)

@@ -3,7 +3,7 @@
 study.yaml          the study as resolved: scales and --set applied
 study.json          header for analysis: factors, cells, report
 results.parquet     tidy: one row per (cell, replicate, stage run, metric); equal for equal results
-stage_runs.parquet  one row per stage run: seconds, attempt, machine
+stage_runs.parquet  one row per stage run: seconds, attempt, machine, when it started (since 1970) and in which process
 searches.parquet    one row per configuration that a search asked for: values, what it was told, why it was stopped
 test_images.parquet one row per confirmed fine-tuning: pixel counts of every test image, for resampling images
 curves.parquet      tidy: one row per (cell, replicate, stage run, step, metric) of the learning curves
@@ -231,7 +231,8 @@ def _stage_runs(uses: Sequence[Use], store: Store) -> Iterator[Row]:
         if entry := store.find(fingerprint):
             size = sum(int(about["size"]) for about in entry.files.values())
             row = {"fingerprint": fingerprint, "stage": entry.stage, "outcome": entry.outcome, "seconds": entry.seconds}
-            yield row | {"bytes": size, "attempt": entry.attempt, "machine": json.dumps(entry.about.get("machine"))}
+            row |= {"bytes": size, "attempt": entry.attempt, "machine": json.dumps(entry.about.get("machine"))}
+            yield row | {"started": entry.about.get("started"), "pid": entry.about.get("pid")}
 
 
 def write_searches(study: Study, run: Run, folder: Path) -> None:

@@ -12,8 +12,9 @@ import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-from pretune import cluster
+from pretune import cluster, preload
 from pretune.errors import ClusterError
 from pretune.execute import Order
 from pretune.handout import Handout, Ledger, Live
@@ -48,6 +49,8 @@ ACTOR_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
 }
+# CPUs of a machine on which workers import torch before they are needed: Ray starts one for each CPU, 0.3 GB each.
+MOST_PRELOADED = 16
 
 
 @contextmanager
@@ -83,18 +86,16 @@ def start_ray(
 
     Without an address a bare `ray.init()` would attach to any stale cluster of this machine, hence `local`.
     """
-    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+    _set_environment(QUIET)
     import ray
 
-    where = {"address": address} if address else {"address": "local", "num_cpus": cpus, "include_dashboard": dashboard}
     with cluster.explained(address) if address else _started(own_token=not dashboard):
         context = ray.init(
-            **where,
+            **(_there(address) if address else _here(cpus, dashboard)),
             dashboard_host="127.0.0.1",
             log_to_driver=False,
             logging_level=logging.ERROR,
             configure_logging=True,
-            runtime_env={"env_vars": ACTOR_ENVIRONMENT} | (cluster.code_for_workers() if address else {}),
         )
         if dashboard:
             say(f"dashboard: http://{context.dashboard_url} (it asks for the token that `ray get-auth-token` prints)")
@@ -112,6 +113,24 @@ def _started(own_token: bool) -> Iterator[None]:
         raise ClusterError(
             f"Ray did not start on this machine: {text} (is it short of memory or very busy?)"
         ) from error
+
+
+def _there(address: str) -> dict[str, Any]:
+    return {"address": address, "runtime_env": {"env_vars": ACTOR_ENVIRONMENT} | cluster.code_for_workers()}
+
+
+def _here(cpus: int | None, dashboard: bool) -> dict[str, Any]:
+    """Workers inherit the environment of this process. Under a `runtime_env` the workers that Ray starts with itself
+    would go unused, and new ones would have to start."""
+    _set_environment(ACTOR_ENVIRONMENT)
+    if (cpus or os.cpu_count() or 1) <= MOST_PRELOADED:
+        os.environ.update(preload.environment())
+    return {"address": "local", "num_cpus": cpus, "include_dashboard": dashboard}
+
+
+def _set_environment(values: Mapping[str, str]) -> None:
+    """Of this process and all that it starts; what is set already stays."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in values.items()})
 
 
 def stop_ray() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from search_spaces.cells import Cell, Level
 from search_spaces.document import Places, Problem, did_you_mean
 from search_spaces.schema import CAM, CKA, Configuration, Header
+from search_spaces.stages import scores_test
 
 LAYER = re.compile(r"^.+/(output|level\d+)$")
 REPORTED = {  # by kind: the part of a metric after probe/NAME/, and how it is written
@@ -24,7 +25,8 @@ def check_probes(settings: Configuration, places: Places) -> Iterator[Problem]:
     """A probe needs images of its own to be scored on; whether they have classes shows when the data are opened."""
     for name, probe in settings.probe.items():
         data = settings.data.get(probe.data)
-        if data is not None and data.split.val == 0 and not (isinstance(probe, CKA) and probe.images == "all"):
+        whole = scores_test(probe) or (isinstance(probe, CKA) and probe.images == "all")
+        if data is not None and data.split.val == 0 and not whole:
             what = "a probe is scored on validation images, and there are none"
             yield places.problem(("data", probe.data, "split", "val"), what, "set it above 0")
         trained = [(stage.method.name, stage.data) for stage in settings.pretrain[-1:]]
@@ -54,6 +56,8 @@ def check_probe_target(target: str, probes: Mapping[str, Any], places: Places) -
     probe = probes.get(name)
     if probe is None:
         yield places.problem(place, f"there is no probe {name!r}", did_you_mean(name, probes))
+    elif isinstance(probe, Mapping) and probe.get("on") == "test":
+        yield places.problem(place, f"the probe {name!r} is scored on the test set", "tune by one without on: test")
     elif isinstance(probe, Mapping) and probe.get("kind") in ("cka", "maps"):
         what = f"the probe {name!r} gives a single pretraining no score"
         yield places.problem(place, what, "use knn, linear, cam, pretext or cells")

@@ -33,6 +33,15 @@ from search_spaces.schema import (
 
 # Raise a stage's number whenever the same settings would give other digits than before.
 RECIPE = {"pretrain": 2, "finetune": 2, "probe": 2}
+CKA_RECIPE = 3  # of pairwise probes alone: their batches are drawn at random now
+
+
+def pretrain_recipe(settings: Pretrain) -> int:
+    """One higher where digits changed for some settings alone: losses stay in float32 under bfloat16 now, and a frozen
+    last layer's gradient no longer counts in the norm that is clipped."""
+    frozen_counted = settings.clip_norm is not None and settings.method.name in ("dino", "swav")
+    return RECIPE["pretrain"] + int(settings.precision == "bfloat16" or frozen_counted)
+
 
 # Streams of one replicate that other code must not collide with start here: report seeds are 0, 1, 2, ...
 FIRST_SEARCH_SEED = 1000
@@ -146,7 +155,7 @@ def pretrain_identity(
     if isinstance(settings.method, Weights):
         return weights_identity(settings.method, model)
     return {
-        "recipe": ["pretrain", RECIPE["pretrain"]],
+        "recipe": ["pretrain", pretrain_recipe(settings)],
         "settings": settings.model_dump(mode="json", exclude={"data"}, exclude_none=True),
         "model": trained_part(settings, model),
         "data": data_identity(data, digest, settings.sees),
@@ -199,9 +208,9 @@ def probe_identity(
 ) -> dict[str, Any]:
     return {
         "recipe": ["probe", RECIPE["probe"]],
-        "settings": settings.model_dump(mode="json", exclude={"data"}),
+        "settings": settings.model_dump(mode="json", exclude={"data"}, exclude_none=True),
         "model": encoder_of(model),
-        "data": data_identity(data, digest, "train"),
+        "data": data_identity(data, digest, "train+val" if scores_test(settings) else "train"),
         "streams": streams,
         "parent": parent,
         "threads": threads,
@@ -212,7 +221,7 @@ def pair_identity(
     settings: CKA, data: Data, digest: str, streams: Streams, parents: tuple[Stage, Stage], threads: int
 ) -> dict[str, Any]:
     return {
-        "recipe": ["probe", RECIPE["probe"]],
+        "recipe": ["probe", CKA_RECIPE],
         "settings": settings.model_dump(mode="json", exclude={"data", "between"}),
         "model": [encoder_of(stage.model) for stage in parents],
         "data": data_identity(data, digest, "train" if settings.images == "val" else "all"),
@@ -254,9 +263,15 @@ def stages_of(
         )
         stages[finetune.name] = finetune
     if last is not None:
-        for name in (name for name, probe in configuration.probe.items() if not isinstance(probe, CKA)):
+        probes = {name: probe for name, probe in configuration.probe.items() if not isinstance(probe, CKA)}
+        for name in (name for name, probe in probes.items() if on_test or not scores_test(probe)):
             stages[f"probe:{name}"] = _probe_stage(configuration, name, replicate, header, digest_of, last)
     return stages
+
+
+def scores_test(probe: Probe) -> bool:
+    """Whether a probe is scored on the test set, which the search never sees."""
+    return getattr(probe, "on", None) == "test"
 
 
 def uses_pretraining(configuration: Configuration) -> bool:
@@ -303,6 +318,8 @@ def depends_on_length(settings: Pretrain | Finetune) -> str | None:
     """What in a training knows how long it will be, so that a longer one is not its continuation; None if nothing."""
     if settings.schedule.name == "cosine":
         return "its cosine schedule"
+    if getattr(settings.optimizer, "weight_decay_end", None) is not None:
+        return "its weight decay's schedule"
     if isinstance(settings, Pretrain):
         method = settings.method
         start, end = getattr(method, "momentum", None), getattr(method, "momentum_end", None)
@@ -419,7 +436,8 @@ def _probe_stage(
     settings, resources = configuration.probe[name], header.resources.probe
     data = configuration.data[settings.data]
     # the pretraining's own split: on its data set, a probe is scored on images that it did not see
-    streams = _streams(["split"], replicate.pretrain, replicate, header.seeds)
+    on_test = scores_test(settings)
+    streams = _streams([] if on_test else ["split"], replicate.pretrain, replicate, header.seeds)
     identity = probe_identity(
         settings, configuration.model, data, digest_of(data), streams, parent.fingerprint, resources.cpus
     )
@@ -434,7 +452,7 @@ def _probe_stage(
         streams,
         parent,
         resources,
-        False,
+        on_test,
         fingerprint(identity),
     )
 

@@ -12,6 +12,7 @@ from search_spaces.schema import SUPERVISED, Configuration, Header, Tune
 from search_spaces.stages import replicates
 
 COSTS = ("cost/seconds", "cost/gpu_memory", "cost/gpu_seconds")
+IN_BATCH = ("simclr", "samclr", "moco-v3", "conrec", "swav")  # a loss that compares with the rest of the batch
 LEARNING_ANYWHERE = "tpe, gp, random, qmc, grid, genetic or nsga2"
 
 
@@ -148,7 +149,8 @@ def _doubtful_target(cell: Cell, target: str) -> Iterator[str]:
     if not trained or not names:
         return
     if target == "pretext" and trained[-1].method.name not in SUPERVISED:
-        task = [name for name in names if name.startswith("pretrain") and {"method", "views"} & set(name.split("."))]
+        ours = {"method", "views"} | ({"batch_size"} if trained[-1].method.name in IN_BATCH else set())
+        task = [name for name in names if name.startswith("pretrain") and ours & set(name.split("."))]
         if task:
             yield (
                 f"tune.pretrain.target: pretext compares losses, and {' and '.join(task)} changes what the loss "

@@ -28,6 +28,7 @@ from trainables.loop import (
     finish,
     last_step,
     layout,
+    set_decay,
     set_lr,
     total_steps,
 )
@@ -126,6 +127,7 @@ def finetune(
         )
 
         set_lr(optimizer, learning_rate(settings.schedule, settings.optimizer.lr, step, steps_per_epoch, steps))
+        set_decay(optimizer, settings.optimizer, step, steps)
         with autocast(settings.precision, place.device):
             loss = loss_of(trained(pixels), target, world)
         optimizer.zero_grad()

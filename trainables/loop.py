@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from trainables.distributed import ALONE, World
 from trainables.models.table import build_encoder as build_encoder  # the loops' own name for them
 from trainables.models.table import build_unet as build_unet
 from trainables.optimizers import LARS
+from trainables.schedules import cosine_ramp
 
 WINDOW_RUNS = 16  # runs of neighbouring images that a shuffle window mixes
 
@@ -161,7 +162,11 @@ def total_steps(epochs: int | None, steps: int | None, steps_per_epoch: int) -> 
 
 def build_optimizer(settings: schema.Optimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """The optimizer over the parameters that are trained; one kernel per step, on a CPU too."""
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    kept = [parameter for parameter in parameters if parameter.requires_grad]
+    trained: list[Any] = kept
+    if not isinstance(settings, schema.LARS) and settings.decay == "weights":  # LARS leaves them out by itself
+        still = [parameter for parameter in kept if parameter.ndim < 2]
+        trained = [{"params": [p for p in kept if p.ndim > 1]}, {"params": still, "weight_decay": 0.0}]
     if isinstance(settings, schema.SGD):
         return torch.optim.SGD(
             trained,
@@ -172,7 +177,7 @@ def build_optimizer(settings: schema.Optimizer, parameters: Iterable[nn.Paramete
             fused=True,
         )
     if isinstance(settings, schema.LARS):
-        return LARS(trained, settings.lr, settings.momentum, settings.weight_decay, settings.trust_coefficient)
+        return LARS(kept, settings.lr, settings.momentum, settings.weight_decay, settings.trust_coefficient)
     kind = torch.optim.AdamW if isinstance(settings, schema.AdamW) else torch.optim.Adam
     return kind(trained, settings.lr, settings.betas, weight_decay=settings.weight_decay, fused=True)
 
@@ -180,6 +185,23 @@ def build_optimizer(settings: schema.Optimizer, parameters: Iterable[nn.Paramete
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+def set_decay(optimizer: torch.optim.Optimizer, settings: schema.Optimizer, step: int, steps: int) -> None:
+    """The weight decay of step `step`, where it has a schedule: half a cosine to `weight_decay_end` (DINO)."""
+    if not isinstance(settings, schema.AdamW) or settings.weight_decay_end is None:
+        return
+    decay = cosine_ramp(settings.weight_decay, settings.weight_decay_end, step, steps)
+    optimizer.param_groups[0]["weight_decay"] = decay  # what has none is the second group
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], norm: float | None, clip: Literal["parameter"] | None) -> None:
+    """Scale gradients down to the norm: all together, or those of each parameter by itself (DINO's code)."""
+    if norm is None:
+        return
+    parts = [[parameter] for parameter in parameters] if clip == "parameter" else [list(parameters)]
+    for part in parts:
+        nn.utils.clip_grad_norm_(part, norm)
 
 
 def layout(network: nn.Module) -> torch.memory_format:

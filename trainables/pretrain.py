@@ -28,10 +28,12 @@ from trainables.loop import (
     autocast,
     build_encoder,
     build_optimizer,
+    clip_gradients,
     epoch_order,
     finish,
     last_step,
     layout,
+    set_decay,
     set_lr,
     total_steps,
 )
@@ -130,13 +132,13 @@ def pretrain(
         batch = make_batch(method, feeds, world.part(indices), streams["augmentation"], epoch, world)
 
         set_lr(optimizer, learning_rate(settings.schedule, settings.optimizer.lr, step, steps_per_epoch, steps))
+        set_decay(optimizer, settings.optimizer, step, steps)
         with autocast(settings.precision, place.device):
             loss, diagnostics = trained(batch, step / steps)
         optimizer.zero_grad()
         loss.backward()
-        if settings.clip_norm is not None:
-            nn.utils.clip_grad_norm_(method.parameters(), settings.clip_norm)
         method.after_backward(epoch)
+        clip_gradients(method.parameters(), settings.clip_norm, settings.clip)
         optimizer.step()
         method.after_step((step + 1) / steps)
         statistics.merge()

@@ -22,16 +22,21 @@ from trainables.probe_linear import linear_probe
 def probe(
     settings: schema.KNN | schema.LinearProbe, model: schema.Model, data: ImageSet, split: Split, place: Place
 ) -> dict[str, float]:
-    """Accuracy of the parent's encoder on the validation images, by what the training images teach.
+    """Accuracy of the parent's encoder on the validation images, by what the training images teach; with `on: test` on
+    the test images, by what all others do.
 
     Returns:
         `probe/accuracy`; of a linear probe also `probe/accuracy_best`, that of its best epoch.
 
     Raises:
-        ValueError: the data set has no image classes, or there are no validation images.
+        ValueError: the data set has no image classes, or there are no images to score.
     """
     if data.labels is None or place.parent is None:
         raise ValueError("a probe needs image classes and a pretrained encoder")
+    if settings.on == "test":
+        split = Split(np.sort(np.concatenate((split.train, split.val))), split.test, split.test)
+    if len(split.val) == 0 and settings.on == "test":
+        raise ValueError("a probe with on: test is scored on test images, and split.test leaves none")
     if len(split.val) == 0:
         raise ValueError("a probe is scored on validation images, and split.val leaves none")
     encoder = build_encoder(model)

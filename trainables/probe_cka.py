@@ -19,11 +19,12 @@ from search_spaces import schema
 from trainables import checkpoints
 from trainables.data.images import ImageSet
 from trainables.data.splits import Split
-from trainables.loop import Feed, IntArray, Lookup, build_encoder
+from trainables.loop import Feed, IntArray, Lookup, build_encoder, epoch_order
 from trainables.models.interface import Encoder
 from trainables.probe import pixels_of
 
 MIN_BATCH = 4  # the unbiased estimate takes four different images
+ORDER_SEED = 0  # probes have no seed of their own: the same two encoders always get the same number
 
 
 def unbiased_hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741 (the paper's name)
@@ -78,8 +79,11 @@ def cka_between(
 ) -> list[float]:
     """CKA of the feature maps of two encoders (in eval mode, on the feed's device), level by level of both.
 
-    `images` are taken in their order, in equal batches of at most `batch`, resized to `size` px.
+    `images` are put into equal batches of at most `batch` by a fixed random order, whatever order they are stored in:
+    a batch of neighbours, which often are of one class or one scene, would hide what tells classes apart (Nguyen et
+    al. draw their batches at random). They are resized to `size` px.
     """
+    images = images[epoch_order(len(images), ORDER_SEED, 0)]
     sums = torch.zeros(len(levels), 3, dtype=torch.float64)
     for part in np.array_split(images, -(-len(images) // batch)):
         pixels = pixels_of(feed, part, size)

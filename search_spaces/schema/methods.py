@@ -22,6 +22,7 @@ class SimCLR(Settings):
     temperature: PositiveFloat = 0.2  # P2
     hidden: PositiveInt = 512  # width of the projection head's hidden layer
     dim: PositiveInt = 128  # width of its output
+    head_norm: bool | None = None  # batch norm in the head; default: yes, as SimCLR's code (P1's text has none)
     projection_levels: PositiveInt = 1  # encoder levels that the head sees, pooled: 1, the bottleneck (P2's outlook)
 
 
@@ -71,7 +72,8 @@ Crop = tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, l
 
 
 class DINO(Settings):
-    """DINO. `views` are the two large crops (the authors' for convolutional encoders: crop (0.14, 1), clip_norm 3)."""
+    """DINO. `views` are the two large crops. The authors' for convolutional encoders: crop (0.14, 1), color_jitter 0.5
+    with color_jitter_saturation 0.5, and no clipping; for transformers clip_norm 3 with clip: parameter."""
 
     name: Literal["dino"]
     hidden: PositiveInt = 2048
@@ -153,7 +155,8 @@ class _Decoding(Settings):
 
     tasks: Annotated[tuple[DecodingTask, ...], Field(min_length=1)] = ("reconstruction",)
     task_weights: dict[DecodingTask, PositiveFloat] = {}  # relative; a task that is not named has 1
-    branch: Literal["block", "output"] = "block"  # what a task has of its own: the last decoder block too, or 1x1 only
+    branch: Literal["output", "block"] = "output"  # what a task has of its own: the 1x1 output, or the last of the
+    # three up-sampling blocks too; P3's four blocks are these and the output, of which "the first three are shared"
 
     @model_validator(mode="after")
     def _tasks_once(self) -> _Decoding:

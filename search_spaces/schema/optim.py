@@ -13,12 +13,15 @@ from pydantic import (
 
 from search_spaces.schema.base import Fraction, Settings, default_name
 
+Decayed = Literal["weights"] | None  # weights alone, without biases and norms (MoCo v3, DINO); default: all
+
 
 class SGD(Settings):
     name: Literal["sgd"]
     lr: PositiveFloat = 0.1
     momentum: Fraction = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    decay: Decayed = None
     nesterov: bool = False
 
 
@@ -37,6 +40,7 @@ class Adam(Settings):
     lr: PositiveFloat = 1e-3  # P2
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    decay: Decayed = None
 
 
 class AdamW(Settings):
@@ -44,6 +48,8 @@ class AdamW(Settings):
     lr: PositiveFloat = 1e-3
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    weight_decay_end: PositiveFloat | None = None  # half a cosine to this value (DINO: 0.04 to 0.4); default: constant
+    decay: Decayed = None
 
 
 Optimizer = Annotated[Annotated[SGD | LARS | Adam | AdamW, Field(discriminator="name")], default_name("adam")]

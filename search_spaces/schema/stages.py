@@ -71,7 +71,8 @@ class Pretrain(_Length):
     optimizer: Optimizer = Adam()
     schedule: Schedule = Constant()
     batch_size: Annotated[int, Field(ge=2)] = 384  # images per step (P2)
-    clip_norm: PositiveFloat | None = None  # largest norm of all gradients together
+    clip_norm: PositiveFloat | None = None  # largest norm of the gradients: of all together, or see clip
+    clip: Literal["parameter"] | None = None  # each parameter's gradient by itself (DINO's code); default: all together
     sees: Literal["train", "train+val", "all"] = "train"  # which images pretraining may look at
     precision: Literal["float32", "bfloat16"] = "float32"
     online_knn_every: NonNegativeInt = 0  # epochs between kNN scores while training (P4's Figure 2); 0: never
@@ -84,6 +85,12 @@ class Pretrain(_Length):
     def _one_length(self) -> Pretrain:
         if not isinstance(self.method, Weights) and (self.epochs is None) == (self.steps is None):
             raise ValueError("give exactly one of epochs and steps")
+        return self
+
+    @model_validator(mode="after")
+    def _clipped(self) -> Pretrain:
+        if self.clip is not None and self.clip_norm is None:
+            raise ValueError("clip says how to clip, and clip_norm, which says to what, is missing")
         return self
 
     @model_validator(mode="after")
@@ -158,6 +165,9 @@ class Finetune(_Length):
         return self
 
 
+Scored = Literal["test"] | None  # test: in the confirm phase, taught by all other images; default: validation images
+
+
 class KNN(Settings):
     """Weighted k-nearest-neighbour accuracy of the frozen encoder (k 200, T 0.1: Wu et al. 2018).
 
@@ -169,6 +179,7 @@ class KNN(Settings):
     size: PositiveInt = 64  # px
     k: PositiveInt = 200
     temperature: PositiveFloat = 0.1
+    on: Scored = None
 
 
 class LinearProbe(Settings):
@@ -181,6 +192,7 @@ class LinearProbe(Settings):
     lr: PositiveFloat = 0.1  # SGD, cosine to 0
     batch_size: PositiveInt = 256
     batch_norm: bool = False  # normalise the features first (MAE's habit)
+    on: Scored = None
 
 
 class CKA(Settings):

@@ -49,7 +49,7 @@ def test_the_text_that_is_changed_here_is_in_order():
         ("  epochs: 1\nfine", "  views:\n    szie: 3\n  epochs: 1\nfine",
          's:9: pretrain.views.szie: there is no such key (did you mean "size"?)'),
         ("finetune:\n", "finetune:\n  optimizer: {lr: 1, momentum: 0.9}\n",
-         's:10: finetune.optimizer.momentum: there is no such key (known here: betas, lr, name, weight_decay)'),
+         's:10: finetune.optimizer.momentum: there is no such key (known here: betas, decay, lr, name, weight_decay)'),
         ("study: s", "study: s\nseeds: {reports: 3}",
          's:2: seeds.reports: there is no such key (did you mean "report"?)'),
         ("study: s", "study: s\nresources: {pretrain: {gpu: 1}}",

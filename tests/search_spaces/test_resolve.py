@@ -346,6 +346,12 @@ PROBE = {"probe": {"near": {"kind": "knn", "data": "scenes"}}}
     [
         ("pretext", TEMPERATURE, "pretrain.0.method.temperature changes what the loss measures"),
         ("pretext", {"optimizer": {"lr": {"log_uniform": [0.001, 0.1]}}}, None),
+        (
+            "pretext",
+            {"method": {"name": "simclr"}, "batch_size": {"choice": [16, 64]}},
+            "pretrain.0.batch_size changes what the loss measures",
+        ),
+        ("pretext", {"method": {"name": "mae"}, "batch_size": {"choice": [16, 64]}}, None),
         ("pretext", {"method": {"name": "segmentation"}, "views": {"size": {"choice": [16, 24]}}}, None),
         ("probe.near", TEMPERATURE | {"sees": "all"}, "probe.near is scored on validation images that pretraining"),
         ("probe.near", TEMPERATURE, None),

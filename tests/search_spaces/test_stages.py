@@ -469,3 +469,25 @@ def test_a_state_on_the_way_lies_on_the_way(length, says):
     body = {key: value for key, value in STUDY["pretrain"].items() if key != "epochs"} | length
     with pytest.raises(StudyError, match=says):
         from_dict(STUDY | {"pretrain": body})
+
+
+def test_a_probe_on_the_test_set_is_of_the_confirm_phase_alone():
+    on_test = "probe.near.on=test"
+    assert "probe:near" not in stages(on_test, on_test=False)
+    assert "probe:near" in stages(on_test, on_test=True)
+    assert "probe:near" in stages(on_test=False)
+    assert fingerprints(on_test)["probe:near"] != fingerprints()["probe:near"]
+
+
+def test_a_probe_on_the_test_set_is_taught_by_all_others_whichever_are_validation():
+    """Its own split does not depend on the replicate; what it probes does."""
+    stage = stages("probe.near.on=test")["probe:near"]
+    assert stage.streams == {}
+    assert stage.on_test
+
+
+def test_no_pretraining_is_tuned_by_a_probe_on_the_test_set():
+    ranged = ("pretrain.method.temperature={log_uniform: [0.1, 1]}", "tune.pretrain.target=probe.near")
+    assert from_dict(STUDY, overrides=ranged).cells
+    with pytest.raises(StudyError, match="the probe 'near' is scored on the test set"):
+        from_dict(STUDY, overrides=(*ranged, "probe.near.on=test"))

@@ -18,10 +18,11 @@ from search_spaces import schema
 from trainables import checkpoints
 from trainables.data.images import ImageSet
 from trainables.data.splits import Split
-from trainables.loop import Feed
+from trainables.loop import Feed, epoch_order
+from trainables.models import interface
 from trainables.models.table import build_encoder
 from trainables.models.unet import Encoder
-from trainables.probe_cka import cka_between, compare, linear_cka, unbiased_hsic
+from trainables.probe_cka import ORDER_SEED, cka_between, compare, linear_cka, unbiased_hsic
 
 Array = NDArray[np.float64]
 
@@ -92,7 +93,7 @@ def test_constant_features_and_no_batches_are_refused() -> None:
 
 
 def test_between_encoders() -> None:
-    """An encoder and itself are 1; another one's features are compared on the same images, in batches."""
+    """An encoder and itself are 1; another one's features are compared on the same images, in random batches."""
     torch.manual_seed(0)
     first, second = Encoder((4, 8)).eval(), Encoder((4, 6)).eval()
     pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
@@ -100,9 +101,40 @@ def test_between_encoders() -> None:
     assert cka_between(first, first, feed, images, 8, [-1], batch=6) == pytest.approx([1])
     x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
-        pairs = [(first(x[part])[0], second(x[part])[0]) for part in (slice(0, 6), slice(6, 12))]
+        order = epoch_order(12, ORDER_SEED, 0)
+        pairs = [(first(x[part])[0], second(x[part])[0]) for part in (order[:6], order[6:])]
     reference = obvious_cka([(a.flatten(1).double().numpy(), b.flatten(1).double().numpy()) for a, b in pairs])
     assert cka_between(first, second, feed, images, 8, [0, 1], batch=6)[0] == pytest.approx(reference, abs=1e-5)
+
+
+class Lookup(interface.Encoder):
+    """An "encoder" of 1 px images that hold their number: row i of a table."""
+
+    def __init__(self, table: Array) -> None:
+        super().__init__()
+        self.table, self.widths, self.strides = torch.from_numpy(table).float(), (table.shape[1],), (1,)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        high, low = (x[:, channel, 0, 0].mul(255).round().long() for channel in (0, 1))
+        return [self.table[256 * high + low][:, :, None, None]]
+
+
+def test_mini_batches_of_images_stored_class_by_class_agree_with_the_whole() -> None:
+    """1280 images of ten classes in a row, whose classes the two sides place alike and whose images they do not: in
+    batches of neighbours nothing is alike (0.0), in random ones as much as in the whole."""
+    n, random = 1280, np.random.default_rng(0)
+    centres = random.standard_normal((10, 64))[np.repeat(np.arange(10), n // 10)]
+    rotation = np.linalg.qr(random.standard_normal((64, 64)))[0]
+    tables = [centres + random.standard_normal((n, 64)), centres @ rotation + random.standard_normal((n, 64))]
+    number = np.arange(n)
+    pixels = np.stack([number // 256, number % 256, 0 * number], axis=1).astype(np.uint8)[:, None, None]
+    sides = [Lookup(table) for table in tables]
+    feed = Feed(pixels, torch.device("cpu"))
+    (whole,), (parts,) = (cka_between(*sides, feed, number, 1, [-1], batch) for batch in (n, 128))
+    assert whole > 0.2
+    assert parts == pytest.approx(whole, rel=0.05)
+    neighbours = [tuple(torch.from_numpy(t[i : i + 128]) for t in tables) for i in range(0, n, 128)]
+    assert abs(linear_cka([(a, b) for a, b in neighbours])) < 0.1 * whole
 
 
 MODELS = {

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from search_spaces import schema
 from trainables.methods import collapse
+from trainables.methods.dino import DINO, DINOHead
+from trainables.methods.protocol import Batch
 from trainables.models.unet import Encoder
+from trainables.views.two_views import View
+
+STEPS = 40
 
 
 def test_spread_is_zero_for_equal_features_and_one_for_opposite_ones() -> None:
@@ -95,4 +102,72 @@ def test_a_loss_at_its_uniform_value_is_named(share: float, found: bool) -> None
 
 
 def test_nothing_is_said_where_nothing_was_measured() -> None:
-    assert collapse.signs({"feature_std": 0.0}) == ()
+    assert collapse.signs({}) == ()
+    assert collapse.signs({"positive_similarity": 1.0}) == ()
+
+
+CORNER = {"loss_over_uniform": 0.0, "encoder_spread": 0.6, "encoder_rank": 9.0, "feature_std": 0.07}
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        (CORNER | {"teacher_entropy_over_uniform": 0.0}, "teacher_entropy_over_uniform 0"),
+        (
+            CORNER | {"teacher_entropy_over_uniform": 0.001, "teacher_mean_entropy_over_uniform": 0.003},
+            "teacher_entropy_over_uniform 0.001",
+        ),
+        (CORNER | {"prototypes_used": 1 / 3000, "prototypes_chosen": 1.0}, "prototypes_chosen 1"),
+        ({"encoder_spread": 0.3, "encoder_rank": 40.0, "feature_std": 1e-6}, "feature_std 1e-06"),
+    ],
+)
+def test_a_corner_that_the_encoder_does_not_show_is_named(values: dict[str, float], named: str) -> None:
+    (found,) = collapse.signs(values)
+    assert found.startswith(named)
+
+
+def test_a_teacher_that_is_sure_of_several_clusters_is_no_corner() -> None:
+    """Four clusters of 2048 outputs, one-hot: the mean over images has the entropy ln 4."""
+    values = {"teacher_entropy_over_uniform": 0.0, "teacher_mean_entropy_over_uniform": math.log(4) / math.log(2048)}
+    assert collapse.signs(CORNER | values | {"prototypes_chosen": 2.0}) == ()
+
+
+def test_dino_whose_centre_stands_still_ends_in_a_corner_and_is_named() -> None:
+    """Without centring the sharpened outputs of all images drift to one (Caron et al., figure 7), here within 40
+    steps of an encoder whose features still vary. A centre that moves keeps the same run healthy."""
+    found = {momentum: dino_signs(momentum) for momentum in (0.9, 1.0)}
+    assert any(text.startswith("teacher_entropy_over_uniform") for text in found[1.0])
+    assert found[0.9] == ()
+
+
+def dino_signs(center_momentum: float) -> tuple[str, ...]:
+    """The signs after some steps on images that are mostly one colour each; each view adds another one."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(64, 3, 1, 1, generator=generator) + 0.2 * torch.rand(64, 3, 16, 16, generator=generator)
+    torch.manual_seed(0)
+    method = DINO(
+        Encoder((8, 16)),
+        (schema.Views(), schema.Views()),
+        DINOHead(16, 64, 16, 64, True),
+        0.1,
+        (0.04, 0.04, 0),
+        center_momentum,
+        0.5,
+        0.5,
+        0,
+        "teacher",
+    )
+    optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], 3e-3)
+    for _ in range(STEPS):
+        noise = [torch.rand(64, 3, 1, 1, generator=generator) for _ in range(2)]
+        batch = Batch(
+            [View(images + n, torch.zeros(64, 4), torch.zeros(64, dtype=torch.bool)) for n in noise],
+            lambda what, count: np.zeros((64, count)),
+        )
+        loss, values = method(batch, 0.0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        method.after_step(0.0)
+    floats = {name: float(value) for name, value in values.items()}
+    return collapse.signs(floats | collapse.measure(method.encoder, images))

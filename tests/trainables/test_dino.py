@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightly.loss import DINOLoss
 from lightly.models.modules.heads import DINOProjectionHead
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from search_spaces import schema
@@ -197,3 +197,17 @@ def test_diagnostics_tell_a_uniform_collapse() -> None:
     _, signs = method(batch_of(method), 0.0)
     assert float(signs["loss_over_uniform"]) == pytest.approx(1.0, abs=1e-4)
     assert float(signs["teacher_entropy_over_uniform"]) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_outputs_stay_in_float32_under_autocast() -> None:
+    """Cosines are those of the same bottleneck without autocast: in bfloat16 a teacher at 0.04 has other targets."""
+    torch.manual_seed(0)
+    head = DINOHead(6, 12, 5, PROTOTYPES, True).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        bottleneck = head.layers(torch.randn(8, 6))
+    expected = F.normalize(bottleneck.float(), dim=1) @ F.normalize(head.prototypes.weight, dim=1).T
+    head.layers = nn.Identity()
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = head(bottleneck)
+    assert outputs.dtype == torch.float32
+    torch.testing.assert_close(outputs, expected, rtol=0, atol=1e-6)

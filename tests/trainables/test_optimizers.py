@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightly.utils.lars import LARS as LightlyLARS  # noqa: N811
+from pydantic import TypeAdapter
 from torch import nn
 
 from search_spaces import schema
-from trainables.loop import build_optimizer
+from trainables.loop import build_optimizer, clip_gradients, set_decay
 from trainables.optimizers import LARS
 
 
@@ -106,3 +107,41 @@ def test_settings_become_lars_over_what_is_trained() -> None:
     group = optimizer.param_groups[0]
     assert (group["lr"], group["momentum"], group["weight_decay"], group["trust"]) == (0.2, 0.8, 1e-4, 0.01)
     assert len(group["params"]) == 4  # norm and linear layer, weight and bias each
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_weight_decay_of_weights_alone_leaves_biases_and_norms_out(name: str) -> None:
+    """With gradients of 0 only weight decay moves anything (Adam has one of 0.5 w there, whose step is the rate)."""
+    body = {"name": name, "lr": 0.1, "weight_decay": 0.5}
+    for chosen in (body, body | {"decay": "weights"}):
+        model = network(0)
+        settings = TypeAdapter(schema.Optimizer).validate_python(chosen)
+        optimizer = build_optimizer(settings, model.parameters())
+        for parameter in model.parameters():
+            torch.nn.init.ones_(parameter)
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        moved = {p.ndim > 1: bool((p < 1).all()) for p in model.parameters()}
+        assert moved == {True: True, False: "decay" not in chosen}
+
+
+def test_decay_follows_half_a_cosine_and_spares_what_has_none() -> None:
+    """DINO: 0.04 to 0.4; half way through it is the mean of both."""
+    settings = schema.AdamW(name="adamw", weight_decay=0.04, weight_decay_end=0.4, decay="weights")
+    optimizer = build_optimizer(settings, network(0).parameters())
+    for step, expected in ((0, 0.04), (50, 0.22), (100, 0.4)):
+        set_decay(optimizer, settings, step, 100)
+        assert [group["weight_decay"] for group in optimizer.param_groups] == pytest.approx([expected, 0.0])
+
+
+def test_gradients_are_clipped_together_or_one_by_one() -> None:
+    """Norms 3 and 4: to 1 together they are divided by 5, one by one each becomes 1; 0.5 stays."""
+    for clip, expected in ((None, [0.6, 0.8]), ("parameter", [1.0, 1.0])):
+        parameters = [single([[0.0]], [[3.0]]), single([[0.0]], [[4.0]])]
+        clip_gradients(iter(parameters), 1.0, clip)
+        assert [float(p.grad) for p in parameters if p.grad is not None] == pytest.approx(expected, rel=1e-5)
+    small = single([[0.0]], [[0.5]])
+    clip_gradients([small], 1.0, "parameter")
+    clip_gradients([small], None, None)
+    assert small.grad is not None
+    assert float(small.grad) == 0.5

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
@@ -105,3 +107,24 @@ def test_a_probe_needs_classes_and_an_encoder(tmp_path: Path, data: ImageSet, pa
     for given, weights in ((unlabelled, parent), (data, None)):
         with pytest.raises(ValueError, match="needs image classes and a pretrained encoder"):
             probe(SETTINGS, MODEL, given, split, Place(tmp_path, CPU, weights))
+
+
+@pytest.mark.parametrize("kind", ["knn", "linear"])
+def test_on_test_scores_the_test_images_by_what_all_others_teach(
+    kind: str, tmp_path: Path, data: ImageSet, parent: Path
+) -> None:
+    """With the test images' classes turned round all are wrong; with those of the others turned round too, right. The
+    one training image, which has one class, could teach neither by itself."""
+    split = draw_split(24, SPLIT, 1, None)
+    split = split._replace(train=split.train[:1], val=np.concatenate((split.train[1:], split.val)))
+    chosen: dict[str, Any] = {"kind": kind, "data": "d", "size": 16, "on": "test"}
+    chosen |= {"batch_norm": True} if kind == "linear" else {}  # the features of a random encoder are small
+    settings = TypeAdapter[schema.KNN | schema.LinearProbe](schema.Probe).validate_python(chosen)
+    assert data.labels is not None
+    for turned, expected in ((split.test, 0.0), (np.arange(24), 1.0)):
+        labels = data.labels.copy()
+        labels[turned] = 1 - labels[turned]
+        given = dataclasses.replace(data, labels=labels)
+        assert probe(settings, MODEL, given, split, Place(tmp_path, CPU, parent))["probe/accuracy"] == expected
+    with pytest.raises(ValueError, match=r"split\.test leaves none"):
+        probe(settings, MODEL, data, split._replace(test=split.test[:0]), Place(tmp_path, CPU, parent))

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from search_spaces import schema
+from trainables.distributed import ALONE
 from trainables.methods.protocol import Batch
 from trainables.methods.queue import FeatureQueue
 from trainables.methods.recipes import with_local
@@ -184,3 +185,16 @@ def test_diagnostics_count_the_prototypes_in_use() -> None:
     signs = method._signs(torch.tensor(math.log(PROTOTYPES)), codes)
     assert float(signs["prototypes_used"]) == pytest.approx(2 / PROTOTYPES)
     assert float(signs["loss_over_uniform"]) == pytest.approx(1.0)
+
+
+def test_scores_stay_in_float32_under_autocast() -> None:
+    """Of this batch and of the queue: cosines in bfloat16 would be balanced into other codes at epsilon 0.05."""
+    method = build()
+    z = F.normalize(cosines(0, 8, 5), dim=1)
+    queue_of(method, 0).push(F.normalize(cosines(1, 12, 5), dim=1))
+    plain, queued = method._scores(z), method._queued(0, ALONE)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(method._scores(z), plain)
+        assert torch.equal(method._queued(0, ALONE), queued)
+    assert plain.dtype == torch.float32
+    assert torch.isfinite(queued).all()

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from search_spaces import schema
 from trainables.data.errors import DataError
-from trainables.views.regions import coarsest
 
 Masks = Callable[[NDArray[np.uint8]], NDArray[np.bool_]]  # (S, S, 3) -> (K, S, S)
 
 
 def sam_maps(images: NDArray[np.uint8], settings: schema.SAM, folder: Path, chunk: int) -> Iterator[NDArray[np.uint16]]:
     """(N, S, S, 3) -> chunks of (B, S, S): the coarsest masks, numbered from 1; 0 is none. Raises DataError."""
+    from trainables.views.regions import coarsest  # brings torch along, which a study's driver starts sooner without
+
     masks_of = mask_model(settings, folder)
     for i in range(0, len(images), chunk):
         yield np.stack([coarsest(masks_of(np.array(image))) for image in images[i : i + chunk]])

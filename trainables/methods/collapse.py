@@ -1,8 +1,11 @@
 """Signs that a pretraining has collapsed: what it measures in the encoder itself, and when a value is suspicious.
 
-A collapse shows in one of three ways. All images get the same features (their spread goes to 0); features vary along
-few directions (the effective rank goes to 1; Jing et al.: "Understanding dimensional collapse in contrastive
-self-supervised learning", ICLR 2022); or the loss stays at the value of an answer that is the same for all inputs.
+A collapse shows in one of four ways. All images get the same features (their spread goes to 0), or the same projections
+of them; features vary along few directions (the effective rank goes to 1; Jing et al.: "Understanding dimensional
+collapse in contrastive self-supervised learning", ICLR 2022); the loss stays at the value of an answer that is the same
+for all inputs; or it goes to 0 since all images get one and the same output or prototype, a corner of the simplex
+(Caron et al.: "Emerging properties in self-supervised vision transformers", ICCV 2021, section 5.3), which the encoder
+need not show.
 """
 
 from __future__ import annotations
@@ -17,6 +20,11 @@ from trainables.distributed import ALONE, World
 
 MIN_SPREAD = 0.01  # the mean cosine of two images is then 1 - 0.01^2 = 0.9999
 MIN_RANK = 2.0  # features that vary along one line alone have 1
+MIN_STD = 5e-4  # of projections; 0.09 where they fill the sphere in 128 dimensions, 0.02 in 2048
+MIN_ENTROPY = (
+    0.01  # share of the uniform value; a healthy teacher that is sure of a few clusters has ln(clusters) / ln K
+)
+MIN_CHOSEN = 2.0  # prototypes
 UNIFORM_MARGIN = 0.01  # share of the uniform value within which a loss counts as stuck there
 
 
@@ -72,8 +80,10 @@ def condemned(history: Sequence[Mapping[str, float]], epochs: int) -> tuple[str,
 def signs(values: Mapping[str, float]) -> tuple[str, ...]:
     """Warnings by name, one for each suspicious value; empty where nothing points to a collapse.
 
-    Looks at `encoder_spread` and `encoder_rank`, and at `loss_over_uniform` where the method has a uniform loss: that
-    of an answer which is the same for all inputs.
+    Looks at `encoder_spread` and `encoder_rank`; at `loss_over_uniform` where the method has a uniform loss, that of an
+    answer which is the same for all inputs; and where the method reports them at `feature_std` of its projections, the
+    entropy of its teacher's answers (of single images, and of their mean, which is small only if all images get the
+    same answer), and how many prototypes are any image's first choice.
     """
     found = []
     if (value := values.get("encoder_spread", 1.0)) < MIN_SPREAD:
@@ -83,4 +93,11 @@ def signs(values: Mapping[str, float]) -> tuple[str, ...]:
     share = values.get("loss_over_uniform")
     if share is not None and abs(share - 1) <= UNIFORM_MARGIN:
         found.append(f"loss_over_uniform {share:.4g}: the loss is that of one answer for all inputs")
+    if (value := values.get("feature_std", MIN_STD)) < MIN_STD:
+        found.append(f"feature_std {value:.4g} is below {MIN_STD}: all images get nearly the same projection")
+    single = values.get("teacher_entropy_over_uniform", 1.0)
+    if max(single, values.get("teacher_mean_entropy_over_uniform", 0.0)) < MIN_ENTROPY:
+        found.append(f"teacher_entropy_over_uniform {single:.4g}: the teacher gives all images one and the same output")
+    if (value := values.get("prototypes_chosen", MIN_CHOSEN)) < MIN_CHOSEN:
+        found.append(f"prototypes_chosen {value:.4g}: all images choose one and the same prototype")
     return tuple(found)

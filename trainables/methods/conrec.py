@@ -5,10 +5,11 @@ reconstruction and attention-weighted pooling", 2021, and their public code; the
 which there is none. Loss = 100 mean squared error + the contrastive loss of both directions, whose sum is twice
 SimCLR's mean over views.
 
-P3 trains "four decoding tasks, the first three decoder blocks shared, the last one unique to each". The decoder has
-three blocks and an output; our reading is that the last block and the output are each task's own (`branch: block`), and
-the alternative, that only the output is, is a setting. The decoder that fine-tuning loads has the last block of the
-first task in the order of TASKS, which is reconstruction unless that is switched off.
+P3: "The first three blocks of the decoder are shared between the reconstruction tasks, and the last decoder block is
+unique to each task." ConRec's decoder has three up-sampling blocks and an output, which makes four: each task has an
+output of its own (`branch: output`). That the last up-sampling block is a task's own too is a setting (`branch:
+block`); then the decoder that fine-tuning loads has the block of the first task in the order of TASKS, which is
+reconstruction unless that is switched off.
 """
 
 from __future__ import annotations

@@ -88,7 +88,10 @@ class DINOHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(B, inputs) -> (B, prototypes), each in [-1, 1]."""
         x = F.normalize(self.layers(features).float(), dim=1)
-        return F.linear(x, F.normalize(self.prototypes.weight, dim=1))
+        with torch.autocast(
+            x.device.type, enabled=False
+        ):  # of cosines in bfloat16 a softmax at 0.04 makes other targets
+            return F.linear(x, F.normalize(self.prototypes.weight, dim=1))
 
 
 class DINO(nn.Module):
@@ -152,7 +155,7 @@ class DINO(nn.Module):
         return loss, signs
 
     def after_backward(self, epoch: int) -> None:
-        """The last layer stays as it is for the first epochs: its gradient is dropped, after clipping."""
+        """The last layer stays as it is for the first epochs: its gradient is dropped, and counts in no clipping."""
         if epoch < self.freeze_last_epochs:
             self.head.prototypes.weight.grad = None
 
@@ -173,10 +176,13 @@ class DINO(nn.Module):
 
     @torch.no_grad()
     def _diagnostics(self, loss: Tensor, features: Tensor, teacher: Tensor, world: World) -> dict[str, Tensor]:
-        """A loss at log K with a teacher entropy at log K is a uniform collapse; an entropy at 0, one to a corner."""
+        """A loss at log K with a teacher entropy at log K is a uniform collapse; an entropy at 0, also of the mean over
+        images, is one to a corner."""
         p = F.softmax((teacher - self.center) / self.teacher_temperature[1], dim=-1)
         entropy = torch.special.entr(p).sum(dim=-1).mean()
+        mean = torch.special.entr(world.mean(p.mean(dim=(0, 1)))).sum()
         uniform = math.log(len(self.center))
         signs = {"loss_over_uniform": loss.detach() / uniform, "teacher_entropy_over_uniform": entropy / uniform}
+        signs["teacher_mean_entropy_over_uniform"] = mean / uniform
         first, second = features.chunk(2)
         return diagnostics(first, second, world) | signs

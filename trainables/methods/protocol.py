@@ -56,7 +56,7 @@ class Method(Protocol):
         ...
 
     def after_backward(self, epoch: int) -> None:
-        """Between the gradients (clipped already) and the optimiser's step."""
+        """Between the gradients and their clipping: what must not move this time loses its gradient here."""
         ...
 
     def after_step(self, progress: float) -> None:

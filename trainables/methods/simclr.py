@@ -35,7 +35,8 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float, world: World = ALONE) ->
     """
     z = F.normalize(torch.cat([z1, z2]).float(), dim=1)  # 2B, D
     all_z = torch.cat([world.gather(view) for view in z.chunk(2)])  # 2N, D: first views of all workers, then second
-    logits = z @ all_z.T / temperature  # 2B, 2N
+    with torch.autocast(z.device.type, enabled=False):  # it would round the cosines to bfloat16, steps of 0.004 near 1
+        logits = z @ all_z.T / temperature  # 2B, 2N
     half = len(all_z) // 2
     first = world.rank * len(z1) + torch.arange(len(z1), device=z.device)
     own = torch.cat([first, first + half])  # where this worker's views are among all
@@ -49,11 +50,19 @@ class SimCLR(nn.Module):
     needs: frozenset[str] = frozenset()
 
     def __init__(
-        self, encoder: Encoder, views: schema.Views, temperature: float, hidden: int, dim: int, levels: int = 1
+        self,
+        encoder: Encoder,
+        views: schema.Views,
+        temperature: float,
+        hidden: int,
+        dim: int,
+        levels: int = 1,
+        norm: bool = True,
     ) -> None:
+        """`norm`: whether the head has batch norm."""
         super().__init__()
         self.encoder = encoder
-        self.head = ProjectionHead(pooled_width(encoder, levels), hidden, dim)
+        self.head = ProjectionHead(pooled_width(encoder, levels), hidden, dim, norm)
         self.temperature, self.levels = temperature, levels
         self.recipes = (views, views)
 

@@ -107,7 +107,7 @@ class SwAV(nn.Module):
         sizes = [pixels[:GLOBAL_VIEWS], pixels[GLOBAL_VIEWS:]]
         features = torch.cat([pooled(self.encoder(torch.cat(views))) for views in sizes if views])
         z = F.normalize(self.head(features).float(), dim=1)
-        scores = self.prototypes(z).unflatten(0, (len(pixels), -1))  # V, B, K
+        scores = self._scores(z).view(len(pixels), -1, self.prototypes.out_features)  # V, B, K
         large = z.detach().view(len(pixels), -1, z.shape[1])[:GLOBAL_VIEWS]  # G, B, D
         codes = self._codes(scores.detach()[:GLOBAL_VIEWS], large, batch.epoch, batch.world)
         loss = swapped_prediction(scores, codes, self.temperature)
@@ -141,8 +141,14 @@ class SwAV(nn.Module):
         """Scores (L, K) of a worker's share of a queue; -inf, so that they take no part, until it is full."""
         queue = self.queues[view]
         assert isinstance(queue, FeatureQueue)
-        scores: Tensor = self.prototypes(queue.rows.tensor_split(world.size)[world.rank])
+        scores = self._scores(queue.rows.tensor_split(world.size)[world.rank])
         return scores.masked_fill(~queue.full, -math.inf)
+
+    def _scores(self, z: Tensor) -> Tensor:
+        """Cosines (N, K) of projections (N, D) with the prototypes, in float32 whatever the precision around."""
+        with torch.autocast(z.device.type, enabled=False):
+            scores: Tensor = self.prototypes(z)
+        return scores
 
     @torch.no_grad()
     def _normalise_prototypes(self) -> None:
@@ -156,8 +162,10 @@ class SwAV(nn.Module):
 
     @torch.no_grad()
     def _signs(self, loss: Tensor, codes: Tensor, world: World = ALONE) -> dict[str, Tensor]:
-        """A loss stuck at log K is a uniform collapse; the share of prototypes that are any image's first choice."""
+        """A loss stuck at log K is a uniform collapse; the prototypes that are any image's first choice, as a share and
+        as a number, which at 1 is another."""
         used = codes.new_zeros(codes.shape[-1])
         used[codes.argmax(dim=-1).flatten()] = 1.0
         used = world.sum(used).clamp(max=1)
-        return {"loss_over_uniform": loss.detach() / math.log(codes.shape[-1]), "prototypes_used": used.mean()}
+        share = loss.detach() / math.log(codes.shape[-1])
+        return {"loss_over_uniform": share, "prototypes_used": used.mean(), "prototypes_chosen": used.sum()}

@@ -34,7 +34,8 @@ class Parts(NamedTuple):
 
 
 def build_simclr(method: schema.SimCLR, views: schema.Views, parts: Parts) -> Method:
-    return SimCLR(parts.encoder, views, method.temperature, method.hidden, method.dim, method.projection_levels)
+    sizes, norm = (method.hidden, method.dim), method.head_norm is not False
+    return SimCLR(parts.encoder, views, method.temperature, *sizes, method.projection_levels, norm)
 
 
 def build_moco(method: schema.MoCo, views: schema.Views, parts: Parts) -> Method:

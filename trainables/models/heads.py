@@ -6,13 +6,16 @@ from torch import Tensor, nn
 
 
 class ProjectionHead(nn.Module):
-    """SimCLR's head on global average pooled features: Linear - BN - ReLU - Linear (Chen et al. 2020, section 4.2)."""
+    """SimCLR's head on global average pooled features: Linear - BN - ReLU - Linear (Chen et al. 2020, section 4.2).
 
-    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+    Without `norm` Linear - ReLU - Linear, as the text of P1 has it.
+    """
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, norm: bool = True) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(inputs, hidden, bias=False),
-            nn.BatchNorm1d(hidden),
+            nn.Linear(inputs, hidden, bias=not norm),
+            *([nn.BatchNorm1d(hidden)] if norm else []),
             nn.ReLU(inplace=True),
             nn.Linear(hidden, outputs),
         )
