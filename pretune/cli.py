@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import platform
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -268,7 +269,8 @@ def _options(
     from pretune.run import Options
 
     if data is not None and not data.is_dir():
-        raise click.UsageError(f"--data {data}: there is no such folder")
+        on = f" on {platform.node()}, where the study would run" if os.environ.get("PRETUNE_JOB") else ""
+        raise click.UsageError(f"--data {data}: there is no such folder{on}")
     return Options(
         out=root / study.name if out is None or is_address(out) else Path(out),
         results=out if out is not None and is_address(out) else None,

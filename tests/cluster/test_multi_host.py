@@ -138,10 +138,16 @@ def test_a_study_on_three_hosts_one_killed_and_one_added_gives_the_table_of_one_
             wrong.pop("RAY_AUTH_TOKEN_PATH")
             say = call([*pretune, "submit", str(file), "--address", address, "--root", str(runs)], wrong, code=2)
             assert "the cluster refuses the token" in say
-            call(
-                [*pretune, "submit", str(file), "--address", address, "--root", str(runs), "--data", "/nowhere"], env, 2
-            )
+            nowhere = ["--address", address, "--root", str(runs), "--data", "/nowhere"]
+            say = call([*pretune, "submit", str(file), *nowhere], env, 2)
+            assert "--data /nowhere: there is no such folder on pretune1, where the study would run" in say
             assert not runs.exists()
+            if data:  # there on the head alone
+                head.ssh(f"ln -s {data[1]} /run/data")
+                there = ["--address", address, "--root", str(runs), "--data", "/run/data"]
+                say = call([*pretune, "submit", str(file), *there], env, 2)
+                assert "does not see /run/data (--data): give a folder that all machines share" in say
+                assert not list((runs / "store").glob("*/*/"))
 
             # --- the study
             submitted = call(
