@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 from rich.console import Console
 from s3 import Proxy, address, served
 
@@ -19,6 +20,7 @@ from pretune.run import Options, run_study
 from pretune.store import CONTINUE, DONE, STATE, Entry, Store, StoreError, open_store
 from pretune.upkeep import collect, print_usage
 from search_spaces.resolve import from_dict
+from tests.pretune.test_cli import pretune as pretune  # the fixture
 
 KEY = "f" * 32
 SECRET = "tester-secret-9f2c"
@@ -188,6 +190,21 @@ def test_an_address_that_cannot_be_used_is_one_sentence(server: Any, tmp_path: P
 def test_an_unwritable_bucket_is_one_sentence(tmp_path: Path) -> None:
     with served("denied") as (_, proxy), pytest.raises(StoreError, match=r"cannot be written: access denied; choose"):
         open_store(address(proxy.port), tmp_path).check()
+
+
+@pytest.mark.parametrize("option", ["--store", "--out"])
+def test_run_names_a_bucket_that_cannot_be_written_and_starts_nothing(
+    pretune: Any, tiny: dict[str, Any], tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pretune.run.start_ray", lambda *arguments: pytest.fail("Ray was started"))
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny))
+    with served("denied") as (_, proxy):
+        place = address(proxy.port, "x")
+        code, _, err = pretune("run", tmp_path / "tiny.yaml", "--root", tmp_path / "runs", option, place)
+    what = "the store" if option == "--store" else "the output folder"
+    assert (code, err) == (
+        2, f"error: {what} s3://pretune/x/.probe cannot be written: access denied; choose another with {option}\n"
+    )  # fmt: skip
 
 
 RARE = ("ok",) * 9 + ("error",) + ("ok",) * 9 + ("cut",) + ("slow",)
