@@ -36,7 +36,7 @@ stop_ray()
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("shown", ["dashboard", "none"])
+@pytest.mark.parametrize("shown", [pytest.param("dashboard", marks=pytest.mark.slow), "none"])
 def test_a_local_cluster_listens_on_loopback_and_asks_for_its_token(shown: str, tmp_path: Path) -> None:
     """In a process of its own, as Ray reads its settings when it is imported. Metrics are served by an agent."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
