@@ -77,11 +77,13 @@ def _best_sentence(table: Table, x: int, column: list[tuple[int, CellValue]]) ->
     y, best = (min if loss else max)(column, key=lambda place: place[1].mean)
     ties = sum(value.mean == best.mean for _, value in column) - 1
     shared = f" (a tie with {ties} more)" if ties else ""
-    doubt = "one seed, so its uncertainty is not known"
-    if best.n > 1:
+    what = "pretraining" if best.runs_expected > best.n_expected else "seed"
+    doubt = f"one {what}, so its uncertainty is not known"
+    if math.isfinite(best.low):
         low, high = (_number(bound, table.percent) for bound in (best.low, best.high))
-        what = "pretrainings" if best.runs_expected > best.n_expected else "seeds"
-        doubt = f"95 % t interval {low} to {high}, {best.n} {what}"
+        doubt = f"95 % t interval {low} to {high}, {best.n} {what}s"
+    elif best.n > 1:
+        doubt = f"{best.n} {what}s without any spread, copies of one run, so its uncertainty is not known"
     mean = _number(best.mean, table.percent) + (" %" if table.percent else "")
     direction = "lowest" if loss else "highest"
     return f"{_where(table, x)}{_row(table, y)} has the {direction} mean {table.metric}{shared}: {mean} ({doubt})."
@@ -92,12 +94,12 @@ def _rivals_sentence(table: Table, x: int, column: list[int]) -> str:
     others = [y for y in column if not table.best[y][x]]
     tested = [y for y in others if table.rivals[y][x] is not None]
     rivals = [_row(table, y) for y in tested if table.rivals[y][x]]
-    fewest, most = table.tested[x]
+    fewest, most, tests, pairs, why = table.tested[x]
     if not tested:
-        return _sentence(
-            f"{_where(table, x)}with fewer than two seeds in common, nothing shows which others are worse."
-        )
-    how = f"paired t-tests of all pairs, n={fewest}{f' to {most}' * (most > fewest)}, Holm"
+        whys = " or ".join(dict.fromkeys(filter(None, why)))
+        return _sentence(f"{_where(table, x)}with {whys}, nothing shows which others are worse.")
+    which = "all" if tests == pairs else f"{tests} of {pairs}"
+    how = f"paired t-tests of {which} pairs, n={fewest}{f' to {most}' * (most > fewest)}, Holm"
     shown = ", ".join(rivals[:4]) + (f" and {len(rivals) - 4} more" if len(rivals) > 4 else "")
     said = f"{len(rivals)} of the {len(tested)} other cells {_are(len(rivals))} not shown to be worse ({how}): {shown}"
     if not rivals:
@@ -130,6 +132,8 @@ def _baseline_sentence(table: Differences) -> str:
     shown = [row for row in table.rows if row.p_holm < ALPHA]
     higher = sum(row.difference > 0 for row in shown)
     counts = f"{higher} {_are(higher)} higher and {len(shown) - higher} {_are(len(shown) - higher)} lower"
+    untested = sum(math.isnan(row.p) for row in table.rows)
+    counts += f" and {untested} could not be tested" if untested else ""
     largest = max(table.rows, key=lambda row: abs(row.difference))
     size, low, high = (_signed(value, table.percent) for value in (largest.difference, largest.low, largest.high))
     around = f"[{low}, {high}]" if math.isfinite(largest.low) else "no interval"

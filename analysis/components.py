@@ -18,7 +18,8 @@ import pandas
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from analysis.replicates import Replicate, lower_is_better, replicates
+from analysis.digits import few
+from analysis.replicates import Replicate, is_probe, lower_is_better, replicates
 from analysis.results import StudyHeader
 
 Array = NDArray[np.float64]
@@ -73,14 +74,20 @@ def nested(groups: Sequence[ArrayLike], confidence: float = 0.95) -> Nested:
 
     Equal groups: method of moments, (MS between - MS within) / repeats, with the exact interval of the share
     (intraclass correlation; Searle 1971, section 9.9). Unequal ones: restricted maximum likelihood, no interval.
-    Raises ValueError with fewer than two groups, or where no group has two values.
+    No share where the values of every group are equal, copies of one run. Raises ValueError with fewer than two groups,
+    or where no group has two values.
     """
     values = [np.asarray(group, np.float64) for group in groups if np.size(group)]
     sizes = {len(group) for group in values}
     if len(values) < 2 or max(sizes) < 2:
         raise ValueError("variance components take two groups or more, with two values or more in one of them")
     if len(sizes) > 1:
-        return _reml(values)
+        copies = all(np.ptp(group) == 0 for group in values)
+        return (
+            _solve(float(np.var([group[0] for group in values], ddof=1)), 0.0, len(values), 1)
+            if copies
+            else _reml(values)
+        )
     between, within = mean_squares(np.stack(values))
     return _solve(between, within, len(values), sizes.pop(), confidence)
 
@@ -90,14 +97,16 @@ def mean_squares(table: Array) -> tuple[float, float]:
     groups, repeats = table.shape
     means = table.mean(axis=1)
     within = float(np.sum((table - means[:, None]) ** 2)) / (groups * (repeats - 1))
-    return repeats * float(means.var(ddof=1)), within
+    rounding = (1e-12 * float(np.abs(table).max())) ** 2  # below it, squares are of digits that were lost
+    between, within = (square if square > rounding else 0.0 for square in (repeats * float(means.var(ddof=1)), within))
+    return between, within
 
 
 def _solve(between: float, within: float, groups: int, repeats: int, confidence: float = 0.95) -> Nested:
     variance = max(0.0, (between - within) / repeats)
     total = variance + within
-    if not total > 0:
-        return Nested(0.0, 0.0, math.nan, math.nan, math.nan, groups, groups * repeats)
+    if not within > 0:  # copies of one run
+        return Nested(variance, 0.0, math.nan, math.nan, math.nan, groups, groups * repeats)
     low, high = (_share(between, within, quantile, groups, repeats) for quantile in _tails(confidence))
     return Nested(variance, within, variance / total, low, high, groups, groups * repeats)
 
@@ -107,9 +116,7 @@ def _tails(confidence: float) -> tuple[float, float]:
 
 
 def _share(between: float, within: float, quantile: float, groups: int, repeats: int) -> float:
-    """(F / F_q - 1) / (F / F_q - 1 + repeats), at least 0; 1 in the limit of no spread within."""
-    if within == 0:
-        return 1.0
+    """(F / F_q - 1) / (F / F_q - 1 + repeats), at least 0."""
     excess = between / within / float(stats.f.ppf(quantile, groups - 1, groups * (repeats - 1))) - 1
     return max(0.0, excess / (excess + repeats))
 
@@ -155,12 +162,8 @@ def components(results: pandas.DataFrame, header: StudyHeader, metric: str) -> C
     either design there are no rows. Raises ResultsError as `replicates` does.
     """
     percent = header.report.percent and not lower_is_better(metric)
-    seeds = _of_nested_seeds(replicates(results, header, metric)) if header.pretrainings < header.replicates else []
+    seeds, notes = _of_nested_seeds(replicates(results, header, metric)) if _is_nested(header, metric) else ([], [])
     searched = _of_searches(results, header.target) if metric == header.report.metrics[0] else []
-    notes = []
-    if seeds:
-        notes.append("nested seeds: variance between pretrainings, and between fine-tunings of one pretraining")
-        notes.append("all cells: mean of the cells' variances; cells share seeds, so the interval counts one cell's")
     if searched:
         notes.append(
             f"searches: spread of {header.target} over what was tried, which a sampler crowds where scores are good"
@@ -168,22 +171,45 @@ def components(results: pandas.DataFrame, header: StudyHeader, metric: str) -> C
     return Components(header.study, metric, (*seeds, *searched), percent, tuple(notes))
 
 
-def _of_nested_seeds(found: Mapping[str, tuple[Replicate, ...]]) -> list[Component]:
-    rows: list[Component] = []
-    squares: list[tuple[float, float]] = []
-    shapes: set[tuple[int, int]] = set()
-    for label, runs in found.items():
-        groups = _groups(runs)
-        if len(groups) < 2 or max(map(len, groups)) < 2:
-            continue
-        rows += _pair(label, nested(groups))
-        shapes.add((len(groups), len(groups[0]) if len(set(map(len, groups))) == 1 else 0))
-        if all(repeats for _, repeats in shapes):
-            squares.append(mean_squares(np.array(groups)))
-    if len(squares) > 1 and len(shapes) == 1 and len(rows) == 2 * len(squares):
-        between, within = np.mean(squares, axis=0)
-        rows += _pair("all cells", _solve(float(between), float(within), *shapes.pop()))
-    return rows
+def _is_nested(header: StudyHeader, metric: str) -> bool:
+    return header.pretrainings < header.replicates and not is_probe(metric)
+
+
+def _of_nested_seeds(found: Mapping[str, tuple[Replicate, ...]]) -> tuple[list[Component], list[str]]:
+    """Every cell's components, those of the cells that lost no run together, and notes."""
+    groups = {label: kept for label, runs in found.items() if (kept := _groups(runs))}
+    apart = {label: kept for label, kept in groups.items() if len(kept) > 1 and max(map(len, kept)) > 1}
+    rows = [row for label, kept in apart.items() for row in _pair(label, nested(kept))]
+    notes = ["nested seeds: variance between pretrainings, and between fine-tunings of one pretraining"] if rows else []
+    pooled, explained = _pooled(apart)
+    single = {label: kept[0] for label, kept in groups.items() if len(kept) == 1 and len(kept[0]) > 1}
+    rows += [*pooled, *(_of_one_pretraining(label, values) for label, values in single.items())]
+    if single:
+        notes.append(
+            "one pretraining: the spread of its fine-tunings alone, which says nothing of what another would give"
+        )
+    copies = [row.where for row in rows if row.source == WITHIN and row.std == 0]
+    if copies:
+        notes.append(f"no spread at all between the fine-tunings of one pretraining, so no share: {few(copies)}")
+    return rows, [*notes, *explained]
+
+
+def _pooled(cells: Mapping[str, list[list[float]]]) -> tuple[list[Component], list[str]]:
+    """Components of the cells of most runs together, where there are two or more; which cells those are."""
+    size = max((sum(map(len, kept)) for kept in cells.values()), default=0)
+    whole = [np.array(kept) for kept in cells.values() if len(set(map(len, kept))) == 1 and sum(map(len, kept)) == size]
+    if len(whole) < 2 or len({table.shape for table in whole}) > 1:
+        return [], []
+    between, within = np.mean([mean_squares(table) for table in whole], axis=0)
+    every = len(whole) == len(cells)
+    where = "all cells" if every else f"{len(whole)} of {len(cells)} cells"
+    said = f"{where}: mean of the cells' variances; cells share seeds, so the interval counts one cell's"
+    said += "" if every else "; cells that lost a run are not in it"
+    return _pair(where, _solve(float(between), float(within), *whole[0].shape)), [said]
+
+
+def _of_one_pretraining(where: str, values: list[float]) -> Component:
+    return Component(where, WITHIN, float(np.std(values, ddof=1)), math.nan, math.nan, math.nan, len(values))
 
 
 def _groups(runs: tuple[Replicate, ...]) -> list[list[float]]:

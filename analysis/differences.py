@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas
 
-from analysis.replicates import Replicate, lower_is_better, replicates
+from analysis.digits import few
+from analysis.replicates import Replicate, is_probe, lower_is_better, replicates
 from analysis.results import Cell, ResultsError, StudyHeader
 from analysis.statistics import (
     MOST_RUNS_TO_ENUMERATE,
@@ -63,6 +64,7 @@ class _Pairs(NamedTuple):
     baseline: str
     ours: list[float]
     theirs: list[float]
+    unpaired: int  # runs that finished on one side alone
 
 
 def differences(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Differences:
@@ -93,6 +95,7 @@ def differences(results: pandas.DataFrame, header: StudyHeader, metric: str) -> 
             *_few_pairs_note(rows),
             *_out_of_range(rows, metric),
             *_no_spread_note(pairs),
+            *_unpaired_note(pairs, nested=header.pretrainings < header.replicates and not is_probe(metric)),
             *_power_note(pairs, percent),
             *missing,
         ),
@@ -132,26 +135,30 @@ def _against_baseline(header: StudyHeader) -> list[tuple[Cell, Cell]]:
     return pairs
 
 
-def _paired(cell: tuple[Replicate, ...], baseline: tuple[Replicate, ...]) -> tuple[list[float], list[float]]:
-    """Values of seeds that finished in both, averaged over the fine-tunings of one pretraining."""
-    theirs = {replicate.seeds: replicate.value for replicate in baseline}
+def _paired(cell: tuple[Replicate, ...], baseline: tuple[Replicate, ...]) -> tuple[list[float], list[float], int]:
+    """Values of seeds that finished in both, averaged over the fine-tunings of one pretraining; runs without a partner.
+
+    Fine-tunings are paired before they are averaged: one that is missing on a side is taken from the other too, or a
+    hard label subset that was lost here would pass for a difference.
+    """
+    ours, theirs = ({run.seeds: run for run in side if math.isfinite(run.value)} for side in (cell, baseline))
     groups: dict[int, list[tuple[float, float]]] = {}
-    for replicate in cell:
-        pair = (replicate.value, theirs.get(replicate.seeds, math.nan))
-        if not any(map(math.isnan, pair)):
-            groups.setdefault(replicate.pretraining, []).append(pair)
-    means = [np.mean(pairs, axis=0) for pairs in groups.values()]
-    return [float(mean[0]) for mean in means], [float(mean[1]) for mean in means]
+    for seeds in sorted(ours.keys() & theirs.keys()):
+        pair = (ours[seeds].value, theirs[seeds].value)
+        groups.setdefault(ours[seeds].pretraining, []).append(pair)
+    means = [np.mean(groups[seed], axis=0) for seed in sorted(groups)]
+    unpaired = len(ours.keys() ^ theirs.keys())
+    return [float(mean[0]) for mean in means], [float(mean[1]) for mean in means], unpaired
 
 
 def _few_pairs_note(rows: Sequence[Difference]) -> tuple[str, ...]:
-    few = sorted({row.n for row in rows if 1 < row.n <= _MOST_PAIRS_TO_WARN})
+    counts = sorted({row.n for row in rows if 1 < row.n <= _MOST_PAIRS_TO_WARN and math.isfinite(row.p)})
     alone = sum(row.n == 1 for row in rows)
     said = [f"n=1 in {alone} of {len(rows)} rows: no interval and no test"] if alone else []
-    if few:
-        several = len(few) > 1
-        reachable = " to ".join(f"{smallest_possible_p(n):.2g}" for n in ([few[0], few[-1]] if several else few))
-        seeds = f"n={few[0]}" + f" to {few[-1]}" * several
+    if counts:
+        ends = counts[:1] + counts[1:][-1:]
+        reachable = " to ".join(f"{smallest_possible_p(n):.2g}" for n in ends)
+        seeds = "n=" + " to ".join(map(str, ends))
         assumed = f"{seeds}: p and interval lean on normal differences"
         said.append(f"{assumed}; an exact sign-flip test cannot fall below p={reachable}")
     return tuple(said)
@@ -168,12 +175,20 @@ def _no_spread_note(pairs: Sequence[_Pairs]) -> tuple[str, ...]:
     several = [pair for pair in pairs if len(pair.ours) > 1]
     same = [p.cell for p in several if np.ptp(d := np.subtract(p.ours, p.theirs)) == 0 and d[0] == 0]
     copies = [p.cell for p in several if np.ptp(d := np.subtract(p.ours, p.theirs)) == 0 and d[0] != 0]
-    said = [f"no spread at all: the runs of {_few(same)} are identical to the baseline's"] if same else []
-    return (*said, *([f"no spread at all: every seed of {_few(copies)} differs by the same"] if copies else []))
+    said = [f"no spread at all: the runs of {few(same, 4)} are identical to the baseline's"] if same else []
+    return (*said, *([f"no spread at all: every seed of {few(copies, 4)} differs by the same"] if copies else []))
 
 
-def _few(cells: Sequence[str]) -> str:
-    return ", ".join(cells[:4]) + (f" and {len(cells) - 4} more" if len(cells) > 4 else "")
+def _unpaired_note(pairs: Sequence[_Pairs], nested: bool) -> tuple[str, ...]:
+    """Where a difference is not that of the table's two means."""
+    alone = [f"{pair.cell} ({pair.unpaired})" for pair in pairs if pair.unpaired]
+    if not alone:
+        return ()
+    what = "fine-tunings" if nested else "seeds"
+    return (
+        f"{what} that finished in the cell or in its baseline alone have no partner and are left out here, so that a "
+        f"difference may not be that of the table's means; how many: {few(alone)}",
+    )
 
 
 def _power_note(pairs: Sequence[_Pairs], percent: bool) -> tuple[str, ...]:

@@ -28,3 +28,8 @@ def number(value: float, digits: int, percent: bool, sign: bool = False) -> str:
 def p_value(p: float) -> str:
     """Three digits; a dash where there was no test."""
     return DASH if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def few(names: Sequence[str], most: int = 6) -> str:
+    """'a, b, c and 4 more'."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

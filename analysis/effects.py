@@ -21,6 +21,7 @@ import pandas
 from numpy.typing import ArrayLike, NDArray
 from scipy import linalg, stats
 
+from analysis.digits import few
 from analysis.replicates import independent_values, lower_is_better, replicates
 from analysis.results import StudyHeader
 from analysis.statistics import detectable_difference, holm
@@ -113,7 +114,8 @@ def effects(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Effe
     rows = analysis_of_variance(table, sizes)
     corrected = tuple(float(p) for p in holm([row.p for row in rows]))
     levels = {name: _level_means(table, sizes, name, header.factors[name]) for name in sizes}
-    return Effects(header.study, metric, rows, corrected, levels, len(table), percent, (*notes, *_small(len(table))))
+    notes += (*_no_spread(rows, len(table)), *(_small(len(table)) if len(table) < 2 or _tested(rows) else ()))
+    return Effects(header.study, metric, rows, corrected, levels, len(table), percent, notes)
 
 
 def _complete(
@@ -150,17 +152,29 @@ def _small(n: int) -> tuple[str, ...]:
     if n >= _FEWEST_SEEDS:
         return ()
     least = detectable_difference(n, 1.0)
-    return (f"n={n} is small: an effect shows (power 0.8) from {least:.1f} standard deviations of its seeds on",)
+    return (
+        f"n={n} is small: an effect of two levels, tested alone at 5 %, shows (power 0.8) from {least:.1f} standard "
+        "deviations of its seeds on; more levels, and Holm over several effects, take more",
+    )
+
+
+def _tested(rows: Sequence[Effect]) -> list[Effect]:
+    return [row for row in rows if math.isfinite(row.p)]
+
+
+def _no_spread(rows: Sequence[Effect], n: int) -> tuple[str, ...]:
+    alike = [" × ".join(row.factors) for row in rows if not math.isfinite(row.p)] if n > 1 else []
+    return (f"no spread at all over seeds, so no test: {few(alike)}",) if alike else ()
 
 
 def sentences(found: Effects) -> tuple[str, ...]:
-    """The table in words: what interacts, which factors have an effect, and what was not shown."""
+    """The table in words: what interacts, which factors have an effect, and what was not shown; its notes are apart."""
     if not found.rows or found.n < 2:
-        return found.notes
+        return ()
     tested = list(zip(found.rows, found.p_holm, strict=True))
     shown = [(row, p) for row, p in tested if p < ALPHA]
     said = [_interaction(row, p) if len(row.factors) > 1 else _main(row, p, found) for row, p in shown]
-    rest = [" × ".join(row.factors) for row, p in tested if not p < ALPHA]
+    rest = [" × ".join(row.factors) for row, p in tested if p >= ALPHA]
     if rest:
         said.append(f"Not shown at n={found.n}, which is no evidence of absence: {', '.join(rest)}.")
     return tuple(said)
@@ -183,8 +197,9 @@ def main_effects(found: Effects) -> tuple[str, ...]:
 
 
 def _no_main(row: Effect, p: float, found: Effects) -> str:
-    test = f"{_p(p)}, n={found.n}" if math.isfinite(p) else f"no test: no spread over {found.n} seeds"
-    return f"{row.factors[0]} is not shown to have an effect on average ({test}): {_range(row, found)}."
+    if not math.isfinite(p):
+        return f"{row.factors[0]} on average: no test, there is no spread over {found.n} seeds: {_range(row, found)}."
+    return f"{row.factors[0]} is not shown to have an effect on average ({_p(p)}, n={found.n}): {_range(row, found)}."
 
 
 def _interaction(row: Effect, p: float) -> str:

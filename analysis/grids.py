@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import NamedTuple
 
 from analysis.components import Component, Components
 from analysis.differences import Difference, Differences
-from analysis.digits import DASH, decimals, number, p_value
+from analysis.digits import DASH, decimals, few, number, p_value
 from analysis.effects import Effect, Effects
 from analysis.image_counts import CellInterval, Intervals
 from analysis.replicates import partner_of
@@ -59,7 +59,10 @@ def _table_grid(table: Table, beneath: bool) -> Grid:
     notes = [f"{marks[place]} {text}" for place, text in footnotes.items()]
     return Grid(
         _caption(table, common), len(left), (*left, *_head(table, beneath)), tuple(map(tuple, body)), best,
-        (*_rivals_note(table), *_published_note(table), *_single_note(table), *notes, *table.notes),
+        (
+            *_rivals_note(table), *_published_note(table), *_single_note(table), *_no_spread_note(table),
+            *notes, *table.notes,
+        ),
     )  # fmt: skip
 
 
@@ -228,32 +231,38 @@ def _rivals_note(table: Table) -> tuple[str, ...]:
     """What the marks claim, and what was not tested at all, which a missing mark would pass for worse."""
     if partner_of(table.metric):
         return ()
-    counts = [n for used in table.tested for n in used if n]
-    untested = [name for name, n, rival in _compared(table) if n and rival is None]
+    counts = [n for used in table.tested for n in (used.fewest, used.most) if used.tests]
     said = []
     if counts:
         seeds = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+        tests, pairs = sum(used.tests for used in table.tested), sum(used.pairs for used in table.tested)
+        which = "all" if tests == pairs else f"{tests} of {pairs}"
         said.append(
             f"{RIVAL.strip()} not shown to be worse than any other of its column; neither bold nor {RIVAL.strip()}: "
-            f"shown to be (one-sided paired t-tests of all pairs, n={seeds}, Holm within the column, 5 %)"
+            f"shown to be (one-sided paired t-tests of {which} pairs, n={seeds}, Holm within the column, 5 %)"
         )
+    untested: dict[str, list[str]] = {}
+    for y, x, why in _untested(table):
+        untested.setdefault(why, []).append(_name(table, y, x))
     if untested and not counts:
-        said.append(
-            "no cells of a column could be compared (fewer than two seeds in common, or no spread at all): "
-            "nothing shows which are worse than the best"
-        )
+        whys = " or ".join(untested)
+        said.append(f"no cells of a column could be compared ({whys}): nothing shows which are worse than the best")
     elif untested:
-        more = f" and {len(untested) - 6} more" if len(untested) > 6 else ""
-        said.append(
-            f"not compared (fewer than two seeds in common, or no spread at all): {', '.join(untested[:6])}{more}"
-        )
+        said += [f"not compared ({why}): {few(names)}" for why, names in untested.items()]
     return tuple(said)
 
 
-def _compared(table: Table) -> list[tuple[str, int, bool | None]]:
-    """Name, n and mark of every cell in a column of several values."""
+def _untested(table: Table) -> Iterator[tuple[int, int, str]]:
+    """Row, column and reason of every cell in a column of several values that was compared with none of them."""
     counts = Counter(x for _, x, value in places(table) if value.n)
-    return [(_name(table, y, x), value.n, table.rivals[y][x]) for y, x, value in places(table) if counts[x] > 1]
+    for y, x, value in places(table):
+        if value.n and counts[x] > 1 and (why := table.tested[x].why[y]):
+            yield y, x, why
+
+
+def _no_spread_note(table: Table) -> tuple[str, ...]:
+    names = [_name(table, y, x) for y, x, value in places(table) if value.n > 1 and math.isnan(value.low)]
+    return (f"no spread at all, so no interval: the runs of {few(names)} are copies of one run",) if names else ()
 
 
 def _published_note(table: Table) -> tuple[str, ...]:
@@ -265,7 +274,13 @@ def _published_note(table: Table) -> tuple[str, ...]:
 
 
 def _single_note(table: Table) -> tuple[str, ...]:
-    return ("one seed: no standard deviation",) if any(value.n == 1 for _, _, value in places(table)) else ()
+    ones = [value for _, _, value in places(table) if value.n == 1]
+    if any(value.runs > 1 for value in ones):
+        return (
+            "one pretraining: no standard deviation; the spread of its fine-tunings alone is below, under where the "
+            "spread comes from",
+        )
+    return ("one seed: no standard deviation",) if ones else ()
 
 
 def _footnotes(table: Table) -> dict[tuple[int, int], str]:

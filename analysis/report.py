@@ -94,7 +94,10 @@ def write_tables(folder: Path) -> list[RenderableType]:
     _write_csv(folder / "effects.csv", found.effects)
     _write_csv(folder / "components.csv", found.components)
     said = [
-        Text(f"{table.metric}: {sentence}") for table in found.effects if table.rows for sentence in sentences(table)
+        Text(f"{table.metric}: {sentence}")
+        for table in found.effects
+        if table.rows
+        for sentence in sentences(table) or table.notes
     ]
     first: list[Shown] = [*found.values, *found.differences, *found.marginal]
     return [*map(layout.to_rich, first), *said, *map(layout.to_rich, found.components)]

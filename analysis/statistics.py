@@ -66,19 +66,24 @@ class BestSet(NamedTuple):
     p: Array  # (cells,) smallest Holm-adjusted one-sided p of "another is better"; NaN where none could be tested
     not_distinguishable: NDArray[np.bool_]  # (cells,) True where no other cell is shown to be better
     pairs: NDArray[np.int64]  # (cells, cells) runs that two cells have in common
+    tested: NDArray[np.bool_]  # (cells, cells) True where the two were compared: fewer runs or no spread allow no test
 
 
 def mean_std(values: ArrayLike) -> MeanStd:
     """Mean and sample standard deviation of `(runs,)`; one run has no standard deviation (NaN)."""
     runs = _runs(values)
-    std = float(runs.std(ddof=1)) if len(runs) > 1 else math.nan
+    std = 0.0 if _no_spread(runs) else float(runs.std(ddof=1)) if len(runs) > 1 else math.nan
     return MeanStd(float(runs.mean()), std, len(runs))
 
 
 def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Student's t interval for the mean of `(runs,)`, assuming normal runs; NaN bounds for one run."""
-    mean, std, n = mean_std(values)
-    half = _t_half_width(std / math.sqrt(n), n - 1, confidence)
+    """Student's t interval for the mean of `(runs,)`, assuming normal runs.
+
+    NaN bounds for one run, and for runs without any spread: copies of one run say nothing of what another would give.
+    """
+    runs = _runs(values)
+    mean, std, n = mean_std(runs)
+    half = math.nan if std == 0 else _t_half_width(std / math.sqrt(n), n - 1, confidence)
     return Interval(mean, mean - half, mean + half)
 
 
@@ -99,7 +104,8 @@ def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> P
     """Paired t-test and interval of a - b, both `(runs,)` in the same seed order, assuming normal differences.
 
     One pair has neither interval nor p (NaN). Differences without any spread come from replicates that are copies of
-    one another (all seed streams held): p is 1 where they are all zero, and NaN, not 0, where they are not.
+    one another (all seed streams held): they have no interval, and p is 1 where they are all zero, NaN, not 0, where
+    they are not.
     """
     differences = _differences(a, b)
     mean, low, high = t_interval(differences, confidence)
@@ -261,9 +267,9 @@ def not_distinguishable_from_best(scores: ArrayLike, alpha: float = 0.05, maximi
     """The columns of `(runs, cells)` that no other column is shown to beat; NaN where a run of a cell is missing.
 
     One-sided paired t-tests of every cell against every other, each over the runs that both have, Holm-corrected over
-    all of them. A cell is left out where some other is shown to be better. So in at most alpha of studies any cell that
-    is truly best, ties included, is left out, however many tie: no test leans on which cell came out best. A pair with
-    fewer than two common runs is not tested, and neither is one whose differences are equal and not zero (copies).
+    all of them. A cell is left out where some other is shown to be better. So in at most alpha of such sets any cell
+    that is truly best, ties included, is left out, however many tie: no test leans on which cell came out best. A pair
+    with fewer than two common runs is not tested, and neither is one whose differences are equal and not zero (copies).
     """
     table = np.asarray(scores, np.float64)
     if table.ndim != 2 or np.isinf(table).any():
@@ -272,7 +278,7 @@ def not_distinguishable_from_best(scores: ArrayLike, alpha: float = 0.05, maximi
     better = np.array([_better_than(table, cell) for cell in range(table.shape[1])]).reshape(2 * [table.shape[1]])
     p = np.fmin.reduce(holm(better.ravel()).reshape(better.shape), axis=1, initial=np.nan)
     finished = np.isfinite(table).astype(np.int64)
-    return BestSet(p, ~(p < alpha), finished.T @ finished)
+    return BestSet(p, ~(p < alpha), finished.T @ finished, np.isfinite(better))
 
 
 def _better_than(table: Array, cell: int) -> Array:
@@ -319,6 +325,11 @@ def _differences(a: ArrayLike, b: ArrayLike) -> Array:
     scale = max(np.abs(first).max(), np.abs(second).max())
     same = np.ptp(differences) <= 4 * np.finfo(np.float64).eps * scale
     return np.full_like(differences, differences[0]) if same else differences
+
+
+def _no_spread(runs: Array) -> bool:
+    """Several runs that are all equal, the last digit apart."""
+    return len(runs) > 1 and bool(np.ptp(runs) <= 4 * np.finfo(np.float64).eps * np.abs(runs).max())
 
 
 def _t_half_width(error: float, degrees: int, confidence: float) -> float:

@@ -9,10 +9,12 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
+from typing import NamedTuple
 
 import numpy as np
 import pandas
+from numpy.typing import NDArray
 
 from analysis.replicates import (
     FINISHED,
@@ -59,6 +61,16 @@ class CellValue:
     outcomes: tuple[Outcome, ...]
 
 
+class Tested(NamedTuple):
+    """How the cells of one column were compared with one another."""
+
+    fewest: int  # common seeds of the pairs that were tested; 0 where none was
+    most: int
+    tests: int  # pairs of cells that were tested ...
+    pairs: int  # ... of all that have values
+    why: tuple[str, ...]  # (rows,) why a cell with a value could be compared with no other; "" where it could
+
+
 @dataclass(frozen=True)
 class Table:
     """One metric over rows and columns of level labels; None where the study has no such cell."""
@@ -72,8 +84,8 @@ class Table:
     values: tuple[tuple[CellValue | None, ...], ...]  # (rows, columns)
     best: tuple[tuple[bool, ...], ...]  # best mean of its column, ties included; a column with one value has none
     rivals: tuple[tuple[bool | None, ...], ...]  # not best, and not shown to be worse than another of its column;
-    # None where it could not be compared, for want of seeds in common
-    tested: tuple[tuple[int, int], ...]  # (columns,) fewest and most common seeds of the pairs compared; (0, 0): none
+    # None where it could not be compared, for want of seeds in common or of any spread
+    tested: tuple[Tested, ...]  # (columns,)
     published: tuple[tuple[PublishedValue | None, ...], ...] | None  # as `values`
     percent: bool
     notes: tuple[str, ...]
@@ -175,15 +187,25 @@ def _best(values: tuple[tuple[CellValue | None, ...], ...], minimize: bool) -> t
     return tuple(tuple(mean == best[x] for x, mean in enumerate(row)) for row in means)
 
 
-def _not_worse(column: Sequence[tuple[Replicate, ...]], minimize: bool) -> tuple[list[bool | None], tuple[int, int]]:
-    """Whether no other cell of the column is shown to be better, None where that cannot be tested; common seeds."""
+def _not_worse(column: Sequence[tuple[Replicate, ...]], minimize: bool) -> tuple[list[bool | None], Tested]:
+    """Whether no other cell of the column is shown to be better, None where that cannot be tested; and the tests."""
     values = [independent_values(found) for found in column]
     seeds = sorted(set().union(*values))
     scores = np.array([[runs.get(seed, math.nan) for runs in values] for seed in seeds]).reshape(-1, len(column))
     tested = not_distinguishable_from_best(scores, maximize=not minimize)
     kept = [None if math.isnan(p) else bool(same) for p, same in zip(tested.p, tested.not_distinguishable, strict=True)]
-    common = [n for n in tested.pairs[np.triu_indices(len(column), 1)].tolist() if n > 1]
-    return kept, (min(common, default=0), max(common, default=0))
+    pairs = [(y, z) for y, z in combinations(range(len(column)), 2) if values[y] and values[z]]
+    common = [int(tested.pairs[pair]) for pair in pairs if tested.tested[pair]]
+    why = ["" if same is not None or not values[y] else _why_untested(y, tested.pairs) for y, same in enumerate(kept)]
+    return kept, Tested(min(common, default=0), max(common, default=0), len(common), len(pairs), tuple(why))
+
+
+def _why_untested(y: int, pairs: NDArray[np.int64]) -> str:
+    return (
+        "fewer than two seeds in common"
+        if np.delete(pairs[y], y).max(initial=0) < 2
+        else "differences without any spread"
+    )
 
 
 def _end(replicate: Replicate) -> str:

@@ -1,7 +1,9 @@
 """Whether each method learns on real pixels: its probes beside a random encoder's, seed by seed.
 
-    pretune run search_spaces/studies/knn_real.yaml --data <folder that holds cifar10> --root runs
+    pretune run search_spaces/studies/knn_real.yaml --data <folder that holds cifar10 and oxford-iiit-pet> --root runs
     python -m benchmarks.learning runs/knn-real
+
+and so for knn_real_small.yaml, whose folder is runs/knn-real-small.
 
 The study does the work and may be stopped and run again; this reads its results, whole or not.
 """
@@ -16,6 +18,11 @@ import pandas
 import analysis
 
 RANDOM = "random encoder"
+ON_OTHER_IMAGES = {  # batch norm of the random encoder saw the same
+    "segmentation": f"{RANDOM} on pets",
+    "pixelcl++": f"{RANDOM} on scenes",
+    "pixelcl on scenes": f"{RANDOM} on scenes",
+}
 KNN, LINEAR = "probe/knn/accuracy", "probe/linear/accuracy"
 
 
@@ -44,19 +51,23 @@ def table(folder: Path) -> str:
     """Markdown: a line per method."""
     results = analysis.load(folder)
     took = seconds(results, pandas.read_parquet(folder / "stage_runs.parquet"))
-    knn, linear = scores(results, KNN), scores(results, LINEAR)
-    lines = [
-        "| method | kNN | minus random | seeds above | linear | minus random | seeds above | seconds |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for method in knn.index:
-        cells = [str(method)]
-        for found in (knn, linear):
-            gain = found.loc[method] - found.loc[RANDOM]
-            own = method == RANDOM
-            cells += [spread(found.loc[method]), "" if own else f"{gain.mean():+.3f}", "" if own else verdict(gain)]
-        lines.append("| " + " | ".join([*cells, f"{took[method]:.0f}"]) + " |")
+    found = {name: scores(results, metric) for name, metric in (("kNN", KNN), ("linear", LINEAR))}
+    found = {name: values for name, values in found.items() if len(values)}
+    head = " | ".join(f"{name} | minus random | seeds above" for name in found)
+    lines = [f"| method | {head} | seconds |", "| --- |" + " ---: | ---: | ---: |" * len(found) + " ---: |"]
+    for method in next(iter(found.values())).index:
+        cells = [cell for values in found.values() for cell in row(values, str(method))]
+        lines.append("| " + " | ".join([str(method), *cells, f"{took[method]:.0f}"]) + " |")
     return "\n".join(lines)
+
+
+def row(values: pandas.DataFrame, method: str) -> tuple[str, str, str]:
+    """Mean ± std, gain over the random encoder and how many seeds are above it; a random encoder has no gain."""
+    if method.startswith(RANDOM):
+        return spread(values.loc[method]), "", ""
+    other = ON_OTHER_IMAGES.get(method)
+    gain = values.loc[method] - values.loc[other if other in values.index else RANDOM]
+    return spread(values.loc[method]), f"{gain.mean():+.3f}", verdict(gain)
 
 
 def main() -> None:

@@ -131,6 +131,41 @@ def test_a_lost_run_leaves_estimates_without_an_interval():
     assert [row.where for row in found.rows].count("all cells") == 0
 
 
+def test_one_lost_run_costs_only_its_own_cell_its_place_in_the_pooled_line():
+    results = pandas.concat([nested_results(), nested_results().assign(cell=lambda rows: rows["cell"] + " again")])
+    levels = ["unfrozen", "frozen", "unfrozen again", "frozen again"]
+    header = make_header({"encoder": levels}, {"pretrain": 3, "finetune": 2})
+    found = components(results.iloc[1:], header, JACCARD)
+    pooled = [row for row in found.rows if row.where == "3 of 4 cells"]
+    whole = [row.std**2 for row in found.rows if row.source == pooled[1].source and not math.isnan(row.low)][:3]
+    assert pooled[1].std ** 2 == pytest.approx(np.mean(whole))
+    assert found.notes[-1].startswith("3 of 4 cells: mean of the cells' variances")
+    assert found.notes[-1].endswith("cells that lost a run are not in it")
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_copies_of_one_fine_tuning_have_no_share(lost):
+    results = nested_results()
+    results["value"] = results["cell"].map(len) / 100 + results["seed_pretrain"] / 3
+    header = make_header({"encoder": ["unfrozen", "frozen"]}, {"pretrain": 3, "finetune": 2})
+    found = components(results.iloc[lost:], header, JACCARD)
+    assert all(math.isnan(row.share) and math.isnan(row.low) for row in found.rows)
+    assert found.rows[0].std == pytest.approx(1 / 3)
+    assert any(note.startswith("no spread at all between the fine-tunings of one pretraining") for note in found.notes)
+
+
+def test_one_pretraining_has_the_spread_of_its_fine_tunings_and_no_more():
+    results = nested_results(pretrainings=1, finetunings=3)
+    header = make_header({"encoder": ["unfrozen", "frozen"]}, {"pretrain": 1, "finetune": 3})
+    found = components(results, header, JACCARD)
+    assert [(row.source, row.n) for row in found.rows] == 2 * [("fine-tuning seed (and label subset)", 3)]
+    assert found.rows[0].std == pytest.approx(results["value"][:3].std())
+    assert "| – | – | 3 |" in to_markdown(found)
+    assert found.notes == (
+        "one pretraining: the spread of its fine-tunings alone, which says nothing of what another would give",
+    )
+
+
 def test_seeds_that_are_not_nested_have_no_components():
     header = make_header({"encoder": ["unfrozen", "frozen"]}, 6)
     assert components(nested_results(), header, JACCARD).rows == ()

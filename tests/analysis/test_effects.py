@@ -142,6 +142,14 @@ def test_too_few_seeds_are_said_so(tmp_path):
     assert "| encoder | 0.1" in to_markdown(one)
 
 
+def test_copies_of_one_run_have_no_test_and_are_not_called_not_shown(tmp_path):
+    scores = {cell: [0.5 + place / 10] * 3 for place, cell in enumerate(CELLS)}
+    folder = write_study(tmp_path, scores, FACTORS)
+    found = effects(load(folder), load_header(folder), JACCARD)
+    assert sentences(found) == ()
+    assert found.notes == ("no spread at all over seeds, so no test: encoder, labels, encoder × labels",)
+
+
 def test_a_seed_that_failed_in_one_cell_is_left_out_everywhere(tmp_path):
     results, header = study(tmp_path)
     lost = (results["cell"] == CELLS[2]) & (results["seed"] == 3)

@@ -100,6 +100,15 @@ def test_differences_without_spread_are_not_called_significant():
     """0.3 - 0.1 and 0.2 - 0.0 differ in their last digit, which a t-test would take for a spread of 1e-17."""
     assert math.isnan(statistics.paired_difference([0.3, 0.2, 0.5], [0.1, 0.0, 0.3]).p)
     assert statistics.paired_difference(ONE_TWO_THREE, ONE_TWO_THREE).p == 1.0
+    assert math.isnan(statistics.paired_difference(ONE_TWO_THREE, ONE_TWO_THREE).low)
+
+
+def test_copies_of_one_run_have_no_interval():
+    for runs in ([0.7, 0.7, 0.7], [0.1 + 0.2, 0.3]):  # the last digit is no spread
+        estimate, low, high = statistics.t_interval(runs)
+        assert estimate == pytest.approx(runs[0])
+        assert math.isnan(low)
+        assert math.isnan(high)
 
 
 @pytest.mark.parametrize(
@@ -313,6 +322,7 @@ def test_best_set_is_scipys_paired_tests_over_common_runs(seed):
     for cell, other in itertools.permutations(range(4), 2):
         both = np.isfinite(scores[:, cell]) & np.isfinite(scores[:, other])
         assert found.pairs[cell, other] == both.sum()
+        assert found.tested[cell, other] == (both.sum() > 1)
         if both.sum() > 1:
             test = stats.ttest_rel(scores[both, other], scores[both, cell], alternative="greater")
             better[cell, other] = test.pvalue

@@ -204,10 +204,51 @@ def test_one_lost_seed_costs_no_other_cell_its_mark_and_what_was_not_tested_is_s
     assert [value is True or best[0] for (value,), best in zip(table.rivals, table.best, strict=True)][:2] == [True] * 2
     assert table.rivals[2] == (None,)
     assert "| y | 0.503 ± 0.008 (n=3) ≈¹ |" in to_markdown(table)
-    assert table.tested == ((3, 3),)
-    assert "not compared (fewer than two seeds in common, or no spread at all): a=z" in to_markdown(table)
+    assert table.tested == ((3, 3, 1, 3, ("", "", "fewer than two seeds in common")),)
+    assert "(one-sided paired t-tests of 1 of 3 pairs, n=3, Holm within the column, 5 %)" in to_markdown(table)
+    assert "not compared (fewer than two seeds in common): a=z" in to_markdown(table)
     rows = list(csv.DictReader(io.StringIO(to_csv(table))))
     assert [row["not_distinguishable"] for row in rows] == ["true", "true", ""]
+
+
+def test_runs_without_any_spread_have_no_interval_and_nothing_lies_inside_it():
+    scores = {"encoder=unfrozen": [0.7, 0.7, 0.7], "encoder=frozen": [0.6, 0.6, 0.6]}
+    published = {"values": [["unfrozen", 0.7]]}
+    header = make_header(
+        {"encoder": TWO["encoder"]}, baseline={"encoder": "unfrozen"}, published=published, rows="encoder"
+    )
+    results = make_results(scores)
+    table, against = build(results, header, JACCARD), differences(results, header, JACCARD)
+    assert math.isnan(table.values[0][0].low)
+    text = to_markdown(table)
+    assert "0.70 (0.000) |" in text
+    assert (
+        "no spread at all, so no interval: the runs of encoder=unfrozen, encoder=frozen are copies of one run" in text
+    )
+    assert "paired t-tests" not in text  # none was made
+    assert "no cells of a column could be compared (differences without any spread)" in text
+    assert "| encoder=frozen | −0.100 | – | – | 3 |" in to_markdown(against)
+    assert "every seed of encoder=frozen differs by the same" in to_markdown(against)
+    first, second, *_ = answer(results, header, JACCARD).sentences
+    assert first.endswith("0.700 (3 seeds without any spread, copies of one run, so its uncertainty is not known).")
+    assert second == "With differences without any spread, nothing shows which others are worse."
+
+
+def test_fine_tunings_without_a_partner_are_said_under_the_differences():
+    """Frozen lost the fine-tuning with 0.9: its pretraining 0 has the mean 0.5 in the table, and stands against the
+    baseline's 0.4 alone, so 0.1 and 0.1, where the table's means differ by 0.55 - (0.6 + 0.5) / 2 = 0."""
+    scores = {
+        ("encoder=unfrozen", 0): [0.4, 0.8], ("encoder=unfrozen", 1): [0.5, 0.5],
+        ("encoder=frozen", 0): [0.5, math.nan], ("encoder=frozen", 1): [0.6, 0.6],
+    }  # fmt: skip
+    header = make_header({"encoder": TWO["encoder"]}, {"pretrain": 2, "finetune": 2}, baseline={"encoder": "unfrozen"})
+    found = differences(nested(scores), header, JACCARD)
+    assert found.rows[0].difference == pytest.approx(0.1)
+    assert any(
+        note.startswith("fine-tunings that finished in the cell or in its baseline alone have no partner")
+        and note.endswith("encoder=frozen (1)")
+        for note in found.notes
+    )
 
 
 def test_an_infinite_value_is_no_value_and_said_so():
@@ -241,9 +282,8 @@ def test_markdown_by_hand():
         "| frozen | 0.610 ± 0.010 | **0.620 ± 0.020** |\n"
         "\n"
         "- ≈ not shown to be worse than any other of its column; neither bold nor ≈: shown to be (one-sided paired "
-        "t-tests of all pairs, n=3, Holm within the column, 5 %)\n"
-        "- not compared (fewer than two seeds in common, or no spread at all): encoder=unfrozen labels=90%, "
-        "encoder=frozen labels=90%\n"
+        "t-tests of 1 of 2 pairs, n=3, Holm within the column, 5 %)\n"
+        "- not compared (differences without any spread): encoder=unfrozen labels=90%, encoder=frozen labels=90%\n"
     )
 
 
