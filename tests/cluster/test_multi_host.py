@@ -45,7 +45,7 @@ def study_file(folder: Path) -> tuple[Path, list[str]]:
             "data": "d", "method": {"name": "simclr", "hidden": 16, "dim": 8}, "views": {"size": 32}, "batch_size": 16,
             "epochs": 150,
         },
-        "finetune": {"data": "d", "size": 32, "batch_size": 8, "epochs": 10, "optimizer": {"lr": 0.01}},
+        "finetune": {"data": "d", "size": 32, "batch_size": 8, "epochs": 150, "optimizer": {"lr": 0.01}},
         "factors": {
             "encoder": {
                 "unfrozen": {"finetune.freeze": "none"}, "frozen": {"finetune.freeze": "encoder"},
@@ -174,6 +174,7 @@ def test_a_study_on_three_hosts_one_killed_and_one_added_gives_the_table_of_one_
             assert state == "succeeded", log[-3000:]
             assert "the process that ran it died" in events(runs), events(runs)
             where = used_hosts(runs)
+            assert where.keys() == {first.name, spare.name}, where  # the one that was added, too
             secret = (tmp_path / "token").read_text()
             assert secret not in call(["ray", "job", "list", "--address", address], env) + log
 
