@@ -18,7 +18,7 @@ from analysis.layout import to_latex, to_markdown, to_rich
 from analysis.replicates import replicates
 from analysis.results import ResultsError, parse_header
 from analysis.tables import build
-from analysis.tidy import to_csv
+from analysis.tidy import joined, to_csv
 
 JACCARD = "test/jaccard"
 TWO = {"encoder": ["unfrozen", "frozen"], "labels": ["90%", "1%"]}
@@ -367,6 +367,16 @@ def test_published_numbers_stand_beside_ours_as_the_paper_prints_them():
     columns = dict(zip(header.split(","), first.split(","), strict=True))
     assert (columns["published"], columns["published_std"], columns["inside_interval"]) == ("0.716", "", "true")
     assert float(columns["difference"]) == pytest.approx(0.71 - 0.716)
+
+
+def test_several_metrics_are_one_csv_whichever_of_them_has_published_values():
+    both = [*make_rows(), *(row | {"metric": "test/dice", "value": 0.9} for row in make_rows())]
+    header = make_header(published={"values": [["unfrozen", "90%", 0.716]], "metric": "test/dice"})
+    tables = [build(pandas.DataFrame(both), header, metric) for metric in (JACCARD, "test/dice", JACCARD)]
+    rows = list(csv.DictReader(io.StringIO(joined(tables))))
+    assert [row["metric"] for row in rows] == [name for name in (JACCARD, "test/dice", JACCARD) for _ in range(4)]
+    assert [row["published"] for row in rows] == [*4 * [""], "0.716", *7 * [""]]
+    assert all(None not in row and None not in row.values() for row in rows)  # as many fields as the head
 
 
 def test_published_numbers_belong_to_one_metric():
