@@ -13,6 +13,7 @@ from analysis.differences import Differences, differences
 from analysis.digits import number
 from analysis.effects import effects, main_effects
 from analysis.figures import CellDots
+from analysis.grids import difference_digits, table_digits
 from analysis.image_counts import out_of_range
 from analysis.replicates import Replicate, independent_values, lower_is_better, partner_of, replicates
 from analysis.results import StudyHeader
@@ -20,6 +21,10 @@ from analysis.statistics import Interval, t_interval
 from analysis.tables import CellValue, Table, build
 
 ALPHA = 0.05
+_SELECTED = (
+    "Every interval here is of one number alone: of the best of several cells, or the largest of several differences, "
+    "it covers in less than 95 % of studies."
+)
 MOST_COLUMNS = 6  # of which the best is told; a wider table is read as a table
 
 
@@ -41,6 +46,8 @@ def answer(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Answe
     sentences += main_effects(effects(results, header, metric))
     if header.report.baseline and (table := differences(results, header, metric)).rows:
         sentences.append(_baseline_sentence(table))
+    if sum(math.isfinite(cell.mean.low) for cell in dots) > 1 and partner_of(metric) is None:
+        sentences.append(_SELECTED)
     sentences += [
         _sentence(said) + "." for said in out_of_range([(cell.mean.low, cell.mean.high) for cell in dots], metric)
     ]
@@ -78,13 +85,14 @@ def _best_sentence(table: Table, x: int, column: list[tuple[int, CellValue]]) ->
     ties = sum(value.mean == best.mean for _, value in column) - 1
     shared = f" (a tie with {ties} more)" if ties else ""
     what = "pretraining" if best.runs_expected > best.n_expected else "seed"
+    digits = table_digits(table)
     doubt = f"one {what}, so its uncertainty is not known"
     if math.isfinite(best.low):
-        low, high = (_number(bound, table.percent) for bound in (best.low, best.high))
+        low, high = (number(bound, digits, table.percent) for bound in (best.low, best.high))
         doubt = f"95 % t interval {low} to {high}, {best.n} {what}s"
     elif best.n > 1:
         doubt = f"{best.n} {what}s without any spread, copies of one run, so its uncertainty is not known"
-    mean = _number(best.mean, table.percent) + (" %" if table.percent else "")
+    mean = number(best.mean, digits, table.percent) + (" %" if table.percent else "")
     direction = "lowest" if loss else "highest"
     return f"{_where(table, x)}{_row(table, y)} has the {direction} mean {table.metric}{shared}: {mean} ({doubt})."
 
@@ -124,10 +132,6 @@ def _row(table: Table, y: int) -> str:
     return " ".join(f"{f}={level}" for f, level in zip(table.row_factors, table.rows[y], strict=True) if level) or "all"
 
 
-def _number(value: float, percent: bool) -> str:
-    return number(value, 3, percent)
-
-
 def _baseline_sentence(table: Differences) -> str:
     shown = [row for row in table.rows if row.p_holm < ALPHA]
     higher = sum(row.difference > 0 for row in shown)
@@ -135,17 +139,16 @@ def _baseline_sentence(table: Differences) -> str:
     untested = sum(math.isnan(row.p) for row in table.rows)
     counts += f" and {untested} could not be tested" if untested else ""
     largest = max(table.rows, key=lambda row: abs(row.difference))
-    size, low, high = (_signed(value, table.percent) for value in (largest.difference, largest.low, largest.high))
+    digits = difference_digits(table)
+    size, low, high = (
+        number(value, digits, table.percent, sign=True) for value in (largest.difference, largest.low, largest.high)
+    )
     around = f"[{low}, {high}]" if math.isfinite(largest.low) else "no interval"
     unit = " points" if table.percent else ""
     return (
         f"Against the baseline {table.baseline}, of {len(table.rows)} comparisons {counts} at a family-wise 5 % "
         f"(Holm); the largest difference is {size}{unit} ({around}, {largest.cell})."
     )
-
-
-def _signed(value: float, percent: bool) -> str:
-    return number(value, 3, percent, sign=True)
 
 
 def _are(count: int) -> str:

@@ -7,12 +7,14 @@ common; Welch's test needs no pairing, at the price of a wider interval.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas
 import rich.box
 import rich.table
 import yaml
@@ -22,7 +24,7 @@ from rich.text import Text
 from scipy import stats
 
 from analysis.digits import DASH, decimals, number, p_value
-from analysis.replicates import Replicate, independent_values, lower_is_better, replicates
+from analysis.replicates import FINISHED, Replicate, independent_values, lower_is_better, replicates
 from analysis.results import ResultsError, load, load_header
 from analysis.statistics import MeanStd, holm, mean_std
 
@@ -61,6 +63,7 @@ class Comparison:
     only_second: tuple[str, ...]
     settings: tuple[tuple[str, str, str], ...]  # dotted key, value in the first, value in the second
     percent: bool = False  # where both studies print percent
+    shared: str = ""  # which confirmed stage runs are in both, which makes them no independent samples
 
 
 def compare_folders(first: Path, second: Path, metric: str | None = None) -> tuple[Comparison, ...]:
@@ -80,7 +83,29 @@ def compare_folders(first: Path, second: Path, metric: str | None = None) -> tup
         compare(replicates(results[0], a, name), replicates(results[1], b, name), name, names, settings)
         for name in metrics
     )
-    return tuple(replace(one, percent=percent and not lower_is_better(one.metric)) for one in found)
+    shared = shared_runs(*results)
+    return tuple(replace(one, percent=percent and not lower_is_better(one.metric), shared=shared) for one in found)
+
+
+def shared_runs(first: pandas.DataFrame, second: pandas.DataFrame) -> str:
+    """What two studies' confirmed stage runs have in common, by fingerprint, in a sentence; "" for nothing."""
+    ours, theirs = _confirmed(first), _confirmed(second)
+    if not (both := ours.keys() & theirs.keys()):
+        return ""
+    if ours.keys() == theirs.keys():
+        return f"both hold the same {len(both)} stage runs: this is one study beside itself, and nothing is compared"
+    stages = Counter(ours[run] for run in both)
+    named = ", ".join(f"{count} {stage}" for stage, count in stages.items())
+    return (
+        f"the studies share {len(both)} confirmed stage runs ({named}) of {len(ours)} and {len(theirs)}: they are not "
+        "independent, which Welch's interval and p take them to be"
+    )
+
+
+def _confirmed(results: pandas.DataFrame) -> dict[str, str]:
+    """Fingerprint -> stage of every confirmed stage run that finished."""
+    rows = results[(results["phase"] == "confirm") & (results["outcome"] == FINISHED)]
+    return dict(zip(rows["fingerprint"].astype(str), rows["stage"].astype(str), strict=True))
 
 
 def compare(
@@ -215,6 +240,7 @@ def notes(found: Comparison) -> list[str]:
     said = [f"mean ± standard deviation (n){unit}; the studies' seeds are not paired"]
     if _short_names(found) == ("A", "B"):
         said = [f"A: {found.first}", f"B: {found.second}", *said]
+    said += [found.shared] if found.shared else []
     if any(row.first.n == 1 or row.second.n == 1 for row in found.rows):
         said.append("one seed on a side: no interval")
     for name, cells in ((found.first, found.only_first), (found.second, found.only_second)):

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from analysis.digits import few
-from analysis.replicates import Replicate, is_probe, lower_is_better, replicates
+from analysis.replicates import Replicate, held_note, is_probe, lower_is_better, replicates
 from analysis.results import StudyHeader
 
 Array = NDArray[np.float64]
@@ -168,7 +168,7 @@ def components(results: pandas.DataFrame, header: StudyHeader, metric: str) -> C
         notes.append(
             f"searches: spread of {header.target} over what was tried, which a sampler crowds where scores are good"
         )
-    return Components(header.study, metric, (*seeds, *searched), percent, tuple(notes))
+    return Components(header.study, metric, (*seeds, *searched), percent, (*notes, *held_note(header)))
 
 
 def _is_nested(header: StudyHeader, metric: str) -> bool:

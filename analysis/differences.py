@@ -11,10 +11,11 @@ import numpy as np
 import pandas
 
 from analysis.digits import few
-from analysis.replicates import Replicate, is_probe, lower_is_better, replicates
+from analysis.replicates import Replicate, held_note, is_probe, lower_is_better, replicates
 from analysis.results import Cell, ResultsError, StudyHeader
 from analysis.statistics import (
     MOST_RUNS_TO_ENUMERATE,
+    Equivalence,
     cohen_d,
     detectable_difference,
     holm,
@@ -26,7 +27,8 @@ from analysis.statistics import (
     tost,
 )
 
-_MOST_PAIRS_TO_WARN = 5  # at six pairs an exact test can reach 0.05
+_ALPHA = 0.05
+_NOT_ASKED = Equivalence(math.nan, math.nan, math.nan, math.nan, False, 0)
 
 
 class Difference(NamedTuple):
@@ -44,6 +46,10 @@ class Difference(NamedTuple):
     p_exact: float = math.nan  # exact sign-flip test, not corrected; NaN above 22 pairs
     p_equivalent: float = math.nan  # two one-sided t-tests within the study's margin, Holm-corrected
     std: float = math.nan  # of the paired differences; NaN for one pair
+    equivalent_low: float = (
+        math.nan
+    )  # 90 % t interval: inside the margin exactly where p of equivalence alone is < 0.05
+    equivalent_high: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,7 @@ def differences(results: pandas.DataFrame, header: StudyHeader, metric: str) -> 
             *_unpaired_note(pairs, nested=header.pretrainings < header.replicates and not is_probe(metric)),
             *_power_note(pairs, percent),
             *missing,
+            *held_note(header),
         ),
         margin=header.report.margin,
     )
@@ -106,14 +113,17 @@ def differences(results: pandas.DataFrame, header: StudyHeader, metric: str) -> 
 def _rows(pairs: Sequence[_Pairs], margin: float | None) -> tuple[Difference, ...]:
     tests = [paired_difference(pair.ours, pair.theirs) for pair in pairs]
     corrected = holm([test.p for test in tests])
-    same = [tost(pair.ours, pair.theirs, margin).p if margin else math.nan for pair in pairs]
+    same = [tost(pair.ours, pair.theirs, margin) if margin else _NOT_ASKED for pair in pairs]
     return tuple(
         Difference(
             pair.cell, pair.baseline, *test[:4], float(p), test.n,
             g=cohen_d(pair.ours, pair.theirs).g, p_exact=_exact_p(pair), p_equivalent=float(equivalent),
             std=mean_std(np.subtract(pair.ours, pair.theirs)).std,
+            equivalent_low=alike.low, equivalent_high=alike.high,
         )
-        for pair, test, p, equivalent in zip(pairs, tests, corrected, holm(same), strict=True)
+        for pair, test, p, alike, equivalent in zip(
+            pairs, tests, corrected, same, holm([alike.p for alike in same]), strict=True
+        )
     )  # fmt: skip
 
 
@@ -152,12 +162,16 @@ def _paired(cell: tuple[Replicate, ...], baseline: tuple[Replicate, ...]) -> tup
 
 
 def _few_pairs_note(rows: Sequence[Difference]) -> tuple[str, ...]:
-    counts = sorted({row.n for row in rows if 1 < row.n <= _MOST_PAIRS_TO_WARN and math.isfinite(row.p)})
+    tests = sum(math.isfinite(row.p) for row in rows)
+    counts = sorted({row.n for row in rows if math.isfinite(row.p) and smallest_possible_p(row.n) * tests > _ALPHA})
     alone = sum(row.n == 1 for row in rows)
     said = [f"n=1 in {alone} of {len(rows)} rows: no interval and no test"] if alone else []
     if counts:
         ends = counts[:1] + counts[1:][-1:]
         reachable = " to ".join(f"{smallest_possible_p(n):.2g}" for n in ends)
+        if tests > 1:
+            least = " to ".join(f"{min(1.0, tests * smallest_possible_p(n)):.2g}" for n in ends)
+            reachable += f", and the smallest of {tests} after Holm not below {least}"
         seeds = "n=" + " to ".join(map(str, ends))
         assumed = f"{seeds}: p and interval lean on normal differences"
         said.append(f"{assumed}; an exact sign-flip test cannot fall below p={reachable}")
@@ -198,10 +212,13 @@ def _power_note(pairs: Sequence[_Pairs], percent: bool) -> tuple[str, ...]:
     if not spread > 1e-9:  # copies of one run
         return ()
     n = min(len(pair.ours) for pair in pairs if len(pair.ours) > 1)
-    found, point = detectable_difference(n, spread), _seeds(0.01, spread)
-    shown = f"{100 * found:.1f} points" if percent else f"{found:.3f}"
+    tests = len(spreads)
+    found, strictest = (detectable_difference(n, spread, alpha=_ALPHA / m) for m in (1, tests))
+    shown, most = (f"{100 * least:.1f} points" if percent else f"{least:.3f}" for least in (found, strictest))
     one = "1 point" if percent else "0.01"
-    return (f"at the median spread of these differences {n} seeds find {shown} with power 0.8; {one} takes {point}",)
+    said = f"at the median spread of these differences {n} seeds find {shown} with power 0.8 in one comparison alone "
+    said += f"at 5 % ({one}: {_seeds(0.01, spread)})"
+    return (said + (f"; at Holm's first of {tests} steps {most}" if tests > 1 else ""),)
 
 
 def _seeds(difference: float, spread: float) -> str:

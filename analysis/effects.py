@@ -21,8 +21,8 @@ import pandas
 from numpy.typing import ArrayLike, NDArray
 from scipy import linalg, stats
 
-from analysis.digits import few
-from analysis.replicates import independent_values, lower_is_better, replicates
+from analysis.digits import decimals, few, number
+from analysis.replicates import held_note, independent_values, lower_is_better, replicates
 from analysis.results import StudyHeader
 from analysis.statistics import detectable_difference, holm
 
@@ -115,7 +115,7 @@ def effects(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Effe
     corrected = tuple(float(p) for p in holm([row.p for row in rows]))
     levels = {name: _level_means(table, sizes, name, header.factors[name]) for name in sizes}
     notes += (*_no_spread(rows, len(table)), *(_small(len(table)) if len(table) < 2 or _tested(rows) else ()))
-    return Effects(header.study, metric, rows, corrected, levels, len(table), percent, notes)
+    return Effects(header.study, metric, rows, corrected, levels, len(table), percent, (*notes, *held_note(header)))
 
 
 def _complete(
@@ -180,6 +180,11 @@ def sentences(found: Effects) -> tuple[str, ...]:
     return tuple(said)
 
 
+def effect_digits(found: Effects) -> int:
+    """Decimals of a fraction, in the table and in sentences alike."""
+    return max(3, decimals([row.size for row in found.rows]))
+
+
 def main_effects(found: Effects) -> tuple[str, ...]:
     """One sentence for each factor: what it does on average over the others, and which factors that depends on."""
     if not found.rows or found.n < 2:
@@ -215,7 +220,7 @@ def _main(row: Effect, p: float, found: Effects) -> str:
 def _range(row: Effect, found: Effects) -> str:
     ordered = sorted(found.levels[row.factors[0]], key=lambda level: level[1])
     (low, least), (high, most) = ordered[0], ordered[-1]
-    first, last = (f"{100 * mean:.1f}" if found.percent else f"{mean:.3f}" for mean in (least, most))
+    first, last = (number(mean, effect_digits(found), found.percent) for mean in (least, most))
     unit = " percent" if found.percent else ""
     return f"from {first} ({low}) to {last} ({high}){unit}"
 

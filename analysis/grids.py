@@ -11,13 +11,14 @@ from typing import NamedTuple
 from analysis.components import Component, Components
 from analysis.differences import Difference, Differences
 from analysis.digits import DASH, decimals, few, number, p_value
-from analysis.effects import Effect, Effects
-from analysis.image_counts import CellInterval, Intervals
-from analysis.replicates import partner_of
+from analysis.effects import Effect, Effects, effect_digits
+from analysis.image_counts import CellInterval, Intervals, out_of_range
+from analysis.replicates import lower_is_better, partner_of
 from analysis.results import PublishedValue
 from analysis.tables import CellValue, Outcome, Table, inside, places
 
 Shown = Table | Intervals | Differences | Effects | Components
+_WIDE = 0.5  # of an interval: half of what a fraction can be
 RIVAL = " ≈"  # beside a cell that is not shown to be worse than its column's best
 
 
@@ -44,7 +45,7 @@ def grid(table: Shown, beneath: bool = False) -> Grid:
 
 
 def _table_grid(table: Table, beneath: bool) -> Grid:
-    digits, common = _digits(table), _common_n(table)
+    digits, common = table_digits(table), _common_n(table)
     footnotes = _footnotes(table)
     marks = {place: _superscript(number) for number, place in enumerate(footnotes, start=1)}
     ours = [["" for _ in table.columns] for _ in table.rows]
@@ -97,7 +98,7 @@ def _agreement(table: Table, ours: CellValue | None, theirs: PublishedValue | No
     if ours is None or theirs is None or not ours.n:
         return ""
     where = {None: "", True: ", inside", False: ", outside"}[inside(ours, theirs)]
-    return f" ({number(ours.mean - theirs.mean, _digits(table), table.percent, sign=True)}{where})"
+    return f" ({number(ours.mean - theirs.mean, table_digits(table), table.percent, sign=True)}{where})"
 
 
 def _intervals_grid(table: Intervals) -> Grid:
@@ -124,17 +125,18 @@ def _interval_row(row: CellInterval, digits: int, percent: bool) -> tuple[str, .
 
 
 def _differences_grid(table: Differences) -> Grid:
-    digits = decimals([row.std for row in table.rows if row.std > 0])
+    digits = difference_digits(table)
     unit = ", percentage points" if table.percent else ""
     what = f"{table.metric}: paired difference to {table.baseline}{unit}"
-    caption = f"{what}, 95 % t interval (each alone), Holm-corrected p (all together)"
+    caption = f"{what}, 95 % t interval (each alone), p after Holm over this metric's comparisons"
     head = ["cell", "difference", "95 % interval", "p (Holm)", "n"]
     notes = table.notes
     if table.margin is not None:
-        head.insert(4, "p (equivalence)")
+        head[4:4] = ["90 % interval", "p (equivalence)"]
         margin = f"{100 * table.margin:g} points" if table.percent else f"{table.margin:g}"
         notes = (
-            f"equivalence: p of two one-sided t-tests that the difference is within ±{margin}, Holm-corrected",
+            f"equivalence: p of two one-sided t-tests that the difference is within ±{margin}, Holm over this metric's "
+            "comparisons; its 90 % interval is of each alone",
             *notes,
         )
     body = tuple(_difference_row(row, digits, table.percent, table.margin is not None) for row in table.rows)
@@ -142,30 +144,34 @@ def _differences_grid(table: Differences) -> Grid:
 
 
 def _difference_row(row: Difference, digits: int, percent: bool, equivalence: bool) -> tuple[str, ...]:
-    difference, low, high = (number(value, digits, percent, sign=True) for value in row[2:5])
-    interval = DASH if math.isnan(row.low) else f"[{low}, {high}]"
-    same = (p_value(row.p_equivalent),) if equivalence else ()
+    difference = number(row.difference, digits, percent, sign=True)
+    interval, narrower = (
+        DASH
+        if math.isnan(low)
+        else "[{}, {}]".format(*(number(end, digits, percent, sign=True) for end in (low, high)))
+        for low, high in ((row.low, row.high), (row.equivalent_low, row.equivalent_high))
+    )
+    same = (narrower, p_value(row.p_equivalent)) if equivalence else ()
     return row.cell, difference, interval, p_value(row.p_holm), *same, str(row.n)
 
 
 def _effects_grid(table: Effects) -> Grid:
     unit = ", percentage points" if table.percent else ""
-    caption = (
-        f"{table.metric}: main effects and interactions, repeated-measures ANOVA with seeds as blocks (n={table.n})"
-    )
+    caption = f"{table.metric}: main effects and interactions, repeated-measures ANOVA with seeds as blocks "
+    caption += f"(n={table.n}), p after Holm over this metric's effects"
     head = ("effect", f"size{unit}", "F", "degrees of freedom", "p", "p (Holm)", "η² (adjusted)")
-    digits = max(3, decimals([row.size for row in table.rows]))
+    digits = effect_digits(table)
     lines = zip(table.rows, table.p_holm, strict=True)
     body = tuple(_effect_row(row, p, digits, table.percent) for row, p in lines)
     explained = (
-        "size: largest minus smallest term of the effect (of two levels: the difference of their means); p is after "
-        "Greenhouse and Geisser's correction where a factor has more than two levels",
+        "size: largest minus smallest term of the effect (of two levels: the difference of their means); degrees of "
+        "freedom and p are after Greenhouse and Geisser's correction where a factor has more than two levels",
     )
     return Grid(caption, 1, head, body, frozenset(), (*(explained if body else ()), *table.notes))
 
 
 def _effect_row(row: Effect, p_holm: float, digits: int, percent: bool) -> tuple[str, ...]:
-    degrees = f"{row.df:g}, {row.df_error:g}"
+    degrees = ", ".join(f"{df if math.isnan(row.epsilon) else row.epsilon * df:.4g}" for df in (row.df, row.df_error))
     f, eta = (DASH if math.isnan(value) else f"{value:.2f}" for value in (row.f, row.eta))
     return " × ".join(row.factors), number(row.size, digits, percent), f, degrees, p_value(row.p), p_value(p_holm), eta
 
@@ -187,8 +193,12 @@ def _component_row(row: Component, digits: int, percent: bool) -> tuple[str, ...
 # --------------------------------------------------------------------------------------- numbers, captions, footnotes
 
 
-def _digits(table: Table) -> int:
+def table_digits(table: Table) -> int:
     return decimals([value.std for _, _, value in places(table) if value.std > 0])
+
+
+def difference_digits(table: Differences) -> int:
+    return decimals([row.std for row in table.rows if row.std > 0])
 
 
 def _format_value(value: CellValue, digits: int, percent: bool, show_n: bool) -> str:
@@ -268,9 +278,18 @@ def _no_spread_note(table: Table) -> tuple[str, ...]:
 def _published_note(table: Table) -> tuple[str, ...]:
     if table.published is None:
         return ()
-    return (
-        "published, in brackets: ours minus published, and whether the published mean is inside our 95 % t interval",
-    )
+    pairs = [
+        (y, x, value, theirs)
+        for y, x, value in places(table)
+        if (theirs := table.published[y][x]) is not None and value.n > 1
+    ]
+    wide = [_name(table, y, x) for y, x, ours, theirs in pairs if inside(ours, theirs) and ours.high - ours.low > _WIDE]
+    said = [
+        "published, in brackets: ours minus published, and whether the published mean is inside our 95 % t interval"
+    ]
+    if wide and not lower_is_better(table.metric):
+        said.append(f"inside says little where our interval is wider than half of the metric's range: {few(wide)}")
+    return (*said, *out_of_range([(ours.low, ours.high) for _, _, ours, _ in pairs], table.metric))
 
 
 def _single_note(table: Table) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ import pandas
 import pyarrow
 from numpy.typing import NDArray
 
-from analysis.replicates import FINISHED, independent_values, lower_is_better, replicates
+from analysis.replicates import FINISHED, held_note, independent_values, lower_is_better, replicates
 from analysis.results import ResultsError, StudyHeader
 from analysis.statistics import Interval, t_interval
 
@@ -150,7 +150,9 @@ def intervals(results: pandas.DataFrame, header: StudyHeader, metric: str, count
     if not any(row.images for row in rows):
         rows, notes = [], {}
     percent = header.report.percent and not lower_is_better(metric)
-    return Intervals(header.study, metric, tuple(rows), percent, (*_explained(rows, metric), *notes))
+    return Intervals(
+        header.study, metric, tuple(rows), percent, (*_explained(rows, metric), *notes, *held_note(header))
+    )
 
 
 def _finished(results: pandas.DataFrame, metric: str) -> pandas.DataFrame:

@@ -6,6 +6,7 @@ import html
 from collections.abc import Callable, Sequence
 
 import rich.table
+from pylatexenc.latexencode import UnicodeToLatexEncoder
 from rich.text import Text
 
 from analysis.grids import Grid, Shown, grid
@@ -34,7 +35,7 @@ def to_latex(table: Shown) -> str:
     if not laid.body:
         return f"% {_tex(laid.caption)}: {_tex('; '.join(laid.notes) or _NOTHING)}\n"
     escaped = laid._replace(body=tuple(tuple(map(_tex, row)) for row in laid.body))
-    rows = [" & ".join(row) + r" \\" for row in _embolden(escaped, r"\textbf{{{}}}".format)]
+    rows = [_tex_row(row) for row in _embolden(escaped, r"\textbf{{{}}}".format)]
     notes = [rf"\\ {{\footnotesize {_tex(note)}}}" for note in laid.notes]
     scaled = sum(max(map(len, column)) for column in zip(laid.head, *laid.body, strict=True)) > _TEX_LINE
     lines = [
@@ -44,7 +45,7 @@ def to_latex(table: Shown) -> str:
         *([r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"] if scaled else []),
         rf"\begin{{tabular}}{{{'l' * laid.left}{'r' * (len(laid.head) - laid.left)}}}",
         r"\toprule",
-        " & ".join(map(_tex, laid.head)) + r" \\",
+        _tex_row(list(map(_tex, laid.head))),
         r"\midrule",
         *rows,
         r"\bottomrule",
@@ -125,5 +126,15 @@ _TEX = str.maketrans({
 })  # fmt: skip
 
 
+# é, ≥ and α as what pdflatex knows by itself; a letter that has no such form is written as its code point.
+_BEYOND_ASCII = UnicodeToLatexEncoder(non_ascii_only=True, unknown_char_policy="unihex", unknown_char_warning=False)
+
+
 def _tex(text: str) -> str:
-    return text.translate(_TEX)
+    return str(_BEYOND_ASCII.unicode_to_latex(text.translate(_TEX)))
+
+
+def _tex_row(cells: Sequence[str]) -> str:
+    """A line of a tabular; after \\\\ and a rule a bracket would be read as an option, and a star as a variant."""
+    line = " & ".join(cells) + r" \\"
+    return "{}" + line if line.startswith(("[", "*")) else line

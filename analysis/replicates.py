@@ -70,6 +70,14 @@ def independent_values(found: tuple[Replicate, ...]) -> dict[int, float]:
     return {seed: float(np.mean(values)) for seed, values in groups.items()}
 
 
+def held_note(header: StudyHeader) -> tuple[str, ...]:
+    """What seeds that are held keep out of every spread, interval and test."""
+    if not header.held:
+        return ()
+    streams = ", ".join(f"{name} ({seed})" for name, seed in header.held.items())
+    return (f"held at one seed: {streams}; standard deviations, intervals and tests leave out what these would add",)
+
+
 def is_probe(metric: str) -> bool:
     return metric.startswith(("probe/", "probe:"))
 

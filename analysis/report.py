@@ -56,8 +56,14 @@ def interval_tables(
 
 
 def effect_tables(results: pandas.DataFrame, header: StudyHeader) -> tuple[tuple[Effects, tuple[str, ...]], ...]:
-    """The analysis of variance of every metric, and what it says in words; none with fewer than two factors."""
-    found = [effects(results, header, metric) for metric in header.report.metrics if several_factors(header)]
+    """The analysis of variance of every metric, and what it says in words; none with fewer than two factors.
+
+    Why there is none is said once, not for every metric.
+    """
+    every = [effects(results, header, metric) for metric in header.report.metrics if several_factors(header)]
+    found = [
+        table for place, table in enumerate(every) if table.rows or table.notes not in [e.notes for e in every[:place]]
+    ]
     return tuple((table, sentences(table) if table.rows else ()) for table in found)
 
 

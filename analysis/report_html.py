@@ -133,10 +133,14 @@ def _ended(folder: Path) -> bool:
 def facts(results: pandas.DataFrame, stage_runs: pandas.DataFrame, header: StudyHeader) -> list[tuple[str, str]]:
     """The few numbers at the top: cells, seeds, stage runs, failures, work."""
     ended = results.drop_duplicates("fingerprint")
+    seeds = [("seeds per cell", str(header.replicates))]
+    if header.pretrainings < header.replicates:
+        each = str(header.replicates // header.pretrainings)
+        seeds = [("pretrainings per cell", str(header.pretrainings)), ("fine-tunings of each", each)]
     failed = int((ended["outcome"] != "finished").sum())
     return [
         ("cells", str(len(header.cells))),
-        ("seeds per cell", str(header.replicates)),
+        *seeds,
         ("stage runs", f"{len(ended):,}"),
         ("did not finish", f"{failed:,}"),
         ("work", duration(float(stage_runs["seconds"].sum()))),

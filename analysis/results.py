@@ -77,6 +77,7 @@ class StudyHeader:
     published: Published | None
     target: str = "val/jaccard"  # what searches optimise
     sets: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)  # factor -> level -> its members
+    held: Mapping[str, int] = field(default_factory=dict)  # stream of random numbers -> the one seed it is held at
 
 
 def load(folder: Path | str) -> pandas.DataFrame:
@@ -139,6 +140,7 @@ def parse_header(content: Mapping[str, Any]) -> StudyHeader:
             factor: {level: frozenset(items) for level, items in levels.items()}
             for factor, levels in (content.get("sets") or {}).items()
         },
+        held={str(name): int(seed) for name, seed in (content["seeds"].get("hold") or {}).items()},
         target=str((content.get("tune") or {}).get("target", "val/jaccard")),
     )
 

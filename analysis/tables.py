@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from analysis.replicates import (
     FINISHED,
     Replicate,
+    held_note,
     independent_values,
     is_probe,
     lower_is_better,
@@ -127,7 +128,13 @@ def build(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Table:
         tested=tuple(seeds for _, seeds in sets),
         published=published,
         percent=header.report.percent and not lower_is_better(metric),
-        notes=(*_itself_note(partner), *_nested_note(header, metric), *_patience_note(results, metric), *notes),
+        notes=(
+            *_itself_note(partner),
+            *_nested_note(header, metric),
+            *_patience_note(results, metric),
+            *held_note(header),
+            *notes,
+        ),
     )
 
 

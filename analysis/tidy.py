@@ -31,13 +31,13 @@ def to_csv(table: Shown) -> str:
 
 
 def joined(tables: Iterable[Shown]) -> str:
-    """CSV of tables of equal columns under one head; tables whose columns differ each bring their own head."""
-    texts = [to_csv(table) for table in tables]
-    heads = [text.split("\n", 1)[0] for text in texts]
-    return "".join(
-        text.split("\n", 1)[1] if place and heads[place - 1] == heads[place] else text
-        for place, text in enumerate(texts)
-    )
+    """One CSV of several tables of a kind. Columns that only some have, as of published values, come last in those."""
+    parts = [list(_rows(table)) for table in tables]
+    head = max((part[0] for part in parts), key=len)
+    rows = [row + [""] * (len(head) - len(row)) for part in parts for row in part[1:]]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([head, *rows])
+    return text.getvalue()
 
 
 def _rows(table: Shown) -> Iterable[list[str]]:

@@ -5,6 +5,7 @@ import json
 import math
 
 import numpy as np
+import pandas
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -105,6 +106,30 @@ def test_long_names_are_letters_that_fit_a_narrow_terminal_and_are_told_whole_be
     assert max(map(len, text.splitlines())) <= 80
     flat = text.replace("\n", "").replace(" ", "")
     assert all(f"{letter}:{folder}" in flat for letter, folder in zip("AB", two, strict=True))
+
+
+def rename_runs(folder, rename):
+    path = folder / "results.parquet"
+    results = pandas.read_parquet(path)
+    results["fingerprint"] = results["fingerprint"].map(rename)
+    results.to_parquet(path)
+
+
+def test_studies_that_share_runs_are_not_called_independent(two):
+    """Of the runs that finished, 7 in the first and 4 in the second, those numbered 0 and 1 are in both."""
+    rename_runs(two[1], lambda run: run if run in ("run000000", "run000001") else f"new {run}")
+    (found,) = compare_folders(*two)
+    assert found.shared.startswith("the studies share 2 confirmed stage runs (2 finetune) of 7 and 4: they are not")
+    assert found.shared in to_markdown(found)
+    rename_runs(two[1], "all new {}".format)
+    (found,) = compare_folders(*two)
+    assert found.shared == ""
+    assert "share" not in to_markdown(found)
+
+
+def test_a_study_beside_itself_is_said_to_be_that(two):
+    (found,) = compare_folders(two[0], two[0])
+    assert found.shared.startswith("both hold the same 7 stage runs: this is one study beside itself")
 
 
 def test_two_studies_in_percent_are_compared_in_percent(two):

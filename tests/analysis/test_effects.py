@@ -169,6 +169,15 @@ def test_factors_that_are_not_crossed_have_no_analysis(tmp_path):
     assert "no analysis of variance" in found.notes[0]
 
 
+def test_degrees_of_freedom_are_those_that_p_is_taken_at(tmp_path):
+    found = effects(*study(tmp_path), JACCARD)
+    row = found.rows[1]  # labels, three levels
+    assert row.epsilon < 0.999
+    assert f"| {row.epsilon * 2:.4g}, {row.epsilon * 8:.4g} |" in to_markdown(found)
+    assert stats.f.sf(row.f, row.epsilon * 2, row.epsilon * 8) == pytest.approx(row.p)
+    assert "p after Holm over this metric's effects" in to_markdown(found)
+
+
 def test_csv_has_every_number_in_full(tmp_path):
     found = effects(*study(tmp_path, percent=True), JACCARD)
     head, first, *_ = to_csv(found).splitlines()

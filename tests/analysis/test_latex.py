@@ -19,7 +19,21 @@ DOCUMENT = r"""\documentclass{article}
 \input{table.tex}
 \end{document}
 """
-FACTORS = {"en_coder & co": ["50% {x}", "a^b~c\\d", "#1 $y$"], "labels": ["all", "10%", "<1%>"]}
+FACTORS = {
+    "en_coder & co": ["[flip, crop]", "50% {x}", "a^b~c\\d", "#1 $y$", "* é ≥ α", "中 ✓"],
+    "labels": ["all", "10%", "<1%>"],
+}
+
+
+def test_labels_that_latex_would_read_as_options_and_letters_beyond_ascii(tmp_path):
+    levels = ["[flip, crop]", "* é ≥ α", "中"]
+    write_study(tmp_path, {f"t={level}": [0.5, 0.6] for level in levels}, {"t": levels}, rows=["t"], columns=[])
+    write_tables(tmp_path)
+    text = (tmp_path / "table.tex").read_text()
+    assert "\n{}[flip, crop] & " in text
+    assert "\n{}* \\'e \\ensuremath{\\geq} \\ensuremath{\\alpha} & " in text
+    assert "U+4E2D" in text
+    assert text.isascii()
 
 
 @pytest.mark.slow
@@ -30,7 +44,12 @@ def test_every_table_compiles_to_a_page_and_stays_in_its_line(tmp_path):
     scores = {label_of(levels): list(generator.normal(0.6, 0.02, 3)) for levels in every}
     scores[label_of(every[1])][1] = math.nan
     write_study(
-        tmp_path, scores, FACTORS, cause="loss is NaN & 100% _lost_", baseline={"en_coder & co": "50% {x}"}, margin=0.01
+        tmp_path,
+        scores,
+        FACTORS,
+        cause="loss is NaN & 100% _lost_",
+        baseline={"en_coder & co": "[flip, crop]"},
+        margin=0.01,
     )
     header = json.loads((tmp_path / "study.json").read_text())
     header["published"] = {"values": [[*every[0].values(), 0.61]], "note": "Table 2 of P_2"}

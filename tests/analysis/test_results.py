@@ -79,8 +79,9 @@ def test_header_by_hand(tmp_path):
 
 
 def test_nested_seeds_multiply():
-    header = parse_header(HEADER | {"seeds": {"report": {"pretrain": 3, "finetune": 2}}})
+    header = parse_header(HEADER | {"seeds": {"report": {"pretrain": 3, "finetune": 2}, "hold": {"labels": 4}}})
     assert (header.replicates, header.pretrainings) == (6, 3)
+    assert header.held == {"labels": 4}
 
 
 @pytest.mark.parametrize(("percent", "mean"), [({}, 0.716), ({"percent": True}, 0.716), ({"percent": False}, 71.6)])

@@ -4,21 +4,25 @@ import csv
 import io
 import itertools
 import math
+from dataclasses import replace
 
+import numpy as np
 import pandas
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from analysis import statistics
 from analysis.answer import answer
 from analysis.compare import compare
 from analysis.differences import differences
+from analysis.effects import effects
 from analysis.layout import to_latex, to_markdown, to_rich
 from analysis.replicates import replicates
 from analysis.results import ResultsError, parse_header
 from analysis.tables import build
-from analysis.tidy import to_csv
+from analysis.tidy import joined, to_csv
 
 JACCARD = "test/jaccard"
 TWO = {"encoder": ["unfrozen", "frozen"], "labels": ["90%", "1%"]}
@@ -369,6 +373,38 @@ def test_published_numbers_stand_beside_ours_as_the_paper_prints_them():
     assert float(columns["difference"]) == pytest.approx(0.71 - 0.716)
 
 
+def test_several_metrics_are_one_csv_whichever_of_them_has_published_values():
+    both = [*make_rows(), *(row | {"metric": "test/dice", "value": 0.9} for row in make_rows())]
+    header = make_header(published={"values": [["unfrozen", "90%", 0.716]], "metric": "test/dice"})
+    tables = [build(pandas.DataFrame(both), header, metric) for metric in (JACCARD, "test/dice", JACCARD)]
+    rows = list(csv.DictReader(io.StringIO(joined(tables))))
+    assert [row["metric"] for row in rows] == [name for name in (JACCARD, "test/dice", JACCARD) for _ in range(4)]
+    assert [row["published"] for row in rows] == [*4 * [""], "0.716", *7 * [""]]
+    assert all(None not in row and None not in row.values() for row in rows)  # as many fields as the head
+
+
+def test_inside_a_very_wide_interval_is_said_to_mean_little():
+    """0.3 and 0.9: t(0.975; 1) = 12.7 makes an interval of 7.6, far beyond 0 to 1."""
+    scores = {"encoder=unfrozen": [0.3, 0.9], "encoder=frozen": [0.60, 0.62]}
+    published = {"values": [["unfrozen", 0.7], ["frozen", 0.61]]}
+    header = make_header({"encoder": TWO["encoder"]}, 2, published=published, rows="encoder")
+    table = build(make_results(scores), header, JACCARD)
+    for text in (to_markdown(table), to_latex(table)):
+        assert (
+            "inside says little where our interval is wider than half of the metric's range: encoder=unfrozen" in text
+        )
+        assert "an interval leaves the metric's range of 0 to 1" in text
+
+
+def test_streams_held_at_one_seed_are_said_under_every_table():
+    header = replace(make_header(baseline={"encoder": "unfrozen"}), held={"labels": 0, "init": 7})
+    said = "held at one seed: labels (0), init (7); standard deviations, intervals and tests leave out what these "
+    said += "would add"
+    for table in (build, differences, effects):
+        assert said in table(make_results(), header, JACCARD).notes
+        assert said not in table(make_results(), replace(header, held={}), JACCARD).notes
+
+
 def test_published_numbers_belong_to_one_metric():
     published = {"values": [["unfrozen", "90%", 0.716]], "metric": "test/dice"}
     assert build(make_results(), make_header(published=published), JACCARD).published is None
@@ -467,10 +503,33 @@ def test_differences_in_markdown_csv_latex_and_rich():
     assert "| encoder=frozen labels=1% | +11.0 | [+8.5, +13.5] | 0.003 | 3 |" in text
     assert "an exact sign-flip test cannot fall below p=0.25" in text
     assert to_csv(result).splitlines()[0] == (
-        "metric,cell,baseline,difference,low,high,p,p_holm,n,g,p_exact,p_equivalent,std"
+        "metric,cell,baseline,difference,low,high,p,p_holm,n,g,p_exact,p_equivalent,std,equivalent_low,equivalent_high"
     )
     assert "$-$10.0" in to_latex(result)
     assert "[+8.5, +13.5]" in as_text(result)
+
+
+def test_equivalence_has_its_90_percent_interval():
+    """Differences 0.10, 0.11, 0.12: t(0.95; 2) = 2.919986 times 0.01 / sqrt 3 about 0.11."""
+    found = differences(make_results(), make_header(baseline={"encoder": "unfrozen"}, margin=0.2), JACCARD)
+    row = found.rows[1]
+    half = 2.919986 * 0.01 / math.sqrt(3)
+    assert (row.equivalent_low, row.equivalent_high) == pytest.approx((0.11 - half, 0.11 + half))
+    text = to_markdown(found)
+    assert "| cell | difference | 95 % interval | p (Holm) | 90 % interval | p (equivalence) | n |" in text
+    assert "| [+0.085, +0.135] | 0.003 | [+0.093, +0.127] | 0.002 | 3 |" in text
+    assert differences(make_results(), make_header(baseline={"encoder": "unfrozen"}), JACCARD).margin is None
+
+
+def test_the_notes_on_few_pairs_count_the_comparisons():
+    """Two tests of three pairs: 2 / 2^3 = 0.25 each, 0.5 for the smaller after Holm."""
+    scores = SCORES | {"encoder=frozen labels=90%": [0.60, 0.62, 0.64]}
+    found = differences(make_results(scores), make_header(baseline={"encoder": "unfrozen"}), JACCARD)
+    assert any(note.endswith("below p=0.25, and the smallest of 2 after Holm not below 0.5") for note in found.notes)
+    spread = np.median([row.std for row in found.rows])
+    alone, strictest = (statistics.detectable_difference(3, spread, alpha=0.05 / m) for m in (1, 2))
+    assert any(f"find {alone:.3f} with power 0.8 in one comparison alone at 5 %" in note for note in found.notes)
+    assert any(note.endswith(f"; at Holm's first of 2 steps {strictest:.3f}") for note in found.notes)
 
 
 def test_a_missing_or_wrong_baseline_is_said_so():
