@@ -65,7 +65,7 @@ def _table(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Table
     if len(table.rows) > 1 or len(table.columns) == 1:
         return table
     turned = replace(header.report, rows=table.column_factors, columns=table.row_factors)
-    return build(results, replace(header, report=turned, published=None), metric)
+    return build(results, replace(header, report=turned, published=()), metric)
 
 
 def _columns(table: Table) -> Iterator[str]:

@@ -122,7 +122,7 @@ def differences(results: pandas.DataFrame, header: StudyHeader) -> list[against.
 
 def published_by_cell(results: pandas.DataFrame, header: StudyHeader, metric: str) -> dict[str, PublishedValue]:
     """Cell label -> the value that the table shows beside it."""
-    if header.published is None or header.published.metric != metric:
+    if metric not in [table.metric for table in header.published]:
         return {}
     table = tables.build(results, header, metric)
     values = {

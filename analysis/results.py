@@ -74,7 +74,7 @@ class StudyHeader:
     report: ReportSettings
     replicates: int  # expected per cell in the confirm phase
     pretrainings: int  # of them with a pretraining seed of their own; fewer than replicates where seeds are nested
-    published: Published | None
+    published: tuple[Published, ...]  # each of a metric of its own
     target: str = "val/jaccard"  # what searches optimise
     sets: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)  # factor -> level -> its members
     held: Mapping[str, int] = field(default_factory=dict)  # stream of random numbers -> the one seed it is held at
@@ -135,7 +135,7 @@ def parse_header(content: Mapping[str, Any]) -> StudyHeader:
         report=report,
         replicates=replicates,
         pretrainings=pretrainings,
-        published=_published(content.get("published"), report),
+        published=_published(content.get("published") or (), report),
         sets={
             factor: {level: frozenset(items) for level, items in levels.items()}
             for factor, levels in (content.get("sets") or {}).items()
@@ -191,15 +191,21 @@ def _seed_counts(report: Any) -> tuple[int, int]:
     return int(report), int(report)
 
 
-def _published(content: Mapping[str, Any] | None, report: ReportSettings) -> Published | None:
-    """Values are on the scale the report prints, unless "percent" says otherwise, and for its first metric."""
-    if not content:
-        return None
-    scale = 0.01 if content.get("percent", report.percent) else 1.0
-    return Published(
-        metric=content.get("metric", report.metrics[0]),
-        values=tuple(_published_value(entry, scale) for entry in content["values"]),
-        note=content.get("note") or "",
+def _published(content: Any, report: ReportSettings) -> tuple[Published, ...]:
+    """One table or several; a study stored before 2026-11-21 has one, or none.
+
+    Values are on the scale the report prints, unless "percent" says otherwise, and for its first metric.
+    """
+    return tuple(
+        Published(
+            metric=table.get("metric", report.metrics[0]),
+            values=tuple(
+                _published_value(entry, 0.01 if table.get("percent", report.percent) else 1.0)
+                for entry in table["values"]
+            ),
+            note=table.get("note") or "",
+        )
+        for table in ([content] if isinstance(content, Mapping) else content)
     )
 
 

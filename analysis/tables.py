@@ -243,10 +243,11 @@ def _nested_note(header: StudyHeader, metric: str) -> tuple[str, ...]:
 
 
 def _lay_out_published(
-    published: Published | None, metric: str, rows: Sequence[tuple[str, ...]], columns: Sequence[tuple[str, ...]]
+    every: Sequence[Published], metric: str, rows: Sequence[tuple[str, ...]], columns: Sequence[tuple[str, ...]]
 ) -> tuple[tuple[tuple[PublishedValue | None, ...], ...] | None, tuple[str, ...]]:
     """Published values in the table's places, and notes on them; a value without a place is said so."""
-    if published is None or published.metric != metric:
+    published = next((table for table in every if table.metric == metric), None)
+    if published is None:
         return None, ()
     by_labels = {value.labels: value for value in published.values}
     placed = tuple(tuple(by_labels.get(row + column) for column in columns) for row in rows)

@@ -53,10 +53,9 @@ class Study:
         return self.header.study
 
     @property
-    def published(self) -> dict[str, Any] | None:
-        """The published table that the report names, as plain data."""
-        key = self.header.report.published
-        return self.header.published[key].model_dump(mode="json") if key else None
+    def published(self) -> list[dict[str, Any]]:
+        """The published tables that the report names, each of a metric of its own, as plain data."""
+        return [self.header.published[key].model_dump(mode="json") for key in self.header.report.published or ()]
 
     def matching(self, levels: Mapping[str, Any]) -> tuple[Cell, ...]:
         """The cells that have the given levels; none given: all."""

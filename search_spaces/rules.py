@@ -251,6 +251,20 @@ def _check_tuning(cell: Cell, settings: Configuration, header: Header, places: P
             yield places.problem(("data", name, "split", "val"), "tuning needs validation images", "set it above 0")
 
 
+def _check_published(header: Header, places: Places) -> Iterator[Problem]:
+    """Every key names a table, and no two tables stand beside one metric."""
+    seen: dict[str, str] = {}
+    for key in header.report.published or ():
+        if key not in header.published:
+            fix = did_you_mean(key, header.published) or "add published: {KEY: {values: [...]}}"
+            yield places.problem(("report", "published"), f"the section published has no table {key!r}", fix)
+        elif other := seen.get(metric := header.published[key].metric):
+            what = f"{other!r} and {key!r} are both of {metric}"
+            yield places.problem(("report", "published"), what, "name one table for each metric")
+        else:
+            seen[metric] = key
+
+
 def check_header(
     header: Header, cells: Sequence[tuple[Cell, Places]], factors: Mapping[str, Mapping[str, Level]], places: Places
 ) -> Iterator[Problem]:
@@ -258,10 +272,7 @@ def check_header(
         for name in getattr(header.report, key) or ():
             if name not in factors:
                 yield places.problem(("report", key), f"there is no factor {name!r}", did_you_mean(name, factors))
-    if header.report.published and header.report.published not in header.published:
-        fix = did_you_mean(header.report.published, header.published) or "add published: {KEY: {values: [...]}}"
-        what = f"the section published has no table {header.report.published!r}"
-        yield places.problem(("report", "published"), what, fix)
+    yield from _check_published(header, places)
     yield from _check_levels(header.report.baseline, ("report", "baseline"), factors, places)
     yield from _check_levels(header.tune.pretrain.cells, ("tune", "pretrain", "cells"), factors, places)
     yield from _check_metrics(header, places)

@@ -127,7 +127,7 @@ class Report(Settings):
     columns: Names | None = None  # factors; default: the last
     metrics: Names = ("test/jaccard",)
     baseline: dict[str, str | bool | int | float] = {}
-    published: str | None = None  # key of a published table, shown beside ours
+    published: Names | None = None  # keys of published tables, each of a metric of its own, shown beside ours
     percent: bool = False
     margin: Annotated[float, Field(gt=0)] | None = None  # smaller differences to the baseline make none
 

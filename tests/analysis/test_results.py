@@ -75,7 +75,7 @@ def test_header_by_hand(tmp_path):
     assert header.cells[0].levels == {"encoder": "unfrozen", "skip": "true"}
     assert (header.report.rows, header.report.columns) == (("encoder",), None)
     assert (header.report.baseline, header.report.percent) == ({"skip": "true"}, True)
-    assert header.published is None
+    assert header.published == ()
 
 
 def test_nested_seeds_multiply():
@@ -88,12 +88,20 @@ def test_nested_seeds_multiply():
 def test_published_values_become_fractions(percent, mean):
     """The report prints percent, so a published table does too unless it says otherwise."""
     published = {"values": [["unfrozen", True, 71.6], ["frozen", True, [64.6, 1.2]]], "note": "P2"} | percent
-    found = parse_header(HEADER | {"published": published}).published
+    (found,) = parse_header(HEADER | {"published": published}).published
     assert (found.metric, found.note) == ("test/jaccard", "P2")
     assert found.values[0].labels == ("unfrozen", "true")
     assert found.values[0].mean == pytest.approx(mean)
     assert found.values[0].std is None
     assert found.values[1].std == pytest.approx(mean / 71.6 * 1.2)
+
+
+def test_several_published_tables_are_each_of_their_metric():
+    tables = [{"values": [["unfrozen", True, 71.6]], "metric": f"test/{name}"} for name in ("jaccard", "dice")]
+    assert [found.metric for found in parse_header(HEADER | {"published": tables}).published] == [
+        "test/jaccard",
+        "test/dice",
+    ]
 
 
 @pytest.mark.parametrize(

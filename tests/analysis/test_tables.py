@@ -408,6 +408,8 @@ def test_streams_held_at_one_seed_are_said_under_every_table():
 def test_published_numbers_belong_to_one_metric():
     published = {"values": [["unfrozen", "90%", 0.716]], "metric": "test/dice"}
     assert build(make_results(), make_header(published=published), JACCARD).published is None
+    both = make_header(published=[published, {"values": [["unfrozen", "90%", 0.6]], "metric": JACCARD}])
+    assert build(make_results(), both, JACCARD).published[0][0].mean == 0.6
 
 
 def test_latex_is_booktabs_and_escaped():

@@ -132,6 +132,8 @@ def test_the_text_that_is_changed_here_is_in_order():
         ("study: s", "study: s\nreport: {rows: labels}", "s:2: report.rows: there is no factor 'labels'"),
         ("study: s", "study: s\nreport: {published: P2}",
          "s:2: report.published: the section published has no table 'P2' (add published: {KEY: {values: [...]}})"),
+        ("study: s", "study: s\nreport: {published: [P2, P3]}\npublished: {P2: {values: []}, P3: {values: []}}",
+         "s:2: report.published: 'P2' and 'P3' are both of test/jaccard (name one table for each metric)"),
         ("study: s", "study: s\ntune: {target: test/jaccard}",
          "s:2: tune.target: tuning on the test set (use val/...)"),
         ("study: s", "study: s\ntune: {target: probe/near/accuracy}",

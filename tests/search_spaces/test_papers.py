@@ -74,6 +74,11 @@ CELLS = {
     "p4_regions_x_temperature": 24,
     "p5_table1": 4,
 }
+BESIDE_OURS = {  # studies that show more than one published metric
+    "p2_table1": ["test/jaccard", "test/dice"],
+    "p3_table3": ["test/soft_dice", "test/jaccard_thresholds"],
+    "p5_table1": ["test/jaccard", "test/precision"],
+}
 UNPUBLISHED = {name for name in CELLS if "outlook" in name or "figure" in name}
 
 
@@ -169,5 +174,6 @@ def test_cells_are_those_of_the_table_and_hold_every_published_value(name, count
 def test_the_report_shows_a_published_table_at_both_scales(name):
     for scale in (None, "small"):
         study = load(FOLDER / f"{name}.yaml", scale)
-        assert study.published is not None
-        assert study.published["metric"] == study.header.report.metrics[0]
+        shown = [table["metric"] for table in study.published]
+        assert shown[0] == study.header.report.metrics[0]
+        assert shown == BESIDE_OURS.get(name, shown[:1])
