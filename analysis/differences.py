@@ -102,7 +102,7 @@ def differences(results: pandas.DataFrame, header: StudyHeader, metric: str) -> 
             *_out_of_range(rows, metric),
             *_no_spread_note(pairs),
             *_unpaired_note(pairs, nested=header.pretrainings < header.replicates and not is_probe(metric)),
-            *_power_note(pairs, percent),
+            *_power_note(pairs, sum(math.isfinite(row.p) for row in rows), percent),
             *missing,
             *held_note(header),
         ),
@@ -205,14 +205,14 @@ def _unpaired_note(pairs: Sequence[_Pairs], nested: bool) -> tuple[str, ...]:
     )
 
 
-def _power_note(pairs: Sequence[_Pairs], percent: bool) -> tuple[str, ...]:
+def _power_note(pairs: Sequence[_Pairs], tests: int, percent: bool) -> tuple[str, ...]:
     """What the fewest pairs can find at the median spread of the differences, and what one point would take."""
     spreads = [mean_std(np.subtract(pair.ours, pair.theirs)).std for pair in pairs if len(pair.ours) > 1]
-    spread = float(np.median(spreads)) if spreads else 0.0
-    if not spread > 1e-9:  # copies of one run
+    spreads = [spread for spread in spreads if spread > 1e-9]  # without those of copies of one run
+    if not spreads:
         return ()
+    spread = float(np.median(spreads))
     n = min(len(pair.ours) for pair in pairs if len(pair.ours) > 1)
-    tests = len(spreads)
     found, strictest = (detectable_difference(n, spread, alpha=_ALPHA / m) for m in (1, tests))
     shown, most = (f"{100 * least:.1f} points" if percent else f"{least:.3f}" for least in (found, strictest))
     one = "1 point" if percent else "0.01"

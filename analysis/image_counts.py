@@ -18,6 +18,7 @@ import pandas
 import pyarrow
 from numpy.typing import NDArray
 
+from analysis.digits import few
 from analysis.replicates import FINISHED, held_note, independent_values, lower_is_better, replicates
 from analysis.results import ResultsError, StudyHeader
 from analysis.statistics import Interval, t_interval
@@ -196,9 +197,11 @@ def _explained(rows: Sequence[CellInterval], metric: str) -> tuple[str, ...]:
         "give; seeds are not in it. It holds for this test set's kind of image only, and neither interval holds the "
         "other's doubt",
     ]
-    if few := [row.images for row in rows if 0 < row.images < _FEW]:
+    if alike := [row.cell for row in rows if row.n > 1 and math.isnan(row.low)]:
+        said.append(f"no spread at all over seeds, so no interval over them: {few(alike)}")
+    if small := [row.images for row in rows if 0 < row.images < _FEW]:
         said.append(
-            f"{min(few)} test images are few: in simulation such intervals hold in 91 (20 images) to 93 % (60), not 95"
+            f"{min(small)} test images are few: in simulation such intervals hold in 91 (20 images) to 93 % (60)"
         )
     return (*said, *out_of_range([(row.low, row.high) for row in rows], metric))
 

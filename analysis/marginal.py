@@ -6,6 +6,7 @@ set without it, at the same seed, in the same cell of the other factors; average
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import product
 
@@ -14,7 +15,8 @@ import pandas
 from numpy.typing import NDArray
 
 from analysis.differences import Difference, Differences
-from analysis.replicates import independent_values, lower_is_better, replicates
+from analysis.digits import few
+from analysis.replicates import held_note, independent_values, lower_is_better, replicates
 from analysis.results import StudyHeader
 from analysis.statistics import cohen_d, holm, mean_std, paired_difference
 
@@ -46,6 +48,7 @@ def _table(
             zeros = np.zeros_like(gains)
             rows.append((member, paired_difference(gains, zeros), cohen_d(gains, zeros).g, mean_std(gains).std))
             notes.append(f"{member}: {len(pairs)} pair{'s' * (len(pairs) != 1)} of cells")
+    alike = [f"with {member}" for member, test, _, _ in rows if test.n > 1 and math.isnan(test.low)]
     corrected = holm([test.p for _, test, _, _ in rows])
     return Differences(
         study=header.study,
@@ -56,7 +59,11 @@ def _table(
             for (member, test, g, std), p in zip(rows, corrected, strict=True)
         ),
         percent=header.report.percent and not lower_is_better(metric),
-        notes=("averaged over " + "; ".join(notes),) if notes else (),
+        notes=(
+            *(["averaged over " + "; ".join(notes)] if notes else []),
+            *([f"no spread at all, so no interval: {few(alike)}"] if alike else []),
+            *held_note(header),
+        ),
     )
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -75,3 +76,12 @@ def test_p1s_study_says_its_sets():
     assert found["model"]["ET+RP"] == ["elastic", "posterize"]
     assert found["model"]["SimCLR"] == []
     assert "Baseline" not in found["model"]
+
+
+def test_gains_without_any_spread_have_no_interval_and_the_reason(folder):
+    header, results = load_header(folder), load(folder)
+    results["value"] = results["cell"].map(len) / 100
+    (table,) = marginal_effects(results, replace(header, held={"labels": 0}), JACCARD)
+    assert all(np.isnan(row.low) for row in table.rows)
+    assert "no spread at all, so no interval: with elastic, with posterize, with solarize" in table.notes
+    assert table.notes[-1].startswith("held at one seed: labels (0)")

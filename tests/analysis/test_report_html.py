@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas
@@ -10,10 +11,10 @@ import pytest
 from browser import browse, find
 from studies import JACCARD, write_study
 
-from analysis import load
-from analysis.report_html import build, duration, progress, watch, write
+from analysis import load, load_header
+from analysis.report_html import build, duration, facts, progress, watch, write
 from analysis.results import ResultsError
-from analysis.runs import failures, run_table
+from analysis.runs import failures, load_stage_runs, run_table
 
 FACTORS = {"encoder": ["frozen", "free"], "labels": ["all", "10%"]}
 SCORES = {
@@ -210,3 +211,11 @@ def test_watching_writes_again_on_a_change_and_ends_with_the_study(tmp_path):
     watch(folder, say, seconds=0.01)
     assert len(said) == 2
     assert '"reload_seconds":0.0' in (folder / "report.html").read_text()
+
+
+def test_nested_seeds_are_counted_as_the_table_counts_them(tmp_path):
+    write_study(tmp_path, {"a=x": [0.5, 0.6, 0.7, 0.8]}, {"a": ["x"]})
+    header = replace(load_header(tmp_path), replicates=6, pretrainings=3)
+    found = dict(facts(load(tmp_path), load_stage_runs(tmp_path), header))
+    assert (found["pretrainings per cell"], found["fine-tunings of each"]) == ("3", "2")
+    assert dict(facts(load(tmp_path), load_stage_runs(tmp_path), load_header(tmp_path)))["seeds per cell"] == "4"

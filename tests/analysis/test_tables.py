@@ -539,3 +539,17 @@ def test_a_missing_or_wrong_baseline_is_said_so():
         differences(make_results(), make_header(), JACCARD)
     with pytest.raises(ResultsError, match="baseline encoder=thawed is not among the study's cells"):
         differences(make_results(), make_header(baseline={"encoder": "thawed"}), JACCARD)
+
+
+def test_what_seeds_can_show_is_of_the_rows_that_have_a_test():
+    """One row of copies of the baseline, one that differs by the same everywhere, one with a spread of 0.01."""
+    base = [0.50, 0.51, 0.52]
+    scores = {"a=x": base, "a=y": base, "a=z": [0.60, 0.61, 0.62], "a=w": [0.60, 0.62, 0.64]}
+    found = differences(
+        make_results(scores), make_header({"a": list("xyzw")}, baseline={"a": "x"}, rows="a", columns=[]), JACCARD
+    )
+    assert [math.isnan(row.low) for row in found.rows] == [True, True, False]
+    (said,) = [note for note in found.notes if "median spread" in note]
+    alone, first = (statistics.detectable_difference(3, 0.01, alpha=0.05 / m) for m in (1, 2))
+    assert f"3 seeds find {alone:.3f} with power 0.8" in said
+    assert said.endswith(f"; at Holm's first of 2 steps {first:.3f}")  # copies of the baseline count with p = 1
