@@ -35,7 +35,7 @@ DATA ?= $(HOME)/datasets
 BENCH := $(BIN)/python -m benchmarks
 
 bench: .venv/installed-test  ## quick forms of the measurements, one after the other; DATA is the folder with oxford-iiit-pet
-	$(BENCH).whole_study --data $(DATA) --quick
+	$(BENCH).whole_study --data $(DATA) --quick --without-b
 	$(BENCH).first_trial --repeats 2
 	$(BENCH).tune_overhead growth 240
 	$(BENCH).throughput --data $(DATA) --threads 1 --images 192 --epochs 2 --repeats 1 --methods simclr

@@ -29,16 +29,7 @@ model: {widths: [4, 8]}
 finetune: {data: scenes, size: 32, epochs: 1, batch_size: 8}
 seeds: {report: 1}
 """
-PARTS = (
-    "interpreter",
-    "import command line",
-    "read study",
-    "import engine",
-    "data",
-    "start Ray",
-    "import Tune",
-    "trial",
-)
+PARTS = ("interpreter", "command line", "engine and study", "data", "start Ray", "import Tune", "trial")
 
 
 def one(root: Path, began: float, plain: bool) -> dict[str, float]:
