@@ -334,9 +334,11 @@ def _sources(stages: list[Stage], data: Path | None, cache: Path) -> Iterator[st
     from trainables.data.errors import DataError
     from trainables.data.sources import chosen
 
+    lines: dict[str, None] = {}  # folds of one data set say the same
     for settings in dict.fromkeys(stage.data for stage in stages):
         with contextlib.suppress(DataError):  # said already
-            yield f"data {settings.dataset}: {chosen(settings, data, cache).why}"
+            lines[f"data {settings.dataset}: {chosen(settings, data, cache).why}"] = None
+    yield from lines
 
 
 def _contents(data: Path | None, root: Path) -> tuple[Any, Any]:

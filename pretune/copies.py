@@ -33,19 +33,22 @@ def in_the_test_set(study: Study, opened: Callable[[schema.Data], tuple[str, Ima
         for name, data in cell.configuration().data.items():
             digest, held = opened(data)
             key = f"{digest} {data.split.model_dump_json()}"
-            resident = isinstance(held.images, np.ndarray) and held.images.ndim == 4
-            generated = isinstance(data, schema.Scenes | schema.Volumes)
-            if key in said or generated or not resident or len(held.images) > MOST:
+            if key in said or isinstance(data, schema.Scenes | schema.Volumes | schema.LUNA16):
                 continue
             said.add(key)
+            if not isinstance(held.images, np.ndarray) or len(held.images) > MOST:
+                yield f"data {name}: streamed or over {MOST:,} images: not searched for pictures that are there twice"
+                continue
             test = np.zeros(len(held.images), np.bool_)
             test[draw_split(len(held.images), data.split, 0, held.official_test, held.labels).test] = True
-            across = [(a, b) for a, b in pairs(digest, held, cache) if test[a] != test[b]]
+            across = [(a, b) if test[a] else (b, a) for a, b in pairs(digest, held, cache) if test[a] != test[b]]
             if across:
-                a, b = across[0]
+                inside, outside = across[0]
+                count = len({picture for picture, _ in across})
+                fold = f" (fold {data.split.fold})" if data.split.fold else ""
                 yield (
-                    f"data {name}: {len(across)} pictures of the test set look like one outside of it, "
-                    f"{held.names[a]} = {held.names[b]} first: scores are flattered (pretune data check lists pairs)"
+                    f"data {name}{fold}: {count} of {int(test.sum())} pictures of the test set look like one outside "
+                    f"of it, {held.names[inside]} = {held.names[outside]} first: scores on them are flattered"
                 )
 
 

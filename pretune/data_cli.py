@@ -266,7 +266,8 @@ def duplicate_report(held: ImageSet) -> list[str]:
     shown = [*between, *(pair for pair in found if pair not in across_lists)][:5]
     examples = [f"  {_printable(held.names[pair.first])} = {_printable(held.names[pair.second])}" for pair in shown]
     sides = f", {len(between)} of them on both sides of the official lists" if held.official_test is not None else ""
-    return [f"{len(found)} pairs show the same picture{sides}:", *examples]
+    more = [f"  and {len(found) - len(shown)} more"] if len(found) > len(shown) else []
+    return [f"{len(found)} pairs show the same picture{sides}:", *examples, *more]
 
 
 def _printable(name: str) -> str:

@@ -297,6 +297,8 @@ def say_skipped(name: str, skipped: tuple[str, ...], kept: int, console: Console
         )
         for line in skipped[:10]:
             console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+        if len(skipped) > 10:
+            console.print(f"  and {len(skipped) - 10} more; pretune data check lists all", highlight=False)
 
 
 def say_changes(study: Study, folder: Path, console: Console) -> bool:

@@ -9,23 +9,28 @@ from pathlib import Path
 from trainables.data.errors import DataError
 from trainables.data.listing import IGNORE, Entry, Listing
 
+STRAY = 0.1  # share of images beside class folders up to which they are a mistake, and not the way of the folder
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
 
 def list_images(root: Path) -> Listing:
     """Every image below `root`. Where all of them lie in sub-folders, the first level of these is the image class.
 
-    A class folder without an image is a problem: left out silently, the classes would not be those of the folders.
+    A class folder without an image is a problem: left out silently, the classes would not be those of the folders. So
+    is an image beside class folders that hold nearly all: it would take the classes from all others.
     """
     paths = dict(sorted((path.relative_to(root).as_posix(), path) for path in _walk(root)))
     tops = [name.split("/")[0] if "/" in name else None for name in paths]
     index = {top: i for i, top in enumerate(sorted({top for top in tops if top is not None}))}
-    labelled = None not in tops
+    stray = [name for name, top in zip(paths, tops, strict=True) if top is None]
+    labelled = len(stray) <= STRAY * len(paths)
     entries = (
         Entry(name, path, label=index[top] if labelled and top is not None else None)
         for (name, path), top in zip(paths.items(), tops, strict=True)
+        if top is not None or not labelled
     )
-    problems = tuple(_empty_folders(root, set(index)) if labelled else ())
+    beside = (f"{name}: lies beside class folders; move it into one of them, or remove it" for name in stray)
+    problems = (*beside, *_empty_folders(root, set(index))) if labelled else ()
     return Listing(root, tuple(entries), problems, label_names=tuple(sorted(index)) if labelled else ())
 
 

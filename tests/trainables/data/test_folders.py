@@ -45,6 +45,14 @@ def test_images_outside_of_sub_folders_mean_no_classes(tmp_path: Path) -> None:
     assert [entry.label for entry in list_images(tmp_path).entries] == [None, None]
 
 
+def test_a_stray_image_beside_class_folders_takes_no_classes_away(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{kind}/{i}.jpg" for kind in ("cat", "dog") for i in range(6)), "stray.jpg")
+    found = list_images(tmp_path)
+    assert [entry.label for entry in found.entries] == [0] * 6 + [1] * 6
+    assert found.problems == ("stray.jpg: lies beside class folders; move it into one of them, or remove it",)
+    assert found.label_names == ("cat", "dog")
+
+
 def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     touch(tmp_path / "elsewhere", "1.jpg")
     (tmp_path / "root" / "cat").mkdir(parents=True)
