@@ -4,8 +4,7 @@
 
 A `pretune run` of one fine-tuning on 40 generated scenes, from an empty store, each time in a process of its own; files
 are in the system's page cache (a first, unmeasured turn). "trial" is the moment at which the first stage run starts to
-train: in its actor, torch imported. Every second turn is without the modules that workers import while Ray starts
-(`pretune.preload`). Medians over repeats.
+train: in its actor, torch imported. Medians over repeats.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ seeds: {report: 1}
 PARTS = ("interpreter", "command line", "engine and study", "data", "start Ray", "import Tune", "trial")
 
 
-def one(root: Path, began: float, plain: bool) -> dict[str, float]:
+def one(root: Path, began: float) -> dict[str, float]:
     """The command, within its process; when each part was done, in seconds since `began` (since 1970)."""
     marks = {"interpreter": time.time() - began}
 
@@ -45,10 +44,8 @@ def one(root: Path, began: float, plain: bool) -> dict[str, float]:
 
     mark("command line")
     cli.load = after(cli.load, lambda: mark("engine and study"))
-    from pretune import run, transport
+    from pretune import run
 
-    if plain:
-        transport.MOST_PRELOADED = 0
     run.prepare_data = after(run.prepare_data, lambda: mark("data"))
     run.start_ray = after(run.start_ray, lambda: mark("start Ray"))
     run.run_trials = before(run.run_trials, lambda: mark(import_tune()))
@@ -86,12 +83,10 @@ def after(call: Callable[..., Any], then: Callable[[], Any]) -> Callable[..., An
     return wrapped
 
 
-def turn(preload: bool) -> dict[str, float]:
+def turn() -> dict[str, float]:
     """When each part was done, of a command in a process of its own."""
     with tempfile.TemporaryDirectory() as root:
-        command = [sys.executable, "-m", "benchmarks.first_trial", "--one", root, "--began", repr(time.time())] + (
-            ["--plain"] * (not preload)
-        )
+        command = [sys.executable, "-m", "benchmarks.first_trial", "--one", root, "--began", repr(time.time())]
         shown = subprocess.run(command, capture_output=True, text=True)
     if shown.returncode:
         raise RuntimeError(shown.stdout[-2000:] + shown.stderr[-2000:])
@@ -100,20 +95,15 @@ def turn(preload: bool) -> dict[str, float]:
 
 
 def measure(repeats: int) -> dict[str, Any]:
-    turn(True)
-    kept: dict[bool, list[dict[str, float]]] = {True: [], False: []}
-    for _ in range(repeats):
-        for preload, marks in kept.items():
-            marks.append(turn(preload))
+    turn()
+    kept = [turn() for _ in range(repeats)]
     lengths = {
-        part: [marks[part] - (marks[PARTS[i - 1]] if i else 0.0) for marks in kept[True]]
-        for i, part in enumerate(PARTS)
+        part: [marks[part] - (marks[PARTS[i - 1]] if i else 0.0) for marks in kept] for i, part in enumerate(PARTS)
     }
     return {
-        "first trial, s": [round(marks["trial"], 2) for marks in kept[True]],
-        "median": round(statistics.median(marks["trial"] for marks in kept[True]), 2),
+        "first trial, s": [round(marks["trial"], 2) for marks in kept],
+        "median": round(statistics.median(marks["trial"] for marks in kept), 2),
         "parts, s": {part: round(statistics.median(values), 2) for part, values in lengths.items()},
-        "without preloading, s": [round(marks["trial"], 2) for marks in kept[False]],
         "load at end": os.getloadavg()[0],
     }
 
@@ -122,10 +112,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--began", type=float, help=argparse.SUPPRESS)
     a = parser.parse_args()
-    print(json.dumps(one(a.one, a.began, a.plain) if a.one else measure(a.repeats)))
+    print(json.dumps(one(a.one, a.began) if a.one else measure(a.repeats)))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from pretune import cluster, preload
+from pretune import cluster
 from pretune.errors import ClusterError
 from pretune.execute import Order
 from pretune.handout import Handout, Ledger, Live
@@ -49,8 +49,6 @@ ACTOR_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
 }
-# CPUs of a machine on which workers import torch before they are needed: Ray starts one for each CPU, 0.3 GB each.
-MOST_PRELOADED = 16
 
 
 @contextmanager
@@ -123,8 +121,6 @@ def _here(cpus: int | None, dashboard: bool) -> dict[str, Any]:
     """Workers inherit the environment of this process. Under a `runtime_env` the workers that Ray starts with itself
     would go unused, and new ones would have to start."""
     _set_environment(ACTOR_ENVIRONMENT)
-    if (cpus or os.cpu_count() or 1) <= MOST_PRELOADED:
-        os.environ.update(preload.environment())
     return {"address": "local", "num_cpus": cpus, "include_dashboard": dashboard}
 
 
