@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from benchmarks.rivals import tuning_step
 from search_spaces.resolve import load as load_study
 from trainables.data.images import load
 from trainables.data.splits import draw_split
@@ -73,13 +74,7 @@ def finetune(encoder: Encoder, images: torch.Tensor, masks: torch.Tensor, epochs
     network.train()
     for _ in range(epochs):
         for image, mask in loader:
-            p = network(image.float() / 255).softmax(dim=1)
-            g = F.one_hot(mask.long(), CLASSES).permute(0, 3, 1, 2).float()
-            overlap, total = (p * g).sum(dim=(0, 2, 3)), (p + g).sum(dim=(0, 2, 3))
-            loss = 1 - (2 * overlap / total).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            tuning_step(network, optimizer, image.float() / 255, mask)
     return network.eval()
 
 

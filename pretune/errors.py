@@ -15,3 +15,6 @@ class LoggerError(Exception):
 
 class ClusterError(Exception):
     """The Ray cluster cannot be used as asked: says which machine or address, and what to do."""
+
+
+EXIT_USAGE, EXIT_FAILED_STAGES, EXIT_STOPPED = 2, 3, 130  # what the commands end with, beside 0

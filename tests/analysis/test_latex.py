@@ -60,6 +60,6 @@ def test_every_table_compiles_to_a_page_and_stays_in_its_line(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
     log = (tmp_path / "page.log").read_text(errors="replace")
-    assert "Missing character" not in log
+    assert "Missing character" not in done.stdout + log
     assert "Overfull \\hbox" not in log  # in article's own narrow column
     assert (tmp_path / "page.pdf").stat().st_size > 10_000

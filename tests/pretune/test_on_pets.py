@@ -17,9 +17,10 @@ from analysis.panels import load_panels
 from analysis.report_html import write
 from analysis.results import load, load_header
 from pretune import image_counts
-from pretune.cli import draw_panels, main
+from pretune.cli import main
 from pretune.panels import predict_cached
 from pretune.predict import load_model
+from pretune.results_cli import draw_panels
 from search_spaces.resolve import from_dict
 from trainables.data.images import open_cached
 from trainables.finetune import TEST_IMAGES
@@ -172,7 +173,9 @@ def test_an_exported_model_gives_the_masks_of_real_pets(
     """Under onnxruntime, on the study's own test images, prepared as the card says."""
     onnxruntime = pytest.importorskip("onnxruntime")
     assert called(monkeypatch, "export", pets / "pets", "--format", "onnx", "--out", tmp_path) == 0
-    assert "pixels of 8 of the study's 30 test images, in which the model finds " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "the same masks" in said
+    assert "pixels of 8 of the study's 30 test images, in which the model finds " in said
     model = load_model(pets / "pets")
     data = open_cached(model.card["data_digest"], pets / "cache")
     assert data is not None
