@@ -12,12 +12,13 @@ from analysis.components import Component, Components
 from analysis.differences import Difference, Differences
 from analysis.digits import DASH, decimals, few, number, p_value
 from analysis.effects import Effect, Effects, effect_digits
+from analysis.folds import FoldMean, Folds
 from analysis.image_counts import CellInterval, Intervals, out_of_range
 from analysis.replicates import lower_is_better, partner_of
 from analysis.results import PublishedValue
 from analysis.tables import CellValue, Outcome, Table, inside, places
 
-Shown = Table | Intervals | Differences | Effects | Components
+Shown = Table | Folds | Intervals | Differences | Effects | Components
 _WIDE = 0.5  # of an interval: half of what a fraction can be
 RIVAL = " ≈"  # beside a cell that is not shown to be worse than its column's best
 
@@ -37,6 +38,8 @@ def grid(table: Shown, beneath: bool = False) -> Grid:
     """`beneath` puts published values under ours in place of beside them."""
     if isinstance(table, Table):
         return _table_grid(table, beneath)
+    if isinstance(table, Folds):
+        return _folds_grid(table)
     if isinstance(table, Intervals):
         return _intervals_grid(table)
     if isinstance(table, Differences):
@@ -99,6 +102,21 @@ def _agreement(table: Table, ours: CellValue | None, theirs: PublishedValue | No
         return ""
     where = {None: "", True: ", inside", False: ", outside"}[inside(ours, theirs)]
     return f" ({number(ours.mean - theirs.mean, table_digits(table), table.percent, sign=True)}{where})"
+
+
+def _folds_grid(table: Folds) -> Grid:
+    digits = decimals([row.std for row in table.rows if row.std > 0])
+    unit = ", percent" if table.percent else ""
+    caption = f"{table.metric}{unit}: mean ± standard deviation over the folds of {table.factor}"
+    body = tuple((row.cell, _over_folds(row, digits, table.percent), str(row.folds)) for row in table.rows)
+    return Grid(caption, 1, ("cell", "mean ± std", "folds"), body, frozenset(), table.notes)
+
+
+def _over_folds(row: FoldMean, digits: int, percent: bool) -> str:
+    if row.folds == 0:
+        return DASH
+    std = DASH if math.isnan(row.std) else number(row.std, digits, percent)
+    return f"{number(row.mean, digits, percent)} ± {std}"
 
 
 def _intervals_grid(table: Intervals) -> Grid:

@@ -14,6 +14,7 @@ from analysis import layout
 from analysis.components import Components, components
 from analysis.differences import Differences, differences
 from analysis.effects import Effects, effects, sentences
+from analysis.folds import Folds, over_folds
 from analysis.grids import Shown
 from analysis.image_counts import Counts, Intervals, intervals, load_counts
 from analysis.marginal import marginal_effects
@@ -27,6 +28,7 @@ class Tables(NamedTuple):
     """Every table of a study, one of each kind per metric of the report; empty where the design does not ask for it."""
 
     values: tuple[Table, ...]
+    folds: tuple[Folds, ...]  # with a factor whose levels are folds
     intervals: tuple[Intervals, ...]  # where pixels were counted image by image
     differences: tuple[Differences, ...]  # with a baseline
     marginal: tuple[Differences, ...]  # with a factor whose levels are sets, as of transforms
@@ -39,12 +41,18 @@ def all_tables(results: pandas.DataFrame, header: StudyHeader, counts: Mapping[s
     metrics = header.report.metrics
     return Tables(
         tuple(build(results, header, metric) for metric in metrics),
+        fold_tables(results, header),
         interval_tables(results, header, counts),
         tuple(differences(results, header, metric) for metric in metrics if header.report.baseline),
         marginal_tables(results, header),
         tuple(table for table, _ in effect_tables(results, header)),
         component_tables(results, header),
     )
+
+
+def fold_tables(results: pandas.DataFrame, header: StudyHeader) -> tuple[Folds, ...]:
+    """Means over the folds of a cross-validation, of every metric."""
+    return tuple(table for metric in header.report.metrics for table in over_folds(results, header, metric))
 
 
 def interval_tables(
@@ -94,6 +102,7 @@ def write_tables(folder: Path) -> list[RenderableType]:
     (folder / "table.md").write_text(_markdown(header, shown) + searched(folder), encoding="utf-8")
     (folder / "table.tex").write_text("\n".join(map(layout.to_latex, shown)), encoding="utf-8")
     _write_csv(folder / "table.csv", found.values)
+    _write_csv(folder / "folds.csv", found.folds)
     _write_csv(folder / "intervals.csv", found.intervals)
     _write_csv(folder / "differences.csv", found.differences)
     _write_csv(folder / "marginal.csv", found.marginal)
@@ -105,7 +114,7 @@ def write_tables(folder: Path) -> list[RenderableType]:
         if table.rows
         for sentence in sentences(table) or table.notes
     ]
-    first: list[Shown] = [*found.values, *found.differences, *found.marginal]
+    first: list[Shown] = [*found.values, *found.folds, *found.differences, *found.marginal]
     return [*map(layout.to_rich, first), *said, *map(layout.to_rich, found.components)]
 
 

@@ -27,7 +27,14 @@ from analysis import layout, runs, tables
 from analysis.answer import answer
 from analysis.image_counts import load_counts
 from analysis.panels import load_panels
-from analysis.report import component_tables, effect_tables, interval_tables, marginal_tables, several_factors
+from analysis.report import (
+    component_tables,
+    effect_tables,
+    fold_tables,
+    interval_tables,
+    marginal_tables,
+    several_factors,
+)
 from analysis.report_figures import differences, figure_groups, of_metrics, write_figures
 from analysis.results import ResultsError, StudyHeader, load, load_header
 from analysis.searches import load_notes, load_searches, summaries
@@ -63,7 +70,10 @@ def build(folder: Path, live: bool = False) -> str:
         progress=progress(folder),
         answers=[(metric, answer(results, header, metric).sentences) for metric in metrics],
         facts=facts(everything, stage_runs, header),
-        tables=[Markup(layout.to_html(tables.build(results, header, metric))) for metric in metrics],
+        tables=[
+            Markup(layout.to_html(table))
+            for table in (*(tables.build(results, header, m) for m in metrics), *fold_tables(results, header))
+        ],
         intervals=[Markup(layout.to_html(table)) for table in interval_tables(results, header, load_counts(folder))],
         differences=[Markup(layout.to_html(table)) for table in differences(results, header)],
         marginal=[Markup(layout.to_html(table)) for table in marginal_tables(everything, header)],

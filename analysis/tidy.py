@@ -11,6 +11,7 @@ from typing import Any
 from analysis.components import Component
 from analysis.differences import Difference, Differences
 from analysis.effects import Effect, Effects
+from analysis.folds import FoldMean, Folds
 from analysis.grids import Shown
 from analysis.image_counts import CellInterval, Intervals
 from analysis.results import PublishedValue
@@ -43,6 +44,8 @@ def joined(tables: Iterable[Shown]) -> str:
 def _rows(table: Shown) -> Iterable[list[str]]:
     if isinstance(table, Table):
         return _table(table)
+    if isinstance(table, Folds):
+        return _named(table.metric, FoldMean._fields, table.rows)
     if isinstance(table, Intervals):
         return _named(table.metric, CellInterval._fields, table.rows)
     if isinstance(table, Differences):

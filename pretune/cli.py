@@ -305,12 +305,14 @@ def plan(
     pretune plan study.yaml --data ~/datasets
     pretune plan study.yaml --no-calibrate --json
     """
+    from pretune import needs
     from pretune import plan as planning
     from pretune.handout import find_in
     from pretune.store import open_store
     from search_spaces.schema import Data
 
     study = load(file, scale, overrides)
+    needs.refuse_study(study, needs.listed(data, missing=True))
     digest_of, size_of = _contents(data, root)
     held = open_store(store or root / "store", root / "cache")
     with planning.searches_before(root / study.name) as asked:

@@ -25,6 +25,7 @@ from pretune.outcomes import Outcome
 from pretune.store import CONTINUE, Store, open_store
 from search_spaces import schema
 from search_spaces.stages import Stage
+from trainables.data.errors import NeedsError
 
 DISK_FULL = "No space left on device"  # in the cause of a stage run that could not be kept; the words of the system
 LEAST_BYTES = 65_536  # below which a disk is full
@@ -132,6 +133,8 @@ def execute(order: Order, report: Any, leaving: Callable[[], bool] = lambda: Fal
             return _run_and_keep(order, store, attempt, report, leaving)
     except EndedWaitError as left:
         return Outcome("preempted", {}, str(left))
+    except NeedsError as error:
+        return Outcome("crashed", {}, " | ".join([error.summary, *error.problems]), final=True)
     except Exception as error:
         if attempt is not None:
             with contextlib.suppress(OSError):  # a full disk is a cause to tell, not one to hide
@@ -193,6 +196,7 @@ def run_worker(
     """
     import torch
 
+    from trainables.data.needs import held_by, refuse
     from trainables.data.sources import open_set
     from trainables.data.splits import draw_split
     from trainables.distributed import ALONE
@@ -213,6 +217,7 @@ def run_worker(
     cache = Path(order.folders.cache)
     root = Path(order.folders.data) if order.folders.data else None
     data = open_set(chosen, order.digest, root, cache, processes=order.threads)
+    refuse(order.name.replace(":", "."), settings, chosen, held_by(data), 1 if world is None else world.size)
     seed = order.streams.get("split", 0)
     split = draw_split(len(data.images), chosen.split, seed, data.official_test, data.labels)
     store = order.folders.open_store()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pretune.execute import Order, machine, run_worker, state_to_resume
+from trainables.data.errors import NeedsError
 
 RESTARTS = 3  # of the workers within one attempt; a preempted machine's are not counted
 REPORT_SECONDS = 1.0  # least time between two progress reports
@@ -25,6 +26,7 @@ def run_gang(order: Order, attempt: Path) -> tuple[dict[str, float], dict[str, A
 
     Raises:
         DivergedError: as the loops do.
+        NeedsError: the data set does not have what the stage asks for.
         TrainingFailedError: workers were lost or failed more often than they are restarted.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -51,6 +53,8 @@ def run_gang(order: Order, attempt: Path) -> tuple[dict[str, float], dict[str, A
     )
     answer = trainer.fit().return_value  # type: ignore[attr-defined]
     shutil.rmtree(attempt / STORAGE, ignore_errors=True)
+    if "refused" in answer:
+        raise NeedsError(*answer["refused"])
     if "diverged" in answer:
         *about, text = answer["diverged"]
         error = DivergedError(*about)
@@ -95,7 +99,9 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     resume = _where_to_resume(order, world)
     try:
         metrics = run_worker(order, attempt, report, device, resume, world)
-    except DivergedError as error:  # on all workers alike
+    except NeedsError as error:  # on all workers alike, as the next
+        return {"refused": error.args}
+    except DivergedError as error:
         return {"diverged": (error.metric, error.step, error.value, str(error))}
     about = {"machine": machine(order), "workers": world.size, "resumed": resume is not None}
     return {"metrics": metrics, "about": about}

@@ -185,7 +185,8 @@ def outcome_of(stage: Stage, result: Mapping[str, Any], error: bool, scheduler: 
     if found := scheduler.find(stage.fingerprint):
         return found
     if (state := result.get("state")) in ("crashed", "preempted"):
-        return Outcome("preempted" if state == "preempted" else "crashed", {}, str(result.get("cause")))
+        ended: Literal["crashed", "preempted"] = "preempted" if state == "preempted" else "crashed"
+        return Outcome(ended, {}, str(result.get("cause")), final=bool(result.get("final")))
     if result.get("state") in ("finished", "diverged"):
         return Outcome(
             "crashed", {}, "it ended well, but the store does not show it: is it on a disk that all nodes share?"

@@ -29,6 +29,7 @@ class Outcome(NamedTuple):
     cause: str = ""
     root: str = ""
     costs: Mapping[str, float] = {}  # cost/seconds, cost/gpu_seconds, cost/gpu_memory (bytes): not part of results
+    final: bool = False  # of a crashed one: trying again would end the same
 
 
 Outcomes = Mapping[str, Outcome]  # by fingerprint

@@ -19,7 +19,7 @@ from optuna.storages import BaseStorage
 from rich.console import Console
 from rich.progress import Progress as Bar
 
-from pretune import cluster, program, record, warm
+from pretune import cluster, needs, program, record, warm
 from pretune.backbones import check_backbones
 from pretune.copies import in_the_test_set
 from pretune.errors import SearchStorageError
@@ -87,7 +87,7 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
     began = time.monotonic()
     store = open_store(options.store, options.cache)
     store.check()
-    digest_of, copies = prepare_data(study, options, console)
+    digest_of, copies, left_out = prepare_data(study, options, console)
     make_folder(options.out)
     publisher = Publisher(options.out, options.results)
     publisher.fetch()
@@ -98,6 +98,7 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
         searches_in(options) as storage,
         log_file.open("a", encoding="utf-8") as log,
     ):
+        log.writelines(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n" for line in left_out)
         if say_changes(study, options.out, console):
             record.set_aside(options.out)
         record.write_header(study, options.out)
@@ -238,14 +239,19 @@ def told_in_a_sentence(options: Options) -> Iterator[None]:
         raise SearchStorageError(f"the study stopped: the search storage no longer answers; {again}") from None
 
 
-def prepare_data(study: Study, options: Options, console: Console | None) -> tuple[DigestOf, list[str]]:
+def prepare_data(study: Study, options: Options, console: Console | None) -> tuple[DigestOf, list[str], list[str]]:
     """Decode every data set into the cache, with a progress bar.
 
     Returns:
-        What names a data set's content, and sentences about pictures that are in a test set and outside of it.
+        What names a data set's content, sentences about pictures that are in a test set and outside of it, and a line
+        for every file that was left out.
+
+    Raises:
+        DataError: data that cannot be used. NeedsError, before anything is decoded where the files' list shows it: data
+            that do not have what the study asks for.
     """
-    from trainables.data.errors import DataError
     from trainables.data.images import ImageSet
+    from trainables.data.needs import held_by
     from trainables.data.sources import Choice, open_set, prepare
 
     @functools.cache
@@ -262,25 +268,23 @@ def prepare_data(study: Study, options: Options, console: Console | None) -> tup
     def opened(data: schema.Data) -> ImageSet:
         return open_set(data, prepared(data)[0], options.data, options.cache)
 
+    needs.refuse_study(study, needs.listed(options.data))
     said: set[str] = set()
+    left_out: list[str] = []
     for cell in study.cells:
-        settings = cell.configuration()
-        for name, data in settings.data.items():
+        for name, data in cell.configuration().data.items():
             digest, choice = prepared(data)
             if digest not in said:
                 said.add(digest)
                 say_source(name, choice.why, console)
-                say_skipped(name, opened(data).skipped, len(opened(data).images), console)
-        for name, probe in settings.probe.items():
-            unlabelled = isinstance(probe, schema.CKA | schema.FeatureMaps)
-            if opened(settings.data[probe.data]).labels is None and not unlabelled:
-                raise DataError(f"probe.{name}: the images of {probe.data} have no classes to tell apart")
+                left_out += say_left_out(name, data, opened(data), options.data, console)
+    needs.refuse_study(study, lambda data: held_by(opened(data)))
     found = list(in_the_test_set(study, lambda data: (prepared(data)[0], opened(data)), options.cache))
     for sentence in found:
         if console is None:
             break
         console.print(f"[yellow]note:[/] {sentence}", highlight=False, soft_wrap=True)
-    return lambda data: prepared(data)[0], found
+    return lambda data: prepared(data)[0], found, left_out
 
 
 def say_source(name: str, why: str, console: Console | None) -> None:
@@ -289,16 +293,26 @@ def say_source(name: str, why: str, console: Console | None) -> None:
         console.print(f"[dim]data {name}: {why}[/]", highlight=False)
 
 
-def say_skipped(name: str, skipped: tuple[str, ...], kept: int, console: Console | None) -> None:
-    """Which files `on_error: skip` left out: the first ten, and the count."""
-    if skipped and console is not None:
-        console.print(
-            f"note: {name}: {len(skipped)} of {kept + len(skipped)} left out (on_error: skip)", highlight=False
-        )
+def say_left_out(name: str, data: schema.Data, held: Any, data_root: Path | None, console: Console | None) -> list[str]:
+    """Which files `on_error: skip` left out, the first ten of them, and which types of file are not read.
+
+    Returns a line for each, for the log.
+    """
+    from trainables.data.left_out import images_left_out, types_not_read
+
+    skipped, ignored = held.skipped, types_not_read(data, data_root)
+    if console is not None:
+        if ignored:
+            console.print(f"note: data {name}: {ignored}", highlight=False, markup=False, soft_wrap=True)
+        if skipped:
+            many = images_left_out(data, data_root, len(held.images))
+            console.print(f"note: data {name}: {many} left out (on_error: skip)", highlight=False)
         for line in skipped[:10]:
             console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
         if len(skipped) > 10:
-            console.print(f"  and {len(skipped) - 10} more; pretune data check lists all", highlight=False)
+            where = "pretune.log and pretune data check list all"
+            console.print(f"  and {len(skipped) - 10} more; {where}", highlight=False)
+    return [f"data {name}: left out: {line}" for line in skipped] + ([f"data {name}: {ignored}"] if ignored else [])
 
 
 def say_changes(study: Study, folder: Path, console: Console) -> bool:

@@ -2,8 +2,8 @@
 
 Pure bookkeeping, without processes or clocks: programs say what they wait for, the store says what is there, and
 whoever runs stages takes the next ready one and reports how it ended. Equal fingerprints are one stage run; a stage
-is ready when its parent is finished; descendants of a failed stage are blocked; a crash is retried, a divergence
-never.
+is ready when its parent is finished; descendants of a failed stage are blocked; a crash is retried unless it would
+end the same, a divergence never.
 """
 
 from __future__ import annotations
@@ -91,9 +91,8 @@ class Scheduler:
             return  # told twice: by the trial and by the watchdog
         if outcome.state == "preempted":
             self.attempts[stage.fingerprint] -= 1  # not its fault, and nothing is lost
-        if outcome.state == "preempted" or (
-            outcome.state == "crashed" and self.attempts[stage.fingerprint] <= self.retries
-        ):
+        again = outcome.state == "crashed" and not outcome.final and self.attempts[stage.fingerprint] <= self.retries
+        if outcome.state == "preempted" or again:
             self._wanted.add(stage.fingerprint)
             self._queue(stage)
             self.on_event("retried", stage, outcome.cause)

@@ -83,7 +83,7 @@ def run_stage(config: dict[str, Any]) -> None:
 
     with leaving.at_work() as asked:
         outcome = execute(Order.from_json(config["order"]), report, asked)
-    tune.report(latest | {"state": outcome.state, "cause": outcome.cause})
+    tune.report(latest | {"state": outcome.state, "cause": outcome.cause, "final": outcome.final})
     if outcome.state in ("crashed", "preempted"):
         raise RuntimeError(outcome.cause)  # ends this actor: a CUDA error, say, would break the next stage too
 

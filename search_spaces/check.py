@@ -101,6 +101,10 @@ def _problem(model: type[BaseModel], data: Mapping[str, Any], places: Places, er
         return places.problem(path, "is missing", "add it")
     if kind == "string_pattern_mismatch":
         return places.problem(path, f"unusable name {_short(error['input'])}", "use letters, digits, '.', '_' and '-'")
+    if kind in PLAIN:
+        if error["input"] is None:
+            return places.problem(path, "is empty", "give it a value, or leave it out")
+        return places.problem(path, f"{SHOULD}{PLAIN[kind]}, received {_short(error['input'])}")
     if kind in MAPPING_WANTED:
         if error["input"] is None:
             return places.problem(path, "is empty", "give it keys, or leave it out")
@@ -109,6 +113,13 @@ def _problem(model: type[BaseModel], data: Mapping[str, Any], places: Places, er
     return places.problem(path, _reworded(error["msg"]) + received)
 
 
+PLAIN = (
+    dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number")
+    | dict.fromkeys(("float_type", "float_parsing"), "a number")
+    | dict.fromkeys(("bool_type", "bool_parsing"), "true or false")
+    | dict.fromkeys(("tuple_type", "list_type"), "a list such as [a, b]")
+    | {"string_type": "text"}
+)
 MAPPING_WANTED = ("model_type", "model_attributes_type", "dict_type")
 
 

@@ -28,7 +28,7 @@ def check_cells(cells: Sequence[tuple[Cell, Places]], header: Header, warnings: 
     problems: list[Problem] = []
     tested: dict[str, str] = {}
     for cell, places in cells:
-        for suggest in _extremes(cell):
+        for suggest in extremes(cell):
             settings = space.fill(cell.template, suggest)
             configuration, found = problems_of(Configuration, settings, places)
             problems += [*found, *_check_finite(settings, (), places), *_check_parts(settings, header, places)]
@@ -50,7 +50,7 @@ def _tested_on(settings: Configuration) -> str:
     )
 
 
-def _extremes(cell: Cell) -> Iterator[space.Suggest]:
+def extremes(cell: Cell) -> Iterator[space.Suggest]:
     """Ways to fill the ranges that between them try both ends of each, and every option.
 
     All at once, and each alone with all others at their first, since a range inside a branch is met only there.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
+    BeforeValidator,
     Field,
     NonNegativeInt,
     PositiveFloat,
@@ -18,11 +19,28 @@ from pydantic import (
 from search_spaces.schema.base import Settings, Share
 
 
-def _fold(value: str) -> str:
-    number, of = (int(part) for part in value.split("/"))
-    if not 1 <= number <= of or of < 2:
-        raise ValueError(f"fold: {value} is not one of 1/{of} to {of}/{of}, of at least two folds")
+def _fold(value: object) -> object:
+    number, _, of = value.partition("/") if isinstance(value, str) else ("", "", "")
+    if value is not None and not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of) >= 2):
+        raise ValueError("should be one of 1/k to k/k, of at least two folds: 2/5 is the second of five")
     return value
+
+
+def _part(value: object) -> object:
+    """A count or a share of the images; '10%' -> 0.1."""
+    if isinstance(value, str) and value.strip().endswith("%"):
+        with contextlib.suppress(ValueError):
+            value = float(value.strip()[:-1]) / 100
+    count = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if not (count or (isinstance(value, float) and 0 <= value < 1)):
+        raise ValueError("should be a count of images (50) or a share below 1 (0.1, 10%)")
+    return value
+
+
+def _test_part(value: object) -> object:
+    if isinstance(value, str) and not value.strip().endswith("%") and value != "official":
+        raise ValueError("should be official, a count of images (50) or a share below 1 (0.1, 10%)")
+    return value if value == "official" else _part(value)
 
 
 class Split(Settings):
@@ -34,15 +52,13 @@ class Split(Settings):
     so that five search seeds are a five-fold cross-validation. `val_fold: 2/5` takes the second for all replicates.
     """
 
-    test: Literal["official"] | PositiveInt | Share = 0.1
-    val: NonNegativeInt | Share = 0.1
+    test: Annotated[Literal["official"] | PositiveInt | Share, BeforeValidator(_test_part)] = 0.1
+    val: Annotated[NonNegativeInt | Share, BeforeValidator(_part)] = 0.1
     seed: NonNegativeInt = 0
-    fold: Annotated[str, Field(pattern=r"^[0-9]{1,4}/[0-9]{1,4}$"), AfterValidator(_fold)] | None = None
+    fold: Annotated[str | None, BeforeValidator(_fold)] = None
     stratify: bool = False  # test, val and label subsets hold each image class by its share
     val_folds: Annotated[int, Field(ge=2)] | None = None  # validation goes round this many equal parts, seed by seed
-    val_fold: Annotated[str, Field(pattern=r"^[0-9]{1,4}/[0-9]{1,4}$"), AfterValidator(_fold)] | None = (
-        None  # one of them
-    )
+    val_fold: Annotated[str | None, BeforeValidator(_fold)] = None  # one of them
 
     @model_validator(mode="after")
     def _one_test(self) -> Split:
@@ -260,44 +276,60 @@ class INaturalist2021(_Archive):
     leave_out: tuple[Supercategory, ...] = ()  # P2: [Plants, Fungi]
 
 
-class Npz(_Images):
+class _OwnMasks(_Images):
+    """What the user's own masks share."""
+
+    classes: tuple[str, ...] = ()  # names of the classes; needed with masks
+    mask_values: tuple[Annotated[int, Field(ge=0, le=65535)], ...] | None = (
+        None  # their values in the masks, such as [0, 255]; default: 0, 1, 2, ...
+    )
+    ignore: Annotated[int, Field(ge=0, le=255)] | None = None  # mask value left out of losses and metrics
+
+    @model_validator(mode="after")
+    def _one_value_each(self) -> _OwnMasks:
+        given = self.mask_values
+        if given is not None and (len(given) != len(self.classes) or len(set(given)) < len(given)):
+            wanted = f"one value for each of the {len(self.classes)} classes, none twice"
+            raise ValueError(f"mask_values: {list(given)} should be {wanted}")
+        return self
+
+
+class Npz(_OwnMasks):
     """One .npz file: `images` (N, H, W, 3) or (N, H, W) uint8; `masks` (N, H, W), `labels` (N,) where there are any."""
 
     dataset: Literal["npz"]
     root: str  # the file, relative to --data if given
-    classes: tuple[str, ...] = ()  # names of the mask values 0, 1, 2, ...; needed with masks
-    ignore: Annotated[int, Field(ge=0, le=255)] | None = None  # mask value left out of losses and metrics
 
 
-class Parquet(_Images):
+class Parquet(_OwnMasks):
     """Parquet shards with the bytes of an image file in every row; read nearly in their order, see `shuffle_window`."""
 
     dataset: Literal["parquet"]
-    root: str  # folder of *.parquet, relative to --data if given, or an address (s3://, gs://, hdfs://, https://)
+    root: str  # *.parquet or a folder of them: relative to --data if given, or an address (s3://, gs://, hdfs://, https://)
     image: str = "image"  # column of bytes, or of structs with a field `bytes`
     mask: str | None = None  # column with the bytes of PNG masks, whose values are class indices
     label: str | None = None  # column of whole numbers: the image class
-    classes: tuple[str, ...] = ()  # names of the mask values 0, 1, 2, ...; needed with masks
-    ignore: Annotated[int, Field(ge=0, le=255)] | None = None  # mask value left out of losses and metrics
     shuffle_window: PositiveInt | None = 4096
 
 
 class ImageFolder(_Images):
-    """Any folder of images; sub-folders, where there are any, are taken as classes. No masks: for pretraining."""
+    """Any folder of images; sub-folders, where there are any, are taken as classes. No masks: for pretraining.
+
+    train/, val/ and test/ are not taken as classes: what lies below test/ (or val/) is the official test list.
+    """
 
     dataset: Literal["image-folder"]
     root: str
 
 
-class ImageMaskFolder(_Images):
+class ImageMaskFolder(_OwnMasks):
     """Two folders with equal file stems: images, and masks whose pixel values are class indices."""
 
     dataset: Literal["image-mask-folder"]
     root: str
     images: str = "images"
     masks: str = "masks"
-    classes: tuple[str, ...]  # names of the mask values 0, 1, 2, ...
-    ignore: Annotated[int, Field(ge=0, le=255)] | None = None  # mask value left out of losses and metrics
+    classes: tuple[str, ...]  # names of the mask values 0, 1, 2, ..., or of `mask_values`
 
 
 class _Volumes(_Images):

@@ -85,11 +85,11 @@ def test_the_text_that_is_changed_here_is_in_order():
         ("study: s", "study: my study!", "s:1: study: unusable name 'my study!' (use letters, digits, '.', '_' and '-')"),  # noqa: E501
         # values out of bounds
         ("  epochs: 1\nfine", "  epochs: 0\nfine", "s:8: pretrain.epochs: should be greater than 0, received 0"),
-        ("  epochs: 1\nfine", "  epochs: many\nfine", "s:8: pretrain.epochs: should be a valid integer, received 'many'"),  # noqa: E501
+        ("  epochs: 1\nfine", "  epochs: many\nfine", "s:8: pretrain.epochs: should be a whole number, received 'many'"),  # noqa: E501
         ("[4, 8]", "[4, -8]", "s:4: model.widths.1: should be greater than 0, received -8"),
         ("[4, 8]", "[4]", "s:4: model.widths: tuple should have at least 2 items after validation, not 1, received [4]"),  # noqa: E501
         ("finetune:\n", "finetune:\n  labels: some\n",
-         "s:10: finetune.labels: should be a valid integer or a valid number, received 'some'"),
+         "s:10: finetune.labels: should be a whole number or a number, received 'some'"),
         ("finetune:\n", "finetune:\n  labels: 74.5\n",
          "s:10: finetune.labels: write a count as a whole number (74), a fraction as a percentage (10%) or below 1 (0.1), "  # noqa: E501
          "received 74.5"),

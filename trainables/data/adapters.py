@@ -10,7 +10,7 @@ from search_spaces import schema
 from trainables.data import classed, cubes, flowers, folders, packed, parquet, pets, segmented
 from trainables.data.catalogue import ABOUT, About
 from trainables.data.errors import DataError
-from trainables.data.listing import Listing
+from trainables.data.listing import Listing, mask_values
 
 
 def _list_pets(settings: schema.Pets, root: Path) -> Listing:
@@ -26,7 +26,8 @@ def _list_image_folder(settings: schema.ImageFolder, root: Path) -> Listing:
 
 
 def _list_image_mask_folder(settings: schema.ImageMaskFolder, root: Path) -> Listing:
-    return folders.list_images_and_masks(root, settings.images, settings.masks, settings.classes, settings.ignore)
+    values = mask_values(settings)
+    return folders.list_images_and_masks(root, settings.images, settings.masks, settings.classes, values)
 
 
 # Every data set but the generated ones: name -> (settings, folder or file) -> Listing.
@@ -69,6 +70,8 @@ def locate(settings: schema.Data, data_root: Path | None) -> Path | None:
     path = (data_root or Path()) / Path(settings.root).expanduser()
     if settings.dataset == "npz" and not path.is_file():
         raise DataError(f"npz: no file {path}; `root:` names it, relative to --data if given")
+    if settings.dataset == "parquet" and path.is_file():
+        return path
     if settings.dataset != "npz" and not path.is_dir():
         raise DataError(f"{settings.dataset}: no folder {path}; `root:` sets it, relative to --data if given")
     return path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from search_spaces import schema
@@ -31,7 +31,8 @@ def list_imagenette(settings: schema.Imagenette, root: Path) -> Listing:
     """train/WNID/ and val/WNID/. Labels in the order of the WordNet ids."""
     index = {wnid: i for i, wnid in enumerate(sorted(IMAGENETTE))}
     names = tuple(IMAGENETTE[wnid] for wnid in sorted(IMAGENETTE))
-    return _listing(root, [*_classed(root, "train", index, False), *_classed(root, "val", index, True)], names)
+    entries = [*_classed(root, "train", index, False), *_classed(root, "val", index, True)]
+    return _listing(root, entries, names, ("train", "val"), index)
 
 
 def list_imagenet(settings: schema.ImageNet, root: Path) -> Listing:
@@ -43,7 +44,7 @@ def list_imagenet(settings: schema.ImageNet, root: Path) -> Listing:
         raise DataError(f"imagenet: train/ in {root} lacks {len(missing)} classes of the subset, first {missing[0]}")
     index = {wnid: i for i, wnid in enumerate(wanted)}
     entries = [*_classed(root, "train", index, False), *_classed(root, "val", index, True)]
-    return _listing(root, entries, tuple(wanted))
+    return _listing(root, entries, tuple(wanted), ("train", "val"), index)
 
 
 def list_tiny_folder(root: Path) -> Listing:
@@ -55,7 +56,7 @@ def list_tiny_folder(root: Path) -> Listing:
         for wnid in wnids
         for path in _images(root / "train" / wnid / "images")
     ]
-    problems: list[str] = []
+    problems = list(_empty(root, "train", wnids, train))
     entries = [*train, *_tiny_val(root, index, problems)]
     return Listing(root, tuple(sorted(entries)), tuple(problems), label_names=tuple(wnids))
 
@@ -86,7 +87,7 @@ def list_inaturalist(settings: schema.INaturalist2021, root: Path) -> Listing:
     entries = list(_classed(root, train, index, None if val is None else False))
     if val is not None:
         entries += _classed(root, val, index, True)
-    return _listing(root, entries, tuple(kept))
+    return _listing(root, entries, tuple(kept), tuple(part for part in (train, val) if part), index)
 
 
 def supercategory(folder: str) -> str:
@@ -118,5 +119,16 @@ def _first(root: Path, names: tuple[str, ...]) -> str | None:
     return next((name for name in names if (root / name).is_dir()), None)
 
 
-def _listing(root: Path, entries: list[Entry], label_names: tuple[str, ...]) -> Listing:
-    return Listing(root, tuple(sorted(entries)), label_names=label_names)
+def _empty(root: Path, part: str, folders: Iterable[str], entries: Iterable[Entry]) -> Iterator[str]:
+    """A problem for each of the part's folders that is there without an image: the copy was cut off, most likely."""
+    held = {entry.name.rpartition("/")[0] for entry in entries}
+    for folder in folders:
+        if f"{part}/{folder}" not in held and (root / part / folder).is_dir():
+            yield f"{part}/{folder}: a class folder without an image; unpack the archive anew, or remove the folder"
+
+
+def _listing(
+    root: Path, entries: list[Entry], label_names: tuple[str, ...], parts: tuple[str, ...], index: Mapping[str, int]
+) -> Listing:
+    problems = tuple(problem for part in parts for problem in _empty(root, part, index, entries))
+    return Listing(root, tuple(sorted(entries)), problems, label_names=label_names)

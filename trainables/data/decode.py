@@ -212,9 +212,11 @@ def _check_values(array: NDArray[np.generic], values: Mapping[int, int]) -> None
         shown = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
         allowed = sorted(values)
         known = f"{allowed[0]} to {allowed[-1]}" if len(allowed) > 8 else ", ".join(map(str, allowed))
-        raise BadFileError(
-            f"mask values outside the classes: {shown} (known: {known}); name their classes or set `ignore:`"
-        )
+        way = "name their classes or set `ignore:`"
+        if unknown == [255] and 1 not in seen and sorted(set(values.values())) == [0, 1]:
+            way = "if white is the second class, say so by `mask_values: [0, 255]`; if it is to be left out, by "
+            way += "`ignore: 255`"
+        raise BadFileError(f"mask values outside the classes: {shown} (known: {known}); {way}")
 
 
 def _attempt(

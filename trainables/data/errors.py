@@ -1,6 +1,7 @@
-"""What can be wrong with data. Two exceptions:
+"""What can be wrong with data. Three exceptions:
 
 DataError    the data set cannot be used: what, where, and what to do; shown to the user as it is
+NeedsError   a stage asks of its data set what it does not have; trying again would end the same
 BadFileError one file cannot be used; collected by whoever reads many, never shown alone
 """
 
@@ -27,6 +28,10 @@ class DataError(Exception):
         if len(self.problems) > SHOWN:
             lines.append(f"  ... and {len(self.problems) - SHOWN} more")
         return "\n".join(lines)
+
+
+class NeedsError(DataError):
+    """A stage asks of its data set what it does not have: see `trainables.data.needs`."""
 
 
 class BadFileError(Exception):

@@ -71,9 +71,10 @@ def _official_tests(root: Path) -> set[int] | None:
 def _listing(root: Path, entries: list[Entry], colors: Colors | None) -> Listing:
     problems: list[str] = []
     kept = tuple(existing(entries, root, problems))
+    lost = len(entries) - len(kept)
     if colors is None:
-        return Listing(root, kept, tuple(problems))
-    return Listing(root, kept, tuple(problems), CLASSES, {0: 0, 1: 1, IGNORE: IGNORE}, colors)
+        return Listing(root, kept, tuple(problems), unlisted=lost)
+    return Listing(root, kept, tuple(problems), CLASSES, {0: 0, 1: 1, IGNORE: IGNORE}, colors, unlisted=lost)
 
 
 def _mat(root: Path, file: str, key: str) -> NDArray[np.int64]:

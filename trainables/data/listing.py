@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, overload
 
@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from search_spaces import schema
+from trainables.data.errors import DataError
 from trainables.data.splits import draw_subset
 
 IGNORE = 255  # mask index left out of losses and metrics
@@ -72,6 +74,19 @@ class Listing:
     unpack: Callable[[Path], Pack] | None = None  # opens a file that holds many images
     content: Sequence[Any] | None = None  # what the entries hold, where it is known without reading them
     hashed: tuple[Path, ...] = ()  # files to read whole beside `content`
+    unlisted: int = 0  # images that are there and, with a problem, in no entry
+    ignored: Mapping[str, int] = field(default_factory=dict)  # suffix -> files of it, which are not read
+
+
+def mask_values(settings: schema.ImageMaskFolder | schema.Parquet | schema.Npz) -> dict[int, int]:
+    """Value in the user's masks -> class index or IGNORE. Raises DataError for other than 1 to 255 classes."""
+    count = len(settings.classes)
+    if not 1 <= count <= IGNORE:
+        raise DataError(
+            f"classes: {count} names, but a mask holds 1 to {IGNORE} classes; `classes:` must name their values"
+        )
+    values = {value: i for i, value in enumerate(settings.mask_values or range(count))}
+    return values | ({} if settings.ignore is None else {settings.ignore: IGNORE})
 
 
 def limited(listing: Listing, limit: int | None, seed: int) -> Listing:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from search_spaces import schema
 from trainables.data.errors import DataError
-from trainables.data.listing import IGNORE, Entry, Listing, Member, Pack
+from trainables.data.listing import Entry, Listing, Member, Pack, mask_values
 
 CIFAR_SHAPE = (3, 32, 32)  # planes, then rows
 CIFAR_RECORD = 1 + 3 * 32 * 32  # bytes of a record in the binary version: the label first
@@ -58,34 +58,28 @@ class Planes:
 def list_npz(settings: schema.Npz, file: Path) -> Listing:
     """`images`, and `masks` and `labels` where the file has them. Raises DataError for shapes or types that misfit."""
     shapes = npz_shapes(file)
-    n = _check_npz(settings, file, shapes)
+    n = _check_npz(file, shapes)
     labels: Sequence[int | None] = _integers(file, "labels", n) if "labels" in shapes else [None] * n
     entries = _members(file, file.stem, labels, None, masks="masks" in shapes)
     if "masks" not in shapes:
         return Listing(file.parent, tuple(entries), unpack=_unpack_npz)
-    values = {i: i for i in range(len(settings.classes))}
-    values |= {} if settings.ignore is None else {settings.ignore: IGNORE}
-    return Listing(file.parent, tuple(entries), (), settings.classes, values, unpack=_unpack_npz)
+    return Listing(file.parent, tuple(entries), (), settings.classes, mask_values(settings), unpack=_unpack_npz)
 
 
-def _check_npz(settings: schema.Npz, file: Path, shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> int:
+def _check_npz(file: Path, shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> int:
     if "images" not in shapes:
         raise DataError(f"npz: {file} holds {', '.join(sorted(shapes)) or 'nothing'}, but no array `images`")
     shape, dtype = shapes["images"]
     if dtype != np.uint8 or not (len(shape) == 3 or (len(shape) == 4 and shape[3] == 3)):
         raise DataError(f"npz: `images` in {file} must be uint8 (N, H, W, 3) or (N, H, W), it is {dtype} {shape}")
     if "masks" in shapes:
-        _check_masks(settings, file, shape, *shapes["masks"])
+        _check_masks(file, shape, *shapes["masks"])
     return shape[0]
 
 
-def _check_masks(
-    settings: schema.Npz, file: Path, images: tuple[int, ...], shape: tuple[int, ...], dtype: np.dtype[Any]
-) -> None:
+def _check_masks(file: Path, images: tuple[int, ...], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     if shape != images[:3] or dtype not in (np.uint8, np.uint16, np.bool_):
         raise DataError(f"npz: `masks` in {file} must be uint8 {images[:3]} as the images, it is {dtype} {shape}")
-    if not 1 <= len(settings.classes) <= IGNORE:
-        raise DataError(f"npz: {file} holds masks; `classes:` must name their values, 1 to {IGNORE} of them")
 
 
 def _unpack_npz(file: Path) -> Pack:

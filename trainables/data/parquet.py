@@ -23,7 +23,7 @@ from pyarrow import fs
 
 from search_spaces import schema
 from trainables.data.errors import DataError
-from trainables.data.listing import IGNORE, Entry, Listing, Member, Pack
+from trainables.data.listing import Entry, Listing, Member, Pack, mask_values
 
 HASHED = 1 << 30  # bytes of a set on a disk up to which its shards are read whole to name it
 FOOTER = 8  # bytes at the end of a Parquet file: length of its footer, and a magic number
@@ -128,9 +128,11 @@ class Cells:
 
 
 def list_parquet(settings: schema.Parquet, root: Path) -> Listing:
-    """Every *.parquet file of a folder, in name order. Only footers and labels are read. Raises DataError."""
+    """Every *.parquet file of a folder, in name order, or one. Only footers and labels are read. Raises DataError."""
     files, base = file_system(settings.root if "://" in settings.root else str(root))
     paths = _shards(files, base, settings.root)
+    if paths == [Path(base)]:
+        base = str(Path(base).parent)
     reader = Reader(files, settings.image, settings.mask)
     with ThreadPoolExecutor(16) as pool:  # an object store answers slowly, and many questions at once
         found = list(pool.map(lambda path: _footer(reader, path, settings), paths))
@@ -142,7 +144,7 @@ def list_parquet(settings: schema.Parquet, root: Path) -> Listing:
     here = isinstance(files, fs.LocalFileSystem) and sum(path.stat().st_size for path in paths) <= HASHED
     if labels is not None:
         content.append(hashlib.sha256(labels.tobytes()).hexdigest())
-    masks: dict[str, Any] = {} if settings.mask is None else {"mask_values": _values(settings)}
+    masks: dict[str, Any] = {} if settings.mask is None else {"mask_values": mask_values(settings)}
     hashed = tuple(paths) if here else ()
     named: dict[str, Any] = {"content": content, "hashed": hashed} | masks
     return Listing(Path(base), entries, classes=settings.classes, unpack=reader, **named)
@@ -154,7 +156,8 @@ def file_system(root: str) -> tuple[fs.FileSystem, str]:
         if "://" not in root:
             return fs.LocalFileSystem(), str(PurePosixPath(root))
         if root.startswith(("http://", "https://")):
-            return web_folder(root), ""
+            folder, _, file = root.rpartition("/") if root.endswith(".parquet") else (root, "", "")
+            return web_folder(folder), file
         files, path = fs.FileSystem.from_uri(root)
         return files, str(PurePosixPath(path))
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -188,6 +191,8 @@ def cells(column: pa.ChunkedArray) -> Iterator[bytes]:
 
 
 def _shards(files: fs.FileSystem, base: str, root: str) -> list[Path]:
+    if base.endswith(".parquet") and files.get_file_info(base).is_file:
+        return [Path(base)]
     try:
         found = files.get_file_info(fs.FileSelector(base, recursive=True))
     except OSError as error:
@@ -241,10 +246,3 @@ def _labels(shard: pq.ParquetFile, column: str | None, path: Path) -> NDArray[np
     if values.null_count or not pa.types.is_integer(values.type):
         raise DataError(f"parquet: column {column!r} of {path} must hold a whole number in every row")
     return np.asarray(values.to_numpy(), np.int64)
-
-
-def _values(settings: schema.Parquet) -> dict[int, int]:
-    if not 1 <= len(settings.classes) <= IGNORE:
-        raise DataError(f"parquet: there are masks; `classes:` must name their values, 1 to {IGNORE} of them")
-    values = {i: i for i in range(len(settings.classes))}
-    return values | ({} if settings.ignore is None else {settings.ignore: IGNORE})

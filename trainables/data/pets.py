@@ -40,8 +40,8 @@ def list_pets(
     """
     problems: list[str] = []
     entries = [*_listed(root, "trainval.txt", False, problems), *_listed(root, "test.txt", True, problems)]
-    entries = _once(entries, problems)
-    entries = _present(root, _kept(entries, species), problems)
+    wanted = _kept(_once(entries, problems), species)
+    entries = _present(root, wanted, problems)
     return Listing(
         root=root,
         entries=tuple(sorted(_labelled(entries, classes, species))),
@@ -49,6 +49,7 @@ def list_pets(
         classes=CLASSES[labels],
         mask_values=TRIMAP if labels == "trimap" else FOREGROUND,
         label_names=("cat", "dog") if classes == "species" else (),
+        unlisted=len(wanted) - len(entries),
     )
 
 

@@ -46,8 +46,9 @@ def list_camvid(settings: schema.CamVid, root: Path) -> Listing:
         for part in parts
         for image in _images(root / part)
     ]
-    entries = existing(entries, root, problems)
-    return Listing(root, tuple(sorted(entries)), tuple(problems), CAMVID, _identity(len(CAMVID)) | {11: IGNORE})
+    kept = existing(entries, root, problems)
+    values, lost = _identity(len(CAMVID)) | {11: IGNORE}, len(entries) - len(kept)
+    return Listing(root, tuple(sorted(kept)), tuple(problems), CAMVID, values, unlisted=lost)
 
 
 def _images(folder: Path) -> Iterator[Path]:
@@ -68,7 +69,8 @@ def list_voc(settings: schema.VOC2012, root: Path) -> Listing:
         raise DataError(f"voc2012: {', '.join(twice[:5])} stand twice in train.txt and val.txt; fetch the lists anew")
     entries = existing(named, root, problems)
     values = _identity(len(VOC)) | {IGNORE: IGNORE}
-    whole = Listing(root, tuple(sorted(entries)), tuple(problems), VOC, values)
+    lost = len(named) - len(entries)
+    whole = Listing(root, tuple(sorted(entries)), tuple(problems), VOC, values, unlisted=lost)
     if settings.classify:
         return _classified(whole, settings.classify)
     return whole if settings.only is None else one_class(whole, settings.only)
@@ -116,9 +118,11 @@ def list_cityscapes(settings: schema.Cityscapes, root: Path) -> Listing:
     if settings.only and settings.patches:
         raise DataError("cityscapes: give `only:` or `patches:`, not both")
     problems: list[str] = []
-    entries = existing([*_cityscapes_part(root, "train"), *_cityscapes_part(root, "val")], root, problems)
+    named = [*_cityscapes_part(root, "train"), *_cityscapes_part(root, "val")]
+    entries = existing(named, root, problems)
     values = dict.fromkeys((*range(34), 255), IGNORE) | {value: i for i, value in enumerate(CITYSCAPES_IDS)}
-    whole = Listing(root, tuple(sorted(entries)), tuple(problems), CITYSCAPES, values)
+    lost = len(named) - len(entries)
+    whole = Listing(root, tuple(sorted(entries)), tuple(problems), CITYSCAPES, values, unlisted=lost)
     if settings.patches is not None:
         return _patched(whole, settings.patches)
     return whole if settings.only is None else one_class(whole, settings.only)
@@ -190,9 +194,9 @@ def list_ade20k(settings: schema.ADE20K, root: Path) -> Listing:
     """images/ and annotations/ with training/ and validation/. Value 0 is 'other' and ignored; 1 to 150 are classes."""
     problems: list[str] = []
     entries = [*_ade_part(root, "training", False), *_ade_part(root, "validation", True)]
-    entries = existing(entries, root, problems)
-    values = {0: IGNORE} | {i + 1: i for i in range(ADE_CLASSES)}
-    return Listing(root, tuple(sorted(entries)), tuple(problems), _ade_names(root), values)
+    kept = existing(entries, root, problems)
+    values, lost = {0: IGNORE} | {i + 1: i for i in range(ADE_CLASSES)}, len(entries) - len(kept)
+    return Listing(root, tuple(sorted(kept)), tuple(problems), _ade_names(root), values, unlisted=lost)
 
 
 def _ade_part(root: Path, part: str, test: bool) -> Iterator[Entry]:

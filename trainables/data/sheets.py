@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ SHOWN_CLASSES = 24  # in the legend
 OPACITY = 0.55  # of a mask over its image
 PAPER, INK, VOID = (250, 250, 250), (40, 40, 40), (128, 128, 128)
 BOXES = ((230, 40, 40), (40, 110, 230), (20, 150, 70), (200, 120, 0))  # of the views' crops
+BORDER = (255, 220, 0)  # of regions
 
 Pixels = NDArray[np.uint8]  # (S, S, 3)
 Color = tuple[int, int, int]
@@ -44,32 +46,68 @@ def data_sheet(
     captions: Sequence[str],
     classes: Sequence[str],
     columns: int = 4,
+    regions: Sequence[NDArray[np.uint16]] | None = None,
 ) -> Image.Image:
-    """Every image, beside it itself under its mask where there are masks, and which colour is which class."""
-    if masks is None:
-        return _grid([[image] for image in images], captions, columns, [])
-    colors = palette(len(classes))
-    clear = list(classes).index("background") if "background" in classes else None
-    rows = [[image, overlay(image, mask, colors, clear)] for image, mask in zip(images, masks, strict=True)]
-    counts = sum((np.bincount(mask.ravel(), minlength=256) for mask in masks), np.zeros(256, np.int64))
-    seen = [int(i) for i in np.flatnonzero(counts) if i != clear]
-    legend = [("ignored" if i == IGNORE else classes[i], _color(colors[i])) for i in seen]
+    """Every image, beside it itself under its mask where there are masks, and with the outlines of its regions where
+    there are regions. The legend shows each class in the mean colour of its pixels on the sheet, as it looks there."""
+    rows: list[list[Pixels]] = [[image] for image in images]
+    legend: list[tuple[str, Color]] = []
+    if masks is not None:
+        colors = palette(len(classes))
+        clear = list(classes).index("background") if "background" in classes else None
+        tinted = [overlay(image, mask, colors, clear) for image, mask in zip(images, masks, strict=True)]
+        rows = [[*row, one] for row, one in zip(rows, tinted, strict=True)]
+        legend = _mean_colors(tinted, masks, classes, clear)
+    if regions is not None:
+        rows = [[*row, outlined(row[0], found)] for row, found in zip(rows, regions, strict=True)]
+        legend = [*legend, ("border of a region", BORDER)]
     return _grid(rows, captions, columns, legend)
 
 
-def view_sheet(
-    images: Sequence[Pixels],
-    views: Sequence[Sequence[Pixels]],
-    boxes: Sequence[NDArray[np.float32]],
-    captions: Sequence[str],
-) -> Image.Image:
-    """One row for each image: the image with its crops drawn in, then its views. `boxes[v]` (B, 4) as shares."""
-    rows = []
-    for i, image in enumerate(images):
-        crops = [box[i] for box in boxes]
-        rows.append([_with_boxes(image, crops), *(view[i] for view in views)])
-    legend = [(f"crop of view {v + 1}", BOXES[v % len(BOXES)]) for v in range(len(views))]
-    return _grid(rows, captions, 1, legend)
+def _mean_colors(
+    tinted: Sequence[Pixels], masks: Sequence[NDArray[np.uint8]], classes: Sequence[str], clear: int | None
+) -> list[tuple[str, Color]]:
+    """Of every class that is seen, the mean of what stands where it is: tints of images have no colour of their own."""
+    counts, sums = np.zeros(256, np.int64), np.zeros((256, 3))
+    for picture, mask in zip(tinted, masks, strict=True):
+        counts += np.bincount(mask.ravel(), minlength=256)
+        for channel in range(3):
+            sums[:, channel] += np.bincount(mask.ravel(), picture[..., channel].ravel(), minlength=256)
+    seen = [int(i) for i in np.flatnonzero(counts) if i != clear]
+    means = np.rint(sums / np.maximum(counts, 1)[:, None])
+    return [("ignored" if i == IGNORE else classes[i], _color(means[i])) for i in seen]
+
+
+def outlined(image: Pixels, regions: NDArray[np.uint16]) -> Pixels:
+    """The image (S, S, 3) at TILE px with the outlines of its regions (S, S), 0 being none."""
+    picture = _scaled(image).copy()
+    large = np.asarray(Image.fromarray(regions.astype(np.int32)).resize((TILE, TILE), Image.Resampling.NEAREST))
+    border = np.zeros(large.shape, np.bool_)
+    border[:, 1:] |= large[:, 1:] != large[:, :-1]
+    border[1:] |= large[1:] != large[:-1]
+    picture[border] = BORDER
+    return picture
+
+
+class Strip(NamedTuple):
+    """One image of a sheet of views."""
+
+    image: Pixels
+    views: Sequence[Pixels]
+    boxes: Sequence[NDArray[np.float32]]  # of the views: top, left, height, width as shares of the image
+    caption: str
+    regions: NDArray[np.uint16] | None = None  # (S, S), where views are cut from these
+
+
+def view_sheet(strips: Sequence[Strip], titles: Sequence[str]) -> Image.Image:
+    """One row for each image: the image with its crops drawn in, then its views. `titles`: of the views."""
+    rows = [
+        [_with_boxes(s.image if s.regions is None else outlined(s.image, s.regions), s.boxes), *s.views] for s in strips
+    ]
+    legend = [(f"crop of {title}", BOXES[v % len(BOXES)]) for v, title in enumerate(titles)]
+    if any(strip.regions is not None for strip in strips):
+        legend.append(("border of a region", BORDER))
+    return _grid(rows, [strip.caption for strip in strips], 1, legend, ("image", *titles))
 
 
 def _with_boxes(image: Pixels, boxes: Sequence[NDArray[np.float32]]) -> Pixels:
@@ -82,9 +120,13 @@ def _with_boxes(image: Pixels, boxes: Sequence[NDArray[np.float32]]) -> Pixels:
 
 
 def _grid(
-    rows: Sequence[Sequence[Pixels]], captions: Sequence[str], columns: int, legend: Sequence[tuple[str, Color]]
+    rows: Sequence[Sequence[Pixels]],
+    captions: Sequence[str],
+    columns: int,
+    legend: Sequence[tuple[str, Color]],
+    titles: Sequence[str] = (),
 ) -> Image.Image:
-    """`columns` groups of pictures side by side, each with its caption below."""
+    """`columns` groups of pictures side by side, each with its caption below; `titles` stand above the first."""
     columns = max(1, min(columns, len(rows)))
     width = max(map(len, rows)) * (TILE + 2) + GAP
     height = TILE + LINE + GAP
@@ -94,15 +136,19 @@ def _grid(
         *legend[:SHOWN_CLASSES],
         *([(f"and {len(legend) - SHOWN_CLASSES} more", PAPER)] if len(legend) > SHOWN_CLASSES else []),
     ]
-    sheet = Image.new("RGB", (columns * width + GAP, lines * height + GAP + LINE * -(-len(legend) // per_line)), PAPER)
+    head = LINE if titles else 0
+    below = head + lines * height
+    sheet = Image.new("RGB", (columns * width + GAP, below + GAP + LINE * -(-len(legend) // per_line)), PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for k, title in enumerate(titles):
+        draw.text((GAP + k * (TILE + 2), GAP // 2), _short(title, 1), INK, font)
     for i, (row, caption) in enumerate(zip(rows, captions, strict=True)):
-        left, top = GAP + i % columns * width, GAP + i // columns * height
+        left, top = GAP + i % columns * width, head + GAP + i // columns * height
         for k, picture in enumerate(row):
             sheet.paste(Image.fromarray(_scaled(picture)), (left + k * (TILE + 2), top))
         draw.text((left, top + TILE), _short(caption, len(row)), INK, font)
     for i, (name, color) in enumerate(legend):
-        left, top = GAP + i % per_line * (TILE + 2), lines * height + GAP + i // per_line * LINE
+        left, top = GAP + i % per_line * (TILE + 2), below + GAP + i // per_line * LINE
         draw.rectangle([left, top + 2, left + 9, top + 11], fill=color)
         draw.text((left + 13, top), _short(name, 1), INK, font)
     return sheet
@@ -121,5 +167,5 @@ def _short(text: str, tiles: int) -> str:
     return plain if len(plain) <= most else "..." + plain[-most + 3 :]
 
 
-def _color(values: NDArray[np.uint8]) -> Color:
+def _color(values: NDArray[Any]) -> Color:
     return int(values[0]), int(values[1]), int(values[2])

@@ -117,7 +117,11 @@ def chosen(settings: schema.Data, data_root: Path | None, cache: Path) -> Choice
     if choice.source == "resident" or not (reason := why_not(settings, listing)):
         return choice
     if settings.source == "streaming":
-        raise DataError(f"{settings.dataset}: `source: streaming` cannot be had: {reason}; leave it out")
+        maps = [f"`{name}:`" for name in ("regions", "depth") if getattr(settings, name) is not None]
+        without = f", or leave {' and '.join(maps)} out" if maps else ""
+        raise DataError(
+            f"{settings.dataset}: `source: streaming` cannot be had, since {reason}; set `source: resident`{without}"
+        )
     return Choice("resident", f"{choice.why.removesuffix('streaming')}resident all the same, since {reason}")
 
 
@@ -140,8 +144,9 @@ def _resident(settings: schema.Data, listing: Listing, cache: Path) -> bool:
 
 def why_not(settings: schema.Data, listing: Listing) -> str:
     """Why a data set cannot be streamed, or nothing."""
-    if settings.regions is not None or settings.depth is not None:
-        return "region and depth maps are computed from the decoded copy"
+    maps = [name for name in ("regions", "depth") if getattr(settings, name) is not None]
+    if maps:
+        return f"{' and '.join(f'`{name}:`' for name in maps)} are computed from the decoded copy"
     if listing.unpack is not None and not isinstance(listing.unpack, Reader) and settings.dataset != "stl10":
         return "its images lie in files that are only read whole (Parquet shards are not)"
     return ""
@@ -157,14 +162,13 @@ def _streamed(settings: schema.Data, listing: Listing, digest: str, cache: Path,
     light = entries if isinstance(listing.entries, Shards) else Columns(entries, listing.root)
     recipe = Recipe(light, replace(listing, entries=()), settings.cache_size, settings.fit)
     stream = Stream(recipe, processes, settings.shuffle_window if isinstance(listing.unpack, Reader) else None)
-    labels, tests = _labels(entries), None if isinstance(entries, Shards) else [entry.test for entry in entries]
     return ImageSet(
         images=Column(stream),
         masks=None if listing.mask_values is None else Column(stream, masks=True),
         regions=None,
         depth=None,
-        labels=labels,
-        official_test=None if not tests or None in tests else np.array(tests, np.bool_),
+        labels=labels_of(entries),
+        official_test=tests_of(entries),
         names=Names(entries),
         classes=listing.classes,
         skipped=skipped,
@@ -172,11 +176,20 @@ def _streamed(settings: schema.Data, listing: Listing, digest: str, cache: Path,
     )
 
 
-def _labels(entries: Sequence[Entry]) -> NDArray[np.int64] | None:
+def labels_of(entries: Sequence[Entry]) -> NDArray[np.int64] | None:
+    """(N,) image classes, where every entry has one."""
     if isinstance(entries, Shards):
         return entries.labels
     labels = [entry.label for entry in entries]
     return None if not labels or None in labels else np.array(labels, np.int64)
+
+
+def tests_of(entries: Sequence[Entry]) -> NDArray[np.bool_] | None:
+    """(N,) whether an image is on the data set's own test list, where it has one."""
+    if isinstance(entries, Shards):
+        return None
+    tests = [entry.test for entry in entries]
+    return None if not tests or None in tests else np.array(tests, np.bool_)
 
 
 def _usable(

@@ -82,14 +82,20 @@ def draw_windows(
     Returns:
         (B, 4); the whole image where no region is large enough.
     """
-    scale = (settings.region_source_area or height * width) / (height * width)
-    large: NDArray[np.bool_] = (table[..., 4] > 0) & (table[..., 4] * scale >= settings.region_min_area)  # B, K
+    large = large_enough(table, height, width, settings)
     wanted = np.floor(draws * large.sum(axis=1)).astype(np.int64)  # the how-manieth of the large ones
     chosen = (large & (large.cumsum(axis=1) == wanted[:, None] + 1)).argmax(axis=1)
     boxes = table[np.arange(len(table)), chosen, :4].astype(np.int64)
     whole = np.array((0, 0, height, width))
     some = large.any(axis=1, keepdims=True)
     return np.where(some, enlarged(boxes, settings.region_enlarge, height, width), whole)
+
+
+def large_enough(table: NDArray[np.integer[Any]], height: int, width: int, settings: schema.Views) -> NDArray[np.bool_]:
+    """(B, K) which rows of `region_table` are regions that views may lie in, of images of height x width px."""
+    scale = (settings.region_source_area or height * width) / (height * width)
+    large: NDArray[np.bool_] = (table[..., 4] > 0) & (table[..., 4] * scale >= settings.region_min_area)
+    return large
 
 
 def enlarged(boxes: NDArray[np.int64], factor: float, height: int, width: int) -> Windows:

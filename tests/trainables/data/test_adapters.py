@@ -377,7 +377,7 @@ def test_imagenet_in_the_classes_of_tiny_imagenet(tmp_path: Path) -> None:
     (root / "val").mkdir()
     draw(root / "train" / "n00000001" / "x.JPEG")
     draw(root / "train" / sorted(TINY_IMAGENET)[7] / "x.JPEG")
-    assert labels(loaded("imagenet", tmp_path, subset="tiny-imagenet")) == [7]
+    assert labels(loaded("imagenet", tmp_path, subset="tiny-imagenet", on_error="skip")) == [7]
     (root / "train" / TINY_IMAGENET[0]).rmdir()
     with pytest.raises(DataError, match="lacks 1 classes of the subset"):
         loaded("imagenet", tmp_path, subset="tiny-imagenet")
@@ -415,6 +415,33 @@ def test_inaturalist_without_plants_and_fungi(tmp_path: Path) -> None:
     assert (labels(made), made.official_test) == ([0, 1, 2, 3], None)
     draw(tmp_path / "inaturalist2021" / "val" / next(iter(INATURALIST)) / "b.jpg")
     assert on_test(loaded("inaturalist2021", tmp_path)) == [False] * 6 + [True]
+
+
+INSECT = next(folder for folder, kind in INATURALIST.items() if kind == "Insects")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "held", "empty"),
+    [
+        ("imagenette", "imagenette2/train/n01440764/a.JPEG", "imagenette2/{}train/n02102040"),
+        ("imagenette", "imagenette2/train/n01440764/a.JPEG", "imagenette2/{}val/n02102040"),
+        ("imagenet", "imagenet/train/n01/a.JPEG", "imagenet/{}train/n02"),
+        ("tiny-imagenet", "tiny-imagenet-200/train/n01/images/a.JPEG", "tiny-imagenet-200/{}train/n02"),
+        ("inaturalist2021", f"inat2021/train/{INSECT}/a.jpg", "inat2021/{}train/00001_Animalia_Chordata_Aves_x"),
+    ],
+)
+def test_an_empty_class_folder_of_a_published_set_is_named(tmp_path: Path, dataset: str, held: str, empty: str) -> None:
+    draw(tmp_path / held)
+    root = tmp_path / held.split("/")[0]
+    (root / "val").mkdir(exist_ok=True)
+    (tmp_path / empty.format("")).mkdir(parents=True)
+    with pytest.raises(DataError) as caught:
+        loaded(dataset, tmp_path)
+    name = empty.split("{}")[1]
+    assert caught.value.problems == (
+        f"{name}: a class folder without an image; unpack the archive anew, or remove the folder",
+    )
+    assert labels(loaded(dataset, tmp_path, on_error="skip")) == [0 if dataset != "inaturalist2021" else 1]
 
 
 def test_a_folder_that_is_not_inaturalists_is_named(tmp_path: Path) -> None:

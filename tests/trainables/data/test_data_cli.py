@@ -70,6 +70,53 @@ def test_every_bad_file_of_a_copy_is_named_and_the_good_ones_are_drawn(tmp_path:
     assert "images/0.png: empty file" in (tmp_path / "sheet.html").read_text()
 
 
+def test_images_and_not_masks_are_counted_and_types_that_are_not_read_are_named(tmp_path: Path) -> None:
+    """Five images of which one is empty and one a GIF; the mask of the GIF is not an image."""
+    root = folder(tmp_path / "d", 5)
+    (root / "images" / "0.png").write_bytes(b"")
+    (root / "images" / "4.png").rename(root / "images" / "4.gif")
+    ended = check(root, tmp_path)
+    assert "1 of 4 images cannot be used" in ended.output
+    assert "1 file is not read as images: 1 .gif (read are .bmp, .jpeg, .jpg" in ended.output
+    assert isinstance(ended.exception, DataError)
+    assert "masks/4.png: its image images/4.gif is of a type that is not read" in ended.exception.problems[0]
+
+
+def study_of(tiny: dict[str, Any], data: dict[str, Any], tmp_path: Path) -> Path:
+    tiny["data"] |= data
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny))
+    return tmp_path / "tiny.yaml"
+
+
+def test_all_data_sets_of_a_study_are_checked(tmp_path: Path, tiny: dict[str, Any]) -> None:
+    """One of them has a bad file, one is not there, and one is used in two folds; a stage asks for too many labels."""
+    root = folder(tmp_path / "d")
+    (root / "masks" / "3.png").write_bytes(b"")
+    mine = {"dataset": "image-mask-folder", "root": str(root), "classes": ["sky", "road"], "cache_size": 8}
+    gone = {"dataset": "image-folder", "root": str(tmp_path / "gone")}
+    tiny["factors"]["fold"] = {"data.scenes.split.fold": ["1/2", "2/2"]}
+    tiny["finetune"]["labels"] = 30
+    file = study_of(tiny, {"mine": mine, "gone": gone}, tmp_path)
+    ended = call("check", file, "--root", tmp_path / "runs", "--out", tmp_path / "sheet.png", "--images", 2)
+    assert isinstance(ended.exception, DataError)
+    assert sorted(path.name for path in tmp_path.glob("sheet-*.png")) == ["sheet-mine.png", "sheet-scenes.png"]
+    assert ended.output.count("40 images, cached at 32 px") == 1
+    starts = [problem.split(" (")[0].split(", and")[0] for problem in ended.exception.problems]
+    assert starts == [
+        "mine: masks/3.png: empty file",
+        f"gone: image-folder: no folder {tmp_path / 'gone'}; `root:` sets it, relative to --data if given",
+        "finetune.labels: 30 labelled images asked for",
+    ]
+
+
+def test_a_study_without_fault_is_checked(tmp_path: Path, tiny: dict[str, Any]) -> None:
+    file = study_of(tiny, {}, tmp_path)
+    ended = call("check", file, "--root", tmp_path / "runs", "--out", tmp_path / "sheet.png", "--set", "seeds.report=1")
+    assert ended.exit_code == 0, ended.output
+    with Image.open(tmp_path / "sheet-scenes.png") as sheet:  # image, mask and regions, in two columns of 24 rows
+        assert sheet.width > 2 * 3 * 128
+
+
 def test_the_same_picture_twice_is_reported(tmp_path: Path) -> None:
     root = folder(tmp_path / "d")
     (root / "images" / "3.png").write_bytes((root / "images" / "1.png").read_bytes())
@@ -98,7 +145,10 @@ def test_a_name_that_is_not_utf8_is_read_and_printed(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["check", "pets"], "no data set 'pets'; there are: ade20k, camvid"),
-        (["check", "voc2012", "--set", "only=kat"], "voc2012: only: Input should be"),
+        (["check", "voc2012", "--set", "only=kat"], "voc2012: only: unknown value 'kat' (did you mean \"cat\"?)"),
+        (["check", "scenes", "--set", "regions=slic"], "scenes: regions: should be a mapping of keys to values"),
+        (["check", "scenes", "--set", "split.tset=0.1"], 'split.tset: there is no such key (did you mean "test"?)'),
+        (["check", "scenes", "--set", "images=1", "--set", "images.x=1"], "images is a single value, and holds no x"),
         (["check", "voc2012", "--set", "only"], "'only' is not KEY=VALUE"),
         (["fetch", "npz"], "'npz' cannot be fetched"),
     ],
@@ -118,6 +168,18 @@ def test_what_needs_an_account_says_what_to_do(tmp_path: Path) -> None:
     assert ended.exit_code == 0
     assert ABOUT["cityscapes"].get in flat(ended.output)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_out_of_reach_is_said_with_what_to_do_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = (tmp_path / "gone.tar").as_uri()
+    about = About("A set", "free", "1 kB", False, "images/", ("set",), (("images",),), "", (Download(address, None),))
+    monkeypatch.setitem(ABOUT, "tiny", about)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    ended = call("fetch", "tiny", "--data", tmp_path / "all")
+    assert isinstance(ended.exception, DataError)
+    assert f"fetching {address} ..." in ended.output
+    assert "trying again in 2 s (2 of 3)" in ended.output or "trying again in 1 s (2 of 3)" in ended.output
+    assert f"put it at {tmp_path / 'all' / '.set' / 'archives' / 'gone.tar'}" in str(ended.exception)
 
 
 def test_a_fetched_data_set_is_unpacked_where_it_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,13 +203,53 @@ def test_views_are_drawn_beside_their_images(tmp_path: Path, tiny: dict[str, Any
     out = tmp_path / "views.png"
     ended = call("views", tmp_path / "study.yaml", "--root", tmp_path / "runs", "--images", "3", "--out", out)
     assert ended.exit_code == 0, ended.output
+    assert "simclr on data.scenes: 2 views of each image, 16 px" in ended.output
     with Image.open(out) as sheet:  # an image and four views, three times, each 128 px and a line
         assert sheet.width > 5 * 128
         assert 3 * 128 < sheet.height < 4 * 160
+
+
+def views(tiny: dict[str, Any], tmp_path: Path) -> Result:
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(tiny))
+    out = tmp_path / "views.png"
+    return call("views", tmp_path / "study.yaml", "--root", tmp_path / "runs", "--images", "3", "--out", out)
+
+
+def test_views_are_those_of_the_method(tmp_path: Path, tiny: dict[str, Any]) -> None:
+    """DINO's two large and three small views, in one epoch: six pictures in a row."""
+    method = {"name": "dino", "hidden": 8, "bottleneck": 4, "prototypes": 4, "local_views": 3, "local_size": 8}
+    tiny["pretrain"]["method"] = method
+    ended = views(tiny, tmp_path)
+    assert ended.exit_code == 0, ended.output
+    assert "dino on data.scenes: 5 views of each image, 16 px, 8 px" in ended.output
+    with Image.open(tmp_path / "views.png") as sheet:
+        assert sheet.width == 6 * 130 + 2 * 6
+
+
+def test_views_that_fall_back_to_the_whole_image_are_said(tmp_path: Path, tiny: dict[str, Any]) -> None:
+    """No region of a scene of 32 px has more pixels than the scene."""
+    tiny["pretrain"]["method"]["name"] = "samclr"
+    ended = views(tiny, tmp_path)
+    assert ended.exit_code == 0, ended.output
+    assert "image" in ended.output
+    tiny["pretrain"]["views"]["region_min_area"] = 32 * 32 + 1
+    assert "3 of these 3 images have no region of the least area" in views(tiny, tmp_path).output
+    tiny["pretrain"]["views"]["region_min_area"] = 1
+    assert "no region" not in views(tiny, tmp_path).output
+
+
+def test_views_within_regions_of_data_without_say_what_to_do(tmp_path: Path, tiny: dict[str, Any]) -> None:
+    mine = folder(tmp_path / "d")
+    tiny["data"]["scenes"] = {"dataset": "image-folder", "root": str(mine / "images"), "cache_size": 16}
+    tiny["pretrain"]["views"]["within"] = "region"
+    del tiny["finetune"], tiny["factors"]
+    tiny["probe"] = {"maps": {"kind": "maps", "data": "scenes", "size": 16}}
+    tiny["report"] = {"metrics": ["probe/maps/explained_variance"]}
+    assert "add `regions: {name: felzenszwalb}` to data.scenes" in flat(views(tiny, tmp_path).output)
 
 
 def test_a_study_without_pretraining_has_no_views(tmp_path: Path, tiny: dict[str, Any]) -> None:
     del tiny["pretrain"]
     tiny["finetune"]["transfer"] = "none"
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(tiny | {"factors": {}, "report": {}}))
-    assert "has no pretraining, so it has no views" in call("views", tmp_path / "study.yaml").output
+    assert "has no pretraining that makes views" in call("views", tmp_path / "study.yaml").output

@@ -158,6 +158,17 @@ def test_a_value_outside_the_classes_is_named(tmp_path: Path, dtype: type[np.gen
         decode.read_mask(mask, IDENTITY)
 
 
+def test_a_black_and_white_mask_says_how_to_read_it(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 255]], np.uint8)).save(tmp_path / "m.png")
+    with pytest.raises(
+        BadFileError, match=r"say so by `mask_values: \[0, 255\]`; if it is to be left out, by `ignore: 255`"
+    ):
+        decode.read_mask(tmp_path / "m.png", {0: 0, 1: 1})
+    assert np.array_equal(decode.read_mask(tmp_path / "m.png", {0: 0, 255: 1}), [[0, 1]])
+    with pytest.raises(BadFileError, match="name their classes or set `ignore:`"):
+        decode.read_mask(tmp_path / "m.png", {0: 0, 1: 1, 2: 2})
+
+
 def test_a_colour_mask_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadFileError, match="one class index per pixel"):
         decode.read_mask(saved(tmp_path / "m.png", Image.new("RGB", (2, 2))), IDENTITY)

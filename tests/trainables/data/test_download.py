@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import socket
 import tarfile
 import threading
 import zipfile
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trainables.data import download
 from trainables.data.catalogue import ABOUT, Download
 from trainables.data.download import fetch, unpack
 from trainables.data.errors import DataError
@@ -129,8 +131,33 @@ def test_a_server_that_never_gets_on_is_given_up_with_what_to_do(tmp_path: Path)
 def test_nobody_at_the_address(tmp_path: Path) -> None:
     with server() as (url, _):
         pass
-    with pytest.raises(DataError, match="cannot be fetched"):
-        fetch(Download(url, None), tmp_path, first_wait=0.0)
+    told: list[str] = []
+    with pytest.raises(DataError, match=r"cannot be fetched .* run the same command once it can be reached") as caught:
+        fetch(Download(url, None), tmp_path, first_wait=0.0, say=told.append)
+    assert f"or fetch it by hand, put it at {tmp_path / 'set.bin'}, and run" in str(caught.value)
+    assert [text[-24:] for text in told] == ["rying again in 0 s (2 of 3)"[-24:], "rying again in 0 s (3 of 3)"[-24:]]
+
+
+def test_what_was_fetched_by_hand_is_taken(tmp_path: Path) -> None:
+    with server() as (url, asked):
+        (tmp_path / "set.bin").write_bytes(CONTENT)
+        assert fetch(Download(url, MD5), tmp_path) == tmp_path / "set.bin"
+    assert asked == []
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time to connect is short; once connected, bytes may take longer."""
+    seen: list[float | None] = []
+
+    def connect(address: object, timeout: float | None = None, *rest: object) -> socket.socket:
+        seen.append(timeout)
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(download.http.client.socket, "create_connection", connect)
+    with pytest.raises(DataError, match="timed out"):
+        fetch(Download("http://192.0.2.1/set.bin", None), tmp_path, first_wait=0.0)
+    assert seen == [download.CONNECT] * download.UNREACHED
+    assert download.CONNECT * download.UNREACHED + 3 < 20  # seconds, waiting included
 
 
 @pytest.mark.parametrize("kind", ["set.tgz", "set.tar", "set.zip"])

@@ -69,6 +69,21 @@ def test_images_masks_and_labels_are_what_the_rows_hold(tmp_path: Path, structs:
     assert (held.names[0], held.names[29], len(held.names)) == ("part-0/0000000", "part-2/0000009", 30)
 
 
+@pytest.mark.parametrize("address", ["{}", "file://{}"])
+@pytest.mark.parametrize("source", ["resident", "streaming"])
+def test_the_root_may_be_one_file(tmp_path: Path, address: str, source: str) -> None:
+    file = shards(tmp_path / "d") / "part-1.parquet"
+    settings = settings_of(address.format(file), source=source)
+    held = sources.open_set(settings, sources.prepare(settings, None, tmp_path / "c")[0], None, tmp_path / "c")
+    assert (held.names[0], len(held.names)) == ("part-1/0000000", 10)
+    assert held.images[np.arange(10)][:, 2, 2].tolist() == [pixels[0, 0].tolist() for pixels in pictures(30)[10:20]]
+
+
+def test_a_root_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"parquet: no folder .*gone\.parquet"):
+        images.listed(settings_of(tmp_path / "gone.parquet"), None)
+
+
 def test_any_address_that_pyarrow_knows_is_a_root(tmp_path: Path) -> None:
     here = settings_of(shards(tmp_path / "d"), source="streaming")
     there = settings_of(f"file://{tmp_path}/d", source="streaming")

@@ -5,7 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from trainables.data.listing import IGNORE
-from trainables.data.sheets import BOXES, GAP, TILE, VOID, data_sheet, overlay, palette, view_sheet
+from trainables.data.sheets import (
+    BORDER,
+    BOXES,
+    GAP,
+    LINE,
+    TILE,
+    VOID,
+    Strip,
+    data_sheet,
+    outlined,
+    overlay,
+    palette,
+    view_sheet,
+)
 
 
 def test_neighbouring_classes_have_different_colours_and_ignored_pixels_are_grey() -> None:
@@ -41,13 +54,41 @@ def test_a_sheet_without_masks_holds_the_images_alone() -> None:
     assert (sheet[GAP : GAP + TILE, GAP : GAP + TILE] == 90).all()
 
 
+def test_the_legend_shows_a_class_as_it_looks_on_the_sheet() -> None:
+    """Class x on a grey of 90 and on one of 190, twice as many pixels: tints that no palette holds, and their mean."""
+    images = [np.full((8, 8, 3), grey, np.uint8) for grey in (90, 190)]
+    masks = [np.zeros((8, 8), np.uint8) for _ in images]
+    masks[0][:, :2], masks[1][:, :4] = 1, 1
+    sheet = np.asarray(data_sheet(images, masks, ["a", "b"], ("background", "x"), 2))
+    tints = [np.rint(0.45 * grey + 0.55 * palette(2)[1].astype(float)) for grey in (90, 190)]
+    swatch = sheet[-(LINE // 2), GAP + 4].astype(float)
+    assert np.abs(swatch - (tints[0] + 2 * tints[1]) / 3).max() <= 1
+
+
+def test_regions_are_outlined() -> None:
+    """Left half 1, right half 2, in 8 px shown at 128: the border is the first column of the right half."""
+    regions = np.repeat(np.array([[1, 2]], np.uint16), 4, axis=1).repeat(8, axis=0)
+    drawn = outlined(np.full((8, 8, 3), 90, np.uint8), regions)
+    border = (drawn == BORDER).all(axis=-1)
+    assert border[:, TILE // 2].all()
+    assert border.sum() == TILE
+    assert (drawn[~border] == 90).all()
+
+
+def test_a_data_sheet_with_regions_has_a_picture_for_them() -> None:
+    image, regions = np.full((8, 8, 3), 90, np.uint8), np.ones((8, 8), np.uint16)
+    sheet = np.asarray(data_sheet([image], None, ["a"], (), 8, [regions]))
+    assert sheet.shape[1] == 2 * (TILE + 2) + 2 * GAP
+
+
 def test_crops_are_drawn_where_they_lie() -> None:
     """Half the image from its centre: the frame's first line is at a quarter."""
     image = np.full((32, 32, 3), 90, np.uint8)
     view = np.full((16, 16, 3), 10, np.uint8)
     box = np.array([[0.25, 0.25, 0.5, 0.5]], np.float32)
-    sheet = np.asarray(view_sheet([image], [[view]], [box], ["a"]))
-    assert tuple(sheet[GAP + TILE // 4, GAP + TILE // 2]) == BOXES[0]
-    assert tuple(sheet[GAP + TILE // 2, GAP + TILE // 4]) == BOXES[0]
-    assert sheet[GAP + TILE // 2, GAP + TILE // 2].tolist() == [90, 90, 90]
-    assert sheet[GAP + TILE // 2, GAP + TILE + 2 + TILE // 2].tolist() == [10, 10, 10]
+    sheet = np.asarray(view_sheet([Strip(image, [view], [box[0]], "a")], ["view 1, epoch 0"]))
+    top = LINE + GAP  # below the titles
+    assert tuple(sheet[top + TILE // 4, GAP + TILE // 2]) == BOXES[0]
+    assert tuple(sheet[top + TILE // 2, GAP + TILE // 4]) == BOXES[0]
+    assert sheet[top + TILE // 2, GAP + TILE // 2].tolist() == [90, 90, 90]
+    assert sheet[top + TILE // 2, GAP + TILE + 2 + TILE // 2].tolist() == [10, 10, 10]

@@ -1,0 +1,238 @@
+"""`pretune data check`: every file of a copy read, what was found in words, and a contact sheet to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+if TYPE_CHECKING:  # numpy and torch are imported where they are used: the command line starts without them
+    from search_spaces import schema
+    from search_spaces.resolve import Study
+    from trainables.data.images import ImageSet
+
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{{ title }}</title>
+<style>body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
+img { max-width: 100% } .bad { color: #a40000 }</style>
+<h1>{{ title }}</h1>
+<ul>{% for line in lines %}<li>{{ line }}</li>{% endfor %}</ul>
+{% if problems %}<h2>{{ problems | length }} left out of the sheet</h2>
+<ul class="bad">{% for line in problems %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
+<img alt="contact sheet of {{ title }}" src="data:image/png;base64,{{ picture }}">
+</html>
+"""
+
+
+def settings_of(name: str, overrides: Sequence[str]) -> schema.Data:
+    """The settings of a data set by name, with KEY=VALUE laid over them. Raises click.UsageError."""
+    import yaml
+
+    from search_spaces import schema
+    from search_spaces.check import problems_of
+    from search_spaces.document import Places, did_you_mean
+    from trainables.data.adapters import ADAPTERS
+
+    known = sorted({*ADAPTERS, "scenes", "volumes"})
+    if name not in known:
+        raise click.UsageError(
+            f"no data set {name!r} and no study file of that name ({did_you_mean(name, known)}); there are: "
+            f"{', '.join(known)}"
+        )
+    values: dict[str, Any] = {"dataset": name}
+    for item in overrides:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise click.UsageError(f"--set {item!r} is not KEY=VALUE")
+        holder = values
+        *above, last = key.split(".")
+        for step in above:
+            holder = holder.setdefault(step, {})
+            if not isinstance(holder, dict):
+                raise click.UsageError(f"--set {item!r}: {step} is a single value, and holds no {last}")
+        holder[last] = yaml.safe_load(value)
+    found, problems = problems_of(schema.Configuration, {"data": {name: values}}, Places({}))
+    if problems or found is None:
+        raise click.UsageError("; ".join(p.format(name).replace(f"data.{name}.", "") for p in problems))
+    return found.data[name]
+
+
+def check_data(
+    settings: schema.Data, root: Path | None, cache: Path, count: int, sheet: Path, console: Console
+) -> tuple[str, ...]:
+    """Report and sheet of a copy; what is wrong with each of its files. Raises DataError where none can be used."""
+    from trainables.data.images import locate
+    from trainables.data.left_out import images_left_out, types_not_read
+
+    where = locate(settings, root)
+    held = _decoded(settings, root, cache)
+    console.print(f"{settings.dataset} {f'in {where}' if where else '(generated)'}", highlight=False)
+    lines = [*describe(held), *duplicate_report(held)]
+    if held.skipped:
+        lines.append(f"{images_left_out(settings, root, len(held.names))} cannot be used")
+    if ignored := types_not_read(settings, root):
+        lines.append(ignored)
+    for line in lines:
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    draw_sheet(held, count, sheet)
+    page = write_page(f"{settings.dataset} {where or ''}", lines, held.skipped, sheet)
+    console.print(f"wrote {sheet} and {page}", highlight=False)
+    return held.skipped
+
+
+def check_study(
+    study: Study, root: Path | None, cache: Path, count: int, out: Path | None, console: Console
+) -> tuple[str, ...]:
+    """The same of every data set of a study, a sheet for each, and what the study asks of them in vain."""
+    from pretune.needs import unmet_needs
+    from search_spaces.schema import Split
+    from trainables.data.errors import DataError
+    from trainables.data.needs import Held, held_by
+
+    sheet = out or Path(f"{study.name}.png")
+    drawn: dict[schema.Data, str] = {}  # folds of one data set are drawn once
+    unusable: set[schema.Data] = set()
+    problems: list[str] = []
+
+    def whole(data: schema.Data) -> schema.Data:
+        return data.model_copy(update={"split": Split(seed=data.split.seed)})
+
+    def held(data: schema.Data) -> Held | None:
+        return None if whole(data) in unusable else held_by(_decoded(data, root, cache))
+
+    for cell in study.cells:
+        for name, data in cell.configuration().data.items():
+            if whole(data) in drawn:
+                continue
+            again = sum(label.split(".")[0] == name for label in drawn.values())
+            drawn[whole(data)] = label = f"{name}.{again + 1}" if again else name
+            console.print(f"data {label}:", highlight=False)
+            path = sheet.with_name(f"{sheet.stem}-{label}{sheet.suffix}")
+            try:
+                problems += [f"{label}: {line}" for line in check_data(whole(data), root, cache, count, path, console)]
+            except DataError as error:
+                unusable.add(whole(data))
+                problems += [f"{label}: {line}" for line in (error.summary, *error.problems)]
+    return (*problems, *unmet_needs(study, held))
+
+
+def _decoded(settings: schema.Data, root: Path | None, cache: Path) -> ImageSet:
+    """Under the study's own settings where all is well, so that a run finds it cached; else without the bad files."""
+    from trainables.data.errors import DataError
+    from trainables.data.images import load
+
+    with Progress(transient=True) as bar:
+        task = bar.add_task("reading every image")
+        try:
+            return load(settings, root, cache, lambda done, total: bar.update(task, completed=done, total=total))
+        except DataError as error:
+            if not error.problems:
+                raise
+        lenient = settings.model_copy(update={"on_error": "skip"})
+        return load(lenient, root, cache, lambda done, total: bar.update(task, completed=done, total=total))
+
+
+def describe(held: ImageSet) -> list[str]:
+    """How many images, classes and tests there are, and how the classes share the pixels."""
+    import numpy as np
+
+    size = f"{held.images.shape[-2]} px"
+    if len(held.images.shape) == 5:
+        size = f"{' x '.join(map(str, held.images.shape[1:4]))} voxels"
+    lines = [f"{len(held.names)} images, cached at {size}"]
+    if held.official_test is not None:
+        tests = int(held.official_test.sum())
+        lines.append(f"official lists: {len(held.names) - tests} train, {tests} test")
+    if held.labels is not None:
+        counts = np.bincount(held.labels)
+        counts = counts[counts > 0]
+        lines.append(f"{len(counts)} image classes with {counts.min()} to {counts.max()} images each")
+    if held.masks is not None:
+        lines.append(
+            "share of pixels: " + ", ".join(f"{name} {share:.1%}" for name, share in mask_shares(held).items())
+        )
+    return lines
+
+
+def mask_shares(held: ImageSet) -> Mapping[str, float]:
+    """Class name -> share of all pixels, `ignored` last."""
+    import numpy as np
+
+    assert held.masks is not None
+    counts = sum((np.bincount(mask.ravel(), minlength=256) for mask in np.asarray(held.masks)), np.zeros(256, np.int64))
+    shares = counts / counts.sum()
+    named = {name: float(share) for name, share in zip(held.classes, shares, strict=False)}
+    return named | ({"ignored": float(shares[255])} if shares[255] > 0 else {})
+
+
+def duplicate_report(held: ImageSet) -> list[str]:
+    """Pictures that are there twice, those on both sides of the official lists first."""
+    import numpy as np
+
+    from trainables.data.duplicates import across, find_duplicates
+
+    if len(held.images.shape) == 5:
+        return ["volumes are not searched for copies"]
+    found = find_duplicates(np.asarray(held.images))
+    if not found:
+        return ["no picture is there twice"]
+    part = np.zeros(len(held.names), np.int64) if held.official_test is None else held.official_test.astype(np.int64)
+    between = across(found, part)
+    across_lists = set(between)
+    shown = [*between, *(pair for pair in found if pair not in across_lists)][:5]
+    examples = [f"  {_printable(held.names[pair.first])} = {_printable(held.names[pair.second])}" for pair in shown]
+    sides = f", {len(between)} of them on both sides of the official lists" if held.official_test is not None else ""
+    more = [f"  and {len(found) - len(shown)} more"] if len(found) > len(shown) else []
+    return [f"{len(found)} pairs show the same picture{sides}:", *examples, *more]
+
+
+def _printable(name: str) -> str:
+    """A file name that is not UTF-8 cannot be printed as it is."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def draw_sheet(held: ImageSet, count: int, sheet: Path) -> None:
+    """A random but fixed choice of images, with their masks and the outlines of their regions."""
+    from trainables.data.sheets import data_sheet
+    from trainables.data.slices import shown
+    from trainables.data.splits import draw_subset
+
+    rows = [int(i) for i in draw_subset(len(held.names), count, 0)]
+    pairs = [shown(held.images[i], None if held.masks is None else held.masks[i]) for i in rows]
+    masks = None if held.masks is None else [mask for _, mask in pairs if mask is not None]
+    captions = [f"{held.names[i]}{_label(held, i)}" for i in rows]
+    regions = None if held.regions is None else [held.regions[i] for i in rows]
+    columns = 8 // (1 + (masks is not None) + (regions is not None))
+    picture = data_sheet([image for image, _ in pairs], masks, captions, held.classes, columns, regions)
+    sheet.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(sheet)
+
+
+def write_page(title: str, lines: Sequence[str], problems: Sequence[str], sheet: Path) -> Path:
+    """The sheet, what was found and every bad file as one HTML file beside it, which opens offline."""
+    import base64
+
+    from jinja2 import Template
+
+    picture = base64.b64encode(sheet.read_bytes()).decode()
+    printed = [[_printable(line) for line in part] for part in (lines, problems)]
+    text = Template(PAGE, autoescape=True).render(
+        title=_printable(title), lines=printed[0], problems=printed[1], picture=picture
+    )
+    page = sheet.with_suffix(".html")
+    page.write_text(text, encoding="utf-8")
+    return page
+
+
+def _label(held: ImageSet, row: int) -> str:
+    if held.labels is None:
+        return ""
+    label = int(held.labels[row])
+    return f" [{held.label_names[label] if held.label_names else label}]"
