@@ -37,6 +37,7 @@ class FoldMean(NamedTuple):
 class Folds:
     """One metric over the folds of `factor`."""
 
+    study: str
     metric: str
     factor: str
     rows: tuple[FoldMean, ...]
@@ -60,7 +61,7 @@ def over_folds(results: pandas.DataFrame, header: StudyHeader, metric: str) -> t
     ]
     short = [f"{row.cell}: {row.folds} of {row.folds_expected} folds" for row in rows if row.folds < row.folds_expected]
     percent = header.report.percent and not lower_is_better(metric)
-    return (Folds(metric, factor, rows, percent, (*notes, *short)),)
+    return (Folds(header.study, metric, factor, rows, percent, (*notes, *short)),)
 
 
 def fold_factor(header: StudyHeader) -> str | None:

@@ -71,8 +71,8 @@ def build(folder: Path, live: bool = False) -> str:
         answers=[(metric, answer(results, header, metric).sentences) for metric in metrics],
         facts=facts(everything, stage_runs, header),
         tables=[
-            Markup(layout.to_html(table))
-            for table in (*(tables.build(results, header, m) for m in metrics), *fold_tables(results, header))
+            *(Markup(layout.to_html(tables.build(results, header, metric))) for metric in metrics),
+            *(Markup(layout.to_html(table)) for table in fold_tables(results, header)),
         ],
         intervals=[Markup(layout.to_html(table)) for table in interval_tables(results, header, load_counts(folder))],
         differences=[Markup(layout.to_html(table)) for table in differences(results, header)],

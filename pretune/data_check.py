@@ -37,15 +37,12 @@ def settings_of(name: str, overrides: Sequence[str]) -> schema.Data:
 
     from search_spaces import schema
     from search_spaces.check import problems_of
-    from search_spaces.document import Places, did_you_mean
+    from search_spaces.document import Places
     from trainables.data.adapters import ADAPTERS
 
     known = sorted({*ADAPTERS, "scenes", "volumes"})
     if name not in known:
-        raise click.UsageError(
-            f"no data set {name!r} and no study file of that name ({did_you_mean(name, known)}); there are: "
-            f"{', '.join(known)}"
-        )
+        raise click.UsageError(f"no data set {name!r}; there are: {', '.join(known)}; a study file ends in .yaml")
     values: dict[str, Any] = {"dataset": name}
     for item in overrides:
         key, equals, value = item.partition("=")
@@ -98,14 +95,11 @@ def check_study(
 
     sheet = out or Path(f"{study.name}.png")
     drawn: dict[schema.Data, str] = {}  # folds of one data set are drawn once
-    unusable: set[schema.Data] = set()
+    held: dict[schema.Data, Held] = {}
     problems: list[str] = []
 
     def whole(data: schema.Data) -> schema.Data:
         return data.model_copy(update={"split": Split(seed=data.split.seed)})
-
-    def held(data: schema.Data) -> Held | None:
-        return None if whole(data) in unusable else held_by(_decoded(data, root, cache))
 
     for cell in study.cells:
         for name, data in cell.configuration().data.items():
@@ -117,10 +111,10 @@ def check_study(
             path = sheet.with_name(f"{sheet.stem}-{label}{sheet.suffix}")
             try:
                 problems += [f"{label}: {line}" for line in check_data(whole(data), root, cache, count, path, console)]
+                held[whole(data)] = held_by(_decoded(whole(data), root, cache))
             except DataError as error:
-                unusable.add(whole(data))
                 problems += [f"{label}: {line}" for line in (error.summary, *error.problems)]
-    return (*problems, *unmet_needs(study, held))
+    return (*problems, *unmet_needs(study, lambda data: held.get(whole(data))))
 
 
 def _decoded(settings: schema.Data, root: Path | None, cache: Path) -> ImageSet:

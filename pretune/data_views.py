@@ -71,7 +71,8 @@ def without_region(
 ) -> NDArray[np.bool_]:
     """(B,) whether an image has no region that is large enough, so that its views come from all of it."""
     recipe = next(recipe for recipe in recipes if recipe.within == "region")
-    return ~large_enough(table, size[0], size[1], recipe).any(axis=1)
+    lacking: NDArray[np.bool_] = np.equal(large_enough(table, size[0], size[1], recipe).sum(axis=1), 0)
+    return lacking
 
 
 def strips_of(

@@ -251,7 +251,7 @@ def prepare_data(study: Study, options: Options, console: Console | None) -> tup
             that do not have what the study asks for.
     """
     from trainables.data.images import ImageSet
-    from trainables.data.needs import held_by
+    from trainables.data.needs import Held, held_by
     from trainables.data.sources import Choice, open_set, prepare
 
     @functools.cache
@@ -270,15 +270,18 @@ def prepare_data(study: Study, options: Options, console: Console | None) -> tup
 
     needs.refuse_study(study, needs.listed(options.data))
     said: set[str] = set()
+    held: dict[schema.Data, Held] = {}
     left_out: list[str] = []
     for cell in study.cells:
         for name, data in cell.configuration().data.items():
             digest, choice = prepared(data)
+            if data not in held:
+                held[data] = held_by(opened(data))
             if digest not in said:
                 said.add(digest)
                 say_source(name, choice.why, console)
                 left_out += say_left_out(name, data, opened(data), options.data, console)
-    needs.refuse_study(study, lambda data: held_by(opened(data)))
+    needs.refuse_study(study, held.get)
     found = list(in_the_test_set(study, lambda data: (prepared(data)[0], opened(data)), options.cache))
     for sentence in found:
         if console is None:

@@ -103,8 +103,8 @@ def test_all_data_sets_of_a_study_are_checked(tmp_path: Path, tiny: dict[str, An
     assert ended.output.count("40 images, cached at 32 px") == 1
     starts = [problem.split(" (")[0].split(", and")[0] for problem in ended.exception.problems]
     assert starts == [
-        "mine: masks/3.png: empty file",
         f"gone: image-folder: no folder {tmp_path / 'gone'}; `root:` sets it, relative to --data if given",
+        "mine: masks/3.png: empty file",
         "finetune.labels: 30 labelled images asked for",
     ]
 
