@@ -156,13 +156,19 @@ def pretrain_identity(
         return weights_identity(settings.method, model)
     return {
         "recipe": ["pretrain", pretrain_recipe(settings)],
-        "settings": settings.model_dump(mode="json", exclude={"data"}, exclude_none=True),
+        "settings": trained_settings(settings),
         "model": trained_part(settings, model),
         "data": data_identity(data, digest, settings.sees),
         "streams": streams,
         "parent": parent,
         "threads": threads,
     }
+
+
+def trained_settings(settings: Pretrain | Finetune) -> dict[str, Any]:
+    """What changes digits; `compile` counts where it is on, so that what was trained before it existed stays valid."""
+    ignored = {"data"} if settings.compile else {"data", "compile"}
+    return settings.model_dump(mode="json", exclude=ignored, exclude_none=True)
 
 
 def workers_identity(resources: StageResources) -> dict[str, Any]:
@@ -190,7 +196,7 @@ def finetune_identity(
     threads: int,
     on_test: bool,
 ) -> dict[str, Any]:
-    body = settings.model_dump(mode="json", exclude={"data"}, exclude_none=True)
+    body = trained_settings(settings)
     return {
         "recipe": ["finetune", RECIPE["finetune"]],
         "settings": body if parent else body | {"transfer": "none"},

@@ -47,10 +47,10 @@ class World:
         """This worker's share of some rows, consecutive; shares differ by one row where they do not divide."""
         return np.array_split(rows, self.size)[self.rank]
 
-    def shares(self, rows: NDArray[Any], batch: int) -> tuple[NDArray[Any], int]:
-        """This worker's parts of consecutive batches, one after the other, and how many rows each but the last has."""
+    def shares(self, rows: NDArray[Any], batch: int) -> NDArray[Any]:
+        """This worker's parts of consecutive batches, one after the other."""
         parts = [self.part(rows[first : first + batch]) for first in range(0, len(rows), batch)]
-        return (np.concatenate(parts), len(parts[0])) if parts else (rows, batch)
+        return np.concatenate(parts) if parts else rows
 
     def own(self, gathered: Tensor) -> Tensor:
         """This worker's rows of what `gather` gave: (n * size, ...) -> (n, ...)."""

@@ -16,6 +16,7 @@ from trainables.distributed import ALONE, RunningStatistics, World, whole_batch_
 from trainables.loop import (
     Clock,
     DivergedError,
+    Epochs,
     Feed,
     IntArray,
     Place,
@@ -24,7 +25,7 @@ from trainables.loop import (
     autocast,
     build_optimizer,
     build_unet,
-    epoch_order,
+    compile_parts,
     finish,
     last_step,
     layout,
@@ -96,6 +97,7 @@ def finetune(
     world = place.world
     if place.batch_norm == "sync":
         whole_batch_norm(network, world, place.device)
+    compile_parts(network, settings.compile)
     network.encoder.requires_grad_(settings.freeze == "none" or settings.unfreeze_epoch is not None)
     optimizer = build_optimizer(settings.optimizer, network.parameters())
     loss_of = LOSSES[settings.loss]
@@ -110,18 +112,16 @@ def finetune(
     # --- training
     statistics = RunningStatistics(network, world)
     track, clock = Track("loss", first - len(losses), losses), Clock(place)
+    epochs = Epochs(images, batch_size, streams["order"], end, steps_per_epoch, data, world)
     for step in range(first, end):
         if stalled(history, settings.patience):
             break
         epoch, position = divmod(step, steps_per_epoch)
         if position == 0 or step == first:
-            order = epoch_order(len(images), streams["order"], epoch, data.shuffle_window)
-            left = min(steps_per_epoch, position + steps - step) * batch_size  # of this epoch
-            data.coming(*world.shares(images[order[position * batch_size : left]], batch_size))
             train_mode(network, encoder_frozen(settings, epoch))
         if step == first or (position == 0 and epoch == settings.unfreeze_epoch):
             trained = world.parallel(network)
-        batch = world.part(images[order[position * batch_size : (position + 1) * batch_size]])
+        batch = world.part(epochs.batch(step))
         pixels, target = fine_tune_batch(
             feed(batch), masks(batch), batch, settings.size, settings.augment, streams.get("augmentation", 0), epoch
         )

@@ -16,14 +16,17 @@ from torch import Tensor, nn
 
 from search_spaces import schema
 from trainables import checkpoints
+from trainables.data.images import ImageSet
 from trainables.data.stream import Pixels
 from trainables.distributed import ALONE, World
+from trainables.models.interface import Decoder, Encoder
 from trainables.models.table import build_encoder as build_encoder  # the loops' own name for them
 from trainables.models.table import build_unet as build_unet
 from trainables.optimizers import LARS
 from trainables.schedules import cosine_ramp
 
 WINDOW_RUNS = 16  # runs of neighbouring images that a shuffle window mixes
+ANNOUNCED = 50_000  # images that a stream is told of at once, in whole epochs: starting to read takes 0.2 s
 
 IntArray = NDArray[np.int64]
 Lookup = Callable[[IntArray], Tensor]  # (B,) image indices -> (B, ...), as `Feed` does
@@ -150,6 +153,55 @@ def epoch_order(count: int, seed: int, epoch: int, window: int | None = None) ->
     return order
 
 
+class Epochs:
+    """Which images each step takes. A streamed set is told of them ahead, some epochs at a time where these are short.
+
+    Args:
+        images: of an epoch.
+        seed: of the order stream.
+        steps: of the training, in epochs of `steps_per_epoch`.
+    """
+
+    def __init__(
+        self,
+        images: IntArray,
+        batch_size: int,
+        seed: int,
+        steps: int,
+        steps_per_epoch: int,
+        data: ImageSet,
+        world: World,
+    ) -> None:
+        self._images, self._batch_size, self._seed = images, batch_size, seed
+        self._steps, self._steps_per_epoch = steps, steps_per_epoch
+        self._data, self._world = data, world
+        self._epoch, self._order = -1, images[:0]
+        self._told = -1  # the first step that the stream has not been told of
+
+    def batch(self, step: int) -> IntArray:
+        """(B,) image indices, of all workers together. To be asked for in the order of the steps."""
+        if self._data.streamed and step >= self._told:
+            self._tell(step)
+        epoch, position = divmod(step, self._steps_per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, self._of(epoch)
+        return self._order[position * self._batch_size : (position + 1) * self._batch_size]
+
+    def _of(self, epoch: int) -> IntArray:
+        return self._images[epoch_order(len(self._images), self._seed, epoch, self._data.shuffle_window)]
+
+    def _tell(self, step: int) -> None:
+        orders: list[IntArray] = []
+        while step < self._steps and sum(map(len, orders)) < ANNOUNCED:
+            epoch, position = divmod(step, self._steps_per_epoch)
+            end = min(self._steps_per_epoch, position + self._steps - step)
+            rows = self._of(epoch)[position * self._batch_size : end * self._batch_size]
+            orders.append(self._world.shares(rows, self._batch_size))
+            step += end - position
+        self._told = step
+        self._data.coming(orders, self._batch_size)
+
+
 def last_step(steps: int, until: int | None, steps_per_epoch: int) -> int:
     """Where this run of a training of `steps` ends: after `until` epochs, if that is sooner."""
     return steps if until is None else min(steps, until * steps_per_epoch)
@@ -208,6 +260,14 @@ def layout(network: nn.Module) -> torch.memory_format:
     """How the network's weights and maps lie in memory: channels last, of images or of volumes."""
     solid = any(isinstance(module, nn.Conv3d) for module in network.modules())
     return torch.channels_last_3d if solid else torch.channels_last
+
+
+def compile_parts(network: nn.Module, asked: bool) -> None:
+    """Where asked, encoders and decoders run as torch.compile makes them, from their first batch on; names of weights
+    stay. Its cache on disk is shared by all processes of a machine, so equal networks are compiled once."""
+    for part in network.modules() if asked else ():
+        if isinstance(part, Encoder | Decoder):
+            part.compile(dynamic=False)
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

@@ -19,6 +19,7 @@ from trainables.loop import (
     Clock,
     CollapsedError,
     DivergedError,
+    Epochs,
     Feed,
     IntArray,
     Lookup,
@@ -29,7 +30,7 @@ from trainables.loop import (
     build_encoder,
     build_optimizer,
     clip_gradients,
-    epoch_order,
+    compile_parts,
     finish,
     last_step,
     layout,
@@ -108,6 +109,7 @@ def pretrain(
     method.to(place.device).to(memory_format=layout(method))
     if place.batch_norm == "sync" and not splits_batch(settings.method):
         whole_batch_norm(method, world, place.device)
+    compile_parts(method, settings.compile)
     trained = world.parallel(method)
     optimizer = build_optimizer(settings.optimizer, method.parameters())
 
@@ -121,15 +123,11 @@ def pretrain(
     # --- training
     statistics = RunningStatistics(method, world)
     track, clock = Track("pretext_loss", first - len(losses), losses), Clock(place)
+    epochs = Epochs(images, batch_size, streams["order"], end, steps_per_epoch, data, world)
     method.train()
     for step in range(first, end):
         epoch, position = divmod(step, steps_per_epoch)
-        if position == 0 or step == first:
-            order = epoch_order(len(images), streams["order"], epoch, data.shuffle_window)
-            left = min(steps_per_epoch, position + steps - step) * batch_size  # of this epoch
-            data.coming(*world.shares(images[order[position * batch_size : left]], batch_size))
-        indices = images[order[position * batch_size : (position + 1) * batch_size]]
-        batch = make_batch(method, feeds, world.part(indices), streams["augmentation"], epoch, world)
+        batch = make_batch(method, feeds, world.part(epochs.batch(step)), streams["augmentation"], epoch, world)
 
         set_lr(optimizer, learning_rate(settings.schedule, settings.optimizer.lr, step, steps_per_epoch, steps))
         set_decay(optimizer, settings.optimizer, step, steps)

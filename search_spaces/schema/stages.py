@@ -75,6 +75,7 @@ class Pretrain(_Length):
     clip: Literal["parameter"] | None = None  # each parameter's gradient by itself (DINO's code); default: all together
     sees: Literal["train", "train+val", "all"] = "train"  # which images pretraining may look at
     precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False  # encoder and decoder by torch.compile: other last digits, and a minute to begin with
     online_knn_every: NonNegativeInt = 0  # epochs between kNN scores while training (P4's Figure 2); 0: never
     stop_on_collapse: PositiveInt | None = None  # stop after this many epochs in a row that show a collapse
     stop_after: PositiveInt | None = (
@@ -142,6 +143,7 @@ class Finetune(_Length):
     validate_every: NonNegativeInt = 0  # epochs between validations for the learning curve; 0: only at the end
     patience: PositiveInt | None = None  # stop after this many validations without a better val/jaccard
     precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False  # encoder and decoder by torch.compile: other last digits, and a minute to begin with
     threshold_scores: bool = (
         False  # two classes: also score probabilities, jaccard_thresholds and soft_dice (P3 Table 3)
     )

@@ -199,3 +199,34 @@ def test_a_collapsed_pretraining_is_stopped_where_the_study_asks_for_it(
         run(asked, data, split, tmp_path / "a")
     run(settings(steps=None, epochs=3), data, split, tmp_path / "b")  # by default it is only said
     assert "encoder_spread" in json.loads((tmp_path / "b/notes.json").read_text())["warnings"][0]
+
+
+# ---------------------------------------------------------------------------------------------------- torch.compile
+
+
+def test_encoder_and_decoder_are_compiled_where_asked_and_by_shapes_of_their_own(
+    tmp_path: Path, data: ImageSet, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a compiler that leaves functions as they are, the bits are those of the run without one."""
+    compiled: list[tuple[str, dict[str, Any]]] = []
+
+    def left_alone(call: Any, **options: Any) -> Any:
+        compiled.append((type(call.__self__).__module__ + "." + type(call.__self__).__name__, options))
+        return call
+
+    monkeypatch.setattr(torch, "compile", left_alone)
+    chosen = settings(method={"name": "reconstruction"})
+    plain = run(chosen, data, split, tmp_path / "plain")
+    assert compiled == []
+    asked = chosen.model_copy(update={"compile": True})
+    assert run(asked, data, split, tmp_path / "asked") == plain
+    assert compiled == [(f"trainables.models.unet.{part}", {"dynamic": False}) for part in ("Encoder", "Decoder")]
+    assert written(tmp_path / "asked") == written(tmp_path / "plain")
+
+
+@pytest.mark.slow  # compiling takes a minute
+def test_a_compiled_training_is_that_without_up_to_rounding(tmp_path: Path, data: ImageSet, split: Split) -> None:
+    plain = run(settings(), data, split, tmp_path / "plain")
+    compiled = run(settings(compile=True), data, split, tmp_path / "compiled")
+    assert compiled == pytest.approx(plain, rel=1e-3)
+    assert written(tmp_path / "compiled")[2] == written(tmp_path / "plain")[2]

@@ -26,6 +26,7 @@ MASK_MODES = frozenset({"1", "L", "P"}) | DEEP_MODES
 
 ORIENTATION = 0x0112  # EXIF's tag
 TURNED = "pretune:turned"  # in an image's info: the orientation that it was stored in
+SHRUNK = "pretune:shrunk"  # in an image's info: its size (width, height), and by what it was divided while decoded
 LEAST_DEEP = 4096  # of 65,536; an image whose brightest pixel is below would be black with 8 bits
 
 
@@ -43,11 +44,13 @@ def decode(entry: Entry, listing: Listing, unpack: Unpack | None, size: int, fit
     `unpack` opens the files that hold many images; it may remember them.
     """
     problems: list[str] = []
-    image = _attempt(lambda: read_image(_source(entry.image, unpack, False)), entry.image, listing.root, problems)
+    wanted = (size, fit) if entry.box is None else None
+    read = partial(_image, entry.image, unpack, wanted)
+    image = _attempt(read, entry.image, listing.root, problems)
     mask = None
     if entry.mask is not None:
         mask = _attempt(partial(_mask, entry.mask, listing, unpack), entry.mask, listing.root, problems)
-    if image is not None and mask is not None and image.size != mask.size:
+    if image is not None and mask is not None and size_of(image) != mask.size:
         problems.append(f"{_relative(entry.mask, listing.root)}: {_sizes(mask, image)}")
     elif image is not None and mask is not None and _ambiguous(image):
         problems.append(
@@ -60,12 +63,16 @@ def decode(entry: Entry, listing: Listing, unpack: Unpack | None, size: int, fit
     return Decoded(np.asarray(fit_image(_cut(image, entry.box), size, fit)), fitted, ())
 
 
-def read_image(source: Source) -> Image.Image:
+def read_image(source: Source, wanted: tuple[int, Fit] | None = None) -> Image.Image:
     """The image as 8-bit RGB, upright. 16-bit grey is scaled (65535 -> 255), transparency laid over black.
+
+    Args:
+        wanted: what the image will be fitted to, if it is: a JPEG far larger than that is decoded at a half, a quarter
+            or an eighth of its size (see `size_of`).
 
     Raises BadFileError.
     """
-    image = _open(source)
+    image = _open(source, wanted)
     if image.mode in DEEP_MODES:
         return Image.fromarray(_eight_bit(np.asarray(image))).convert("RGB")
     if image.mode == "F":
@@ -79,7 +86,14 @@ def read_image(source: Source) -> Image.Image:
 def _ambiguous(image: Image.Image) -> bool:
     """Whether the image was turned in a way that leaves its size as it was, so that a mask's size tells nothing."""
     orientation = image.info.get(TURNED, 1)
-    return orientation in (2, 3, 4) or (orientation > 4 and image.width == image.height)
+    width, height = size_of(image)
+    return orientation in (2, 3, 4) or (orientation > 4 and width == height)
+
+
+def size_of(image: Image.Image) -> tuple[int, int]:
+    """Width and height (px) of the image in its file, which `read_image` may have decoded smaller."""
+    size: tuple[int, int] = image.info.get(SHRUNK, (image.size, 1))[0]
+    return size
 
 
 def read_mask(source: Source, values: Mapping[int, int]) -> Image.Image:
@@ -126,19 +140,32 @@ def fit_mask(mask: Image.Image, size: int, fit: Fit) -> Image.Image:
 def _fit(image: Image.Image, size: int, fit: Fit, resample: Image.Resampling, padding: int) -> Image.Image:
     if fit == "pad":
         return _pad(image, size, resample, padding)
-    width, height = image.size
-    short = min(image.size)
+    whole, by = image.info.get(SHRUNK, (image.size, 1))
+    width, height = whole
+    short = min(whole)
     left, top = (width - short) / 2, (height - short) / 2
     box = (left, top, left + short, top + short) if fit == "crop" else (0.0, 0.0, float(width), float(height))
-    return image.resize((size, size), resample, box=box, reducing_gap=3.0)
+    return image.resize((size, size), resample, box=_divided(box, by), reducing_gap=3.0)
 
 
 def _pad(image: Image.Image, size: int, resample: Image.Resampling, padding: int) -> Image.Image:
-    scale = size / max(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
+    whole, by = image.info.get(SHRUNK, (image.size, 1))
+    scale = size / max(whole)
+    width, height = (max(1, round(side * scale)) for side in whole)
     square = Image.new(image.mode, (size, size), (padding, padding, padding) if image.mode == "RGB" else padding)
-    square.paste(image.resize((width, height), resample, reducing_gap=3.0), ((size - width) // 2, (size - height) // 2))
+    fitted = image.resize((width, height), resample, box=_divided((0.0, 0.0, *whole), by), reducing_gap=3.0)
+    square.paste(fitted, ((size - width) // 2, (size - height) // 2))
     return square
+
+
+def _divided(box: tuple[float, float, float, float], by: int) -> tuple[float, float, float, float]:
+    """The same part of an image that was decoded at 1 / `by` of its size."""
+    left, top, right, bottom = box
+    return left / by, top / by, right / by, bottom / by
+
+
+def _image(source: Path | Member, unpack: Unpack | None, wanted: tuple[int, Fit] | None) -> Image.Image:
+    return read_image(_source(source, unpack, False), wanted)
 
 
 def _source(source: Path | Member, unpack: Unpack | None, mask: bool) -> Source:
@@ -164,7 +191,7 @@ def _cut(image: Image.Image, box: Box | None) -> Image.Image:
     return image if box is None else image.crop(box)
 
 
-def _open(source: Source) -> Image.Image:
+def _open(source: Source, wanted: tuple[int, Fit] | None = None) -> Image.Image:
     """Decoded whole and turned upright by its EXIF orientation."""
     if isinstance(source, np.ndarray):
         return Image.fromarray(source)
@@ -173,16 +200,36 @@ def _open(source: Source) -> Image.Image:
         raise BadFileError("empty file (0 bytes); replace or remove it")
     try:
         image = Image.open(io.BytesIO(data))
+        whole, orientation = image.size, image.getexif().get(ORIENTATION, 1)
+        by = _shrink(image, *wanted, orientation != 1) if wanted else 1
         image.load()
-        orientation = image.getexif().get(ORIENTATION, 1)
         ImageOps.exif_transpose(image, in_place=True)  # in place: upright images are not copied
         if orientation != 1:
             image.info[TURNED] = orientation
+        if by > 1:
+            image.info[SHRUNK] = (whole[::-1] if orientation > 4 else whole), by
         return image
     except UnidentifiedImageError as error:
         raise BadFileError("not an image that can be read; replace or remove it") from error
     except Exception as error:  # Pillow's decoders raise almost any type on damaged files
         raise BadFileError(f"damaged ({type(error).__name__}: {error}); replace or remove it") from error
+
+
+def _shrink(image: Image.Image, size: int, fit: Fit, turned: bool) -> int:
+    """Have a JPEG decoded at 1/2, 1/4 or 1/8 of its size where that is still larger than what is wanted: by how much.
+
+    Leaves the scaling to libjpeg, which computes the smaller blocks alone, and an antialiased resize to follow.
+    """
+    short, long = sorted(image.size)
+    room = (long if fit == "pad" else short) / (size + 1)
+    by = next((by for by in (8, 4, 2) if room >= by), 1)
+    if by == 1 or image.format != "JPEG":
+        return 1
+    if turned and any(side % by for side in image.size):  # the part of a pixel too much would lie at the wrong end
+        return 1
+    width, height = image.size
+    drafted = image.draft(None, (max(1, width // by), max(1, height // by)))
+    return 1 if drafted is None else round(width / drafted[1][2])
 
 
 def _read(path: Path) -> bytes:
@@ -237,7 +284,8 @@ def _relative(source: Path | Member | None, root: Path) -> str:
 
 
 def _sizes(mask: Image.Image, image: Image.Image) -> str:
+    width, height = size_of(image)
     return (
-        f"the mask is {mask.width}x{mask.height}, its image {image.width}x{image.height}; "
+        f"the mask is {mask.width}x{mask.height}, its image {width}x{height}; "
         "they must have equal size (after EXIF orientation)"
     )

@@ -36,7 +36,8 @@ from trainables.data.stream import Column, Pixels
 __all__ = ["IGNORE", "DataError", "ImageSet", "digest", "ensure", "load", "locate", "open_cached"]
 
 GENERATED = schema.Scenes | schema.Volumes  # what no files hold
-RECIPE = 1  # raised whenever the same files and settings would give other arrays
+RECIPE = 1  # raised whenever the same settings would give other arrays
+FILES_RECIPE = 2  # the same of files: JPEGs far larger than the cache's images are decoded smaller now
 INDEX = "index.json"
 
 Progress = Callable[[int, int], None]  # images done, images in all
@@ -62,10 +63,14 @@ class ImageSet:
     label_names: tuple[str, ...] = ()  # names of the image classes, where the data set gives them
     shuffle_window: int | None = None  # images that an epoch shuffles together; None: all
 
-    def coming(self, order: NDArray[np.int64], batch: int) -> None:
-        """Which images will be asked for next, `batch` at a time: a streamed set starts to read them."""
+    @property
+    def streamed(self) -> bool:
+        return isinstance(self.images, Column)
+
+    def coming(self, orders: Sequence[NDArray[np.int64]], batch: int) -> None:
+        """Which images will be asked for next, epoch by epoch, `batch` at a time: a streamed set starts to read."""
         if isinstance(self.images, Column):
-            self.images.stream.coming(order, batch)
+            self.images.stream.coming(orders, batch)
 
     def close(self) -> None:
         """Stop reading ahead."""
@@ -201,7 +206,8 @@ def _digest_of(parts: Sequence[Any]) -> str:
 
 def _header(settings: schema.Data, listing: Listing | None) -> dict[str, Any]:
     """The settings that change the arrays. `limit` is not among them: it shows in which images follow."""
-    header: dict[str, Any] = {"recipe": RECIPE, "dataset": settings.dataset, "cache_size": settings.cache_size}
+    recipe = RECIPE if listing is None else FILES_RECIPE
+    header: dict[str, Any] = {"recipe": recipe, "dataset": settings.dataset, "cache_size": settings.cache_size}
     if (slices := schema.slices_of(settings)) is not None:
         header |= {"slices": slices}
     if isinstance(settings, GENERATED):

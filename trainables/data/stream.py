@@ -26,8 +26,9 @@ IntArray = NDArray[np.int64]
 
 TASK_BYTES = 32 << 20  # of decoded images that one task makes
 SMALLEST = 32  # images of a task
-TASKS = 4  # of each process in an epoch, at least: they end at about the same time
-AHEAD = 4  # tasks' worth of decoded images that wait for the loop at most
+TASKS = 4  # of each process in all that was told, at least: they end at about the same time
+AT_ONCE = 2  # tasks of each process: Ray Data sees up to 0.1 s late that one has ended
+AHEAD = 8  # tasks' worth of decoded images that wait for the loop at most
 
 
 class Pixels(Protocol):
@@ -68,9 +69,7 @@ class Recipe:
         unpack: Callable[[Path], Pack] | None,
         pool: ThreadPoolExecutor | None = None,
     ) -> tuple[Batch, list[str]]:
-        square = (len(indices), self.size, self.size)
-        images = np.zeros((*square, 3), np.uint8)
-        masks = None if self.listing.mask_values is None else np.zeros(square, np.uint8)
+        batch = self.black(indices)
 
         def one(entry: Entry) -> decode.Decoded:
             return decode.decode(entry, self.listing, unpack, self.size, self.fit)
@@ -79,10 +78,16 @@ class Recipe:
         for row, found in enumerate((pool.map if pool else map)(one, entries)):
             problems += found.problems
             if found.image is not None:
-                images[row] = found.image
-            if masks is not None and found.mask is not None:
-                masks[row] = found.mask
-        return Batch(indices, images, masks), problems
+                batch.images[row] = found.image
+            if batch.masks is not None and found.mask is not None:
+                batch.masks[row] = found.mask
+        return batch, problems
+
+    def black(self, indices: IntArray) -> Batch:
+        """A batch to be filled."""
+        square = (len(indices), self.size, self.size)
+        masks = None if self.listing.mask_values is None else np.zeros(square, np.uint8)
+        return Batch(indices, np.zeros((*square, 3), np.uint8), masks)
 
     def opener(self, entries: Sequence[Entry]) -> Callable[[Path], Pack] | None:
         """Opens files of many images; of Parquet shards, the rows of `entries` are read at once, in storage order."""
@@ -103,48 +108,60 @@ class Stream:
     def __init__(self, recipe: Recipe, processes: int = 1, window: int | None = None) -> None:
         self.recipe, self._processes, self._window = recipe, processes, window
         self._pool = ThreadPoolExecutor(processes)
-        self._ahead: Iterator[dict[str, NDArray[Any]]] | None = None
-        self._order, self._at = np.empty(0, np.int64), 0
+        self._ahead: Iterator[dict[str, NDArray[Any]]] | None = None  # blocks of decoded images, in the order told
+        self._block: dict[str, NDArray[Any]] = {"index": np.empty(0, np.int64)}
+        self._row = 0  # the first of the block that was not asked for yet
+        self._order, self._at = np.empty(0, np.int64), 0  # all that was told, and how far it was asked for
         self._last: Batch | None = None
         self._sent: Any = None
 
     def __len__(self) -> int:
         return len(self.recipe.entries)
 
-    def coming(self, order: IntArray, batch: int) -> None:
-        """These images will be asked for next, `batch` at a time: start to read them."""
+    def coming(self, orders: Sequence[IntArray], batch: int) -> None:
+        """These images will be asked for next, epoch by epoch, about `batch` at a time: start to read them."""
         self.close()
-        if _ray_runs() and len(order):
-            self._order, self._at, self._ahead = order, 0, self._started(order, batch)
+        if _ray_runs() and any(map(len, orders)):
+            self._order, self._ahead = np.concatenate(orders), self._started(orders, batch)
 
     def batch(self, indices: IntArray) -> Batch:
         """The images (B,). Raises DataError naming the files that cannot be used."""
         if self._last is None or not np.array_equal(self._last.indices, indices):
-            announced = self._order[self._at : self._at + len(indices)]
-            if self._ahead is not None and np.array_equal(announced, indices):
-                self._last = self._next(indices)
+            told = self._order[self._at : self._at + len(indices)]
+            if self._ahead is not None and np.array_equal(told, indices):
+                found = self._next(self._ahead, indices)
             else:
-                self._last = _whole(*self.recipe.decoded(indices, self._pool), self.recipe.listing)
+                found = self.recipe.decoded(indices, self._pool)
+            self._last = _whole(*found, self.recipe.listing)
         return self._last
 
     def close(self) -> None:
         """Stop reading ahead."""
-        ahead, self._ahead, self._order, self._at = self._ahead, None, np.empty(0, np.int64), 0
+        ahead, self._ahead, self._block, self._row = self._ahead, None, {"index": np.empty(0, np.int64)}, 0
+        self._order, self._at = np.empty(0, np.int64), 0
         if ahead is not None:
             ahead.close()  # type: ignore[attr-defined]  # a generator: ends Ray Data's executor
 
-    def _next(self, indices: IntArray) -> Batch:
-        assert self._ahead is not None
-        found = next(self._ahead)
-        self._at += len(indices)
-        if not np.array_equal(found["index"], indices):
-            raise RuntimeError("Ray Data gave images in another order than asked for; please report this")
-        # where a batch is a block of its own, it lies in Ray's shared memory, which nobody may write
-        owned = {name: np.require(found[name], requirements="W") for name in ("image", "mask") if name in found}
-        batch = Batch(indices, owned["image"], owned.get("mask"))
-        return _whole(batch, [str(text) for text in found["problem"] if text], self.recipe.listing)
+    def _next(self, ahead: Iterator[dict[str, NDArray[Any]]], indices: IntArray) -> tuple[Batch, list[str]]:
+        """The images read ahead, from as many blocks as they lie in, and what is wrong with any of them."""
+        batch, problems = self.recipe.black(indices), []
+        filled = 0
+        while filled < len(indices):
+            if self._row == len(self._block["index"]):
+                self._block, self._row = next(ahead), 0
+            count = min(len(indices) - filled, len(self._block["index"]) - self._row)
+            rows, into = slice(self._row, self._row + count), slice(filled, filled + count)
+            if not np.array_equal(self._block["index"][rows], indices[into]):
+                raise RuntimeError("Ray Data gave images in another order than asked for; please report this")
+            batch.images[into] = self._block["image"][rows]
+            if batch.masks is not None:
+                batch.masks[into] = self._block["mask"][rows]
+            problems += [str(text) for text in self._block["problem"][rows] if text]
+            filled, self._row = filled + count, self._row + count
+        self._at += filled
+        return batch, problems
 
-    def _started(self, order: IntArray, batch: int) -> Iterator[dict[str, NDArray[Any]]]:
+    def _started(self, orders: Sequence[IntArray], batch: int) -> Iterator[dict[str, NDArray[Any]]]:
         import pyarrow as pa
         import ray
         from ray.data import DataContext, ExecutionResources, TaskPoolStrategy, from_blocks
@@ -153,7 +170,8 @@ class Stream:
         if self._sent is None:
             self._sent = ray.put(self.recipe)
         per_image = self.recipe.size**2 * (3 + (self.recipe.listing.mask_values is not None))
-        task = self._window or min(TASK_BYTES // per_image, len(order) // (TASKS * self._processes))
+        told = sum(map(len, orders))
+        task = self._window or min(TASK_BYTES // per_image, told // (TASKS * self._processes))
         task = max(SMALLEST, task)
         context = DataContext.get_current().copy()
         context.enable_progress_bars = False
@@ -163,16 +181,17 @@ class Stream:
         sent = self._sent
         with DataContext.current(context):
             # from_numpy and from_arrow would ask for a CPU to count rows
-            tasks = from_blocks([pa.table({"index": order[i : i + task]}) for i in range(0, len(order), task)])
+            parts = [order[first : first + task] for order in orders for first in range(0, len(order), task)]
+            tasks = from_blocks([pa.table({"index": part}) for part in parts])
             read = tasks.map_batches(
                 _decode_task,
                 batch_size=None,
                 zero_copy_batch=True,
                 fn_kwargs={"sent": [sent], "step": min(batch, task)},
                 num_cpus=0,
-                compute=TaskPoolStrategy(size=self._processes),
+                compute=TaskPoolStrategy(size=min(AT_ONCE * self._processes, len(parts))),
             )
-        return iter(read.iter_batches(batch_size=batch, prefetch_batches=1, batch_format="numpy"))
+        return iter(read.iter_batches(batch_size=None, prefetch_batches=1, batch_format="numpy"))
 
 
 @dataclass(frozen=True)

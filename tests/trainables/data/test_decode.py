@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from trainables.data import decode
@@ -264,6 +267,70 @@ def test_a_box_cuts_image_and_mask_alike(tmp_path: Path) -> None:
     assert image.tolist() == [[[200] * 3] * 4] * 4
     assert mask is not None
     assert mask.tolist() == [[1] * 4] * 4
+
+
+def smooth(width: int, height: int, seed: int) -> Image.Image:
+    """Noise of 16 px grain, as photographs change slowly from pixel to pixel."""
+    grain = np.random.default_rng(seed).integers(0, 256, (-(-height // 16) + 1, -(-width // 16) + 1, 3), np.uint8)
+    return Image.fromarray(grain).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(1, 400),
+    st.integers(1, 400),
+    st.sampled_from(["squash", "pad", "crop"]),
+    st.sampled_from([1, 3, 6]),
+    st.integers(0, 9),
+)
+def test_a_large_jpeg_is_decoded_smaller_and_fitted_as_the_whole(
+    width: int, height: int, fit: decode.Fit, orientation: int, seed: int
+) -> None:
+    """Grey levels differ by little (at most 5 of 255 on average, of noise of full contrast; 0.5 of photographs), its
+    size stays known, and something is left to resize: half of 65 px is not taken for 32."""
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    smooth(width, height, seed).save(file, "JPEG", quality=90, exif=exif)
+    whole, found = decode.read_image(file.getvalue()), decode.read_image(file.getvalue(), (32, fit))
+    assert decode.size_of(found) == whole.size == ((height, width) if orientation == 6 else (width, height))
+    deciding = max if fit == "pad" else min
+    if deciding(whole.size) < 66:
+        assert found.size == whole.size
+    elif min(whole.size) >= 8:  # a side that an eighth leaves nothing of is divided by less
+        assert 32 < deciding(found.size) <= -(-deciding(whole.size) // (2 if orientation == 1 else 1))
+    fitted, expected = (np.asarray(decode.fit_image(image, 32, fit)).astype(int) for image in (found, whole))
+    assert np.abs(fitted - expected).mean() <= 5
+
+
+def test_only_jpegs_of_their_own_are_decoded_smaller(tmp_path: Path) -> None:
+    """A PNG cannot be; of an image that is cut by a box the box counts in whole pixels."""
+    smooth(300, 200, 0).save(tmp_path / "a.png")
+    assert decode.read_image(tmp_path / "a.png", (32, "squash")).size == (300, 200)
+    smooth(300, 200, 0).save(tmp_path / "a.jpg", quality=95)
+    cut = decode.decode(
+        Entry("a", tmp_path / "a.jpg", None, box=(100, 50, 228, 178)), listing(tmp_path), None, 32, "squash"
+    )
+    expected = Image.open(tmp_path / "a.jpg").crop((100, 50, 228, 178)).resize((32, 32), Image.Resampling.BILINEAR)
+    assert cut.image is not None
+    assert np.abs(cut.image.astype(int) - np.asarray(expected).astype(int)).mean() <= 1
+
+
+def test_a_mask_is_measured_against_the_whole_image(tmp_path: Path) -> None:
+    smooth(301, 203, 0).save(tmp_path / "a.jpg")
+    Image.new("L", (301, 203), 1).save(tmp_path / "good.png")
+    Image.new("L", (151, 102), 1).save(tmp_path / "half.png")  # as large as the image is decoded
+    good, half = (
+        decode.decode(Entry("a", tmp_path / "a.jpg", tmp_path / name), listing(tmp_path), None, 32, "pad")
+        for name in ("good.png", "half.png")
+    )
+    assert good.problems == ()
+    assert half.problems == (
+        "half.png: the mask is 151x102, its image 301x203; they must have equal size (after EXIF orientation)",
+    )
+    assert good.image is not None
+    assert good.mask is not None
+    assert np.array_equal(good.mask == 255, np.asarray(good.image).max(-1) == 0)  # the same rows are padding
 
 
 RULE = Colors((((0, 0, 254), 0), ((0, 0, 0), 255)), other=1, tolerance=10)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import numpy as np
@@ -23,7 +24,7 @@ from trainables.data.images import ImageSet
 from trainables.data.splits import draw_split
 from trainables.data.stream import Column
 from trainables.distributed import World
-from trainables.loop import Place, epoch_order
+from trainables.loop import Epochs, IntArray, Place, epoch_order
 from trainables.pretrain import pretrain
 
 
@@ -165,11 +166,41 @@ def test_a_window_touches_few_runs_of_neighbours(windows: int, run: int, seed: i
 def test_workers_share_every_batch(batches: int, batch: int, size: int, rest: int) -> None:
     """Also where a batch, or a last one that is not whole, does not divide: some then have a row more."""
     order = np.random.default_rng(0).permutation(batches * batch + min(rest, batch - 1))
-    parts = [World(rank, size).shares(order, batch) for rank in range(size)]
-    for number, start in enumerate(range(0, len(order), batch)):
-        local = [rows[number * each : (number + 1) * each] for rows, each in parts]
-        assert np.array_equal(np.concatenate(local), order[start : start + batch])
-    assert sum(len(rows) for rows, _ in parts) == len(order)
+    shares = [iter(World(rank, size).shares(order, batch)) for rank in range(size)]
+    for start in range(0, len(order), batch):
+        rows = order[start : start + batch]
+        local = [list(itertools.islice(share, len(World(rank, size).part(rows)))) for rank, share in enumerate(shares)]
+        assert np.array_equal(np.concatenate(local), rows)
+    assert not any(list(share) for share in shares)
+
+
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 40), st.integers(0, 39), st.integers(1, 3))
+def test_a_stream_is_told_what_the_steps_take(count: int, batch: int, steps: int, first: int, workers: int) -> None:
+    """From any step on, with some epochs told at a time, and a last batch of an epoch that is not whole."""
+    images, batch, first = np.arange(100, 100 + count), min(batch, count), min(first, steps - 1)
+    per_epoch = -(-count // batch)
+    told: list[int] = []
+
+    class Told:
+        streamed, shuffle_window = True, 8
+
+        def coming(self, orders: list[IntArray], at_a_time: int) -> None:
+            assert at_a_time == batch
+            assert not told, "told anew before all of it was asked for"
+            told.extend(int(i) for order in orders for i in order)
+
+    with mock.patch("trainables.loop.ANNOUNCED", 3 * count):
+        world = World(workers - 1, workers)
+        epochs = Epochs(images, batch, 7, steps, per_epoch, cast(ImageSet, Told()), world)
+        for step in range(first, steps):
+            epoch, position = divmod(step, per_epoch)
+            order = images[epoch_order(count, 7, epoch, 8)]
+            found = epochs.batch(step)
+            assert np.array_equal(found, order[position * batch : (position + 1) * batch])
+            mine = world.part(found)
+            assert told[: len(mine)] == mine.tolist()
+            del told[: len(mine)]
+    assert not told
 
 
 # -------------------------------------------------------------------------------------------------- with Ray Data
@@ -203,7 +234,7 @@ def test_ray_data_reads_ahead_while_a_stage_holds_every_cpu(one_cpu: None, tmp_p
         same = []
         for epoch, (first, last) in enumerate(((0, 100), (0, 100), (37, 69))):
             order = np.random.default_rng(epoch).permutation(100)
-            stream.coming(order[first:], 16)
+            stream.coming([order[first:]], 16)
             for start in range(first, last, 16):
                 rows = order[start : start + 16]
                 same.append(np.array_equal(stream.images[rows], held.images[rows]))
@@ -218,11 +249,32 @@ def test_ray_data_reads_ahead_while_a_stage_holds_every_cpu(one_cpu: None, tmp_p
 
 @QUIET
 @pytest.mark.ray
+def test_epochs_told_together_come_one_after_the_other(one_cpu: None, tmp_path: Path) -> None:
+    """Batches of 40 over 100 images, whose last is not whole, with the validation images asked for in between."""
+    root = folder(tmp_path / "d", 120)
+    stream, held = (opened(settings_of(root, source=source), tmp_path / "c") for source in ("streaming", "resident"))
+    assert isinstance(stream.images, Column)
+    assert stream.masks is not None
+    assert held.masks is not None
+    orders = [np.random.default_rng(epoch).permutation(100) for epoch in range(3)]
+    stream.coming(orders, 40)
+    for order in orders:
+        for start in (0, 40, 80):
+            rows = order[start : start + 40]
+            assert np.array_equal(stream.images[rows], held.images[rows])
+            assert np.array_equal(stream.masks[rows], held.masks[rows])
+        assert np.array_equal(stream.images[np.arange(100, 120)], held.images[np.arange(100, 120)])
+    assert stream.images.stream._at == 300  # all of the epochs came from Ray Data
+    stream.close()
+
+
+@QUIET
+@pytest.mark.ray
 def test_ray_data_names_a_bad_file(one_cpu: None, tmp_path: Path) -> None:
     root = folder(tmp_path / "d")
     (root / "images" / "004.png").write_bytes(b"")
     stream = opened(settings_of(root, source="streaming"), tmp_path / "c")
-    stream.coming(np.arange(20), 5)
+    stream.coming([np.arange(20)], 5)
     with pytest.raises(DataError, match=r"images/004.png: empty file \(0 bytes\)"):
         stream.images[np.arange(5)]
     stream.close()

@@ -84,7 +84,7 @@ def epoch(root: Path, n: int, epoch: int = 0) -> tuple[float, list[float]]:
     began = time.perf_counter()
     held = opened(root)
     order = epoch_order(n, 7, epoch, held.shuffle_window)
-    held.coming(order, BATCH)
+    held.coming([order], BATCH)
     first, seen, memory = 0.0, np.zeros(n, np.bool_), []
     for start in range(0, n, BATCH):
         rows = order[start : start + BATCH]
