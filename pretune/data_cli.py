@@ -187,9 +187,16 @@ def fetch_data(name: str, root: Path, keep: bool, console: Console) -> None:
 def _fetch_all(downloads: Sequence[Download], root: Path, name: str, keep: bool, console: Console) -> None:
     """Everything is fetched and unpacked beside its place, then moved: a folder that is found is a whole one."""
     from trainables.data.download import unpack
+    from trainables.data.errors import DataError
 
     waiting = root / f".{name.replace('/', '-')}"
-    archives = [_fetch_one(download, waiting / "archives", console) for download in downloads]
+    archives: list[Path] = []
+    for download in downloads:
+        try:
+            archives.append(_fetch_one(download, waiting / "archives", console))
+        except DataError as error:
+            others = ", ".join(other.url for other in downloads[len(archives) + 1 :])
+            raise DataError(f"{error}{f' (and so on: {others})' if others else ''}") from error
     staged = waiting / "unpacked"
     for download, archive in zip(downloads, archives, strict=True):
         unpack(archive, (staged / name / download.into).resolve())

@@ -86,6 +86,16 @@ def test_a_divergence_on_two_workers_is_the_same_outcome(tiny: dict[str, Any], t
 
 
 @pytest.mark.slow
+def test_what_the_data_do_not_have_is_refused_by_all_workers_and_not_tried_again(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    tiny["pretrain"]["method"] = {"name": "classification"}
+    outcome = execute(order(tiny, tmp_path / "store", 2), ignore)
+    assert (outcome.state, outcome.final) == ("crashed", True)
+    assert "pretrain.method: classification needs image classes, and data.scenes (scenes) has none" in outcome.cause
+
+
+@pytest.mark.slow
 def test_a_killed_worker_changes_nothing(tiny: dict[str, Any], tmp_path: Path) -> None:
     """It is replaced, both go on from the last state, and the weights are those of the undisturbed run, bit by bit."""
     tiny["pretrain"] |= {"steps": 200}

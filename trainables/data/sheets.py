@@ -22,6 +22,7 @@ BORDER = (255, 220, 0)  # of regions
 
 Pixels = NDArray[np.uint8]  # (S, S, 3)
 Color = tuple[int, int, int]
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 
 def palette(classes: int) -> NDArray[np.uint8]:
@@ -100,14 +101,14 @@ class Strip(NamedTuple):
 
 
 def view_sheet(strips: Sequence[Strip], titles: Sequence[str]) -> Image.Image:
-    """One row for each image: the image with its crops drawn in, then its views. `titles`: of the views."""
+    """One row for each image: the image with its crops drawn in, then its views, each under its title and the colour
+    of its crop. `titles`: of the views."""
     rows = [
         [_with_boxes(s.image if s.regions is None else outlined(s.image, s.regions), s.boxes), *s.views] for s in strips
     ]
-    legend = [(f"crop of {title}", BOXES[v % len(BOXES)]) for v, title in enumerate(titles)]
-    if any(strip.regions is not None for strip in strips):
-        legend.append(("border of a region", BORDER))
-    return _grid(rows, [strip.caption for strip in strips], 1, legend, ("image", *titles))
+    head = [("image with crops", None), *((title, BOXES[v % len(BOXES)]) for v, title in enumerate(titles))]
+    legend = [("border of a region", BORDER)] if any(strip.regions is not None for strip in strips) else []
+    return _grid(rows, [strip.caption for strip in strips], 1, legend, head)
 
 
 def _with_boxes(image: Pixels, boxes: Sequence[NDArray[np.float32]]) -> Pixels:
@@ -124,7 +125,7 @@ def _grid(
     captions: Sequence[str],
     columns: int,
     legend: Sequence[tuple[str, Color]],
-    titles: Sequence[str] = (),
+    titles: Sequence[tuple[str, Color | None]] = (),
 ) -> Image.Image:
     """`columns` groups of pictures side by side, each with its caption below; `titles` stand above the first."""
     columns = max(1, min(columns, len(rows)))
@@ -140,8 +141,8 @@ def _grid(
     below = head + lines * height
     sheet = Image.new("RGB", (columns * width + GAP, below + GAP + LINE * -(-len(legend) // per_line)), PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
-    for k, title in enumerate(titles):
-        draw.text((GAP + k * (TILE + 2), GAP // 2), _short(title, 1), INK, font)
+    for k, (title, color) in enumerate(titles):
+        _label(draw, font, (GAP + k * (TILE + 2), GAP // 2), title, color)
     for i, (row, caption) in enumerate(zip(rows, captions, strict=True)):
         left, top = GAP + i % columns * width, head + GAP + i // columns * height
         for k, picture in enumerate(row):
@@ -149,9 +150,17 @@ def _grid(
         draw.text((left, top + TILE), _short(caption, len(row)), INK, font)
     for i, (name, color) in enumerate(legend):
         left, top = GAP + i % per_line * (TILE + 2), below + GAP + i // per_line * LINE
-        draw.rectangle([left, top + 2, left + 9, top + 11], fill=color)
-        draw.text((left + 13, top), _short(name, 1), INK, font)
+        _label(draw, font, (left, top), name, color)
     return sheet
+
+
+def _label(draw: ImageDraw.ImageDraw, font: Font, place: tuple[int, int], text: str, color: Color | None) -> None:
+    """A text with a square of its colour before it."""
+    left, top = place
+    if color is not None:
+        draw.rectangle([left, top + 2, left + 9, top + 11], fill=color)
+        left += 13
+    draw.text((left, top), _short(text, 1), INK, font)
 
 
 def _scaled(image: Pixels) -> Pixels:

@@ -172,7 +172,8 @@ def test_what_needs_an_account_says_what_to_do(tmp_path: Path) -> None:
 
 def test_a_server_out_of_reach_is_said_with_what_to_do_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     address = (tmp_path / "gone.tar").as_uri()
-    about = About("A set", "free", "1 kB", False, "images/", ("set",), (("images",),), "", (Download(address, None),))
+    both = (Download(address, None), Download("http://elsewhere/b.tar", None))
+    about = About("A set", "free", "1 kB", False, "images/", ("set",), (("images",),), "", both)
     monkeypatch.setitem(ABOUT, "tiny", about)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     ended = call("fetch", "tiny", "--data", tmp_path / "all")
@@ -180,6 +181,7 @@ def test_a_server_out_of_reach_is_said_with_what_to_do_by_hand(tmp_path: Path, m
     assert f"fetching {address} ..." in ended.output
     assert "trying again in 2 s (2 of 3)" in ended.output or "trying again in 1 s (2 of 3)" in ended.output
     assert f"put it at {tmp_path / 'all' / '.set' / 'archives' / 'gone.tar'}" in str(ended.exception)
+    assert str(ended.exception).endswith("(and so on: http://elsewhere/b.tar)")
 
 
 def test_a_fetched_data_set_is_unpacked_where_it_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
