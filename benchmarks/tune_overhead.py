@@ -19,7 +19,7 @@ import ray
 
 from pretune import program
 from pretune.execute import Folders, Order, order_of
-from pretune.handout import Ledger
+from pretune.ledger import Ledger, Machine
 from pretune.outcomes import Outcome, Run, stages_in
 from pretune.scheduler import Scheduler
 from pretune.search import open_storage
@@ -93,7 +93,7 @@ def pretune_times(study: Mapping[str, Any]) -> list[Moment]:
         run = Run(from_dict(dict(study)), lambda data: "content", open_storage(root / "optuna.journal"))
         scheduler = Scheduler(find, 0, on_event)
         scheduler.start(program.start(run))
-        run_trials(scheduler, Ledger({"CPU": float(PARALLEL)}), order_for, {})
+        run_trials(scheduler, Ledger([Machine({"CPU": float(PARALLEL)})]), order_for, {})
         assert len(ended) == len(stages_in(run.uses)), "a stage run is missing"
     return ended
 

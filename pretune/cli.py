@@ -35,6 +35,11 @@ _out = click.option("--out", metavar="PATH", help="The study's own folder; s3://
 _store = click.option(
     "--store", metavar="PATH", help="Finished stage runs: a folder, s3://... or gs://...  [default: ROOT/store]"
 )
+_may_grow = click.option(
+    "--may-grow", multiple=True, metavar="NxCPU=C,GPU=G",
+    help="Machines that the cluster's autoscaler may start, such as 8xCPU=8,GPU=1; repeatable. "
+    "[default: as the autoscaler's file on the head says]",
+)  # fmt: skip
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -59,7 +64,7 @@ def main() -> None:
     """Entry point: errors of use become one sentence, never a traceback."""
     from analysis.results import ResultsError
     from pretune.errors import ClusterError, LoggerError, ModelError, SearchStorageError
-    from pretune.handout import ResourceError
+    from pretune.ledger import ResourceError
     from pretune.objects import ObjectError
     from pretune.store import StoreError
     from trainables.data.errors import DataError
@@ -107,6 +112,7 @@ def main() -> None:
 @_store
 @click.option("--parallel", type=click.IntRange(1), help="Most stage runs at once.  [default: what the machine holds]")
 @click.option("--address", help="Address of a Ray cluster.  [default: this machine]")
+@_may_grow
 @click.option("--search-storage", envvar="PRETUNE_SEARCH_STORAGE", metavar="URL",
               help="Database of the searches, such as sqlite:///x.db.  [default: OUT/optuna.journal]")  # fmt: skip
 @click.option(
@@ -118,8 +124,8 @@ def main() -> None:
               help="Also log what stages report there; repeatable.")  # fmt: skip
 def run(
     file: Path, scale: str | None, overrides: tuple[str, ...], data: Path | None, root: Path, out: str | None,
-    store: str | None, parallel: int | None, address: str | None, search_storage: str | None, dashboard: bool,
-    log_to: tuple[str, ...],
+    store: str | None, parallel: int | None, address: str | None, may_grow: tuple[str, ...],
+    search_storage: str | None, dashboard: bool, log_to: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Run a study, or what is missing of it.
 
@@ -139,6 +145,7 @@ def run(
         search_storage=search_storage,
         dashboard=dashboard,
         log_to=log_to,
+        may_grow=_groups(may_grow, address),
     )
     console = Console()
     for warning in study.warnings:
@@ -161,11 +168,12 @@ def run(
 @click.option("--out", metavar="PATH", help="Likewise.")
 @click.option("--store", metavar="PATH", help="Likewise.")
 @click.option("--parallel", type=click.IntRange(1), help="Most stage runs at once.  [default: what the cluster holds]")
+@_may_grow
 @click.option("--pip", is_flag=True, help="Install what Pretune needs on every node, where their image lacks it.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Follow the log until the study has ended.")
 def submit(
     file: Path, address: str, scale: str | None, overrides: tuple[str, ...], data: str | None, root: str,
-    out: str | None, store: str | None, parallel: int | None, pip: bool, wait: bool,
+    out: str | None, store: str | None, parallel: int | None, may_grow: tuple[str, ...], pip: bool, wait: bool,
 ) -> None:  # fmt: skip
     """Run a study on a cluster as a Ray job, which goes on without this machine. All paths are the cluster's.
 
@@ -191,6 +199,8 @@ def submit(
         if (path := given[option]) is not None and not path.startswith("/") and "://" not in path:
             raise click.UsageError(f"{option} {path}: give the whole path, as the cluster's machines see it")
     words = [word for option, value in given.items() if value is not None for word in (option, str(value))]
+    _groups(may_grow, address)
+    words += [word for group in may_grow for word in ("--may-grow", group)]
     words += [word for override in overrides for word in ("--set", override)]
     job = jobs.submit(jobs.connect(address), address, study.name, file, words, pip)
     click.echo(f"submitted {job}")
@@ -254,6 +264,18 @@ def idle_share(folder: Path) -> str:
 
     found = timeline(load_stage_runs(folder))
     return sentence(found) if found else ""
+
+
+def _groups(may_grow: tuple[str, ...], address: str | None) -> tuple[Any, ...]:
+    """What --may-grow says, read."""
+    from pretune.growth import parse
+
+    if may_grow and not address:
+        raise click.UsageError("--may-grow is about a cluster: give its --address too")
+    try:
+        return tuple(parse(text) for text in may_grow)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def _options(

@@ -9,16 +9,20 @@ import socket
 import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from pretune.errors import ClusterError
+from pretune.growth import Group, Growth, config_here, of_config
+from pretune.ledger import Ledger, Machine
 
 PACKAGES = ("search_spaces", "trainables", "pretune", "analysis")
 CONNECT_SECONDS = 5.0
+KNOWN_RAY = "2.60"  # whose private modules are used here and in transport; pyproject.toml pins it
 LOOK_SECONDS = 180.0  # for a first process on every machine
+IS_HEAD = "node:__internal_head__"  # a resource that Ray gives to the head alone
 HEAD = "give HOST:6379 of a running Ray head"
 JOB = "PRETUNE_JOB"  # environment variable: the Ray job that runs this study, where `pretune submit` started it
 
@@ -49,7 +53,27 @@ def check_address(address: str) -> None:
     if address not in ("auto", "local"):
         check_port(address, HEAD)
         with explained(address), _stderr_closed():
+            _check_speaks_http2(address)
             _check_head(address)
+
+
+def _check_speaks_http2(address: str) -> None:
+    """Raises `ClusterError` where what answers is no gRPC server. Ray would ask it again and again, for 47 s.
+
+    Such a server's first words, whoever calls, are a SETTINGS frame (RFC 9113, 3.4), whose fourth byte is its type, 4.
+    """
+    if os.environ.get("RAY_USE_TLS", "0") == "1":
+        return
+    host, _, port = address.rpartition(":")
+    said = b""
+    with socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS) as connection:
+        connection.settimeout(CONNECT_SECONDS)
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+        with suppress(TimeoutError, ConnectionError):
+            while len(said) < 4 and (more := connection.recv(9)):
+                said += more
+    if len(said) < 4 or said[3] != 4:
+        raise ClusterError(f"--address {address}: what answers there is no Ray head; {HEAD}")
 
 
 def _check_head(address: str) -> None:
@@ -94,6 +118,16 @@ def check_port(address: str, advice: str) -> None:
         raise ClusterError(f"--address {address}: nothing answers there ({why}); {advice}") from None
 
 
+def another_ray(error: Exception) -> str:
+    """What to say where something is missing of what Ray keeps to itself, and moves from version to version."""
+    import ray
+
+    return (
+        f"Ray {ray.__version__} lacks what Pretune uses of it ({error}); it knows Ray {KNOWN_RAY}: "
+        f"pip install 'ray[default,tune]~={KNOWN_RAY}.0'"
+    )
+
+
 @contextmanager
 def explained(address: str) -> Iterator[None]:
     """What goes wrong inside, while joining a cluster or asking it, becomes one `ClusterError`."""
@@ -108,6 +142,8 @@ def explained(address: str) -> Iterator[None]:
             f"--address {address}: the cluster refuses the token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
             "~/.ray/auth_token to the cluster's own (`ray get-auth-token` on its head prints it)"
         ) from None
+    except (ImportError, AttributeError) as error:
+        raise ClusterError(f"--address {address}: {another_ray(error)}") from None
     except (RayError, RuntimeError, ConnectionError, ValueError, OSError) as error:
         text = " ".join(str(error).split())
         if "waiting for GCS" in text:
@@ -120,27 +156,57 @@ def explained(address: str) -> Iterator[None]:
 # ----------------------------------------------------------------------------------------------- after joining it
 
 
-def machines() -> list[Mapping[str, float]]:
-    """What each machine of the cluster has: those that are there, or, where there may be more, all that there may be.
+def machines(growth: Growth) -> list[Machine]:
+    """The machines that are there, and then those that may yet come."""
+    import ray
+
+    there = [
+        Machine(node["Resources"], node["NodeID"], node["NodeManagerAddress"])
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"]
+    ]
+    return [*there, *growth.coming(there)]
+
+
+def find_growth(may_grow: Sequence[Group]) -> Growth:
+    """How far the cluster may grow: as the user says, else as its autoscaler's file on the head does.
 
     An autoscaling cluster starts small; asked for by what it holds now it would never grow.
     """
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    config = ray._private.state.state.get_cluster_config()
-    groups = config.node_group_configs if config else ()
-    limits = [dict(group.resources) for group in groups for _ in range(min(max(group.max_count, 0), 10000))]
-    return max((alive, limits), key=lambda nodes: (_sum(nodes, "GPU"), _sum(nodes, "CPU")))
+    if may_grow:
+        return Growth(tuple(may_grow))
+    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    head = next((node for node in alive if IS_HEAD in node["Resources"]), None)
+    if head is None:
+        return Growth()
+    there = NodeAffinitySchedulingStrategy(head["NodeID"], soft=False)
+    ask = ray.remote(num_cpus=0, max_retries=0)(config_here).options(scheduling_strategy=there)
+    config = _answer(head["NodeManagerAddress"], ask.remote(ray.get_runtime_context().gcs_address))
+    return of_config(config) if config else Growth()
 
 
-def resources(nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """What all machines have together."""
-    return {name: _sum(nodes, name) for name in {name for node in nodes for name in node}}
+def describe(ledger: Ledger) -> str:
+    """How many machines there are and may come, and on what stages run that leave it open."""
+    there = sum(bool(machine.id) for machine in ledger.machines)
+    coming = len(ledger.machines) - there
+    may = f", {coming} more may come" if coming else ""
+    device = "a GPU each" if ledger.on_gpus else "the CPU (no machine has a GPU)"
+    return f"{there} machine{'s' * (there != 1)}{may}; stages whose `gpus` is left open run on {device}"
 
 
-def _sum(nodes: Sequence[Mapping[str, float]], name: str) -> float:
-    return sum(float(node.get(name, 0.0)) for node in nodes)
+@contextmanager
+def marked(folder: Path) -> Iterator[Path]:
+    """A file in a folder that all machines share, by which each can tell that it sees this folder and not its own."""
+    mark = folder.resolve() / f".seen-{uuid.uuid4().hex}"
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    try:
+        yield mark
+    finally:
+        mark.unlink(missing_ok=True)
 
 
 def look_around(shared: Mapping[str, Path], readable: Mapping[str, Path]) -> list[str]:
@@ -156,36 +222,34 @@ def look_around(shared: Mapping[str, Path], readable: Mapping[str, Path]) -> lis
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    marks = {option: folder / f".seen-{uuid.uuid4().hex}" for option, folder in shared.items()}
-    for mark in marks.values():
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
-    asked = {option: str(path) for option, path in {**marks, **readable}.items()}
     look = ray.remote(num_cpus=0, max_retries=0)(look_here)
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    answers = {
-        node["NodeManagerAddress"]: look.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(asked)
-        for node in nodes
-    }
-    try:
-        seen = {host: _answer(host, answer) for host, answer in answers.items()}
-    finally:
-        for mark in marks.values():
-            mark.unlink(missing_ok=True)
-    for host, found in seen.items():
+    with ExitStack() as stack:
+        marks = {option: stack.enter_context(marked(folder)) for option, folder in shared.items()}
+        asked = {option: str(path) for option, path in {**marks, **readable}.items()}
+        answers = [
+            (
+                node["NodeManagerAddress"],  # several machines may have one, as those of Ray's own tests do
+                look.options(
+                    scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+                ).remote(asked),
+            )
+            for node in nodes
+        ]
+        seen = [(host, _answer(host, answer)) for host, answer in answers]
+    for host, found in seen:
         for option in found["missing"]:
             folder = {**shared, **readable}[option]
             raise ClusterError(
                 f"{host} does not see {folder} ({option}): give a folder that all machines share under this path"
             )
-    return [
+    differing = [
         f"{host} has {name} {found[name]}, this machine {mine}: results may differ in their last digits"
         for name, mine in versions().items()
-        for host, found in seen.items()
+        for host, found in seen
         if found[name] != mine
     ]
+    return list(dict.fromkeys(differing))
 
 
 def _answer(host: str, answer: Any) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from pretune.flight import EndedWaitError, single_flight
+from pretune.health import NOT_THERE
 from pretune.outcomes import Outcome
 from pretune.store import CONTINUE, Store, open_store
 from search_spaces import schema
@@ -44,6 +45,7 @@ class Folders:
     store: str  # a path, or an address of an object store
     cache: str
     data: str | None  # where data sets without a root of their own are looked for
+    mark: str | None = None  # a file that the driver made in the folder that all machines share, by which to know it
 
     def open_store(self) -> Store:
         return open_store(self.store, self.cache)
@@ -123,6 +125,8 @@ def execute(order: Order, report: Any, leaving: Callable[[], bool] = lambda: Fal
             raises of its own accord (a stop) goes through.
         leaving: asked after every step; once it says yes, the stage writes its state and ends as preempted.
     """
+    if missing := not_shared(order):  # before anything is made there: it would be on this machine's own disk
+        return Outcome("crashed", {}, missing)
     store = order.folders.open_store()
     attempt: Path | None = None
     try:
@@ -140,6 +144,14 @@ def execute(order: Order, report: Any, leaving: Callable[[], bool] = lambda: Fal
             with contextlib.suppress(OSError):  # a full disk is a cause to tell, not one to hide
                 (attempt / "error.txt").write_text(traceback.format_exc())
         return Outcome("crashed", {}, describe(error) + full_disk(store))
+
+
+def not_shared(order: Order) -> str:
+    """What to say where this machine does not see the folder that the driver sees; nothing where it does."""
+    mark = order.folders.mark
+    if mark is None or Path(mark).exists():
+        return ""
+    return f"{NOT_THERE}: {platform.node()} does not see {Path(mark).parent} (is it mounted?)"
 
 
 def full_disk(store: Store) -> str:
@@ -207,6 +219,8 @@ def run_worker(
     from trainables.probe_cka import compare
     from trainables.probe_maps import write_maps
 
+    if missing := not_shared(order):  # one of several workers, on another machine than who began the stage
+        raise FileNotFoundError(missing)
     torch.set_num_threads(order.threads)
     if order.gpus > 0 and torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

@@ -8,10 +8,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pretune.execute import DISK_FULL, Order
+from pretune.health import NOT_THERE, Health
+from pretune.ledger import Ledger, Machine, shape
 from pretune.outcomes import Outcome
 from pretune.scheduler import Scheduler
 from pretune.store import Entry, Store, StoreError
@@ -21,72 +24,12 @@ LAUNCHER = {"memory": 1048576}  # bytes; Ray refuses a trial that reserves nothi
 LOST_SECONDS = 15.0  # after which a trial that Tune ended without telling us counts as crashed
 LEAVE_SECONDS = 45.0  # which stages get to write their state when the study is stopped
 RESOURCE_SECONDS = 5.0  # between two looks at what the cluster has
+QUIET_SECONDS = 600.0  # without a report, after which a stage run is mentioned; nothing is ended for it
+WAIT_SECONDS = 60.0  # with nothing running and something ready, after which it is said what is waited for
 
 
-class ResourceError(Exception):
-    """The study needs what this machine or cluster does not have."""
-
-
-@dataclass
-class Ledger:
-    """What the cluster has and what running stages use of it. Stages are admitted by this, not by Tune."""
-
-    total: Mapping[str, float]
-    parallel: int | None = None  # most stages at once
-    running: dict[str, dict[str, float]] = field(default_factory=dict)
-    nodes: Sequence[Mapping[str, float]] = ()  # what each machine has; default: all is on one
-
-    def each(self, stage: Stage) -> dict[str, float]:
-        """CPUs and GPUs of one worker of a stage; one GPU where the study leaves it open and there are any.
-
-        A share of a GPU counts as what it leaves no use for: of 0.6 only one fits on each, so it is 1.
-        """
-        asked, gpus = stage.resources.gpus_each, self.total.get("GPU", 0.0)
-        wanted = min(1.0, gpus) if asked is None else asked
-        return {"CPU": float(stage.resources.cpus), "GPU": 1 / int(1 / wanted + 1e-9) if 0 < wanted < 1 else wanted}
-
-    def needs(self, stage: Stage) -> dict[str, float]:
-        """CPUs and GPUs of a stage, of all its workers together."""
-        return {name: amount * stage.resources.workers for name, amount in self.each(stage).items()}
-
-    def fits(self, stage: Stage) -> bool:
-        if self.parallel is not None and len(self.running) >= self.parallel:
-            return False
-        return all(self._free(name) >= amount - 1e-9 for name, amount in self.needs(stage).items())
-
-    def _free(self, name: str) -> float:
-        return self.total.get(name, 0.0) - math.fsum(used.get(name, 0.0) for used in self.running.values())
-
-    def check(self, stages: Mapping[str, Stage]) -> None:
-        """Raises `ResourceError` for a stage that could never be placed; Ray itself would wait silently."""
-        for stage in stages.values():
-            each, workers = self.each(stage), stage.resources.workers
-            for name, amount in each.items():
-                largest = max(node.get(name, 0.0) for node in self.nodes or (self.total,))
-                if amount > largest:
-                    key = (
-                        "cpus"
-                        if name == "CPU"
-                        else "gpus"
-                        if stage.resources.gpus_per_worker is None
-                        else "gpus_per_worker"
-                    )
-                    there = "there are" if len(self.nodes) < 2 else "no machine has more than"
-                    raise ResourceError(
-                        f"resources.{stage.kind}.{key}: a stage needs {amount:g} {name}, {there} {largest:g}; "
-                        "lower it or add machines"
-                    )
-            if (room := sum(_room(node, each) for node in self.nodes or (self.total,))) < workers:
-                shape = " and ".join(f"{amount:g} {name}" for name, amount in each.items() if amount)
-                raise ResourceError(
-                    f"resources.{stage.kind}.workers: {workers} workers with {shape} each, there is room for {room}; "
-                    "lower it or add machines"
-                )
-
-
-def _room(node: Mapping[str, float], each: Mapping[str, float]) -> int:
-    """How many workers a machine has room for."""
-    return min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in each.items() if amount)
+def _ignore(text: str) -> None:
+    return None
 
 
 @dataclass
@@ -95,8 +38,11 @@ class Live:
 
     stage: Stage
     began: float
+    label: str  # readable: which cell and seed it is for
     latest: dict[str, Any] = field(default_factory=dict)
     seen_ended: float | None = None  # when Tune was first seen to have ended it without telling
+    heard: float = field(default_factory=lambda: time.monotonic())  # of it last
+    mentioned: bool = False  # that nothing was heard for long
 
 
 @dataclass
@@ -109,22 +55,40 @@ class Handout:
     live: dict[str, Live]  # what is under way, by trial
     images: dict[str, int] = field(default_factory=dict)  # seen in training, by name of stage
     fault: Exception | None = None  # ours, raised while Tune called us: it would log it and go on
-    resources: Callable[[], Mapping[str, float]] | None = None  # what the cluster has now: machines come and go
+    machines: Callable[[], Sequence[Machine]] | None = None  # what the cluster has now: machines come and go
+    say: Callable[[str], None] = _ignore  # to whoever watches and reads the log
     stopping: float | None = None  # since when nothing is handed out any more
-    _looked: float = field(default_factory=time.monotonic)
+    health: Health = field(default_factory=Health)
+    _left_out: dict[str, str] = field(default_factory=dict)  # machines to keep stages off, and why
+    _looked: float = field(default_factory=lambda: time.monotonic())
+    _idle_since: float | None = None
 
     def take(self, trial: str) -> dict[str, Any] | None:
         """The configuration of a new trial, or None while nothing is ready or fits."""
         self._look()
-        stage = None if self.stopping else self.scheduler.take(self.ledger.fits)
+        stage = None if self.stopping else self.scheduler.take(lambda one: self.ledger.fits(one, self.keep_off(one)))
+        self._say_what_is_waited_for(handed_out=stage is not None)
         if stage is None:
             return None
-        each = self.ledger.each(stage)
-        self.ledger.running[stage.fingerprint] = self.ledger.needs(stage)
-        self.live[trial] = Live(stage, time.monotonic())
+        each, keep_off = self.ledger.each(stage), self.keep_off(stage)
+        self.ledger.admit(stage, keep_off)
+        order = self.order_for(stage, each["GPU"])
+        self.live[trial] = Live(stage, time.monotonic(), order.label)
         # A trial that launches workers holds nothing that they need: any CPU of its own could keep them out for ever.
         reserved = each if stage.resources.workers == 1 else LAUNCHER
-        return {"order": self.order_for(stage, each["GPU"]).to_json(), "resources": reserved}
+        return {"order": order.to_json(), "resources": reserved, "keep_off": sorted(keep_off)}
+
+    def keep_off(self, stage: Stage) -> AbstractSet[str]:
+        """Machines that a stage should not run on: those left out, and where it crashed, as far as others could do it.
+
+        Not of one on several workers: nobody says on which machine such a stage crashed, and Ray Train places them.
+        """
+        if stage.resources.workers > 1:
+            return frozenset()
+        out = frozenset(self._left_out)
+        crashed = self.health.where.get(stage.fingerprint, frozenset[str]())
+        choices = (out | crashed, out, frozenset[str]()) if out or crashed else (frozenset[str](),)
+        return next((choice for choice in choices if self.ledger.could_hold(stage, choice)), frozenset())
 
     @property
     def over(self) -> bool:
@@ -143,9 +107,33 @@ class Handout:
         return self.stopping is not None and time.monotonic() - self.stopping > LEAVE_SECONDS
 
     def _look(self) -> None:
-        if self.resources is not None and time.monotonic() - self._looked > RESOURCE_SECONDS:
+        if self.machines is not None and time.monotonic() - self._looked > RESOURCE_SECONDS:
             self._looked = time.monotonic()
-            self.ledger.total = self.resources()
+            on_gpus = self.ledger.on_gpus
+            self.ledger.look(self.machines())
+            if self.ledger.on_gpus and not on_gpus:
+                self.say("a machine with a GPU has joined: stages whose `gpus` is left open run on one from now on")
+            self._judge()
+
+    def _judge(self) -> None:
+        """Who is left out; said when it changes."""
+        hosts = {machine.id: machine.host for machine in self.ledger.machines if machine.id}
+        before, self._left_out = self._left_out, self.health.left_out(hosts.keys())
+        for machine in self._left_out.keys() - before.keys():
+            self.say(f"{hosts[machine]} gets no more stages: {self._left_out[machine]}")
+        for machine in (before.keys() - self._left_out.keys()) & hosts.keys():
+            self.say(f"{hosts[machine]} gets stages again")
+
+    def _say_what_is_waited_for(self, handed_out: bool) -> None:
+        """Once, where nothing runs for long since no machine that is there or may come has room."""
+        now = time.monotonic()
+        if handed_out or self.live or self.stopping or not (waiting := self.scheduler.first_in_line()):
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = now
+        elif now - self._idle_since > WAIT_SECONDS:
+            self.say(f"nothing can run: no machine has room for {shape(self.ledger.each(waiting))}; waiting for one")
+            self._idle_since = math.inf
 
     def progress(self, trial: str, result: dict[str, Any]) -> None:
         """A trial reports. A stage that goes on from its checkpoint counts the images before it once more."""
@@ -153,14 +141,16 @@ class Handout:
             steps = result.get("step", 0) - live.latest.get("step", 0)
             seen = round(max(0, steps) * getattr(live.stage.settings, "batch_size", 0))
             self.images[live.stage.name] = self.images.get(live.stage.name, 0) + seen
-            live.latest = result
+            live.latest, live.heard, live.mentioned = result, time.monotonic(), False
+            self.ledger.settle(live.stage.fingerprint, result.get("node", ""))
 
     def end(self, trial: str, result: Mapping[str, Any] | None, error: bool) -> None:
         """A trial has ended; told twice, it counts once."""
         if live := self.live.pop(trial, None):
-            self.ledger.running.pop(live.stage.fingerprint, None)
+            self.ledger.release(live.stage.fingerprint)
             try:
                 outcome = outcome_of(live.stage, result or live.latest, error, self.scheduler)
+                outcome = self._blame(live, str((result or live.latest).get("node", "")), outcome)
                 if outcome.state == "crashed" and DISK_FULL in outcome.cause:  # else all others train for nothing
                     raise StoreError(
                         f"the study stopped: the disk of the store is full ({outcome.cause}); make room: what is "
@@ -170,6 +160,19 @@ class Handout:
             except Exception as fault:
                 self.fault = self.fault or fault
 
+    def _blame(self, live: Live, machine: str, outcome: Outcome) -> Outcome:
+        """Note on which machine it ended. Where only that is at fault, the stage is run again at no cost."""
+        if not machine or live.stage.resources.workers > 1:
+            return outcome
+        if outcome.state in ("finished", "diverged"):
+            self.health.ended_well(machine)
+        elif outcome.state == "crashed" and not outcome.final:
+            self.health.crashed(live.stage.fingerprint, machine, outcome.cause)
+        self._judge()
+        if outcome.state == "crashed" and NOT_THERE in outcome.cause and machine in self._left_out:
+            return outcome._replace(state="preempted")
+        return outcome
+
     def reap(self, ended: frozenset[str] | set[str] = frozenset()) -> None:
         """Trials that ended some time ago without anybody saying so, which would hang the study."""
         now = time.monotonic()
@@ -178,6 +181,10 @@ class Handout:
                 live.seen_ended = live.seen_ended or now
             if live.seen_ended is not None and now - live.seen_ended > LOST_SECONDS:
                 self.end(trial, None, error=True)
+            elif now - live.heard > QUIET_SECONDS and not live.mentioned:
+                live.mentioned = True
+                what = "no report" if live.latest else "not yet begun: no machine took it"
+                self.say(f"{live.label}: {what} for {QUIET_SECONDS / 60:.0f} min")
 
 
 def outcome_of(stage: Stage, result: Mapping[str, Any], error: bool, scheduler: Scheduler) -> Outcome:

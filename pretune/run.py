@@ -10,7 +10,7 @@ import socket
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -23,9 +23,11 @@ from pretune import cluster, needs, program, record, warm
 from pretune.backbones import check_backbones
 from pretune.copies import in_the_test_set
 from pretune.errors import SearchStorageError
-from pretune.execute import Folders, Order, order_of
-from pretune.handout import Ledger, Live, costs, find_in
+from pretune.execute import Folders, order_of
+from pretune.growth import Group, Growth
+from pretune.handout import Live, costs, find_in
 from pretune.image_counts import write_test_images
+from pretune.ledger import Ledger, ResourceError
 from pretune.log_to import LogTo, check_packages
 from pretune.metrics import Facts, published
 from pretune.monitor import CellStatus, RunningStage, Snapshot, monitor
@@ -59,6 +61,7 @@ class Options:
     search_storage: str | None = None  # URL of a database for the searches; default: a journal file in `out`
     dashboard: bool = False  # Ray's dashboard, with an actor named for every stage run
     log_to: tuple[str, ...] = ()  # loggers of Ray's that also get what stages report
+    may_grow: tuple[Group, ...] = ()  # machines that the cluster's autoscaler may start; default: as its head says
 
 
 @dataclass(frozen=True)
@@ -128,37 +131,76 @@ def train(study: Study, state: State, options: Options, console: Console) -> Non
     """Start Ray and run stages until there is nothing left to do."""
     console.print(f"[dim]{state.reused_text()}starting Ray ...[/]", highlight=False, soft_wrap=True)
     say = functools.partial(console.print, highlight=False, soft_wrap=True)
-    nodes = start_ray(options.address, None, options.dashboard, say)
-    ledger = Ledger(cluster.resources(nodes), options.parallel, nodes=nodes)
-    ledger.check(stages_in(state.run.uses))
-    folders = Folders(
-        str(options.store) if is_address(options.store) else str(Path(options.store).resolve()),
-        str(options.cache.resolve()),
-        str(options.data.resolve()) if options.data else None,
-    )
-
-    def order_for(stage: Stage, gpus: float) -> Order:
-        return order_of(stage, state.label(stage), gpus, folders)
-
+    start_ray(options.address, None, options.dashboard, say)
+    machines = functools.partial(cluster.machines, growth_of(options))
+    state.ledger = ledger = Ledger(machines(), options.parallel)
+    check_room(ledger, stages_in(state.run.uses), options)
     if options.address:
         with cluster.explained(options.address):
-            state.run.notes.extend(cluster.look_around(*folders_of_all(options)))
-    state.ledger = ledger
+            state.run.notes.extend(cluster.look_around(*folders_of_all(study, options)))
+        say(f"[dim]{cluster.describe(ledger)}[/]")
+        state.write(cluster.describe(ledger))
     scraped = published(state.facts, time.monotonic) if options.dashboard or options.address else nullcontext()
-    with monitor(lambda: state.snapshot(options.out), console) as shown, scraped:
+    with marked(options) as mark, monitor(lambda: state.snapshot(options.out), console) as shown, scraped:
+        folders = Folders(
+            str(options.store) if is_address(options.store) else str(Path(options.store).resolve()),
+            str(options.cache.resolve()),
+            str(options.data.resolve()) if options.data else None,
+            str(mark) if mark else None,
+        )
         state.tell = shown.event
         state.snapshot(options.out)
-        destinations = tuple(LogTo(name, study.name, options.out.resolve()) for name in options.log_to)
-        run_trials(state.scheduler, ledger, order_for, state.live, state.images, options.dashboard, destinations)
+        run_trials(
+            state.scheduler,
+            ledger,
+            lambda stage, gpus: order_of(stage, state.label(stage), gpus, folders),
+            state.live,
+            state.images,
+            options.dashboard,
+            tuple(LogTo(name, study.name, options.out.resolve()) for name in options.log_to),
+            machines,
+            state.say,
+        )
     state.tell = None
 
 
-def folders_of_all(options: Options) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Folders that all machines of a cluster must share, and those that they must have, by option."""
+def growth_of(options: Options) -> Growth:
+    """How far the cluster may grow; this machine alone never does."""
+    if not options.address:
+        return Growth()
+    with cluster.explained(options.address):
+        return cluster.find_growth(options.may_grow)
+
+
+def check_room(ledger: Ledger, stages: dict[str, Stage], options: Options) -> None:
+    """Raises `ResourceError` for a stage that no machine can hold that is there or may come."""
+    try:
+        ledger.check(stages)
+    except ResourceError as error:
+        known = not options.address or any(not machine.id for machine in ledger.machines)
+        hint = "" if known else " (a cluster that grows by itself: say how far with --may-grow, such as 8xCPU=8,GPU=1)"
+        raise ResourceError(f"{error}{hint}") from None
+
+
+def marked(options: Options) -> AbstractContextManager[Path | None]:
+    """A file by which every machine of a cluster knows the folder that all share."""
+    if not options.address:
+        return nullcontext()
+    return cluster.marked(options.cache if is_address(options.store) else Path(options.store))
+
+
+def folders_of_all(study: Study, options: Options) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Folders that all machines of a cluster must share, and those that they must have, by option or setting."""
     shared = {"--root": options.cache.resolve()}
     if not is_address(options.store):
         shared["--store"] = Path(options.store).resolve()
-    return shared, {"--data": options.data.resolve()} if options.data else {}
+    readable = {"--data": options.data.resolve()} if options.data else {}
+    for cell in study.cells:
+        for name, data in cell.configuration().data.items():
+            root = Path(getattr(data, "root", None) or "").expanduser()  # relative ones are below --data
+            if root.is_absolute():
+                readable[f"data.{name}.root"] = root
+    return shared, readable
 
 
 def conclude(study: Study, state: State, options: Options) -> Ended:
@@ -376,8 +418,7 @@ class State:
     def event(self, kind: str, stage: Stage, text: str) -> None:
         """Called by the scheduler: count it, log it, tell whoever watches."""
         line = f"{kind:9} {self.label(stage)}" + (f": {text}" if text else "")
-        self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {stage.fingerprint} {line}\n")
-        self.log.flush()
+        self.write(f"{stage.fingerprint} {line}")
         if kind == "finished":
             self.trained += 1
             if entry := self.store.find(stage.fingerprint):
@@ -390,6 +431,19 @@ class State:
             if self.tell:
                 self.tell(line)
                 self.snapshot(self.out)  # for `pretune status`, whatever the terminal shows
+
+    def write(self, line: str) -> None:
+        """Into the study's log."""
+        self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+        self.log.flush()
+
+    def say(self, text: str) -> None:
+        """What should be known while the study runs and beside its table."""
+        self.write(text)
+        self.notes.append(text)
+        self.run.notes.append(text)
+        if self.tell:
+            self.tell(text)
 
     def label(self, stage: Stage) -> str:
         """`finetune encoder=frozen skip=true seed 2`; a shared pretraining goes by its seed alone."""

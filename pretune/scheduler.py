@@ -17,7 +17,7 @@ from pretune.outcomes import Outcome, Outcomes, Program
 from search_spaces.stages import Stage
 
 Find = Callable[[str], Outcome | None]
-Shape = tuple[str, int, float, int]  # kind, CPUs, GPUs (-1: the default), workers
+Shape = tuple[str, int, float, int, bool]  # kind, CPUs, GPUs (-1: the default), workers, whether it crashed before
 Event = Callable[
     [Literal["reused", "started", "finished", "diverged", "retried", "crashed", "blocked", "preempted"], Stage, str],
     None,
@@ -77,13 +77,18 @@ class Scheduler:
     def take(self, fits: Callable[[Stage], bool] = lambda stage: True) -> Stage | None:
         """The next ready stage that fits, or None; pretrainings first, since others wait for them.
 
-        `fits` may look at a stage's resources alone: of each resource shape only the first in line is tried.
+        `fits` may look at a stage's resources alone: of each resource shape only the first in line is tried. Those that
+        crashed before stand in lines of their own, since they may have to wait for another machine.
         """
         heads = sorted((line[0][1].kind != "pretrain", line[0][0], shape) for shape, line in self._ready.items())
         for _, _, shape in heads:
             if fits(self._ready[shape][0][1]):
                 return self._run(shape)
         return None
+
+    def first_in_line(self) -> Stage | None:
+        """A stage that is ready, if there is one."""
+        return next((line[0][1] for line in self._ready.values()), None)
 
     def complete(self, stage: Stage, outcome: Outcome) -> None:
         """Note how a running stage ended. What it was the last to hold up moves on."""
@@ -154,7 +159,8 @@ class Scheduler:
     def _queue(self, stage: Stage) -> None:
         self._asked += 1
         gpus = stage.resources.gpus_each
-        shape = (stage.kind, stage.resources.cpus, -1.0 if gpus is None else gpus, stage.resources.workers)
+        again = self.attempts[stage.fingerprint] > 0
+        shape = (stage.kind, stage.resources.cpus, -1.0 if gpus is None else gpus, stage.resources.workers, again)
         self._ready.setdefault(shape, deque()).append((self._asked, stage))
 
     def _run(self, shape: Shape) -> Stage:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.search import Searcher
 from ray.tune.trainable.function_trainable import wrap_function
@@ -73,17 +74,19 @@ class Watchdog(tune.Callback):
 def run_stage(config: dict[str, Any]) -> None:
     """The trial: one stage in this actor; its outcome goes back as the last report. Raises only to end the actor."""
     last, latest = time.monotonic(), dict[str, float]()
+    where = {"node": ray.get_runtime_context().get_node_id()}
 
     def report(values: dict[str, float]) -> None:
         nonlocal last, latest
         latest = values
         if time.monotonic() - last >= REPORT_SECONDS:
             last = time.monotonic()
-            tune.report(dict(values))
+            tune.report(values | where)
 
     with leaving.at_work() as asked:
         outcome = execute(Order.from_json(config["order"]), report, asked)
-    tune.report(latest | {"state": outcome.state, "cause": outcome.cause, "final": outcome.final})
+    ended = {"state": outcome.state, "cause": outcome.cause, "final": outcome.final}
+    tune.report(latest | where | ended)
     if outcome.state in ("crashed", "preempted"):
         raise RuntimeError(outcome.cause)  # ends this actor: a CUDA error, say, would break the next stage too
 

@@ -17,12 +17,16 @@ from typing import Any
 from pretune import cluster
 from pretune.errors import ClusterError
 from pretune.execute import Order
-from pretune.handout import Handout, Ledger, Live
+from pretune.handout import Handout, Live
+from pretune.ledger import Ledger, Machine
 from pretune.log_to import LogTo
 from pretune.scheduler import Scheduler
 from search_spaces.stages import Stage
 
+# TUNE_MAX_PENDING_TRIALS_PG: by default one trial of a search algorithm at a time waits for its place, so actors start
+# one by one and an autoscaler, seeing one demand, adds one machine per boot. Our ledger is the limit.
 QUIET = {
+    "TUNE_MAX_PENDING_TRIALS_PG": "100000",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
@@ -33,6 +37,7 @@ QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+NODE_ID = "ray.io/node-id"  # a label that Ray gives every machine
 # A stopped function may unwind slowly; Tune's default of 2 s would make the *next* trial of the actor an error.
 # THP_MEM_ALLOC_ENABLE: torch backs large CPU tensors with huge pages. Each step allocates its activations anew, and
 # touching them in pages of 4 KiB took up to half of it (docs/decisions.md). Digits are the same.
@@ -77,8 +82,8 @@ def closed_to_others(own_token: bool) -> Iterator[None]:
 
 def start_ray(
     address: str | None, cpus: int | None, dashboard: bool = False, say: Callable[[str], None] = print
-) -> list[Mapping[str, float]]:
-    """Connect to a cluster, or start one in this process alone; returns what each of its machines has.
+) -> None:
+    """Connect to a cluster, or start one in this process alone.
 
     With `dashboard` one started here has Ray's dashboard, on the loopback interface alone; `say` is told its address.
 
@@ -97,7 +102,6 @@ def start_ray(
         )
         if dashboard:
             say(f"dashboard: http://{context.dashboard_url} (it asks for the token that `ray get-auth-token` prints)")
-        return cluster.machines()
 
 
 @contextmanager
@@ -106,6 +110,8 @@ def _started(own_token: bool) -> Iterator[None]:
     try:
         with closed_to_others(own_token):
             yield
+    except (ImportError, AttributeError) as error:
+        raise ClusterError(cluster.another_ray(error)) from error
     except Exception as error:
         text = " ".join(str(error).split())[:300]
         raise ClusterError(
@@ -144,6 +150,16 @@ def keep_keys_to_ourselves() -> None:
     class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
 
 
+def place_of(config: Mapping[str, Any]) -> Any:
+    """What Tune asks Ray for, for one trial: a place with its resources, on a machine that is not to be kept off."""
+    from ray.tune import PlacementGroupFactory
+
+    bundle = {name: amount for name, amount in config["resources"].items() if amount}
+    off = config.get("keep_off")
+    selector = {"bundle_label_selector": [{NODE_ID: f"!in({','.join(off)})"}]} if off else {}
+    return PlacementGroupFactory([bundle], **selector)  # type: ignore[arg-type]  # of placement_group()
+
+
 def run_trials(
     scheduler: Scheduler,
     ledger: Ledger,
@@ -152,6 +168,8 @@ def run_trials(
     images: dict[str, int] | None = None,
     named: bool = False,
     log_to: Sequence[LogTo] = (),
+    machines: Callable[[], Sequence[Machine]] | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Run stages as Tune trials until the scheduler is finished or the user stops.
 
@@ -161,6 +179,8 @@ def run_trials(
         images: counts the training images seen, by name of stage.
         named: every stage run has an actor of its own, shown on the dashboard by stage, cell and seed: about 4 s each.
         log_to: Ray's loggers that also get what stages report.
+        machines: what the cluster has now, asked every few seconds; default: as at the start.
+        say: told what whoever watches should know: machines left out, stages that nothing is heard of.
     """
     from ray import tune
 
@@ -169,14 +189,11 @@ def run_trials(
     from pretune.searcher import NamedStage, StageSearcher, StageTrial, Watchdog
 
     keep_keys_to_ourselves()
-
-    def resources() -> dict[str, float]:
-        return cluster.resources(cluster.machines())
-
-    handout = Handout(scheduler, ledger, order_for, live, {} if images is None else images, resources=resources)
+    counts = {} if images is None else images
+    handout = Handout(scheduler, ledger, order_for, live, counts, machines=machines, say=say)
     with tempfile.TemporaryDirectory(prefix="pretune-tune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(NamedStage if named else StageTrial, lambda config: config["resources"]),
+            tune.with_resources(NamedStage if named else StageTrial, place_of),
             tune_config=tune.TuneConfig(
                 search_alg=StageSearcher(handout),
                 num_samples=-1,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +21,11 @@ from ray.job_submission import JobStatus
 
 from pretune import cluster, submit
 from pretune.errors import ClusterError
-from pretune.handout import Ledger, ResourceError
-from pretune.run import only_driver
+from pretune.ledger import Ledger, Machine, ResourceError
+from pretune.run import Options, check_room, folders_of_all, only_driver
 from search_spaces.resolve import from_dict
 from tests.pretune.test_cli import pretune as pretune  # the fixture
+from tests.pretune.test_ledger import stage
 
 
 @pytest.fixture
@@ -45,6 +48,40 @@ def closed_port() -> Iterator[int]:
 def test_an_address_that_cannot_be_used_is_told(address: str, sentence: str) -> None:
     with pytest.raises(ClusterError, match=sentence):
         cluster.check_address(address)
+
+
+def serve(answer: bytes) -> int:
+    """The port of a service that says the same to all its callers, and then listens."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def answer_all() -> None:
+        for _ in range(2):  # one looks whether anybody is there, one asks
+            with server.accept()[0] as caller, suppress(OSError):
+                caller.sendall(answer)
+                while caller.recv(1024):
+                    pass
+        server.close()
+
+    threading.Thread(target=answer_all, daemon=True).start()
+    return int(server.getsockname()[1])
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n", b"-ERR\r\n", b""])
+def test_another_service_at_the_address_is_told_at_once(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would ask it for 47 s: it is not asked."""
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(cluster, "_check_head", lambda address: pytest.fail("Ray was asked"))
+    address = f"127.0.0.1:{serve(answer)}"
+    with pytest.raises(ClusterError, match=f"--address {address}: what answers there is no Ray head; give HOST:6379"):
+        cluster.check_address(address)
+
+
+def test_what_speaks_http2_is_asked_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(cluster, "_check_head", asked.append)
+    address = f"127.0.0.1:{serve(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))}"
+    cluster.check_address(address)
+    assert asked == [address]
 
 
 @settings(deadline=None)  # a loaded machine may stall in any example
@@ -98,6 +135,11 @@ def test_submit_names_an_address_where_nothing_answers(
             r"Version mismatch: .* Ray: 2.50.0 Python: 3.10.1 .* Ray: 2.60.0; install the cluster's versions here$",
         ),
         (ConnectionError("lost\nit"), r"the cluster cannot be used: lost it$"),
+        (
+            ImportError("cannot import name 'GcsClient' from 'ray._raylet'"),
+            r"lacks what Pretune uses of it \(cannot import name 'GcsClient' .*\); it knows Ray 2\.60: pip install",
+        ),
+        (AttributeError("no attribute 'state'"), r"Ray 2\.60\.\d+ lacks what Pretune uses of it \(no attr"),
     ],
 )  # fmt: skip
 def test_what_ray_raises_becomes_one_line(error: Exception, sentence: str) -> None:
@@ -112,16 +154,46 @@ def test_a_gpu_that_no_machine_has_is_named_before_the_study_starts(tiny: dict[s
 
     tiny["resources"] = {"pretrain": {"gpus": 1}}
     _, stages = make_plan(from_dict(tiny), lambda data: digest(data, None))
-    nodes = [{"CPU": 4.0}, {"CPU": 8.0}]
-    ledger = Ledger(cluster.resources(nodes), nodes=nodes)
+    ledger = Ledger([Machine({"CPU": 4.0}), Machine({"CPU": 8.0})])
     with pytest.raises(ResourceError, match=r"resources\.pretrain\.gpus: a stage needs 1 GPU, .* 0; lower it or add"):
         ledger.check({stage.fingerprint: stage for stage in stages})
 
 
-def test_the_resources_of_machines_add_up() -> None:
-    nodes = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 8.0}]
-    assert cluster.resources(nodes) == {"CPU": 12.0, "GPU": 1.0}
-    assert cluster.resources([]) == {}
+def test_what_the_cluster_has_and_where_stages_run_is_one_line() -> None:
+    head, worker = Machine({"CPU": 4.0}, "1"), Machine({"CPU": 8.0, "GPU": 1.0})
+    assert cluster.describe(Ledger([head])) == (
+        "1 machine; stages whose `gpus` is left open run on the CPU (no machine has a GPU)"
+    )
+    assert cluster.describe(Ledger([head, head, worker, worker])) == (
+        "2 machines, 2 more may come; stages whose `gpus` is left open run on a GPU each"
+    )
+
+
+def test_a_refused_stage_names_the_option_where_it_is_not_known_how_far_the_cluster_grows(tmp_path: Path) -> None:
+    def refused(*machines: Machine, address: str | None) -> str:
+        options = Options(tmp_path, tmp_path, tmp_path, address=address)
+        with pytest.raises(ResourceError) as caught:
+            check_room(Ledger(machines), {"a": stage("a", cpus=8)}, options)
+        return str(caught.value)
+
+    head = Machine({"CPU": 0.0}, "head")
+    text = "resources.finetune.cpus: a stage needs 8 CPU, there are 0; lower it or add machines"
+    hint = " (a cluster that grows by itself: say how far with --may-grow, such as 8xCPU=8,GPU=1)"
+    assert refused(head, address=None) == text
+    assert refused(head, address="head:6379") == text + hint
+    assert "--may-grow" not in refused(head, Machine({"CPU": 4.0}), address="head:6379")
+
+
+def test_data_that_a_study_names_by_whole_paths_must_be_on_every_machine(tiny: dict[str, Any], tmp_path: Path) -> None:
+    tiny["data"]["mine"] = {"dataset": "image-folder", "root": "/data/mine"}
+    tiny["data"]["below"] = {"dataset": "image-folder", "root": "mine"}
+    tiny["data"]["afar"] = {"dataset": "parquet", "root": "s3://bucket/mine"}
+    for name in ("mine", "below", "afar"):
+        tiny["probe"] = tiny.get("probe", {}) | {name: {"kind": "knn", "data": name}}
+    options = Options(tmp_path / "out", tmp_path / "store", tmp_path / "cache", data=tmp_path)
+    shared, readable = folders_of_all(from_dict(tiny), options)
+    assert shared == {"--root": tmp_path / "cache", "--store": tmp_path / "store"}
+    assert readable == {"--data": tmp_path, "data.mine.root": Path("/data/mine")}
 
 
 def test_a_machine_says_which_paths_it_does_not_see(tmp_path: Path) -> None:

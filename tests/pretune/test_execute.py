@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from pretune.execute import Folders, Order, describe, execute, order_of
+from pretune import cluster
+from pretune.execute import Folders, Order, describe, execute, order_of, run_worker
+from pretune.health import NOT_THERE
 from pretune.plan import make_plan
 from pretune.store import Store
 from search_spaces.resolve import from_dict
@@ -163,3 +167,22 @@ def test_a_cause_is_one_line_with_its_place() -> None:
         text = describe(error)
     assert text.startswith("ValueError: two | lines (test_execute.py:")
     assert "\n" not in text
+
+
+def test_a_machine_that_does_not_see_the_shared_folder_says_so_and_makes_nothing_there(
+    tiny: dict[str, Any], folders: Folders, tmp_path: Path
+) -> None:
+    """Else /shared would be made on its own disk, and every stage there be lost with it."""
+    marked = replace(folders, mark=str(tmp_path / "store" / ".seen-1"))
+    order = orders(tiny, marked)["pretrain"]
+    outcome = execute(order, ignore)
+    assert outcome.state == "crashed"
+    assert outcome.cause == f"{NOT_THERE}: {platform.node()} does not see {tmp_path / 'store'} (is it mounted?)"
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(FileNotFoundError, match=NOT_THERE):  # one of several workers, on another machine
+        run_worker(order, tmp_path / "attempt", ignore, torch.device("cpu"), None)
+    with cluster.marked(tmp_path / "store") as mark:
+        order = orders(tiny, replace(folders, mark=str(mark)))["pretrain"]
+        assert Order.from_json(order.to_json()) == order
+        assert execute(order, ignore).state == "finished"
+    assert not mark.exists()

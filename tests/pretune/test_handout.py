@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from pretune.execute import Folders, Order, order_of
-from pretune.handout import LOST_SECONDS, Handout, Ledger, ResourceError, find_in, outcome_of
+from pretune.handout import LOST_SECONDS, QUIET_SECONDS, WAIT_SECONDS, Handout, find_in, outcome_of
+from pretune.health import NOT_THERE
+from pretune.ledger import Ledger, Machine
 from pretune.outcomes import Outcome, Program
 from pretune.scheduler import Scheduler
 from pretune.store import Store
@@ -39,19 +41,12 @@ def handout(stages: list[Stage], ledger: Ledger, held: dict[str, Outcome] | None
     return Handout(scheduler, ledger, order_for, {})
 
 
-# ---------------------------------------------------------------------------------------------------------- ledger
-
-
-def test_a_stage_needs_its_cpus_and_a_gpu_where_there_are_any() -> None:
-    assert Ledger({"CPU": 4.0}).needs(stage("a", 2)) == {"CPU": 2.0, "GPU": 0.0}
-    assert Ledger({"CPU": 4.0, "GPU": 2.0}).needs(stage("a")) == {"CPU": 1.0, "GPU": 1.0}
-    assert Ledger({"CPU": 4.0, "GPU": 2.0}).needs(stage("a", gpus=0.25)) == {"CPU": 1.0, "GPU": 0.25}
-    assert Ledger({"CPU": 4.0, "GPU": 2.0}).needs(stage("a", gpus=0)) == {"CPU": 1.0, "GPU": 0.0}
+# -------------------------------------------------------------------------------------------------- by the ledger
 
 
 def test_no_more_is_handed_out_than_the_machine_has() -> None:
     """4 CPUs: two stages of 2, not three; when one ends, the third."""
-    h = handout([stage(n, 2) for n in "abc"], Ledger({"CPU": 4.0}))
+    h = handout([stage(n, 2) for n in "abc"], Ledger([Machine({"CPU": 4.0})]))
     assert h.take("1") is not None
     assert h.take("2") is not None
     assert h.take("3") is None
@@ -60,27 +55,14 @@ def test_no_more_is_handed_out_than_the_machine_has() -> None:
 
 
 def test_ten_tenths_of_a_gpu_are_one() -> None:
-    h = handout([stage(str(i), gpus=0.1) for i in range(11)], Ledger({"CPU": 99.0, "GPU": 1.0}))
+    h = handout([stage(str(i), gpus=0.1) for i in range(11)], Ledger([Machine({"CPU": 99.0, "GPU": 1.0})]))
     assert [h.take(str(i)) is not None for i in range(11)] == [True] * 10 + [False]
 
 
 def test_parallel_limits_how_many_run_at_once() -> None:
-    h = handout([stage("a"), stage("b")], Ledger({"CPU": 8.0}, parallel=1))
+    h = handout([stage("a"), stage("b")], Ledger([Machine({"CPU": 8.0})], parallel=1))
     assert h.take("1") is not None
     assert h.take("2") is None
-
-
-@pytest.mark.parametrize(
-    ("one", "message"),
-    [
-        (stage("a", cpus=8), r"resources.finetune.cpus: a stage needs 8 CPU, there are 4"),
-        (stage("a", gpus=1), r"resources.finetune.gpus: a stage needs 1 GPU, there are 0"),
-    ],
-)
-def test_what_can_never_be_placed_is_refused_at_once(one: Stage, message: str) -> None:
-    with pytest.raises(ResourceError, match=message):
-        Ledger({"CPU": 4.0}).check({"a": one})
-    Ledger({"CPU": 8.0, "GPU": 1.0}).check({"a": one})
 
 
 def gang(name: str, workers: int, cpus: int = 1, gpus: float | None = None) -> Stage:
@@ -92,7 +74,7 @@ def gang(name: str, workers: int, cpus: int = 1, gpus: float | None = None) -> S
 
 def test_a_gang_counts_with_all_its_workers_and_its_trial_holds_none_of_it() -> None:
     """8 CPUs, 4 GPUs: a gang of two with 2 CPUs and a GPU each leaves 4 CPUs and 2 GPUs, enough for one more."""
-    h = handout([gang(n, 2, cpus=2, gpus=1) for n in "abc"], Ledger({"CPU": 8.0, "GPU": 4.0}))
+    h = handout([gang(n, 2, cpus=2, gpus=1) for n in "abc"], Ledger([Machine({"CPU": 8.0, "GPU": 4.0})]))
     config = h.take("1")
     assert config is not None
     assert config["resources"] == {"memory": 1048576}
@@ -102,38 +84,11 @@ def test_a_gang_counts_with_all_its_workers_and_its_trial_holds_none_of_it() -> 
     assert h.take("3") is None
 
 
-@pytest.mark.parametrize(("asked", "counted"), [(0.25, 0.25), (0.3, 1 / 3), (0.4, 0.5), (0.6, 1.0), (1.0, 1.0), (2, 2)])
-def test_a_share_of_a_gpu_counts_as_what_it_leaves_no_use_for(asked: float, counted: float) -> None:
-    assert Ledger({"CPU": 1.0, "GPU": 2.0}).each(stage("a", gpus=asked))["GPU"] == pytest.approx(counted)
-
-
-TWO_MACHINES = [{"CPU": 4.0, "GPU": 2.0}, {"CPU": 4.0, "GPU": 1.0}, {"memory": 1e9}]
-
-
-@pytest.mark.parametrize(
-    ("one", "message"),
-    [
-        (
-            stage("a", cpus=6),
-            r"resources.finetune.cpus: a stage needs 6 CPU, no machine has more than 4; lower it or add",
-        ),
-        (gang("a", 2, gpus=4), r"resources.finetune.gpus_per_worker: a stage needs 4 GPU, no machine has more than 2"),
-        (gang("a", 4), r"resources.finetune.workers: 4 workers with 1 CPU and 1 GPU each, there is room for 3"),
-        (gang("a", 3, cpus=3, gpus=0), r"resources.finetune.workers: 3 workers with 3 CPU each, there is room for 2"),
-    ],
-)
-def test_what_fits_no_machine_is_refused_though_the_sum_would_do(one: Stage, message: str) -> None:
-    ledger = Ledger({"CPU": 8.0, "GPU": 3.0}, nodes=TWO_MACHINES)
-    with pytest.raises(ResourceError, match=message):
-        ledger.check({"a": one})
-    ledger.check({"a": gang("a", 3), "b": gang("b", 8, gpus=0), "c": stage("c", cpus=4, gpus=2)})
-
-
 # --------------------------------------------------------------------------------------------------------- handout
 
 
 def test_a_trial_carries_the_order_and_its_resources() -> None:
-    h = handout([stage("a", 2)], Ledger({"CPU": 2.0}))
+    h = handout([stage("a", 2)], Ledger([Machine({"CPU": 2.0})]))
     config = h.take("1")
     assert config is not None
     assert config["resources"] == {"CPU": 2.0, "GPU": 0.0}
@@ -141,19 +96,21 @@ def test_a_trial_carries_the_order_and_its_resources() -> None:
 
 
 def test_an_end_told_twice_counts_once_and_frees_its_resources_once() -> None:
-    h = handout([stage("a"), stage("b")], Ledger({"CPU": 1.0}), retries=1)
+    h = handout([stage("a"), stage("b")], Ledger([Machine({"CPU": 1.0})]), retries=1)
     h.take("1")
     h.end("1", None, error=True)
     h.end("1", None, error=True)
     assert h.scheduler.attempts == {"a": 1}
     assert h.ledger.running == {}
+    assert h.ledger.fits(stage("c"))
+    assert not h.ledger.fits(stage("c", cpus=2))
     assert h.scheduler.outcomes == {}
 
 
 def test_over_only_when_nothing_is_live_and_nothing_can_come() -> None:
     parent = stage("p")
     held: dict[str, Outcome] = {}
-    h = handout([stage("c", parent=parent)], Ledger({"CPU": 1.0}), held)
+    h = handout([stage("c", parent=parent)], Ledger([Machine({"CPU": 1.0})]), held)
     assert not h.over
     h.take("1")
     assert h.take("2") is None
@@ -169,7 +126,7 @@ def test_over_only_when_nothing_is_live_and_nothing_can_come() -> None:
 def test_a_trial_that_ended_without_a_word_counts_as_crashed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("pretune.handout.time.monotonic", lambda: now[0])
-    h = handout([stage("a")], Ledger({"CPU": 1.0}))
+    h = handout([stage("a")], Ledger([Machine({"CPU": 1.0})]))
     h.take("1")
     h.reap({"1", "unknown"})
     now[0] += LOST_SECONDS - 1
@@ -222,9 +179,153 @@ def test_a_fault_of_ours_ends_the_study_and_is_not_swallowed_by_tune() -> None:
         if kind == "crashed":
             raise OSError("no space left on device")
 
-    h = handout([stage("a"), stage("b")], Ledger({"CPU": 1.0}))
+    h = handout([stage("a"), stage("b")], Ledger([Machine({"CPU": 1.0})]))
     h.scheduler.on_event = fail
     assert h.take("1") is not None
     h.end("1", {"state": "crashed", "cause": "x"}, error=False)
     assert h.over
     assert isinstance(h.fault, OSError)
+
+
+# -------------------------------------------------------------------------------------------------- bad machines
+
+
+def two_machines(cpus: float = 4.0) -> Ledger:
+    return Ledger([Machine({"CPU": cpus}, "bad", "host-bad"), Machine({"CPU": cpus}, "good", "host-good")])
+
+
+def crash(h: Handout, trial: str, node: str, cause: str = "RuntimeError: CUDA error") -> None:
+    h.end(trial, {"state": "crashed", "cause": cause, "node": node}, error=True)
+
+
+def test_a_stage_that_crashed_is_tried_again_on_another_machine() -> None:
+    h = handout([stage("a")], two_machines(), retries=1)
+    config = h.take("1")
+    assert config is not None
+    assert config["keep_off"] == []
+    crash(h, "1", "bad")
+    config = h.take("2")
+    assert config is not None
+    assert config["keep_off"] == ["bad"]
+    assert h.ledger.running["a"].places == (1,)
+
+
+def test_where_no_other_machine_could_hold_it_the_same_is_tried_again() -> None:
+    ledger = Ledger([Machine({"CPU": 4.0}, "bad"), Machine({"CPU": 1.0}, "small")])
+    h = handout([stage("a", cpus=2)], ledger, retries=1)
+    h.take("1")
+    crash(h, "1", "bad")
+    config = h.take("2")
+    assert config is not None
+    assert config["keep_off"] == []
+
+
+def test_one_that_waits_for_another_machine_holds_up_nobody() -> None:
+    """The good machine is busy: the stage that crashed waits for it, and the next goes to the one it crashed on."""
+    h = handout([stage(name) for name in "abc"], two_machines(cpus=1.0), retries=1)
+    h.take("1")
+    h.take("2")
+    crash(h, "1", "bad")
+    config = h.take("3")
+    assert config is not None
+    assert Order.from_json(config["order"]).fingerprint == "c"
+    assert h.take("4") is None
+    h.end("2", {"state": "crashed", "cause": "x", "node": "good"}, error=True)
+    config = h.take("4")
+    assert config is not None
+    assert (Order.from_json(config["order"]).fingerprint, config["keep_off"]) == ("a", ["bad"])
+
+
+def test_a_machine_on_which_stages_crash_is_left_out_and_named() -> None:
+    """Three stages crash on one machine and end well on the other; nothing is lost, and nothing more goes there."""
+    said: list[str] = []
+    held: dict[str, Outcome] = {}
+    h = handout([stage(name) for name in "abcdef"], two_machines(), held, retries=1)
+    h.say = said.append
+    for name in "abc":
+        assert h.take(name) is not None
+        crash(h, name, "bad")
+    assert said == [
+        "host-bad gets no more stages: 3 stages crashed there in a row, the last with RuntimeError: CUDA error"
+    ]
+    for trial in range(6):
+        config = h.take(str(trial))
+        assert config is not None
+        assert config["keep_off"] == ["bad"]
+        name = Order.from_json(config["order"]).fingerprint
+        held[name] = FINISHED
+        h.end(str(trial), {"state": "finished", "node": "good"}, error=False)
+    assert h.scheduler.outcomes == dict.fromkeys("abcdef", FINISHED)
+    assert len(said) == 1
+
+
+def test_one_machine_alone_is_never_left_out() -> None:
+    said: list[str] = []
+    h = handout([stage(name) for name in "abcd"], Ledger([Machine({"CPU": 4.0}, "only", "host")]), retries=0)
+    h.say = said.append
+    for name in "abcd":
+        config = h.take(name)
+        assert config is not None
+        assert config["keep_off"] == []
+        crash(h, name, "only")
+    assert said == []
+    assert h.scheduler.finished
+
+
+def test_a_machine_without_the_shared_folder_costs_no_attempt() -> None:
+    h = handout([stage("a")], two_machines(), retries=0)
+    h.take("1")
+    crash(h, "1", "bad", f"{NOT_THERE}: host-bad does not see /shared (is it mounted?)")
+    assert h.scheduler.attempts["a"] == 0
+    config = h.take("2")
+    assert config is not None
+    assert config["keep_off"] == ["bad"]
+    crash(h, "2", "good", f"{NOT_THERE}: host-good does not see /shared (is it mounted?)")
+    assert h.scheduler.outcomes["a"].state == "crashed"  # no machine is left: the end, not a loop
+
+
+# ------------------------------------------------------------------------------------------------- what is mentioned
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    clock = [1000.0]
+    monkeypatch.setattr("pretune.handout.time.monotonic", lambda: clock[0])
+    return clock
+
+
+def test_a_stage_of_which_nothing_is_heard_is_mentioned_once_and_not_ended(now: list[float]) -> None:
+    said: list[str] = []
+    h = handout([stage("a"), stage("b")], Ledger([Machine({"CPU": 2.0})]))
+    h.say = said.append
+    h.take("1")
+    h.take("2")
+    now[0] += QUIET_SECONDS / 2
+    h.progress("1", {"step": 1})
+    now[0] += QUIET_SECONDS / 2 + 1
+    h.reap()
+    assert said == ["b: not yet begun: no machine took it for 10 min"]
+    now[0] += QUIET_SECONDS / 2
+    h.reap()
+    h.reap()
+    assert said[1:] == ["a: no report for 10 min"]
+    assert h.live.keys() == {"1", "2"}
+    h.progress("1", {"step": 2})
+    now[0] += QUIET_SECONDS + 1
+    h.reap()
+    assert said[2:] == ["a: no report for 10 min"]
+
+
+def test_what_is_waited_for_is_said_once_where_nothing_runs(now: list[float]) -> None:
+    """The only machine with a GPU has left: the study waits for one, not silently, and not on the CPU."""
+    said: list[str] = []
+    there = [Machine({"CPU": 1.0}, "1", "a")]
+    h = handout([stage("a", gpus=1)], Ledger(there))
+    h.machines, h.say = lambda: there, said.append
+    for _ in range(3):
+        assert h.take("1") is None
+        now[0] += WAIT_SECONDS + 1
+    assert said == ["nothing can run: no machine has room for 1 CPU and 1 GPU; waiting for one"]
+    there = [*there, Machine({"CPU": 1.0, "GPU": 1.0}, "2", "b")]
+    assert h.take("1") is not None
+    assert said[1:] == ["a machine with a GPU has joined: stages whose `gpus` is left open run on one from now on"]

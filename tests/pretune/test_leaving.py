@@ -19,7 +19,8 @@ import yaml
 
 from pretune import leaving
 from pretune.execute import Folders, execute, order_of
-from pretune.handout import Handout, Ledger, find_in, outcome_of
+from pretune.handout import Handout, find_in, outcome_of
+from pretune.ledger import Ledger, Machine
 from pretune.outcomes import Outcome
 from pretune.plan import make_plan
 from pretune.scheduler import Scheduler
@@ -86,7 +87,9 @@ def test_a_stopped_handout_hands_out_no_more_and_is_over_when_nothing_is_under_w
     scheduler = Scheduler(lambda key: None, 0)
     scheduler.start([program_of(stage)])
     folders = Folders("store", "cache", None)
-    handout = Handout(scheduler, Ledger({"CPU": 4.0}), lambda stage, gpus: order_of(stage, "", gpus, folders), {})
+    handout = Handout(
+        scheduler, Ledger([Machine({"CPU": 4.0})]), lambda stage, gpus: order_of(stage, "", gpus, folders), {}
+    )
     assert handout.take("a") is not None
     handout.stop()
     assert not handout.over
