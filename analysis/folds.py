@@ -56,9 +56,9 @@ def over_folds(results: pandas.DataFrame, header: StudyHeader, metric: str) -> t
         others = " ".join(f"{name}={level}" for name, level in cell.levels.items() if name != factor and level)
         groups.setdefault(others or "all", []).append(list(values[cell.label].values()))
     rows = tuple(_row(cell, folds) for cell, folds in groups.items())
-    notes = [
-        f"each fold is its mean over seeds; folds share training images, so no interval is made of them ({factor})"
-    ]
+    seeds = sorted({row.seeds for row in rows if row.seeds})
+    n = f" (n={seeds[0]}{f' to {seeds[-1]}' if len(seeds) > 1 else ''})" if seeds else ""
+    notes = [f"each fold is its mean over seeds{n}; folds share training images, so no interval is made of them"]
     short = [f"{row.cell}: {row.folds} of {row.folds_expected} folds" for row in rows if row.folds < row.folds_expected]
     percent = header.report.percent and not lower_is_better(metric)
     return (Folds(header.study, metric, factor, rows, percent, (*notes, *short)),)

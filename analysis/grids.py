@@ -107,7 +107,7 @@ def _agreement(table: Table, ours: CellValue | None, theirs: PublishedValue | No
 def _folds_grid(table: Folds) -> Grid:
     digits = decimals([row.std for row in table.rows if row.std > 0])
     unit = ", percent" if table.percent else ""
-    caption = f"{table.metric}{unit}: mean ± standard deviation over the folds of {table.factor}"
+    caption = f"{table.metric}{unit}: mean ± standard deviation over folds (factor {table.factor})"
     body = tuple((row.cell, _over_folds(row, digits, table.percent), str(row.folds)) for row in table.rows)
     return Grid(caption, 1, ("cell", "mean ± std", "folds"), body, frozenset(), table.notes)
 

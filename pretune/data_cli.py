@@ -20,9 +20,9 @@ SHEET_IMAGES = 24
 OWN = {
     "scenes": "generated scenes with exact masks, regions and depth; nothing to fetch",
     "volumes": "generated volumes with exact masks; nothing to fetch",
-    "image-folder": "your images, all in one folder or in one for each class",
-    "image-mask-folder": "your images/ and masks/ with equal file names",
-    "parquet": "your shards of image files, on a disk or in an object store (s3://, gs://)",
+    "image-folder": "your images, all in one folder or in one for each class, also below train/, val/ and test/",
+    "image-mask-folder": "your images/ and masks/ with equal file names, also below train/, val/ and test/",
+    "parquet": "your shards of image files (mask and label: columns that you name), on a disk or in an object store",
     "npz": "your arrays in one file: images, and masks and labels if there are any",
 }
 

@@ -48,8 +48,9 @@ def test_a_fold_that_failed_is_counted_and_named(folder):
 def test_folds_stand_in_every_form(folder):
     write_tables(folder)
     text = (folder / "table.md").read_text()
-    assert "test/jaccard: mean ± standard deviation over the folds of fold" in text
+    assert "test/jaccard: mean ± standard deviation over folds (factor fold)" in text
     assert "| encoder=frozen | 0.53 ± 0.15 | 3 |" in text
+    assert "each fold is its mean over seeds (n=2); folds share" in text
     lines = (folder / "folds.csv").read_text().splitlines()
     assert lines[0] == "metric,cell,mean,std,folds,folds_expected,seeds"
     assert lines[1].startswith("test/jaccard,encoder=frozen,0.533333333333")

@@ -39,6 +39,7 @@ def list_images(root: Path) -> Listing:
     """
     found = _found(root)
     paths = dict(sorted((path.relative_to(root).as_posix(), path) for path in found.images))
+    _refuse_parts_among_others(root, paths)
     tests = official_tests(paths)
     level = 0 if tests is None else 1  # at which folders are classes
     kinds = [parts[level] if len(parts := name.split("/")) > level + 1 else None for name in paths]
@@ -71,7 +72,7 @@ def official_tests(names: Iterable[str]) -> dict[str, bool | None] | None:
     None where not all files lie below train/, val/ and test/, train/ among them. Of train/ alone there is no test list,
     and what lies below it is cut as if it was the whole.
     """
-    top = {name: name.split("/")[0].lower() if "/" in name else "" for name in names}
+    top = {name: _top(name) for name in names}
     tops = set(top.values())
     if not tops & {*TRAIN} or not tops <= {*TRAIN, *VAL, *TEST}:
         return None
@@ -79,12 +80,30 @@ def official_tests(names: Iterable[str]) -> dict[str, bool | None] | None:
     return {name: part in last if tops & {*last} else None for name, part in top.items()}
 
 
+def _top(name: str) -> str:
+    """The folder at the top, in small letters; nothing for a file at the top."""
+    return name.split("/")[0].lower() if "/" in name else ""
+
+
+def _refuse_parts_among_others(root: Path, names: Iterable[str]) -> None:
+    """Raises DataError where train/ and val/ or test/ would be taken for classes, as other things lie beside them."""
+    tops = {_top(name) for name in names}
+    others = sorted(tops - {*TRAIN, *VAL, *TEST})
+    if others and tops & {*TRAIN} and tops & {*VAL, *TEST}:
+        parts = ", ".join(f"{part}/" for part in sorted(tops - {*others}))
+        beside = ", ".join(f"{other}/" if other else "single images" for other in others[:5])
+        raise DataError(
+            f"image-folder: {root} holds {parts}, which look like parts of a set and not like classes, and beside them "
+            f"{beside}; move these away, or name one of the parts by `root:`"
+        )
+
+
 def _empty_folders(root: Path, base: Path, names: Iterable[str]) -> Iterator[str]:
-    held = {Path(name).parent for name in names}
-    used = held | {above for folder in held for above in folder.parents}
+    level = len(base.relative_to(root).parts) + 1
+    used = {"/".join(name.split("/")[:level]) for name in names}
     for path in sorted(base.iterdir()):
-        if path.is_dir() and not path.name.startswith(".") and path.relative_to(root) not in used:
-            yield f"{path.relative_to(root).as_posix()}: a class folder without an image; add images or remove it"
+        if path.is_dir() and not path.name.startswith(".") and _in(root, path) not in used:
+            yield f"{_in(root, path)}: a class folder without an image; add images or remove it"
 
 
 def list_images_and_masks(

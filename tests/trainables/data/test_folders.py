@@ -206,6 +206,13 @@ def test_a_class_called_train_among_others_is_a_class(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(("other", "named"), [("extra/3.jpg", "extra/"), ("3.jpg", "single images")])
+def test_parts_among_other_things_are_not_taken_for_classes(tmp_path: Path, other: str, named: str) -> None:
+    touch(tmp_path, *(f"train/cat/{i}.jpg" for i in range(20)), "test/cat/2.jpg", other)
+    with pytest.raises(DataError, match=f"holds test/, train/, which look like parts .* beside them {named}; move"):
+        list_images(tmp_path)
+
+
 def test_an_empty_class_folder_of_a_part_is_a_problem(tmp_path: Path) -> None:
     touch(tmp_path, "train/cat/1.jpg", "train/dog/1.jpg", "val/cat/deep/2.jpg")
     (tmp_path / "val" / "dog").mkdir()
