@@ -291,6 +291,7 @@ def machine(order: Order) -> dict[str, Any]:
     return {
         "gpu": cuda,
         "gpu_memory": memory,
+        "gpu_memory_total": torch.cuda.mem_get_info()[1] if on_gpu else None,
         "cpu": _cpu(),
         "threads": order.threads,
     } | {

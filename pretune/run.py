@@ -19,7 +19,7 @@ from optuna.storages import BaseStorage
 from rich.console import Console
 from rich.progress import Progress as Bar
 
-from pretune import cluster, needs, program, record, warm
+from pretune import cluster, needs, packing, program, record, warm
 from pretune.backbones import check_backbones
 from pretune.copies import in_the_test_set
 from pretune.errors import SearchStorageError
@@ -207,6 +207,7 @@ def conclude(study: Study, state: State, options: Options) -> Ended:
     """Write results and the best model; say how it ended."""
     scheduler, uses = state.scheduler, state.run.uses
     state.stopped = not scheduler.finished
+    state.run.notes += packing.advice(state.taken)
     state.live.clear()  # whatever was under way when the user stopped it
     record.write_results(study, uses, scheduler.outcomes, state.store, options.out)
     write_test_images(uses, state.store, options.out)
@@ -403,6 +404,7 @@ class State:
     seconds: dict[str, list[float]] = field(default_factory=dict)  # per stage name, of stages trained in this run
     images: dict[str, int] = field(default_factory=dict)  # seen in training, per stage name
     gpu_memory: dict[str, float] = field(default_factory=dict)  # bytes, the most of a stage run, per stage name
+    taken: dict[str, packing.Taken] = field(default_factory=dict)  # the same beside what the GPU has
     notes: list[str] = field(default_factory=list)
     tell: Callable[[str], None] | None = None
     publisher: Publisher | None = None
@@ -425,6 +427,8 @@ class State:
                 self.seconds.setdefault(stage.name, []).append(entry.seconds)
                 if memory := costs(entry).get("cost/gpu_memory"):
                     self.gpu_memory[stage.name] = max(memory, self.gpu_memory.get(stage.name, 0.0))
+                    total = float(entry.about["machine"].get("gpu_memory_total") or 0.0)
+                    self.taken[stage.name] = packing.Taken(stage, self.gpu_memory[stage.name], total)
             self.write_so_far()
         if kind not in ("reused", "started"):
             self.notes.append(line)
