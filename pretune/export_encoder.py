@@ -116,7 +116,9 @@ def _own(encoder: nn.Module, state: dict[str, Tensor]) -> Named:
 
 def _torchvision(encoder: nn.Module, state: dict[str, Tensor]) -> Named:
     name = _resnet_name(encoder, "torchvision")
-    library = resnet.BODIES[int(name.removeprefix("resnet"))](weights=None)
+    from torchvision.models import get_model
+
+    library = get_model(name, weights=None)
     library.fc = nn.Identity()
     library.load_state_dict(state)
     parts = [library.conv1, library.bn1, library.relu, library.maxpool]
@@ -157,7 +159,7 @@ def _resnet_name(encoder: nn.Module, library: str) -> str:
             + (" and timm backbones" if library == "timm" else "")
             + "; use --keys own"
         )
-    return next(f"resnet{depth}" for depth in resnet.BODIES if _same_tensors(encoder, depth))
+    return next(f"resnet{depth}" for depth in resnet.WIDTHS if _same_tensors(encoder, depth))
 
 
 def _same_tensors(encoder: nn.Module, depth: int) -> bool:

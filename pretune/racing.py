@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,8 @@ def clearly_worse(scores: NDArray[np.float64], noise: Noise, alpha: float) -> li
         noise: pooled over these scores and earlier races of the same search.
         alpha: for one comparison of one look; the caller divides by the number of looks (Bonferroni).
     """
+    from scipy import stats  # takes a second to import, which no study without a race needs
+
     if noise.freedom < 1 or len(scores) < 2:
         return []
     means = scores.mean(axis=1)

@@ -8,12 +8,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import resnet
 
 from trainables.models import interface
 from trainables.models.unet import convolutions
 
-BODIES = {18: resnet.resnet18, 34: resnet.resnet34, 50: resnet.resnet50}
 WIDTHS = {
     18: (64, 64, 128, 256, 512),
     34: (64, 64, 128, 256, 512),
@@ -31,7 +29,9 @@ class Encoder(interface.Encoder):
 
     def __init__(self, depth: int, stem: str = "imagenet") -> None:
         super().__init__()
-        body = BODIES[depth](weights=None)
+        from torchvision.models import get_model  # takes a second to import, which no other model needs
+
+        body = get_model(f"resnet{depth}", weights=None)
         self.widths = WIDTHS[depth]
         self.strides = STRIDES[stem]
         self.conv1, self.bn1 = body.conv1, body.bn1
