@@ -1,7 +1,8 @@
 """One stage on several workers: Ray Train places them, and each runs the loop that a single process would.
 
 Ray Train restarts the workers when one is lost; they go on from the state that the stage last wrote, on as many as
-the study allows. Its own checkpoints stay unused, since the store holds all state.
+the study allows. Its own checkpoints stay unused, since the store holds all state. Where one of them is asked to leave
+(its machine is drained, the study is stopped) all write and leave after the same step (trainables.loop.Clock).
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ def run_gang(order: Order, attempt: Path) -> tuple[dict[str, float], dict[str, A
     To be called within a Ray cluster; inside a Tune trial progress goes to the trial.
 
     Raises:
-        DivergedError: as the loops do.
+        DivergedError, LeftError: as the loops do.
         NeedsError: the data set does not have what the stage asks for.
         TrainingFailedError: workers were lost or failed more often than they are restarted.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from trainables.loop import DivergedError
+    from trainables.loop import DivergedError, LeftError
 
     elastic = order.min_workers < order.workers
     trainer = TorchTrainer(
@@ -55,6 +56,8 @@ def run_gang(order: Order, attempt: Path) -> tuple[dict[str, float], dict[str, A
     shutil.rmtree(attempt / STORAGE, ignore_errors=True)
     if "refused" in answer:
         raise NeedsError(*answer["refused"])
+    if "left" in answer:
+        raise LeftError(answer["left"])
     if "diverged" in answer:
         *about, text = answer["diverged"]
         error = DivergedError(*about)
@@ -80,8 +83,9 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     import torch.distributed as dist
     from ray.train.torch import get_device
 
+    from pretune.leaving import at_work
     from trainables.distributed import World
-    from trainables.loop import DivergedError
+    from trainables.loop import DivergedError, LeftError
 
     order, attempt = Order.from_json(config["order"]), Path(config["attempt"])
     world = World(dist.get_rank(), dist.get_world_size())
@@ -98,11 +102,14 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
 
     resume = _where_to_resume(order, world)
     try:
-        metrics = run_worker(order, attempt, report, device, resume, world)
+        with at_work() as leaving:  # a drain of this worker's machine, or a stop of the study
+            metrics = run_worker(order, attempt, report, device, resume, world, leaving)
     except NeedsError as error:  # on all workers alike, as the next
         return {"refused": error.args}
     except DivergedError as error:
         return {"diverged": (error.metric, error.step, error.value, str(error))}
+    except LeftError as left:  # likewise: they have told each other
+        return {"left": str(left)}
     about = {"machine": machine(order), "workers": world.size, "resumed": resume is not None}
     return {"metrics": metrics, "about": about}
 

@@ -195,17 +195,20 @@ def outcome_of(stage: Stage, result: Mapping[str, Any], error: bool, scheduler: 
         ended: Literal["crashed", "preempted"] = "preempted" if state == "preempted" else "crashed"
         return Outcome(ended, {}, str(result.get("cause")), final=bool(result.get("final")))
     if result.get("state") in ("finished", "diverged"):
+        if scheduler.find_announced and (found := scheduler.find_announced(stage.fingerprint)):
+            return found
         return Outcome(
             "crashed", {}, "it ended well, but the store does not show it: is it on a disk that all nodes share?"
         )
     return Outcome("crashed", {}, "the process that ran it died (killed, or out of memory)")
 
 
-def find_in(store: Store) -> Callable[[str], Outcome | None]:
-    """The store as the scheduler sees it."""
+def find_in(store: Store, announced: bool = False) -> Callable[[str], Outcome | None]:
+    """The store as the scheduler sees it; `announced`: patiently, for what another machine says it has finished."""
+    look = store.find_announced if announced else store.find
 
     def find(fingerprint: str) -> Outcome | None:
-        entry = store.find(fingerprint)
+        entry = look(fingerprint)
         if entry is None:
             return None
         state: Literal["diverged", "finished"] = "diverged" if entry.outcome == "diverged" else "finished"

@@ -50,6 +50,7 @@ class Objects(Protocol):
     def upload(self, path: Path, name: str) -> None: ...
     def download(self, name: str, path: Path, about: dict[str, Any]) -> None: ...
     def sizes(self, folder: str = "") -> dict[str, int]: ...
+    def remove(self, name: str) -> None: ...
     def delete(self, folder: str) -> None: ...
     def check(self) -> None: ...
 
@@ -129,6 +130,17 @@ class Bucket:
                 break
         start = len(self.prefix) + 1
         return {info.path[start:]: info.size for info in found if info.type == fs.FileType.File}
+
+    def remove(self, name: str) -> None:
+        """One object; that it is not there is no error."""
+
+        def once() -> None:
+            try:
+                self.files.delete_file(self._path(name))
+            except FileNotFoundError:
+                return
+
+        self._retried("deleted", name, once)
 
     def delete(self, folder: str) -> None:
         """Everything below `folder`; what is not there is no error."""

@@ -93,11 +93,12 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
     digest_of, copies, left_out = prepare_data(study, options, console)
     make_folder(options.out)
     publisher = Publisher(options.out, options.results)
-    publisher.fetch()
+    publisher.check()
     log_file = options.out / "pretune.log"
     with (
         told_in_a_sentence(options),
         only_driver(options.out),
+        publisher.alone(functools.partial(console.print, highlight=False, soft_wrap=True)),
         searches_in(options) as storage,
         log_file.open("a", encoding="utf-8") as log,
     ):
@@ -113,7 +114,7 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
         run.search_prefix = record.own_name(study, options.out) if options.search_storage else ""
         state = State(study, run, store, options.out, began, log)
         state.publisher = publisher
-        scheduler = Scheduler(find_in(store), study.header.retries, state.event)
+        scheduler = Scheduler(find_in(store), study.header.retries, state.event, find_in(store, announced=True))
         state.scheduler = scheduler
         run.gpu_seconds = lambda key: (
             o.costs.get("cost/gpu_seconds", 0.0) if (o := scheduler.outcomes.get(key)) else 0.0

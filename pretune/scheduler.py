@@ -48,6 +48,7 @@ class Scheduler:
     find: Find  # what the store holds of a fingerprint
     retries: int  # how often a crashed stage is tried again
     on_event: Event = _ignore
+    find_announced: Find | None = None  # the same, for what a trial says that it has just finished
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     running: dict[str, Stage] = field(default_factory=dict)
     reused: set[str] = field(default_factory=set)

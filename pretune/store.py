@@ -11,15 +11,18 @@ driver may go on writing for a while. The last of two writers of equal work wins
 Behind the folder there may be a bucket, the same layout on S3 or GCS: then the bucket is the store and the folder is
 its cache. Stages write into the folder; `finish` uploads the payload, then the marker; `find` and `file` fetch what
 another machine made, once, and check it against the marker. A resumable state is uploaded under a name of its own,
-<attempt>/state-<time>.pt, then named by <attempt>/state.json.
+<attempt>/state-<time>.pt, then named by <attempt>/state.json; the one before it goes then, all go with the last use.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,9 +39,11 @@ STATE = "checkpoint.pt"
 # The state at the end of a training, from which a longer one continues (trainables.checkpoints.CONTINUE).
 CONTINUE = "continue.pt"
 UPLOADED = "state.json"  # in a bucket: names the newest uploaded state of its attempt
+UPLOADED_STATE = "state-{written}.pt"
 LEASE = "lease.json"  # who is at work on a fingerprint (pretune.flight)
 READS = 3  # looks at a marker that is there before it counts as damaged: an answer may have been cut
 AT_ONCE = 16  # requests to a bucket side by side
+ANNOUNCED_WAITS = (0.0, 0.5, 1.0, 2.0)  # seconds before each look for an entry that was said to be there
 LENGTHS = ".length"  # <root>/<series>/<epochs>.length names the fingerprint of a training of that many epochs
 
 
@@ -110,6 +115,21 @@ class Store:
             return here if whole else None
         return here or self._find_there(fingerprint, self.bucket)
 
+    def find_announced(self, fingerprint: str, waits: tuple[float, ...] = ANNOUNCED_WAITS) -> Entry | None:
+        """The entry that another machine says it has just finished; None where it stays unseen.
+
+        An NFS client remembers for up to a minute (acdirmax) that a name was not there. Opening the folder makes it ask
+        the server (close-to-open consistency), so both folders on the way are opened before each look.
+        """
+        for wait in waits:
+            time.sleep(wait)
+            for folder in (self.root, self.root / fingerprint):
+                with contextlib.suppress(OSError):
+                    os.scandir(folder).close()
+            if (entry := self.find(fingerprint)) is not None:
+                return entry
+        return None
+
     def file(self, entry: Entry, name: str) -> Path:
         """A file of an entry, fetched if need be. Raises FileNotFoundError where the bucket lost it."""
         path = self._path(entry, name)
@@ -143,12 +163,23 @@ class Store:
         copy = attempt / f"{STATE}.{written}.upload"  # the loop replaces the file whenever it likes
         try:
             os.link(attempt / STATE, copy)
-            about = _describe(copy) | {"written": written, "name": f"state-{written}.pt"}
+            about = _describe(copy) | {"written": written, "name": UPLOADED_STATE.format(written=written)}
             self.bucket.upload(copy, f"{folder}/{about['name']}")
         finally:
             copy.unlink(missing_ok=True)
         self.bucket.write(f"{folder}/{UPLOADED}", json.dumps(about).encode())
+        if kept >= 0:  # no longer named
+            with contextlib.suppress(OSError):  # it goes with the others when the stage is finished
+                self.bucket.remove(f"{folder}/{UPLOADED_STATE.format(written=kept)}")
         return written
+
+    def drop_states(self, fingerprint: str) -> None:
+        """Delete what was uploaded of a stage's states, of all its attempts: it is finished, nobody will resume it."""
+        if self.bucket is None:
+            return
+        for name in self.bucket.sizes(fingerprint):
+            if name.endswith(f"/{UPLOADED}") or re.search(r"/state-\d+\.pt$", name):
+                self.bucket.remove(name)
 
     def note_length(self, series: str, epochs: int, fingerprint: str) -> None:
         """Remember that a training of the series that is `epochs` long left a state to continue from."""

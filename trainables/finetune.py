@@ -145,10 +145,12 @@ def finetune(
                 best = better(best, values, network) if settings.checkpoint == "best" else None
             history.append({"step": step + 1, "epoch": (step + 1) / steps_per_epoch} | values)
             report({"step": step + 1, "total": end} | values)
-        if world.first and ((ends := step == end - 1 and place.keep_state) or clock.due()):
-            state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
-            state |= {"history": history, "losses": track.losses, "best": best}
-            (checkpoints.save_end if ends else checkpoints.save_state)(state, place.out)
+        ends = step == end - 1 and place.keep_state
+        if ends or clock.due():
+            if world.first:
+                state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+                state |= {"history": history, "losses": track.losses, "best": best}
+                (checkpoints.save_end if ends else checkpoints.save_state)(state, place.out)
             clock.leave_if_asked(step + 1)
     done = int(history[-1]["step"])
     if len(split.val) and not any(name.startswith("val/") for name in history[-1]):  # at the end always

@@ -25,6 +25,8 @@ from trainables.models.table import build_unet as build_unet
 from trainables.optimizers import LARS
 from trainables.schedules import cosine_ramp
 
+ASK_SECONDS = 2.0  # between two exchanges of workers whether one was asked to leave
+MOST_STEPS = 1000  # between two such exchanges, whatever the pace was: it may have been that of the fastest steps
 WINDOW_RUNS = 16  # runs of neighbouring images that a shuffle window mixes
 ANNOUNCED = 50_000  # images that a stream is told of at once, in whole epochs: starting to read takes 0.2 s
 
@@ -53,7 +55,7 @@ class Place:
     checkpoint_seconds: float = 60.0  # wall time between resumable states
     world: World = ALONE  # the workers that run it together, all in a `Place` of their own
     batch_norm: str = "sync"  # statistics of the whole batch, or `local`: of each worker's rows
-    leaving: Callable[[], bool] = lambda: False  # asked after every step: must this process end soon?
+    leaving: Callable[[], bool] = lambda: False  # asked after every step (several workers: now and then): must we end?
 
 
 class Feed:
@@ -115,19 +117,37 @@ class LeftError(Exception):
 
 
 class Clock:
-    """Says when the next resumable state is due: now and then, and at once where the loop must leave."""
+    """Says when the next resumable state is due: now and then, and at once where the loop must leave.
+
+    Several workers must leave after the same step. They tell each other every few steps whether one of them was asked,
+    about every ASK_SECONDS by the first worker's clock, since telling is an exchange that a GPU has to wait for.
+    """
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._last = time.monotonic()
+        self._last = self._told = time.monotonic()
         self._asked = False
+        self._between = self._left = 1  # steps from one exchange to the next, and of those still to come
 
     def due(self) -> bool:
-        self._asked = self._asked or self._place.leaving()
+        """Whether to write the state now. To be called by all workers, after every step."""
+        self._asked = self._asked or (self._place.leaving() if self._place.world.size == 1 else self._any_asked())
         if not self._asked and time.monotonic() - self._last < self._place.checkpoint_seconds:
             return False
         self._last = time.monotonic()
         return True
+
+    def _any_asked(self) -> bool:
+        self._left -= 1
+        if self._left > 0:
+            return False
+        now, world = time.monotonic(), self._place.world
+        fitting = round(self._between * ASK_SECONDS / max(now - self._told, 1e-3))  # steps, at the latest pace
+        proposed = min(max(fitting, 1), MOST_STEPS) if world.first else 0
+        told = torch.tensor([float(self._place.leaving()), float(proposed)], device=self._place.device)
+        asked, steps = world.sum(told).tolist()
+        self._told, self._between, self._left = now, int(steps), int(steps)
+        return bool(asked)
 
     def leave_if_asked(self, step: int) -> None:
         """Call when the state is written. Raises `LeftError`."""

@@ -152,10 +152,12 @@ def pretrain(
             report({"step": step + 1, "total": end} | values)
             if settings.stop_on_collapse and (condemned := collapse.condemned(history, settings.stop_on_collapse)):
                 raise CollapsedError(condemned, step + 1)
-        if world.first and ((ends := step == end - 1 and place.keep_state) or clock.due()):
-            state = {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
-            state |= {"history": history, "losses": track.losses}
-            (checkpoints.save_end if ends else checkpoints.save_state)(state, place.out)
+        ends = step == end - 1 and place.keep_state
+        if ends or clock.due():
+            if world.first:
+                state = {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+                state |= {"history": history, "losses": track.losses}
+                (checkpoints.save_end if ends else checkpoints.save_state)(state, place.out)
             clock.leave_if_asked(step + 1)
     if settings.online_knn_every and "val/online_knn" not in history[-1]:  # due at the end, whatever the interval
         history[-1] |= {"val/online_knn": online_knn(method, settings, feeds, data, split, world)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,41 @@ def test_every_field_of_the_aws_file_is_explained() -> None:
             if "#" not in line and not above.lstrip().startswith("#"):
                 bare.append(line.strip())
     assert not {key.split(":")[0] for key in bare} - EVIDENT
+
+
+def test_on_aws_nodes_get_what_pretune_needs_in_the_tested_versions() -> None:
+    config = read(AUTOSCALER[0])
+    install = next(command for command in config["setup_commands"] if "pip install" in command)
+    assert "--constraint ~/constraints.txt" in install
+    assert config["file_mounts"]["~/constraints.txt"] == "constraints.txt"
+    asked = {name.strip("'").split("[")[0] for name in install.split()}
+    needed = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert {re.split(r"[\[<>=~]", requirement)[0] for requirement in needed} <= asked
+    mount = next(command for command in config["setup_commands"] if "mount -t nfs4" in command)
+    assert "lookupcache=positive" in mount
+    assert any("install -y nfs-common" in command for command in config["setup_commands"])
+
+
+def test_the_key_that_the_head_gets_is_no_users_own() -> None:
+    assert read(TOP / "cluster" / "local.yaml")["auth"]["ssh_private_key"] == "~/.ssh/pretune-cluster"
+
+
+def manifests() -> list[dict[str, Any]]:
+    """The specification of the cluster in each of KubeRay's documents."""
+    documents = list(yaml.safe_load_all((TOP / "cluster" / "kuberay.yaml").read_text()))
+    return [document["spec"].get("rayClusterSpec", document["spec"]) for document in documents]
+
+
+def test_on_kubernetes_the_operator_hands_out_the_token_and_evicted_pods_have_time_to_drain() -> None:
+    for spec in manifests():
+        assert spec["authOptions"] == {"mode": "token", "secretName": "pretune-token"}
+        pods = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+        own = {entry["name"] for pod in pods for c in pod["template"]["spec"]["containers"] for entry in c.get("env", [])}
+        assert not {name for name in own if name.startswith("RAY_AUTH")}  # would stand beside the operator's
+        for group in spec["workerGroupSpecs"]:
+            (container,) = group["template"]["spec"]["containers"]
+            (wait,) = (entry["value"] for entry in container["env"] if "DRAIN" in entry["name"])
+            assert 0 < float(wait) < group["template"]["spec"]["terminationGracePeriodSeconds"]
 
 
 EVIDENT = {"type", "region", "ssh_user", "head_node_type", "available_node_types", "head", "gpu", "provider", "auth",

@@ -27,6 +27,7 @@ from hosts import Host, hosts, why_not
 
 TOP = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
+NOTICE = "--reason DRAIN_NODE_REASON_PREEMPTION --reason-message taken --deadline-remaining-seconds 110"
 PORT = 18265  # of the tunnel to the head's dashboard
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.skipif(bool(why_not()), reason=str(why_not()))]
@@ -177,6 +178,10 @@ def test_a_study_on_three_hosts_one_killed_and_one_added_gives_the_table_of_one_
             assert where.keys() == {first.name, spare.name}, where  # the one that was added, too
             secret = (tmp_path / "token").read_text()
             assert secret not in call(["ray", "job", "list", "--address", address], env) + log
+
+            # --- what cluster/spot_notice.sh tells Ray, on a machine without work: it leaves at once
+            first.ssh(f"RAY_AUTH_MODE=token ray drain-node {NOTICE}")
+            until("the drained machine to leave", lambda: alive(head) == 1, 60)
 
     # --- the same on this machine alone
     alone = tmp_path / "alone"

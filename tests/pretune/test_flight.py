@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pretune import flight
-from pretune.flight import Lease, read_lease, single_flight, write_lease
+from pretune.flight import read_lease, single_flight, write_lease
 from pretune.store import LEASE, STATE, Store
 
 KEY = "f" * 32
@@ -23,7 +23,7 @@ def waiting_raises(values: dict[str, float]) -> None:
 
 
 def leased(store: Store, **changes: object) -> None:
-    write_lease(store, KEY, "other", 60.0)
+    write_lease(store, KEY, "other")
     lease = json.loads(store.read(f"{KEY}/{LEASE}"))
     store.write(f"{KEY}/{LEASE}", json.dumps(lease | changes).encode())
 
@@ -66,23 +66,72 @@ def test_who_is_asked_to_leave_waits_no_longer(tmp_path: Path) -> None:
         raise AssertionError
 
 
-def test_an_expired_lease_a_dead_holder_and_a_damaged_lease_are_not_waited_for(tmp_path: Path) -> None:
+def test_a_dead_holder_a_lease_that_was_given_back_and_a_damaged_one_are_not_waited_for(tmp_path: Path) -> None:
     """The process of the dead holder has ended before its number is used here."""
     store = Store(tmp_path)
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    for change in ({"until": time.time() - 1}, {"pid": ended.pid}, {"until": None}, {"pid": "x"}):
+    for change in ({"owner": ""}, {"pid": ended.pid}, {"renewed": None}, {"pid": "x"}):
         leased(store, **change)
         with single_flight(store, KEY, waiting_raises):
             held = read_lease(store, KEY)
             assert held is not None
-            assert held.holds
+            assert not held.free
             assert held.owner != "other"
 
 
-def test_a_holder_on_another_machine_is_believed_until_its_lease_ends() -> None:
-    assert Lease("a", "another", 2**22 + 1, time.time() + 5).holds
-    assert not Lease("a", "another", 1, time.time() - 5).holds
+@pytest.mark.parametrize("skew", [-86400.0, 0.0, 86400.0])
+def test_a_holder_elsewhere_is_dead_when_its_lease_does_not_change_whatever_its_clock_says(
+    tmp_path: Path, skew: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its clock is a day behind or ahead, and the lease was last renewed just now by it. Waiting takes 0.3 s here."""
+    monkeypatch.setattr(flight, "LEASE_SECONDS", 0.3)
+    monkeypatch.setattr(flight, "WAIT_SECONDS", 0.02)
+    store, waits = Store(tmp_path), list[float]()
+    leased(store, host="another", renewed=time.time() + skew)
+    with single_flight(store, KEY, lambda values: waits.append(time.monotonic())):
+        assert waits[-1] - waits[0] > 0.2
+
+
+@pytest.mark.parametrize("skew", [-86400.0, 86400.0])
+def test_a_holder_that_renews_its_lease_is_waited_for_whatever_its_clock_says(
+    tmp_path: Path, skew: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Renewed ten times, each time after half of what makes it dead: it is waited for all the while."""
+    monkeypatch.setattr(flight, "LEASE_SECONDS", 0.4)
+    monkeypatch.setattr(flight, "WAIT_SECONDS", 0.02)
+    store = Store(tmp_path)
+    leased(store, host="another", renewed=time.time() + skew)
+    over = threading.Event()
+
+    def renew() -> None:
+        for beat in range(10):
+            time.sleep(0.2)
+            leased(store, host="another", renewed=time.time() + skew + beat)
+        over.set()
+
+    renewing = threading.Thread(target=renew)
+    renewing.start()
+    with single_flight(store, KEY, lambda values: None):
+        assert over.is_set()
+    renewing.join()
+
+
+def test_who_waits_for_long_gives_up_its_place_for_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flight, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(flight, "WAIT_SECONDS", 0.02)
+    store = Store(tmp_path)
+    leased(store, host="another pid:[1]")
+    with (
+        pytest.raises(flight.EndedWaitError, match=r"another driver \(another\) is at work on it; looked at again later"),
+        single_flight(store, KEY, lambda values: None),
+    ):
+        raise AssertionError
+
+
+def test_who_waits_does_so_for_long_enough_to_take_over_from_the_dead() -> None:
+    assert flight.BEAT_SECONDS < flight.LEASE_SECONDS / 2
+    assert flight.LEASE_SECONDS + 2 * flight.WAIT_SECONDS < flight.PATIENCE_SECONDS
 
 
 def test_a_fault_gives_the_lease_back(tmp_path: Path) -> None:
@@ -104,4 +153,4 @@ def test_a_lease_is_renewed_while_the_work_goes_on(tmp_path: Path, monkeypatch: 
         after = read_lease(store, KEY)
     assert before is not None
     assert after is not None
-    assert after.until > before.until
+    assert after.renewed > before.renewed

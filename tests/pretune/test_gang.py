@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 import torch
+from ray.experimental import internal_kv
 from safetensors.torch import load_file
 
+from pretune import leaving
 from pretune.execute import Folders, Order, execute, order_of
 from pretune.plan import make_plan
 from pretune.store import STATE, Entry, Store
@@ -114,6 +116,30 @@ def test_a_killed_worker_changes_nothing(tiny: dict[str, Any], tmp_path: Path) -
     assert dict.fromkeys(weights(calm), True) == {
         name: torch.equal(tensor, weights(hit)[name]) for name, tensor in weights(calm).items()
     }
+
+
+@pytest.mark.slow
+def test_workers_of_a_stopped_study_write_their_state_and_leave_together(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """Asked as `pretune stop` does, once there is a state; the same order then goes on from it."""
+    tiny["pretrain"] |= {"steps": 3000}
+    one = dataclasses.replace(order(tiny, tmp_path / "store", 2), checkpoint_seconds=0.2)
+
+    def ask() -> None:
+        until = time.monotonic() + 120
+        while time.monotonic() < until and not list((tmp_path / "store" / one.fingerprint).glob(f"*/{STATE}")):
+            time.sleep(0.05)
+        leaving.ask_stages_to_leave()
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        outcome = execute(one, ignore)
+    finally:
+        asking.join()
+        internal_kv._internal_kv_del(leaving._key())
+    assert outcome.state == "preempted"
+    assert outcome.cause.startswith("asked to leave, state written after step ")
+    assert finished(dataclasses.replace(one, checkpoint_seconds=60.0)).about["resumed"]
 
 
 def kill_a_worker(folder: Path, killed: list[int]) -> None:

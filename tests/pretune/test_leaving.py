@@ -206,3 +206,23 @@ def test_the_store_shows_what_ended_whatever_the_trial_said_last(tiny: dict[str,
     execute(order_of(stage, "", 0.0, Folders(str(store.root), str(tmp_path / "cache"), None)), lambda values: None)
     scheduler = Scheduler(find_in(store), 0)
     assert outcome_of(stage, {"state": "preempted"}, True, scheduler).state == "finished"
+
+
+@pytest.mark.parametrize(
+    ("said", "looked_again", "expected"),
+    [("finished", True, "finished"), ("diverged", True, "finished"), ("crashed", False, "crashed"), (None, False, "crashed")],
+)  # fmt: skip
+def test_only_what_a_trial_says_it_has_ended_well_is_looked_for_again(
+    said: str | None, looked_again: bool, expected: str, tiny: dict[str, Any]
+) -> None:
+    """The store shows it at the second, patient look alone."""
+    looks: list[str] = []
+
+    def announced(key: str) -> Outcome:
+        looks.append(key)
+        return Outcome("finished", {}, "")
+
+    stage = stage_of(tiny, "pretrain")
+    scheduler = Scheduler(lambda key: None, 0, find_announced=announced)
+    assert outcome_of(stage, {"state": said, "cause": "x"}, said is None, scheduler).state == expected
+    assert looks == ([stage.fingerprint] if looked_again else [])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pandas as pd
 import pytest
@@ -16,7 +18,9 @@ import yaml
 from rich.console import Console
 from s3 import Proxy, address, served
 
-from pretune.objects import ObjectError, open_bucket
+from pretune.flight import single_flight
+from pretune.objects import Bucket, ObjectError, open_bucket
+from pretune.publish import Publisher
 from pretune.run import Options, run_study
 from pretune.store import CONTINUE, DONE, STATE, Entry, Store, StoreError, open_store
 from pretune.upkeep import collect, print_usage
@@ -130,6 +134,128 @@ def test_a_state_goes_on_on_another_machine_and_only_a_newer_one(server: Any, tm
     own = second.begin(KEY) / STATE
     own.write_bytes(b"newest")
     assert second.resumable(KEY) == own
+
+
+def states(store: Store) -> list[str]:
+    """Names of all that the bucket holds of resumable states."""
+    assert store.bucket is not None
+    return sorted(name.rpartition("/")[2] for name in store.bucket.sizes() if "/state" in name)
+
+
+def test_of_a_state_only_the_newest_stays_and_of_a_finished_stage_none(server: Any, tmp_path: Path) -> None:
+    """The first attempt is cut off and leaves its state, the second goes on from it and finishes."""
+    store = open_store(address(server[0], "dropped"), tmp_path / "a")
+    with single_flight(store, KEY, lambda values: None) as flight:
+        flight.attempt = written(store)
+        kept = -1
+        for content in (b"early", b"later", b"last"):
+            (flight.attempt / STATE).write_bytes(content)
+            kept = store.keep_state(flight.attempt, kept)
+            assert states(store) == [f"state-{kept}.pt", "state.json"]
+    assert len(states(store)) == 2
+    with single_flight(store, KEY, lambda values: None) as flight:
+        flight.attempt = written(store)
+        path = store.resumable(KEY)
+        assert path is not None
+        assert path.read_bytes() == b"last"
+        (flight.attempt / STATE).write_bytes(b"of the second attempt")
+        store.keep_state(flight.attempt, -1)
+        assert len(states(store)) == 4
+        entry = finish(store, flight.attempt)
+    assert states(store) == []
+    assert open_store(address(server[0], "dropped"), tmp_path / "b").find(KEY) == entry
+
+
+@pytest.mark.parametrize("fault", [ObjectError("the server goes on failing"), FileNotFoundError()])
+def test_a_state_that_cannot_be_deleted_harms_nothing(server: Any, tmp_path: Path, fault: OSError) -> None:
+    store = open_store(address(server[0], f"stays-{type(fault).__name__}"), tmp_path / "a")
+    folder = written(store)
+    (folder / STATE).write_bytes(b"early")
+    kept = store.keep_state(folder, -1)
+    (folder / STATE).write_bytes(b"later")
+    with mock.patch.object(type(store.bucket), "remove", side_effect=fault):
+        assert store.keep_state(folder, kept) > kept
+    path = Store(tmp_path / "b", store.bucket).resumable(KEY)
+    assert path is not None
+    assert path.read_bytes() == b"later"
+
+
+def test_removing_what_is_not_there_is_no_error(server: Any) -> None:
+    bucket = open_bucket(address(server[0], "removed"))
+    bucket.write("a", b"1")
+    for _ in range(2):
+        bucket.remove("a")
+    assert bucket.read("a") is None
+
+
+# ------------------------------------------------------------------------------------- the copy of a study's folder
+
+
+def copy_of(folder: Path, port: int, prefix: str, **files: str) -> Publisher:
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name.replace("_", ".")).write_text(content)
+    return Publisher(folder, address(port, prefix))
+
+
+def test_a_copy_that_was_fetched_in_part_is_fetched_again(server: Any, tmp_path: Path) -> None:
+    """The connection fails while the third of four files is read; `study.json`, which makes it a study, comes last."""
+    here = copy_of(tmp_path / "a", server[0], "half", study_json="{}", a_txt="a" * 9, table_md="table", z_txt="z")
+    with here.alone():
+        here.send()
+    there, real, reads = copy_of(tmp_path / "b", server[0], "half"), Bucket.read, list[str]()
+
+    def reading(bucket: Bucket, name: str) -> bytes | None:
+        reads.append(name)
+        if reads.count(name) and name == "z.txt":
+            raise ObjectError("z.txt cannot be read")
+        return real(bucket, name)
+
+    with mock.patch.object(Bucket, "read", reading), pytest.raises(StoreError, match=r"z.txt cannot be read"), there.alone():
+        raise AssertionError
+    assert not (there.folder / "study.json").exists()
+    with there.alone():
+        fetched = {path.name: path.read_text() for path in there.folder.iterdir()}
+    assert fetched == {"study.json": "{}", "a.txt": "a" * 9, "table.md": "table", "z.txt": "z"}
+
+
+def test_a_file_of_a_copy_that_comes_in_part_is_an_error(server: Any, tmp_path: Path) -> None:
+    here = copy_of(tmp_path / "a", server[0], "part", study_json="{}", table_md="table")
+    here.send()
+    there, real = copy_of(tmp_path / "b", server[0], "part"), Bucket.read
+
+    def reading(bucket: Bucket, name: str) -> bytes | None:
+        content = real(bucket, name)
+        return content[:3] if content and name == "table.md" else content
+
+    with (
+        mock.patch.object(Bucket, "read", reading),
+        pytest.raises(StoreError, match=r"s3://pretune/part/table.md cannot be read: 3 of 5 bytes came"),
+        there.alone(),
+    ):
+        raise AssertionError
+    assert not list(there.folder.iterdir())
+
+
+def test_two_runs_do_not_send_to_one_copy(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other is on another machine and lives: it renews its lease. Times are a fiftieth of the real ones."""
+    for name in ("LEASE_SECONDS", "BEAT_SECONDS", "WAIT_SECONDS"):
+        for module in ("pretune.flight", "pretune.publish"):
+            if hasattr(sys.modules[module], name):
+                monkeypatch.setattr(f"{module}.{name}", getattr(sys.modules[module], name) / 50)
+    here, there = (copy_of(tmp_path / name, server[0], "twice", study_json=name) for name in "ab")
+    said: list[str] = []
+    with here.alone():
+        here.send()
+        monkeypatch.setattr("pretune.flight._host", lambda: "another pid:[1]")
+        with pytest.raises(StoreError, match=r"sends its results to s3://pretune/twice; wait for it, or"), there.alone(said.append):
+            there.send()
+    assert len(said) == 1
+    assert "looking for 2 s whether it still lives" in said[0]
+    with there.alone(said.append):  # the first has ended and given it back
+        there.send()
+    assert len(said) == 1
+    assert open_bucket(address(server[0], "twice")).read("study.json") == b"b"
 
 
 def test_a_longer_training_finds_the_shorter_one_of_another_machine(server: Any, tmp_path: Path) -> None:

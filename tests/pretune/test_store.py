@@ -241,3 +241,38 @@ def test_an_atomic_write_shows_the_old_text_or_the_new(operation: int) -> None:
         with killed_before(operation):
             write_atomically(path, "new and longer")
         assert path.read_text() in ("old", "new and longer")
+
+
+@contextmanager
+def remembered_as_missing(store: Store, opened_for: int = 1) -> Iterator[list[Path]]:
+    """As an NFS client that has looked for the marker before it was written: it says that there is none until both
+    folders on the way were opened so many times. The list has the folders that were opened."""
+    opened: list[Path] = []
+    real_open, real_read = os.scandir, Path.read_bytes
+
+    def opening(path: Any) -> Any:
+        opened.append(Path(path))
+        return real_open(path)
+
+    def reading(path: Path) -> bytes:
+        fresh = min(opened.count(store.root), opened.count(store.root / FINGERPRINT)) >= opened_for
+        if path.name == DONE and not fresh:
+            raise FileNotFoundError(path)
+        return real_read(path)
+
+    with mock.patch.object(os, "scandir", opening), mock.patch.object(Path, "read_bytes", reading):
+        yield opened
+
+
+@pytest.mark.parametrize("looks", [1, 3])
+def test_what_another_machine_says_it_has_finished_is_found_behind_a_cache_of_names(tmp_path: Path, looks: int) -> None:
+    store = Store(tmp_path)
+    entry = finish(store, attempt(store))
+    with remembered_as_missing(store, looks):
+        assert store.find(FINGERPRINT) is None
+        assert store.find_announced(FINGERPRINT, (0.0, 0.01, 0.01)) == entry
+
+
+def test_what_stays_unseen_is_not_there_and_looking_for_it_does_not_raise(tmp_path: Path) -> None:
+    assert Store(tmp_path).find_announced(FINGERPRINT, (0.0, 0.01)) is None
+    assert Store(tmp_path / "nowhere").find_announced(FINGERPRINT, (0.0,)) is None

@@ -5,21 +5,26 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from test_contract_methods import METHOD_SETTINGS
 from torch import Tensor
-from workers import exchange, failure, normalise, together, train_each
+from workers import asked_to_leave, exchange, failure, normalise, together, train_each
 
 from search_spaces import schema
-from trainables.checkpoints import WEIGHTS
+from trainables import loop
+from trainables.checkpoints import STATE, WEIGHTS
 from trainables.data import images
 from trainables.data.images import ImageSet
 from trainables.data.splits import Split
 from trainables.distributed import ALONE, World, whole_batch_norm
+from trainables.loop import Clock, Place
 
 MODEL = schema.UNet(widths=(4, 8))
 SPLIT = Split(train=np.arange(27), val=np.arange(27, 34), test=np.arange(34, 40))
@@ -152,3 +157,48 @@ def test_a_batch_norm_with_more_to_it_is_refused() -> None:
 
     with pytest.raises(ValueError, match=r"WithActivation cannot take the statistics of all workers; set resources"):
         whole_batch_norm(torch.nn.Sequential(WithActivation(3)), World(0, 2), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("settings", [case("simclr"), tuning(steps=5)], ids=["pretrain", "finetune"])
+def test_where_one_worker_is_asked_to_leave_all_do_after_the_same_step_and_nothing_is_lost(
+    settings: Any, data: ImageSet, tmp_path: Path
+) -> None:
+    """The second of two workers is asked at step 3 of 5; the first writes the state. Then both go on, undisturbed."""
+    for name in ("cut", "resumed", "whole"):
+        (tmp_path / name).mkdir()
+    given = (settings, MODEL, data, SPLIT)
+    left = together(2, asked_to_leave, *given, tmp_path / "cut", None, 1, 3)
+    assert left == ["asked to leave, state written after step 3"] * 2
+    state = tmp_path / "cut" / STATE
+    assert together(2, asked_to_leave, *given, tmp_path / "resumed", state) == ["finished"] * 2
+    assert together(2, asked_to_leave, *given, tmp_path / "whole") == ["finished"] * 2
+    resumed, whole = (load_file(tmp_path / name / WEIGHTS) for name in ("resumed", "whole"))
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+
+
+class Echo(World):
+    """The first of two workers, the other of which has nothing to add; counts the exchanges."""
+
+    exchanges: list[float]
+
+    def sum(self, x: Tensor) -> Tensor:
+        self.exchanges.append(0.0)
+        return x
+
+
+@given(step=st.floats(1e-4, 20.0))
+def test_workers_ask_each_other_about_every_two_seconds_and_never_more_than_once_a_step(step: float) -> None:
+    """With steps of equal length: after the first, then every 2 s or every step, whichever is longer.
+
+    1,000 steps at most lie between, which for steps shorter than 2 ms is less than 2 s.
+    """
+    now, world = [100.0], Echo(0, 2)
+    object.__setattr__(world, "exchanges", [])
+    steps = 3000
+    with mock.patch.object(loop.time, "monotonic", lambda: now[0]):
+        clock = Clock(Place(Path(), torch.device("cpu"), world=world))
+        for _ in range(steps):
+            now[0] += step
+            clock.due()
+    between = min(max(1, round(loop.ASK_SECONDS / step)), loop.MOST_STEPS)
+    assert len(world.exchanges) == pytest.approx(1 + (steps - 1) / between, abs=1 + 0.02 * steps / between)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import socket
@@ -17,11 +18,12 @@ import torch.distributed as dist
 
 from search_spaces import schema
 from trainables import finetune as finetuning
+from trainables import loop
 from trainables import pretrain as pretraining
 from trainables.data.images import ImageSet
 from trainables.data.splits import Split
 from trainables.distributed import RunningStatistics, World
-from trainables.loop import DivergedError, Place
+from trainables.loop import DivergedError, LeftError, Place
 
 
 def together(size: int, work: Callable[..., Any], *args: Any) -> list[Any]:
@@ -151,3 +153,28 @@ def failure(world: World, settings: Any, model: Any, data: ImageSet, split: Spli
     except (DivergedError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
     return "none"
+
+
+def asked_to_leave(
+    world: World,
+    settings: schema.Pretrain | schema.Finetune,
+    model: Any,
+    data: ImageSet,
+    split: Split,
+    out: Path,
+    resume: Path | None = None,
+    who: int = -1,
+    after: int = 0,
+) -> str:
+    """How a training ended on this worker, where worker `who` alone is asked to leave from step `after` on."""
+    asks = itertools.count(1)
+    place = Place(
+        out, torch.device("cpu"), world=world, resume=resume, leaving=lambda: world.rank == who and next(asks) >= after
+    )
+    train = pretraining.pretrain if isinstance(settings, schema.Pretrain) else finetuning.finetune
+    try:
+        with mock.patch.object(loop, "ASK_SECONDS", 0.0):  # workers exchange after every step
+            train(settings, model, data, split, STREAMS, place, lambda _: None)  # type: ignore[arg-type]
+    except LeftError as left:
+        return str(left)
+    return "finished"
