@@ -81,7 +81,9 @@ def single_flight(
         if leaving():
             raise EndedWaitError("asked to leave while another driver was at work on it")
         if time.monotonic() - began > PATIENCE_SECONDS:
-            raise EndedWaitError(f"another driver ({lease.host.partition(' ')[0]}) is at work on it; looked at again later")
+            raise EndedWaitError(
+                f"another driver ({lease.host.partition(' ')[0]}) is at work on it; looked at again later"
+            )
         report({"waiting": 1.0})
         time.sleep(WAIT_SECONDS)
     flight = Flight(store, fingerprint, owner)

@@ -1,8 +1,8 @@
 """When a stage must leave its process, after writing its state, and how the driver asks for it.
 
-Three reasons: SIGTERM to the process itself, Ray draining its node (a preemption notice; SIGTERM to `ray start --block`,
-as Kubernetes and Slurm send it), and the driver being stopped (Ctrl-C, `pretune stop`). SIGTERM to the raylet (`ray stop`)
-is none of them: Ray kills its workers within a second. The loops know one callable, `Place.leaving`.
+Three reasons: SIGTERM to the process itself, Ray draining its node (a preemption notice; SIGTERM to `ray start --block`
+as Kubernetes and Slurm send it), and the driver being stopped (Ctrl-C, `pretune stop`). SIGTERM to the raylet, as by
+`ray stop`, is none of them: Ray kills its workers within a second. The loops know one callable, `Place.leaving`.
 """
 
 from __future__ import annotations

@@ -64,7 +64,9 @@ class Publisher:
             if time.monotonic() - began > LEASE_SECONDS + BEAT_SECONDS:  # a dead one's lease would be ours by now
                 raise StoreError(f"{other} sends its results to {bucket.url}; wait for it, or choose another --out")
             if not told:
-                say(f"{other} had {bucket.url}; looking for {LEASE_SECONDS + BEAT_SECONDS:.0f} s whether it still lives")
+                say(
+                    f"{other} had {bucket.url}; looking for {LEASE_SECONDS + BEAT_SECONDS:.0f} s whether it still lives"
+                )
             told = True
 
         with ExitStack() as held:

@@ -52,7 +52,9 @@ def free_ports(count: int) -> list[int]:
 def started(environment: dict[str, str], *options: str) -> Iterator[subprocess.Popen[bytes]]:
     words = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--node-ip-address=127.0.0.1"]
     words += ["--object-store-memory=100000000", "--disable-usage-stats", "--min-worker-port=0", "--max-worker-port=0"]
-    process = subprocess.Popen([*words, *options], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*words, *options], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         yield process
     finally:

@@ -106,7 +106,9 @@ def test_on_kubernetes_the_operator_hands_out_the_token_and_evicted_pods_have_ti
     for spec in manifests():
         assert spec["authOptions"] == {"mode": "token", "secretName": "pretune-token"}
         pods = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
-        own = {entry["name"] for pod in pods for c in pod["template"]["spec"]["containers"] for entry in c.get("env", [])}
+        own = {
+            entry["name"] for pod in pods for c in pod["template"]["spec"]["containers"] for entry in c.get("env", [])
+        }
         assert not {name for name in own if name.startswith("RAY_AUTH")}  # would stand beside the operator's
         for group in spec["workerGroupSpecs"]:
             (container,) = group["template"]["spec"]["containers"]

@@ -210,8 +210,13 @@ def test_the_store_shows_what_ended_whatever_the_trial_said_last(tiny: dict[str,
 
 @pytest.mark.parametrize(
     ("said", "looked_again", "expected"),
-    [("finished", True, "finished"), ("diverged", True, "finished"), ("crashed", False, "crashed"), (None, False, "crashed")],
-)  # fmt: skip
+    [
+        ("finished", True, "finished"),
+        ("diverged", True, "finished"),
+        ("crashed", False, "crashed"),
+        (None, False, "crashed"),
+    ],
+)
 def test_only_what_a_trial_says_it_has_ended_well_is_looked_for_again(
     said: str | None, looked_again: bool, expected: str, tiny: dict[str, Any]
 ) -> None:

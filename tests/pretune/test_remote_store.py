@@ -211,7 +211,11 @@ def test_a_copy_that_was_fetched_in_part_is_fetched_again(server: Any, tmp_path:
             raise ObjectError("z.txt cannot be read")
         return real(bucket, name)
 
-    with mock.patch.object(Bucket, "read", reading), pytest.raises(StoreError, match=r"z.txt cannot be read"), there.alone():
+    with (
+        mock.patch.object(Bucket, "read", reading),
+        pytest.raises(StoreError, match=r"z.txt cannot be read"),
+        there.alone(),
+    ):
         raise AssertionError
     assert not (there.folder / "study.json").exists()
     with there.alone():
@@ -248,7 +252,10 @@ def test_two_runs_do_not_send_to_one_copy(server: Any, tmp_path: Path, monkeypat
     with here.alone():
         here.send()
         monkeypatch.setattr("pretune.flight._host", lambda: "another pid:[1]")
-        with pytest.raises(StoreError, match=r"sends its results to s3://pretune/twice; wait for it, or"), there.alone(said.append):
+        with (
+            pytest.raises(StoreError, match=r"sends its results to s3://pretune/twice; wait for it, or"),
+            there.alone(said.append),
+        ):
             there.send()
     assert len(said) == 1
     assert "looking for 2 s whether it still lives" in said[0]

@@ -195,7 +195,7 @@ def test_workers_ask_each_other_about_every_two_seconds_and_never_more_than_once
     now, world = [100.0], Echo(0, 2)
     object.__setattr__(world, "exchanges", [])
     steps = 3000
-    with mock.patch.object(loop.time, "monotonic", lambda: now[0]):
+    with mock.patch.object(loop.time, "monotonic", side_effect=lambda: now[0]):
         clock = Clock(Place(Path(), torch.device("cpu"), world=world))
         for _ in range(steps):
             now[0] += step
