@@ -1,4 +1,4 @@
-"""The Slurm script, with stand-ins for the commands of Slurm, Ray and Pretune: what it starts, waits for and hands on."""
+"""The Slurm script, with stand-ins for Slurm, Ray and Pretune: what it starts, waits for and hands on."""
 
 from __future__ import annotations
 
