@@ -10,16 +10,16 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from test_contract_methods import METHOD_SETTINGS
 from torch import Tensor
-from workers import asked_to_leave, exchange, failure, normalise, together, train_each
+from workers import exchange, failure, leave_and_go_on, normalise, together, train_each
 
 from search_spaces import schema
 from trainables import loop
-from trainables.checkpoints import STATE, WEIGHTS
+from trainables.checkpoints import WEIGHTS
 from trainables.data import images
 from trainables.data.images import ImageSet
 from trainables.data.splits import Split
@@ -159,19 +159,15 @@ def test_a_batch_norm_with_more_to_it_is_refused() -> None:
         whole_batch_norm(torch.nn.Sequential(WithActivation(3)), World(0, 2), torch.device("cpu"))
 
 
-@pytest.mark.parametrize("settings", [case("simclr"), tuning(steps=5)], ids=["pretrain", "finetune"])
+@pytest.mark.parametrize("stage", [case("simclr"), tuning(steps=5)], ids=["pretrain", "finetune"])
 def test_where_one_worker_is_asked_to_leave_all_do_after_the_same_step_and_nothing_is_lost(
-    settings: Any, data: ImageSet, tmp_path: Path
+    stage: Any, data: ImageSet, tmp_path: Path
 ) -> None:
     """The second of two workers is asked at step 3 of 5; the first writes the state. Then both go on, undisturbed."""
     for name in ("cut", "resumed", "whole"):
         (tmp_path / name).mkdir()
-    given = (settings, MODEL, data, SPLIT)
-    left = together(2, asked_to_leave, *given, tmp_path / "cut", None, 1, 3)
-    assert left == ["asked to leave, state written after step 3"] * 2
-    state = tmp_path / "cut" / STATE
-    assert together(2, asked_to_leave, *given, tmp_path / "resumed", state) == ["finished"] * 2
-    assert together(2, asked_to_leave, *given, tmp_path / "whole") == ["finished"] * 2
+    ends = together(2, leave_and_go_on, stage, MODEL, data, SPLIT, tmp_path)
+    assert ends == [["asked to leave, state written after step 3", "finished", "finished"]] * 2
     resumed, whole = (load_file(tmp_path / name / WEIGHTS) for name in ("resumed", "whole"))
     assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
 
@@ -186,6 +182,7 @@ class Echo(World):
         return x
 
 
+@settings(max_examples=30, deadline=None)
 @given(step=st.floats(1e-4, 20.0))
 def test_workers_ask_each_other_about_every_two_seconds_and_never_more_than_once_a_step(step: float) -> None:
     """With steps of equal length: after the first, then every 2 s or every step, whichever is longer.
@@ -194,7 +191,7 @@ def test_workers_ask_each_other_about_every_two_seconds_and_never_more_than_once
     """
     now, world = [100.0], Echo(0, 2)
     object.__setattr__(world, "exchanges", [])
-    steps = 3000
+    steps = 2000
     with mock.patch.object(loop.time, "monotonic", side_effect=lambda: now[0]):
         clock = Clock(Place(Path(), torch.device("cpu"), world=world))
         for _ in range(steps):

@@ -20,6 +20,7 @@ from search_spaces import schema
 from trainables import finetune as finetuning
 from trainables import loop
 from trainables import pretrain as pretraining
+from trainables.checkpoints import STATE
 from trainables.data.images import ImageSet
 from trainables.data.splits import Split
 from trainables.distributed import RunningStatistics, World
@@ -155,26 +156,29 @@ def failure(world: World, settings: Any, model: Any, data: ImageSet, split: Spli
     return "none"
 
 
-def asked_to_leave(
-    world: World,
-    settings: schema.Pretrain | schema.Finetune,
-    model: Any,
-    data: ImageSet,
-    split: Split,
-    out: Path,
-    resume: Path | None = None,
-    who: int = -1,
-    after: int = 0,
-) -> str:
-    """How a training ended on this worker, where worker `who` alone is asked to leave from step `after` on."""
+def leave_and_go_on(
+    world: World, settings: schema.Pretrain | schema.Finetune, model: Any, data: ImageSet, split: Split, out: Path
+) -> list[str]:
+    """How three trainings ended on this worker: one in which the last worker alone is asked to leave from step 3 on,
+    the same gone on with, and one undisturbed. Their files are in `out/cut`, `out/resumed` and `out/whole`."""
     asks = itertools.count(1)
-    place = Place(
-        out, torch.device("cpu"), world=world, resume=resume, leaving=lambda: world.rank == who and next(asks) >= after
-    )
-    train = pretraining.pretrain if isinstance(settings, schema.Pretrain) else finetuning.finetune
-    try:
-        with mock.patch.object(loop, "ASK_SECONDS", 0.0):  # workers exchange after every step
-            train(settings, model, data, split, STREAMS, place, lambda _: None)  # type: ignore[arg-type]
-    except LeftError as left:
-        return str(left)
-    return "finished"
+    ends = []
+    for name in ("cut", "resumed", "whole"):
+        place = Place(
+            out / name,
+            torch.device("cpu"),
+            world=world,
+            resume=out / "cut" / STATE if name == "resumed" else None,
+            leaving=lambda cut=name == "cut": cut and world.rank == world.size - 1 and next(asks) >= 3,
+        )
+        try:
+            with mock.patch.object(loop, "ASK_SECONDS", 0.0):  # workers exchange after every step
+                if isinstance(settings, schema.Pretrain):
+                    pretraining.pretrain(settings, model, data, split, STREAMS, place, lambda _: None)
+                else:
+                    finetuning.finetune(settings, model, data, split, STREAMS, place, lambda _: None, on_test=False)
+            ends.append("finished")
+        except LeftError as left:
+            ends.append(str(left))
+        dist.barrier()  # the first may still be writing
+    return ends
