@@ -116,6 +116,14 @@ def test_on_kubernetes_the_operator_hands_out_the_token_and_evicted_pods_have_ti
             assert 0 < float(wait) < group["template"]["spec"]["terminationGracePeriodSeconds"]
 
 
+def test_on_kubernetes_the_job_is_told_how_far_its_cluster_may_grow() -> None:
+    _, job = yaml.safe_load_all((TOP / "cluster" / "kuberay.yaml").read_text())
+    (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    grows = f"{group['maxReplicas']}xCPU={limits['cpu']},GPU={limits['nvidia.com/gpu']}"
+    assert job["spec"]["entrypoint"].endswith(f"--may-grow {grows}")
+
+
 EVIDENT = {"type", "region", "ssh_user", "head_node_type", "available_node_types", "head", "gpu", "provider", "auth",
            "worker_start_ray_commands"}  # fmt: skip
 
