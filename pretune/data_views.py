@@ -90,7 +90,7 @@ def strips_of(
             images[i].numpy(),
             [view[i] for view in pixels],
             [box[i] for box in boxes],
-            f"{held.names[row]}{': no region is large enough, views of the whole image' if fallen[i] else ''}",
+            f"{held.names[row]}{' (whole image: no large region)' if fallen[i] else ''}",
             None if regions is None else regions[i],
         )
         for i, row in enumerate(rows)

@@ -147,7 +147,7 @@ def _grid(
         left, top = GAP + i % columns * width, head + GAP + i // columns * height
         for k, picture in enumerate(row):
             sheet.paste(Image.fromarray(_scaled(picture)), (left + k * (TILE + 2), top))
-        draw.text((left, top + TILE), _short(caption, len(row)), INK, font)
+        draw.text((left, top + TILE), _short(caption, len(row) * (TILE + 2) - 2, font), INK, font)
     for i, (name, color) in enumerate(legend):
         left, top = GAP + i % per_line * (TILE + 2), below + GAP + i // per_line * LINE
         _label(draw, font, (left, top), name, color)
@@ -160,7 +160,7 @@ def _label(draw: ImageDraw.ImageDraw, font: Font, place: tuple[int, int], text: 
     if color is not None:
         draw.rectangle([left, top + 2, left + 9, top + 11], fill=color)
         left += 13
-    draw.text((left, top), _short(text, 1), INK, font)
+    draw.text((left, top), _short(text, TILE - 13, font), INK, font)
 
 
 def _scaled(image: Pixels) -> Pixels:
@@ -169,11 +169,14 @@ def _scaled(image: Pixels) -> Pixels:
     return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((TILE, TILE), resample))
 
 
-def _short(text: str, tiles: int) -> str:
-    """As much of the end of a caption as fits below its pictures."""
-    most = tiles * TILE // 7
+def _short(text: str, width: int, font: Font) -> str:
+    """As much of the end of a text as fits into `width` px."""
     plain = text.encode("latin-1", "replace").decode("latin-1")  # the built-in font has no more
-    return plain if len(plain) <= most else "..." + plain[-most + 3 :]
+    if font.getlength(plain) <= width:
+        return plain
+    while plain and font.getlength(f"...{plain}") > width:
+        plain = plain[1:]
+    return f"...{plain}"
 
 
 def _color(values: NDArray[Any]) -> Color:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from PIL import ImageFont
 
 from trainables.data.listing import IGNORE
 from trainables.data.sheets import (
@@ -13,6 +14,7 @@ from trainables.data.sheets import (
     TILE,
     VOID,
     Strip,
+    _short,
     data_sheet,
     outlined,
     overlay,
@@ -79,6 +81,17 @@ def test_a_data_sheet_with_regions_has_a_picture_for_them() -> None:
     image, regions = np.full((8, 8, 3), 90, np.uint8), np.ones((8, 8), np.uint16)
     sheet = np.asarray(data_sheet([image], None, ["a"], (), 8, [regions]))
     assert sheet.shape[1] == 2 * (TILE + 2) + 2 * GAP
+
+
+def test_a_text_keeps_its_end_where_it_does_not_fit() -> None:
+    font = ImageFont.load_default(11)
+    text = "folder/of/many/names/a_name_at_the_end.jpg"
+    whole = int(font.getlength(text)) + 1
+    assert _short(text, whole, font) == text
+    short = _short(text, whole // 2, font)
+    assert short.startswith("...")
+    assert text.endswith(short[3:])
+    assert whole // 2 - 12 < font.getlength(short) <= whole // 2
 
 
 def test_crops_are_drawn_where_they_lie() -> None:
