@@ -354,14 +354,20 @@ def plan(
 
 
 def _sources(stages: list[Stage], data: Path | None, cache: Path) -> Iterator[str]:
-    """Which data sets will be decoded once and which streamed; those that are not there are left out."""
+    """Which data sets will be decoded once and which streamed, and which have files that a run will refuse.
+
+    Those that are not there are left out.
+    """
     from trainables.data.errors import DataError
+    from trainables.data.left_out import refused_by_name
     from trainables.data.sources import chosen
 
     lines: dict[str, None] = {}  # folds of one data set say the same
     for settings in dict.fromkeys(stage.data for stage in stages):
         with contextlib.suppress(DataError):  # said already
             lines[f"data {settings.dataset}: {chosen(settings, data, cache).why}"] = None
+            if refused := refused_by_name(settings, data):
+                lines[f"note: data {settings.dataset}: {refused}"] = None
     yield from lines
 
 

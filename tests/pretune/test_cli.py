@@ -184,6 +184,13 @@ def test_init_then_plan_works_on_ones_own_folders(pretune: Any, tmp_path: Path) 
     plan = json.loads(out)
     # 3 starts x 2 label amounts x 3 seeds, of which two starts share 3 pretrainings; freezing shares them too
     assert (plan["cells"], plan["by_stage"]) == (6, {"pretrain": 3, "finetune": 18})
+    for i in (3, 4):
+        (tmp_path / "my labels" / f"{i}.png").unlink()
+    _, out, _ = pretune("plan", file, "--no-calibrate", "--root", tmp_path / "runs")
+    assert out.count("note: data image-mask-folder: 2 problems that pretune run refuses") == 1
+    assert "first my photos/3.png: no mask; expected my labels/3.png" in out
+    _, out, _ = pretune("plan", file, "--no-calibrate", "--root", tmp_path / "runs", "--set", "data.mine.on_error=skip")
+    assert "refuses" not in out
 
 
 # ------------------------------------------------------------------------------------------------- status and store

@@ -27,3 +27,14 @@ def types_not_read(settings: schema.Data, data_root: Path | None) -> str:
     kinds = ", ".join(f"{number} {suffix or 'without a suffix'}" for suffix, number in sorted(ignored.items()))
     files = "1 file is" if count == 1 else f"{count} files are"
     return f"{files} not read as images: {kinds} (read are {', '.join(sorted(SUFFIXES))}; convert what is an image)"
+
+
+def refused_by_name(settings: schema.Data, data_root: Path | None) -> str:
+    """What a run will refuse of a data set as far as names show it, no file read; nothing where all is well."""
+    if settings.on_error == "skip" or isinstance(settings, images.GENERATED):
+        return ""
+    problems = images.listed(settings, data_root).problems
+    if not problems:
+        return ""
+    many = f"{len(problems)} problem{'s' * (len(problems) != 1)} that pretune run refuses"
+    return f"{many} (`on_error: skip` leaves such files out, pretune data check lists all), first {problems[0]}"
