@@ -21,6 +21,8 @@ from pretune.store import Entry, Store, StoreError
 from search_spaces.stages import Stage
 
 LAUNCHER = {"memory": 1048576}  # bytes; Ray refuses a trial that reserves nothing
+REPORT_SECONDS = 1.0  # least time between two progress reports of a stage
+REPORTS = 50.0  # most reports a second that the driver is to take; each costs it some milliseconds
 LOST_SECONDS = 15.0  # after which a trial that Tune ended without telling us counts as crashed
 LEAVE_SECONDS = 45.0  # which stages get to write their state when the study is stopped
 RESOURCE_SECONDS = 5.0  # between two looks at what the cluster has
@@ -76,7 +78,8 @@ class Handout:
         self.live[trial] = Live(stage, time.monotonic(), order.label)
         # A trial that launches workers holds nothing that they need: any CPU of its own could keep them out for ever.
         reserved = each if stage.resources.workers == 1 else LAUNCHER
-        return {"order": order.to_json(), "resources": reserved, "keep_off": sorted(keep_off)}
+        pause = max(REPORT_SECONDS, len(self.live) / REPORTS)
+        return {"order": order.to_json(), "resources": reserved, "keep_off": sorted(keep_off), "pause": pause}
 
     def keep_off(self, stage: Stage) -> AbstractSet[str]:
         """Machines that a stage should not run on: those left out, and where it crashed, as far as others could do it.

@@ -17,8 +17,6 @@ from pretune import leaving
 from pretune.execute import Order, execute
 from pretune.handout import Handout
 
-REPORT_SECONDS = 1.0  # least time between two progress reports of a stage
-
 
 class StageSearcher(Searcher):
     """A Tune search algorithm that hands out ready stages."""
@@ -58,9 +56,16 @@ class Watchdog(tune.Callback):
     def __init__(self, handout: Handout) -> None:
         self.handout = handout
         self.asked = False
+        self.open: dict[str, Any] = {}  # trials that the handout was not seen to be done with
+        self.seen = 0  # of Tune's list, which only grows
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        self.handout.reap({trial.trial_id for trial in trials if trial.status in ("TERMINATED", "ERROR")})
+        self.open |= {trial.trial_id: trial for trial in trials[self.seen :]}
+        self.seen = len(trials)
+        ended = {name for name, trial in self.open.items() if trial.status in ("TERMINATED", "ERROR")}
+        self.handout.reap(ended)
+        for name in ended - self.handout.live.keys():
+            del self.open[name]
         if self.handout.stopping and not self.asked:
             leaving.ask_stages_to_leave()
             self.asked = True
@@ -79,7 +84,7 @@ def run_stage(config: dict[str, Any]) -> None:
     def report(values: dict[str, float]) -> None:
         nonlocal last, latest
         latest = values
-        if time.monotonic() - last >= REPORT_SECONDS:
+        if time.monotonic() - last >= config["pause"]:
             last = time.monotonic()
             tune.report(values | where)
 

@@ -329,3 +329,10 @@ def test_what_is_waited_for_is_said_once_where_nothing_runs(now: list[float]) ->
     there = [*there, Machine({"CPU": 1.0, "GPU": 1.0}, "2", "b")]
     assert h.take("1") is not None
     assert said[1:] == ["a machine with a GPU has joined: stages whose `gpus` is left open run on one from now on"]
+
+
+def test_many_stages_at_once_report_less_often() -> None:
+    """The driver takes 50 reports a second: one a second from each of up to 50, one in 2 s from a hundred."""
+    h = handout([stage(str(i)) for i in range(100)], Ledger([Machine({"CPU": 100.0})]))
+    pauses = [taken["pause"] for i in range(100) if (taken := h.take(str(i)))]
+    assert pauses == [1.0] * 50 + [n / 50 for n in range(51, 101)]

@@ -28,7 +28,7 @@ TASK_BYTES = 32 << 20  # of decoded images that one task makes
 SMALLEST = 32  # images of a task
 TASKS = 4  # of each process in all that was told, at least: they end at about the same time
 AT_ONCE = 2  # tasks of each process: Ray Data sees up to 0.1 s late that one has ended
-AHEAD = 8  # tasks' worth of decoded images that wait for the loop at most
+AHEAD = 16  # tasks' worth of decoded images (512 MB) that wait for the loop at most
 
 
 class Pixels(Protocol):
