@@ -23,7 +23,8 @@ from unittest.mock import patch
 
 from rich.console import Console
 
-from pretune.run import Options, State, run_study
+from pretune.run import Options, run_study
+from pretune.state import State
 from pretune.transport import start_ray
 from search_spaces.resolve import from_dict
 

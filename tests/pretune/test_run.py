@@ -16,7 +16,8 @@ import yaml
 from rich.console import Console
 
 from analysis.image_counts import load_counts
-from pretune.run import Ended, Options, differing, only_driver, run_study
+from pretune.prepare import differing
+from pretune.run import Ended, Options, only_driver, run_study
 from pretune.store import Store, StoreError
 from search_spaces.resolve import from_dict
 
