@@ -55,6 +55,17 @@ def test_images_and_masks_are_what_the_files_hold(tmp_path: Path) -> None:
     assert (made.regions, made.depth, made.labels, made.official_test, made.skipped) == (None, None, None, None, ())
 
 
+def test_black_and_white_masks_are_read_as_their_values_say(tmp_path: Path) -> None:
+    root = folder(tmp_path / "d")
+    for i in range(4):
+        Image.new("L", (8, 6), 255 * (i % 2)).save(root / "masks" / f"s{i:02d}.png")
+    with pytest.raises(DataError, match=r"say so by `mask_values: \[0, 255\]`"):
+        images.load(masked(root), None, tmp_path / "c")
+    made = images.load(masked(root, mask_values=(0, 255)), None, tmp_path / "c")
+    assert made.masks is not None
+    assert made.masks[:, 4, 4].tolist() == [0, 1, 0, 1]
+
+
 def test_arrays_are_mapped_and_cannot_be_written(tmp_path: Path) -> None:
     made = images.load(masked(folder(tmp_path / "d")), None, tmp_path / "c")
     assert isinstance(made.images, np.memmap)
