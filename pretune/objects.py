@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
-from pyarrow import fs
+from pyarrow import ArrowInvalid, fs
 
 SCHEMES = ("s3", "gs")
 OPTIONS = ("region", "scheme", "endpoint_override")  # what may follow a `?` in an address
@@ -33,6 +33,8 @@ PERMANENT = re.compile(
     "|HTTP status 40[13]|PERMISSION_DENIED|UNAUTHENTICATED|Bucket .* not found|credentials",
     re.IGNORECASE,
 )
+# Google forgets an upload under way: 404, and the upload is to begin anew. Any other 404 of a write: no such bucket.
+LOST_UPLOAD = re.compile("UploadChunk|QueryResumableUpload")
 T = TypeVar("T")
 
 
@@ -171,8 +173,9 @@ class Bucket:
             except FileNotFoundError as error:
                 if verb == "read":
                     raise
-                raise ObjectError(f"{self.url}/{name} cannot be {verb}: {reason_of(error)}") from None
-            except OSError as error:
+                if pause is None or not LOST_UPLOAD.search(str(error)):
+                    raise ObjectError(f"{self.url}/{name} cannot be {verb}: {reason_of(error)}") from None
+            except (OSError, ArrowInvalid) as error:  # ArrowInvalid: an answer of Google's that was cut
                 if pause is None or PERMANENT.search(str(error)):
                     raise ObjectError(f"{self.url}/{name} cannot be {verb}: {reason_of(error)}") from None
             time.sleep(pause)
@@ -247,6 +250,7 @@ def reason_of(error: BaseException) -> str:
     known = {
         "ACCESS_DENIED|HTTP status 403|PERMISSION_DENIED": "access denied",
         "NO_SUCH_BUCKET|bucket does not exist|Bucket .* not found|Path does not exist": "there is no such bucket",
+        "NOT_FOUND.*=CreateResumableUpload,": "there is no such bucket",
         "INVALID_ACCESS_KEY_ID|INVALID_CLIENT_TOKEN_ID|UNAUTHENTICATED": "the access key is not known there",
         "SIGNATURE_DOES_NOT_MATCH": "the secret key does not fit the access key",
         "NETWORK_CONNECTION|curlCode|Couldn't connect|Connection refused": "it cannot be reached",
