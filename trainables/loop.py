@@ -74,7 +74,10 @@ class Feed:
         """(B,) image indices -> (B, ...) in the array's own type."""
         if self._resident is not None:
             return self._resident[torch.from_numpy(indices).to(self._device)]
-        return torch.from_numpy(self._array[indices]).to(self._device, non_blocking=True)
+        batch = torch.from_numpy(self._array[indices])
+        if self._device.type == "cuda":
+            batch = batch.pin_memory()  # else the copy would wait for what the GPU has to do before it
+        return batch.to(self._device, non_blocking=True)
 
 
 def _free_bytes(device: torch.device) -> int:
