@@ -7,10 +7,12 @@ neither Ray nor the store.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import platform
 import shutil
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -143,7 +145,7 @@ def execute(order: Order, report: Any, leaving: Callable[[], bool] = lambda: Fal
         if attempt is not None:
             with contextlib.suppress(OSError):  # a full disk is a cause to tell, not one to hide
                 (attempt / "error.txt").write_text(traceback.format_exc())
-        return Outcome("crashed", {}, describe(error) + full_disk(store))
+        return Outcome("crashed", {}, _of_this_machine(describe(error), error, store) + full_disk(store))
 
 
 def not_shared(order: Order) -> str:
@@ -161,6 +163,15 @@ def full_disk(store: Store) -> str:
     except OSError:
         return ""
     return f" ({DISK_FULL})" if full else ""
+
+
+def _of_this_machine(cause: str, error: Exception, store: Store) -> str:
+    """The cause without the words that stop a study, where a disk is full that is this machine's own."""
+    if not isinstance(error, OSError) or error.errno != errno.ENOSPC or full_disk(store):
+        return cause
+    inside = error.filename is not None and Path(os.fsdecode(error.filename)).is_relative_to(store.root)
+    own = shutil.disk_usage(tempfile.gettempdir()).free < LEAST_BYTES if error.filename is None else not inside
+    return cause.replace(DISK_FULL, f"no space on a disk of {platform.node()}") if own else cause
 
 
 def _run_and_keep(order: Order, store: Store, attempt: Path, report: Any, leaving: Callable[[], bool]) -> Outcome:

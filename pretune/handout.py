@@ -45,6 +45,7 @@ class Live:
     seen_ended: float | None = None  # when Tune was first seen to have ended it without telling
     heard: float = field(default_factory=lambda: time.monotonic())  # of it last
     mentioned: bool = False  # that nothing was heard for long
+    kept_off: bool = False  # a machine on which it crashed
 
 
 @dataclass
@@ -68,14 +69,18 @@ class Handout:
     def take(self, trial: str) -> dict[str, Any] | None:
         """The configuration of a new trial, or None while nothing is ready or fits."""
         self._look()
-        stage = None if self.stopping else self.scheduler.take(lambda one: self.ledger.fits(one, self.keep_off(one)))
+        stage = (
+            None
+            if self.stopping or self._held_up()
+            else self.scheduler.take(lambda one: self.ledger.fits(one, self.keep_off(one)))
+        )
         self._say_what_is_waited_for(handed_out=stage is not None)
         if stage is None:
             return None
         each, keep_off = self.ledger.each(stage), self.keep_off(stage)
         self.ledger.admit(stage, keep_off)
         order = self.order_for(stage, each["GPU"])
-        self.live[trial] = Live(stage, time.monotonic(), order.label)
+        self.live[trial] = Live(stage, time.monotonic(), order.label, kept_off=bool(keep_off & self.crashed_on(stage)))
         # A trial that launches workers holds nothing that they need: any CPU of its own could keep them out for ever.
         reserved = each if stage.resources.workers == 1 else LAUNCHER
         pause = max(REPORT_SECONDS, len(self.live) / REPORTS)
@@ -89,9 +94,20 @@ class Handout:
         if stage.resources.workers > 1:
             return frozenset()
         out = frozenset(self._left_out)
-        crashed = self.health.where.get(stage.fingerprint, frozenset[str]())
+        crashed = self.crashed_on(stage)
         choices = (out | crashed, out, frozenset[str]()) if out or crashed else (frozenset[str](),)
         return next((choice for choice in choices if self.ledger.could_hold(stage, choice)), frozenset())
+
+    def crashed_on(self, stage: Stage) -> AbstractSet[str]:
+        return self.health.where.get(stage.fingerprint, frozenset[str]())
+
+    def _held_up(self) -> bool:
+        """A stage that was sent to another machine waits for its place: it comes first, for a while.
+
+        Else it would come last: Tune gives a place to whatever can go on in the same process.
+        """
+        begun = [live.began for live in self.live.values() if live.kept_off and not live.latest]
+        return any(time.monotonic() - began < QUIET_SECONDS for began in begun)
 
     @property
     def over(self) -> bool:

@@ -145,9 +145,13 @@ def stop_ray() -> None:
 def keep_keys_to_ourselves() -> None:
     """Tune would put the driver's AWS_* keys into every actor's runtime environment, which Ray writes into its logs and
     shows on its dashboard. Processes have them from their machine's environment, files or role (docs/storage.md)."""
-    from ray.tune.execution import class_cache
+    try:
+        from ray.tune.execution import class_cache
 
-    class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+        given = class_cache.ENV_VARS_TO_PROPAGATE
+    except (ImportError, AttributeError) as error:
+        raise ClusterError(cluster.another_ray(error)) from error
+    class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in given if name.startswith("AWS_")}
 
 
 def place_of(config: Mapping[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import platform
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from pretune import cluster
-from pretune.execute import Folders, Order, describe, execute, order_of, run_worker
+from pretune.execute import DISK_FULL, Folders, Order, describe, execute, order_of, run_worker
 from pretune.health import NOT_THERE
 from pretune.plan import make_plan
 from pretune.store import Store
@@ -186,3 +187,21 @@ def test_a_machine_that_does_not_see_the_shared_folder_says_so_and_makes_nothing
         assert Order.from_json(order.to_json()) == order
         assert execute(order, ignore).state == "finished"
     assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("where", "stops"), [("/elsewhere/cache.tmp", False), ("store/abc/model.safetensors", True), (None, True)]
+)
+def test_a_full_disk_of_one_machine_alone_does_not_stop_the_study(
+    where: str | None, stops: bool, tiny: dict[str, Any], folders: Folders, tmp_path: Path
+) -> None:
+    """The words of the system in a cause stop a study: they stay where the disk may be the store's, by its quota."""
+    order = orders(tiny, folders)["pretrain"]
+
+    def fail(values: dict[str, float]) -> None:
+        raise OSError(errno.ENOSPC, DISK_FULL, *([str(tmp_path / where)] if where else []))
+
+    outcome = execute(order, fail)
+    assert outcome.state == "crashed"
+    assert (DISK_FULL in outcome.cause) is stops
+    assert (f"no space on a disk of {platform.node()}" in outcome.cause) is not stops

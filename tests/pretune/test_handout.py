@@ -220,7 +220,7 @@ def test_where_no_other_machine_could_hold_it_the_same_is_tried_again() -> None:
     assert config["keep_off"] == []
 
 
-def test_one_that_waits_for_another_machine_holds_up_nobody() -> None:
+def test_one_that_cannot_be_sent_to_another_machine_yet_holds_up_nobody() -> None:
     """The good machine is busy: the stage that crashed waits for it, and the next goes to the one it crashed on."""
     h = handout([stage(name) for name in "abc"], two_machines(cpus=1.0), retries=1)
     h.take("1")
@@ -234,6 +234,35 @@ def test_one_that_waits_for_another_machine_holds_up_nobody() -> None:
     config = h.take("4")
     assert config is not None
     assert (Order.from_json(config["order"]).fingerprint, config["keep_off"]) == ("a", ["bad"])
+
+
+def test_one_that_was_sent_to_another_machine_comes_before_others(now: list[float]) -> None:
+    """Where the ledger's guess is wrong it waits in Ray's queue; Tune would let every other stage pass."""
+    h = handout([stage(name) for name in "ab"], two_machines(), retries=1)
+    h.take("1")
+    crash(h, "1", "bad")
+    h.take("2")
+    assert {live.stage.fingerprint for live in h.live.values()} == {"b"}
+    h.take("3")
+    assert h.live["3"].kept_off
+    crash(h, "2", "bad")
+    assert h.take("4") is None
+    h.progress("3", {"step": 1, "node": "good"})
+    assert h.take("4") is not None
+
+
+def test_it_does_not_hold_up_others_for_ever(now: list[float]) -> None:
+    h = handout([stage(name) for name in "abc"], two_machines(), retries=1)
+    h.take("1")
+    crash(h, "1", "bad")
+    for trial in "23":
+        h.take(trial)
+    h.take("4")
+    assert h.live["4"].kept_off
+    crash(h, "2", "bad")
+    assert h.take("5") is None
+    now[0] += QUIET_SECONDS + 1
+    assert h.take("5") is not None
 
 
 def test_a_machine_on_which_stages_crash_is_left_out_and_named() -> None:
