@@ -15,14 +15,21 @@ from search_spaces import schema
 from trainables.data.sheets import Strip, view_sheet
 from trainables.data.sources import open_set, prepare
 from trainables.data.splits import draw_subset
+from trainables.loop import Place
+from trainables.methods.conrec import ConRec, Reconstruction
+from trainables.methods.mae import MAE
+from trainables.methods.protocol import Method
+from trainables.methods.restored import given
 from trainables.methods.table import METHODS, Parts
 from trainables.models.table import build_decoder, build_encoder
+from trainables.pretrain import make_batch, make_feeds
 from trainables.views.regions import large_enough, region_table, uses_regions
 from trainables.views.two_views import View, views_of
 
 if TYPE_CHECKING:
     from trainables.data.images import ImageSet
 
+HERE = Place(Path(), torch.device("cpu"))
 TWICE = 4  # views of an image up to which a second epoch is drawn too
 
 
@@ -40,7 +47,8 @@ def draw_views(
     held = open_set(settings, prepare(settings, root, cache)[0], root, cache)
     if len(held.images.shape) == 5:
         raise click.UsageError("views of volumes are the volumes themselves: pretune data check draws them")
-    recipes = recipes_of(stage, configuration.model, held)
+    method = method_of(stage, configuration.model, held)
+    recipes = method.recipes
     rows = draw_subset(len(held.names), count, 0)
     within = uses_regions(recipes)
     if within and held.regions is None:
@@ -53,17 +61,21 @@ def draw_views(
     seen = [view for epoch in epochs for view in views_of(images, rows, recipes, 0, epoch, table)]
     titles = [f"view {v + 1}, epoch {epoch}" for epoch in epochs for v in range(len(recipes))]
     fallen = np.zeros(len(rows), np.bool_) if table is None else without_region(table, images.shape[1:3], recipes)
-    strips = strips_of(held, rows, images, seen, regions, fallen)
+    restored = []
+    if isinstance(method, MAE | Reconstruction | ConRec):  # these give the network less than the view
+        restored = list(given(method, make_batch(method, make_feeds(held, HERE), rows, 0, 0)))
+        titles += [f"view {v + 1} as given" for v in range(len(restored))]
+    strips = strips_of(held, rows, images, seen, restored, regions, fallen)
     sheet.parent.mkdir(parents=True, exist_ok=True)
     view_sheet(strips, titles).save(sheet)
     return said(stage, recipes, fallen)
 
 
-def recipes_of(stage: schema.Pretrain, model: schema.Model, held: ImageSet) -> tuple[schema.Views, ...]:
-    """How the method itself makes each of its views."""
+def method_of(stage: schema.Pretrain, model: schema.Model, held: ImageSet) -> Method:
+    """The method itself, which knows how it makes each of its views."""
     kinds = 0 if held.labels is None else int(held.labels.max()) + 1
     parts = Parts(build_encoder(model), lambda: build_decoder(model), len(held.classes), kinds)
-    return METHODS[stage.method.name](stage.method, stage.views, parts).recipes
+    return METHODS[stage.method.name](stage.method, stage.views, parts)
 
 
 def without_region(
@@ -80,10 +92,12 @@ def strips_of(
     rows: NDArray[np.int64],
     images: torch.Tensor,
     seen: Sequence[View],
+    restored: Sequence[torch.Tensor],
     regions: NDArray[np.uint16] | None,
     fallen: NDArray[np.bool_],
 ) -> list[Strip]:
-    pixels = [(view.pixels.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy() for view in seen]
+    shown = [*(view.pixels for view in seen), *restored]
+    pixels = [(part.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy() for part in shown]
     boxes = [view.boxes.numpy() for view in seen]
     return [
         Strip(

@@ -102,11 +102,13 @@ class Strip(NamedTuple):
 
 def view_sheet(strips: Sequence[Strip], titles: Sequence[str]) -> Image.Image:
     """One row for each image: the image with its crops drawn in, then its views, each under its title and the colour
-    of its crop. `titles`: of the views."""
+    of its crop. `titles`: of the views; there may be more of these than boxes, whose titles have no colour."""
     rows = [
         [_with_boxes(s.image if s.regions is None else outlined(s.image, s.regions), s.boxes), *s.views] for s in strips
     ]
-    head = [("image with crops", None), *((title, BOXES[v % len(BOXES)]) for v, title in enumerate(titles))]
+    drawn = len(strips[0].boxes)
+    colors = [BOXES[v % len(BOXES)] if v < drawn else None for v in range(len(titles))]
+    head = [("image with crops", None), *zip(titles, colors, strict=True)]
     legend = [("border of a region", BORDER)] if any(strip.regions is not None for strip in strips) else []
     return _grid(rows, [strip.caption for strip in strips], 1, legend, head)
 

@@ -33,16 +33,22 @@ def restored(method: MAE | Genesis | Reconstruction | ConRec, batch: Batch) -> R
     if isinstance(method, Genesis):
         target, shown = method.pair(batch)
         return Restored(target, shown, method.restore(shown))
-    original = batch.views[0].pixels
+    original, shown = batch.views[0].pixels, given(method, batch)[0]
     if isinstance(method, MAE):
-        shown = original.masked_fill(method.mask(batch).to(original.device), 0.0)
         output = resized(method.output(method.decoder(method.encoder(shown))), _size(original))
         return Restored(original, shown, output.float())
     if TASK not in method.heads.tasks:
         raise ValueError(f"this method has no task {TASK!r}, it has {', '.join(method.heads.tasks)}")
-    shown = corrupted(batch).pixels[: len(original)]
     output = method.heads(method.decoder, method.encoder(shown), _size(original))[TASK]
     return Restored(original, shown, output)
+
+
+def given(method: MAE | Reconstruction | ConRec, batch: Batch) -> tuple[Tensor, ...]:
+    """What the network gets of each view to restore it from: (B, 3, S, S), masked or corrupted."""
+    if isinstance(method, MAE):
+        original = batch.views[0].pixels
+        return (original.masked_fill(method.mask(batch).to(original.device), 0.0),)
+    return corrupted(batch).pixels.chunk(len(batch.views))
 
 
 def _size(images: Tensor) -> tuple[int, int]:

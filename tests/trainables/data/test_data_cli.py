@@ -228,6 +228,25 @@ def test_views_are_those_of_the_method(tmp_path: Path, tiny: dict[str, Any]) -> 
         assert sheet.width == 6 * 130 + 2 * 6
 
 
+@pytest.mark.parametrize(
+    ("method", "pictures"),
+    [({"name": "mae", "ratio": 0.75, "patch": 4}, 4), ({"name": "conrec"}, 7)],
+    ids=["one view masked", "two views corrupted"],
+)
+def test_what_a_restoring_method_gives_its_network_is_drawn_beside_the_views(
+    tmp_path: Path, tiny: dict[str, Any], method: dict[str, Any], pictures: int
+) -> None:
+    """The image, views of two epochs, and those of the first epoch as the network gets them."""
+    tiny["pretrain"]["method"] = method
+    ended = views(tiny, tmp_path)
+    assert ended.exit_code == 0, ended.output
+    with Image.open(tmp_path / "views.png") as sheet:
+        assert sheet.width == pictures * 130 + 2 * 6
+        tile = np.asarray(sheet)[30:140, 6 + (pictures - 1) * 130 : 6 + (pictures - 1) * 130 + 120]
+    if method["name"] == "mae":
+        assert 0.6 < (tile.max(axis=-1) == 0).mean() < 0.9  # three quarters of the patches are black
+
+
 def test_views_that_fall_back_to_the_whole_image_are_said(tmp_path: Path, tiny: dict[str, Any]) -> None:
     """No region of a scene of 32 px has more pixels than the scene."""
     tiny["pretrain"]["method"]["name"] = "samclr"
