@@ -146,7 +146,7 @@ def explained(address: str) -> Iterator[None]:
         raise ClusterError(f"--address {address}: {another_ray(error)}") from None
     except (RayError, RuntimeError, ConnectionError, ValueError, OSError) as error:
         text = " ".join(str(error).split())
-        if "waiting for GCS" in text:
+        if "waiting for GCS" in text or "Method not found" in text:
             raise ClusterError(f"--address {address}: what answers there is no Ray head; {HEAD}") from None
         if "Version mismatch" in text:
             raise ClusterError(f"--address {address}: {text}; install the cluster's versions here") from None

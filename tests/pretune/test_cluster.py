@@ -134,6 +134,7 @@ def test_submit_names_an_address_where_nothing_answers(
                          "This process on node 10.0.0.1 was started with:\n    Ray: 2.60.0\n"),
             r"Version mismatch: .* Ray: 2.50.0 Python: 3.10.1 .* Ray: 2.60.0; install the cluster's versions here$",
         ),
+        (ConnectionError("RPC error: Method not found!"), r"what answers there is no Ray head; give HOST:6379"),
         (ConnectionError("lost\nit"), r"the cluster cannot be used: lost it$"),
         (
             ImportError("cannot import name 'GcsClient' from 'ray._raylet'"),

@@ -7,6 +7,8 @@ what is free on them, so that only a machine that is gone makes the group smalle
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -16,10 +18,12 @@ from typing import Any
 import pytest
 import ray
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from pretune.execute import Folders, Order, execute, order_of
 from pretune.plan import make_plan
+from pretune.run import Options, run_study
 from pretune.store import STATE, Entry, Store
 from pretune.transport import ACTOR_ENVIRONMENT
 from search_spaces.resolve import from_dict
@@ -82,3 +86,19 @@ def test_one_machine_ends_what_two_began(machines: Any, tiny: dict[str, Any], tm
     assert entry.metrics == pytest.approx(whole.metrics, rel=1e-2)
     for name, tensor in expected.items():
         assert torch.allclose(weights[name], tensor, rtol=1e-2, atol=1e-3), name
+
+
+def test_a_group_larger_than_the_cluster_is_not_refused_and_runs_on_what_there_is(
+    machines: Any, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    """Two to three workers on two CPUs: the study's ledger asks for room for two, as Ray Train does."""
+    tiny["resources"] = {"pretrain": {"workers": 3, "min_workers": 2}}
+    tiny["pretrain"]["batch_size"] = 12
+    tiny["seeds"]["report"] = 1
+    address = ray.get_runtime_context().gcs_address
+    ray.shutdown()
+    options = Options(tmp_path / "out", tmp_path / "store", tmp_path / "cache", address=address)
+    ended = run_study(from_dict(tiny), options, Console(file=io.StringIO()))
+    assert (ended.exit_code, ended.trained) == (0, 3)
+    entries = [json.loads(path.read_text()) for path in (tmp_path / "store").glob("*/done.json")]
+    assert [entry["about"]["workers"] for entry in entries if entry["stage"] == "pretrain"] == [2]
