@@ -241,33 +241,33 @@ def run_worker(
     chosen: schema.Data = TypeAdapter(schema.Data).validate_python(order.data)
     cache = Path(order.folders.cache)
     root = Path(order.folders.data) if order.folders.data else None
-    data = open_set(chosen, order.digest, root, cache, processes=order.threads)
-    refuse(order.name.replace(":", "."), settings, chosen, held_by(data), 1 if world is None else world.size)
-    seed = order.streams.get("split", 0)
-    split = draw_split(len(data.images), chosen.split, seed, data.official_test, data.labels)
-    store = order.folders.open_store()
-    parent, keep = _weights_of(order.parent, store), order.keep_state and bool(order.series)
-    seconds = order.checkpoint_seconds
-    place = Place(attempt, device, parent, resume, keep, seconds, world or ALONE, order.batch_norm, leaving)
-    if isinstance(settings, schema.Pretrain):
-        return pretrain(settings, model, data, split, order.streams, place, report, order.until)
-    if isinstance(settings, schema.Finetune):
-        stratify = chosen.split.stratify
-        return finetune(
-            settings, model, data, split, order.streams, place, report, order.on_test, stratify, order.until
-        )
-    if isinstance(settings, schema.CKA):
-        other, other_model = (
-            _weights_of(order.other, store),
-            TypeAdapter(schema.Model).validate_python(order.other_model),
-        )
-        assert parent is not None
-        assert other is not None
-        return compare(settings, (model, other_model), (parent, other), data, split, device)
-    if isinstance(settings, schema.CAM | schema.FeatureMaps):
-        return write_maps(settings, model, data, split, place)
-    assert isinstance(settings, schema.KNN | schema.LinearProbe)
-    return probe(settings, model, data, split, place)
+    with contextlib.closing(open_set(chosen, order.digest, root, cache, processes=order.threads)) as data:
+        refuse(order.name.replace(":", "."), settings, chosen, held_by(data), 1 if world is None else world.size)
+        seed = order.streams.get("split", 0)
+        split = draw_split(len(data.images), chosen.split, seed, data.official_test, data.labels)
+        store = order.folders.open_store()
+        parent, keep = _weights_of(order.parent, store), order.keep_state and bool(order.series)
+        seconds = order.checkpoint_seconds
+        place = Place(attempt, device, parent, resume, keep, seconds, world or ALONE, order.batch_norm, leaving)
+        if isinstance(settings, schema.Pretrain):
+            return pretrain(settings, model, data, split, order.streams, place, report, order.until)
+        if isinstance(settings, schema.Finetune):
+            stratify = chosen.split.stratify
+            return finetune(
+                settings, model, data, split, order.streams, place, report, order.on_test, stratify, order.until
+            )
+        if isinstance(settings, schema.CKA):
+            other, other_model = (
+                _weights_of(order.other, store),
+                TypeAdapter(schema.Model).validate_python(order.other_model),
+            )
+            assert parent is not None
+            assert other is not None
+            return compare(settings, (model, other_model), (parent, other), data, split, device)
+        if isinstance(settings, schema.CAM | schema.FeatureMaps):
+            return write_maps(settings, model, data, split, place)
+        assert isinstance(settings, schema.KNN | schema.LinearProbe)
+        return probe(settings, model, data, split, place)
 
 
 def state_to_resume(order: Order) -> Path | None:
