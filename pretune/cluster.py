@@ -183,9 +183,16 @@ def find_growth(may_grow: Sequence[Group]) -> Growth:
     if head is None:
         return Growth()
     there = NodeAffinitySchedulingStrategy(head["NodeID"], soft=False)
-    ask = ray.remote(num_cpus=0, max_retries=0)(config_here).options(scheduling_strategy=there)
-    config = _answer(head["NodeManagerAddress"], ask.remote(ray.get_runtime_context().gcs_address))
+    ask = ray.remote(num_cpus=0, max_retries=0)(_autoscaler_file).options(scheduling_strategy=there)
+    config = _answer(head["NodeManagerAddress"], ask.remote())
     return of_config(config) if config else Growth()
+
+
+def _autoscaler_file() -> dict[str, Any] | None:
+    """On the head, which names the cluster as its autoscaler does; a driver may know it by another name."""
+    import ray
+
+    return config_here(ray.get_runtime_context().gcs_address)
 
 
 def describe(ledger: Ledger) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,15 +77,19 @@ def of_config(config: Mapping[str, Any]) -> Growth:
 
 
 def config_here(gcs_address: str, processes: Path = Path("/proc")) -> dict[str, Any] | None:
-    """On the head: the file that the autoscaler of this cluster was started with, by its command line."""
+    """On the head: the file that the autoscaler of this cluster was started with, by its command line.
+
+    None where there is no such file or it cannot be read: then the user has to say.
+    """
     import yaml
 
     for arguments in _command_lines(processes):
         options = dict(word.split("=", 1) for word in arguments if word.startswith("--") and "=" in word)
         file = options.get("--autoscaling-config")
         if file and options.get("--gcs-address") == gcs_address:
-            found = yaml.safe_load(Path(file).expanduser().read_text(encoding="utf-8"))
-            return found if isinstance(found, dict) else None
+            with suppress(OSError, ValueError, yaml.YAMLError):
+                found = yaml.safe_load(Path(file).expanduser().read_text(encoding="utf-8"))
+                return found if isinstance(found, dict) else None
     return None
 
 

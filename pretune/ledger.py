@@ -92,11 +92,16 @@ class Ledger:
         return counts[-1] if len(counts) == 1 else max(counts[0], min(counts[-1], self._room(self.each(stage))))
 
     def could_hold(self, stage: Stage, keep_off: AbstractSet[str] = frozenset()) -> bool:
-        """Whether there would be room if nothing ran."""
-        return self._room(self.each(stage), keep_off) >= self.workers(stage)
+        """Whether the machines that are there would have room if nothing ran.
 
-    def _room(self, each: Amounts, keep_off: AbstractSet[str] = frozenset()) -> int:
-        return sum(_room(machine.resources, each) for machine in self.machines if machine.id not in keep_off)
+        Not those that may come: Ray's first autoscaler does not see that a stage is to be kept off some.
+        """
+        each = self.each(stage)
+        there = [machine for machine in self.machines if machine.id and machine.id not in keep_off]
+        return sum(_room(machine.resources, each) for machine in there) >= self.workers(stage)
+
+    def _room(self, each: Amounts) -> int:
+        return sum(_room(machine.resources, each) for machine in self.machines)
 
     def check(self, stages: Mapping[str, Stage]) -> None:
         """Raises `ResourceError` for a stage that could never be placed; Ray itself would wait silently."""

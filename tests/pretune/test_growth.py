@@ -73,6 +73,8 @@ def test_the_autoscaler_of_this_cluster_is_found_by_its_command_line(tmp_path: P
     assert found == {"cluster_name": "ours"}
     assert config_here("10.0.0.1:6381", tmp_path) is None
     assert config_here("10.0.0.1:6382", tmp_path) is None
+    process("6", "python", "monitor.py", "--gcs-address=10.0.0.1:6383", "--autoscaling-config=/absent/file")
+    assert config_here("10.0.0.1:6383", tmp_path) is None
 
 
 def test_the_option_is_checked_before_anything_starts(pretune: Any, tiny: dict[str, Any], tmp_path: Path) -> None:

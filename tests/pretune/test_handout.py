@@ -220,6 +220,17 @@ def test_where_no_other_machine_could_hold_it_the_same_is_tried_again() -> None:
     assert config["keep_off"] == []
 
 
+def test_nobody_waits_for_a_machine_that_may_never_come() -> None:
+    """Ray's first autoscaler sees room on the machine to be kept off, and starts none."""
+    ledger = Ledger([Machine({"CPU": 4.0}, "only"), Machine({"CPU": 4.0})])
+    h = handout([stage("a")], ledger, retries=1)
+    h.take("1")
+    crash(h, "1", "only")
+    config = h.take("2")
+    assert config is not None
+    assert config["keep_off"] == []
+
+
 def test_one_that_cannot_be_sent_to_another_machine_yet_holds_up_nobody() -> None:
     """The good machine is busy: the stage that crashed waits for it, and the next goes to the one it crashed on."""
     h = handout([stage(name) for name in "abc"], two_machines(cpus=1.0), retries=1)
