@@ -69,11 +69,7 @@ class Handout:
     def take(self, trial: str) -> dict[str, Any] | None:
         """The configuration of a new trial, or None while nothing is ready or fits."""
         self._look()
-        stage = (
-            None
-            if self.stopping or self._held_up()
-            else self.scheduler.take(lambda one: self.ledger.fits(one, self.keep_off(one)))
-        )
+        stage = None if self.stopping or self._held_up() else self.scheduler.take(self._fits)
         self._say_what_is_waited_for(handed_out=stage is not None)
         if stage is None:
             return None
@@ -85,6 +81,9 @@ class Handout:
         reserved = each if stage.resources.workers == 1 else LAUNCHER
         pause = max(REPORT_SECONDS, len(self.live) / REPORTS)
         return {"order": order.to_json(), "resources": reserved, "keep_off": sorted(keep_off), "pause": pause}
+
+    def _fits(self, stage: Stage) -> bool:
+        return self.ledger.fits(stage, self.keep_off(stage))
 
     def keep_off(self, stage: Stage) -> AbstractSet[str]:
         """Machines that a stage should not run on: those left out, and where it crashed, as far as others could do it.
