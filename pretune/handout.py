@@ -27,6 +27,7 @@ LOST_SECONDS = 15.0  # after which a trial that Tune ended without telling us co
 LEAVE_SECONDS = 45.0  # which stages get to write their state when the study is stopped
 RESOURCE_SECONDS = 5.0  # between two looks at what the cluster has
 QUIET_SECONDS = 600.0  # without a report, after which a stage run is mentioned; nothing is ended for it
+FIRST_SECONDS = 60.0  # for which nothing else is handed out until a retry has its place on another machine
 WAIT_SECONDS = 60.0  # with nothing running and something ready, after which it is said what is waited for
 
 
@@ -106,7 +107,7 @@ class Handout:
         Else it would come last: Tune gives a place to whatever can go on in the same process.
         """
         begun = [live.began for live in self.live.values() if live.kept_off and not live.latest]
-        return any(time.monotonic() - began < QUIET_SECONDS for began in begun)
+        return any(time.monotonic() - began < FIRST_SECONDS for began in begun)
 
     @property
     def over(self) -> bool:

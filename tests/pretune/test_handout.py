@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pretune.execute import Folders, Order, order_of
-from pretune.handout import LOST_SECONDS, QUIET_SECONDS, WAIT_SECONDS, Handout, find_in, outcome_of
+from pretune.handout import FIRST_SECONDS, LOST_SECONDS, QUIET_SECONDS, WAIT_SECONDS, Handout, find_in, outcome_of
 from pretune.health import NOT_THERE
 from pretune.ledger import Ledger, Machine
 from pretune.outcomes import Outcome, Program
@@ -272,7 +272,7 @@ def test_it_does_not_hold_up_others_for_ever(now: list[float]) -> None:
     assert h.live["4"].kept_off
     crash(h, "2", "bad")
     assert h.take("5") is None
-    now[0] += QUIET_SECONDS + 1
+    now[0] += FIRST_SECONDS + 1
     assert h.take("5") is not None
 
 
