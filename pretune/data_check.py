@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # numpy and torch are imported where they are used: the comma
     from search_spaces.resolve import Study
     from trainables.data.images import ImageSet
 
+ROWS = 256  # masks counted at a time
 PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -118,19 +119,30 @@ def check_study(
 
 
 def _decoded(settings: schema.Data, root: Path | None, cache: Path) -> ImageSet:
-    """Under the study's own settings where all is well, so that a run finds it cached; else without the bad files."""
+    """Under the study's own settings where all is well, so that a run finds it cached; else without the bad files.
+
+    A set that is streamed is read once and stays where it is.
+    """
     from trainables.data.errors import DataError
     from trainables.data.images import load
+    from trainables.data.sources import chosen, open_set, prepare
 
+    lenient = settings.model_copy(update={"on_error": "skip"})
     with Progress(transient=True) as bar:
         task = bar.add_task("reading every image")
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        if chosen(settings, root, cache).source == "streaming":
+            digest, _ = prepare(lenient, root, cache, progress)
+            return open_set(lenient, digest, root, cache)
         try:
-            return load(settings, root, cache, lambda done, total: bar.update(task, completed=done, total=total))
+            return load(settings, root, cache, progress)
         except DataError as error:
             if not error.problems:
                 raise
-        lenient = settings.model_copy(update={"on_error": "skip"})
-        return load(lenient, root, cache, lambda done, total: bar.update(task, completed=done, total=total))
+        return load(lenient, root, cache, progress)
 
 
 def describe(held: ImageSet) -> list[str]:
@@ -140,7 +152,7 @@ def describe(held: ImageSet) -> list[str]:
     size = f"{held.images.shape[-2]} px"
     if len(held.images.shape) == 5:
         size = f"{' x '.join(map(str, held.images.shape[1:4]))} voxels"
-    lines = [f"{len(held.names)} images, cached at {size}"]
+    lines = [f"{len(held.names)} images, {'streamed' if held.streamed else 'cached'} at {size}"]
     if held.official_test is not None:
         tests = int(held.official_test.sum())
         lines.append(f"official lists: {len(held.names) - tests} train, {tests} test")
@@ -160,7 +172,9 @@ def mask_shares(held: ImageSet) -> Mapping[str, float]:
     import numpy as np
 
     assert held.masks is not None
-    counts = sum((np.bincount(mask.ravel(), minlength=256) for mask in np.asarray(held.masks)), np.zeros(256, np.int64))
+    counts = np.zeros(256, np.int64)
+    for rows in np.array_split(np.arange(len(held.names)), -(-len(held.names) // ROWS)):
+        counts += np.bincount(np.asarray(held.masks[rows]).ravel(), minlength=256)
     shares = counts / counts.sum()
     named = {name: float(share) for name, share in zip(held.classes, shares, strict=False)}
     return named | ({"ignored": float(shares[255])} if shares[255] > 0 else {})
@@ -174,6 +188,8 @@ def duplicate_report(held: ImageSet) -> list[str]:
 
     if len(held.images.shape) == 5:
         return ["volumes are not searched for copies"]
+    if held.streamed:
+        return ["copies are not searched for in a set that is streamed"]
     found = find_duplicates(np.asarray(held.images))
     if not found:
         return ["no picture is there twice"]

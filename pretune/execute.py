@@ -28,7 +28,7 @@ from pretune.outcomes import Outcome
 from pretune.store import CONTINUE, Store, open_store
 from search_spaces import schema
 from search_spaces.stages import Stage
-from trainables.data.errors import NeedsError
+from trainables.data.errors import DataError
 
 DISK_FULL = "No space left on device"  # in the cause of a stage run that could not be kept; the words of the system
 LEAST_BYTES = 65_536  # below which a disk is full
@@ -139,8 +139,8 @@ def execute(order: Order, report: Any, leaving: Callable[[], bool] = lambda: Fal
             return _run_and_keep(order, store, attempt, report, leaving)
     except EndedWaitError as left:
         return Outcome("preempted", {}, str(left))
-    except NeedsError as error:
-        return Outcome("crashed", {}, " | ".join([error.summary, *error.problems]), final=True)
+    except DataError as error:
+        return Outcome("crashed", {}, " | ".join([error.summary, *error.problems]), final=error.stays)
     except Exception as error:
         if attempt is not None:
             with contextlib.suppress(OSError):  # a full disk is a cause to tell, not one to hide

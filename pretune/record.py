@@ -201,7 +201,8 @@ def write_results(study: Study, uses: Sequence[Use], outcomes: Outcomes, store: 
     rows = result_rows(study, uses, outcomes)
     if rows:
         _write_parquet(pd.DataFrame(rows), folder / "results.parquet")
-        _write_parquet(pd.DataFrame(list(_stage_runs(uses, store))), folder / "stage_runs.parquet")
+        if ended := list(_stage_runs(uses, store)):  # none did where everything crashed
+            _write_parquet(pd.DataFrame(ended), folder / "stage_runs.parquet")
     if curves := list(curve_rows(uses, outcomes, store)):
         _write_parquet(pd.DataFrame(curves), folder / "curves.parquet")
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from pretune import cluster
 from pretune.execute import DISK_FULL, Folders, Order, describe, execute, order_of, run_worker
@@ -69,6 +70,32 @@ def test_what_is_stored_is_not_run_again(tiny: dict[str, Any], folders: Folders)
 
     assert execute(order, refuse) == first
     assert len(list((Path(folders.store) / order.fingerprint).glob("*/"))) == 1
+
+
+@pytest.mark.parametrize(("readable", "final"), [(True, True), (False, False)], ids=["damaged", "not to be opened"])
+def test_a_damaged_file_that_a_stream_meets_is_final_and_one_that_cannot_be_opened_is_not(
+    tiny: dict[str, Any], folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readable: bool, final: bool
+) -> None:
+    """What a file holds stays as it is; a disk or a network may be well again at the next try."""
+    for i in range(12):
+        (tmp_path / "d").mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32), (9 * i, 0, 0)).save(tmp_path / "d" / f"{i}.jpg")
+    (tmp_path / "d" / "5.jpg").write_bytes((tmp_path / "d" / "5.jpg").read_bytes()[:-200])
+    if not readable:
+        real = Path.read_bytes
+
+        def read(path: Path) -> bytes:
+            if path.name == "5.jpg":
+                raise OSError(errno.EIO, "Input/output error")
+            return real(path)
+
+        monkeypatch.setattr(Path, "read_bytes", read)
+    data = {"dataset": "image-folder", "root": str(tmp_path / "d"), "cache_size": 32, "source": "streaming"}
+    tiny["data"] |= {"files": data | {"split": {"test": 0.1, "val": 0.1}}}
+    tiny["pretrain"] |= {"data": "files", "sees": "all", "batch_size": 12}
+    outcome = execute(orders(tiny, folders)["pretrain"], ignore)
+    assert (outcome.state, outcome.final) == ("crashed", final)
+    assert ("5.jpg: damaged" if readable else "5.jpg: cannot be opened (Input/output error)") in outcome.cause
 
 
 def test_a_divergence_is_an_outcome_that_is_stored(tiny: dict[str, Any], folders: Folders) -> None:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from analysis.results import COLUMNS, FORMAT, load, load_header
+from analysis.runs import load_stage_runs
 from pretune import program, record
 from pretune.outcomes import Outcome, Run
 from pretune.scheduler import Scheduler
@@ -90,6 +91,12 @@ def test_failed_stage_runs_are_rows_without_a_metric(tiny: dict[str, Any], tmp_p
         ("pretrain", "diverged", "pretext_loss is nan at step 3"),
         ("finetune", "blocked", "its pretrain diverged: pretext_loss is nan at step 3"),
     }
+
+
+def test_a_study_of_which_nothing_finished_can_be_reported(tiny: dict[str, Any], tmp_path: Path) -> None:
+    written(from_dict(tiny), tmp_path, lambda stage: Outcome("crashed", {}, "no luck"))
+    assert len(load_stage_runs(tmp_path)) == 0
+    assert set(load(tmp_path)["outcome"]) == {"crashed", "blocked"}
 
 
 def test_a_probes_metric_carries_its_name(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from trainables.data.errors import BadFileError
+from trainables.data.errors import UNOPENED, BadFileError
 from trainables.data.listing import IGNORE, Box, Colors, Entry, Listing, Member, Pack, file_of
 
 Source = Path | bytes | NDArray[Any]  # a file, its content, or decoded pixels
@@ -236,7 +236,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise BadFileError(f"cannot be opened ({error.strerror})") from error
+        raise BadFileError(f"{UNOPENED} ({error.strerror})") from error
 
 
 def _eight_bit(grey: NDArray[np.generic]) -> NDArray[np.uint8]:

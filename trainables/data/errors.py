@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 SHOWN = 10  # problems listed in a message; the rest are counted
+UNOPENED = "cannot be opened"  # of a file: its disk or network may be at fault, and another try may help
 
 
 class DataError(Exception):
@@ -23,6 +24,11 @@ class DataError(Exception):
         self.summary = summary
         self.problems = tuple(problems)
 
+    @property
+    def stays(self) -> bool:
+        """Whether trying again would end the same: what files hold does not change by itself."""
+        return bool(self.problems) and not any(UNOPENED in problem for problem in self.problems)
+
     def __str__(self) -> str:
         lines = [self.summary, *(f"  {problem}" for problem in self.problems[:SHOWN])]
         if len(self.problems) > SHOWN:
@@ -32,6 +38,10 @@ class DataError(Exception):
 
 class NeedsError(DataError):
     """A stage asks of its data set what it does not have: see `trainables.data.needs`."""
+
+    @property
+    def stays(self) -> bool:
+        return True
 
 
 class BadFileError(Exception):

@@ -274,3 +274,20 @@ def test_a_study_without_pretraining_has_no_views(tmp_path: Path, tiny: dict[str
     tiny["finetune"]["transfer"] = "none"
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(tiny | {"factors": {}, "report": {}}))
     assert "has no pretraining that makes views" in call("views", tmp_path / "study.yaml").output
+
+
+def test_a_set_that_is_streamed_is_read_and_not_copied(tmp_path: Path) -> None:
+    """Its bad file is named, its masks are counted, and the cache holds no array of it."""
+    root = folder(tmp_path / "set", 6)
+    (root / "images" / "2.png").write_bytes(b"")
+    keys = [f"root={root}", "classes=[a, b]", "cache_size=8", "source=streaming"]
+    settings = [part for key in keys for part in ("--set", key)]
+    out, runs = tmp_path / "sheet.png", tmp_path / "runs"
+    ended = call("check", "image-mask-folder", *settings, "--root", runs, "--out", out)
+    assert isinstance(ended.exception, DataError), ended.output
+    assert ended.exception.problems == ("images/2.png: empty file (0 bytes); replace or remove it",)
+    assert "5 images, streamed at 8 px" in ended.output
+    assert "share of pixels: a 40.0%, b 60.0%" in ended.output
+    assert "copies are not searched for" in ended.output
+    assert out.exists()
+    assert not list(runs.rglob("*.npy"))
