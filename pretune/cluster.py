@@ -233,7 +233,8 @@ def look_around(shared: Mapping[str, Path], readable: Mapping[str, Path]) -> lis
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     with ExitStack() as stack:
         marks = {option: stack.enter_context(marked(folder)) for option, folder in shared.items()}
-        asked = {option: str(path) for option, path in {**marks, **readable}.items()}
+        inside = {option: witness(folder) for option, folder in readable.items()}
+        asked = {option: str(path) for option, path in {**marks, **inside}.items()}
         answers = [
             (
                 node["NodeManagerAddress"],  # several machines may have one, as those of Ray's own tests do
@@ -243,7 +244,8 @@ def look_around(shared: Mapping[str, Path], readable: Mapping[str, Path]) -> lis
             )
             for node in nodes
         ]
-        seen = [(host, _answer(host, answer)) for host, answer in answers]
+        told = [(host, _answer(host, answer, may_leave=True)) for host, answer in answers]
+    seen = [(host, found) for host, found in told if found is not None]
     for host, found in seen:
         for option in found["missing"]:
             folder = {**shared, **readable}[option]
@@ -256,15 +258,29 @@ def look_around(shared: Mapping[str, Path], readable: Mapping[str, Path]) -> lis
         for host, found in seen
         if found[name] != mine
     ]
-    return list(dict.fromkeys(differing))
+    left = [f"{host} is leaving the cluster, and was not looked at" for host, found in told if found is None]
+    return list(dict.fromkeys([*left, *differing]))
 
 
-def _answer(host: str, answer: Any) -> dict[str, Any]:
+def witness(folder: Path) -> Path:
+    """Something in the folder, by which a machine shows that it sees more than an empty place to mount it at."""
+    with suppress(OSError):
+        return min(folder.iterdir(), default=folder)
+    return folder
+
+
+def _answer(host: str, answer: Any, may_leave: bool = False) -> dict[str, Any] | None:
+    """What a machine says; None, where that may be, of one that left the cluster or is about to.
+
+    Raises ClusterError."""
     import ray
+    from ray.exceptions import NodeDiedError, TaskUnschedulableError
 
     try:
         found: dict[str, Any] = ray.get(answer, timeout=LOOK_SECONDS)
     except Exception as error:
+        if may_leave and isinstance(error, TaskUnschedulableError | NodeDiedError):
+            return None
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ClusterError(f"{host} cannot run Pretune: {(lines or [type(error).__name__])[-1][:400]}") from None
     return found

@@ -23,7 +23,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from pretune.flight import EndedWaitError, single_flight
-from pretune.health import NOT_THERE
+from pretune.health import NO_GPU, NOT_THERE
 from pretune.outcomes import Outcome
 from pretune.store import CONTINUE, Store, open_store
 from search_spaces import schema
@@ -286,10 +286,15 @@ def _weights_of(fingerprint: str | None, store: Store) -> Path | None:
 
 
 def device_for(gpus: float) -> Any:
-    """The GPU that Ray gave this process, or the CPU."""
+    """The GPU that Ray gave this process, or the CPU. Raises RuntimeError where torch does not find that GPU."""
     import torch
 
-    return torch.device("cuda" if gpus > 0 and torch.cuda.is_available() else "cpu")
+    if gpus > 0 and not torch.cuda.is_available():
+        raise RuntimeError(
+            f"{NO_GPU} on {platform.node()}: its driver does not work, or this torch is built without CUDA; "
+            "`gpus: 0` under `resources` trains on the CPU"
+        )
+    return torch.device("cuda" if gpus > 0 else "cpu")
 
 
 def machine(order: Order) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pretune.execute import Order, machine, run_worker, state_to_resume
+from pretune.execute import Order, device_for, machine, run_worker, state_to_resume
 from trainables.data.errors import NeedsError
 
 RESTARTS = 3  # of the workers within one attempt; a preempted machine's are not counted
@@ -89,7 +89,7 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
 
     order, attempt = Order.from_json(config["order"]), Path(config["attempt"])
     world = World(dist.get_rank(), dist.get_world_size())
-    device = get_device() if order.gpus > 0 else torch.device("cpu")
+    device = get_device() if device_for(order.gpus).type == "cuda" else torch.device("cpu")
     last = time.monotonic()
 
     def report(values: dict[str, float]) -> None:

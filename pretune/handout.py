@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pretune.execute import DISK_FULL, Order
-from pretune.health import NOT_THERE, Health
+from pretune.health import Health, is_the_machines
 from pretune.ledger import Ledger, Machine, shape
 from pretune.outcomes import Outcome
 from pretune.scheduler import Scheduler
@@ -26,6 +26,7 @@ REPORTS = 50.0  # most reports a second that the driver is to take; each costs i
 LOST_SECONDS = 15.0  # after which a trial that Tune ended without telling us counts as crashed
 LEAVE_SECONDS = 45.0  # which stages get to write their state when the study is stopped
 RESOURCE_SECONDS = 5.0  # between two looks at what the cluster has
+GROUP_SECONDS = 10.0  # without a report of a stage on several workers, after which idle processes make room for it
 QUIET_SECONDS = 600.0  # without a report, after which a stage run is mentioned; nothing is ended for it
 FIRST_SECONDS = 60.0  # for which nothing else is handed out until a retry has its place on another machine
 WAIT_SECONDS = 60.0  # with nothing running and something ready, after which it is said what is waited for
@@ -154,6 +155,12 @@ class Handout:
             self.say(f"nothing can run: no machine has room for {shape(self.ledger.each(waiting))}; waiting for one")
             self._idle_since = math.inf
 
+    @property
+    def group_waits(self) -> bool:
+        """Whether a stage on several workers gives no sign of life: they may lack room that an idle process holds."""
+        now = time.monotonic()
+        return any(one.stage.resources.workers > 1 and now - one.heard > GROUP_SECONDS for one in self.live.values())
+
     def progress(self, trial: str, result: dict[str, Any]) -> None:
         """A trial reports. A stage that goes on from its checkpoint counts the images before it once more."""
         if live := self.live.get(trial):
@@ -188,7 +195,7 @@ class Handout:
         elif outcome.state == "crashed" and not outcome.final:
             self.health.crashed(live.stage.fingerprint, machine, outcome.cause)
         self._judge()
-        if outcome.state == "crashed" and NOT_THERE in outcome.cause and machine in self._left_out:
+        if outcome.state == "crashed" and is_the_machines(outcome.cause) and machine in self._left_out:
             return outcome._replace(state="preempted")
         return outcome
 

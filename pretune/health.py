@@ -6,7 +6,14 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 CRASHES = 3  # different stages, in a row, after which a machine is left out
-NOT_THERE = "the folder that all machines share is not there"  # in the cause of a stage run whose machine lacks it
+# In the cause of a stage run whose machine lacks what it takes to run any:
+NOT_THERE = "the folder that all machines share is not there"
+NO_GPU = "Ray gave this stage a GPU, and torch finds none"
+
+
+def is_the_machines(cause: str) -> bool:
+    """Whether only the machine is at fault."""
+    return NOT_THERE in cause or NO_GPU in cause
 
 
 @dataclass
@@ -15,7 +22,7 @@ class Health:
 
     A machine is left out once three different stages crashed on it with none ending well in between. A stage that
     crashes on a second machine too has itself to blame: it no longer counts against either, so that a machine left out
-    wrongly is used again. One that does not see the shared folder is left out at once.
+    wrongly is used again. One that does not see the shared folder, or its own GPU, is left out at once.
     """
 
     where: dict[str, set[str]] = field(default_factory=dict)  # by stage: the machines on which it crashed
@@ -23,7 +30,7 @@ class Health:
     without: dict[str, str] = field(default_factory=dict)  # by machine: why it cannot run any stage
 
     def crashed(self, stage: str, machine: str, cause: str) -> None:
-        if NOT_THERE in cause:
+        if is_the_machines(cause):
             self.without[machine] = cause
             return
         places = self.where.setdefault(stage, set())

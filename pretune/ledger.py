@@ -66,9 +66,10 @@ class Ledger:
                 moved[key] = self._take(taken.each, [place for place in places if place is not None])
             else:
                 lost[key] = taken
-        # Those on machines that were yet to come are on ones that came, or still wait for them.
+        # Those on machines that were yet to come are on ones that came, or still wait for them; a group that lost some
+        # of its workers keeps what room there is for it, or it would never get it back.
         for key, taken in lost.items():
-            moved[key] = self._take(taken.each, self._places(taken.each, len(taken.places)) or [])
+            moved[key] = self._take(taken.each, self._most_places(taken.each, len(taken.places)))
         self.running = {key: moved[key] for key in self.running}
 
     # ---------------------------------------------------------------------------------------- what a stage needs
@@ -122,7 +123,12 @@ class Ledger:
                         f"resources.{stage.kind}.{key}: a stage needs {amount:g} {name}, {there} {largest:g}; "
                         "lower it or add machines"
                     )
-            if (room := self._room(each)) < fewest:
+            if (room := self._room(each)) == 0 and stage.resources.workers == 1:
+                raise ResourceError(
+                    f"resources.{stage.kind}: a stage needs {shape(each)} on one machine, and no machine has both; "
+                    "lower one or add machines"
+                )
+            if room < fewest:
                 at_least = "at least " if fewest < stage.resources.workers else ""
                 key = "min_workers" if at_least else "workers"
                 raise ResourceError(
@@ -158,14 +164,19 @@ class Ledger:
 
     def _places(self, each: Amounts, workers: int, keep_off: AbstractSet[str] = frozenset()) -> list[int] | None:
         """Machines with room for the workers, as many as fit on the first before the next; None where there is none."""
+        places = self._most_places(each, workers, keep_off)
+        return places if len(places) == workers else None
+
+    def _most_places(self, each: Amounts, workers: int, keep_off: AbstractSet[str] = frozenset()) -> list[int]:
+        """The same for as many of the workers as there is room for."""
         places: list[int] = []
         usable = [place for place, machine in enumerate(self.machines) if machine.id not in keep_off]
         there_first = sorted(usable, key=lambda one: (not self.machines[one].id, -_share_left(self._free[one], each)))
         for place in there_first:
             places += [place] * min(_room(self._free[place], each), workers - len(places))
             if len(places) == workers:
-                return places
-        return None
+                break
+        return places
 
     def _take(self, each: Amounts, places: Sequence[int]) -> Taken:
         taken = Taken(each, tuple(places))

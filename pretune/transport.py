@@ -154,6 +154,24 @@ def keep_keys_to_ourselves() -> None:
     class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in given if name.startswith("AWS_")}
 
 
+@contextmanager
+def idle_processes_make_room(handout: Handout) -> Iterator[None]:
+    """Tune keeps one process whose stage has ended, and its CPUs, for the next; the workers of a group that came back
+    after a loss could wait for these for ever. Then it keeps none."""
+    from ray.tune.execution.tune_controller import TuneController
+
+    usual = TuneController._cleanup_cached_actors
+
+    def clean(controller: Any, force_all: bool = False) -> None:
+        usual(controller, force_all or handout.group_waits)
+
+    TuneController._cleanup_cached_actors = clean  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        TuneController._cleanup_cached_actors = usual  # type: ignore[method-assign]
+
+
 def place_of(config: Mapping[str, Any]) -> Any:
     """What Tune asks Ray for, for one trial: a place with its resources, on a machine that is not to be kept off."""
     from ray.tune import PlacementGroupFactory
@@ -213,7 +231,7 @@ def run_trials(
                 failure_config=tune.FailureConfig(max_failures=0),  # retries are the scheduler's
             ),
         )
-        with stopped_by_signals(handout.stop):
+        with stopped_by_signals(handout.stop), idle_processes_make_room(handout):
             tuner.fit()
     if handout.fault is not None:
         raise handout.fault

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -195,6 +196,33 @@ def test_data_that_a_study_names_by_whole_paths_must_be_on_every_machine(tiny: d
     shared, readable = folders_of_all(from_dict(tiny), options)
     assert shared == {"--root": tmp_path / "cache", "--store": tmp_path / "store"}
     assert readable == {"--data": tmp_path, "data.mine.root": Path("/data/mine")}
+
+
+def test_an_empty_place_to_mount_a_folder_at_is_not_the_folder(tmp_path: Path) -> None:
+    """Each machine is asked for something that lies in the folder."""
+    for name in ("b", "a", "c"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    assert cluster.witness(tmp_path / "data") == tmp_path / "data" / "a"
+    (tmp_path / "empty").mkdir()
+    for alone in ("empty", "missing"):
+        assert cluster.witness(tmp_path / alone) == tmp_path / alone
+    (tmp_path / "file").write_text("x")
+    assert cluster.witness(tmp_path / "file") == tmp_path / "file"
+
+
+@pytest.mark.parametrize(
+    "gone", [ray.exceptions.NodeDiedError("died"), ray.exceptions.TaskUnschedulableError("drained")]
+)
+def test_a_machine_that_leaves_is_not_a_reason_to_refuse_a_study(
+    gone: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def get(answer: Any, timeout: float) -> Any:
+        raise gone
+
+    monkeypatch.setattr(ray, "get", get)
+    assert cluster._answer("10.0.0.2", None, may_leave=True) is None
+    with pytest.raises(ClusterError, match=r"10.0.0.2 cannot run Pretune"):
+        cluster._answer("10.0.0.2", None)
 
 
 def test_a_machine_says_which_paths_it_does_not_see(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import ray
@@ -86,6 +87,43 @@ def test_one_machine_ends_what_two_began(machines: Any, tiny: dict[str, Any], tm
     assert entry.metrics == pytest.approx(whole.metrics, rel=1e-2)
     for name, tensor in expected.items():
         assert torch.allclose(weights[name], tensor, rtol=1e-2, atol=1e-3), name
+
+
+def test_a_group_that_lost_a_machine_gets_the_room_of_a_process_that_idles(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    """Three workers and a fine-tuning of its own on two machines of two CPUs. It ends, and Tune keeps its process for
+    the next; then a machine is lost, and the workers that come back need what that process holds."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    second = cluster.add_node(num_cpus=2)
+    tiny["resources"] = {"pretrain": {"workers": 3, "min_workers": 1}}
+    tiny["pretrain"] |= {"steps": 300, "batch_size": 12, "method": {"name": "mae", "patch": 4}}
+    tiny["factors"] = {"start": {"random": {"finetune.transfer": "none"}, "trained": {"finetune.transfer": "encoder"}}}
+    tiny["report"] = {"rows": "start"}
+    tiny["seeds"]["report"] = 1
+    options = Options(tmp_path / "out", tmp_path / "store", tmp_path / "cache", address=cluster.address)
+
+    def lose() -> None:
+        """The second machine, once the fine-tuning has ended and the group has written a state."""
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline:
+            if list((tmp_path / "store").glob("*/done.json")) and list((tmp_path / "store").glob(f"*/*/{STATE}")):
+                break
+            time.sleep(0.1)
+        cluster.remove_node(second, allow_graceful=False)
+
+    loss = threading.Thread(target=lose)
+    loss.start()
+    try:
+        often = lambda *given: dataclasses.replace(order_of(*given), checkpoint_seconds=0.2)  # noqa: E731
+        with mock.patch("pretune.run.order_of", often):
+            ended = run_study(from_dict(tiny), options, Console(file=io.StringIO()))
+    finally:
+        loss.join()
+        cluster.shutdown()
+    assert (ended.exit_code, ended.trained) == (0, 3)
 
 
 def test_a_group_larger_than_the_cluster_is_not_refused_and_runs_on_what_there_is(

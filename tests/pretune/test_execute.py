@@ -15,7 +15,7 @@ from PIL import Image
 
 from pretune import cluster
 from pretune.execute import DISK_FULL, Folders, Order, describe, execute, order_of, run_worker
-from pretune.health import NOT_THERE
+from pretune.health import NO_GPU, NOT_THERE
 from pretune.plan import make_plan
 from pretune.store import Store
 from search_spaces.resolve import from_dict
@@ -232,3 +232,11 @@ def test_a_full_disk_of_one_machine_alone_does_not_stop_the_study(
     assert outcome.state == "crashed"
     assert (DISK_FULL in outcome.cause) is stops
     assert (f"no space on a disk of {platform.node()}" in outcome.cause) is not stops
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch finds a GPU here")
+def test_a_gpu_that_torch_does_not_find_is_a_crash_and_not_the_cpu(tiny: dict[str, Any], folders: Folders) -> None:
+    outcome = execute(replace(orders(tiny, folders)["pretrain"], gpus=1.0), ignore)
+    assert outcome.state == "crashed"
+    assert NO_GPU in outcome.cause
+    assert "`gpus: 0` under `resources` trains on the CPU" in outcome.cause

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from pretune.execute import Folders, Order, order_of
-from pretune.handout import FIRST_SECONDS, LOST_SECONDS, QUIET_SECONDS, WAIT_SECONDS, Handout, find_in, outcome_of
+from pretune.handout import (
+    FIRST_SECONDS,
+    GROUP_SECONDS,
+    LOST_SECONDS,
+    QUIET_SECONDS,
+    WAIT_SECONDS,
+    Handout,
+    find_in,
+    outcome_of,
+)
 from pretune.health import NOT_THERE
 from pretune.ledger import Ledger, Machine
 from pretune.outcomes import Outcome, Program
@@ -376,3 +385,15 @@ def test_many_stages_at_once_report_less_often() -> None:
     h = handout([stage(str(i)) for i in range(100)], Ledger([Machine({"CPU": 100.0})]))
     pauses = [taken["pause"] for i in range(100) if (taken := h.take(str(i)))]
     assert pauses == [1.0] * 50 + [n / 50 for n in range(51, 101)]
+
+
+def test_a_group_that_is_not_heard_of_wants_the_room_of_idle_processes(now: list[float]) -> None:
+    alone, group = stage("alone"), dataclasses.replace(stage("group"), resources=schema.StageResources(workers=2))
+    h = handout([alone, group], Ledger([Machine({"CPU": 3.0})]))
+    assert h.take("1") is not None
+    assert h.take("2") is not None
+    assert not h.group_waits
+    now[0] += GROUP_SECONDS + 1
+    assert h.group_waits
+    h.progress("2", {"step": 1})
+    assert not h.group_waits  # the other is alone, and may be as quiet as it likes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pretune.health import CRASHES, NOT_THERE, Health
+from pretune.health import CRASHES, NO_GPU, NOT_THERE, Health, is_the_machines
 
 BOTH = {"bad", "good"}
 
@@ -56,3 +56,12 @@ def test_a_machine_without_the_shared_folder_is_left_out_at_once_and_no_stage_is
         "worse": f"{NOT_THERE}: host-2 does not see /shared",
     }
     assert health.where == {}
+
+
+def test_a_machine_whose_gpu_does_not_work_is_left_out_at_once() -> None:
+    health, cause = Health(), f"RuntimeError: {NO_GPU} on bad: its driver does not work"
+    assert is_the_machines(cause)
+    assert not is_the_machines("RuntimeError: CUDA error")
+    health.crashed("a", "bad", cause)
+    assert health.left_out(BOTH) == {"bad": cause}
+    assert health.left_out({"bad"}) == {}

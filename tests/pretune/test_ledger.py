@@ -112,6 +112,23 @@ def test_what_fits_no_machine_is_refused_though_the_sum_would_do(one: Stage, mes
     )
 
 
+def test_cpus_on_one_machine_and_gpus_on_another_are_named_together() -> None:
+    with pytest.raises(ResourceError, match=r"resources\.finetune: a stage needs 4 CPU and 1 GPU on one"):
+        ledger({"CPU": 8.0}, {"CPU": 2.0, "GPU": 1.0}).check({"a": stage("a", cpus=4)})
+
+
+def test_a_group_that_lost_a_machine_keeps_the_room_that_is_left_for_it() -> None:
+    """Three workers on two machines of 2 CPUs; on the machine that is left nothing else gets in."""
+    first, second = Machine({"CPU": 2.0}, "first"), Machine({"CPU": 2.0}, "second")
+    both = Ledger([first, second])
+    both.admit(stage("group", workers=3, min_workers=1))
+    both.look([first])
+    assert both.running["group"].places == (0, 0)
+    assert not both.fits(stage("a"))
+    both.release("group")
+    assert both.fits(stage("a"))
+
+
 def test_what_may_come_is_room_too() -> None:
     """As in cluster.yaml: a head without CPUs, workers from 0."""
     head = Machine({"CPU": 0.0}, "head")
