@@ -99,7 +99,8 @@ def write_tables(folder: Path) -> list[RenderableType]:
     results, header = load(folder), load_header(folder)
     found = all_tables(results, header, load_counts(folder))
     shown: list[Shown] = [table for kind in found for table in kind]
-    (folder / "table.md").write_text(_markdown(header, shown) + searched(folder), encoding="utf-8")
+    text = _markdown(header, shown) + searched(folder)
+    (folder / "table.md").write_text(text, encoding="utf-8", errors="backslashreplace")  # as names in old notes
     (folder / "table.tex").write_text("\n".join(map(layout.to_latex, shown)), encoding="utf-8")
     _write_csv(folder / "table.csv", found.values)
     _write_csv(folder / "folds.csv", found.folds)

@@ -51,7 +51,7 @@ def write(folder: Path, live: bool = False) -> Path:
     """
     path = folder / NAME
     temporary = path.with_name(f".{NAME}.tmp")
-    temporary.write_text(build(folder, live), encoding="utf-8")
+    temporary.write_text(build(folder, live), encoding="utf-8", errors="backslashreplace")  # as names in old results
     return temporary.replace(path)
 
 

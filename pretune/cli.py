@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import platform
@@ -69,6 +70,8 @@ def main() -> None:
     from pretune.store import StoreError
     from trainables.data.errors import DataError
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8; stderr is so already
     try:
         cli(standalone_mode=False)
     except click.exceptions.Abort:

@@ -10,12 +10,16 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
+from trainables.data.printable import printable
+
 if TYPE_CHECKING:  # numpy and torch are imported where they are used: the command line starts without them
     from search_spaces import schema
     from search_spaces.resolve import Study
     from trainables.data.images import ImageSet
 
 ROWS = 256  # masks counted at a time
+SHOWN_COPIES = 5
+
 PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -25,9 +29,9 @@ PAGE = """<!doctype html>
 img { max-width: 100% } .bad { color: #a40000 }</style>
 <h1>{{ title }}</h1>
 <ul>{% for line in lines %}<li>{{ line }}</li>{% endfor %}</ul>
-{% if problems %}<h2>{{ problems | length }} left out of the sheet</h2>
+{% if problems %}<h2>{{ problems | length }} {{ "left out of the sheet" if picture else "problems" }}</h2>
 <ul class="bad">{% for line in problems %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
-<img alt="contact sheet of {{ title }}" src="data:image/png;base64,{{ picture }}">
+{% if picture %}<img alt="contact sheet of {{ title }}" src="data:image/png;base64,{{ picture }}">{% endif %}
 </html>
 """
 
@@ -65,13 +69,22 @@ def settings_of(name: str, overrides: Sequence[str]) -> schema.Data:
 def check_data(
     settings: schema.Data, root: Path | None, cache: Path, count: int, sheet: Path, console: Console
 ) -> tuple[str, ...]:
-    """Report and sheet of a copy; what is wrong with each of its files. Raises DataError where none can be used."""
+    """Report and sheet of a copy; what is wrong with each of its files. Raises DataError where none can be used, with
+    every file on the page."""
+    from trainables.data.errors import DataError
     from trainables.data.images import locate
     from trainables.data.left_out import images_left_out, types_not_read
 
     where = locate(settings, root)
-    held = _decoded(settings, root, cache)
-    console.print(f"{settings.dataset} {f'in {where}' if where else '(generated)'}", highlight=False)
+    title = f"{settings.dataset} {where or ''}"
+    try:
+        held = _decoded(settings, root, cache)
+    except DataError as error:
+        if error.problems:
+            page = write_page(title, [error.summary], error.problems, sheet, drawn=False)
+            console.print(f"wrote {page}, which lists all {len(error.problems)} problems", highlight=False)
+        raise
+    console.print(printable(f"{settings.dataset} {f'in {where}' if where else '(generated)'}"), highlight=False)
     lines = [*describe(held), *duplicate_report(held)]
     if held.skipped:
         lines.append(f"{images_left_out(settings, root, len(held.names))} cannot be used")
@@ -80,7 +93,7 @@ def check_data(
     for line in lines:
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     draw_sheet(held, count, sheet)
-    page = write_page(f"{settings.dataset} {where or ''}", lines, held.skipped, sheet)
+    page = write_page(title, lines, held.skipped, sheet)
     console.print(f"wrote {sheet} and {page}", highlight=False)
     return held.skipped
 
@@ -157,9 +170,10 @@ def describe(held: ImageSet) -> list[str]:
         tests = int(held.official_test.sum())
         lines.append(f"official lists: {len(held.names) - tests} train, {tests} test")
     if held.labels is not None:
-        counts = np.bincount(held.labels)
-        counts = counts[counts > 0]
-        lines.append(f"{len(counts)} image classes with {counts.min()} to {counts.max()} images each")
+        counts = np.bincount(held.labels)  # as many classes as the stages count
+        seen = counts[counts > 0]
+        empty = f", {len(counts) - len(seen)} of them without an image" if len(seen) < len(counts) else ""
+        lines.append(f"{len(counts)} image classes with {seen.min()} to {seen.max()} images each{empty}")
     if held.masks is not None:
         lines.append(
             "share of pixels: " + ", ".join(f"{name} {share:.1%}" for name, share in mask_shares(held).items())
@@ -184,28 +198,28 @@ def duplicate_report(held: ImageSet) -> list[str]:
     """Pictures that are there twice, those on both sides of the official lists first."""
     import numpy as np
 
-    from trainables.data.duplicates import across, find_duplicates
+    from trainables.data.duplicates import copies_in, find_alike, pairs, summarised
 
     if len(held.images.shape) == 5:
         return ["volumes are not searched for copies"]
     if held.streamed:
         return ["copies are not searched for in a set that is streamed"]
-    found = find_duplicates(np.asarray(held.images))
+    alike = find_alike(summarised(np.asarray(held.images)))
+    found = [(pair.first, pair.second) for pair in pairs(alike)]
     if not found:
         return ["no picture is there twice"]
-    part = np.zeros(len(held.names), np.int64) if held.official_test is None else held.official_test.astype(np.int64)
-    between = across(found, part)
-    across_lists = set(between)
-    shown = [*between, *(pair for pair in found if pair not in across_lists)][:5]
-    examples = [f"  {_printable(held.names[pair.first])} = {_printable(held.names[pair.second])}" for pair in shown]
-    sides = f", {len(between)} of them on both sides of the official lists" if held.official_test is not None else ""
-    more = [f"  and {len(found) - len(shown)} more"] if len(found) > len(shown) else []
+    tests = held.official_test
+    leaked = [] if tests is None else copies_in(alike, tests, ~tests)
+    shown = list(dict.fromkeys([*map(_ordered, leaked), *found]))[:SHOWN_COPIES]
+    examples = [f"  {held.names[one]} = {held.names[other]}" for one, other in shown]
+    sides = f", {len(leaked)} pictures of the official test list are outside of it too" if tests is not None else ""
+    rest = len(set(found).difference(shown))
+    more = [f"  and {rest} more"] if rest else []
     return [f"{len(found)} pairs show the same picture{sides}:", *examples, *more]
 
 
-def _printable(name: str) -> str:
-    """A file name that is not UTF-8 cannot be printed as it is."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+def _ordered(pair: tuple[int, int]) -> tuple[int, int]:
+    return min(pair), max(pair)
 
 
 def draw_sheet(held: ImageSet, count: int, sheet: Path) -> None:
@@ -225,19 +239,21 @@ def draw_sheet(held: ImageSet, count: int, sheet: Path) -> None:
     picture.save(sheet)
 
 
-def write_page(title: str, lines: Sequence[str], problems: Sequence[str], sheet: Path) -> Path:
-    """The sheet, what was found and every bad file as one HTML file beside it, which opens offline."""
+def page_of(sheet: Path) -> Path:
+    return sheet.with_suffix(".html")
+
+
+def write_page(title: str, lines: Sequence[str], problems: Sequence[str], sheet: Path, drawn: bool = True) -> Path:
+    """The sheet if it was drawn, what was found and every bad file as one HTML file beside it, which opens offline."""
     import base64
 
     from jinja2 import Template
 
-    picture = base64.b64encode(sheet.read_bytes()).decode()
-    printed = [[_printable(line) for line in part] for part in (lines, problems)]
-    text = Template(PAGE, autoescape=True).render(
-        title=_printable(title), lines=printed[0], problems=printed[1], picture=picture
-    )
-    page = sheet.with_suffix(".html")
-    page.write_text(text, encoding="utf-8")
+    picture = base64.b64encode(sheet.read_bytes()).decode() if drawn else ""
+    text = Template(PAGE, autoescape=True).render(title=title, lines=lines, problems=problems, picture=picture)
+    page = page_of(sheet)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(printable(text), encoding="utf-8")
     return page
 
 

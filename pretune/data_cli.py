@@ -81,18 +81,21 @@ def check(
     pretune data check image-mask-folder --set root=~/photos --set classes=[background,leaf]
     pretune data check study.yaml --data ~/datasets
     """
-    from pretune.data_check import check_data, check_study, settings_of
+    from pretune.data_check import check_data, check_study, page_of, settings_of
     from search_spaces.resolve import load
-    from trainables.data.errors import DataError
+    from trainables.data.errors import SHOWN, DataError
 
     if name.endswith((".yaml", ".yml")):
         study = load(name, scale, overrides)
         problems = check_study(study, root, runs / "cache", images, out, Console())
+        pages = f"every file is on the pages {page_of(out or Path(study.name)).with_suffix('')}-*.html"
     else:
-        settings = settings_of(name, overrides)
-        problems = check_data(settings, root, runs / "cache", images, out or Path(f"{name}.png"), Console())
+        settings, sheet = settings_of(name, overrides), out or Path(f"{name}.png")
+        problems = check_data(settings, root, runs / "cache", images, sheet, Console())
+        pages = f"all are on the page {page_of(sheet)}"
     if problems:
-        raise DataError(f"{len(problems)} problem{'s' * (len(problems) > 1)} in this copy:", problems)
+        where = f" ({pages})" if len(problems) > SHOWN else ""
+        raise DataError(f"{len(problems)} problem{'s' * (len(problems) > 1)} in this copy{where}:", problems)
 
 
 @data.command()

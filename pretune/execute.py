@@ -29,6 +29,7 @@ from pretune.store import CONTINUE, Store, open_store
 from search_spaces import schema
 from search_spaces.stages import Stage
 from trainables.data.errors import DataError
+from trainables.data.printable import printable
 
 DISK_FULL = "No space left on device"  # in the cause of a stage run that could not be kept; the words of the system
 LEAST_BYTES = 65_536  # below which a disk is full
@@ -144,7 +145,7 @@ def execute(order: Order, report: Any, leaving: Callable[[], bool] = lambda: Fal
     except Exception as error:
         if attempt is not None:
             with contextlib.suppress(OSError):  # a full disk is a cause to tell, not one to hide
-                (attempt / "error.txt").write_text(traceback.format_exc())
+                (attempt / "error.txt").write_text(printable(traceback.format_exc()), encoding="utf-8")
         return Outcome("crashed", {}, _of_this_machine(describe(error), error, store) + full_disk(store))
 
 
@@ -330,4 +331,4 @@ def describe(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     text = str(error).strip().replace("\n", " | ")
-    return f"{type(error).__name__}: {text}{place}"[:2000]
+    return printable(f"{type(error).__name__}: {text}{place}"[:2000])  # it goes into a Parquet column

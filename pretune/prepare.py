@@ -91,7 +91,7 @@ def say_left_out(name: str, data: schema.Data, held: Any, data_root: Path | None
         for line in skipped[:10]:
             console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
         if len(skipped) > 10:
-            where = "pretune.log and pretune data check list all"
+            where = "pretune.log and pretune data check list all (on its page)"
             console.print(f"  and {len(skipped) - 10} more; {where}", highlight=False)
     return [f"data {name}: left out: {line}" for line in skipped] + ([f"data {name}: {ignored}"] if ignored else [])
 

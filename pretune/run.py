@@ -95,7 +95,7 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
         only_driver(options.out),
         publisher.alone(functools.partial(console.print, highlight=False, soft_wrap=True)),
         searches_in(options) as storage,
-        log_file.open("a", encoding="utf-8") as log,
+        log_file.open("a", encoding="utf-8", errors="backslashreplace") as log,
     ):
         log.writelines(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n" for line in left_out)
         if say_changes(study, options.out, console):

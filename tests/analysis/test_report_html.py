@@ -12,6 +12,7 @@ from browser import browse, find
 from studies import JACCARD, write_study
 
 from analysis import load, load_header
+from analysis.report import write_tables
 from analysis.report_html import build, duration, facts, progress, watch, write
 from analysis.results import ResultsError
 from analysis.runs import failures, load_stage_runs, run_table
@@ -219,3 +220,13 @@ def test_nested_seeds_are_counted_as_the_table_counts_them(tmp_path):
     found = dict(facts(load(tmp_path), load_stage_runs(tmp_path), header))
     assert (found["pretrainings per cell"], found["fine-tunings of each"]) == ("3", "2")
     assert dict(facts(load(tmp_path), load_stage_runs(tmp_path), load_header(tmp_path)))["seeds per cell"] == "4"
+
+
+def test_a_note_that_no_encoding_takes_is_written_out(tmp_path):
+    """Runs of before 2026-11-21 stored names of files as they are, which need not be UTF-8."""
+    folder = write_study(tmp_path, SCORES, FACTORS)
+    header = json.loads((folder / "study.json").read_text())
+    (folder / "study.json").write_text(json.dumps(header | {"notes": ["copies: caf\udce9.png"]}))
+    assert r"copies: caf\udce9.png" in write(folder).read_text(encoding="utf-8")
+    write_tables(folder)
+    assert r"copies: caf\udce9.png" in (folder / "table.md").read_text(encoding="utf-8")

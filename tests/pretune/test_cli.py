@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -280,3 +282,19 @@ def test_help_is_there(arguments: list[str]) -> None:
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 0
     assert "Usage: " in result.output
+
+
+def test_a_name_that_is_not_utf8_does_not_end_a_command(tmp_path: Path) -> None:
+    """In a process of its own, whose stdout is as strict as a pipe's: a folder with a byte of Latin-1 in its name."""
+    root = tmp_path / os.fsdecode(b"caf\xe9")
+    root.mkdir()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(root / "a.png")
+    command = [sys.executable, "-c", "from pretune.cli import main; main()", "data", "check", "image-folder"]
+    named = ["--set", "root=.", "--data", root, "--root", tmp_path / "runs", "--out", root / "sheet.png"]
+    ended = subprocess.run(
+        [*command, *named], capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    )
+    assert (ended.returncode, "Traceback" in ended.stderr) == (0, False), ended.stderr
+    shown = ended.stdout.replace("\n", "")  # wrapped as for a terminal
+    assert rf"image-folder in {tmp_path}/caf\udce9" in shown
+    assert r"caf\udce9/sheet.html" in shown

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import platform
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -195,6 +197,13 @@ def test_a_cause_is_one_line_with_its_place() -> None:
         text = describe(error)
     assert text.startswith("ValueError: two | lines (test_execute.py:")
     assert "\n" not in text
+
+
+def test_a_cause_can_be_stored_whatever_the_file_is_called() -> None:
+    """A Parquet column takes no lone surrogates, which Python has for a name that is not UTF-8."""
+    text = describe(ValueError(os.fsdecode(b"caf\xe9.png: cut off")))
+    assert text == r"ValueError: caf\udce9.png: cut off"
+    assert pa.array([text]).to_pylist() == [text]
 
 
 def test_a_machine_that_does_not_see_the_shared_folder_says_so_and_makes_nothing_there(

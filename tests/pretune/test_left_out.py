@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,36 @@ def test_images_are_counted_and_every_file_is_in_the_log(
     assert "left out: masks/alone.png: a mask without an image; add images/alone.jpg or remove the mask" in log
     assert "left out: masks/moving.png: its image images/moving.gif is of a type that is not read" in log
     assert "data photos: 1 file is not read as images: 1 .gif" in log
+
+
+@pytest.mark.parametrize("source", ["resident", "streaming"])
+def test_names_that_are_not_utf8_are_written_out(
+    tiny: dict[str, Any], photos: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    """A bad file and two copies across the split whose names hold a byte of Latin-1; a terminal takes UTF-8 alone."""
+    root = Path(photos["root"])
+    for kind in ("images", "masks"):
+        for path in sorted((root / kind).iterdir()):
+            path.rename(path.with_name(os.fsdecode(b"caf\xe9 ") + path.name))
+    for i in range(13, 46):  # one picture for all, so that the split is sure to part copies
+        one = root / "images" / os.fsdecode(b"caf\xe9 12.png")
+        one.with_name(one.name.replace("12", str(i))).write_bytes(one.read_bytes())
+
+    def refuse(*arguments: Any) -> None:
+        raise NoRayError
+
+    monkeypatch.setattr("pretune.run.start_ray", refuse)
+    tiny["data"]["photos"] = photos | {"on_error": "skip", "source": source}
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    with pytest.raises(NoRayError):
+        run_study(
+            from_dict(tiny),
+            Options(tmp_path / "out", tmp_path / "store", tmp_path / "cache"),
+            Console(file=terminal, width=200),
+        )
+    terminal.seek(0)
+    shown, log = terminal.read(), (tmp_path / "out" / "pretune.log").read_text(encoding="utf-8")
+    assert r"images/caf\udce9 00.png: empty file" in shown
+    assert r"left out: images/caf\udce9 11.png: empty file" in log
+    copies = r"pictures of the test set look like one outside of it, caf\udce9 "
+    assert (copies in shown) == (source == "resident")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,29 @@ ADAPTERS: dict[str, Callable[[Any, Path], Listing]] = {
 }
 
 
+@contextmanager
+def readable(dataset: str) -> Iterator[None]:
+    """A folder or list that this user may not read is an error of the data; a file's bytes are read later."""
+    try:
+        yield
+    except PermissionError as error:
+        what = error.filename or "a part of it"
+        raise DataError(
+            f"{dataset}: {what} may not be read by this user ({error.strerror}); change its permissions"
+        ) from None
+
+
 def locate(settings: schema.Data, data_root: Path | None) -> Path | None:
     """The folder (or .npz file) of a data set; None for a generated one.
 
     A relative `root:` is taken from `data_root`, else from the working folder. Raises DataError: what is expected,
     where, and how to get it.
     """
+    with readable(settings.dataset):
+        return _located(settings, data_root)
+
+
+def _located(settings: schema.Data, data_root: Path | None) -> Path | None:
     if isinstance(settings, schema.Scenes | schema.Volumes):
         return None
     if settings.dataset in ABOUT:

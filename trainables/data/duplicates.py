@@ -8,7 +8,7 @@ Of 150 pets it finds all that were scaled by a half, 147 compressed to quality 1
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,25 +30,56 @@ class Duplicate(NamedTuple):
     bits: int  # in which their hashes differ
 
 
+class Summaries(NamedTuple):
+    """What pictures are compared by, whatever their size."""
+
+    hashes: NDArray[np.uint8]  # (N, ROWS)
+    thumbnails: NDArray[np.float32]  # (N, THUMBNAIL, THUMBNAIL), each of mean 0
+
+
+class Alike(NamedTuple):
+    """Which of N pictures look alike."""
+
+    first: NDArray[np.int64]  # (N,) the first row whose summary equals this row's
+    near: list[Duplicate]  # of such first rows alone, so that a thousand blank frames are one
+
+
 def find_duplicates(images: NDArray[np.uint8]) -> list[Duplicate]:
     """Pairs of (N, S, S, 3) that show one picture: difference hash (Krawetz 2013), then a look at the thumbnails.
 
     Of pictures whose summaries are equal each is paired with the first of them only, so blank frames cost no more.
     """
-    hashes, thumbnails = _summaries(images)
-    first = _first_alike(np.concatenate([hashes, thumbnails.view(np.uint8).reshape(len(images), -1)], 1))
-    same = [Duplicate(int(first[row]), row, 0) for row in range(len(images)) if first[row] != row]
+    return pairs(find_alike(summarised(images)))
+
+
+def pairs(alike: Alike) -> list[Duplicate]:
+    """Every picture that has a like, with the first of its equals or with what these look like."""
+    equal = np.flatnonzero(alike.first != np.arange(len(alike.first)))
+    return sorted([*(Duplicate(int(alike.first[row]), int(row), 0) for row in equal), *alike.near])
+
+
+def find_alike(summaries: Summaries) -> Alike:
+    """All pairs that are found share a band of their hashes, differ in few bits, and have thumbnails alike."""
+    hashes, thumbnails = summaries
+    first = _first_alike(np.concatenate([hashes, thumbnails.reshape(len(hashes), THUMBNAIL**2).view(np.uint8)], 1))
     rows = np.unique(first)  # of a thousand blank frames one is compared with the others
     bands = hashes[rows].view(np.uint16)  # n, BANDS
     near = {pair for band in range(BANDS) for pair in _close(hashes[rows], bands[:, band])}
     found = [Duplicate(int(rows[a]), int(rows[b]), bits) for a, b, bits in near]
-    alike = [pair for pair in found if _alike(thumbnails[pair.first], thumbnails[pair.second])]
-    return sorted([*same, *alike])
+    return Alike(first, [pair for pair in found if _alike(thumbnails[pair.first], thumbnails[pair.second])])
 
 
-def across(duplicates: list[Duplicate], part: NDArray[np.integer[Any]]) -> list[Duplicate]:
-    """Those whose two rows lie in different parts; `part` (N,) names each row's."""
-    return [pair for pair in duplicates if part[pair.first] != part[pair.second]]
+def copies_in(alike: Alike, wanted: NDArray[np.bool_], others: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Each row of `wanted` (N,) that looks like one of `others` (N,), with the first of these."""
+    held: dict[int, int] = {}  # first of equals -> first of them among the others
+    for row in np.flatnonzero(others):
+        held.setdefault(int(alike.first[row]), int(row))
+    beside = dict(held)
+    for one, other in [(p.first, p.second) for p in alike.near] + [(p.second, p.first) for p in alike.near]:
+        if other in held:
+            beside[one] = min(beside.get(one, held[other]), held[other])
+    found = ((int(row), beside.get(int(alike.first[row]))) for row in np.flatnonzero(wanted))
+    return [(row, partner) for row, partner in found if partner is not None]
 
 
 def difference_hash(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -67,14 +98,15 @@ def _hash(grey: Image.Image) -> NDArray[np.uint8]:
     return np.packbits(small[:, 1:] > small[:, :-1])
 
 
-def _summaries(images: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def summarised(images: NDArray[np.uint8]) -> Summaries:
+    """Of (N, S, S, 3)."""
     hashes = np.empty((len(images), ROWS), np.uint8)
     thumbnails = np.empty((len(images), THUMBNAIL, THUMBNAIL), np.float32)
     for i, image in enumerate(images):
         grey = Image.fromarray(image).convert("L")
         hashes[i] = _hash(grey)
         thumbnails[i] = np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
-    return hashes, thumbnails - thumbnails.mean(axis=(1, 2), keepdims=True)
+    return Summaries(hashes, thumbnails - thumbnails.mean(axis=(1, 2), keepdims=True))
 
 
 def _close(hashes: NDArray[np.uint8], band: NDArray[np.uint16]) -> Iterator[Duplicate]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from trainables.data.printable import printable
+
 SHOWN = 10  # problems listed in a message; the rest are counted
 UNOPENED = "cannot be opened"  # of a file: its disk or network may be at fault, and another try may help
 
@@ -20,9 +22,9 @@ class DataError(Exception):
     """
 
     def __init__(self, summary: str, problems: Sequence[str] = ()) -> None:
-        super().__init__(summary, tuple(problems))
-        self.summary = summary
-        self.problems = tuple(problems)
+        self.summary = printable(summary)
+        self.problems = tuple(map(printable, problems))
+        super().__init__(self.summary, self.problems)
 
     @property
     def stays(self) -> bool:

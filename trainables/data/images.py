@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 
 from search_spaces import schema
 from trainables.data import cubes, decode, hashes, maps, scenes, splits, volumes
-from trainables.data.adapters import ADAPTERS, locate
-from trainables.data.errors import DataError
+from trainables.data.adapters import ADAPTERS, locate, readable
+from trainables.data.errors import SHOWN, DataError
 from trainables.data.listing import IGNORE, Entry, Listing, Member, Pack, file_of, limited
+from trainables.data.printable import printable
 from trainables.data.stream import Column, Pixels
 
 __all__ = ["IGNORE", "DataError", "ImageSet", "digest", "ensure", "load", "locate", "open_cached"]
@@ -57,7 +58,7 @@ class ImageSet:
     depth: NDArray[np.float16] | None  # (N, S, S) in [0, 1], 0 near
     labels: NDArray[np.int64] | None  # (N,) image class: breed 0..36, or index of the sub-folder
     official_test: NDArray[np.bool_] | None  # (N,) True where the data set's own list says test
-    names: Sequence[str]  # N
+    names: Sequence[str]  # N, for people: printable
     classes: tuple[str, ...]  # names of the mask classes
     skipped: tuple[str, ...]  # files left out by `on_error: skip`, with the reason
     label_names: tuple[str, ...] = ()  # names of the image classes, where the data set gives them
@@ -174,9 +175,10 @@ def listed(settings: schema.Data, data_root: Path | None) -> Listing:
     """The entries that are used. Under `on_error: fail`, problems that names alone show are raised by the build."""
     root = locate(settings, data_root)
     assert root is not None  # only what is generated has no folder
-    listing = ADAPTERS[settings.dataset](settings, root)
+    with readable(settings.dataset):
+        listing = ADAPTERS[settings.dataset](settings, root)
     if not listing.entries:
-        raise DataError(f"{settings.dataset}: no usable image in {root}", listing.problems)
+        raise DataError(f"{settings.dataset}: no usable image in {root}{_all(listing.problems)}", listing.problems)
     return limited(listing, settings.limit, settings.split.seed)
 
 
@@ -372,10 +374,16 @@ def _fill(
 def check(settings: schema.Data, listing: Listing, problems: Sequence[str], good: Sequence[int]) -> None:
     where = f"{settings.dataset} in {listing.root}"
     if not good:
-        raise DataError(f"{where}: not one of {len(listing.entries)} images can be used:", problems)
+        raise DataError(f"{where}: not one of {len(listing.entries)} images can be used{_all(problems)}:", problems)
     if problems and settings.on_error == "fail":
         advice = "repair or remove them, or leave them out with `on_error: skip`"
-        raise DataError(f"{where}: {len(problems)} problem{'s'[: len(problems) > 1]}; {advice}:", problems)
+        many = f"{len(problems)} problem{'s'[: len(problems) > 1]}"
+        raise DataError(f"{where}: {many}; {advice}{_all(problems)}:", problems)
+
+
+def _all(problems: Sequence[str]) -> str:
+    """Where those are that a message leaves out."""
+    return " (pretune data check lists all on its page)" if len(problems) > SHOWN else ""
 
 
 def _shape(settings: schema.Data) -> tuple[int, ...]:
@@ -453,10 +461,10 @@ def _open(folder: Path) -> ImageSet:
         depth=_map(folder / "depth.npy"),
         labels=None if labels is None else np.array(labels, np.int64),
         official_test=None if tests is None else np.array(tests, np.bool_),
-        names=tuple(index["names"]),
+        names=tuple(map(printable, index["names"])),
         classes=tuple(index["classes"]),
-        skipped=tuple(index["skipped"]),
-        label_names=tuple(index.get("label_names", ())),  # caches of before the adapters have none
+        skipped=tuple(map(printable, index["skipped"])),
+        label_names=tuple(map(printable, index.get("label_names", ()))),  # caches of before the adapters have none
     )
 
 

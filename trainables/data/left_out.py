@@ -37,4 +37,5 @@ def refused_by_name(settings: schema.Data, data_root: Path | None) -> str:
     if not problems:
         return ""
     many = f"{len(problems)} problem{'s' * (len(problems) != 1)} that pretune run refuses"
-    return f"{many} (`on_error: skip` leaves such files out, pretune data check lists all), first {problems[0]}"
+    ways = "`on_error: skip` leaves such files out, pretune data check lists all on its page"
+    return f"{many} ({ways}), first {problems[0]}"

@@ -16,6 +16,7 @@ from search_spaces import schema
 from trainables.data.errors import DataError
 from trainables.data.splits import draw_subset
 
+MOST_CLASSES = 100_000  # of images; ImageNet-21k has 21,841
 IGNORE = 255  # mask index left out of losses and metrics
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in px of the file's image, right and bottom excluded
@@ -87,6 +88,20 @@ def mask_values(settings: schema.ImageMaskFolder | schema.Parquet | schema.Npz) 
         )
     values = {value: i for i, value in enumerate(settings.mask_values or range(count))}
     return values | ({} if settings.ignore is None else {settings.ignore: IGNORE})
+
+
+def check_labels(labels: NDArray[np.integer[Any]], where: str, first: int = 0) -> None:
+    """Raises DataError for image classes that are not counted from `first`.
+
+    There are as many classes as the highest label says, whether or not all have images: a part of a set keeps the
+    numbers of the whole. So a label that is no count, such as a hash, is refused.
+    """
+    for label in (labels.min(), labels.max()) if len(labels) else ():
+        if not first <= label < first + MOST_CLASSES:
+            raise DataError(
+                f"{where} holds {label}; image classes are counted from {first}, and there are at most "
+                f"{MOST_CLASSES:,}: number them anew"
+            )
 
 
 def limited(listing: Listing, limit: int | None, seed: int) -> Listing:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from search_spaces import schema
 from trainables.data.errors import DataError
-from trainables.data.listing import Entry, Listing, Member, Pack, mask_values
+from trainables.data.listing import Entry, Listing, Member, Pack, check_labels, mask_values
 
 CIFAR_SHAPE = (3, 32, 32)  # planes, then rows
 CIFAR_RECORD = 1 + 3 * 32 * 32  # bytes of a record in the binary version: the label first
@@ -107,13 +107,12 @@ def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dt
     return shape, dtype
 
 
-def _integers(file: Path, key: str, n: int) -> list[int]:
+def _integers(file: Path, key: str, n: int, first: int = 0) -> list[int]:
     with np.load(file, allow_pickle=False) as arrays:
         labels = arrays[key]
     if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{file}: `{key}` must be {n} whole numbers, it is {labels.dtype} {labels.shape}")
-    if n and labels.min() < 0:
-        raise DataError(f"{file}: `{key}` holds {labels.min()}; image classes are counted from 0")
+    check_labels(labels, f"{file}: `{key}`", first)
     return [int(label) for label in labels]
 
 
@@ -234,6 +233,7 @@ def _stl_part(root: Path, part: str, test: bool) -> list[Entry]:
     labels = np.fromfile(root / f"{part}_y.bin", np.uint8)
     if len(labels) != n:
         raise DataError(f"stl10: {part}_y.bin holds {len(labels)} labels for {n} images of {path}; fetch it again")
+    check_labels(labels, f"stl10: {part}_y.bin", first=1)
     return _members(path, part, [int(label) - 1 for label in labels], test)
 
 
@@ -282,7 +282,7 @@ def _from_zero(file: Path) -> list[int]:
     shapes = npz_shapes(file)
     if "data" not in shapes or "labels" not in shapes:
         raise DataError(f"imagenet64: {file} holds no `data` and `labels`; fetch it again")
-    return [label - 1 for label in _integers(file, "labels", shapes["data"][0][0])]
+    return [label - 1 for label in _integers(file, "labels", shapes["data"][0][0], first=1)]
 
 
 def _unpack_planes(file: Path) -> Pack:

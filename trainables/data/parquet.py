@@ -23,7 +23,7 @@ from pyarrow import fs
 
 from search_spaces import schema
 from trainables.data.errors import DataError
-from trainables.data.listing import Entry, Listing, Member, Pack, mask_values
+from trainables.data.listing import Entry, Listing, Member, Pack, check_labels, mask_values
 
 HASHED = 1 << 30  # bytes of a set on a disk up to which its shards are read whole to name it
 FOOTER = 8  # bytes at the end of a Parquet file: length of its footer, and a magic number
@@ -245,4 +245,6 @@ def _labels(shard: pq.ParquetFile, column: str | None, path: Path) -> NDArray[np
     values = shard.read([column])[column]
     if values.null_count or not pa.types.is_integer(values.type):
         raise DataError(f"parquet: column {column!r} of {path} must hold a whole number in every row")
-    return np.asarray(values.to_numpy(), np.int64)
+    labels = np.asarray(values.to_numpy(), np.int64)
+    check_labels(labels, f"parquet: column {column!r} of {path}")
+    return labels

@@ -42,13 +42,14 @@ def list_pets(
     entries = [*_listed(root, "trainval.txt", False, problems), *_listed(root, "test.txt", True, problems)]
     wanted = _kept(_once(entries, problems), species)
     entries = _present(root, wanted, problems)
+    labelled = tuple(sorted(_labelled(entries, classes, species)))
     return Listing(
         root=root,
-        entries=tuple(sorted(_labelled(entries, classes, species))),
+        entries=labelled,
         problems=tuple(problems),
         classes=CLASSES[labels],
         mask_values=TRIMAP if labels == "trimap" else FOREGROUND,
-        label_names=("cat", "dog") if classes == "species" else (),
+        label_names=("cat", "dog") if classes == "species" else _breed_names(labelled),
         unlisted=len(wanted) - len(entries),
     )
 
@@ -66,6 +67,12 @@ def _labelled(
     if species is None:
         return entries
     return (entry._replace(label=breeds.index(entry.label)) for entry in entries if entry.label is not None)
+
+
+def _breed_names(entries: Iterable[Entry]) -> tuple[str, ...]:
+    """Of breed i the name that its images carry before their number; one without an image has none."""
+    names = {entry.label: entry.name.rpartition("_")[0].replace("_", " ") for entry in entries}
+    return tuple(names.get(i, "") for i in range(1 + max((label for label in names if label is not None), default=-1)))
 
 
 def _listed(root: Path, list_name: str, test: bool, problems: list[str]) -> Iterator[Entry]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from trainables.data.listing import IGNORE
+from trainables.data.printable import printable
 
 TILE = 128  # px, side of a picture on the sheet
 GAP, LINE = 6, 14  # px between pictures; px of a line of text
@@ -173,7 +174,7 @@ def _scaled(image: Pixels) -> Pixels:
 
 def _short(text: str, width: int, font: Font) -> str:
     """As much of the end of a text as fits into `width` px."""
-    plain = text.encode("latin-1", "replace").decode("latin-1")  # the built-in font has no more
+    plain = printable(text).encode("latin-1", "replace").decode("latin-1")  # the built-in font has no more
     if font.getlength(plain) <= width:
         return plain
     while plain and font.getlength(f"...{plain}") > width:

@@ -24,6 +24,7 @@ from trainables.data.errors import DataError
 from trainables.data.images import ImageSet, Progress
 from trainables.data.listing import Columns, Entry, Listing
 from trainables.data.parquet import Reader, Shards
+from trainables.data.printable import printable
 from trainables.data.stream import Column, Recipe, Stream
 
 SHARE = 0.5  # of the memory, that a resident set may take: beyond, its pages are read again from disk in every epoch
@@ -46,7 +47,7 @@ class Names(Sequence[str]):
 
     def __getitem__(self, index: Any) -> Any:
         found = self.entries[index]
-        return tuple(entry.name for entry in found) if isinstance(index, slice) else found.name
+        return tuple(printable(entry.name) for entry in found) if isinstance(index, slice) else printable(found.name)
 
 
 @dataclass(frozen=True)
@@ -171,8 +172,8 @@ def _streamed(settings: schema.Data, listing: Listing, digest: str, cache: Path,
         official_test=tests_of(entries),
         names=Names(entries),
         classes=listing.classes,
-        skipped=skipped,
-        label_names=listing.label_names,
+        skipped=tuple(map(printable, skipped)),
+        label_names=tuple(map(printable, listing.label_names)),
     )
 
 

@@ -236,7 +236,7 @@ def _decode_task(block: dict[str, IntArray], sent: list[Any], step: int) -> Iter
 
 def _whole(batch: Batch, problems: Sequence[str], listing: Listing) -> Batch:
     if problems:
-        advice = "repair or remove them; `pretune data check` names all there are"
+        advice = "repair or remove them; `pretune data check` lists all there are on its page"
         raise DataError(f"{listing.root}: images that cannot be used; {advice}:", problems)
     return batch
 

@@ -291,3 +291,34 @@ def test_a_set_that_is_streamed_is_read_and_not_copied(tmp_path: Path) -> None:
     assert "copies are not searched for" in ended.output
     assert out.exists()
     assert not list(runs.rglob("*.npy"))
+
+
+def test_more_bad_files_than_a_message_holds_are_all_on_the_page(tmp_path: Path, tiny: dict[str, Any]) -> None:
+    """Of 24 images 12 are empty, then all: the message says where the others are, also that of a study."""
+    root = folder(tmp_path / "d", 24)
+
+    def said(page: Path, *arguments: str | Path) -> str:
+        ended = call("check", *arguments, "--root", tmp_path / "runs", "--out", tmp_path / "sheet.png", "--images", 2)
+        assert isinstance(ended.exception, DataError)
+        assert str(ended.exception).endswith(f"... and {len(ended.exception.problems) - 10} more")
+        listed = page.read_text()
+        assert all(problem.removeprefix("mine: ") in listed for problem in ended.exception.problems[1:])
+        return str(ended.exception).split("\n")[0]
+
+    one = ["image-mask-folder", "--set", f"root={root}", "--set", "classes=[sky, road]", "--set", "cache_size=8"]
+    mine = {"dataset": "image-mask-folder", "root": str(root), "classes": ["sky", "road"], "cache_size": 8}
+    file = study_of(tiny, {"mine": mine}, tmp_path)
+    for empty in (12, 24):
+        for i in range(empty):
+            (root / "images" / f"{i}.png").write_bytes(b"")
+        first = said(tmp_path / "sheet.html", *one)
+        assert (f"(all are on the page {tmp_path / 'sheet.html'}):" in first) == (empty == 12)
+        assert ("(pretune data check lists all on its page):" in first) == (empty == 24)
+        assert f"(every file is on the pages {tmp_path / 'sheet'}-*.html):" in said(tmp_path / "sheet-mine.html", file)
+
+
+def test_classes_without_an_image_count_as_they_do_in_training(tmp_path: Path) -> None:
+    """Labels 0 and 4 are five classes to whatever is trained on them."""
+    np.savez(tmp_path / "a.npz", images=np.zeros((3, 8, 8), np.uint8), labels=np.array([0, 4, 4]))
+    ended = call("check", "npz", "--set", f"root={tmp_path / 'a.npz'}", "--root", tmp_path, "--out", tmp_path / "s.png")
+    assert "5 image classes with 1 to 2 images each, 3 of them without an image" in ended.output

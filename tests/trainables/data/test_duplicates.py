@@ -6,10 +6,12 @@ import io
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainables.data.duplicates import Duplicate, across, difference_hash, find_duplicates
+from trainables.data.duplicates import copies_in, difference_hash, find_alike, find_duplicates, pairs, summarised
 from trainables.data.scenes import generate
 
 
@@ -28,6 +30,13 @@ def again(image: NDArray[np.uint8], how: str) -> NDArray[np.uint8]:
     if how == "brighter":
         return np.clip(image.astype(np.int16) + 12, 0, 255).astype(np.uint8)
     return image[:, ::-1]
+
+
+LOOKS = {
+    (i, how): scene(i) if how == "as it is" else again(scene(i), how)
+    for i in range(4)
+    for how in ("as it is", "brighter")
+}
 
 
 def test_the_hash_asks_whether_pixels_are_darker_than_their_right_neighbour() -> None:
@@ -65,6 +74,22 @@ def test_equal_pictures_are_paired_with_the_first_of_them() -> None:
     assert [(pair.first, pair.second) for pair in found] == [(0, row) for row in range(1, 1001) if row != 500]
 
 
-def test_pairs_on_both_sides_are_those_in_different_parts() -> None:
-    pairs = [Duplicate(0, 1, 0), Duplicate(1, 2, 0)]
-    assert across(pairs, np.array([0, 0, 1])) == [Duplicate(1, 2, 0)]
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["as it is", "brighter"]), st.integers(0, 2)), max_size=12)
+)
+def test_every_picture_with_a_copy_on_the_other_side_is_found_once(drawn: list[tuple[int, str, int]]) -> None:
+    """Pictures of four scenes, each on side 1, side 2 or neither (0). Copies are those of one scene, so that the
+    expected rows follow from the scenes alone."""
+    scenes, sides = [which for which, _, _ in drawn], np.array([side for *_, side in drawn], np.int64)
+    images = np.array([LOOKS[which, how] for which, how, _ in drawn], np.uint8).reshape(-1, 64, 64, 3)
+    found = copies_in(find_alike(summarised(images)), sides == 1, sides == 2)
+    others = {row: [k for k in np.flatnonzero(sides == 2) if scenes[k] == scenes[row]] for row in range(len(drawn))}
+    assert found == [(row, others[row][0]) for row in np.flatnonzero(sides == 1) if others[row]]
+
+
+def test_two_pictures_that_equal_one_on_the_other_side_are_two() -> None:
+    """Pairs name the first of three equals, so of these two only one; what is across counts both."""
+    images = np.stack([scene(1), scene(1), scene(1), scene(2)])
+    alike = find_alike(summarised(images))
+    assert [(pair.first, pair.second) for pair in pairs(alike)] == [(0, 1), (0, 2)]
+    assert copies_in(alike, np.array([1, 1, 0, 0], bool), np.array([0, 0, 1, 1], bool)) == [(0, 2), (1, 2)]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torchvision import datasets
 
 from search_spaces import schema
+from trainables.data import images
 from trainables.data.errors import DataError
 from trainables.data.folders import list_images, list_images_and_masks
 from trainables.data.listing import mask_values
@@ -235,3 +239,23 @@ def test_a_part_without_masks_says_which_folders_are_expected(tmp_path: Path) ->
     touch(tmp_path, "train/images/a.jpg", "train/masks/a.png", "val/images/a.jpg")
     with pytest.raises(DataError, match=r"no folder images/ in .* or of those in each of its train/, val/ and test/"):
         pairs(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["images", "masks", "images/deep"])
+def test_a_folder_that_may_not_be_read_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """The refusal is made up, since tests may run as root, who reads everything."""
+    touch(tmp_path, "images/a.png", "images/deep/b.png", "masks/a.png", "masks/deep/b.png")
+    listdir, scandir = os.listdir, os.scandir
+
+    def locked(path: Any, whole: Any) -> Any:
+        if Path(os.fsdecode(path)) == tmp_path / where:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return whole(path)
+
+    monkeypatch.setattr(os, "listdir", lambda path=".": locked(path, listdir))
+    monkeypatch.setattr(os, "scandir", lambda path=".": locked(path, scandir))
+    settings = schema.ImageMaskFolder(dataset="image-mask-folder", root=str(tmp_path), classes=("x",))
+    with pytest.raises(DataError, match=rf"{tmp_path / where} may not be read by this user \(Permission denied\)"):
+        images.listed(settings, None)

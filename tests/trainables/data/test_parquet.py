@@ -234,6 +234,20 @@ def test_columns_that_misfit_are_refused(tmp_path: Path, changes: dict[str, obje
         images.digest(settings_of(shards(tmp_path / "d"), **changes), None)
 
 
+@pytest.mark.parametrize("label", [-1, 100_000, 2**62])
+def test_labels_that_are_no_count_are_refused(tmp_path: Path, label: int) -> None:
+    """As of an .npz file: a negative one would train up to the loss, and a hash would be as many classes."""
+    rows = {"image": [png(pixels) for pixels in pictures(3)], "label": [0, 1, label]}
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet")
+    with pytest.raises(
+        DataError, match=rf"column 'label' of .*a.parquet holds {label}; image classes are counted from 0"
+    ):
+        images.listed(settings_of(tmp_path, mask=None, classes=()), None)
+    np.savez(tmp_path / "a.npz", images=np.stack(pictures(3)), labels=np.array(rows["label"]))
+    with pytest.raises(DataError, match=rf"a.npz: `labels` holds {label}; image classes are counted from 0"):
+        images.listed(schema.Npz(dataset="npz", root=str(tmp_path / "a.npz")), None)
+
+
 def test_a_cut_off_shard_and_an_empty_folder_are_named(tmp_path: Path) -> None:
     root = shards(tmp_path / "d")
     whole = (root / "part-2.parquet").read_bytes()
