@@ -59,7 +59,14 @@ def settings_of(name: str, overrides: Sequence[str]) -> schema.Data:
             holder = holder.setdefault(step, {})
             if not isinstance(holder, dict):
                 raise click.UsageError(f"--set {item!r}: {step} is a single value, and holds no {last}")
-        holder[last] = yaml.safe_load(value)
+        try:
+            holder[last] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise click.UsageError(
+                printable(
+                    f"--set {item}: the value is not valid YAML (quote it; a name that is not UTF-8 goes by --data)"
+                )
+            ) from None
     found, problems = problems_of(schema.Configuration, {"data": {name: values}}, Places({}))
     if problems or found is None:
         raise click.UsageError("; ".join(p.format(name).replace(f"data.{name}.", "") for p in problems))

@@ -146,6 +146,10 @@ def test_a_name_that_is_not_utf8_is_read_and_printed(tmp_path: Path) -> None:
     [
         (["check", "pets"], "no data set 'pets'; there are: ade20k, camvid"),
         (["check", "voc2012", "--set", "only=kat"], "voc2012: only: unknown value 'kat' (did you mean \"cat\"?)"),
+        (
+            ["check", "image-folder", "--set", "root=caf\udce9"],
+            r"root=caf\udce9: the value is not valid YAML (quote it;",
+        ),
         (["check", "scenes", "--set", "regions=slic"], "scenes: regions: should be a mapping of keys to values"),
         (["check", "scenes", "--set", "split.tset=0.1"], 'split.tset: there is no such key (did you mean "test"?)'),
         (["check", "scenes", "--set", "images=1", "--set", "images.x=1"], "images is a single value, and holds no x"),
