@@ -139,7 +139,9 @@ def lightly(a: argparse.Namespace, name: str) -> dict[str, Any]:
     device = torch.device(a.device)
     folder = Path(a.scratch) / "files"  # the same files, by links
     dataset = LightlyDataset(str(folder), transform=lightly_methods.transform(name))
-    loader = DataLoader(dataset, batch_size=a.batch, shuffle=True, drop_last=True, num_workers=a.threads)
+    loader = DataLoader(
+        dataset, batch_size=a.batch, shuffle=True, drop_last=True, num_workers=a.threads, persistent_workers=True
+    )
     encoder = build_encoder(model_of(a.model))
     model = lightly_methods.METHODS[name](Backbone(encoder), encoder.widths[-1]).to(device)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)

@@ -100,8 +100,16 @@ def train(
     counts = {len(replicate.images) for replicate in replicates}
     if len(counts) != 1:
         raise ValueError(f"fused replicates have as many labelled images each, got {sorted(counts)}")
-    if settings.unfreeze_epoch is not None:
-        raise ValueError("fused replicates cannot unfreeze the encoder on the way: leave out unfreeze_epoch")
+    unknown = {
+        "unfreeze_epoch": settings.unfreeze_epoch is not None,
+        "patience": settings.patience is not None,
+        "checkpoint: best": settings.checkpoint == "best",
+        "precision: bfloat16": settings.precision == "bfloat16",
+        "compile": settings.compile,
+        "weight_decay_end": getattr(settings.optimizer, "weight_decay_end", None) is not None,
+    }
+    if asked := [name for name, there in unknown.items() if there]:
+        raise ValueError(f"fused replicates do not know {', '.join(asked)}: leave out")
     count = counts.pop()
     batch_size = min(settings.batch_size, count)
     per_epoch = -(-count // batch_size)

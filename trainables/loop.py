@@ -73,7 +73,7 @@ class Feed:
     def __call__(self, indices: IntArray) -> Tensor:
         """(B,) image indices -> (B, ...) in the array's own type."""
         if self._resident is not None:
-            return self._resident[torch.from_numpy(indices).to(self._device)]
+            return self._resident[torch.from_numpy(indices).pin_memory().to(self._device, non_blocking=True)]
         batch = torch.from_numpy(self._array[indices])
         if self._device.type == "cuda":
             batch = batch.pin_memory()  # else the copy would wait for what the GPU has to do before it

@@ -166,6 +166,14 @@ def test_what_cannot_be_fused_is_refused(data: ImageSet) -> None:
     uneven = [Replicate(np.arange(4), streams(0)), Replicate(np.arange(5), streams(1))]
     with pytest.raises(ValueError, match=r"as many labelled images each, got \[4, 5\]"):
         train(chosen, networks, data, uneven, 1, CPU)
-    thawing = settings(freeze="encoder", unfreeze_epoch=1)
-    with pytest.raises(ValueError, match="leave out unfreeze_epoch"):
-        train(thawing, networks, data, [Replicate(np.arange(4), streams(0))] * 2, 1, CPU)
+    alike = [Replicate(np.arange(4), streams(0))] * 2
+    decaying = {"name": "adamw", "weight_decay_end": 0.4}
+    for name, changes in {
+        "unfreeze_epoch": {"freeze": "encoder", "unfreeze_epoch": 1},
+        "patience, checkpoint: best": {"patience": 1, "checkpoint": "best", "validate_every": 1},
+        "precision: bfloat16": {"precision": "bfloat16"},
+        "compile": {"compile": True},
+        "weight_decay_end": {"optimizer": decaying},
+    }.items():
+        with pytest.raises(ValueError, match=f"do not know {name}: leave out"):
+            train(settings(**changes), networks, data, alike, 1, CPU)

@@ -49,7 +49,8 @@ def evaluation_batch(images: Tensor, masks: Tensor, size: int) -> tuple[Tensor, 
     if images.shape[1:3] == (size, size):
         return _planes(images).div_(255), masks.long()
     pixels = F.interpolate(_planes(images), (size, size), mode="bilinear", antialias=True).div_(255)
-    boxes = torch.tensor((0, 0, *images.shape[1:3]), device=images.device).expand(len(images), 4)
+    box = torch.tensor((0, 0, *images.shape[1:3])).to(images.device, non_blocking=True)
+    boxes = box.expand(len(images), 4)
     straight = torch.zeros(len(images), dtype=torch.bool, device=images.device)
     return _channels_last(pixels), geometry.crop_resize_masks(masks, boxes, straight, size).long()
 
