@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -201,16 +202,22 @@ def submit(
     for option in ("--data", "--root", "--out", "--store"):  # a job's own folder is deleted with it
         if (path := given[option]) is not None and not path.startswith("/") and "://" not in path:
             raise click.UsageError(f"{option} {path}: give the whole path, as the cluster's machines see it")
+    for option in ("--data", "--root"):
+        if "://" in str(given[option]):
+            raise click.UsageError(f"{option} names a folder that the cluster's machines see, not an address")
     words = [word for option, value in given.items() if value is not None for word in (option, str(value))]
     _groups(may_grow, address)
     words += [word for group in may_grow for word in ("--may-grow", group)]
     words += [word for override in overrides for word in ("--set", override)]
+    jobs.check_arguments(words)
     job = jobs.submit(jobs.connect(address), address, study.name, file, words, pip)
     click.echo(f"submitted {job}")
     click.echo(f"pretune stop {job} --address {address} stops it", err=True)
     if wait:
+        say = functools.partial(click.echo, nl=False)
+        note = functools.partial(click.echo, err=True)
         try:
-            sys.exit(jobs.follow(jobs.connect(address), job, lambda text: click.echo(text, nl=False)))
+            sys.exit(jobs.follow(jobs.connect(address), address, job, say, note))
         except KeyboardInterrupt:
             click.echo(f"\n{job} goes on; ray job logs {job} --address {address} --follow shows it", err=True)
 

@@ -16,12 +16,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from pyarrow import ArrowInvalid, fs
 
 SCHEMES = ("s3", "gs")
+BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # never a `:`, which is what `key:secret/@` begins with
 OPTIONS = ("region", "scheme", "endpoint_override")  # what may follow a `?` in an address
+VALUE = re.compile(r"[A-Za-z0-9.:/_\[\]-]+")
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each further try
 CHUNK = 1 << 22  # bytes
 # Times that an empty answer is asked for: a connection cut within the head of an answer gives an empty object or list
@@ -187,25 +189,45 @@ def is_address(place: str | Path) -> bool:
     return "://" in str(place)
 
 
+def parse(url: str) -> tuple[str, str, str, dict[str, str]]:
+    """Scheme, bucket, path and options of an address; nothing is asked.
+
+    Raises ObjectError for an address that is none or that holds keys. A secret may stand anywhere in a mistyped
+    address, and hold a `/`, so what is not known to be harmless is not shown.
+    """
+    try:
+        parts = urlsplit(url)
+        given = parse_qs(parts.query, keep_blank_values=True)
+    except ValueError:
+        raise ObjectError("the address cannot be read; write s3://bucket/folder or gs://bucket/folder") from None
+    if parts.scheme not in SCHEMES:
+        raise ObjectError("***://*** is no address of an object store; write s3://bucket/folder or gs://bucket/folder")
+    if "@" in unquote(url):
+        raise ObjectError(
+            f"{parts.scheme}://***: keys do not belong in an address; set AWS_ACCESS_KEY_ID and its secret, or a role"
+        )
+    if not BUCKET.fullmatch(parts.netloc) or parts.fragment:
+        raise ObjectError(f"{parts.scheme}://*** is no address of a bucket; write {parts.scheme}://bucket/folder")
+    if given.keys() - set(OPTIONS):
+        raise ObjectError(f"{parts.scheme}://{parts.netloc}: after the ? only {', '.join(OPTIONS)} are known")
+    options = {name: values[-1] for name, values in given.items()}
+    for name, value in options.items():
+        if not VALUE.fullmatch(value):
+            raise ObjectError(f"{parts.scheme}://{parts.netloc}: what is given as {name} cannot be used")
+    return parts.scheme, parts.netloc, parts.path, options
+
+
 def open_bucket(url: str) -> Bucket:
     """The objects below `s3://bucket/prefix` or `gs://bucket/prefix`.
 
     `?endpoint_override=host:port&scheme=http&region=...` names another server of the same protocol; AWS_ENDPOINT_URL
     does, too. Raises ObjectError for an address that is none.
     """
-    parts = urlsplit(url)
-    if "@" in parts.netloc:
-        shown = f"{parts.scheme}://***@{parts.netloc.rsplit('@', 1)[1]}{parts.path}"
-        raise ObjectError(f"{shown}: keys do not belong in an address; set AWS_ACCESS_KEY_ID and its secret, or a role")
-    if parts.scheme not in SCHEMES or not parts.netloc:
-        raise ObjectError(f"{url} is no address of an object store; write s3://bucket/folder or gs://bucket/folder")
-    options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    if unknown := sorted(options.keys() - set(OPTIONS)):
-        raise ObjectError(f"{parts.scheme}://{parts.netloc}: unknown {', '.join(unknown)}; known: {', '.join(OPTIONS)}")
-    prefix = f"{parts.netloc}{parts.path}".rstrip("/")
-    shown = f"{parts.scheme}://{prefix}"
+    scheme, bucket, path, options = parse(url)
+    prefix = f"{bucket}{path}".rstrip("/")
+    shown = f"{scheme}://{prefix}"
     try:
-        return Bucket(shown, _google(options) if parts.scheme == "gs" else _amazon(parts.netloc, options), prefix)
+        return Bucket(shown, _google(options) if scheme == "gs" else _amazon(bucket, options), prefix)
     except (OSError, ValueError) as error:
         raise ObjectError(f"{shown} cannot be opened: {reason_of(error)}") from None
 

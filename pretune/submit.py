@@ -18,12 +18,13 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from pretune.cluster import JOB, check_port, code_folders, explained
 from pretune.errors import ClusterError
+from pretune.objects import parse
 
 STUDY = "study.yaml"
 POLL_SECONDS = 2.0
@@ -32,18 +33,50 @@ ADVICE = (
     "give the dashboard's address, such as http://HOST:8265; where it listens on the head alone, through a tunnel: "
 )
 TUNNEL = "ssh -N -L 8265:localhost:8265 HEAD"
-PASSWORD = re.compile(r"://[^/\s:@]*:[^/\s@]+@")  # in a URL
+REQUEST_SECONDS = (5.0, 60.0)  # to connect, and between two bytes: a laptop that slept would wait for ever
+# In a URL, loosely: a secret may hold a `/` and an `@`. What is refused by mistake can be set elsewhere.
+PASSWORD = re.compile(r"://.*:.*@|[?&#;][^=]*(pass|secret|token|key)[^=]*=", re.IGNORECASE | re.DOTALL)
 
 
 def connect(address: str) -> Any:
-    """A JobSubmissionClient. Raises `ClusterError` where nothing, or nothing usable, answers."""
+    """A JobSubmissionClient. Raises `ClusterError` where nothing, or no dashboard, answers."""
     if not address.startswith(("http://", "https://")):
         raise ClusterError(f"--address {address} is no dashboard address: {ADVICE}{TUNNEL}")
     check_port(address, ADVICE + TUNNEL)
     from ray.job_submission import JobSubmissionClient
 
+    class Client(JobSubmissionClient):
+        def _do_request(self, method: str, endpoint: str, **given: Any) -> Any:
+            return super()._do_request(method, endpoint, timeout=REQUEST_SECONDS, **given)
+
     with explained(address):
-        return JobSubmissionClient(address)
+        try:
+            return Client(address)
+        except (OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
+            if not is_another_server(error):
+                raise
+            raise ClusterError(
+                f"--address {address}: what answers there is no Ray dashboard; {ADVICE}{TUNNEL}"
+            ) from None
+
+
+def is_another_server(error: Exception) -> bool:
+    """Whether Ray's client failed for what answered it: no HTTP, not in time, not the page, no JSON, no version."""
+    if isinstance(error, (ConnectionError, ValueError, LookupError, TypeError)):
+        return True
+    return re.search("returned 404|timed out", str(error)) is not None
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Raises ClusterError or ObjectError for a secret in an address, without repeating it."""
+    for argument in arguments:
+        if re.match(r"[^=?]*://", argument):  # all of it; --set has a setting before it
+            parse(argument)
+        elif PASSWORD.search(unquote(argument)):
+            raise ClusterError(
+                "a password in a URL would be shown in the dashboard: leave it out, and set it on the cluster's "
+                "machines (PRETUNE_SEARCH_STORAGE, AWS_* or a role of the machines)"
+            )
 
 
 def submit(client: Any, address: str, name: str, file: Path, arguments: Sequence[str], pip: bool) -> str:
@@ -54,11 +87,7 @@ def submit(client: Any, address: str, name: str, file: Path, arguments: Sequence
         arguments: of `pretune run`, with paths as the cluster sees them. They can be read in the dashboard.
         pip: install Pretune's dependencies on every node first.
     """
-    if PASSWORD.search(" ".join(arguments)):
-        raise ClusterError(
-            "a password in a URL would be shown in the dashboard: leave it out, and set it on the cluster's machines "
-            "(PRETUNE_SEARCH_STORAGE, AWS_* or a role of the machines)"
-        )
+    check_arguments(arguments)
     job = f"pretune-{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}-{uuid.uuid4().hex[:8]}"
     words = ["python", "-m", "pretune", "run", STUDY, "--address", "auto", *arguments]
     environment = {JOB: job, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), "PYTHONUNBUFFERED": "1"}
@@ -88,21 +117,60 @@ def requirements() -> list[str]:
     return [line for line in needed if "extra ==" not in line and not line.startswith("ray")]
 
 
-def follow(client: Any, job: str, tell: Callable[[str], None]) -> int:
-    """Pass on the job's log until it has ended; the exit code of its `pretune run`. A lost connection is no end."""
+def follow(client: Any, address: str, job: str, tell: Callable[[str], None], note: Callable[[str], None]) -> int:
+    """Pass on the job's log until it has ended; the exit code of its `pretune run`. A lost connection is no end.
+
+    Args:
+        tell: takes parts of the log.
+        note: takes sentences on the connection: one when it is lost, one when it is there again.
+
+    Raises:
+        ClusterError: the cluster does not know the job, or refuses the token; neither passes by waiting.
+    """
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobStatus
 
-    shown = 0
+    shown, lost = 0, False
     while True:
-        with suppress(ConnectionError, OSError, RuntimeError):  # a laptop that slept; asked again
+        try:
             info = client.get_job_info(job)
-            log = client.get_job_logs(job)
+            log = log_of(client, job, info)
+        except AuthenticationError:
+            with explained(address):
+                raise
+        except (OSError, RuntimeError) as error:  # a laptop that slept, a tunnel that broke; asked again
+            if f"Job {job} does not exist" in str(error):
+                raise unknown(job, address) from None
+            if not lost:
+                note(f"the connection to {address} is lost; {job} is looked for every {POLL_SECONDS:g} s")
+            lost = True
+        else:
+            if lost:
+                note(f"the connection to {address} is there again")
+            lost = False
             tell(log[shown:])
             shown = len(log)
             if info.status.is_terminal():
                 codes = {JobStatus.SUCCEEDED: 0, JobStatus.STOPPED: 130}
                 return int(codes.get(info.status, info.driver_exit_code or 1))
         time.sleep(POLL_SECONDS)
+
+
+def log_of(client: Any, job: str, info: Any) -> str:
+    """All of a job's log so far; that of an ended one may be gone with its machine."""
+    try:
+        return str(client.get_job_logs(job))
+    except RuntimeError:
+        if info.status.is_terminal():
+            return ""
+        raise
+
+
+def unknown(job: str, address: str) -> ClusterError:
+    return ClusterError(
+        f"{address} knows no job {job} (a head that was started anew has forgotten its jobs); "
+        f"`ray job list --address {address}` shows all"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ stop
@@ -138,21 +206,21 @@ def stop(target: str, address: str | None) -> str:
 
 
 def stop_job(job: str, address: str) -> str:
-    from ray.job_submission import JobStatus
-
     client = connect(address)
     try:
         with explained(address):
+            if (status := client.get_job_status(job)).is_terminal():
+                return f"{job} had ended before: {status.value.lower()}"
             client.stop_job(job)
             while not (status := client.get_job_status(job)).is_terminal():
                 time.sleep(POLL_SECONDS / 4)
     except ClusterError as error:
-        if "does not exist" in str(error):
-            raise ClusterError(f"{address} knows no job {job}; `ray job list --address {address}` shows all") from None
+        if f"Job {job} does not exist" in str(error):
+            raise unknown(job, address) from None
         raise
-    if status == JobStatus.STOPPED:
+    if status.value == "STOPPED":
         return f"{job} stopped; submitting the study again goes on where it stopped"
-    return f"{job} had ended before: {status.value.lower()}"
+    return f"{job} had ended by itself: {status.value.lower()}"
 
 
 def driver_of(folder: Path) -> dict[str, Any] | None:

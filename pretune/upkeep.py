@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from rich.table import Table
 
 from pretune.objects import is_address
 from pretune.store import Entry, Store, StoreError, open_store
+
+MARK_SECONDS = 86400.0
 
 
 def print_entries(root: Path | str, cache: Path, console: Console) -> None:
@@ -57,6 +60,7 @@ def collect(root: Path | str, cache: Path, studies: Path, unused: bool, yes: boo
     freed = sum(map(store.size_of, attempts)) + sum(map(size, entries))
     verb = "deleted" if yes else "would delete"
     if yes:
+        remove_marks([store.root, cache])
         for attempt in attempts:
             store.drop(attempt)
         for entry in entries:
@@ -66,6 +70,14 @@ def collect(root: Path | str, cache: Path, studies: Path, unused: bool, yes: boo
     )
     if not yes and (attempts or entries):
         console.print("add --yes to delete; not while a study runs on this store")
+
+
+def remove_marks(folders: list[Path]) -> None:
+    """Delete the files by which machines know a shared folder (cluster.marked) that a killed driver left: a day old."""
+    for folder in folders:
+        for mark in folder.glob(".seen-*"):
+            if time.time() - mark.stat().st_mtime > MARK_SECONDS:
+                mark.unlink(missing_ok=True)
 
 
 def used_fingerprints(studies: Path) -> set[str]:

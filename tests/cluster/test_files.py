@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -57,14 +58,65 @@ def test_every_node_asks_for_the_token_and_the_dashboard_stays_on_loopback(path:
     assert "~/.ray/auth_token" in config["file_mounts"]
 
 
-def test_on_aws_only_ssh_is_open_workers_are_spot_and_the_head_runs_no_stage() -> None:
+def test_on_aws_workers_are_spot_and_the_head_runs_no_stage() -> None:
     config = read(AUTOSCALER[0])
-    opened = config["provider"]["security_group"]["IpPermissions"]
-    assert [(rule["FromPort"], rule["ToPort"]) for rule in opened] == [(22, 22)]
     head, gpu = (config["available_node_types"][name] for name in ("head", "gpu"))
     assert head["resources"] == {"CPU": 0}
     assert gpu["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
     assert (gpu["min_workers"], gpu["max_workers"]) == (0, 8)
+
+
+@pytest.mark.filterwarnings("ignore")  # of Ray's own imports
+def test_on_aws_ray_starts_machines_that_only_ones_own_address_reaches_by_ssh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray bootstraps the file and starts a head and a worker, as `ray up` and then the head do, on moto's AWS.
+
+    The group is made as the file's first lines say. Ray may not add to it: the group it would make has ssh open to all.
+    """
+    boto3, moto = pytest.importorskip("boto3"), pytest.importorskip("moto")
+    from ray.autoscaler._private.aws import config as aws
+    from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+    from ray.autoscaler._private.util import prepare_config
+
+    for name, value in {"HOME": tmp_path, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y"}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(aws.time, "sleep", lambda _: None)  # until a new role has spread
+    with moto.mock_aws(config={"iam": {"load_aws_managed_policies": True}}):
+        ec2 = boto3.resource("ec2", region_name="eu-central-1")
+        group = ec2.create_security_group(GroupName="pretune", Description="pretune")
+        ssh, own = "203.0.113.7/32", {"GroupId": group.id}
+        group.authorize_ingress(IpProtocol="tcp", FromPort=22, ToPort=22, CidrIp=ssh)
+        group.authorize_ingress(IpPermissions=[{"IpProtocol": "-1", "UserIdGroupPairs": [own]}])
+        image = boto3.client("ec2", "eu-central-1").describe_images()["Images"][0]["ImageId"]
+        text = AUTOSCALER[0].read_text()
+        config = yaml.safe_load(re.sub(r"\bIMAGE$", image, text, flags=re.M).replace("[GROUP]", f"[{group.id}]"))
+        made = aws.bootstrap_aws(prepare_config(config))
+        provider = AWSNodeProvider(made["provider"], made["cluster_name"])
+        for name, kind in made["available_node_types"].items():
+            provider.create_node(kind["node_config"], {"ray-node-type": name, "ray-user-node-type": name}, 1)
+        machines = list(ec2.instances.all())
+        assert sorted(machine.instance_type for machine in machines) == ["g5.2xlarge", "m6i.xlarge"]
+        assert {tuple(g["GroupId"] for g in machine.security_groups) for machine in machines} == {(group.id,)}
+        group.reload()
+        opened = [
+            (rule["IpProtocol"], rule.get("FromPort"), [r["CidrIp"] for r in rule["IpRanges"]],
+             [pair["GroupId"] for pair in rule["UserIdGroupPairs"]])
+            for rule in group.ip_permissions
+        ]  # fmt: skip
+        assert sorted(opened) == [("-1", None, [], [group.id]), ("tcp", 22, [ssh], [])]
+        assert {g.group_name for g in ec2.security_groups.all()} == {"default", "pretune"}  # none of Ray's
+
+
+def test_on_aws_what_must_be_changed_is_said() -> None:
+    """Ids of one account stand as words in capitals, each named in the line that begins with CHANGE."""
+    text = AUTOSCALER[0].read_text()
+    change = text[text.index("# CHANGE") :].split("It was validated")[0]
+    body = "\n".join(line.split("#")[0] for line in text.splitlines())
+    words = set(re.findall(r"\b(?:GROUP|IMAGE|[A-Z]+(?:_[A-Z]+)*_ID)\b", body)) - {"RAY_HEAD_IP"}
+    assert words == {"GROUP", "IMAGE", "FILE_SYSTEM_ID"}
+    assert all(word in change for word in words)
+    assert "resolve:ssm" not in body  # the head's role may not ask SSM
 
 
 def test_every_field_of_the_aws_file_is_explained() -> None:
@@ -122,6 +174,20 @@ def test_on_kubernetes_the_job_is_told_how_far_its_cluster_may_grow() -> None:
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
     grows = f"{group['maxReplicas']}xCPU={limits['cpu']},GPU={limits['nvidia.com/gpu']}"
     assert job["spec"]["entrypoint"].endswith(f"--may-grow {grows}")
+
+
+def test_on_kubernetes_a_study_that_failed_is_not_run_again_on_new_clusters() -> None:
+    """KubeRay repeats every failure alike, also those that no repetition mends."""
+    _, job = yaml.safe_load_all((TOP / "cluster" / "kuberay.yaml").read_text())
+    assert job["spec"]["backoffLimit"] == 0
+
+
+@pytest.mark.parametrize(("version", "code"), [("(3, 10)", 1), ("(3, 11)", 0), ("(3, 13)", 0), ("(3, 14)", 1)])
+def test_on_aws_an_image_whose_python_does_not_fit_is_refused(version: str, code: int) -> None:
+    (check,) = (command for command in read(AUTOSCALER[0])["setup_commands"] if "version_info" in command)
+    command = check.replace("/usr/bin/python3", sys.executable).replace("sys.version_info", version)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, "Pretune needs Python 3.11 to 3.13" in done.stderr) == (code, code == 1)
 
 
 EVIDENT = {"type", "region", "ssh_user", "head_node_type", "available_node_types", "head", "gpu", "provider", "auth",

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from ray.job_submission import JobStatus
 from pretune import cluster, submit
 from pretune.errors import ClusterError
 from pretune.ledger import Ledger, Machine, ResourceError
+from pretune.objects import ObjectError
 from pretune.run import Options, check_room, folders_of_all, only_driver
 from search_spaces.resolve import from_dict
 from tests.pretune.test_cli import pretune as pretune  # the fixture
@@ -290,7 +292,7 @@ def test_a_job_carries_no_secret_of_this_machine(tmp_path: Path, monkeypatch: py
     assert "torch>=2.11" in client.given["runtime_env"]["pip"]
     assert not [line for line in client.given["runtime_env"]["pip"] if line.startswith(("ray", "pytest"))]
     with pytest.raises(ClusterError, match="a password in a URL would be shown in the dashboard"):
-        submit.submit(client, "http://x", "mine", file, ["--store", "s3://key:s3cret@host/x"], pip=False)
+        submit.submit(client, "http://x", "mine", file, ["--set", "a.url=https://key:s3cret@host/x"], pip=False)
 
 
 @pytest.mark.parametrize(
@@ -307,8 +309,161 @@ def test_following_ends_with_the_job_and_a_lost_connection_is_no_end(
 ) -> None:
     monkeypatch.setattr(submit, "POLL_SECONDS", 0.0)
     told: list[str] = []
-    assert submit.follow(Client(JobStatus.RUNNING, status, code=code), "job", told.append) == expected
+    noted: list[str] = []
+    client = Client(JobStatus.RUNNING, status, code=code)
+    assert submit.follow(client, "http://x", "job", told.append, noted.append) == expected
     assert "".join(told) == "line 0\nline 1\nline 2\n"
+    assert noted == [
+        "the connection to http://x is lost; job is looked for every 0 s",
+        "the connection to http://x is there again",
+    ]
+
+
+class Failing(Client):
+    """Answers all questions about a job with these errors in turn, then as `Client`."""
+
+    def __init__(self, *errors: Exception) -> None:
+        super().__init__(JobStatus.SUCCEEDED)
+        self.errors = list(errors)
+        self.asked = 2
+
+    def get_job_info(self, job: str) -> Any:
+        if self.errors:
+            raise self.errors.pop(0)
+        return super().get_job_info(job)
+
+
+NOT_THERE = RuntimeError("Request failed with status code 404: Job job does not exist.")
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (NOT_THERE, r"http://x knows no job job \(a head that was started anew has forgotten its jobs\)"),
+        (AuthenticationError("Authentication failed: 403"), "the cluster refuses the token; set RAY_AUTH_MODE=token"),
+    ],
+)
+def test_following_ends_where_waiting_does_not_help(
+    error: Exception, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "POLL_SECONDS", 0.0)
+    noted: list[str] = []
+    with pytest.raises(ClusterError, match=sentence):
+        submit.follow(Failing(OSError("timed out"), error), "http://x", "job", lambda _: None, noted.append)
+    assert noted == ["the connection to http://x is lost; job is looked for every 0 s"]
+
+
+def test_a_long_loss_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit, "POLL_SECONDS", 0.0)
+    noted: list[str] = []
+    client = Failing(*[RuntimeError("status code 404: a page of another server")] * 5)
+    assert submit.follow(client, "http://x", "job", lambda _: None, noted.append) == 0
+    assert len(noted) == 2
+
+
+def test_a_job_whose_log_went_with_its_machine_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Client, "get_job_logs", lambda *_: (_ for _ in ()).throw(RuntimeError("status code 500")))
+    client = Client(JobStatus.FAILED)
+    assert submit.follow(client, "http://x", "job", lambda _: None, lambda _: None) == 1
+
+
+SECRET = st.text("abcXYZ019+/", min_size=12, max_size=40).map(lambda text: f"Q9{text}")
+
+
+@given(
+    secret=SECRET,
+    form=st.sampled_from(
+        [
+            "s3://AKIAXX:{}@bucket/x",
+            "S3://AKIAXX:{}@bucket/x",
+            "s3://AKIAXX/{}@bucket/x",
+            "gs://AKIAXX:{}/bucket/x",
+            "s3a://AKIAXX:{}@bucket/x",
+            "s3://AKIAXX%3A{}%40bucket/x",
+            "s3://bucket/x?secret_key={}",
+            "s3://bucket/x?{}",
+            "s3://bucket/x?region=AKIAXX:{}@eu",
+            "s3://bucket/x?endpoint_override=http://AKIAXX:{}@host",
+            "s3://bucket/x#{}",
+            "http://AKIAXX:{}@host/x",
+            "data.url=https://me:{}@host/x",
+            "data.url=https://host/x?token={}",
+            "data.url=s3://bucket/x?a=1&secret_key={}",
+        ]
+    ),
+)
+def test_no_secret_in_an_address_is_submitted_or_shown(secret: str, form: str) -> None:
+    client = Client()
+    with pytest.raises((ClusterError, ObjectError)) as caught:
+        submit.submit(client, "http://x", "mine", Path("absent"), ["--store", form.format(secret)], pip=False)
+    assert client.given == {}
+    assert secret not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@given(
+    bucket=st.from_regex(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", fullmatch=True),
+    folder=st.from_regex(r"(/[A-Za-z0-9._ =+:-]{1,12}){0,3}", fullmatch=True),
+    option=st.sampled_from(["", "?region=eu-west-1", "?endpoint_override=localhost:9000&scheme=http"]),
+)
+def test_addresses_without_a_secret_are_submitted(bucket: str, folder: str, option: str) -> None:
+    submit.check_arguments(["--store", f"s3://{bucket}{folder}{option}", "--set", "seeds.report=2", "--root", "/a:b/c"])
+
+
+def test_a_secret_is_refused_before_anything_is_asked(pretune: Any, tiny: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny))
+    where = ["--address", "http://127.0.0.1:1", "--root", "/shared/runs"]
+    code, _, err = pretune("submit", tmp_path / "tiny.yaml", *where, "--store", "s3://AKIAXX:ab/cdSECRET@bucket/x")
+    assert code == 2
+    assert "keys do not belong in an address" in err
+    assert "SECRET" not in err
+    code, _, err = pretune("submit", tmp_path / "tiny.yaml", *where[:3], "s3://AKIAXX:ab/cdSECRET@bucket/x")
+    assert (code, "--root names a folder that the cluster's machines see, not an address" in err) == (2, True)
+    assert "SECRET" not in err
+
+
+class Page(BaseHTTPRequestHandler):
+    """Answers everything with the server's `code` and `text`."""
+
+    def do_GET(self) -> None:
+        self.send_response(self.server.code)  # type: ignore[attr-defined]
+        self.end_headers()
+        self.wfile.write(self.server.text)  # type: ignore[attr-defined]
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [(404, b"no such page"), (200, b"<html>"), (200, b"{}"), (200, b"[1]"), (200, b'{"ray_version": 2}')],
+)
+def test_submit_says_that_another_server_is_no_dashboard(code: int, text: bytes) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        server.code, server.text = code, text  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(ClusterError, match="what answers there is no Ray dashboard; give the dashboard's address"):
+            submit.connect(f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+
+
+@pytest.mark.parametrize("banner", [b"SSH-2.0-OpenSSH_9.6\r\n", b""])
+def test_submit_says_that_what_speaks_no_http_is_no_dashboard(banner: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second accepts and stays silent."""
+    monkeypatch.setattr(submit, "REQUEST_SECONDS", (5.0, 0.5))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        held = []
+
+        def answer() -> None:
+            with suppress(OSError):
+                while True:
+                    held.append(server.accept()[0])
+                    if banner:
+                        held[-1].sendall(banner)
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(ClusterError, match="what answers there is no Ray dashboard; give the dashboard's address"):
+            submit.connect(f"http://127.0.0.1:{server.getsockname()[1]}")
 
 
 # ------------------------------------------------------------------------------------------------------------ stop
@@ -333,3 +488,36 @@ def test_stop_knows_who_works_on_a_folder(pretune: Any, tmp_path: Path, monkeypa
         monkeypatch.setattr(socket, "gethostname", lambda: "a third")
         code, _, err = pretune("stop", tmp_path)
         assert (code, "is worked on by a process of another: run pretune stop there" in err) == (2, True)
+
+
+class Ended:
+    """Stands for the client of a cluster whose job has these states one after the other."""
+
+    def __init__(self, *states: JobStatus) -> None:
+        self.states, self.stopped = list(states), 0
+
+    def get_job_status(self, job: str) -> JobStatus:
+        return self.states.pop(0)
+
+    def stop_job(self, job: str) -> bool:
+        self.stopped += 1
+        return True
+
+
+@pytest.mark.parametrize(
+    ("states", "said", "asked"),
+    [
+        ([JobStatus.STOPPED], "x had ended before: stopped", 0),
+        ([JobStatus.FAILED], "x had ended before: failed", 0),
+        ([JobStatus.RUNNING, JobStatus.RUNNING, JobStatus.STOPPED], "x stopped; submitting the study again goes on", 1),
+        ([JobStatus.RUNNING, JobStatus.SUCCEEDED], "x had ended by itself: succeeded", 1),
+    ],
+)
+def test_stop_says_whether_it_was_what_ended_the_job(
+    states: list[JobStatus], said: str, asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Ended(*states)
+    monkeypatch.setattr(submit, "connect", lambda _: client)
+    monkeypatch.setattr(submit, "POLL_SECONDS", 0.0)
+    assert submit.stop_job("x", "http://x").startswith(said)
+    assert client.stopped == asked

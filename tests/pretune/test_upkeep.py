@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import os
+import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from rich.console import Console
 
+from pretune.cluster import marked
 from pretune.store import Store, StoreError
-from pretune.upkeep import collect, print_entries, size, used_fingerprints
+from pretune.upkeep import MARK_SECONDS, collect, print_entries, size, used_fingerprints
 
 
 def finished(store: Store, key: str, payload: int, outcome: str = "finished") -> None:
@@ -46,6 +49,20 @@ def test_superseded_attempts_are_collected_and_the_entry_stays(tmp_path: Path) -
     (entry,) = store.entries()
     assert size(entry) == 20
     assert list(store.unfinished()) == []
+
+
+def test_marks_of_killed_drivers_are_collected_and_fresh_ones_stay(tmp_path: Path) -> None:
+    places = [tmp_path / "store", tmp_path / "cache"]
+    for place in places:
+        with marked(place) as mark:
+            mark.with_name(f"{mark.name}-fresh").touch()
+            old = mark.with_name(f"{mark.name}-old")
+            old.touch()
+            os.utime(old, (0, time.time() - MARK_SECONDS - 60))
+    collect(*places, tmp_path, False, False, Console(file=io.StringIO()))
+    assert [len(list(place.iterdir())) for place in places] == [2, 2]
+    collect(*places, tmp_path, False, True, Console(file=io.StringIO()))
+    assert ["-fresh" in path.name for place in places for path in place.iterdir()] == [True, True]
 
 
 def test_a_divergence_is_listed_as_one(tmp_path: Path) -> None:
