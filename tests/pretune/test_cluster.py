@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -451,19 +451,20 @@ def test_submit_says_that_another_server_is_no_dashboard(code: int, text: bytes)
 def test_submit_says_that_what_speaks_no_http_is_no_dashboard(banner: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second accepts and stays silent."""
     monkeypatch.setattr(submit, "REQUEST_SECONDS", (5.0, 0.5))
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        held = []
+    with ExitStack() as held:
+        server = held.enter_context(socket.create_server(("127.0.0.1", 0)))
 
         def answer() -> None:
-            with suppress(OSError):
+            with suppress(OSError):  # the server was closed
                 while True:
-                    held.append(server.accept()[0])
+                    caller = held.enter_context(server.accept()[0])
                     if banner:
-                        held[-1].sendall(banner)
+                        caller.sendall(banner)
 
         threading.Thread(target=answer, daemon=True).start()
         with pytest.raises(ClusterError, match="what answers there is no Ray dashboard; give the dashboard's address"):
             submit.connect(f"http://127.0.0.1:{server.getsockname()[1]}")
+        server.shutdown(socket.SHUT_RDWR)
 
 
 # ------------------------------------------------------------------------------------------------------------ stop
