@@ -18,7 +18,7 @@ from search_spaces.schema.methods import ConRec, Method, Reconstruction, Weights
 from search_spaces.schema.model import Model, UNet
 from search_spaces.schema.optim import Adam, Constant, Optimizer, Schedule
 
-ExtraTransform = Literal["elastic", "posterize", "solarize"]
+ExtraTransform = Literal["elastic", "posterize", "solarize", "rotation"]
 
 
 class Views(Settings):
@@ -109,10 +109,13 @@ class Pretrain(_Length):
 
     @model_validator(mode="after")
     def _followed(self) -> Pretrain:
-        """Masks and original colours are cut by a view's box, which does not follow an elastic displacement."""
+        """Masks, original colours and places are cut by a view's box, which follows no displacement and no rotation."""
         colors = isinstance(self.method, ConRec | Reconstruction) and "original-colors" in self.method.tasks
-        if "elastic" in self.views.extra and (colors or self.method.name == "segmentation"):
-            raise ValueError("views.extra: elastic moves pixels that this method's targets cannot follow; leave it out")
+        places = self.method.name in ("pixelcl", "pixelcl++") and "rotation" in self.views.extra
+        moving = [name for name in ("elastic", "rotation") if name in self.views.extra]
+        if moving and (colors or places or self.method.name == "segmentation"):
+            name = "rotation" if places else moving[0]
+            raise ValueError(f"views.extra: {name} moves pixels that this method's targets cannot follow; leave it out")
         return self
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from search_spaces import schema
 from search_spaces.document import StudyError
 from search_spaces.resolve import Study, from_dict
 from search_spaces.stages import replicates, stages_of
@@ -84,3 +85,25 @@ def test_other_test_sizes_must_fit_the_model_and_be_there(sizes: list[int], metr
     with pytest.raises(StudyError, match=message):
         study(finetune=finetune | {"test_sizes": sizes}, report={"metrics": metrics})
     study(finetune=finetune | {"test_sizes": [64]}, report={"metrics": "test@64/jaccard"})
+
+
+@pytest.mark.parametrize(
+    ("method", "extra", "said"),
+    [
+        ({"name": "segmentation"}, ["elastic"], "elastic moves pixels"),
+        ({"name": "segmentation"}, ["rotation"], "rotation moves pixels"),
+        ({"name": "conrec", "tasks": ["original-colors"]}, ["rotation", "elastic"], "elastic moves pixels"),
+        ({"name": "pixelcl"}, ["elastic", "rotation"], "rotation moves pixels"),
+        ({"name": "pixelcl"}, ["elastic"], None),
+        ({"name": "simclr"}, ["elastic", "rotation"], None),
+    ],
+)
+def test_views_move_no_pixels_that_targets_cannot_follow(
+    method: dict[str, Any], extra: list[str], said: str | None
+) -> None:
+    values = {"data": "d", "method": method, "views": {"extra": extra}, "epochs": 1}
+    if said is None:
+        assert schema.Pretrain.model_validate(values).views.extra == tuple(extra)
+    else:
+        with pytest.raises(ValueError, match=f"views.extra: {said} that this method's targets cannot follow"):
+            schema.Pretrain.model_validate(values)

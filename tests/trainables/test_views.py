@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
-from torchvision.transforms import ElasticTransform, RandomResizedCrop
+from torchvision.transforms import ElasticTransform, InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as TV
 
 from search_spaces import schema
@@ -24,7 +24,7 @@ from trainables.views.two_views import blur_kernel, jitter_factors, make_views
 B = 12
 INDICES = np.arange(100, 100 + B)
 NEUTRAL = schema.Views(size=16, crop=(1, 1), aspect=(1, 1), flip=0, color_jitter=0)
-ALL = schema.Views(size=16, gray=0.3, blur=0.5, extra=("elastic", "posterize", "solarize"))
+ALL = schema.Views(size=16, gray=0.3, blur=0.5, extra=("elastic", "rotation", "posterize", "solarize"))
 
 
 def photos(height: int = 20, width: int = 24, count: int = B) -> Tensor:
@@ -275,6 +275,19 @@ def test_crop_resize_masks_takes_the_nearest_pixel(box: tuple[int, int, int, int
         for j in range(size):
             column = size - 1 - j if flipped else j
             assert ours[i, j] == mask[0, top + (2 * i + 1) * h // (2 * size), left + (2 * column + 1) * w // (2 * size)]
+
+
+def test_rotation_equals_torchvision_sample_by_sample() -> None:
+    x, degrees = photos(20, 20).permute(0, 3, 1, 2).float().div(255).contiguous(), drawn(-180, 180)
+    bilinear = InterpolationMode.BILINEAR
+    expected = [TV.rotate(image, float(d), bilinear) for image, d in zip(x, degrees, strict=True)]
+    assert max_difference(geometry.rotate(x, degrees), torch.stack(expected)) < 1e-4
+
+
+def test_a_quarter_turn_takes_the_right_column_to_the_top_row() -> None:
+    x = torch.zeros(1, 1, 4, 4)
+    x[0, 0, :, 3] = torch.tensor([1.0, 2, 3, 4])
+    assert geometry.rotate(x, torch.tensor([90.0]))[0, 0, 0].tolist() == pytest.approx([1, 2, 3, 4], abs=1e-5)
 
 
 def test_elastic_equals_torchvision_sample_by_sample() -> None:

@@ -139,6 +139,18 @@ def elastic(x: Tensor, displacement: Tensor) -> Tensor:
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
+def rotate(x: Tensor, degrees: Tensor) -> Tensor:
+    """Turns square images (B, C, S, S) about their centre, counter-clockwise by `degrees` (B,).
+
+    Bilinear; what comes from outside the image is black, as in torchvision's rotate.
+    """
+    angle = torch.deg2rad(degrees)
+    cosine, sine, zero = torch.cos(angle), torch.sin(angle), torch.zeros_like(angle)
+    turn = torch.stack([cosine, -sine, zero, sine, cosine, zero], dim=-1).view(-1, 2, 3)  # from where a pixel comes
+    grid = F.affine_grid(turn, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
 def elastic_nodes(size: int) -> int:
     """How many noise nodes per side an elastic field of `size` px needs; it takes 2 * nodes^2 draws per sample."""
     return math.ceil((size - 1) / _node_distance(size)) + 1 + 2 * _MARGIN

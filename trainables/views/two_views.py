@@ -24,6 +24,7 @@ Draw = Callable[[str, int], FloatArray]  # (what for, how many) -> (B, how many)
 BLUR_SIGMA = (0.1, 2.0)  # px (SimCLR)
 SOLARIZE_THRESHOLD = 0.5
 POSTERIZE_BITS = (3, 5)  # both included
+ROTATION_DEGREES = 30.0  # to either side, as in AutoAugment (Cubuk et al. 2019, Table 6)
 
 CPU_BLOCK = 32  # samples; at 64 px within 10 % of the fastest of 4 to 256, and 3 MB of float32 at 128 px
 
@@ -43,8 +44,8 @@ def make_views(
 
     `indices` (B,) names the images: a view depends on its image's index and not on its place in the batch. Crops are
     resized without antialiasing. The order is fixed: crop and flip, colour jitter, grey, blur, solarize, then
-    elastic, posterize, solarize of `settings.extra`, whatever their order there. `boxes` do not follow the (sub-pixel)
-    elastic displacement.
+    elastic, rotation, posterize, solarize of `settings.extra`, whatever their order there. `boxes` follow neither the
+    (sub-pixel) elastic displacement nor a rotation.
     """
     return views_of(images, indices, [settings] * views, seed, epoch)
 
@@ -163,6 +164,9 @@ def _extra(draw: Draw, settings: schema.Views) -> Iterator[Step]:
     if "elastic" in settings.extra:
         noise = draw("elastic", 2 * geometry.elastic_nodes(settings.size) ** 2)
         yield _step(_elastic, draw("elastic?", 1), probability, noise)
+    if "rotation" in settings.extra:
+        degrees = ROTATION_DEGREES * (2 * draw("rotation", 1) - 1)
+        yield _step(_rotate, draw("rotation?", 1), probability, degrees)
     if "posterize" in settings.extra:
         low, high = POSTERIZE_BITS
         bits = low + np.floor((high + 1 - low) * draw("posterize", 1))
@@ -214,6 +218,10 @@ def blur_kernel(size: int) -> int:
 
 def _elastic(x: Tensor, noise: Tensor) -> Tensor:
     return geometry.elastic(x, geometry.elastic_field(noise, x.shape[-1]))
+
+
+def _rotate(x: Tensor, degrees: Tensor) -> Tensor:
+    return geometry.rotate(x, degrees[:, 0])
 
 
 def _posterize(x: Tensor, bits: Tensor) -> Tensor:
