@@ -383,8 +383,8 @@ def _sources(stages: list[Stage], data: Path | None, cache: Path) -> Iterator[st
 
 def _contents(data: Path | None, root: Path) -> tuple[Any, Any]:
     """How to name and count the content of data sets; a plan can be made without the data, by their settings."""
+    from search_spaces.identities import fingerprint
     from search_spaces.schema import Data
-    from search_spaces.stages import fingerprint
     from trainables.data import images
     from trainables.data.errors import DataError
 

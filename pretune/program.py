@@ -27,7 +27,8 @@ from pretune.samplers import Walk, grid_size
 from pretune.search import Direction, Search, direction_of, open_search, relative
 from search_spaces import schema, space
 from search_spaces.cells import Cell
-from search_spaces.stages import RECIPE, Stage, encoder_stage, pair_stage, replicates, stages_of
+from search_spaces.identities import RECIPE
+from search_spaces.stages import Stage, encoder_stage, pair_stage, replicates, stages_of
 
 Part = Literal["pretrain", "finetune"]
 

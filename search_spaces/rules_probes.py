@@ -8,8 +8,8 @@ from typing import Any
 
 from search_spaces.cells import Cell, Level
 from search_spaces.document import Places, Problem, did_you_mean
+from search_spaces.identities import scores_test
 from search_spaces.schema import CAM, CKA, Configuration, Header
-from search_spaces.stages import scores_test
 
 LAYER = re.compile(r"^.+/(output|level\d+)$")
 REPORTED = {  # by kind: the part of a metric after probe/NAME/, and how it is written

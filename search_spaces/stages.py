@@ -1,21 +1,27 @@
-"""Stages: the unit that is scheduled, cached, retried and resumed, and the fingerprint that names its result.
+"""Stages: the unit that is scheduled, cached, retried and resumed, made of a configuration and a replicate.
 
-A fingerprint covers the resolved settings that a stage depends on, the seed streams it uses, its parent's fingerprint
-if something is transferred from it, the content of the data, the recipe's version and whatever changes digits; and
-nothing else: no names, comments, key order, paths or hosts.
+What of them changes a result, and so names it, stands in `identities`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from search_spaces.identities import (
+    Streams,
+    finetune_identity,
+    fingerprint,
+    pair_identity,
+    pretrain_identity,
+    probe_identity,
+    scores_test,
+    workers_identity,
+)
 from search_spaces.schema import (
     CKA,
-    DECODING,
     Augment,
     Configuration,
     Data,
@@ -24,30 +30,15 @@ from search_spaces.schema import (
     Model,
     Pretrain,
     Probe,
-    ResNetHead,
-    ResNetUNet,
     Seeds,
     StageResources,
     Weights,
 )
 
-# Raise a stage's number whenever the same settings would give other digits than before.
-RECIPE = {"pretrain": 2, "finetune": 2, "probe": 2}
-CKA_RECIPE = 3  # of pairwise probes alone: their batches are drawn at random now
-
-
-def pretrain_recipe(settings: Pretrain) -> int:
-    """One higher where digits changed for some settings alone: losses stay in float32 under bfloat16 now, and a frozen
-    last layer's gradient no longer counts in the norm that is clipped."""
-    frozen_counted = settings.clip_norm is not None and settings.method.name in ("dino", "swav")
-    return RECIPE["pretrain"] + int(settings.precision == "bfloat16" or frozen_counted)
-
-
 # Streams of one replicate that other code must not collide with start here: report seeds are 0, 1, 2, ...
 FIRST_SEARCH_SEED = 1000
 FIRST_SELECT_SEED = 1_000_000
 
-Streams = dict[str, int]
 Kind = Literal["pretrain", "finetune", "probe"]
 Trained = TypeVar("Trained", Pretrain, Finetune)
 DigestOf = Callable[[Data], str]
@@ -101,12 +92,6 @@ class Stage:
         return [stage for parent in self.parents for stage in (*parent.ancestors(), parent)]
 
 
-def fingerprint(identity: Mapping[str, Any]) -> str:
-    """sha256 of the canonical JSON form: sorted keys, no blanks, floats by their shortest exact notation."""
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
 def stream_seed(stream: str, seed: int) -> int:
     """An unrelated 63-bit seed for each named stream of a replicate."""
     return int.from_bytes(hashlib.sha256(f"{stream}:{seed}".encode()).digest()[:8], "big") >> 1
@@ -122,119 +107,6 @@ def replicates(seeds: Seeds, phase: Literal["search", "select", "report"]) -> tu
         for p in range(nested.pretrain)
         for f in range(inner)
     )
-
-
-# ------------------------------------------------------------------------------------------- what depends on what
-
-
-def encoder_of(model: Model) -> dict[str, Any]:
-    """The part of a model that an encoder-only method trains: neither skips nor the rest of a decoder reach it."""
-    if isinstance(model, ResNetUNet | ResNetHead):  # one encoder, whatever decoder it has
-        return {"name": "resnet", "depth": model.depth, "stem": getattr(model, "stem", "imagenet")}
-    return model.model_dump(mode="json", exclude={"skip_connections", "decoder_widths", "up"})
-
-
-def trained_part(settings: Pretrain, model: Model) -> dict[str, Any]:
-    """What a pretraining depends on in the model: the encoder, or all of it where the method trains a decoder."""
-    return model.model_dump(mode="json") if settings.method.name in DECODING else encoder_of(model)
-
-
-def data_identity(data: Data, digest: str, role: str) -> dict[str, Any]:
-    """What a stage depends on in a data set: its content, and the parts of the split that reach it."""
-    roles: dict[str, set[str]] = {"train": {"test", "val", "seed"}, "train+val": {"test", "seed"}, "all": set()}
-    parts = roles[role]
-    identity: dict[str, Any] = {"digest": digest, "split": data.split.model_dump(mode="json", include=parts)}
-    if data.split.stratify and {"fold", "val_fold"} & set(identity["split"]):
-        identity["folds"] = 2  # of the rule that cuts them: the first one lost the shares of the classes
-    return identity | ({} if data.shuffle_window is None else {"shuffle_window": data.shuffle_window})  # sets the order
-
-
-def pretrain_identity(
-    settings: Pretrain, model: Model, data: Data, digest: str, streams: Streams, parent: str | None, threads: int
-) -> dict[str, Any]:
-    if isinstance(settings.method, Weights):
-        return weights_identity(settings.method, model)
-    return {
-        "recipe": ["pretrain", pretrain_recipe(settings)],
-        "settings": trained_settings(settings),
-        "model": trained_part(settings, model),
-        "data": data_identity(data, digest, settings.sees),
-        "streams": streams,
-        "parent": parent,
-        "threads": threads,
-    }
-
-
-def trained_settings(settings: Pretrain | Finetune) -> dict[str, Any]:
-    """What changes digits; `compile` counts where it is on, so that what was trained before it existed stays valid."""
-    ignored = {"data"} if settings.compile else {"data", "compile"}
-    return settings.model_dump(mode="json", exclude=ignored, exclude_none=True)
-
-
-def workers_identity(resources: StageResources) -> dict[str, Any]:
-    """Several workers add up in another order; one leaves the fingerprint as it is."""
-    return {} if resources.workers == 1 else {"workers": resources.workers, "batch_norm": resources.batch_norm}
-
-
-def weights_identity(method: Weights, model: Model) -> dict[str, Any]:
-    """Ready-made weights depend on no data and no seed; a file counts by what it holds, not by where it is."""
-    source = method.source
-    if not source.startswith(("torchvision:", "timm:")):
-        with open(source, "rb") as file:
-            source = hashlib.file_digest(file, "sha256").hexdigest()
-    recipe = ["weights", RECIPE["pretrain"]]
-    return {"recipe": recipe, "source": source, "inputs": method.inputs, "model": encoder_of(model)}
-
-
-def finetune_identity(
-    settings: Finetune,
-    model: Model,
-    data: Data,
-    digest: str,
-    streams: Streams,
-    parent: str | None,
-    threads: int,
-    on_test: bool,
-) -> dict[str, Any]:
-    body = trained_settings(settings)
-    return {
-        "recipe": ["finetune", RECIPE["finetune"]],
-        "settings": body if parent else body | {"transfer": "none"},
-        "model": model.model_dump(mode="json"),
-        "data": data_identity(data, digest, "train"),
-        "streams": streams,
-        "parent": parent,
-        "threads": threads,
-        "on_test": on_test,
-    }
-
-
-def probe_identity(
-    settings: Probe, model: Model, data: Data, digest: str, streams: Streams, parent: str, threads: int
-) -> dict[str, Any]:
-    return {
-        "recipe": ["probe", RECIPE["probe"]],
-        "settings": settings.model_dump(mode="json", exclude={"data"}, exclude_none=True),
-        "model": encoder_of(model),
-        "data": data_identity(data, digest, "train+val" if scores_test(settings) else "train"),
-        "streams": streams,
-        "parent": parent,
-        "threads": threads,
-    }
-
-
-def pair_identity(
-    settings: CKA, data: Data, digest: str, streams: Streams, parents: tuple[Stage, Stage], threads: int
-) -> dict[str, Any]:
-    return {
-        "recipe": ["probe", CKA_RECIPE],
-        "settings": settings.model_dump(mode="json", exclude={"data", "between"}),
-        "model": [encoder_of(stage.model) for stage in parents],
-        "data": data_identity(data, digest, "train" if settings.images == "val" else "all"),
-        "streams": streams,
-        "parent": [stage.fingerprint for stage in parents],
-        "threads": threads,
-    }
 
 
 # ------------------------------------------------------------------------------------------ configuration -> stages
@@ -273,11 +145,6 @@ def stages_of(
         for name in (name for name, probe in probes.items() if on_test or not scores_test(probe)):
             stages[f"probe:{name}"] = _probe_stage(configuration, name, replicate, header, digest_of, last)
     return stages
-
-
-def scores_test(probe: Probe) -> bool:
-    """Whether a probe is scored on the test set, which the search never sees."""
-    return getattr(probe, "on", None) == "test"
 
 
 def uses_pretraining(configuration: Configuration) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from search_spaces import resolve, schema, stages
+from search_spaces import identities, resolve, schema, stages
 from search_spaces.document import StudyError
 
 
@@ -49,10 +49,10 @@ def test_both_resnet_models_have_one_encoder() -> None:
     """P1's head and a U-Net of the same depth share a pretraining of the encoder, and no other does."""
     levels = [{"name": "resnet-head", "depth": 18}, {"name": "resnet-unet", "depth": 18}]
     other = [{"name": "resnet-unet", "depth": 18, "stem": "cifar"}, {"name": "resnet-unet", "depth": 34}]
-    identities = [stages.encoder_of(_model(level)) for level in levels + other]
-    assert identities[0] == identities[1]
-    assert identities.count(identities[0]) == 2
-    assert identities[2] != identities[3]
+    encoders = [identities.encoder_of(_model(level)) for level in levels + other]
+    assert encoders[0] == encoders[1]
+    assert encoders.count(encoders[0]) == 2
+    assert encoders[2] != encoders[3]
 
 
 def _model(level: dict[str, Any]) -> schema.Model:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from search_spaces.document import StudyError
+from search_spaces.identities import encoder_of
 from search_spaces.resolve import from_dict
 from search_spaces.schema import GenesisUNet
-from search_spaces.stages import encoder_of
 
 STUDY: dict[str, Any] = {
     "study": "solid",

@@ -8,19 +8,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from search_spaces.document import StudyError
+from search_spaces.identities import data_identity, encoder_of, fingerprint
 from search_spaces.resolve import from_dict, from_yaml
 from search_spaces.schema import Finetune, Header, Scenes, Seeds, UNet
-from search_spaces.stages import (
-    FIRST_SEARCH_SEED,
-    Replicate,
-    data_identity,
-    encoder_of,
-    fingerprint,
-    replicates,
-    stages_of,
-    stream_seed,
-    uses_pretraining,
-)
+from search_spaces.stages import FIRST_SEARCH_SEED, Replicate, replicates, stages_of, stream_seed, uses_pretraining
 
 FIRST = Replicate(0, 0, 0)
 STUDY = {

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from pretune.backbones import check_backbones
 from pretune.errors import ModelError
 from search_spaces import schema
+from search_spaces.identities import encoder_of
 from search_spaces.resolve import from_dict
-from search_spaces.stages import encoder_of
 from trainables import checkpoints, loop
 from trainables.methods import weights
 from trainables.models import timm_unet

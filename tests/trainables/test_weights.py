@@ -14,7 +14,7 @@ from torch import nn
 from torchvision import models
 
 from search_spaces import schema
-from search_spaces.stages import fingerprint, weights_identity
+from search_spaces.identities import fingerprint, weights_identity
 from trainables import checkpoints, loop
 from trainables.methods import weights
 from trainables.models.resnet import Encoder
