@@ -41,8 +41,7 @@ class State:
     live: dict[str, Live] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=dict)  # per stage name, of stages trained in this run
     images: dict[str, int] = field(default_factory=dict)  # seen in training, per stage name
-    gpu_memory: dict[str, float] = field(default_factory=dict)  # bytes, the most of a stage run, per stage name
-    taken: dict[str, packing.Taken] = field(default_factory=dict)  # the same beside what the GPU has
+    taken: dict[str, packing.Taken] = field(default_factory=dict)  # GPU memory, the most of a stage run, per stage name
     notes: list[str] = field(default_factory=list)
     tell: Callable[[str], None] | None = None
     publisher: Publisher | None = None
@@ -64,9 +63,9 @@ class State:
             if entry := self.store.find(stage.fingerprint):
                 self.seconds.setdefault(stage.name, []).append(entry.seconds)
                 if memory := costs(entry).get("cost/gpu_memory"):
-                    self.gpu_memory[stage.name] = max(memory, self.gpu_memory.get(stage.name, 0.0))
+                    most = max(memory, self.taken[stage.name].most if stage.name in self.taken else 0.0)
                     total = float(entry.about["machine"].get("gpu_memory_total") or 0.0)
-                    self.taken[stage.name] = packing.Taken(stage, self.gpu_memory[stage.name], total)
+                    self.taken[stage.name] = packing.Taken(stage, most, total)
             self.write_so_far()
         if kind not in ("reused", "started"):
             self.notes.append(line)
@@ -132,7 +131,8 @@ class State:
     def facts(self) -> Facts:
         """What is published as metrics."""
         seconds = {name: tuple(values) for name, values in list(self.seconds.items())}
-        return Facts(self.snapshot(self.out), seconds, dict(self.images), dict(self.gpu_memory))
+        memory = {name: taken.most for name, taken in list(self.taken.items())}
+        return Facts(self.snapshot(self.out), seconds, dict(self.images), memory)
 
     def _counted(self, force: bool) -> Snapshot:
         """The parts that go over all stages, made anew only now and then: a study may have thousands."""
