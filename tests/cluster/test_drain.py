@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.pretune.heads import end
+
 TOP = Path(__file__).resolve().parents[2]
 
 # A stage that takes longer to write its state than a worker lives whose raylet got SIGTERM.
@@ -58,11 +60,7 @@ def started(environment: dict[str, str], *options: str) -> Iterator[subprocess.P
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        end(process)
 
 
 @pytest.mark.slow

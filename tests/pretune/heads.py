@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -42,6 +43,16 @@ def started_head(
     finally:
         end_all_of(str(folder))
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def end(process: subprocess.Popen[Any]) -> None:
+    """Ask it to, and end it where it does not within a minute."""
+    process.terminate()
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def end_all_of(folder: str) -> None:

@@ -20,6 +20,7 @@ import yaml
 from click.testing import CliRunner
 
 from pretune.cli import cli
+from tests.pretune.heads import end
 
 TOKEN = "0123456789abcdef0123456789abcdef0123456789abcdef"  # of the cluster that this test starts, nothing else
 
@@ -65,12 +66,7 @@ def study(tiny: dict[str, Any], tmp_path: Path) -> Iterator[tuple[Path, str]]:
     try:
         yield ray_temp, until(address, "the dashboard's address")
     finally:
-        process.terminate()
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process)
         shutil.rmtree(ray_temp, ignore_errors=True)
 
 

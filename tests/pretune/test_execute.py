@@ -243,8 +243,10 @@ def test_a_full_disk_of_one_machine_alone_does_not_stop_the_study(
     assert (f"no space on a disk of {platform.node()}" in outcome.cause) is not stops
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="torch finds a GPU here")
-def test_a_gpu_that_torch_does_not_find_is_a_crash_and_not_the_cpu(tiny: dict[str, Any], folders: Folders) -> None:
+def test_a_gpu_that_torch_does_not_find_is_a_crash_and_not_the_cpu(
+    tiny: dict[str, Any], folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     outcome = execute(replace(orders(tiny, folders)["pretrain"], gpus=1.0), ignore)
     assert outcome.state == "crashed"
     assert NO_GPU in outcome.cause
