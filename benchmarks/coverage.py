@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from analysis import statistics
-from analysis.compare import welch
-from analysis.components import nested
-from analysis.effects import analysis_of_variance
+from pretune.analysis import statistics
+from pretune.analysis.questions.compare import welch
+from pretune.analysis.questions.components import nested
+from pretune.analysis.questions.effects import analysis_of_variance
 
 Array = NDArray[np.float64]
 SIZES = (2, 3, 5, 10)

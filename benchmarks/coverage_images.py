@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.image_counts import Counts, image_interval, score
+from pretune.analysis.questions.image_bootstrap import Counts, image_interval, score
 
 CLASSES = ("background", "object", "rare")
 SIZES = (20, 60, 150, 300)

@@ -35,10 +35,11 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.datasets import OxfordIIITPet
 from torchvision.transforms import v2
 
-from pretune.transport import start_ray, stop_ray
-from search_spaces import schema
-from trainables.data import images, sources
-from trainables.views.two_views import make_views
+from pretune.cluster.tune import start_ray, stop_ray
+from pretune.search_spaces import schema
+from pretune.trainables.data import sources
+from pretune.trainables.data.resident import images
+from pretune.trainables.views.two_views import make_views
 
 CACHE, SIZE, BATCH = 128, 64, 256  # px, px, images
 RECIPE = schema.Views(size=SIZE, gray=0.2, blur=0.5)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.finetune_throughput --data <folder that holds oxford-iiit-pet> [--model small|unet]
 
-The real loop (`trainables.finetune.finetune`, from the memory-mapped cache of 64 px) against the loop of
+The real loop (`pretune.trainables.finetune.finetune`, from the memory-mapped cache of 64 px) against the loop of
 `benchmarks.rivals` over a DataLoader without workers, images decoded in memory: same network, images, batches of 16,
 Adam, dice. Each side runs in a process of its own, in turn, `--repeats` times; the figure is the median epoch without
 the first; ratios are paired. Memory is the peak of the process, imports included.
@@ -25,11 +25,11 @@ import torch
 
 from benchmarks.rivals import Pairs, tuning_step
 from benchmarks.throughput import HUGE_PAGES, MODELS, model_of, now, peak_memory
-from search_spaces import schema
-from trainables.data import images
-from trainables.data.splits import Split
-from trainables.finetune import finetune
-from trainables.loop import Place, build_unet
+from pretune.search_spaces import schema
+from pretune.trainables.data.resident import images
+from pretune.trainables.data.splits import Split
+from pretune.trainables.finetune import finetune
+from pretune.trainables.loop import Place, build_unet
 
 SIZE, BATCH, STEPS = 64, 16, 60  # px, images, least steps of a run, so that few labels are measured too
 SHARES = ("1%", "10%", "90%")

@@ -40,10 +40,10 @@ def one(root: Path, began: float) -> dict[str, float]:
 
     from click.testing import CliRunner
 
-    from pretune import cli
+    from pretune.cli import study
 
     mark("command line")
-    cli.load = after(cli.load, lambda: mark("engine and study"))
+    study.load = after(study.load, lambda: mark("engine and study"))
     from pretune import run
 
     run.prepare_data = after(run.prepare_data, lambda: mark("data"))
@@ -51,7 +51,7 @@ def one(root: Path, began: float) -> dict[str, float]:
     run.run_trials = before(run.run_trials, lambda: mark(import_tune()))
     (root / "study.yaml").write_text(STUDY)
     arguments = ["run", str(root / "study.yaml"), "--root", str(root)]
-    ended = CliRunner().invoke(cli.cli, arguments)
+    ended = CliRunner().invoke(study.cli, arguments)
     if ended.exit_code:
         raise RuntimeError(ended.output)
     done = next((root / "store").glob("*/done.json"))
@@ -60,8 +60,8 @@ def one(root: Path, began: float) -> dict[str, float]:
 
 
 def import_tune() -> str:
-    import pretune.loggers
-    import pretune.searcher  # noqa: F401
+    import pretune.cluster.loggers
+    import pretune.cluster.tune_callbacks  # noqa: F401
 
     return "import Tune"
 

@@ -3,7 +3,8 @@
     python -m benchmarks.fused [--threads 1] [--device cuda] [--repeats 5]
 
 Fine-tuning steps (dice, Adam, 64 px) of U-Nets on random pixels: forward, backward and optimiser, without data loading,
-which is the same for both. "separate" is the step of `trainables.finetune` K times; "fused" that of `trainables.fused`.
+which is the same for both. "separate" is the step of `pretune.trainables.finetune` K times; "fused" that of
+`pretune.trainables.fused`.
 Both in one process, in turn; medians over repeats of the mean over some steps; ratios are paired.
 """
 
@@ -19,10 +20,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from search_spaces import schema
-from trainables.fused import Fused
-from trainables.loop import build_optimizer, build_unet, layout
-from trainables.losses import dice_loss
+from pretune.search_spaces import schema
+from pretune.trainables.fused import Fused
+from pretune.trainables.loop import build_optimizer, build_unet, layout
+from pretune.trainables.losses import dice_loss
 
 SIZE, CLASSES, STEPS = 64, 3, 8
 CASES = {  # widths, batch: 1 % of 400 labels, a full batch, and P2's widths with 1 % of its labels

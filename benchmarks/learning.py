@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas
 
-import analysis
+from pretune import analysis
 
 RANDOM = "random encoder"
 ON_OTHER_IMAGES = {  # batch norm of the random encoder saw the same

@@ -22,11 +22,11 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from benchmarks.rivals import tuning_step
-from search_spaces.resolve import load as load_study
-from trainables.data.images import load
-from trainables.data.splits import draw_split
-from trainables.models.heads import ProjectionHead
-from trainables.models.unet import Decoder, Encoder, UNet
+from pretune.search_spaces.resolve import load as load_study
+from pretune.trainables.data.resident.images import load
+from pretune.trainables.data.splits import draw_split
+from pretune.trainables.models.heads import ProjectionHead
+from pretune.trainables.models.unet import Decoder, Encoder, UNet
 
 WIDTHS, SIZE, CLASSES = (8, 16, 32, 64), 64, 3
 

@@ -19,12 +19,12 @@ import optuna
 from optuna.storages import InMemoryStorage
 from scipy import stats
 
-from pretune import program
+from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Outcome, Run
-from pretune.scheduler import Scheduler
-from search_spaces import schema
-from search_spaces.resolve import from_dict
-from search_spaces.stages import Stage
+from pretune.search import program
+from pretune.search_spaces import schema
+from pretune.search_spaces.resolve import from_dict
+from pretune.search_spaces.stages import Stage
 
 REPETITIONS, STAGE_RUNS, SEEDS = 20, 240, 6
 SEED_EFFECT, NOISE = 0.5, 0.3

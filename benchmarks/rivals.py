@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from trainables.models.unet import Decoder, Encoder, UNet
+from pretune.trainables.models.unet import Decoder, Encoder, UNet
 
 WIDTHS, SIZE, CLASSES, TEMPERATURE = (8, 16, 32, 64), 64, 3, 0.2
 

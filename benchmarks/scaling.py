@@ -23,10 +23,10 @@ from unittest.mock import patch
 
 from rich.console import Console
 
+from pretune.cluster.tune import start_ray
 from pretune.run import Options, run_study
-from pretune.state import State
-from pretune.transport import start_ray
-from search_spaces.resolve import from_dict
+from pretune.search_spaces.resolve import from_dict
+from pretune.status import State
 
 AT_ONCE = (1, 2, 4)
 BATCH, RATES, SEEDS = 16, 4, 4

@@ -17,12 +17,12 @@ from typing import Any
 
 from optuna.storages import BaseStorage, InMemoryStorage
 
-from pretune import program
+from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Outcome, Run
-from pretune.scheduler import Scheduler
-from pretune.search import open_storage
-from search_spaces.resolve import from_dict
-from search_spaces.stages import Stage
+from pretune.search import program
+from pretune.search.optuna_study import open_storage
+from pretune.search_spaces.resolve import from_dict
+from pretune.search_spaces.stages import Stage
 
 STUDY: Mapping[str, Any] = {
     "study": "simulated",

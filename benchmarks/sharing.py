@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from pretune.run import Options, run_study
-from search_spaces.resolve import from_dict
+from pretune.search_spaces.resolve import from_dict
 
 ROWS = [(f, s, n) for f in ("none", "encoder") for s in (True, False) for n in ("all", "10%", "1%")]
 

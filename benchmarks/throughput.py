@@ -3,7 +3,7 @@
     python -m benchmarks.throughput --data <folder that holds oxford-iiit-pet> [--model small|unet|resnet18]
         [--methods simclr,moco,byol,dino,swav] [--device cuda] [--out FILE.json]
 
-Pretraining: the real loop (`trainables.pretrain.pretrain`, from the memory-mapped cache) against Lightly as its
+Pretraining: the real loop (`pretune.trainables.pretrain.pretrain`, from the memory-mapped cache) against Lightly as its
 documentation writes it (LightlyDataset over the JPEG files, its transform, a DataLoader with as many workers as there
 are cores, its heads and loss): same backbone, images, batch, view sizes, augmentation strengths, optimiser, float32.
 Each side runs in a process of its own, in turn, `--repeats` times; the figure is the median over repeats of the median
@@ -33,15 +33,15 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.floor import Need, floor_seconds, measure_need, measure_peak
-from search_spaces import schema
-from trainables.data import images
-from trainables.data.splits import Split
-from trainables.loop import Place, build_encoder, build_optimizer
-from trainables.methods.heads import pooled
-from trainables.methods.protocol import Method
-from trainables.methods.table import METHODS, Parts
-from trainables.models.table import build_decoder
-from trainables.pretrain import make_batch, make_feeds, pretrain
+from pretune.search_spaces import schema
+from pretune.trainables.data.resident import images
+from pretune.trainables.data.splits import Split
+from pretune.trainables.loop import Place, build_encoder, build_optimizer
+from pretune.trainables.methods.heads import pooled
+from pretune.trainables.methods.protocol import Method
+from pretune.trainables.methods.table import METHODS, Parts
+from pretune.trainables.models.table import build_decoder
+from pretune.trainables.pretrain import make_batch, make_feeds, pretrain
 
 CACHE, SIZE, LOCAL = 128, 64, {"local_size": 32, "local_views": 6}
 MODELS: dict[str, dict[str, Any]] = {
@@ -71,7 +71,7 @@ RECIPES: dict[str, dict[str, Any]] = {  # method and views with Lightly's sizes 
     "moco-v3": {"method": {"hidden": 1024}, "views": {"gray": 0.2}},
     "mae": {"method": {}, "views": {"color_jitter": 0.0}},
 }
-HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}  # as in pretune.transport.ACTOR_ENVIRONMENT
+HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}  # as in pretune.cluster.tune.ACTOR_ENVIRONMENT
 SIDES = {"ours": HUGE_PAGES, "lightly": {}, "lightly+": HUGE_PAGES}
 
 

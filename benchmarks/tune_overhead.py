@@ -17,16 +17,16 @@ from typing import Any, NamedTuple
 
 import ray
 
-from pretune import program
-from pretune.execute import Folders, Order, order_of
-from pretune.ledger import Ledger, Machine
+from pretune.cluster.tune import run_trials, start_ray
+from pretune.dispatch.resources import Ledger, Machine
+from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Outcome, Run, stages_in
-from pretune.scheduler import Scheduler
-from pretune.search import open_storage
-from pretune.store import DONE
-from pretune.transport import run_trials, start_ray
-from search_spaces.resolve import from_dict
-from search_spaces.stages import Stage
+from pretune.search import program
+from pretune.search.optuna_study import open_storage
+from pretune.search_spaces.resolve import from_dict
+from pretune.search_spaces.stages import Stage
+from pretune.store.store import DONE
+from pretune.worker.execute import Folders, Order, order_of
 
 PARALLEL = 2
 MARKS = (250, 500, 1000, 1500, 2000, 3000, 4000)

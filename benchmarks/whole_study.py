@@ -36,14 +36,14 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from analysis.timeline import Span, Timeline, sentence, timeline
 from benchmarks.rivals import Cell, Work, script, tuned
-from search_spaces.resolve import Study
-from search_spaces.resolve import load as load_study
-from search_spaces.stages import stream_seed
-from trainables.data import images
-from trainables.data.splits import draw_split, label_subset
-from trainables.views.joint import evaluation_batch
+from pretune.analysis.figures.timeline import Span, Timeline, sentence, timeline
+from pretune.search_spaces.resolve import Study
+from pretune.search_spaces.resolve import load as load_study
+from pretune.search_spaces.stages import stream_seed
+from pretune.trainables.data.resident import images
+from pretune.trainables.data.splits import draw_split, label_subset
+from pretune.trainables.views.joint import evaluation_batch
 
 STUDY = Path(__file__).parents[1] / "search_spaces/papers/p2_table2.yaml"
 SEEDS = 3

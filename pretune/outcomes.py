@@ -9,10 +9,10 @@ from typing import Any, Literal, NamedTuple
 
 from optuna.storages import BaseStorage
 
-from search_spaces import schema, space
-from search_spaces.cells import Cell
-from search_spaces.resolve import Study
-from search_spaces.stages import DigestOf, Replicate, Stage, Until, stages_of
+from pretune.search_spaces import schema, space
+from pretune.search_spaces.cells import Cell
+from pretune.search_spaces.resolve import Study
+from pretune.search_spaces.stages import DigestOf, Replicate, Stage, Until, stages_of
 
 Values = dict[str, Any]  # what was chosen from ranges, by the range's dotted key
 Phase = Literal["search", "select", "confirm"]

@@ -17,15 +17,15 @@ from optuna.storages import BaseStorage
 from rich.console import Console
 from rich.table import Table
 
-from analysis.statistics import detectable_difference, smallest_possible_p
-from pretune import program
-from pretune.backbones import check_backbones
+from pretune.analysis.statistics import detectable_difference, smallest_possible_p
+from pretune.data.backbones import check_backbones
+from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Outcome, Run, stages_in
-from pretune.scheduler import Scheduler
-from pretune.search import open_storage
-from search_spaces import schema
-from search_spaces.resolve import Study
-from search_spaces.stages import DigestOf, Stage, depends_on_length, replicates
+from pretune.search import program
+from pretune.search.optuna_study import open_storage
+from pretune.search_spaces import schema
+from pretune.search_spaces.resolve import Study
+from pretune.search_spaces.stages import DigestOf, Stage, depends_on_length, replicates
 
 
 @dataclass(frozen=True)
@@ -258,12 +258,12 @@ def _time_steps(stage: Stage) -> tuple[float, float, int]:
     import numpy as np
     import torch
 
-    from trainables.loop import Feed, Lookup, build_encoder, build_unet
-    from trainables.losses import LOSSES
-    from trainables.methods.table import METHODS, Parts
-    from trainables.models.table import build_decoder
-    from trainables.pretrain import make_batch
-    from trainables.views.regions import RegionBoxes
+    from pretune.trainables.loop import Feed, Lookup, build_encoder, build_unet
+    from pretune.trainables.losses import LOSSES
+    from pretune.trainables.methods.table import METHODS, Parts
+    from pretune.trainables.models.table import build_decoder
+    from pretune.trainables.pretrain import make_batch
+    from pretune.trainables.views.regions import RegionBoxes
 
     torch.set_num_threads(stage.resources.cpus)
     settings, size, slices = stage.settings, _size(stage), schema.slices_of(stage.data)

@@ -16,28 +16,31 @@ from pathlib import Path
 from optuna.storages import BaseStorage
 from rich.console import Console
 
-from pretune import cluster, packing, program, record, warm
-from pretune.backbones import check_backbones
+from pretune.cluster import join
+from pretune.cluster.autoscaling import Group, Growth
+from pretune.cluster.log_to import LogTo, check_packages
+from pretune.cluster.tune import run_trials, start_ray, stop_ray
+from pretune.data.backbones import check_backbones
+from pretune.data.prepare import prepare_data, say_changes
+from pretune.dispatch import gpu_sharing
+from pretune.dispatch.dispatcher import find_in
+from pretune.dispatch.resources import Ledger, ResourceError
+from pretune.dispatch.scheduler import Scheduler
 from pretune.errors import SearchStorageError
-from pretune.execute import Folders, order_of
-from pretune.growth import Group, Growth
-from pretune.handout import find_in
-from pretune.image_counts import write_test_images
-from pretune.ledger import Ledger, ResourceError
-from pretune.log_to import LogTo, check_packages
-from pretune.metrics import published
-from pretune.monitor import monitor
-from pretune.objects import is_address
+from pretune.monitor.prometheus import published
+from pretune.monitor.terminal import monitor
 from pretune.outcomes import Run, stages_in
-from pretune.prepare import prepare_data, say_changes
-from pretune.publish import Publisher
-from pretune.scheduler import Scheduler
-from pretune.search import close_storage, is_database_error, open_storage
-from pretune.state import State
-from pretune.store import StoreError, open_store, write_atomically
-from pretune.transport import run_trials, start_ray, stop_ray
-from search_spaces.resolve import Study
-from search_spaces.stages import Stage
+from pretune.results import tables
+from pretune.results.image_counts import write_test_images
+from pretune.search import program, warm_start
+from pretune.search.optuna_study import close_storage, is_database_error, open_storage
+from pretune.search_spaces.resolve import Study
+from pretune.search_spaces.stages import Stage
+from pretune.status import State
+from pretune.store.mirror import Publisher
+from pretune.store.object_store import is_address
+from pretune.store.store import StoreError, open_store, write_atomically
+from pretune.worker.execute import Folders, order_of
 
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
@@ -81,7 +84,7 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
     check_backbones(study)
     check_packages(options.log_to)
     if options.address:
-        cluster.check_address(options.address)
+        join.check_address(options.address)
     began = time.monotonic()
     store = open_store(options.store, options.cache)
     store.check()
@@ -99,14 +102,14 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
     ):
         log.writelines(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n" for line in left_out)
         if say_changes(study, options.out, console):
-            record.set_aside(options.out)
-        record.write_header(study, options.out)
+            tables.set_aside(options.out)
+        tables.write_header(study, options.out)
         run = Run(study, digest_of, storage)
         run.notes += copies
         run.clock = lambda: time.monotonic() - began
         run.is_stored = lambda fingerprint: store.find(fingerprint) is not None
-        run.earlier = functools.partial(warm.earlier, store, options.out)
-        run.search_prefix = record.own_name(study, options.out) if options.search_storage else ""
+        run.earlier = functools.partial(warm_start.earlier, store, options.out)
+        run.search_prefix = tables.own_name(study, options.out) if options.search_storage else ""
         state = State(study, run, store, options.out, began, log)
         state.publisher = publisher
         scheduler = Scheduler(find_in(store), study.header.retries, state.event, find_in(store, announced=True))
@@ -128,14 +131,14 @@ def train(study: Study, state: State, options: Options, console: Console) -> Non
     console.print(f"[dim]{state.reused_text()}starting Ray ...[/]", highlight=False, soft_wrap=True)
     say = functools.partial(console.print, highlight=False, soft_wrap=True)
     start_ray(options.address, None, options.dashboard, say)
-    machines = functools.partial(cluster.machines, growth_of(options))
+    machines = functools.partial(join.machines, growth_of(options))
     state.ledger = ledger = Ledger(machines(), options.parallel)
     check_room(ledger, stages_in(state.run.uses), options)
     if options.address:
-        with cluster.explained(options.address):
-            state.run.notes.extend(cluster.look_around(*folders_of_all(study, options)))
-        say(f"[dim]{cluster.describe(ledger)}[/]")
-        state.write(cluster.describe(ledger))
+        with join.explained(options.address):
+            state.run.notes.extend(join.look_around(*folders_of_all(study, options)))
+        say(f"[dim]{join.describe(ledger)}[/]")
+        state.write(join.describe(ledger))
     scraped = published(state.facts, time.monotonic) if options.dashboard or options.address else nullcontext()
     with marked(options) as mark, monitor(lambda: state.snapshot(options.out), console) as shown, scraped:
         folders = Folders(
@@ -164,8 +167,8 @@ def growth_of(options: Options) -> Growth:
     """How far the cluster may grow; this machine alone never does."""
     if not options.address:
         return Growth()
-    with cluster.explained(options.address):
-        return cluster.find_growth(options.may_grow)
+    with join.explained(options.address):
+        return join.find_growth(options.may_grow)
 
 
 def check_room(ledger: Ledger, stages: dict[str, Stage], options: Options) -> None:
@@ -182,7 +185,7 @@ def marked(options: Options) -> AbstractContextManager[Path | None]:
     """A file by which every machine of a cluster knows the folder that all share."""
     if not options.address:
         return nullcontext()
-    return cluster.marked(options.cache if is_address(options.store) else Path(options.store))
+    return join.marked(options.cache if is_address(options.store) else Path(options.store))
 
 
 def folders_of_all(study: Study, options: Options) -> tuple[dict[str, Path], dict[str, Path]]:
@@ -203,13 +206,13 @@ def conclude(study: Study, state: State, options: Options) -> Ended:
     """Write results and the best model; say how it ended."""
     scheduler, uses = state.scheduler, state.run.uses
     state.stopped = not scheduler.finished
-    state.run.notes += packing.advice(state.taken)
+    state.run.notes += gpu_sharing.advice(state.taken)
     state.live.clear()  # whatever was under way when the user stopped it
-    record.write_results(study, uses, scheduler.outcomes, state.store, options.out)
+    tables.write_results(study, uses, scheduler.outcomes, state.store, options.out)
     write_test_images(uses, state.store, options.out)
-    record.write_searches(study, state.run, options.out)
+    tables.write_searches(study, state.run, options.out)
     if scheduler.finished:
-        record.keep_best(study, uses, scheduler.outcomes, state.store, options.out)
+        tables.keep_best(study, uses, scheduler.outcomes, state.store, options.out)
     write_atomically(options.out / "status.json", json.dumps(asdict(state.snapshot(None))))
     failed = {state.label(stage): state.cause(key) for key, stage in stages_in(uses).items() if state.cause(key)}
     code = 130 if not scheduler.finished else (3 if failed or state.run.messages else 0)
@@ -246,7 +249,7 @@ def only_driver(folder: Path) -> Iterator[None]:
                 f"another pretune run is working on {folder}; wait for it, or choose another --out"
             ) from None
         file.truncate(0)  # for `pretune stop`
-        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "job": os.environ.get(cluster.JOB, "")}, file)
+        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "job": os.environ.get(join.JOB, "")}, file)
         file.flush()
         yield
 

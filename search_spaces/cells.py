@@ -12,11 +12,11 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from search_spaces import space
-from search_spaces.check import BROKEN
-from search_spaces.document import KeyPath, Places, Problem, dotted
-from search_spaces.overrides import Lines, lines_under, put, split_key
-from search_spaces.schema import DECODING, Configuration
+from pretune.search_spaces import space
+from pretune.search_spaces.check import BROKEN
+from pretune.search_spaces.document import KeyPath, Places, Problem, dotted
+from pretune.search_spaces.overrides import Lines, lines_under, put, split_key
+from pretune.search_spaces.schema import DECODING, Configuration
 
 MAX_CELLS = 10_000
 

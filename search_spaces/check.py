@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from search_spaces.document import KeyPath, Places, Problem, did_you_mean
+from pretune.search_spaces.document import KeyPath, Places, Problem, did_you_mean
 
 BROKEN = ...  # stands in the settings for a value whose fault was reported before
 Checked = TypeVar("Checked", bound=BaseModel)

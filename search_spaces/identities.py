@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from search_spaces.schema import (
+from pretune.search_spaces.schema import (
     CKA,
     DECODING,
     Data,
@@ -27,7 +27,7 @@ from search_spaces.schema import (
 )
 
 if TYPE_CHECKING:
-    from search_spaces.stages import Stage
+    from pretune.search_spaces.stages import Stage
 
 Streams = dict[str, int]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from search_spaces import space
-from search_spaces.document import Document, KeyPath, Places, Problem, did_you_mean, dotted, line_of
+from pretune.search_spaces import space
+from pretune.search_spaces.document import Document, KeyPath, Places, Problem, did_you_mean, dotted, line_of
 
 Lines = dict[KeyPath, int]
 

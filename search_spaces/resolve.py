@@ -13,10 +13,10 @@ from typing import Any
 
 import yaml
 
-from search_spaces import space
-from search_spaces.cells import Cell, cross, level_label, parse_part, read_factors
-from search_spaces.check import problems_of
-from search_spaces.document import (
+from pretune.search_spaces import space
+from pretune.search_spaces.cells import Cell, cross, level_label, parse_part, read_factors
+from pretune.search_spaces.check import problems_of
+from pretune.search_spaces.document import (
     Document,
     Places,
     Problem,
@@ -27,10 +27,10 @@ from search_spaces.document import (
     parse,
     read,
 )
-from search_spaces.overrides import Lines, apply_overrides
-from search_spaces.rules import check_cells, check_header
-from search_spaces.schema import Configuration, Header
-from search_spaces.tuning import tuning_warnings
+from pretune.search_spaces.overrides import Lines, apply_overrides
+from pretune.search_spaces.rules import check_cells, check_header
+from pretune.search_spaces.schema import Configuration, Header
+from pretune.search_spaces.tuning import tuning_warnings
 
 STAGE_KEYS = tuple(Configuration.model_fields)
 HEADER_KEYS = tuple(Header.model_fields)
@@ -81,7 +81,7 @@ def load(path: str | Path, scale: str | None = None, overrides: Sequence[str] = 
 
 
 def from_dict(data: Mapping[str, Any], scale: str | None = None, overrides: Sequence[str] = ()) -> Study:
-    """The same from Python data; ranges as mappings or as objects of `search_spaces.space`."""
+    """The same from Python data; ranges as mappings or as objects of `pretune.search_spaces.space`."""
     return resolve(from_mapping(data), scale, overrides)
 
 

@@ -7,14 +7,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from search_spaces import space
-from search_spaces.cells import Cell, Level, Template, level_label
-from search_spaces.check import problems_of
-from search_spaces.document import KeyPath, Places, Problem, did_you_mean
-from search_spaces.rules_probes import check_pairs, check_probe_metric, check_probe_target, check_probes
-from search_spaces.rules_volumes import check_volumes
-from search_spaces.schema import DECODING, SUPERVISED, Configuration, Data, Header, MoCo
-from search_spaces.tuning import check_metrics, check_searched, check_tune
+from pretune.search_spaces import space
+from pretune.search_spaces.cells import Cell, Level, Template, level_label
+from pretune.search_spaces.check import problems_of
+from pretune.search_spaces.document import KeyPath, Places, Problem, did_you_mean
+from pretune.search_spaces.rules_probes import check_pairs, check_probe_metric, check_probe_target, check_probes
+from pretune.search_spaces.rules_volumes import check_volumes
+from pretune.search_spaces.schema import DECODING, SUPERVISED, Configuration, Data, Header, MoCo
+from pretune.search_spaces.tuning import check_metrics, check_searched, check_tune
 
 SCORES = ("accuracy", "mean_accuracy", "jaccard", "dice", "precision", "recall", "jaccard_thresholds", "soft_dice")
 OF_PROBABILITIES = ("jaccard_thresholds", "soft_dice")  # only with finetune.threshold_scores

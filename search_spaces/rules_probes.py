@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from search_spaces.cells import Cell, Level
-from search_spaces.document import Places, Problem, did_you_mean
-from search_spaces.identities import scores_test
-from search_spaces.schema import CAM, CKA, Configuration, Header
+from pretune.search_spaces.cells import Cell, Level
+from pretune.search_spaces.document import Places, Problem, did_you_mean
+from pretune.search_spaces.identities import scores_test
+from pretune.search_spaces.schema import CAM, CKA, Configuration, Header
 
 LAYER = re.compile(r"^.+/(output|level\d+)$")
 REPORTED = {  # by kind: the part of a metric after probe/NAME/, and how it is written

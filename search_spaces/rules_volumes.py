@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from search_spaces.document import KeyPath, Places, Problem
-from search_spaces.schema import Augment, Configuration, Views, dimensions_of, slices_of
+from pretune.search_spaces.document import KeyPath, Places, Problem
+from pretune.search_spaces.schema import Augment, Configuration, Views, dimensions_of, slices_of
 
 METHODS = ("genesis", "none")  # that take volumes
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from search_spaces.identities import (
+from pretune.search_spaces.identities import (
     Streams,
     finetune_identity,
     fingerprint,
@@ -20,7 +20,7 @@ from search_spaces.identities import (
     scores_test,
     workers_identity,
 )
-from search_spaces.schema import (
+from pretune.search_spaces.schema import (
     CKA,
     Augment,
     Configuration,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from search_spaces import space
-from search_spaces.cells import Cell
-from search_spaces.document import KeyPath, Places, Problem, did_you_mean
-from search_spaces.schema import SUPERVISED, Configuration, Header, Tune
-from search_spaces.stages import replicates
+from pretune.search_spaces import space
+from pretune.search_spaces.cells import Cell
+from pretune.search_spaces.document import KeyPath, Places, Problem, did_you_mean
+from pretune.search_spaces.schema import SUPERVISED, Configuration, Header, Tune
+from pretune.search_spaces.stages import replicates
 
 COSTS = ("cost/seconds", "cost/gpu_memory", "cost/gpu_seconds")
 IN_BATCH = ("simclr", "samclr", "moco-v3", "conrec", "swav")  # a loss that compares with the rest of the batch

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from search_spaces import schema
-from trainables import checkpoints
-from trainables.data.images import ImageSet
-from trainables.data.splits import Split, label_subset
-from trainables.distributed import ALONE, RunningStatistics, World, whole_batch_norm
-from trainables.loop import (
+from pretune.search_spaces import schema
+from pretune.trainables import checkpoints
+from pretune.trainables.data.resident.images import ImageSet
+from pretune.trainables.data.splits import Split, label_subset
+from pretune.trainables.distributed import ALONE, RunningStatistics, World, whole_batch_norm
+from pretune.trainables.loop import (
     Clock,
     DivergedError,
     Epochs,
@@ -33,12 +33,12 @@ from trainables.loop import (
     set_lr,
     total_steps,
 )
-from trainables.losses import LOSSES
-from trainables.metrics.probabilities import Sums, no_sums, probability_scores, probability_sums
-from trainables.metrics.segmentation import confusion_by_image, hits_truth_predicted, scores
-from trainables.models.unet import UNet
-from trainables.schedules import learning_rate
-from trainables.views.joint import evaluation_batch, fine_tune_batch
+from pretune.trainables.losses import LOSSES
+from pretune.trainables.metrics.probabilities import Sums, no_sums, probability_scores, probability_sums
+from pretune.trainables.metrics.segmentation import confusion_by_image, hits_truth_predicted, scores
+from pretune.trainables.models.unet import UNet
+from pretune.trainables.schedules import learning_rate
+from pretune.trainables.views.joint import evaluation_batch, fine_tune_batch
 
 TEST_IMAGES = "test_images.npz"  # images (N,); counts (N, classes, 3): right, true and predicted pixels at `size`
 TARGET = "jaccard"  # `checkpoint: best` keeps the weights with the highest mean validation Jaccard

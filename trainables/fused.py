@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from search_spaces import schema
-from trainables.data.images import ImageSet
-from trainables.finetune import encoder_frozen, train_mode
-from trainables.loop import Feed, IntArray, build_optimizer, epoch_order, set_lr, total_steps
-from trainables.losses import LOSSES
-from trainables.models.unet import UNet
-from trainables.schedules import learning_rate
-from trainables.views.joint import fine_tune_batch
+from pretune.search_spaces import schema
+from pretune.trainables.data.resident.images import ImageSet
+from pretune.trainables.finetune import encoder_frozen, train_mode
+from pretune.trainables.loop import Feed, IntArray, build_optimizer, epoch_order, set_lr, total_steps
+from pretune.trainables.losses import LOSSES
+from pretune.trainables.models.unet import UNet
+from pretune.trainables.schedules import learning_rate
+from pretune.trainables.views.joint import fine_tune_batch
 
 
 class Fused:

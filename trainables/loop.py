@@ -14,16 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from search_spaces import schema
-from trainables import checkpoints
-from trainables.data.images import ImageSet
-from trainables.data.stream import Pixels
-from trainables.distributed import ALONE, World
-from trainables.models.interface import Decoder, Encoder
-from trainables.models.table import build_encoder as build_encoder  # the loops' own name for them
-from trainables.models.table import build_unet as build_unet
-from trainables.optimizers import LARS
-from trainables.schedules import cosine_ramp
+from pretune.search_spaces import schema
+from pretune.trainables import checkpoints
+from pretune.trainables.data.resident.images import ImageSet
+from pretune.trainables.data.streaming.stream import Pixels
+from pretune.trainables.distributed import ALONE, World
+from pretune.trainables.models.interface import Decoder, Encoder
+from pretune.trainables.models.table import build_encoder as build_encoder  # the loops' own name for them
+from pretune.trainables.models.table import build_unet as build_unet
+from pretune.trainables.optimizers import LARS
+from pretune.trainables.schedules import cosine_ramp
 
 ASK_SECONDS = 2.0  # between two exchanges of workers whether one was asked to leave
 MOST_STEPS = 1000  # between two such exchanges, whatever the pace was: it may have been that of the fastest steps

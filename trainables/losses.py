@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from trainables.distributed import ALONE, World
+from pretune.trainables.distributed import ALONE, World
 
 IGNORE = 255
 

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from search_spaces import schema
-from trainables import checkpoints
-from trainables.data.images import ImageSet
-from trainables.data.splits import Split, visible
-from trainables.data.stream import Pixels
-from trainables.distributed import ALONE, RunningStatistics, World, whole_batch_norm
-from trainables.loop import (
+from pretune.search_spaces import schema
+from pretune.trainables import checkpoints
+from pretune.trainables.data.resident.images import ImageSet
+from pretune.trainables.data.splits import Split, visible
+from pretune.trainables.data.streaming.stream import Pixels
+from pretune.trainables.distributed import ALONE, RunningStatistics, World, whole_batch_norm
+from pretune.trainables.loop import (
     Clock,
     CollapsedError,
     DivergedError,
@@ -38,17 +38,17 @@ from trainables.loop import (
     set_lr,
     total_steps,
 )
-from trainables.methods import collapse
-from trainables.methods.protocol import Batch, Method
-from trainables.methods.table import METHODS, Parts
-from trainables.methods.weights import import_weights
-from trainables.models.interface import Decoder
-from trainables.models.table import build_decoder
-from trainables.probe import knn_accuracy
-from trainables.schedules import learning_rate
-from trainables.views.random import uniforms
-from trainables.views.regions import RegionBoxes, uses_regions
-from trainables.views.two_views import views_of
+from pretune.trainables.methods import collapse
+from pretune.trainables.methods.protocol import Batch, Method
+from pretune.trainables.methods.table import METHODS, Parts
+from pretune.trainables.methods.weights import import_weights
+from pretune.trainables.models.interface import Decoder
+from pretune.trainables.models.table import build_decoder
+from pretune.trainables.probes.accuracy import knn_accuracy
+from pretune.trainables.schedules import learning_rate
+from pretune.trainables.views.random import uniforms
+from pretune.trainables.views.regions import RegionBoxes, uses_regions
+from pretune.trainables.views.two_views import views_of
 
 VALIDATION_VIEWS = 0x5EED  # the views of the pretext validation are the same in every run
 

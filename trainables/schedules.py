@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from search_spaces import schema
+from pretune.search_spaces import schema
 
 
 def learning_rate(

@@ -7,8 +7,8 @@ where a paper states a value, the comment says which (P1 to P5, see the README).
 
 from __future__ import annotations
 
-from search_spaces.schema.base import Fraction, Labels, Settings, Share
-from search_spaces.schema.data import (
+from pretune.search_spaces.schema.base import Fraction, Labels, Settings, Share
+from pretune.search_spaces.schema.data import (
     ADE20K,
     CIFAR10,
     LUNA16,
@@ -43,7 +43,7 @@ from search_spaces.schema.data import (
     Volumes,
     slices_of,
 )
-from search_spaces.schema.methods import (
+from pretune.search_spaces.schema.methods import (
     BYOL,
     DECODING,
     DINO,
@@ -67,7 +67,7 @@ from search_spaces.schema.methods import (
     SwAV,
     Weights,
 )
-from search_spaces.schema.model import (
+from pretune.search_spaces.schema.model import (
     ConRecUNet,
     GenesisUNet,
     Model,
@@ -77,8 +77,8 @@ from search_spaces.schema.model import (
     UNet,
     dimensions_of,
 )
-from search_spaces.schema.optim import LARS, SGD, Adam, AdamW, Constant, Cosine, Optimizer, Schedule, Step
-from search_spaces.schema.stages import (
+from pretune.search_spaces.schema.optim import LARS, SGD, Adam, AdamW, Constant, Cosine, Optimizer, Schedule, Step
+from pretune.search_spaces.schema.stages import (
     CAM,
     CKA,
     KNN,
@@ -92,7 +92,7 @@ from search_spaces.schema.stages import (
     Probe,
     Views,
 )
-from search_spaces.schema.study import (
+from pretune.search_spaces.schema.study import (
     Budget,
     Budgets,
     Header,

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from search_spaces.schema.base import Settings, Share
+from pretune.search_spaces.schema.base import Settings, Share
 
 
 def _fold(value: object) -> object:

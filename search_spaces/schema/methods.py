@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from search_spaces.schema.base import Fraction, Settings
+from pretune.search_spaces.schema.base import Fraction, Settings
 
 
 class SimCLR(Settings):

@@ -9,7 +9,7 @@ from pydantic import (
     PositiveInt,
 )
 
-from search_spaces.schema.base import Settings, default_name
+from pretune.search_spaces.schema.base import Settings, default_name
 
 EvenWidth = Annotated[int, Field(gt=0, multiple_of=2)]  # the first convolution of a level has half of it
 

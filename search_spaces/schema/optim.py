@@ -11,7 +11,7 @@ from pydantic import (
     PositiveInt,
 )
 
-from search_spaces.schema.base import Fraction, Settings, default_name
+from pretune.search_spaces.schema.base import Fraction, Settings, default_name
 
 Decayed = Literal["weights"] | None  # weights alone, without biases and norms (MoCo v3, DINO); default: all
 

@@ -12,11 +12,11 @@ from pydantic import (
     model_validator,
 )
 
-from search_spaces.schema.base import Fraction, Labels, Settings, Share
-from search_spaces.schema.data import Data
-from search_spaces.schema.methods import ConRec, Method, Reconstruction, Weights
-from search_spaces.schema.model import Model, UNet
-from search_spaces.schema.optim import Adam, Constant, Optimizer, Schedule
+from pretune.search_spaces.schema.base import Fraction, Labels, Settings, Share
+from pretune.search_spaces.schema.data import Data
+from pretune.search_spaces.schema.methods import ConRec, Method, Reconstruction, Weights
+from pretune.search_spaces.schema.model import Model, UNet
+from pretune.search_spaces.schema.optim import Adam, Constant, Optimizer, Schedule
 
 ExtraTransform = Literal["elastic", "posterize", "solarize", "rotation"]
 

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from search_spaces.schema.base import Settings
+from pretune.search_spaces.schema.base import Settings
 
 
 def _names(value: object) -> object:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pretune.execute import Folders, execute, order_of
 from pretune.run import Ended, Options, run_study
-from search_spaces.resolve import Study
+from pretune.search_spaces.resolve import Study
+from pretune.worker.execute import Folders, execute, order_of
 
 
 def run_inline(study: Study, root: Path, data: Path | None = None) -> Ended:

@@ -8,12 +8,12 @@ import pytest
 from rich.text import Text
 from studies import JACCARD, write_study
 
-from analysis.report import write_tables
-from analysis.report_html import build as build_page
-from analysis.report_html import write as write_page
-from analysis.results import ResultsError, load
-from analysis.runs import load_stage_runs
-from pretune.cli import main
+from pretune.analysis.load.results import ResultsError, load
+from pretune.analysis.load.runs import load_stage_runs
+from pretune.analysis.report.html import build as build_page
+from pretune.analysis.report.html import write as write_page
+from pretune.analysis.report.tables import write_tables
+from pretune.cli.study import main
 
 FACTORS = {"a": ["x", "y"]}
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from studies import label_of, write_study
 
-from analysis.report import write_tables
+from pretune.analysis.report.tables import write_tables
 
 DOCUMENT = r"""\documentclass{article}
 \usepackage{booktabs}

@@ -17,8 +17,8 @@ import pytest
 from scipy import stats
 from studies import JACCARD, label_of, write_study
 
-from analysis.report import write_tables
-from analysis.report_html import build as build_page
+from pretune.analysis.report.html import build as build_page
+from pretune.analysis.report.tables import write_tables
 
 FACTORS = {"encoder": ["unfrozen", "frozen"], "skip": ["true", "false"], "labels": ["all", "1%"]}
 ROWS, COLUMNS = list(itertools.product(FACTORS["encoder"], FACTORS["skip"])), FACTORS["labels"]

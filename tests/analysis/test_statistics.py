@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis import statistics
+from pretune.analysis import statistics
 
 ZEROS = [0.0, 0.0, 0.0]
 ONE_TWO_THREE = [1.0, 2.0, 3.0]

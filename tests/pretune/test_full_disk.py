@@ -20,10 +20,10 @@ import pytest
 import yaml
 from rich.console import Console
 
-from pretune.cli import main
+from pretune.cli.study import main
 from pretune.run import Ended, Options, run_study
-from pretune.store import Store, StoreError
-from search_spaces.resolve import from_dict
+from pretune.search_spaces.resolve import from_dict
+from pretune.store.store import Store, StoreError
 
 
 @pytest.fixture

@@ -12,18 +12,18 @@ from browser import browse, find
 from inline import run_inline
 from PIL import Image
 
-from analysis.image_counts import intervals, load_counts
-from analysis.panels import load_panels
-from analysis.report_html import write
-from analysis.results import load, load_header
-from pretune import image_counts
-from pretune.cli import main
-from pretune.panels import predict_cached
-from pretune.predict import load_model
-from pretune.results_cli import draw_panels
-from search_spaces.resolve import from_dict
-from trainables.data.images import open_cached
-from trainables.finetune import TEST_IMAGES
+from pretune.analysis.load.results import load, load_header
+from pretune.analysis.questions.image_bootstrap import intervals, load_counts
+from pretune.analysis.report.html import write
+from pretune.analysis.report.panels import load_panels
+from pretune.cli.results import draw_panels
+from pretune.cli.study import main
+from pretune.model.predict import load_model
+from pretune.results import image_counts
+from pretune.results.panels import predict_cached
+from pretune.search_spaces.resolve import from_dict
+from pretune.trainables.data.resident.images import open_cached
+from pretune.trainables.finetune import TEST_IMAGES
 
 STUDY = {
     "study": "pets",

@@ -10,17 +10,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from analysis import load
-from pretune import program, record
+from pretune.analysis import load
+from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Outcome, Run
 from pretune.plan import make_plan
-from pretune.scheduler import Scheduler
-from pretune.search import open_storage
-from pretune.store import Store
-from search_spaces import schema
-from search_spaces.document import StudyError
-from search_spaces.resolve import Study, from_dict
-from search_spaces.stages import Stage
+from pretune.results import tables
+from pretune.search import program
+from pretune.search.optuna_study import open_storage
+from pretune.search_spaces import schema
+from pretune.search_spaces.document import StudyError
+from pretune.search_spaces.resolve import Study, from_dict
+from pretune.search_spaces.stages import Stage
+from pretune.store.store import Store
 
 METHODS = {name: {"pretrain.method": {"name": name}} for name in ("simclr", "byol", "moco-v3")}
 
@@ -149,7 +150,7 @@ def test_results_stand_under_both_cells_and_do_not_depend_on_timing(tmp_path: Pa
     frames = []
     for order in (0, seed):
         run, scheduler = drive(made, seed=order)
-        record.write_results(made, run.uses, scheduler.outcomes, Store(tmp_path / "store"), tmp_path)
+        tables.write_results(made, run.uses, scheduler.outcomes, Store(tmp_path / "store"), tmp_path)
         frames.append(load(tmp_path))
     assert frames[0].equals(frames[1])
     rows = frames[0][frames[0].metric.str.endswith("/output")]

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pretune import program
+from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Outcome, Run
 from pretune.plan import calibrate, duration, make_plan, searches_before, sharing_sentence
-from pretune.scheduler import Scheduler
-from pretune.search import open_storage
-from search_spaces import schema
-from search_spaces.document import StudyError
-from search_spaces.resolve import Study, from_dict
+from pretune.search import program
+from pretune.search.optuna_study import open_storage
+from pretune.search_spaces import schema
+from pretune.search_spaces.document import StudyError
+from pretune.search_spaces.resolve import Study, from_dict
 
 EIGHT_CELLS: dict[str, Any] = {
     "study": "eight",

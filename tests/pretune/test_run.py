@@ -15,11 +15,11 @@ import pytest
 import yaml
 from rich.console import Console
 
-from analysis.image_counts import load_counts
-from pretune.prepare import differing
+from pretune.analysis.questions.image_bootstrap import load_counts
+from pretune.data.prepare import differing
 from pretune.run import Ended, Options, only_driver, run_study
-from pretune.store import Store, StoreError
-from search_spaces.resolve import from_dict
+from pretune.search_spaces.resolve import from_dict
+from pretune.store.store import Store, StoreError
 
 
 def run(tiny: dict[str, Any], root: Path) -> tuple[Ended, str]:
@@ -104,7 +104,7 @@ def test_a_stage_that_fails_is_retried_and_named_and_the_rest_goes_on(
     assert sorted(frame[frame.metric == "test/jaccard"].seed) == [0, 0]
     assert set(frame[frame.outcome == "blocked"].cell) == {"encoder=unfrozen", "encoder=frozen"}
 
-    from analysis.report import write_tables
+    from pretune.analysis.report.tables import write_tables
 
     text = io.StringIO()
     for table in write_tables(tmp_path / "tiny"):
@@ -118,7 +118,7 @@ def test_a_stage_that_fails_is_retried_and_named_and_the_rest_goes_on(
 
 def fingerprints_of(tiny: dict[str, Any], kind: str) -> list[str]:
     from pretune.plan import make_plan
-    from trainables.data.images import digest
+    from pretune.trainables.data.resident.images import digest
 
     _, stages = make_plan(from_dict(tiny), lambda data: digest(data, None))
     return [stage.fingerprint for stage in stages if stage.kind == kind]
@@ -134,7 +134,7 @@ def test_a_killed_driver_is_taken_up_where_it_was_and_gives_the_same_results(
     tiny["finetune"]["optimizer"] = {"lr": {"log_uniform": [0.001, 0.1]}}
     tiny["seeds"] = {"search": 1, "report": 2}
     file.write_text(yaml.safe_dump(tiny))
-    command = [sys.executable, "-c", "from pretune.cli import main; main()", "run", str(file), "--parallel", "2"]
+    command = [sys.executable, "-c", "from pretune.cli.study import main; main()", "run", str(file), "--parallel", "2"]
     killed = subprocess.Popen(
         [*command, "--root", str(tmp_path / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

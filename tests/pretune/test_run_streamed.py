@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from pretune.run import Options, run_study
-from search_spaces.resolve import from_dict
+from pretune.search_spaces.resolve import from_dict
 
 
 def folder(root: Path, n: int) -> Path:

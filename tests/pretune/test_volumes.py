@@ -15,18 +15,18 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import save_file
 
-from analysis.panels import load_panels
-from pretune.check_images import CheckImages, generated_images
-from pretune.cli import cli
+from pretune.analysis.report.panels import load_panels
+from pretune.cli.study import cli
 from pretune.errors import ModelError
-from pretune.export import compare
-from pretune.panels import write_panels
-from pretune.predict import load_model
-from pretune.predict_folder import How, predict_folder
-from search_spaces import schema
-from trainables.data.images import ensure, open_cached
-from trainables.data.slices import shown, telling_slice
-from trainables.models.table import build_unet
+from pretune.model.check_images import CheckImages, generated_images
+from pretune.model.export import compare
+from pretune.model.predict import load_model
+from pretune.model.predict_folder import How, predict_folder
+from pretune.results.panels import write_panels
+from pretune.search_spaces import schema
+from pretune.trainables.data.checks.slices import shown, telling_slice
+from pretune.trainables.data.resident.images import ensure, open_cached
+from pretune.trainables.models.table import build_unet
 
 
 @pytest.fixture

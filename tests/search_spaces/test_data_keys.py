@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from search_spaces.document import StudyError
-from search_spaces.resolve import from_dict
+from pretune.search_spaces.document import StudyError
+from pretune.search_spaces.resolve import from_dict
 
 
 def told(data: Any) -> list[str]:

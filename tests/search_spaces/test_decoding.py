@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from search_spaces import identities, resolve, schema, stages
-from search_spaces.document import StudyError
+from pretune.search_spaces import identities, resolve, schema, stages
+from pretune.search_spaces.document import StudyError
 
 
 def study(method: dict[str, Any], **changes: Any) -> dict[str, Any]:

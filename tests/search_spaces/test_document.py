@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from search_spaces.document import Places, Problem, StudyError, did_you_mean, from_mapping, line_of, parse, read
+from pretune.search_spaces.document import Places, Problem, StudyError, did_you_mean, from_mapping, line_of, parse, read
 
 
 def test_every_key_and_list_item_knows_its_line():

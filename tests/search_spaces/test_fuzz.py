@@ -8,10 +8,10 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from search_spaces import space
-from search_spaces.document import StudyError
-from search_spaces.resolve import from_dict, from_yaml
-from search_spaces.stages import fingerprint, replicates, stages_of
+from pretune.search_spaces import space
+from pretune.search_spaces.document import StudyError
+from pretune.search_spaces.resolve import from_dict, from_yaml
+from pretune.search_spaces.stages import fingerprint, replicates, stages_of
 
 STUDY = {
     "study": "fuzz",

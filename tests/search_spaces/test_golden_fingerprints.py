@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
-import search_spaces
-from search_spaces import space
-from search_spaces.cells import Cell
-from search_spaces.resolve import Study, load
-from search_spaces.stages import encoder_stage, fingerprint, pair_stage, replicates, stages_of
+from pretune import search_spaces
+from pretune.search_spaces import space
+from pretune.search_spaces.cells import Cell
+from pretune.search_spaces.resolve import Study, load
+from pretune.search_spaces.stages import encoder_stage, fingerprint, pair_stage, replicates, stages_of
 
 FOLDER = Path(search_spaces.__file__).parent
 FILES = sorted([*FOLDER.glob("studies/*.yaml"), *FOLDER.glob("papers/*.yaml")])

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-import search_spaces
-from search_spaces.cells import level_label
-from search_spaces.resolve import load
+from pretune import search_spaces
+from pretune.search_spaces.cells import level_label
+from pretune.search_spaces.resolve import load
 
 FOLDER = Path(search_spaces.__file__).parent / "papers"
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "papers"

@@ -8,12 +8,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search_spaces import space
-from search_spaces.cells import level_label
-from search_spaces.document import StudyError
-from search_spaces.overrides import split_key
-from search_spaces.resolve import from_dict, from_yaml, load
-from search_spaces.stages import fingerprint, replicates, stages_of
+from pretune.search_spaces import space
+from pretune.search_spaces.cells import level_label
+from pretune.search_spaces.document import StudyError
+from pretune.search_spaces.overrides import split_key
+from pretune.search_spaces.resolve import from_dict, from_yaml, load
+from pretune.search_spaces.stages import fingerprint, replicates, stages_of
 
 BASE = {
     "study": "s",

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from search_spaces import schema
-from search_spaces.document import StudyError
-from search_spaces.resolve import Study, from_dict
-from search_spaces.stages import replicates, stages_of
+from pretune.search_spaces import schema
+from pretune.search_spaces.document import StudyError
+from pretune.search_spaces.resolve import Study, from_dict
+from pretune.search_spaces.stages import replicates, stages_of
 
 DATA = {"d": {"dataset": "scenes"}}
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from search_spaces.document import StudyError
-from search_spaces.identities import encoder_of
-from search_spaces.resolve import from_dict
-from search_spaces.schema import GenesisUNet
+from pretune.search_spaces.document import StudyError
+from pretune.search_spaces.identities import encoder_of
+from pretune.search_spaces.resolve import from_dict
+from pretune.search_spaces.schema import GenesisUNet
 
 STUDY: dict[str, Any] = {
     "study": "solid",

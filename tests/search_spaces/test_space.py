@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from search_spaces.space import (
+from pretune.search_spaces.space import (
     Choice,
     Int,
     LogUniform,

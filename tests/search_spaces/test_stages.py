@@ -7,11 +7,18 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from search_spaces.document import StudyError
-from search_spaces.identities import data_identity, encoder_of, fingerprint
-from search_spaces.resolve import from_dict, from_yaml
-from search_spaces.schema import Finetune, Header, Scenes, Seeds, UNet
-from search_spaces.stages import FIRST_SEARCH_SEED, Replicate, replicates, stages_of, stream_seed, uses_pretraining
+from pretune.search_spaces.document import StudyError
+from pretune.search_spaces.identities import data_identity, encoder_of, fingerprint
+from pretune.search_spaces.resolve import from_dict, from_yaml
+from pretune.search_spaces.schema import Finetune, Header, Scenes, Seeds, UNet
+from pretune.search_spaces.stages import (
+    FIRST_SEARCH_SEED,
+    Replicate,
+    replicates,
+    stages_of,
+    stream_seed,
+    uses_pretraining,
+)
 
 FIRST = Replicate(0, 0, 0)
 STUDY = {

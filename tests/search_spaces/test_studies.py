@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-import search_spaces
-from search_spaces.resolve import from_yaml, load
-from search_spaces.stages import fingerprint, replicates, stages_of
+from pretune import search_spaces
+from pretune.search_spaces.resolve import from_yaml, load
+from pretune.search_spaces.stages import fingerprint, replicates, stages_of
 
 FOLDER = Path(search_spaces.__file__).parent
 FILES = sorted([*FOLDER.glob("studies/*.yaml"), *FOLDER.glob("papers/*.yaml")])

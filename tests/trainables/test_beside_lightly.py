@@ -21,14 +21,14 @@ from lightly.utils.scheduler import cosine_schedule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search_spaces import schema
-from trainables.methods.byol import BYOL
-from trainables.methods.protocol import Batch
-from trainables.methods.recipes import asymmetric
-from trainables.methods.swav import SwAV
-from trainables.models.unet import Encoder
-from trainables.views.random import uniforms
-from trainables.views.two_views import views_of
+from pretune.search_spaces import schema
+from pretune.trainables.methods.byol import BYOL
+from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.methods.recipes import asymmetric
+from pretune.trainables.methods.swav import SwAV
+from pretune.trainables.models.unet import Encoder
+from pretune.trainables.views.random import uniforms
+from pretune.trainables.views.two_views import views_of
 
 STEPS, COUNT, RATE = 6, 16, 0.003
 VIEWS = schema.Views(size=8)

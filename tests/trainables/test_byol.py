@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from lightly.loss import NegativeCosineSimilarity
 from torch import Tensor
 
-from search_spaces import schema
-from trainables.methods.byol import BYOL, byol_loss
-from trainables.methods.protocol import Batch
-from trainables.methods.recipes import asymmetric
-from trainables.models.unet import Encoder
-from trainables.views.random import uniforms
-from trainables.views.two_views import jitter_factors, views_of
+from pretune.search_spaces import schema
+from pretune.trainables.methods.byol import BYOL, byol_loss
+from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.methods.recipes import asymmetric
+from pretune.trainables.models.unet import Encoder
+from pretune.trainables.views.random import uniforms
+from pretune.trainables.views.two_views import jitter_factors, views_of
 
 VIEWS = schema.Views(size=8, blur=0.3)
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from pretune import store
-from trainables import checkpoints
-from trainables.models.unet import Encoder
+from pretune.store import store
+from pretune.trainables import checkpoints
+from pretune.trainables.models.unet import Encoder
 
 
 def test_weights_come_back_bit_for_bit_with_their_buffers(tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from search_spaces import schema
-from trainables.methods import collapse
-from trainables.methods.dino import DINO, DINOHead
-from trainables.methods.protocol import Batch
-from trainables.models.unet import Encoder
-from trainables.views.two_views import View
+from pretune.search_spaces import schema
+from pretune.trainables.methods import collapse
+from pretune.trainables.methods.dino import DINO, DINOHead
+from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.models.unet import Encoder
+from pretune.trainables.views.two_views import View
 
 STEPS = 40
 

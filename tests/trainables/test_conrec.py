@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from search_spaces import schema
-from trainables.methods import conrec
-from trainables.methods.conrec import ConRec, Projection, Reconstruction, TaskHeads, targets_of, weighted_mean
-from trainables.methods.protocol import Batch
-from trainables.methods.simclr import nt_xent
-from trainables.methods.table import METHODS, Parts
-from trainables.models import conrec_unet
-from trainables.models.table import build_decoder, build_encoder
-from trainables.models.unet import Decoder, Encoder
-from trainables.views.random import uniforms
-from trainables.views.two_views import View, views_of
+from pretune.search_spaces import schema
+from pretune.trainables.methods import conrec
+from pretune.trainables.methods.conrec import ConRec, Projection, Reconstruction, TaskHeads, targets_of, weighted_mean
+from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.methods.simclr import nt_xent
+from pretune.trainables.methods.table import METHODS, Parts
+from pretune.trainables.models import conrec_unet
+from pretune.trainables.models.table import build_decoder, build_encoder
+from pretune.trainables.models.unet import Decoder, Encoder
+from pretune.trainables.views.random import uniforms
+from pretune.trainables.views.two_views import View, views_of
 
 ALL = ("reconstruction", "original-colors", "mask-location", "black-masks")
 

@@ -19,16 +19,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from search_spaces import schema
-from search_spaces.stages import depends_on_length
-from trainables import checkpoints, loop, pretrain
-from trainables.data import images
-from trainables.data.images import ImageSet
-from trainables.data.splits import Split
-from trainables.finetune import finetune
-from trainables.methods.protocol import Batch, Method
-from trainables.methods.table import METHODS, Parts
-from trainables.models.table import build_decoder
+from pretune.search_spaces import schema
+from pretune.search_spaces.stages import depends_on_length
+from pretune.trainables import checkpoints, loop, pretrain
+from pretune.trainables.data.resident import images
+from pretune.trainables.data.resident.images import ImageSet
+from pretune.trainables.data.splits import Split
+from pretune.trainables.finetune import finetune
+from pretune.trainables.methods.protocol import Batch, Method
+from pretune.trainables.methods.table import METHODS, Parts
+from pretune.trainables.models.table import build_decoder
 
 TINY_CROPS = {"local_views": 2, "local_size": 8}
 METHOD_SETTINGS: dict[str, dict[str, Any]] = {

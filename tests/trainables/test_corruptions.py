@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainables.views import corruptions
-from trainables.views.corruptions import (
+from pretune.trainables.views import corruptions
+from pretune.trainables.views.corruptions import (
     Blocks,
     corrupt,
     covered,
@@ -25,7 +25,7 @@ from trainables.views.corruptions import (
     shuffle_pixels,
     shuffled_sources,
 )
-from trainables.views.random import uniforms
+from pretune.trainables.views.random import uniforms
 
 Draw = Callable[[str, int], NDArray[Any]]
 CPU = torch.device("cpu")

@@ -15,13 +15,13 @@ from lightly.models.modules.heads import DINOProjectionHead
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search_spaces import schema
-from trainables.methods.dino import DINO, DINOHead, dino_loss, teacher_temperature
-from trainables.methods.protocol import Batch
-from trainables.methods.recipes import asymmetric, with_local
-from trainables.models.unet import Encoder
-from trainables.views.random import uniforms
-from trainables.views.two_views import views_of
+from pretune.search_spaces import schema
+from pretune.trainables.methods.dino import DINO, DINOHead, dino_loss, teacher_temperature
+from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.methods.recipes import asymmetric, with_local
+from pretune.trainables.models.unet import Encoder
+from pretune.trainables.views.random import uniforms
+from pretune.trainables.views.two_views import views_of
 
 VIEWS = schema.Views(size=8)
 PROTOTYPES = 10

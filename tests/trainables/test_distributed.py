@@ -17,14 +17,14 @@ from test_contract_methods import METHOD_SETTINGS
 from torch import Tensor
 from workers import exchange, failure, leave_and_go_on, normalise, together, train_each
 
-from search_spaces import schema
-from trainables import loop
-from trainables.checkpoints import WEIGHTS
-from trainables.data import images
-from trainables.data.images import ImageSet
-from trainables.data.splits import Split
-from trainables.distributed import ALONE, World, whole_batch_norm
-from trainables.loop import Clock, Place
+from pretune.search_spaces import schema
+from pretune.trainables import loop
+from pretune.trainables.checkpoints import WEIGHTS
+from pretune.trainables.data.resident import images
+from pretune.trainables.data.resident.images import ImageSet
+from pretune.trainables.data.splits import Split
+from pretune.trainables.distributed import ALONE, World, whole_batch_norm
+from pretune.trainables.loop import Clock, Place
 
 MODEL = schema.UNet(widths=(4, 8))
 SPLIT = Split(train=np.arange(27), val=np.arange(27, 34), test=np.arange(34, 40))

@@ -13,14 +13,14 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score, jaccard_score, precision_score, recall_score
 
-from search_spaces import schema
-from trainables import checkpoints
-from trainables.data.images import ImageSet, load
-from trainables.data.splits import Split, draw_split
-from trainables.finetune import TEST_IMAGES, evaluate, finetune, stalled, validation_due
-from trainables.loop import DivergedError, Feed, Place, build_encoder, build_unet
-from trainables.models.unet import UNet
-from trainables.views.joint import evaluation_batch
+from pretune.search_spaces import schema
+from pretune.trainables import checkpoints
+from pretune.trainables.data.resident.images import ImageSet, load
+from pretune.trainables.data.splits import Split, draw_split
+from pretune.trainables.finetune import TEST_IMAGES, evaluate, finetune, stalled, validation_due
+from pretune.trainables.loop import DivergedError, Feed, Place, build_encoder, build_unet
+from pretune.trainables.models.unet import UNet
+from pretune.trainables.views.joint import evaluation_batch
 
 CPU = torch.device("cpu")
 MODEL = schema.UNet(widths=(4, 8))

@@ -11,16 +11,16 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from search_spaces import schema
-from trainables import checkpoints, loop
-from trainables.data import images
-from trainables.data.images import ImageSet
-from trainables.data.splits import Split
-from trainables.finetune import finetune
-from trainables.models.table import build_unet
-from trainables.pretrain import pretrain
-from trainables.views.joint import evaluation_batch, fine_tune_batch
-from trainables.views.random import uniforms
+from pretune.search_spaces import schema
+from pretune.trainables import checkpoints, loop
+from pretune.trainables.data.resident import images
+from pretune.trainables.data.resident.images import ImageSet
+from pretune.trainables.data.splits import Split
+from pretune.trainables.finetune import finetune
+from pretune.trainables.models.table import build_unet
+from pretune.trainables.pretrain import pretrain
+from pretune.trainables.views.joint import evaluation_batch, fine_tune_batch
+from pretune.trainables.views.random import uniforms
 
 MODEL = schema.GenesisUNet(name="genesis-unet", widths=(4, 8))
 STREAMS = {"init": 1, "order": 2, "augmentation": 3, "split": 4, "labels": 5}

@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from search_spaces import schema
-from trainables import checkpoints
-from trainables.data.images import ImageSet, load
-from trainables.data.splits import draw_split, label_subset
-from trainables.finetune import finetune
-from trainables.fused import Fused, Replicate, train
-from trainables.loop import Place, build_encoder, build_unet
-from trainables.models.unet import UNet
-from trainables.views import joint
+from pretune.search_spaces import schema
+from pretune.trainables import checkpoints
+from pretune.trainables.data.resident.images import ImageSet, load
+from pretune.trainables.data.splits import draw_split, label_subset
+from pretune.trainables.finetune import finetune
+from pretune.trainables.fused import Fused, Replicate, train
+from pretune.trainables.loop import Place, build_encoder, build_unet
+from pretune.trainables.models.unet import UNet
+from pretune.trainables.views import joint
 
 CPU = torch.device("cpu")
 MODEL = schema.UNet(widths=(4, 8))
@@ -52,9 +52,9 @@ def double() -> Iterator[None]:
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     with (
-        mock.patch("trainables.finetune.fine_tune_batch", batch),
-        mock.patch("trainables.fused.fine_tune_batch", batch),
-        mock.patch("trainables.finetune.evaluation_batch", precise(joint.evaluation_batch)),
+        mock.patch("pretune.trainables.finetune.fine_tune_batch", batch),
+        mock.patch("pretune.trainables.fused.fine_tune_batch", batch),
+        mock.patch("pretune.trainables.finetune.evaluation_batch", precise(joint.evaluation_batch)),
     ):
         yield
     torch.set_default_dtype(torch.float32)

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from search_spaces import schema
-from trainables.methods.genesis import Genesis
-from trainables.methods.protocol import Batch
-from trainables.methods.restored import restored
-from trainables.models import genesis_unet
-from trainables.views import genesis
-from trainables.views.random import uniforms
-from trainables.views.two_views import views_of
-from trainables.views.volumes import MIRROR_DRAWS, drawn_mirrors, mirror
+from pretune.search_spaces import schema
+from pretune.trainables.methods.genesis import Genesis
+from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.methods.restored import restored
+from pretune.trainables.models import genesis_unet
+from pretune.trainables.views import genesis
+from pretune.trainables.views.random import uniforms
+from pretune.trainables.views.two_views import views_of
+from pretune.trainables.views.volumes import MIRROR_DRAWS, drawn_mirrors, mirror
 
 few = settings(max_examples=30, deadline=None)
 PUBLISHED = genesis.Rates(shuffle=0.5, blocks=10000, intensity=0.9, paint=0.9, in_paint=0.2)

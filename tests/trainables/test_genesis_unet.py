@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from search_spaces import schema
-from trainables.models import genesis_unet
-from trainables.models.table import build_unet
+from pretune.search_spaces import schema
+from pretune.trainables.models import genesis_unet
+from pretune.trainables.models.table import build_unet
 
 
 def parameters(module: nn.Module) -> int:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from search_spaces import schema
-from trainables.loop import (
+from pretune.search_spaces import schema
+from pretune.trainables.loop import (
     Clock,
     DivergedError,
     Feed,

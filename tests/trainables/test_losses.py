@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchmetrics.functional.segmentation import dice_score
 
-from trainables.losses import LOSSES, cross_entropy_loss, dice_cross_entropy_loss, dice_loss
+from pretune.trainables.losses import LOSSES, cross_entropy_loss, dice_cross_entropy_loss, dice_loss
 
 # two classes, one image of 2 x 2 pixels whose softmax is (3/4, 1/4), (3/4, 1/4), (1/4, 3/4), (1/2, 1/2)
 ODDS = torch.tensor([[math.log(3), math.log(3)], [-math.log(3), 0.0]])

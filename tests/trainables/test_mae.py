@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from search_spaces import schema
-from trainables.methods.mae import MAE, constant_error, lowest, patch_count, patch_mask, restoration_error
-from trainables.methods.protocol import Batch
-from trainables.models.unet import Decoder, Encoder
-from trainables.views.random import uniforms
-from trainables.views.two_views import View
+from pretune.search_spaces import schema
+from pretune.trainables.methods.mae import MAE, constant_error, lowest, patch_count, patch_mask, restoration_error
+from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.models.unet import Decoder, Encoder
+from pretune.trainables.views.random import uniforms
+from pretune.trainables.views.two_views import View
 
 
 def batch_of(pixels: torch.Tensor, images: list[int] | None = None) -> Batch:

@@ -14,13 +14,13 @@ from lightly.loss import NTXentLoss
 from torch import Tensor
 from torch.nn import functional as F
 
-from search_spaces import schema
-from trainables.methods.moco import MoCo, MoCoV3, batch_contrast, info_nce
-from trainables.methods.protocol import Batch
-from trainables.methods.recipes import asymmetric
-from trainables.models.unet import Encoder
-from trainables.views.random import uniforms
-from trainables.views.two_views import views_of
+from pretune.search_spaces import schema
+from pretune.trainables.methods.moco import MoCo, MoCoV3, batch_contrast, info_nce
+from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.methods.recipes import asymmetric
+from pretune.trainables.models.unet import Encoder
+from pretune.trainables.views.random import uniforms
+from pretune.trainables.views.two_views import views_of
 
 VIEWS = schema.Views(size=8)
 QUEUE = 16

@@ -13,10 +13,10 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models import resnet18
 
-from search_spaces import schema
-from trainables.models import resnet
-from trainables.models.interface import resized, skips_of, trunk
-from trainables.models.table import DECODERS, ENCODERS, build_decoder, build_encoder, build_unet
+from pretune.search_spaces import schema
+from pretune.trainables.models import resnet
+from pretune.trainables.models.interface import resized, skips_of, trunk
+from pretune.trainables.models.table import DECODERS, ENCODERS, build_decoder, build_encoder, build_unet
 
 SMALL: dict[str, dict[str, Any]] = {
     "unet": {"name": "unet", "widths": [4, 8, 16]},

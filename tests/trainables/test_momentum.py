@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from lightly.models.utils import update_momentum
 from torch import nn
 
-from trainables.methods.momentum import follow, momentum_at, momentum_copy
-from trainables.methods.queue import FeatureQueue
+from pretune.trainables.methods.momentum import follow, momentum_at, momentum_copy
+from pretune.trainables.methods.queue import FeatureQueue
 
 
 def network(seed: int) -> nn.Sequential:

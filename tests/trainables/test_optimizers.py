@@ -12,9 +12,9 @@ from lightly.utils.lars import LARS as LightlyLARS  # noqa: N811
 from pydantic import TypeAdapter
 from torch import nn
 
-from search_spaces import schema
-from trainables.loop import build_optimizer, clip_gradients, set_decay
-from trainables.optimizers import LARS
+from pretune.search_spaces import schema
+from pretune.trainables.loop import build_optimizer, clip_gradients, set_decay
+from pretune.trainables.optimizers import LARS
 
 
 def network(seed: int) -> nn.Sequential:

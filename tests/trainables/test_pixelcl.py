@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from search_spaces import schema
-from trainables.methods import pixelcl
-from trainables.methods.protocol import Batch
-from trainables.models.unet import Encoder
-from trainables.views.two_views import View
+from pretune.search_spaces import schema
+from pretune.trainables.methods import pixelcl
+from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.models.unet import Encoder
+from pretune.trainables.views.two_views import View
 
 H, W = 3, 4
 

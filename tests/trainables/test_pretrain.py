@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from search_spaces import schema
-from trainables import checkpoints
-from trainables.data.images import ImageSet, load
-from trainables.data.splits import Split, draw_split, visible
-from trainables.loop import CollapsedError, DivergedError, Place
-from trainables.methods import collapse
-from trainables.pretrain import pretrain
+from pretune.search_spaces import schema
+from pretune.trainables import checkpoints
+from pretune.trainables.data.resident.images import ImageSet, load
+from pretune.trainables.data.splits import Split, draw_split, visible
+from pretune.trainables.loop import CollapsedError, DivergedError, Place
+from pretune.trainables.methods import collapse
+from pretune.trainables.pretrain import pretrain
 
 CPU = torch.device("cpu")
 MODEL = schema.UNet(widths=(4, 8))
@@ -220,7 +220,9 @@ def test_encoder_and_decoder_are_compiled_where_asked_and_by_shapes_of_their_own
     assert compiled == []
     asked = chosen.model_copy(update={"compile": True})
     assert run(asked, data, split, tmp_path / "asked") == plain
-    assert compiled == [(f"trainables.models.unet.{part}", {"dynamic": False}) for part in ("Encoder", "Decoder")]
+    assert compiled == [
+        (f"pretune.trainables.models.unet.{part}", {"dynamic": False}) for part in ("Encoder", "Decoder")
+    ]
     assert written(tmp_path / "asked") == written(tmp_path / "plain")
 
 

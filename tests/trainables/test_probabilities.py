@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import jaccard_score
 
-from trainables.losses import foreground_dice_loss
-from trainables.metrics.probabilities import THRESHOLDS, probability_scores, probability_sums
+from pretune.trainables.losses import foreground_dice_loss
+from pretune.trainables.metrics.probabilities import THRESHOLDS, probability_scores, probability_sums
 
 few = settings(max_examples=25, deadline=None)
 IGNORE = 255

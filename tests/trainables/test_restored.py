@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from search_spaces import schema
-from trainables.methods.protocol import Batch
-from trainables.methods.restored import restored
-from trainables.methods.table import METHODS, Parts
-from trainables.models.table import build_decoder, build_encoder
-from trainables.views.random import uniforms
-from trainables.views.two_views import views_of
+from pretune.search_spaces import schema
+from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.methods.restored import restored
+from pretune.trainables.methods.table import METHODS, Parts
+from pretune.trainables.models.table import build_decoder, build_encoder
+from pretune.trainables.views.random import uniforms
+from pretune.trainables.views.two_views import views_of
 
 
 def made(settings: Any) -> Any:

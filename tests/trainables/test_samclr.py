@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from search_spaces import schema
-from trainables.views.geometry import CROP_DRAWS, crop_boxes, crop_boxes_within
-from trainables.views.regions import coarsest, draw_windows, enlarged, region_table
-from trainables.views.two_views import views_of
+from pretune.search_spaces import schema
+from pretune.trainables.views.geometry import CROP_DRAWS, crop_boxes, crop_boxes_within
+from pretune.trainables.views.regions import coarsest, draw_windows, enlarged, region_table
+from pretune.trainables.views.two_views import views_of
 
 H, W = 20, 24
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, StepLR
 
-from search_spaces import schema
-from trainables.schedules import cosine_ramp, learning_rate
+from pretune.search_spaces import schema
+from pretune.trainables.schedules import cosine_ramp, learning_rate
 
 STEPS_PER_EPOCH, TOTAL = 4, 40
 

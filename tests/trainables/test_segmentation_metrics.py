@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from trainables.metrics.segmentation import (
+from pretune.trainables.metrics.segmentation import (
     confusion,
     confusion_by_image,
     hits_truth_predicted,

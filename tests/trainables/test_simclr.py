@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from lightly.loss import NTXentLoss
 from torch import nn
 
-from search_spaces import schema
-from trainables.methods.heads import pooled
-from trainables.methods.protocol import Batch
-from trainables.methods.simclr import SimCLR, diagnostics, nt_xent
-from trainables.methods.table import Parts, build_simclr
-from trainables.models.heads import ProjectionHead
-from trainables.models.unet import Encoder
-from trainables.views.two_views import View
+from pretune.search_spaces import schema
+from pretune.trainables.methods.heads import pooled
+from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.methods.simclr import SimCLR, diagnostics, nt_xent
+from pretune.trainables.methods.table import Parts, build_simclr
+from pretune.trainables.models.heads import ProjectionHead
+from pretune.trainables.models.unet import Encoder
+from pretune.trainables.views.two_views import View
 
 E = math.e
 

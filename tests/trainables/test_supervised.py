@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from search_spaces import schema
-from trainables.losses import dice_loss
-from trainables.methods.protocol import Batch
-from trainables.methods.supervised import Classification, Segmentation, masks_of, pixel_boxes, whole_colors
-from trainables.models.unet import Decoder, Encoder
-from trainables.views.two_views import View, views_of
+from pretune.search_spaces import schema
+from pretune.trainables.losses import dice_loss
+from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.methods.supervised import Classification, Segmentation, masks_of, pixel_boxes, whole_colors
+from pretune.trainables.models.unet import Decoder, Encoder
+from pretune.trainables.views.two_views import View, views_of
 
 INDICES = np.arange(6)
 

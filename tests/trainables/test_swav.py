@@ -14,15 +14,15 @@ from lightly.loss.swav_loss import sinkhorn as lightly_sinkhorn
 from torch import Tensor
 from torch.nn import functional as F
 
-from search_spaces import schema
-from trainables.distributed import ALONE
-from trainables.methods.protocol import Batch
-from trainables.methods.queue import FeatureQueue
-from trainables.methods.recipes import with_local
-from trainables.methods.swav import SwAV, sinkhorn, swapped_prediction
-from trainables.models.unet import Encoder
-from trainables.views.random import uniforms
-from trainables.views.two_views import views_of
+from pretune.search_spaces import schema
+from pretune.trainables.distributed import ALONE
+from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.methods.queue import FeatureQueue
+from pretune.trainables.methods.recipes import with_local
+from pretune.trainables.methods.swav import SwAV, sinkhorn, swapped_prediction
+from pretune.trainables.models.unet import Encoder
+from pretune.trainables.views.random import uniforms
+from pretune.trainables.views.two_views import views_of
 
 VIEWS = schema.Views(size=8)
 PROTOTYPES = 10

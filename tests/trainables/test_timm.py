@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pretune.backbones import check_backbones
+from pretune.data.backbones import check_backbones
 from pretune.errors import ModelError
-from search_spaces import schema
-from search_spaces.identities import encoder_of
-from search_spaces.resolve import from_dict
-from trainables import checkpoints, loop
-from trainables.methods import weights
-from trainables.models import timm_unet
-from trainables.models.table import build_encoder, build_unet
+from pretune.search_spaces import schema
+from pretune.search_spaces.identities import encoder_of
+from pretune.search_spaces.resolve import from_dict
+from pretune.trainables import checkpoints, loop
+from pretune.trainables.methods import weights
+from pretune.trainables.models import timm_unet
+from pretune.trainables.models.table import build_encoder, build_unet
 
 BACKBONES = ("test_resnet", "test_convnext", "mobilenetv3_small_050", "test_vit")
 every_backbone = pytest.mark.parametrize("backbone", BACKBONES)

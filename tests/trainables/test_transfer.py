@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from search_spaces import schema
-from trainables import checkpoints, loop
-from trainables.data import images
-from trainables.data.images import ImageSet
-from trainables.data.splits import Split
-from trainables.finetune import encoder_frozen, finetune
-from trainables.pretrain import pretrain
+from pretune.search_spaces import schema
+from pretune.trainables import checkpoints, loop
+from pretune.trainables.data.resident import images
+from pretune.trainables.data.resident.images import ImageSet
+from pretune.trainables.data.splits import Split
+from pretune.trainables.finetune import encoder_frozen, finetune
+from pretune.trainables.pretrain import pretrain
 
 MODEL = schema.UNet(widths=(4, 8))
 STREAMS = {"init": 1, "order": 2, "augmentation": 3, "split": 4, "labels": 5}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trainables.models.heads import ProjectionHead
-from trainables.models.unet import Decoder, Encoder, UNet
+from pretune.trainables.models.heads import ProjectionHead
+from pretune.trainables.models.unet import Decoder, Encoder, UNet
 
 
 def parameters(module: torch.nn.Module) -> int:

@@ -15,11 +15,11 @@ from torch import Tensor
 from torchvision.transforms import ElasticTransform, InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as TV
 
-from search_spaces import schema
-from trainables.views import color, geometry, two_views
-from trainables.views.joint import evaluation_batch, fine_tune_batch
-from trainables.views.random import _mix, uniforms
-from trainables.views.two_views import blur_kernel, jitter_factors, make_views
+from pretune.search_spaces import schema
+from pretune.trainables.views import color, geometry, two_views
+from pretune.trainables.views.joint import evaluation_batch, fine_tune_batch
+from pretune.trainables.views.random import _mix, uniforms
+from pretune.trainables.views.two_views import blur_kernel, jitter_factors, make_views
 
 B = 12
 INDICES = np.arange(100, 100 + B)

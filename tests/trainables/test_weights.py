@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision import models
 
-from search_spaces import schema
-from search_spaces.identities import fingerprint, weights_identity
-from trainables import checkpoints, loop
-from trainables.methods import weights
-from trainables.models.resnet import Encoder
+from pretune.search_spaces import schema
+from pretune.search_spaces.identities import fingerprint, weights_identity
+from pretune.trainables import checkpoints, loop
+from pretune.trainables.methods import weights
+from pretune.trainables.models.resnet import Encoder
 
 MODEL = schema.ResNetUNet(name="resnet-unet", depth=18)
 

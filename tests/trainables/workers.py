@@ -16,15 +16,15 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 
-from search_spaces import schema
-from trainables import finetune as finetuning
-from trainables import loop
-from trainables import pretrain as pretraining
-from trainables.checkpoints import STATE
-from trainables.data.images import ImageSet
-from trainables.data.splits import Split
-from trainables.distributed import RunningStatistics, World
-from trainables.loop import DivergedError, LeftError, Place
+from pretune.search_spaces import schema
+from pretune.trainables import finetune as finetuning
+from pretune.trainables import loop
+from pretune.trainables import pretrain as pretraining
+from pretune.trainables.checkpoints import STATE
+from pretune.trainables.data.resident.images import ImageSet
+from pretune.trainables.data.splits import Split
+from pretune.trainables.distributed import RunningStatistics, World
+from pretune.trainables.loop import DivergedError, LeftError, Place
 
 
 def together(size: int, work: Callable[..., Any], *args: Any) -> list[Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trainables.data.printable import printable
+from pretune.trainables.data.printable import printable
 
 SHOWN = 10  # problems listed in a message; the rest are counted
 UNOPENED = "cannot be opened"  # of a file: its disk or network may be at fault, and another try may help
@@ -39,7 +39,7 @@ class DataError(Exception):
 
 
 class NeedsError(DataError):
-    """A stage asks of its data set what it does not have: see `trainables.data.needs`."""
+    """A stage asks of its data set what it does not have: see `pretune.trainables.data.checks.requirements`."""
 
     @property
     def stays(self) -> bool:

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from search_spaces import schema
-from trainables.data.errors import DataError
-from trainables.data.splits import draw_subset
+from pretune.search_spaces import schema
+from pretune.trainables.data.errors import DataError
+from pretune.trainables.data.splits import draw_subset
 
 MOST_CLASSES = 100_000  # of images; ImageNet-21k has 21,841
 IGNORE = 255  # mask index left out of losses and metrics

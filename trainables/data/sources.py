@@ -18,14 +18,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces import schema
-from trainables.data import images
-from trainables.data.errors import DataError
-from trainables.data.images import ImageSet, Progress
-from trainables.data.listing import Columns, Entry, Listing
-from trainables.data.parquet import Reader, Shards
-from trainables.data.printable import printable
-from trainables.data.stream import Column, Recipe, Stream
+from pretune.search_spaces import schema
+from pretune.trainables.data.errors import DataError
+from pretune.trainables.data.listing import Columns, Entry, Listing
+from pretune.trainables.data.printable import printable
+from pretune.trainables.data.resident import images
+from pretune.trainables.data.resident.images import ImageSet, Progress
+from pretune.trainables.data.sets.parquet import Reader, Shards
+from pretune.trainables.data.streaming.stream import Column, Recipe, Stream
 
 SHARE = 0.5  # of the memory, that a resident set may take: beyond, its pages are read again from disk in every epoch
 CHECKED = 256  # images of one step of the pass that finds bad files

@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces import schema
-from trainables.data.errors import DataError
+from pretune.search_spaces import schema
+from pretune.trainables.data.errors import DataError
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]

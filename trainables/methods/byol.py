@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search_spaces import schema
-from trainables.methods.heads import pooled, pooled_width, two_layers
-from trainables.methods.momentum import follow, momentum_at, momentum_copy
-from trainables.methods.protocol import Batch
-from trainables.methods.simclr import diagnostics
-from trainables.models.interface import Encoder
+from pretune.search_spaces import schema
+from pretune.trainables.methods.heads import pooled, pooled_width, two_layers
+from pretune.trainables.methods.momentum import follow, momentum_at, momentum_copy
+from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.methods.simclr import diagnostics
+from pretune.trainables.models.interface import Encoder
 
 
 def byol_loss(prediction: Tensor, target: Tensor) -> Tensor:

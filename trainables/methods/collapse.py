@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainables.distributed import ALONE, World
+from pretune.trainables.distributed import ALONE, World
 
 MIN_SPREAD = 0.01  # the mean cosine of two images is then 1 - 0.01^2 = 0.9999
 MIN_RANK = 2.0  # features that vary along one line alone have 1

@@ -19,16 +19,16 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from search_spaces import schema
-from trainables.distributed import ALONE, World
-from trainables.methods.mae import constant_error, restoration_error
-from trainables.methods.protocol import Batch
-from trainables.methods.simclr import SimCLR, diagnostics, nt_xent
-from trainables.methods.supervised import whole_colors
-from trainables.models.conrec_unet import AttentionPooling
-from trainables.models.interface import Decoder, Encoder, pixel_head, resized, skips_of, trunk
-from trainables.views.corruptions import Corrupted, Draw, corrupt
-from trainables.views.two_views import View
+from pretune.search_spaces import schema
+from pretune.trainables.distributed import ALONE, World
+from pretune.trainables.methods.mae import constant_error, restoration_error
+from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.methods.simclr import SimCLR, diagnostics, nt_xent
+from pretune.trainables.methods.supervised import whole_colors
+from pretune.trainables.models.conrec_unet import AttentionPooling
+from pretune.trainables.models.interface import Decoder, Encoder, pixel_head, resized, skips_of, trunk
+from pretune.trainables.views.corruptions import Corrupted, Draw, corrupt
+from pretune.trainables.views.two_views import View
 
 TASKS = {"reconstruction": 3, "original-colors": 3, "mask-location": 1, "black-masks": 3}  # and their channels
 

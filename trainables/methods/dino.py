@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search_spaces import schema
-from trainables.distributed import ALONE, World
-from trainables.methods.heads import pooled
-from trainables.methods.momentum import follow, momentum_at, momentum_copy
-from trainables.methods.protocol import Batch
-from trainables.methods.simclr import diagnostics
-from trainables.models.interface import Encoder
+from pretune.search_spaces import schema
+from pretune.trainables.distributed import ALONE, World
+from pretune.trainables.methods.heads import pooled
+from pretune.trainables.methods.momentum import follow, momentum_at, momentum_copy
+from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.methods.simclr import diagnostics
+from pretune.trainables.models.interface import Encoder
 
 GLOBAL_VIEWS = 2
 

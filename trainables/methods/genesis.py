@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from search_spaces import schema
-from trainables.methods.mae import constant_error, restoration_error
-from trainables.methods.protocol import Batch
-from trainables.models.interface import Decoder, Encoder, pixel_head, resized
-from trainables.views.genesis import Rates, corrupt
-from trainables.views.volumes import MIRROR_DRAWS, drawn_mirrors, mirror
+from pretune.search_spaces import schema
+from pretune.trainables.methods.mae import constant_error, restoration_error
+from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.models.interface import Decoder, Encoder, pixel_head, resized
+from pretune.trainables.views.genesis import Rates, corrupt
+from pretune.trainables.views.volumes import MIRROR_DRAWS, drawn_mirrors, mirror
 
 
 class Genesis(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from trainables.models.interface import Encoder
+from pretune.trainables.models.interface import Encoder
 
 
 def pooled(features: list[Tensor], levels: int = 1) -> Tensor:

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from search_spaces import schema
-from trainables.distributed import ALONE, World
-from trainables.methods.protocol import Batch
-from trainables.models.interface import Decoder, Encoder, pixel_head, resized
+from pretune.search_spaces import schema
+from pretune.trainables.distributed import ALONE, World
+from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.models.interface import Decoder, Encoder, pixel_head, resized
 
 
 def lowest(draws: NDArray[Any], share: float) -> NDArray[np.bool_]:

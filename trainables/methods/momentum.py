@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from trainables.schedules import cosine_ramp
+from pretune.trainables.schedules import cosine_ramp
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search_spaces import schema
-from trainables.methods.byol import byol_loss
-from trainables.methods.heads import pooled
-from trainables.methods.momentum import follow, momentum_at, momentum_copy
-from trainables.methods.protocol import Batch
-from trainables.methods.simclr import diagnostics
-from trainables.models.interface import Encoder
-from trainables.views.geometry import crop_resize
-from trainables.views.two_views import View
+from pretune.search_spaces import schema
+from pretune.trainables.methods.byol import byol_loss
+from pretune.trainables.methods.heads import pooled
+from pretune.trainables.methods.momentum import follow, momentum_at, momentum_copy
+from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.methods.simclr import diagnostics
+from pretune.trainables.models.interface import Encoder
+from pretune.trainables.views.geometry import crop_resize
+from pretune.trainables.views.two_views import View
 
 
 class Grid(NamedTuple):

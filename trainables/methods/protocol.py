@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, Protocol
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from search_spaces import schema
-from trainables.distributed import ALONE, World
-from trainables.views.two_views import View
+from pretune.search_spaces import schema
+from pretune.trainables.distributed import ALONE, World
+from pretune.trainables.views.two_views import View
 
 
 class Batch(NamedTuple):

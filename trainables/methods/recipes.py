@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from search_spaces import schema
+from pretune.search_spaces import schema
 
 Pair = tuple[float, float]
 Range = tuple[float, float]

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trainables.methods.conrec import ConRec, Reconstruction, corrupted
-from trainables.methods.genesis import Genesis
-from trainables.methods.mae import MAE
-from trainables.methods.protocol import Batch
-from trainables.models.interface import resized
+from pretune.trainables.methods.conrec import ConRec, Reconstruction, corrupted
+from pretune.trainables.methods.genesis import Genesis
+from pretune.trainables.methods.mae import MAE
+from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.models.interface import resized
 
 TASK = "reconstruction"
 

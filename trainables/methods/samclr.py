@@ -7,7 +7,7 @@ method takes its views from regions with `views: {within: region}`.
 
 from __future__ import annotations
 
-from search_spaces import schema
+from pretune.search_spaces import schema
 
 
 def region_views(views: schema.Views) -> schema.Views:

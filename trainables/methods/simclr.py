@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search_spaces import schema
-from trainables.distributed import ALONE, World
-from trainables.methods.heads import pooled, pooled_width
-from trainables.methods.protocol import Batch
-from trainables.models.heads import ProjectionHead
-from trainables.models.interface import Encoder
+from pretune.search_spaces import schema
+from pretune.trainables.distributed import ALONE, World
+from pretune.trainables.methods.heads import pooled, pooled_width
+from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.models.heads import ProjectionHead
+from pretune.trainables.models.interface import Encoder
 
 
 def nt_xent(z1: Tensor, z2: Tensor, temperature: float, world: World = ALONE) -> Tensor:

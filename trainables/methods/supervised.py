@@ -7,12 +7,12 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search_spaces import schema
-from trainables.losses import IGNORE, LOSSES
-from trainables.methods.protocol import Batch
-from trainables.models.interface import Decoder, Encoder, pixel_head, resized
-from trainables.views import geometry
-from trainables.views.two_views import View
+from pretune.search_spaces import schema
+from pretune.trainables.losses import IGNORE, LOSSES
+from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.models.interface import Decoder, Encoder, pixel_head, resized
+from pretune.trainables.views import geometry
+from pretune.trainables.views.two_views import View
 
 
 def pixel_boxes(view: View, height: int, width: int) -> Tensor:

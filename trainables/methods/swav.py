@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search_spaces import schema
-from trainables.distributed import ALONE, World
-from trainables.methods.dino import GLOBAL_VIEWS, cross_view_entropy
-from trainables.methods.heads import pooled
-from trainables.methods.protocol import Batch
-from trainables.methods.queue import FeatureQueue
-from trainables.methods.simclr import diagnostics
-from trainables.models.interface import Encoder
+from pretune.search_spaces import schema
+from pretune.trainables.distributed import ALONE, World
+from pretune.trainables.methods.dino import GLOBAL_VIEWS, cross_view_entropy
+from pretune.trainables.methods.heads import pooled
+from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.methods.queue import FeatureQueue
+from pretune.trainables.methods.simclr import diagnostics
+from pretune.trainables.models.interface import Encoder
 
 
 @torch.no_grad()

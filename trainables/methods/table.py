@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from search_spaces import schema
-from trainables.methods.byol import BYOL
-from trainables.methods.conrec import ConRec, Reconstruction
-from trainables.methods.dino import DINO, DINOHead
-from trainables.methods.genesis import Genesis
-from trainables.methods.mae import MAE
-from trainables.methods.moco import MoCo, MoCoV3
-from trainables.methods.pixelcl import PixelCL
-from trainables.methods.protocol import Method
-from trainables.methods.recipes import asymmetric, with_local
-from trainables.methods.samclr import region_views
-from trainables.methods.simclr import SimCLR
-from trainables.methods.supervised import Classification, Segmentation
-from trainables.methods.swav import SwAV
-from trainables.models.dimensions import CHANNELS
-from trainables.models.interface import Decoder, Encoder
-from trainables.views.genesis import Rates
+from pretune.search_spaces import schema
+from pretune.trainables.methods.byol import BYOL
+from pretune.trainables.methods.conrec import ConRec, Reconstruction
+from pretune.trainables.methods.dino import DINO, DINOHead
+from pretune.trainables.methods.genesis import Genesis
+from pretune.trainables.methods.mae import MAE
+from pretune.trainables.methods.moco import MoCo, MoCoV3
+from pretune.trainables.methods.pixelcl import PixelCL
+from pretune.trainables.methods.protocol import Method
+from pretune.trainables.methods.recipes import asymmetric, with_local
+from pretune.trainables.methods.samclr import region_views
+from pretune.trainables.methods.simclr import SimCLR
+from pretune.trainables.methods.supervised import Classification, Segmentation
+from pretune.trainables.methods.swav import SwAV
+from pretune.trainables.models.dimensions import CHANNELS
+from pretune.trainables.models.interface import Decoder, Encoder
+from pretune.trainables.views.genesis import Rates
 
 
 class Parts(NamedTuple):

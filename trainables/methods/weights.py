@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from search_spaces import schema
-from trainables.loop import Place, build_encoder, finish
-from trainables.models import timm_unet
+from pretune.search_spaces import schema
+from pretune.trainables.loop import Place, build_encoder, finish
+from pretune.trainables.models import timm_unet
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

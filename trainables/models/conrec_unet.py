@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainables.models import interface
+from pretune.trainables.models import interface
 
 
 def convolution(inputs: int, outputs: int, kernel: int) -> nn.Sequential:

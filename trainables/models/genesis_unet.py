@@ -14,8 +14,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from trainables.models import interface
-from trainables.models.dimensions import CHANNELS, LAYERS
+from pretune.trainables.models import interface
+from pretune.trainables.models.dimensions import CHANNELS, LAYERS
 
 
 def level(inputs: int, middle: int, outputs: int, dimensions: int) -> nn.Sequential:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainables.models.dimensions import LAYERS
+from pretune.trainables.models.dimensions import LAYERS
 
 
 class Encoder(nn.Module):

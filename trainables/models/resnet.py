@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainables.models import interface
-from trainables.models.unet import convolutions
+from pretune.trainables.models import interface
+from pretune.trainables.models.unet import convolutions
 
 WIDTHS = {
     18: (64, 64, 128, 256, 512),

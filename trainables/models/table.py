@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from search_spaces import schema
-from trainables.models import conrec_unet, genesis_unet, resnet, timm_unet, unet
-from trainables.models.interface import Decoder, Encoder
+from pretune.search_spaces import schema
+from pretune.trainables.models import conrec_unet, genesis_unet, resnet, timm_unet, unet
+from pretune.trainables.models.interface import Decoder, Encoder
 
 ENCODERS: dict[str, Callable[[Any], Encoder]] = {
     "unet": lambda model: unet.Encoder(model.widths, model.convolutions, model.norm == "batch"),

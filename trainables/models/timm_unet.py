@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from trainables.models import interface
-from trainables.models.resnet import UNetDecoder
+from pretune.trainables.models import interface
+from pretune.trainables.models.resnet import UNetDecoder
 
 STRIDE = 32  # every image size is a multiple of it (search_spaces: TimmUNet.stride)
 

@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from trainables.models import interface
+from pretune.trainables.models import interface
 
 
 def convolutions(inputs: int, outputs: int, count: int, norm: bool) -> nn.Sequential:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainables.views.random import FloatArray
+from pretune.trainables.views.random import FloatArray
 
 Draw = Callable[[str, int], NDArray[Any]]  # (what for, how many) -> (B, how many) in [0, 1)
 IntArray = NDArray[np.int64]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainables.views.random import FloatArray
+from pretune.trainables.views.random import FloatArray
 
 TRIES = 10  # torchvision's number of attempts at a box that fits
 CROP_DRAWS = 2 * TRIES + 2

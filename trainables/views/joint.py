@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from search_spaces import schema
-from trainables.views import geometry, volumes
-from trainables.views.random import IntArray, uniforms
+from pretune.search_spaces import schema
+from pretune.trainables.views import geometry, volumes
+from pretune.trainables.views.random import IntArray, uniforms
 
 WHOLE = (1.0, 1.0)  # of the image's area, and of its aspect: no crop
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 from torch import Tensor
 
-from search_spaces import schema
-from trainables.views.random import FloatArray
+from pretune.search_spaces import schema
+from pretune.trainables.views.random import FloatArray
 
 Windows = NDArray[np.int64]  # (B, 4): top, left, height, width in px
 

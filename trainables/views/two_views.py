@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from search_spaces import schema
-from trainables.views import color, geometry, volumes
-from trainables.views.random import FloatArray, IntArray, uniforms
-from trainables.views.regions import draw_windows
+from pretune.search_spaces import schema
+from pretune.trainables.views import color, geometry, volumes
+from pretune.trainables.views.random import FloatArray, IntArray, uniforms
+from pretune.trainables.views.regions import draw_windows
 
 Draw = Callable[[str, int], FloatArray]  # (what for, how many) -> (B, how many) in [0, 1)
 

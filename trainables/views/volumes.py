@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from search_spaces import schema
-from trainables.views.random import FloatArray, IntArray, uniforms
+from pretune.search_spaces import schema
+from pretune.trainables.views.random import FloatArray, IntArray, uniforms
 
 FLIPS = 3  # at most, in Models Genesis
 MIRROR_DRAWS = 2 * FLIPS

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from trainables.data import decode
-from trainables.data.errors import BadFileError
-from trainables.data.listing import Colors, Entry, Listing, Member, Pack
+from pretune.trainables.data import decode
+from pretune.trainables.data.errors import BadFileError
+from pretune.trainables.data.listing import Colors, Entry, Listing, Member, Pack
 
 ORIENTATION = 0x0112
 IDENTITY = {0: 0, 1: 1, 2: 2}

@@ -8,9 +8,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from search_spaces import schema
-from trainables.data.errors import DataError
-from trainables.data.splits import Split, draw_split, draw_subset, label_subset, visible
+from pretune.search_spaces import schema
+from pretune.trainables.data.errors import DataError
+from pretune.trainables.data.splits import Split, draw_split, draw_subset, label_subset, visible
 
 seeds = st.integers(0, 2**40)
 

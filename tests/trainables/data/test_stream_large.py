@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from search_spaces import schema
-from trainables.data import sources
-from trainables.data.images import ImageSet
-from trainables.loop import epoch_order
+from pretune.search_spaces import schema
+from pretune.trainables.data import sources
+from pretune.trainables.data.resident.images import ImageSet
+from pretune.trainables.loop import epoch_order
 
 SIDE, BATCH = 8, 500  # px, images
 HEADER = np.frombuffer(b"P6 8 8 255\n", np.uint8)
@@ -28,7 +28,7 @@ QUIET = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context"
 
 @pytest.fixture(scope="module")
 def two_cpus() -> Iterator[None]:
-    from pretune.transport import start_ray, stop_ray
+    from pretune.cluster.tune import start_ray, stop_ray
 
     start_ray(None, 2)
     yield

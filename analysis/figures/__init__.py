@@ -1,0 +1,1 @@
+"""Drawing with plotly: numbers in, figures out."""

@@ -1,0 +1,203 @@
+"""Drawing, with plotly: NamedTuples of numbers in, figures out. Nothing is computed here; `theme` has the looks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import plotly.graph_objects as go
+import plotly.io as pio
+
+from pretune.analysis.figures import theme
+from pretune.analysis.load.results import PublishedValue, ResultsError
+from pretune.analysis.questions.curves import AmountCurves, Band, LearningCurves
+from pretune.analysis.questions.differences import Differences
+from pretune.analysis.questions.sensitivity import Importance, Response
+from pretune.analysis.statistics import Interval
+
+
+class CellDots(NamedTuple):
+    """One cell's replicates, their mean and its interval (NaN bounds for one seed)."""
+
+    cell: str
+    values: tuple[float, ...]
+    mean: Interval
+
+
+def dot_plot(
+    cells: Sequence[CellDots], metric: str, published: Mapping[str, PublishedValue] | None = None
+) -> go.Figure:
+    """Every replicate as a dot, and the mean with its 95 % t interval; one row per cell, the first on top.
+
+    `published`: cell -> a paper's value, drawn as a star with its standard deviation where it gives one.
+    """
+    figure = go.Figure(layout=theme.layout(height=theme.tall(len(cells))))
+    names = [theme.text(cell.cell) for cell in cells]
+    seeds = [(value, name) for cell, name in zip(cells, names, strict=True) for value in cell.values]
+    figure.add_trace(
+        theme.markers("one seed", [v for v, _ in seeds], [n for _, n in seeds], theme.COLORS[5], "circle-open", 8)
+    )
+    means = [cell.mean.estimate for cell in cells]
+    figure.add_trace(theme.markers("mean and 95 % t interval", means, names, theme.COLORS[0], "diamond", 10))
+    figure.data[-1].error_x = theme.whiskers([cell.mean for cell in cells])
+    theirs = [(name, (published or {}).get(cell.cell)) for cell, name in zip(cells, names, strict=True)]
+    if stars := [(name, value) for name, value in theirs if value is not None]:
+        x, y = [value.mean for _, value in stars], [name for name, _ in stars]
+        figure.add_trace(theme.markers("published", x, y, theme.COLORS[1], "star-open", 11))
+        figure.data[-1].error_x = {"array": [value.std for _, value in stars], "thickness": 1, "width": 4}
+    figure.update_xaxes(title=theme.text(metric))
+    return theme.in_rows(figure, names)
+
+
+def difference_plot(table: Differences) -> go.Figure:
+    """Paired differences to the baseline with their 95 % t intervals; filled where Holm's p is below 0.05."""
+    figure = go.Figure(layout=theme.layout(height=theme.tall(len(table.rows))))
+    names = [theme.text(row.cell) for row in table.rows]
+    bounds = [Interval(row.difference, row.low, row.high) for row in table.rows]
+    figure.add_trace(
+        theme.markers(theme.text(table.metric), [row.difference for row in table.rows], names, theme.COLORS[0], "", 11)
+    )
+    shown = ["diamond" if row.p_holm < 0.05 else "diamond-open" for row in table.rows]
+    figure.data[-1].marker.symbol = shown
+    figure.data[-1].error_x = theme.whiskers(bounds)
+    figure.add_vline(x=0, line={"color": theme.INK, "width": 1})
+    figure.update_xaxes(title=theme.text(f"difference in {table.metric} to the baseline"))
+    figure.update_layout(showlegend=False)
+    return theme.in_rows(figure, names)
+
+
+def learning_plot(curves: LearningCurves) -> go.Figure:
+    """A metric over training steps."""
+    figure = _bands(curves.bands, lines_only=True)
+    figure.update_xaxes(title=theme.text(f"step of {curves.stage}"))
+    figure.update_yaxes(title=theme.text(curves.metric))
+    return figure
+
+
+def amount_plot(curves: AmountCurves) -> go.Figure:
+    """A metric against an amount, e.g. of labels; a logarithmic axis where amounts span a factor of five."""
+    figure = _bands(curves.bands, lines_only=False, published=curves.published)
+    ticks = {"tickvals": list(curves.amounts), "ticktext": [theme.text(level) for level in curves.levels]}
+    figure.update_xaxes(title=theme.text(curves.factor), type="log" if curves.log else "linear", minor={}, **ticks)
+    figure.update_yaxes(title=theme.text(curves.metric))
+    return figure
+
+
+def response_plot(response: Response) -> go.Figure:
+    """Scores of the sampler's trials over one parameter, with the means of equally filled bins.
+
+    Bars are the spread of a bin's trials; the band, where there are two search seeds or more, that of the bin's mean
+    over seeds.
+    """
+    figure = go.Figure(layout=theme.layout())
+    if len(response.seed_std):
+        figure.add_trace(_seed_band(response))
+    figure.add_trace(theme.markers("one trial", response.x, response.score, theme.COLORS[5], "circle-open", 8))
+    name = "mean of an option's trials" if response.options else "mean of neighbouring trials"
+    means = theme.markers(f"{name}, bar: their std", response.bin_x, response.bin_mean, theme.COLORS[1], "square", 9)
+    means.mode = "markers" if response.options else "lines+markers"
+    means.error_y = {"array": theme.finite(response.bin_std), "color": theme.COLORS[1], "thickness": 1.5}
+    figure.add_trace(means)
+    figure.update_xaxes(title=theme.text(response.parameter), type="log" if response.log else "linear")
+    if response.log:
+        figure.update_xaxes(**theme.log_ticks(response.x))
+    if response.options:
+        options = [theme.text(option) for option in response.options]
+        figure.update_xaxes(tickvals=list(range(len(options))), ticktext=options)
+    figure.update_yaxes(title=theme.text(response.metric))
+    return figure
+
+
+def _seed_band(response: Response) -> go.Scatter:
+    """An area for numbers, wide faint bars for options."""
+    name, color = f"± std of that mean over {response.seeds} search seeds", theme.faint(theme.COLORS[1])
+    x, low, high = response.bin_x, response.bin_mean - response.seed_std, response.bin_mean + response.seed_std
+    if response.options:
+        bars = {"array": theme.finite(response.seed_std), "color": color, "thickness": 14, "width": 0}
+        wide = go.Scatter(x=theme.finite(x), y=theme.finite(response.bin_mean), mode="markers", name=name, error_y=bars)
+        return wide.update(marker={"symbol": "square", "color": color}, hoverinfo="skip", legendrank=2000)
+    around, edge = np.concatenate([x, x[::-1]]), np.concatenate([high, low[::-1]])
+    area = go.Scatter(x=theme.finite(around), y=theme.finite(edge), fill="toself", fillcolor=color, line={"width": 0})
+    return area.update(mode="lines", name=name, hoverinfo="skip", legendrank=2000)
+
+
+def importance_plot(importance: Importance) -> go.Figure:
+    """Shares of PED-ANOVA importance, with their 5th to 95th percentile over resampled trials."""
+    figure = go.Figure(layout=theme.layout(height=theme.tall(len(importance.parameters))))
+    names = [theme.text(name) for name in importance.parameters]
+    figure.add_trace(theme.markers("share", importance.share, names, theme.COLORS[2], "square", 10))
+    parts = zip(importance.share, importance.low, importance.high, strict=True)
+    figure.data[-1].error_x = theme.whiskers([Interval(*map(float, part)) for part in parts])
+    figure.update_xaxes(title="share of importance (PED-ANOVA)", range=[-0.02, 1.02])
+    figure.update_layout(showlegend=False)
+    return theme.in_rows(figure, names)
+
+
+def write_files(figures: Sequence[tuple[str, go.Figure]], folder: Path, kind: str) -> list[Path]:
+    """Every (name, figure) as a file `name.kind` (svg, pdf or png), offline.
+
+    Raises ResultsError where kaleido, or the browser that it draws with, is missing.
+    """
+    paths = [folder / f"{name}.{kind}" for name, _ in figures]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        pio.write_images([figure for _, figure in figures], paths, width=900, scale=2 if kind == "png" else 1)
+    except Exception as error:  # kaleido and the browser each raise their own
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        needs = "figure files need `pip install 'pretune[figures]'` and a Chromium or Chrome"
+        raise ResultsError(f"{needs} ({first})") from error
+    return paths
+
+
+# ------------------------------------------------------------------------------------------------------------ parts
+
+
+def _bands(bands: Sequence[Band], lines_only: bool, published: Sequence[Band] = ()) -> go.Figure:
+    """`published` holds a paper's values for each of `bands`, without points where it has none."""
+    figure = go.Figure(layout=theme.layout(height=430))
+    for number, band in enumerate(bands):
+        for trace in _band(band, number, lines_only):
+            figure.add_trace(trace)
+    for number, band in enumerate(published):
+        figure.add_trace(_published(band, number))
+    if any((band.n > 1).any() for band in bands):
+        figure.add_annotation(
+            **{"text": "band: ± one standard deviation over seeds", "showarrow": False, "font": {"size": 11}},
+            **{"xref": "paper", "yref": "paper", "x": 0, "y": 1.08, "xanchor": "left"},
+        )
+    return figure
+
+
+def _band(band: Band, number: int, lines_only: bool) -> list[go.Scatter]:
+    """The line, and behind it the area between low and high, where there is one."""
+    color, name = theme.COLORS[number % len(theme.COLORS)], theme.text(band.label)
+    line = {"color": color, "width": 2, "dash": theme.DASHES[number % len(theme.DASHES)]}
+    mode = "lines" if lines_only and len(band.x) > 1 else "lines+markers"
+    marker = {"symbol": theme.MARKERS[number % len(theme.MARKERS)], "size": 8}
+    shown = {"x": theme.finite(band.x), "y": theme.finite(band.mean), "customdata": [int(n) for n in band.n]}
+    hover = "%{y:.4g} at %{x} (n=%{customdata})"
+    mean = go.Scatter(name=name, legendgroup=name, mode=mode, line=line, marker=marker, hovertemplate=hover, **shown)
+    with_band = np.flatnonzero(np.isfinite(band.low))
+    if not len(with_band):
+        return [mean]
+    around = np.concatenate([band.x[with_band], band.x[with_band][::-1]])
+    edge = np.concatenate([band.high[with_band], band.low[with_band][::-1]])
+    area = go.Scatter(
+        x=theme.finite(around), y=theme.finite(edge), fill="toself", fillcolor=theme.faint(color), line={"width": 0}
+    )
+    area.update(mode="lines", legendgroup=name, showlegend=False, hoverinfo="skip")
+    return [area, mean]
+
+
+def _published(band: Band, number: int) -> go.Scatter:
+    """A paper's values in the colour of the band they belong to: open stars on a thin line."""
+    color, std = theme.COLORS[number % len(theme.COLORS)], band.high - band.mean
+    line = {"color": color, "width": 1, "dash": "dot"}
+    bars = {"array": theme.finite(std), "color": color, "thickness": 1, "width": 4}
+    points = go.Scatter(
+        x=theme.finite(band.x), y=theme.finite(band.mean), mode="lines+markers", line=line, error_y=bars
+    )
+    marker = {"symbol": "star-open", "size": 11, "color": color}
+    return points.update(name=f"{theme.text(band.label)}, published", marker=marker, showlegend=bool(len(band.x)))

@@ -1,0 +1,135 @@
+"""From stored rows to replicates: what every cell of a study came to at every seed, failed ones included."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas
+
+from pretune.analysis.load.results import ResultsError, StudyHeader
+
+FINISHED = "finished"  # every other outcome leaves no value, whatever its name
+
+
+class Replicate(NamedTuple):
+    """What one replicate of a cell came to; `value` is NaN where there is none."""
+
+    seeds: tuple[int, int, int]  # seed, pretraining seed, fine-tuning seed; -1 where seeds are not nested
+    outcome: str
+    cause: str
+    value: float
+
+    @property
+    def pretraining(self) -> int:
+        """The seed that separates independent replicates: that of the pretraining, where seeds are nested."""
+        seed, pretrain, _ = self.seeds
+        return seed if pretrain < 0 else pretrain
+
+
+def replicates(results: pandas.DataFrame, header: StudyHeader, metric: str) -> dict[str, tuple[Replicate, ...]]:
+    """Cell label -> its replicates of the confirm phase in seed order, failed ones included."""
+    runs = _stage_runs(results, metric)
+    _require_metric(runs, metric)
+    collected: dict[str, dict[tuple[int, int, int], Replicate]] = {cell.label: {} for cell in header.cells}
+    for row in _records(runs):
+        replicate = _replicate(row, metric)
+        for label in [row["cell"]] if row["cell"] in collected else _cells_of(row, header):
+            known = collected[label].get(replicate.seeds)
+            if known is None or math.isnan(known.value):  # a run has one row per metric: keep the one asked for
+                collected[label][replicate.seeds] = replicate
+    return {label: tuple(by_seed[seeds] for seeds in sorted(by_seed)) for label, by_seed in collected.items()}
+
+
+def _records(runs: pandas.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in runs.to_dict("records")]
+
+
+def lower_is_better(metric: str) -> bool:
+    """A loss is minimised; every other metric is a fraction to be maximised."""
+    return "loss" in metric.rsplit("/", 1)[-1]
+
+
+def partner_of(metric: str) -> str | None:
+    """The level that a pairwise probe's metric compares with: of probe/NAME/LEVEL/output or .../levelN; else None.
+
+    Such a metric is a similarity: none of its values is the best.
+    """
+    found = re.fullmatch(r"probe/[^/]+/(.+)/(output|level\d+)", metric)
+    return found[1] if found else None
+
+
+def independent_values(found: tuple[Replicate, ...]) -> dict[int, float]:
+    """Pretraining seed -> value; nested fine-tunings are averaged, since only pretrainings are independent."""
+    groups: dict[int, list[float]] = {}
+    for replicate in found:
+        if math.isfinite(replicate.value):
+            groups.setdefault(replicate.pretraining, []).append(replicate.value)
+    return {seed: float(np.mean(values)) for seed, values in groups.items()}
+
+
+def held_note(header: StudyHeader) -> tuple[str, ...]:
+    """What seeds that are held keep out of every spread, interval and test."""
+    if not header.held:
+        return ()
+    streams = ", ".join(f"{name} ({seed})" for name, seed in header.held.items())
+    return (f"held at one seed: {streams}; standard deviations, intervals and tests leave out what these would add",)
+
+
+def is_probe(metric: str) -> bool:
+    return metric.startswith(("probe/", "probe:"))
+
+
+def _stage_runs(results: pandas.DataFrame, metric: str) -> pandas.DataFrame:
+    """Confirm-phase rows of the stage that reports `metric`; a probe named in the metric leaves out the others."""
+    confirm = results[results["phase"] == "confirm"]
+    if not is_probe(metric):
+        return confirm[confirm["stage"] == "finetune"]
+    probes = confirm[confirm["stage"].str.startswith("probe:")]
+    named = probes[probes["stage"] == "probe:" + metric[len("probe/") :].split("/")[0]]
+    runs = probes if named.empty else named
+    reporting = sorted(set(runs.loc[runs["metric"].map(lambda name: _same_metric(name, metric)), "stage"]))
+    if len(reporting) > 1:
+        raise ResultsError(f"{metric} is reported by {', '.join(reporting)}: name one, as in probe/NAME/METRIC")
+    return runs[runs["stage"] == reporting[0]] if reporting else runs
+
+
+def _same_metric(name: str, metric: str) -> bool:
+    """A probe's accuracy may be stored under its full name or as the last part alone."""
+    return name == metric or (is_probe(metric) and name == metric.split("/", 2)[-1])
+
+
+def _require_metric(runs: pandas.DataFrame, metric: str) -> None:
+    """A metric that no finished run reports is a mistake in its name; without finished runs it cannot be told."""
+    names = sorted({name for name in runs.loc[runs["outcome"] == FINISHED, "metric"] if name})
+    if names and not any(_same_metric(name, metric) for name in names):
+        raise ResultsError(f"no confirmed run reports {metric!r}: choose from {', '.join(names)}")
+
+
+def _replicate(row: dict[str, Any], metric: str) -> Replicate:
+    asked = _same_metric(str(row["metric"]), metric) and row["outcome"] == FINISHED
+    seeds = (_seed(row["seed"]), _seed(row.get("seed_pretrain")), _seed(row.get("seed_finetune")))
+    value = float(row["value"]) if asked and isinstance(row["value"], (int, float)) else math.nan
+    cause = "" if _is_missing(row["cause"]) else str(row["cause"])
+    if math.isinf(value):  # no mean can hold it
+        value, cause = math.nan, "the value is infinite"
+    return Replicate(seeds, str(row["outcome"]), cause, value)
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or value is pandas.NA or (isinstance(value, float) and math.isnan(value))
+
+
+def _seed(value: Any) -> int:
+    return -1 if _is_missing(value) else int(value)
+
+
+def _cells_of(row: dict[str, Any], header: StudyHeader) -> list[str]:
+    """The cell a row names; a run shared by several cells names none, and belongs to all with its factor levels."""
+    if row["cell"] and not _is_missing(row["cell"]):
+        return [cell.label for cell in header.cells if cell.label == row["cell"]]
+    levels = {factor: row.get(f"factor.{factor}") for factor in header.factors}
+    known = {factor: level for factor, level in levels.items() if not _is_missing(level)}
+    return [cell.label for cell in header.cells if all(cell.levels.get(f) == level for f, level in known.items())]

@@ -1,0 +1,126 @@
+"""Stage runs one by one: what was run, what it cost, what failed, and all of it for the report's drill-down."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas
+import pyarrow
+
+from pretune.analysis.load.results import ResultsError
+
+_COLUMNS = ["fingerprint", "stage", "seconds", "bytes", "machine"]
+_KEYS = ["phase", "stage", "cell", "seed", "fingerprint"]
+
+
+class Cost(NamedTuple):
+    """What the runs of one stage took."""
+
+    stage: str
+    runs: int
+    seconds: float  # of work, all runs together; runs at the same time count each
+    mean_seconds: float
+    bytes: int  # kept in the store
+
+
+class Failure(NamedTuple):
+    """Stage runs that did not finish, for one cause."""
+
+    stage: str
+    cell: str
+    outcome: str
+    cause: str
+    seeds: tuple[int, ...]
+
+
+class RunTable(NamedTuple):
+    """Every stage run with all its metrics, as lists: `rows` and `values` are parallel."""
+
+    columns: tuple[str, ...]
+    rows: list[list[Any]]
+    metrics: tuple[str, ...]
+    values: list[list[float | None]]  # (runs, metrics), six significant digits; None where not measured
+
+
+def load_stage_runs(folder: Path) -> pandas.DataFrame:
+    """`stage_runs.parquet`, or an empty frame where there is none. Raises ResultsError for a damaged file."""
+    path = folder / "stage_runs.parquet"
+    if not path.is_file():
+        return pandas.DataFrame(columns=[*_COLUMNS, "outcome", "attempt"])
+    try:
+        found = pandas.read_parquet(path)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise ResultsError(f"{path} cannot be read: it is cut off or damaged; run the study again") from error
+    if missing := [name for name in _COLUMNS if name not in found.columns]:
+        lacks = f"{path} lacks the columns {', '.join(missing)}"
+        raise ResultsError(f"{lacks}: another version wrote it; run the study again, which reuses what has finished")
+    return found
+
+
+def costs(stage_runs: pandas.DataFrame) -> tuple[Cost, ...]:
+    """One entry per stage, in the order in which stages first appear."""
+    groups = stage_runs.groupby("stage", sort=False)
+    return tuple(_cost(str(stage), rows) for stage, rows in groups)
+
+
+def _cost(stage: str, rows: pandas.DataFrame) -> Cost:
+    seconds = rows["seconds"]
+    return Cost(stage, len(rows), float(seconds.sum()), float(seconds.mean()), int(rows["bytes"].sum()))
+
+
+def machines(stage_runs: pandas.DataFrame) -> tuple[str, ...]:
+    """Distinct hardware and versions, the most used first."""
+    counts = stage_runs["machine"].dropna().value_counts()
+    return tuple(_machine(json.loads(str(text)) or {}) for text in counts.index)
+
+
+def _machine(about: Mapping[str, Any]) -> str:
+    where = about.get("gpu") or about.get("cpu") or "unknown machine"
+    threads = f", {about['threads']} thread{'s' * (about['threads'] != 1)}" if "threads" in about else ""
+    return f"{where}{threads}, Python {about.get('python', '?')}, PyTorch {about.get('torch', '?')}"
+
+
+def failures(results: pandas.DataFrame) -> tuple[Failure, ...]:
+    """Stage runs that diverged, crashed or were blocked, equal causes of a cell together."""
+    failed = results[results["outcome"] != "finished"].drop_duplicates(_KEYS)
+    groups: dict[tuple[str, str, str, str], list[int]] = {}
+    for row in failed.to_dict("records"):
+        key = (str(row["stage"]), str(row["cell"]) or "all cells", str(row["outcome"]), _cause(row["cause"]))
+        groups.setdefault(key, []).append(int(row["seed"]))
+    return tuple(Failure(*key, tuple(sorted(set(seeds)))) for key, seeds in groups.items())
+
+
+def _cause(cause: object) -> str:
+    return cause if isinstance(cause, str) else ""
+
+
+def run_table(results: pandas.DataFrame, stage_runs: pandas.DataFrame) -> RunTable:
+    """All stage runs with their metrics; a run that serves several cells stands there once per place it has."""
+    named = results.assign(run=results.groupby(_KEYS, sort=False, dropna=False).ngroup())
+    heads = named.drop_duplicates("run").sort_values("run")
+    seconds = dict(zip(stage_runs["fingerprint"], stage_runs["seconds"], strict=True))
+    columns = ("phase", "stage", "cell", "seed", "outcome", "seconds", "cause", "chosen", "fingerprint")
+    rows = [_run_row(row, seconds) for row in heads.to_dict("records")]
+    measured = named[named["metric"] != ""]
+    wide = measured.pivot_table(index="run", columns="metric", values="value", sort=False).reindex(heads["run"])
+    values = [[_short(value) for value in row] for row in wide.to_numpy().tolist()]
+    return RunTable(columns, rows, tuple(map(str, wide.columns)), values)
+
+
+def _run_row(row: Mapping[Any, Any], seconds: Mapping[str, float]) -> list[Any]:
+    took = seconds.get(row["fingerprint"])
+    chosen = str(row.get("chosen") or "{}")
+    head = [row["phase"], row["stage"], row["cell"], int(row["seed"]), row["outcome"]]
+    return [*map(_item, head), _short(took), _cause(row["cause"]), "" if chosen == "{}" else chosen, row["fingerprint"]]
+
+
+def _item(value: Any) -> Any:
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")

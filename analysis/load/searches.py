@@ -1,0 +1,89 @@
+"""What the searches of a study asked and found out: how many configurations went how far, and why others did not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas
+import pyarrow
+
+from pretune.analysis.load.results import ResultsError
+
+ENDINGS = {
+    "complete": "went the whole way",
+    "partial": "raced out or stopped early",
+    "infeasible": "diverged or broke a constraint",
+    "failed": "crashed",
+}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A configuration that did not go the whole way."""
+
+    index: int
+    ending: str
+    reason: str
+    values: str  # 'pretrain.method.temperature 0.21, finetune.optimizer.lr 0.003'
+
+
+@dataclass(frozen=True)
+class SearchSummary:
+    """One search: of a pretraining for the cells that share it, or of a cell's fine-tuning."""
+
+    name: str
+    counts: dict[str, int]  # by ENDINGS' keys, those that occur
+    confirmed: str  # 'no. 7 (0.243): finetune.optimizer.lr 0.003', what went into the table; "" for none
+    ended: tuple[Ended, ...]
+
+    @property
+    def sentence(self) -> str:
+        """'search of finetune for all: 20 configurations; 12 went the whole way, 8 raced out or stopped early'."""
+        parts = ", ".join(f"{count} {ENDINGS[told]}" for told, count in self.counts.items())
+        kept = f"; confirmed was {self.confirmed}" if self.confirmed else ""
+        return f"{self.name}: {sum(self.counts.values())} configurations; {parts}{kept}"
+
+
+def load_searches(folder: Path) -> pandas.DataFrame:
+    """searches.parquet; empty where the study searched nothing. Raises ResultsError where it cannot be read."""
+    path = folder / "searches.parquet"
+    if not path.is_file():
+        return pandas.DataFrame()
+    try:
+        return pandas.read_parquet(path)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise ResultsError(f"{path} cannot be read: it is cut off or damaged; run the study again") from error
+
+
+def summaries(searches: pandas.DataFrame) -> tuple[SearchSummary, ...]:
+    """One per search, in stored order."""
+    if searches.empty:
+        return ()
+    return tuple(_summary(str(name), rows) for name, rows in searches.groupby("search", sort=False))
+
+
+def _summary(name: str, rows: pandas.DataFrame) -> SearchSummary:
+    told: Sequence[str] = rows["told"].tolist()
+    counts = {key: told.count(key) for key in ENDINGS if key in told}
+    left = rows[rows["told"] != "complete"]
+    ended = tuple(
+        Ended(int(row["index"]), ENDINGS[row["told"]], str(row["reason"]), _values(row["chosen"]))
+        for row in left.to_dict("records")
+    )
+    kept = rows[rows["confirmed"]].head(1).to_dict("records") if "confirmed" in rows else []
+    confirmed = "".join(f"no. {row['index']} ({row['value']:.4g}): {_values(row['chosen'])}" for row in kept)
+    return SearchSummary(name, counts, confirmed, ended)
+
+
+def _values(chosen: str) -> str:
+    shown = {k: f"{v:.3g}" if isinstance(v, float) else str(v) for k, v in json.loads(chosen).items()}
+    return ", ".join(f"{name} {value}" for name, value in shown.items())
+
+
+def load_notes(folder: Path) -> tuple[str, ...]:
+    """What the study's run said should be known beside the table: budgets used up, warm starts."""
+    header = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    return tuple(map(str, header.get("notes", ())))

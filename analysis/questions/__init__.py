@@ -1,0 +1,1 @@
+"""Numbers that answer a question about stored results; no drawing."""

@@ -1,0 +1,213 @@
+"""Other test images, the same trained models: a bootstrap over the images of the test set, beside the one over seeds.
+
+Scores here are of pixels counted over the whole test set (right, true, predicted, per class), so what is redrawn is
+whole images, with all their pixels; the models stay as they are. It says what another test set of this kind and size
+might have shown of these models, and nothing of other seeds: an interval over seeds says the opposite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas
+import pyarrow
+from numpy.typing import NDArray
+
+from pretune.analysis.digits import few
+from pretune.analysis.load.replicates import FINISHED, held_note, independent_values, lower_is_better, replicates
+from pretune.analysis.load.results import ResultsError, StudyHeader
+from pretune.analysis.statistics import Interval, t_interval
+
+Array = NDArray[np.float64]
+RESAMPLES = 2000
+_AT_ONCE = 100  # resamples in memory
+_FEW = 100  # images below which the bootstrap was too narrow in simulation (benchmarks/results/coverage_images.md)
+_SAME = 1e-9  # between a stored score and that of its own counts
+
+
+class Counts(NamedTuple):
+    """What one fine-tuning counted."""
+
+    classes: tuple[str, ...]
+    images: NDArray[np.int64]  # (N,) positions in the data set
+    counts: NDArray[np.int64]  # (N, classes, 3): right, true and predicted pixels
+
+
+class CellInterval(NamedTuple):
+    """One cell: its mean over seeds, and both 95 % intervals; NaN where there is none."""
+
+    cell: str
+    mean: float
+    low: float  # Student-t over seeds
+    high: float
+    n: int
+    image_low: float  # percentile bootstrap over test images, of the same mean
+    image_high: float
+    images: int  # 0 where there is no interval over them
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Both intervals of every cell, for one metric; without rows where no stage run counted single images."""
+
+    study: str
+    metric: str
+    rows: tuple[CellInterval, ...]
+    percent: bool
+    notes: tuple[str, ...]
+
+
+def load_counts(folder: Path) -> dict[str, Counts]:
+    """Fingerprint -> counts, from `test_images.parquet`; {} where there is none. Raises ResultsError if damaged."""
+    path = folder / "test_images.parquet"
+    if not path.is_file():
+        return {}
+    try:
+        rows = pandas.read_parquet(path).to_dict("records")
+        return {str(row["fingerprint"]): _counts(row["classes"], row["images"], row["counts"]) for row in rows}
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
+        raise ResultsError(f"{path} cannot be read: it is cut off or damaged; run the study again") from error
+
+
+def _counts(classes: Sequence[str], images: NDArray[np.int64], counts: NDArray[np.int64]) -> Counts:
+    return Counts(tuple(classes), np.asarray(images), np.asarray(counts).reshape(len(images), len(classes), 3))
+
+
+def score(counts: Array, metric: str, classes: Sequence[str]) -> Array:
+    """A metric of pixel counts `(..., classes, 3)` that were added up over images: `(...,)`.
+
+    `metric` is jaccard, dice, precision, recall, mean_accuracy, accuracy, or one of a class, as in jaccard/pet; a class
+    that occurs in neither truth nor prediction is left out of a mean. Raises KeyError for any other metric.
+    """
+    name, _, of = metric.partition("/")
+    right, true, predicted = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
+    if metric == "accuracy":
+        return np.asarray(right.sum(axis=-1) / true.sum(axis=-1))
+    below = {
+        "jaccard": true + predicted - right,
+        "dice": (true + predicted) / 2,
+        "precision": predicted,
+        "recall": true,
+        "mean_accuracy": true,
+    }[name]
+    values, present = right / np.maximum(below, 0.5), true + predicted > 0
+    if of:
+        return np.where(present, values, np.nan)[..., classes.index(of) if of in classes else _no_class(of)]
+    return np.asarray((values * present).sum(axis=-1) / present.sum(axis=-1))
+
+
+def _no_class(name: str) -> int:
+    raise KeyError(name)
+
+
+def image_interval(
+    runs: Sequence[Counts], weights: Sequence[float], metric: str, generator: np.random.Generator
+) -> Interval:
+    """95 % percentile bootstrap over test images of the weighted mean of the runs' scores, all on the same images.
+
+    Every resample draws as many images as there are, with replacement, the same for all runs, and scores each run on
+    them. Raises KeyError for a metric that is not made of pixel counts, ValueError where runs saw other images.
+    """
+    first = runs[0]
+    if any(not np.array_equal(run.images, first.images) or run.classes != first.classes for run in runs):
+        raise ValueError("the runs were tested on different images")
+    table = np.stack([run.counts for run in runs], axis=1).astype(np.float64)  # (N, runs, classes, 3)
+    share = np.asarray(weights, np.float64) / np.sum(weights)
+    count = len(table)
+    flat, found = table.reshape(count, -1), []
+    for size in [_AT_ONCE] * (RESAMPLES // _AT_ONCE):
+        drawn = generator.multinomial(count, np.full(count, 1 / count), size=size)
+        pooled = (drawn.astype(np.float64) @ flat).reshape(size, *table.shape[1:])
+        found.append(score(pooled, metric, first.classes) @ share)
+    low, high = np.nanquantile(np.concatenate(found), (0.025, 0.975))
+    return Interval(float(score(table.sum(axis=0), metric, first.classes) @ share), float(low), float(high))
+
+
+# ---------------------------------------------------------------------------------------------------- of a study
+
+
+def intervals(results: pandas.DataFrame, header: StudyHeader, metric: str, counts: Mapping[str, Counts]) -> Intervals:
+    """Both intervals of every cell with a value. Nested fine-tunings weigh as their pretraining does, as in the table.
+
+    The same images are redrawn for every cell, so that intervals of cells go up and down together.
+    """
+    found = replicates(results, header, metric)
+    runs = _finished(results, metric)
+    rows, notes = [], dict[str, None]()
+    for cell in header.cells:
+        values = list(independent_values(found[cell.label]).values())
+        if values:
+            over_seeds = t_interval(values)
+            over_images, images, why = _over_images(
+                runs[runs["cell"] == cell.label], metric, counts, over_seeds.estimate
+            )
+            notes |= {f"{cell.label}: {why}": None} if why else {}
+            rows.append(CellInterval(cell.label, *over_seeds, len(values), *over_images[1:], images))
+    if not any(row.images for row in rows):
+        rows, notes = [], {}
+    percent = header.report.percent and not lower_is_better(metric)
+    return Intervals(
+        header.study, metric, tuple(rows), percent, (*_explained(rows, metric), *notes, *held_note(header))
+    )
+
+
+def _finished(results: pandas.DataFrame, metric: str) -> pandas.DataFrame:
+    """One row per confirmed fine-tuning that reports the metric, with the pretraining that it weighs with."""
+    kept = (results["phase"] == "confirm") & (results["stage"] == "finetune") & (results["outcome"] == FINISHED)
+    rows = results[kept & (results["metric"] == metric) & np.isfinite(results["value"])]
+    group = rows["seed_pretrain"].fillna(rows["seed"]) if "seed_pretrain" in rows else rows["seed"]
+    named: pandas.DataFrame = rows.assign(group=group)
+    return named
+
+
+def _over_images(
+    rows: pandas.DataFrame, metric: str, counts: Mapping[str, Counts], mean: float
+) -> tuple[Interval, int, str]:
+    """The interval, its number of images (0: none), and why there is none where that is worth saying."""
+    none = Interval(math.nan, math.nan, math.nan), 0
+    kept = [counts.get(str(fingerprint)) for fingerprint in rows["fingerprint"]]
+    runs = [run for run in kept if run is not None]
+    if not runs or not metric.startswith("test/"):
+        return *none, ""
+    if len(runs) < len(kept):
+        return *none, f"{len(kept) - len(runs)} of {len(kept)} runs were stored before single images were counted"
+    weights = 1 / rows.groupby("group")["group"].transform("size").to_numpy(np.float64)
+    try:
+        found = image_interval(runs, list(weights), metric.removeprefix("test/"), np.random.default_rng(0))
+    except KeyError:
+        return *none, ""
+    except ValueError as error:
+        return *none, str(error)
+    if not abs(found.estimate - mean) <= _SAME:
+        return *none, "the stored counts of single images do not make the stored score; run the study again"
+    return found, len(runs[0].images), ""
+
+
+def _explained(rows: Sequence[CellInterval], metric: str) -> tuple[str, ...]:
+    if not rows:
+        return ()
+    said = [
+        "over seeds: Student-t, for this test set: what other seeds would give on the same images",
+        "over test images: bootstrap of whole images, for these trained models: what other images of this kind would "
+        "give; seeds are not in it. It holds for this test set's kind of image only, and neither interval holds the "
+        "other's doubt",
+    ]
+    if alike := [row.cell for row in rows if row.n > 1 and math.isnan(row.low)]:
+        said.append(f"no spread at all over seeds, so no interval over them: {few(alike)}")
+    if small := [row.images for row in rows if 0 < row.images < _FEW]:
+        said.append(
+            f"{min(small)} test images are few: in simulation such intervals hold in 91 (20 images) to 93 % (60)"
+        )
+    return (*said, *out_of_range([(row.low, row.high) for row in rows], metric))
+
+
+def out_of_range(bounds: Sequence[tuple[float, float]], metric: str) -> tuple[str, ...]:
+    """One note where a t interval of a fraction reaches below 0 or above 1."""
+    if lower_is_better(metric) or not any(low < 0 or high > 1 for low, high in bounds):
+        return ()
+    return ("an interval leaves the metric's range of 0 to 1: t intervals know no bounds, and are not cut to them",)

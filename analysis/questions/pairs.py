@@ -1,0 +1,274 @@
+"""Two things at a time: factors, tuned parameters, metrics, encoders. Numbers only, no drawing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import chain, combinations, product
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas
+from numpy.typing import NDArray
+
+from pretune.analysis.load.replicates import independent_values, lower_is_better, replicates
+from pretune.analysis.load.results import Cell, StudyHeader
+from pretune.analysis.questions.curves import Array
+from pretune.analysis.questions.sensitivity import SearchRuns, Trial, varied
+
+_MOST_BINS = 4
+_SQRT_TRIALS_PER_BIN = 1.5  # so many bins per parameter that a field holds two trials or so
+
+
+class Grid(NamedTuple):
+    """A number for every pair of two lists of names; NaN where there is none."""
+
+    title: str
+    row_name: str
+    column_name: str
+    value_name: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: Array  # (rows, columns)
+    counts: NDArray[np.int64]  # (rows, columns), of what each number is the mean
+
+
+class Tradeoff(NamedTuple):
+    """Two metrics of every cell, and the cells that no other beats in both."""
+
+    x_name: str
+    y_name: str
+    labels: tuple[str, ...]
+    x: Array  # means over seeds, (cells,)
+    y: Array
+    x_std: Array  # NaN for one seed
+    y_std: Array
+    front: NDArray[np.bool_]
+
+
+class Axis(NamedTuple):
+    """One axis of parallel coordinates: a parameter, or the score."""
+
+    name: str
+    ticks: tuple[tuple[float, str], ...]  # (place in [0, 1], label)
+    places: Array  # (trials,) in [0, 1]
+
+
+class Parallel(NamedTuple):
+    """The trials of one search, each a line over the axes; the score is the last axis."""
+
+    search: str
+    axes: tuple[Axis, ...]
+    rank: Array  # (trials,) share of trials that are worse, in [0, 1]: 1 is the best
+
+
+# -------------------------------------------------------------------------------------------------------- factors
+
+
+def factor_grids(results: pandas.DataFrame, header: StudyHeader, metric: str) -> tuple[Grid, ...]:
+    """The mean of cell means for every pair of factors with two levels or more, over the levels of the other factors.
+
+    Only those settings of the other factors count that have a value at every place of the grid, so that all places
+    are means over the same; a pair that has no such setting has no grid.
+    """
+    means = {label: np.mean(values) for label, values in _finished(results, header, metric).items() if values}
+    names = [name for name, levels in header.factors.items() if len(levels) > 1]
+    grids = (_factor_grid(header, metric, means, *pair) for pair in combinations(names, 2))
+    return tuple(grid for grid in grids if grid is not None)
+
+
+def _factor_grid(header: StudyHeader, metric: str, means: Mapping[str, Any], row: str, column: str) -> Grid | None:
+    by_rest: dict[tuple[str, ...], dict[tuple[str, str], float]] = {}
+    for cell in header.cells:
+        if cell.label in means and row in cell.levels and column in cell.levels:
+            found = by_rest.setdefault(_rest(cell, (row, column)), {})
+            found[cell.levels[row], cell.levels[column]] = float(means[cell.label])
+    places = list(product(header.factors[row], header.factors[column]))
+    whole = [found for found in by_rest.values() if all(place in found for place in places)]
+    if not whole:
+        return None
+    shape = (len(header.factors[row]), len(header.factors[column]))
+    values = np.array([np.mean([found[place] for found in whole]) for place in places], np.float64).reshape(shape)
+    title = f"{metric}: {row} and {column}"
+    counts = np.full(shape, len(whole), np.int64)
+    return Grid(title, row, column, metric, header.factors[row], header.factors[column], values, counts)
+
+
+def _rest(cell: Cell, without: Sequence[str]) -> tuple[str, ...]:
+    return tuple(level for name, level in sorted(cell.levels.items()) if name not in without)
+
+
+def _finished(results: pandas.DataFrame, header: StudyHeader, metric: str) -> dict[str, list[float]]:
+    found = replicates(results, header, metric)
+    return {label: list(independent_values(part).values()) for label, part in found.items()}
+
+
+# -------------------------------------------------------------------------------------------------------- parameters
+
+
+def trial_grids(search: SearchRuns, ranges: Mapping[str, Any]) -> tuple[Grid, ...]:
+    """The mean score of the trials in every field of two parameters, each cut into equally filled bins or its options.
+
+    From the sampler's own trials: `sensitivity.BIASED` holds for it.
+    """
+    names = [name for name in varied(search) if all(name in trial.values for trial in search.trials)]
+    return tuple(_trial_grid(search, ranges, *pair) for pair in combinations(names, 2))
+
+
+def _trial_grid(search: SearchRuns, ranges: Mapping[str, Any], row: str, column: str) -> Grid:
+    (rows, row_at), (columns, column_at) = (_bins(search.trials, name, ranges.get(name, {})) for name in (row, column))
+    total, counts = np.zeros((len(rows), len(columns))), np.zeros((len(rows), len(columns)), np.int64)
+    scores = [trial.score for trial in search.trials]
+    np.add.at(total, (row_at, column_at), scores)
+    np.add.at(counts, (row_at, column_at), 1)
+    values = np.divide(total, counts, out=np.full(total.shape, math.nan), where=counts > 0)
+    return Grid(f"{search.name}: {row} and {column}", row, column, search.metric, rows, columns, values, counts)
+
+
+def _bins(trials: Sequence[Trial], name: str, described: Mapping[str, Any]) -> tuple[tuple[str, ...], NDArray[np.intp]]:
+    """Names of the bins of a parameter, and the bin of each trial; equal values always share one."""
+    x = np.array([_place(trial.values[name]) for trial in trials], np.float64)
+    values = np.unique(x)
+    most = max(2, min(_MOST_BINS, round(_SQRT_TRIALS_PER_BIN * len(x) ** 0.5 / 2)))
+    if "choice" in described:
+        return tuple(str(described["choice"][int(value)]) for value in values), np.searchsorted(values, x)
+    if len(values) <= most:
+        return tuple(f"{value:.3g}" for value in values), np.searchsorted(values, x)
+    edges = np.unique(np.quantile(x, np.linspace(0, 1, most + 1)[1:-1]))
+    at = np.searchsorted(edges, x, side="left")
+    kept, at = np.unique(at, return_inverse=True)
+    parts = [x[at == number] for number in range(len(kept))]
+    return tuple(f"{part.min():.2g} to {part.max():.2g}" for part in parts), at
+
+
+def _place(value: Any) -> float:
+    """A number; how many items of a subset."""
+    return float(len(value)) if isinstance(value, list) else float(value)
+
+
+def parallel(search: SearchRuns, ranges: Mapping[str, Any]) -> Parallel:
+    """Every trial of a search over the parameters that all of them have and that took more than one value."""
+    names = [name for name in varied(search) if all(name in trial.values for trial in search.trials)]
+    axes = [_axis(name, [trial.values[name] for trial in search.trials], ranges.get(name, {})) for name in names]
+    score = np.array([trial.score for trial in search.trials], np.float64)
+    better = -score if search.minimize else score
+    rank = np.array([(better < value).mean() for value in better], np.float64)
+    return Parallel(search.name, (*axes, _axis(search.metric, list(score), {})), rank)
+
+
+def _axis(name: str, values: Sequence[Any], described: Mapping[str, Any]) -> Axis:
+    x = np.array([_place(value) for value in values], np.float64)
+    log = bool(described.keys() & {"log_uniform", "log_int"}) and bool((x > 0).all())
+    shown = np.log(x) if log else x
+    low, high = (float(shown.min()), float(shown.max())) if len(shown) else (0.0, 1.0)
+    places = (shown - low) / (high - low) if high > low else np.full(len(x), 0.5)
+    if "choice" in described:
+        options = {float(place): str(described["choice"][int(value)]) for place, value in zip(places, x, strict=True)}
+        return Axis(name, tuple(sorted(options.items())), places)
+    middle = math.exp((low + high) / 2) if log else (low + high) / 2
+    labels = [(0.0, float(x.min())), (0.5, middle), (1.0, float(x.max()))] if high > low else [(0.5, float(x[0]))]
+    return Axis(name, tuple((place, f"{value:.3g}") for place, value in labels), places)
+
+
+# -------------------------------------------------------------------------------------------------------- metrics
+
+
+def tradeoff(results: pandas.DataFrame, header: StudyHeader, x_name: str, y_name: str) -> Tradeoff:
+    """Two metrics of the confirm phase, for the cells that have both."""
+    xs, ys = (_finished(results, header, name) for name in (x_name, y_name))
+    labels = tuple(cell.label for cell in header.cells if xs[cell.label] and ys[cell.label])
+    x, y = (np.array([np.mean(part[label]) for label in labels], np.float64) for part in (xs, ys))
+    x_std, y_std = (np.array([_std(part[label]) for label in labels], np.float64) for part in (xs, ys))
+    scores = np.stack([_higher_is_better(x, x_name), _higher_is_better(y, y_name)], axis=1)
+    return Tradeoff(x_name, y_name, labels, x, y, x_std, y_std, pareto(scores))
+
+
+def search_tradeoffs(searches: pandas.DataFrame, target: str) -> dict[str, Tradeoff]:
+    """Of every search for several targets, its first target and each further one: "SEARCH: TARGET" -> the trials.
+
+    `searches` is searches.parquet: search, told, value (of `target`), chosen, and also.NAME for each further target.
+    """
+    found = {}
+    for name, part in searches[searches["told"] == "complete"].groupby("search", sort=False):
+        for column in (str(column) for column in part.columns if str(column).startswith("also.")):
+            whole = part[part[["value", column]].notna().all(axis=1)]
+            x, y = (whole[key].to_numpy(np.float64) for key in ("value", column))
+            also, none = column.removeprefix("also."), np.full(len(whole), math.nan)
+            scores = np.stack([_higher_is_better(x, target), _higher_is_better(y, also)], axis=1)
+            labels = tuple(map(str, whole["chosen"]))
+            found[f"{name}: {also}"] = Tradeoff(target, also, labels, x, y, none, none, pareto(scores))
+    return found
+
+
+def pareto(scores: Array) -> NDArray[np.bool_]:
+    """Which of the rows of (items, metrics), higher is better, no other row equals or beats everywhere and beats
+    somewhere. Equal rows stand or fall together."""
+    beaten = [bool(((scores >= row).all(axis=1) & (scores > row).any(axis=1)).any()) for row in scores]
+    return ~np.array(beaten, np.bool_)
+
+
+def _higher_is_better(values: Array, metric: str) -> Array:
+    return -values if lower_is_better(metric) else values
+
+
+def _std(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+
+# ----------------------------------------------------------------------------------------------------------- CKA
+
+
+def cka_rows(results: pandas.DataFrame, header: StudyHeader) -> pandas.DataFrame:
+    """What pairwise probes left in a study's results, as level_a, level_b, layer and value.
+
+    A pair stands in the results twice, under either cell and with the other's level in the stage's name
+    (probe:NAME/LEVEL), so that the two rows of one stage run name both levels. Where it matters at which levels of the
+    other factors two encoders were compared, the layer says so.
+    """
+    probes = results[(results["phase"] == "confirm") & results["stage"].str.match("probe:[^/]+/")]
+    found = probes[probes["metric"] != ""]
+    levels = {str(key): sorted(set(part["stage"])) for key, part in found.groupby("fingerprint")}
+    place = {level: i for i, level in enumerate(level for names in header.factors.values() for level in names)}
+    rows = []
+    for row in found.to_dict("records"):
+        both = levels[str(row["fingerprint"])]
+        if len(both) == 2 and row["stage"] == both[0]:  # the other row says the same
+            probe = str(row["stage"]).removeprefix("probe:").partition("/")[0]
+            pair = sorted((stage.partition("/")[2] for stage in both), key=lambda level: place.get(level, -1))
+            layer = str(row["metric"]).removeprefix(f"probe/{str(row['stage']).removeprefix('probe:')}/")
+            held = _held(header, str(row["cell"]), set(pair))
+            rows.append((*pair, probe, layer, held, row["fingerprint"], row["value"]))
+    rows.sort(key=lambda row: (place.get(row[0], -1), place.get(row[1], -1)))
+    frame = pandas.DataFrame(rows, columns=["level_a", "level_b", "probe", "layer", "held", "fingerprint", "value"])
+    alone = frame.groupby("fingerprint")["held"].transform("nunique") == 1
+    where = frame["held"].where(alone, "").map(lambda held: f" ({held})" if held else "")
+    return frame.assign(layer=frame["layer"] + " of " + frame["probe"] + where)
+
+
+def _held(header: StudyHeader, label: str, compared: set[str]) -> str:
+    """The levels of a cell but that of the factor whose levels are compared."""
+    cell = next(cell for cell in header.cells if cell.label == label)
+    factor = next((name for name, levels in header.factors.items() if compared <= set(levels)), "")
+    return " ".join(f"{name}={level}" for name, level in cell.levels.items() if name != factor)
+
+
+def cka_grids(pairs: pandas.DataFrame) -> tuple[Grid, ...]:
+    """Matrices of centred kernel alignment, one per layer in order of appearance (P3, Figure 7).
+
+    `pairs` has the columns level_a, level_b, layer and value; rows of one pair (several seeds) are averaged, and a pair
+    that was measured one way round stands in both places. The diagonal is empty unless it was measured.
+    """
+    levels = tuple(dict.fromkeys(map(str, chain.from_iterable(zip(pairs["level_a"], pairs["level_b"], strict=True)))))
+    layers = tuple(dict.fromkeys(pairs["layer"]))
+    return tuple(_cka_grid(str(layer), pairs[pairs["layer"] == layer], levels) for layer in layers)
+
+
+def _cka_grid(layer: str, pairs: pandas.DataFrame, levels: tuple[str, ...]) -> Grid:
+    found: dict[tuple[str, str], list[float]] = {}
+    for a, b, value in zip(pairs["level_a"].astype(str), pairs["level_b"].astype(str), pairs["value"], strict=True):
+        if math.isfinite(value):
+            found.setdefault((a, b), []).append(float(value))
+    both = [[found.get((a, b)) or found.get((b, a)) or [] for b in levels] for a in levels]
+    values = np.array([[np.mean(part) if part else math.nan for part in row] for row in both], np.float64)
+    counts = np.array([[len(part) for part in row] for row in both], np.int64)
+    return Grid(layer, "", "", "linear CKA", levels, levels, values, counts)

@@ -1,0 +1,268 @@
+"""Tables of mean ± standard deviation over seeds, from the confirm phase alone.
+
+Numbers only; how they are laid out and rounded is `layout`'s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+from typing import NamedTuple
+
+import numpy as np
+import pandas
+from numpy.typing import NDArray
+
+from pretune.analysis.load.replicates import (
+    FINISHED,
+    Replicate,
+    held_note,
+    independent_values,
+    is_probe,
+    lower_is_better,
+    partner_of,
+    replicates,
+)
+from pretune.analysis.load.results import Cell, Published, PublishedValue, ResultsError, StudyHeader
+from pretune.analysis.statistics import mean_std, not_distinguishable_from_best, t_interval
+
+# -------------------------------------------------------------------------------------------------------- numbers
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How many of a cell's replicates ended in one way, and why (cause "" where there is nothing to say)."""
+
+    outcome: (
+        str  # as the study stored it (finished, diverged, crashed, blocked, ...); "no value" and "not run" are ours
+    )
+    cause: str
+    count: int
+
+
+@dataclass(frozen=True)
+class CellValue:
+    """Mean and sample standard deviation (NaN below two) over the n independent replicates that finished.
+
+    Where seeds are nested those are pretrainings, each the mean of its `runs` that finished. `low` and `high` are the
+    95 % t interval of the mean, NaN below two.
+    """
+
+    mean: float
+    std: float
+    n: int
+    n_expected: int
+    low: float
+    high: float
+    runs: int  # replicates that finished: fine-tunings, where seeds are nested
+    runs_expected: int
+    outcomes: tuple[Outcome, ...]
+
+
+class Tested(NamedTuple):
+    """How the cells of one column were compared with one another."""
+
+    fewest: int  # common seeds of the pairs that were tested; 0 where none was
+    most: int
+    tests: int  # pairs of cells that were tested ...
+    pairs: int  # ... of all that have values
+    why: tuple[str, ...]  # (rows,) why a cell with a value could be compared with no other; "" where it could
+
+
+@dataclass(frozen=True)
+class Table:
+    """One metric over rows and columns of level labels; None where the study has no such cell."""
+
+    study: str
+    metric: str
+    row_factors: tuple[str, ...]  # () where the only row is "all"
+    column_factors: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    columns: tuple[tuple[str, ...], ...]
+    values: tuple[tuple[CellValue | None, ...], ...]  # (rows, columns)
+    best: tuple[tuple[bool, ...], ...]  # best mean of its column, ties included; a column with one value has none
+    rivals: tuple[tuple[bool | None, ...], ...]  # not best, and not shown to be worse than another of its column;
+    # None where it could not be compared, for want of seeds in common or of any spread
+    tested: tuple[Tested, ...]  # (columns,)
+    published: tuple[tuple[PublishedValue | None, ...], ...] | None  # as `values`
+    percent: bool
+    notes: tuple[str, ...]
+
+
+def build(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Table:
+    """The table of `metric`, from the confirm phase's fine-tunings (or probes, for a metric "probe/...").
+
+    Rows and columns follow the study's report section: by default all factors but the last, and the last; a factor
+    named in neither becomes a row. Raises ResultsError for an unknown factor or a metric that no finished run reports.
+    """
+    found = replicates(results, header, metric)
+    row_factors, column_factors = _layout(header)
+    rows, columns = _labels(header, row_factors), _labels(header, column_factors)
+    expected = (header.pretrainings, header.pretrainings if is_probe(metric) else header.replicates)
+    runs = {_key(cell, row_factors + column_factors): found[cell.label] for cell in header.cells}
+    partner = partner_of(metric)
+    by_levels = {levels: _summary(part, *expected) for levels, part in runs.items() if partner not in levels}
+    values = tuple(tuple(by_levels.get(row + column) for column in columns) for row in rows)
+    best = tuple(tuple(False for _ in row) for row in values) if partner else _best(values, lower_is_better(metric))
+    ranked = runs if partner is None else {}
+    sets = [_not_worse([ranked.get(row + column, ()) for row in rows], lower_is_better(metric)) for column in columns]
+    same = [[kept[y] for kept, _ in sets] for y in range(len(rows))]
+    rivals = tuple(
+        tuple(s if s is None else s and not b for s, b in zip(*row, strict=True))
+        for row in zip(same, best, strict=True)
+    )
+    published, notes = _lay_out_published(header.published, metric, rows, columns)
+    return Table(
+        study=header.study,
+        metric=metric,
+        row_factors=row_factors,
+        column_factors=column_factors,
+        rows=rows,
+        columns=columns,
+        values=values,
+        best=best,
+        rivals=rivals,
+        tested=tuple(seeds for _, seeds in sets),
+        published=published,
+        percent=header.report.percent and not lower_is_better(metric),
+        notes=(
+            *_itself_note(partner),
+            *_nested_note(header, metric),
+            *_patience_note(results, metric),
+            *held_note(header),
+            *notes,
+        ),
+    )
+
+
+# ---------------------------------------------------------------------------------------- from replicates to values
+
+
+def _layout(header: StudyHeader) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Row factors and column factors; together they are all of the study's factors."""
+    factors, report = tuple(header.factors), header.report
+    _require_factors([*(report.rows or ()), *(report.columns or ())], factors)
+    if report.columns is not None:
+        columns = report.columns
+    else:
+        columns = tuple(factor for factor in factors[-1:] if factor not in (report.rows or ()))
+    rows = report.rows or ()
+    return rows + tuple(factor for factor in factors if factor not in rows + columns), columns
+
+
+def _require_factors(named: Sequence[str], factors: Sequence[str]) -> None:
+    for name in named:
+        if name not in factors:
+            raise ResultsError(f"{name!r} is no factor of this study: choose from {', '.join(factors) or '(none)'}")
+        if named.count(name) > 1:
+            raise ResultsError(f"the factor {name!r} stands in the report's rows and columns more than once")
+
+
+def _key(cell: Cell, factors: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(cell.levels.get(factor, "") for factor in factors)
+
+
+def _labels(header: StudyHeader, factors: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """Level labels in the study's order, without combinations that no cell has; one empty label without factors."""
+    present = {_key(cell, factors) for cell in header.cells}
+    orders = [
+        dict.fromkeys((*header.factors[factor], "")) for factor in factors
+    ]  # "": a cell that the factor does not reach
+    return tuple(labels for labels in product(*orders) if labels in present)
+
+
+def _summary(found: tuple[Replicate, ...], expected: int, runs_expected: int) -> CellValue:
+    runs = sum(math.isfinite(replicate.value) for replicate in found)
+    values = list(independent_values(found).values())
+    mean, std, n = mean_std(values) if values else (math.nan, math.nan, 0)
+    _, low, high = t_interval(values) if values else (math.nan,) * 3
+    ends = Counter((_end(replicate), replicate.cause) for replicate in found)
+    outcomes = [Outcome(outcome, cause, count) for (outcome, cause), count in ends.items()]
+    if len(found) < runs_expected:
+        outcomes.append(Outcome("not run", "", runs_expected - len(found)))
+    return CellValue(mean, std, n, expected, low, high, runs, runs_expected, tuple(outcomes))
+
+
+def _best(values: tuple[tuple[CellValue | None, ...], ...], minimize: bool) -> tuple[tuple[bool, ...], ...]:
+    """True at the best mean of each column that has two values or more."""
+    means = [[math.nan if value is None else value.mean for value in row] for row in values]
+    columns = [[mean for mean in column if not math.isnan(mean)] for column in zip(*means, strict=True)]
+    best = [(min if minimize else max)(column) if len(column) > 1 else None for column in columns]
+    return tuple(tuple(mean == best[x] for x, mean in enumerate(row)) for row in means)
+
+
+def _not_worse(column: Sequence[tuple[Replicate, ...]], minimize: bool) -> tuple[list[bool | None], Tested]:
+    """Whether no other cell of the column is shown to be better, None where that cannot be tested; and the tests."""
+    values = [independent_values(found) for found in column]
+    seeds = sorted(set().union(*values))
+    scores = np.array([[runs.get(seed, math.nan) for runs in values] for seed in seeds]).reshape(-1, len(column))
+    tested = not_distinguishable_from_best(scores, maximize=not minimize)
+    kept = [None if math.isnan(p) else bool(same) for p, same in zip(tested.p, tested.not_distinguishable, strict=True)]
+    pairs = [(y, z) for y, z in combinations(range(len(column)), 2) if values[y] and values[z]]
+    common = [int(tested.pairs[pair]) for pair in pairs if tested.tested[pair]]
+    why = ["" if same is not None or not values[y] else _why_untested(y, tested.pairs) for y, same in enumerate(kept)]
+    return kept, Tested(min(common, default=0), max(common, default=0), len(common), len(pairs), tuple(why))
+
+
+def _why_untested(y: int, pairs: NDArray[np.int64]) -> str:
+    return (
+        "fewer than two seeds in common"
+        if np.delete(pairs[y], y).max(initial=0) < 2
+        else "differences without any spread"
+    )
+
+
+def _end(replicate: Replicate) -> str:
+    unreported = replicate.outcome == FINISHED and math.isnan(replicate.value)
+    return "no value" if unreported else replicate.outcome
+
+
+def _patience_note(results: pandas.DataFrame, metric: str) -> tuple[str, ...]:
+    """Which fine-tunings patience ended before their last epoch; a probe's metric is of none."""
+    found = results[(results["phase"] == "confirm") & (results["metric"] == "train/stopped_epoch")]
+    if is_probe(metric) or found.empty:
+        return ()
+    counts = Counter(found["cell"])
+    named = ", ".join(f"{cell} ({count})" for cell, count in list(counts.items())[:6])
+    return (f"stopped early by patience, seeds in brackets: {named}{' ...' if len(counts) > 6 else ''}",)
+
+
+def _itself_note(partner: str | None) -> tuple[str, ...]:
+    return () if partner is None else (f"empty: {partner} beside itself, 1 by definition; none is the best",)
+
+
+def _nested_note(header: StudyHeader, metric: str) -> tuple[str, ...]:
+    if is_probe(metric) or header.pretrainings == header.replicates:
+        return ()
+    each = header.replicates // header.pretrainings
+    what = "mean of its fine-tunings that finished"
+    return (f"nested seeds: n counts pretrainings, which are what is independent; each is the {what}, of {each}",)
+
+
+def _lay_out_published(
+    every: Sequence[Published], metric: str, rows: Sequence[tuple[str, ...]], columns: Sequence[tuple[str, ...]]
+) -> tuple[tuple[tuple[PublishedValue | None, ...], ...] | None, tuple[str, ...]]:
+    """Published values in the table's places, and notes on them; a value without a place is said so."""
+    published = next((table for table in every if table.metric == metric), None)
+    if published is None:
+        return None, ()
+    by_labels = {value.labels: value for value in published.values}
+    placed = tuple(tuple(by_labels.get(row + column) for column in columns) for row in rows)
+    lost = by_labels.keys() - {row + column for row in rows for column in columns}
+    notes = [f"published: {published.note}"] if published.note else []
+    notes += [f"published for {' / '.join(labels)}, which is no cell of this study" for labels in sorted(lost)]
+    return placed, tuple(notes)
+
+
+def places(table: Table) -> Iterator[tuple[int, int, CellValue]]:
+    """Row, column and value of every cell that the study has."""
+    for y, row in enumerate(table.values):
+        yield from ((y, x, value) for x, value in enumerate(row) if value is not None)
+
+
+def inside(ours: CellValue, theirs: PublishedValue) -> bool | None:
+    """Whether a published mean lies in our 95 % interval; None where we have none."""
+    return None if math.isnan(ours.low) else ours.low <= theirs.mean <= ours.high

@@ -1,0 +1,252 @@
+"""The report: one HTML file that needs nothing else, not even a network.
+
+Everything that came from a study goes through jinja2's escaping, through JSON with every "<" written as \\u003c, or
+through plotly labels that were escaped; and a content security policy names the page's own scripts by their hashes,
+so that text which slipped through could still not run.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from pretune.analysis.load import runs
+from pretune.analysis.load.results import ResultsError, StudyHeader, load, load_header
+from pretune.analysis.load.searches import load_notes, load_searches, summaries
+from pretune.analysis.questions import tables
+from pretune.analysis.questions.image_bootstrap import load_counts
+from pretune.analysis.report.figures import differences, figure_groups, of_metrics, write_figures
+from pretune.analysis.report.panels import load_panels
+from pretune.analysis.report.tables import (
+    component_tables,
+    effect_tables,
+    fold_tables,
+    interval_tables,
+    marginal_tables,
+    several_factors,
+)
+from pretune.analysis.text import formats
+from pretune.analysis.text.answer import answer
+
+NAME = "report.html"
+ASSETS = Path(__file__).parent / "assets"
+RELOAD_SECONDS = 5.0
+
+
+def write(folder: Path, live: bool = False) -> Path:
+    """Write `report.html` into a study's folder and return its path; `live`: the page loads itself anew.
+
+    Raises ResultsError where the stored results cannot be read.
+    """
+    path = folder / NAME
+    temporary = path.with_name(f".{NAME}.tmp")
+    temporary.write_text(build(folder, live), encoding="utf-8", errors="backslashreplace")  # as names in old results
+    return temporary.replace(path)
+
+
+def build(folder: Path, live: bool = False) -> str:
+    """The page of a study's stored results. Raises ResultsError as `write` does."""
+    header, everything, stage_runs = load_header(folder), load(folder), runs.load_stage_runs(folder)
+    groups, notes = figure_groups(folder)
+    metrics, searched = header.report.metrics, summaries(load_searches(folder))
+    results = of_metrics(everything, metrics)
+    app, draw, plotly = _asset("report_runs.js"), _asset("report_draw.js"), _plotly()
+    return _template().render(
+        header=header,
+        sections=_sections(
+            bool(header.report.baseline), several_factors(header), bool(panels := load_panels(folder)), bool(searched)
+        ),
+        progress=progress(folder),
+        answers=[(metric, answer(results, header, metric).sentences) for metric in metrics],
+        facts=facts(everything, stage_runs, header),
+        tables=[
+            *(Markup(formats.to_html(tables.build(results, header, metric))) for metric in metrics),
+            *(Markup(formats.to_html(table)) for table in fold_tables(results, header)),
+        ],
+        intervals=[Markup(formats.to_html(table)) for table in interval_tables(results, header, load_counts(folder))],
+        differences=[Markup(formats.to_html(table)) for table in differences(results, header)],
+        marginal=[Markup(formats.to_html(table)) for table in marginal_tables(everything, header)],
+        effects=[(Markup(formats.to_html(table)), said) for table, said in effect_tables(results, header)],
+        components=[Markup(formats.to_html(table)) for table in component_tables(results, header)],
+        groups=groups,
+        figure_notes=notes,
+        panels=panels,
+        costs=[_cost_row(cost) for cost in runs.costs(stage_runs)],
+        machines=runs.machines(stage_runs),
+        failures=runs.failures(everything),
+        searches=searched,
+        study_notes=load_notes(folder),
+        version=_version(),
+        settings=_read(folder / "study.yaml"),
+        css=Markup(_asset("report.css")),
+        app=Markup(app),
+        draw=Markup(draw),
+        plotly=Markup(plotly),
+        script_hashes=Markup(" ".join(map(_hash, (app, plotly, draw)))),
+        figure_data=_json([[figure.to_plotly_json() for _, figure in group.figures] for group in groups]),
+        run_data=_json(run_data(everything, stage_runs, metrics[0], RELOAD_SECONDS if live else 0.0)),
+    )
+
+
+def watch(folder: Path, say: Callable[[str], None], seconds: float = 2.0) -> None:
+    """Write the report anew whenever the stored results or the status change, until the study has ended.
+
+    Ctrl-C ends it too, quietly. Raises ResultsError where there is no such folder or its files cannot be read.
+    """
+    seen: tuple[int, ...] | None = None
+    try:
+        while True:
+            ended = _ended(folder)
+            if (now := _changed(folder)) != seen:
+                seen = now
+                say(_watched(folder, ended))
+            if ended:
+                return
+            time.sleep(seconds)
+    except KeyboardInterrupt:
+        say("no longer watching; the report stays as it is")
+
+
+def _watched(folder: Path, ended: bool) -> str:
+    """Write what there is to show, and say so."""
+    if not (folder / "results.parquet").is_file():
+        return progress(folder) or str(folder / NAME) + " is written as soon as results are stored"
+    return f"{time.strftime('%H:%M:%S')} {write(folder, live=not ended)}"
+
+
+def _changed(folder: Path) -> tuple[int, ...]:
+    """Times of change of what the report is made from."""
+    if not folder.is_dir():
+        raise ResultsError(f"there is no study folder {folder}: check the path")
+    paths = [folder / name for name in ("results.parquet", "status.json")]
+    return tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in paths)
+
+
+def _ended(folder: Path) -> bool:
+    return (folder / "status.json").is_file() and (folder / "results.parquet").is_file() and not progress(folder)
+
+
+# ------------------------------------------------------------------------------------------------------------ facts
+
+
+def facts(results: pandas.DataFrame, stage_runs: pandas.DataFrame, header: StudyHeader) -> list[tuple[str, str]]:
+    """The few numbers at the top: cells, seeds, stage runs, failures, work."""
+    ended = results.drop_duplicates("fingerprint")
+    seeds = [("seeds per cell", str(header.replicates))]
+    if header.pretrainings < header.replicates:
+        each = str(header.replicates // header.pretrainings)
+        seeds = [("pretrainings per cell", str(header.pretrainings)), ("fine-tunings of each", each)]
+    failed = int((ended["outcome"] != "finished").sum())
+    return [
+        ("cells", str(len(header.cells))),
+        *seeds,
+        ("stage runs", f"{len(ended):,}"),
+        ("did not finish", f"{failed:,}"),
+        ("work", duration(float(stage_runs["seconds"].sum()))),
+    ]
+
+
+def _cost_row(cost: runs.Cost) -> list[str]:
+    size = f"{cost.bytes / 1e6:,.1f} MB"
+    return [cost.stage, f"{cost.runs:,}", duration(cost.seconds), duration(cost.mean_seconds), size]
+
+
+def duration(seconds: float) -> str:
+    """'4.2 s', '12 min', '3 h 5 min'."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def progress(folder: Path) -> str:
+    """What status.json says of a study that has not ended; "" for one that has."""
+    try:
+        status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+        done = int(status["finished"]) + int(status["reused"]) + int(status["failed"])
+        total = status["total"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    if total is not None and done >= int(total):
+        return ""
+    of = "" if total is None else f" of {total}"
+    return f"This study has not ended ({status['phase']} phase): {done}{of} stage runs are done. The tables hold those."
+
+
+def run_data(results: pandas.DataFrame, stage_runs: pandas.DataFrame, metric: str, reload: float) -> dict[str, Any]:
+    """What the table of stage runs is made from."""
+    return runs.run_table(results, stage_runs)._asdict() | {"first_metric": metric, "reload_seconds": reload}
+
+
+# ------------------------------------------------------------------------------------------------------------- page
+
+
+def _sections(baseline: bool, factors: bool, panels: bool, searched: bool) -> list[tuple[str, str]]:
+    names = [("answer", "Answer"), ("table", "Table")]
+    names += [("differences", "Differences")] if baseline else []
+    names += [("effects", "Effects")] if factors else []
+    names += [("figures", "Figures")] + ([("panels", "Images")] if panels else [])
+    names += [("searches", "Searches")] if searched else []
+    return [*names, ("cost", "Cost"), ("failures", "Failures"), ("runs", "Stage runs"), ("reproduce", "Reproduce")]
+
+
+def _template() -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(ASSETS)
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.get_template("report.html.j2")
+
+
+def _json(content: object) -> Markup:
+    """JSON that is safe inside a script element: no "<" can end it or open another."""
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"), default=_plain)
+    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | np.ndarray):
+        return list(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} has no place in a report")
+
+
+def _hash(script: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
+
+
+@cache
+def _plotly() -> str:
+    """plotly.js, its line ends as a browser reads them, or the policy's hash would not fit."""
+    return str(get_plotlyjs()).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else "(study.yaml is not there)"
+
+
+def _version() -> str:
+    try:
+        return version("pretune")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "(not installed)"
+
+
+__all__ = ["build", "watch", "write", "write_figures"]

@@ -1,0 +1,148 @@
+"""A study's tables, written beside its results and returned for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas
+from rich.console import RenderableType
+from rich.text import Text
+
+from pretune.analysis.load.results import StudyHeader, load, load_header
+from pretune.analysis.load.searches import load_notes, load_searches, summaries
+from pretune.analysis.questions.components import Components, components
+from pretune.analysis.questions.differences import Differences, differences
+from pretune.analysis.questions.effects import Effects, effects, sentences
+from pretune.analysis.questions.folds import Folds, over_folds
+from pretune.analysis.questions.image_bootstrap import Counts, Intervals, intervals, load_counts
+from pretune.analysis.questions.marginal import marginal_effects
+from pretune.analysis.questions.tables import Table, build
+from pretune.analysis.text import formats
+from pretune.analysis.text.csv import joined
+from pretune.analysis.text.grids import Shown
+
+
+class Tables(NamedTuple):
+    """Every table of a study, one of each kind per metric of the report; empty where the design does not ask for it."""
+
+    values: tuple[Table, ...]
+    folds: tuple[Folds, ...]  # with a factor whose levels are folds
+    intervals: tuple[Intervals, ...]  # where pixels were counted image by image
+    differences: tuple[Differences, ...]  # with a baseline
+    marginal: tuple[Differences, ...]  # with a factor whose levels are sets, as of transforms
+    effects: tuple[Effects, ...]  # with two factors or more
+    components: tuple[Components, ...]  # with nested seeds, or a search on two seeds or more
+
+
+def all_tables(results: pandas.DataFrame, header: StudyHeader, counts: Mapping[str, Counts]) -> Tables:
+    """The tables of a study's results; `counts`: of single test images, by fingerprint. Raises ResultsError."""
+    metrics = header.report.metrics
+    return Tables(
+        tuple(build(results, header, metric) for metric in metrics),
+        fold_tables(results, header),
+        interval_tables(results, header, counts),
+        tuple(differences(results, header, metric) for metric in metrics if header.report.baseline),
+        marginal_tables(results, header),
+        tuple(table for table, _ in effect_tables(results, header)),
+        component_tables(results, header),
+    )
+
+
+def fold_tables(results: pandas.DataFrame, header: StudyHeader) -> tuple[Folds, ...]:
+    """Means over the folds of a cross-validation, of every metric."""
+    return tuple(table for metric in header.report.metrics for table in over_folds(results, header, metric))
+
+
+def interval_tables(
+    results: pandas.DataFrame, header: StudyHeader, counts: Mapping[str, Counts]
+) -> tuple[Intervals, ...]:
+    """Intervals over seeds beside those over test images, of every metric that is made of pixels' counts."""
+    found = [intervals(results, header, metric, counts) for metric in header.report.metrics if counts]
+    return tuple(table for table in found if table.rows)
+
+
+def effect_tables(results: pandas.DataFrame, header: StudyHeader) -> tuple[tuple[Effects, tuple[str, ...]], ...]:
+    """The analysis of variance of every metric, and what it says in words; none with fewer than two factors.
+
+    Why there is none is said once, not for every metric.
+    """
+    every = [effects(results, header, metric) for metric in header.report.metrics if several_factors(header)]
+    found = [
+        table for place, table in enumerate(every) if table.rows or table.notes not in [e.notes for e in every[:place]]
+    ]
+    return tuple((table, sentences(table) if table.rows else ()) for table in found)
+
+
+def marginal_tables(results: pandas.DataFrame, header: StudyHeader) -> tuple[Differences, ...]:
+    """What each member of a set adds, for every metric."""
+    return tuple(table for metric in header.report.metrics for table in marginal_effects(results, header, metric))
+
+
+def component_tables(results: pandas.DataFrame, header: StudyHeader) -> tuple[Components, ...]:
+    """Variance components of every metric, where the design tells sources of spread apart."""
+    found = [components(results, header, metric) for metric in header.report.metrics]
+    return tuple(table for table in found if table.rows)
+
+
+def several_factors(header: StudyHeader) -> bool:
+    """Whether two factors or more have two levels or more."""
+    return sum(len(levels) > 1 for levels in header.factors.values()) > 1
+
+
+def write_tables(folder: Path) -> list[RenderableType]:
+    """Write table.md and table.tex with everything, and table.csv, intervals.csv, differences.csv and so on.
+
+    Returns them for a terminal, effects in words. Raises ResultsError where there is nothing to read.
+    """
+    results, header = load(folder), load_header(folder)
+    found = all_tables(results, header, load_counts(folder))
+    shown: list[Shown] = [table for kind in found for table in kind]
+    text = _markdown(header, shown) + searched(folder)
+    (folder / "table.md").write_text(text, encoding="utf-8", errors="backslashreplace")  # as names in old notes
+    (folder / "table.tex").write_text("\n".join(map(formats.to_latex, shown)), encoding="utf-8")
+    _write_csv(folder / "table.csv", found.values)
+    _write_csv(folder / "folds.csv", found.folds)
+    _write_csv(folder / "intervals.csv", found.intervals)
+    _write_csv(folder / "differences.csv", found.differences)
+    _write_csv(folder / "marginal.csv", found.marginal)
+    _write_csv(folder / "effects.csv", found.effects)
+    _write_csv(folder / "components.csv", found.components)
+    said = [
+        Text(f"{table.metric}: {sentence}")
+        for table in found.effects
+        if table.rows
+        for sentence in sentences(table) or table.notes
+    ]
+    first: list[Shown] = [*found.values, *found.folds, *found.differences, *found.marginal]
+    return [*map(formats.to_rich, first), *said, *map(formats.to_rich, found.components)]
+
+
+def searched(folder: Path) -> str:
+    """What the searches asked and found out, and what should be known beside the table, as lists in Markdown."""
+    parts = {"Searches": [search.sentence for search in summaries(load_searches(folder))], "Notes": load_notes(folder)}
+    return "".join(
+        "\n".join(["", f"## {title}", "", *(f"- {line}" for line in lines)]) + "\n"
+        for title, lines in parts.items()
+        if lines
+    )
+
+
+def _write_csv(path: Path, tables: Sequence[Shown]) -> None:
+    """What an earlier report wrote and this one has not is taken away."""
+    if tables:
+        path.write_text(joined(tables), encoding="utf-8")
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _markdown(header: StudyHeader, shown: Sequence[Shown]) -> str:
+    question = f"{header.question}\n\n" if header.question else ""
+    return f"# {header.study}\n\n{question}" + "\n\n".join(map(_section, shown)) + "\n"
+
+
+def _section(table: Shown) -> str:
+    """A table, and beneath an analysis of variance what it says."""
+    said = sentences(table) if isinstance(table, Effects) and table.rows else ()
+    return formats.to_markdown(table) + "".join(f"\n{sentence}\n" for sentence in said)

@@ -1,0 +1,155 @@
+"""What a study found, in sentences, with the doubt beside each number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import pandas
+
+from pretune.analysis.digits import number
+from pretune.analysis.figures.figures import CellDots
+from pretune.analysis.load.replicates import Replicate, independent_values, lower_is_better, partner_of, replicates
+from pretune.analysis.load.results import StudyHeader
+from pretune.analysis.questions.differences import Differences, differences
+from pretune.analysis.questions.effects import effects, main_effects
+from pretune.analysis.questions.image_bootstrap import out_of_range
+from pretune.analysis.questions.tables import CellValue, Table, build
+from pretune.analysis.statistics import Interval, t_interval
+from pretune.analysis.text.grids import difference_digits, table_digits
+
+ALPHA = 0.05
+_SELECTED = (
+    "Every interval here is of one number alone: of the best of several cells, or the largest of several differences, "
+    "it covers in less than 95 % of studies."
+)
+MOST_COLUMNS = 6  # of which the best is told; a wider table is read as a table
+
+
+class Answer(NamedTuple):
+    """Sentences in the order in which they are read; `dots` hold every cell's numbers."""
+
+    sentences: tuple[str, ...]
+    dots: tuple[CellDots, ...]
+
+
+def answer(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Answer:
+    """Per column of the table its best cell with interval and those not shown to be worse, as the table marks them;
+    the factors' main effects; and what Holm's test says of the baseline."""
+    found = replicates(results, header, metric)
+    dots = tuple(_dots(cell.label, found[cell.label]) for cell in header.cells)
+    if not any(cell.values for cell in dots):
+        return Answer((f"No replicate has finished with a value of {metric} yet: there is nothing to answer.",), dots)
+    sentences = list(_columns(_table(results, header, metric)))
+    sentences += main_effects(effects(results, header, metric))
+    if header.report.baseline and (table := differences(results, header, metric)).rows:
+        sentences.append(_baseline_sentence(table))
+    if sum(math.isfinite(cell.mean.low) for cell in dots) > 1 and partner_of(metric) is None:
+        sentences.append(_SELECTED)
+    sentences += [
+        _sentence(said) + "." for said in out_of_range([(cell.mean.low, cell.mean.high) for cell in dots], metric)
+    ]
+    return Answer(tuple(sentences), dots)
+
+
+def _dots(label: str, found: tuple[Replicate, ...]) -> CellDots:
+    values = tuple(independent_values(found).values())
+    return CellDots(label, values, t_interval(values) if values else Interval(math.nan, math.nan, math.nan))
+
+
+def _table(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Table:
+    """The report's table; one of a single row is turned, so that its cells are compared with one another."""
+    table = build(results, header, metric)
+    if len(table.rows) > 1 or len(table.columns) == 1:
+        return table
+    turned = replace(header.report, rows=table.column_factors, columns=table.row_factors)
+    return build(results, replace(header, report=turned, published=()), metric)
+
+
+def _columns(table: Table) -> Iterator[str]:
+    for x in range(min(len(table.columns), MOST_COLUMNS)):
+        column = [(y, value) for y, row in enumerate(table.values) if (value := row[x]) is not None and value.n]
+        if column:
+            yield _best_sentence(table, x, column)
+        if len(column) > 1 and partner_of(table.metric) is None:
+            yield _rivals_sentence(table, x, [y for y, _ in column])
+    if len(table.columns) > MOST_COLUMNS:
+        yield f"The table has {len(table.columns) - MOST_COLUMNS} more columns, each with its own best."
+
+
+def _best_sentence(table: Table, x: int, column: list[tuple[int, CellValue]]) -> str:
+    loss = lower_is_better(table.metric)
+    y, best = (min if loss else max)(column, key=lambda place: place[1].mean)
+    ties = sum(value.mean == best.mean for _, value in column) - 1
+    shared = f" (a tie with {ties} more)" if ties else ""
+    what = "pretraining" if best.runs_expected > best.n_expected else "seed"
+    digits = table_digits(table)
+    doubt = f"one {what}, so its uncertainty is not known"
+    if math.isfinite(best.low):
+        low, high = (number(bound, digits, table.percent) for bound in (best.low, best.high))
+        doubt = f"95 % t interval {low} to {high}, {best.n} {what}s"
+    elif best.n > 1:
+        doubt = f"{best.n} {what}s without any spread, copies of one run, so its uncertainty is not known"
+    mean = number(best.mean, digits, table.percent) + (" %" if table.percent else "")
+    direction = "lowest" if loss else "highest"
+    return f"{_where(table, x)}{_row(table, y)} has the {direction} mean {table.metric}{shared}: {mean} ({doubt})."
+
+
+def _rivals_sentence(table: Table, x: int, column: list[int]) -> str:
+    """The marks of one column, in words."""
+    others = [y for y in column if not table.best[y][x]]
+    tested = [y for y in others if table.rivals[y][x] is not None]
+    rivals = [_row(table, y) for y in tested if table.rivals[y][x]]
+    fewest, most, tests, pairs, why = table.tested[x]
+    if not tested:
+        whys = " or ".join(dict.fromkeys(filter(None, why)))
+        return _sentence(f"{_where(table, x)}with {whys}, nothing shows which others are worse.")
+    which = "all" if tests == pairs else f"{tests} of {pairs}"
+    how = f"paired t-tests of {which} pairs, n={fewest}{f' to {most}' * (most > fewest)}, Holm"
+    shown = ", ".join(rivals[:4]) + (f" and {len(rivals) - 4} more" if len(rivals) > 4 else "")
+    said = f"{len(rivals)} of the {len(tested)} other cells {_are(len(rivals))} not shown to be worse ({how}): {shown}"
+    if not rivals:
+        said = f"every other cell is shown to be worse ({how})"
+    elif len(rivals) == len(tested):
+        said = f"no other cell is shown to be worse ({how})"
+    untested = len(others) - len(tested)
+    return _sentence(_where(table, x) + said + (f"; {untested} could not be compared." if untested else "."))
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _where(table: Table, x: int) -> str:
+    levels = zip(table.column_factors, table.columns[x], strict=True)
+    named = " ".join(f"{factor}={level}" for factor, level in levels if level)
+    return f"At {named}: " if named and len(table.columns) > 1 else ""
+
+
+def _row(table: Table, y: int) -> str:
+    return " ".join(f"{f}={level}" for f, level in zip(table.row_factors, table.rows[y], strict=True) if level) or "all"
+
+
+def _baseline_sentence(table: Differences) -> str:
+    shown = [row for row in table.rows if row.p_holm < ALPHA]
+    higher = sum(row.difference > 0 for row in shown)
+    counts = f"{higher} {_are(higher)} higher and {len(shown) - higher} {_are(len(shown) - higher)} lower"
+    untested = sum(math.isnan(row.p) for row in table.rows)
+    counts += f" and {untested} could not be tested" if untested else ""
+    largest = max(table.rows, key=lambda row: abs(row.difference))
+    digits = difference_digits(table)
+    size, low, high = (
+        number(value, digits, table.percent, sign=True) for value in (largest.difference, largest.low, largest.high)
+    )
+    around = f"[{low}, {high}]" if math.isfinite(largest.low) else "no interval"
+    unit = " points" if table.percent else ""
+    return (
+        f"Against the baseline {table.baseline}, of {len(table.rows)} comparisons {counts} at a family-wise 5 % "
+        f"(Holm); the largest difference is {size}{unit} ({around}, {largest.cell})."
+    )
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"

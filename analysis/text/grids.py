@@ -1,0 +1,345 @@
+"""Tables as text, which every written format shares: digits by the uncertainty, marks, captions and footnotes."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import NamedTuple
+
+from pretune.analysis.digits import DASH, decimals, few, number, p_value
+from pretune.analysis.load.replicates import lower_is_better, partner_of
+from pretune.analysis.load.results import PublishedValue
+from pretune.analysis.questions.components import Component, Components
+from pretune.analysis.questions.differences import Difference, Differences
+from pretune.analysis.questions.effects import Effect, Effects, effect_digits
+from pretune.analysis.questions.folds import FoldMean, Folds
+from pretune.analysis.questions.image_bootstrap import CellInterval, Intervals, out_of_range
+from pretune.analysis.questions.tables import CellValue, Outcome, Table, inside, places
+
+Shown = Table | Folds | Intervals | Differences | Effects | Components
+_WIDE = 0.5  # of an interval: half of what a fraction can be
+RIVAL = " ≈"  # beside a cell that is not shown to be worse than its column's best
+
+
+class Grid(NamedTuple):
+    """A table as text: what every written format shares."""
+
+    caption: str
+    left: int  # leading columns that hold labels
+    head: tuple[str, ...]
+    body: tuple[tuple[str, ...], ...]
+    bold: frozenset[tuple[int, int]]  # body positions
+    notes: tuple[str, ...]
+
+
+def grid(table: Shown, beneath: bool = False) -> Grid:
+    """`beneath` puts published values under ours in place of beside them."""
+    if isinstance(table, Table):
+        return _table_grid(table, beneath)
+    if isinstance(table, Folds):
+        return _folds_grid(table)
+    if isinstance(table, Intervals):
+        return _intervals_grid(table)
+    if isinstance(table, Differences):
+        return _differences_grid(table)
+    return _effects_grid(table) if isinstance(table, Effects) else _components_grid(table)
+
+
+def _table_grid(table: Table, beneath: bool) -> Grid:
+    digits, common = table_digits(table), _common_n(table)
+    footnotes = _footnotes(table)
+    marks = {place: _superscript(number) for number, place in enumerate(footnotes, start=1)}
+    ours = [["" for _ in table.columns] for _ in table.rows]
+    for y, x, value in places(table):
+        text = _format_value(value, digits, table.percent, show_n=common is None)
+        ours[y][x] = text + (RIVAL if table.rivals[y][x] else "") + marks.get((y, x), "")
+    labels = [list(row) or ["all"] for row in table.rows]
+    step = 2 if table.published is not None and not beneath else 1
+    body = [label + _with_published(table, y, ours[y], beneath) for y, label in enumerate(labels)]
+    best = frozenset((y, len(labels[0]) + step * x) for y, x, _ in places(table) if table.best[y][x])
+    left = list(table.row_factors) or [""]
+    notes = [f"{marks[place]} {text}" for place, text in footnotes.items()]
+    return Grid(
+        _caption(table, common), len(left), (*left, *_head(table, beneath)), tuple(map(tuple, body)), best,
+        (
+            *_rivals_note(table), *_published_note(table), *_single_note(table), *_no_spread_note(table),
+            *notes, *table.notes,
+        ),
+    )  # fmt: skip
+
+
+def _head(table: Table, beneath: bool) -> list[str]:
+    """Column names: the level labels, or the metric where there is one column without a label."""
+    names = [" ".join(_factor_level(table, column)) or table.metric for column in table.columns]
+    if table.published is None or beneath:
+        return names
+    return list(chain.from_iterable((name, f"{name} published") for name in names))
+
+
+def _factor_level(table: Table, column: tuple[str, ...]) -> list[str]:
+    """'labels=10%': a level without its factor's name says too little in a heading."""
+    return [f"{factor}={level}" for factor, level in zip(table.column_factors, column, strict=True) if level]
+
+
+def _with_published(table: Table, y: int, ours: list[str], beneath: bool) -> list[str]:
+    if table.published is None:
+        return ours
+    digits = _published_digits(chain.from_iterable(table.published))
+    theirs = [
+        _format_published(value, digits, table.percent) + _agreement(table, own, value)
+        for own, value in zip(table.values[y], table.published[y], strict=True)
+    ]
+    if beneath:
+        return [f"{own}\npublished {their}" if their else own for own, their in zip(ours, theirs, strict=True)]
+    return list(chain.from_iterable(zip(ours, theirs, strict=True)))
+
+
+def _agreement(table: Table, ours: CellValue | None, theirs: PublishedValue | None) -> str:
+    """' (−0.006, inside)': ours minus published, and where the published mean lies."""
+    if ours is None or theirs is None or not ours.n:
+        return ""
+    where = {None: "", True: ", inside", False: ", outside"}[inside(ours, theirs)]
+    return f" ({number(ours.mean - theirs.mean, table_digits(table), table.percent, sign=True)}{where})"
+
+
+def _folds_grid(table: Folds) -> Grid:
+    digits = decimals([row.std for row in table.rows if row.std > 0])
+    unit = ", percent" if table.percent else ""
+    caption = f"{table.metric}{unit}: mean ± standard deviation over folds (factor {table.factor})"
+    body = tuple((row.cell, _over_folds(row, digits, table.percent), str(row.folds)) for row in table.rows)
+    return Grid(caption, 1, ("cell", "mean ± std", "folds"), body, frozenset(), table.notes)
+
+
+def _over_folds(row: FoldMean, digits: int, percent: bool) -> str:
+    if row.folds == 0:
+        return DASH
+    std = DASH if math.isnan(row.std) else number(row.std, digits, percent)
+    return f"{number(row.mean, digits, percent)} ± {std}"
+
+
+def _intervals_grid(table: Intervals) -> Grid:
+    digits = decimals([row.high - row.mean for row in table.rows if row.high > row.mean])
+    caption = f"{table.metric}{', percent' * table.percent}: mean and 95 % intervals, over seeds and over test images"
+    head = ("cell", "mean", "over seeds", "n", "over test images", "images")
+    body = tuple(_interval_row(row, digits, table.percent) for row in table.rows)
+    return Grid(caption, 1, head, body, frozenset(), table.notes)
+
+
+def _interval_row(row: CellInterval, digits: int, percent: bool) -> tuple[str, ...]:
+    seeds, images = (
+        DASH if math.isnan(low) else f"{number(low, digits, percent)} to {number(high, digits, percent)}"
+        for low, high in ((row.low, row.high), (row.image_low, row.image_high))
+    )
+    return (
+        row.cell,
+        number(row.mean, digits, percent),
+        seeds,
+        str(row.n),
+        images,
+        str(row.images) if row.images else DASH,
+    )
+
+
+def _differences_grid(table: Differences) -> Grid:
+    digits = difference_digits(table)
+    unit = ", percentage points" if table.percent else ""
+    what = f"{table.metric}: paired difference to {table.baseline}{unit}"
+    caption = f"{what}, 95 % t interval (each alone), p after Holm over this metric's comparisons"
+    head = ["cell", "difference", "95 % interval", "p (Holm)", "n"]
+    notes = table.notes
+    if table.margin is not None:
+        head[4:4] = ["90 % interval", "p (equivalence)"]
+        margin = f"{100 * table.margin:g} points" if table.percent else f"{table.margin:g}"
+        notes = (
+            f"equivalence: p of two one-sided t-tests that the difference is within ±{margin}, Holm over this metric's "
+            "comparisons; its 90 % interval is of each alone",
+            *notes,
+        )
+    body = tuple(_difference_row(row, digits, table.percent, table.margin is not None) for row in table.rows)
+    return Grid(caption, 1, tuple(head), body, frozenset(), notes)
+
+
+def _difference_row(row: Difference, digits: int, percent: bool, equivalence: bool) -> tuple[str, ...]:
+    difference = number(row.difference, digits, percent, sign=True)
+    interval, narrower = (
+        DASH
+        if math.isnan(low)
+        else "[{}, {}]".format(*(number(end, digits, percent, sign=True) for end in (low, high)))
+        for low, high in ((row.low, row.high), (row.equivalent_low, row.equivalent_high))
+    )
+    same = (narrower, p_value(row.p_equivalent)) if equivalence else ()
+    return row.cell, difference, interval, p_value(row.p_holm), *same, str(row.n)
+
+
+def _effects_grid(table: Effects) -> Grid:
+    unit = ", percentage points" if table.percent else ""
+    caption = f"{table.metric}: main effects and interactions, repeated-measures ANOVA with seeds as blocks "
+    caption += f"(n={table.n}), p after Holm over this metric's effects"
+    head = ("effect", f"size{unit}", "F", "degrees of freedom", "p", "p (Holm)", "η² (adjusted)")
+    digits = effect_digits(table)
+    lines = zip(table.rows, table.p_holm, strict=True)
+    body = tuple(_effect_row(row, p, digits, table.percent) for row, p in lines)
+    explained = (
+        "size: largest minus smallest term of the effect (of two levels: the difference of their means); degrees of "
+        "freedom and p are after Greenhouse and Geisser's correction where a factor has more than two levels",
+    )
+    return Grid(caption, 1, head, body, frozenset(), (*(explained if body else ()), *table.notes))
+
+
+def _effect_row(row: Effect, p_holm: float, digits: int, percent: bool) -> tuple[str, ...]:
+    degrees = ", ".join(f"{df if math.isnan(row.epsilon) else row.epsilon * df:.4g}" for df in (row.df, row.df_error))
+    f, eta = (DASH if math.isnan(value) else f"{value:.2f}" for value in (row.f, row.eta))
+    return " × ".join(row.factors), number(row.size, digits, percent), f, degrees, p_value(row.p), p_value(p_holm), eta
+
+
+def _components_grid(table: Components) -> Grid:
+    unit = ", percentage points" if table.percent else ""
+    head = ("where", "source of spread", f"std{unit}", "share of the variance", "95 % interval", "n")
+    digits = decimals([row.std for row in table.rows])
+    body = tuple(_component_row(row, digits, table.percent) for row in table.rows)
+    return Grid(f"{table.metric}: where the spread comes from", 2, head, body, frozenset(), table.notes)
+
+
+def _component_row(row: Component, digits: int, percent: bool) -> tuple[str, ...]:
+    share = DASH if math.isnan(row.share) else f"{100 * row.share:.0f} %"
+    interval = DASH if math.isnan(row.low) else f"{100 * row.low:.0f} to {100 * row.high:.0f} %"
+    return row.where, row.source, number(row.std, digits, percent), share, interval, str(row.n)
+
+
+# --------------------------------------------------------------------------------------- numbers, captions, footnotes
+
+
+def table_digits(table: Table) -> int:
+    return decimals([value.std for _, _, value in places(table) if value.std > 0])
+
+
+def difference_digits(table: Differences) -> int:
+    return decimals([row.std for row in table.rows if row.std > 0])
+
+
+def _format_value(value: CellValue, digits: int, percent: bool, show_n: bool) -> str:
+    """'0.712 ± 0.013 (n=3)', '0.712 ± –' for one seed, '–' for none."""
+    if value.n == 0:
+        return DASH
+    std = DASH if math.isnan(value.std) else number(value.std, digits, percent)
+    return f"{number(value.mean, digits, percent)} ± {std}" + (f" (n={value.n})" if show_n else "")
+
+
+def _format_published(value: PublishedValue | None, digits: int, percent: bool) -> str:
+    if value is None:
+        return ""
+    mean = number(value.mean, digits, percent)
+    return mean if value.std is None else f"{mean} ± {number(value.std, digits, percent)}"
+
+
+def _published_digits(values: Iterable[PublishedValue | None]) -> int:
+    """Decimals of a fraction with which the paper prints its table: no more than its values need, at least 2."""
+    means = [value.mean for value in values if value is not None]
+    return next(digits for digits in range(2, 9) if digits == 8 or all(abs(round(m, digits) - m) < 1e-9 for m in means))
+
+
+def _common_n(table: Table) -> int | None:
+    """The n of all cells that have a value, where it is the same; 0 where none has."""
+    counts = {value.n for _, _, value in places(table) if value.n}
+    return next(iter(counts), 0) if len(counts) <= 1 else None
+
+
+def _caption(table: Table, common: int | None) -> str:
+    percent = ", percent" if table.percent else ""
+    if common == 0:
+        return f"{table.metric}{percent}: nothing has finished"
+    n = "" if common is None else f" (n={common})"
+    nested = any(value.runs_expected > value.n_expected for _, _, value in places(table))
+    return f"{table.metric}{percent}: mean ± standard deviation over {'pretrainings' if nested else 'seeds'}{n}"
+
+
+def _rivals_note(table: Table) -> tuple[str, ...]:
+    """What the marks claim, and what was not tested at all, which a missing mark would pass for worse."""
+    if partner_of(table.metric):
+        return ()
+    counts = [n for used in table.tested for n in (used.fewest, used.most) if used.tests]
+    said = []
+    if counts:
+        seeds = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+        tests, pairs = sum(used.tests for used in table.tested), sum(used.pairs for used in table.tested)
+        which = "all" if tests == pairs else f"{tests} of {pairs}"
+        said.append(
+            f"{RIVAL.strip()} not shown to be worse than any other of its column; neither bold nor {RIVAL.strip()}: "
+            f"shown to be (one-sided paired t-tests of {which} pairs, n={seeds}, Holm within the column, 5 %)"
+        )
+    untested: dict[str, list[str]] = {}
+    for y, x, why in _untested(table):
+        untested.setdefault(why, []).append(_name(table, y, x))
+    if untested and not counts:
+        whys = " or ".join(untested)
+        said.append(f"no cells of a column could be compared ({whys}): nothing shows which are worse than the best")
+    elif untested:
+        said += [f"not compared ({why}): {few(names)}" for why, names in untested.items()]
+    return tuple(said)
+
+
+def _untested(table: Table) -> Iterator[tuple[int, int, str]]:
+    """Row, column and reason of every cell in a column of several values that was compared with none of them."""
+    counts = Counter(x for _, x, value in places(table) if value.n)
+    for y, x, value in places(table):
+        if value.n and counts[x] > 1 and (why := table.tested[x].why[y]):
+            yield y, x, why
+
+
+def _no_spread_note(table: Table) -> tuple[str, ...]:
+    names = [_name(table, y, x) for y, x, value in places(table) if value.n > 1 and math.isnan(value.low)]
+    return (f"no spread at all, so no interval: the runs of {few(names)} are copies of one run",) if names else ()
+
+
+def _published_note(table: Table) -> tuple[str, ...]:
+    if table.published is None:
+        return ()
+    pairs = [
+        (y, x, value, theirs)
+        for y, x, value in places(table)
+        if (theirs := table.published[y][x]) is not None and value.n > 1
+    ]
+    wide = [_name(table, y, x) for y, x, ours, theirs in pairs if inside(ours, theirs) and ours.high - ours.low > _WIDE]
+    said = [
+        "published, in brackets: ours minus published, and whether the published mean is inside our 95 % t interval"
+    ]
+    if wide and not lower_is_better(table.metric):
+        said.append(f"inside says little where our interval is wider than half of the metric's range: {few(wide)}")
+    return (*said, *out_of_range([(ours.low, ours.high) for _, _, ours, _ in pairs], table.metric))
+
+
+def _single_note(table: Table) -> tuple[str, ...]:
+    ones = [value for _, _, value in places(table) if value.n == 1]
+    if any(value.runs > 1 for value in ones):
+        return (
+            "one pretraining: no standard deviation; the spread of its fine-tunings alone is below, under where the "
+            "spread comes from",
+        )
+    return ("one seed: no standard deviation",) if ones else ()
+
+
+def _footnotes(table: Table) -> dict[tuple[int, int], str]:
+    """Positions of cells with fewer replicates than expected -> which cell, how many, and why."""
+    short = [(y, x, value) for y, x, value in places(table) if value.runs < value.runs_expected]
+    return {(y, x): _shortfall(table, y, x, value) for y, x, value in short}
+
+
+def _shortfall(table: Table, y: int, x: int, value: CellValue) -> str:
+    whys = (_why(outcome) for outcome in value.outcomes if outcome.outcome != "finished")
+    what = "seeds" if value.runs_expected == value.n_expected else "fine-tunings"
+    return f"{_name(table, y, x)}: {value.runs} of {value.runs_expected} {what}; {', '.join(whys)}"
+
+
+def _name(table: Table, y: int, x: int) -> str:
+    factors, levels = table.row_factors + table.column_factors, table.rows[y] + table.columns[x]
+    return " ".join(f"{factor}={level}" for factor, level in zip(factors, levels, strict=True) if level) or "all"
+
+
+def _why(outcome: Outcome) -> str:
+    return f"{outcome.count} {outcome.outcome}" + (f" ({outcome.cause})" if outcome.cause else "")
+
+
+def _superscript(number: int) -> str:
+    return str(number).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))

@@ -1,0 +1,215 @@
+"""Commands about a study's folder: its report, how far it is, another beside it, and the use of its best model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from pretune.errors import EXIT_FAILED_STAGES
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--html/--no-html", default=True, show_default=True, help="Also write report.html, which opens offline.")
+@click.option("--watch", is_flag=True, help="Write report.html anew whenever results change, until the study ends.")
+@click.option("--figures", type=click.Choice(["svg", "pdf", "png"]), help="Also write every figure to figures/.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Decoded images, for panels.  [default: ROOT/cache]")
+@click.option("--store", metavar="PATH", help="Finished stage runs, for panels. [default: ROOT/store]")
+def report(folder: Path, html: bool, watch: bool, figures: str | None, cache: Path | None, store: str | None) -> None:
+    """Print and rewrite the tables of a study from its stored results, and its HTML report.
+
+    \b
+    pretune report runs/quickstart                  tables, and runs/quickstart/report.html
+    pretune report runs/quickstart --watch          while the study runs
+    pretune report runs/quickstart --figures pdf    figures for a paper
+    """
+    from pretune.analysis.load.results import load_header
+    from pretune.analysis.report import figures as report_figures
+    from pretune.analysis.report import html as report_html
+
+    console = Console()
+    load_header(folder)  # says what is missing, before anything else does
+    if watch:
+        report_html.watch(folder, lambda line: console.print(line, highlight=False, soft_wrap=True))
+    if html:
+        for missing in draw_panels(folder, cache or folder.parent / "cache", store or folder.parent / "store"):
+            console.print(f"[dim]images left out of the report: {missing}[/]", highlight=False)
+    print_report(folder, console, html)
+    if html:
+        console.print(f"report  {folder / report_html.NAME}", highlight=False, soft_wrap=True)
+    if figures:
+        console.print(f"{len(report_figures.write_figures(folder, figures))} figures in {folder / 'figures'}")
+
+
+def draw_panels(folder: Path, cache: Path, store: Path | str) -> list[str]:
+    """The image panels that a study's models allow, drawn unless they are there; answers why any is not."""
+    from pretune.results.panels import write_panels
+    from pretune.results.probe_panels import write_probe_panels
+    from pretune.results.reconstructions import write_reconstructions
+    from pretune.store.store import open_store
+
+    held = open_store(store, cache)
+    reasons = (
+        write_panels(folder, cache),
+        write_reconstructions(folder, held, cache),
+        write_probe_panels(folder, held),
+    )
+    return [why for why in reasons if why]
+
+
+def print_report(folder: Path, console: Console, html: bool = True) -> None:
+    """Tables to the terminal, to table.md, table.tex and table.csv, and all of it to report.html."""
+    from pretune.analysis.report.html import write
+    from pretune.analysis.report.tables import write_tables
+
+    for table in write_tables(folder):
+        console.print(table)
+    if html:
+        write(folder)
+
+
+@click.command()
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@click.option("--metric", help="What to compare.  [default: the first study's own metrics]")
+@click.option("--markdown", type=click.Path(path_type=Path), help="Also write the comparison to this file.")
+def compare(first: Path, second: Path, metric: str | None, markdown: Path | None) -> None:
+    """Compare two studies cell by cell, and say which settings differ.
+
+    \b
+    pretune compare runs/simclr runs/byol
+    pretune compare runs/simclr runs/byol --metric test/dice --markdown comparison.md
+    """
+    from pretune.analysis.questions import compare as comparing
+
+    found = comparing.compare_folders(first, second, metric)
+    for item in found:
+        Console().print(comparing.to_rich(item))
+    if markdown is not None:
+        markdown.write_text("\n".join(map(comparing.to_markdown, found)), encoding="utf-8")
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("images", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--overlays/--no-overlays", default=True, show_default=True, help="Also write image and mask blended.")
+@click.option(
+    "--tile",
+    type=click.IntRange(16),
+    metavar="PX",
+    help="Segment squares of so many px at the image's own "
+    "resolution, for images much larger than the study's.  [default: the whole image, resized]",
+)
+@click.option(
+    "--overlap",
+    type=click.FloatRange(0, 0.9),
+    default=0.25,
+    show_default=True,
+    help="Share of a tile that its neighbour also sees; borders lie in its middle.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="More than 1: so many processes on Ray Data, for large folders.",
+)
+@click.option("--address", help="Address of a Ray cluster that sees the same folders.  [default: this machine]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+def predict(
+    folder: Path, images: Path, out: Path, overlays: bool, tile: int | None, overlap: float, workers: int,
+    address: str | None, device: str,
+) -> None:  # fmt: skip
+    """Segment a folder of images, of any sizes, with the best model of a study.
+
+    \b
+    pretune predict runs/my-study photos/ segmented/
+    pretune predict runs/my-study scans/ segmented/ --tile 512     large images, piece by piece
+    pretune predict runs/my-study photos/ segmented/ --workers 8   a large folder, on Ray Data
+
+    Exit code 0: all of them. 3: some files could not be read; they are named.
+    """
+    from pretune.model.predict_folder import How, predict_folder
+
+    how = How(overlays, device, tile, overlap, workers, address)
+    ended = predict_folder(folder, images, out, how, Console(stderr=True))
+    for name, why in ended.failed.items():
+        click.echo(f"failed {name}: {why}", err=True)
+    click.echo(f"{ended.done} images segmented, {len(ended.failed)} failed; masks in {out / 'masks'}")
+    sys.exit(EXIT_FAILED_STAGES if ended.failed else 0)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--format", "kind", type=click.Choice(["safetensors", "onnx", "torch-export"]), default="safetensors",
+              show_default=True)  # fmt: skip
+@click.option("--encoder-only", is_flag=True, help="The encoder alone, as safetensors.")
+@click.option(
+    "--keys",
+    type=click.Choice(["own", "torchvision", "timm"]),
+    default="own",
+    show_default=True,
+    help="Whose tensor names the encoder gets, so that it loads there.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write.  [default: STUDY_OUT/export-FORMAT]")
+@click.option("--cache", type=click.Path(path_type=Path), help="Decoded images, for the check.  [default: ROOT/cache]")
+def export(folder: Path, kind: str, encoder_only: bool, keys: str, out: Path | None, cache: Path | None) -> None:
+    """Export the best model of a study with a model card, and check that it gives the same masks.
+
+    \b
+    pretune export runs/my-study --format onnx
+    pretune export runs/my-study --encoder-only --keys timm     a backbone for other work
+    """
+    from pretune.model.export import export_model
+    from pretune.model.export_encoder import export_encoder
+
+    if not encoder_only and keys != "own":
+        raise click.UsageError(f"--keys {keys} names the tensors of an encoder: add --encoder-only")
+    if encoder_only and kind != "safetensors":
+        raise click.UsageError(f"--encoder-only writes safetensors: leave out --format {kind}")
+    held = cache or folder.parent / "cache"
+    if encoder_only:
+        exported = export_encoder(folder, out or folder / f"export-encoder-{keys}", keys, held)
+    else:
+        exported = export_model(folder, out or folder / f"export-{kind}", kind, held)
+    click.echo(exported.checked)
+    for path in exported.files:
+        click.echo(f"wrote {path}")
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status(folder: Path, as_json: bool) -> None:
+    """How far a study is, from its folder; works while it runs and afterwards.
+
+    \b
+    pretune status runs/quickstart
+    """
+    from pretune.monitor.terminal import CellStatus, RunningStage, Snapshot, render
+
+    try:
+        values = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise click.UsageError(f"{folder} holds no status.json: no study has run there") from None
+    try:
+        parts = {
+            "running": tuple(RunningStage(**item) for item in values["running"]),
+            "cells": tuple(CellStatus(**item) for item in values["cells"]),
+            "messages": tuple(values["messages"]),
+        }
+        shot = Snapshot(**{**values, **parts})
+    except (KeyError, TypeError):
+        raise click.UsageError(f"{folder}/status.json was not written by this version; run the study again") from None
+    if as_json:
+        click.echo(json.dumps(values, indent=1))
+        return
+    Console().print(render(shot))
+
+
+COMMANDS = (report, compare, predict, export, status)

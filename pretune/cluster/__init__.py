@@ -1,0 +1,1 @@
+"""All that imports Ray in the driver: Tune, jobs, joining a cluster."""

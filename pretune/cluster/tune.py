@@ -1,0 +1,237 @@
+"""Ray Tune as transport: it places stage runs on resources and shows them. All state is the scheduler's.
+
+The Searcher hands out ready stages as trials; the trial function runs one stage and returns how it ended instead of
+raising. Tune's own retries, checkpoints, loggers, limiter and restore stay unused (docs/decisions.md says why).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pretune.cluster import join
+from pretune.cluster.log_to import LogTo
+from pretune.dispatch.dispatcher import Handout, Live
+from pretune.dispatch.resources import Ledger, Machine
+from pretune.dispatch.scheduler import Scheduler
+from pretune.errors import ClusterError
+from pretune.search_spaces.stages import Stage
+from pretune.worker.execute import Order
+
+# TUNE_MAX_PENDING_TRIALS_PG: by default one trial of a search algorithm at a time waits for its place, so actors start
+# one by one and an autoscaler, seeing one demand, adds one machine per boot. Our ledger is the limit.
+QUIET = {
+    "TUNE_MAX_PENDING_TRIALS_PG": "100000",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_THRESHOLD_S": "1000000",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours lets stages write their state (leaving.py)
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+NODE_ID = "ray.io/node-id"  # a label that Ray gives every machine
+# A stopped function may unwind slowly; Tune's default of 2 s would make the *next* trial of the actor an error.
+# THP_MEM_ALLOC_ENABLE: torch backs large CPU tensors with huge pages. Each step allocates its activations anew, and
+# touching them in pages of 4 KiB took up to half of it (docs/decisions.md). Digits are the same.
+# RAY_TRAIN_*: by default it looks after its workers every 2 s and keeps books that nobody reads: 25 s to a first step.
+ACTOR_ENVIRONMENT = {
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "100000",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "THP_MEM_ALLOC_ENABLE": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+    "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
+}
+
+
+@contextmanager
+def closed_to_others(own_token: bool) -> Iterator[None]:
+    """A cluster started meanwhile listens on 127.0.0.1 alone, and answers only who has its token.
+
+    By default Ray binds every address of the machine, and takes 127.0.0.1 as an argument for a mistake; the switch
+    that it has for laptops with firewalls (RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, read at import) does what is wanted.
+    With `own_token` that is a new one in the environment of this process and its children, in no file; without, Ray's
+    own in ~/.ray, which a person at the dashboard needs. One that the user has set is kept.
+    """
+    from ray._private import ray_constants
+    from ray._raylet import Config  # type: ignore[attr-defined]
+
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if own_token and not os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    Config.initialize("")  # Ray read the mode when it was imported
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False  # type: ignore[assignment,unused-ignore]
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def start_ray(
+    address: str | None, cpus: int | None, dashboard: bool = False, say: Callable[[str], None] = print
+) -> None:
+    """Connect to a cluster, or start one in this process alone.
+
+    With `dashboard` one started here has Ray's dashboard, on the loopback interface alone; `say` is told its address.
+
+    Without an address a bare `ray.init()` would attach to any stale cluster of this machine, hence `local`.
+    """
+    _set_environment(QUIET)
+    import ray
+
+    with join.explained(address) if address else _started(own_token=not dashboard):
+        context = ray.init(
+            **(_there(address) if address else _here(cpus, dashboard)),
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+        )
+        if dashboard:
+            say(f"dashboard: http://{context.dashboard_url} (it asks for the token that `ray get-auth-token` prints)")
+
+
+@contextmanager
+def _started(own_token: bool) -> Iterator[None]:
+    """What keeps Ray from starting on this machine becomes one sentence; Ray raises bare Exceptions for it."""
+    try:
+        with closed_to_others(own_token):
+            yield
+    except (ImportError, AttributeError) as error:
+        raise ClusterError(join.another_ray(error)) from error
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise ClusterError(
+            f"Ray did not start on this machine: {text} (is it short of memory or very busy?)"
+        ) from error
+
+
+def _there(address: str) -> dict[str, Any]:
+    return {"address": address, "runtime_env": {"env_vars": ACTOR_ENVIRONMENT} | join.code_for_workers()}
+
+
+def _here(cpus: int | None, dashboard: bool) -> dict[str, Any]:
+    """Workers inherit the environment of this process. Under a `runtime_env` the workers that Ray starts with itself
+    would go unused, and new ones would have to start."""
+    _set_environment(ACTOR_ENVIRONMENT)
+    return {"address": "local", "num_cpus": cpus, "include_dashboard": dashboard}
+
+
+def _set_environment(values: Mapping[str, str]) -> None:
+    """Of this process and all that it starts; what is set already stays."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in values.items()})
+
+
+def stop_ray() -> None:
+    """Leave the cluster; one of this process alone ends, so that another study can be run from it."""
+    import ray
+
+    ray.shutdown()
+
+
+def keep_keys_to_ourselves() -> None:
+    """Tune would put the driver's AWS_* keys into every actor's runtime environment, which Ray writes into its logs and
+    shows on its dashboard. Processes have them from their machine's environment, files or role (docs/storage.md)."""
+    try:
+        from ray.tune.execution import class_cache
+
+        given = class_cache.ENV_VARS_TO_PROPAGATE
+    except (ImportError, AttributeError) as error:
+        raise ClusterError(join.another_ray(error)) from error
+    class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in given if name.startswith("AWS_")}
+
+
+@contextmanager
+def idle_processes_make_room(handout: Handout) -> Iterator[None]:
+    """Tune keeps one process whose stage has ended, and its CPUs, for the next; the workers of a group that came back
+    after a loss could wait for these for ever. Then it keeps none."""
+    from ray.tune.execution.tune_controller import TuneController
+
+    usual = TuneController._cleanup_cached_actors
+
+    def clean(controller: Any, force_all: bool = False) -> None:
+        usual(controller, force_all or handout.group_waits)
+
+    TuneController._cleanup_cached_actors = clean  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        TuneController._cleanup_cached_actors = usual  # type: ignore[method-assign]
+
+
+def place_of(config: Mapping[str, Any]) -> Any:
+    """What Tune asks Ray for, for one trial: a place with its resources, on a machine that is not to be kept off."""
+    from ray.tune import PlacementGroupFactory
+
+    bundle = {name: amount for name, amount in config["resources"].items() if amount}
+    off = config.get("keep_off")
+    selector = {"bundle_label_selector": [{NODE_ID: f"!in({','.join(off)})"}]} if off else {}
+    return PlacementGroupFactory([bundle], **selector)  # type: ignore[arg-type]  # of placement_group()
+
+
+def run_trials(
+    scheduler: Scheduler,
+    ledger: Ledger,
+    order_for: Callable[[Stage, float], Order],
+    live: dict[str, Live],
+    images: dict[str, int] | None = None,
+    named: bool = False,
+    log_to: Sequence[LogTo] = (),
+    machines: Callable[[], Sequence[Machine]] | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Run stages as Tune trials until the scheduler is finished or the user stops.
+
+    Args:
+        order_for: makes the order of a stage, given its GPUs.
+        live: filled with what is under way, by trial, for whoever draws it.
+        images: counts the training images seen, by name of stage.
+        named: every stage run has an actor of its own, shown on the dashboard by stage, cell and seed: about 4 s each.
+        log_to: Ray's loggers that also get what stages report.
+        machines: what the cluster has now, asked every few seconds; default: as at the start.
+        say: told what whoever watches should know: machines left out, stages that nothing is heard of.
+    """
+    from ray import tune
+
+    from pretune.cluster.loggers import callbacks
+    from pretune.cluster.tune_callbacks import NamedStage, StageSearcher, StageTrial, Watchdog
+    from pretune.worker.preemption import stopped_by_signals
+
+    keep_keys_to_ourselves()
+    counts = {} if images is None else images
+    handout = Handout(scheduler, ledger, order_for, live, counts, machines=machines, say=say)
+    with tempfile.TemporaryDirectory(prefix="pretune-tune-", ignore_cleanup_errors=True) as scratch:
+        tuner = tune.Tuner(
+            tune.with_resources(NamedStage if named else StageTrial, place_of),
+            tune_config=tune.TuneConfig(
+                search_alg=StageSearcher(handout),
+                num_samples=-1,
+                reuse_actors=not named,
+                trial_dirname_creator=lambda trial: str(trial.trial_id),
+                trial_name_creator=lambda trial: str(trial.trial_id),
+            ),
+            run_config=tune.RunConfig(
+                name="study",
+                storage_path=scratch,
+                verbose=0,
+                callbacks=[Watchdog(handout), *callbacks(log_to, scheduler)],
+                failure_config=tune.FailureConfig(max_failures=0),  # retries are the scheduler's
+            ),
+        )
+        with stopped_by_signals(handout.stop), idle_processes_make_room(handout):
+            tuner.fit()
+    if handout.fault is not None:
+        raise handout.fault

@@ -1,0 +1,111 @@
+"""The three things that Ray Tune calls: what to run next, what to do about lost trials, and a trial.
+
+Kept apart from `transport` because importing Tune takes seconds, and at module level because Tune pickles them.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+from ray.tune.trainable.function_trainable import wrap_function
+
+from pretune.dispatch.dispatcher import Handout
+from pretune.worker import preemption
+from pretune.worker.execute import Order, execute
+
+
+class StageSearcher(Searcher):
+    """A Tune search algorithm that hands out ready stages."""
+
+    def __init__(self, handout: Handout) -> None:
+        super().__init__()
+        self.handout = handout
+
+    def suggest(self, trial_id: str) -> Any:
+        self.handout.reap()  # Tune asks in a loop of up to 600 s without a step while nothing is live
+        return Searcher.FINISHED if self.handout.over else self.handout.take(trial_id)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self.handout.progress(trial_id, result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if result:
+            self.handout.progress(trial_id, result)
+        self.handout.end(trial_id, result, error)
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        return True
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the store and Optuna's storage hold all state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore, see `save`."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles the searcher into its own folder; nothing of ours belongs there
+
+
+class Watchdog(tune.Callback):
+    """Tells the handout which trials Tune holds for ended, and stages when the study is stopped."""
+
+    def __init__(self, handout: Handout) -> None:
+        self.handout = handout
+        self.asked = False
+        self.open: dict[str, Any] = {}  # trials that the handout was not seen to be done with
+        self.seen = 0  # of Tune's list, which only grows
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self.open |= {trial.trial_id: trial for trial in trials[self.seen :]}
+        self.seen = len(trials)
+        ended = {name for name, trial in self.open.items() if trial.status in ("TERMINATED", "ERROR")}
+        self.handout.reap(ended)
+        for name in ended - self.handout.live.keys():
+            del self.open[name]
+        if self.handout.stopping and not self.asked:
+            preemption.ask_stages_to_leave()
+            self.asked = True
+        if self.handout.overdue:
+            preemption.end_at_once()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def run_stage(config: dict[str, Any]) -> None:
+    """The trial: one stage in this actor; its outcome goes back as the last report. Raises only to end the actor."""
+    last, latest = time.monotonic(), dict[str, float]()
+    where = {"node": ray.get_runtime_context().get_node_id()}
+
+    def report(values: dict[str, float]) -> None:
+        nonlocal last, latest
+        latest = values
+        if time.monotonic() - last >= config["pause"]:
+            last = time.monotonic()
+            tune.report(values | where)
+
+    with preemption.at_work() as asked:
+        outcome = execute(Order.from_json(config["order"]), report, asked)
+    ended = {"state": outcome.state, "cause": outcome.cause, "final": outcome.final}
+    tune.report(latest | where | ended)
+    if outcome.state in ("crashed", "preempted"):
+        raise RuntimeError(outcome.cause)  # ends this actor: a CUDA error, say, would break the next stage too
+
+
+class StageTrial(wrap_function(run_stage)):  # type: ignore[misc]  # a class made by a function
+    """The same as an actor class, whose main thread (the stage has another) listens to SIGTERM."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        preemption.listen()
+        super().setup(config)
+
+
+class NamedStage(StageTrial):
+    """The same as an actor that the dashboard shows by stage, cell and seed. Ray asks once, so it takes one trial."""
+
+    def __repr__(self) -> str:
+        return Order.from_json(self.config["order"]).label

@@ -1,0 +1,1 @@
+"""Data of a study, before anything trains: preparation, requirements, leaks, checks."""

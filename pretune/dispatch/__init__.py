@@ -1,0 +1,1 @@
+"""Which stage runs next, where, and how it ended; no Ray in here."""

@@ -1,0 +1,252 @@
+"""Between the scheduler and whatever runs trials: what the cluster has, who runs, and how trials end.
+
+No Ray in here: stages are handed out by our own ledger, and a trial that its runner loses is noticed by time.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pretune.dispatch.node_health import Health, is_the_machines
+from pretune.dispatch.resources import Ledger, Machine, shape
+from pretune.dispatch.scheduler import Scheduler
+from pretune.outcomes import Outcome
+from pretune.search_spaces.stages import Stage
+from pretune.store.store import Entry, Store, StoreError
+from pretune.worker.execute import DISK_FULL, Order
+
+LAUNCHER = {"memory": 1048576}  # bytes; Ray refuses a trial that reserves nothing
+REPORT_SECONDS = 1.0  # least time between two progress reports of a stage
+REPORTS = 50.0  # most reports a second that the driver is to take; each costs it some milliseconds
+LOST_SECONDS = 15.0  # after which a trial that Tune ended without telling us counts as crashed
+LEAVE_SECONDS = 45.0  # which stages get to write their state when the study is stopped
+RESOURCE_SECONDS = 5.0  # between two looks at what the cluster has
+GROUP_SECONDS = 10.0  # without a report of a stage on several workers, after which idle processes make room for it
+QUIET_SECONDS = 600.0  # without a report, after which a stage run is mentioned; nothing is ended for it
+FIRST_SECONDS = 60.0  # for which nothing else is handed out until a retry has its place on another machine
+WAIT_SECONDS = 60.0  # with nothing running and something ready, after which it is said what is waited for
+
+
+def _ignore(text: str) -> None:
+    return None
+
+
+@dataclass
+class Live:
+    """A trial that is under way."""
+
+    stage: Stage
+    began: float
+    label: str  # readable: which cell and seed it is for
+    latest: dict[str, Any] = field(default_factory=dict)
+    seen_ended: float | None = None  # when Tune was first seen to have ended it without telling
+    heard: float = field(default_factory=lambda: time.monotonic())  # of it last
+    mentioned: bool = False  # that nothing was heard for long
+    kept_off: bool = False  # a machine on which it crashed
+
+
+@dataclass
+class Handout:
+    """Between the scheduler and whatever runs trials: hands stages out by the ledger, takes outcomes back."""
+
+    scheduler: Scheduler
+    ledger: Ledger
+    order_for: Callable[[Stage, float], Order]
+    live: dict[str, Live]  # what is under way, by trial
+    images: dict[str, int] = field(default_factory=dict)  # seen in training, by name of stage
+    fault: Exception | None = None  # ours, raised while Tune called us: it would log it and go on
+    machines: Callable[[], Sequence[Machine]] | None = None  # what the cluster has now: machines come and go
+    say: Callable[[str], None] = _ignore  # to whoever watches and reads the log
+    stopping: float | None = None  # since when nothing is handed out any more
+    health: Health = field(default_factory=Health)
+    _left_out: dict[str, str] = field(default_factory=dict)  # machines to keep stages off, and why
+    _looked: float = field(default_factory=lambda: time.monotonic())
+    _idle_since: float | None = None
+
+    def take(self, trial: str) -> dict[str, Any] | None:
+        """The configuration of a new trial, or None while nothing is ready or fits."""
+        self._look()
+        stage = None if self.stopping or self._held_up() else self.scheduler.take(self._fits)
+        self._say_what_is_waited_for(handed_out=stage is not None)
+        if stage is None:
+            return None
+        each, keep_off = self.ledger.each(stage), self.keep_off(stage)
+        self.ledger.admit(stage, keep_off)
+        order = self.order_for(stage, each["GPU"])
+        self.live[trial] = Live(stage, time.monotonic(), order.label, kept_off=bool(keep_off & self.crashed_on(stage)))
+        # A trial that launches workers holds nothing that they need: any CPU of its own could keep them out for ever.
+        reserved = each if stage.resources.workers == 1 else LAUNCHER
+        pause = max(REPORT_SECONDS, len(self.live) / REPORTS)
+        return {"order": order.to_json(), "resources": reserved, "keep_off": sorted(keep_off), "pause": pause}
+
+    def _fits(self, stage: Stage) -> bool:
+        return self.ledger.fits(stage, self.keep_off(stage))
+
+    def keep_off(self, stage: Stage) -> AbstractSet[str]:
+        """Machines that a stage should not run on: those left out, and where it crashed, as far as others could do it.
+
+        Not of one on several workers: nobody says on which machine such a stage crashed, and Ray Train places them.
+        """
+        if stage.resources.workers > 1:
+            return frozenset()
+        out = frozenset(self._left_out)
+        crashed = self.crashed_on(stage)
+        choices = (out | crashed, out, frozenset[str]()) if out or crashed else (frozenset[str](),)
+        return next((choice for choice in choices if self.ledger.could_hold(stage, choice)), frozenset())
+
+    def crashed_on(self, stage: Stage) -> AbstractSet[str]:
+        return self.health.where.get(stage.fingerprint, frozenset[str]())
+
+    def _held_up(self) -> bool:
+        """A stage that was sent to another machine waits for its place: it comes first, for a while.
+
+        Else it would come last: Tune gives a place to whatever can go on in the same process.
+        """
+        begun = [live.began for live in self.live.values() if live.kept_off and not live.latest]
+        return any(time.monotonic() - began < FIRST_SECONDS for began in begun)
+
+    @property
+    def over(self) -> bool:
+        """Nothing is left to hand out, now or later; with nothing live and nothing ready, Tune would poll forever."""
+        if self.fault is not None or self.scheduler.finished:
+            return True
+        return (self.scheduler.stuck() or self.stopping is not None) and not self.live
+
+    def stop(self) -> None:
+        """Hand out no more; what is under way may write its state and leave."""
+        self.stopping = self.stopping or time.monotonic()
+
+    @property
+    def overdue(self) -> bool:
+        """Stages had their time to leave."""
+        return self.stopping is not None and time.monotonic() - self.stopping > LEAVE_SECONDS
+
+    def _look(self) -> None:
+        if self.machines is not None and time.monotonic() - self._looked > RESOURCE_SECONDS:
+            self._looked = time.monotonic()
+            on_gpus = self.ledger.on_gpus
+            self.ledger.look(self.machines())
+            if self.ledger.on_gpus and not on_gpus:
+                self.say("a machine with a GPU has joined: stages whose `gpus` is left open run on one from now on")
+            self._judge()
+
+    def _judge(self) -> None:
+        """Who is left out; said when it changes."""
+        hosts = {machine.id: machine.host for machine in self.ledger.machines if machine.id}
+        before, self._left_out = self._left_out, self.health.left_out(hosts.keys())
+        for machine in self._left_out.keys() - before.keys():
+            self.say(f"{hosts[machine]} gets no more stages: {self._left_out[machine]}")
+        for machine in (before.keys() - self._left_out.keys()) & hosts.keys():
+            self.say(f"{hosts[machine]} gets stages again")
+
+    def _say_what_is_waited_for(self, handed_out: bool) -> None:
+        """Once, where nothing runs for long since no machine that is there or may come has room."""
+        now = time.monotonic()
+        if handed_out or self.live or self.stopping or not (waiting := self.scheduler.first_in_line()):
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = now
+        elif now - self._idle_since > WAIT_SECONDS:
+            self.say(f"nothing can run: no machine has room for {shape(self.ledger.each(waiting))}; waiting for one")
+            self._idle_since = math.inf
+
+    @property
+    def group_waits(self) -> bool:
+        """Whether a stage on several workers gives no sign of life: they may lack room that an idle process holds."""
+        now = time.monotonic()
+        return any(one.stage.resources.workers > 1 and now - one.heard > GROUP_SECONDS for one in self.live.values())
+
+    def progress(self, trial: str, result: dict[str, Any]) -> None:
+        """A trial reports. A stage that goes on from its checkpoint counts the images before it once more."""
+        if live := self.live.get(trial):
+            steps = result.get("step", 0) - live.latest.get("step", 0)
+            seen = round(max(0, steps) * getattr(live.stage.settings, "batch_size", 0))
+            self.images[live.stage.name] = self.images.get(live.stage.name, 0) + seen
+            live.latest, live.heard, live.mentioned = result, time.monotonic(), False
+            self.ledger.settle(live.stage.fingerprint, result.get("node", ""))
+
+    def end(self, trial: str, result: Mapping[str, Any] | None, error: bool) -> None:
+        """A trial has ended; told twice, it counts once."""
+        if live := self.live.pop(trial, None):
+            self.ledger.release(live.stage.fingerprint)
+            try:
+                outcome = outcome_of(live.stage, result or live.latest, error, self.scheduler)
+                outcome = self._blame(live, str((result or live.latest).get("node", "")), outcome)
+                if outcome.state == "crashed" and DISK_FULL in outcome.cause:  # else all others train for nothing
+                    raise StoreError(
+                        f"the study stopped: the disk of the store is full ({outcome.cause}); make room: what is "
+                        "finished is kept, and the same command goes on"
+                    )
+                self.scheduler.complete(live.stage, outcome)
+            except Exception as fault:
+                self.fault = self.fault or fault
+
+    def _blame(self, live: Live, machine: str, outcome: Outcome) -> Outcome:
+        """Note on which machine it ended. Where only that is at fault, the stage is run again at no cost."""
+        if not machine or live.stage.resources.workers > 1:
+            return outcome
+        if outcome.state in ("finished", "diverged"):
+            self.health.ended_well(machine)
+        elif outcome.state == "crashed" and not outcome.final:
+            self.health.crashed(live.stage.fingerprint, machine, outcome.cause)
+        self._judge()
+        if outcome.state == "crashed" and is_the_machines(outcome.cause) and machine in self._left_out:
+            return outcome._replace(state="preempted")
+        return outcome
+
+    def reap(self, ended: frozenset[str] | set[str] = frozenset()) -> None:
+        """Trials that ended some time ago without anybody saying so, which would hang the study."""
+        now = time.monotonic()
+        for trial, live in list(self.live.items()):
+            if trial in ended:
+                live.seen_ended = live.seen_ended or now
+            if live.seen_ended is not None and now - live.seen_ended > LOST_SECONDS:
+                self.end(trial, None, error=True)
+            elif now - live.heard > QUIET_SECONDS and not live.mentioned:
+                live.mentioned = True
+                what = "no report" if live.latest else "not yet begun: no machine took it"
+                self.say(f"{live.label}: {what} for {QUIET_SECONDS / 60:.0f} min")
+
+
+def outcome_of(stage: Stage, result: Mapping[str, Any], error: bool, scheduler: Scheduler) -> Outcome:
+    """How a trial ended: what the store holds counts, then what the trial said, then that Tune saw it die."""
+    if found := scheduler.find(stage.fingerprint):
+        return found
+    if (state := result.get("state")) in ("crashed", "preempted"):
+        ended: Literal["crashed", "preempted"] = "preempted" if state == "preempted" else "crashed"
+        return Outcome(ended, {}, str(result.get("cause")), final=bool(result.get("final")))
+    if result.get("state") in ("finished", "diverged"):
+        if scheduler.find_announced and (found := scheduler.find_announced(stage.fingerprint)):
+            return found
+        return Outcome(
+            "crashed", {}, "it ended well, but the store does not show it: is it on a disk that all nodes share?"
+        )
+    return Outcome("crashed", {}, "the process that ran it died (killed, or out of memory)")
+
+
+def find_in(store: Store, announced: bool = False) -> Callable[[str], Outcome | None]:
+    """The store as the scheduler sees it; `announced`: patiently, for what another machine says it has finished."""
+    look = store.find_announced if announced else store.find
+
+    def find(fingerprint: str) -> Outcome | None:
+        entry = look(fingerprint)
+        if entry is None:
+            return None
+        state: Literal["diverged", "finished"] = "diverged" if entry.outcome == "diverged" else "finished"
+        return Outcome(state, entry.metrics, entry.cause, "", costs(entry))
+
+    return find
+
+
+def costs(entry: Entry) -> dict[str, float]:
+    """What a stage run took: seconds, GPU seconds, and the most GPU memory (bytes) where it had a GPU."""
+    order = entry.about.get("order") or {}
+    gpus = float(order.get("gpus") or 0.0) * int(order.get("workers") or 1)
+    memory = (entry.about.get("machine") or {}).get("gpu_memory")
+    found = {"cost/seconds": entry.seconds, "cost/gpu_seconds": entry.seconds * gpus}
+    return found if memory is None else found | {"cost/gpu_memory": float(memory)}

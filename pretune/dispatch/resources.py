@@ -1,0 +1,208 @@
+"""What machines have and what running stages take of it: stages are admitted by this, not by Tune. No Ray in here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+
+from pretune.search_spaces.stages import Stage
+
+Amounts = Mapping[str, float]  # of CPU and GPU
+
+
+class ResourceError(Exception):
+    """The study needs what this machine or cluster does not have."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine, or one that the autoscaler may yet start: that has neither id nor host."""
+
+    resources: Amounts
+    id: str = ""  # Ray's
+    host: str = ""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a running stage takes: as much for each of its workers, on these machines."""
+
+    each: Amounts
+    places: tuple[int, ...]  # indices of machines, one for each worker
+
+
+@dataclass
+class Ledger:
+    """The room on every machine. Machines that may yet come count as room, else nothing would ever make them come.
+
+    Ray decides where a stage really runs. The ledger guesses as Ray's placement groups do, the machine with the largest
+    share left (`LeastResourceScorer`), and is put right by `settle` as soon as a stage says where it is; what it cannot
+    see is who else uses the cluster. A wrong guess costs waiting: a stage that is handed out too early waits in Ray's
+    queue, and one held back goes out when the next stage ends.
+    """
+
+    machines: Sequence[Machine]
+    parallel: int | None = None  # most stages at once
+    running: dict[str, Taken] = field(default_factory=dict)  # by fingerprint
+    on_gpus: bool = False  # stages that leave `gpus` open take one: once there is or may be one, for good
+    _free: list[dict[str, float]] = field(default_factory=list)  # per machine
+
+    def __post_init__(self) -> None:
+        self.look(self.machines)
+
+    def look(self, machines: Sequence[Machine]) -> None:
+        """Machines have come or gone."""
+        if self._free and machines == self.machines:
+            return
+        known = {machine.id: place for place, machine in enumerate(machines) if machine.id}
+        before, self.machines = self.machines, machines
+        self.on_gpus = self.on_gpus or any(machine.resources.get("GPU", 0.0) > 0 for machine in machines)
+        self._free = [dict(machine.resources) for machine in machines]
+        moved, lost = dict[str, Taken](), dict[str, Taken]()
+        for key, taken in self.running.items():
+            places = [known.get(before[place].id) for place in taken.places if place < len(before)]
+            if taken.places and None not in places and len(places) == len(taken.places):
+                moved[key] = self._take(taken.each, [place for place in places if place is not None])
+            else:
+                lost[key] = taken
+        # Those on machines that were yet to come are on ones that came, or still wait for them; a group that lost some
+        # of its workers keeps what room there is for it, or it would never get it back.
+        for key, taken in lost.items():
+            moved[key] = self._take(taken.each, self._most_places(taken.each, len(taken.places)))
+        self.running = {key: moved[key] for key in self.running}
+
+    # ---------------------------------------------------------------------------------------- what a stage needs
+
+    def each(self, stage: Stage) -> dict[str, float]:
+        """CPUs and GPUs of one worker of a stage; one GPU where the study leaves it open and there are any.
+
+        A share of a GPU counts as what it leaves no use for: of 0.6 only one fits on each, so it is 1.
+        """
+        asked = stage.resources.gpus_each
+        wanted = float(self.on_gpus) if asked is None else asked
+        return {"CPU": float(stage.resources.cpus), "GPU": 1 / int(1 / wanted + 1e-9) if 0 < wanted < 1 else wanted}
+
+    def workers(self, stage: Stage) -> int:
+        """For how many workers a stage needs room: of an elastic one, for as many as the machines could ever hold.
+
+        Not for as many as there is room now: Ray Train sizes an elastic group by what the machines have, not by what
+        is free on them, and then waits for that.
+        """
+        counts = stage.resources.worker_counts
+        return counts[-1] if len(counts) == 1 else max(counts[0], min(counts[-1], self._room(self.each(stage))))
+
+    def could_hold(self, stage: Stage, keep_off: AbstractSet[str] = frozenset()) -> bool:
+        """Whether the machines that are there would have room if nothing ran.
+
+        Not those that may come: Ray's first autoscaler does not see that a stage is to be kept off some.
+        """
+        each = self.each(stage)
+        there = [machine for machine in self.machines if machine.id and machine.id not in keep_off]
+        return sum(_room(machine.resources, each) for machine in there) >= self.workers(stage)
+
+    def _room(self, each: Amounts) -> int:
+        return sum(_room(machine.resources, each) for machine in self.machines)
+
+    def check(self, stages: Mapping[str, Stage]) -> None:
+        """Raises `ResourceError` for a stage that could never be placed; Ray itself would wait silently."""
+        for stage in stages.values():
+            each, fewest = self.each(stage), stage.resources.worker_counts[0]
+            for name, amount in each.items():
+                largest = max((machine.resources.get(name, 0.0) for machine in self.machines), default=0.0)
+                if amount > largest:
+                    key = (
+                        "cpus"
+                        if name == "CPU"
+                        else "gpus"
+                        if stage.resources.gpus_per_worker is None
+                        else "gpus_per_worker"
+                    )
+                    there = "there are" if len(self.machines) < 2 else "no machine has more than"
+                    raise ResourceError(
+                        f"resources.{stage.kind}.{key}: a stage needs {amount:g} {name}, {there} {largest:g}; "
+                        "lower it or add machines"
+                    )
+            if (room := self._room(each)) == 0 and stage.resources.workers == 1:
+                raise ResourceError(
+                    f"resources.{stage.kind}: a stage needs {shape(each)} on one machine, and no machine has both; "
+                    "lower one or add machines"
+                )
+            if room < fewest:
+                at_least = "at least " if fewest < stage.resources.workers else ""
+                key = "min_workers" if at_least else "workers"
+                raise ResourceError(
+                    f"resources.{stage.kind}.{key}: {at_least}{fewest} workers with {shape(each)} each, "
+                    f"there is room for {room}; lower it or add machines"
+                )
+
+    # --------------------------------------------------------------------------------------------- handing out
+
+    def fits(self, stage: Stage, keep_off: AbstractSet[str] = frozenset()) -> bool:
+        """Whether there is room now on machines other than those to keep off."""
+        if self.parallel is not None and len(self.running) >= self.parallel:
+            return False
+        return self._places(self.each(stage), self.workers(stage), keep_off) is not None
+
+    def admit(self, stage: Stage, keep_off: AbstractSet[str] = frozenset()) -> None:
+        """Note that a stage that fits was handed out."""
+        each = self.each(stage)
+        self.running[stage.fingerprint] = self._take(each, self._places(each, self.workers(stage), keep_off) or [])
+
+    def settle(self, fingerprint: str, machine: str) -> None:
+        """A stage of one worker says on which machine it is."""
+        taken = self.running.get(fingerprint)
+        place = next((place for place, one in enumerate(self.machines) if one.id == machine), None)
+        if machine and taken is not None and place is not None and taken.places != (place,):
+            self.release(fingerprint)
+            self.running[fingerprint] = self._take(taken.each, [place])
+
+    def release(self, fingerprint: str) -> None:
+        """A stage has ended."""
+        if taken := self.running.pop(fingerprint, None):
+            self._add(taken, +1)
+
+    def _places(self, each: Amounts, workers: int, keep_off: AbstractSet[str] = frozenset()) -> list[int] | None:
+        """Machines with room for the workers, as many as fit on the first before the next; None where there is none."""
+        places = self._most_places(each, workers, keep_off)
+        return places if len(places) == workers else None
+
+    def _most_places(self, each: Amounts, workers: int, keep_off: AbstractSet[str] = frozenset()) -> list[int]:
+        """The same for as many of the workers as there is room for."""
+        places: list[int] = []
+        usable = [place for place, machine in enumerate(self.machines) if machine.id not in keep_off]
+        there_first = sorted(usable, key=lambda one: (not self.machines[one].id, -_share_left(self._free[one], each)))
+        for place in there_first:
+            places += [place] * min(_room(self._free[place], each), workers - len(places))
+            if len(places) == workers:
+                break
+        return places
+
+    def _take(self, each: Amounts, places: Sequence[int]) -> Taken:
+        taken = Taken(each, tuple(places))
+        self._add(taken, -1)
+        return taken
+
+    def _add(self, taken: Taken, sign: int) -> None:
+        for place in taken.places:
+            for name, amount in taken.each.items():
+                self._free[place][name] = self._free[place].get(name, 0.0) + sign * amount
+
+
+def shape(each: Amounts) -> str:
+    """`2 CPU and 1 GPU`."""
+    return " and ".join(f"{amount:g} {name}" for name, amount in each.items() if amount)
+
+
+def _room(left: Amounts, each: Amounts) -> int:
+    """For how many workers there is room."""
+    return max(0, min(int(left.get(name, 0.0) / amount + 1e-9) for name, amount in each.items() if amount))
+
+
+def _share_left(left: Amounts, each: Amounts) -> float:
+    """How much would be left of what a worker needs: sum of shares; below 0 where it does not fit."""
+    return sum(
+        (left[name] - amount) / left[name] if left.get(name, 0.0) > 0 else -1.0
+        for name, amount in each.items()
+        if amount
+    )

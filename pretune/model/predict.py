@@ -1,0 +1,158 @@
+"""The best model of a study, and what it makes of one image of any size.
+
+An image goes the way the study's images went: fitted to the square in which they were cached, then resized to the
+model's size. Logits, not masks, are resized back, so that edges stay smooth at the image's own resolution.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pretune.errors import ModelError
+from pretune.search_spaces import schema
+from pretune.trainables.data.decode import fit_image
+from pretune.trainables.models.table import build_unet
+from pretune.trainables.views.joint import evaluation_batch
+
+# Okabe and Ito's colours, black for the background; further classes repeat them.
+PALETTE = (
+    *((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115)),
+    *((240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)),
+)
+OVERLAY = 0.5  # share of the class colour in an overlay
+
+Mask = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network in eval mode, and how images reach it."""
+
+    network: nn.Module  # (B, 3, size, size) in [0, 1] -> logits (B, classes, size, size)
+    classes: tuple[str, ...]
+    size: int  # px
+    cache_size: int  # px of the square that images are first fitted to
+    fit: Literal["squash", "pad", "crop"]
+    card: dict[str, Any]  # the whole of best/model.json
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what the network takes, without the batch: (3, size, size), or (1, slices, size, size) of a volume."""
+        slices = self.card["data"].get("slices")
+        return (3, self.size, self.size) if slices is None else (1, slices, self.size, self.size)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Of the logits, without the batch."""
+        return (len(self.classes), *self.shape[1:])
+
+    @property
+    def background(self) -> int:
+        """The class that is left uncoloured: the one of that name, else class 0."""
+        return self.classes.index("background") if "background" in self.classes else 0
+
+
+def load_model(study: Path, device: torch.device | None = None) -> Model:
+    """The best model of a study's output folder. Raises ModelError where there is none, or it cannot be read."""
+    folder = study / "best"
+    if not (folder / "model.json").is_file():
+        raise ModelError(f"{study} holds no best/model.json: run the study to its end first")
+    try:
+        card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        settings: schema.Model = TypeAdapter(schema.Model).validate_python(card["model"])
+        size, cache_size, fit = int(card["input"]["size"]), int(card["data"]["cache_size"]), card["data"]["fit"]
+        network = build_unet(settings, len(card["classes"]))
+        network.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, KeyError, ValueError, ValidationError, RuntimeError, SafetensorError) as error:
+        why = (str(error).splitlines() or [""])[0].rstrip(":")
+        fix = "it is damaged or of another version of Pretune; run the study again"
+        raise ModelError(f"{folder} cannot be used ({type(error).__name__}: {why}): {fix}") from error
+    network.to(device or torch.device("cpu")).eval()
+    return Model(network, tuple(card["classes"]), size, cache_size, fit, card)
+
+
+# ------------------------------------------------------------------------------------------------------- one image
+
+
+def prepare(model: Model, image: Image.Image) -> Mask:
+    """An RGB image -> uint8 (cache_size, cache_size, 3), fitted as the study's images were.
+
+    A study that took centre squares (`fit: crop`) gets the whole image padded to a square, so that every pixel is
+    segmented and nothing is distorted.
+    """
+    return np.asarray(fit_image(image, model.cache_size, "pad" if model.fit == "crop" else model.fit))
+
+
+@torch.no_grad()
+def logits_of(model: Model, squares: Sequence[Mask]) -> Tensor:
+    """Prepared images, or volumes of the cache (D, S, S, 1) -> logits (B, classes, size, size) or (.., D, S, S)."""
+    images = torch.from_numpy(np.stack(squares)).to(next(model.network.parameters()).device)
+    pixels, _ = evaluation_batch(
+        images, torch.zeros(images.shape[:-1], dtype=torch.uint8, device=images.device), model.size
+    )
+    logits: Tensor = model.network(pixels)
+    return logits.float()
+
+
+def mask_of(model: Model, logits: Tensor, size: tuple[int, int]) -> Mask:
+    """Logits (classes, S, S) of one image -> class indices (height, width); `size` is PIL's (width, height)."""
+    shape = (size[1], size[0])
+    grid = _grid(model, size).to(logits.device) if model.fit in ("pad", "crop") else None
+    best = torch.full(shape, -torch.inf, device=logits.device)
+    found = torch.zeros(shape, dtype=torch.uint8, device=logits.device)
+    for number, plane in enumerate(logits):  # class by class: large photographs with many classes stay affordable
+        scores = _sampled(plane[None, None], shape, grid)[0, 0]
+        higher = scores > best
+        best, found = torch.where(higher, scores, best), found.masked_fill_(higher, number)
+    return found.cpu().numpy()
+
+
+def _sampled(plane: Tensor, shape: tuple[int, int], grid: Tensor | None) -> Tensor:
+    """(1, 1, S, S) -> (1, 1, height, width): the whole square, or the part of it that `grid` covers."""
+    if grid is None:
+        return F.interpolate(plane, shape, mode="bilinear")
+    return F.grid_sample(plane, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _grid(model: Model, size: tuple[int, int]) -> Tensor:
+    """Where each pixel of an image lies in its padded square, in [-1, 1]: (1, height, width, 2)."""
+    side = model.cache_size
+    theta = torch.zeros(1, 2, 3)
+    for axis, length in enumerate(size):
+        inside = max(1, round(length * side / max(size)))  # as `pretune.trainables.data.decode` pads
+        theta[0, axis, axis] = inside / side
+        theta[0, axis, 2] = (2 * ((side - inside) // 2) + inside) / side - 1
+    return F.affine_grid(theta, [1, 1, size[1], size[0]], align_corners=False)
+
+
+def colored(mask: Mask, background: int = 0) -> Image.Image:
+    """Class indices as a palette image: values are the classes, colours are for people, black for the background."""
+    image = Image.fromarray(mask)
+    image.putpalette([channel for number in range(256) for channel in PALETTE[_color(number, background)]])
+    return image
+
+
+def _color(number: int, background: int) -> int:
+    """Position in the palette: classes take colours in their order, and black stays the background's own."""
+    place = number - (number > background)
+    return 0 if number == background else 1 + place % (len(PALETTE) - 1)
+
+
+def overlay(image: Image.Image, mask: Mask, background: int = 0) -> Image.Image:
+    """The image with its mask's colours over it; the background is left as it is."""
+    mixed = Image.blend(image, colored(mask, background).convert("RGB"), OVERLAY)
+    return Image.composite(mixed, image, Image.fromarray((mask != background).astype(np.uint8) * 255))

@@ -1,0 +1,221 @@
+"""`pretune predict`: segment a folder of images with the best model of a study, here or by workers on Ray Data."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pretune.errors import ModelError
+from pretune.model.predict import Mask, Model, colored, load_model, logits_of, mask_of, overlay, prepare
+from pretune.model.tiles import tiled_mask
+from pretune.trainables.data.decode import read_image
+from pretune.trainables.data.errors import BadFileError
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
+_BATCH = 16  # images read together and put through the network together
+_READERS = 2  # threads
+
+
+@dataclass(frozen=True)
+class How:
+    """How a folder is segmented.
+
+    tile: None resizes every image whole to the model's size, as in training. A number cuts squares of so many px out of
+        the image at its own resolution and segments each: for images much larger than those of the study, in which
+        things are as many px large as in the study's own images when these are `tile` px.
+    """
+
+    overlays: bool = True
+    device: str = "auto"  # auto, cpu, cuda
+    tile: int | None = None  # px
+    overlap: float = 0.25  # of a tile, shared by neighbours
+    workers: int = 1  # more: so many processes on Ray Data
+    address: str | None = None  # of a Ray cluster; None: this machine
+
+
+class Predicted(NamedTuple):
+    """How a folder went: images segmented, and why others were not (by name)."""
+
+    done: int
+    failed: dict[str, str]
+
+
+Item = tuple[str, str]  # an image's path, and its name below masks/ and overlays/
+
+
+def predict_folder(study: Path, images: Path, out: Path, how: How, console: Console) -> Predicted:
+    """Write out/masks/NAME.png (class indices) and out/overlays/NAME.jpg for every image below `images`.
+
+    Raises ModelError for a model, device or folder that cannot be used; a bad image is named and left out.
+    """
+    device = pick_device(how.device)
+    model = load_model(study, device)
+    if len(model.shape) == 4:
+        volumes = f"({', '.join(map(str, model.shape))})"
+        raise ModelError(
+            f"the best model of {study} takes volumes {volumes}, not images: export it to use it elsewhere"
+        )
+    paths = find_images(images, out)
+    write_classes(model, out)
+    items = [(str(path), name) for path, name in output_names(paths, images).items()]
+    going = _by_workers(study, items, out, how) if how.workers > 1 else _here(model, items, out, how)
+    columns = (TextColumn("segmenting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    causes: dict[str, str] = {}
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("segmenting", total=len(items))
+        for path, cause in going:
+            bar.advance(task)
+            causes |= {path: cause} if cause else {}
+    failed = {path.relative_to(images).as_posix(): causes[str(path)] for path in paths if str(path) in causes}
+    return Predicted(len(paths) - len(failed), failed)
+
+
+def find_images(images: Path, out: Path) -> list[Path]:
+    """Image files below a folder in the order of their names, without what an earlier run wrote to `out`.
+
+    Raises ModelError where there are none.
+    """
+    ours = [(out / part).resolve() for part in ("masks", "overlays")]
+    files = (path for path in sorted(images.rglob("*")) if path.suffix.lower() in EXTENSIONS and path.is_file())
+    found = [path for path in files if not any(path.resolve().is_relative_to(folder) for folder in ours)]
+    if not found:
+        raise ModelError(f"{images} holds no images ({', '.join(sorted(EXTENSIONS))}): check the path")
+    return found
+
+
+def output_names(paths: Sequence[Path], images: Path) -> dict[Path, str]:
+    """Path -> its name below `images` without the ending; with it, where two files would get one name."""
+    short = [path.relative_to(images).with_suffix("").as_posix() for path in paths]
+    times = Counter(short)
+    return {
+        path: name if times[name] == 1 else path.relative_to(images).as_posix()
+        for path, name in zip(paths, short, strict=True)
+    }
+
+
+def write_classes(model: Model, out: Path) -> None:
+    """classes.json: mask value -> class name."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        names = {str(number): name for number, name in enumerate(model.classes)}
+        (out / "classes.json").write_text(json.dumps(names, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"{out} cannot be written ({error.strerror}): choose another output folder") from error
+
+
+def pick_device(name: str) -> torch.device:
+    """auto, cpu, cuda or another name PyTorch knows. Raises ModelError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ModelError("--device cuda: PyTorch sees no GPU here; use --device cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ModelError(f"--device {name}: there is no such device; use auto, cpu or cuda") from error
+
+
+# ------------------------------------------------------------------------------------------------------------ work
+
+
+def _here(model: Model, items: Sequence[Item], out: Path, how: How) -> Iterator[tuple[str, str]]:
+    size = batch_size(how)
+    for first in range(0, len(items), size):
+        part = items[first : first + size]
+        causes = segment(model, part, out, how)
+        yield from ((path, cause) for (path, _), cause in zip(part, causes, strict=True))
+
+
+def batch_size(how: How) -> int:
+    """Images that are in memory together: one where they are so large that they come in tiles."""
+    return _BATCH if how.tile is None else 1
+
+
+def segment(model: Model, items: Sequence[Item], out: Path, how: How) -> list[str]:
+    """Write the masks of some images; for each "", or what is wrong with its file."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = list(pool.map(_read, (path for path, _ in items)))
+    images = [image for image in found if isinstance(image, Image.Image)]
+    masks = iter(_masks(model, images, how))
+    for (_, name), image in zip(items, found, strict=True):
+        if isinstance(image, Image.Image):
+            mask = next(masks)
+            _save(colored(mask, model.background), out / "masks" / f"{name}.png")
+            if how.overlays:
+                _save(overlay(image, mask, model.background), out / "overlays" / f"{name}.jpg")
+    return [image if isinstance(image, str) else "" for image in found]
+
+
+def _masks(model: Model, images: Sequence[Image.Image], how: How) -> Iterator[Mask]:
+    if how.tile is not None:
+        yield from (tiled_mask(model, image, how.tile, how.overlap) for image in images)
+    elif images:
+        logits = logits_of(model, [prepare(model, image) for image in images])
+        yield from (mask_of(model, scores, image.size) for image, scores in zip(images, logits, strict=True))
+
+
+def _read(path: str) -> Image.Image | str:
+    """The image, or what is wrong with its file."""
+    try:
+        return read_image(Path(path))
+    except BadFileError as error:
+        return str(error)
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, quality=90)  # what a PNG does not know it ignores
+
+
+# --------------------------------------------------------------------------------------------------------- Ray Data
+
+
+class Worker:
+    """One process of many: its own copy of the model, one CPU, or one GPU where the device is one."""
+
+    def __init__(self, study: str, out: str, how: How) -> None:
+        torch.set_num_threads(1)
+        self.model = load_model(Path(study), pick_device(how.device))
+        self.out, self.how = Path(out), how
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        items = [(str(path), str(name)) for path, name in zip(batch["path"], batch["name"], strict=True)]
+        return {"path": batch["path"], "cause": np.array(segment(self.model, items, self.out, self.how), dtype=object)}
+
+
+def _by_workers(study: Path, items: Sequence[Item], out: Path, how: How) -> Iterator[tuple[str, str]]:
+    """Ray Data hands out paths; images and masks go through the file system, never through Ray's object store."""
+    import ray
+
+    from pretune.cluster.tune import start_ray, stop_ray
+
+    gpu = pick_device(how.device).type == "cuda"
+    start_ray(how.address, how.workers if how.address is None else None)
+    try:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False  # ours counts images
+        rows = [{"path": str(Path(path).resolve()), "name": name, "asked": path} for path, name in items]
+        blocks = max(how.workers, len(rows) // (4 * _BATCH))
+        asked = {row["path"]: row["asked"] for row in rows}
+        results = ray.data.from_items(rows, override_num_blocks=min(len(rows), blocks)).map_batches(
+            Worker,
+            fn_constructor_args=[str(study.resolve()), str(out.resolve()), how],
+            batch_size=batch_size(how),
+            compute=ray.data.ActorPoolStrategy(size=how.workers),
+            num_cpus=None if gpu else 1,
+            num_gpus=1 if gpu else None,
+        )
+        yield from ((asked[str(row["path"])], str(row["cause"])) for row in results.iter_rows())
+    finally:
+        stop_ray()

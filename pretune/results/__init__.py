@@ -1,0 +1,1 @@
+"""Files that a study leaves for `analysis` and for people."""

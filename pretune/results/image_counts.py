@@ -1,0 +1,40 @@
+"""What confirmed fine-tunings counted on single test images, from the store into one file beside the results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pretune.outcomes import Use
+from pretune.store.store import Store
+
+NAME = "test_images.parquet"
+_KEPT = "test_images.npz"  # in the store (pretune.trainables.finetune.TEST_IMAGES); a test holds them equal
+_SCHEMA = pa.schema([
+    ("fingerprint", pa.string()), ("classes", pa.list_(pa.string())),
+    ("images", pa.list_(pa.int64())), ("counts", pa.list_(pa.int64())),
+])  # fmt: skip
+
+
+def write_test_images(uses: Sequence[Use], store: Store, folder: Path) -> None:
+    """test_images.parquet: one row per confirmed fine-tuning, written one at a time, as many may not fit into memory.
+
+    `images` (N,) are positions in the data set, `counts` (N, classes, 3), flat, are the right, true and predicted
+    pixels of each. Stage runs that were stored before these were counted are left out.
+    """
+    found = {use.stages["finetune"].fingerprint for use in uses if use.phase == "confirm" and "finetune" in use.stages}
+    temporary = folder / f".{NAME}.tmp"
+    with pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
+        for fingerprint in sorted(found):
+            entry = store.find(fingerprint)
+            if entry is not None and _KEPT in entry.files:
+                classes = json.loads(store.file(entry, "notes.json").read_text(encoding="utf-8"))["classes"]
+                with np.load(store.file(entry, _KEPT)) as kept:
+                    row = {"classes": classes, "images": kept["images"], "counts": kept["counts"].ravel()}
+                writer.write_table(pa.Table.from_pylist([{"fingerprint": fingerprint} | row], _SCHEMA))
+    temporary.replace(folder / NAME)

@@ -1,0 +1,360 @@
+"""What a study leaves in its output folder, for `analysis` and for people.
+
+study.yaml          the study as resolved: scales and --set applied
+study.json          header for analysis: factors, cells, report
+results.parquet     tidy: one row per (cell, replicate, stage run, metric); equal for equal results
+stage_runs.parquet  one row per stage run: seconds, attempt, machine, when it started (since 1970) and in which process
+searches.parquet    one row per configuration that a search asked for: values, what it was told, why it was stopped
+test_images.parquet one row per confirmed fine-tuning: pixel counts of every test image, for resampling images
+curves.parquet      tidy: one row per (cell, replicate, stage run, step, metric) of the learning curves
+table.md table.csv  the result table (written by analysis)
+best/               the best model: weights, settings, scores
+optuna.journal      the searches, readable by optuna-dashboard
+status.json         for `pretune status`
+pretune.log         every event, with its time
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import math
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from pretune.outcomes import Answer, Outcome, Outcomes, Run, Use, Values, stages_in
+from pretune.search.optuna_study import direction_of
+from pretune.search_spaces import schema, space
+from pretune.search_spaces.cells import Cell
+from pretune.search_spaces.resolve import Study
+from pretune.search_spaces.stages import Stage
+from pretune.store.store import Store, write_atomically
+
+Row = dict[str, Any]
+FORMAT = 1  # of study.json and the tables beside it; `pretune.analysis.load.results` reads this one
+EARLIER = "earlier"  # folder for the results of a study that was edited since
+DERIVED = (
+    *(
+        "results.parquet",
+        "stage_runs.parquet",
+        "searches.parquet",
+        "curves.parquet",
+        "test_images.parquet",
+        "table.md",
+        "table.csv",
+        "table.tex",
+    ),
+    *("differences.csv", "intervals.csv", "report.html", "best", "panels"),
+)
+
+
+def write_header(study: Study, folder: Path) -> None:
+    """study.yaml and study.json."""
+    write_atomically(folder / "study.yaml", study.to_yaml())
+    report = study.header.report
+    content = {
+        "format": FORMAT,
+        "study": study.name,
+        "question": study.header.question,
+        "factors": {name: list(levels) for name, levels in study.factors.items()},
+        "cells": [{"label": cell.label, "levels": cell.levels} for cell in study.cells],
+        "report": report.model_dump(mode="json"),
+        "seeds": study.header.seeds.model_dump(mode="json"),
+        "published": study.published,
+        "tune": study.header.tune.model_dump(mode="json"),
+        "ranges": described_ranges(study),
+        "sets": sets_of_levels(study),
+    }
+    write_atomically(folder / "study.json", json.dumps(content, indent=1))
+
+
+def readable(cell: Cell, values: Values) -> Values:
+    """Chosen values as a study file would write them: the option's name in place of its number."""
+    ranges = dict(space.ranges(cell.template))
+    return {
+        name: item.labels()[value] if isinstance(item := ranges.get(name), space.Choice) else value
+        for name, value in values.items()
+    }
+
+
+def described_ranges(study: Study) -> dict[str, Any]:
+    """Every range of the study by its dotted key, as a study file writes it; a choice by its options' names."""
+    found: dict[str, Any] = {}
+    for cell in study.cells:
+        for name, item in space.ranges(cell.template):
+            found[name] = {"choice": list(item.labels())} if isinstance(item, space.Choice) else space.to_plain(item)
+    return found
+
+
+def sets_of_levels(study: Study) -> dict[str, dict[str, list[str]]]:
+    """Factors whose levels are sets of one setting, as transforms are: factor -> level -> members.
+
+    Only named levels that set exactly one list of names, the same key in each; a level without it (a baseline without
+    pretraining) is left out.
+    """
+    found: dict[str, dict[str, list[str]]] = {}
+    for factor, levels in (yaml.safe_load(study.to_yaml()).get("factors") or {}).items():
+        named = {str(name): over for name, over in levels.items() if isinstance(over, dict)}
+        lists = {
+            (key, level): value
+            for level, over in named.items()
+            for key, value in over.items()
+            if isinstance(value, list) and all(isinstance(item, str) for item in value)
+        }
+        keys = {key for key, _ in lists}
+        if len(keys) == 1 and len(lists) > 1:
+            found[factor] = {level: value for (_, level), value in lists.items()}
+    return found
+
+
+def in_order(study: Study, uses: Sequence[Use]) -> list[Use]:
+    """Search before confirm, then cell by cell, in each in the order of asking: searches of several cells run side by
+    side, and which of them asked first is a matter of timing that no result may show."""
+    place = {cell.label: i for i, cell in enumerate(study.cells)}
+    return sorted(
+        uses,
+        key=lambda use: (
+            ("search", "select", "confirm").index(use.phase),
+            place[use.cell.label],
+            list(use.stages) if use.pair else [],
+        ),
+    )
+
+
+def set_aside(folder: Path) -> None:
+    """Move what was made from the settings before the edit out of the way, so that nobody takes it for the new."""
+    target = folder / EARLIER
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    for name in DERIVED:
+        if (folder / name).exists():
+            (folder / name).rename(target / name)
+
+
+def result_rows(study: Study, uses: Sequence[Use], outcomes: Outcomes) -> list[Row]:
+    """One row per (cell, replicate, stage run, metric), in the order in which they were asked for.
+
+    A pretraining that several cells share stands there once per phase, with an empty cell; failed stage runs are
+    rows without a metric. What has not ended is left out.
+    """
+    rows: list[Row] = []
+    for use, name, stage, cell in _placed(uses, outcomes):
+        rows += _rows(study, use, name, stage, outcomes[stage.fingerprint], cell)
+    return rows
+
+
+def _placed(uses: Sequence[Use], outcomes: Outcomes) -> Iterator[tuple[Use, str, Stage, str]]:
+    """Every stage run that has ended, once for each place in the results: its use, name, and cell ("" if shared)."""
+    shared = _shared(uses)
+    seen: set[tuple[str, str, str, str, str]] = set()
+    for use in uses:
+        for name, stage in use.stages.items():
+            cell = "" if stage.fingerprint in shared else use.cell.label
+            key = (use.phase, cell, name, stage.fingerprint, "" if not cell else str(use.replicate.seed))
+            if stage.fingerprint in outcomes and key not in seen:
+                seen.add(key)
+                yield use, name, stage, cell
+
+
+def _shared(uses: Sequence[Use]) -> set[str]:
+    """Fingerprints of pretrainings and their probes that more than one cell uses; a pairwise probe is of its cells."""
+    cells: dict[str, set[str]] = {}
+    for use in uses:
+        for stage in use.stages.values():
+            if stage.kind != "finetune" and not use.pair:
+                cells.setdefault(stage.fingerprint, set()).add(use.cell.label)
+    return {key for key, labels in cells.items() if len(labels) > 1}
+
+
+def _rows(study: Study, use: Use, name: str, stage: Stage, outcome: Outcome, cell: str) -> Iterator[Row]:
+    head: Row = {"study": study.name, "phase": use.phase, "cell": cell}
+    head |= {f"factor.{factor}": use.cell.levels[factor] if cell else None for factor in study.factors}
+    head |= {"configuration": use.configuration if cell else "", "seed": use.replicate.seed}
+    head |= {"seed_pretrain": use.replicate.pretrain, "seed_finetune": use.replicate.finetune}
+    head |= {"stage": name, "fingerprint": stage.fingerprint, "outcome": outcome.state, "cause": outcome.cause}
+    head |= {"chosen": json.dumps(readable(use.cell, use.values), sort_keys=True) if cell else "{}"}
+    head |= {"until": None if use.until is None else f"{use.until.part} {use.until.epochs}"}  # a rung, not a whole run
+    metrics = {metric_name(name, metric): value for metric, value in outcome.metrics.items()}
+    for metric, value in (metrics or {"": math.nan}).items():
+        yield head | {"metric": metric, "value": float(value)}
+
+
+def metric_name(stage: str, metric: str) -> str:
+    """A probe's metric carries the probe's name, which its fingerprint does not: probe/NAME/accuracy, and of a
+    pairwise one the other level too: probe/NAME/LEVEL/output."""
+    if stage.startswith("probe:"):
+        return metric.replace("probe/", f"probe/{stage.removeprefix('probe:')}/", 1)
+    return metric
+
+
+def write_results(study: Study, uses: Sequence[Use], outcomes: Outcomes, store: Store, folder: Path) -> None:
+    """results.parquet and stage_runs.parquet, each replaced whole."""
+    uses = in_order(study, uses)
+    rows = result_rows(study, uses, outcomes)
+    if rows:
+        _write_parquet(pd.DataFrame(rows), folder / "results.parquet")
+        if ended := list(_stage_runs(uses, store)):  # none did where everything crashed
+            _write_parquet(pd.DataFrame(ended), folder / "stage_runs.parquet")
+    if curves := list(curve_rows(uses, outcomes, store)):
+        _write_parquet(pd.DataFrame(curves), folder / "curves.parquet")
+
+
+def curve_rows(uses: Sequence[Use], outcomes: Outcomes, store: Store) -> Iterator[Row]:
+    """The learning curves that finished stage runs left in the store, in the places their results have."""
+    read = functools.cache(functools.partial(_history, store))
+    for use, name, stage, cell in _placed(uses, outcomes):
+        head: Row = {"phase": use.phase, "cell": cell, "seed": use.replicate.seed, "stage": name}
+        head["fingerprint"] = stage.fingerprint
+        for point in read(stage.fingerprint):
+            where = {"step": int(point["step"]), "epoch": float(point["epoch"])}
+            values = {metric: value for metric, value in point.items() if metric not in where}
+            yield from (head | where | {"metric": metric, "value": float(value)} for metric, value in values.items())
+
+
+def _history(store: Store, fingerprint: str) -> tuple[Mapping[str, float], ...]:
+    """What a stage run wrote down while it trained; a probe writes nothing."""
+    entry = store.find(fingerprint)
+    if entry is None or "history.json" not in entry.files:
+        return ()
+    return tuple(json.loads(store.file(entry, "history.json").read_text(encoding="utf-8")))
+
+
+def _stage_runs(uses: Sequence[Use], store: Store) -> Iterator[Row]:
+    for fingerprint in stages_in(uses):
+        if entry := store.find(fingerprint):
+            size = sum(int(about["size"]) for about in entry.files.values())
+            row = {"fingerprint": fingerprint, "stage": entry.stage, "outcome": entry.outcome, "seconds": entry.seconds}
+            row |= {"bytes": size, "attempt": entry.attempt, "machine": json.dumps(entry.about.get("machine"))}
+            yield row | {"started": entry.about.get("started"), "pid": entry.about.get("pid")}
+
+
+def write_searches(study: Study, run: Run, folder: Path) -> None:
+    """searches.parquet, and in study.json what should be known beside the table."""
+    rows = [_search_row(run, answer) for answer in in_search_order(study, run.answers)]
+    if rows:
+        frame = pd.DataFrame(rows)
+        if study.header.tune.also:
+            frame["front"] = [on_front(row, rows, study.header.tune) for row in rows]
+        _write_parquet(frame, folder / "searches.parquet")
+    if run.notes and (folder / "study.json").exists():
+        header = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+        write_atomically(folder / "study.json", json.dumps(header | {"notes": sorted(run.notes)}, indent=1))
+
+
+def in_search_order(study: Study, answers: Sequence[Answer]) -> list[Answer]:
+    """Searches by the first cell that they are for, since which of them was answered first is a matter of timing."""
+    place = {cell.label: i for i, cell in enumerate(study.cells)}
+    return sorted(answers, key=lambda a: (place[a.cells[0]], a.search, a.index))
+
+
+def _search_row(run: Run, answer: Answer) -> Row:
+    verdict, study = answer.verdict, run.study
+    tune = study.header.tune
+    cell = next(cell for cell in study.cells if cell.label == answer.cells[0])
+    went_on = {  # to the selection, to the table: with what a later search found beside it
+        use.phase
+        for use in run.uses
+        if use.phase != "search" and use.cell.label in answer.cells and answer.values.items() <= use.values.items()
+    }
+    row: Row = {"search": answer.search, "cells": json.dumps(answer.cells), "index": answer.index}
+    row |= {"told": verdict.told, "value": verdict.value, "reason": verdict.reason}
+    row |= {"reached": verdict.reached if verdict.told == "partial" else None}
+    row |= {"selected": "select" in went_on, "confirmed": "confirm" in went_on}
+    row |= {"scores": json.dumps(verdict.scores), "chosen": json.dumps(readable(cell, answer.values), sort_keys=True)}
+    row |= {f"also.{name}": value for name, value in zip(tune.also, verdict.also, strict=False)}
+    return row | {f"over.{name}": value for name, value in zip(tune.constraints, verdict.over, strict=False)}
+
+
+def on_front(row: Row, rows: Sequence[Row], tune: schema.Tune) -> bool:
+    """Whether no other configuration of its search is at least as good in every target and better in one."""
+    if row["told"] != "complete":
+        return False
+    mine = _goodness(row, tune)
+    others = [_goodness(r, tune) for r in rows if r["search"] == row["search"] and r["told"] == "complete"]
+    return not any(all(a >= b for a, b in zip(o, mine, strict=True)) and o != mine for o in others)
+
+
+def _goodness(row: Row, tune: schema.Tune) -> tuple[float, ...]:
+    """The targets, larger is better."""
+    signs = [1.0 if direction_of(name, None) == "maximize" else -1.0 for name in tune.also]
+    first = 1.0 if direction_of(tune.target, tune.direction) == "maximize" else -1.0
+    also = [sign * row[f"also.{name}"] for name, sign in zip(tune.also, signs, strict=True)]
+    return (first * row["value"], *also)
+
+
+def own_name(study: Study, folder: Path) -> str:
+    """What tells this study's searches from others' in one database: its name, and an identity of its folder."""
+    path = folder / "search-id"
+    if not path.exists():
+        write_atomically(path, uuid.uuid4().hex[:12])
+    return f"{study.name} {path.read_text(encoding='utf-8').strip()}/"
+
+
+def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(buffer.getvalue())
+    temporary.replace(path)
+
+
+# -------------------------------------------------------------------------------------------------------- the model
+
+
+def keep_best(study: Study, uses: Sequence[Use], outcomes: Outcomes, store: Store, folder: Path) -> Path | None:
+    """Copy the weights of the best fine-tuning to `best/`: the cell with the best mean validation score, and in it
+    the replicate with the best; the test set has no say in it."""
+    target = study.header.tune.target
+    sign = -1.0 if direction_of(target, study.header.tune.direction) == "minimize" else 1.0
+    scored: dict[str, list[tuple[float, Use]]] = {}
+    for use in in_order(study, uses):
+        outcome = outcomes.get(use.stages["finetune"].fingerprint) if "finetune" in use.stages else None
+        if use.phase == "confirm" and outcome is not None and target in outcome.metrics:
+            scored.setdefault(use.cell.label, []).append((sign * outcome.metrics[target], use))
+    if not scored:
+        return None
+    label = max(scored, key=lambda name: float(np.mean([value for value, _ in scored[name]])))
+    _, use = max(scored[label], key=lambda item: item[0])
+    entry = store.find(use.stages["finetune"].fingerprint)
+    if entry is None:
+        return None
+    weights, notes = store.file(entry, "model.safetensors"), store.file(entry, "notes.json")
+    return _copy_model(study, use, outcomes, weights, notes, folder / "best")
+
+
+def _copy_model(study: Study, use: Use, outcomes: Outcomes, weights: Path, noted: Path, target: Path) -> Path:
+    target.mkdir(exist_ok=True)
+    stage = use.stages["finetune"]
+    shutil.copyfile(weights, target / "model.safetensors")
+    notes: Mapping[str, Any] = json.loads(noted.read_text())
+    order = "RGB, channels first" if schema.slices_of(stage.data) is None else "grey volumes, channels first"
+    card = {
+        "study": study.name,
+        "cell": use.cell.label,
+        "seed": use.replicate.seed,
+        "fingerprint": stage.fingerprint,
+        "chosen": readable(use.cell, use.values),
+        "levels": use.cell.levels,
+        "question": study.header.question,
+        "target": study.header.tune.target,
+        "model": stage.model.model_dump(mode="json"),
+        "data": stage.data.model_dump(mode="json", exclude={"root"}),
+        "data_digest": stage.digest,
+        "pretraining": [parent.settings.model_dump(mode="json") for parent in stage.ancestors()],
+        "pretraining_data": [parent.data.model_dump(mode="json", exclude={"root"}) for parent in stage.ancestors()],
+        "finetune": stage.settings.model_dump(mode="json"),
+        "classes": notes["classes"],
+        "input": {"size": notes["size"], "range": [0.0, 1.0], "order": order},
+        "test": notes["test"] if stage.on_test else [],
+        "scores": dict(outcomes[stage.fingerprint].metrics),
+    }
+    write_atomically(target / "model.json", json.dumps(card, indent=1))
+    return target

@@ -1,0 +1,1 @@
+"""What a study tries: programs, pruning and Optuna; no Ray in here."""

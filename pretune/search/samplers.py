@@ -1,0 +1,242 @@
+"""The samplers by name: what answers a question of a search.
+
+Two kinds. A *design* lays its points out beforehand, whatever is found: a grid, or a quasi-random sequence (Sobol,
+scrambled; Bergstra and Bengio 2012 for why not a grid). A *sampler* of Optuna learns from what it was told. Both are
+functions of (study seed, search, index, answers told), never of timing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.samplers import (
+    BaseSampler,
+    CmaEsSampler,
+    GPSampler,
+    NSGAIISampler,
+    PartialFixedSampler,
+    RandomSampler,
+    TPESampler,
+)
+from optuna.trial import FrozenTrial
+
+from pretune.outcomes import Values
+from pretune.search_spaces import schema, space
+
+OVER = "pretune:over"  # user attribute: by how much each constraint is exceeded
+MAX_GRID = 100_000
+
+Params = dict[str, Any]  # as Optuna knows them: one for each item of a subset, labels for a choice
+Walk = Callable[[space.Suggest], object]  # calls what it is given for every range of the space
+
+
+def sampler(tune: schema.Tune, name: str, index: int, number: int, walk: Walk, attempt: int = 0) -> BaseSampler:
+    """What answers question `index` of the search `name`.
+
+    The first `startup` of one that learns are random, as asked and not more; of a population the first generation is.
+    `number` is that of Optuna's trial, which is above `index` where questions were asked in vain.
+    """
+    seed = seed_of(tune, name, f"{index}" if attempt == 0 else f"{index}.{attempt}")
+    if tune.sampler == "grid":
+        point = grid_order(grid_size(walk, tune.points), seed_of(tune, name, "grid"))[index]
+        return fixed(nth(grid(walk, tune.points), point), RandomSampler(seed=seed))
+    if tune.sampler == "qmc":
+        return fixed(sobol(walk, index, seed_of(tune, name, "sobol")), RandomSampler(seed=seed))
+    begins_at_random = tune.sampler not in ("nsga2", "genetic")  # these draw their first population themselves
+    if tune.sampler == "random" or (index < tune.startup and begins_at_random):
+        return RandomSampler(seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        if tune.sampler == "cmaes":
+            seed = (seed - number) % 2**31  # it adds the number itself
+        return LEARNING[tune.sampler](tune, seed)
+
+
+def seed_of(tune: schema.Tune, name: str, what: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{tune.seed}:{name}:{what}".encode()).digest()[:4], "big")
+
+
+def fixed(params: Params, other: BaseSampler) -> BaseSampler:
+    """Answers what is given; `other` answers what is not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return PartialFixedSampler(params, other)
+
+
+# --------------------------------------------------------------------------------------------------- that learn
+
+
+def tpe(tune: schema.Tune, seed: int) -> BaseSampler:
+    return TPESampler(
+        n_startup_trials=1, seed=seed, multivariate=False, constant_liar=True, constraints_func=constraint_of(tune)
+    )
+
+
+def gp(tune: schema.Tune, seed: int) -> BaseSampler:
+    return GPSampler(n_startup_trials=1, seed=seed, deterministic_objective=False, constraints_func=constraint_of(tune))
+
+
+def cmaes(tune: schema.Tune, seed: int) -> BaseSampler:
+    return CmaEsSampler(n_startup_trials=1, seed=seed, popsize=max(tune.batch, 4), warn_independent_sampling=False)
+
+
+def nsga2(tune: schema.Tune, seed: int) -> BaseSampler:
+    return NSGAIISampler(population_size=tune.population, seed=seed, constraints_func=constraint_of(tune))
+
+
+# With a single target NSGA-II is an elitist genetic algorithm: tournaments, uniform crossover, mutation.
+LEARNING: dict[str, Callable[[schema.Tune, int], BaseSampler]] = {
+    "tpe": tpe,
+    "gp": gp,
+    "cmaes": cmaes,
+    "nsga2": nsga2,
+    "genetic": nsga2,
+}
+
+
+def constraint_of(tune: schema.Tune) -> Callable[[FrozenTrial], Sequence[float]]:
+    """What a trial was told to violate; a trial under way violates nothing."""
+    none = [-1.0] * (1 + len(tune.constraints))
+    return lambda trial: [float(value) for value in trial.user_attrs.get(OVER, none)]
+
+
+# ---------------------------------------------------------------------------------------------- laid out beforehand
+
+
+def grid(walk: Walk, points: int) -> Iterator[Params]:
+    """Every combination, ranges inside a branch only with it; `points` values of a continuous range, ends included.
+
+    An odometer: each round answers the ranges it meets with the digits so far and zeros, then turns the last digit.
+    """
+    digits: list[int] = []
+    while True:
+        sizes: list[int] = []
+        params: Params = {}
+
+        def suggest(name: str, item: space.Range, sizes: list[int] = sizes, params: Params = params) -> Any:
+            if len(sizes) == len(digits):
+                digits.append(0)
+            options = values_of(item, points)
+            value = options[digits[len(sizes)]]
+            sizes.append(len(options))
+            params |= params_of(name, item, value)
+            return value
+
+        walk(suggest)
+        yield params
+        del digits[len(sizes) :]
+        while digits and digits[-1] == sizes[len(digits) - 1] - 1:
+            digits.pop()
+        if not digits:
+            return
+        digits[-1] += 1
+
+
+def grid_size(walk: Walk, points: int) -> int:
+    """How many points the grid has; at most MAX_GRID are counted."""
+    return sum(1 for _, _ in zip(range(MAX_GRID), grid(walk, points), strict=False))
+
+
+def grid_order(size: int, seed: int) -> list[int]:
+    """Points in random order: a search of fewer trials than points sees all of the space, not a corner of it."""
+    order: list[int] = np.random.default_rng(seed).permutation(size).tolist()
+    return order
+
+
+def nth(points: Iterator[Params], index: int) -> Params:
+    for i, params in enumerate(points):
+        if i == index:
+            return params
+    raise IndexError(f"the grid has no point {index}")
+
+
+def values_of(item: space.Range, points: int) -> list[Any]:
+    """The values of one axis of a grid."""
+    if isinstance(item, space.Choice):
+        return list(range(len(item.options)))
+    if isinstance(item, space.Subset):
+        return [[o for k, o in enumerate(item.of) if mask >> k & 1] for mask in range(2 ** len(item.of))]
+    if isinstance(item, space.Int):
+        if item.high - item.low < points:
+            return list(range(item.low, item.high + 1))
+        spaced = (np.geomspace if item.log else np.linspace)(item.low, item.high, points)
+        return sorted({round(float(value)) for value in spaced})
+    spaced = (np.geomspace if isinstance(item, space.LogUniform) else np.linspace)(item.low, item.high, points)
+    return [item.low, *(float(value) for value in spaced[1:-1]), item.high]
+
+
+def sobol(walk: Walk, index: int, seed: int) -> Params:
+    """Point `index` of a scrambled Sobol sequence over all ranges that the walk meets first to last.
+
+    A range that is met only inside a branch takes the next free coordinate, so the sequence stays balanced over the
+    ranges that are always there.
+    """
+    from scipy.stats import qmc
+
+    sequence = qmc.Sobol(d=64, scramble=True, seed=seed)
+    if index:  # SciPy counts 0 steps forward wrongly
+        sequence.fast_forward(index)
+    coordinates = sequence.random(1)[0]
+    params: Params = {}
+    used = 0
+
+    def suggest(name: str, item: space.Range) -> Any:
+        nonlocal used
+        width = len(item.of) if isinstance(item, space.Subset) else 1
+        own = [float(coordinates[(used + k) % len(coordinates)]) for k in range(width)]
+        used += width
+        value = at(item, own)
+        params.update(params_of(name, item, value))
+        return value
+
+    walk(suggest)
+    return params
+
+
+def at(item: space.Range, u: Sequence[float]) -> Any:
+    """The value of a range at coordinate(s) in [0, 1)."""
+    if isinstance(item, space.Choice):
+        return int(u[0] * len(item.options))
+    if isinstance(item, space.Subset):
+        return [option for option, share in zip(item.of, u, strict=True) if share >= 0.5]
+    if isinstance(item, space.Int):
+        if item.log:
+            low, high = math.log(item.low), math.log(item.high + 1)
+            return min(item.high, int(math.exp(low + u[0] * (high - low))))
+        return min(item.high, item.low + int(u[0] * (item.high - item.low + 1)))
+    if isinstance(item, space.LogUniform):
+        return min(item.high, item.low * (item.high / item.low) ** u[0])
+    return item.low + u[0] * (item.high - item.low)
+
+
+def params_of(name: str, item: space.Range, value: Any) -> Params:
+    """An answer to a range as Optuna's parameters: what `space.suggest_from` asks for."""
+    if isinstance(item, space.Choice):
+        return {name: item.labels()[value]}
+    if isinstance(item, space.Subset):
+        return {f"{name}[{option}]": option in value for option in item.of}
+    return {name: value}
+
+
+def values_from(params: Params, walk: Walk) -> Values:
+    """The values of every range that `params` lead to."""
+    return answered_by(space.suggest_from(optuna.trial.FixedTrial(params)), walk)
+
+
+def answered_by(suggest: space.Suggest, walk: Walk) -> Values:
+    """What `suggest` answers to each range that the walk meets."""
+    values: Values = {}
+
+    def remember(name: str, item: space.Range) -> Any:
+        values[name] = suggest(name, item)
+        return values[name]
+
+    walk(remember)
+    return values

@@ -1,0 +1,213 @@
+"""What there is to say about a run under way: labels, counts, times left. Decides nothing."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import IO
+
+from pretune.dispatch import gpu_sharing
+from pretune.dispatch.dispatcher import Live, costs
+from pretune.dispatch.resources import Ledger
+from pretune.dispatch.scheduler import Scheduler
+from pretune.monitor.prometheus import Facts
+from pretune.monitor.terminal import CellStatus, RunningStage, Snapshot
+from pretune.outcomes import Outcomes, Run, Use, stages_in
+from pretune.results import tables
+from pretune.search_spaces.resolve import Study
+from pretune.search_spaces.stages import Stage
+from pretune.store.mirror import Publisher
+from pretune.store.store import Store, write_atomically
+
+STATUS_SECONDS = 2.0  # between two versions of status.json
+RESULTS_SECONDS = 60.0  # between two versions of the results, for whoever watches the report
+
+
+@dataclass
+class State:
+    """What there is to say about a run under way: labels, counts, times. Decides nothing."""
+
+    study: Study
+    run: Run
+    store: Store
+    out: Path
+    began: float
+    log: IO[str]
+    trained: int = 0
+    stopped: bool = False
+    live: dict[str, Live] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=dict)  # per stage name, of stages trained in this run
+    images: dict[str, int] = field(default_factory=dict)  # seen in training, per stage name
+    taken: dict[str, gpu_sharing.Taken] = field(
+        default_factory=dict
+    )  # GPU memory, the most of a stage run, per stage name
+    notes: list[str] = field(default_factory=list)
+    tell: Callable[[str], None] | None = None
+    publisher: Publisher | None = None
+    scheduler: Scheduler = field(init=False)
+    ledger: Ledger | None = None
+    _labels: dict[str, str] = field(default_factory=dict)
+    _labelled: int = 0
+    _written: float = 0.0
+    _counts: Snapshot | None = None
+    _counts_due: float = 0.0
+    _results_due: float = field(default_factory=lambda: time.monotonic() + RESULTS_SECONDS)
+
+    def event(self, kind: str, stage: Stage, text: str) -> None:
+        """Called by the scheduler: count it, log it, tell whoever watches."""
+        line = f"{kind:9} {self.label(stage)}" + (f": {text}" if text else "")
+        self.write(f"{stage.fingerprint} {line}")
+        if kind == "finished":
+            self.trained += 1
+            if entry := self.store.find(stage.fingerprint):
+                self.seconds.setdefault(stage.name, []).append(entry.seconds)
+                if memory := costs(entry).get("cost/gpu_memory"):
+                    most = max(memory, self.taken[stage.name].most if stage.name in self.taken else 0.0)
+                    total = float(entry.about["machine"].get("gpu_memory_total") or 0.0)
+                    self.taken[stage.name] = gpu_sharing.Taken(stage, most, total)
+            self.write_so_far()
+        if kind not in ("reused", "started"):
+            self.notes.append(line)
+            if self.tell:
+                self.tell(line)
+                self.snapshot(self.out)  # for `pretune status`, whatever the terminal shows
+
+    def write(self, line: str) -> None:
+        """Into the study's log."""
+        self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+        self.log.flush()
+
+    def say(self, text: str) -> None:
+        """What should be known while the study runs and beside its table."""
+        self.write(text)
+        self.notes.append(text)
+        self.run.notes.append(text)
+        if self.tell:
+            self.tell(text)
+
+    def label(self, stage: Stage) -> str:
+        """`finetune encoder=frozen skip=true seed 2`; a shared pretraining goes by its seed alone."""
+        end = len(self.run.uses)  # two threads ask, and uses are added meanwhile
+        for use in self.run.uses[self._labelled : end]:
+            for name, part in use.stages.items():
+                whole = f"{name} {use.cell.label} seed {use.replicate.seed}"
+                short = f"{name} seed {use.replicate.pretrain}"
+                known = self._labels.get(part.fingerprint)
+                alone = known is None or known == whole
+                self._labels[part.fingerprint] = whole if alone else known if use.pair and known else short
+        self._labelled = max(self._labelled, end)
+        return self._labels.get(stage.fingerprint, stage.name)
+
+    def cause(self, fingerprint: str) -> str:
+        outcome = self.scheduler.outcomes.get(fingerprint)
+        if outcome is None or outcome.state == "finished":
+            return ""
+        return f"{outcome.state}: {outcome.cause}"
+
+    def reused_text(self) -> str:
+        """What the store already holds of the stage runs known so far."""
+        known, reused = len(stages_in(self.run.uses)), len(self.scheduler.reused)
+        kinds = [stage.name for key, stage in stages_in(self.run.uses).items() if key not in self.scheduler.outcomes]
+        to_do = ", ".join(f"{kinds.count(name)} {name}" for name in dict.fromkeys(kinds))
+        return f"{reused} of {known} stage runs are in the store; to run: {to_do}; "
+
+    def snapshot(self, folder: Path | None) -> Snapshot:
+        """The study at this moment; now and then also written to `folder`."""
+        shot = replace(
+            self._counted(force=folder is None),
+            running=tuple(self._running()),
+            waiting=self.scheduler.waiting,
+            finished=self.trained,
+            reused=len(self.scheduler.reused),
+            elapsed=time.monotonic() - self.began,
+            messages=tuple(self.notes[-4:]),
+        )
+        if folder is not None and time.monotonic() - self._written > STATUS_SECONDS:
+            self._written = time.monotonic()
+            write_atomically(folder / "status.json", json.dumps(asdict(shot)))
+        return shot
+
+    def facts(self) -> Facts:
+        """What is published as metrics."""
+        seconds = {name: tuple(values) for name, values in list(self.seconds.items())}
+        memory = {name: taken.most for name, taken in list(self.taken.items())}
+        return Facts(self.snapshot(self.out), seconds, dict(self.images), memory)
+
+    def _counted(self, force: bool) -> Snapshot:
+        """The parts that go over all stages, made anew only now and then: a study may have thousands."""
+        began = time.monotonic()
+        if self._counts is None or force or began >= self._counts_due:
+            uses, outcomes = list(self.run.uses), dict(self.scheduler.outcomes)
+            stages = stages_in(uses)
+            self._counts = Snapshot(
+                study=self.study.name,
+                phase=self._phase(),
+                running=(),
+                waiting=0,
+                finished=0,
+                reused=0,
+                failed=sum(outcome.state != "finished" for outcome in outcomes.values()),
+                total=None if self.run.open_searches else len(stages),
+                cells=tuple(self._cells(uses, outcomes)),
+                elapsed=0.0,
+                remaining=self._remaining(stages, outcomes),
+                messages=(),
+            )
+            self._counts_due = time.monotonic() + max(0.5, 20 * (time.monotonic() - began))
+        return self._counts
+
+    def _phase(self) -> str:
+        if self.stopped:
+            return "stopped"
+        return "search" if self.run.open_searches else "confirm"
+
+    def write_so_far(self) -> None:
+        """The results as far as they are there: once a minute, less often where writing them takes long."""
+        began = time.monotonic()
+        if began < self._results_due:
+            return
+        try:
+            tables.write_results(self.study, self.run.uses, self.scheduler.outcomes, self.store, self.out)
+            if self.publisher is not None:
+                self.publisher.send()
+        except OSError as error:  # watching must never stop a study; the end writes them again
+            self.notes.append(f"results so far could not be written: {error}")
+        self._results_due = time.monotonic() + max(RESULTS_SECONDS, 50 * (time.monotonic() - began))
+
+    def _running(self) -> Iterator[RunningStage]:
+        for trial in list(self.live.values()):
+            step, total = trial.latest.get("step", 0), trial.latest.get("total", 0)
+            loss = next(
+                (f"loss {v:.3g}" for k, v in trial.latest.items() if k.startswith("train/") and k.endswith("loss")), ""
+            )
+            seconds = time.monotonic() - trial.began
+            yield RunningStage(self.label(trial.stage), step / total if total else 0.0, loss, seconds)
+
+    def _cells(self, uses: list[Use], outcomes: Outcomes) -> Iterator[CellStatus]:
+        metric = self.study.header.tune.target
+        expected: dict[str, int] = {cell.label: 0 for cell in self.study.cells}
+        values: dict[str, list[float]] = {cell.label: [] for cell in self.study.cells}
+        for use in uses:
+            if use.phase == "confirm" and "finetune" in use.stages:
+                expected[use.cell.label] += 1
+                outcome = outcomes.get(use.stages["finetune"].fingerprint)
+                if outcome is not None and metric in outcome.metrics:
+                    values[use.cell.label].append(outcome.metrics[metric])
+        for label, found in values.items():
+            mean = statistics.fmean(found) if found else None
+            spread = statistics.stdev(found) if len(found) > 1 else None
+            yield CellStatus(label, len(found), expected[label], mean, spread)
+
+    def _remaining(self, stages: dict[str, Stage], outcomes: Outcomes) -> float | None:
+        """Seconds left, from the times of stages of the same name; None until each kind was seen once."""
+        to_do = [stage for key, stage in stages.items() if key not in outcomes]
+        if self.run.open_searches or any(stage.name not in self.seconds for stage in to_do):
+            return None
+        means = {name: statistics.fmean(values) for name, values in list(self.seconds.items())}
+        work = sum(means[stage.name] for stage in to_do)
+        work -= sum(time.monotonic() - trial.began for trial in list(self.live.values()))
+        return max(0.0, work) / max(1, len(self.live))

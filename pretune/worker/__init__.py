@@ -1,0 +1,1 @@
+"""One stage run, inside the process that was given it."""

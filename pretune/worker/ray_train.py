@@ -1,0 +1,127 @@
+"""One stage on several workers: Ray Train places them, and each runs the loop that a single process would.
+
+Ray Train restarts the workers when one is lost; they go on from the state that the stage last wrote, on as many as
+the study allows. Its own checkpoints stay unused, since the store holds all state. Where one of them is asked to leave
+(its machine is drained, the study is stopped) all write and leave after the same step (pretune.trainables.loop.Clock).
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from pretune.trainables.data.errors import NeedsError
+from pretune.worker.execute import Order, device_for, machine, run_worker, state_to_resume
+
+RESTARTS = 3  # of the workers within one attempt; a preempted machine's are not counted
+REPORT_SECONDS = 1.0  # least time between two progress reports
+STORAGE = "train"  # a folder of Ray Train's inside the attempt's, which all machines see
+
+
+def run_gang(order: Order, attempt: Path) -> tuple[dict[str, float], dict[str, Any]]:
+    """Run a stage on `order.workers` workers; its metrics, and for the record who ended it: how many, on what machine.
+
+    To be called within a Ray cluster; inside a Tune trial progress goes to the trial.
+
+    Raises:
+        DivergedError, LeftError: as the loops do.
+        NeedsError: the data set does not have what the stage asks for.
+        TrainingFailedError: workers were lost or failed more often than they are restarted.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from pretune.trainables.loop import DivergedError, LeftError
+
+    elastic = order.min_workers < order.workers
+    trainer = TorchTrainer(
+        work,  # type: ignore[arg-type]  # Ray's types know no return value, and of Result only the older form
+        train_loop_config={"order": order.to_json(), "attempt": str(attempt)},
+        torch_config=TorchConfig(backend="nccl" if order.gpus >= 1 else "gloo"),  # NCCL refuses to share a GPU
+        scaling_config=ScalingConfig(
+            num_workers=(order.min_workers, order.workers) if elastic else order.workers,  # type: ignore[arg-type]
+            use_gpu=order.gpus > 0,
+            resources_per_worker={"CPU": order.threads} | ({"GPU": order.gpus} if order.gpus else {}),
+        ),
+        run_config=RunConfig(
+            name=STORAGE,
+            storage_path=str(attempt),
+            failure_config=FailureConfig(max_failures=RESTARTS),
+            callbacks=_forwarding(),
+        ),
+    )
+    answer = trainer.fit().return_value  # type: ignore[attr-defined]
+    shutil.rmtree(attempt / STORAGE, ignore_errors=True)
+    if "refused" in answer:
+        raise NeedsError(*answer["refused"])
+    if "left" in answer:
+        raise LeftError(answer["left"])
+    if "diverged" in answer:
+        *about, text = answer["diverged"]
+        error = DivergedError(*about)
+        error.args = (text,)
+        raise error
+    return answer["metrics"], answer["about"]
+
+
+def _forwarding() -> list[Any]:
+    """What hands the first worker's reports to Tune; nothing outside a trial."""
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    try:
+        return [TuneReportCallback()]  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        return []
+
+
+def work(config: dict[str, Any]) -> dict[str, Any]:
+    """What each worker does: the stage, as one of the process group that Ray Train made."""
+    import ray.train
+    import torch
+    import torch.distributed as dist
+    from ray.train.torch import get_device
+
+    from pretune.trainables.distributed import World
+    from pretune.trainables.loop import DivergedError, LeftError
+    from pretune.worker.preemption import at_work
+
+    order, attempt = Order.from_json(config["order"]), Path(config["attempt"])
+    world = World(dist.get_rank(), dist.get_world_size())
+    device = get_device() if device_for(order.gpus).type == "cuda" else torch.device("cpu")
+    last = time.monotonic()
+
+    def report(values: dict[str, float]) -> None:
+        """All workers report together or not at all: when, is for the first to say."""
+        nonlocal last
+        due = world.first and time.monotonic() - last >= REPORT_SECONDS
+        if world.sum(torch.tensor(float(due), device=device)):
+            last = time.monotonic()
+            ray.train.report(values)
+
+    resume = _where_to_resume(order, world)
+    try:
+        with at_work() as leaving:  # a drain of this worker's machine, or a stop of the study
+            metrics = run_worker(order, attempt, report, device, resume, world, leaving)
+    except NeedsError as error:  # on all workers alike, as the next
+        return {"refused": error.args}
+    except DivergedError as error:
+        return {"diverged": (error.metric, error.step, error.value, str(error))}
+    except LeftError as left:  # likewise: they have told each other
+        return {"left": str(left)}
+    about = {"machine": machine(order), "workers": world.size, "resumed": resume is not None}
+    return {"metrics": metrics, "about": about}
+
+
+def _where_to_resume(order: Order, world: Any) -> Path | None:
+    """The state that the first worker finds, so that all start from one. Raises FileNotFoundError where one cannot."""
+    import torch.distributed as dist
+
+    found = [state_to_resume(order) if world.first else None]
+    dist.broadcast_object_list(found)
+    if found[0] is not None and not found[0].exists():
+        raise FileNotFoundError(
+            f"{found[0]} is not on this machine; the store must be on a disk that all machines share"
+        )
+    return found[0]

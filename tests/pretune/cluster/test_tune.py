@@ -1,0 +1,90 @@
+"""What Tune's actors are really given: their environment and their place."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from pretune.cluster.tune import ACTOR_ENVIRONMENT, NODE_ID, place_of
+from tests.pretune.heads import TOKEN, started_head
+
+SECRET = "k3y-of-this-user"
+DRIVER = """
+import json, os, sys, ray
+from ray import tune
+from pretune.transport import keep_keys_to_ourselves, place_of, start_ray, stop_ray
+
+def trial(config):
+    given = ray.get_runtime_context().runtime_env.get("env_vars", {})
+    tune.report({"found": json.dumps({"environment": dict(os.environ), "given": given})})
+
+start_ray(sys.argv[2] or None, 1)
+keep_keys_to_ourselves()
+place = tune.with_resources(trial, place_of)
+run = tune.RunConfig(storage_path=sys.argv[1], verbose=0)
+print(tune.Tuner(place, param_space={"resources": {"CPU": 1.0}}, run_config=run).fit()[0].metrics["found"])
+stop_ray()
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("joined", [False, True], ids=["started here", "joined"])
+def test_an_actor_has_our_settings_and_is_handed_no_key(joined: bool, tmp_path: Path) -> None:
+    """Of a cluster that others started, too, whose processes do not have this driver's environment."""
+    ours = {name: value for name, value in os.environ.items() if name not in ACTOR_ENVIRONMENT} | TOKEN
+    keys = {"AWS_ACCESS_KEY_ID": SECRET, "AWS_SECRET_ACCESS_KEY": SECRET}
+    with ExitStack() as stack:
+        address = stack.enter_context(started_head(ours, "--num-cpus=1"))[0] if joined else ""
+        done = subprocess.run(
+            [sys.executable, "-c", DRIVER, str(tmp_path), address],
+            env=ours | keys, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert {name: found["environment"].get(name) for name in ACTOR_ENVIRONMENT} == ACTOR_ENVIRONMENT
+    assert SECRET not in str(found["given"])
+    assert (SECRET in str(found["environment"])) is not joined  # here it is inherited, as by any child; there it is not
+
+
+def test_a_trial_asks_for_its_resources_and_for_another_machine_where_it_is_kept_off_some() -> None:
+    free = place_of({"resources": {"CPU": 2.0, "GPU": 0.0}})
+    assert free.bundles == [{"CPU": 2.0}]
+    assert free == place_of({"resources": {"CPU": 2.0}, "keep_off": []})
+    kept = place_of({"resources": {"CPU": 2.0}, "keep_off": ["a1", "b2"]})
+    assert kept.bundles == [{"CPU": 2.0}]
+    assert kept._bound.kwargs == {"bundle_label_selector": [{NODE_ID: "!in(a1,b2)"}]}
+    assert kept != free
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_ray_places_a_trial_on_none_of_the_machines_that_it_is_kept_off() -> None:
+    """On a cluster of three sets of Ray's processes: by its own placement groups, with the labels that Ray gives."""
+    import ray
+    from ray.cluster_utils import Cluster
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        nodes = [machines.add_node(num_cpus=1).node_id for _ in range(2)]
+        ray.init(address=machines.address, log_to_driver=False)
+        machines.wait_for_nodes()
+        ids = [node["NodeID"] for node in ray.nodes()]  # type: ignore[no-untyped-call]
+        assert set(nodes) < set(ids)
+        for wanted in ids:
+            others = sorted(set(ids) - {wanted})
+            group = place_of({"resources": {"CPU": 1.0}, "keep_off": others}).to_placement_group()
+            ray.get(group.ready(), timeout=30)
+            where = ray.remote(lambda: ray.get_runtime_context().get_node_id())
+            place = PlacementGroupSchedulingStrategy(group)
+            assert ray.get(where.options(num_cpus=1, scheduling_strategy=place).remote(), timeout=60) == wanted
+            ray.util.remove_placement_group(group)
+    finally:
+        ray.shutdown()
+        machines.shutdown()

@@ -1,0 +1,42 @@
+"""What Tune calls: the watchdog over trials, without Ray's processes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest import mock
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pretune.cluster.tune_callbacks import Watchdog
+from pretune.dispatch.dispatcher import Handout
+
+STEPS = st.lists(st.lists(st.integers(0, 30), max_size=4), min_size=1, max_size=12)
+
+
+@given(STEPS, STEPS)
+def test_the_watchdog_tells_of_every_ended_trial_until_the_handout_is_done_with_it(
+    endings: list[list[int]], forgets: list[list[int]]
+) -> None:
+    """Three trials are added a step; some end, and the handout is told of some of them by Tune itself."""
+    trials = [SimpleNamespace(trial_id=str(i), status="RUNNING") for i in range(3 * len(endings))]
+    live: dict[str, Any] = {}
+    reap = mock.Mock()
+    watchdog = Watchdog(cast(Handout, SimpleNamespace(live=live, reap=reap, stopping=None, overdue=False)))
+    forgotten = (forgets * len(endings))[: len(endings)]
+    for step, (ends, done) in enumerate(zip(endings, forgotten, strict=True)):
+        there = trials[: 3 * (step + 1)]
+        live.update({trial.trial_id: trial for trial in there[-3:]})
+        for i in ends:
+            if i < len(there):
+                there[i].status = "TERMINATED" if i % 2 else "ERROR"
+        watchdog.on_step_end(step, there)
+        told = reap.call_args.args[0]
+        ended = {trial.trial_id for trial in there if trial.status != "RUNNING"}
+        assert ended & live.keys() <= told <= ended
+        for i in done:
+            if str(i) in ended:
+                live.pop(str(i), None)
+    watchdog.on_step_end(len(endings), trials)
+    assert len(watchdog.open) <= len(live)  # what is over costs nothing any more

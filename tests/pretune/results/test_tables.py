@@ -1,0 +1,166 @@
+"""What a study leaves behind: tidy rows, whatever the timing was, and the best model by validation."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pretune.analysis.load.results import COLUMNS, FORMAT, load, load_header
+from pretune.analysis.load.runs import load_stage_runs
+from pretune.dispatch.scheduler import Scheduler
+from pretune.outcomes import Outcome, Run
+from pretune.results import tables
+from pretune.search import program
+from pretune.search.optuna_study import open_storage
+from pretune.search_spaces.resolve import Study, from_dict
+from pretune.search_spaces.stages import Stage
+from pretune.store.store import Store
+
+
+def value(stage: Stage) -> float:
+    return int(stage.fingerprint[:6], 16) / 16**6
+
+
+def ends(stage: Stage) -> Outcome:
+    return Outcome("finished", {"val/jaccard": value(stage), "test/jaccard": 1 - value(stage), "probe/accuracy": 0.25})
+
+
+def drive(study: Study, ends: Any = ends, seed: int = 0) -> tuple[Run, Scheduler]:
+    """Run a study's programs, ending stages in a random order."""
+    run, draw = Run(study, lambda data: "digest", open_storage(None)), random.Random(seed)
+    scheduler, running = Scheduler(lambda key: None, 0), list[Stage]()
+    scheduler.start(program.start(run))
+    while not scheduler.finished:
+        while len(running) < draw.randint(1, 5) and (stage := scheduler.take()) is not None:
+            running.append(stage)
+        stage = running.pop(draw.randrange(len(running)))
+        scheduler.complete(stage, ends(stage))
+    return run, scheduler
+
+
+def written(study: Study, folder: Path, ends: Any = ends, seed: int = 0) -> pd.DataFrame:
+    run, scheduler = drive(study, ends, seed)
+    tables.write_header(study, folder)
+    tables.write_results(study, run.uses, scheduler.outcomes, Store(folder / "store"), folder)
+    return load(folder)
+
+
+def test_what_is_written_is_of_the_format_that_is_read(tiny: dict[str, Any], tmp_path: Path) -> None:
+    tables.write_header(from_dict(tiny), tmp_path)
+    assert json.loads((tmp_path / "study.json").read_text())["format"] == tables.FORMAT == FORMAT
+    assert load_header(tmp_path).study == tiny["study"]
+
+
+def test_rows_are_one_per_cell_seed_stage_and_metric(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """4 fine-tunings and, as both cells share them, 2 pretrainings with an empty cell; 3 metrics each."""
+    frame = written(from_dict(tiny), tmp_path)
+    assert set(COLUMNS) <= set(frame.columns)
+    assert len(frame) == (4 + 2) * 3
+    assert not frame.duplicated(["phase", "cell", "seed", "stage", "metric"]).any()
+    shared = frame[frame.stage == "pretrain"]
+    assert set(shared.cell) == {""}
+    assert shared["factor.encoder"].isna().all()
+    tuned = frame[(frame.stage == "finetune") & (frame.metric == "test/jaccard")]
+    assert dict(zip(tuned.cell, tuned["factor.encoder"], strict=True)) == {
+        "encoder=unfrozen": "unfrozen",
+        "encoder=frozen": "frozen",
+    }
+    assert sorted(tuned.seed) == [0, 0, 1, 1]
+
+
+def test_a_pretraining_of_one_cell_alone_stands_in_it(tiny: dict[str, Any], tmp_path: Path) -> None:
+    del tiny["factors"], tiny["report"]
+    frame = written(from_dict(tiny), tmp_path)
+    assert set(frame[frame.stage == "pretrain"].cell) == {"all"}
+
+
+def test_failed_stage_runs_are_rows_without_a_metric(tiny: dict[str, Any], tmp_path: Path) -> None:
+    def failing(stage: Stage) -> Outcome:
+        return Outcome("diverged", {}, "pretext_loss is nan at step 3") if stage.kind == "pretrain" else ends(stage)
+
+    frame = written(from_dict(tiny), tmp_path, failing)
+    assert set(frame.metric) == {""}
+    assert frame.value.isna().all()
+    assert set(zip(frame.stage, frame.outcome, frame.cause, strict=True)) == {
+        ("pretrain", "diverged", "pretext_loss is nan at step 3"),
+        ("finetune", "blocked", "its pretrain diverged: pretext_loss is nan at step 3"),
+    }
+
+
+def test_a_study_of_which_nothing_finished_can_be_reported(tiny: dict[str, Any], tmp_path: Path) -> None:
+    written(from_dict(tiny), tmp_path, lambda stage: Outcome("crashed", {}, "no luck"))
+    assert len(load_stage_runs(tmp_path)) == 0
+    assert set(load(tmp_path)["outcome"]) == {"crashed", "blocked"}
+
+
+def test_a_probes_metric_carries_its_name(tiny: dict[str, Any], tmp_path: Path) -> None:
+    tiny["probe"] = {"near": {"kind": "knn", "data": "scenes"}}
+    frame = written(from_dict(tiny), tmp_path)
+    assert set(frame[frame.stage == "probe:near"].metric) == {"probe/near/accuracy", "val/jaccard", "test/jaccard"}
+    assert tables.metric_name("finetune", "probe/accuracy") == "probe/accuracy"
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(1, 10**6))
+def test_rows_and_their_order_do_not_depend_on_timing(tiny: dict[str, Any], seed: int) -> None:
+    """Two cells are searched side by side; which asks first is chance."""
+    tiny["finetune"]["optimizer"] = {"lr": {"log_uniform": [0.001, 0.1]}}
+    tiny["tune"] = {"trials": 4, "batch": 2, "startup": 4}
+    study = from_dict(tiny)
+    frames = []
+    for order in (0, seed):
+        run, scheduler = drive(study, seed=order)
+        uses = tables.in_order(study, run.uses)
+        frames.append(pd.DataFrame(tables.result_rows(study, uses, scheduler.outcomes)))
+    pd.testing.assert_frame_equal(*frames, check_exact=True)
+
+
+def test_the_header_says_what_analysis_needs(tiny: dict[str, Any], tmp_path: Path) -> None:
+    tables.write_header(from_dict(tiny), tmp_path)
+    header = load_header(tmp_path)
+    assert (header.study, header.question) == ("tiny", "Does anything help?")
+    assert dict(header.factors) == {"encoder": ("unfrozen", "frozen")}
+    assert [cell.label for cell in header.cells] == ["encoder=unfrozen", "encoder=frozen"]
+    assert (header.replicates, header.pretrainings) == (2, 2)
+    assert from_dict(json.loads(json.dumps(from_dict(tiny).resolved))).cells == from_dict(tiny).cells
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_the_best_model_is_chosen_by_validation_first_by_cell_then_by_seed(
+    tiny: dict[str, Any], tmp_path: Path, direction: str
+) -> None:
+    """Means 0.5 (0.2, 0.8) and 0.6 (0.55, 0.65): the second cell is best although the single best seed is not in it;
+    minimised, the first. The test set says the opposite and is not asked."""
+    scores = {("encoder=unfrozen", 0): 0.2, ("encoder=unfrozen", 1): 0.8}
+    scores |= {("encoder=frozen", 0): 0.55, ("encoder=frozen", 1): 0.65}
+    tiny["tune"] = {"direction": direction}
+    study, store = from_dict(tiny), Store(tmp_path / "store")
+    run, scheduler = drive(study)
+    for use in run.uses:
+        stage = use.stages["finetune"]
+        score = scores[use.cell.label, use.replicate.seed]
+        scheduler.outcomes[stage.fingerprint] = Outcome("finished", {"val/jaccard": score, "test/jaccard": 1 - score})
+        attempt = store.begin(stage.fingerprint)
+        (attempt / "model.safetensors").write_text(f"{use.cell.label} {use.replicate.seed}")
+        (attempt / "notes.json").write_text(json.dumps({"classes": ["a", "b"], "size": 32, "test": [1]}))
+        store.finish(attempt, "finetune", "finished", "", {}, 1.0, {})
+    tables.keep_best(study, run.uses, scheduler.outcomes, store, tmp_path)
+    expected = "encoder=frozen 1" if direction == "maximize" else "encoder=unfrozen 0"
+    assert (tmp_path / "best" / "model.safetensors").read_text() == expected
+    card = json.loads((tmp_path / "best" / "model.json").read_text())
+    assert f"{card['cell']} {card['seed']}" == expected
+    assert card["scores"]["val/jaccard"] == (0.65 if direction == "maximize" else 0.2)
+
+
+def test_without_a_finished_fine_tuning_there_is_no_best_model(tiny: dict[str, Any], tmp_path: Path) -> None:
+    study = from_dict(tiny)
+    run, _ = drive(study)
+    assert tables.keep_best(study, run.uses, {}, Store(tmp_path / "store"), tmp_path) is None
+    assert not (tmp_path / "best").exists()

@@ -1,0 +1,158 @@
+"""Single flight: one at work on a fingerprint at a time, and nobody waited for who is dead."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pretune.store import lease as flight
+from pretune.store.lease import read_lease, single_flight, write_lease
+from pretune.store.store import LEASE, STATE, Store
+
+KEY = "f" * 32
+
+
+def waiting_raises(values: dict[str, float]) -> None:
+    raise TimeoutError(f"waited: {values}")
+
+
+def leased(store: Store, **changes: object) -> None:
+    write_lease(store, KEY, "other")
+    lease = json.loads(store.read(f"{KEY}/{LEASE}"))
+    store.write(f"{KEY}/{LEASE}", json.dumps(lease | changes).encode())
+
+
+def test_who_comes_second_waits_until_the_first_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flight, "WAIT_SECONDS", 0.02)
+    store, order, at_work = Store(tmp_path), list[str](), threading.Event()
+
+    def first() -> None:
+        with single_flight(store, KEY, waiting_raises):
+            at_work.set()
+            time.sleep(0.3)
+            order.append("first")
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert at_work.wait(10)
+    waits: list[dict[str, float]] = []
+    with single_flight(store, KEY, waits.append):
+        order.append("second")
+    thread.join()
+    assert order == ["first", "second"]
+    assert len(waits) > 1
+
+
+def test_a_stop_goes_through_while_waiting(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    leased(store)
+    with pytest.raises(TimeoutError, match=r"waited: .*waiting"), single_flight(store, KEY, waiting_raises):
+        raise AssertionError
+
+
+def test_who_is_asked_to_leave_waits_no_longer(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    leased(store)
+    with (
+        pytest.raises(flight.EndedWaitError, match="asked to leave while another"),
+        single_flight(store, KEY, lambda values: None, lambda: True),
+    ):
+        raise AssertionError
+
+
+def test_a_dead_holder_a_lease_that_was_given_back_and_a_damaged_one_are_not_waited_for(tmp_path: Path) -> None:
+    """The process of the dead holder has ended before its number is used here."""
+    store = Store(tmp_path)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for change in ({"owner": ""}, {"pid": ended.pid}, {"renewed": None}, {"pid": "x"}):
+        leased(store, **change)
+        with single_flight(store, KEY, waiting_raises):
+            held = read_lease(store, KEY)
+            assert held is not None
+            assert not held.free
+            assert held.owner != "other"
+
+
+@pytest.mark.parametrize("skew", [-86400.0, 0.0, 86400.0])
+def test_a_holder_elsewhere_is_dead_when_its_lease_does_not_change_whatever_its_clock_says(
+    tmp_path: Path, skew: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its clock is a day behind or ahead, and the lease was last renewed just now by it. Waiting takes 0.3 s here."""
+    monkeypatch.setattr(flight, "LEASE_SECONDS", 0.3)
+    monkeypatch.setattr(flight, "WAIT_SECONDS", 0.02)
+    store, waits = Store(tmp_path), list[float]()
+    leased(store, host="another", renewed=time.time() + skew)
+    with single_flight(store, KEY, lambda values: waits.append(time.monotonic())):
+        assert waits[-1] - waits[0] > 0.2
+
+
+@pytest.mark.parametrize("skew", [-86400.0, 86400.0])
+def test_a_holder_that_renews_its_lease_is_waited_for_whatever_its_clock_says(
+    tmp_path: Path, skew: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Renewed ten times, each time after half of what makes it dead: it is waited for all the while."""
+    monkeypatch.setattr(flight, "LEASE_SECONDS", 0.4)
+    monkeypatch.setattr(flight, "WAIT_SECONDS", 0.02)
+    store = Store(tmp_path)
+    leased(store, host="another", renewed=time.time() + skew)
+    over = threading.Event()
+
+    def renew() -> None:
+        for beat in range(10):
+            time.sleep(0.2)
+            leased(store, host="another", renewed=time.time() + skew + beat)
+        over.set()
+
+    renewing = threading.Thread(target=renew)
+    renewing.start()
+    with single_flight(store, KEY, lambda values: None):
+        assert over.is_set()
+    renewing.join()
+
+
+def test_who_waits_for_long_gives_up_its_place_for_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flight, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(flight, "WAIT_SECONDS", 0.02)
+    store = Store(tmp_path)
+    leased(store, host="another pid:[1]")
+    with (
+        pytest.raises(
+            flight.EndedWaitError, match=r"another driver \(another\) is at work on it; looked at again later"
+        ),
+        single_flight(store, KEY, lambda values: None),
+    ):
+        raise AssertionError
+
+
+def test_who_waits_does_so_for_long_enough_to_take_over_from_the_dead() -> None:
+    assert flight.BEAT_SECONDS < flight.LEASE_SECONDS / 2
+    assert flight.LEASE_SECONDS + 2 * flight.WAIT_SECONDS < flight.PATIENCE_SECONDS
+
+
+def test_a_fault_gives_the_lease_back(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(ValueError, match="fault"), single_flight(store, KEY, waiting_raises):
+        raise ValueError("fault")
+    with single_flight(store, KEY, waiting_raises):
+        pass
+
+
+def test_a_lease_is_renewed_while_the_work_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flight, "BEAT_SECONDS", 0.01)
+    store = Store(tmp_path)
+    with single_flight(store, KEY, waiting_raises) as held:
+        held.attempt = store.begin(KEY)
+        (held.attempt / STATE).write_bytes(b"state")  # without a bucket there is nowhere to upload it
+        before = read_lease(store, KEY)
+        time.sleep(0.5)
+        after = read_lease(store, KEY)
+    assert before is not None
+    assert after is not None
+    assert after.renewed > before.renewed

@@ -1,0 +1,253 @@
+"""One stage run in this process: stored, diverged, crashed; nothing but plain data crosses the boundary."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from pretune.cluster import join
+from pretune.dispatch.node_health import NO_GPU, NOT_THERE
+from pretune.plan import make_plan
+from pretune.search_spaces.resolve import from_dict
+from pretune.store.store import Store
+from pretune.trainables import checkpoints
+from pretune.trainables.data.resident.images import digest
+from pretune.worker.execute import DISK_FULL, Folders, Order, describe, execute, order_of, run_worker
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Folders:
+    torch.set_num_threads(1)
+    return Folders(str(tmp_path / "store"), str(tmp_path / "cache"), None)
+
+
+def orders(tiny: dict[str, Any], folders: Folders) -> dict[str, Order]:
+    """The first pretraining and the first fine-tuning on it."""
+    _, stages = make_plan(from_dict(tiny), lambda data: digest(data, None))
+    first = next(stage for stage in stages if stage.kind == "pretrain")
+    child = next(stage for stage in stages if stage.parent == first)
+    return {stage.kind: order_of(stage, f"a {stage.name}", 0.0, folders) for stage in (first, child)}
+
+
+def ignore(values: dict[str, float]) -> None:
+    return None
+
+
+def test_an_order_survives_the_process_boundary(tiny: dict[str, Any], folders: Folders) -> None:
+    for order in orders(tiny, folders).values():
+        assert Order.from_json(order.to_json()) == order
+        json.loads(order.to_json())
+
+
+def test_a_fine_tuning_runs_on_the_pretraining_in_the_store(tiny: dict[str, Any], folders: Folders) -> None:
+    made, store = orders(tiny, folders), Store(Path(folders.store))
+    first = execute(made["pretrain"], ignore)
+    second = execute(made["finetune"], ignore)
+    assert (first.state, second.state) == ("finished", "finished"), (first.cause, second.cause)
+    assert "val/pretext_loss" in first.metrics
+    assert "test/jaccard" in second.metrics
+    entry = store.find(made["finetune"].fingerprint)
+    assert entry is not None
+    assert entry.metrics == second.metrics
+    assert {"model.safetensors", "history.json", "notes.json"} <= entry.files.keys()
+    assert entry.about["label"] == "a finetune"
+
+
+def test_what_is_stored_is_not_run_again(tiny: dict[str, Any], folders: Folders) -> None:
+    order = orders(tiny, folders)["pretrain"]
+    first = execute(order, ignore)
+
+    def refuse(values: dict[str, float]) -> None:
+        raise AssertionError("it ran")
+
+    assert execute(order, refuse) == first
+    assert len(list((Path(folders.store) / order.fingerprint).glob("*/"))) == 1
+
+
+@pytest.mark.parametrize(("readable", "final"), [(True, True), (False, False)], ids=["damaged", "not to be opened"])
+def test_a_damaged_file_that_a_stream_meets_is_final_and_one_that_cannot_be_opened_is_not(
+    tiny: dict[str, Any], folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readable: bool, final: bool
+) -> None:
+    """What a file holds stays as it is; a disk or a network may be well again at the next try."""
+    for i in range(12):
+        (tmp_path / "d").mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32), (9 * i, 0, 0)).save(tmp_path / "d" / f"{i}.jpg")
+    (tmp_path / "d" / "5.jpg").write_bytes((tmp_path / "d" / "5.jpg").read_bytes()[:-200])
+    if not readable:
+        real = Path.read_bytes
+
+        def read(path: Path) -> bytes:
+            if path.name == "5.jpg":
+                raise OSError(errno.EIO, "Input/output error")
+            return real(path)
+
+        monkeypatch.setattr(Path, "read_bytes", read)
+    data = {"dataset": "image-folder", "root": str(tmp_path / "d"), "cache_size": 32, "source": "streaming"}
+    tiny["data"] |= {"files": data | {"split": {"test": 0.1, "val": 0.1}}}
+    tiny["pretrain"] |= {"data": "files", "sees": "all", "batch_size": 12}
+    outcome = execute(orders(tiny, folders)["pretrain"], ignore)
+    assert (outcome.state, outcome.final) == ("crashed", final)
+    assert ("5.jpg: damaged" if readable else "5.jpg: cannot be opened (Input/output error)") in outcome.cause
+
+
+def test_a_divergence_is_an_outcome_that_is_stored(tiny: dict[str, Any], folders: Folders) -> None:
+    tiny["pretrain"]["optimizer"] = {"name": "sgd", "lr": 1e30}
+    order = orders(tiny, folders)["pretrain"]
+    outcome = execute(order, ignore)
+    assert outcome.state == "diverged"
+    assert "pretext_loss is " in outcome.cause
+    assert " at step 1" in outcome.cause
+    entry = Store(Path(folders.store)).find(order.fingerprint)
+    assert entry is not None
+    assert (entry.outcome, entry.metrics) == ("diverged", {})
+    assert execute(order, ignore) == outcome
+
+
+def test_a_fault_is_an_outcome_with_its_cause_and_leaves_a_traceback(tiny: dict[str, Any], folders: Folders) -> None:
+    order = orders(tiny, folders)["pretrain"]
+
+    def fail(values: dict[str, float]) -> None:
+        raise RuntimeError("CUDA out of memory\nmore")
+
+    outcome = execute(order, fail)
+    assert outcome.state == "crashed"
+    assert outcome.cause.startswith("RuntimeError: CUDA out of memory | more (test_execute.py:")
+    assert Store(Path(folders.store)).find(order.fingerprint) is None
+    (error,) = (Path(folders.store) / order.fingerprint).glob("*/error.txt")
+    assert "Traceback" in error.read_text()
+    assert execute(order, ignore).state == "finished"
+
+
+def test_a_stop_goes_through(tiny: dict[str, Any], folders: Folders) -> None:
+    """Tune stops a function with SystemExit: that is no fault of the stage."""
+
+    def stop(values: dict[str, float]) -> None:
+        raise SystemExit(0)
+
+    with pytest.raises(SystemExit):
+        execute(orders(tiny, folders)["pretrain"], stop)
+
+
+def test_a_missing_parent_is_said(tiny: dict[str, Any], folders: Folders) -> None:
+    outcome = execute(orders(tiny, folders)["finetune"], ignore)
+    assert outcome.state == "crashed"
+    assert "is no longer in the store; run the study again" in outcome.cause
+
+
+def test_a_store_that_cannot_be_written_is_a_cause_and_no_exception(tiny: dict[str, Any], folders: Folders) -> None:
+    order = orders(tiny, folders)["pretrain"]
+    Path(folders.store).mkdir()
+    (Path(folders.store) / order.fingerprint).write_text("a file in the way")
+    outcome = execute(order, ignore)
+    assert outcome.state == "crashed"
+    assert outcome.cause.split(":")[0] in ("NotADirectoryError", "FileExistsError")
+
+
+def test_a_disk_that_fills_up_while_the_result_is_kept_is_a_cause(
+    tiny: dict[str, Any], folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pretune.store.store.write_atomically", full)
+    outcome = execute(orders(tiny, folders)["pretrain"], ignore)
+    assert outcome.state == "crashed"
+    assert "No space left on device" in outcome.cause
+
+
+def test_a_stage_that_was_cut_off_goes_on_from_its_state(
+    tiny: dict[str, Any], folders: Folders, monkeypatch: Any
+) -> None:
+    """A state that an earlier attempt left after the last step: nothing is trained, the metrics are those of it."""
+    order = orders(tiny, folders)["pretrain"]
+    whole = execute(order, ignore)
+    store = Store(Path(folders.store))
+    store.remove(order.fingerprint)
+    monkeypatch.setattr("pretune.trainables.loop.Clock.due", lambda clock: True)
+
+    def cut(values: dict[str, float]) -> None:
+        if values["step"] == 6:
+            raise SystemExit(1)
+
+    with pytest.raises(SystemExit):
+        execute(order, cut)
+    state = store.resumable(order.fingerprint)
+    loaded = checkpoints.load_state(state, torch.device("cpu"))
+    assert loaded is not None
+    assert loaded["step"] == 5
+    steps: list[float] = []
+    assert execute(order, lambda values: steps.append(values["step"])) == whole
+    assert steps == [6]
+
+
+def test_a_cause_is_one_line_with_its_place() -> None:
+    try:
+        raise ValueError("two\nlines")
+    except ValueError as error:
+        text = describe(error)
+    assert text.startswith("ValueError: two | lines (test_execute.py:")
+    assert "\n" not in text
+
+
+def test_a_cause_can_be_stored_whatever_the_file_is_called() -> None:
+    """A Parquet column takes no lone surrogates, which Python has for a name that is not UTF-8."""
+    text = describe(ValueError(os.fsdecode(b"caf\xe9.png: cut off")))
+    assert text == r"ValueError: caf\udce9.png: cut off"
+    assert pa.array([text]).to_pylist() == [text]
+
+
+def test_a_machine_that_does_not_see_the_shared_folder_says_so_and_makes_nothing_there(
+    tiny: dict[str, Any], folders: Folders, tmp_path: Path
+) -> None:
+    """Else /shared would be made on its own disk, and every stage there be lost with it."""
+    marked = replace(folders, mark=str(tmp_path / "store" / ".seen-1"))
+    order = orders(tiny, marked)["pretrain"]
+    outcome = execute(order, ignore)
+    assert outcome.state == "crashed"
+    assert outcome.cause == f"{NOT_THERE}: {platform.node()} does not see {tmp_path / 'store'} (is it mounted?)"
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(FileNotFoundError, match=NOT_THERE):  # one of several workers, on another machine
+        run_worker(order, tmp_path / "attempt", ignore, torch.device("cpu"), None)
+    with join.marked(tmp_path / "store") as mark:
+        order = orders(tiny, replace(folders, mark=str(mark)))["pretrain"]
+        assert Order.from_json(order.to_json()) == order
+        assert execute(order, ignore).state == "finished"
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("where", "stops"), [("/elsewhere/cache.tmp", False), ("store/abc/model.safetensors", True), (None, True)]
+)
+def test_a_full_disk_of_one_machine_alone_does_not_stop_the_study(
+    where: str | None, stops: bool, tiny: dict[str, Any], folders: Folders, tmp_path: Path
+) -> None:
+    """The words of the system in a cause stop a study: they stay where the disk may be the store's, by its quota."""
+    order = orders(tiny, folders)["pretrain"]
+
+    def fail(values: dict[str, float]) -> None:
+        raise OSError(errno.ENOSPC, DISK_FULL, *([str(tmp_path / where)] if where else []))
+
+    outcome = execute(order, fail)
+    assert outcome.state == "crashed"
+    assert (DISK_FULL in outcome.cause) is stops
+    assert (f"no space on a disk of {platform.node()}" in outcome.cause) is not stops
+
+
+def test_a_gpu_that_torch_does_not_find_is_a_crash_and_not_the_cpu(
+    tiny: dict[str, Any], folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    outcome = execute(replace(orders(tiny, folders)["pretrain"], gpus=1.0), ignore)
+    assert outcome.state == "crashed"
+    assert NO_GPU in outcome.cause
+    assert "`gpus: 0` under `resources` trains on the CPU" in outcome.cause

@@ -1,0 +1,233 @@
+"""Stages that must leave write their state first: a terminated process, a drained node, a stopped study."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from pretune.dispatch.dispatcher import Handout, find_in, outcome_of
+from pretune.dispatch.resources import Ledger, Machine
+from pretune.dispatch.scheduler import Scheduler
+from pretune.outcomes import Outcome
+from pretune.plan import make_plan
+from pretune.search_spaces.resolve import from_dict
+from pretune.store.store import Store
+from pretune.trainables.data.resident.images import digest
+from pretune.worker import preemption
+from pretune.worker.execute import Folders, execute, order_of
+
+
+@pytest.fixture(autouse=True)
+def nobody_was_terminated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preemption, "_terminated", threading.Event())
+    monkeypatch.setattr(preemption, "_busy", threading.Event())
+
+
+def stage_of(tiny: dict[str, Any], kind: str) -> Any:
+    _, stages = make_plan(from_dict(tiny), lambda data: digest(data, None))
+    return next(stage for stage in stages if stage.kind == kind)
+
+
+@pytest.mark.parametrize("after", [1, 4, 6])
+def test_a_preempted_stage_goes_on_where_it_left_and_ends_in_the_same_bits(
+    tiny: dict[str, Any], tmp_path: Path, after: int
+) -> None:
+    """It is asked after each of 6 steps, and told to leave after the step `after`; then it runs undisturbed."""
+    torch.set_num_threads(1)
+    ended = {}
+    for name in ("preempted", "undisturbed"):
+        store = Store(tmp_path / name)
+        order = order_of(stage_of(tiny, "pretrain"), "", 0.0, Folders(str(store.root), str(tmp_path / "cache"), None))
+        if name == "preempted":
+            outcome = execute(order, lambda values: None, map(after.__le__, range(1, 100)).__next__)
+            assert outcome == Outcome("preempted", {}, f"asked to leave, state written after step {after}")
+            assert store.find(order.fingerprint) is None
+            assert store.resumable(order.fingerprint) is not None
+        ended[name] = execute(order, lambda values: None)
+        entry = store.find(order.fingerprint)
+        assert entry is not None
+        ended[name + " weights"] = entry.files["model.safetensors"]["sha256"]
+    assert ended["preempted"] == ended["undisturbed"]
+    assert ended["preempted weights"] == ended["undisturbed weights"]
+
+
+def test_a_preempted_stage_is_handed_out_again_and_costs_no_retry(tiny: dict[str, Any], tmp_path: Path) -> None:
+    stage, told = stage_of(tiny, "pretrain"), []
+    scheduler = Scheduler(lambda key: None, 0, lambda kind, stage, text: told.append((kind, text)))
+    scheduler.start([program_of(stage)])
+    for _ in range(3):
+        assert scheduler.take() == stage
+        scheduler.complete(stage, outcome_of(stage, {"state": "preempted", "cause": "asked to leave"}, True, scheduler))
+    assert told == [("started", ""), ("retried", "asked to leave")] * 3
+    assert scheduler.take() == stage
+    scheduler.complete(stage, Outcome("crashed", {}, "a fault"))  # no retry is left, and none was used up
+    assert told[-1] == ("crashed", "a fault")
+    assert scheduler.finished
+
+
+def program_of(stage: Any) -> Any:
+    yield [stage]
+    return []
+
+
+def test_a_stopped_handout_hands_out_no_more_and_is_over_when_nothing_is_under_way(tiny: dict[str, Any]) -> None:
+    stage = stage_of(tiny, "pretrain")
+    scheduler = Scheduler(lambda key: None, 0)
+    scheduler.start([program_of(stage)])
+    folders = Folders("store", "cache", None)
+    handout = Handout(
+        scheduler, Ledger([Machine({"CPU": 4.0})]), lambda stage, gpus: order_of(stage, "", gpus, folders), {}
+    )
+    assert handout.take("a") is not None
+    handout.stop()
+    assert not handout.over
+    handout.end("a", {"state": "preempted", "cause": ""}, error=True)
+    assert handout.take("b") is None
+    assert handout.over
+    assert not scheduler.finished
+
+
+def test_sigterm_is_held_back_while_a_stage_runs_and_obeyed_otherwise() -> None:
+    obeyed: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: obeyed.append(number))
+    try:
+        preemption.listen()
+        with preemption.at_work() as asked:
+            assert not asked()
+            signal.raise_signal(signal.SIGTERM)
+            assert asked()
+            assert obeyed == []
+            signal.raise_signal(signal.SIGTERM)  # a second one is meant
+        assert obeyed == [signal.SIGTERM]
+        signal.raise_signal(signal.SIGTERM)
+        assert len(obeyed) == 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_the_first_signal_to_a_driver_stops_and_the_second_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(preemption, "end_at_once", lambda: said.append("at once"))
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with preemption.stopped_by_signals(lambda: said.append("stop")):
+        signal.raise_signal(signal.SIGTERM)
+        assert said == ["stop"]
+        signal.raise_signal(signal.SIGINT)
+    assert said == ["stop", "at once", "stop"]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+# -------------------------------------------------------------------------------------------------------- real Ray
+
+
+def until(what: str, ready: Callable[[], Any], driver: subprocess.Popen[str]) -> Any:
+    deadline = time.monotonic() + 240
+    while not (found := ready()):
+        assert driver.poll() is None, f"the driver ended before {what}: {driver.stdout.read() if driver.stdout else ''}"
+        assert time.monotonic() < deadline, f"no {what}"
+        time.sleep(0.1)
+    return found
+
+
+def trials_of(driver: int) -> list[int]:
+    """Processes below the driver that run a trial, by the name that Ray gives them."""
+    parents, names = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            names[int(folder.name)] = (folder / "cmdline").read_text()
+        except (OSError, IndexError):
+            continue
+
+    def below(pid: int) -> bool:
+        return pid == driver or (pid in parents and below(parents[pid]))
+
+    return [pid for pid, name in names.items() if name.startswith("ray::") and ".train" in name and below(pid)]
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the stage's process in /proc")
+def test_a_terminated_stage_and_a_stopped_study_lose_nothing_and_change_nothing(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    """SIGTERM to the process of a pretraining, then `pretune stop` of the study, then the same command again."""
+    tiny["pretrain"] |= {"steps": 1500, "batch_size": 16}
+    tiny["seeds"] = {"search": 1, "report": 1}
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(tiny))
+    pretune = [sys.executable, "-m", "pretune"]
+    out, log = tmp_path / "a" / "tiny", tmp_path / "a" / "tiny" / "pretune.log"
+
+    def events(text: str) -> int:
+        return log.read_text().count(text) if log.exists() else 0
+
+    with subprocess.Popen(
+        [*pretune, "run", str(file), "--root", str(tmp_path / "a")],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=Path(__file__).parents[3],
+    ) as driver:  # fmt: skip
+        pid = until("trial", lambda: trials_of(driver.pid), driver)[0]
+        until("attempt", lambda: list((tmp_path / "a" / "store").glob("*/*/")), driver)
+        time.sleep(1)  # a few steps
+        os.kill(pid, signal.SIGTERM)
+        until("retry", lambda: events("retried   pretrain seed 0: asked to leave, state written after step"), driver)
+        until("second start", lambda: events("started   pretrain seed 0") == 2, driver)
+        until("second attempt", lambda: len(list((tmp_path / "a" / "store").glob("*/*/"))) == 2, driver)
+        stopped = subprocess.run([*pretune, "stop", str(out)], capture_output=True, text=True, timeout=120)
+        assert stopped.returncode == 0, stopped.stderr
+        assert driver.wait(60) == 130
+        assert events("retried   pretrain seed 0: asked to leave") == 2
+        assert not list(Store(tmp_path / "a" / "store").entries())
+
+    for root in ("a", "b"):
+        again = subprocess.run(
+            [*pretune, "run", str(file), "--root", str(tmp_path / root)], capture_output=True, text=True, timeout=300
+        )
+        assert again.returncode == 0, again.stdout + again.stderr
+    tables = [pd.read_parquet(tmp_path / root / "tiny" / "results.parquet") for root in ("a", "b")]
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
+def test_the_store_shows_what_ended_whatever_the_trial_said_last(tiny: dict[str, Any], tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    stage = stage_of(tiny, "pretrain")
+    store = Store(tmp_path / "store")
+    execute(order_of(stage, "", 0.0, Folders(str(store.root), str(tmp_path / "cache"), None)), lambda values: None)
+    scheduler = Scheduler(find_in(store), 0)
+    assert outcome_of(stage, {"state": "preempted"}, True, scheduler).state == "finished"
+
+
+@pytest.mark.parametrize(
+    ("said", "looked_again", "expected"),
+    [
+        ("finished", True, "finished"),
+        ("diverged", True, "finished"),
+        ("crashed", False, "crashed"),
+        (None, False, "crashed"),
+    ],
+)
+def test_only_what_a_trial_says_it_has_ended_well_is_looked_for_again(
+    said: str | None, looked_again: bool, expected: str, tiny: dict[str, Any]
+) -> None:
+    """The store shows it at the second, patient look alone."""
+    looks: list[str] = []
+
+    def announced(key: str) -> Outcome:
+        looks.append(key)
+        return Outcome("finished", {}, "")
+
+    stage = stage_of(tiny, "pretrain")
+    scheduler = Scheduler(lambda key: None, 0, find_announced=announced)
+    assert outcome_of(stage, {"state": said, "cause": "x"}, said is None, scheduler).state == expected
+    assert looks == ([stage.fingerprint] if looked_again else [])

@@ -1,0 +1,211 @@
+"""What stages ask of data sets: told in sentences exactly where the stage itself could not run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+
+from pretune.search_spaces import schema
+from pretune.trainables.data.checks.requirements import LEAST_CKA, READS, Held, held_by, held_by_listing, refuse, unmet
+from pretune.trainables.data.errors import DataError, NeedsError
+from pretune.trainables.data.resident import images
+from pretune.trainables.data.splits import draw_split, label_subset, visible
+from pretune.trainables.methods.table import METHODS, Parts
+from pretune.trainables.models.table import build_decoder, build_encoder
+from pretune.trainables.probes.cka import MIN_BATCH
+from pretune.trainables.views.regions import uses_regions
+
+DATA: TypeAdapter[schema.Data] = TypeAdapter(schema.Data)
+STAGES: TypeAdapter[Any] = TypeAdapter(schema.Pretrain | schema.Finetune | schema.Probe)
+
+LABELS = np.arange(20, dtype=np.int64) % 4
+ALL = Held(20, 3, LABELS, np.arange(20) < 5, regions=True, depth=True)
+BARE = Held(20, 0, None, None, regions=False, depth=False)
+FOLDER = {"dataset": "image-folder", "root": "photos"}
+
+
+def pretrain(**changes: Any) -> schema.Pretrain:
+    return schema.Pretrain.model_validate({"data": "mine", "method": {"name": "simclr"}, "epochs": 1} | changes)
+
+
+def finetune(**changes: Any) -> schema.Finetune:
+    return schema.Finetune.model_validate({"data": "mine", "epochs": 1} | changes)
+
+
+def told(settings: Any, held: Held, data: dict[str, Any] = FOLDER, workers: int = 1) -> list[str]:
+    where = {schema.Pretrain: "pretrain", schema.Finetune: "finetune"}.get(type(settings), "probe.p")
+    return list(unmet(where, settings, DATA.validate_python(data), held, workers))
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_the_table_says_what_the_methods_say_themselves(name: str) -> None:
+    """`images` are always there; `region boxes` come from regions."""
+    model = schema.UNet(widths=(4, 8))
+    small = {"hidden": 8, "dim": 4, "bottleneck": 4, "prototypes": 4, "queue": 8, "local_views": 0}
+    settings = pretrain(method={"name": name})
+    fields = type(settings.method).model_fields
+    chosen = settings.method.model_copy(update={key: value for key, value in small.items() if key in fields})
+    parts = Parts(build_encoder(model), lambda: build_decoder(model), 3, 4)
+    method = METHODS[name](chosen, schema.Views(size=16), parts)
+    reads = (method.needs - {"images"}) | ({"regions"} if uses_regions(method.recipes) else set())
+    words = {"labels": "image classes", "depth": "depth maps"}
+    assert {words.get(read, read) for read in reads} == ({READS[name]} if name in READS else set())
+
+
+def test_the_least_batch_of_cka_is_that_of_the_probe() -> None:
+    assert LEAST_CKA == MIN_BATCH
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (pretrain(method={"name": "classification"}), "pretrain.method: classification needs image classes"),
+        (pretrain(method={"name": "segmentation"}), "pretrain.method: segmentation needs masks"),
+        (pretrain(method={"name": "samclr"}), "pretrain.method: samclr needs regions"),
+        (pretrain(method={"name": "pixelcl++"}), "pretrain.method: pixelcl++ needs depth maps"),
+        (pretrain(views={"within": "region"}), "pretrain.views.within: region needs regions"),
+        (pretrain(online_knn_every=2), "pretrain.online_knn_every: 2 needs image classes"),
+        (finetune(), "finetune.data: mine needs masks"),
+        (schema.KNN(kind="knn", data="mine"), "probe.p: knn needs image classes"),
+        (schema.LinearProbe(kind="linear", data="mine"), "probe.p: linear needs image classes"),
+        (schema.CAM(kind="cam", data="mine"), "probe.p: cam needs image classes"),
+    ],
+)
+def test_what_is_missing_is_named_with_what_there_is_and_a_way(settings: Any, expected: str) -> None:
+    (sentence,) = told(settings, BARE)
+    assert sentence.startswith(f"{expected}, and data.mine (image-folder) has none; ")
+    assert told(settings, ALL) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "data", "way"),
+    [
+        (pretrain(method={"name": "classification"}), FOLDER, "put its images into one folder for each class"),
+        (pretrain(method={"name": "samclr"}), FOLDER, "add `regions: {name: felzenszwalb}`"),
+        (pretrain(method={"name": "pixelcl++"}), FOLDER, "add `depth: {weights: FOLDER}`"),
+        (finetune(), {"dataset": "parquet", "root": "x"}, "name the column that holds them as `mask:`"),
+        (finetune(), {"dataset": "cifar10"}, "take a data set that has them"),
+    ],
+)
+def test_the_way_is_that_of_the_data_set(settings: Any, data: dict[str, Any], way: str) -> None:
+    (sentence,) = told(settings, BARE, data)
+    assert way in sentence
+
+
+def split(**values: Any) -> dict[str, Any]:
+    return FOLDER | {"split": values}
+
+
+@pytest.mark.parametrize(
+    ("settings", "data", "expected"),
+    [
+        (
+            finetune(labels=17),
+            FOLDER,
+            "17 labelled images asked for, and data.mine (image-folder) has 16 images for tr",
+        ),
+        (finetune(checkpoint="best"), split(val=0.01), "finetune.checkpoint: best goes by validation images, and"),
+        (finetune(threshold_scores=True), FOLDER, "the masks of data.mine (image-folder) have 3; leave it out"),
+        (pretrain(), split(test=19, val=0), "pretrain.sees: train shows pretraining 1 image of the 20"),
+        (pretrain(online_knn_every=1), split(val=0), "data.mine.split.val: 0 of 20 images leaves none"),
+        (pretrain(method={"name": "moco"}, batch_size=8), FOLDER, "pretrain.method.bn_splits: 8 parts of 2 images"),
+        (schema.KNN(kind="knn", data="mine"), split(val=0), "probe.p: knn is scored on validation images, and"),
+        (
+            schema.CKA(kind="cka", data="mine", between="f"),
+            split(val=3),
+            "cka compares at least 4 images at once, and 3",
+        ),
+        (schema.CKA(kind="cka", data="mine", between="f", batch_size=4), split(val=5), "and 5 images of data.mine"),
+        (finetune(), split(test=20), "data.mine.split: 20 images leave train 0"),
+    ],
+)
+def test_too_few_images_are_counted(settings: Any, data: dict[str, Any], expected: str) -> None:
+    (sentence,) = told(settings, ALL, data)
+    assert expected in sentence
+
+
+def test_a_batch_that_does_not_divide_among_workers_is_told() -> None:
+    (sentence,) = told(pretrain(batch_size=64), ALL, FOLDER, workers=3)
+    assert "pretraining sees 16 images" in sentence
+    assert "set it to 15" in sentence
+    assert told(pretrain(batch_size=15), ALL, FOLDER, workers=3) == []
+
+
+def test_classification_takes_two_classes() -> None:
+    (sentence,) = told(pretrain(method={"name": "classification"}), replace(ALL, labels=np.zeros(20, np.int64)))
+    assert "images of data.mine (image-folder) are of 1; add others" in sentence
+
+
+def test_all_problems_of_a_stage_are_told_at_once() -> None:
+    data = split(stratify=True, test="official")
+    found = told(pretrain(method={"name": "classification"}, online_knn_every=1), BARE, data)
+    starts = [sentence.split(",")[0] for sentence in found]
+    assert starts == [
+        "data.mine.split: `stratify: true`",
+        "data.mine.split: `test: official`",
+        "pretrain.method: classification needs image classes",
+        "pretrain.online_knn_every: 1 needs image classes",
+    ]
+    with pytest.raises(NeedsError) as caught:
+        refuse("pretrain", pretrain(method={"name": "classification"}), DATA.validate_python(data), BARE)
+    assert len(caught.value.problems) == 3
+
+
+def test_what_is_stratified_needs_no_more_than_classes() -> None:
+    assert told(finetune(), ALL, split(stratify=True, test="official")) == []
+
+
+def test_ready_made_weights_ask_for_nothing(tmp_path: Path) -> None:
+    (tmp_path / "w.pt").touch()
+    method = {"name": "weights", "source": str(tmp_path / "w.pt")}
+    assert told(schema.Pretrain.model_validate({"data": "mine", "method": method}), BARE) == []
+
+
+parts = st.one_of(st.integers(1, 12), st.floats(0, 0.9))
+
+
+@given(
+    n=st.integers(1, 12), test=parts, val=parts, labels=st.one_of(st.integers(1, 12), st.floats(0.01, 1)),
+    sees=st.sampled_from(["train", "train+val", "all"]), stratify=st.booleans(), seed=st.integers(0, 5),
+)  # fmt: skip
+def test_a_stage_is_refused_exactly_where_its_own_steps_would_raise(
+    n: int, test: Any, val: Any, labels: Any, sees: Any, stratify: bool, seed: int
+) -> None:
+    """The reference: draw the split of a replicate, then its labels, or the images that pretraining sees."""
+    data = DATA.validate_python(split(test=test, val=val, stratify=stratify))
+    held = Held(n, 3, np.arange(n) % 2, None, False, False)
+
+    def fails(train: bool) -> bool:
+        try:
+            drawn = draw_split(n, data.split, seed, None, held.labels)
+            if train:
+                return len(visible(drawn, sees)) < 2
+            label_subset(drawn.train, labels, seed)
+        except DataError:
+            return True
+        return False
+
+    for_pretraining = list(unmet("pretrain", pretrain(sees=sees), data, held))
+    for_finetuning = list(unmet("finetune", finetune(labels=labels), data, held))
+    assert (bool(for_pretraining), bool(for_finetuning)) == (fails(True), fails(False))
+
+
+def test_what_is_listed_is_what_is_opened(tmp_path: Path) -> None:
+    """Of what is generated; folders and shards have theirs in the tests of a whole study."""
+    for chosen in ({"dataset": "scenes", "images": 6, "cache_size": 32}, {"dataset": "volumes", "images": 3}):
+        settings = DATA.validate_python(chosen | {"limit": 2})
+        assert held_by_listing(settings, None) == held_by(images.load(settings, None, tmp_path))
+
+
+def test_regions_and_depth_count_where_they_are_asked_for(tmp_path: Path) -> None:
+    scene = schema.Scenes(dataset="scenes", images=4, cache_size=32)
+    opened = images.load(scene, None, tmp_path)
+    assert held_by(replace(opened, regions=None)).regions is False
+    assert held_by_listing(scene, None).regions is True

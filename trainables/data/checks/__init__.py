@@ -1,0 +1,1 @@
+"""Whether data serve a stage, and what of them cannot be used."""

@@ -1,0 +1,186 @@
+"""Contact sheets: what a data set holds, and what a network will see of it, as one picture to look at."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from pretune.trainables.data.listing import IGNORE
+from pretune.trainables.data.printable import printable
+
+TILE = 128  # px, side of a picture on the sheet
+GAP, LINE = 6, 14  # px between pictures; px of a line of text
+SHOWN_CLASSES = 24  # in the legend
+OPACITY = 0.55  # of a mask over its image
+PAPER, INK, VOID = (250, 250, 250), (40, 40, 40), (128, 128, 128)
+BOXES = ((230, 40, 40), (40, 110, 230), (20, 150, 70), (200, 120, 0))  # of the views' crops
+BORDER = (255, 220, 0)  # of regions
+
+Pixels = NDArray[np.uint8]  # (S, S, 3)
+Color = tuple[int, int, int]
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+
+
+def palette(classes: int) -> NDArray[np.uint8]:
+    """(256, 3): hues a golden angle apart in five brightnesses, so that neighbours differ; IGNORE is grey."""
+    colors = np.full((256, 3), VOID, np.uint8)
+    for i in range(min(classes, IGNORE)):
+        hsv = colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.85, (0.95, 0.6, 0.35, 0.8, 0.5)[i % 5])
+        colors[i] = np.rint(255 * np.array(hsv)).astype(np.uint8)
+    return colors
+
+
+def overlay(image: Pixels, mask: NDArray[np.uint8], colors: NDArray[np.uint8], clear: int | None = None) -> Pixels:
+    """The mask (S, S) in colour over the image (S, S, 3); class `clear` is left as it is."""
+    mixed = (1 - OPACITY) * image.astype(np.float32) + OPACITY * colors[mask].astype(np.float32)
+    tinted = np.rint(mixed).astype(np.uint8)
+    return tinted if clear is None else np.where((mask == clear)[..., None], image, tinted)
+
+
+def data_sheet(
+    images: Sequence[Pixels],
+    masks: Sequence[NDArray[np.uint8]] | None,
+    captions: Sequence[str],
+    classes: Sequence[str],
+    columns: int = 4,
+    regions: Sequence[NDArray[np.uint16]] | None = None,
+) -> Image.Image:
+    """Every image, beside it itself under its mask where there are masks, and with the outlines of its regions where
+    there are regions. The legend shows each class in the mean colour of its pixels on the sheet, as it looks there."""
+    rows: list[list[Pixels]] = [[image] for image in images]
+    legend: list[tuple[str, Color]] = []
+    if masks is not None:
+        colors = palette(len(classes))
+        clear = list(classes).index("background") if "background" in classes else None
+        tinted = [overlay(image, mask, colors, clear) for image, mask in zip(images, masks, strict=True)]
+        rows = [[*row, one] for row, one in zip(rows, tinted, strict=True)]
+        legend = _mean_colors(tinted, masks, classes, clear)
+    if regions is not None:
+        rows = [[*row, outlined(row[0], found)] for row, found in zip(rows, regions, strict=True)]
+        legend = [*legend, ("border of a region", BORDER)]
+    return _grid(rows, captions, columns, legend)
+
+
+def _mean_colors(
+    tinted: Sequence[Pixels], masks: Sequence[NDArray[np.uint8]], classes: Sequence[str], clear: int | None
+) -> list[tuple[str, Color]]:
+    """Of every class that is seen, the mean of what stands where it is: tints of images have no colour of their own."""
+    counts, sums = np.zeros(256, np.int64), np.zeros((256, 3))
+    for picture, mask in zip(tinted, masks, strict=True):
+        counts += np.bincount(mask.ravel(), minlength=256)
+        for channel in range(3):
+            sums[:, channel] += np.bincount(mask.ravel(), picture[..., channel].ravel(), minlength=256)
+    seen = [int(i) for i in np.flatnonzero(counts) if i != clear]
+    means = np.rint(sums / np.maximum(counts, 1)[:, None])
+    return [("ignored" if i == IGNORE else classes[i], _color(means[i])) for i in seen]
+
+
+def outlined(image: Pixels, regions: NDArray[np.uint16]) -> Pixels:
+    """The image (S, S, 3) at TILE px with the outlines of its regions (S, S), 0 being none."""
+    picture = _scaled(image).copy()
+    large = np.asarray(Image.fromarray(regions.astype(np.int32)).resize((TILE, TILE), Image.Resampling.NEAREST))
+    border = np.zeros(large.shape, np.bool_)
+    border[:, 1:] |= large[:, 1:] != large[:, :-1]
+    border[1:] |= large[1:] != large[:-1]
+    picture[border] = BORDER
+    return picture
+
+
+class Strip(NamedTuple):
+    """One image of a sheet of views."""
+
+    image: Pixels
+    views: Sequence[Pixels]
+    boxes: Sequence[NDArray[np.float32]]  # of the views: top, left, height, width as shares of the image
+    caption: str
+    regions: NDArray[np.uint16] | None = None  # (S, S), where views are cut from these
+
+
+def view_sheet(strips: Sequence[Strip], titles: Sequence[str]) -> Image.Image:
+    """One row for each image: the image with its crops drawn in, then its views, each under its title and the colour
+    of its crop. `titles`: of the views; there may be more of these than boxes, whose titles have no colour."""
+    rows = [
+        [_with_boxes(s.image if s.regions is None else outlined(s.image, s.regions), s.boxes), *s.views] for s in strips
+    ]
+    drawn = len(strips[0].boxes)
+    colors = [BOXES[v % len(BOXES)] if v < drawn else None for v in range(len(titles))]
+    head = [("image with crops", None), *zip(titles, colors, strict=True)]
+    legend = [("border of a region", BORDER)] if any(strip.regions is not None for strip in strips) else []
+    return _grid(rows, [strip.caption for strip in strips], 1, legend, head)
+
+
+def _with_boxes(image: Pixels, boxes: Sequence[NDArray[np.float32]]) -> Pixels:
+    picture = Image.fromarray(_scaled(image))
+    draw = ImageDraw.Draw(picture)
+    for v, (top, left, height, width) in enumerate(boxes):
+        corners = [left * TILE, top * TILE, (left + width) * TILE - 1, (top + height) * TILE - 1]
+        draw.rectangle([float(corner) for corner in corners], outline=BOXES[v % len(BOXES)], width=2)
+    return np.asarray(picture)
+
+
+def _grid(
+    rows: Sequence[Sequence[Pixels]],
+    captions: Sequence[str],
+    columns: int,
+    legend: Sequence[tuple[str, Color]],
+    titles: Sequence[tuple[str, Color | None]] = (),
+) -> Image.Image:
+    """`columns` groups of pictures side by side, each with its caption below; `titles` stand above the first."""
+    columns = max(1, min(columns, len(rows)))
+    width = max(map(len, rows)) * (TILE + 2) + GAP
+    height = TILE + LINE + GAP
+    lines = -(-len(rows) // columns)
+    per_line = max(1, (columns * width + GAP) // (TILE + 2))
+    legend = [
+        *legend[:SHOWN_CLASSES],
+        *([(f"and {len(legend) - SHOWN_CLASSES} more", PAPER)] if len(legend) > SHOWN_CLASSES else []),
+    ]
+    head = LINE if titles else 0
+    below = head + lines * height
+    sheet = Image.new("RGB", (columns * width + GAP, below + GAP + LINE * -(-len(legend) // per_line)), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for k, (title, color) in enumerate(titles):
+        _label(draw, font, (GAP + k * (TILE + 2), GAP // 2), title, color)
+    for i, (row, caption) in enumerate(zip(rows, captions, strict=True)):
+        left, top = GAP + i % columns * width, head + GAP + i // columns * height
+        for k, picture in enumerate(row):
+            sheet.paste(Image.fromarray(_scaled(picture)), (left + k * (TILE + 2), top))
+        draw.text((left, top + TILE), _short(caption, len(row) * (TILE + 2) - 2, font), INK, font)
+    for i, (name, color) in enumerate(legend):
+        left, top = GAP + i % per_line * (TILE + 2), below + GAP + i // per_line * LINE
+        _label(draw, font, (left, top), name, color)
+    return sheet
+
+
+def _label(draw: ImageDraw.ImageDraw, font: Font, place: tuple[int, int], text: str, color: Color | None) -> None:
+    """A text with a square of its colour before it."""
+    left, top = place
+    if color is not None:
+        draw.rectangle([left, top + 2, left + 9, top + 11], fill=color)
+        left += 13
+    draw.text((left, top), _short(text, TILE - 13, font), INK, font)
+
+
+def _scaled(image: Pixels) -> Pixels:
+    """To TILE px; enlarged without smoothing, so that what is seen are the pixels."""
+    resample = Image.Resampling.NEAREST if image.shape[0] < TILE else Image.Resampling.BOX
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((TILE, TILE), resample))
+
+
+def _short(text: str, width: int, font: Font) -> str:
+    """As much of the end of a text as fits into `width` px."""
+    plain = printable(text).encode("latin-1", "replace").decode("latin-1")  # the built-in font has no more
+    if font.getlength(plain) <= width:
+        return plain
+    while plain and font.getlength(f"...{plain}") > width:
+        plain = plain[1:]
+    return f"...{plain}"
+
+
+def _color(values: NDArray[Any]) -> Color:
+    return int(values[0]), int(values[1]), int(values[2])

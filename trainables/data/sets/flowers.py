@@ -1,0 +1,88 @@
+"""Oxford Flowers 17 and 102 (Nilsback and Zisserman, 2006 and 2008), with their segmentations as coloured images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pretune.search_spaces import schema
+from pretune.trainables.data.errors import DataError
+from pretune.trainables.data.listing import IGNORE, Colors, Entry, Listing
+from pretune.trainables.data.sets.present import existing
+
+CLASSES = ("background", "flower")
+PER_CLASS = 80  # images of each class of Flowers 17, in the order of their numbers
+
+# Flowers 102 shows the flower before plain blue; JPEG leaves a little noise where the two meet.
+BLUE = Colors((((0, 0, 254), 0),), other=1, tolerance=40)
+
+# Flowers 17 uses PASCAL's colours: dark red is the flower; black was not labelled; the others are background.
+TRIMAP = Colors(
+    (((128, 0, 0), 1), ((0, 0, 0), IGNORE), ((0, 128, 0), 0), ((128, 128, 0), 0), ((0, 0, 128), 0)),
+    other=None,
+    tolerance=8,
+)
+
+
+def list_flowers102(settings: schema.Flowers102, root: Path) -> Listing:
+    """jpg/, imagelabels.mat and setid.mat, with segmim/ if `masks`. Raises DataError for a list that is missing."""
+    labels, tests = _mat(root, "imagelabels.mat", "labels"), set(_mat(root, "setid.mat", "tstid").tolist())
+    entries = [
+        Entry(
+            name=f"image_{number:05d}",
+            image=root / "jpg" / f"image_{number:05d}.jpg",
+            mask=root / "segmim" / f"segmim_{number:05d}.jpg" if settings.masks else None,
+            label=int(label) - 1,
+            test=number in tests,
+        )
+        for number, label in enumerate(labels, 1)
+    ]
+    return _listing(root, entries, BLUE if settings.masks else None)
+
+
+def list_flowers17(settings: schema.Flowers17, root: Path) -> Listing:
+    """jpg/image_NNNN.jpg, and trimaps/ if `masks`: then only images that have one. 80 images a class, in order."""
+    paths = sorted((root / "jpg").glob("image_[0-9][0-9][0-9][0-9].jpg"))
+    trimap = {path.stem: path for path in (root / "trimaps").glob("*.png")} if settings.masks else {}
+    if settings.masks and not trimap:
+        raise DataError(f"flowers17: no trimaps/*.png in {root}; unpack trimaps.tgz there, or set `masks: false`")
+    tests = _official_tests(root)
+    entries = [
+        Entry(
+            path.stem,
+            path,
+            trimap.get(path.stem),
+            (number - 1) // PER_CLASS,
+            None if tests is None else number in tests,
+        )
+        for path, number in ((path, int(path.stem[-4:])) for path in paths)
+        if not settings.masks or path.stem in trimap
+    ]
+    return _listing(root, entries, TRIMAP if settings.masks else None)
+
+
+def _official_tests(root: Path) -> set[int] | None:
+    """The first of the three published splits, where datasplits.mat is at hand."""
+    return set(_mat(root, "datasplits.mat", "tst1").tolist()) if (root / "datasplits.mat").is_file() else None
+
+
+def _listing(root: Path, entries: list[Entry], colors: Colors | None) -> Listing:
+    problems: list[str] = []
+    kept = tuple(existing(entries, root, problems))
+    lost = len(entries) - len(kept)
+    if colors is None:
+        return Listing(root, kept, tuple(problems), unlisted=lost)
+    return Listing(root, kept, tuple(problems), CLASSES, {0: 0, 1: 1, IGNORE: IGNORE}, colors, unlisted=lost)
+
+
+def _mat(root: Path, file: str, key: str) -> NDArray[np.int64]:
+    from scipy.io import loadmat
+
+    if not (root / file).is_file():
+        raise DataError(f"flowers: no file {file} in {root}; it stands beside the archives on the data set's page")
+    try:
+        return np.asarray(loadmat(root / file)[key]).ravel().astype(np.int64)
+    except (KeyError, ValueError, NotImplementedError) as error:
+        raise DataError(f"flowers: {root / file} holds no list `{key}` ({error}); fetch it again") from error

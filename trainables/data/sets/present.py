@@ -1,0 +1,61 @@
+"""Files that are there, and what masks show, before anything is decoded for good."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pretune.trainables.data.listing import Entry, file_of
+
+
+def existing(entries: Iterable[Entry], root: Path, problems: list[str]) -> list[Entry]:
+    """The entries whose image and mask are there; the others become problems."""
+    held: dict[Path, set[str]] = {}  # one folder listing in place of a `stat` for each file: network drives are slow
+    kept = []
+    for entry in entries:
+        paths = [file_of(source) for source in (entry.image, entry.mask) if source is not None]
+        missing = [path for path in paths if path.name not in _names(path.parent, held)]
+        problems += [f"{path.relative_to(root).as_posix()}: listed, but the file is missing" for path in missing]
+        if not missing:
+            kept.append(entry)
+    return kept
+
+
+def showing(entries: Sequence[Entry], values: frozenset[int]) -> list[Entry]:
+    """The entries whose mask file holds any of `values`. Those that cannot be read stay: decoding them says why."""
+    with ThreadPoolExecutor() as pool:
+        seen = pool.map(lambda entry: None if entry.mask is None else mask_values(file_of(entry.mask)), entries)
+        return [entry for entry, found in zip(entries, seen, strict=True) if found is None or found & values]
+
+
+def mask_values(path: Path) -> frozenset[int] | None:
+    """The values in a mask file, or None where it cannot be read. Remembered until the file changes."""
+    try:
+        stat = path.stat()
+        return _mask_values(path, stat.st_size, stat.st_mtime_ns)
+    except Exception:  # Pillow's decoders raise almost any type on damaged files
+        return None
+
+
+def read_indices(path: Path) -> NDArray[np.uint8]:
+    """The mask file's values, (H, W)."""
+    with Image.open(path) as image:
+        return np.asarray(image).astype(np.uint8)
+
+
+@lru_cache(maxsize=200_000)
+def _mask_values(path: Path, size: int, mtime_ns: int) -> frozenset[int]:
+    return frozenset(np.flatnonzero(np.bincount(read_indices(path).ravel())).tolist())
+
+
+def _names(folder: Path, held: dict[Path, set[str]]) -> set[str]:
+    if folder not in held:
+        held[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
+    return held[folder]

@@ -1,0 +1,116 @@
+"""One table from a data set's name to the function that lists its files, and where its folder is looked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pretune.search_spaces import schema
+from pretune.trainables.data.errors import DataError
+from pretune.trainables.data.listing import Listing, mask_values
+from pretune.trainables.data.sets import classed, cubes, flowers, folders, packed, parquet, pets, segmented
+from pretune.trainables.data.sets.catalogue import ABOUT, About
+
+
+def _list_pets(settings: schema.Pets, root: Path) -> Listing:
+    return pets.list_pets(root, settings.labels, settings.classes, settings.species)
+
+
+def _list_tiny_imagenet(settings: schema.TinyImageNet, root: Path) -> Listing:
+    return classed.list_tiny_folder(root) if (root / "train").is_dir() else packed.list_tiny_npz(root)
+
+
+def _list_image_folder(settings: schema.ImageFolder, root: Path) -> Listing:
+    return folders.list_images(root)
+
+
+def _list_image_mask_folder(settings: schema.ImageMaskFolder, root: Path) -> Listing:
+    values = mask_values(settings)
+    return folders.list_images_and_masks(root, settings.images, settings.masks, settings.classes, values)
+
+
+# Every data set but the generated ones: name -> (settings, folder or file) -> Listing.
+ADAPTERS: dict[str, Callable[[Any, Path], Listing]] = {
+    "oxford-iiit-pet": _list_pets,
+    "flowers102": flowers.list_flowers102,
+    "flowers17": flowers.list_flowers17,
+    "voc2012": segmented.list_voc,
+    "cityscapes": segmented.list_cityscapes,
+    "ade20k": segmented.list_ade20k,
+    "camvid": segmented.list_camvid,
+    "cifar10": packed.list_cifar10,
+    "stl10": packed.list_stl10,
+    "tiny-imagenet": _list_tiny_imagenet,
+    "imagenette": classed.list_imagenette,
+    "imagenet": classed.list_imagenet,
+    "imagenet64": packed.list_imagenet64,
+    "inaturalist2021": classed.list_inaturalist,
+    "npz": packed.list_npz,
+    "parquet": parquet.list_parquet,
+    "image-folder": _list_image_folder,
+    "image-mask-folder": _list_image_mask_folder,
+    "luna16": cubes.list_luna16,
+}
+
+
+@contextmanager
+def readable(dataset: str) -> Iterator[None]:
+    """A folder or list that this user may not read is an error of the data; a file's bytes are read later."""
+    try:
+        yield
+    except PermissionError as error:
+        what = error.filename or "a part of it"
+        raise DataError(
+            f"{dataset}: {what} may not be read by this user ({error.strerror}); change its permissions"
+        ) from None
+
+
+def locate(settings: schema.Data, data_root: Path | None) -> Path | None:
+    """The folder (or .npz file) of a data set; None for a generated one.
+
+    A relative `root:` is taken from `data_root`, else from the working folder. Raises DataError: what is expected,
+    where, and how to get it.
+    """
+    with readable(settings.dataset):
+        return _located(settings, data_root)
+
+
+def _located(settings: schema.Data, data_root: Path | None) -> Path | None:
+    if isinstance(settings, schema.Scenes | schema.Volumes):
+        return None
+    if settings.dataset in ABOUT:
+        return _locate_archive(settings.dataset, ABOUT[settings.dataset], settings.root, data_root)
+    assert settings.root is not None  # the user's own data name it
+    if "://" in settings.root:
+        return Path(settings.root)  # not of this machine: whoever lists it takes `settings.root` itself
+    path = (data_root or Path()) / Path(settings.root).expanduser()
+    if settings.dataset == "npz" and not path.is_file():
+        raise DataError(f"npz: no file {path}; `root:` names it, relative to --data if given")
+    if settings.dataset == "parquet" and path.is_file():
+        return path
+    if settings.dataset != "npz" and not path.is_dir():
+        raise DataError(f"{settings.dataset}: no folder {path}; `root:` sets it, relative to --data if given")
+    return path
+
+
+def _locate_archive(name: str, about: About, root: str | None, data_root: Path | None) -> Path:
+    expected = f"a folder with {about.layout} ({about.get})"
+    if root is None and data_root is None:
+        raise DataError(f"{name}: expected {expected}; say where with --data or `root:`")
+    base = (data_root or Path()) / Path(root or ".").expanduser()
+    found = find(base, about)
+    if found is None:
+        raise DataError(
+            f"{name}: expected {expected} at {base / about.folders[0]} or {base}; --data or `root:` sets it"
+        )
+    return found
+
+
+def find(base: Path, about: About) -> Path | None:
+    """`base` or the first of the usual folders below it that holds what the data set is known by."""
+    for folder in (*(base / name for name in about.folders), base):
+        if any(all((folder / part).exists() for part in parts) for parts in about.markers):
+            return folder
+    return None

@@ -1,0 +1,1 @@
+"""Images read and decoded just ahead of the training loop."""

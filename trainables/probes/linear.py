@@ -1,0 +1,82 @@
+"""The linear probe: a linear classifier on the features of a frozen encoder.
+
+Settings of P4's library (Lightly's benchmarks): SGD, 90 epochs, cosine, no weight decay, no batch norm before the
+classifier. The features of each image are taken once, without augmentation, which makes it minutes rather than hours.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pretune.trainables.loop import epoch_order, set_lr
+from pretune.trainables.schedules import cosine_ramp
+
+MOMENTUM = 0.9
+ORDER_SEED = 0  # probes have no seed of their own: the same encoder always gets the same score
+
+
+class Scores(NamedTuple):
+    """Accuracies on the validation images."""
+
+    last: float  # after the last epoch: the number to report
+    best: float  # of all epochs: optimistic, since it was chosen on the images that it is measured on
+
+
+def linear_probe(
+    features: Tensor,
+    labels: Tensor,
+    val_features: Tensor,
+    val_labels: Tensor,
+    epochs: int,
+    lr: float,
+    batch_size: int,
+    batch_norm: bool,
+) -> Scores:
+    """Train a linear classifier with cross entropy by SGD (momentum 0.9, cosine to 0) and score it after each epoch.
+
+    Args:
+        features, val_features: (N, C) and (M, C) of the frozen encoder.
+        labels, val_labels: classes (N,) and (M,).
+        batch_norm: normalise features by the statistics of their batch first, without learned scale or shift (MAE's
+            habit).
+    """
+    torch.manual_seed(ORDER_SEED)
+    network = classifier(features.shape[1], int(torch.cat((labels, val_labels)).max()) + 1, batch_norm)
+    network.to(features.device)
+    optimizer = torch.optim.SGD(network.parameters(), lr, MOMENTUM)
+    accuracies = []
+    for epoch in range(epochs):
+        batches = np.array_split(epoch_order(len(features), ORDER_SEED, epoch), -(-len(features) // batch_size))
+        for step, batch in enumerate(batches):
+            set_lr(optimizer, cosine_ramp(lr, 0.0, epoch * len(batches) + step, epochs * len(batches)))
+            _step(network, optimizer, features[batch], labels[batch])
+        accuracies.append(accuracy(network, val_features, val_labels))
+    return Scores(accuracies[-1], max(accuracies))
+
+
+def classifier(inputs: int, classes: int, batch_norm: bool) -> nn.Sequential:
+    """(B, inputs) -> logits (B, classes). Small normal weights and no bias at the start, as in MoCo's probe."""
+    linear = nn.Linear(inputs, classes)
+    nn.init.normal_(linear.weight, std=0.01)
+    nn.init.zeros_(linear.bias)
+    return nn.Sequential(*([nn.BatchNorm1d(inputs, affine=False)] if batch_norm else []), linear)
+
+
+def _step(network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
+    network.train()
+    loss = F.cross_entropy(network(x), y)
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Share of features (N, C) whose largest logit is that of their class (N,)."""
+    network.eval()
+    return float((network(x).argmax(dim=1) == y).double().mean())
