@@ -1,7 +1,7 @@
 """Ray Tune as transport: it places stage runs on resources and shows them. All state is the scheduler's.
 
 The Searcher hands out ready stages as trials; the trial function runs one stage and returns how it ended instead of
-raising. Tune's own retries, checkpoints, loggers, limiter and restore stay unused (docs/decisions.md says why).
+raising. Tune's own retries, checkpoints, loggers, limiter and restore stay unused (docs/decisions/ray-tune.md).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ QUIET = {
 NODE_ID = "ray.io/node-id"  # a label that Ray gives every machine
 # A stopped function may unwind slowly; Tune's default of 2 s would make the *next* trial of the actor an error.
 # THP_MEM_ALLOC_ENABLE: torch backs large CPU tensors with huge pages. Each step allocates its activations anew, and
-# touching them in pages of 4 KiB took up to half of it (docs/decisions.md). Digits are the same.
+# touching them in pages of 4 KiB took up to half of it (docs/decisions/cpu-speed.md). Digits are the same.
 # RAY_TRAIN_*: by default it looks after its workers every 2 s and keeps books that nobody reads: 25 s to a first step.
 ACTOR_ENVIRONMENT = {
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "100000",

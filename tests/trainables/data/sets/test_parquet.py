@@ -197,7 +197,7 @@ def test_shards_on_a_disk_are_named_by_all_that_they_hold(tmp_path: Path, monkey
     assert images.digest(settings_of(root), None) != plain
     path.write_bytes(raw)
     assert images.digest(settings_of(root), None) == before
-    monkeypatch.setattr(parquet, "HASHED", 0)  # a large set: by its footers, as docs/decisions.md says
+    monkeypatch.setattr(parquet, "HASHED", 0)  # a large set: by its footers, as docs/decisions/fingerprints.md says
     assert images.digest(settings_of(root), None) != before
 
 
