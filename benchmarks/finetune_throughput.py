@@ -29,7 +29,7 @@ from pretune.search_spaces import schema
 from pretune.trainables.data.resident import images
 from pretune.trainables.data.splits import Split
 from pretune.trainables.finetune import finetune
-from pretune.trainables.loop import Place, build_unet
+from pretune.trainables.loop import RunContext, build_unet
 
 SIZE, BATCH, STEPS = 64, 16, 60  # px, images, least steps of a run, so that few labels are measured too
 SHARES = ("1%", "10%", "90%")
@@ -42,7 +42,7 @@ def ours(a: argparse.Namespace, data: images.ImageSet, count: int) -> list[tuple
     split = Split(np.arange(a.images), np.arange(0), np.arange(0))
     stamps = [now()]
     with tempfile.TemporaryDirectory() as out:
-        place = Place(Path(out), torch.device("cpu"))
+        place = RunContext(Path(out), torch.device("cpu"))
         streams = {"init": 0, "order": 0, "labels": 0}
         report = lambda _: stamps.append(now())  # noqa: E731
         finetune(settings, model_of(a.model), data, split, streams, place, report, on_test=False)

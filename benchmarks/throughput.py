@@ -36,7 +36,7 @@ from benchmarks.floor import Need, floor_seconds, measure_need, measure_peak
 from pretune.search_spaces import schema
 from pretune.trainables.data.resident import images
 from pretune.trainables.data.splits import Split
-from pretune.trainables.loop import Place, build_encoder, build_optimizer
+from pretune.trainables.loop import RunContext, build_encoder, build_optimizer
 from pretune.trainables.methods.heads import pooled
 from pretune.trainables.methods.protocol import Method
 from pretune.trainables.methods.table import METHODS, Parts
@@ -94,7 +94,7 @@ def ours(a: argparse.Namespace, name: str) -> dict[str, Any]:
     split = Split(np.arange(a.images), np.arange(0), np.arange(0))
     streams = {"init": 0, "order": 0, "augmentation": 0}
     with tempfile.TemporaryDirectory() as out:
-        place = Place(Path(out), device)
+        place = RunContext(Path(out), device)
         pretrain(settings, model, data, split, streams, place, lambda _: stamps.append(now()))
         memory = peak_memory(device)
         feeds = make_feeds(data, place)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import ray
 
 from pretune.cluster.tune import run_trials, start_ray
-from pretune.dispatch.resources import Ledger, Machine
+from pretune.dispatch.resources import ClusterNode, ClusterResources
 from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Outcome, Run, stages_in
 from pretune.search import program
@@ -26,7 +26,7 @@ from pretune.search.optuna_study import open_storage
 from pretune.search_spaces.resolve import from_dict
 from pretune.search_spaces.stages import Stage
 from pretune.store.store import DONE
-from pretune.worker.execute import Folders, Order, order_of
+from pretune.worker.execute import Folders, StageTask, task_of
 
 PARALLEL = 2
 MARKS = (250, 500, 1000, 1500, 2000, 3000, 4000)
@@ -69,7 +69,7 @@ def pretune_times(study: Mapping[str, Any]) -> list[Moment]:
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
 
-        def order_for(stage: Stage, gpus: float) -> Order:
+        def task_for(stage: Stage, gpus: float) -> StageTask:
             folder = root / "store" / stage.fingerprint
             folder.mkdir(parents=True)
             (folder / DONE).write_text(
@@ -78,7 +78,7 @@ def pretune_times(study: Mapping[str, Any]) -> list[Moment]:
                     | {"cause": "", "metrics": {}, "seconds": 0.0}
                 )
             )
-            return order_of(stage, stage.name, gpus, Folders(str(root / "store"), str(root / "cache"), None))
+            return task_of(stage, stage.name, gpus, Folders(str(root / "store"), str(root / "cache"), None))
 
         def find(fingerprint: str) -> Outcome | None:
             if fingerprint not in scheduler.running:
@@ -93,7 +93,7 @@ def pretune_times(study: Mapping[str, Any]) -> list[Moment]:
         run = Run(from_dict(dict(study)), lambda data: "content", open_storage(root / "optuna.journal"))
         scheduler = Scheduler(find, 0, on_event)
         scheduler.start(program.start(run))
-        run_trials(scheduler, Ledger([Machine({"CPU": float(PARALLEL)})]), order_for, {})
+        run_trials(scheduler, ClusterResources([ClusterNode({"CPU": float(PARALLEL)})]), task_for, {})
         assert len(ended) == len(stages_in(run.uses)), "a stage run is missing"
     return ended
 

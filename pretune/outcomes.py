@@ -35,14 +35,14 @@ class Outcome(NamedTuple):
 Outcomes = Mapping[str, Outcome]  # by fingerprint
 Program = Generator[Sequence[Stage], Outcomes, "list[Program]"]
 
-Told = Literal["complete", "infeasible", "failed", "partial"]
+TrialEnd = Literal["complete", "infeasible", "failed", "partial"]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class TrialResult:
     """What was found out about one configuration of a search, and what Optuna is told of it."""
 
-    told: Told
+    told: TrialEnd
     value: float | None = None  # the target; of a partial one as far as it went
     reached: int = 0  # of a partial one: seeds (racing) or epochs (rungs)
     reason: str = ""
@@ -52,18 +52,18 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Answer:
+class TrialRecord:
     """A question of a search and its verdict, for the record."""
 
     search: str
     cells: tuple[str, ...]
     index: int
     values: Values
-    verdict: Verdict
+    verdict: TrialResult
 
 
 @dataclass(frozen=True)
-class Use:
+class ReplicatePlan:
     """One replicate of one configuration in one cell, and the stages that make it up."""
 
     phase: Phase
@@ -89,10 +89,10 @@ class Run:
     earlier: Callable[[], Iterable[Mapping[str, Any]]] = lambda: ()  # what the store tells of its stage runs
     asks: schema.Tune | None = None  # how questions are asked where not as the study says: by a plan, at random
     search_prefix: str = ""  # of the names of searches, where a database holds those of several studies
-    uses: list[Use] = field(default_factory=list)
+    uses: list[ReplicatePlan] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)  # what went wrong
     notes: list[str] = field(default_factory=list)  # what should be known beside the table
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[TrialRecord] = field(default_factory=list)
     open_searches: int = 0
 
     def use(
@@ -102,13 +102,13 @@ class Run:
         values: Values,
         seeds: Sequence[Replicate],
         until: Until | None = None,
-    ) -> list[Use]:
+    ) -> list[ReplicatePlan]:
         """Note that replicates are needed; their test set is measured in the confirm phase alone."""
         configuration = cell.configuration(chosen(values))
         short = hashlib.sha256(configuration.model_dump_json().encode()).hexdigest()[:8]
         header, on_test = self.study.header, phase == "confirm"
         uses = [
-            Use(
+            ReplicatePlan(
                 phase,
                 cell,
                 short,
@@ -128,6 +128,6 @@ def chosen(values: Values) -> space.Suggest:
     return lambda name, item: values[name] if name in values else space.centre(name, item)
 
 
-def stages_in(uses: Iterable[Use]) -> dict[str, Stage]:
+def stages_in(uses: Iterable[ReplicatePlan]) -> dict[str, Stage]:
     """Distinct stages by fingerprint, in the order in which they were asked for."""
     return {stage.fingerprint: stage for use in uses for stage in use.stages.values()}

@@ -258,7 +258,7 @@ def _time_steps(stage: Stage) -> tuple[float, float, int]:
     import numpy as np
     import torch
 
-    from pretune.trainables.loop import Feed, Lookup, build_encoder, build_unet
+    from pretune.trainables.loop import DataFeed, Lookup, build_encoder, build_unet
     from pretune.trainables.losses import LOSSES
     from pretune.trainables.methods.table import METHODS, Parts
     from pretune.trainables.models.table import build_decoder
@@ -282,7 +282,7 @@ def _time_steps(stage: Stage) -> tuple[float, float, int]:
             "masks": planes,
         }
         maps |= {"regions": planes.astype(np.uint16), "depth": planes.astype(np.float16)}
-        images: dict[str, Lookup] = {name: Feed(array, torch.device("cpu")) for name, array in maps.items()}
+        images: dict[str, Lookup] = {name: DataFeed(array, torch.device("cpu")) for name, array in maps.items()}
         if slices is None:
             images["region boxes"] = RegionBoxes(maps["regions"])
         network: torch.nn.Module = method.encoder

@@ -17,14 +17,14 @@ from optuna.storages import BaseStorage
 from rich.console import Console
 
 from pretune.cluster import join
-from pretune.cluster.autoscaling import Group, Growth
+from pretune.cluster.autoscaling import Autoscaling, Group
 from pretune.cluster.log_to import LogTo, check_packages
 from pretune.cluster.tune import run_trials, start_ray, stop_ray
 from pretune.data.backbones import check_backbones
 from pretune.data.prepare import prepare_data, say_changes
 from pretune.dispatch import gpu_sharing
 from pretune.dispatch.dispatcher import find_in
-from pretune.dispatch.resources import Ledger, ResourceError
+from pretune.dispatch.resources import ClusterResources, ResourceError
 from pretune.dispatch.scheduler import Scheduler
 from pretune.errors import SearchStorageError
 from pretune.monitor.prometheus import published
@@ -40,7 +40,7 @@ from pretune.status import State
 from pretune.store.mirror import Publisher
 from pretune.store.object_store import is_address
 from pretune.store.store import StoreError, open_store, write_atomically
-from pretune.worker.execute import Folders, order_of
+from pretune.worker.execute import Folders, task_of
 
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
@@ -132,13 +132,13 @@ def train(study: Study, state: State, options: Options, console: Console) -> Non
     say = functools.partial(console.print, highlight=False, soft_wrap=True)
     start_ray(options.address, None, options.dashboard, say)
     machines = functools.partial(join.machines, growth_of(options))
-    state.ledger = ledger = Ledger(machines(), options.parallel)
-    check_room(ledger, stages_in(state.run.uses), options)
+    state.resources = resources = ClusterResources(machines(), options.parallel)
+    check_room(resources, stages_in(state.run.uses), options)
     if options.address:
         with join.explained(options.address):
             state.run.notes.extend(join.look_around(*folders_of_all(study, options)))
-        say(f"[dim]{join.describe(ledger)}[/]")
-        state.write(join.describe(ledger))
+        say(f"[dim]{join.describe(resources)}[/]")
+        state.write(join.describe(resources))
     scraped = published(state.facts, time.monotonic) if options.dashboard or options.address else nullcontext()
     with marked(options) as mark, monitor(lambda: state.snapshot(options.out), console) as shown, scraped:
         folders = Folders(
@@ -151,8 +151,8 @@ def train(study: Study, state: State, options: Options, console: Console) -> Non
         state.snapshot(options.out)
         run_trials(
             state.scheduler,
-            ledger,
-            lambda stage, gpus: order_of(stage, state.label(stage), gpus, folders),
+            resources,
+            lambda stage, gpus: task_of(stage, state.label(stage), gpus, folders),
             state.live,
             state.images,
             options.dashboard,
@@ -163,20 +163,20 @@ def train(study: Study, state: State, options: Options, console: Console) -> Non
     state.tell = None
 
 
-def growth_of(options: Options) -> Growth:
+def growth_of(options: Options) -> Autoscaling:
     """How far the cluster may grow; this machine alone never does."""
     if not options.address:
-        return Growth()
+        return Autoscaling()
     with join.explained(options.address):
         return join.find_growth(options.may_grow)
 
 
-def check_room(ledger: Ledger, stages: dict[str, Stage], options: Options) -> None:
+def check_room(resources: ClusterResources, stages: dict[str, Stage], options: Options) -> None:
     """Raises `ResourceError` for a stage that no machine can hold that is there or may come."""
     try:
-        ledger.check(stages)
+        resources.check(stages)
     except ResourceError as error:
-        known = not options.address or any(not machine.id for machine in ledger.machines)
+        known = not options.address or any(not machine.id for machine in resources.machines)
         hint = "" if known else " (a cluster that grows by itself: say how far with --may-grow, such as 8xCPU=8,GPU=1)"
         raise ResourceError(f"{error}{hint}") from None
 

@@ -12,11 +12,11 @@ from typing import IO
 
 from pretune.dispatch import gpu_sharing
 from pretune.dispatch.dispatcher import Live, costs
-from pretune.dispatch.resources import Ledger
+from pretune.dispatch.resources import ClusterResources
 from pretune.dispatch.scheduler import Scheduler
 from pretune.monitor.prometheus import Facts
 from pretune.monitor.terminal import CellStatus, RunningStage, Snapshot
-from pretune.outcomes import Outcomes, Run, Use, stages_in
+from pretune.outcomes import Outcomes, ReplicatePlan, Run, stages_in
 from pretune.results import tables
 from pretune.search_spaces.resolve import Study
 from pretune.search_spaces.stages import Stage
@@ -49,7 +49,7 @@ class State:
     tell: Callable[[str], None] | None = None
     publisher: Publisher | None = None
     scheduler: Scheduler = field(init=False)
-    ledger: Ledger | None = None
+    resources: ClusterResources | None = None
     _labels: dict[str, str] = field(default_factory=dict)
     _labelled: int = 0
     _written: float = 0.0
@@ -187,7 +187,7 @@ class State:
             seconds = time.monotonic() - trial.began
             yield RunningStage(self.label(trial.stage), step / total if total else 0.0, loss, seconds)
 
-    def _cells(self, uses: list[Use], outcomes: Outcomes) -> Iterator[CellStatus]:
+    def _cells(self, uses: list[ReplicatePlan], outcomes: Outcomes) -> Iterator[CellStatus]:
         metric = self.study.header.tune.target
         expected: dict[str, int] = {cell.label: 0 for cell in self.study.cells}
         values: dict[str, list[float]] = {cell.label: [] for cell in self.study.cells}

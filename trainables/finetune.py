@@ -14,14 +14,14 @@ from pretune.trainables.data.resident.images import ImageSet
 from pretune.trainables.data.splits import Split, label_subset
 from pretune.trainables.distributed import ALONE, RunningStatistics, World, whole_batch_norm
 from pretune.trainables.loop import (
-    Clock,
+    CheckpointTimer,
+    DataFeed,
     DivergedError,
     Epochs,
-    Feed,
     IntArray,
-    Place,
+    LossMeter,
     Report,
-    Track,
+    RunContext,
     autocast,
     build_optimizer,
     build_unet,
@@ -50,7 +50,7 @@ def finetune(
     data: ImageSet,
     split: Split,
     streams: dict[str, int],
-    place: Place,
+    place: RunContext,
     report: Report,
     on_test: bool,
     stratify: bool = False,
@@ -84,7 +84,11 @@ def finetune(
     steps_per_epoch = math.ceil(len(images) / batch_size)
     steps = total_steps(settings.epochs, settings.steps, steps_per_epoch)
     end = last_step(steps, until, steps_per_epoch)
-    feed, masks, soft = Feed(data.images, place.device), Feed(data.masks, place.device), settings.threshold_scores
+    feed, masks, soft = (
+        DataFeed(data.images, place.device),
+        DataFeed(data.masks, place.device),
+        settings.threshold_scores,
+    )
 
     # --- model and optimiser
     torch.manual_seed(streams["init"])
@@ -111,7 +115,7 @@ def finetune(
 
     # --- training
     statistics = RunningStatistics(network, world)
-    track, clock = Track("loss", first - len(losses), losses), Clock(place)
+    track, clock = LossMeter("loss", first - len(losses), losses), CheckpointTimer(place)
     epochs = Epochs(images, batch_size, streams["order"], end, steps_per_epoch, data, world)
     for step in range(first, end):
         if stalled(history, settings.patience):
@@ -219,8 +223,8 @@ def better(best: dict[str, Any] | None, values: dict[str, float], network: UNet)
 def evaluate(
     network: UNet,
     size: int,
-    feed: Feed,
-    masks: Feed,
+    feed: DataFeed,
+    masks: DataFeed,
     images: IntArray,
     classes: tuple[str, ...],
     role: str,

@@ -21,7 +21,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from pretune.search_spaces import schema
 from pretune.trainables.data.resident.images import ImageSet
 from pretune.trainables.finetune import encoder_frozen, train_mode
-from pretune.trainables.loop import Feed, IntArray, build_optimizer, epoch_order, set_lr, total_steps
+from pretune.trainables.loop import DataFeed, IntArray, build_optimizer, epoch_order, set_lr, total_steps
 from pretune.trainables.losses import LOSSES
 from pretune.trainables.models.unet import UNet
 from pretune.trainables.schedules import learning_rate
@@ -114,7 +114,7 @@ def train(
     batch_size = min(settings.batch_size, count)
     per_epoch = -(-count // batch_size)
     whole = total_steps(settings.epochs, settings.steps, per_epoch)  # which schedules go by
-    feed, masks, loss_of = Feed(data.images, device), Feed(data.masks, device), LOSSES[settings.loss]
+    feed, masks, loss_of = DataFeed(data.images, device), DataFeed(data.masks, device), LOSSES[settings.loss]
     for network in networks:
         train_mode(network.to(device), encoder_frozen(settings, 0))
     fused = Fused(networks)

@@ -31,7 +31,7 @@ WINDOW_RUNS = 16  # runs of neighbouring images that a shuffle window mixes
 ANNOUNCED = 50_000  # images that a stream is told of at once, in whole epochs: starting to read takes 0.2 s
 
 IntArray = NDArray[np.int64]
-Lookup = Callable[[IntArray], Tensor]  # (B,) image indices -> (B, ...), as `Feed` does
+Lookup = Callable[[IntArray], Tensor]  # (B,) image indices -> (B, ...), as `DataFeed` does
 Report = Callable[[dict[str, float]], None]  # receives step, total and the latest values; may raise to stop the run
 
 
@@ -44,7 +44,7 @@ class DivergedError(Exception):
 
 
 @dataclass(frozen=True)
-class Place:
+class RunContext:
     """Where a stage runs: what it starts from and where it writes."""
 
     out: Path  # an existing folder of this attempt alone
@@ -53,12 +53,12 @@ class Place:
     resume: Path | None = None  # the state that an earlier attempt, or a shorter training, left
     keep_state: bool = False  # leave behind what a longer training continues from
     checkpoint_seconds: float = 60.0  # wall time between resumable states
-    world: World = ALONE  # the workers that run it together, all in a `Place` of their own
+    world: World = ALONE  # the workers that run it together, all in a `RunContext` of their own
     batch_norm: str = "sync"  # statistics of the whole batch, or `local`: of each worker's rows
     leaving: Callable[[], bool] = lambda: False  # asked after every step (several workers: now and then): must we end?
 
 
-class Feed:
+class DataFeed:
     """Hands out batches of a memory-mapped array, or of a stream, on the training device.
 
     On a GPU with room for it the whole array lives there; else each batch is gathered from the mapped file.
@@ -85,7 +85,7 @@ def _free_bytes(device: torch.device) -> int:
 
 
 @dataclass
-class Track:
+class LossMeter:
     """Losses as they come, kept on the device so that the loop need not wait for them; checked at intervals."""
 
     metric: str
@@ -115,18 +115,18 @@ class CollapsedError(DivergedError):
         Exception.__init__(self, f"collapsed, stopped after step {step}: {'; '.join(signs)}")
 
 
-class LeftError(Exception):
+class PreemptedError(Exception):
     """The loop was asked to leave (a preempted machine, a stopped study) and has written its state."""
 
 
-class Clock:
+class CheckpointTimer:
     """Says when the next resumable state is due: now and then, and at once where the loop must leave.
 
     Several workers must leave after the same step. They tell each other every few steps whether one of them was asked,
     about every ASK_SECONDS by the first worker's clock, since telling is an exchange that a GPU has to wait for.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: RunContext) -> None:
         self._place = place
         self._last = self._told = time.monotonic()
         self._asked = False
@@ -153,9 +153,9 @@ class Clock:
         return bool(asked)
 
     def leave_if_asked(self, step: int) -> None:
-        """Call when the state is written. Raises `LeftError`."""
+        """Call when the state is written. Raises `PreemptedError`."""
         if self._asked:
-            raise LeftError(f"asked to leave, state written after step {step}")
+            raise PreemptedError(f"asked to leave, state written after step {step}")
 
 
 def epoch_order(count: int, seed: int, epoch: int, window: int | None = None) -> IntArray:

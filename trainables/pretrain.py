@@ -16,16 +16,16 @@ from pretune.trainables.data.splits import Split, visible
 from pretune.trainables.data.streaming.stream import Pixels
 from pretune.trainables.distributed import ALONE, RunningStatistics, World, whole_batch_norm
 from pretune.trainables.loop import (
-    Clock,
+    CheckpointTimer,
     CollapsedError,
+    DataFeed,
     DivergedError,
     Epochs,
-    Feed,
     IntArray,
     Lookup,
-    Place,
+    LossMeter,
     Report,
-    Track,
+    RunContext,
     autocast,
     build_encoder,
     build_optimizer,
@@ -59,7 +59,7 @@ def pretrain(
     data: ImageSet,
     split: Split,
     streams: dict[str, int],
-    place: Place,
+    place: RunContext,
     report: Report,
     until: int | None = None,
 ) -> dict[str, float]:
@@ -122,7 +122,7 @@ def pretrain(
 
     # --- training
     statistics = RunningStatistics(method, world)
-    track, clock = Track("pretext_loss", first - len(losses), losses), Clock(place)
+    track, clock = LossMeter("pretext_loss", first - len(losses), losses), CheckpointTimer(place)
     epochs = Epochs(images, batch_size, streams["order"], end, steps_per_epoch, data, world)
     method.train()
     for step in range(first, end):
@@ -178,7 +178,7 @@ def pretrain(
     return metrics
 
 
-def start_decoder(model: schema.Model, place: Place) -> Decoder:
+def start_decoder(model: schema.Model, place: RunContext) -> Decoder:
     """A new decoder, or the one that the stage before trained."""
     decoder = build_decoder(model)
     if place.parent is not None and checkpoints.has_part(place.parent, "decoder"):
@@ -219,11 +219,13 @@ def online_knn(
     return accuracy
 
 
-def make_feeds(data: ImageSet, place: Place) -> dict[str, Lookup]:
+def make_feeds(data: ImageSet, place: RunContext) -> dict[str, Lookup]:
     """Feeds of the images, of every map that the data set has, and of the boxes of its regions."""
     maps: dict[str, Pixels | None] = {"images": data.images, "labels": data.labels, "masks": data.masks}
     maps |= {"regions": data.regions, "depth": data.depth}
-    feeds: dict[str, Lookup] = {name: Feed(array, place.device) for name, array in maps.items() if array is not None}
+    feeds: dict[str, Lookup] = {
+        name: DataFeed(array, place.device) for name, array in maps.items() if array is not None
+    }
     return feeds if data.regions is None else feeds | {"region boxes": RegionBoxes(data.regions)}
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pretune.dispatch.resources import Machine
+from pretune.dispatch.resources import ClusterNode
 
 MOST = 10_000  # machines of one kind, however many a file allows
 NAMES = ("CPU", "GPU")  # what stages ask for
@@ -29,24 +29,24 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Growth:
+class Autoscaling:
     """How far a cluster may grow; with no groups not at all, as far as is known."""
 
     groups: tuple[Group, ...] = ()
     most: int = MOST  # of all groups together
 
-    def coming(self, there: Sequence[Machine]) -> list[Machine]:
+    def coming(self, there: Sequence[ClusterNode]) -> list[ClusterNode]:
         """Machines that may come beside those that are there. One that is there counts as of the group it is like."""
         found = [machine for group in self.groups for machine in self._missing(group, there)]
         like = sum(any(_is_like(machine, group) for group in self.groups) for machine in there)
         return found[: max(0, self.most - like)]
 
-    def _missing(self, group: Group, there: Sequence[Machine]) -> list[Machine]:
+    def _missing(self, group: Group, there: Sequence[ClusterNode]) -> list[ClusterNode]:
         like = sum(_is_like(machine, group) for machine in there)
-        return [Machine(dict(group.resources))] * (min(group.count, MOST) - like)
+        return [ClusterNode(dict(group.resources))] * (min(group.count, MOST) - like)
 
 
-def _is_like(machine: Machine, group: Group) -> bool:
+def _is_like(machine: ClusterNode, group: Group) -> bool:
     return all(machine.resources.get(name, 0.0) == group.resources.get(name, 0.0) for name in NAMES)
 
 
@@ -59,7 +59,7 @@ def parse(text: str) -> Group:
     return Group(int(whole[1]), {name: float(amount) for name, amount in amounts.items()})
 
 
-def of_config(config: Mapping[str, Any]) -> Growth:
+def of_config(config: Mapping[str, Any]) -> Autoscaling:
     """What an autoscaler's file allows, in the form in which `ray up` leaves it on the head: resources filled in.
 
     The head's own kind is left out: it is there. So are kinds of unknown resources (own machines over ssh): they are
@@ -73,7 +73,7 @@ def of_config(config: Mapping[str, Any]) -> Growth:
         for kind in kinds.values()
         if any((kind.get("resources") or {}).get(name) for name in NAMES)
     )
-    return Growth(tuple(group for group in groups if group.count > 0), most)
+    return Autoscaling(tuple(group for group in groups if group.count > 0), most)
 
 
 def config_here(gcs_address: str, processes: Path = Path("/proc")) -> dict[str, Any] | None:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pretune.cluster.autoscaling import Group, Growth, config_here, of_config
-from pretune.dispatch.resources import Ledger, Machine
+from pretune.cluster.autoscaling import Autoscaling, Group, config_here, of_config
+from pretune.dispatch.resources import ClusterNode, ClusterResources
 from pretune.errors import ClusterError
 
 CONNECT_SECONDS = 5.0
@@ -157,19 +157,19 @@ def explained(address: str) -> Iterator[None]:
 # ----------------------------------------------------------------------------------------------- after joining it
 
 
-def machines(growth: Growth) -> list[Machine]:
+def machines(growth: Autoscaling) -> list[ClusterNode]:
     """The machines that are there, and then those that may yet come."""
     import ray
 
     there = [
-        Machine(node["Resources"], node["NodeID"], node["NodeManagerAddress"])
+        ClusterNode(node["Resources"], node["NodeID"], node["NodeManagerAddress"])
         for node in ray.nodes()  # type: ignore[no-untyped-call]
         if node["Alive"]
     ]
     return [*there, *growth.coming(there)]
 
 
-def find_growth(may_grow: Sequence[Group]) -> Growth:
+def find_growth(may_grow: Sequence[Group]) -> Autoscaling:
     """How far the cluster may grow: as the user says, else as its autoscaler's file on the head does.
 
     An autoscaling cluster starts small; asked for by what it holds now it would never grow.
@@ -178,15 +178,15 @@ def find_growth(may_grow: Sequence[Group]) -> Growth:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     if may_grow:
-        return Growth(tuple(may_grow))
+        return Autoscaling(tuple(may_grow))
     alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     head = next((node for node in alive if IS_HEAD in node["Resources"]), None)
     if head is None:
-        return Growth()
+        return Autoscaling()
     there = NodeAffinitySchedulingStrategy(head["NodeID"], soft=False)
     ask = ray.remote(num_cpus=0, max_retries=0)(_autoscaler_file).options(scheduling_strategy=there)
     config = _answer(head["NodeManagerAddress"], ask.remote())
-    return of_config(config) if config else Growth()
+    return of_config(config) if config else Autoscaling()
 
 
 def _autoscaler_file() -> dict[str, Any] | None:
@@ -196,12 +196,12 @@ def _autoscaler_file() -> dict[str, Any] | None:
     return config_here(ray.get_runtime_context().gcs_address)
 
 
-def describe(ledger: Ledger) -> str:
+def describe(resources: ClusterResources) -> str:
     """How many machines there are and may come, and on what stages run that leave it open."""
-    there = sum(bool(machine.id) for machine in ledger.machines)
-    coming = len(ledger.machines) - there
+    there = sum(bool(machine.id) for machine in resources.machines)
+    coming = len(resources.machines) - there
     may = f", {coming} more may come" if coming else ""
-    device = "a GPU each" if ledger.on_gpus else "the CPU (no machine has a GPU)"
+    device = "a GPU each" if resources.on_gpus else "the CPU (no machine has a GPU)"
     return f"{there} machine{'s' * (there != 1)}{may}; stages whose `gpus` is left open run on {device}"
 
 

@@ -21,7 +21,7 @@ from ray.tune.utils import flatten_dict
 from pretune.cluster.log_to import LogTo
 from pretune.dispatch.scheduler import Scheduler
 from pretune.errors import LoggerError
-from pretune.worker.execute import Order
+from pretune.worker.execute import StageTask
 
 
 @dataclass(frozen=True, eq=False)  # a key of the loggers' dicts, by identity
@@ -48,11 +48,11 @@ class Shown:
 
 def shown(trial: Any, to: LogTo) -> Shown:
     """A Tune trial as its logger sees it."""
-    order = Order.from_json(trial.config["order"])
-    parts = {"stage": order.name, "settings": order.settings, "model": order.model, "streams": order.streams}
-    safe = "".join(c if c.isalnum() or c in "-_=. " else "_" for c in order.label)[:150]
-    folder = to.out / to.name / f"{safe} {order.fingerprint[:8]}"
-    return Shown(trial.trial_id, order.label, order.fingerprint, flatten_dict(parts), str(folder), to.study)
+    task = StageTask.from_json(trial.config["task"])
+    parts = {"stage": task.name, "settings": task.settings, "model": task.model, "streams": task.streams}
+    safe = "".join(c if c.isalnum() or c in "-_=. " else "_" for c in task.label)[:150]
+    folder = to.out / to.name / f"{safe} {task.fingerprint[:8]}"
+    return Shown(trial.trial_id, task.label, task.fingerprint, flatten_dict(parts), str(folder), to.study)
 
 
 class Forward(tune.Callback):

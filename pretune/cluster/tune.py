@@ -16,12 +16,12 @@ from typing import Any
 
 from pretune.cluster import join
 from pretune.cluster.log_to import LogTo
-from pretune.dispatch.dispatcher import Handout, Live
-from pretune.dispatch.resources import Ledger, Machine
+from pretune.dispatch.dispatcher import Dispatcher, Live
+from pretune.dispatch.resources import ClusterNode, ClusterResources
 from pretune.dispatch.scheduler import Scheduler
 from pretune.errors import ClusterError
 from pretune.search_spaces.stages import Stage
-from pretune.worker.execute import Order
+from pretune.worker.execute import StageTask
 
 # TUNE_MAX_PENDING_TRIALS_PG: by default one trial of a search algorithm at a time waits for its place, so actors start
 # one by one and an autoscaler, seeing one demand, adds one machine per boot. Our ledger is the limit.
@@ -155,7 +155,7 @@ def keep_keys_to_ourselves() -> None:
 
 
 @contextmanager
-def idle_processes_make_room(handout: Handout) -> Iterator[None]:
+def idle_processes_make_room(dispatcher: Dispatcher) -> Iterator[None]:
     """Tune keeps one process whose stage has ended, and its CPUs, for the next; the workers of a group that came back
     after a loss could wait for these for ever. Then it keeps none."""
     from ray.tune.execution.tune_controller import TuneController
@@ -163,7 +163,7 @@ def idle_processes_make_room(handout: Handout) -> Iterator[None]:
     usual = TuneController._cleanup_cached_actors
 
     def clean(controller: Any, force_all: bool = False) -> None:
-        usual(controller, force_all or handout.group_waits)
+        usual(controller, force_all or dispatcher.group_waits)
 
     TuneController._cleanup_cached_actors = clean  # type: ignore[assignment, method-assign]
     try:
@@ -184,13 +184,13 @@ def place_of(config: Mapping[str, Any]) -> Any:
 
 def run_trials(
     scheduler: Scheduler,
-    ledger: Ledger,
-    order_for: Callable[[Stage, float], Order],
+    resources: ClusterResources,
+    task_for: Callable[[Stage, float], StageTask],
     live: dict[str, Live],
     images: dict[str, int] | None = None,
     named: bool = False,
     log_to: Sequence[LogTo] = (),
-    machines: Callable[[], Sequence[Machine]] | None = None,
+    machines: Callable[[], Sequence[ClusterNode]] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Run stages as Tune trials until the scheduler is finished or the user stops.
@@ -212,12 +212,12 @@ def run_trials(
 
     keep_keys_to_ourselves()
     counts = {} if images is None else images
-    handout = Handout(scheduler, ledger, order_for, live, counts, machines=machines, say=say)
+    dispatcher = Dispatcher(scheduler, resources, task_for, live, counts, machines=machines, say=say)
     with tempfile.TemporaryDirectory(prefix="pretune-tune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
             tune.with_resources(NamedStage if named else StageTrial, place_of),
             tune_config=tune.TuneConfig(
-                search_alg=StageSearcher(handout),
+                search_alg=StageSearcher(dispatcher),
                 num_samples=-1,
                 reuse_actors=not named,
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
@@ -227,11 +227,11 @@ def run_trials(
                 name="study",
                 storage_path=scratch,
                 verbose=0,
-                callbacks=[Watchdog(handout), *callbacks(log_to, scheduler)],
+                callbacks=[Watchdog(dispatcher), *callbacks(log_to, scheduler)],
                 failure_config=tune.FailureConfig(max_failures=0),  # retries are the scheduler's
             ),
         )
-        with stopped_by_signals(handout.stop), idle_processes_make_room(handout):
+        with stopped_by_signals(dispatcher.stop), idle_processes_make_room(dispatcher):
             tuner.fit()
-    if handout.fault is not None:
-        raise handout.fault
+    if dispatcher.fault is not None:
+        raise dispatcher.fault

@@ -13,29 +13,29 @@ from ray import tune
 from ray.tune.search import Searcher
 from ray.tune.trainable.function_trainable import wrap_function
 
-from pretune.dispatch.dispatcher import Handout
+from pretune.dispatch.dispatcher import Dispatcher
 from pretune.worker import preemption
-from pretune.worker.execute import Order, execute
+from pretune.worker.execute import StageTask, execute
 
 
 class StageSearcher(Searcher):
     """A Tune search algorithm that hands out ready stages."""
 
-    def __init__(self, handout: Handout) -> None:
+    def __init__(self, dispatcher: Dispatcher) -> None:
         super().__init__()
-        self.handout = handout
+        self.dispatcher = dispatcher
 
     def suggest(self, trial_id: str) -> Any:
-        self.handout.reap()  # Tune asks in a loop of up to 600 s without a step while nothing is live
-        return Searcher.FINISHED if self.handout.over else self.handout.take(trial_id)
+        self.dispatcher.reap()  # Tune asks in a loop of up to 600 s without a step while nothing is live
+        return Searcher.FINISHED if self.dispatcher.over else self.dispatcher.take(trial_id)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self.handout.progress(trial_id, result)
+        self.dispatcher.progress(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if result:
-            self.handout.progress(trial_id, result)
-        self.handout.end(trial_id, result, error)
+            self.dispatcher.progress(trial_id, result)
+        self.dispatcher.end(trial_id, result, error)
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         return True
@@ -53,8 +53,8 @@ class StageSearcher(Searcher):
 class Watchdog(tune.Callback):
     """Tells the handout which trials Tune holds for ended, and stages when the study is stopped."""
 
-    def __init__(self, handout: Handout) -> None:
-        self.handout = handout
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.dispatcher = dispatcher
         self.asked = False
         self.open: dict[str, Any] = {}  # trials that the handout was not seen to be done with
         self.seen = 0  # of Tune's list, which only grows
@@ -63,13 +63,13 @@ class Watchdog(tune.Callback):
         self.open |= {trial.trial_id: trial for trial in trials[self.seen :]}
         self.seen = len(trials)
         ended = {name for name, trial in self.open.items() if trial.status in ("TERMINATED", "ERROR")}
-        self.handout.reap(ended)
-        for name in ended - self.handout.live.keys():
+        self.dispatcher.reap(ended)
+        for name in ended - self.dispatcher.live.keys():
             del self.open[name]
-        if self.handout.stopping and not self.asked:
+        if self.dispatcher.stopping and not self.asked:
             preemption.ask_stages_to_leave()
             self.asked = True
-        if self.handout.overdue:
+        if self.dispatcher.overdue:
             preemption.end_at_once()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def run_stage(config: dict[str, Any]) -> None:
             tune.report(values | where)
 
     with preemption.at_work() as asked:
-        outcome = execute(Order.from_json(config["order"]), report, asked)
+        outcome = execute(StageTask.from_json(config["task"]), report, asked)
     ended = {"state": outcome.state, "cause": outcome.cause, "final": outcome.final}
     tune.report(latest | where | ended)
     if outcome.state in ("crashed", "preempted"):
@@ -108,4 +108,4 @@ class NamedStage(StageTrial):
     """The same as an actor that the dashboard shows by stage, cell and seed. Ray asks once, so it takes one trial."""
 
     def __repr__(self) -> str:
-        return Order.from_json(self.config["order"]).label
+        return StageTask.from_json(self.config["task"]).label

@@ -20,10 +20,10 @@ HeldOf = Callable[[schema.Data], "Held | None"]  # None where the data set is no
 
 def refuse_study(study: Study, held_of: HeldOf) -> None:
     """Raises NeedsError with everything that stages ask of their data in vain, a sentence each."""
-    from pretune.trainables.data.errors import NeedsError
+    from pretune.trainables.data.errors import RequirementsError
 
     if problems := unmet_needs(study, held_of):
-        raise NeedsError(
+        raise RequirementsError(
             f"{study.name}: stages ask of their data what these do not have; nothing was started:", problems
         )
 

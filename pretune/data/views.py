@@ -15,7 +15,7 @@ from pretune.search_spaces import schema
 from pretune.trainables.data.checks.contact_sheets import Strip, view_sheet
 from pretune.trainables.data.sources import open_set, prepare
 from pretune.trainables.data.splits import draw_subset
-from pretune.trainables.loop import Place
+from pretune.trainables.loop import RunContext
 from pretune.trainables.methods.conrec import ConRec, Reconstruction
 from pretune.trainables.methods.mae import MAE
 from pretune.trainables.methods.protocol import Method
@@ -29,7 +29,7 @@ from pretune.trainables.views.two_views import View, views_of
 if TYPE_CHECKING:
     from pretune.trainables.data.resident.images import ImageSet
 
-HERE = Place(Path(), torch.device("cpu"))
+HERE = RunContext(Path(), torch.device("cpu"))
 TWICE = 4  # views of an image up to which a second epoch is drawn too
 
 

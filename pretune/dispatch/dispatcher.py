@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pretune.dispatch.node_health import Health, is_the_machines
-from pretune.dispatch.resources import Ledger, Machine, shape
+from pretune.dispatch.resources import ClusterNode, ClusterResources, shape
 from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Outcome
 from pretune.search_spaces.stages import Stage
 from pretune.store.store import Entry, Store, StoreError
-from pretune.worker.execute import DISK_FULL, Order
+from pretune.worker.execute import DISK_FULL, StageTask
 
 LAUNCHER = {"memory": 1048576}  # bytes; Ray refuses a trial that reserves nothing
 REPORT_SECONDS = 1.0  # least time between two progress reports of a stage
@@ -51,16 +51,16 @@ class Live:
 
 
 @dataclass
-class Handout:
+class Dispatcher:
     """Between the scheduler and whatever runs trials: hands stages out by the ledger, takes outcomes back."""
 
     scheduler: Scheduler
-    ledger: Ledger
-    order_for: Callable[[Stage, float], Order]
+    resources: ClusterResources
+    task_for: Callable[[Stage, float], StageTask]
     live: dict[str, Live]  # what is under way, by trial
     images: dict[str, int] = field(default_factory=dict)  # seen in training, by name of stage
     fault: Exception | None = None  # ours, raised while Tune called us: it would log it and go on
-    machines: Callable[[], Sequence[Machine]] | None = None  # what the cluster has now: machines come and go
+    machines: Callable[[], Sequence[ClusterNode]] | None = None  # what the cluster has now: machines come and go
     say: Callable[[str], None] = _ignore  # to whoever watches and reads the log
     stopping: float | None = None  # since when nothing is handed out any more
     health: Health = field(default_factory=Health)
@@ -75,17 +75,17 @@ class Handout:
         self._say_what_is_waited_for(handed_out=stage is not None)
         if stage is None:
             return None
-        each, keep_off = self.ledger.each(stage), self.keep_off(stage)
-        self.ledger.admit(stage, keep_off)
-        order = self.order_for(stage, each["GPU"])
-        self.live[trial] = Live(stage, time.monotonic(), order.label, kept_off=bool(keep_off & self.crashed_on(stage)))
+        each, keep_off = self.resources.each(stage), self.keep_off(stage)
+        self.resources.admit(stage, keep_off)
+        task = self.task_for(stage, each["GPU"])
+        self.live[trial] = Live(stage, time.monotonic(), task.label, kept_off=bool(keep_off & self.crashed_on(stage)))
         # A trial that launches workers holds nothing that they need: any CPU of its own could keep them out for ever.
         reserved = each if stage.resources.workers == 1 else LAUNCHER
         pause = max(REPORT_SECONDS, len(self.live) / REPORTS)
-        return {"order": order.to_json(), "resources": reserved, "keep_off": sorted(keep_off), "pause": pause}
+        return {"task": task.to_json(), "resources": reserved, "keep_off": sorted(keep_off), "pause": pause}
 
     def _fits(self, stage: Stage) -> bool:
-        return self.ledger.fits(stage, self.keep_off(stage))
+        return self.resources.fits(stage, self.keep_off(stage))
 
     def keep_off(self, stage: Stage) -> AbstractSet[str]:
         """Machines that a stage should not run on: those left out, and where it crashed, as far as others could do it.
@@ -97,7 +97,7 @@ class Handout:
         out = frozenset(self._left_out)
         crashed = self.crashed_on(stage)
         choices = (out | crashed, out, frozenset[str]()) if out or crashed else (frozenset[str](),)
-        return next((choice for choice in choices if self.ledger.could_hold(stage, choice)), frozenset())
+        return next((choice for choice in choices if self.resources.could_hold(stage, choice)), frozenset())
 
     def crashed_on(self, stage: Stage) -> AbstractSet[str]:
         return self.health.where.get(stage.fingerprint, frozenset[str]())
@@ -129,15 +129,15 @@ class Handout:
     def _look(self) -> None:
         if self.machines is not None and time.monotonic() - self._looked > RESOURCE_SECONDS:
             self._looked = time.monotonic()
-            on_gpus = self.ledger.on_gpus
-            self.ledger.look(self.machines())
-            if self.ledger.on_gpus and not on_gpus:
+            on_gpus = self.resources.on_gpus
+            self.resources.look(self.machines())
+            if self.resources.on_gpus and not on_gpus:
                 self.say("a machine with a GPU has joined: stages whose `gpus` is left open run on one from now on")
             self._judge()
 
     def _judge(self) -> None:
         """Who is left out; said when it changes."""
-        hosts = {machine.id: machine.host for machine in self.ledger.machines if machine.id}
+        hosts = {machine.id: machine.host for machine in self.resources.machines if machine.id}
         before, self._left_out = self._left_out, self.health.left_out(hosts.keys())
         for machine in self._left_out.keys() - before.keys():
             self.say(f"{hosts[machine]} gets no more stages: {self._left_out[machine]}")
@@ -152,7 +152,7 @@ class Handout:
         elif self._idle_since is None:
             self._idle_since = now
         elif now - self._idle_since > WAIT_SECONDS:
-            self.say(f"nothing can run: no machine has room for {shape(self.ledger.each(waiting))}; waiting for one")
+            self.say(f"nothing can run: no machine has room for {shape(self.resources.each(waiting))}; waiting for one")
             self._idle_since = math.inf
 
     @property
@@ -168,12 +168,12 @@ class Handout:
             seen = round(max(0, steps) * getattr(live.stage.settings, "batch_size", 0))
             self.images[live.stage.name] = self.images.get(live.stage.name, 0) + seen
             live.latest, live.heard, live.mentioned = result, time.monotonic(), False
-            self.ledger.settle(live.stage.fingerprint, result.get("node", ""))
+            self.resources.settle(live.stage.fingerprint, result.get("node", ""))
 
     def end(self, trial: str, result: Mapping[str, Any] | None, error: bool) -> None:
         """A trial has ended; told twice, it counts once."""
         if live := self.live.pop(trial, None):
-            self.ledger.release(live.stage.fingerprint)
+            self.resources.release(live.stage.fingerprint)
             try:
                 outcome = outcome_of(live.stage, result or live.latest, error, self.scheduler)
                 outcome = self._blame(live, str((result or live.latest).get("node", "")), outcome)
@@ -245,8 +245,8 @@ def find_in(store: Store, announced: bool = False) -> Callable[[str], Outcome | 
 
 def costs(entry: Entry) -> dict[str, float]:
     """What a stage run took: seconds, GPU seconds, and the most GPU memory (bytes) where it had a GPU."""
-    order = entry.about.get("order") or {}
-    gpus = float(order.get("gpus") or 0.0) * int(order.get("workers") or 1)
+    task = entry.about.get("order") or {}
+    gpus = float(task.get("gpus") or 0.0) * int(task.get("workers") or 1)
     memory = (entry.about.get("machine") or {}).get("gpu_memory")
     found = {"cost/seconds": entry.seconds, "cost/gpu_seconds": entry.seconds * gpus}
     return found if memory is None else found | {"cost/gpu_memory": float(memory)}

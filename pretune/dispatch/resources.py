@@ -16,7 +16,7 @@ class ResourceError(Exception):
 
 
 @dataclass(frozen=True)
-class Machine:
+class ClusterNode:
     """A machine, or one that the autoscaler may yet start: that has neither id nor host."""
 
     resources: Amounts
@@ -33,7 +33,7 @@ class Taken:
 
 
 @dataclass
-class Ledger:
+class ClusterResources:
     """The room on every machine. Machines that may yet come count as room, else nothing would ever make them come.
 
     Ray decides where a stage really runs. The ledger guesses as Ray's placement groups do, the machine with the largest
@@ -42,7 +42,7 @@ class Ledger:
     queue, and one held back goes out when the next stage ends.
     """
 
-    machines: Sequence[Machine]
+    machines: Sequence[ClusterNode]
     parallel: int | None = None  # most stages at once
     running: dict[str, Taken] = field(default_factory=dict)  # by fingerprint
     on_gpus: bool = False  # stages that leave `gpus` open take one: once there is or may be one, for good
@@ -51,7 +51,7 @@ class Ledger:
     def __post_init__(self) -> None:
         self.look(self.machines)
 
-    def look(self, machines: Sequence[Machine]) -> None:
+    def look(self, machines: Sequence[ClusterNode]) -> None:
         """Machines have come or gone."""
         if self._free and machines == self.machines:
             return

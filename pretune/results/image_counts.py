@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pretune.outcomes import Use
+from pretune.outcomes import ReplicatePlan
 from pretune.store.store import Store
 
 NAME = "test_images.parquet"
@@ -21,7 +21,7 @@ _SCHEMA = pa.schema([
 ])  # fmt: skip
 
 
-def write_test_images(uses: Sequence[Use], store: Store, folder: Path) -> None:
+def write_test_images(uses: Sequence[ReplicatePlan], store: Store, folder: Path) -> None:
     """test_images.parquet: one row per confirmed fine-tuning, written one at a time, as many may not fit into memory.
 
     `images` (N,) are positions in the data set, `counts` (N, classes, 3), flat, are the right, true and predicted

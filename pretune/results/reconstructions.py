@@ -21,7 +21,7 @@ from pretune.search_spaces import schema
 from pretune.store.store import Entry, Store
 from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.resident.images import ImageSet, open_cached
-from pretune.trainables.loop import Place
+from pretune.trainables.loop import RunContext
 from pretune.trainables.methods.restored import Restored, restored
 from pretune.trainables.methods.table import METHODS, Parts
 from pretune.trainables.models.table import build_decoder, build_encoder
@@ -80,7 +80,7 @@ def _rows(entry: Entry, store: Store, cache: Path) -> list[PanelRow]:
     seen = json.loads(store.file(entry, "notes.json").read_text(encoding="utf-8"))["images"]
     indices = chosen(len(data.images), seen)
     method = _method(entry, store, settings, data)
-    place = Place(Path(), torch.device("cpu"), None, None)
+    place = RunContext(Path(), torch.device("cpu"), None, None)
     batch = make_batch(method, make_feeds(data, place), indices, VALIDATION_VIEWS, 0)
     found, name = restored(method, batch), f"{settings.method.name}, {entry.fingerprint[:8]}"
     return [PanelRow(name, data.names[index], _images(found, row)) for row, index in enumerate(indices)]

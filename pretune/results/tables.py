@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from pretune.outcomes import Answer, Outcome, Outcomes, Run, Use, Values, stages_in
+from pretune.outcomes import Outcome, Outcomes, ReplicatePlan, Run, TrialRecord, Values, stages_in
 from pretune.search.optuna_study import direction_of
 from pretune.search_spaces import schema, space
 from pretune.search_spaces.cells import Cell
@@ -115,7 +115,7 @@ def sets_of_levels(study: Study) -> dict[str, dict[str, list[str]]]:
     return found
 
 
-def in_order(study: Study, uses: Sequence[Use]) -> list[Use]:
+def in_order(study: Study, uses: Sequence[ReplicatePlan]) -> list[ReplicatePlan]:
     """Search before confirm, then cell by cell, in each in the order of asking: searches of several cells run side by
     side, and which of them asked first is a matter of timing that no result may show."""
     place = {cell.label: i for i, cell in enumerate(study.cells)}
@@ -139,7 +139,7 @@ def set_aside(folder: Path) -> None:
             (folder / name).rename(target / name)
 
 
-def result_rows(study: Study, uses: Sequence[Use], outcomes: Outcomes) -> list[Row]:
+def result_rows(study: Study, uses: Sequence[ReplicatePlan], outcomes: Outcomes) -> list[Row]:
     """One row per (cell, replicate, stage run, metric), in the order in which they were asked for.
 
     A pretraining that several cells share stands there once per phase, with an empty cell; failed stage runs are
@@ -151,7 +151,7 @@ def result_rows(study: Study, uses: Sequence[Use], outcomes: Outcomes) -> list[R
     return rows
 
 
-def _placed(uses: Sequence[Use], outcomes: Outcomes) -> Iterator[tuple[Use, str, Stage, str]]:
+def _placed(uses: Sequence[ReplicatePlan], outcomes: Outcomes) -> Iterator[tuple[ReplicatePlan, str, Stage, str]]:
     """Every stage run that has ended, once for each place in the results: its use, name, and cell ("" if shared)."""
     shared = _shared(uses)
     seen: set[tuple[str, str, str, str, str]] = set()
@@ -164,7 +164,7 @@ def _placed(uses: Sequence[Use], outcomes: Outcomes) -> Iterator[tuple[Use, str,
                 yield use, name, stage, cell
 
 
-def _shared(uses: Sequence[Use]) -> set[str]:
+def _shared(uses: Sequence[ReplicatePlan]) -> set[str]:
     """Fingerprints of pretrainings and their probes that more than one cell uses; a pairwise probe is of its cells."""
     cells: dict[str, set[str]] = {}
     for use in uses:
@@ -174,7 +174,7 @@ def _shared(uses: Sequence[Use]) -> set[str]:
     return {key for key, labels in cells.items() if len(labels) > 1}
 
 
-def _rows(study: Study, use: Use, name: str, stage: Stage, outcome: Outcome, cell: str) -> Iterator[Row]:
+def _rows(study: Study, use: ReplicatePlan, name: str, stage: Stage, outcome: Outcome, cell: str) -> Iterator[Row]:
     head: Row = {"study": study.name, "phase": use.phase, "cell": cell}
     head |= {f"factor.{factor}": use.cell.levels[factor] if cell else None for factor in study.factors}
     head |= {"configuration": use.configuration if cell else "", "seed": use.replicate.seed}
@@ -195,7 +195,7 @@ def metric_name(stage: str, metric: str) -> str:
     return metric
 
 
-def write_results(study: Study, uses: Sequence[Use], outcomes: Outcomes, store: Store, folder: Path) -> None:
+def write_results(study: Study, uses: Sequence[ReplicatePlan], outcomes: Outcomes, store: Store, folder: Path) -> None:
     """results.parquet and stage_runs.parquet, each replaced whole."""
     uses = in_order(study, uses)
     rows = result_rows(study, uses, outcomes)
@@ -207,7 +207,7 @@ def write_results(study: Study, uses: Sequence[Use], outcomes: Outcomes, store: 
         _write_parquet(pd.DataFrame(curves), folder / "curves.parquet")
 
 
-def curve_rows(uses: Sequence[Use], outcomes: Outcomes, store: Store) -> Iterator[Row]:
+def curve_rows(uses: Sequence[ReplicatePlan], outcomes: Outcomes, store: Store) -> Iterator[Row]:
     """The learning curves that finished stage runs left in the store, in the places their results have."""
     read = functools.cache(functools.partial(_history, store))
     for use, name, stage, cell in _placed(uses, outcomes):
@@ -227,7 +227,7 @@ def _history(store: Store, fingerprint: str) -> tuple[Mapping[str, float], ...]:
     return tuple(json.loads(store.file(entry, "history.json").read_text(encoding="utf-8")))
 
 
-def _stage_runs(uses: Sequence[Use], store: Store) -> Iterator[Row]:
+def _stage_runs(uses: Sequence[ReplicatePlan], store: Store) -> Iterator[Row]:
     for fingerprint in stages_in(uses):
         if entry := store.find(fingerprint):
             size = sum(int(about["size"]) for about in entry.files.values())
@@ -249,13 +249,13 @@ def write_searches(study: Study, run: Run, folder: Path) -> None:
         write_atomically(folder / "study.json", json.dumps(header | {"notes": sorted(run.notes)}, indent=1))
 
 
-def in_search_order(study: Study, answers: Sequence[Answer]) -> list[Answer]:
+def in_search_order(study: Study, answers: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Searches by the first cell that they are for, since which of them was answered first is a matter of timing."""
     place = {cell.label: i for i, cell in enumerate(study.cells)}
     return sorted(answers, key=lambda a: (place[a.cells[0]], a.search, a.index))
 
 
-def _search_row(run: Run, answer: Answer) -> Row:
+def _search_row(run: Run, answer: TrialRecord) -> Row:
     verdict, study = answer.verdict, run.study
     tune = study.header.tune
     cell = next(cell for cell in study.cells if cell.label == answer.cells[0])
@@ -309,12 +309,14 @@ def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
 # -------------------------------------------------------------------------------------------------------- the model
 
 
-def keep_best(study: Study, uses: Sequence[Use], outcomes: Outcomes, store: Store, folder: Path) -> Path | None:
+def keep_best(
+    study: Study, uses: Sequence[ReplicatePlan], outcomes: Outcomes, store: Store, folder: Path
+) -> Path | None:
     """Copy the weights of the best fine-tuning to `best/`: the cell with the best mean validation score, and in it
     the replicate with the best; the test set has no say in it."""
     target = study.header.tune.target
     sign = -1.0 if direction_of(target, study.header.tune.direction) == "minimize" else 1.0
-    scored: dict[str, list[tuple[float, Use]]] = {}
+    scored: dict[str, list[tuple[float, ReplicatePlan]]] = {}
     for use in in_order(study, uses):
         outcome = outcomes.get(use.stages["finetune"].fingerprint) if "finetune" in use.stages else None
         if use.phase == "confirm" and outcome is not None and target in outcome.metrics:
@@ -330,7 +332,7 @@ def keep_best(study: Study, uses: Sequence[Use], outcomes: Outcomes, store: Stor
     return _copy_model(study, use, outcomes, weights, notes, folder / "best")
 
 
-def _copy_model(study: Study, use: Use, outcomes: Outcomes, weights: Path, noted: Path, target: Path) -> Path:
+def _copy_model(study: Study, use: ReplicatePlan, outcomes: Outcomes, weights: Path, noted: Path, target: Path) -> Path:
     target.mkdir(exist_ok=True)
     stage = use.stages["finetune"]
     shutil.copyfile(weights, target / "model.safetensors")

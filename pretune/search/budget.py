@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pretune.outcomes import Run, Use, stages_in
+from pretune.outcomes import ReplicatePlan, Run, stages_in
 from pretune.search_spaces import schema
 
 
@@ -30,7 +30,7 @@ def share(budgets: schema.Budgets, searches: int) -> schema.Budget:
     )
 
 
-def spent_epochs(uses: Iterable[Use]) -> int:
+def spent_epochs(uses: Iterable[ReplicatePlan]) -> int:
     """Epochs of all stage runs asked for; a training continued from a shorter one counts the shorter one once."""
     longest: dict[str, int] = {}
     for stage in stages_in(uses).values():
@@ -39,12 +39,12 @@ def spent_epochs(uses: Iterable[Use]) -> int:
     return sum(longest.values())
 
 
-def gpu_hours(run: Run, uses: Iterable[Use]) -> float:
+def gpu_hours(run: Run, uses: Iterable[ReplicatePlan]) -> float:
     """GPU hours of the stage runs that have ended."""
     return sum(run.gpu_seconds(fingerprint) for fingerprint in stages_in(uses)) / 3600
 
 
-def exhausted(run: Run, own: schema.Budget, asked: int, uses: list[Use], began: float) -> str:
+def exhausted(run: Run, own: schema.Budget, asked: int, uses: list[ReplicatePlan], began: float) -> str:
     """Which budget is used up, in words; "" while none is."""
     study = run.study.header.tune.budget.study
     if own.trials is not None and asked >= own.trials:

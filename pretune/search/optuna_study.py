@@ -21,8 +21,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from pretune.errors import SearchStorageError
-from pretune.outcomes import Values, Verdict
-from pretune.search.samplers import OVER, Params, Walk, answered_by, fixed, sampler, tpe, values_from
+from pretune.outcomes import TrialResult, Values
+from pretune.search.samplers import OVER, Params, SpaceVisitor, answered_by, fixed, sampler, tpe, values_from
 from pretune.search_spaces import schema, space
 
 INDEX = "pretune:index"  # user attributes of an Optuna trial
@@ -47,7 +47,7 @@ class Search:
     asked: dict[int, optuna.Trial] = field(default_factory=dict)  # by this process, not yet told
     preferred: int = 0  # questions in which another than the first suggestion was taken
 
-    def ask(self, index: int, walk: Walk, wanted: Callable[[Values], bool] | None = None) -> Values:
+    def ask(self, index: int, walk: SpaceVisitor, wanted: Callable[[Values], bool] | None = None) -> Values:
         """The values of question `index`: those of the storage if it was asked before, else the sampler's.
 
         A question without an answer is taken up as it is, with its number and whatever the sampler noted with it: were
@@ -71,7 +71,7 @@ class Search:
         return self._keep(index, trial, values)
 
     def _preferred(
-        self, index: int, walk: Walk, wanted: Callable[[Values], bool], first: tuple[optuna.Trial, Values]
+        self, index: int, walk: SpaceVisitor, wanted: Callable[[Values], bool], first: tuple[optuna.Trial, Values]
     ) -> tuple[optuna.Trial, Values]:
         """The first further suggestion that is wanted, else the one before."""
         for attempt in range(1, self.tune.prefer_stored or 1):
@@ -86,7 +86,7 @@ class Search:
     def _of(self, index: int) -> tuple[schema.Tune, str, int, int]:
         return self.tune, self.name, index, len(self.study.get_trials(deepcopy=False))
 
-    def _draw(self, chosen: optuna.samplers.BaseSampler, walk: Walk) -> tuple[optuna.Trial, Values]:
+    def _draw(self, chosen: optuna.samplers.BaseSampler, walk: SpaceVisitor) -> tuple[optuna.Trial, Values]:
         self.study.sampler = chosen
         trial = self.study.ask()
         return trial, answered_by(space.suggest_from(trial), walk)
@@ -96,7 +96,7 @@ class Search:
         self.asked[index] = trial
         return values
 
-    def tell(self, index: int, verdict: Verdict) -> None:
+    def tell(self, index: int, verdict: TrialResult) -> None:
         """Answer question `index`.
 
         One that broke a constraint is told with its value and by how much, in shares of the bound. One that diverged is
@@ -151,7 +151,7 @@ class Search:
         if not self.study.get_trials(deepcopy=False):
             self.study.set_user_attr(SEEN_BEFORE, said)
             for params, value, over in earlier:
-                told = violations(self.tune, Verdict("complete", value, over=tuple(over)), False)
+                told = violations(self.tune, TrialResult("complete", value, over=tuple(over)), False)
                 self.study.add_trial(
                     optuna.trial.create_trial(
                         params=params,
@@ -267,7 +267,7 @@ def feasible(tune: schema.Tune) -> list[float]:
     return [-1.0] * (1 + len(tune.constraints))
 
 
-def violations(tune: schema.Tune, verdict: Verdict, diverged: bool) -> list[float]:
+def violations(tune: schema.Tune, verdict: TrialResult, diverged: bool) -> list[float]:
     """By how much each constraint is exceeded, in shares of its bound, since samplers add them up."""
     if diverged:
         return [DIVERGED, *feasible(tune)[1:]]

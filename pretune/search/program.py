@@ -20,11 +20,11 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from pretune.outcomes import Answer, Outcomes, Program, Run, Use, Values, chosen
+from pretune.outcomes import Outcomes, Program, ReplicatePlan, Run, TrialRecord, Values, chosen
 from pretune.search import budget, warm_start
 from pretune.search.optuna_study import Direction, Search, direction_of, open_search, relative
 from pretune.search.pruning import Contest, Target, Trial
-from pretune.search.samplers import Walk, grid_size
+from pretune.search.samplers import SpaceVisitor, grid_size
 from pretune.search_spaces import schema, space
 from pretune.search_spaces.cells import Cell
 from pretune.search_spaces.identities import RECIPE
@@ -82,11 +82,11 @@ def confirm(run: Run, cell: Cell, values: Values) -> Program:
     return []
 
 
-def compare(run: Run, new: Sequence[Use]) -> list[Use]:
+def compare(run: Run, new: Sequence[ReplicatePlan]) -> list[ReplicatePlan]:
     """Pairwise probes of `new` confirmed uses with those that were there before, of cells that differ in the probe's
     factor alone. The first level of a pair is that which the study names first, whichever was confirmed first; the
     probe is noted under both, with the other level in its name."""
-    found: list[Use] = []
+    found: list[ReplicatePlan] = []
     for use in new:
         for name, probe in pairwise_probes(use).items():
             levels = run.study.factors[probe.between]
@@ -98,18 +98,20 @@ def compare(run: Run, new: Sequence[Use]) -> list[Use]:
     return found
 
 
-def pairwise_probes(use: Use) -> dict[str, schema.CKA]:
+def pairwise_probes(use: ReplicatePlan) -> dict[str, schema.CKA]:
     probes = use.cell.configuration(chosen(use.values)).probe
     return {name: probe for name, probe in probes.items() if isinstance(probe, schema.CKA)}
 
 
-def differ_alone(one: Use, other: Use, factor: str) -> bool:
+def differ_alone(one: ReplicatePlan, other: ReplicatePlan, factor: str) -> bool:
     """Whether two uses are of the same replicate, and of cells that differ in one factor and in no other."""
     a, b = one.cell.levels, other.cell.levels
     return one.replicate == other.replicate and [name for name in a if a[name] != b[name]] == [factor]
 
 
-def pair_uses(run: Run, name: str, probe: schema.CKA, first: Use, second: Use) -> list[Use]:
+def pair_uses(
+    run: Run, name: str, probe: schema.CKA, first: ReplicatePlan, second: ReplicatePlan
+) -> list[ReplicatePlan]:
     """Both sides of a pair; none where a cell has no such probe, or no encoder to compare."""
     parents = encoder_stage(first.stages, probe.of), encoder_stage(second.stages, probe.of)
     if parents[0] is None or parents[1] is None or not all(name in pairwise_probes(use) for use in (first, second)):
@@ -165,7 +167,9 @@ def search(
         for trial in batch:
             verdict = verdicts[trial.index]
             questions.tell(trial.index, verdict)
-            run.answers.append(Answer(name, tuple(cell.label for cell in cells), trial.index, trial.values, verdict))
+            run.answers.append(
+                TrialRecord(name, tuple(cell.label for cell in cells), trial.index, trial.values, verdict)
+            )
             if verdict.told == "complete" and verdict.value is not None:
                 found.append((-contest.sign * verdict.value, trial.index, trial.values))
     if questions.preferred:
@@ -218,7 +222,7 @@ def select(
     return candidates[min(whole)[1]] if whole else None
 
 
-def walk_of(cell: Cell, part: Part, fixed: Values) -> Walk:
+def walk_of(cell: Cell, part: Part, fixed: Values) -> SpaceVisitor:
     """Calls what it is given for every range of a part; other ranges stand at what is fixed, or at their centres."""
     own, others = set(cell.ranges(part)), chosen(fixed)
 
@@ -305,7 +309,7 @@ def directions(part: str, tune: schema.Tune) -> list[Direction]:
     return [first, *(direction_of(name, None) for name in tune.also)]
 
 
-def scored(use: Use, name: str) -> Stage:
+def scored(use: ReplicatePlan, name: str) -> Stage:
     """The stage that scores a pretraining; of a chain the last."""
     if name == "pretrain":
         return [stage for stage in use.stages.values() if stage.kind == "pretrain"][-1]

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pretune.outcomes import Outcome, Outcomes, Run, Told, Use, Values, Verdict
+from pretune.outcomes import Outcome, Outcomes, ReplicatePlan, Run, TrialEnd, TrialResult, Values
 from pretune.search.racing import Noise, clearly_worse, residual
 from pretune.search_spaces.cells import Cell
 from pretune.search_spaces.stages import Replicate, Stage, Until, replicates
 
-Target = Callable[[Use], tuple[Stage, str]]  # which stage's metric scores a replicate
+Target = Callable[[ReplicatePlan], tuple[Stage, str]]  # which stage's metric scores a replicate
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Trial:
     values: Values
 
 
-Verdicts = dict[int, Verdict]  # by index
+Verdicts = dict[int, TrialResult]  # by index
 Measuring = Generator[Sequence[Stage], Outcomes, Verdicts]
 
 
@@ -42,8 +42,8 @@ class Contest:
     cells: Sequence[Cell]  # which score it
     target: Target
     sign: float  # -1 where the target is minimised
-    uses: list[Use] = field(default_factory=list)
-    best: Verdict | None = None  # of the configurations that went the whole way
+    uses: list[ReplicatePlan] = field(default_factory=list)
+    best: TrialResult | None = None  # of the configurations that went the whole way
     asked: int = 0  # configurations that took part in races so far
     noise: Noise = field(default_factory=Noise)  # pooled over the races so far
     on_rung: dict[int, list[float]] = field(default_factory=dict)  # epochs -> values of all that were judged there
@@ -72,7 +72,7 @@ class Contest:
         racing, seeds = self.run.study.header.tune.racing, replicates(self.run.study.header.seeds, "search")
         assert racing is not None
         looks = math.ceil((len(seeds) - racing.first) / racing.step)
-        uses: dict[int, list[Use]] = {trial.index: [] for trial in trials}
+        uses: dict[int, list[ReplicatePlan]] = {trial.index: [] for trial in trials}
         outcomes: dict[str, Outcome] = {}
         verdicts: Verdicts = {}
         alive, given, n, noise = list(trials), 0, racing.first, Noise()
@@ -145,7 +145,7 @@ class Contest:
 
     # ------------------------------------------------------------------------------------------------- judging
 
-    def _ask(self, trial: Trial, seeds: Sequence[Replicate], until: Until | None = None) -> list[Use]:
+    def _ask(self, trial: Trial, seeds: Sequence[Replicate], until: Until | None = None) -> list[ReplicatePlan]:
         asked = [u for cell in self.cells for u in self.run.use("search", cell, trial.values, seeds, until)]
         self.uses += asked
         return asked
@@ -153,14 +153,14 @@ class Contest:
     def _targets(self, groups: object) -> list[Stage]:
         return [self.target(use)[0] for uses in groups for use in uses]  # type: ignore[attr-defined]
 
-    def judged(self, uses: Sequence[Use], outcomes: Outcomes) -> Verdict:
+    def judged(self, uses: Sequence[ReplicatePlan], outcomes: Outcomes) -> TrialResult:
         """What is found of a configuration that went as far as it was asked to go."""
         tune = self.run.study.header.tune
         ends = [outcomes[self.target(use)[0].fingerprint] for use in uses]
         metric = self.target(uses[0])[1]
         told, value = judge(ends, metric)
         if value is None:
-            return Verdict(told, reason=next((end.cause for end in ends if end.cause), f"{metric} is not finite"))
+            return TrialResult(told, reason=next((end.cause for end in ends if end.cause), f"{metric} is not finite"))
         seeds = list(dict.fromkeys(use.replicate for use in uses))
         scores = tuple(
             float(
@@ -171,15 +171,15 @@ class Contest:
         also = tuple(float(np.mean([measured(end, name) for end in ends])) for name in tune.also)
         over = tuple(max(measured(end, name) for end in ends) - bound for name, bound in tune.constraints.items())
         if not all(math.isfinite(number) for number in (*also, *over)):
-            return Verdict("infeasible", reason=f"{', '.join((*tune.also, *tune.constraints))}: not all measured")
+            return TrialResult("infeasible", reason=f"{', '.join((*tune.also, *tune.constraints))}: not all measured")
         broken = [
             f"{name} above {tune.constraints[name]:g}"
             for name, by in zip(tune.constraints, over, strict=True)
             if by > 0
         ]
         if broken:
-            return Verdict("infeasible", value, 0, "; ".join(broken), scores, also, over)
-        return Verdict("complete", value, 0, "", scores, also, over)
+            return TrialResult("infeasible", value, 0, "; ".join(broken), scores, also, over)
+        return TrialResult("complete", value, 0, "", scores, also, over)
 
     def _adjusted(self, verdicts: Verdicts) -> Verdicts:
         """What left the race early is told with the mean it would have on all seeds if it kept its distance to the
@@ -198,12 +198,12 @@ class Contest:
             for i, v in verdicts.items()
         }
 
-    def _better(self, verdict: Verdict, other: Verdict | None) -> bool:
+    def _better(self, verdict: TrialResult, other: TrialResult | None) -> bool:
         assert verdict.value is not None
         return other is None or other.value is None or self.sign * verdict.value > self.sign * other.value
 
 
-def judge(outcomes: Sequence[Outcome], metric: str) -> tuple[Told, float | None]:
+def judge(outcomes: Sequence[Outcome], metric: str) -> tuple[TrialEnd, float | None]:
     """What to tell of a configuration: never a mean over survivors. One without the metric has no value to tell."""
     if any(outcome.state == "crashed" or outcome.root == "crashed" for outcome in outcomes):
         return "failed", None

@@ -33,10 +33,10 @@ OVER = "pretune:over"  # user attribute: by how much each constraint is exceeded
 MAX_GRID = 100_000
 
 Params = dict[str, Any]  # as Optuna knows them: one for each item of a subset, labels for a choice
-Walk = Callable[[space.Suggest], object]  # calls what it is given for every range of the space
+SpaceVisitor = Callable[[space.Suggest], object]  # calls what it is given for every range of the space
 
 
-def sampler(tune: schema.Tune, name: str, index: int, number: int, walk: Walk, attempt: int = 0) -> BaseSampler:
+def sampler(tune: schema.Tune, name: str, index: int, number: int, walk: SpaceVisitor, attempt: int = 0) -> BaseSampler:
     """What answers question `index` of the search `name`.
 
     The first `startup` of one that learns are random, as asked and not more; of a population the first generation is.
@@ -110,7 +110,7 @@ def constraint_of(tune: schema.Tune) -> Callable[[FrozenTrial], Sequence[float]]
 # ---------------------------------------------------------------------------------------------- laid out beforehand
 
 
-def grid(walk: Walk, points: int) -> Iterator[Params]:
+def grid(walk: SpaceVisitor, points: int) -> Iterator[Params]:
     """Every combination, ranges inside a branch only with it; `points` values of a continuous range, ends included.
 
     An odometer: each round answers the ranges it meets with the digits so far and zeros, then turns the last digit.
@@ -139,7 +139,7 @@ def grid(walk: Walk, points: int) -> Iterator[Params]:
         digits[-1] += 1
 
 
-def grid_size(walk: Walk, points: int) -> int:
+def grid_size(walk: SpaceVisitor, points: int) -> int:
     """How many points the grid has; at most MAX_GRID are counted."""
     return sum(1 for _, _ in zip(range(MAX_GRID), grid(walk, points), strict=False))
 
@@ -172,7 +172,7 @@ def values_of(item: space.Range, points: int) -> list[Any]:
     return [item.low, *(float(value) for value in spaced[1:-1]), item.high]
 
 
-def sobol(walk: Walk, index: int, seed: int) -> Params:
+def sobol(walk: SpaceVisitor, index: int, seed: int) -> Params:
     """Point `index` of a scrambled Sobol sequence over all ranges that the walk meets first to last.
 
     A range that is met only inside a branch takes the next free coordinate, so the sequence stays balanced over the
@@ -225,12 +225,12 @@ def params_of(name: str, item: space.Range, value: Any) -> Params:
     return {name: value}
 
 
-def values_from(params: Params, walk: Walk) -> Values:
+def values_from(params: Params, walk: SpaceVisitor) -> Values:
     """The values of every range that `params` lead to."""
     return answered_by(space.suggest_from(optuna.trial.FixedTrial(params)), walk)
 
 
-def answered_by(suggest: space.Suggest, walk: Walk) -> Values:
+def answered_by(suggest: space.Suggest, walk: SpaceVisitor) -> Values:
     """What `suggest` answers to each range that the walk meets."""
     values: Values = {}
 

@@ -1,6 +1,6 @@
 """One stage run, inside whichever process was given it.
 
-`Order` is all that crosses the process boundary: plain data. The loops report through a plain callable and know
+`StageTask` is all that crosses the process boundary: plain data. The loops report through a plain callable and know
 neither Ray nor the store.
 """
 
@@ -55,7 +55,7 @@ class Folders:
 
 
 @dataclass(frozen=True)
-class Order:
+class StageTask:
     """A stage to run, as plain data."""
 
     fingerprint: str
@@ -87,13 +87,13 @@ class Order:
         return json.dumps(asdict(self))
 
     @staticmethod
-    def from_json(text: str) -> Order:
+    def from_json(text: str) -> StageTask:
         values = json.loads(text)
-        return Order(**values | {"folders": Folders(**values["folders"])})
+        return StageTask(**values | {"folders": Folders(**values["folders"])})
 
 
-def order_of(stage: Stage, label: str, gpus: float, folders: Folders) -> Order:
-    return Order(
+def task_of(stage: Stage, label: str, gpus: float, folders: Folders) -> StageTask:
+    return StageTask(
         fingerprint=stage.fingerprint,
         kind=stage.kind,
         name=stage.name,
@@ -120,7 +120,7 @@ def order_of(stage: Stage, label: str, gpus: float, folders: Folders) -> Order:
     )
 
 
-def execute(order: Order, report: Any, leaving: Callable[[], bool] = lambda: False) -> Outcome:
+def execute(task: StageTask, report: Any, leaving: Callable[[], bool] = lambda: False) -> Outcome:
     """Run a stage and store its result. Never raises for a fault of the stage: the outcome carries the cause.
 
     Args:
@@ -128,16 +128,16 @@ def execute(order: Order, report: Any, leaving: Callable[[], bool] = lambda: Fal
             raises of its own accord (a stop) goes through.
         leaving: asked after every step; once it says yes, the stage writes its state and ends as preempted.
     """
-    if missing := not_shared(order):  # before anything is made there: it would be on this machine's own disk
+    if missing := not_shared(task):  # before anything is made there: it would be on this machine's own disk
         return Outcome("crashed", {}, missing)
-    store = order.folders.open_store()
+    store = task.folders.open_store()
     attempt: Path | None = None
     try:
-        with single_flight(store, order.fingerprint, report, leaving) as flight:
-            if found := store.find(order.fingerprint):  # another driver on the same store was faster
+        with single_flight(store, task.fingerprint, report, leaving) as flight:
+            if found := store.find(task.fingerprint):  # another driver on the same store was faster
                 return Outcome("diverged" if found.outcome == "diverged" else "finished", found.metrics, found.cause)
-            attempt = flight.attempt = store.begin(order.fingerprint)
-            return _run_and_keep(order, store, attempt, report, leaving)
+            attempt = flight.attempt = store.begin(task.fingerprint)
+            return _run_and_keep(task, store, attempt, report, leaving)
     except EndedWaitError as left:
         return Outcome("preempted", {}, str(left))
     except DataError as error:
@@ -149,9 +149,9 @@ def execute(order: Order, report: Any, leaving: Callable[[], bool] = lambda: Fal
         return Outcome("crashed", {}, _of_this_machine(describe(error), error, store) + full_disk(store))
 
 
-def not_shared(order: Order) -> str:
+def not_shared(task: StageTask) -> str:
     """What to say where this machine does not see the folder that the driver sees; nothing where it does."""
-    mark = order.folders.mark
+    mark = task.folders.mark
     if mark is None or Path(mark).exists():
         return ""
     return f"{NOT_THERE}: {platform.node()} does not see {Path(mark).parent} (is it mounted?)"
@@ -175,35 +175,38 @@ def _of_this_machine(cause: str, error: Exception, store: Store) -> str:
     return cause.replace(DISK_FULL, f"no space on a disk of {platform.node()}") if own else cause
 
 
-def _run_and_keep(order: Order, store: Store, attempt: Path, report: Any, leaving: Callable[[], bool]) -> Outcome:
-    from pretune.trainables.loop import DivergedError, LeftError  # torch is imported here, in the process that needs it
+def _run_and_keep(task: StageTask, store: Store, attempt: Path, report: Any, leaving: Callable[[], bool]) -> Outcome:
+    from pretune.trainables.loop import (  # torch is imported here, in the process that needs it
+        DivergedError,
+        PreemptedError,
+    )
 
     began, started = time.monotonic(), time.time()
     try:
-        if order.workers > 1:
-            from pretune.worker.ray_train import run_gang
+        if task.workers > 1:
+            from pretune.worker.ray_train import run_worker_group
 
-            metrics, where = run_gang(order, attempt)
+            metrics, where = run_worker_group(task, attempt)
         else:
-            device, resume = device_for(order.gpus), state_to_resume(order)
-            metrics = run_worker(order, attempt, report, device, resume, leaving=leaving)
-            where = {"machine": machine(order)}
+            device, resume = device_for(task.gpus), state_to_resume(task)
+            metrics = run_worker(task, attempt, report, device, resume, leaving=leaving)
+            where = {"machine": machine(task)}
         outcome, cause = "finished", ""
-    except LeftError as left:
+    except PreemptedError as left:
         return Outcome("preempted", {}, str(left))
     except DivergedError as error:
-        metrics, where, outcome, cause = {}, {"machine": machine(order)}, "diverged", str(error)
+        metrics, where, outcome, cause = {}, {"machine": machine(task)}, "diverged", str(error)
     seconds = time.monotonic() - began
-    about = {"label": order.label, "order": asdict(order) | {"folders": None}} | where
+    about = {"label": task.label, "order": asdict(task) | {"folders": None}} | where
     about |= {"host": platform.node(), "pid": os.getpid(), "started": started}
-    entry = store.finish(attempt, order.name, outcome, cause, metrics, seconds, about)
+    entry = store.finish(attempt, task.name, outcome, cause, metrics, seconds, about)
     if CONTINUE in entry.files:
-        store.note_length(order.series, order.reach, order.fingerprint)
+        store.note_length(task.series, task.reach, task.fingerprint)
     return Outcome("diverged" if outcome == "diverged" else "finished", entry.metrics, cause)
 
 
 def run_worker(
-    order: Order,
+    task: StageTask,
     attempt: Path,
     report: Any,
     device: Any,
@@ -225,42 +228,42 @@ def run_worker(
     from pretune.trainables.data.splits import draw_split
     from pretune.trainables.distributed import ALONE
     from pretune.trainables.finetune import finetune
-    from pretune.trainables.loop import Place
+    from pretune.trainables.loop import RunContext
     from pretune.trainables.pretrain import pretrain
     from pretune.trainables.probes.accuracy import probe
     from pretune.trainables.probes.cka import compare
     from pretune.trainables.probes.maps import write_maps
 
-    if missing := not_shared(order):  # one of several workers, on another machine than who began the stage
+    if missing := not_shared(task):  # one of several workers, on another machine than who began the stage
         raise FileNotFoundError(missing)
-    torch.set_num_threads(order.threads)
-    if order.gpus > 0 and torch.cuda.is_available():
+    torch.set_num_threads(task.threads)
+    if task.gpus > 0 and torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     torch.backends.cudnn.deterministic = True
-    settings = SETTINGS[order.kind].validate_python(order.settings)
-    model: schema.Model = TypeAdapter(schema.Model).validate_python(order.model)
-    chosen: schema.Data = TypeAdapter(schema.Data).validate_python(order.data)
-    cache = Path(order.folders.cache)
-    root = Path(order.folders.data) if order.folders.data else None
-    with contextlib.closing(open_set(chosen, order.digest, root, cache, processes=order.threads)) as data:
-        refuse(order.name.replace(":", "."), settings, chosen, held_by(data), 1 if world is None else world.size)
-        seed = order.streams.get("split", 0)
+    settings = SETTINGS[task.kind].validate_python(task.settings)
+    model: schema.Model = TypeAdapter(schema.Model).validate_python(task.model)
+    chosen: schema.Data = TypeAdapter(schema.Data).validate_python(task.data)
+    cache = Path(task.folders.cache)
+    root = Path(task.folders.data) if task.folders.data else None
+    with contextlib.closing(open_set(chosen, task.digest, root, cache, processes=task.threads)) as data:
+        refuse(task.name.replace(":", "."), settings, chosen, held_by(data), 1 if world is None else world.size)
+        seed = task.streams.get("split", 0)
         split = draw_split(len(data.images), chosen.split, seed, data.official_test, data.labels)
-        store = order.folders.open_store()
-        parent, keep = _weights_of(order.parent, store), order.keep_state and bool(order.series)
-        seconds = order.checkpoint_seconds
-        place = Place(attempt, device, parent, resume, keep, seconds, world or ALONE, order.batch_norm, leaving)
+        store = task.folders.open_store()
+        parent, keep = _weights_of(task.parent, store), task.keep_state and bool(task.series)
+        seconds = task.checkpoint_seconds
+        place = RunContext(attempt, device, parent, resume, keep, seconds, world or ALONE, task.batch_norm, leaving)
         if isinstance(settings, schema.Pretrain):
-            return pretrain(settings, model, data, split, order.streams, place, report, order.until)
+            return pretrain(settings, model, data, split, task.streams, place, report, task.until)
         if isinstance(settings, schema.Finetune):
             stratify = chosen.split.stratify
             return finetune(
-                settings, model, data, split, order.streams, place, report, order.on_test, stratify, order.until
+                settings, model, data, split, task.streams, place, report, task.on_test, stratify, task.until
             )
         if isinstance(settings, schema.CKA):
             other, other_model = (
-                _weights_of(order.other, store),
-                TypeAdapter(schema.Model).validate_python(order.other_model),
+                _weights_of(task.other, store),
+                TypeAdapter(schema.Model).validate_python(task.other_model),
             )
             assert parent is not None
             assert other is not None
@@ -271,10 +274,10 @@ def run_worker(
         return probe(settings, model, data, split, place)
 
 
-def state_to_resume(order: Order) -> Path | None:
+def state_to_resume(task: StageTask) -> Path | None:
     """What an earlier attempt left, or the end of a shorter training of the same."""
-    store = order.folders.open_store()
-    return store.resumable(order.fingerprint) or store.shorter(order.series, order.reach)
+    store = task.folders.open_store()
+    return store.resumable(task.fingerprint) or store.shorter(task.series, task.reach)
 
 
 def _weights_of(fingerprint: str | None, store: Store) -> Path | None:
@@ -298,11 +301,11 @@ def device_for(gpus: float) -> Any:
     return torch.device("cuda" if gpus > 0 else "cpu")
 
 
-def machine(order: Order) -> dict[str, Any]:
+def machine(task: StageTask) -> dict[str, Any]:
     """Hardware and versions, for the record."""
     import torch
 
-    on_gpu = order.gpus > 0 and torch.cuda.is_available()
+    on_gpu = task.gpus > 0 and torch.cuda.is_available()
     cuda = torch.cuda.get_device_name() if on_gpu else None
     memory = torch.cuda.max_memory_allocated() if on_gpu else None  # bytes, since the stage began
     return {
@@ -310,7 +313,7 @@ def machine(order: Order) -> dict[str, Any]:
         "gpu_memory": memory,
         "gpu_memory_total": torch.cuda.mem_get_info()[1] if on_gpu else None,
         "cpu": _cpu(),
-        "threads": order.threads,
+        "threads": task.threads,
     } | {
         "python": platform.python_version(),
         "torch": torch.__version__,

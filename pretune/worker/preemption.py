@@ -2,7 +2,7 @@
 
 Three reasons: SIGTERM to the process itself, Ray draining its node (a preemption notice; SIGTERM to `ray start --block`
 as Kubernetes and Slurm send it), and the driver being stopped (Ctrl-C, `pretune stop`). SIGTERM to the raylet, as by
-`ray stop`, is none of them: Ray kills its workers within a second. The loops know one callable, `Place.leaving`.
+`ray stop`, is none of them: Ray kills its workers within a second. The loops know one callable, `RunContext.leaving`.
 """
 
 from __future__ import annotations

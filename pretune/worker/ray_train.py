@@ -12,15 +12,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pretune.trainables.data.errors import NeedsError
-from pretune.worker.execute import Order, device_for, machine, run_worker, state_to_resume
+from pretune.trainables.data.errors import RequirementsError
+from pretune.worker.execute import StageTask, device_for, machine, run_worker, state_to_resume
 
 RESTARTS = 3  # of the workers within one attempt; a preempted machine's are not counted
 REPORT_SECONDS = 1.0  # least time between two progress reports
 STORAGE = "train"  # a folder of Ray Train's inside the attempt's, which all machines see
 
 
-def run_gang(order: Order, attempt: Path) -> tuple[dict[str, float], dict[str, Any]]:
+def run_worker_group(task: StageTask, attempt: Path) -> tuple[dict[str, float], dict[str, Any]]:
     """Run a stage on `order.workers` workers; its metrics, and for the record who ended it: how many, on what machine.
 
     To be called within a Ray cluster; inside a Tune trial progress goes to the trial.
@@ -33,17 +33,17 @@ def run_gang(order: Order, attempt: Path) -> tuple[dict[str, float], dict[str, A
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from pretune.trainables.loop import DivergedError, LeftError
+    from pretune.trainables.loop import DivergedError, PreemptedError
 
-    elastic = order.min_workers < order.workers
+    elastic = task.min_workers < task.workers
     trainer = TorchTrainer(
         work,  # type: ignore[arg-type]  # Ray's types know no return value, and of Result only the older form
-        train_loop_config={"order": order.to_json(), "attempt": str(attempt)},
-        torch_config=TorchConfig(backend="nccl" if order.gpus >= 1 else "gloo"),  # NCCL refuses to share a GPU
+        train_loop_config={"task": task.to_json(), "attempt": str(attempt)},
+        torch_config=TorchConfig(backend="nccl" if task.gpus >= 1 else "gloo"),  # NCCL refuses to share a GPU
         scaling_config=ScalingConfig(
-            num_workers=(order.min_workers, order.workers) if elastic else order.workers,  # type: ignore[arg-type]
-            use_gpu=order.gpus > 0,
-            resources_per_worker={"CPU": order.threads} | ({"GPU": order.gpus} if order.gpus else {}),
+            num_workers=(task.min_workers, task.workers) if elastic else task.workers,  # type: ignore[arg-type]
+            use_gpu=task.gpus > 0,
+            resources_per_worker={"CPU": task.threads} | ({"GPU": task.gpus} if task.gpus else {}),
         ),
         run_config=RunConfig(
             name=STORAGE,
@@ -55,9 +55,9 @@ def run_gang(order: Order, attempt: Path) -> tuple[dict[str, float], dict[str, A
     answer = trainer.fit().return_value  # type: ignore[attr-defined]
     shutil.rmtree(attempt / STORAGE, ignore_errors=True)
     if "refused" in answer:
-        raise NeedsError(*answer["refused"])
+        raise RequirementsError(*answer["refused"])
     if "left" in answer:
-        raise LeftError(answer["left"])
+        raise PreemptedError(answer["left"])
     if "diverged" in answer:
         *about, text = answer["diverged"]
         error = DivergedError(*about)
@@ -84,12 +84,12 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     from ray.train.torch import get_device
 
     from pretune.trainables.distributed import World
-    from pretune.trainables.loop import DivergedError, LeftError
+    from pretune.trainables.loop import DivergedError, PreemptedError
     from pretune.worker.preemption import at_work
 
-    order, attempt = Order.from_json(config["order"]), Path(config["attempt"])
+    task, attempt = StageTask.from_json(config["task"]), Path(config["attempt"])
     world = World(dist.get_rank(), dist.get_world_size())
-    device = get_device() if device_for(order.gpus).type == "cuda" else torch.device("cpu")
+    device = get_device() if device_for(task.gpus).type == "cuda" else torch.device("cpu")
     last = time.monotonic()
 
     def report(values: dict[str, float]) -> None:
@@ -100,25 +100,25 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
             last = time.monotonic()
             ray.train.report(values)
 
-    resume = _where_to_resume(order, world)
+    resume = _where_to_resume(task, world)
     try:
         with at_work() as leaving:  # a drain of this worker's machine, or a stop of the study
-            metrics = run_worker(order, attempt, report, device, resume, world, leaving)
-    except NeedsError as error:  # on all workers alike, as the next
+            metrics = run_worker(task, attempt, report, device, resume, world, leaving)
+    except RequirementsError as error:  # on all workers alike, as the next
         return {"refused": error.args}
     except DivergedError as error:
         return {"diverged": (error.metric, error.step, error.value, str(error))}
-    except LeftError as left:  # likewise: they have told each other
+    except PreemptedError as left:  # likewise: they have told each other
         return {"left": str(left)}
-    about = {"machine": machine(order), "workers": world.size, "resumed": resume is not None}
+    about = {"machine": machine(task), "workers": world.size, "resumed": resume is not None}
     return {"metrics": metrics, "about": about}
 
 
-def _where_to_resume(order: Order, world: Any) -> Path | None:
+def _where_to_resume(task: StageTask, world: Any) -> Path | None:
     """The state that the first worker finds, so that all start from one. Raises FileNotFoundError where one cannot."""
     import torch.distributed as dist
 
-    found = [state_to_resume(order) if world.first else None]
+    found = [state_to_resume(task) if world.first else None]
     dist.broadcast_object_list(found)
     if found[0] is not None and not found[0].exists():
         raise FileNotFoundError(

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from pretune.run import Ended, Options, run_study
 from pretune.search_spaces.resolve import Study
-from pretune.worker.execute import Folders, execute, order_of
+from pretune.worker.execute import Folders, execute, task_of
 
 
 def run_inline(study: Study, root: Path, data: Path | None = None) -> Ended:
@@ -23,7 +23,7 @@ def run_inline(study: Study, root: Path, data: Path | None = None) -> Ended:
 
     def train(study: Study, state: Any, options: Options, console: Console) -> None:
         while stage := state.scheduler.take():
-            state.scheduler.complete(stage, execute(order_of(stage, state.label(stage), 0.0, folders), _silent))
+            state.scheduler.complete(stage, execute(task_of(stage, state.label(stage), 0.0, folders), _silent))
         assert state.scheduler.finished
 
     with pytest.MonkeyPatch.context() as patch:

@@ -148,8 +148,8 @@ def test_results_stand_under_both_cells_and_do_not_depend_on_timing(tmp_path: Pa
     tune = {"trials": 2, "batch": 1, "pretrain": {"target": "pretext"}}
     made = study(factors={"method": levels}, tune=tune, report={"metrics": "probe/alike/samclr/output"})
     frames = []
-    for order in (0, seed):
-        run, scheduler = drive(made, seed=order)
+    for task in (0, seed):
+        run, scheduler = drive(made, seed=task)
         tables.write_results(made, run.uses, scheduler.outcomes, Store(tmp_path / "store"), tmp_path)
         frames.append(load(tmp_path))
     assert frames[0].equals(frames[1])

@@ -104,7 +104,7 @@ def model_for(settings: schema.Pretrain) -> schema.Model:
 
 def run(settings: schema.Pretrain, data: ImageSet, out: Path, split: Split = SPLIT, **place: Any) -> dict[str, float]:
     out.mkdir()
-    where = loop.Place(out, CPU, checkpoint_seconds=0.0, **place)
+    where = loop.RunContext(out, CPU, checkpoint_seconds=0.0, **place)
     return pretrain.pretrain(settings, model_for(settings), data, split, STREAMS, where, lambda _: None)
 
 
@@ -116,7 +116,7 @@ def build(settings: schema.Pretrain) -> Method:
 
 
 def batch_of(method: Method, data: ImageSet, count: int = 8) -> Batch:
-    return pretrain.make_batch(method, pretrain.make_feeds(data, loop.Place(Path(), CPU)), np.arange(count), 5, 0)
+    return pretrain.make_batch(method, pretrain.make_feeds(data, loop.RunContext(Path(), CPU)), np.arange(count), 5, 0)
 
 
 def weights(out: Path) -> dict[str, Tensor]:
@@ -209,7 +209,7 @@ def test_the_export_loads_into_a_finetuning(name: str, data: ImageSet, tmp_path:
     run(stage(name, steps=2), data, tmp_path / "pretrained")
     settings = schema.Finetune(data="scenes", size=16, freeze="encoder", batch_size=8, steps=1)
     (tmp_path / "finetuned").mkdir()
-    place = loop.Place(tmp_path / "finetuned", CPU, parent=tmp_path / "pretrained" / checkpoints.WEIGHTS)
+    place = loop.RunContext(tmp_path / "finetuned", CPU, parent=tmp_path / "pretrained" / checkpoints.WEIGHTS)
     finetune(
         settings, model_for(stage(name)), data, SPLIT, STREAMS | {"labels": 6}, place, lambda _: None, on_test=False
     )
@@ -279,7 +279,7 @@ def test_a_rung_is_the_beginning_of_the_whole_training(name: str, data: ImageSet
     """Also where the schedules depend on the whole length."""
     whole = stage(name, steps=None, epochs=3, schedule={"name": "cosine"})
     (tmp_path / "rung").mkdir()
-    place = loop.Place(tmp_path / "rung", CPU, keep_state=True)
+    place = loop.RunContext(tmp_path / "rung", CPU, keep_state=True)
     pretrain.pretrain(whole, model_for(whole), data, SPLIT, STREAMS, place, lambda _: None, 1)
     continued = run(whole, data, tmp_path / "continued", resume=tmp_path / "rung" / checkpoints.CONTINUE)
     straight = run(whole, data, tmp_path / "straight")

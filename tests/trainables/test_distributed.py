@@ -24,7 +24,7 @@ from pretune.trainables.data.resident import images
 from pretune.trainables.data.resident.images import ImageSet
 from pretune.trainables.data.splits import Split
 from pretune.trainables.distributed import ALONE, World, whole_batch_norm
-from pretune.trainables.loop import Clock, Place
+from pretune.trainables.loop import CheckpointTimer, RunContext
 
 MODEL = schema.UNet(widths=(4, 8))
 SPLIT = Split(train=np.arange(27), val=np.arange(27, 34), test=np.arange(34, 40))
@@ -193,7 +193,7 @@ def test_workers_ask_each_other_about_every_two_seconds_and_never_more_than_once
     object.__setattr__(world, "exchanges", [])
     steps = 2000
     with mock.patch.object(loop.time, "monotonic", side_effect=lambda: now[0]):
-        clock = Clock(Place(Path(), torch.device("cpu"), world=world))
+        clock = CheckpointTimer(RunContext(Path(), torch.device("cpu"), world=world))
         for _ in range(steps):
             now[0] += step
             clock.due()

@@ -18,7 +18,7 @@ from pretune.trainables import checkpoints
 from pretune.trainables.data.resident.images import ImageSet, load
 from pretune.trainables.data.splits import Split, draw_split
 from pretune.trainables.finetune import TEST_IMAGES, evaluate, finetune, stalled, validation_due
-from pretune.trainables.loop import DivergedError, Feed, Place, build_encoder, build_unet
+from pretune.trainables.loop import DataFeed, DivergedError, RunContext, build_encoder, build_unet
 from pretune.trainables.models.unet import UNet
 from pretune.trainables.views.joint import evaluation_batch
 
@@ -68,7 +68,7 @@ def run(
     chosen: schema.Finetune, data: ImageSet, split: Split, out: Path, model: schema.UNet = MODEL, **place: Any
 ) -> dict[str, float]:
     out.mkdir()
-    return finetune(chosen, model, data, split, STREAMS, Place(out, CPU, **place), lambda values: None, True)
+    return finetune(chosen, model, data, split, STREAMS, RunContext(out, CPU, **place), lambda values: None, True)
 
 
 def written(out: Path) -> tuple[bytes, Any, Any]:
@@ -280,7 +280,7 @@ def test_the_order_and_batching_of_scored_images_change_nothing(data: ImageSet, 
     """80 images are two batches of 40; the same images once forwards, once backwards."""
     network, chosen = fresh(), settings()
     assert data.masks is not None
-    feeds = Feed(data.images, CPU), Feed(data.masks, CPU)
+    feeds = DataFeed(data.images, CPU), DataFeed(data.masks, CPU)
     once, twice = split.test, np.concatenate([split.test] * 8)
     scores = [
         evaluate(network, chosen.size, *feeds, order, data.classes, "test", 0) for order in (once, once[::-1], twice)
@@ -331,7 +331,7 @@ def test_scoring_refuses_logits_that_are_not_finite(data: ImageSet, split: Split
         assert network.head.bias is not None
         network.head.bias[1] = math.nan
     assert data.masks is not None
-    feeds = Feed(data.images, CPU), Feed(data.masks, CPU)
+    feeds = DataFeed(data.images, CPU), DataFeed(data.masks, CPU)
     with pytest.raises(DivergedError, match="test/logits is nan at step 6"):
         evaluate(network, settings().size, *feeds, split.test, data.classes, "test", 6)
 
@@ -354,11 +354,11 @@ def test_a_rung_is_the_beginning_of_the_whole_training(
     whole = settings(steps=None, epochs=5, **changes)
     for name in ("rung", "continued", "straight"):
         (tmp_path / name).mkdir()
-    rung = Place(tmp_path / "rung", CPU, keep_state=True)
+    rung = RunContext(tmp_path / "rung", CPU, keep_state=True)
     scored = finetune(whole, MODEL, data, split, STREAMS, rung, lambda values: None, False, until=1)
     assert "val/jaccard" in scored
     resume = tmp_path / "rung" / checkpoints.CONTINUE
-    places = Place(tmp_path / "continued", CPU, resume=resume), Place(tmp_path / "straight", CPU)
+    places = RunContext(tmp_path / "continued", CPU, resume=resume), RunContext(tmp_path / "straight", CPU)
     ends = [finetune(whole, MODEL, data, split, STREAMS, place, lambda values: None, True) for place in places]
     assert ends[0] == ends[1]
     assert (tmp_path / "continued/history.json").read_text() == (tmp_path / "straight/history.json").read_text()
@@ -371,7 +371,7 @@ def test_patience_stops_after_so_many_validations_without_a_better_one(
 ) -> None:
     patient = settings(steps=None, epochs=40, checkpoint="best", patience=2, optimizer={"lr": 0.05})
     (tmp_path / "a").mkdir()
-    scored = finetune(patient, MODEL, data, split, STREAMS, Place(tmp_path / "a", CPU), lambda values: None, False)
+    scored = finetune(patient, MODEL, data, split, STREAMS, RunContext(tmp_path / "a", CPU), lambda values: None, False)
     history = json.loads((tmp_path / "a/history.json").read_text())
     curve = [row["val/jaccard"] for row in history]
     assert len(curve) < 40

@@ -40,7 +40,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 
 def finetuned(data: ImageSet, out: Path, **how: Any) -> dict[str, float]:
     out.mkdir()
-    place = loop.Place(out, CPU, how.pop("parent", None), how.pop("resume", None), checkpoint_seconds=0.0)
+    place = loop.RunContext(out, CPU, how.pop("parent", None), how.pop("resume", None), checkpoint_seconds=0.0)
     body = {"data": "volumes", "size": 16, "batch_size": 4, "epochs": 3, "loss": "foreground-dice"}
     settings = schema.Finetune.model_validate(body | {"threshold_scores": True} | how)
     return finetune(settings, MODEL, data, SPLIT, STREAMS, place, lambda _: None, on_test=True)
@@ -77,7 +77,7 @@ def test_the_rows_of_table_3_start_from_genesis(data: ImageSet, tmp_path: Path, 
     (tmp_path / "pretrained").mkdir()
     body = {"data": "volumes", "method": {"name": "genesis", "shuffle_blocks": 40}, "views": {"size": 16}}
     settings = schema.Pretrain.model_validate(body | {"batch_size": 4, "steps": 2})
-    pretrain(settings, MODEL, data, SPLIT, STREAMS, loop.Place(tmp_path / "pretrained", CPU), lambda _: None)
+    pretrain(settings, MODEL, data, SPLIT, STREAMS, loop.RunContext(tmp_path / "pretrained", CPU), lambda _: None)
     parent = tmp_path / "pretrained" / checkpoints.WEIGHTS
     still = {"name": "sgd", "lr": 1e-12, "momentum": 0.0}
     finetuned(data, tmp_path / "out", parent=parent, transfer=transfer, optimizer=still)

@@ -18,7 +18,7 @@ from pretune.trainables.data.resident.images import ImageSet, load
 from pretune.trainables.data.splits import draw_split, label_subset
 from pretune.trainables.finetune import finetune
 from pretune.trainables.fused import Fused, Replicate, train
-from pretune.trainables.loop import Place, build_encoder, build_unet
+from pretune.trainables.loop import RunContext, build_encoder, build_unet
 from pretune.trainables.models.unet import UNet
 from pretune.trainables.views import joint
 
@@ -73,7 +73,7 @@ def alone(chosen: schema.Finetune, data: ImageSet, k: int, out: Path, parent: Pa
     """The weights after the real loop."""
     out.mkdir()
     split = draw_split(len(data.images), SPLIT, streams(k)["split"], None)
-    finetune(chosen, MODEL, data, split, streams(k), Place(out, CPU, parent), lambda values: None, on_test=False)
+    finetune(chosen, MODEL, data, split, streams(k), RunContext(out, CPU, parent), lambda values: None, on_test=False)
     return checkpoints.load_file(out / checkpoints.WEIGHTS)
 
 

@@ -12,12 +12,12 @@ from torch import nn
 
 from pretune.search_spaces import schema
 from pretune.trainables.loop import (
-    Clock,
+    CheckpointTimer,
+    DataFeed,
     DivergedError,
-    Feed,
-    LeftError,
-    Place,
-    Track,
+    LossMeter,
+    PreemptedError,
+    RunContext,
     build_optimizer,
     epoch_order,
     set_lr,
@@ -41,7 +41,7 @@ def test_length_is_epochs_times_steps_per_epoch_or_the_steps(
 
 
 def test_a_track_means_since_the_last_call() -> None:
-    track = Track("loss", 0, [])
+    track = LossMeter("loss", 0, [])
     for value in (1.0, 2.0, 6.0):
         track.add(torch.tensor(value))
     assert track.mean() == 3.0
@@ -52,7 +52,7 @@ def test_a_track_means_since_the_last_call() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_the_first_step_that_is_not_finite_is_named(bad: float) -> None:
-    track = Track("pretext_loss", 10, [torch.tensor(1.0)])
+    track = LossMeter("pretext_loss", 10, [torch.tensor(1.0)])
     for value in (2.0, bad, 3.0, math.nan):
         track.add(torch.tensor(value))
     with pytest.raises(DivergedError, match=r"^pretext_loss is -?(nan|inf) at step 12$") as caught:
@@ -61,25 +61,27 @@ def test_the_first_step_that_is_not_finite_is_named(bad: float) -> None:
 
 
 def test_a_clock_without_patience_is_always_due_and_a_patient_one_not_yet(tmp_path: Path) -> None:
-    eager, patient = (Clock(Place(tmp_path, torch.device("cpu"), checkpoint_seconds=s)) for s in (0.0, 3600.0))
+    eager, patient = (
+        CheckpointTimer(RunContext(tmp_path, torch.device("cpu"), checkpoint_seconds=s)) for s in (0.0, 3600.0)
+    )
     assert [eager.due(), eager.due(), patient.due()] == [True, True, False]
 
 
 def test_a_loop_that_must_leave_writes_its_state_first_however_patient_its_clock(tmp_path: Path) -> None:
     asked: list[bool] = []
-    place = Place(tmp_path, torch.device("cpu"), checkpoint_seconds=3600.0, leaving=lambda: bool(asked))
-    clock = Clock(place)
+    place = RunContext(tmp_path, torch.device("cpu"), checkpoint_seconds=3600.0, leaving=lambda: bool(asked))
+    clock = CheckpointTimer(place)
     assert not clock.due()
     clock.leave_if_asked(1)
     asked.append(True)
     assert clock.due()
-    with pytest.raises(LeftError, match=r"^asked to leave, state written after step 2$"):
+    with pytest.raises(PreemptedError, match=r"^asked to leave, state written after step 2$"):
         clock.leave_if_asked(2)
 
 
 def test_a_feed_hands_out_the_rows_asked_for_in_their_type() -> None:
     array = np.arange(24, dtype=np.uint8).reshape(6, 2, 2)
-    batch = Feed(array, torch.device("cpu"))(np.array([4, 1]))
+    batch = DataFeed(array, torch.device("cpu"))(np.array([4, 1]))
     assert batch.dtype == torch.uint8
     assert batch.tolist() == [[[16, 17], [18, 19]], [[4, 5], [6, 7]]]
 

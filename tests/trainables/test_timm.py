@@ -46,7 +46,7 @@ def imported(backbone: str, source: Path, out: Path, **changes: Any) -> timm_une
     """The encoder as a stage that follows the weights loads it."""
     out.mkdir()
     settings = schema.Weights.model_validate({"name": "weights", "source": str(source)} | changes)
-    weights.import_weights(settings, model_of(backbone), loop.Place(out, torch.device("cpu")))
+    weights.import_weights(settings, model_of(backbone), loop.RunContext(out, torch.device("cpu")))
     encoder = build_encoder(model_of(backbone))
     checkpoints.load_part(encoder, out / checkpoints.WEIGHTS, "encoder")
     assert isinstance(encoder, timm_unet.Encoder)

@@ -35,7 +35,7 @@ def pretrained(data: ImageSet, out: Path, parent: Path | None = None, init: int 
     out.mkdir()
     body = {"data": "scenes", "method": {"name": "mae"} | method, "views": {"size": 16}, "batch_size": 8}
     settings = schema.Pretrain.model_validate(body | {"steps": 2})
-    pretrain(settings, MODEL, data, SPLIT, STREAMS | {"init": init}, loop.Place(out, CPU, parent), lambda _: None)
+    pretrain(settings, MODEL, data, SPLIT, STREAMS | {"init": init}, loop.RunContext(out, CPU, parent), lambda _: None)
     return out / checkpoints.WEIGHTS
 
 
@@ -44,7 +44,7 @@ def finetuned(
 ) -> dict[str, Tensor]:
     out.mkdir()
     settings = schema.Finetune.model_validate({"data": "scenes", "size": 16, "batch_size": 8, "epochs": 1} | how)
-    place = loop.Place(out, CPU, parent, resume, checkpoint_seconds=0.0)
+    place = loop.RunContext(out, CPU, parent, resume, checkpoint_seconds=0.0)
     finetune(settings, model, data, SPLIT, STREAMS, place, lambda _: None, on_test=False)
     return load_file(out / checkpoints.WEIGHTS)
 

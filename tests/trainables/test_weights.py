@@ -35,7 +35,7 @@ def body() -> nn.Module:
 def imported(source: Path, out: Path, **changes: Any) -> dict[str, torch.Tensor]:
     out.mkdir()
     settings = schema.Weights.model_validate({"name": "weights", "source": str(source)} | changes)
-    weights.import_weights(settings, MODEL, loop.Place(out, torch.device("cpu")))
+    weights.import_weights(settings, MODEL, loop.RunContext(out, torch.device("cpu")))
     return load_file(out / checkpoints.WEIGHTS)
 
 

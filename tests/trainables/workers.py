@@ -24,7 +24,7 @@ from pretune.trainables.checkpoints import STATE
 from pretune.trainables.data.resident.images import ImageSet
 from pretune.trainables.data.splits import Split
 from pretune.trainables.distributed import RunningStatistics, World
-from pretune.trainables.loop import DivergedError, LeftError, Place
+from pretune.trainables.loop import DivergedError, PreemptedError, RunContext
 
 
 def together(size: int, work: Callable[..., Any], *args: Any) -> list[Any]:
@@ -116,7 +116,9 @@ def train_each(
     found = {}
     with in_double_precision():
         for name, settings in cases.items():
-            place = Place(out / name, torch.device("cpu"), world=world, batch_norm=batch_norm, checkpoint_seconds=0.0)
+            place = RunContext(
+                out / name, torch.device("cpu"), world=world, batch_norm=batch_norm, checkpoint_seconds=0.0
+            )
             if isinstance(settings, schema.Pretrain):
                 found[name] = pretraining.pretrain(settings, model, data, split, STREAMS, place, lambda _: None)
             else:
@@ -148,7 +150,7 @@ def exchange(world: World, rows: torch.Tensor, weights: torch.Tensor) -> tuple[l
 
 def failure(world: World, settings: Any, model: Any, data: ImageSet, split: Split, out: Path) -> str:
     """What a training raises, as text."""
-    place = Place(out, torch.device("cpu"), world=world)
+    place = RunContext(out, torch.device("cpu"), world=world)
     try:
         pretraining.pretrain(settings, model, data, split, STREAMS, place, lambda _: None)
     except (DivergedError, ValueError) as error:
@@ -164,7 +166,7 @@ def leave_and_go_on(
     asks = itertools.count(1)
     ends = []
     for name in ("cut", "resumed", "whole"):
-        place = Place(
+        place = RunContext(
             out / name,
             torch.device("cpu"),
             world=world,
@@ -178,7 +180,7 @@ def leave_and_go_on(
                 else:
                     finetuning.finetune(settings, model, data, split, STREAMS, place, lambda _: None, on_test=False)
             ends.append("finished")
-        except LeftError as left:
+        except PreemptedError as left:
             ends.append(str(left))
         dist.barrier()  # the first may still be writing
     return ends

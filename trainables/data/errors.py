@@ -38,7 +38,7 @@ class DataError(Exception):
         return "\n".join(lines)
 
 
-class NeedsError(DataError):
+class RequirementsError(DataError):
     """A stage asks of its data set what it does not have: see `pretune.trainables.data.checks.requirements`."""
 
     @property

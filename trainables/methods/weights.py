@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pretune.search_spaces import schema
-from pretune.trainables.loop import Place, build_encoder, finish
+from pretune.trainables.loop import RunContext, build_encoder, finish
 from pretune.trainables.models import timm_unet
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -25,7 +25,7 @@ class WeightsError(Exception):
     """Weights that cannot be had, or do not fit; the sentence says what to do."""
 
 
-def import_weights(settings: schema.Weights, model: schema.Model, place: Place) -> dict[str, float]:
+def import_weights(settings: schema.Weights, model: schema.Model, place: RunContext) -> dict[str, float]:
     """Write an encoder with the given weights into `place.out`, as a pretraining stage leaves it.
 
     Returns `train/weights_loaded`, how many tensors the encoder took. Raises WeightsError.

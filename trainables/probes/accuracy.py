@@ -15,12 +15,12 @@ from pretune.trainables import checkpoints
 from pretune.trainables.data.resident.images import ImageSet
 from pretune.trainables.data.splits import Split
 from pretune.trainables.distributed import ALONE, World
-from pretune.trainables.loop import Feed, IntArray, Lookup, Place, build_encoder, layout
+from pretune.trainables.loop import DataFeed, IntArray, Lookup, RunContext, build_encoder, layout
 from pretune.trainables.probes.linear import linear_probe
 
 
 def probe(
-    settings: schema.KNN | schema.LinearProbe, model: schema.Model, data: ImageSet, split: Split, place: Place
+    settings: schema.KNN | schema.LinearProbe, model: schema.Model, data: ImageSet, split: Split, place: RunContext
 ) -> dict[str, float]:
     """Accuracy of the parent's encoder on the validation images, by what the training images teach; with `on: test` on
     the test images, by what all others do.
@@ -42,7 +42,7 @@ def probe(
     encoder = build_encoder(model)
     checkpoints.load_part(encoder, place.parent, "encoder")
     encoder.to(place.device).to(memory_format=layout(encoder))
-    feed = Feed(data.images, place.device)
+    feed = DataFeed(data.images, place.device)
     if isinstance(settings, schema.KNN):
         return {"probe/accuracy": knn_accuracy(encoder, feed, data.labels, split, settings, place.world)}
     return linear_accuracy(encoder, feed, data.labels, split, settings, place.world)

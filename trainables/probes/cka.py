@@ -19,7 +19,7 @@ from pretune.search_spaces import schema
 from pretune.trainables import checkpoints
 from pretune.trainables.data.resident.images import ImageSet
 from pretune.trainables.data.splits import Split
-from pretune.trainables.loop import Feed, IntArray, Lookup, build_encoder, epoch_order
+from pretune.trainables.loop import DataFeed, IntArray, Lookup, build_encoder, epoch_order
 from pretune.trainables.models.interface import Encoder
 from pretune.trainables.probes.accuracy import pixels_of
 
@@ -116,7 +116,9 @@ def compare(
     finer = len(first.widths) - 1 if alike and settings.layers == "all" else 0
     names = [*(f"probe/level{level + 1}" for level in range(finer)), "probe/output"]
     levels = [*range(finer), -1]
-    values = cka_between(first, second, Feed(data.images, device), images, settings.size, levels, settings.batch_size)
+    values = cka_between(
+        first, second, DataFeed(data.images, device), images, settings.size, levels, settings.batch_size
+    )
     return dict(zip(names, values, strict=True))
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from pretune.search_spaces import schema
 from pretune.trainables.data.resident.images import ImageSet
 from pretune.trainables.data.splits import Split
-from pretune.trainables.loop import Feed, Place
+from pretune.trainables.loop import DataFeed, RunContext
 from pretune.trainables.probes.accuracy import pixels_of, pooled_features
 from pretune.trainables.probes.cka import load_encoder
 
@@ -21,7 +21,7 @@ FILE = "maps.npz"
 
 
 def write_maps(
-    settings: schema.CAM | schema.FeatureMaps, model: schema.Model, data: ImageSet, split: Split, place: Place
+    settings: schema.CAM | schema.FeatureMaps, model: schema.Model, data: ImageSet, split: Split, place: RunContext
 ) -> dict[str, float]:
     """Maps of the first validation images as arrays in `maps.npz`, in `place.out`.
 
@@ -38,7 +38,7 @@ def write_maps(
     if place.parent is None or len(split.val) == 0:
         raise ValueError("maps are of a pretrained encoder and of validation images; split.val leaves none")
     encoder = load_encoder(model, place.parent, place.device)
-    feed, images = Feed(data.images, place.device), split.val[: settings.count]
+    feed, images = DataFeed(data.images, place.device), split.val[: settings.count]
     with torch.no_grad():
         pixels = pixels_of(feed, images, settings.size)
         features = encoder(pixels)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pretune.cluster.autoscaling import Group, Growth, config_here, of_config, parse
-from pretune.dispatch.resources import Machine
+from pretune.cluster.autoscaling import Autoscaling, Group, config_here, of_config, parse
+from pretune.dispatch.resources import ClusterNode
 from tests.pretune.cli.test_study import pretune as pretune  # the fixture
 
 GPU = {"CPU": 8.0, "GPU": 1.0}
@@ -31,20 +31,20 @@ def test_what_is_not_understood_is_told_in_a_sentence(text: str) -> None:
 
 
 def test_machines_that_are_there_are_no_longer_to_come() -> None:
-    there = [Machine({"CPU": 0.0, "memory": 1e9}, "head"), Machine(GPU | {"memory": 1e9}, "1")]
-    assert Growth().coming(there) == []
-    assert Growth((Group(3, GPU),)).coming(there) == [Machine(GPU)] * 2
-    assert Growth((Group(1, GPU),)).coming(there) == []
-    assert Growth((Group(2, GPU), Group(4, {"CPU": 64.0})), most=3).coming(there) == [
-        Machine(GPU),
-        Machine({"CPU": 64.0}),
+    there = [ClusterNode({"CPU": 0.0, "memory": 1e9}, "head"), ClusterNode(GPU | {"memory": 1e9}, "1")]
+    assert Autoscaling().coming(there) == []
+    assert Autoscaling((Group(3, GPU),)).coming(there) == [ClusterNode(GPU)] * 2
+    assert Autoscaling((Group(1, GPU),)).coming(there) == []
+    assert Autoscaling((Group(2, GPU), Group(4, {"CPU": 64.0})), most=3).coming(there) == [
+        ClusterNode(GPU),
+        ClusterNode({"CPU": 64.0}),
     ]
-    assert len(Growth((Group(10**9, GPU),)).coming([])) == 10_000
+    assert len(Autoscaling((Group(10**9, GPU),)).coming([])) == 10_000
 
 
 def test_the_shipped_file_for_aws_grows_to_eight_gpu_machines() -> None:
     config = yaml.safe_load((Path(__file__).parents[3] / "cluster.yaml").read_text())
-    assert of_config(config) == Growth((Group(8, GPU),), most=8)
+    assert of_config(config) == Autoscaling((Group(8, GPU),), most=8)
 
 
 def test_own_machines_over_ssh_are_known_only_once_they_are_there() -> None:

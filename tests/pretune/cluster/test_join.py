@@ -22,7 +22,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus
 
 from pretune.cluster import jobs, join
-from pretune.dispatch.resources import Ledger, Machine, ResourceError
+from pretune.dispatch.resources import ClusterNode, ClusterResources, ResourceError
 from pretune.errors import ClusterError
 from pretune.run import Options, check_room, folders_of_all, only_driver
 from pretune.search_spaces.resolve import from_dict
@@ -158,34 +158,34 @@ def test_a_gpu_that_no_machine_has_is_named_before_the_study_starts(tiny: dict[s
 
     tiny["resources"] = {"pretrain": {"gpus": 1}}
     _, stages = make_plan(from_dict(tiny), lambda data: digest(data, None))
-    ledger = Ledger([Machine({"CPU": 4.0}), Machine({"CPU": 8.0})])
+    resources = ClusterResources([ClusterNode({"CPU": 4.0}), ClusterNode({"CPU": 8.0})])
     with pytest.raises(ResourceError, match=r"resources\.pretrain\.gpus: a stage needs 1 GPU, .* 0; lower it or add"):
-        ledger.check({stage.fingerprint: stage for stage in stages})
+        resources.check({stage.fingerprint: stage for stage in stages})
 
 
 def test_what_the_cluster_has_and_where_stages_run_is_one_line() -> None:
-    head, worker = Machine({"CPU": 4.0}, "1"), Machine({"CPU": 8.0, "GPU": 1.0})
-    assert join.describe(Ledger([head])) == (
+    head, worker = ClusterNode({"CPU": 4.0}, "1"), ClusterNode({"CPU": 8.0, "GPU": 1.0})
+    assert join.describe(ClusterResources([head])) == (
         "1 machine; stages whose `gpus` is left open run on the CPU (no machine has a GPU)"
     )
-    assert join.describe(Ledger([head, head, worker, worker])) == (
+    assert join.describe(ClusterResources([head, head, worker, worker])) == (
         "2 machines, 2 more may come; stages whose `gpus` is left open run on a GPU each"
     )
 
 
 def test_a_refused_stage_names_the_option_where_it_is_not_known_how_far_the_cluster_grows(tmp_path: Path) -> None:
-    def refused(*machines: Machine, address: str | None) -> str:
+    def refused(*machines: ClusterNode, address: str | None) -> str:
         options = Options(tmp_path, tmp_path, tmp_path, address=address)
         with pytest.raises(ResourceError) as caught:
-            check_room(Ledger(machines), {"a": stage("a", cpus=8)}, options)
+            check_room(ClusterResources(machines), {"a": stage("a", cpus=8)}, options)
         return str(caught.value)
 
-    head = Machine({"CPU": 0.0}, "head")
+    head = ClusterNode({"CPU": 0.0}, "head")
     text = "resources.finetune.cpus: a stage needs 8 CPU, there are 0; lower it or add machines"
     hint = " (a cluster that grows by itself: say how far with --may-grow, such as 8xCPU=8,GPU=1)"
     assert refused(head, address=None) == text
     assert refused(head, address="head:6379") == text + hint
-    assert "--may-grow" not in refused(head, Machine({"CPU": 4.0}), address="head:6379")
+    assert "--may-grow" not in refused(head, ClusterNode({"CPU": 4.0}), address="head:6379")
 
 
 def test_data_that_a_study_names_by_whole_paths_must_be_on_every_machine(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pretune.cluster.tune_callbacks import Watchdog
-from pretune.dispatch.dispatcher import Handout
+from pretune.dispatch.dispatcher import Dispatcher
 
 STEPS = st.lists(st.lists(st.integers(0, 30), max_size=4), min_size=1, max_size=12)
 
@@ -23,7 +23,7 @@ def test_the_watchdog_tells_of_every_ended_trial_until_the_handout_is_done_with_
     trials = [SimpleNamespace(trial_id=str(i), status="RUNNING") for i in range(3 * len(endings))]
     live: dict[str, Any] = {}
     reap = mock.Mock()
-    watchdog = Watchdog(cast(Handout, SimpleNamespace(live=live, reap=reap, stopping=None, overdue=False)))
+    watchdog = Watchdog(cast(Dispatcher, SimpleNamespace(live=live, reap=reap, stopping=None, overdue=False)))
     forgotten = (forgets * len(endings))[: len(endings)]
     for step, (ends, done) in enumerate(zip(endings, forgotten, strict=True)):
         there = trials[: 3 * (step + 1)]

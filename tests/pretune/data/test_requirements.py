@@ -18,9 +18,9 @@ from pretune.outcomes import Outcome
 from pretune.plan import make_plan
 from pretune.run import Options, run_study
 from pretune.search_spaces.resolve import from_dict
-from pretune.trainables.data.errors import NeedsError
+from pretune.trainables.data.errors import RequirementsError
 from pretune.trainables.data.resident import images
-from pretune.worker.execute import Folders, execute, order_of
+from pretune.worker.execute import Folders, execute, task_of
 
 
 def photos(root: Path, n: int = 10) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def test_data_that_are_not_at_hand_are_not_judged(asking: dict[str, Any], tmp_pa
 def test_plan_and_run_refuse_before_anything_is_decoded(asking: dict[str, Any], tmp_path: Path, command: str) -> None:
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(asking))
     ended = CliRunner().invoke(cli, [command, str(tmp_path / "study.yaml"), "--root", str(tmp_path / "runs")])
-    assert isinstance(ended.exception, NeedsError)  # which the console script ends with exit code 2
+    assert isinstance(ended.exception, RequirementsError)  # which the console script ends with exit code 2
     assert [problem.split(",")[0] for problem in ended.exception.problems] == [
         PROBE.split(",")[0],
         LABELS.split(",")[0],
@@ -99,7 +99,7 @@ def test_what_is_left_after_skipping_bad_files_counts(tiny: dict[str, Any], tmp_
     tiny["report"] = {"metrics": []}
     tiny["probe"] = {"maps": {"kind": "maps", "data": "photos", "size": 8}}
     assert requirements.unmet_needs(from_dict(tiny), requirements.listed(None)) == []
-    with pytest.raises(NeedsError, match="shows pretraining 1 image of the 7"):
+    with pytest.raises(RequirementsError, match="shows pretraining 1 image of the 7"):
         run_study(from_dict(tiny), Options(tmp_path / "out", tmp_path / "store", tmp_path / "cache"), _quiet())
 
 
@@ -116,7 +116,7 @@ def test_a_stage_that_finds_out_itself_is_told_and_never_tried_again(tiny: dict[
     del tiny["pretrain"]
     _, stages = make_plan(from_dict(tiny | {"factors": {}, "report": {}}), lambda data: images.digest(data, None))
     folders = Folders(str(tmp_path / "store"), str(tmp_path / "cache"), None)
-    outcome = execute(order_of(stages[0], "a fine-tuning", 0.0, folders), lambda values: None)
+    outcome = execute(task_of(stages[0], "a fine-tuning", 0.0, folders), lambda values: None)
     assert (outcome.state, outcome.final) == ("crashed", True)
     assert outcome.cause.startswith(f"finetune cannot run on data.scenes: | {LABELS}")
 

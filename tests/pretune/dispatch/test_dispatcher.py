@@ -13,18 +13,18 @@ from pretune.dispatch.dispatcher import (
     LOST_SECONDS,
     QUIET_SECONDS,
     WAIT_SECONDS,
-    Handout,
+    Dispatcher,
     find_in,
     outcome_of,
 )
 from pretune.dispatch.node_health import NOT_THERE
-from pretune.dispatch.resources import Ledger, Machine
+from pretune.dispatch.resources import ClusterNode, ClusterResources
 from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Outcome, Program
 from pretune.search_spaces import schema
 from pretune.search_spaces.stages import Stage
 from pretune.store.store import Store
-from pretune.worker.execute import Folders, Order, order_of
+from pretune.worker.execute import Folders, StageTask, task_of
 
 FINISHED = Outcome("finished", {"val/jaccard": 0.5})
 DIED = "the process that ran it died (killed, or out of memory)"
@@ -36,18 +36,20 @@ def stage(name: str, cpus: int = 1, gpus: float | None = None, parent: Stage | N
     return Stage("finetune", name, settings, schema.UNet(), data, "", {}, parent, resources, False, name)
 
 
-def order_for(one: Stage, gpus: float) -> Order:
-    return order_of(one, one.name, gpus, Folders("store", "cache", None))
+def task_for(one: Stage, gpus: float) -> StageTask:
+    return task_of(one, one.name, gpus, Folders("store", "cache", None))
 
 
-def handout(stages: list[Stage], ledger: Ledger, held: dict[str, Outcome] | None = None, retries: int = 0) -> Handout:
+def dispatcher(
+    stages: list[Stage], resources: ClusterResources, held: dict[str, Outcome] | None = None, retries: int = 0
+) -> Dispatcher:
     def wants() -> Program:
         yield stages
         return []
 
     scheduler = Scheduler((held if held is not None else {}).get, retries)
     scheduler.start([wants()])
-    return Handout(scheduler, ledger, order_for, {})
+    return Dispatcher(scheduler, resources, task_for, {})
 
 
 # -------------------------------------------------------------------------------------------------- by the ledger
@@ -55,7 +57,7 @@ def handout(stages: list[Stage], ledger: Ledger, held: dict[str, Outcome] | None
 
 def test_no_more_is_handed_out_than_the_machine_has() -> None:
     """4 CPUs: two stages of 2, not three; when one ends, the third."""
-    h = handout([stage(n, 2) for n in "abc"], Ledger([Machine({"CPU": 4.0})]))
+    h = dispatcher([stage(n, 2) for n in "abc"], ClusterResources([ClusterNode({"CPU": 4.0})]))
     assert h.take("1") is not None
     assert h.take("2") is not None
     assert h.take("3") is None
@@ -64,12 +66,14 @@ def test_no_more_is_handed_out_than_the_machine_has() -> None:
 
 
 def test_ten_tenths_of_a_gpu_are_one() -> None:
-    h = handout([stage(str(i), gpus=0.1) for i in range(11)], Ledger([Machine({"CPU": 99.0, "GPU": 1.0})]))
+    h = dispatcher(
+        [stage(str(i), gpus=0.1) for i in range(11)], ClusterResources([ClusterNode({"CPU": 99.0, "GPU": 1.0})])
+    )
     assert [h.take(str(i)) is not None for i in range(11)] == [True] * 10 + [False]
 
 
 def test_parallel_limits_how_many_run_at_once() -> None:
-    h = handout([stage("a"), stage("b")], Ledger([Machine({"CPU": 8.0})], parallel=1))
+    h = dispatcher([stage("a"), stage("b")], ClusterResources([ClusterNode({"CPU": 8.0})], parallel=1))
     assert h.take("1") is not None
     assert h.take("2") is None
 
@@ -83,12 +87,14 @@ def gang(name: str, workers: int, cpus: int = 1, gpus: float | None = None) -> S
 
 def test_a_gang_counts_with_all_its_workers_and_its_trial_holds_none_of_it() -> None:
     """8 CPUs, 4 GPUs: a gang of two with 2 CPUs and a GPU each leaves 4 CPUs and 2 GPUs, enough for one more."""
-    h = handout([gang(n, 2, cpus=2, gpus=1) for n in "abc"], Ledger([Machine({"CPU": 8.0, "GPU": 4.0})]))
+    h = dispatcher(
+        [gang(n, 2, cpus=2, gpus=1) for n in "abc"], ClusterResources([ClusterNode({"CPU": 8.0, "GPU": 4.0})])
+    )
     config = h.take("1")
     assert config is not None
     assert config["resources"] == {"memory": 1048576}
-    order = Order.from_json(config["order"])
-    assert (order.workers, order.min_workers, order.threads, order.gpus) == (2, 2, 2, 1.0)
+    task = StageTask.from_json(config["task"])
+    assert (task.workers, task.min_workers, task.threads, task.gpus) == (2, 2, 2, 1.0)
     assert h.take("2") is not None
     assert h.take("3") is None
 
@@ -97,29 +103,29 @@ def test_a_gang_counts_with_all_its_workers_and_its_trial_holds_none_of_it() -> 
 
 
 def test_a_trial_carries_the_order_and_its_resources() -> None:
-    h = handout([stage("a", 2)], Ledger([Machine({"CPU": 2.0})]))
+    h = dispatcher([stage("a", 2)], ClusterResources([ClusterNode({"CPU": 2.0})]))
     config = h.take("1")
     assert config is not None
     assert config["resources"] == {"CPU": 2.0, "GPU": 0.0}
-    assert Order.from_json(config["order"]).fingerprint == "a"
+    assert StageTask.from_json(config["task"]).fingerprint == "a"
 
 
 def test_an_end_told_twice_counts_once_and_frees_its_resources_once() -> None:
-    h = handout([stage("a"), stage("b")], Ledger([Machine({"CPU": 1.0})]), retries=1)
+    h = dispatcher([stage("a"), stage("b")], ClusterResources([ClusterNode({"CPU": 1.0})]), retries=1)
     h.take("1")
     h.end("1", None, error=True)
     h.end("1", None, error=True)
     assert h.scheduler.attempts == {"a": 1}
-    assert h.ledger.running == {}
-    assert h.ledger.fits(stage("c"))
-    assert not h.ledger.fits(stage("c", cpus=2))
+    assert h.resources.running == {}
+    assert h.resources.fits(stage("c"))
+    assert not h.resources.fits(stage("c", cpus=2))
     assert h.scheduler.outcomes == {}
 
 
 def test_over_only_when_nothing_is_live_and_nothing_can_come() -> None:
     parent = stage("p")
     held: dict[str, Outcome] = {}
-    h = handout([stage("c", parent=parent)], Ledger([Machine({"CPU": 1.0})]), held)
+    h = dispatcher([stage("c", parent=parent)], ClusterResources([ClusterNode({"CPU": 1.0})]), held)
     assert not h.over
     h.take("1")
     assert h.take("2") is None
@@ -135,7 +141,7 @@ def test_over_only_when_nothing_is_live_and_nothing_can_come() -> None:
 def test_a_trial_that_ended_without_a_word_counts_as_crashed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("pretune.dispatch.dispatcher.time.monotonic", lambda: now[0])
-    h = handout([stage("a")], Ledger([Machine({"CPU": 1.0})]))
+    h = dispatcher([stage("a")], ClusterResources([ClusterNode({"CPU": 1.0})]))
     h.take("1")
     h.reap({"1", "unknown"})
     now[0] += LOST_SECONDS - 1
@@ -188,7 +194,7 @@ def test_a_fault_of_ours_ends_the_study_and_is_not_swallowed_by_tune() -> None:
         if kind == "crashed":
             raise OSError("no space left on device")
 
-    h = handout([stage("a"), stage("b")], Ledger([Machine({"CPU": 1.0})]))
+    h = dispatcher([stage("a"), stage("b")], ClusterResources([ClusterNode({"CPU": 1.0})]))
     h.scheduler.on_event = fail
     assert h.take("1") is not None
     h.end("1", {"state": "crashed", "cause": "x"}, error=False)
@@ -199,16 +205,18 @@ def test_a_fault_of_ours_ends_the_study_and_is_not_swallowed_by_tune() -> None:
 # -------------------------------------------------------------------------------------------------- bad machines
 
 
-def two_machines(cpus: float = 4.0) -> Ledger:
-    return Ledger([Machine({"CPU": cpus}, "bad", "host-bad"), Machine({"CPU": cpus}, "good", "host-good")])
+def two_machines(cpus: float = 4.0) -> ClusterResources:
+    return ClusterResources(
+        [ClusterNode({"CPU": cpus}, "bad", "host-bad"), ClusterNode({"CPU": cpus}, "good", "host-good")]
+    )
 
 
-def crash(h: Handout, trial: str, node: str, cause: str = "RuntimeError: CUDA error") -> None:
+def crash(h: Dispatcher, trial: str, node: str, cause: str = "RuntimeError: CUDA error") -> None:
     h.end(trial, {"state": "crashed", "cause": cause, "node": node}, error=True)
 
 
 def test_a_stage_that_crashed_is_tried_again_on_another_machine() -> None:
-    h = handout([stage("a")], two_machines(), retries=1)
+    h = dispatcher([stage("a")], two_machines(), retries=1)
     config = h.take("1")
     assert config is not None
     assert config["keep_off"] == []
@@ -216,12 +224,12 @@ def test_a_stage_that_crashed_is_tried_again_on_another_machine() -> None:
     config = h.take("2")
     assert config is not None
     assert config["keep_off"] == ["bad"]
-    assert h.ledger.running["a"].places == (1,)
+    assert h.resources.running["a"].places == (1,)
 
 
 def test_where_no_other_machine_could_hold_it_the_same_is_tried_again() -> None:
-    ledger = Ledger([Machine({"CPU": 4.0}, "bad"), Machine({"CPU": 1.0}, "small")])
-    h = handout([stage("a", cpus=2)], ledger, retries=1)
+    resources = ClusterResources([ClusterNode({"CPU": 4.0}, "bad"), ClusterNode({"CPU": 1.0}, "small")])
+    h = dispatcher([stage("a", cpus=2)], resources, retries=1)
     h.take("1")
     crash(h, "1", "bad")
     config = h.take("2")
@@ -231,8 +239,8 @@ def test_where_no_other_machine_could_hold_it_the_same_is_tried_again() -> None:
 
 def test_nobody_waits_for_a_machine_that_may_never_come() -> None:
     """Ray's first autoscaler sees room on the machine to be kept off, and starts none."""
-    ledger = Ledger([Machine({"CPU": 4.0}, "only"), Machine({"CPU": 4.0})])
-    h = handout([stage("a")], ledger, retries=1)
+    resources = ClusterResources([ClusterNode({"CPU": 4.0}, "only"), ClusterNode({"CPU": 4.0})])
+    h = dispatcher([stage("a")], resources, retries=1)
     h.take("1")
     crash(h, "1", "only")
     config = h.take("2")
@@ -242,23 +250,23 @@ def test_nobody_waits_for_a_machine_that_may_never_come() -> None:
 
 def test_one_that_cannot_be_sent_to_another_machine_yet_holds_up_nobody() -> None:
     """The good machine is busy: the stage that crashed waits for it, and the next goes to the one it crashed on."""
-    h = handout([stage(name) for name in "abc"], two_machines(cpus=1.0), retries=1)
+    h = dispatcher([stage(name) for name in "abc"], two_machines(cpus=1.0), retries=1)
     h.take("1")
     h.take("2")
     crash(h, "1", "bad")
     config = h.take("3")
     assert config is not None
-    assert Order.from_json(config["order"]).fingerprint == "c"
+    assert StageTask.from_json(config["task"]).fingerprint == "c"
     assert h.take("4") is None
     h.end("2", {"state": "crashed", "cause": "x", "node": "good"}, error=True)
     config = h.take("4")
     assert config is not None
-    assert (Order.from_json(config["order"]).fingerprint, config["keep_off"]) == ("a", ["bad"])
+    assert (StageTask.from_json(config["task"]).fingerprint, config["keep_off"]) == ("a", ["bad"])
 
 
 def test_one_that_was_sent_to_another_machine_comes_before_others(now: list[float]) -> None:
     """Where the ledger's guess is wrong it waits in Ray's queue; Tune would let every other stage pass."""
-    h = handout([stage(name) for name in "ab"], two_machines(), retries=1)
+    h = dispatcher([stage(name) for name in "ab"], two_machines(), retries=1)
     h.take("1")
     crash(h, "1", "bad")
     h.take("2")
@@ -272,7 +280,7 @@ def test_one_that_was_sent_to_another_machine_comes_before_others(now: list[floa
 
 
 def test_it_does_not_hold_up_others_for_ever(now: list[float]) -> None:
-    h = handout([stage(name) for name in "abc"], two_machines(), retries=1)
+    h = dispatcher([stage(name) for name in "abc"], two_machines(), retries=1)
     h.take("1")
     crash(h, "1", "bad")
     for trial in "23":
@@ -289,7 +297,7 @@ def test_a_machine_on_which_stages_crash_is_left_out_and_named() -> None:
     """Three stages crash on one machine and end well on the other; nothing is lost, and nothing more goes there."""
     said: list[str] = []
     held: dict[str, Outcome] = {}
-    h = handout([stage(name) for name in "abcdef"], two_machines(), held, retries=1)
+    h = dispatcher([stage(name) for name in "abcdef"], two_machines(), held, retries=1)
     h.say = said.append
     for name in "abc":
         assert h.take(name) is not None
@@ -301,7 +309,7 @@ def test_a_machine_on_which_stages_crash_is_left_out_and_named() -> None:
         config = h.take(str(trial))
         assert config is not None
         assert config["keep_off"] == ["bad"]
-        name = Order.from_json(config["order"]).fingerprint
+        name = StageTask.from_json(config["task"]).fingerprint
         held[name] = FINISHED
         h.end(str(trial), {"state": "finished", "node": "good"}, error=False)
     assert h.scheduler.outcomes == dict.fromkeys("abcdef", FINISHED)
@@ -310,7 +318,9 @@ def test_a_machine_on_which_stages_crash_is_left_out_and_named() -> None:
 
 def test_one_machine_alone_is_never_left_out() -> None:
     said: list[str] = []
-    h = handout([stage(name) for name in "abcd"], Ledger([Machine({"CPU": 4.0}, "only", "host")]), retries=0)
+    h = dispatcher(
+        [stage(name) for name in "abcd"], ClusterResources([ClusterNode({"CPU": 4.0}, "only", "host")]), retries=0
+    )
     h.say = said.append
     for name in "abcd":
         config = h.take(name)
@@ -322,7 +332,7 @@ def test_one_machine_alone_is_never_left_out() -> None:
 
 
 def test_a_machine_without_the_shared_folder_costs_no_attempt() -> None:
-    h = handout([stage("a")], two_machines(), retries=0)
+    h = dispatcher([stage("a")], two_machines(), retries=0)
     h.take("1")
     crash(h, "1", "bad", f"{NOT_THERE}: host-bad does not see /shared (is it mounted?)")
     assert h.scheduler.attempts["a"] == 0
@@ -345,7 +355,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_a_stage_of_which_nothing_is_heard_is_mentioned_once_and_not_ended(now: list[float]) -> None:
     said: list[str] = []
-    h = handout([stage("a"), stage("b")], Ledger([Machine({"CPU": 2.0})]))
+    h = dispatcher([stage("a"), stage("b")], ClusterResources([ClusterNode({"CPU": 2.0})]))
     h.say = said.append
     h.take("1")
     h.take("2")
@@ -368,28 +378,28 @@ def test_a_stage_of_which_nothing_is_heard_is_mentioned_once_and_not_ended(now: 
 def test_what_is_waited_for_is_said_once_where_nothing_runs(now: list[float]) -> None:
     """The only machine with a GPU has left: the study waits for one, not silently, and not on the CPU."""
     said: list[str] = []
-    there = [Machine({"CPU": 1.0}, "1", "a")]
-    h = handout([stage("a", gpus=1)], Ledger(there))
+    there = [ClusterNode({"CPU": 1.0}, "1", "a")]
+    h = dispatcher([stage("a", gpus=1)], ClusterResources(there))
     h.machines, h.say = lambda: there, said.append
     for _ in range(3):
         assert h.take("1") is None
         now[0] += WAIT_SECONDS + 1
     assert said == ["nothing can run: no machine has room for 1 CPU and 1 GPU; waiting for one"]
-    there = [*there, Machine({"CPU": 1.0, "GPU": 1.0}, "2", "b")]
+    there = [*there, ClusterNode({"CPU": 1.0, "GPU": 1.0}, "2", "b")]
     assert h.take("1") is not None
     assert said[1:] == ["a machine with a GPU has joined: stages whose `gpus` is left open run on one from now on"]
 
 
 def test_many_stages_at_once_report_less_often() -> None:
     """The driver takes 50 reports a second: one a second from each of up to 50, one in 2 s from a hundred."""
-    h = handout([stage(str(i)) for i in range(100)], Ledger([Machine({"CPU": 100.0})]))
+    h = dispatcher([stage(str(i)) for i in range(100)], ClusterResources([ClusterNode({"CPU": 100.0})]))
     pauses = [taken["pause"] for i in range(100) if (taken := h.take(str(i)))]
     assert pauses == [1.0] * 50 + [n / 50 for n in range(51, 101)]
 
 
 def test_a_group_that_is_not_heard_of_wants_the_room_of_idle_processes(now: list[float]) -> None:
     alone, group = stage("alone"), dataclasses.replace(stage("group"), resources=schema.StageResources(workers=2))
-    h = handout([alone, group], Ledger([Machine({"CPU": 3.0})]))
+    h = dispatcher([alone, group], ClusterResources([ClusterNode({"CPU": 3.0})]))
     assert h.take("1") is not None
     assert h.take("2") is not None
     assert not h.group_waits

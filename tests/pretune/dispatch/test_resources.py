@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretune.dispatch.resources import Ledger, Machine, ResourceError
+from pretune.dispatch.resources import ClusterNode, ClusterResources, ResourceError
 from pretune.search_spaces import schema
 from pretune.search_spaces.stages import Stage
 
@@ -20,39 +20,39 @@ def stage(
     return Stage("finetune", name, settings, schema.UNet(), data, "", {}, None, resources, False, name)
 
 
-def machines(*resources: dict[str, float]) -> list[Machine]:
+def machines(*resources: dict[str, float]) -> list[ClusterNode]:
     """Machines with ids 0, 1, 2, ..."""
-    return [Machine(each, str(place), f"host-{place}") for place, each in enumerate(resources)]
+    return [ClusterNode(each, str(place), f"host-{place}") for place, each in enumerate(resources)]
 
 
-def ledger(*resources: dict[str, float]) -> Ledger:
-    return Ledger(machines(*resources))
+def resources(*resources: dict[str, float]) -> ClusterResources:
+    return ClusterResources(machines(*resources))
 
 
 # ------------------------------------------------------------------------------------------------ what a stage needs
 
 
 def test_a_stage_needs_its_cpus_and_a_gpu_where_there_are_any() -> None:
-    assert ledger({"CPU": 4.0}).each(stage("a", 2)) == {"CPU": 2.0, "GPU": 0.0}
-    assert ledger({"CPU": 4.0, "GPU": 2.0}).each(stage("a")) == {"CPU": 1.0, "GPU": 1.0}
-    assert ledger({"CPU": 4.0, "GPU": 2.0}).each(stage("a", gpus=0.25)) == {"CPU": 1.0, "GPU": 0.25}
-    assert ledger({"CPU": 4.0, "GPU": 2.0}).each(stage("a", gpus=0)) == {"CPU": 1.0, "GPU": 0.0}
+    assert resources({"CPU": 4.0}).each(stage("a", 2)) == {"CPU": 2.0, "GPU": 0.0}
+    assert resources({"CPU": 4.0, "GPU": 2.0}).each(stage("a")) == {"CPU": 1.0, "GPU": 1.0}
+    assert resources({"CPU": 4.0, "GPU": 2.0}).each(stage("a", gpus=0.25)) == {"CPU": 1.0, "GPU": 0.25}
+    assert resources({"CPU": 4.0, "GPU": 2.0}).each(stage("a", gpus=0)) == {"CPU": 1.0, "GPU": 0.0}
 
 
 @pytest.mark.parametrize(("asked", "counted"), [(0.25, 0.25), (0.3, 1 / 3), (0.4, 0.5), (0.6, 1.0), (1.0, 1.0), (2, 2)])
 def test_a_share_of_a_gpu_counts_as_what_it_leaves_no_use_for(asked: float, counted: float) -> None:
-    assert ledger({"CPU": 1.0, "GPU": 2.0}).each(stage("a", gpus=asked))["GPU"] == pytest.approx(counted)
+    assert resources({"CPU": 1.0, "GPU": 2.0}).each(stage("a", gpus=asked))["GPU"] == pytest.approx(counted)
 
 
 def test_gpus_left_open_are_decided_by_what_may_come_and_not_undone_when_it_goes() -> None:
     """A head without GPUs, GPU machines from 0: the first stages must not silently go to the CPU."""
-    head, coming = Machine({"CPU": 4.0}, "head"), Machine({"CPU": 8.0, "GPU": 1.0})
-    one = Ledger([head, coming])
+    head, coming = ClusterNode({"CPU": 4.0}, "head"), ClusterNode({"CPU": 8.0, "GPU": 1.0})
+    one = ClusterResources([head, coming])
     assert one.each(stage("a")) == {"CPU": 1.0, "GPU": 1.0}
     one.look([head])
     assert one.each(stage("a"))["GPU"] == 1.0
     assert not one.fits(stage("a"))
-    late = Ledger([head])
+    late = ClusterResources([head])
     assert late.each(stage("a"))["GPU"] == 0.0
     late.look([head, coming])
     assert late.each(stage("a"))["GPU"] == 1.0
@@ -70,8 +70,8 @@ def test_gpus_left_open_are_decided_by_what_may_come_and_not_undone_when_it_goes
 )
 def test_what_can_never_be_placed_is_refused_at_once(one: Stage, message: str) -> None:
     with pytest.raises(ResourceError, match=message):
-        ledger({"CPU": 4.0}).check({"a": one})
-    ledger({"CPU": 8.0, "GPU": 1.0}).check({"a": one})
+        resources({"CPU": 4.0}).check({"a": one})
+    resources({"CPU": 8.0, "GPU": 1.0}).check({"a": one})
 
 
 TWO_MACHINES = ({"CPU": 4.0, "GPU": 2.0}, {"CPU": 4.0, "GPU": 1.0}, {"memory": 1e9})
@@ -101,8 +101,8 @@ TWO_MACHINES = ({"CPU": 4.0, "GPU": 2.0}, {"CPU": 4.0, "GPU": 1.0}, {"memory": 1
 )  # fmt: skip
 def test_what_fits_no_machine_is_refused_though_the_sum_would_do(one: Stage, message: str) -> None:
     with pytest.raises(ResourceError, match=message):
-        ledger(*TWO_MACHINES).check({"a": one})
-    ledger(*TWO_MACHINES).check(
+        resources(*TWO_MACHINES).check({"a": one})
+    resources(*TWO_MACHINES).check(
         {
             "a": stage("a", workers=3),
             "b": stage("b", workers=8, gpus=0),
@@ -114,13 +114,13 @@ def test_what_fits_no_machine_is_refused_though_the_sum_would_do(one: Stage, mes
 
 def test_cpus_on_one_machine_and_gpus_on_another_are_named_together() -> None:
     with pytest.raises(ResourceError, match=r"resources\.finetune: a stage needs 4 CPU and 1 GPU on one"):
-        ledger({"CPU": 8.0}, {"CPU": 2.0, "GPU": 1.0}).check({"a": stage("a", cpus=4)})
+        resources({"CPU": 8.0}, {"CPU": 2.0, "GPU": 1.0}).check({"a": stage("a", cpus=4)})
 
 
 def test_a_group_that_lost_a_machine_keeps_the_room_that_is_left_for_it() -> None:
     """Three workers on two machines of 2 CPUs; on the machine that is left nothing else gets in."""
-    first, second = Machine({"CPU": 2.0}, "first"), Machine({"CPU": 2.0}, "second")
-    both = Ledger([first, second])
+    first, second = ClusterNode({"CPU": 2.0}, "first"), ClusterNode({"CPU": 2.0}, "second")
+    both = ClusterResources([first, second])
     both.admit(stage("group", workers=3, min_workers=1))
     both.look([first])
     assert both.running["group"].places == (0, 0)
@@ -131,11 +131,11 @@ def test_a_group_that_lost_a_machine_keeps_the_room_that_is_left_for_it() -> Non
 
 def test_what_may_come_is_room_too() -> None:
     """As in cluster.yaml: a head without CPUs, workers from 0."""
-    head = Machine({"CPU": 0.0}, "head")
+    head = ClusterNode({"CPU": 0.0}, "head")
     one = stage("a", cpus=8, gpus=1)
     with pytest.raises(ResourceError, match="a stage needs 8 CPU, there are 0"):
-        Ledger([head]).check({"a": one})
-    growing = Ledger([head, *[Machine({"CPU": 8.0, "GPU": 1.0})] * 8])
+        ClusterResources([head]).check({"a": one})
+    growing = ClusterResources([head, *[ClusterNode({"CPU": 8.0, "GPU": 1.0})] * 8])
     growing.check({"a": one})
     for number in range(8):
         assert growing.fits(stage(str(number), cpus=8))
@@ -148,7 +148,7 @@ def test_what_may_come_is_room_too() -> None:
 
 def test_free_gpus_on_two_machines_are_no_two_gpus_on_one() -> None:
     """Two machines of two GPUs. Two stages of one GPU each: Ray puts them on different machines, and so do we."""
-    one = ledger({"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 2.0})
+    one = resources({"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 2.0})
     one.admit(stage("a", gpus=1))
     one.admit(stage("b", gpus=1))
     assert {taken.places for taken in one.running.values()} == {(0,), (1,)}
@@ -159,7 +159,7 @@ def test_free_gpus_on_two_machines_are_no_two_gpus_on_one() -> None:
 
 
 def test_a_stage_that_says_where_it_is_puts_the_ledger_right() -> None:
-    one = ledger({"CPU": 2.0}, {"CPU": 2.0})
+    one = resources({"CPU": 2.0}, {"CPU": 2.0})
     one.admit(stage("a"))
     one.settle("a", "1")
     assert one.running["a"].places == (1,)
@@ -174,7 +174,7 @@ def test_a_stage_that_says_where_it_is_puts_the_ledger_right() -> None:
 
 def test_machines_come_and_go_and_what_runs_keeps_its_place() -> None:
     first, second, third = machines({"CPU": 2.0}, {"CPU": 2.0}, {"CPU": 2.0})
-    one = Ledger([first, second])
+    one = ClusterResources([first, second])
     one.admit(stage("a", cpus=2))
     one.settle("a", second.id)
     one.look([second, third])
@@ -190,23 +190,23 @@ def test_machines_come_and_go_and_what_runs_keeps_its_place() -> None:
 
 
 def test_a_stage_that_waits_for_a_machine_is_on_it_once_it_has_come() -> None:
-    head, coming = Machine({"CPU": 0.0}, "head"), Machine({"CPU": 2.0})
-    one = Ledger([head, coming])
+    head, coming = ClusterNode({"CPU": 0.0}, "head"), ClusterNode({"CPU": 2.0})
+    one = ClusterResources([head, coming])
     one.admit(stage("a"))
-    one.look([head, Machine({"CPU": 2.0}, "new")])
+    one.look([head, ClusterNode({"CPU": 2.0}, "new")])
     assert one.running["a"].places == (1,)
     assert one.fits(stage("b"))
     assert not one.fits(stage("c", cpus=2))
 
 
 def test_machines_that_are_there_are_taken_before_those_that_may_come() -> None:
-    one = Ledger([Machine({"CPU": 64.0}), *machines({"CPU": 2.0})])
+    one = ClusterResources([ClusterNode({"CPU": 64.0}), *machines({"CPU": 2.0})])
     one.admit(stage("a"))
     assert one.running["a"].places == (1,)
 
 
 def test_machines_to_keep_off_are_no_room() -> None:
-    one = ledger({"CPU": 1.0}, {"CPU": 1.0})
+    one = resources({"CPU": 1.0}, {"CPU": 1.0})
     one.admit(stage("a"), keep_off={"0"})
     assert one.running["a"].places == (1,)
     assert not one.fits(stage("b"), keep_off={"0"})
@@ -217,7 +217,7 @@ def test_machines_to_keep_off_are_no_room() -> None:
 
 def test_an_elastic_stage_takes_what_the_machines_could_ever_hold_for_ray_train_waits_for_it() -> None:
     """Four to eight workers on six CPUs: room for six is needed, and with one CPU taken there is none."""
-    one = ledger({"CPU": 4.0}, {"CPU": 2.0})
+    one = resources({"CPU": 4.0}, {"CPU": 2.0})
     group = stage("g", workers=8, min_workers=4, gpus=0)
     one.check({"g": group})
     assert one.workers(group) == 6
@@ -237,7 +237,7 @@ def test_never_more_is_taken_of_a_machine_than_it_has_and_what_ends_gives_all_ba
     sizes: list[dict[str, float]], shapes: list[tuple[int, float, int]]
 ) -> None:
     """By an account of our own: what runs is summed up per machine; what does not fit, fits none."""
-    one = ledger(*sizes)
+    one = resources(*sizes)
     running: list[Stage] = []
     for number, (cpus, gpus, workers) in enumerate(shapes):
         new = stage(str(number), cpus, gpus, workers)

@@ -98,11 +98,11 @@ def test_a_chain_runs_from_the_eldest() -> None:
     middle = stage("pretrain.1", eldest)
     youngest = stage("finetune", middle)
     s = scheduler(youngest)
-    order = []
+    task = []
     while (one := s.take()) is not None:
-        order.append(one)
+        task.append(one)
         s.complete(one, FINISHED)
-    assert order == [eldest, middle, youngest]
+    assert task == [eldest, middle, youngest]
 
 
 def test_equal_fingerprints_run_once_for_all_programs_that_wait() -> None:
@@ -468,13 +468,13 @@ def test_trainings_of_several_lengths_wait_for_the_longest_shorter_one() -> None
     run = Run(from_dict(body), lambda data: "digest", optuna.storages.InMemoryStorage())
     s = Scheduler(lambda key: None, 0)
     s.start(program.start(run))
-    order = []
+    task = []
     while (stage := s.take()) is not None:
         if stage.kind == "pretrain":
             assert all(other.kind != "pretrain" for key, other in s.running.items() if key != stage.fingerprint)
-            order.append((stage.reach, stage.keep_state))
+            task.append((stage.reach, stage.keep_state))
         s.complete(stage, Outcome("finished", {}))
-    assert order == [(50, True), (100, True), (200, True)]
+    assert task == [(50, True), (100, True), (200, True)]
     assert s.finished
 
 

@@ -21,7 +21,7 @@ from pretune.search_spaces.document import StudyError
 from pretune.search_spaces.resolve import from_dict
 from pretune.store.store import Store
 from pretune.trainables.data.resident.images import digest
-from pretune.worker.execute import Folders, execute, order_of
+from pretune.worker.execute import Folders, execute, task_of
 
 VIEWS = {"size": 16}
 
@@ -59,7 +59,7 @@ def run(data: Path) -> Store:
     scheduler = Scheduler(lambda key: None, 0)
     scheduler.start(program.start(chosen))
     while (stage := scheduler.take()) is not None:
-        outcome = execute(order_of(stage, stage.name, 0.0, folders), lambda values: None)
+        outcome = execute(task_of(stage, stage.name, 0.0, folders), lambda values: None)
         assert outcome.state == "finished", outcome.cause
         scheduler.complete(stage, outcome)
     tables.write_header(made, data / "s")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState
 
-from pretune.outcomes import Verdict
+from pretune.outcomes import TrialResult
 from pretune.search.optuna_study import INDEX, Search, direction_of, open_search, open_storage
 from pretune.search.samplers import sampler
 from pretune.search_spaces import schema, space
@@ -74,7 +74,7 @@ def search_through(
         for i, values in batch.items():
             step()
             how = told(i)
-            search.tell(i, Verdict(how, score(values) if how == "complete" else None))  # type: ignore[arg-type]
+            search.tell(i, TrialResult(how, score(values) if how == "complete" else None))  # type: ignore[arg-type]
     return asked
 
 
@@ -133,7 +133,7 @@ def test_answers_reach_the_sampler_from_the_first_question_after_startup_on() ->
         found = []
         for i in range(5):
             values = search.ask(i, suggest_all)
-            search.tell(i, Verdict("complete", sign * score(values)))
+            search.tell(i, TrialResult("complete", sign * score(values)))
             found.append(values)
         return found
 
@@ -145,7 +145,7 @@ def test_answers_reach_the_sampler_from_the_first_question_after_startup_on() ->
 def ask_and_tell(search: Search, how: Sequence[str]) -> None:
     for i, told in enumerate(how):
         search.ask(i, suggest_all)
-        search.tell(i, Verdict(told, float(i) if told == "complete" else None))  # type: ignore[arg-type]
+        search.tell(i, TrialResult(told, float(i) if told == "complete" else None))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("startup", [0, 2, 8])
@@ -167,14 +167,14 @@ def test_a_crash_is_told_as_failed_and_its_question_asked_again_with_the_same_va
     storage = memory()
     first = open_search(storage, "s", TUNE, ["maximize"])
     before = first.ask(0, suggest_all)
-    first.tell(0, Verdict("failed", None))
+    first.tell(0, TrialResult("failed", None))
     other = first.ask(1, suggest_all)
-    first.tell(1, Verdict("complete", 0.5))
+    first.tell(1, TrialResult("complete", 0.5))
     assert [trial.state for trial in first.study.get_trials()] == [TrialState.FAIL, TrialState.COMPLETE]
     again = open_search(storage, "s", TUNE, ["maximize"])
     assert again.ask(0, suggest_all) == before
     assert again.ask(1, suggest_all) == other
-    again.tell(0, Verdict("complete", 0.7))
+    again.tell(0, TrialResult("complete", 0.7))
     assert again.study.best_value == 0.7
 
 
@@ -188,7 +188,7 @@ def test_what_a_dead_process_left_running_is_taken_up_if_it_was_asked_whole() ->
     states = [trial.state for trial in alive.study.get_trials()]
     assert states == [TrialState.RUNNING, TrialState.FAIL]
     assert alive.ask(0, suggest_all) == values
-    alive.tell(0, Verdict("complete", 1.0))
+    alive.tell(0, TrialResult("complete", 1.0))
     assert [trial.state for trial in alive.study.get_trials()] == [TrialState.COMPLETE, TrialState.FAIL]
 
 
@@ -225,7 +225,7 @@ def test_a_journal_that_a_kill_left_locked_and_torn_is_opened_again(tmp_path: Pa
     path = tmp_path / "journal"
     search = open_search(open_storage(path), "s", schema.Tune(), ["maximize"])
     first = search.ask(0, lambda suggest: suggest("x", space.Uniform(0.0, 1.0)))
-    search.tell(0, Verdict("complete", 1.0))
+    search.tell(0, TrialResult("complete", 1.0))
     Path(f"{path}.lock").symlink_to("nobody")
     with path.open("ab") as file:
         file.write(b'{"op_code": 4, "wor')

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pretune.dispatch.scheduler import Scheduler
-from pretune.outcomes import Outcome, Run, Use
+from pretune.outcomes import Outcome, ReplicatePlan, Run
 from pretune.search import program
 from pretune.search.optuna_study import open_storage
 from pretune.search.pruning import judge
@@ -63,7 +63,7 @@ def drive(chosen: Study, ends: Ends = lambda stage: done()) -> tuple[Run, Schedu
     return run, scheduler
 
 
-def of_phase(run: Run, phase: str) -> list[Use]:
+def of_phase(run: Run, phase: str) -> list[ReplicatePlan]:
     return [use for use in run.uses if use.phase == phase]
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from pretune.dispatch.scheduler import Scheduler
-from pretune.outcomes import Answer, Outcome, Run
+from pretune.outcomes import Outcome, Run, TrialRecord
 from pretune.search import program
 from pretune.search.optuna_study import open_storage
 from pretune.search.racing import Noise, clearly_worse, residual
@@ -87,7 +87,7 @@ def drive(
     return run, scheduler
 
 
-def value_of(answer: Answer) -> float:
+def value_of(answer: TrialRecord) -> float:
     return float(next(iter(answer.values.values())))
 
 
@@ -95,7 +95,7 @@ def answers(run: Run) -> list[tuple[Any, ...]]:
     return [(a.index, tuple(a.values.items()), a.verdict) for a in sorted(run.answers, key=lambda a: a.index)]
 
 
-def told(run: Run, kind: str) -> list[Answer]:
+def told(run: Run, kind: str) -> list[TrialRecord]:
     return [answer for answer in run.answers if answer.verdict.told == kind]
 
 

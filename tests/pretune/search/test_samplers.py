@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretune.outcomes import Verdict
+from pretune.outcomes import TrialResult
 from pretune.search.optuna_study import open_search
 from pretune.search.samplers import at, grid, grid_size, sampler, sobol, values_from, values_of
 from pretune.search_spaces import schema, space
@@ -107,7 +107,7 @@ def close(name: str) -> float:
         asked = {i: search.ask(i, lambda suggest: space.fill(BOWL, suggest)) for i in batch}
         for i, values in asked.items():
             distances.append(float(np.hypot(values["a"] - 0.7, values["b"] - 0.2)))
-            search.tell(i, Verdict("complete", -distances[-1]))
+            search.tell(i, TrialResult("complete", -distances[-1]))
     return float(np.mean(sorted(distances[12:])[:12]))
 
 

@@ -28,7 +28,7 @@ from pretune.run import Options, run_study
 from pretune.search_spaces.resolve import from_dict
 from pretune.store.store import STATE, Entry, Store
 from pretune.trainables.data.resident.images import digest
-from pretune.worker.execute import Folders, Order, execute, order_of
+from pretune.worker.execute import Folders, StageTask, execute, task_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's own
 
@@ -47,15 +47,15 @@ def machines() -> Iterator[Any]:
     cluster.shutdown()
 
 
-def order(tiny: dict[str, Any], store: Path, **resources: int) -> Order:
+def task(tiny: dict[str, Any], store: Path, **resources: int) -> StageTask:
     """The pretraining, with a state every 0.2 s."""
     _, stages = make_plan(from_dict(tiny | {"resources": {"pretrain": resources}}), lambda data: digest(data, None))
     first = next(stage for stage in stages if stage.kind == "pretrain")
-    made = order_of(first, "a stage", 0.0, Folders(str(store), str(store.parent / "cache"), None))
+    made = task_of(first, "a stage", 0.0, Folders(str(store), str(store.parent / "cache"), None))
     return dataclasses.replace(made, checkpoint_seconds=0.2)
 
 
-def ended(one: Order) -> tuple[Entry, dict[str, torch.Tensor]]:
+def ended(one: StageTask) -> tuple[Entry, dict[str, torch.Tensor]]:
     outcome = execute(one, lambda values: None)
     assert outcome.state == "finished", outcome.cause
     store = Store(Path(one.folders.store))
@@ -68,7 +68,7 @@ def test_one_machine_ends_what_two_began(machines: Any, tiny: dict[str, Any], tm
     """In float32, plain SGD: sums in another order move things a little, over 100 steps running means by 4e-4 and the
     encoder's rank by 0.3 %."""
     tiny["pretrain"] |= {"steps": 100, "optimizer": {"name": "sgd", "lr": 0.01}, "method": {"name": "mae", "patch": 4}}
-    calm, hit = order(tiny, tmp_path / "calm", workers=2), order(tiny, tmp_path / "hit", workers=2, min_workers=1)
+    calm, hit = task(tiny, tmp_path / "calm", workers=2), task(tiny, tmp_path / "hit", workers=2, min_workers=1)
     assert hit.fingerprint == calm.fingerprint
     whole, expected = ended(calm)
 
@@ -117,7 +117,7 @@ def test_a_group_that_lost_a_machine_gets_the_room_of_a_process_that_idles(
     loss = threading.Thread(target=lose)
     loss.start()
     try:
-        often = lambda *given: dataclasses.replace(order_of(*given), checkpoint_seconds=0.2)  # noqa: E731
+        often = lambda *given: dataclasses.replace(task_of(*given), checkpoint_seconds=0.2)  # noqa: E731
         with mock.patch("pretune.run.order_of", often):
             ended = run_study(from_dict(tiny), options, Console(file=io.StringIO()))
     finally:

@@ -22,7 +22,7 @@ from pretune.search_spaces.resolve import from_dict
 from pretune.store.store import Store
 from pretune.trainables import checkpoints
 from pretune.trainables.data.resident.images import digest
-from pretune.worker.execute import DISK_FULL, Folders, Order, describe, execute, order_of, run_worker
+from pretune.worker.execute import DISK_FULL, Folders, StageTask, describe, execute, run_worker, task_of
 
 
 @pytest.fixture
@@ -31,12 +31,12 @@ def folders(tmp_path: Path) -> Folders:
     return Folders(str(tmp_path / "store"), str(tmp_path / "cache"), None)
 
 
-def orders(tiny: dict[str, Any], folders: Folders) -> dict[str, Order]:
+def orders(tiny: dict[str, Any], folders: Folders) -> dict[str, StageTask]:
     """The first pretraining and the first fine-tuning on it."""
     _, stages = make_plan(from_dict(tiny), lambda data: digest(data, None))
     first = next(stage for stage in stages if stage.kind == "pretrain")
     child = next(stage for stage in stages if stage.parent == first)
-    return {stage.kind: order_of(stage, f"a {stage.name}", 0.0, folders) for stage in (first, child)}
+    return {stage.kind: task_of(stage, f"a {stage.name}", 0.0, folders) for stage in (first, child)}
 
 
 def ignore(values: dict[str, float]) -> None:
@@ -44,9 +44,9 @@ def ignore(values: dict[str, float]) -> None:
 
 
 def test_an_order_survives_the_process_boundary(tiny: dict[str, Any], folders: Folders) -> None:
-    for order in orders(tiny, folders).values():
-        assert Order.from_json(order.to_json()) == order
-        json.loads(order.to_json())
+    for task in orders(tiny, folders).values():
+        assert StageTask.from_json(task.to_json()) == task
+        json.loads(task.to_json())
 
 
 def test_a_fine_tuning_runs_on_the_pretraining_in_the_store(tiny: dict[str, Any], folders: Folders) -> None:
@@ -64,14 +64,14 @@ def test_a_fine_tuning_runs_on_the_pretraining_in_the_store(tiny: dict[str, Any]
 
 
 def test_what_is_stored_is_not_run_again(tiny: dict[str, Any], folders: Folders) -> None:
-    order = orders(tiny, folders)["pretrain"]
-    first = execute(order, ignore)
+    task = orders(tiny, folders)["pretrain"]
+    first = execute(task, ignore)
 
     def refuse(values: dict[str, float]) -> None:
         raise AssertionError("it ran")
 
-    assert execute(order, refuse) == first
-    assert len(list((Path(folders.store) / order.fingerprint).glob("*/"))) == 1
+    assert execute(task, refuse) == first
+    assert len(list((Path(folders.store) / task.fingerprint).glob("*/"))) == 1
 
 
 @pytest.mark.parametrize(("readable", "final"), [(True, True), (False, False)], ids=["damaged", "not to be opened"])
@@ -102,30 +102,30 @@ def test_a_damaged_file_that_a_stream_meets_is_final_and_one_that_cannot_be_open
 
 def test_a_divergence_is_an_outcome_that_is_stored(tiny: dict[str, Any], folders: Folders) -> None:
     tiny["pretrain"]["optimizer"] = {"name": "sgd", "lr": 1e30}
-    order = orders(tiny, folders)["pretrain"]
-    outcome = execute(order, ignore)
+    task = orders(tiny, folders)["pretrain"]
+    outcome = execute(task, ignore)
     assert outcome.state == "diverged"
     assert "pretext_loss is " in outcome.cause
     assert " at step 1" in outcome.cause
-    entry = Store(Path(folders.store)).find(order.fingerprint)
+    entry = Store(Path(folders.store)).find(task.fingerprint)
     assert entry is not None
     assert (entry.outcome, entry.metrics) == ("diverged", {})
-    assert execute(order, ignore) == outcome
+    assert execute(task, ignore) == outcome
 
 
 def test_a_fault_is_an_outcome_with_its_cause_and_leaves_a_traceback(tiny: dict[str, Any], folders: Folders) -> None:
-    order = orders(tiny, folders)["pretrain"]
+    task = orders(tiny, folders)["pretrain"]
 
     def fail(values: dict[str, float]) -> None:
         raise RuntimeError("CUDA out of memory\nmore")
 
-    outcome = execute(order, fail)
+    outcome = execute(task, fail)
     assert outcome.state == "crashed"
     assert outcome.cause.startswith("RuntimeError: CUDA out of memory | more (test_execute.py:")
-    assert Store(Path(folders.store)).find(order.fingerprint) is None
-    (error,) = (Path(folders.store) / order.fingerprint).glob("*/error.txt")
+    assert Store(Path(folders.store)).find(task.fingerprint) is None
+    (error,) = (Path(folders.store) / task.fingerprint).glob("*/error.txt")
     assert "Traceback" in error.read_text()
-    assert execute(order, ignore).state == "finished"
+    assert execute(task, ignore).state == "finished"
 
 
 def test_a_stop_goes_through(tiny: dict[str, Any], folders: Folders) -> None:
@@ -145,10 +145,10 @@ def test_a_missing_parent_is_said(tiny: dict[str, Any], folders: Folders) -> Non
 
 
 def test_a_store_that_cannot_be_written_is_a_cause_and_no_exception(tiny: dict[str, Any], folders: Folders) -> None:
-    order = orders(tiny, folders)["pretrain"]
+    task = orders(tiny, folders)["pretrain"]
     Path(folders.store).mkdir()
-    (Path(folders.store) / order.fingerprint).write_text("a file in the way")
-    outcome = execute(order, ignore)
+    (Path(folders.store) / task.fingerprint).write_text("a file in the way")
+    outcome = execute(task, ignore)
     assert outcome.state == "crashed"
     assert outcome.cause.split(":")[0] in ("NotADirectoryError", "FileExistsError")
 
@@ -169,24 +169,24 @@ def test_a_stage_that_was_cut_off_goes_on_from_its_state(
     tiny: dict[str, Any], folders: Folders, monkeypatch: Any
 ) -> None:
     """A state that an earlier attempt left after the last step: nothing is trained, the metrics are those of it."""
-    order = orders(tiny, folders)["pretrain"]
-    whole = execute(order, ignore)
+    task = orders(tiny, folders)["pretrain"]
+    whole = execute(task, ignore)
     store = Store(Path(folders.store))
-    store.remove(order.fingerprint)
-    monkeypatch.setattr("pretune.trainables.loop.Clock.due", lambda clock: True)
+    store.remove(task.fingerprint)
+    monkeypatch.setattr("pretune.trainables.loop.CheckpointTimer.due", lambda clock: True)
 
     def cut(values: dict[str, float]) -> None:
         if values["step"] == 6:
             raise SystemExit(1)
 
     with pytest.raises(SystemExit):
-        execute(order, cut)
-    state = store.resumable(order.fingerprint)
+        execute(task, cut)
+    state = store.resumable(task.fingerprint)
     loaded = checkpoints.load_state(state, torch.device("cpu"))
     assert loaded is not None
     assert loaded["step"] == 5
     steps: list[float] = []
-    assert execute(order, lambda values: steps.append(values["step"])) == whole
+    assert execute(task, lambda values: steps.append(values["step"])) == whole
     assert steps == [6]
 
 
@@ -211,17 +211,17 @@ def test_a_machine_that_does_not_see_the_shared_folder_says_so_and_makes_nothing
 ) -> None:
     """Else /shared would be made on its own disk, and every stage there be lost with it."""
     marked = replace(folders, mark=str(tmp_path / "store" / ".seen-1"))
-    order = orders(tiny, marked)["pretrain"]
-    outcome = execute(order, ignore)
+    task = orders(tiny, marked)["pretrain"]
+    outcome = execute(task, ignore)
     assert outcome.state == "crashed"
     assert outcome.cause == f"{NOT_THERE}: {platform.node()} does not see {tmp_path / 'store'} (is it mounted?)"
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(FileNotFoundError, match=NOT_THERE):  # one of several workers, on another machine
-        run_worker(order, tmp_path / "attempt", ignore, torch.device("cpu"), None)
+        run_worker(task, tmp_path / "attempt", ignore, torch.device("cpu"), None)
     with join.marked(tmp_path / "store") as mark:
-        order = orders(tiny, replace(folders, mark=str(mark)))["pretrain"]
-        assert Order.from_json(order.to_json()) == order
-        assert execute(order, ignore).state == "finished"
+        task = orders(tiny, replace(folders, mark=str(mark)))["pretrain"]
+        assert StageTask.from_json(task.to_json()) == task
+        assert execute(task, ignore).state == "finished"
     assert not mark.exists()
 
 
@@ -232,12 +232,12 @@ def test_a_full_disk_of_one_machine_alone_does_not_stop_the_study(
     where: str | None, stops: bool, tiny: dict[str, Any], folders: Folders, tmp_path: Path
 ) -> None:
     """The words of the system in a cause stop a study: they stay where the disk may be the store's, by its quota."""
-    order = orders(tiny, folders)["pretrain"]
+    task = orders(tiny, folders)["pretrain"]
 
     def fail(values: dict[str, float]) -> None:
         raise OSError(errno.ENOSPC, DISK_FULL, *([str(tmp_path / where)] if where else []))
 
-    outcome = execute(order, fail)
+    outcome = execute(task, fail)
     assert outcome.state == "crashed"
     assert (DISK_FULL in outcome.cause) is stops
     assert (f"no space on a disk of {platform.node()}" in outcome.cause) is not stops

@@ -17,8 +17,8 @@ import pytest
 import torch
 import yaml
 
-from pretune.dispatch.dispatcher import Handout, find_in, outcome_of
-from pretune.dispatch.resources import Ledger, Machine
+from pretune.dispatch.dispatcher import Dispatcher, find_in, outcome_of
+from pretune.dispatch.resources import ClusterNode, ClusterResources
 from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Outcome
 from pretune.plan import make_plan
@@ -26,7 +26,7 @@ from pretune.search_spaces.resolve import from_dict
 from pretune.store.store import Store
 from pretune.trainables.data.resident.images import digest
 from pretune.worker import preemption
-from pretune.worker.execute import Folders, execute, order_of
+from pretune.worker.execute import Folders, execute, task_of
 
 
 @pytest.fixture(autouse=True)
@@ -49,14 +49,14 @@ def test_a_preempted_stage_goes_on_where_it_left_and_ends_in_the_same_bits(
     ended = {}
     for name in ("preempted", "undisturbed"):
         store = Store(tmp_path / name)
-        order = order_of(stage_of(tiny, "pretrain"), "", 0.0, Folders(str(store.root), str(tmp_path / "cache"), None))
+        task = task_of(stage_of(tiny, "pretrain"), "", 0.0, Folders(str(store.root), str(tmp_path / "cache"), None))
         if name == "preempted":
-            outcome = execute(order, lambda values: None, map(after.__le__, range(1, 100)).__next__)
+            outcome = execute(task, lambda values: None, map(after.__le__, range(1, 100)).__next__)
             assert outcome == Outcome("preempted", {}, f"asked to leave, state written after step {after}")
-            assert store.find(order.fingerprint) is None
-            assert store.resumable(order.fingerprint) is not None
-        ended[name] = execute(order, lambda values: None)
-        entry = store.find(order.fingerprint)
+            assert store.find(task.fingerprint) is None
+            assert store.resumable(task.fingerprint) is not None
+        ended[name] = execute(task, lambda values: None)
+        entry = store.find(task.fingerprint)
         assert entry is not None
         ended[name + " weights"] = entry.files["model.safetensors"]["sha256"]
     assert ended["preempted"] == ended["undisturbed"]
@@ -87,15 +87,18 @@ def test_a_stopped_handout_hands_out_no_more_and_is_over_when_nothing_is_under_w
     scheduler = Scheduler(lambda key: None, 0)
     scheduler.start([program_of(stage)])
     folders = Folders("store", "cache", None)
-    handout = Handout(
-        scheduler, Ledger([Machine({"CPU": 4.0})]), lambda stage, gpus: order_of(stage, "", gpus, folders), {}
+    dispatcher = Dispatcher(
+        scheduler,
+        ClusterResources([ClusterNode({"CPU": 4.0})]),
+        lambda stage, gpus: task_of(stage, "", gpus, folders),
+        {},
     )
-    assert handout.take("a") is not None
-    handout.stop()
-    assert not handout.over
-    handout.end("a", {"state": "preempted", "cause": ""}, error=True)
-    assert handout.take("b") is None
-    assert handout.over
+    assert dispatcher.take("a") is not None
+    dispatcher.stop()
+    assert not dispatcher.over
+    dispatcher.end("a", {"state": "preempted", "cause": ""}, error=True)
+    assert dispatcher.take("b") is None
+    assert dispatcher.over
     assert not scheduler.finished
 
 
@@ -203,7 +206,7 @@ def test_the_store_shows_what_ended_whatever_the_trial_said_last(tiny: dict[str,
     torch.set_num_threads(1)
     stage = stage_of(tiny, "pretrain")
     store = Store(tmp_path / "store")
-    execute(order_of(stage, "", 0.0, Folders(str(store.root), str(tmp_path / "cache"), None)), lambda values: None)
+    execute(task_of(stage, "", 0.0, Folders(str(store.root), str(tmp_path / "cache"), None)), lambda values: None)
     scheduler = Scheduler(find_in(store), 0)
     assert outcome_of(stage, {"state": "preempted"}, True, scheduler).state == "finished"
 

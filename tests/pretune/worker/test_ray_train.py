@@ -23,7 +23,7 @@ from pretune.search_spaces.resolve import from_dict
 from pretune.store.store import STATE, Entry, Store
 from pretune.trainables.data.resident.images import digest
 from pretune.worker import preemption
-from pretune.worker.execute import Folders, Order, execute, order_of
+from pretune.worker.execute import Folders, StageTask, execute, task_of
 
 pytestmark = [
     pytest.mark.ray,
@@ -38,20 +38,20 @@ def cluster() -> Iterator[None]:
     stop_ray()
 
 
-def order(tiny: dict[str, Any], store: Path, workers: int, kind: str = "pretrain", **resources: Any) -> Order:
+def task(tiny: dict[str, Any], store: Path, workers: int, kind: str = "pretrain", **resources: Any) -> StageTask:
     """The first stage of its kind."""
     if workers > 1:
         tiny["resources"] = {kind: {"workers": workers} | resources}
     _, stages = make_plan(from_dict(tiny), lambda data: digest(data, None))
     first = next(stage for stage in stages if stage.kind == kind)
-    return order_of(first, "a stage", 0.0, Folders(str(store), str(store.parent / "cache"), None))
+    return task_of(first, "a stage", 0.0, Folders(str(store), str(store.parent / "cache"), None))
 
 
 def ignore(values: dict[str, float]) -> None:
     return None
 
 
-def finished(one: Order) -> Entry:
+def finished(one: StageTask) -> Entry:
     outcome = execute(one, ignore)
     assert outcome.state == "finished", outcome.cause
     entry = Store(Path(one.folders.store)).find(one.fingerprint)
@@ -59,7 +59,7 @@ def finished(one: Order) -> Entry:
     return entry
 
 
-def weights(one: Order) -> dict[str, torch.Tensor]:
+def weights(one: StageTask) -> dict[str, torch.Tensor]:
     store = Store(Path(one.folders.store))
     entry = store.find(one.fingerprint)
     assert entry is not None
@@ -69,7 +69,7 @@ def weights(one: Order) -> dict[str, torch.Tensor]:
 def test_two_workers_train_what_one_trains(tiny: dict[str, Any], tmp_path: Path) -> None:
     """In float32: rounding in another order moves weights by about 1e-6 within six steps of plain SGD."""
     tiny["pretrain"] |= {"optimizer": {"name": "sgd", "lr": 0.01}, "method": {"name": "mae", "patch": 4}}
-    alone, both = order(tiny, tmp_path / "store", 1), order(tiny, tmp_path / "store", 2)
+    alone, both = task(tiny, tmp_path / "store", 1), task(tiny, tmp_path / "store", 2)
     assert alone.fingerprint != both.fingerprint
     one, two = finished(alone), finished(both)
     assert two.metrics == pytest.approx(one.metrics, rel=1e-4)
@@ -82,7 +82,7 @@ def test_two_workers_train_what_one_trains(tiny: dict[str, Any], tmp_path: Path)
 @pytest.mark.slow
 def test_a_divergence_on_two_workers_is_the_same_outcome(tiny: dict[str, Any], tmp_path: Path) -> None:
     tiny["pretrain"]["optimizer"] = {"name": "sgd", "lr": 1e30}
-    outcome = execute(order(tiny, tmp_path / "store", 2), ignore)
+    outcome = execute(task(tiny, tmp_path / "store", 2), ignore)
     assert outcome.state == "diverged"
     assert "pretext_loss is " in outcome.cause
 
@@ -92,7 +92,7 @@ def test_what_the_data_do_not_have_is_refused_by_all_workers_and_not_tried_again
     tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     tiny["pretrain"]["method"] = {"name": "classification"}
-    outcome = execute(order(tiny, tmp_path / "store", 2), ignore)
+    outcome = execute(task(tiny, tmp_path / "store", 2), ignore)
     assert (outcome.state, outcome.final) == ("crashed", True)
     assert "pretrain.method: classification needs image classes, and data.scenes (scenes) has none" in outcome.cause
 
@@ -101,9 +101,9 @@ def test_what_the_data_do_not_have_is_refused_by_all_workers_and_not_tried_again
 def test_a_killed_worker_changes_nothing(tiny: dict[str, Any], tmp_path: Path) -> None:
     """It is replaced, both go on from the last state, and the weights are those of the undisturbed run, bit by bit."""
     tiny["pretrain"] |= {"steps": 200}
-    calm = dataclasses.replace(order(tiny, tmp_path / "calm", 2), checkpoint_seconds=0.2)
+    calm = dataclasses.replace(task(tiny, tmp_path / "calm", 2), checkpoint_seconds=0.2)
     whole = finished(calm)
-    hit = order(tiny, tmp_path / "hit", 2)
+    hit = task(tiny, tmp_path / "hit", 2)
     hit = dataclasses.replace(hit, checkpoint_seconds=0.2)
     killed: list[int] = []
     killer = threading.Thread(target=kill_a_worker, args=(tmp_path / "hit" / hit.fingerprint, killed))
@@ -122,7 +122,7 @@ def test_a_killed_worker_changes_nothing(tiny: dict[str, Any], tmp_path: Path) -
 def test_workers_of_a_stopped_study_write_their_state_and_leave_together(tiny: dict[str, Any], tmp_path: Path) -> None:
     """Asked as `pretune stop` does, once there is a state; the same order then goes on from it."""
     tiny["pretrain"] |= {"steps": 3000}
-    one = dataclasses.replace(order(tiny, tmp_path / "store", 2), checkpoint_seconds=0.2)
+    one = dataclasses.replace(task(tiny, tmp_path / "store", 2), checkpoint_seconds=0.2)
 
     def ask() -> None:
         until = time.monotonic() + 120

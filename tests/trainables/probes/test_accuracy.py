@@ -17,7 +17,7 @@ from pretune.search_spaces import schema
 from pretune.trainables import checkpoints
 from pretune.trainables.data.resident.images import ImageSet, load
 from pretune.trainables.data.splits import draw_split
-from pretune.trainables.loop import Feed, Place, build_encoder
+from pretune.trainables.loop import DataFeed, RunContext, build_encoder
 from pretune.trainables.probes.accuracy import embed, knn, probe
 
 CPU = torch.device("cpu")
@@ -77,7 +77,7 @@ def test_votes_agree_with_scikit_learn() -> None:
 
 def test_an_encoder_tells_red_from_blue(tmp_path: Path, data: ImageSet, parent: Path) -> None:
     split = draw_split(24, SPLIT, 1, None)
-    place = Place(tmp_path, CPU, parent)
+    place = RunContext(tmp_path, CPU, parent)
     assert probe(SETTINGS, MODEL, data, split, place) == {"probe/accuracy": 1.0}
 
 
@@ -88,14 +88,14 @@ def test_shuffled_classes_are_not_known(tmp_path: Path, data: ImageSet, parent: 
     labels = data.labels.copy()
     labels[split.val] = 1 - labels[split.val]
     wrong = dataclasses.replace(data, labels=labels)
-    assert probe(SETTINGS, MODEL, wrong, split, Place(tmp_path, CPU, parent)) == {"probe/accuracy": 0.0}
+    assert probe(SETTINGS, MODEL, wrong, split, RunContext(tmp_path, CPU, parent)) == {"probe/accuracy": 0.0}
 
 
 def test_features_are_normalised_and_leave_the_encoder_as_it_was(data: ImageSet) -> None:
     torch.manual_seed(0)
     encoder = build_encoder(MODEL).eval()
     before = checkpoints.clone_state(encoder)
-    features = embed(encoder, Feed(data.images, CPU), np.arange(24), 8)
+    features = embed(encoder, DataFeed(data.images, CPU), np.arange(24), 8)
     assert features.shape == (24, 8)
     torch.testing.assert_close(features.norm(dim=1), torch.ones(24))
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
@@ -106,7 +106,7 @@ def test_a_probe_needs_classes_and_an_encoder(tmp_path: Path, data: ImageSet, pa
     unlabelled = dataclasses.replace(data, labels=None)
     for given, weights in ((unlabelled, parent), (data, None)):
         with pytest.raises(ValueError, match="needs image classes and a pretrained encoder"):
-            probe(SETTINGS, MODEL, given, split, Place(tmp_path, CPU, weights))
+            probe(SETTINGS, MODEL, given, split, RunContext(tmp_path, CPU, weights))
 
 
 @pytest.mark.parametrize("kind", ["knn", "linear"])
@@ -125,6 +125,6 @@ def test_on_test_scores_the_test_images_by_what_all_others_teach(
         labels = data.labels.copy()
         labels[turned] = 1 - labels[turned]
         given = dataclasses.replace(data, labels=labels)
-        assert probe(settings, MODEL, given, split, Place(tmp_path, CPU, parent))["probe/accuracy"] == expected
+        assert probe(settings, MODEL, given, split, RunContext(tmp_path, CPU, parent))["probe/accuracy"] == expected
     with pytest.raises(ValueError, match=r"split\.test leaves none"):
-        probe(settings, MODEL, data, split._replace(test=split.test[:0]), Place(tmp_path, CPU, parent))
+        probe(settings, MODEL, data, split._replace(test=split.test[:0]), RunContext(tmp_path, CPU, parent))

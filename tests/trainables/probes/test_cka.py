@@ -18,7 +18,7 @@ from pretune.search_spaces import schema
 from pretune.trainables import checkpoints
 from pretune.trainables.data.resident.images import ImageSet
 from pretune.trainables.data.splits import Split
-from pretune.trainables.loop import Feed, epoch_order
+from pretune.trainables.loop import DataFeed, epoch_order
 from pretune.trainables.models import interface
 from pretune.trainables.models.table import build_encoder
 from pretune.trainables.models.unet import Encoder
@@ -97,7 +97,7 @@ def test_between_encoders() -> None:
     torch.manual_seed(0)
     first, second = Encoder((4, 8)).eval(), Encoder((4, 6)).eval()
     pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
-    feed, images = Feed(pixels, torch.device("cpu")), np.arange(12)
+    feed, images = DataFeed(pixels, torch.device("cpu")), np.arange(12)
     assert cka_between(first, first, feed, images, 8, [-1], batch=6) == pytest.approx([1])
     x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
@@ -129,7 +129,7 @@ def test_mini_batches_of_images_stored_class_by_class_agree_with_the_whole() -> 
     number = np.arange(n)
     pixels = np.stack([number // 256, number % 256, 0 * number], axis=1).astype(np.uint8)[:, None, None]
     sides = [Lookup(table) for table in tables]
-    feed = Feed(pixels, torch.device("cpu"))
+    feed = DataFeed(pixels, torch.device("cpu"))
     (whole,), (parts,) = (cka_between(*sides, feed, number, 1, [-1], batch) for batch in (n, 128))
     assert whole > 0.2
     assert parts == pytest.approx(whole, rel=0.05)

@@ -95,12 +95,12 @@ def train(data: ImageSet, out: Path, split: Split = SPLIT, **changes: Any) -> di
     out.mkdir()
     body = {"data": "scenes", "method": {"name": "simclr", "hidden": 8, "dim": 4}, "views": {"size": 8}}
     stage = schema.Pretrain.model_validate(body | {"batch_size": 8, "epochs": 4} | changes)
-    place = loop.Place(out, torch.device("cpu"))
+    place = loop.RunContext(out, torch.device("cpu"))
     return pretrain(stage, MODEL, data, split, STREAMS, place, lambda _: None)
 
 
 def probed(how: schema.Probe, data: ImageSet, out: Path, split: Split = SPLIT) -> dict[str, float]:
-    place = loop.Place(out, torch.device("cpu"), parent=out / checkpoints.WEIGHTS)
+    place = loop.RunContext(out, torch.device("cpu"), parent=out / checkpoints.WEIGHTS)
     return probe(how, MODEL, data, split, place)
 
 

@@ -16,7 +16,7 @@ from pretune.search_spaces import schema
 from pretune.trainables import checkpoints
 from pretune.trainables.data.resident.images import ImageSet, load
 from pretune.trainables.data.splits import Split, draw_split
-from pretune.trainables.loop import Place, build_encoder
+from pretune.trainables.loop import RunContext, build_encoder
 from pretune.trainables.pretrain import pretrain
 from pretune.trainables.probes.accuracy import pixels_of
 from pretune.trainables.probes.maps import (
@@ -75,13 +75,13 @@ def classified(data: ImageSet, split: Split, tmp_path_factory: pytest.TempPathFa
     body = {"data": "d", "method": {"name": "classification"}, "views": {"size": 16}, "batch_size": 4, "steps": 30}
     body |= {"optimizer": {"lr": 0.01}}
     streams = {"init": 1, "order": 2, "augmentation": 3, "split": 4}
-    pretrain(schema.Pretrain.model_validate(body), MODEL, data, split, streams, Place(out, CPU), lambda _: None)
+    pretrain(schema.Pretrain.model_validate(body), MODEL, data, split, streams, RunContext(out, CPU), lambda _: None)
     return out / checkpoints.WEIGHTS
 
 
 def written(settings: Any, parent: Path, data: ImageSet, split: Split, out: Path) -> tuple[dict[str, float], Any]:
     out.mkdir()
-    metrics = write_maps(settings, MODEL, data, split, Place(out, CPU, parent))
+    metrics = write_maps(settings, MODEL, data, split, RunContext(out, CPU, parent))
     with np.load(out / FILE, allow_pickle=False) as file:
         return metrics, dict(file)
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretune.search_spaces import schema
-from pretune.trainables.data.errors import DataError, NeedsError
+from pretune.trainables.data.errors import DataError, RequirementsError
 from pretune.trainables.data.listing import Listing
 from pretune.trainables.data.resident.images import ImageSet
 from pretune.trainables.data.sources import labels_of, tests_of
@@ -107,7 +107,7 @@ def held_by_listing(settings: schema.Data, listing: Listing | None) -> Held:
 def refuse(where: str, settings: StageSettings, data: schema.Data, held: Held, workers: int = 1) -> None:
     """Raises NeedsError with every problem of a stage. See `unmet`."""
     if problems := list(unmet(where, settings, data, held, workers)):
-        raise NeedsError(f"{where} cannot run on data.{settings.data}:", problems)
+        raise RequirementsError(f"{where} cannot run on data.{settings.data}:", problems)
 
 
 def unmet(where: str, settings: StageSettings, data: schema.Data, held: Held, workers: int = 1) -> Iterator[str]:

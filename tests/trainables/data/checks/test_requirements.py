@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from pretune.search_spaces import schema
 from pretune.trainables.data.checks.requirements import LEAST_CKA, READS, Held, held_by, held_by_listing, refuse, unmet
-from pretune.trainables.data.errors import DataError, NeedsError
+from pretune.trainables.data.errors import DataError, RequirementsError
 from pretune.trainables.data.resident import images
 from pretune.trainables.data.splits import draw_split, label_subset, visible
 from pretune.trainables.methods.table import METHODS, Parts
@@ -153,7 +153,7 @@ def test_all_problems_of_a_stage_are_told_at_once() -> None:
         "pretrain.method: classification needs image classes",
         "pretrain.online_knn_every: 1 needs image classes",
     ]
-    with pytest.raises(NeedsError) as caught:
+    with pytest.raises(RequirementsError) as caught:
         refuse("pretrain", pretrain(method={"name": "classification"}), DATA.validate_python(data), BARE)
     assert len(caught.value.problems) == 3
 

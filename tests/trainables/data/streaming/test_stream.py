@@ -25,7 +25,7 @@ from pretune.trainables.data.resident.images import ImageSet
 from pretune.trainables.data.splits import draw_split
 from pretune.trainables.data.streaming.stream import Column
 from pretune.trainables.distributed import World
-from pretune.trainables.loop import Epochs, IntArray, Place, epoch_order
+from pretune.trainables.loop import Epochs, IntArray, RunContext, epoch_order
 from pretune.trainables.pretrain import pretrain
 
 
@@ -303,7 +303,7 @@ def test_an_interrupted_epoch_goes_on_at_the_right_image(one_cpu: None, tmp_path
 
     def run(data: ImageSet, name: str, resume: Path | None = None) -> bytes:
         (tmp_path / name).mkdir()
-        place = Place(tmp_path / name, torch.device("cpu"), resume=resume, checkpoint_seconds=0.0)
+        place = RunContext(tmp_path / name, torch.device("cpu"), resume=resume, checkpoint_seconds=0.0)
         pretrain(chosen, schema.UNet(widths=(4, 8)), data, split, streams, place, lambda values: None)
         return (tmp_path / name / checkpoints.WEIGHTS).read_bytes()
 
