@@ -40,7 +40,7 @@ def one(root: Path, began: float) -> dict[str, float]:
 
     from click.testing import CliRunner
 
-    from pretune.cli import study
+    from pretune.cli import cli, study
 
     mark("command line")
     study.load = after(study.load, lambda: mark("engine and study"))
@@ -51,7 +51,7 @@ def one(root: Path, began: float) -> dict[str, float]:
     run.run_trials = before(run.run_trials, lambda: mark(import_tune()))
     (root / "study.yaml").write_text(STUDY)
     arguments = ["run", str(root / "study.yaml"), "--root", str(root)]
-    ended = CliRunner().invoke(study.cli, arguments)
+    ended = CliRunner().invoke(cli, arguments)
     if ended.exit_code:
         raise RuntimeError(ended.output)
     done = next((root / "store").glob("*/done.json"))

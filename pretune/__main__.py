@@ -1,5 +1,5 @@
 """`python -m pretune`: how a job on a cluster starts, where the console script may not be installed."""
 
-from pretune.cli.study import main
+from pretune.cli import main
 
 main()

@@ -1,1 +1,74 @@
-"""The command line: verbs that call importable functions."""
+"""The command line: verbs that call importable functions. A usage error is one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import click
+
+from pretune.cli import results, study
+from pretune.cli.data import data as data_group
+from pretune.cli.grafana import monitor as monitor_command
+from pretune.cli.store import store_group
+from pretune.errors import EXIT_STOPPED, EXIT_USAGE
+from pretune.search_spaces.document import StudyError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="pretune")
+def cli() -> None:
+    """Which pretraining, and which fine-tuning of it, gives the best segmentation model, and how sure are we?
+
+    \b
+    pretune init my-study.yaml --images photos/ --masks labels/    write a starter study
+    pretune plan my-study.yaml                                     what it would run, and what that costs
+    pretune run my-study.yaml                                      run it; again: go on where it stopped
+    pretune report runs/my-study                                   the tables and the HTML report once more
+    pretune predict runs/my-study photos/ segmented/               use the best model
+    """
+
+
+for command in (data_group, monitor_command, store_group, *study.COMMANDS, *results.COMMANDS):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Entry point: errors of use become one sentence, never a traceback."""
+    from pretune.analysis.load.results import ResultsError
+    from pretune.dispatch.resources import ResourceError
+    from pretune.errors import ClusterError, LoggerError, ModelError, SearchStorageError
+    from pretune.store.object_store import ObjectError
+    from pretune.store.store import StoreError
+    from pretune.trainables.data.errors import DataError
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8; stderr escapes by itself
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(EXIT_STOPPED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(EXIT_USAGE)
+    except StudyError as error:
+        count = len(error.problems)
+        click.echo(f"{error}\n{count} problem{'s' * (count != 1)}; nothing was started.", err=True)
+        sys.exit(EXIT_USAGE)
+    except (
+        DataError,
+        StoreError,
+        SearchStorageError,
+        ResourceError,
+        ResultsError,
+        ModelError,
+        LoggerError,
+        ClusterError,
+        ObjectError,
+        ConnectionError,
+    ) as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(EXIT_USAGE)
+    except KeyboardInterrupt:
+        click.echo("stopped; run the same command to go on", err=True)
+        sys.exit(EXIT_STOPPED)

@@ -6,14 +6,49 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import pandas as pd
+import click
 from rich.console import Console
 from rich.table import Table
 
+from pretune.cli import options
 from pretune.store.object_store import is_address
 from pretune.store.store import Entry, Store, StoreError, open_store
 
 MARK_SECONDS = 86400.0
+
+
+@click.group("store")
+def store_group() -> None:
+    """Look at and clean the store of finished stage runs."""
+
+
+@store_group.command("ls")
+@options.root
+@options.store
+def store_ls(root: Path, store: str | None) -> None:
+    """List the finished stage runs."""
+    print_entries(store or root / "store", root / "cache", Console())
+
+
+@store_group.command("du")
+@options.root
+@options.store
+def store_du(root: Path, store: str | None) -> None:
+    """Show the disk use of the store by stage."""
+    print_usage(store or root / "store", root / "cache", Console())
+
+
+@store_group.command("gc")
+@options.root
+@options.store
+@click.option("--unused", is_flag=True, help="Also delete finished stage runs that no study under ROOT uses.")
+@click.option("--yes", is_flag=True, help="Delete (default: dry run).")
+def store_gc(root: Path, store: str | None, unused: bool, yes: bool) -> None:
+    """Delete unreferenced entries: unfinished attempts, and with --unused stage runs that no study uses."""
+    collect(store or root / "store", root / "cache", root, unused, yes, Console())
+
+
+# --------------------------------------------------------------------------------------------- behind the commands
 
 
 def print_entries(root: Path | str, cache: Path, console: Console) -> None:
@@ -82,6 +117,8 @@ def remove_marks(folders: list[Path]) -> None:
 
 def used_fingerprints(studies: Path) -> set[str]:
     """Fingerprints in the results of every study folder below `studies`."""
+    import pandas as pd  # slow to import, and no other command of this file needs it
+
     used: set[str] = set()
     for path in studies.glob("*/results.parquet"):
         used |= set(pd.read_parquet(path, columns=["fingerprint"])["fingerprint"])

@@ -1,122 +1,40 @@
-"""The command line. Verbs that call importable functions; a usage error is one sentence and exit code 2."""
+"""Commands about a study file: run, submit, stop, plan, init."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import functools
-import io
 import json
 import os
-import platform
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
-from pretune.cli.data import data as data_group
-from pretune.cli.grafana import monitor as monitor_command
-from pretune.cli.results import COMMANDS, draw_panels, print_report
-from pretune.errors import EXIT_FAILED_STAGES, EXIT_STOPPED, EXIT_USAGE
-from pretune.search_spaces.document import StudyError
-from pretune.search_spaces.resolve import Study, load
+from pretune.cli import options
+from pretune.cli.results import draw_panels, print_report
+from pretune.errors import EXIT_FAILED_STAGES, EXIT_STOPPED
+from pretune.search_spaces.resolve import load
 from pretune.search_spaces.stages import Stage
-
-_study = click.argument("file", type=click.Path(path_type=Path))
-_scale = click.option("--scale", metavar="NAME", help="Apply one of the study's scales, e.g. small.")
-_set = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; repeatable.")
-_data = click.option("--data", type=click.Path(path_type=Path), help="Folder in which data sets are looked for.")
-_root = click.option("--root", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
-                     help="Holds the store, the image cache and one folder per study.")  # fmt: skip
-_out = click.option("--out", metavar="PATH", help="The study's own folder; s3:// or gs://: ROOT/STUDY, "
-                    "copied there.  [default: ROOT/STUDY]")  # fmt: skip
-_store = click.option(
-    "--store", metavar="PATH", help="Finished stage runs: a folder, s3://... or gs://...  [default: ROOT/store]"
-)
-_may_grow = click.option(
-    "--may-grow", multiple=True, metavar="NxCPU=C,GPU=G",
-    help="Machines that the cluster's autoscaler may start, such as 8xCPU=8,GPU=1; repeatable. "
-    "[default: as the autoscaler's file on the head says]",
-)  # fmt: skip
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="pretune")
-def cli() -> None:
-    """Which pretraining, and which fine-tuning of it, gives the best segmentation model, and how sure are we?
-
-    \b
-    pretune init my-study.yaml --images photos/ --masks labels/    write a starter study
-    pretune plan my-study.yaml                                     what it would run, and what that costs
-    pretune run my-study.yaml                                      run it; again: go on where it stopped
-    pretune report runs/my-study                                   the tables and the HTML report once more
-    pretune predict runs/my-study photos/ segmented/               use the best model
-    """
-
-
-for command in (data_group, monitor_command, *COMMANDS):
-    cli.add_command(command)
-
-
-def main() -> None:
-    """Entry point: errors of use become one sentence, never a traceback."""
-    from pretune.analysis.load.results import ResultsError
-    from pretune.dispatch.resources import ResourceError
-    from pretune.errors import ClusterError, LoggerError, ModelError, SearchStorageError
-    from pretune.store.object_store import ObjectError
-    from pretune.store.store import StoreError
-    from pretune.trainables.data.errors import DataError
-
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8; stderr is so already
-    try:
-        cli(standalone_mode=False)
-    except click.exceptions.Abort:
-        sys.exit(EXIT_STOPPED)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(EXIT_USAGE)
-    except StudyError as error:
-        count = len(error.problems)
-        click.echo(f"{error}\n{count} problem{'s' * (count != 1)}; nothing was started.", err=True)
-        sys.exit(EXIT_USAGE)
-    except (
-        DataError,
-        StoreError,
-        SearchStorageError,
-        ResourceError,
-        ResultsError,
-        ModelError,
-        LoggerError,
-        ClusterError,
-        ObjectError,
-        ConnectionError,
-    ) as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(EXIT_USAGE)
-    except KeyboardInterrupt:
-        click.echo("stopped; run the same command to go on", err=True)
-        sys.exit(EXIT_STOPPED)
-
 
 # -------------------------------------------------------------------------------------------------------------- run
 
 
-@cli.command()
-@_study
-@_scale
-@_set
-@_data
-@_root
-@_out
-@_store
+@click.command()
+@options.study_file
+@options.scale
+@options.overrides
+@options.data
+@options.root
+@options.out
+@options.store
 @click.option("--parallel", type=click.IntRange(1), help="Most stage runs at once.  [default: what the machine holds]")
 @click.option("--address", help="Address of a Ray cluster.  [default: this machine]")
-@_may_grow
+@options.may_grow
 @click.option("--search-storage", envvar="PRETUNE_SEARCH_STORAGE", metavar="URL",
               help="Database of the searches, such as sqlite:///x.db.  [default: OUT/optuna.journal]")  # fmt: skip
 @click.option(
@@ -144,35 +62,35 @@ def run(
     from pretune.store.mirror import Publisher
 
     study = load(file, scale, overrides)
-    options = replace(
-        _options(study, data, root, out, store, parallel, address),
+    where = dataclasses.replace(
+        options.run_options(study, data, root, out, store, parallel, address),
         search_storage=search_storage,
         dashboard=dashboard,
         log_to=log_to,
-        may_grow=_groups(may_grow, address),
+        may_grow=options.node_groups(may_grow, address),
     )
     console = Console()
     for warning in study.warnings:
         console.print(f"[yellow]note:[/] {warning}", highlight=False)
-    ended = run_study(study, options, console)
+    ended = run_study(study, where, console)
     if ended.exit_code in (0, EXIT_FAILED_STAGES):
-        draw_panels(options.out, options.cache, options.store)
-    show_end(ended, options.out, console)
-    Publisher(options.out, options.results).send()
+        draw_panels(where.out, where.cache, where.store)
+    show_end(ended, where.out, console)
+    Publisher(where.out, where.results).send()
     sys.exit(ended.exit_code)
 
 
-@cli.command()
-@_study
-@click.option("--address", required=True, help="Of the cluster's dashboard, such as http://localhost:8265.")
-@_scale
-@_set
-@click.option("--data", metavar="PATH", help="As `pretune run` has it, on the cluster's machines.")
-@click.option("--root", metavar="PATH", required=True, help="Likewise; a folder that all its machines share.")
-@click.option("--out", metavar="PATH", help="Likewise.")
-@click.option("--store", metavar="PATH", help="Likewise.")
+@click.command()
+@options.study_file
+@click.option("--address", required=True, help="Dashboard address of the cluster, such as http://localhost:8265.")
+@options.scale
+@options.overrides
+@click.option("--data", metavar="PATH", help="Data folder on the cluster nodes.")
+@click.option("--root", metavar="PATH", required=True, help="Output root; must be shared by all nodes.")
+@click.option("--out", metavar="PATH", help="Study folder on the cluster.")
+@click.option("--store", metavar="PATH", help="Store on the cluster, or an s3:// or gs:// address.")
 @click.option("--parallel", type=click.IntRange(1), help="Most stage runs at once.  [default: what the cluster holds]")
-@_may_grow
+@options.may_grow
 @click.option("--pip", is_flag=True, help="Install what Pretune needs on every node, where their image lacks it.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Follow the log until the study has ended.")
 def submit(
@@ -201,12 +119,12 @@ def submit(
     }
     for option in ("--data", "--root", "--out", "--store"):  # a job's own folder is deleted with it
         if (path := given[option]) is not None and not path.startswith("/") and "://" not in path:
-            raise click.UsageError(f"{option} {path}: give the whole path, as the cluster's machines see it")
+            raise click.UsageError(f"{option} {path}: give an absolute path on the cluster nodes")
     for option in ("--data", "--root"):
         if "://" in str(given[option]):
-            raise click.UsageError(f"{option} names a folder that the cluster's machines see, not an address")
+            raise click.UsageError(f"{option} must be a folder on the cluster nodes, not an address")
     words = [word for option, value in given.items() if value is not None for word in (option, str(value))]
-    _groups(may_grow, address)
+    options.node_groups(may_grow, address)
     words += [word for group in may_grow for word in ("--may-grow", group)]
     words += [word for override in overrides for word in ("--set", override)]
     jobs.check_arguments(words)
@@ -222,9 +140,9 @@ def submit(
             click.echo(f"\n{job} goes on; ray job logs {job} --address {address} --follow shows it", err=True)
 
 
-@cli.command()
+@click.command()
 @click.argument("target", metavar="JOB|OUT")
-@click.option("--address", help="Of the dashboard of the cluster that runs the job.")
+@click.option("--address", help="Dashboard address of the cluster.")
 def stop(target: str, address: str | None) -> None:
     """Stop a study under way: what it is training is saved first, and running it again goes on there.
 
@@ -276,54 +194,16 @@ def idle_share(folder: Path) -> str:
     return sentence(found) if found else ""
 
 
-def _groups(may_grow: tuple[str, ...], address: str | None) -> tuple[Any, ...]:
-    """What --may-grow says, read."""
-    from pretune.cluster.autoscaling import parse
-
-    if may_grow and not address:
-        raise click.UsageError("--may-grow is about a cluster: give its --address too")
-    try:
-        return tuple(parse(text) for text in may_grow)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
-
-
-def _options(
-    study: Study,
-    data: Path | None,
-    root: Path,
-    out: str | None,
-    store: str | None,
-    parallel: int | None,
-    address: str | None,
-) -> Any:
-    from pretune.run import Options
-    from pretune.store.object_store import is_address
-
-    if data is not None and not data.is_dir():
-        on = f" on {platform.node()}, where the study would run" if os.environ.get("PRETUNE_JOB") else ""
-        raise click.UsageError(f"--data {data}: there is no such folder{on}")
-    return Options(
-        out=root / study.name if out is None or is_address(out) else Path(out),
-        results=out if out is not None and is_address(out) else None,
-        store=store or root / "store",
-        cache=root / "cache",
-        data=data,
-        parallel=parallel,
-        address=address,
-    )
-
-
 # ------------------------------------------------------------------------------------------------------------- plan
 
 
-@cli.command()
-@_study
-@_scale
-@_set
-@_data
-@_root
-@_store
+@click.command()
+@options.study_file
+@options.scale
+@options.overrides
+@options.data
+@options.root
+@options.store
 @click.option("--parallel", type=click.IntRange(1), help="Stage runs at once, for the estimate.  [default: CPUs]")
 @click.option("--calibrate/--no-calibrate", default=True, help="Time a few steps of each kind of stage.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
@@ -366,7 +246,7 @@ def plan(
 def _sources(stages: list[Stage], data: Path | None, cache: Path) -> Iterator[str]:
     """Which data sets will be decoded once and which streamed, and which have files that a run will refuse.
 
-    Those that are not there are left out.
+    Data sets that are missing are skipped.
     """
     from pretune.trainables.data.checks.excluded import refused_by_name
     from pretune.trainables.data.errors import DataError
@@ -413,7 +293,7 @@ def _contents(data: Path | None, root: Path) -> tuple[Any, Any]:
 # ------------------------------------------------------------------------------------------------------------- init
 
 
-@cli.command()
+@click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--images", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of images.")
 @click.option("--masks", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of masks.")
@@ -432,45 +312,8 @@ def init(file: Path, images: Path | None, masks: Path | None, classes: str | Non
     file.write_text(starter(file.stem, images, masks, classes), encoding="utf-8")
     assumed = [word for given, word in ((images, "--images"), (masks, "--masks"), (classes, "--classes")) if not given]
     if assumed:
-        click.echo(f"{', '.join(assumed)} not given: an example stands in their place, change it first")
+        click.echo(f"{', '.join(assumed)} not given: placeholders were written, edit them before running")
     click.echo(f"wrote {file}; next: pretune plan {file}")
 
 
-# ------------------------------------------------------------------------------------------------------------ store
-
-
-@cli.group()
-def store() -> None:
-    """Look at and clean the store of finished stage runs."""
-
-
-@store.command("ls")
-@_root
-@_store
-def store_ls(root: Path, store: str | None) -> None:
-    """List the finished stage runs."""
-    from pretune.cli.store import print_entries
-
-    print_entries(store or root / "store", root / "cache", Console())
-
-
-@store.command("du")
-@_root
-@_store
-def store_du(root: Path, store: str | None) -> None:
-    """How much disk the store takes, by stage."""
-    from pretune.cli.store import print_usage
-
-    print_usage(store or root / "store", root / "cache", Console())
-
-
-@store.command("gc")
-@_root
-@_store
-@click.option("--unused", is_flag=True, help="Also delete finished stage runs that no study under ROOT uses.")
-@click.option("--yes", is_flag=True, help="Delete; without it, only say what would go.")
-def store_gc(root: Path, store: str | None, unused: bool, yes: bool) -> None:
-    """Delete what killed or failed attempts left, and with --unused what no study uses any more."""
-    from pretune.cli.store import collect
-
-    collect(store or root / "store", root / "cache", root, unused, yes, Console())
+COMMANDS = (run, submit, stop, plan, init)

@@ -13,7 +13,7 @@ from pretune.analysis.load.runs import load_stage_runs
 from pretune.analysis.report.html import build as build_page
 from pretune.analysis.report.html import write as write_page
 from pretune.analysis.report.tables import write_tables
-from pretune.cli.study import main
+from pretune.cli import main
 
 FACTORS = {"a": ["x", "y"]}
 

@@ -144,7 +144,7 @@ class World:
 
 
 def command(file: Path, root: Path, address: str | None) -> list[str]:
-    run = [sys.executable, "-c", "from pretune.cli.study import main; main()", "run", str(file), "--root", str(root)]
+    run = [sys.executable, "-c", "from pretune.cli import main; main()", "run", str(file), "--root", str(root)]
     return [*run, "--address", address] if address else [*run, "--parallel", "2"]
 
 

@@ -20,7 +20,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from pretune.cli.study import main
+from pretune.cli import main
 from pretune.run import Ended, Options, run_study
 from pretune.search_spaces.resolve import from_dict
 from pretune.store.store import Store, StoreError

@@ -16,8 +16,8 @@ from pretune.analysis.load.results import load, load_header
 from pretune.analysis.questions.image_bootstrap import intervals, load_counts
 from pretune.analysis.report.html import write
 from pretune.analysis.report.panels import load_panels
+from pretune.cli import main
 from pretune.cli.results import draw_panels
-from pretune.cli.study import main
 from pretune.model.predict import load_model
 from pretune.results import image_counts
 from pretune.results.panels import predict_cached

@@ -134,7 +134,7 @@ def test_a_killed_driver_is_taken_up_where_it_was_and_gives_the_same_results(
     tiny["finetune"]["optimizer"] = {"lr": {"log_uniform": [0.001, 0.1]}}
     tiny["seeds"] = {"search": 1, "report": 2}
     file.write_text(yaml.safe_dump(tiny))
-    command = [sys.executable, "-c", "from pretune.cli.study import main; main()", "run", str(file), "--parallel", "2"]
+    command = [sys.executable, "-c", "from pretune.cli import main; main()", "run", str(file), "--parallel", "2"]
     killed = subprocess.Popen(
         [*command, "--root", str(tmp_path / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

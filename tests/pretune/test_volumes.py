@@ -16,7 +16,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from pretune.analysis.report.panels import load_panels
-from pretune.cli.study import cli
+from pretune.cli import cli
 from pretune.errors import ModelError
 from pretune.model.check_images import CheckImages, generated_images
 from pretune.model.export import compare

@@ -272,7 +272,7 @@ def test_all_problems_of_a_file_are_reported_together_in_its_order():
 def test_the_command_line_names_every_problem_and_ends_with_2_without_a_traceback(tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text(BAD, encoding="utf-8")
-    command = [sys.executable, "-c", "from pretune.cli.study import main; main()", "plan", str(path)]
+    command = [sys.executable, "-c", "from pretune.cli import main; main()", "plan", str(path)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 2
     assert ended.stdout == ""

@@ -15,7 +15,7 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 
-from pretune.cli.study import cli, main
+from pretune.cli import cli, main
 from pretune.run import Ended
 from pretune.store.store import Store
 
@@ -289,7 +289,7 @@ def test_a_name_that_is_not_utf8_does_not_end_a_command(tmp_path: Path) -> None:
     root = tmp_path / os.fsdecode(b"caf\xe9")
     root.mkdir()
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(root / "a.png")
-    command = [sys.executable, "-c", "from pretune.cli.study import main; main()", "data", "check", "image-folder"]
+    command = [sys.executable, "-c", "from pretune.cli import main; main()", "data", "check", "image-folder"]
     named = ["--set", "root=.", "--data", root, "--root", tmp_path / "runs", "--out", root / "sheet.png"]
     ended = subprocess.run(
         [*command, *named], capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"}

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from pretune.cli.study import cli
+from pretune.cli import cli
 from tests.pretune.heads import end
 
 TOKEN = "0123456789abcdef0123456789abcdef0123456789abcdef"  # of the cluster that this test starts, nothing else
@@ -51,7 +51,7 @@ def study(tiny: dict[str, Any], tmp_path: Path) -> Iterator[tuple[Path, str]]:
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny))
     ray_temp = Path(f"/tmp/pretune-{os.getpid()}")  # paths of its sockets must be short
     environment = os.environ | {"RAY_TMPDIR": str(ray_temp), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
-    command = [sys.executable, "-c", "from pretune.cli.study import main; main()"]
+    command = [sys.executable, "-c", "from pretune.cli import main; main()"]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
             [*command, "run", str(tmp_path / "tiny.yaml"), "--root", str(tmp_path / "runs"), "--dashboard"],

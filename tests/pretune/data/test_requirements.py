@@ -11,7 +11,7 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 
-from pretune.cli.study import cli
+from pretune.cli import cli
 from pretune.data import requirements
 from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Outcome

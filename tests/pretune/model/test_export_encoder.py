@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pretune.cli.study import main
+from pretune.cli import main
 from pretune.errors import ModelError
 from pretune.model.export_encoder import export_encoder
 from pretune.model.predict import load_model

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretune.cli.study import cli
+from pretune.cli import cli
 from pretune.cluster.log_to import check_packages
 from pretune.errors import LoggerError
 from pretune.monitor.prometheus import METRICS, MOST, Facts, readings

@@ -26,7 +26,7 @@ import yaml
 from optuna.storages import BaseStorage
 from rich.console import Console
 
-from pretune.cli.study import main
+from pretune.cli import main
 from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Outcome, Run
 from pretune.results import tables
