@@ -21,7 +21,7 @@ from pretune.cluster.autoscaling import Autoscaling, Group
 from pretune.cluster.log_to import LogTo, check_packages
 from pretune.cluster.tune import run_trials, start_ray, stop_ray
 from pretune.data.backbones import check_backbones
-from pretune.data.prepare import prepare_data, say_changes
+from pretune.data.prepare import prepare_data
 from pretune.dispatch import gpu_sharing
 from pretune.dispatch.dispatcher import find_in
 from pretune.dispatch.resources import ClusterResources, ResourceError
@@ -31,6 +31,7 @@ from pretune.monitor.prometheus import published
 from pretune.monitor.terminal import monitor
 from pretune.outcomes import Run, stages_in
 from pretune.results import tables
+from pretune.results.changes import say_changes, set_aside
 from pretune.results.image_counts import write_test_images
 from pretune.search import program, warm_start
 from pretune.search.optuna_study import close_storage, is_database_error, open_storage
@@ -102,7 +103,7 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
     ):
         log.writelines(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n" for line in left_out)
         if say_changes(study, options.out, console):
-            tables.set_aside(options.out)
+            set_aside(options.out)
         tables.write_header(study, options.out)
         run = Run(study, digest_of, storage)
         run.notes += copies

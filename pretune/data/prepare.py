@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from rich.progress import Progress as Bar
 
 from pretune.data import requirements
 from pretune.data.leaks import in_the_test_set
-from pretune.results import tables
 from pretune.search_spaces import schema
 from pretune.search_spaces.resolve import Study
 from pretune.search_spaces.stages import DigestOf
@@ -95,27 +93,3 @@ def say_left_out(name: str, data: schema.Data, held: Any, data_root: Path | None
             where = "pretune.log and pretune data check list all (on its page)"
             console.print(f"  and {len(skipped) - 10} more; {where}", highlight=False)
     return [f"data {name}: left out: {line}" for line in skipped] + ([f"data {name}: {ignored}"] if ignored else [])
-
-
-def say_changes(study: Study, folder: Path, console: Console) -> bool:
-    """Where the file was edited since the last run: which keys changed. What they leave valid is reused."""
-    import yaml
-
-    try:
-        before = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return False
-    changed = sorted(differing(before, yaml.safe_load(study.to_yaml())))
-    if changed:
-        console.print(f"the study changed since its last run: {', '.join(changed)}", highlight=False)
-        console.print(f"its earlier results are in {folder / tables.EARLIER}", highlight=False, soft_wrap=True)
-    return bool(changed)
-
-
-def differing(before: Any, after: Any, key: str = "") -> Iterator[str]:
-    """Dotted keys whose values differ."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        for name in before.keys() | after.keys():
-            yield from differing(before.get(name), after.get(name), f"{key}.{name}" if key else str(name))
-    elif before != after:
-        yield key

@@ -40,20 +40,6 @@ from pretune.store.store import Store, write_atomically
 
 Row = dict[str, Any]
 FORMAT = 1  # of study.json and the tables beside it; `pretune.analysis.load.results` reads this one
-EARLIER = "earlier"  # folder for the results of a study that was edited since
-DERIVED = (
-    *(
-        "results.parquet",
-        "stage_runs.parquet",
-        "searches.parquet",
-        "curves.parquet",
-        "test_images.parquet",
-        "table.md",
-        "table.csv",
-        "table.tex",
-    ),
-    *("differences.csv", "intervals.csv", "report.html", "best", "panels"),
-)
 
 
 def write_header(study: Study, folder: Path) -> None:
@@ -127,16 +113,6 @@ def in_order(study: Study, uses: Sequence[ReplicatePlan]) -> list[ReplicatePlan]
             list(use.stages) if use.pair else [],
         ),
     )
-
-
-def set_aside(folder: Path) -> None:
-    """Move what was made from the settings before the edit out of the way, so that nobody takes it for the new."""
-    target = folder / EARLIER
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir()
-    for name in DERIVED:
-        if (folder / name).exists():
-            (folder / name).rename(target / name)
 
 
 def result_rows(study: Study, uses: Sequence[ReplicatePlan], outcomes: Outcomes) -> list[Row]:

@@ -16,7 +16,7 @@ import yaml
 from rich.console import Console
 
 from pretune.analysis.questions.image_bootstrap import load_counts
-from pretune.data.prepare import differing
+from pretune.results.changes import differing
 from pretune.run import Ended, Options, only_driver, run_study
 from pretune.search_spaces.resolve import from_dict
 from pretune.store.store import Store, StoreError
