@@ -27,13 +27,13 @@ DRIVER = """
 import sys, time
 from pathlib import Path
 import ray
-from pretune import leaving
+from pretune.worker import preemption
 
 ray.init(sys.argv[1], log_to_driver=False)
 
 @ray.remote(num_cpus=1)
 def stage(began):
-    with leaving.at_work() as asked:
+    with preemption.at_work() as asked:
         Path(began).touch()
         while not asked():
             time.sleep(0.1)

@@ -16,7 +16,7 @@ TOKEN = "a" * 64
 HEAD = """
 import sys, ray
 ray.__version__ = "2.1.0"  # as the cluster will note it down
-from pretune.transport import start_ray, stop_ray
+from pretune.cluster.tune import start_ray, stop_ray
 start_ray(None, 1)
 print(ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()

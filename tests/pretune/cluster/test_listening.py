@@ -11,7 +11,7 @@ import pytest
 
 SCRIPT = """
 import os, psutil, ray, sys, time
-from pretune.transport import start_ray, stop_ray
+from pretune.cluster.tune import start_ray, stop_ray
 start_ray(None, 1, dashboard=sys.argv[1] == "dashboard")
 ray.get(ray.remote(lambda: 1).remote())
 me, where, found, deadline = psutil.Process(), set(), 0, time.monotonic() + 60

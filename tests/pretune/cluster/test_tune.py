@@ -18,7 +18,7 @@ SECRET = "k3y-of-this-user"
 DRIVER = """
 import json, os, sys, ray
 from ray import tune
-from pretune.transport import keep_keys_to_ourselves, place_of, start_ray, stop_ray
+from pretune.cluster.tune import keep_keys_to_ourselves, place_of, start_ray, stop_ray
 
 def trial(config):
     given = ray.get_runtime_context().runtime_env.get("env_vars", {})
