@@ -19,6 +19,7 @@ from rich.console import Console
 from pretune.cluster import join
 from pretune.cluster.autoscaling import Autoscaling, Group
 from pretune.cluster.log_to import LogTo, check_packages
+from pretune.cluster.metrics import published
 from pretune.cluster.tune import run_trials, start_ray, stop_ray
 from pretune.data.backbones import check_backbones
 from pretune.data.prepare import prepare_data
@@ -27,7 +28,6 @@ from pretune.dispatch.dispatcher import find_in
 from pretune.dispatch.resources import ClusterResources, ResourceError
 from pretune.dispatch.scheduler import Scheduler
 from pretune.errors import SearchStorageError
-from pretune.monitor.prometheus import published
 from pretune.monitor.terminal import monitor
 from pretune.outcomes import Run, stages_in
 from pretune.results import tables

@@ -6,15 +6,12 @@ configuration, which would make a new time series with every stage run. Of cells
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pretune.monitor.terminal import Snapshot
 
 MOST = 50  # series per metric of one study
-PUBLISH_SECONDS = 2.0
 SECONDS = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0, 30000.0]  # bounds of the histogram
 
 
@@ -94,59 +91,3 @@ def _of_stages(now: Facts, before: Facts | None, apart: float) -> Iterator[Readi
 def _first(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """The first stages by order of appearance: a study names few, but nothing stops it from naming many."""
     return list(values.items())[:MOST]
-
-
-# ---------------------------------------------------------------------------------------------------------- to Ray
-
-
-@contextmanager
-def published(take: Callable[[], Facts], clock: Callable[[], float]) -> Iterator[None]:
-    """Publish a study's metrics from a thread of its own, every two seconds and once at the end. Needs Ray started."""
-    over, series = threading.Event(), _series()
-    before: Facts | None = None
-    last = clock()
-
-    def publish() -> None:
-        nonlocal before, last
-        try:
-            now, moment = take(), clock()
-            for reading in readings(now, before, moment - last):
-                _set(series[reading.name], reading, now.snapshot.study)
-            before, last = now, moment
-        except Exception:  # watching must never stop the study; the next reading brings what this one missed
-            return
-
-    def keep_on() -> None:
-        while not over.wait(PUBLISH_SECONDS):
-            publish()
-
-    thread = threading.Thread(target=keep_on, name="pretune-metrics", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-        publish()
-
-
-def _series() -> dict[str, Any]:
-    from ray.util.metrics import Counter, Gauge, Histogram
-
-    def made(name: str, metric: Metric) -> Any:
-        labels = ("study", *metric.labels)
-        if metric.kind == "histogram":
-            return Histogram(name, metric.what, SECONDS, labels)
-        return {"gauge": Gauge, "counter": Counter}[metric.kind](name, metric.what, labels)
-
-    return {name: made(name, metric) for name, metric in METRICS.items()}
-
-
-def _set(series: Any, reading: Reading, study: str) -> None:
-    tags, kind = {"study": study} | reading.labels, METRICS[reading.name].kind
-    if kind == "gauge":
-        series.set(reading.value, tags)
-    elif kind == "histogram":
-        series.observe(reading.value, tags)
-    elif reading.value > 0:  # Ray refuses an increase of nothing
-        series.inc(reading.value, tags)

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pretune.search_spaces import schema
+from pretune.trainables.data.resident.segment_anything import coarsest
 from pretune.trainables.views.geometry import CROP_DRAWS, crop_boxes, crop_boxes_within
-from pretune.trainables.views.regions import coarsest, draw_windows, enlarged, region_table
+from pretune.trainables.views.regions import draw_windows, enlarged, region_table
 from pretune.trainables.views.two_views import views_of
 
 H, W = 20, 24

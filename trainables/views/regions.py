@@ -105,18 +105,3 @@ def enlarged(boxes: NDArray[np.int64], factor: float, height: int, width: int) -
     low = np.rint(start - grow).clip(min=0).astype(np.int64)
     high = np.minimum(np.rint(start + length + grow), (height, width)).astype(np.int64)
     return np.concatenate((low, high - low), axis=1)
-
-
-def coarsest(masks: NDArray[np.bool_], inside: float = 0.5) -> NDArray[np.uint16]:
-    """Overlapping masks (K, H, W), as SAM gives them, to one map (H, W) of the coarsest: 0 none, 1.. from the largest.
-
-    Taken from the largest down, a mask is dropped where at least `inside` of it lies in those already taken; of one
-    that is kept, what was free is its region. Masks without a pixel are dropped.
-    """
-    areas = masks.sum(axis=(1, 2))
-    regions = np.zeros(masks.shape[1:], np.uint16)
-    for number in np.argsort(-areas, kind="stable"):
-        free = masks[number] & (regions == 0)
-        if areas[number] > 0 and free.sum() > (1 - inside) * areas[number]:
-            regions[free] = regions.max() + 1
-    return regions

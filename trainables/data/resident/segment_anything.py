@@ -1,7 +1,7 @@
 """Region maps by SAM (Kirillov et al., ICCV 2023) or HQ-SAM (Ke et al., NeurIPS 2023), with weights of the user's own.
 
 A grid of points is asked for masks; those with a high predicted IoU and a stable border are kept, and of overlapping
-ones the coarsest (`views.regions.coarsest`), as P4 does. Both models run through transformers' mask generation.
+ones the coarsest (`coarsest`), as P4 does. Both models run through transformers' mask generation.
 """
 
 from __future__ import annotations
@@ -19,12 +19,23 @@ from pretune.trainables.data.errors import DataError
 Masks = Callable[[NDArray[np.uint8]], NDArray[np.bool_]]  # (S, S, 3) -> (K, S, S)
 
 
+def coarsest(masks: NDArray[np.bool_], inside: float = 0.5) -> NDArray[np.uint16]:
+    """Overlapping masks (K, H, W), as SAM gives them, to one map (H, W) of the coarsest: 0 none, 1.. from the largest.
+
+    Taken from the largest down, a mask is dropped where at least `inside` of it lies in those already taken; of one
+    that is kept, what was free is its region. Masks without a pixel are dropped.
+    """
+    areas = masks.sum(axis=(1, 2))
+    regions = np.zeros(masks.shape[1:], np.uint16)
+    for number in np.argsort(-areas, kind="stable"):
+        free = masks[number] & (regions == 0)
+        if areas[number] > 0 and free.sum() > (1 - inside) * areas[number]:
+            regions[free] = regions.max() + 1
+    return regions
+
+
 def sam_maps(images: NDArray[np.uint8], settings: schema.SAM, folder: Path, chunk: int) -> Iterator[NDArray[np.uint16]]:
     """(N, S, S, 3) -> chunks of (B, S, S): the coarsest masks, numbered from 1; 0 is none. Raises DataError."""
-    from pretune.trainables.views.regions import (
-        coarsest,  # brings torch along, which a study's driver starts sooner without
-    )
-
     masks_of = mask_model(settings, folder)
     for i in range(0, len(images), chunk):
         yield np.stack([coarsest(masks_of(np.array(image))) for image in images[i : i + chunk]])
