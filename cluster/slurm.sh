@@ -32,7 +32,7 @@ export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK      # from Slurm 22.05 on srun d
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 # The address by which another node knows the first: on its own, a name often stands for 127.0.1.1.
 head=$(srun --nodes=1 --ntasks=1 --nodelist="${nodes[-1]}" getent ahostsv4 "${nodes[0]}" | awk 'NR == 1 {print $1}')
-# Ten ports of this job's own below those that systems hand out (32768 and more): a host may have several users' Rays. The
+# Ten ports of this job's own below those that systems assign (32768 and more): a host may have several users' Rays. The
 # server of Ray Client, which nothing here uses, cannot be turned off.
 port=$((20000 + SLURM_JOB_ID % 1200 * 10))
 ray=(ray start --block --num-cpus="$SLURM_CPUS_PER_TASK" --disable-usage-stats
