@@ -20,8 +20,9 @@ from optuna.storages import InMemoryStorage
 from scipy import stats
 
 from pretune.dispatch.scheduler import Scheduler
-from pretune.outcomes import Outcome, Run
+from pretune.outcomes import Outcome
 from pretune.search import program
+from pretune.search.replicates import Run
 from pretune.search_spaces import schema
 from pretune.search_spaces.resolve import from_dict
 from pretune.search_spaces.stages import Stage

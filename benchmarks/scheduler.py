@@ -18,9 +18,10 @@ from typing import Any
 from optuna.storages import BaseStorage, InMemoryStorage
 
 from pretune.dispatch.scheduler import Scheduler
-from pretune.outcomes import Outcome, Run
+from pretune.outcomes import Outcome
 from pretune.search import program
 from pretune.search.optuna_study import open_storage
+from pretune.search.replicates import Run
 from pretune.search_spaces.resolve import from_dict
 from pretune.search_spaces.stages import Stage
 

@@ -20,9 +20,10 @@ import ray
 from pretune.cluster.tune import run_trials, start_ray
 from pretune.dispatch.resources import ClusterNode, ClusterResources
 from pretune.dispatch.scheduler import Scheduler
-from pretune.outcomes import Outcome, Run, stages_in
+from pretune.outcomes import Outcome
 from pretune.search import program
 from pretune.search.optuna_study import open_storage
+from pretune.search.replicates import Run, stages_in
 from pretune.search_spaces.resolve import from_dict
 from pretune.search_spaces.stages import Stage
 from pretune.store.store import DONE

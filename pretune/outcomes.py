@@ -1,21 +1,11 @@
-"""What the programs of a study, its scheduler and its results say to each other."""
+"""How stage runs end, and the generators that wait for them: what rooms of the engine say to each other."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from collections.abc import Generator, Mapping, Sequence
+from typing import Literal, NamedTuple
 
-from optuna.storages import BaseStorage
-
-from pretune.search_spaces import schema, space
-from pretune.search_spaces.cells import Cell
-from pretune.search_spaces.resolve import Study
-from pretune.search_spaces.stages import DigestOf, Replicate, Stage, Until, stages_of
-
-Values = dict[str, Any]  # what was chosen from ranges, by the range's dotted key
-Phase = Literal["search", "select", "confirm"]
+from pretune.search_spaces.stages import Stage
 
 
 class Outcome(NamedTuple):
@@ -34,100 +24,3 @@ class Outcome(NamedTuple):
 
 Outcomes = Mapping[str, Outcome]  # by fingerprint
 Program = Generator[Sequence[Stage], Outcomes, "list[Program]"]
-
-TrialEnd = Literal["complete", "infeasible", "failed", "partial"]
-
-
-@dataclass(frozen=True)
-class TrialResult:
-    """What was found out about one configuration of a search, and what Optuna is told of it."""
-
-    told: TrialEnd
-    value: float | None = None  # the target; of a partial one as far as it went
-    reached: int = 0  # of a partial one: seeds (racing) or epochs (rungs)
-    reason: str = ""
-    scores: tuple[float, ...] = ()  # by search seed, means over the cells that vote
-    also: tuple[float, ...] = ()  # further targets
-    over: tuple[float, ...] = ()  # by how much it exceeds each constraint; above 0 is infeasible
-
-
-@dataclass(frozen=True)
-class TrialRecord:
-    """A question of a search and its verdict, for the record."""
-
-    search: str
-    cells: tuple[str, ...]
-    index: int
-    values: Values
-    verdict: TrialResult
-
-
-@dataclass(frozen=True)
-class ReplicatePlan:
-    """One replicate of one configuration in one cell, and the stages that make it up."""
-
-    phase: Phase
-    cell: Cell
-    configuration: str  # short hash of the settings
-    replicate: Replicate
-    values: Values  # what was chosen from the ranges
-    stages: Mapping[str, Stage]
-    until: Until | None = None  # a rung: one part trained for its first epochs only
-    pair: bool = False  # whether it holds no more than a pairwise probe of this cell with another
-
-
-@dataclass
-class Run:
-    """What programs need to know, and what they leave behind for the results."""
-
-    study: Study
-    digest_of: DigestOf  # the content of a data set
-    storage: BaseStorage
-    clock: Callable[[], float] = lambda: 0.0  # seconds since this run of the study began
-    gpu_seconds: Callable[[str], float] = lambda fingerprint: 0.0  # that a stage run took, a stored one included
-    is_stored: Callable[[str], bool] = lambda fingerprint: False
-    earlier: Callable[[], Iterable[Mapping[str, Any]]] = lambda: ()  # what the store tells of its stage runs
-    asks: schema.Tune | None = None  # how questions are asked where not as the study says: by a plan, at random
-    search_prefix: str = ""  # of the names of searches, where a database holds those of several studies
-    uses: list[ReplicatePlan] = field(default_factory=list)
-    messages: list[str] = field(default_factory=list)  # what went wrong
-    notes: list[str] = field(default_factory=list)  # what should be known beside the table
-    answers: list[TrialRecord] = field(default_factory=list)
-    open_searches: int = 0
-
-    def use(
-        self,
-        phase: Phase,
-        cell: Cell,
-        values: Values,
-        seeds: Sequence[Replicate],
-        until: Until | None = None,
-    ) -> list[ReplicatePlan]:
-        """Note that replicates are needed; their test set is measured in the confirm phase alone."""
-        configuration = cell.configuration(chosen(values))
-        short = hashlib.sha256(configuration.model_dump_json().encode()).hexdigest()[:8]
-        header, on_test = self.study.header, phase == "confirm"
-        uses = [
-            ReplicatePlan(
-                phase,
-                cell,
-                short,
-                seed,
-                values,
-                stages_of(configuration, seed, header, self.digest_of, on_test, until),
-                until,
-            )
-            for seed in seeds
-        ]
-        self.uses += uses
-        return uses
-
-
-def chosen(values: Values) -> space.Suggest:
-    """The values found so far; the centre of every other range."""
-    return lambda name, item: values[name] if name in values else space.centre(name, item)
-
-
-def stages_in(uses: Iterable[ReplicatePlan]) -> dict[str, Stage]:
-    """Distinct stages by fingerprint, in the order in which they were asked for."""
-    return {stage.fingerprint: stage for use in uses for stage in use.stages.values()}

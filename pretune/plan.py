@@ -20,9 +20,10 @@ from rich.table import Table
 from pretune.analysis.statistics import detectable_difference, smallest_possible_p
 from pretune.data.backbones import check_backbones
 from pretune.dispatch.scheduler import Scheduler
-from pretune.outcomes import Outcome, Run, stages_in
+from pretune.outcomes import Outcome
 from pretune.search import program
 from pretune.search.optuna_study import open_storage
+from pretune.search.replicates import Run, stages_in
 from pretune.search_spaces import schema
 from pretune.search_spaces.resolve import Study
 from pretune.search_spaces.stages import DigestOf, Stage, depends_on_length, replicates

@@ -24,20 +24,20 @@ from pretune.cluster.tune import run_trials, start_ray, stop_ray
 from pretune.data.backbones import check_backbones
 from pretune.data.prepare import prepare_data
 from pretune.dispatch import gpu_sharing
-from pretune.dispatch.dispatcher import find_in
 from pretune.dispatch.resources import ClusterResources, ResourceError
 from pretune.dispatch.scheduler import Scheduler
 from pretune.errors import SearchStorageError
 from pretune.monitor.terminal import monitor
-from pretune.outcomes import Run, stages_in
 from pretune.results import tables
 from pretune.results.changes import say_changes, set_aside
 from pretune.results.image_counts import write_test_images
 from pretune.search import program, warm_start
 from pretune.search.optuna_study import close_storage, is_database_error, open_storage
+from pretune.search.replicates import Run, stages_in
 from pretune.search_spaces.resolve import Study
 from pretune.search_spaces.stages import Stage
 from pretune.status import State
+from pretune.store.lookup import find_in
 from pretune.store.mirror import Publisher
 from pretune.store.object_store import is_address
 from pretune.store.store import StoreError, open_store, write_atomically

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import IO
 
 from pretune.dispatch import gpu_sharing
-from pretune.dispatch.dispatcher import Live, costs
+from pretune.dispatch.dispatcher import Live
 from pretune.dispatch.resources import ClusterResources
 from pretune.dispatch.scheduler import Scheduler
 from pretune.monitor.prometheus import Facts
 from pretune.monitor.terminal import CellStatus, RunningStage, Snapshot
-from pretune.outcomes import Outcomes, ReplicatePlan, Run, stages_in
+from pretune.outcomes import Outcomes
 from pretune.results import tables
+from pretune.search.replicates import ReplicatePlan, Run, stages_in
 from pretune.search_spaces.resolve import Study
 from pretune.search_spaces.stages import Stage
+from pretune.store.lookup import costs
 from pretune.store.mirror import Publisher
 from pretune.store.store import Store, write_atomically
 

@@ -65,7 +65,7 @@ IN_TEXT = {
 # What may stay, and why: persisted names, other people's names, and words that mean something else there.
 NAMES_THAT_STAY: dict[str, str] = {}
 TEXT_THAT_STAYS = {  # pattern around a match -> why it stays
-    r"(?i)(this|that|the|single|one|idle|shared|loaded|other load left the|its load left the|An idle|submitting|on the)\W+machines?\b": "one computer, not a node",
+    r"(?i)\b(this|that|the|single|one|idle|shared|loaded|submitting|on the)\W+machines?\b": "one computer, no node",
 }
 
 

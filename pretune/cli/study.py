@@ -219,8 +219,8 @@ def plan(
     """
     from pretune import plan as planning
     from pretune.data import requirements
-    from pretune.dispatch.dispatcher import find_in
     from pretune.search_spaces.schema import Data
+    from pretune.store.lookup import find_in
     from pretune.store.store import open_store
 
     study = load(file, scale, overrides)

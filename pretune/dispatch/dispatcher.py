@@ -17,7 +17,7 @@ from pretune.dispatch.resources import ClusterNode, ClusterResources, shape
 from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Outcome
 from pretune.search_spaces.stages import Stage
-from pretune.store.store import Entry, Store, StoreError
+from pretune.store.store import StoreError
 from pretune.worker.execute import DISK_FULL, StageTask
 
 LAUNCHER = {"memory": 1048576}  # bytes; Ray refuses a trial that reserves nothing
@@ -227,26 +227,3 @@ def outcome_of(stage: Stage, result: Mapping[str, Any], error: bool, scheduler: 
             "crashed", {}, "it ended well, but the store does not show it: is it on a disk that all nodes share?"
         )
     return Outcome("crashed", {}, "the process that ran it died (killed, or out of memory)")
-
-
-def find_in(store: Store, announced: bool = False) -> Callable[[str], Outcome | None]:
-    """The store as the scheduler sees it; `announced`: patiently, for what another machine says it has finished."""
-    look = store.find_announced if announced else store.find
-
-    def find(fingerprint: str) -> Outcome | None:
-        entry = look(fingerprint)
-        if entry is None:
-            return None
-        state: Literal["diverged", "finished"] = "diverged" if entry.outcome == "diverged" else "finished"
-        return Outcome(state, entry.metrics, entry.cause, "", costs(entry))
-
-    return find
-
-
-def costs(entry: Entry) -> dict[str, float]:
-    """What a stage run took: seconds, GPU seconds, and the most GPU memory (bytes) where it had a GPU."""
-    task = entry.about.get("order") or {}
-    gpus = float(task.get("gpus") or 0.0) * int(task.get("workers") or 1)
-    memory = (entry.about.get("machine") or {}).get("gpu_memory")
-    found = {"cost/seconds": entry.seconds, "cost/gpu_seconds": entry.seconds * gpus}
-    return found if memory is None else found | {"cost/gpu_memory": float(memory)}

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pretune.outcomes import ReplicatePlan
+from pretune.search.replicates import ReplicatePlan
 from pretune.store.store import Store
 
 NAME = "test_images.parquet"

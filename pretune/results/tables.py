@@ -30,8 +30,9 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from pretune.outcomes import Outcome, Outcomes, ReplicatePlan, Run, TrialRecord, Values, stages_in
+from pretune.outcomes import Outcome, Outcomes
 from pretune.search.optuna_study import direction_of
+from pretune.search.replicates import ReplicatePlan, Run, TrialRecord, Values, stages_in
 from pretune.search_spaces import schema, space
 from pretune.search_spaces.cells import Cell
 from pretune.search_spaces.resolve import Study

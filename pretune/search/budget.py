@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pretune.outcomes import ReplicatePlan, Run, stages_in
+from pretune.search.replicates import ReplicatePlan, Run, stages_in
 from pretune.search_spaces import schema
 
 

@@ -21,7 +21,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from pretune.errors import SearchStorageError
-from pretune.outcomes import TrialResult, Values
+from pretune.search.replicates import TrialResult, Values
 from pretune.search.samplers import OVER, Params, SpaceVisitor, answered_by, fixed, sampler, tpe, values_from
 from pretune.search_spaces import schema, space
 

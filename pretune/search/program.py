@@ -20,10 +20,11 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from pretune.outcomes import Outcomes, Program, ReplicatePlan, Run, TrialRecord, Values, chosen
+from pretune.outcomes import Outcomes, Program
 from pretune.search import budget, warm_start
 from pretune.search.optuna_study import Direction, Search, direction_of, open_search, relative
 from pretune.search.pruning import Contest, Target, Trial
+from pretune.search.replicates import ReplicatePlan, Run, TrialRecord, Values, chosen
 from pretune.search.samplers import SpaceVisitor, grid_size
 from pretune.search_spaces import schema, space
 from pretune.search_spaces.cells import Cell

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pretune.outcomes import Outcome, Outcomes, ReplicatePlan, Run, TrialEnd, TrialResult, Values
+from pretune.outcomes import Outcome, Outcomes
 from pretune.search.racing import Noise, clearly_worse, residual
+from pretune.search.replicates import ReplicatePlan, Run, TrialEnd, TrialResult, Values
 from pretune.search_spaces.cells import Cell
 from pretune.search_spaces.stages import Replicate, Stage, Until, replicates
 

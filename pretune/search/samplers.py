@@ -26,7 +26,7 @@ from optuna.samplers import (
 )
 from optuna.trial import FrozenTrial
 
-from pretune.outcomes import Values
+from pretune.search.replicates import Values
 from pretune.search_spaces import schema, space
 
 OVER = "pretune:over"  # user attribute: by how much each constraint is exceeded

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import optuna
 
-from pretune.dispatch.dispatcher import costs
-from pretune.outcomes import Run, Values, chosen
 from pretune.search.optuna_study import Search
+from pretune.search.replicates import Run, Values, chosen
 from pretune.search.samplers import params_of
 from pretune.search_spaces import space
 from pretune.search_spaces.cells import Cell
 from pretune.search_spaces.stages import Replicate, Stage, replicates, stages_of
+from pretune.store.lookup import costs
 from pretune.store.store import Store, write_atomically
 
 OWN = "own"  # the pretraining of the search itself

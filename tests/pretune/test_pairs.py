@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from pretune.analysis import load
 from pretune.dispatch.scheduler import Scheduler
-from pretune.outcomes import Outcome, Run
+from pretune.outcomes import Outcome
 from pretune.plan import make_plan
 from pretune.results import tables
 from pretune.search import program
 from pretune.search.optuna_study import open_storage
+from pretune.search.replicates import Run
 from pretune.search_spaces import schema
 from pretune.search_spaces.document import StudyError
 from pretune.search_spaces.resolve import Study, from_dict

@@ -14,10 +14,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pretune.dispatch.scheduler import Scheduler
-from pretune.outcomes import Outcome, Run
+from pretune.outcomes import Outcome
 from pretune.plan import calibrate, duration, make_plan, searches_before, sharing_sentence
 from pretune.search import program
 from pretune.search.optuna_study import open_storage
+from pretune.search.replicates import Run
 from pretune.search_spaces import schema
 from pretune.search_spaces.document import StudyError
 from pretune.search_spaces.resolve import Study, from_dict

@@ -14,7 +14,6 @@ from pretune.dispatch.dispatcher import (
     QUIET_SECONDS,
     WAIT_SECONDS,
     Dispatcher,
-    find_in,
     outcome_of,
 )
 from pretune.dispatch.node_health import NOT_THERE
@@ -23,6 +22,7 @@ from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Outcome, Program
 from pretune.search_spaces import schema
 from pretune.search_spaces.stages import Stage
+from pretune.store.lookup import find_in
 from pretune.store.store import Store
 from pretune.worker.execute import Folders, StageTask, task_of
 

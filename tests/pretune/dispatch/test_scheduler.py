@@ -21,8 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretune.dispatch.scheduler import Scheduler
-from pretune.outcomes import Outcome, Program, Run
+from pretune.outcomes import Outcome, Program
 from pretune.search import program
+from pretune.search.replicates import Run
 from pretune.search_spaces import schema
 from pretune.search_spaces.resolve import from_dict
 from pretune.search_spaces.stages import Stage

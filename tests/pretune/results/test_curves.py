@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from pretune.outcomes import Outcome, stages_in
+from pretune.outcomes import Outcome
 from pretune.plan import simulate
 from pretune.results.tables import curve_rows, described_ranges, result_rows
+from pretune.search.replicates import stages_in
 from pretune.search_spaces.resolve import from_dict
 from pretune.store.store import Store
 

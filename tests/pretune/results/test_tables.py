@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from pretune.analysis.load.results import COLUMNS, FORMAT, load, load_header
 from pretune.analysis.load.runs import load_stage_runs
 from pretune.dispatch.scheduler import Scheduler
-from pretune.outcomes import Outcome, Run
+from pretune.outcomes import Outcome
 from pretune.results import tables
 from pretune.search import program
 from pretune.search.optuna_study import open_storage
+from pretune.search.replicates import Run
 from pretune.search_spaces.resolve import Study, from_dict
 from pretune.search_spaces.stages import Stage
 from pretune.store.store import Store

@@ -28,11 +28,12 @@ from rich.console import Console
 
 from pretune.cli import main
 from pretune.dispatch.scheduler import Scheduler
-from pretune.outcomes import Outcome, Run
+from pretune.outcomes import Outcome
 from pretune.results import tables
 from pretune.run import Options, run_study
 from pretune.search import program
 from pretune.search.optuna_study import close_storage, open_storage
+from pretune.search.replicates import Run
 from pretune.search_spaces.resolve import from_dict
 
 STUDY: dict[str, Any] = {

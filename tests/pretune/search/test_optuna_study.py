@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState
 
-from pretune.outcomes import TrialResult
 from pretune.search.optuna_study import INDEX, Search, direction_of, open_search, open_storage
+from pretune.search.replicates import TrialResult
 from pretune.search.samplers import sampler
 from pretune.search_spaces import schema, space
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from pretune.dispatch.scheduler import Scheduler
-from pretune.outcomes import Outcome, ReplicatePlan, Run
+from pretune.outcomes import Outcome
 from pretune.search import program
 from pretune.search.optuna_study import open_storage
 from pretune.search.pruning import judge
+from pretune.search.replicates import ReplicatePlan, Run
 from pretune.search_spaces import schema
 from pretune.search_spaces.resolve import Study, from_dict
 from pretune.search_spaces.stages import Stage

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from pretune.dispatch.scheduler import Scheduler
-from pretune.outcomes import Outcome, Run, TrialRecord
+from pretune.outcomes import Outcome
 from pretune.search import program
 from pretune.search.optuna_study import open_storage
 from pretune.search.racing import Noise, clearly_worse, residual
+from pretune.search.replicates import Run, TrialRecord
 from pretune.search_spaces import schema
 from pretune.search_spaces.document import StudyError
 from pretune.search_spaces.resolve import from_dict

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretune.outcomes import TrialResult
 from pretune.search.optuna_study import open_search
+from pretune.search.replicates import TrialResult
 from pretune.search.samplers import at, grid, grid_size, sampler, sobol, values_from, values_of
 from pretune.search_spaces import schema, space
 

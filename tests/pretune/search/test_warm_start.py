@@ -9,9 +9,10 @@ import optuna
 import pytest
 
 from pretune.dispatch.scheduler import Scheduler
-from pretune.outcomes import Outcome, Run
+from pretune.outcomes import Outcome
 from pretune.search import program
 from pretune.search.optuna_study import SEEN_BEFORE, open_storage
+from pretune.search.replicates import Run
 from pretune.search.samplers import OVER
 from pretune.search.warm_start import in_space
 from pretune.search_spaces import schema, space

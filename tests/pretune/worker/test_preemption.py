@@ -17,12 +17,13 @@ import pytest
 import torch
 import yaml
 
-from pretune.dispatch.dispatcher import Dispatcher, find_in, outcome_of
+from pretune.dispatch.dispatcher import Dispatcher, outcome_of
 from pretune.dispatch.resources import ClusterNode, ClusterResources
 from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Outcome
 from pretune.plan import make_plan
 from pretune.search_spaces.resolve import from_dict
+from pretune.store.lookup import find_in
 from pretune.store.store import Store
 from pretune.trainables.data.resident.images import digest
 from pretune.worker import preemption

@@ -1,0 +1,32 @@
+"""The store as the scheduler and the searches see it: outcomes by fingerprint, and what stage runs cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from pretune.outcomes import Outcome
+from pretune.store.store import Entry, Store
+
+
+def find_in(store: Store, announced: bool = False) -> Callable[[str], Outcome | None]:
+    """The store as the scheduler sees it; `announced`: patiently, for what another machine says it has finished."""
+    look = store.find_announced if announced else store.find
+
+    def find(fingerprint: str) -> Outcome | None:
+        entry = look(fingerprint)
+        if entry is None:
+            return None
+        state: Literal["diverged", "finished"] = "diverged" if entry.outcome == "diverged" else "finished"
+        return Outcome(state, entry.metrics, entry.cause, "", costs(entry))
+
+    return find
+
+
+def costs(entry: Entry) -> dict[str, float]:
+    """What a stage run took: seconds, GPU seconds, and the most GPU memory (bytes) where it had a GPU."""
+    task = entry.about.get("order") or {}
+    gpus = float(task.get("gpus") or 0.0) * int(task.get("workers") or 1)
+    memory = (entry.about.get("machine") or {}).get("gpu_memory")
+    found = {"cost/seconds": entry.seconds, "cost/gpu_seconds": entry.seconds * gpus}
+    return found if memory is None else found | {"cost/gpu_memory": float(memory)}
