@@ -1,19 +1,21 @@
-"""Errors that the command line shows as one sentence, in a module that imports nothing heavy."""
+"""Errors of the engine that a user can mend, and exit codes."""
+
+from pretune.search_spaces.errors import UsageError
 
 
-class ModelError(Exception):
+class ModelError(UsageError):
     """The model of a study cannot be used; the message says what to do."""
 
 
-class SearchStorageError(Exception):
+class SearchStorageError(UsageError):
     """The searches cannot be stored: says where and what to do, without a password."""
 
 
-class LoggerError(Exception):
+class LoggerError(UsageError):
     """A logger that was asked for cannot be used; the message says what to install."""
 
 
-class ClusterError(Exception):
+class ClusterError(UsageError):
     """The Ray cluster cannot be used as asked: says which machine or address, and what to do."""
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from pretune.search_spaces.errors import UsageError
+
 KeyPath = tuple[str | int, ...]
 MAX_VALUES = 100_000  # aliases of aliases can make a short file stand for billions of values
 
@@ -33,7 +35,7 @@ class Problem:
         return f"{place}: {self.where}: {self.what}" + (f" ({self.fix})" if self.fix else "")
 
 
-class StudyError(Exception):
+class StudyError(UsageError):
     """A study that cannot run. Carries every problem found, in the order of the file."""
 
     def __init__(self, problems: Iterable[Problem], source: str = "study") -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import pandas
 import pyarrow
 
+from pretune.search_spaces.errors import UsageError
+
 COLUMNS = (
     *("study", "phase", "cell", "configuration", "seed"),
     *("stage", "fingerprint", "outcome", "cause", "metric", "value"),
@@ -19,7 +21,7 @@ FORMAT = 1  # of study.json and the files beside it; a study of before it was nu
 _DAMAGED = "it is cut off or damaged; run the study again to rewrite it"
 
 
-class ResultsError(Exception):
+class ResultsError(UsageError):
     """Stored results cannot be used as they are; the message is one sentence that says what to do."""
 
 

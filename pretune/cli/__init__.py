@@ -13,6 +13,7 @@ from pretune.cli.grafana import monitor as monitor_command
 from pretune.cli.store import store_group
 from pretune.errors import EXIT_STOPPED, EXIT_USAGE
 from pretune.search_spaces.document import StudyError
+from pretune.search_spaces.errors import UsageError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -35,13 +36,6 @@ for command in (data_group, monitor_command, store_group, *study.COMMANDS, *resu
 
 def main() -> None:
     """Entry point: errors of use become one sentence, never a traceback."""
-    from pretune.analysis.load.results import ResultsError
-    from pretune.dispatch.resources import ResourceError
-    from pretune.errors import ClusterError, LoggerError, ModelError, SearchStorageError
-    from pretune.store.object_store import ObjectError
-    from pretune.store.store import StoreError
-    from pretune.trainables.data.errors import DataError
-
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8; stderr escapes by itself
     try:
@@ -55,18 +49,7 @@ def main() -> None:
         count = len(error.problems)
         click.echo(f"{error}\n{count} problem{'s' * (count != 1)}; nothing was started.", err=True)
         sys.exit(EXIT_USAGE)
-    except (
-        DataError,
-        StoreError,
-        SearchStorageError,
-        ResourceError,
-        ResultsError,
-        ModelError,
-        LoggerError,
-        ClusterError,
-        ObjectError,
-        ConnectionError,
-    ) as error:
+    except (UsageError, ConnectionError) as error:  # Ray's own ConnectionError, of a cluster that went away
         click.echo(f"error: {error}", err=True)
         sys.exit(EXIT_USAGE)
     except KeyboardInterrupt:

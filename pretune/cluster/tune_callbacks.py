@@ -90,7 +90,7 @@ def run_stage(config: dict[str, Any]) -> None:
 
     with preemption.at_work() as asked:
         outcome = execute(StageTask.from_json(config["task"]), report, asked)
-    ended = {"state": outcome.state, "cause": outcome.cause, "final": outcome.final}
+    ended = {"state": outcome.state, "cause": outcome.cause, "failure": str(outcome.failure)}
     tune.report(latest | where | ended)
     if outcome.state in ("crashed", "preempted"):
         raise RuntimeError(outcome.cause)  # ends this actor: a CUDA error, say, would break the next stage too

@@ -12,13 +12,13 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pretune.dispatch.node_health import Health, is_the_machines
+from pretune.dispatch.node_health import Health
 from pretune.dispatch.resources import ClusterNode, ClusterResources, shape
 from pretune.dispatch.scheduler import Scheduler
-from pretune.outcomes import Outcome
+from pretune.outcomes import Failure, Outcome
 from pretune.search_spaces.stages import Stage
 from pretune.store.store import StoreError
-from pretune.worker.execute import DISK_FULL, StageTask
+from pretune.worker.execute import StageTask
 
 LAUNCHER = {"memory": 1048576}  # bytes; Ray refuses a trial that reserves nothing
 REPORT_SECONDS = 1.0  # least time between two progress reports of a stage
@@ -177,7 +177,7 @@ class Dispatcher:
             try:
                 outcome = outcome_of(live.stage, result or live.latest, error, self.scheduler)
                 outcome = self._blame(live, str((result or live.latest).get("node", "")), outcome)
-                if outcome.state == "crashed" and DISK_FULL in outcome.cause:  # else all others train for nothing
+                if outcome.policy and outcome.policy.stops_study:
                     raise StoreError(
                         f"the study stopped: the disk of the store is full ({outcome.cause}); make room: what is "
                         "finished is kept, and the same command goes on"
@@ -192,10 +192,10 @@ class Dispatcher:
             return outcome
         if outcome.state in ("finished", "diverged"):
             self.health.ended_well(machine)
-        elif outcome.state == "crashed" and not outcome.final:
-            self.health.crashed(live.stage.fingerprint, machine, outcome.cause)
+        elif outcome.policy:
+            self.health.crashed(live.stage.fingerprint, machine, outcome)
         self._judge()
-        if outcome.state == "crashed" and is_the_machines(outcome.cause) and machine in self._left_out:
+        if outcome.policy and outcome.policy.of_node and machine in self._left_out:
             return outcome._replace(state="preempted")
         return outcome
 
@@ -219,11 +219,10 @@ def outcome_of(stage: Stage, result: Mapping[str, Any], error: bool, scheduler: 
         return found
     if (state := result.get("state")) in ("crashed", "preempted"):
         ended: Literal["crashed", "preempted"] = "preempted" if state == "preempted" else "crashed"
-        return Outcome(ended, {}, str(result.get("cause")), final=bool(result.get("final")))
+        return Outcome(ended, {}, str(result.get("cause")), failure=Failure(result.get("failure", "error")))
     if result.get("state") in ("finished", "diverged"):
         if scheduler.find_announced and (found := scheduler.find_announced(stage.fingerprint)):
             return found
-        return Outcome(
-            "crashed", {}, "it ended well, but the store does not show it: is it on a disk that all nodes share?"
-        )
-    return Outcome("crashed", {}, "the process that ran it died (killed, or out of memory)")
+        cause = "the stage finished but its result is not visible in the store; is the store shared by all nodes?"
+        return Outcome("crashed", {}, cause, failure=Failure.NOT_VISIBLE)
+    return Outcome("crashed", {}, "the process that ran it died (killed, or out of memory)", failure=Failure.LOST)

@@ -5,15 +5,9 @@ from __future__ import annotations
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
+from pretune.outcomes import FAILURES, Outcome
+
 CRASHES = 3  # different stages, in a row, after which a machine is left out
-# In the cause of a stage run whose machine lacks what it takes to run any:
-NOT_THERE = "the folder that all machines share is not there"
-NO_GPU = "Ray gave this stage a GPU, and torch finds none"
-
-
-def is_the_machines(cause: str) -> bool:
-    """Whether only the machine is at fault."""
-    return NOT_THERE in cause or NO_GPU in cause
 
 
 @dataclass
@@ -29,9 +23,11 @@ class Health:
     against: dict[str, dict[str, str]] = field(default_factory=dict)  # by machine: stages that count, and why
     without: dict[str, str] = field(default_factory=dict)  # by machine: why it cannot run any stage
 
-    def crashed(self, stage: str, machine: str, cause: str) -> None:
-        if is_the_machines(cause):
+    def crashed(self, stage: str, machine: str, outcome: Outcome) -> None:
+        policy, cause = FAILURES[outcome.failure], outcome.cause
+        if policy.of_node:
             self.without[machine] = cause
+        if not policy.counts:
             return
         places = self.where.setdefault(stage, set())
         places.add(machine)

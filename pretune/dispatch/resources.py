@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
+from pretune.search_spaces.errors import UsageError
 from pretune.search_spaces.stages import Stage
 
 Amounts = Mapping[str, float]  # of CPU and GPU
 
 
-class ResourceError(Exception):
+class ResourceError(UsageError):
     """The study needs what this machine or cluster does not have."""
 
 

@@ -97,7 +97,8 @@ class Scheduler:
             return  # told twice: by the trial and by the watchdog
         if outcome.state == "preempted":
             self.attempts[stage.fingerprint] -= 1  # not its fault, and nothing is lost
-        again = outcome.state == "crashed" and not outcome.final and self.attempts[stage.fingerprint] <= self.retries
+        policy = outcome.policy
+        again = policy is not None and policy.retried and self.attempts[stage.fingerprint] <= self.retries
         if outcome.state == "preempted" or again:
             self._wanted.add(stage.fingerprint)
             self._queue(stage)

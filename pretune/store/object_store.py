@@ -20,6 +20,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from pyarrow import ArrowInvalid, fs
 
+from pretune.search_spaces.errors import UsageError
+
 SCHEMES = ("s3", "gs")
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # never a `:`, which is what `key:secret/@` begins with
 OPTIONS = ("region", "scheme", "endpoint_override")  # what may follow a `?` in an address
@@ -40,7 +42,7 @@ LOST_UPLOAD = re.compile("UploadChunk|QueryResumableUpload")
 T = TypeVar("T")
 
 
-class ObjectError(OSError):
+class ObjectError(UsageError, OSError):
     """An object store cannot be used: one sentence."""
 
 

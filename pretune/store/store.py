@@ -30,6 +30,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pretune.search_spaces.errors import UsageError
 from pretune.store.object_store import ObjectError, Objects, is_address, open_bucket
 
 DONE = "done.json"
@@ -47,7 +48,7 @@ ANNOUNCED_WAITS = (0.0, 0.5, 1.0, 2.0)  # seconds before each look for an entry 
 LENGTHS = ".length"  # <root>/<series>/<epochs>.length names the fingerprint of a training of that many epochs
 
 
-class StoreError(Exception):
+class StoreError(UsageError):
     """The store cannot be used: says which folder and what to do."""
 
 

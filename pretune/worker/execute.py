@@ -7,12 +7,9 @@ neither Ray nor the store.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import platform
-import shutil
-import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -22,17 +19,14 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from pretune.dispatch.node_health import NO_GPU, NOT_THERE
-from pretune.outcomes import Outcome
+from pretune.outcomes import Failure, Outcome
 from pretune.search_spaces import schema
 from pretune.search_spaces.stages import Stage
 from pretune.store.lease import EndedWaitError, single_flight
 from pretune.store.store import CONTINUE, Store, open_store
 from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.printable import printable
-
-DISK_FULL = "No space left on device"  # in the cause of a stage run that could not be kept; the words of the system
-LEAST_BYTES = 65_536  # below which a disk is full
+from pretune.worker.failures import NoGPUError, failed
 
 SETTINGS: dict[str, TypeAdapter[Any]] = {
     "pretrain": TypeAdapter(schema.Pretrain),
@@ -128,8 +122,8 @@ def execute(task: StageTask, report: Any, leaving: Callable[[], bool] = lambda: 
             raises of its own accord (a stop) goes through.
         leaving: asked after every step; once it says yes, the stage writes its state and ends as preempted.
     """
-    if missing := not_shared(task):  # before anything is made there: it would be on this machine's own disk
-        return Outcome("crashed", {}, missing)
+    if missing := not_shared(task):  # before anything is made there: it would be on this node's own disk
+        return Outcome("crashed", {}, missing, failure=Failure.NOT_SHARED)
     store = task.folders.open_store()
     attempt: Path | None = None
     try:
@@ -140,39 +134,20 @@ def execute(task: StageTask, report: Any, leaving: Callable[[], bool] = lambda: 
             return _run_and_keep(task, store, attempt, report, leaving)
     except EndedWaitError as left:
         return Outcome("preempted", {}, str(left))
-    except DataError as error:
-        return Outcome("crashed", {}, " | ".join([error.summary, *error.problems]), final=error.stays)
     except Exception as error:
-        if attempt is not None:
+        if attempt is not None and not isinstance(error, DataError):
             with contextlib.suppress(OSError):  # a full disk is a cause to tell, not one to hide
                 (attempt / "error.txt").write_text(printable(traceback.format_exc()), encoding="utf-8")
-        return Outcome("crashed", {}, _of_this_machine(describe(error), error, store) + full_disk(store))
+        return failed(error, task.settings.get("batch_size"), store.root)
 
 
 def not_shared(task: StageTask) -> str:
-    """What to say where this machine does not see the folder that the driver sees; nothing where it does."""
+    """A sentence where this node does not see the folder that the driver sees; empty where it does."""
     mark = task.folders.mark
     if mark is None or Path(mark).exists():
         return ""
-    return f"{NOT_THERE}: {platform.node()} does not see {Path(mark).parent} (is it mounted?)"
-
-
-def full_disk(store: Store) -> str:
-    """What to add to a cause where the disk is full: not every library that fails for it says so."""
-    try:
-        full = shutil.disk_usage(store.root).free < LEAST_BYTES
-    except OSError:
-        return ""
-    return f" ({DISK_FULL})" if full else ""
-
-
-def _of_this_machine(cause: str, error: Exception, store: Store) -> str:
-    """The cause without the words that stop a study, where a disk is full that is this machine's own."""
-    if not isinstance(error, OSError) or error.errno != errno.ENOSPC or full_disk(store):
-        return cause
-    inside = error.filename is not None and Path(os.fsdecode(error.filename)).is_relative_to(store.root)
-    own = shutil.disk_usage(tempfile.gettempdir()).free < LEAST_BYTES if error.filename is None else not inside
-    return cause.replace(DISK_FULL, f"no space on a disk of {platform.node()}") if own else cause
+    folder = Path(mark).parent
+    return f"{platform.node()} does not see {folder}, the folder that all nodes share; mount it there"
 
 
 def _run_and_keep(task: StageTask, store: Store, attempt: Path, report: Any, leaving: Callable[[], bool]) -> Outcome:
@@ -294,8 +269,9 @@ def device_for(gpus: float) -> Any:
     import torch
 
     if gpus > 0 and not torch.cuda.is_available():
-        raise RuntimeError(
-            f"{NO_GPU} on {platform.node()}: its driver does not work, or this torch is built without CUDA; "
+        raise NoGPUError(
+            f"Ray assigned a GPU, but torch.cuda.is_available() is False on {platform.node()}: its driver does not "
+            "work, or this torch is built without CUDA; "
             "`gpus: 0` under `resources` trains on the CPU"
         )
     return torch.device("cuda" if gpus > 0 else "cpu")
@@ -327,11 +303,3 @@ def _cpu() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def describe(error: BaseException) -> str:
-    """One line: what went wrong and where in our code."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    text = str(error).strip().replace("\n", " | ")
-    return printable(f"{type(error).__name__}: {text}{place}"[:2000])  # it goes into a Parquet column

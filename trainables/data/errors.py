@@ -1,7 +1,7 @@
 """What can be wrong with data. Three exceptions:
 
 DataError    the data set cannot be used: what, where, and what to do; shown to the user as it is
-NeedsError   a stage asks of its data set what it does not have; trying again would end the same
+RequirementsError  a stage needs what its data set does not have; trying again would end the same
 BadFileError one file cannot be used; collected by whoever reads many, never shown alone
 """
 
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pretune.search_spaces.errors import UsageError
 from pretune.trainables.data.printable import printable
 
 SHOWN = 10  # problems listed in a message; the rest are counted
 UNOPENED = "cannot be opened"  # of a file: its disk or network may be at fault, and another try may help
 
 
-class DataError(Exception):
+class DataError(UsageError):
     """The data set cannot be used. `problems` holds every single one; the message shows the first ten.
 
     Both arguments are in `args`, so the error survives pickling between processes.

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pretune.search_spaces import schema
+from pretune.search_spaces.errors import UsageError
 from pretune.trainables.loop import RunContext, build_encoder, finish
 from pretune.trainables.models import timm_unet
 
@@ -21,7 +22,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 State = Mapping[str, Tensor]
 
 
-class WeightsError(Exception):
+class WeightsError(UsageError):
     """Weights that cannot be had, or do not fit; the sentence says what to do."""
 
 

@@ -117,7 +117,7 @@ def test_a_stage_that_finds_out_itself_is_told_and_never_tried_again(tiny: dict[
     _, stages = make_plan(from_dict(tiny | {"factors": {}, "report": {}}), lambda data: images.digest(data, None))
     folders = Folders(str(tmp_path / "store"), str(tmp_path / "cache"), None)
     outcome = execute(task_of(stages[0], "a fine-tuning", 0.0, folders), lambda values: None)
-    assert (outcome.state, outcome.final) == ("crashed", True)
+    assert (outcome.state, outcome.failure) == ("crashed", "bad_data")
     assert outcome.cause.startswith(f"finetune cannot run on data.scenes: | {LABELS}")
 
     events: list[str] = []

@@ -16,10 +16,9 @@ from pretune.dispatch.dispatcher import (
     Dispatcher,
     outcome_of,
 )
-from pretune.dispatch.node_health import NOT_THERE
 from pretune.dispatch.resources import ClusterNode, ClusterResources
 from pretune.dispatch.scheduler import Scheduler
-from pretune.outcomes import Outcome, Program
+from pretune.outcomes import FAILURES, Failure, Outcome, Program
 from pretune.search_spaces import schema
 from pretune.search_spaces.stages import Stage
 from pretune.store.lookup import find_in
@@ -150,13 +149,13 @@ def test_a_trial_that_ended_without_a_word_counts_as_crashed_after_a_while(monke
     now[0] += 2
     h.reap({"1"})
     assert h.live == {}
-    assert h.scheduler.outcomes["a"] == Outcome("crashed", {}, DIED)
+    assert h.scheduler.outcomes["a"] == Outcome("crashed", {}, DIED, failure=Failure.LOST)
 
 
 # --------------------------------------------------------------------------------------------------------- outcomes
 
 
-UNSEEN = "it ended well, but the store does not show it: is it on a disk that all nodes share?"
+UNSEEN = "the stage finished but its result is not visible in the store; is the store shared by all nodes?"
 
 
 @pytest.mark.parametrize(
@@ -205,18 +204,18 @@ def test_a_fault_of_ours_ends_the_study_and_is_not_swallowed_by_tune() -> None:
 # -------------------------------------------------------------------------------------------------- bad machines
 
 
-def two_machines(cpus: float = 4.0) -> ClusterResources:
+def two_nodes(cpus: float = 4.0) -> ClusterResources:
     return ClusterResources(
         [ClusterNode({"CPU": cpus}, "bad", "host-bad"), ClusterNode({"CPU": cpus}, "good", "host-good")]
     )
 
 
-def crash(h: Dispatcher, trial: str, node: str, cause: str = "RuntimeError: CUDA error") -> None:
-    h.end(trial, {"state": "crashed", "cause": cause, "node": node}, error=True)
+def crash(h: Dispatcher, trial: str, node: str, failure: Failure = Failure.ERROR) -> None:
+    h.end(trial, {"state": "crashed", "cause": "it failed", "failure": str(failure), "node": node}, error=True)
 
 
 def test_a_stage_that_crashed_is_tried_again_on_another_machine() -> None:
-    h = dispatcher([stage("a")], two_machines(), retries=1)
+    h = dispatcher([stage("a")], two_nodes(), retries=1)
     config = h.take("1")
     assert config is not None
     assert config["keep_off"] == []
@@ -250,7 +249,7 @@ def test_nobody_waits_for_a_machine_that_may_never_come() -> None:
 
 def test_one_that_cannot_be_sent_to_another_machine_yet_holds_up_nobody() -> None:
     """The good machine is busy: the stage that crashed waits for it, and the next goes to the one it crashed on."""
-    h = dispatcher([stage(name) for name in "abc"], two_machines(cpus=1.0), retries=1)
+    h = dispatcher([stage(name) for name in "abc"], two_nodes(cpus=1.0), retries=1)
     h.take("1")
     h.take("2")
     crash(h, "1", "bad")
@@ -266,7 +265,7 @@ def test_one_that_cannot_be_sent_to_another_machine_yet_holds_up_nobody() -> Non
 
 def test_one_that_was_sent_to_another_machine_comes_before_others(now: list[float]) -> None:
     """Where the ledger's guess is wrong it waits in Ray's queue; Tune would let every other stage pass."""
-    h = dispatcher([stage(name) for name in "ab"], two_machines(), retries=1)
+    h = dispatcher([stage(name) for name in "ab"], two_nodes(), retries=1)
     h.take("1")
     crash(h, "1", "bad")
     h.take("2")
@@ -280,7 +279,7 @@ def test_one_that_was_sent_to_another_machine_comes_before_others(now: list[floa
 
 
 def test_it_does_not_hold_up_others_for_ever(now: list[float]) -> None:
-    h = dispatcher([stage(name) for name in "abc"], two_machines(), retries=1)
+    h = dispatcher([stage(name) for name in "abc"], two_nodes(), retries=1)
     h.take("1")
     crash(h, "1", "bad")
     for trial in "23":
@@ -297,13 +296,13 @@ def test_a_machine_on_which_stages_crash_is_left_out_and_named() -> None:
     """Three stages crash on one machine and end well on the other; nothing is lost, and nothing more goes there."""
     said: list[str] = []
     held: dict[str, Outcome] = {}
-    h = dispatcher([stage(name) for name in "abcdef"], two_machines(), held, retries=1)
+    h = dispatcher([stage(name) for name in "abcdef"], two_nodes(), held, retries=1)
     h.say = said.append
     for name in "abc":
         assert h.take(name) is not None
         crash(h, name, "bad")
     assert said == [
-        "host-bad gets no more stages: 3 stages crashed there in a row, the last with RuntimeError: CUDA error"
+        "host-bad gets no more stages: 3 stages crashed there in a row, the last with it failed"
     ]
     for trial in range(6):
         config = h.take(str(trial))
@@ -332,15 +331,31 @@ def test_one_machine_alone_is_never_left_out() -> None:
 
 
 def test_a_machine_without_the_shared_folder_costs_no_attempt() -> None:
-    h = dispatcher([stage("a")], two_machines(), retries=0)
+    h = dispatcher([stage("a")], two_nodes(), retries=0)
     h.take("1")
-    crash(h, "1", "bad", f"{NOT_THERE}: host-bad does not see /shared (is it mounted?)")
+    crash(h, "1", "bad", Failure.NOT_SHARED)
     assert h.scheduler.attempts["a"] == 0
     config = h.take("2")
     assert config is not None
     assert config["keep_off"] == ["bad"]
-    crash(h, "2", "good", f"{NOT_THERE}: host-good does not see /shared (is it mounted?)")
+    crash(h, "2", "good", Failure.NOT_SHARED)
     assert h.scheduler.outcomes["a"].state == "crashed"  # no machine is left: the end, not a loop
+
+
+@pytest.mark.parametrize("failure", list(Failure))
+def test_every_kind_of_failure_has_its_policy(failure: Failure) -> None:
+    """One node, one retry: what is retried is ready again, what is the node's fault costs no attempt, a full store ends
+    the study, and the rest is final at once."""
+    h = dispatcher([stage("a")], two_nodes(), retries=1)
+    h.take("1")
+    crash(h, "1", "bad", failure)
+    policy = FAILURES[failure]
+    assert (h.fault is not None) is policy.stops_study
+    if not policy.stops_study:
+        assert ("a" in h.scheduler.outcomes) is not policy.retried
+        assert h.scheduler.attempts["a"] == (0 if policy.of_node else 1)
+    assert ("bad" in h.health.against) is policy.counts
+    assert ("bad" in h.health.without) is policy.of_node
 
 
 # ------------------------------------------------------------------------------------------------- what is mentioned

@@ -16,13 +16,14 @@ import torch
 from PIL import Image
 
 from pretune.cluster import join
-from pretune.dispatch.node_health import NO_GPU, NOT_THERE
+from pretune.outcomes import Failure
 from pretune.plan import make_plan
 from pretune.search_spaces.resolve import from_dict
 from pretune.store.store import Store
 from pretune.trainables import checkpoints
 from pretune.trainables.data.resident.images import digest
-from pretune.worker.execute import DISK_FULL, Folders, StageTask, describe, execute, run_worker, task_of
+from pretune.worker.execute import Folders, StageTask, execute, run_worker, task_of
+from pretune.worker.failures import NO_SPACE, describe, failed
 
 
 @pytest.fixture
@@ -74,9 +75,16 @@ def test_what_is_stored_is_not_run_again(tiny: dict[str, Any], folders: Folders)
     assert len(list((Path(folders.store) / task.fingerprint).glob("*/"))) == 1
 
 
-@pytest.mark.parametrize(("readable", "final"), [(True, True), (False, False)], ids=["damaged", "not to be opened"])
+@pytest.mark.parametrize(
+    ("readable", "kind"), [(True, Failure.BAD_DATA), (False, Failure.ERROR)], ids=["damaged", "not to be opened"]
+)
 def test_a_damaged_file_that_a_stream_meets_is_final_and_one_that_cannot_be_opened_is_not(
-    tiny: dict[str, Any], folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readable: bool, final: bool
+    tiny: dict[str, Any],
+    folders: Folders,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    readable: bool,
+    kind: Failure,
 ) -> None:
     """What a file holds stays as it is; a disk or a network may be well again at the next try."""
     for i in range(12):
@@ -96,7 +104,7 @@ def test_a_damaged_file_that_a_stream_meets_is_final_and_one_that_cannot_be_open
     tiny["data"] |= {"files": data | {"split": {"test": 0.1, "val": 0.1}}}
     tiny["pretrain"] |= {"data": "files", "sees": "all", "batch_size": 12}
     outcome = execute(orders(tiny, folders)["pretrain"], ignore)
-    assert (outcome.state, outcome.final) == ("crashed", final)
+    assert (outcome.state, outcome.failure) == ("crashed", kind)
     assert ("5.jpg: damaged" if readable else "5.jpg: cannot be opened (Input/output error)") in outcome.cause
 
 
@@ -213,10 +221,10 @@ def test_a_machine_that_does_not_see_the_shared_folder_says_so_and_makes_nothing
     marked = replace(folders, mark=str(tmp_path / "store" / ".seen-1"))
     task = orders(tiny, marked)["pretrain"]
     outcome = execute(task, ignore)
-    assert outcome.state == "crashed"
-    assert outcome.cause == f"{NOT_THERE}: {platform.node()} does not see {tmp_path / 'store'} (is it mounted?)"
+    assert (outcome.state, outcome.failure) == ("crashed", Failure.NOT_SHARED)
+    assert f"{platform.node()} does not see {tmp_path / 'store'}" in outcome.cause
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(FileNotFoundError, match=NOT_THERE):  # one of several workers, on another machine
+    with pytest.raises(FileNotFoundError, match="does not see"):  # one of several workers, on another machine
         run_worker(task, tmp_path / "attempt", ignore, torch.device("cpu"), None)
     with join.marked(tmp_path / "store") as mark:
         task = orders(tiny, replace(folders, mark=str(mark)))["pretrain"]
@@ -226,21 +234,43 @@ def test_a_machine_that_does_not_see_the_shared_folder_says_so_and_makes_nothing
 
 
 @pytest.mark.parametrize(
-    ("where", "stops"), [("/elsewhere/cache.tmp", False), ("store/abc/model.safetensors", True), (None, True)]
+    ("where", "kind"),
+    [
+        ("/elsewhere/cache.tmp", Failure.NODE_DISK_FULL),
+        ("store/abc/model.safetensors", Failure.STORE_FULL),  # by its quota, where its disk has room
+        (None, Failure.STORE_FULL),
+    ],
 )
 def test_a_full_disk_of_one_machine_alone_does_not_stop_the_study(
-    where: str | None, stops: bool, tiny: dict[str, Any], folders: Folders, tmp_path: Path
+    where: str | None, kind: Failure, tiny: dict[str, Any], folders: Folders, tmp_path: Path
 ) -> None:
-    """The words of the system in a cause stop a study: they stay where the disk may be the store's, by its quota."""
     task = orders(tiny, folders)["pretrain"]
 
     def fail(values: dict[str, float]) -> None:
-        raise OSError(errno.ENOSPC, DISK_FULL, *([str(tmp_path / where)] if where else []))
+        raise OSError(errno.ENOSPC, NO_SPACE, *([str(tmp_path / where)] if where else []))
 
     outcome = execute(task, fail)
-    assert outcome.state == "crashed"
-    assert (DISK_FULL in outcome.cause) is stops
-    assert (f"no space on a disk of {platform.node()}" in outcome.cause) is not stops
+    assert (outcome.state, outcome.failure) == ("crashed", kind)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+            Failure.OUT_OF_MEMORY,
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), Failure.OUT_OF_MEMORY),
+        (MemoryError(), Failure.OUT_OF_MEMORY),
+        (RuntimeError(f"I/O error: {NO_SPACE} (os error 28)"), Failure.STORE_FULL),  # as safetensors says it
+        (RuntimeError("CUDA error: device-side assert triggered"), Failure.ERROR),
+    ],
+    ids=["CPU", "GPU", "numpy", "safetensors", "device assert"],
+)
+def test_exceptions_become_kinds_of_failure(error: Exception, kind: Failure, tmp_path: Path) -> None:
+    outcome = failed(error, 64, tmp_path)
+    assert (outcome.state, outcome.failure) == ("crashed", kind)
+    assert ("lower batch_size (now 64)" in outcome.cause) is (kind is Failure.OUT_OF_MEMORY)
 
 
 def test_a_gpu_that_torch_does_not_find_is_a_crash_and_not_the_cpu(
@@ -248,6 +278,5 @@ def test_a_gpu_that_torch_does_not_find_is_a_crash_and_not_the_cpu(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     outcome = execute(replace(orders(tiny, folders)["pretrain"], gpus=1.0), ignore)
-    assert outcome.state == "crashed"
-    assert NO_GPU in outcome.cause
+    assert (outcome.state, outcome.failure) == ("crashed", Failure.NO_GPU)
     assert "`gpus: 0` under `resources` trains on the CPU" in outcome.cause
