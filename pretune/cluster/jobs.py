@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from pretune.cluster.join import JOB, check_port, code_folder, explained
+from pretune.cluster.import_path import code_folder
+from pretune.cluster.join import JOB, check_port, explained
 from pretune.errors import ClusterError
 from pretune.store.object_store import parse
 from pretune.worker import ray_private

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pretune.cluster.autoscaling import Autoscaling, Group, config_here, of_config
+from pretune.cluster.import_path import code_folder
 from pretune.dispatch.resources import ClusterNode, ClusterResources
 from pretune.errors import ClusterError
 from pretune.worker import ray_private
@@ -24,14 +25,6 @@ LOOK_SECONDS = 180.0  # for a first process on every machine
 IS_HEAD = "node:__internal_head__"  # a resource that Ray gives to the head alone
 HEAD = "give HOST:6379 of a running Ray head"
 JOB = "PRETUNE_JOB"  # environment variable: the Ray job that runs this study, where `pretune submit` started it
-
-
-def code_folder() -> Path:
-    """The package as it is here, which travels to the cluster: all nodes run the same code.
-
-    In a checkout three of its folders are links; whatever copies it must follow them.
-    """
-    return Path(__file__).resolve().parents[1]
 
 
 def code_for_workers() -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from pretune.cluster import join
+from pretune.cluster import import_path, join
 from pretune.cluster.log_to import LogTo
 from pretune.dispatch.dispatcher import Dispatcher, Live
 from pretune.dispatch.resources import ClusterNode, ClusterResources
@@ -84,7 +84,7 @@ def start_ray(
     _set_environment(QUIET)
     import ray
 
-    with join.explained(address) if address else _started(own_token=not dashboard):
+    with join.explained(address) if address else _started(own_token=not dashboard), import_path.beside_our_code():
         context = ray.init(
             **(_there(address) if address else _here(cpus, dashboard)),
             dashboard_host="127.0.0.1",
@@ -132,6 +132,7 @@ def stop_ray() -> None:
     import ray
 
     ray.shutdown()
+    import_path.forget()
 
 
 def keep_keys_to_ourselves() -> None:
