@@ -52,7 +52,7 @@ srun --nodes=1 --ntasks=1 --overlap --nodelist="${nodes[0]}" "${ray[@]}" --head 
     --dashboard-host=127.0.0.1 --dashboard-port=$((port + 2)) &
 steps=($!)
 alive() { # nodes of the cluster; 0 while the head does not answer
-    timeout 60 python -c 'if True:
+    timeout 60 python -P -c 'if True:
         import ray, sys
         ray.init(sys.argv[1], logging_level="ERROR", log_to_driver=False)
         print(sum(node["Alive"] for node in ray.nodes()))' "$head:$port" 2> /dev/null || echo 0
@@ -78,7 +78,7 @@ if ((${#nodes[@]} > 1)); then
     wait_for "${#nodes[@]}"
 fi
 
-python -m pretune run "$study" --address "$head:$port" "$@" &
+python -P -m pretune run "$study" --address "$head:$port" "$@" &
 driver=$!
 code=0
 wait "$driver" || code=$?

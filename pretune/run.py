@@ -145,7 +145,7 @@ def train(study: Study, state: State, options: Options, console: Console) -> Non
         folders = Folders(
             str(options.store) if is_address(options.store) else str(Path(options.store).resolve()),
             str(options.cache.resolve()),
-            str(options.data.resolve()) if options.data else None,
+            str((options.data or Path()).resolve()),  # workers have another working folder
             str(mark) if mark else None,
         )
         state.tell = shown.event

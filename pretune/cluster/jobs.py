@@ -22,9 +22,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from pretune.cluster.join import JOB, check_port, code_folder, explained
+from pretune.cluster.import_path import code_folder
+from pretune.cluster.join import JOB, check_port, explained
 from pretune.errors import ClusterError
 from pretune.store.object_store import parse
+from pretune.worker import ray_private
 
 STUDY = "study.yaml"
 POLL_SECONDS = 2.0
@@ -43,15 +45,9 @@ def connect(address: str) -> Any:
     if not address.startswith(("http://", "https://")):
         raise ClusterError(f"--address {address} is no dashboard address: {ADVICE}{TUNNEL}")
     check_port(address, ADVICE + TUNNEL)
-    from ray.job_submission import JobSubmissionClient
-
-    class Client(JobSubmissionClient):
-        def _do_request(self, method: str, endpoint: str, **given: Any) -> Any:
-            return super()._do_request(method, endpoint, timeout=REQUEST_SECONDS, **given)
-
     with explained(address):
         try:
-            return Client(address)
+            return ray_private.job_client(address, REQUEST_SECONDS)
         except (OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
             if not is_another_server(error):
                 raise

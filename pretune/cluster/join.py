@@ -15,23 +15,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pretune.cluster.autoscaling import Autoscaling, Group, config_here, of_config
+from pretune.cluster.import_path import code_folder
 from pretune.dispatch.resources import ClusterNode, ClusterResources
 from pretune.errors import ClusterError
+from pretune.worker import ray_private
 
 CONNECT_SECONDS = 5.0
-KNOWN_RAY = "2.60"  # whose private modules are used here and in transport; pyproject.toml pins it
 LOOK_SECONDS = 180.0  # for a first process on every machine
 IS_HEAD = "node:__internal_head__"  # a resource that Ray gives to the head alone
 HEAD = "give HOST:6379 of a running Ray head"
 JOB = "PRETUNE_JOB"  # environment variable: the Ray job that runs this study, where `pretune submit` started it
-
-
-def code_folder() -> Path:
-    """The package as it is here, which travels to the cluster: all nodes run the same code.
-
-    In a checkout three of its folders are links; whatever copies it must follow them.
-    """
-    return Path(__file__).resolve().parents[1]
 
 
 def code_for_workers() -> dict[str, Any]:
@@ -55,7 +48,7 @@ def check_address(address: str) -> None:
         check_port(address, HEAD)
         with explained(address), _stderr_closed():
             _check_speaks_http2(address)
-            _check_head(address)
+            ray_private.check_head(address)
 
 
 def _check_speaks_http2(address: str) -> None:
@@ -75,17 +68,6 @@ def _check_speaks_http2(address: str) -> None:
                 said += more
     if len(said) < 4 or said[3] != 4:
         raise ClusterError(f"--address {address}: what answers there is no Ray head; {HEAD}")
-
-
-def _check_head(address: str) -> None:
-    """Raises what Ray raises for another's token or another version: `ray.init` would try again for minutes first."""
-    from ray._common.usage.usage_lib import get_cluster_metadata
-    from ray._private.utils import check_version_info
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
-
-    metadata = get_cluster_metadata(GcsClient(address=address))
-    if metadata:
-        check_version_info(metadata, "here")
 
 
 @contextmanager
@@ -119,16 +101,6 @@ def check_port(address: str, advice: str) -> None:
         raise ClusterError(f"--address {address}: nothing answers there ({why}); {advice}") from None
 
 
-def another_ray(error: Exception) -> str:
-    """What to say where something is missing of what Ray keeps to itself, and moves from version to version."""
-    import ray
-
-    return (
-        f"Ray {ray.__version__} lacks what Pretune uses of it ({error}); it knows Ray {KNOWN_RAY}: "
-        f"pip install 'ray[default,tune]~={KNOWN_RAY}.0'"
-    )
-
-
 @contextmanager
 def explained(address: str) -> Iterator[None]:
     """What goes wrong inside, while joining a cluster or asking it, becomes one `ClusterError`."""
@@ -144,7 +116,7 @@ def explained(address: str) -> Iterator[None]:
             "~/.ray/auth_token to the cluster's own (`ray get-auth-token` on its head prints it)"
         ) from None
     except (ImportError, AttributeError) as error:
-        raise ClusterError(f"--address {address}: {another_ray(error)}") from None
+        raise ClusterError(f"--address {address}: {ray_private.another_ray(error)}") from None
     except (RayError, RuntimeError, ConnectionError, ValueError, OSError) as error:
         text = " ".join(str(error).split())
         if "waiting for GCS" in text or "Method not found" in text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,17 +18,19 @@ def published(take: Callable[[], Facts], seconds: Callable[[], float]) -> Iterat
     """Publish a study's metrics from a thread of its own, every two seconds and once at the end. Needs Ray started."""
     over, series = threading.Event(), _series()
     before: Facts | None = None
-    last = seconds()
+    last, failed = seconds(), False
 
     def publish() -> None:
-        nonlocal before, last
+        nonlocal before, last, failed
         try:
             now, moment = take(), seconds()
             for reading in readings(now, before, moment - last):
                 _set(series[reading.name], reading, now.snapshot.study)
             before, last = now, moment
-        except Exception:  # watching must never stop the study; the next reading brings what this one missed
-            return
+        except Exception as error:  # watching must never stop the study; the next reading brings what this one missed
+            if not failed:
+                logging.getLogger("pretune").warning("metrics for Prometheus may be missing: %s", error)
+            failed = True
 
     def keep_on() -> None:
         while not over.wait(PUBLISH_SECONDS):

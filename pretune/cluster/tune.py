@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from pretune.cluster import join
+from pretune.cluster import import_path, join
 from pretune.cluster.log_to import LogTo
 from pretune.dispatch.dispatcher import Dispatcher, Live
 from pretune.dispatch.resources import ClusterNode, ClusterResources
 from pretune.dispatch.scheduler import Scheduler
 from pretune.errors import ClusterError
 from pretune.search_spaces.stages import Stage
+from pretune.worker import ray_private
 from pretune.worker.execute import StageTask
 
 # TUNE_MAX_PENDING_TRIALS_PG: by default one trial of a search algorithm at a time waits for its place, so actors start
@@ -60,24 +61,15 @@ ACTOR_ENVIRONMENT = {
 def closed_to_others(own_token: bool) -> Iterator[None]:
     """A cluster started meanwhile listens on 127.0.0.1 alone, and answers only who has its token.
 
-    By default Ray binds every address of the machine, and takes 127.0.0.1 as an argument for a mistake; the switch
-    that it has for laptops with firewalls (RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, read at import) does what is wanted.
     With `own_token` that is a new one in the environment of this process and its children, in no file; without, Ray's
     own in ~/.ray, which a person at the dashboard needs. One that the user has set is kept.
     """
-    from ray._private import ray_constants
-    from ray._raylet import Config  # type: ignore[attr-defined]
-
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     if own_token and not os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    Config.initialize("")  # Ray read the mode when it was imported
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False  # type: ignore[assignment,unused-ignore]
-    try:
+    ray_private.read_authentication_again()
+    with ray_private.loopback_only():
         yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def start_ray(
@@ -92,7 +84,7 @@ def start_ray(
     _set_environment(QUIET)
     import ray
 
-    with join.explained(address) if address else _started(own_token=not dashboard):
+    with join.explained(address) if address else _started(own_token=not dashboard), import_path.beside_our_code():
         context = ray.init(
             **(_there(address) if address else _here(cpus, dashboard)),
             dashboard_host="127.0.0.1",
@@ -110,8 +102,8 @@ def _started(own_token: bool) -> Iterator[None]:
     try:
         with closed_to_others(own_token):
             yield
-    except (ImportError, AttributeError) as error:
-        raise ClusterError(join.another_ray(error)) from error
+    except ClusterError:
+        raise
     except Exception as error:
         text = " ".join(str(error).split())[:300]
         raise ClusterError(
@@ -140,36 +132,14 @@ def stop_ray() -> None:
     import ray
 
     ray.shutdown()
+    import_path.forget()
 
 
 def keep_keys_to_ourselves() -> None:
-    """Tune would put the driver's AWS_* keys into every actor's runtime environment, which Ray writes into its logs and
-    shows on its dashboard. Processes have them from their machine's environment, files or role (docs/storage.md)."""
-    try:
-        from ray.tune.execution import class_cache
-
-        given = class_cache.ENV_VARS_TO_PROPAGATE
-    except (ImportError, AttributeError) as error:
-        raise ClusterError(join.another_ray(error)) from error
-    class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in given if name.startswith("AWS_")}
-
-
-@contextmanager
-def idle_processes_make_room(dispatcher: Dispatcher) -> Iterator[None]:
-    """Tune keeps one process whose stage has ended, and its CPUs, for the next; the workers of a group that came back
-    after a loss could wait for these for ever. Then it keeps none."""
-    from ray.tune.execution.tune_controller import TuneController
-
-    usual = TuneController._cleanup_cached_actors
-
-    def clean(controller: Any, force_all: bool = False) -> None:
-        usual(controller, force_all or dispatcher.group_waits)
-
-    TuneController._cleanup_cached_actors = clean  # type: ignore[assignment, method-assign]
-    try:
-        yield
-    finally:
-        TuneController._cleanup_cached_actors = usual  # type: ignore[method-assign]
+    """Keep the driver's AWS_* keys out of Tune's actors. Processes have them from their node's environment, files or
+    role (docs/storage.md)."""
+    if keys := {name for name in os.environ if name.startswith("AWS_")}:
+        ray_private.keep_from_actors(keys)
 
 
 def place_of(config: Mapping[str, Any]) -> Any:
@@ -208,9 +178,11 @@ def run_trials(
 
     from pretune.cluster.loggers import callbacks
     from pretune.cluster.tune_callbacks import NamedStage, StageSearcher, StageTrial, Watchdog
-    from pretune.worker.preemption import stopped_by_signals
+    from pretune.worker.preemption import stopped_by_signals, warnings_of_ray
 
     keep_keys_to_ourselves()
+    for sentence in warnings_of_ray():
+        say(sentence)
     counts = {} if images is None else images
     dispatcher = Dispatcher(scheduler, resources, task_for, live, counts, machines=machines, say=say)
     with tempfile.TemporaryDirectory(prefix="pretune-tune-", ignore_cleanup_errors=True) as scratch:
@@ -231,7 +203,7 @@ def run_trials(
                 failure_config=tune.FailureConfig(max_failures=0),  # retries are the scheduler's
             ),
         )
-        with stopped_by_signals(dispatcher.stop), idle_processes_make_room(dispatcher):
+        with stopped_by_signals(dispatcher.stop), ray_private.idle_actors_released(lambda: dispatcher.group_waits):
             tuner.fit()
     if dispatcher.fault is not None:
         raise dispatcher.fault

@@ -11,10 +11,10 @@ from typing import Any
 import ray
 from ray import tune
 from ray.tune.search import Searcher
-from ray.tune.trainable.function_trainable import wrap_function
+from ray.tune.trainable import wrap_function
 
 from pretune.dispatch.dispatcher import Dispatcher
-from pretune.worker import preemption
+from pretune.worker import preemption, ray_private
 from pretune.worker.execute import StageTask, execute
 
 
@@ -67,9 +67,17 @@ class Watchdog(tune.Callback):
         for name in ended - self.dispatcher.live.keys():
             del self.open[name]
         if self.dispatcher.stopping and not self.asked:
-            preemption.ask_stages_to_leave()
             self.asked = True
+            self._ask_stages_to_leave()
         if self.dispatcher.overdue:
+            preemption.end_at_once()
+
+    def _ask_stages_to_leave(self) -> None:
+        """Where they cannot be asked, they are ended."""
+        try:
+            ray_private.ask_to_stop()
+        except Exception as error:  # Ray raises bare errors while its head does not answer
+            self.dispatcher.say(f"{error}: stages end now, and go on from their last saved state")
             preemption.end_at_once()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -195,27 +195,12 @@ class Worker:
 
 
 def _by_workers(study: Path, items: Sequence[Item], out: Path, how: How) -> Iterator[tuple[str, str]]:
-    """Ray Data hands out paths; images and masks go through the file system, never through Ray's object store."""
-    import ray
+    """Paths go to the workers; images and masks go through the file system, never through Ray's object store."""
+    from pretune.cluster.ray_data import Pool, run_in_pool
 
-    from pretune.cluster.tune import start_ray, stop_ray
-
-    gpu = pick_device(how.device).type == "cuda"
-    start_ray(how.address, how.workers if how.address is None else None)
-    try:
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False  # ours counts images
-        rows = [{"path": str(Path(path).resolve()), "name": name, "asked": path} for path, name in items]
-        blocks = max(how.workers, len(rows) // (4 * _BATCH))
-        asked = {row["path"]: row["asked"] for row in rows}
-        results = ray.data.from_items(rows, override_num_blocks=min(len(rows), blocks)).map_batches(
-            Worker,
-            fn_constructor_args=[str(study.resolve()), str(out.resolve()), how],
-            batch_size=batch_size(how),
-            compute=ray.data.ActorPoolStrategy(size=how.workers),
-            num_cpus=None if gpu else 1,
-            num_gpus=1 if gpu else None,
-        )
-        yield from ((asked[str(row["path"])], str(row["cause"])) for row in results.iter_rows())
-    finally:
-        stop_ray()
+    rows = [{"path": str(Path(path).resolve()), "name": name, "asked": path} for path, name in items]
+    asked = {row["path"]: row["asked"] for row in rows}
+    pool = Pool(how.workers, batch_size(how), how.address, on_gpus=pick_device(how.device).type == "cuda")
+    arguments = (str(study.resolve()), str(out.resolve()), how)
+    for row in run_in_pool(Worker, arguments, rows, pool, blocks=len(rows) // (4 * _BATCH)):
+        yield asked[str(row["path"])], str(row["cause"])

@@ -7,7 +7,7 @@ as Kubernetes and Slurm send it), and the driver being stopped (Ctrl-C, `pretune
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import os
 import signal
 import threading
@@ -16,8 +16,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pretune.worker import ray_private
+
 ASK_SECONDS = 2.0  # between two questions to the cluster; a signal is noticed at once
 
+QUESTIONS: dict[Callable[[], bool], str] = {  # to Ray: a stage must leave where it says yes
+    ray_private.is_draining: "this node is draining",
+    ray_private.is_stopping: "the study is being stopped",
+}
+_said: set[Callable[[], bool]] = set()  # questions of which it was said that Ray does not answer them
 _terminated = threading.Event()
 _busy = threading.Event()
 
@@ -46,9 +53,7 @@ def at_work() -> Iterator[Callable[[], bool]]:
         if time.monotonic() - last < ASK_SECONDS:
             return False
         last = time.monotonic()
-        with contextlib.suppress(Exception):  # a cluster that cannot answer now is asked again
-            return _is_draining() or _is_stopping()
-        return False
+        return any(map(_answered, QUESTIONS))
 
     _busy.set()
     try:
@@ -57,39 +62,40 @@ def at_work() -> Iterator[Callable[[], bool]]:
         _busy.clear()
 
 
-def _is_draining() -> bool:
-    """Whether Ray was told that this node goes away."""
-    import ray
-
-    node = ray.get_runtime_context().get_node_id()
-    return node in ray._private.state.state.get_draining_nodes()
-
-
-def _key() -> bytes:
-    import ray
-
-    return f"pretune-stopping-{ray.get_runtime_context().get_job_id()}".encode()
+def _answered(question: Callable[[], bool]) -> bool:
+    """What Ray answers; no, where it does not. That is said once in this process, and Ray is asked again."""
+    try:
+        return question()
+    except Exception as error:  # Ray raises bare errors while its head does not answer
+        if question not in _said:
+            logging.getLogger("pretune").warning("%s", _unanswered(question, error))
+        _said.add(question)
+        return False
 
 
-def _is_stopping() -> bool:
-    from ray.experimental.internal_kv import _internal_kv_get
+def _unanswered(question: Callable[[], bool], error: Exception) -> str:
+    if isinstance(error, ray_private.MissingInRayError):
+        return str(error)
+    return f"Ray does not answer whether {QUESTIONS[question]} ({error}); it is asked again"
 
-    return _internal_kv_get(_key()) is not None
 
-
-def ask_stages_to_leave() -> None:
-    """From the driver, to all stages of its job on all machines."""
-    from ray.experimental.internal_kv import _internal_kv_put
-
-    with contextlib.suppress(Exception):  # the cluster may be gone, which also ends the stages
-        _internal_kv_put(_key(), b"1")
+def warnings_of_ray() -> list[str]:
+    """Sentences on notices that Ray cannot give, for the driver to show before stages start."""
+    found = []
+    for question in QUESTIONS:
+        try:
+            question()
+        except Exception as error:
+            found.append(_unanswered(question, error))
+    return found
 
 
 @contextmanager
 def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
     """SIGINT and SIGTERM call `stop`; a second one makes Tune end at once, whatever is under way.
 
-    Tune's own handler is for SIGUSR1 then (transport.QUIET turns off the one for SIGINT, which would give stages 10 s).
+    Tune's own handler is for SIGUSR1 then: QUIET (pretune.cluster.tune) turns off the one for SIGINT, which would give
+    stages 10 s.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -13,7 +13,7 @@ import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "cluster" / "slurm.sh"
 
-# srun runs its command here; the others say in `calls` how they were called. `python -c` is the count of nodes.
+# srun runs its command here; the others say in `calls` how they were called. `python -P -c` is the count of nodes.
 STANDINS = {
     "scontrol": 'echo "scontrol $*" >> $T/calls; [[ $1 != show ]] || printf "%s\\n" n1 n2 n3 | head -n $NODES',
     "getent": 'echo "getent $*" >> $T/calls; echo "10.0.0.1 STREAM n1"',
@@ -25,7 +25,7 @@ echo "ray $* drain=$RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S cpus=$SRUN_CPUS_PER_TA
 [[ $* == *--head* || $FAULT == "a node is lost" ]] || echo $NODES > $T/alive
 exec sleep 60""",
     "python": """
-if [[ $1 == -c ]]; then cat $T/alive; exit; fi
+if [[ $2 == -c ]]; then cat $T/alive; exit; fi
 echo "python $*" >> $T/calls
 trap 'echo "driver asked" >> $T/calls; exit $ASKED' TERM
 touch $T/driving
@@ -87,7 +87,7 @@ def test_a_head_and_all_others_are_there_before_the_study_starts(tmp_path: Path)
     )
     assert all(call.endswith("drain=25 cpus=8") for call in (head, others))
     assert any("--nodes=2 --ntasks=2" in call and "--nodelist=n2,n3" in call for call in job.calls)
-    assert job.calls[-1] == "python -m pretune run study.yaml --address 10.0.0.1:31110 --root /shared/runs"
+    assert job.calls[-1] == "python -P -m pretune run study.yaml --address 10.0.0.1:31110 --root /shared/runs"
 
 
 def test_one_node_is_enough(tmp_path: Path) -> None:

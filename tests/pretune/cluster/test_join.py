@@ -27,6 +27,7 @@ from pretune.errors import ClusterError
 from pretune.run import Options, check_room, folders_of_all, only_driver
 from pretune.search_spaces.resolve import from_dict
 from pretune.store.object_store import ObjectError
+from pretune.worker import ray_private
 from tests.pretune.cli.test_study import pretune as pretune  # the fixture
 from tests.pretune.dispatch.test_resources import stage
 
@@ -73,7 +74,7 @@ def serve(answer: bytes) -> int:
 def test_another_service_at_the_address_is_told_at_once(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray would ask it for 47 s: it is not asked."""
     monkeypatch.setattr(join, "CONNECT_SECONDS", 0.5)
-    monkeypatch.setattr(join, "_check_head", lambda address: pytest.fail("Ray was asked"))
+    monkeypatch.setattr(ray_private, "check_head", lambda address: pytest.fail("Ray was asked"))
     address = f"127.0.0.1:{serve(answer)}"
     with pytest.raises(ClusterError, match=f"--address {address}: what answers there is no Ray head; give HOST:6379"):
         join.check_address(address)
@@ -81,7 +82,7 @@ def test_another_service_at_the_address_is_told_at_once(answer: bytes, monkeypat
 
 def test_what_speaks_http2_is_asked_further(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(join, "_check_head", asked.append)
+    monkeypatch.setattr(ray_private, "check_head", asked.append)
     address = f"127.0.0.1:{serve(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))}"
     join.check_address(address)
     assert asked == [address]
@@ -121,7 +122,7 @@ def test_submit_names_an_address_where_nothing_answers(
     code, _, err = pretune("submit", tmp_path / "tiny.yaml", "--address", "head:6379", "--root", "/shared/runs")
     assert (code, "is no dashboard address" in err) == (2, True)
     code, _, err = pretune("submit", tmp_path / "tiny.yaml", *where[:2], "--root", "runs")
-    assert (code, "--root runs: give the whole path, as the cluster's machines see it" in err) == (2, True)
+    assert (code, "--root runs: give an absolute path on the cluster nodes" in err) == (2, True)
     tiny["finetune"]["freze"] = "encoder"
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny))
     code, _, err = pretune("submit", tmp_path / "tiny.yaml", *where)
@@ -421,7 +422,7 @@ def test_a_secret_is_refused_before_anything_is_asked(pretune: Any, tiny: dict[s
     assert "keys do not belong in an address" in err
     assert "SECRET" not in err
     code, _, err = pretune("submit", tmp_path / "tiny.yaml", *where[:3], "s3://AKIAXX:ab/cdSECRET@bucket/x")
-    assert (code, "--root names a folder that the cluster's machines see, not an address" in err) == (2, True)
+    assert (code, "--root must be a folder on the cluster nodes, not an address" in err) == (2, True)
     assert "SECRET" not in err
 
 

@@ -22,7 +22,7 @@ from pretune.plan import make_plan
 from pretune.search_spaces.resolve import from_dict
 from pretune.store.store import STATE, Entry, Store
 from pretune.trainables.data.resident.images import digest
-from pretune.worker import preemption
+from pretune.worker import ray_private
 from pretune.worker.execute import Folders, StageTask, execute, task_of
 
 pytestmark = [
@@ -128,7 +128,7 @@ def test_workers_of_a_stopped_study_write_their_state_and_leave_together(tiny: d
         until = time.monotonic() + 120
         while time.monotonic() < until and not list((tmp_path / "store" / one.fingerprint).glob(f"*/{STATE}")):
             time.sleep(0.05)
-        preemption.ask_stages_to_leave()
+        ray_private.ask_to_stop()
 
     asking = threading.Thread(target=ask)
     asking.start()
@@ -136,7 +136,7 @@ def test_workers_of_a_stopped_study_write_their_state_and_leave_together(tiny: d
         outcome = execute(one, ignore)
     finally:
         asking.join()
-        internal_kv._internal_kv_del(preemption._key())
+        internal_kv._internal_kv_del(ray_private._stop_key())
     assert outcome.state == "preempted"
     assert outcome.cause.startswith("asked to leave, state written after step ")
     assert finished(dataclasses.replace(one, checkpoint_seconds=60.0)).about["resumed"]

@@ -1,0 +1,232 @@
+"""What Pretune uses of Ray without Ray publishing it: each by name, here and in the Ray that is installed."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import ray
+from ray._private import ray_constants
+from ray._private.state import GlobalState
+from ray.experimental import internal_kv
+from ray.job_submission import JobSubmissionClient
+from ray.tune.execution import class_cache
+from ray.tune.execution.tune_controller import TuneController
+
+from pretune.cluster.tune import keep_keys_to_ourselves
+from pretune.cluster.tune_callbacks import Watchdog
+from pretune.dispatch.dispatcher import Dispatcher
+from pretune.worker import preemption, ray_private
+from pretune.worker.ray_private import MissingInRayError
+
+PACKAGE = Path(ray_private.__file__).resolve().parents[1]
+KNOWS = r"it knows Ray 2\.60: pip install 'ray\[default,tune\]~=2\.60\.0'$"
+
+
+def test_no_other_module_uses_what_ray_keeps_to_itself() -> None:
+    private = ("ray._private", "ray._raylet", "ray._common", "ray.experimental", "ray.tune.execution", "_do_request")
+    files = [Path(folder) / name for folder, _, names in os.walk(PACKAGE, followlinks=True) for name in names]
+    found = {
+        file.relative_to(PACKAGE).as_posix()
+        for file in files
+        if file.suffix == ".py" and any(word in file.read_text(encoding="utf-8") for word in private)
+    }
+    assert len(files) > 200
+    assert found == {"worker/ray_private.py"}
+
+
+# ---------------------------------------------------------------------------------------------- in the Ray that is here
+
+
+def test_ray_has_the_switch_by_which_a_cluster_listens_on_loopback() -> None:
+    assert ray_constants.ENABLE_RAY_CLUSTER
+    with ray_private.loopback_only():
+        assert not ray_constants.ENABLE_RAY_CLUSTER
+    assert ray_constants.ENABLE_RAY_CLUSTER
+
+
+def test_ray_reads_how_it_authenticates_again() -> None:
+    """Whether it does: tests/pretune/cluster/test_listening.py. In a process of its own, which it changes."""
+    code = "from pretune.worker.ray_private import read_authentication_again as again; again()"
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=120)
+
+
+def test_ray_has_the_list_of_variables_that_tune_sends_to_actors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(class_cache, "ENV_VARS_TO_PROPAGATE", {"AWS_ACCESS_KEY_ID", "OTHER"})
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    keep_keys_to_ourselves()
+    assert {"OTHER"} == class_cache.ENV_VARS_TO_PROPAGATE
+
+
+def test_ray_has_the_method_by_which_tune_ends_idle_actors() -> None:
+    usual = TuneController._cleanup_cached_actors
+    assert list(inspect.signature(usual).parameters) == ["self", "force_all"]
+    forced: list[bool] = []
+    controller = SimpleNamespace(
+        _search_alg=SimpleNamespace(is_finished=lambda: False),
+        _actor_cache=SimpleNamespace(flush_cached_objects=lambda force_all: forced.append(force_all) or []),
+    )
+    for needed in (False, True):
+        with ray_private.idle_actors_released(lambda needed=needed: needed):  # type: ignore[misc]
+            TuneController._cleanup_cached_actors(controller)  # type: ignore[arg-type]
+    assert forced == [False, True]
+    assert TuneController._cleanup_cached_actors is usual
+
+
+def test_ray_has_the_method_by_which_its_job_client_sends_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def request(self: Any, method: str, endpoint: str, **given: Any) -> Any:
+        asked.append(given["timeout"])
+        raise ConnectionError("nobody")
+
+    monkeypatch.setattr(JobSubmissionClient, "_do_request", request)
+    with pytest.raises(ConnectionError, match="nobody"):
+        ray_private.job_client("http://127.0.0.1:1", (5.0, 60.0))
+    assert asked == [(5.0, 60.0)]
+
+
+QUESTIONS = """
+import logging, sys, ray
+from pretune.cluster.tune import start_ray, stop_ray
+from pretune.worker import preemption, ray_private
+start_ray(None, 1)
+ray_private.check_head(ray.get_runtime_context().gcs_address)
+assert preemption.warnings_of_ray() == [], preemption.warnings_of_ray()
+assert not ray_private.is_draining()
+assert not ray_private.is_stopping()
+ray_private.ask_to_stop()
+assert ray_private.is_stopping()
+stop_ray()
+"""
+
+
+@pytest.mark.ray
+def test_ray_answers_who_drains_and_keeps_that_a_study_stops_and_tells_its_version(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    script = [sys.executable, "-c", QUESTIONS]
+    done = subprocess.run(script, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+
+
+# ------------------------------------------------------------------------------------------------- where Ray lacks it
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "use", "sentence"),
+    [
+        (ray_constants, "ENABLE_RAY_CLUSTER", lambda: ray_private.loopback_only().__enter__(),
+         "a cluster on this machine would listen on all addresses, so none is started"),
+        (ray._raylet, "Config", ray_private.read_authentication_again,
+         "a cluster on this machine would answer anybody, so none is started"),
+        (class_cache, "ENV_VARS_TO_PROPAGATE", lambda: ray_private.keep_from_actors({"AWS_SECRET_ACCESS_KEY"}),
+         "AWS_SECRET_ACCESS_KEY would be shown on Ray's dashboard, so no stage is started"),
+        (GlobalState, "get_draining_nodes", ray_private.is_draining,
+         "drain notices are not seen; stages of a drained node go on from their last saved state"),
+        (internal_kv, "_internal_kv_get", ray_private.is_stopping,
+         "Ctrl-C and `pretune stop` end stages at once; they go on from their last saved state"),
+        (internal_kv, "_internal_kv_put", ray_private.ask_to_stop, "stages cannot be asked to save"),
+    ],
+    ids=["loopback", "authentication", "keys", "drain notices", "asked to stop", "asking to stop"],
+)  # fmt: skip
+def test_what_ray_lacks_is_named_with_what_is_lost(
+    owner: Any, name: str, use: Callable[[], Any], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(owner, name)
+    with pytest.raises(MissingInRayError, match=rf"Ray 2\.60\.\d+ lacks .*{name}.*: {sentence}; {KNOWS}"):
+        use()
+
+
+def test_a_study_without_keys_needs_no_list_of_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(class_cache, "ENV_VARS_TO_PROPAGATE")
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    keep_keys_to_ourselves()
+
+
+def test_tune_goes_on_without_the_method_that_ends_idle_actors(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delattr(TuneController, "_cleanup_cached_actors")
+    with ray_private.idle_actors_released(lambda: True):
+        assert not hasattr(TuneController, "_cleanup_cached_actors")
+    assert [record.message for record in caplog.records if "may wait until another stage ends" in record.message]
+
+
+def test_a_cluster_is_joined_unchecked_where_ray_cannot_check_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delattr(ray._raylet, "GcsClient")
+    ray_private.check_head("127.0.0.1:1")
+    assert "the cluster is not checked first; joining it may take minutes to fail" in caplog.text
+
+
+def test_jobs_are_submitted_without_a_time_limit_where_ray_has_another_client(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for owner in JobSubmissionClient.__mro__:
+        if "_do_request" in vars(owner):
+            monkeypatch.delattr(owner, "_do_request")
+    monkeypatch.setattr(JobSubmissionClient, "__init__", lambda self, address: None)
+    assert type(ray_private.job_client("http://x", (5.0, 60.0))) is JobSubmissionClient
+    assert "requests to the dashboard have no time limit" in caplog.text
+
+
+def test_the_driver_says_before_the_first_stage_which_notices_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(GlobalState, "get_draining_nodes")
+    monkeypatch.delattr(internal_kv, "_internal_kv_get")
+    drained, stopped = preemption.warnings_of_ray()
+    assert "drain notices are not seen" in drained
+    assert "Ctrl-C and `pretune stop` end stages at once" in stopped
+
+
+def test_a_stage_says_once_that_ray_does_not_answer_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One question fails for good and one now and then: the other is still asked, and so is this one."""
+
+    def draining() -> bool:
+        raise AttributeError("no attribute 'get_draining_nodes'")
+
+    answers = [OSError("the head is away"), OSError("the head is away"), True]
+
+    def stopping() -> bool:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    asked = {draining: "this node is draining", stopping: "the study is being stopped"}
+    monkeypatch.setattr(preemption, "QUESTIONS", asked)
+    monkeypatch.setattr(preemption, "ASK_SECONDS", 0.0)
+    with caplog.at_level(logging.WARNING), preemption.at_work() as leaving:
+        assert [leaving(), leaving(), leaving()] == [False, False, True]
+    assert [record.message for record in caplog.records] == [
+        "Ray does not answer whether this node is draining (no attribute 'get_draining_nodes'); it is asked again",
+        "Ray does not answer whether the study is being stopped (the head is away); it is asked again",
+    ]
+
+
+def test_a_stopped_study_whose_stages_cannot_be_asked_ends_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    ended: list[int] = []
+    monkeypatch.delattr(internal_kv, "_internal_kv_put")
+    monkeypatch.setattr(os, "kill", lambda pid, number: ended.append(number))
+    dispatcher = SimpleNamespace(live={}, reap=lambda ended: None, stopping=1.0, overdue=False, say=said.append)
+    watchdog = Watchdog(cast(Dispatcher, dispatcher))
+    for step in range(2):
+        watchdog.on_step_end(step, [])
+    assert ended == [signal.SIGUSR1]
+    assert len(said) == 1
+    assert "stages cannot be asked to save" in said[0]
+    assert said[0].endswith(": stages end now, and go on from their last saved state")
