@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pretune.search_spaces.schema import (
     CKA,
@@ -25,9 +25,6 @@ from pretune.search_spaces.schema import (
     StageResources,
     Weights,
 )
-
-if TYPE_CHECKING:
-    from pretune.search_spaces.stages import Stage
 
 Streams = dict[str, int]
 
@@ -146,15 +143,21 @@ def probe_identity(
 
 
 def pair_identity(
-    settings: CKA, data: Data, digest: str, streams: Streams, parents: tuple[Stage, Stage], threads: int
+    settings: CKA,
+    models: tuple[Model, Model],
+    data: Data,
+    digest: str,
+    streams: Streams,
+    parents: tuple[str, str],
+    threads: int,
 ) -> dict[str, Any]:
     return {
         "recipe": ["probe", CKA_RECIPE],
         "settings": settings.model_dump(mode="json", exclude={"data", "between"}),
-        "model": [encoder_of(stage.model) for stage in parents],
+        "model": [encoder_of(model) for model in models],
         "data": data_identity(data, digest, "train" if settings.images == "val" else "all"),
         "streams": streams,
-        "parent": [stage.fingerprint for stage in parents],
+        "parent": list(parents),
         "threads": threads,
     }
 

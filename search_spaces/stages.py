@@ -343,7 +343,9 @@ def pair_stage(
     assert isinstance(settings, CKA)
     data = configuration.data[settings.data]
     streams = _streams(["split"] if settings.images == "val" else [], replicate.pretrain, replicate, header.seeds)
-    identity = pair_identity(settings, data, digest_of(data), streams, parents, resources.cpus)
+    first, second = parents
+    models, keys = (first.model, second.model), (first.fingerprint, second.fingerprint)
+    identity = pair_identity(settings, models, data, digest_of(data), streams, keys, resources.cpus)
     identity |= workers_identity(resources)
     return Stage(
         "probe",
