@@ -14,7 +14,6 @@ from typing import Any
 
 from pretune.search_spaces.schema import (
     CKA,
-    DECODING,
     Data,
     Finetune,
     Model,
@@ -36,7 +35,7 @@ CKA_RECIPE = 3  # of pairwise probes alone: their batches are drawn at random no
 def pretrain_recipe(settings: Pretrain) -> int:
     """One higher where digits changed for some settings alone: losses stay in float32 under bfloat16 now, and a frozen
     last layer's gradient no longer counts in the norm that is clipped."""
-    frozen_counted = settings.clip_norm is not None and settings.method.name in ("dino", "swav")
+    frozen_counted = settings.clip_norm is not None and settings.method.facts.freezes_last_layer
     return RECIPE["pretrain"] + int(settings.precision == "bfloat16" or frozen_counted)
 
 
@@ -55,7 +54,7 @@ def encoder_of(model: Model) -> dict[str, Any]:
 
 def trained_part(settings: Pretrain, model: Model) -> dict[str, Any]:
     """What a pretraining depends on in the model: the encoder, or all of it where the method trains a decoder."""
-    return model.model_dump(mode="json") if settings.method.name in DECODING else encoder_of(model)
+    return model.model_dump(mode="json") if settings.method.facts.decoder else encoder_of(model)
 
 
 def data_identity(data: Data, digest: str, role: str) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from pretune.search_spaces.schema import (
     Seeds,
     StageResources,
     Weights,
+    ramps,
 )
 
 # Streams of one replicate that other code must not collide with start here: report seeds are 0, 1, 2, ...
@@ -193,11 +194,8 @@ def depends_on_length(settings: Pretrain | Finetune) -> str | None:
         return "its cosine schedule"
     if getattr(settings.optimizer, "weight_decay_end", None) is not None:
         return "its weight decay's schedule"
-    if isinstance(settings, Pretrain):
-        method = settings.method
-        start, end = getattr(method, "momentum", None), getattr(method, "momentum_end", None)
-        if end is not None and start != end:
-            return f"the momentum schedule of {method.name}"
+    if isinstance(settings, Pretrain) and ramps(settings.method):
+        return f"the momentum schedule of {settings.method.name}"
     return None
 
 
