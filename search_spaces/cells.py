@@ -16,7 +16,7 @@ from pretune.search_spaces import space
 from pretune.search_spaces.check import BROKEN
 from pretune.search_spaces.document import KeyPath, Places, Problem, dotted
 from pretune.search_spaces.overrides import Lines, lines_under, put, split_key
-from pretune.search_spaces.schema import DECODING, Configuration
+from pretune.search_spaces.schema import FACTS, Configuration
 
 MAX_CELLS = 10_000
 
@@ -175,4 +175,5 @@ def _decodes(stage: Any) -> bool:
     """Whether a pretraining trains a decoder, or may: its method can be a choice among several."""
     method = stage.get("method") if isinstance(stage, Mapping) else None
     options = method.options if isinstance(method, space.Choice) else (method,)
-    return any(isinstance(option, Mapping) and option.get("name") in DECODING for option in options)
+    names = [option.get("name") for option in options if isinstance(option, Mapping)]
+    return any(FACTS[name].decoder for name in names if isinstance(name, str) and name in FACTS)

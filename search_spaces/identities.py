@@ -10,11 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pretune.search_spaces.schema import (
     CKA,
-    DECODING,
     Data,
     Finetune,
     Model,
@@ -26,9 +25,6 @@ from pretune.search_spaces.schema import (
     Weights,
 )
 
-if TYPE_CHECKING:
-    from pretune.search_spaces.stages import Stage
-
 Streams = dict[str, int]
 
 # Raise a stage's number whenever the same settings would give other digits than before.
@@ -39,7 +35,7 @@ CKA_RECIPE = 3  # of pairwise probes alone: their batches are drawn at random no
 def pretrain_recipe(settings: Pretrain) -> int:
     """One higher where digits changed for some settings alone: losses stay in float32 under bfloat16 now, and a frozen
     last layer's gradient no longer counts in the norm that is clipped."""
-    frozen_counted = settings.clip_norm is not None and settings.method.name in ("dino", "swav")
+    frozen_counted = settings.clip_norm is not None and settings.method.facts.freezes_last_layer
     return RECIPE["pretrain"] + int(settings.precision == "bfloat16" or frozen_counted)
 
 
@@ -58,7 +54,7 @@ def encoder_of(model: Model) -> dict[str, Any]:
 
 def trained_part(settings: Pretrain, model: Model) -> dict[str, Any]:
     """What a pretraining depends on in the model: the encoder, or all of it where the method trains a decoder."""
-    return model.model_dump(mode="json") if settings.method.name in DECODING else encoder_of(model)
+    return model.model_dump(mode="json") if settings.method.facts.decoder else encoder_of(model)
 
 
 def data_identity(data: Data, digest: str, role: str) -> dict[str, Any]:
@@ -146,15 +142,21 @@ def probe_identity(
 
 
 def pair_identity(
-    settings: CKA, data: Data, digest: str, streams: Streams, parents: tuple[Stage, Stage], threads: int
+    settings: CKA,
+    models: tuple[Model, Model],
+    data: Data,
+    digest: str,
+    streams: Streams,
+    parents: tuple[str, str],
+    threads: int,
 ) -> dict[str, Any]:
     return {
         "recipe": ["probe", CKA_RECIPE],
         "settings": settings.model_dump(mode="json", exclude={"data", "between"}),
-        "model": [encoder_of(stage.model) for stage in parents],
+        "model": [encoder_of(model) for model in models],
         "data": data_identity(data, digest, "train" if settings.images == "val" else "all"),
         "streams": streams,
-        "parent": [stage.fingerprint for stage in parents],
+        "parent": list(parents),
         "threads": threads,
     }
 

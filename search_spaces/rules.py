@@ -13,7 +13,7 @@ from pretune.search_spaces.check import problems_of
 from pretune.search_spaces.document import KeyPath, Places, Problem, did_you_mean
 from pretune.search_spaces.rules_probes import check_pairs, check_probe_metric, check_probe_target, check_probes
 from pretune.search_spaces.rules_volumes import check_volumes
-from pretune.search_spaces.schema import DECODING, SUPERVISED, Configuration, Data, Header, MoCo
+from pretune.search_spaces.schema import Configuration, Data, Header, batch_parts
 from pretune.search_spaces.tuning import check_metrics, check_searched, check_tune
 
 SCORES = ("accuracy", "mean_accuracy", "jaccard", "dice", "precision", "recall", "jaccard_thresholds", "soft_dice")
@@ -142,9 +142,9 @@ def _check_finetune(cell: Cell, settings: Configuration, places: Places, warning
     finetune, data = settings.finetune, settings.data.get(settings.finetune.data)
     if data is not None and data.dataset == "image-folder":
         yield places.problem(("finetune", "data"), "image-folder has no masks", "use image-mask-folder")
-    trained = settings.pretrain[-1].method.name if settings.pretrain else None
-    if finetune.transfer == "encoder+decoder" and trained is not None and trained not in DECODING:
-        what = f"{trained} trains no decoder to transfer"
+    trained = settings.pretrain[-1].method if settings.pretrain else None
+    if finetune.transfer == "encoder+decoder" and trained is not None and not trained.facts.decoder:
+        what = f"{trained.name} trains no decoder to transfer"
         yield places.problem(("finetune", "transfer"), what, "use transfer: encoder")
     if finetune.freeze == "encoder" and (finetune.transfer == "none" or not settings.pretrain):
         warnings.append(f"cell {cell.label}: the frozen encoder is a random one, nothing is transferred to it")
@@ -163,11 +163,11 @@ def _check_pretrain(settings: Configuration, places: Places) -> Iterator[Problem
     """Supervised pretraining needs what the data set must have."""
     for i, stage in enumerate(settings.pretrain):
         data = settings.data.get(stage.data)
-        if stage.method.name in SUPERVISED and stage.sees != "train":
+        if stage.method.facts.supervised and stage.sees != "train":
             what = f"{stage.method.name} would train on the labels of validation or test images"
             yield places.problem(("pretrain", i, "sees"), what, "set sees: train")
-        if stage.method.name == "segmentation" and data is not None and data.dataset == "image-folder":
-            what = "image-folder has no masks to pretrain segmentation with"
+        if "masks" in stage.method.facts.requires and data is not None and data.dataset == "image-folder":
+            what = f"image-folder has no masks to pretrain {stage.method.name} with"
             yield places.problem(("pretrain", i, "data"), what, "use image-mask-folder")
 
         asked = getattr(stage.method, "projection_levels", 1)
@@ -181,7 +181,7 @@ def _check_workers(settings: Configuration, header: Header, places: Places) -> I
     """Workers take equal shares of a pretraining batch, and MoCo's parts of it lie whole on one of them."""
     for i, stage in enumerate(settings.pretrain):
         for workers in header.resources.pretrain.worker_counts:
-            parts = stage.method.bn_splits if isinstance(stage.method, MoCo) else 1
+            parts = batch_parts(stage.method)
             if stage.batch_size % workers:
                 what = f"{stage.batch_size} images do not divide among {workers} workers (resources.pretrain)"
                 yield places.problem(("pretrain", i, "batch_size"), what, f"use a multiple of {workers}")
@@ -218,7 +218,7 @@ def _check_sizes(settings: Configuration, places: Places) -> Iterator[Problem]:
         decoded += [(("finetune", "test_sizes"), size) for size in settings.finetune.test_sizes]
     encoded: list[tuple[KeyPath, int]] = [(("probe", key, "size"), probe.size) for key, probe in settings.probe.items()]
     for i, stage in enumerate(settings.pretrain):
-        users = decoded if stage.method.name in DECODING else encoded
+        users = decoded if stage.method.facts.decoder else encoded
         users.append((("pretrain", i, "views", "size"), stage.views.size))
     for path, size in decoded:
         if size % factor:

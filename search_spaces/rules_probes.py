@@ -29,8 +29,8 @@ def check_probes(settings: Configuration, places: Places) -> Iterator[Problem]:
         if data is not None and data.split.val == 0 and not whole:
             what = "a probe is scored on validation images, and there are none"
             yield places.problem(("data", probe.data, "split", "val"), what, "set it above 0")
-        trained = [(stage.method.name, stage.data) for stage in settings.pretrain[-1:]]
-        if isinstance(probe, CAM) and trained and trained != [("classification", probe.data)]:
+        trained = [(stage.method.facts.classifier, stage.data) for stage in settings.pretrain[-1:]]
+        if isinstance(probe, CAM) and trained and trained != [(True, probe.data)]:
             what = "class-activation maps need a pretraining by classification on the same data"
             yield places.problem(("probe", name), what, "leave the probe out of the levels that have none")
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pretune.search_spaces.document import KeyPath, Places, Problem
-from pretune.search_spaces.schema import Augment, Configuration, Views, dimensions_of, slices_of
-
-METHODS = ("genesis", "none")  # that take volumes
+from pretune.search_spaces.schema import FACTS, Augment, Configuration, Views, dimensions_of, slices_of
 
 
 def check_volumes(settings: Configuration, places: Places) -> Iterator[Problem]:
@@ -40,9 +38,10 @@ def _check_pretrain(settings: Configuration, places: Places) -> Iterator[Problem
         if not _holds_volumes(settings, stage.data):
             continue
         path: KeyPath = ("pretrain", i)
-        if stage.method.name not in METHODS:
+        if not stage.method.facts.volumes:
+            able = " or ".join(name for name, facts in FACTS.items() if facts.trains and facts.volumes)
             what = f"{stage.method.name} takes images, and {stage.data} holds volumes"
-            yield places.problem((*path, "method", "name"), what, f"use {METHODS[0]}")
+            yield places.problem((*path, "method", "name"), what, f"use {able}")
         yield from _check_size(settings, stage.data, stage.views.size, (*path, "views", "size"), places)
         if stage.views != Views(size=stage.views.size):
             what = "views of volumes are whole; of these settings only `size` is used"

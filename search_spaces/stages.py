@@ -33,6 +33,7 @@ from pretune.search_spaces.schema import (
     Seeds,
     StageResources,
     Weights,
+    ramps,
 )
 
 # Streams of one replicate that other code must not collide with start here: report seeds are 0, 1, 2, ...
@@ -193,11 +194,8 @@ def depends_on_length(settings: Pretrain | Finetune) -> str | None:
         return "its cosine schedule"
     if getattr(settings.optimizer, "weight_decay_end", None) is not None:
         return "its weight decay's schedule"
-    if isinstance(settings, Pretrain):
-        method = settings.method
-        start, end = getattr(method, "momentum", None), getattr(method, "momentum_end", None)
-        if end is not None and start != end:
-            return f"the momentum schedule of {method.name}"
+    if isinstance(settings, Pretrain) and ramps(settings.method):
+        return f"the momentum schedule of {settings.method.name}"
     return None
 
 
@@ -343,7 +341,9 @@ def pair_stage(
     assert isinstance(settings, CKA)
     data = configuration.data[settings.data]
     streams = _streams(["split"] if settings.images == "val" else [], replicate.pretrain, replicate, header.seeds)
-    identity = pair_identity(settings, data, digest_of(data), streams, parents, resources.cpus)
+    first, second = parents
+    models, keys = (first.model, second.model), (first.fingerprint, second.fingerprint)
+    identity = pair_identity(settings, models, data, digest_of(data), streams, keys, resources.cpus)
     identity |= workers_identity(resources)
     return Stage(
         "probe",

@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 from pretune.search_spaces import space
 from pretune.search_spaces.cells import Cell
 from pretune.search_spaces.document import KeyPath, Places, Problem, did_you_mean
-from pretune.search_spaces.schema import SUPERVISED, Configuration, Header, Tune
+from pretune.search_spaces.schema import Configuration, Header, Tune
 from pretune.search_spaces.stages import replicates
 
 COSTS = ("cost/seconds", "cost/gpu_memory", "cost/gpu_seconds")
-IN_BATCH = ("simclr", "samclr", "moco-v3", "conrec", "swav")  # a loss that compares with the rest of the batch
 LEARNING_ANYWHERE = "tpe, gp, random, qmc, grid, genetic or nsga2"
 
 
@@ -148,8 +147,8 @@ def _doubtful_target(cell: Cell, target: str) -> Iterator[str]:
     trained, names = cell.configuration().pretrain, cell.ranges("pretrain")
     if not trained or not names:
         return
-    if target == "pretext" and trained[-1].method.name not in SUPERVISED:
-        ours = {"method", "views"} | ({"batch_size"} if trained[-1].method.name in IN_BATCH else set())
+    if target == "pretext" and not trained[-1].method.facts.supervised:
+        ours = {"method", "views"} | ({"batch_size"} if trained[-1].method.facts.compares_batch else set())
         task = [name for name in names if name.startswith("pretrain") and ours & set(name.split("."))]
         if task:
             yield (

@@ -107,7 +107,7 @@ def pretrain(
     method = METHODS[settings.method.name](settings.method, settings.views, parts)
     assert isinstance(method, nn.Module)
     method.to(place.device).to(memory_format=layout(method))
-    if place.batch_norm == "sync" and not splits_batch(settings.method):
+    if place.batch_norm == "sync" and schema.batch_parts(settings.method) == 1:
         whole_batch_norm(method, world, place.device)
     compile_parts(method, settings.compile)
     trained = world.parallel(method)
@@ -190,11 +190,6 @@ def image_classes(data: ImageSet) -> int:
     return 0 if data.labels is None else int(np.max(data.labels)) + 1
 
 
-def splits_batch(method: schema.Method) -> bool:
-    """Whether batch norm is to see parts of the batch, which are smaller than what a worker has."""
-    return isinstance(method, schema.MoCo) and method.bn_splits > 1
-
-
 def collapse_values(method: Method, batch: Batch) -> dict[str, float]:
     """What shows a collapse in the encoder, on the first view of a batch; the encoder's state is left alone."""
     if not batch.views:
@@ -239,11 +234,11 @@ def make_batch(
 ) -> Batch:
     """The views that a method wants of some images, and the maps it needs; `world` has the rest of the batch."""
     boxed = uses_regions(method.recipes)
-    if missing := (method.needs | ({"region boxes"} if boxed else set())) - feeds.keys():
+    if missing := (method.requirements | ({"region boxes"} if boxed else set())) - feeds.keys():
         raise ValueError(f"this method needs {', '.join(sorted(missing))}, which the data set does not have")
     boxes = feeds["region boxes"](indices).numpy() if boxed else None
     views = views_of(feeds["images"](indices), indices, method.recipes, seed, epoch, boxes)
-    maps = {name: feeds[name](indices) for name in method.needs}
+    maps = {name: feeds[name](indices) for name in method.requirements}
     return Batch(
         views,
         lambda purpose, count: uniforms(seed, f"method/{purpose}", epoch, indices, 0, count),

@@ -89,8 +89,8 @@ def searched(name: str, data: schema.Data, opened: Opened) -> Searched | None:
 def sees_others(stage: schema.Pretrain, configuration: schema.Configuration) -> bool:
     """Whether a pretraining looks at pictures of another data set than fine-tuning, and fine-tuning starts from it."""
     finetune = configuration.finetune
-    looks = not isinstance(stage.method, schema.Weights) and stage.method.name != "none"
-    return looks and finetune is not None and finetune.data != stage.data and uses_pretraining(configuration)
+    other = finetune is not None and finetune.data != stage.data
+    return stage.method.facts.trains and other and uses_pretraining(configuration)
 
 
 def inside(one: Searched, cache: Path) -> Iterator[str]:

@@ -16,10 +16,8 @@ from pretune.trainables.data.checks.contact_sheets import Strip, view_sheet
 from pretune.trainables.data.sources import open_set, prepare
 from pretune.trainables.data.splits import draw_subset
 from pretune.trainables.loop import RunContext
-from pretune.trainables.methods.conrec import ConRec, Reconstruction
-from pretune.trainables.methods.mae import MAE
 from pretune.trainables.methods.protocol import Method
-from pretune.trainables.methods.restored import given
+from pretune.trainables.methods.restored import Restoring, given
 from pretune.trainables.methods.table import METHODS, Parts
 from pretune.trainables.models.table import build_decoder, build_encoder
 from pretune.trainables.pretrain import make_batch, make_feeds
@@ -40,7 +38,7 @@ def draw_views(
 
     Raises click.UsageError where there is nothing to draw.
     """
-    stage = next((stage for stage in configuration.pretrain if stage.method.name not in ("none", "weights")), None)
+    stage = next((stage for stage in configuration.pretrain if stage.method.facts.trains), None)
     if stage is None:
         raise click.UsageError("this study has no pretraining that makes views of images")
     settings = configuration.data[stage.data]
@@ -62,7 +60,7 @@ def draw_views(
     titles = [f"view {v + 1}, epoch {epoch}" for epoch in epochs for v in range(len(recipes))]
     fallen = np.zeros(len(rows), np.bool_) if table is None else without_region(table, images.shape[1:3], recipes)
     restored = []
-    if isinstance(method, MAE | Reconstruction | ConRec):  # these give the network less than the view
+    if isinstance(method, Restoring):  # these give the network less than the view
         restored = list(given(method, make_batch(method, make_feeds(held, HERE), rows, 0, 0)))
         titles += [f"view {v + 1} as given" for v in range(len(restored))]
     strips = strips_of(held, rows, images, seen, restored, regions, fallen)

@@ -28,7 +28,6 @@ from pretune.trainables.models.table import build_decoder, build_encoder
 from pretune.trainables.pretrain import VALIDATION_VIEWS, image_classes, make_batch, make_feeds
 
 COLUMNS = ("image", "shown", "restored")
-RESTORING = ("mae", "genesis", "reconstruction", "conrec")
 CAPTION = (
     "Views of images that pretraining did not see, what the network was shown of them, and what it restored. "
     "One pretraining of each setting, its first seed."
@@ -67,8 +66,9 @@ def restoring(results: pandas.DataFrame, store: Store) -> list[Entry]:
 
 
 def _restores(settings: dict[str, Any]) -> bool:
-    method = settings["method"]
-    return method["name"] in RESTORING and "reconstruction" in method.get("tasks", ("reconstruction",))
+    if not schema.FACTS[settings["method"]["name"]].trains:  # weights, whose file may be gone
+        return False
+    return schema.restores_views(TypeAdapter(schema.Pretrain).validate_python(settings).method)
 
 
 def _rows(entry: Entry, store: Store, cache: Path) -> list[PanelRow]:

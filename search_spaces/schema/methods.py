@@ -1,9 +1,14 @@
-"""Pretraining methods, with the values of the papers that introduced or used them as defaults."""
+"""Pretraining methods: settings, with the values of the papers that introduced or used them as defaults, and facts.
+
+A method's facts are declared here and nowhere else; whoever asks about a method reads them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import (
     BeforeValidator,
@@ -16,9 +21,34 @@ from pydantic import (
 
 from pretune.search_spaces.schema.base import Fraction, Settings
 
+Map = Literal["images", "labels", "masks", "regions", "depth"]
+
+
+@dataclass(frozen=True)
+class MethodFacts:
+    """Facts of a method that others must know without building it."""
+
+    trains: bool = True  # whether there is anything to train
+    requires: tuple[Map, ...] = ()  # what it reads of a data set beside its views
+    metrics: tuple[str, ...] = ()  # diagnostics that it may report, as train/NAME; see `metrics_of`
+    decoder: bool = False  # whether it trains a decoder too
+    supervised: bool = False  # whether it learns from labels or masks
+    classifier: bool = False  # whether its head tells the image classes apart by pooled features
+    compares_batch: bool = False  # whether its loss compares with the rest of the batch, so that its size counts
+    corrupts: bool = False  # whether the network is shown less than its views, to restore them
+    targets: Literal["places", "pixels"] | None = None  # what is cut out by a view's box, and must not be moved in it
+    volumes: bool = False  # whether it takes volumes
+    freezes_last_layer: bool = False  # whether a last layer's gradient is dropped at first
+    ramp: tuple[str, str] | None = None  # settings between which a value moves over the whole training
+
+
+AGREEMENT = ("feature_std", "positive_similarity")  # of the projections of two views
+MOMENTUM = ("momentum", "momentum_end")
+
 
 class SimCLR(Settings):
     name: Literal["simclr"]
+    facts: ClassVar[MethodFacts] = MethodFacts(metrics=(*AGREEMENT, "loss_over_uniform"), compares_batch=True)
     temperature: PositiveFloat = 0.2  # P2
     hidden: PositiveInt = 512  # width of the projection head's hidden layer
     dim: PositiveInt = 128  # width of its output
@@ -30,6 +60,7 @@ class MoCo(Settings):
     """MoCo v2. Its colour jitter is views.color_jitter 0.5, its crop (0.2, 1)."""
 
     name: Literal["moco"]
+    facts: ClassVar[MethodFacts] = MethodFacts(metrics=(*AGREEMENT, "loss_over_uniform"), ramp=MOMENTUM)
     temperature: PositiveFloat = 0.2  # v2's recipes; 0.07 in v1 and as the code's default
     hidden: PositiveInt = 512  # the paper's: as wide as the encoder's output
     dim: PositiveInt = 128
@@ -45,6 +76,9 @@ class MoCoV3(Settings):
     """MoCo v3 for convolutional encoders (the authors' ResNet-50), with BYOL's views."""
 
     name: Literal["moco-v3"]
+    facts: ClassVar[MethodFacts] = MethodFacts(
+        metrics=(*AGREEMENT, "loss_over_uniform"), compares_batch=True, ramp=MOMENTUM
+    )
     projection_levels: PositiveInt = 1  # as in SimCLR
     temperature: PositiveFloat = 1.0
     hidden: PositiveInt = 4096
@@ -59,6 +93,7 @@ class BYOL(Settings):
     """BYOL. Its colour jitter is views.color_jitter 0.5 with color_jitter_saturation 0.5."""
 
     name: Literal["byol"]
+    facts: ClassVar[MethodFacts] = MethodFacts(metrics=AGREEMENT, ramp=MOMENTUM)
     projection_levels: PositiveInt = 1  # as in SimCLR
     hidden: PositiveInt = 4096
     dim: PositiveInt = 256
@@ -76,6 +111,11 @@ class DINO(Settings):
     with color_jitter_saturation 0.5, and no clipping; for transformers clip_norm 3 with clip: parameter."""
 
     name: Literal["dino"]
+    facts: ClassVar[MethodFacts] = MethodFacts(
+        metrics=(*AGREEMENT, "loss_over_uniform", "teacher_entropy_over_uniform", "teacher_mean_entropy_over_uniform"),
+        freezes_last_layer=True,
+        ramp=MOMENTUM,
+    )
     hidden: PositiveInt = 2048
     bottleneck: PositiveInt = 256
     prototypes: PositiveInt = 65536  # outputs; a few thousand do on small data
@@ -101,6 +141,11 @@ class SwAV(Settings):
     """SwAV. `views` are the two large crops (the authors': crop (0.14, 1), gray 0.2, blur 0.5)."""
 
     name: Literal["swav"]
+    facts: ClassVar[MethodFacts] = MethodFacts(
+        metrics=(*AGREEMENT, "loss_over_uniform", "prototypes_used", "prototypes_chosen"),
+        compares_batch=True,
+        freezes_last_layer=True,
+    )
     hidden: PositiveInt = 2048
     dim: PositiveInt = 128
     prototypes: Annotated[int, Field(ge=2)] = 3000
@@ -119,6 +164,9 @@ class MAE(Settings):
     """Masked autoencoder on a U-Net (P2): part of the pixels is black, the whole original is to be restored."""
 
     name: Literal["mae"]
+    facts: ClassVar[MethodFacts] = MethodFacts(
+        metrics=("error", "masked_error", "loss_over_uniform"), decoder=True, corrupts=True
+    )
     masking: Literal["patches", "pixels", "none"] = "patches"  # P2 compares the three
     ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75  # share of patches or pixels that are blacked (P2)
     patch: PositiveInt = 20  # px, side of a patch (P2)
@@ -135,6 +183,9 @@ class Genesis(Settings):
     """Models Genesis (P3's Table 3): restoring volumes, or images, that were shuffled, recoloured and painted over."""
 
     name: Literal["genesis"]
+    facts: ClassVar[MethodFacts] = MethodFacts(
+        metrics=("error", "loss_over_uniform"), decoder=True, corrupts=True, volumes=True
+    )
     flip: Fraction = 0.4  # up to three times, each along any axis; corrupted and original alike
     shuffle: Fraction = 0.5
     shuffle_blocks: PositiveInt = 10000  # of 64 x 64 x 32 voxels
@@ -171,12 +222,16 @@ class Reconstruction(_Decoding):
     """Restoring corrupted views alone (P3): ConRec without its contrastive part."""
 
     name: Literal["reconstruction"]
+    facts: ClassVar[MethodFacts] = MethodFacts(metrics=("loss_over_uniform",), decoder=True, corrupts=True)
 
 
 class ConRec(_Decoding):
     """Contrastive learning and restoring corrupted views together (Dippel et al. 2021; P3)."""
 
     name: Literal["conrec"]
+    facts: ClassVar[MethodFacts] = MethodFacts(
+        metrics=(*AGREEMENT, "contrastive_loss", "loss_over_uniform"), decoder=True, corrupts=True, compares_batch=True
+    )
     temperature: PositiveFloat = 0.5  # Dippel et al.
     reconstruction_weight: PositiveFloat = 100.0  # Dippel et al.
     pooling: Literal["attention", "average"] = "attention"
@@ -188,6 +243,9 @@ class Segmentation(Settings):
     """Supervised pretraining with masks, usually of another data set (P3 Tables 4 and 5)."""
 
     name: Literal["segmentation"]
+    facts: ClassVar[MethodFacts] = MethodFacts(
+        requires=("masks",), metrics=("accuracy",), decoder=True, supervised=True, targets="pixels"
+    )
     loss: Literal["dice", "cross-entropy", "dice+cross-entropy"] = "dice"  # P3
 
 
@@ -195,12 +253,18 @@ class Classification(Settings):
     """Supervised pretraining of the encoder with image labels, by cross entropy (P3 Tables 4 and 5)."""
 
     name: Literal["classification"]
+    facts: ClassVar[MethodFacts] = MethodFacts(
+        requires=("labels",), metrics=("accuracy", "loss_over_uniform"), supervised=True, classifier=True
+    )
 
 
 class SAMCLR(Settings):
     """SimCLR whose views lie within one random region (P4); it sets views.within to region."""
 
     name: Literal["samclr"]
+    facts: ClassVar[MethodFacts] = MethodFacts(
+        requires=("regions",), metrics=(*AGREEMENT, "loss_over_uniform"), compares_batch=True
+    )
     temperature: PositiveFloat = 0.07  # P4, from MoCo
     hidden: PositiveInt = 512
     dim: PositiveInt = 128
@@ -219,16 +283,25 @@ class _PixelConsistency(Settings):
     solarize: tuple[Fraction, Fraction] = (0.0, 0.2)  # probability in each view
 
 
+_PIXEL_FACTS = MethodFacts(
+    metrics=(*AGREEMENT, "pixel_loss", "positive_pairs", "images_without_pairs", "instance_loss"),
+    targets="places",
+    ramp=MOMENTUM,
+)
+
+
 class PixelCL(_PixelConsistency):
     """PixPro with BYOL's loss beside it (P5)."""
 
     name: Literal["pixelcl"]
+    facts: ClassVar[MethodFacts] = _PIXEL_FACTS
 
 
 class PixelCLDepth(_PixelConsistency):
     """PixelCL++: positive pairs are also equally far away (P5)."""
 
     name: Literal["pixelcl++"]
+    facts: ClassVar[MethodFacts] = replace(_PIXEL_FACTS, requires=("depth",))
     depth_threshold: Annotated[float, Field(ge=0)] = 0.2  # largest difference of depths in [0, 1] (P5)
 
 
@@ -246,12 +319,14 @@ class Weights(Settings):
     """Ready-made weights as the start of a chain (P5: ImageNet). Nothing is trained: neither epochs nor steps."""
 
     name: Literal["weights"]
+    facts: ClassVar[MethodFacts] = MethodFacts(trains=False)
     source: Annotated[str, BeforeValidator(_weights_source)]  # a file, torchvision:resnet34 or timm:NAME
     inputs: Literal["imagenet", "unit"] = "imagenet"  # trained on pixels normalised by ImageNet's statistics, or [0, 1]
 
 
 class NoPretraining(Settings):
     name: Literal["none"]
+    facts: ClassVar[MethodFacts] = MethodFacts(trains=False, volumes=True)
 
 
 Method = Annotated[
@@ -274,5 +349,50 @@ Method = Annotated[
     | NoPretraining,
     Field(discriminator="name"),
 ]
-DECODING = ("mae", "genesis", "reconstruction", "conrec", "segmentation")  # the methods that train a decoder too
-SUPERVISED = ("segmentation", "classification")  # methods that learn from labels
+
+
+def _by_name() -> dict[str, MethodFacts]:
+    classes = get_args(get_args(Method)[0])
+    return {name: settings.facts for settings in classes for name in get_args(settings.model_fields["name"].annotation)}
+
+
+FACTS: Mapping[str, MethodFacts] = _by_name()
+
+
+def requirements_of(method: Method) -> frozenset[Map]:
+    """What a method with these settings reads of a data set beside its views."""
+    return frozenset(method.facts.requires) | requirements_of_tasks(getattr(method, "tasks", ()))
+
+
+def requirements_of_tasks(tasks: Sequence[str]) -> frozenset[Map]:
+    """What P3's decoding tasks read: original colours are those of the images before any view."""
+    return frozenset({"images"} if "original-colors" in tasks else ())
+
+
+def metrics_of(method: Method) -> frozenset[str]:
+    """Diagnostics that a method with these settings may report, as train/NAME."""
+    errors = {f"{task.replace('-', '_')}_error" for task in getattr(method, "tasks", ())}
+    return frozenset(method.facts.metrics) | errors
+
+
+def targets_of(method: Method) -> Literal["places", "pixels"] | None:
+    """What a method with these settings cuts out by a view's box, so that nothing may move it within the view."""
+    return "pixels" if "original-colors" in getattr(method, "tasks", ()) else method.facts.targets
+
+
+def restores_views(method: Method) -> bool:
+    """Whether a method with these settings is trained to restore the view itself."""
+    return method.facts.corrupts and "reconstruction" in getattr(method, "tasks", ("reconstruction",))
+
+
+def ramps(method: Method) -> bool:
+    """Whether a value of a method with these settings moves over the whole training, however long that is."""
+    if method.facts.ramp is None:
+        return False
+    start, end = (getattr(method, name) for name in method.facts.ramp)
+    return end is not None and start != end
+
+
+def batch_parts(method: Method) -> int:
+    """Parts of a batch that batch norm sees apart from each other."""
+    return method.bn_splits if isinstance(method, MoCo) else 1

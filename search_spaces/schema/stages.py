@@ -14,11 +14,13 @@ from pydantic import (
 
 from pretune.search_spaces.schema.base import Fraction, Labels, Settings, Share
 from pretune.search_spaces.schema.data import Data
-from pretune.search_spaces.schema.methods import ConRec, Method, Reconstruction, Weights
+from pretune.search_spaces.schema.methods import Method, Weights, targets_of
 from pretune.search_spaces.schema.model import Model, UNet
 from pretune.search_spaces.schema.optim import Adam, Constant, Optimizer, Schedule
 
 ExtraTransform = Literal["elastic", "posterize", "solarize", "rotation"]
+# What a transform moves within a view, which its box does not tell: single pixels a little, or whole places.
+MOVES: dict[ExtraTransform, Literal["pixels", "places"]] = {"elastic": "pixels", "rotation": "places"}
 
 
 class Views(Settings):
@@ -110,12 +112,12 @@ class Pretrain(_Length):
     @model_validator(mode="after")
     def _followed(self) -> Pretrain:
         """Masks, original colours and places are cut by a view's box, which follows no displacement and no rotation."""
-        colors = isinstance(self.method, ConRec | Reconstruction) and "original-colors" in self.method.tasks
-        places = self.method.name in ("pixelcl", "pixelcl++") and "rotation" in self.views.extra
-        moving = [name for name in ("elastic", "rotation") if name in self.views.extra]
-        if moving and (colors or places or self.method.name == "segmentation"):
-            name = "rotation" if places else moving[0]
-            raise ValueError(f"views.extra: {name} moves pixels that this method's targets cannot follow; leave it out")
+        targets = targets_of(self.method)
+        moving = [name for name, moved in MOVES.items() if name in self.views.extra and targets in ("pixels", moved)]
+        if moving:
+            raise ValueError(
+                f"views.extra: {moving[0]} moves pixels that this method's targets cannot follow; leave it out"
+            )
         return self
 
 

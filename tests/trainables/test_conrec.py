@@ -146,7 +146,7 @@ def test_each_task_can_stand_alone(kind: str, task: str) -> None:
     loss.backward()
     unused = [name for name, p in method.named_parameters() if p.requires_grad and p.grad is None]
     assert unused == []
-    assert method.needs == (frozenset({"images"}) if task == "original-colors" else frozenset())
+    assert method.requirements == (frozenset({"images"}) if task == "original-colors" else frozenset())
 
 
 @pytest.mark.parametrize(("branch", "blocks"), [("block", 3), ("output", 0)])

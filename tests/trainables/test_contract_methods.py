@@ -151,11 +151,12 @@ def test_descent_lowers_the_loss_of_a_fixed_batch(name: str, data: ImageSet) -> 
 
 
 @every_method
-def test_diagnostics_are_finite_scalars(name: str, data: ImageSet) -> None:
-    method = build(stage(name))
+def test_diagnostics_are_finite_scalars_and_those_that_the_facts_name(name: str, data: ImageSet) -> None:
+    settings = stage(name)
+    method = build(settings)
     loss, diagnostics = method(batch_of(method, data), 0.0)
     assert loss.shape == ()
-    assert diagnostics
+    assert diagnostics.keys() == schema.metrics_of(settings.method), f"facts.metrics of {settings.method.name}"
     for key, value in diagnostics.items():
         assert math.isfinite(float(value)), key
 

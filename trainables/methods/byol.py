@@ -39,7 +39,7 @@ class BYOL(nn.Module):
     statistics, since the views' recipes differ. `encoder` is the online one, which the authors evaluate.
     """
 
-    needs: frozenset[str] = frozenset()
+    requirements = frozenset(schema.BYOL.facts.requires)
 
     def __init__(
         self,

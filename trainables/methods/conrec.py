@@ -33,10 +33,6 @@ from pretune.trainables.views.two_views import View
 TASKS = {"reconstruction": 3, "original-colors": 3, "mask-location": 1, "black-masks": 3}  # and their channels
 
 
-def needs_of(tasks: Sequence[str]) -> frozenset[str]:
-    return frozenset({"images"} if "original-colors" in tasks else ())
-
-
 def corrupted(batch: Batch) -> Corrupted:
     """The batch's views, one after the other, each corrupted by draws of its own: (views * B, ...)."""
 
@@ -139,7 +135,7 @@ class Reconstruction(nn.Module):
         self.heads = TaskHeads(tasks, self.decoder, decoder, branch)
         self.weights = dict(weights)
         self.recipes = (views,)
-        self.needs = needs_of(tasks)
+        self.requirements = schema.requirements_of_tasks(tasks)
 
     def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """One view of (B, 3, S, S) -> the tasks' weighted mean error, and each error."""
@@ -189,7 +185,7 @@ class ConRec(nn.Module):
         self.weights = dict(weights)
         self.temperature, self.reconstruction_weight = temperature, reconstruction_weight
         self.recipes = (views, views)
-        self.needs = needs_of(tasks)
+        self.requirements = schema.requirements_of_tasks(tasks)
 
     def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Two views of (B, 3, S, S) -> the loss, its parts, and signs of a collapse."""

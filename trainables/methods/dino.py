@@ -101,7 +101,7 @@ class DINO(nn.Module):
     is the other one. Views of one size go through the network as one batch, as in the authors' code.
     """
 
-    needs: frozenset[str] = frozenset()
+    requirements = frozenset(schema.DINO.facts.requires)
     center: Tensor
 
     def __init__(

@@ -19,7 +19,7 @@ from pretune.trainables.views.volumes import MIRROR_DRAWS, drawn_mirrors, mirror
 class Genesis(nn.Module):
     """Encoder, decoder, and a convolution of side 1 to the volume's channels."""
 
-    needs: frozenset[str] = frozenset()
+    requirements = frozenset(schema.Genesis.facts.requires)
 
     def __init__(
         self, encoder: Encoder, decoder: Decoder, views: schema.Views, channels: int, rates: Rates, flip: float

@@ -64,7 +64,7 @@ def constant_error(original: Tensor, world: World = ALONE) -> Tensor:
 class MAE(nn.Module):
     """Encoder, decoder, and a 1x1 convolution to colours without activation."""
 
-    needs: frozenset[str] = frozenset()
+    requirements = frozenset(schema.MAE.facts.requires)
 
     def __init__(
         self,

@@ -71,7 +71,7 @@ class MoCo(nn.Module):
     keys' are drawn from all workers' images. In eval mode there is nothing to split.
     """
 
-    needs: frozenset[str] = frozenset()
+    requirements = frozenset(schema.MoCo.facts.requires)
 
     def __init__(
         self,
@@ -170,7 +170,7 @@ class MoCoV3(nn.Module):
     Views go through the networks one after the other, as in the authors' code.
     """
 
-    needs: frozenset[str] = frozenset()
+    requirements = frozenset(schema.MoCoV3.facts.requires)
 
     def __init__(
         self,

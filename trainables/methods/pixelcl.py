@@ -151,7 +151,8 @@ class PixelCL(nn.Module):
         self.threshold, self.depth_threshold, self.gamma, self.alpha = threshold, depth_threshold, gamma, alpha
         self.momentum, self.momentum_end = momentum, momentum_end
         self.recipes = recipes
-        self.needs: frozenset[str] = frozenset() if depth_threshold is None else frozenset({"depth"})
+        settings = schema.PixelCL if depth_threshold is None else schema.PixelCLDepth
+        self.requirements = frozenset(settings.facts.requires)
 
     def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Two views of (B, 3, H, W) -> the loss (P5 equation 7), its parts, and how many pairs are positive."""
@@ -193,7 +194,7 @@ class PixelCL(nn.Module):
         mask = positives(first, second, self.threshold)
         if self.depth_threshold is None:
             return mask
-        assert batch.depth is not None  # `needs` says so
+        assert batch.depth is not None  # `requirements` says so
         d1, d2 = (depth_at(batch.depth, view, *grid) for view in batch.views)
         return mask & equally_far(d1, d2, self.depth_threshold)
 

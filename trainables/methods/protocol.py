@@ -44,7 +44,7 @@ class Method(Protocol):
         ...
 
     @property
-    def needs(self) -> frozenset[str]:
+    def requirements(self) -> frozenset[schema.Map]:
         """Which of images, labels, masks, regions and depth a batch must carry."""
         ...
 

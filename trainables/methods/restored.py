@@ -14,6 +14,7 @@ from pretune.trainables.methods.protocol import Batch
 from pretune.trainables.models.interface import resized
 
 TASK = "reconstruction"
+Restoring = MAE | Genesis | Reconstruction | ConRec
 
 
 class Restored(NamedTuple):
@@ -25,7 +26,7 @@ class Restored(NamedTuple):
 
 
 @torch.no_grad()
-def restored(method: MAE | Genesis | Reconstruction | ConRec, batch: Batch) -> Restored:
+def restored(method: Restoring, batch: Batch) -> Restored:
     """The first view of a batch, what the network was given of it, and what it restored.
 
     Raises ValueError for a method that was not trained to restore the view itself.
@@ -43,8 +44,10 @@ def restored(method: MAE | Genesis | Reconstruction | ConRec, batch: Batch) -> R
     return Restored(original, shown, output)
 
 
-def given(method: MAE | Reconstruction | ConRec, batch: Batch) -> tuple[Tensor, ...]:
-    """What the network gets of each view to restore it from: (B, 3, S, S), masked or corrupted."""
+def given(method: Restoring, batch: Batch) -> tuple[Tensor, ...]:
+    """Views as the network is shown them, to restore them from: (B, 3, S, S), masked or corrupted."""
+    if isinstance(method, Genesis):
+        return (method.pair(batch)[1],)
     if isinstance(method, MAE):
         original = batch.views[0].pixels
         return (original.masked_fill(method.mask(batch).to(original.device), 0.0),)

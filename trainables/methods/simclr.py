@@ -47,7 +47,7 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float, world: World = ALONE) ->
 class SimCLR(nn.Module):
     """The encoder and its projection head."""
 
-    needs: frozenset[str] = frozenset()
+    requirements = frozenset(schema.SimCLR.facts.requires)
 
     def __init__(
         self,

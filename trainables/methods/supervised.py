@@ -29,7 +29,7 @@ def masks_of(view: View, masks: Tensor) -> Tensor:
 class Segmentation(nn.Module):
     """The whole U-Net, trained as in fine-tuning but on views."""
 
-    needs = frozenset({"masks"})
+    requirements = frozenset(schema.Segmentation.facts.requires)
 
     def __init__(self, encoder: Encoder, decoder: Decoder, views: schema.Views, loss: str, classes: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Segmentation(nn.Module):
 
     def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """One view of (B, 3, S, S) and whole masks (B, H, W) -> the loss, and the share of pixels that are right."""
-        assert batch.masks is not None  # `needs` asks for them
+        assert batch.masks is not None  # `requirements` asks for them
         view = batch.views[0]
         target = masks_of(view, batch.masks)
         logits = self.head(self.decoder(self.encoder(view.pixels)))
@@ -61,7 +61,7 @@ class Segmentation(nn.Module):
 class Classification(nn.Module):
     """The encoder and a linear classifier on its pooled features."""
 
-    needs = frozenset({"labels"})
+    requirements = frozenset(schema.Classification.facts.requires)
 
     def __init__(self, encoder: Encoder, views: schema.Views, classes: int) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Classification(nn.Module):
 
         `loss_over_uniform` compares with the loss of equal chances for all classes, log(classes).
         """
-        assert batch.labels is not None  # `needs` asks for them
+        assert batch.labels is not None  # `requirements` asks for them
         logits = self.head(self.encoder(batch.views[0].pixels)[-1].mean(dim=(2, 3))).float()  # B, classes
         loss = F.cross_entropy(logits, batch.labels)
         right = (logits.argmax(dim=1) == batch.labels).float().mean()

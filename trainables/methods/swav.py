@@ -69,7 +69,7 @@ class SwAV(nn.Module):
     from epoch `queue_from_epoch` on and used once it is full. Views of one size go through the network as one batch.
     """
 
-    needs: frozenset[str] = frozenset()
+    requirements = frozenset(schema.SwAV.facts.requires)
 
     def __init__(
         self,

@@ -24,8 +24,7 @@ StageSettings = schema.Pretrain | schema.Finetune | schema.Probe
 
 LEAST_CKA = 4  # images of a batch, for the unbiased estimate (a test holds it equal to pretune.trainables.probes.cka's)
 
-# Beyond images: what each method reads of a data set (a test holds it equal to what the methods say themselves).
-READS = {"segmentation": "masks", "classification": "image classes", "samclr": "regions", "pixelcl++": "depth maps"}
+CALLED = {"labels": "image classes", "depth": "depth maps"}  # maps whose name is not what messages call them
 
 # How a data set comes by what it lacks.
 WAYS = {
@@ -134,12 +133,14 @@ def _pretrain(
     where: str, settings: schema.Pretrain, data: schema.Data, held: Held, sizes: Sizes | None, there: str, workers: int
 ) -> Iterator[str]:
     method = settings.method
-    if wanted := READS.get(method.name):
-        yield from _lacking(f"{where}.method: {method.name}", wanted, data, held, there, "another method")
-    if settings.views.within == "region" and wanted != "regions":
+    required = schema.requirements_of(method)
+    for wanted in sorted(required - {"images"}):
+        called = CALLED.get(wanted, wanted)
+        yield from _lacking(f"{where}.method: {method.name}", called, data, held, there, "another method")
+    if settings.views.within == "region" and "regions" not in required:
         yield from _lacking(f"{where}.views.within: region", "regions", data, held, there, "`within: image`")
-    if method.name == "classification" and held.labels is not None and (kinds := len(np.unique(held.labels))) < 2:
-        yield f"{where}.method: classification tells classes apart, and images of {there} are of {kinds}; add others"
+    if method.facts.classifier and held.labels is not None and (kinds := len(np.unique(held.labels))) < 2:
+        yield f"{where}.method: {method.name} tells classes apart, and images of {there} are of {kinds}; add others"
     if settings.online_knn_every:
         key = f"{where}.online_knn_every: {settings.online_knn_every}"
         yield from _lacking(key, "image classes", data, held, there, "0")
@@ -159,10 +160,10 @@ def _pretrain(
             f"{where}.batch_size: {settings.batch_size}, but pretraining sees {_images(seen)} of {there}, which do not "
             f"divide among {workers} workers; set it to {seen - seen % workers or workers}, or add images"
         )
-    elif isinstance(method, schema.MoCo) and batch < 2 * method.bn_splits:
+    elif (parts := schema.batch_parts(method)) > 1 and batch < 2 * parts:
         yield (
-            f"{where}.method.bn_splits: {method.bn_splits} parts of 2 images or more need a batch of "
-            f"{2 * method.bn_splits}, and there are {batch} (batch_size {settings.batch_size}, {_images(seen)} to see "
+            f"{where}.method.bn_splits: {parts} parts of 2 images or more need a batch of "
+            f"{2 * parts}, and there are {batch} (batch_size {settings.batch_size}, {_images(seen)} to see "
             f"of {there}); set it to {max(1, batch // 2)} or less"
         )
 

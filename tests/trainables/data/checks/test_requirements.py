@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from pretune.search_spaces import schema
-from pretune.trainables.data.checks.requirements import LEAST_CKA, READS, Held, held_by, held_by_listing, refuse, unmet
+from pretune.trainables.data.checks.requirements import LEAST_CKA, Held, held_by, held_by_listing, refuse, unmet
 from pretune.trainables.data.errors import DataError, RequirementsError
 from pretune.trainables.data.resident import images
 from pretune.trainables.data.splits import draw_split, label_subset, visible
@@ -45,7 +45,7 @@ def told(settings: Any, held: Held, data: dict[str, Any] = FOLDER, workers: int 
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
-def test_the_table_says_what_the_methods_say_themselves(name: str) -> None:
+def test_the_facts_say_what_the_modules_read(name: str) -> None:
     """`images` are always there; `region boxes` come from regions."""
     model = schema.UNet(widths=(4, 8))
     small = {"hidden": 8, "dim": 4, "bottleneck": 4, "prototypes": 4, "queue": 8, "local_views": 0}
@@ -54,9 +54,8 @@ def test_the_table_says_what_the_methods_say_themselves(name: str) -> None:
     chosen = settings.method.model_copy(update={key: value for key, value in small.items() if key in fields})
     parts = Parts(build_encoder(model), lambda: build_decoder(model), 3, 4)
     method = METHODS[name](chosen, schema.Views(size=16), parts)
-    reads = (method.needs - {"images"}) | ({"regions"} if uses_regions(method.recipes) else set())
-    words = {"labels": "image classes", "depth": "depth maps"}
-    assert {words.get(read, read) for read in reads} == ({READS[name]} if name in READS else set())
+    reads = (method.requirements - {"images"}) | ({"regions"} if uses_regions(method.recipes) else set())
+    assert reads == set(schema.FACTS[name].requires)
 
 
 def test_the_least_batch_of_cka_is_that_of_the_probe() -> None:
