@@ -28,8 +28,7 @@ from pretune.search_spaces import schema
 from pretune.search_spaces.stages import Stage
 from pretune.store.lease import EndedWaitError, single_flight
 from pretune.store.store import CONTINUE, Store, open_store
-from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.printable import printable
+from pretune.trainables.data.errors import DataError, printable
 
 DISK_FULL = "No space left on device"  # in the cause of a stage run that could not be kept; the words of the system
 LEAST_BYTES = 65_536  # below which a disk is full
