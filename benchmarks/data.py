@@ -38,7 +38,9 @@ from torchvision.transforms import v2
 from pretune.cluster.tune import start_ray, stop_ray
 from pretune.search_spaces import schema
 from pretune.trainables.data import sources
-from pretune.trainables.data.resident import images
+from pretune.trainables.data.image_set import ImageSet
+from pretune.trainables.data.resident.build import load_images
+from pretune.trainables.data.resident.digest import content_digest
 from pretune.trainables.views.two_views import make_views
 
 CACHE, SIZE, BATCH = 128, 64, 256  # px, px, images
@@ -59,13 +61,13 @@ def reading(data: Path, count: int, workers: int) -> dict[str, float]:
     """
     with tempfile.TemporaryDirectory() as cache:
         start = time.perf_counter()
-        held = images.load(pets(count), data, Path(cache))
+        held = load_images(pets(count), data, Path(cache))
         cold = count / (time.perf_counter() - start)
         start = time.perf_counter()
-        images.load(pets(count), data, Path(cache))
+        load_images(pets(count), data, Path(cache))
         again = time.perf_counter() - start
         streaming = pets(count).model_copy(update={"source": "streaming"})
-        stream = sources.open_set(streaming, images.digest(streaming, data), data, Path(cache), workers)
+        stream = sources.open_set(streaming, content_digest(streaming, data), data, Path(cache), workers)
         loader, float_loader = (pets_loader(data, count, workers, as_float) for as_float in (False, True))
         epochs: dict[str, Callable[[], object]] = {
             "resident": lambda: epochs_of(held),
@@ -113,7 +115,7 @@ def enlarged(data: Path, count: int, folder: Path) -> Path:
     return folder
 
 
-def epochs_of(held: images.ImageSet, as_float: bool = False) -> float:
+def epochs_of(held: ImageSet, as_float: bool = False) -> float:
     """Every image EPOCHS times, shuffled, as the training loops take them: uint8 batches; views convert them."""
     random = np.random.default_rng(0)
     orders = [random.permutation(len(held.images)) for _ in range(EPOCHS)]

@@ -26,7 +26,8 @@ import torch
 from benchmarks.rivals import Pairs, tuning_step
 from benchmarks.throughput import HUGE_PAGES, MODELS, model_of, now, peak_memory
 from pretune.search_spaces import schema
-from pretune.trainables.data.resident import images
+from pretune.trainables.data.image_set import ImageSet
+from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split
 from pretune.trainables.finetune import finetune
 from pretune.trainables.loop import RunContext, build_unet
@@ -36,7 +37,7 @@ SHARES = ("1%", "10%", "90%")
 SIDES = {"ours": HUGE_PAGES, "plain": {}}
 
 
-def ours(a: argparse.Namespace, data: images.ImageSet, count: int) -> list[tuple[float, float]]:
+def ours(a: argparse.Namespace, data: ImageSet, count: int) -> list[tuple[float, float]]:
     """Wall and CPU seconds at the start and after each epoch."""
     settings = schema.Finetune(data="pets", size=SIZE, batch_size=BATCH, epochs=epochs_of(count), labels=count)
     split = Split(np.arange(a.images), np.arange(0), np.arange(0))
@@ -49,7 +50,7 @@ def ours(a: argparse.Namespace, data: images.ImageSet, count: int) -> list[tuple
     return stamps
 
 
-def plain(a: argparse.Namespace, data: images.ImageSet, count: int) -> list[tuple[float, float]]:
+def plain(a: argparse.Namespace, data: ImageSet, count: int) -> list[tuple[float, float]]:
     assert data.masks is not None
     pixels, masks = (torch.from_numpy(np.array(x[:count])) for x in (data.images, data.masks))
     pairs = Pairs(pixels.permute(0, 3, 1, 2).float().div(255).contiguous(), masks)
@@ -77,9 +78,9 @@ def one(a: argparse.Namespace, side: str, share: str) -> dict[str, float]:
     return {"images per second": count / wall, "cpu ms per image": 1000 * cpu / count, "memory, MB": memory}
 
 
-def load(a: argparse.Namespace) -> images.ImageSet:
+def load(a: argparse.Namespace) -> ImageSet:
     chosen = schema.Pets(dataset="oxford-iiit-pet", cache_size=SIZE, limit=a.images)
-    return images.load(chosen, a.data, Path(a.scratch))
+    return load_images(chosen, a.data, Path(a.scratch))
 
 
 def in_process(a: argparse.Namespace, side: str, share: str) -> dict[str, float]:

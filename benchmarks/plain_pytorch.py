@@ -23,7 +23,7 @@ from torchvision.transforms import v2
 
 from benchmarks.rivals import tuning_step
 from pretune.search_spaces.resolve import load as load_study
-from pretune.trainables.data.resident.images import load
+from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import draw_split
 from pretune.trainables.models.heads import ProjectionHead
 from pretune.trainables.models.unet import Decoder, Encoder, UNet
@@ -94,7 +94,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     study = load_study(Path(__file__).parents[1] / "search_spaces/studies/pets_freeze_skip.yaml")
     settings = study.cells[0].configuration()
-    data = load(settings.data["pets"], arguments.data, arguments.cache)
+    data = load_images(settings.data["pets"], arguments.data, arguments.cache)
     assert data.masks is not None
     assert settings.finetune is not None
     pixels = torch.from_numpy(np.array(data.images)).permute(0, 3, 1, 2).contiguous()

@@ -34,7 +34,8 @@ from torch import Tensor, nn
 
 from benchmarks.floor import Need, floor_seconds, measure_need, measure_peak
 from pretune.search_spaces import schema
-from pretune.trainables.data.resident import images
+from pretune.trainables.data.image_set import ImageSet
+from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split
 from pretune.trainables.loop import RunContext, build_encoder, build_optimizer
 from pretune.trainables.methods.heads import pooled
@@ -225,9 +226,9 @@ def model_of(name: str) -> Any:
     return kind(**MODELS[name])
 
 
-def load(a: argparse.Namespace) -> images.ImageSet:
+def load(a: argparse.Namespace) -> ImageSet:
     chosen = schema.Pets(dataset="oxford-iiit-pet", cache_size=CACHE, limit=a.images)
-    return images.load(chosen, a.data, Path(a.scratch) / "cache")
+    return load_images(chosen, a.data, Path(a.scratch) / "cache")
 
 
 def link_files(a: argparse.Namespace) -> None:

@@ -41,7 +41,7 @@ from pretune.analysis.figures.timeline import Span, Timeline, sentence, timeline
 from pretune.search_spaces.resolve import Study
 from pretune.search_spaces.resolve import load as load_study
 from pretune.search_spaces.stages import stream_seed
-from pretune.trainables.data.resident import images
+from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import draw_split, label_subset
 from pretune.trainables.views.joint import evaluation_batch
 
@@ -83,7 +83,7 @@ def work_of(study: Study) -> Work:
 def lay_out(study: Study, data: Path, folder: Path) -> None:
     """Arrays for the rivals: the study's images and masks, and for each seed who is for what."""
     settings = study.cells[0].configuration().data["pets"]
-    found = images.load(settings, data, folder / "cache")
+    found = load_images(settings, data, folder / "cache")
     assert found.masks is not None
     pixels, marks = torch.from_numpy(np.array(found.images)), torch.from_numpy(np.array(found.masks))
     np.save(folder / "images.npy", pixels.permute(0, 3, 1, 2).contiguous().numpy())

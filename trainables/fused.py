@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from pretune.search_spaces import schema
-from pretune.trainables.data.resident.images import ImageSet
+from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.finetune import encoder_frozen, train_mode
 from pretune.trainables.loop import DataFeed, IntArray, build_optimizer, epoch_order, set_lr, total_steps
 from pretune.trainables.losses import LOSSES

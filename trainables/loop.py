@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from pretune.search_spaces import schema
 from pretune.trainables import checkpoints
-from pretune.trainables.data.resident.images import ImageSet
-from pretune.trainables.data.streaming.stream import Pixels
+from pretune.trainables.data.image_set import ImageSet, Pixels
 from pretune.trainables.distributed import ALONE, World
 from pretune.trainables.models.interface import Decoder, Encoder
 from pretune.trainables.models.table import build_encoder as build_encoder  # the loops' own name for them

@@ -11,9 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from pretune.trainables.constants import IGNORE
 from pretune.trainables.distributed import ALONE, World
-
-IGNORE = 255
 
 
 def dice_loss(

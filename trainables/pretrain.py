@@ -11,9 +11,8 @@ from torch import nn
 
 from pretune.search_spaces import schema
 from pretune.trainables import checkpoints
-from pretune.trainables.data.resident.images import ImageSet
+from pretune.trainables.data.image_set import ImageSet, Pixels
 from pretune.trainables.data.splits import Split, visible
-from pretune.trainables.data.streaming.stream import Pixels
 from pretune.trainables.distributed import ALONE, RunningStatistics, World, whole_batch_norm
 from pretune.trainables.loop import (
     CheckpointTimer,

@@ -250,12 +250,12 @@ def _sources(stages: list[Stage], data: Path | None, cache: Path) -> Iterator[st
     """
     from pretune.trainables.data.checks.excluded import refused_by_name
     from pretune.trainables.data.errors import DataError
-    from pretune.trainables.data.sources import chosen
+    from pretune.trainables.data.sources import choose_source
 
     lines: dict[str, None] = {}  # folds of one data set say the same
     for settings in dict.fromkeys(stage.data for stage in stages):
         with contextlib.suppress(DataError):  # said already
-            lines[f"data {settings.dataset}: {chosen(settings, data, cache).why}"] = None
+            lines[f"data {settings.dataset}: {choose_source(settings, data, cache).why}"] = None
             if refused := refused_by_name(settings, data):
                 lines[f"note: data {settings.dataset}: {refused}"] = None
     yield from lines
@@ -266,13 +266,14 @@ def _contents(data: Path | None, root: Path) -> tuple[Any, Any]:
     from pretune.search_spaces.identities import fingerprint
     from pretune.search_spaces.schema import Data
     from pretune.trainables.data.errors import DataError
-    from pretune.trainables.data.resident import images
+    from pretune.trainables.data.resident.digest import content_digest
+    from pretune.trainables.data.sets.table import count_images
 
     missing: set[str] = set()
 
     def digest_of(settings: Data) -> str:
         try:
-            return images.digest(settings, data, root / "cache" if (root / "cache").is_dir() else None)
+            return content_digest(settings, data, root / "cache" if (root / "cache").is_dir() else None)
         except DataError as error:
             if str(error) not in missing:
                 missing.add(str(error))
@@ -281,7 +282,7 @@ def _contents(data: Path | None, root: Path) -> tuple[Any, Any]:
 
     def size_of(settings: Data) -> int:
         try:
-            return images.count(settings, data)
+            return count_images(settings, data)
         except DataError:
             return settings.limit or 1000
 

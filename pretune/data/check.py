@@ -10,12 +10,12 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from pretune.trainables.data.printable import printable
+from pretune.trainables.data.errors import printable
 
 if TYPE_CHECKING:  # numpy and torch are imported where they are used: the command line starts without them
     from pretune.search_spaces import schema
     from pretune.search_spaces.resolve import Study
-    from pretune.trainables.data.resident.images import ImageSet
+    from pretune.trainables.data.image_set import ImageSet
 
 ROWS = 256  # masks counted at a time
 SHOWN_COPIES = 5
@@ -80,7 +80,7 @@ def check_data(
     every file on the page."""
     from pretune.trainables.data.checks.excluded import images_left_out, types_not_read
     from pretune.trainables.data.errors import DataError
-    from pretune.trainables.data.resident.images import locate
+    from pretune.trainables.data.sets.table import locate
 
     where = locate(settings, root)
     title = f"{settings.dataset} {where or ''}"
@@ -144,8 +144,8 @@ def _decoded(settings: schema.Data, root: Path | None, cache: Path) -> ImageSet:
     A set that is streamed is read once and stays where it is.
     """
     from pretune.trainables.data.errors import DataError
-    from pretune.trainables.data.resident.images import load
-    from pretune.trainables.data.sources import chosen, open_set, prepare
+    from pretune.trainables.data.resident.build import load_images
+    from pretune.trainables.data.sources import choose_source, open_set, prepare
 
     lenient = settings.model_copy(update={"on_error": "skip"})
     with Progress(transient=True) as bar:
@@ -154,15 +154,15 @@ def _decoded(settings: schema.Data, root: Path | None, cache: Path) -> ImageSet:
         def progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        if chosen(settings, root, cache).source == "streaming":
+        if choose_source(settings, root, cache).source == "streaming":
             digest, _ = prepare(lenient, root, cache, progress)
             return open_set(lenient, digest, root, cache)
         try:
-            return load(settings, root, cache, progress)
+            return load_images(settings, root, cache, progress)
         except DataError as error:
             if not error.problems:
                 raise
-        return load(lenient, root, cache, progress)
+        return load_images(lenient, root, cache, progress)
 
 
 def describe(held: ImageSet) -> list[str]:
@@ -231,12 +231,11 @@ def _ordered(pair: tuple[int, int]) -> tuple[int, int]:
 
 def draw_sheet(held: ImageSet, count: int, sheet: Path) -> None:
     """A random but fixed choice of images, with their masks and the outlines of their regions."""
-    from pretune.trainables.data.checks.contact_sheets import data_sheet
-    from pretune.trainables.data.checks.slices import shown
+    from pretune.trainables.data.checks.contact_sheets import data_sheet, image_to_show
     from pretune.trainables.data.splits import draw_subset
 
     rows = [int(i) for i in draw_subset(len(held.names), count, 0)]
-    pairs = [shown(held.images[i], None if held.masks is None else held.masks[i]) for i in rows]
+    pairs = [image_to_show(held.images[i], None if held.masks is None else held.masks[i]) for i in rows]
     masks = None if held.masks is None else [mask for _, mask in pairs if mask is not None]
     captions = [f"{held.names[i]}{_label(held, i)}" for i in rows]
     regions = None if held.regions is None else [held.regions[i] for i in rows]

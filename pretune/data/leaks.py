@@ -17,7 +17,7 @@ from pretune.store.store import write_atomically
 
 if TYPE_CHECKING:
     from pretune.trainables.data.checks.duplicates import Alike
-    from pretune.trainables.data.resident.images import ImageSet
+    from pretune.trainables.data.image_set import ImageSet
 
 MOST = 20_000  # images of a set that is searched before a study: some seconds, once
 LISTED = "alike.json"  # how the files end that remember what was found

@@ -30,7 +30,7 @@ def prepare_data(
             that do not have what the study asks for.
     """
     from pretune.trainables.data.checks.requirements import Held, held_by
-    from pretune.trainables.data.resident.images import ImageSet
+    from pretune.trainables.data.image_set import ImageSet
     from pretune.trainables.data.sources import Choice, open_set, prepare
 
     @functools.cache

@@ -78,13 +78,13 @@ def listed(data_root: Path | None, missing: bool = False) -> HeldOf:
     """
     from pretune.trainables.data.checks.requirements import held_by_listing
     from pretune.trainables.data.errors import DataError
-    from pretune.trainables.data.resident import images
+    from pretune.trainables.data.sets.table import GENERATED, list_files
 
     @functools.cache
     def held(settings: schema.Data) -> Held | None:
         try:
-            generated = isinstance(settings, images.GENERATED)
-            return held_by_listing(settings, None if generated else images.listed(settings, data_root))
+            generated = isinstance(settings, GENERATED)
+            return held_by_listing(settings, None if generated else list_files(settings, data_root))
         except DataError:
             if missing:
                 return None

@@ -25,7 +25,7 @@ from pretune.trainables.views.regions import large_enough, region_table, uses_re
 from pretune.trainables.views.two_views import View, views_of
 
 if TYPE_CHECKING:
-    from pretune.trainables.data.resident.images import ImageSet
+    from pretune.trainables.data.image_set import ImageSet
 
 HERE = RunContext(Path(), torch.device("cpu"))
 TWICE = 4  # views of an image up to which a second epoch is drawn too

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pretune.model.predict import Model
 from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.resident.images import open_cached
+from pretune.trainables.data.resident.open import open_cached
 from pretune.trainables.views.joint import evaluation_batch
 
 COUNT = 8

@@ -16,9 +16,11 @@ from PIL import Image
 
 from pretune.errors import ModelError
 from pretune.model.predict import Mask, Model, colored, load_model, logits_of
-from pretune.trainables.data.checks.slices import slice_image, telling_slice
+from pretune.trainables.constants import IGNORE
+from pretune.trainables.data.checks.contact_sheets import slice_image, telling_slice
 from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.resident.images import IGNORE, ImageSet, open_cached
+from pretune.trainables.data.image_set import ImageSet
+from pretune.trainables.data.resident.open import open_cached
 
 COLUMNS = ("image", "truth", "prediction", "error")
 _BATCH, _VOLUMES = 64, 8  # put through the network together

@@ -20,7 +20,8 @@ from pretune.results.panels import PanelRow, is_current, write_panel
 from pretune.search_spaces import schema
 from pretune.store.store import Entry, Store
 from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.resident.images import ImageSet, open_cached
+from pretune.trainables.data.image_set import ImageSet
+from pretune.trainables.data.resident.open import open_cached
 from pretune.trainables.loop import RunContext
 from pretune.trainables.methods.restored import Restored, restored
 from pretune.trainables.methods.table import METHODS, Parts

@@ -24,8 +24,7 @@ from pretune.search_spaces import schema
 from pretune.search_spaces.stages import Stage
 from pretune.store.lease import EndedWaitError, single_flight
 from pretune.store.store import CONTINUE, Store, open_store
-from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.printable import printable
+from pretune.trainables.data.errors import DataError, printable
 from pretune.worker.failures import NoGPUError, failed
 
 SETTINGS: dict[str, TypeAdapter[Any]] = {

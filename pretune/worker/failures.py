@@ -15,8 +15,7 @@ import traceback
 from pathlib import Path
 
 from pretune.outcomes import Failure, Outcome
-from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.printable import printable
+from pretune.trainables.data.errors import DataError, printable
 
 LEAST_BYTES = 65_536  # below which a disk is full
 NO_SPACE = os.strerror(errno.ENOSPC)  # safetensors and Arrow pass the system's words on, and no number

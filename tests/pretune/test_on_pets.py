@@ -22,7 +22,7 @@ from pretune.model.predict import load_model
 from pretune.results import image_counts
 from pretune.results.panels import predict_cached
 from pretune.search_spaces.resolve import from_dict
-from pretune.trainables.data.resident.images import open_cached
+from pretune.trainables.data.resident.open import open_cached
 from pretune.trainables.finetune import TEST_IMAGES
 
 STUDY = {

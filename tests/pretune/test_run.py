@@ -118,9 +118,9 @@ def test_a_stage_that_fails_is_retried_and_named_and_the_rest_goes_on(
 
 def fingerprints_of(tiny: dict[str, Any], kind: str) -> list[str]:
     from pretune.plan import make_plan
-    from pretune.trainables.data.resident.images import digest
+    from pretune.trainables.data.resident.digest import content_digest
 
-    _, stages = make_plan(from_dict(tiny), lambda data: digest(data, None))
+    _, stages = make_plan(from_dict(tiny), lambda data: content_digest(data, None))
     return [stage.fingerprint for stage in stages if stage.kind == kind]
 
 

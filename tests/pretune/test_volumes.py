@@ -24,8 +24,9 @@ from pretune.model.predict import load_model
 from pretune.model.predict_folder import How, predict_folder
 from pretune.results.panels import write_panels
 from pretune.search_spaces import schema
-from pretune.trainables.data.checks.slices import shown, telling_slice
-from pretune.trainables.data.resident.images import ensure, open_cached
+from pretune.trainables.data.checks.contact_sheets import image_to_show, telling_slice
+from pretune.trainables.data.resident.build import ensure_built
+from pretune.trainables.data.resident.open import open_cached
 from pretune.trainables.models.table import build_unet
 
 
@@ -33,7 +34,7 @@ from pretune.trainables.models.table import build_unet
 def study(tmp_path: Path) -> Path:
     """An untrained model of volumes, and the cache with its volumes of 8 x 16 x 16."""
     data = schema.Volumes(dataset="volumes", images=6, cache_size=16, slices=8)
-    digest = ensure(data, None, tmp_path / "cache")
+    digest = ensure_built(data, None, tmp_path / "cache")
     card: dict[str, Any] = {
         "study": "s", "cell": "a=x", "seed": 0, "fingerprint": "f", "target": "val/jaccard", "data_digest": digest,
         "model": {"name": "genesis-unet", "widths": [4, 8]}, "data": data.model_dump(mode="json"),
@@ -67,7 +68,7 @@ def test_panels_show_the_slice_with_most_of_the_truth(study: Path) -> None:
 def test_a_bare_volume_shows_its_middle() -> None:
     assert telling_slice(np.zeros((6, 4, 4), np.uint8)) == 3
     volume = np.arange(6 * 4, dtype=np.uint8).reshape(6, 2, 2, 1)
-    image, mask = shown(volume, None)
+    image, mask = image_to_show(volume, None)
     assert mask is None
     assert np.array_equal(image, np.repeat(volume[3], 3, axis=-1))
 

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from pretune.search_spaces import schema
 from pretune.search_spaces.stages import depends_on_length
 from pretune.trainables import checkpoints, loop, pretrain
-from pretune.trainables.data.resident import images
-from pretune.trainables.data.resident.images import ImageSet
+from pretune.trainables.data.image_set import ImageSet
+from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split
 from pretune.trainables.finetune import finetune
 from pretune.trainables.methods.protocol import Batch, Method
@@ -73,7 +73,7 @@ def _one_thread() -> Any:
 def volumes(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     """40 volumes of 8 x 16 x 16 voxels."""
     settings = schema.Volumes(dataset="volumes", images=40, cache_size=16, slices=8)
-    return images.load(settings, None, tmp_path_factory.mktemp("cache"))
+    return load_images(settings, None, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def data(request: pytest.FixtureRequest, scenes: ImageSet, volumes: ImageSet) ->
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     """40 scenes of 32 px with masks, regions and depth, and classes invented for the methods that need some."""
     settings = schema.Scenes(dataset="scenes", images=40, cache_size=32)
-    scenes = images.load(settings, None, tmp_path_factory.mktemp("cache"))
+    scenes = load_images(settings, None, tmp_path_factory.mktemp("cache"))
     return dataclasses.replace(scenes, labels=np.arange(40) % 3)
 
 

@@ -20,8 +20,8 @@ from workers import exchange, failure, leave_and_go_on, normalise, together, tra
 from pretune.search_spaces import schema
 from pretune.trainables import loop
 from pretune.trainables.checkpoints import WEIGHTS
-from pretune.trainables.data.resident import images
-from pretune.trainables.data.resident.images import ImageSet
+from pretune.trainables.data.image_set import ImageSet
+from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split
 from pretune.trainables.distributed import ALONE, World, whole_batch_norm
 from pretune.trainables.loop import CheckpointTimer, RunContext
@@ -41,7 +41,7 @@ def _one_thread() -> Any:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     """40 scenes of 32 px with masks, regions and depth, and classes invented for the methods that need some."""
-    scenes = images.load(schema.Scenes(dataset="scenes", images=40, cache_size=32), None, tmp_path_factory.mktemp("c"))
+    scenes = load_images(schema.Scenes(dataset="scenes", images=40, cache_size=32), None, tmp_path_factory.mktemp("c"))
     arrays = {
         name: None if (a := getattr(scenes, name)) is None else np.array(a)
         for name in ("images", "masks", "regions", "depth")

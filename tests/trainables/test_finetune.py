@@ -15,7 +15,8 @@ from sklearn.metrics import accuracy_score, f1_score, jaccard_score, precision_s
 
 from pretune.search_spaces import schema
 from pretune.trainables import checkpoints
-from pretune.trainables.data.resident.images import ImageSet, load
+from pretune.trainables.data.image_set import ImageSet
+from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split, draw_split
 from pretune.trainables.finetune import TEST_IMAGES, evaluate, finetune, stalled, validation_due
 from pretune.trainables.loop import DataFeed, DivergedError, RunContext, build_encoder, build_unet
@@ -37,7 +38,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     """40 scenes of 32 px: test 10, validation 8, training 22."""
     torch.set_num_threads(1)
     chosen = schema.Scenes(dataset="scenes", images=40, cache_size=32, split=SPLIT)
-    return load(chosen, None, tmp_path_factory.mktemp("cache"))
+    return load_images(chosen, None, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from torch import nn
 
 from pretune.search_spaces import schema
 from pretune.trainables import checkpoints, loop
-from pretune.trainables.data.resident import images
-from pretune.trainables.data.resident.images import ImageSet
+from pretune.trainables.data.image_set import ImageSet
+from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split
 from pretune.trainables.finetune import finetune
 from pretune.trainables.models.table import build_unet
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 def volumes(cache: Path, classes: int = 2) -> ImageSet:
     settings = schema.Volumes(dataset="volumes", images=20, cache_size=16, slices=8, classes=classes)
-    return images.load(settings, None, cache)
+    return load_images(settings, None, cache)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from pretune.search_spaces import schema
 from pretune.trainables import checkpoints
-from pretune.trainables.data.resident.images import ImageSet, load
+from pretune.trainables.data.image_set import ImageSet
+from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import draw_split, label_subset
 from pretune.trainables.finetune import finetune
 from pretune.trainables.fused import Fused, Replicate, train
@@ -32,7 +33,7 @@ STEPS = 7  # two epochs of three steps, the last of each of 6 images, and one mo
 def data(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     """40 scenes of 32 px: training 22."""
     chosen = schema.Scenes(dataset="scenes", images=40, cache_size=32, split=SPLIT)
-    return load(chosen, None, tmp_path_factory.mktemp("cache"))
+    return load_images(chosen, None, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(autouse=True)

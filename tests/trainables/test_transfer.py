@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pretune.search_spaces import schema
 from pretune.trainables import checkpoints, loop
-from pretune.trainables.data.resident import images
-from pretune.trainables.data.resident.images import ImageSet
+from pretune.trainables.data.image_set import ImageSet
+from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split
 from pretune.trainables.finetune import encoder_frozen, finetune
 from pretune.trainables.pretrain import pretrain
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     settings = schema.Scenes(dataset="scenes", images=24, cache_size=16)
-    return images.load(settings, None, tmp_path_factory.mktemp("cache"))
+    return load_images(settings, None, tmp_path_factory.mktemp("cache"))
 
 
 def pretrained(data: ImageSet, out: Path, parent: Path | None = None, init: int = 1, **method: Any) -> Path:

@@ -21,7 +21,7 @@ from pretune.trainables import finetune as finetuning
 from pretune.trainables import loop
 from pretune.trainables import pretrain as pretraining
 from pretune.trainables.checkpoints import STATE
-from pretune.trainables.data.resident.images import ImageSet
+from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.splits import Split
 from pretune.trainables.distributed import RunningStatistics, World
 from pretune.trainables.loop import DivergedError, PreemptedError, RunContext

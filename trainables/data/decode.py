@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from pretune.trainables.constants import IGNORE
 from pretune.trainables.data.errors import UNOPENED, BadFileError
-from pretune.trainables.data.listing import IGNORE, Box, Colors, Entry, Listing, Member, Pack, file_of
+from pretune.trainables.data.listing import Box, Colors, Entry, Listing, Member, Pack, file_of
 
 Source = Path | bytes | NDArray[Any]  # a file, its content, or decoded pixels
 Unpack = Callable[[Path], Pack]

@@ -1,8 +1,8 @@
-"""What can be wrong with data. Three exceptions:
+"""Errors of data, and names of files as printable text. Three exceptions:
 
-DataError    the data set cannot be used: what, where, and what to do; shown to the user as it is
-RequirementsError  a stage needs what its data set does not have; trying again would end the same
-BadFileError one file cannot be used; collected by whoever reads many, never shown alone
+DataError          the data set cannot be used: what, where, and what to do; shown to the user as it is
+RequirementsError  a stage requires of its data set what it does not have; trying again would end the same
+BadFileError       one file cannot be used; collected by whoever reads many, never shown alone
 """
 
 from __future__ import annotations
@@ -10,10 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pretune.search_spaces.errors import UsageError
-from pretune.trainables.data.printable import printable
 
 SHOWN = 10  # problems listed in a message; the rest are counted
 UNOPENED = "cannot be opened"  # of a file: its disk or network may be at fault, and another try may help
+
+
+def printable(text: str) -> str:
+    r"""A name of bytes that are not UTF-8 (`caf\xe9.png`) with these written out; all other text as it is.
+
+    Python holds such bytes as lone surrogates (PEP 383), which open the file but which no encoding takes: a terminal,
+    a log, a page, a Parquet column. What is opened keeps its name; what is shown goes through here.
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class DataError(UsageError):

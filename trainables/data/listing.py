@@ -1,10 +1,10 @@
-"""What every data set on disk is reduced to before anything is decoded: which files, in which order."""
+"""Listing: the files of a data set, in which order, and what names alone show of them; nothing is decoded."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, overload
 
@@ -13,11 +13,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pretune.search_spaces import schema
-from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.splits import draw_subset
+from pretune.trainables.constants import IGNORE
+from pretune.trainables.data.errors import SHOWN, DataError
 
-MOST_CLASSES = 100_000  # of images; ImageNet-21k has 21,841
-IGNORE = 255  # mask index left out of losses and metrics
+MAX_LABELS = 100_000  # image classes; ImageNet-21k has 21,841
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in px of the file's image, right and bottom excluded
 
@@ -79,7 +78,7 @@ class Listing:
     ignored: Mapping[str, int] = field(default_factory=dict)  # suffix -> files of it, which are not read
 
 
-def mask_values(settings: schema.ImageMaskFolder | schema.Parquet | schema.Npz) -> dict[int, int]:
+def class_of_value(settings: schema.ImageMaskFolder | schema.Parquet | schema.Npz) -> dict[int, int]:
     """Value in the user's masks -> class index or IGNORE. Raises DataError for other than 1 to 255 classes."""
     count = len(settings.classes)
     if not 1 <= count <= IGNORE:
@@ -97,20 +96,29 @@ def check_labels(labels: NDArray[np.integer[Any]], where: str, first: int = 0) -
     numbers of the whole. So a label that is no count, such as a hash, is refused.
     """
     for label in (labels.min(), labels.max()) if len(labels) else ():
-        if not first <= label < first + MOST_CLASSES:
+        if not first <= label < first + MAX_LABELS:
             raise DataError(
                 f"{where} holds {label}; image classes are counted from {first}, and there are at most "
-                f"{MOST_CLASSES:,}: number them anew"
+                f"{MAX_LABELS:,}: number them anew"
             )
 
 
-def limited(listing: Listing, limit: int | None, seed: int) -> Listing:
-    """A random `limit` of the entries, still in name order; all of them where there are no more than that."""
-    if limit is None or limit >= len(listing.entries):
-        return listing
-    chosen = draw_subset(len(listing.entries), limit, seed)
-    content = None if listing.content is None else [*listing.content, [int(i) for i in chosen]]
-    return replace(listing, entries=tuple(listing.entries[int(i)] for i in chosen), content=content)
+def refuse_bad_files(settings: schema.Data, listing: Listing, problems: Sequence[str], good: Sequence[int]) -> None:
+    """Raises DataError where no image is `good`, and for any problem under `on_error: fail`."""
+    where = f"{settings.dataset} in {listing.root}"
+    if not good:
+        raise DataError(
+            f"{where}: none of the {len(listing.entries)} images can be used{where_all_are(problems)}:", problems
+        )
+    if problems and settings.on_error == "fail":
+        advice = "repair or remove them, or exclude them with `on_error: skip`"
+        many = f"{len(problems)} problem{'s'[: len(problems) > 1]}"
+        raise DataError(f"{where}: {many}; {advice}{where_all_are(problems)}:", problems)
+
+
+def where_all_are(problems: Sequence[str]) -> str:
+    """Where to find the problems that an error message does not show."""
+    return " (pretune data check lists all on its page)" if len(problems) > SHOWN else ""
 
 
 def file_of(source: Path | Member) -> Path:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretune.search_spaces import schema
-from pretune.trainables.losses import IGNORE, LOSSES
+from pretune.trainables.constants import IGNORE
+from pretune.trainables.losses import LOSSES
 from pretune.trainables.methods.protocol import Batch
 from pretune.trainables.models.interface import Decoder, Encoder, pixel_head, resized
 from pretune.trainables.views import geometry

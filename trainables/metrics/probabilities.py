@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pretune.trainables.metrics.segmentation import IGNORE, confusion, scores
+from pretune.trainables.constants import IGNORE
+from pretune.trainables.metrics.segmentation import confusion, scores
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * k, 2) for k in range(10))  # 0.5, 0.55, ..., 0.95
 SMOOTH = 1.0

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-IGNORE = 255
+from pretune.trainables.constants import IGNORE
 
 
 def confusion(predicted: Tensor, truth: Tensor, classes: int, ignore: int = IGNORE) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from pretune.search_spaces import schema
 from pretune.trainables import checkpoints
-from pretune.trainables.data.resident.images import ImageSet
+from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.splits import Split
 from pretune.trainables.distributed import ALONE, World
 from pretune.trainables.loop import DataFeed, IntArray, Lookup, RunContext, build_encoder, layout

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from pretune.search_spaces import schema
 from pretune.trainables import checkpoints
-from pretune.trainables.data.resident.images import ImageSet
+from pretune.trainables.constants import MIN_CKA_BATCH
+from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.splits import Split
 from pretune.trainables.loop import DataFeed, IntArray, Lookup, build_encoder, epoch_order
 from pretune.trainables.models.interface import Encoder
 from pretune.trainables.probes.accuracy import pixels_of
 
-MIN_BATCH = 4  # the unbiased estimate takes four different images
 ORDER_SEED = 0  # probes have no seed of their own: the same two encoders always get the same number
 
 
@@ -33,8 +33,8 @@ def unbiased_hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741 (the paper's na
     [tr(K L) + (1'K1)(1'L1) / ((n - 1)(n - 2)) - 2 / (n - 2) * 1'KL1] / (n (n - 3)), diagonals set to 0 before.
     """
     n = len(k)
-    if n < MIN_BATCH:
-        raise ValueError(f"the unbiased HSIC needs at least {MIN_BATCH} images in a batch, got {n}")
+    if n < MIN_CKA_BATCH:
+        raise ValueError(f"the unbiased HSIC needs at least {MIN_CKA_BATCH} images in a batch, got {n}")
     a, b = (m.double() - torch.diag(m.double().diagonal()) for m in (k, l))
     trace, sums = (a * b.T).sum(), a.sum() * b.sum() / ((n - 1) * (n - 2))
     return (trace + sums - 2 / (n - 2) * (a.sum(dim=0) @ b.sum(dim=1))) / (n * (n - 3))
@@ -110,8 +110,8 @@ def compare(
     """
     first, second = (load_encoder(model, path, device) for model, path in zip(models, weights, strict=True))
     images = split.val if settings.images == "val" else np.arange(len(data.images))
-    if len(images) < MIN_BATCH:
-        raise ValueError(f"CKA needs at least {MIN_BATCH} images, there are {len(images)}")
+    if len(images) < MIN_CKA_BATCH:
+        raise ValueError(f"CKA needs at least {MIN_CKA_BATCH} images, there are {len(images)}")
     alike = len(first.widths) == len(second.widths)
     finer = len(first.widths) - 1 if alike and settings.layers == "all" else 0
     names = [*(f"probe/level{level + 1}" for level in range(finer)), "probe/output"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pretune.search_spaces import schema
-from pretune.trainables.data.resident.images import ImageSet
+from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.splits import Split
 from pretune.trainables.loop import DataFeed, RunContext
 from pretune.trainables.probes.accuracy import pixels_of, pooled_features

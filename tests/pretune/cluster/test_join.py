@@ -155,10 +155,10 @@ def test_what_ray_raises_becomes_one_line(error: Exception, sentence: str) -> No
 
 def test_a_gpu_that_no_machine_has_is_named_before_the_study_starts(tiny: dict[str, Any]) -> None:
     from pretune.plan import make_plan
-    from pretune.trainables.data.resident.images import digest
+    from pretune.trainables.data.resident.digest import content_digest
 
     tiny["resources"] = {"pretrain": {"gpus": 1}}
-    _, stages = make_plan(from_dict(tiny), lambda data: digest(data, None))
+    _, stages = make_plan(from_dict(tiny), lambda data: content_digest(data, None))
     resources = ClusterResources([ClusterNode({"CPU": 4.0}), ClusterNode({"CPU": 8.0})])
     with pytest.raises(ResourceError, match=r"resources\.pretrain\.gpus: a stage needs 1 GPU, .* 0; lower it or add"):
         resources.check({stage.fingerprint: stage for stage in stages})

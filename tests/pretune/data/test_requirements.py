@@ -19,7 +19,7 @@ from pretune.plan import make_plan
 from pretune.run import Options, run_study
 from pretune.search_spaces.resolve import from_dict
 from pretune.trainables.data.errors import RequirementsError
-from pretune.trainables.data.resident import images
+from pretune.trainables.data.resident.digest import content_digest
 from pretune.worker.execute import Folders, execute, task_of
 
 
@@ -114,7 +114,7 @@ def _quiet() -> Any:
 def test_a_stage_that_finds_out_itself_is_told_and_never_tried_again(tiny: dict[str, Any], tmp_path: Path) -> None:
     tiny["finetune"] |= {"labels": 30, "transfer": "none"}
     del tiny["pretrain"]
-    _, stages = make_plan(from_dict(tiny | {"factors": {}, "report": {}}), lambda data: images.digest(data, None))
+    _, stages = make_plan(from_dict(tiny | {"factors": {}, "report": {}}), lambda data: content_digest(data, None))
     folders = Folders(str(tmp_path / "store"), str(tmp_path / "cache"), None)
     outcome = execute(task_of(stages[0], "a fine-tuning", 0.0, folders), lambda values: None)
     assert (outcome.state, outcome.failure) == ("crashed", "bad_data")

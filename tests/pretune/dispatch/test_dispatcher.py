@@ -301,9 +301,7 @@ def test_a_machine_on_which_stages_crash_is_left_out_and_named() -> None:
     for name in "abc":
         assert h.take(name) is not None
         crash(h, name, "bad")
-    assert said == [
-        "host-bad gets no more stages: 3 stages crashed there in a row, the last with it failed"
-    ]
+    assert said == ["host-bad gets no more stages: 3 stages crashed there in a row, the last with it failed"]
     for trial in range(6):
         config = h.take(str(trial))
         assert config is not None

@@ -17,7 +17,8 @@ from pretune.model.export import WRITERS, compare, export_model
 from pretune.model.model_card import licence, model_card
 from pretune.model.predict import load_model
 from pretune.search_spaces import schema
-from pretune.trainables.data.resident.images import ensure, open_cached
+from pretune.trainables.data.resident.build import ensure_built
+from pretune.trainables.data.resident.open import open_cached
 from pretune.trainables.models.table import build_unet
 
 CARD = {
@@ -115,7 +116,7 @@ def test_without_the_studys_images_the_check_says_that_it_used_generated_ones(st
 def test_the_check_uses_test_images_of_the_study_where_the_cache_has_them(study, tmp_path):
     """Twelve scenes, of which 3, 5, 6, 9 and 11 are for testing: all five, at the model's 16 px."""
     settings = schema.Scenes(dataset="scenes", images=12, classes=3, cache_size=32)
-    digest = ensure(settings, None, tmp_path / "cache")
+    digest = ensure_built(settings, None, tmp_path / "cache")
     data = open_cached(digest, tmp_path / "cache")
     chosen = CARD | {"data_digest": digest, "test": [3, 5, 6, 9, 11]}
     (study / "best" / "model.json").write_text(json.dumps(chosen))

@@ -13,7 +13,7 @@ from pretune.analysis.load.results import ResultsError
 from pretune.analysis.report.panels import load_panels
 from pretune.results.panels import chosen, image_jaccard, write_panels
 from pretune.search_spaces import schema
-from pretune.trainables.data.resident.images import ensure
+from pretune.trainables.data.resident.build import ensure_built
 from pretune.trainables.models.table import build_unet
 
 IGNORE = 255
@@ -39,7 +39,7 @@ def test_best_median_and_worst():
 def study(tmp_path):
     """An untrained model and the cache with its images."""
     data = schema.Scenes(dataset="scenes", images=8, classes=3, cache_size=32)
-    digest = ensure(data, None, tmp_path / "cache")
+    digest = ensure_built(data, None, tmp_path / "cache")
     card = {
         "study": "s", "cell": "a=x", "seed": 0, "fingerprint": "f", "target": "val/jaccard", "data_digest": digest,
         "model": {"name": "unet", "widths": [4, 8]}, "data": data.model_dump(mode="json"), "input": {"size": 32},

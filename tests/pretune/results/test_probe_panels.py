@@ -20,7 +20,7 @@ from pretune.search.optuna_study import open_storage
 from pretune.search_spaces.document import StudyError
 from pretune.search_spaces.resolve import from_dict
 from pretune.store.store import Store
-from pretune.trainables.data.resident.images import digest
+from pretune.trainables.data.resident.digest import content_digest
 from pretune.worker.execute import Folders, execute, task_of
 
 VIEWS = {"size": 16}
@@ -55,7 +55,7 @@ def data(tmp_path: Path) -> Path:
 def run(data: Path) -> Store:
     made = from_dict(study(data))
     folders, store = Folders(str(data / "store"), str(data / "cache"), None), Store(data / "store")
-    chosen = program.Run(made, lambda settings: digest(settings, None), open_storage(None))
+    chosen = program.Run(made, lambda settings: content_digest(settings, None), open_storage(None))
     scheduler = Scheduler(lambda key: None, 0)
     scheduler.start(program.start(chosen))
     while (stage := scheduler.take()) is not None:

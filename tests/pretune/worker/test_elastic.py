@@ -27,7 +27,7 @@ from pretune.plan import make_plan
 from pretune.run import Options, run_study
 from pretune.search_spaces.resolve import from_dict
 from pretune.store.store import STATE, Entry, Store
-from pretune.trainables.data.resident.images import digest
+from pretune.trainables.data.resident.digest import content_digest
 from pretune.worker.execute import Folders, StageTask, execute, task_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's own
@@ -49,7 +49,9 @@ def machines() -> Iterator[Any]:
 
 def task(tiny: dict[str, Any], store: Path, **resources: int) -> StageTask:
     """The pretraining, with a state every 0.2 s."""
-    _, stages = make_plan(from_dict(tiny | {"resources": {"pretrain": resources}}), lambda data: digest(data, None))
+    _, stages = make_plan(
+        from_dict(tiny | {"resources": {"pretrain": resources}}), lambda data: content_digest(data, None)
+    )
     first = next(stage for stage in stages if stage.kind == "pretrain")
     made = task_of(first, "a stage", 0.0, Folders(str(store), str(store.parent / "cache"), None))
     return dataclasses.replace(made, checkpoint_seconds=0.2)

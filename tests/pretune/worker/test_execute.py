@@ -21,7 +21,7 @@ from pretune.plan import make_plan
 from pretune.search_spaces.resolve import from_dict
 from pretune.store.store import Store
 from pretune.trainables import checkpoints
-from pretune.trainables.data.resident.images import digest
+from pretune.trainables.data.resident.digest import content_digest
 from pretune.worker.execute import Folders, StageTask, execute, run_worker, task_of
 from pretune.worker.failures import NO_SPACE, describe, failed
 
@@ -34,7 +34,7 @@ def folders(tmp_path: Path) -> Folders:
 
 def orders(tiny: dict[str, Any], folders: Folders) -> dict[str, StageTask]:
     """The first pretraining and the first fine-tuning on it."""
-    _, stages = make_plan(from_dict(tiny), lambda data: digest(data, None))
+    _, stages = make_plan(from_dict(tiny), lambda data: content_digest(data, None))
     first = next(stage for stage in stages if stage.kind == "pretrain")
     child = next(stage for stage in stages if stage.parent == first)
     return {stage.kind: task_of(stage, f"a {stage.name}", 0.0, folders) for stage in (first, child)}

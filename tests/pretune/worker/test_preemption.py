@@ -25,7 +25,7 @@ from pretune.plan import make_plan
 from pretune.search_spaces.resolve import from_dict
 from pretune.store.lookup import find_in
 from pretune.store.store import Store
-from pretune.trainables.data.resident.images import digest
+from pretune.trainables.data.resident.digest import content_digest
 from pretune.worker import preemption
 from pretune.worker.execute import Folders, execute, task_of
 
@@ -37,7 +37,7 @@ def nobody_was_terminated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stage_of(tiny: dict[str, Any], kind: str) -> Any:
-    _, stages = make_plan(from_dict(tiny), lambda data: digest(data, None))
+    _, stages = make_plan(from_dict(tiny), lambda data: content_digest(data, None))
     return next(stage for stage in stages if stage.kind == kind)
 
 

@@ -21,7 +21,7 @@ from pretune.cluster.tune import start_ray, stop_ray
 from pretune.plan import make_plan
 from pretune.search_spaces.resolve import from_dict
 from pretune.store.store import STATE, Entry, Store
-from pretune.trainables.data.resident.images import digest
+from pretune.trainables.data.resident.digest import content_digest
 from pretune.worker import ray_private
 from pretune.worker.execute import Folders, StageTask, execute, task_of
 
@@ -42,7 +42,7 @@ def task(tiny: dict[str, Any], store: Path, workers: int, kind: str = "pretrain"
     """The first stage of its kind."""
     if workers > 1:
         tiny["resources"] = {kind: {"workers": workers} | resources}
-    _, stages = make_plan(from_dict(tiny), lambda data: digest(data, None))
+    _, stages = make_plan(from_dict(tiny), lambda data: content_digest(data, None))
     first = next(stage for stage in stages if stage.kind == kind)
     return task_of(first, "a stage", 0.0, Folders(str(store), str(store.parent / "cache"), None))
 

@@ -18,7 +18,7 @@ import pytest
 
 from pretune.search_spaces import schema
 from pretune.trainables.data import sources
-from pretune.trainables.data.resident.images import ImageSet
+from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.loop import epoch_order
 
 SIDE, BATCH = 8, 500  # px, images

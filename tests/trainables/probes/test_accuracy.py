@@ -15,7 +15,8 @@ from torch import nn
 
 from pretune.search_spaces import schema
 from pretune.trainables import checkpoints
-from pretune.trainables.data.resident.images import ImageSet, load
+from pretune.trainables.data.image_set import ImageSet
+from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import draw_split
 from pretune.trainables.loop import DataFeed, RunContext, build_encoder
 from pretune.trainables.probes.accuracy import embed, knn, probe
@@ -31,7 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     """24 images, red ones of class 0 and blue ones of class 1 (black ones would have no features to normalise)."""
     torch.set_num_threads(1)
     chosen = schema.Scenes(dataset="scenes", images=24, cache_size=16)
-    made = load(chosen, None, tmp_path_factory.mktemp("cache"))
+    made = load_images(chosen, None, tmp_path_factory.mktemp("cache"))
     labels = np.arange(24, dtype=np.int64) % 2
     colours = np.array([[255, 0, 0], [0, 0, 255]], np.uint8)
     images = np.ones_like(made.images) * colours[labels][:, None, None, :]

@@ -16,7 +16,7 @@ from torch import nn
 
 from pretune.search_spaces import schema
 from pretune.trainables import checkpoints
-from pretune.trainables.data.resident.images import ImageSet
+from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.splits import Split
 from pretune.trainables.loop import DataFeed, epoch_order
 from pretune.trainables.models import interface

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from pretune.search_spaces import schema
 from pretune.trainables import checkpoints, loop
-from pretune.trainables.data.resident import images
-from pretune.trainables.data.resident.images import ImageSet
+from pretune.trainables.data.image_set import ImageSet
+from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split
 from pretune.trainables.pretrain import pretrain
 from pretune.trainables.probes.accuracy import probe
@@ -85,7 +85,7 @@ def test_accuracy_by_hand() -> None:
 def data(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     """Scenes darkened to two levels of brightness, which are the classes: any encoder sees the difference."""
     chosen = schema.Scenes(dataset="scenes", images=40, cache_size=16)
-    scenes = images.load(chosen, None, tmp_path_factory.mktemp("cache"))
+    scenes = load_images(chosen, None, tmp_path_factory.mktemp("cache"))
     labels = np.arange(40) % 2
     pixels = np.where(labels[:, None, None, None] == 1, scenes.images, scenes.images // 8)
     return dataclasses.replace(scenes, images=pixels, labels=labels)

@@ -14,7 +14,8 @@ from torch import nn
 
 from pretune.search_spaces import schema
 from pretune.trainables import checkpoints
-from pretune.trainables.data.resident.images import ImageSet, load
+from pretune.trainables.data.image_set import ImageSet
+from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split, draw_split
 from pretune.trainables.loop import RunContext, build_encoder
 from pretune.trainables.pretrain import pretrain
@@ -57,7 +58,9 @@ def test_explained_variance() -> None:
 def data(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     """24 scenes with classes: bright ones and dark ones."""
     torch.set_num_threads(1)
-    made = load(schema.Scenes(dataset="scenes", images=24, cache_size=16), None, tmp_path_factory.mktemp("cache"))
+    made = load_images(
+        schema.Scenes(dataset="scenes", images=24, cache_size=16), None, tmp_path_factory.mktemp("cache")
+    )
     labels = np.arange(24, dtype=np.int64) % 2
     images = (made.images * np.array([0.3, 1.0])[labels][:, None, None, None]).astype(np.uint8)
     return dataclasses.replace(made, images=images, labels=labels)

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pretune.trainables.data.listing import IGNORE
-from pretune.trainables.data.printable import printable
+from pretune.trainables.constants import IGNORE
+from pretune.trainables.data.errors import printable
 
 TILE = 128  # px, side of a picture on the sheet
 GAP, LINE = 6, 14  # px between pictures; px of a line of text
@@ -21,7 +21,7 @@ PAPER, INK, VOID = (250, 250, 250), (40, 40, 40), (128, 128, 128)
 BOXES = ((230, 40, 40), (40, 110, 230), (20, 150, 70), (200, 120, 0))  # of the views' crops
 BORDER = (255, 220, 0)  # of regions
 
-Pixels = NDArray[np.uint8]  # (S, S, 3)
+RGB = NDArray[np.uint8]  # (S, S, 3)
 Color = tuple[int, int, int]
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
@@ -35,7 +35,7 @@ def palette(classes: int) -> NDArray[np.uint8]:
     return colors
 
 
-def overlay(image: Pixels, mask: NDArray[np.uint8], colors: NDArray[np.uint8], clear: int | None = None) -> Pixels:
+def overlay(image: RGB, mask: NDArray[np.uint8], colors: NDArray[np.uint8], clear: int | None = None) -> RGB:
     """The mask (S, S) in colour over the image (S, S, 3); class `clear` is left as it is."""
     mixed = (1 - OPACITY) * image.astype(np.float32) + OPACITY * colors[mask].astype(np.float32)
     tinted = np.rint(mixed).astype(np.uint8)
@@ -43,7 +43,7 @@ def overlay(image: Pixels, mask: NDArray[np.uint8], colors: NDArray[np.uint8], c
 
 
 def data_sheet(
-    images: Sequence[Pixels],
+    images: Sequence[RGB],
     masks: Sequence[NDArray[np.uint8]] | None,
     captions: Sequence[str],
     classes: Sequence[str],
@@ -52,7 +52,7 @@ def data_sheet(
 ) -> Image.Image:
     """Every image, beside it itself under its mask where there are masks, and with the outlines of its regions where
     there are regions. The legend shows each class in the mean colour of its pixels on the sheet, as it looks there."""
-    rows: list[list[Pixels]] = [[image] for image in images]
+    rows: list[list[RGB]] = [[image] for image in images]
     legend: list[tuple[str, Color]] = []
     if masks is not None:
         colors = palette(len(classes))
@@ -67,7 +67,7 @@ def data_sheet(
 
 
 def _mean_colors(
-    tinted: Sequence[Pixels], masks: Sequence[NDArray[np.uint8]], classes: Sequence[str], clear: int | None
+    tinted: Sequence[RGB], masks: Sequence[NDArray[np.uint8]], classes: Sequence[str], clear: int | None
 ) -> list[tuple[str, Color]]:
     """Of every class that is seen, the mean of what stands where it is: tints of images have no colour of their own."""
     counts, sums = np.zeros(256, np.int64), np.zeros((256, 3))
@@ -80,7 +80,7 @@ def _mean_colors(
     return [("ignored" if i == IGNORE else classes[i], _color(means[i])) for i in seen]
 
 
-def outlined(image: Pixels, regions: NDArray[np.uint16]) -> Pixels:
+def outlined(image: RGB, regions: NDArray[np.uint16]) -> RGB:
     """The image (S, S, 3) at TILE px with the outlines of its regions (S, S), 0 being none."""
     picture = _scaled(image).copy()
     large = np.asarray(Image.fromarray(regions.astype(np.int32)).resize((TILE, TILE), Image.Resampling.NEAREST))
@@ -94,8 +94,8 @@ def outlined(image: Pixels, regions: NDArray[np.uint16]) -> Pixels:
 class Strip(NamedTuple):
     """One image of a sheet of views."""
 
-    image: Pixels
-    views: Sequence[Pixels]
+    image: RGB
+    views: Sequence[RGB]
     boxes: Sequence[NDArray[np.float32]]  # of the views: top, left, height, width as shares of the image
     caption: str
     regions: NDArray[np.uint16] | None = None  # (S, S), where views are cut from these
@@ -114,7 +114,7 @@ def view_sheet(strips: Sequence[Strip], titles: Sequence[str]) -> Image.Image:
     return _grid(rows, [strip.caption for strip in strips], 1, legend, head)
 
 
-def _with_boxes(image: Pixels, boxes: Sequence[NDArray[np.float32]]) -> Pixels:
+def _with_boxes(image: RGB, boxes: Sequence[NDArray[np.float32]]) -> RGB:
     picture = Image.fromarray(_scaled(image))
     draw = ImageDraw.Draw(picture)
     for v, (top, left, height, width) in enumerate(boxes):
@@ -124,7 +124,7 @@ def _with_boxes(image: Pixels, boxes: Sequence[NDArray[np.float32]]) -> Pixels:
 
 
 def _grid(
-    rows: Sequence[Sequence[Pixels]],
+    rows: Sequence[Sequence[RGB]],
     captions: Sequence[str],
     columns: int,
     legend: Sequence[tuple[str, Color]],
@@ -166,7 +166,7 @@ def _label(draw: ImageDraw.ImageDraw, font: Font, place: tuple[int, int], text: 
     draw.text((left, top), _short(text, TILE - 13, font), INK, font)
 
 
-def _scaled(image: Pixels) -> Pixels:
+def _scaled(image: RGB) -> RGB:
     """To TILE px; enlarged without smoothing, so that what is seen are the pixels."""
     resample = Image.Resampling.NEAREST if image.shape[0] < TILE else Image.Resampling.BOX
     return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((TILE, TILE), resample))
@@ -184,3 +184,27 @@ def _short(text: str, width: int, font: Font) -> str:
 
 def _color(values: NDArray[Any]) -> Color:
     return int(values[0]), int(values[1]), int(values[2])
+
+
+# ------------------------------------------------------------------------------------------------ slices of volumes
+
+
+def telling_slice(mask: NDArray[np.uint8]) -> int:
+    """The slice of (D, H, W) with the most foreground, which is all but class 0; the middle one where there is none."""
+    counts = ((mask > 0) & (mask < 255)).sum(axis=(1, 2))
+    return int(counts.argmax()) if counts.any() else len(mask) // 2
+
+
+def slice_image(volume: NDArray[np.uint8], at: int) -> NDArray[np.uint8]:
+    """Slice `at` of a grey volume (D, H, W, 1) as (H, W, 3)."""
+    return np.repeat(volume[at], 3, axis=-1)
+
+
+def image_to_show(
+    image: NDArray[np.uint8], mask: NDArray[np.uint8] | None
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """An image and its mask as they are; of a volume (D, H, W, 1) its telling slice, or the middle one without mask."""
+    if image.ndim == 3:
+        return image, mask
+    at = len(image) // 2 if mask is None else telling_slice(mask)
+    return slice_image(image, at), None if mask is None else mask[at]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from pretune.search_spaces import schema
-from pretune.trainables.data.resident import images
 from pretune.trainables.data.sets.folders import SUFFIXES
+from pretune.trainables.data.sets.table import GENERATED, list_files
 
 
 def images_left_out(settings: schema.Data, data_root: Path | None, kept: int) -> str:
     """'3 of 38 images'. What has no image, such as a mask left alone, does not count."""
-    listing = images.listed(settings, data_root)
+    listing = list_files(settings, data_root)
     there = len(listing.entries) + listing.unlisted
     return f"{there - kept} of {there} image{'s' * (there != 1)}"
 
@@ -20,7 +20,7 @@ def types_not_read(settings: schema.Data, data_root: Path | None) -> str:
     """How many files of which types lie among the images and are not read; nothing where there are none."""
     if not isinstance(settings, schema.ImageFolder | schema.ImageMaskFolder):
         return ""
-    ignored = images.listed(settings, data_root).ignored
+    ignored = list_files(settings, data_root).ignored
     if not ignored:
         return ""
     count = sum(ignored.values())
@@ -31,9 +31,9 @@ def types_not_read(settings: schema.Data, data_root: Path | None) -> str:
 
 def refused_by_name(settings: schema.Data, data_root: Path | None) -> str:
     """What a run will refuse of a data set as far as names show it, no file read; nothing where all is well."""
-    if settings.on_error == "skip" or isinstance(settings, images.GENERATED):
+    if settings.on_error == "skip" or isinstance(settings, GENERATED):
         return ""
-    problems = images.listed(settings, data_root).problems
+    problems = list_files(settings, data_root).problems
     if not problems:
         return ""
     many = f"{len(problems)} problem{'s' * (len(problems) != 1)} that pretune run refuses"

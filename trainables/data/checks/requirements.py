@@ -14,15 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretune.search_spaces import schema
+from pretune.trainables.constants import MIN_CKA_BATCH
 from pretune.trainables.data.errors import DataError, RequirementsError
+from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.listing import Listing
-from pretune.trainables.data.resident.images import ImageSet
-from pretune.trainables.data.sources import labels_of, tests_of
+from pretune.trainables.data.sets.present import labels_of, tests_of
 from pretune.trainables.data.splits import draw_split
 
 StageSettings = schema.Pretrain | schema.Finetune | schema.Probe
-
-LEAST_CKA = 4  # images of a batch, for the unbiased estimate (a test holds it equal to pretune.trainables.probes.cka's)
 
 CALLED = {"labels": "image classes", "depth": "depth maps"}  # maps whose name is not what messages call them
 
@@ -203,9 +202,9 @@ def _probe(
     if isinstance(settings, schema.CKA):
         count = sizes.val if settings.images == "val" else held.images
         batches = -(-count // settings.batch_size)
-        if count < LEAST_CKA or count // batches < LEAST_CKA:
+        if count < MIN_CKA_BATCH or count // batches < MIN_CKA_BATCH:
             yield (
-                f"{where}: cka compares at least {LEAST_CKA} images at once, and {_images(count)} of {there} in "
+                f"{where}: cka compares at least {MIN_CKA_BATCH} images at once, and {_images(count)} of {there} in "
                 f"batches of at most {settings.batch_size} are fewer; take `images: all` or a larger split.val"
             )
     elif getattr(settings, "on", None) != "test" and not sizes.val:

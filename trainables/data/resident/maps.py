@@ -23,7 +23,7 @@ from pretune.trainables.data.resident.segment_anything import sam_maps
 if TYPE_CHECKING:
     import torch
 
-RECIPE = 1  # raised whenever the same images and settings would give other maps
+MAPS_RECIPE = 1  # raised whenever the same images and settings would give other maps
 CHUNK = 64  # images of one task
 BATCH = 16  # images of one forward pass
 EXTRA = "pip install 'pretune[maps]'"
@@ -121,7 +121,7 @@ def _slic(image: NDArray[np.uint8], settings: Any) -> NDArray[np.integer[Any]]:
 # ------------------------------------------------------------------------------------------------------------ depth
 
 
-def weight_files(settings: schema.Depth, data_root: Path | None) -> list[Path]:
+def depth_weights(settings: schema.Depth, data_root: Path | None) -> list[Path]:
     """The files that decide a depth map. Raises DataError naming what is expected and where to get it."""
     return _weights(settings.weights, data_root, "depth maps", "Intel/dpt-hybrid-midas", "another depth model")
 
@@ -148,7 +148,7 @@ def depth_maps(
     images: NDArray[np.uint8], settings: schema.Depth, data_root: Path | None
 ) -> Iterator[NDArray[np.float16]]:
     """(N, S, S, 3) -> chunks of (B, S, S), every image from 0 (nearest) to 1 (farthest). Raises DataError."""
-    folder = weight_files(settings, data_root)[0].parent
+    folder = depth_weights(settings, data_root)[0].parent
     predict = _depth_model(folder)
     for i in range(0, len(images), BATCH):
         yield normalised(predict(np.array(images[i : i + BATCH])), settings.output == "disparity")

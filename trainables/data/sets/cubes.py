@@ -21,7 +21,7 @@ from pretune.trainables.data.listing import Entry, Listing, Member, Pack
 
 TEST_FOLDS = (7, 8, 9)  # of LUNA16's ten, as Models Genesis has them
 PARTS = ("test", "train", "valid")  # of the nodules, in name order
-CLASSES = ("background", "nodule")
+NODULE_CLASSES = ("background", "nodule")
 
 
 def list_luna16(settings: schema.LUNA16, root: Path) -> Listing:
@@ -29,7 +29,7 @@ def list_luna16(settings: schema.LUNA16, root: Path) -> Listing:
     entries = _cubes(settings, root) if settings.part == "cubes" else _nodules(settings, root)
     if settings.part == "cubes":
         return Listing(root, tuple(entries), unpack=open_rows)
-    return Listing(root, tuple(entries), (), CLASSES, {0: 0, 1: 1}, unpack=open_rows)
+    return Listing(root, tuple(entries), (), NODULE_CLASSES, {0: 0, 1: 1}, unpack=open_rows)
 
 
 def _cubes(settings: schema.LUNA16, root: Path) -> list[Entry]:

@@ -24,14 +24,14 @@ ATTEMPTS = 6  # without progress, before giving up
 UNREACHED = 3  # attempts at a server that was never reached
 FIRST_WAIT = 1.0  # s, doubled with every attempt
 
-Progress = Callable[[int, int | None], None]  # bytes there, bytes in all if the server says
+BytesDone = Callable[[int, int | None], None]  # bytes there, bytes in all if the server says
 Say = Callable[[str], None]  # told what went wrong, and when it is tried again
 
 
 def fetch(
     download: Download,
     folder: Path,
-    progress: Progress | None = None,
+    progress: BytesDone | None = None,
     first_wait: float = FIRST_WAIT,
     say: Say | None = None,
 ) -> Path:
@@ -49,7 +49,7 @@ def fetch(
     return target
 
 
-def _complete(url: str, part: Path, progress: Progress | None, first_wait: float, say: Say | None) -> None:
+def _complete(url: str, part: Path, progress: BytesDone | None, first_wait: float, say: Say | None) -> None:
     failures, wait, reached = 0, first_wait, False
     by_hand = f"or fetch it by hand, put it at {part.with_suffix('')}, and run the same command again"
     while True:
@@ -79,7 +79,7 @@ def _complete(url: str, part: Path, progress: Progress | None, first_wait: float
         time.sleep(wait)
 
 
-def _continue(url: str, part: Path, progress: Progress | None) -> bool:
+def _continue(url: str, part: Path, progress: BytesDone | None) -> bool:
     """Append what the server still has; whether the file is whole."""
     start = _size(part)
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})

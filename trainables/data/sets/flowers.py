@@ -8,18 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretune.search_spaces import schema
+from pretune.trainables.constants import IGNORE
 from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.listing import IGNORE, Colors, Entry, Listing
-from pretune.trainables.data.sets.present import existing
+from pretune.trainables.data.listing import Colors, Entry, Listing
+from pretune.trainables.data.sets.present import with_files
 
-CLASSES = ("background", "flower")
+FLOWER_CLASSES = ("background", "flower")
 PER_CLASS = 80  # images of each class of Flowers 17, in the order of their numbers
 
 # Flowers 102 shows the flower before plain blue; JPEG leaves a little noise where the two meet.
 BLUE = Colors((((0, 0, 254), 0),), other=1, tolerance=40)
 
 # Flowers 17 uses PASCAL's colours: dark red is the flower; black was not labelled; the others are background.
-TRIMAP = Colors(
+FLOWER_TRIMAP = Colors(
     (((128, 0, 0), 1), ((0, 0, 0), IGNORE), ((0, 128, 0), 0), ((128, 128, 0), 0), ((0, 0, 128), 0)),
     other=None,
     tolerance=8,
@@ -60,7 +61,7 @@ def list_flowers17(settings: schema.Flowers17, root: Path) -> Listing:
         for path, number in ((path, int(path.stem[-4:])) for path in paths)
         if not settings.masks or path.stem in trimap
     ]
-    return _listing(root, entries, TRIMAP if settings.masks else None)
+    return _listing(root, entries, FLOWER_TRIMAP if settings.masks else None)
 
 
 def _official_tests(root: Path) -> set[int] | None:
@@ -70,11 +71,11 @@ def _official_tests(root: Path) -> set[int] | None:
 
 def _listing(root: Path, entries: list[Entry], colors: Colors | None) -> Listing:
     problems: list[str] = []
-    kept = tuple(existing(entries, root, problems))
+    kept = tuple(with_files(entries, root, problems))
     lost = len(entries) - len(kept)
     if colors is None:
         return Listing(root, kept, tuple(problems), unlisted=lost)
-    return Listing(root, kept, tuple(problems), CLASSES, {0: 0, 1: 1, IGNORE: IGNORE}, colors, unlisted=lost)
+    return Listing(root, kept, tuple(problems), FLOWER_CLASSES, {0: 0, 1: 1, IGNORE: IGNORE}, colors, unlisted=lost)
 
 
 def _mat(root: Path, file: str, key: str) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pretune.search_spaces import schema
 from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.listing import Entry, Listing, Member, Pack, check_labels, mask_values
+from pretune.trainables.data.listing import Entry, Listing, Member, Pack, check_labels, class_of_value
 
 CIFAR_SHAPE = (3, 32, 32)  # planes, then rows
 CIFAR_RECORD = 1 + 3 * 32 * 32  # bytes of a record in the binary version: the label first
@@ -63,7 +63,7 @@ def list_npz(settings: schema.Npz, file: Path) -> Listing:
     entries = _members(file, file.stem, labels, None, masks="masks" in shapes)
     if "masks" not in shapes:
         return Listing(file.parent, tuple(entries), unpack=_unpack_npz)
-    return Listing(file.parent, tuple(entries), (), settings.classes, mask_values(settings), unpack=_unpack_npz)
+    return Listing(file.parent, tuple(entries), (), settings.classes, class_of_value(settings), unpack=_unpack_npz)
 
 
 def _check_npz(file: Path, shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> int:

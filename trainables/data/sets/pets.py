@@ -17,9 +17,9 @@ from pretune.trainables.data.listing import Entry, Listing
 GET = "torchvision.datasets.OxfordIIITPet(root, download=True) fetches it"
 
 # Value in the trimap (1 pet, 2 background, 3 border) -> class index. P3 counts the border as foreground.
-TRIMAP = {1: 0, 2: 1, 3: 2}
+PET_TRIMAP = {1: 0, 2: 1, 3: 2}
 FOREGROUND = {1: 1, 2: 0, 3: 1}
-CLASSES = {"trimap": ("pet", "background", "border"), "foreground": ("background", "pet")}
+PET_CLASSES = {"trimap": ("pet", "background", "border"), "foreground": ("background", "pet")}
 
 
 # CLASSID - 1 of the twelve cat breeds; the other 25 are dogs.
@@ -47,8 +47,8 @@ def list_pets(
         root=root,
         entries=labelled,
         problems=tuple(problems),
-        classes=CLASSES[labels],
-        mask_values=TRIMAP if labels == "trimap" else FOREGROUND,
+        classes=PET_CLASSES[labels],
+        mask_values=PET_TRIMAP if labels == "trimap" else FOREGROUND,
         label_names=("cat", "dog") if classes == "species" else _breed_names(labelled),
         unlisted=len(wanted) - len(entries),
     )

@@ -1,4 +1,4 @@
-"""Files that are there, and what masks show, before anything is decoded for good."""
+"""Files that are there, what masks show, and what entries say, before anything is decoded for good."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pretune.trainables.data.listing import Entry, file_of
+from pretune.trainables.data.sets.parquet import Shards
 
 
-def existing(entries: Iterable[Entry], root: Path, problems: list[str]) -> list[Entry]:
+def with_files(entries: Iterable[Entry], root: Path, problems: list[str]) -> list[Entry]:
     """The entries whose image and mask are there; the others become problems."""
     held: dict[Path, set[str]] = {}  # one folder listing in place of a `stat` for each file: network drives are slow
     kept = []
@@ -31,15 +32,15 @@ def existing(entries: Iterable[Entry], root: Path, problems: list[str]) -> list[
 def showing(entries: Sequence[Entry], values: frozenset[int]) -> list[Entry]:
     """The entries whose mask file holds any of `values`. Those that cannot be read stay: decoding them says why."""
     with ThreadPoolExecutor() as pool:
-        seen = pool.map(lambda entry: None if entry.mask is None else mask_values(file_of(entry.mask)), entries)
+        seen = pool.map(lambda entry: None if entry.mask is None else values_in_mask(file_of(entry.mask)), entries)
         return [entry for entry, found in zip(entries, seen, strict=True) if found is None or found & values]
 
 
-def mask_values(path: Path) -> frozenset[int] | None:
+def values_in_mask(path: Path) -> frozenset[int] | None:
     """The values in a mask file, or None where it cannot be read. Remembered until the file changes."""
     try:
         stat = path.stat()
-        return _mask_values(path, stat.st_size, stat.st_mtime_ns)
+        return _values_in_mask(path, stat.st_size, stat.st_mtime_ns)
     except Exception:  # Pillow's decoders raise almost any type on damaged files
         return None
 
@@ -50,8 +51,24 @@ def read_indices(path: Path) -> NDArray[np.uint8]:
         return np.asarray(image).astype(np.uint8)
 
 
+def labels_of(entries: Sequence[Entry]) -> NDArray[np.int64] | None:
+    """(N,) image classes, where every entry has one."""
+    if isinstance(entries, Shards):
+        return entries.labels
+    labels = [entry.label for entry in entries]
+    return None if not labels or None in labels else np.array(labels, np.int64)
+
+
+def tests_of(entries: Sequence[Entry]) -> NDArray[np.bool_] | None:
+    """(N,) whether an image is on the data set's own test list, where it has one."""
+    if isinstance(entries, Shards):
+        return None
+    tests = [entry.test for entry in entries]
+    return None if not tests or None in tests else np.array(tests, np.bool_)
+
+
 @lru_cache(maxsize=200_000)
-def _mask_values(path: Path, size: int, mtime_ns: int) -> frozenset[int]:
+def _values_in_mask(path: Path, size: int, mtime_ns: int) -> frozenset[int]:
     return frozenset(np.flatnonzero(np.bincount(read_indices(path).ravel())).tolist())
 
 

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretune.search_spaces import schema
+from pretune.trainables.constants import IGNORE
 from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.listing import IGNORE, Box, Entry, Listing, file_of
-from pretune.trainables.data.sets.present import existing, mask_values, read_indices, showing
+from pretune.trainables.data.listing import Box, Entry, Listing, file_of
+from pretune.trainables.data.sets.present import read_indices, showing, values_in_mask, with_files
 
 CAMVID = (
     "sky", "building", "pole", "road", "pavement", "tree", "sign symbol", "fence", "car", "pedestrian", "bicyclist",
@@ -46,7 +47,7 @@ def list_camvid(settings: schema.CamVid, root: Path) -> Listing:
         for part in parts
         for image in _images(root / part)
     ]
-    kept = existing(entries, root, problems)
+    kept = with_files(entries, root, problems)
     values, lost = _identity(len(CAMVID)) | {11: IGNORE}, len(entries) - len(kept)
     return Listing(root, tuple(sorted(kept)), tuple(problems), CAMVID, values, unlisted=lost)
 
@@ -67,7 +68,7 @@ def list_voc(settings: schema.VOC2012, root: Path) -> Listing:
     twice = sorted(name for name, count in Counter(entry.name for entry in named).items() if count > 1)
     if twice:
         raise DataError(f"voc2012: {', '.join(twice[:5])} stand twice in train.txt and val.txt; fetch the lists anew")
-    entries = existing(named, root, problems)
+    entries = with_files(named, root, problems)
     values = _identity(len(VOC)) | {IGNORE: IGNORE}
     lost = len(named) - len(entries)
     whole = Listing(root, tuple(sorted(entries)), tuple(problems), VOC, values, unlisted=lost)
@@ -88,7 +89,7 @@ def _classified(whole: Listing, names: Sequence[str]) -> Listing:
     kept = []
     for entry in whole.entries:
         assert entry.mask is not None  # every entry has one
-        shown = (mask_values(file_of(entry.mask)) or frozenset()) & index.keys()
+        shown = (values_in_mask(file_of(entry.mask)) or frozenset()) & index.keys()
         if len(shown) == 1:
             kept.append(entry._replace(label=index[next(iter(shown))]))
     return replace(whole, entries=tuple(kept), label_names=tuple(names))
@@ -119,7 +120,7 @@ def list_cityscapes(settings: schema.Cityscapes, root: Path) -> Listing:
         raise DataError("cityscapes: give `only:` or `patches:`, not both")
     problems: list[str] = []
     named = [*_cityscapes_part(root, "train"), *_cityscapes_part(root, "val")]
-    entries = existing(named, root, problems)
+    entries = with_files(named, root, problems)
     values = dict.fromkeys((*range(34), 255), IGNORE) | {value: i for i, value in enumerate(CITYSCAPES_IDS)}
     lost = len(named) - len(entries)
     whole = Listing(root, tuple(sorted(entries)), tuple(problems), CITYSCAPES, values, unlisted=lost)
@@ -194,7 +195,7 @@ def list_ade20k(settings: schema.ADE20K, root: Path) -> Listing:
     """images/ and annotations/ with training/ and validation/. Value 0 is 'other' and ignored; 1 to 150 are classes."""
     problems: list[str] = []
     entries = [*_ade_part(root, "training", False), *_ade_part(root, "validation", True)]
-    kept = existing(entries, root, problems)
+    kept = with_files(entries, root, problems)
     values, lost = {0: IGNORE} | {i + 1: i for i in range(ADE_CLASSES)}, len(entries) - len(kept)
     return Listing(root, tuple(sorted(kept)), tuple(problems), _ade_names(root), values, unlisted=lost)
 

@@ -1,17 +1,21 @@
-"""One table from a data set's name to the function that lists its files, and where its folder is looked for."""
+"""One table from a data set's name to the function that lists its files; find its folder, and list it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pretune.search_spaces import schema
 from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.listing import Listing, mask_values
+from pretune.trainables.data.listing import Listing, class_of_value, where_all_are
 from pretune.trainables.data.sets import classed, cubes, flowers, folders, packed, parquet, pets, segmented
 from pretune.trainables.data.sets.catalogue import ABOUT, About
+from pretune.trainables.data.splits import draw_subset
+
+GENERATED = schema.Scenes | schema.Volumes  # data sets without files
 
 
 def _list_pets(settings: schema.Pets, root: Path) -> Listing:
@@ -27,7 +31,7 @@ def _list_image_folder(settings: schema.ImageFolder, root: Path) -> Listing:
 
 
 def _list_image_mask_folder(settings: schema.ImageMaskFolder, root: Path) -> Listing:
-    values = mask_values(settings)
+    values = class_of_value(settings)
     return folders.list_images_and_masks(root, settings.images, settings.masks, settings.classes, values)
 
 
@@ -55,6 +59,43 @@ ADAPTERS: dict[str, Callable[[Any, Path], Listing]] = {
 }
 
 
+def list_files(settings: schema.Data, data_root: Path | None) -> Listing:
+    """The entries that are used. Under `on_error: fail`, problems that names alone show are raised by the build.
+
+    Raises DataError for missing folders or lists, and where there is no image.
+    """
+    root = locate(settings, data_root)
+    assert root is not None  # only what is generated has no folder
+    with readable(settings.dataset):
+        listing = ADAPTERS[settings.dataset](settings, root)
+    if not listing.entries:
+        raise DataError(
+            f"{settings.dataset}: no usable image in {root}{where_all_are(listing.problems)}", listing.problems
+        )
+    return _limited(listing, settings.limit, settings.split.seed)
+
+
+def generated_indices(settings: schema.Scenes | schema.Volumes) -> list[int]:
+    """Numbers of the generated images that are used: all, or a random `limit` of them."""
+    return [int(i) for i in draw_subset(settings.images, settings.limit, settings.split.seed)]
+
+
+def count_images(settings: schema.Data, data_root: Path | None) -> int:
+    """How many images the data set will hold, before any is opened. Raises DataError for missing folders or lists."""
+    if isinstance(settings, GENERATED):
+        return len(generated_indices(settings))
+    return len(list_files(settings, data_root).entries)
+
+
+def _limited(listing: Listing, limit: int | None, seed: int) -> Listing:
+    """A random `limit` of the entries, still in name order; all of them where there are no more than that."""
+    if limit is None or limit >= len(listing.entries):
+        return listing
+    rows = [int(i) for i in draw_subset(len(listing.entries), limit, seed)]
+    content = None if listing.content is None else [*listing.content, rows]
+    return replace(listing, entries=tuple(listing.entries[i] for i in rows), content=content)
+
+
 @contextmanager
 def readable(dataset: str) -> Iterator[None]:
     """A folder or list that this user may not read is an error of the data; a file's bytes are read later."""
@@ -78,7 +119,7 @@ def locate(settings: schema.Data, data_root: Path | None) -> Path | None:
 
 
 def _located(settings: schema.Data, data_root: Path | None) -> Path | None:
-    if isinstance(settings, schema.Scenes | schema.Volumes):
+    if isinstance(settings, GENERATED):
         return None
     if settings.dataset in ABOUT:
         return _locate_archive(settings.dataset, ABOUT[settings.dataset], settings.root, data_root)

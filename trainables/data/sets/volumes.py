@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Map = NDArray[np.floating[Any]]  # (D, S, S) where nothing else is said
-Rng = np.random.Generator
+_Map = NDArray[np.floating[Any]]  # (D, S, S) where nothing else is said
+_Rng = np.random.Generator
 
-CLASSES = ("background", "body", "shell")
+VOLUME_CLASSES = ("background", "body", "shell")
 RADII = (0.18, 0.34)  # of bodies, and of tubes times TUBE; in half sides of the volume
 TUBE = 0.6
 CONTRAST = (0.12, 0.35)  # brightness above what is around
@@ -27,10 +27,10 @@ class Volume(NamedTuple):
     """D slices of S x S voxels."""
 
     image: NDArray[np.uint8]  # (D, S, S) grey
-    mask: NDArray[np.uint8]  # (D, S, S) index into CLASSES
+    mask: NDArray[np.uint8]  # (D, S, S) index into VOLUME_CLASSES
 
 
-def generate(seed: int, index: int, slices: int, size: int, classes: int) -> Volume:
+def generate_volume(seed: int, index: int, slices: int, size: int, classes: int) -> Volume:
     """Volume `index` of the data set `seed`, with 2 or 3 classes, background included."""
     rng = np.random.default_rng([seed, index])
     image = rng.uniform(0.2, 0.4) + 0.25 * (_noise(rng, slices, size) - 0.5)
@@ -46,7 +46,7 @@ def generate(seed: int, index: int, slices: int, size: int, classes: int) -> Vol
     return Volume((np.clip(image + noise, 0, 1) * 255 + 0.5).astype(np.uint8), mask)
 
 
-def _tube(rng: Rng, slices: int, size: int) -> NDArray[np.bool_]:
+def _tube(rng: _Rng, slices: int, size: int) -> NDArray[np.bool_]:
     """A straight tube of any direction through a point of the volume."""
     along = _turn(rng)[0]
     offset = _places(slices, size) - _point(rng, slices, size)  # D, S, S, 3
@@ -55,27 +55,27 @@ def _tube(rng: Rng, slices: int, size: int) -> NDArray[np.bool_]:
     return inside
 
 
-def _ellipsoid(rng: Rng, slices: int, size: int) -> Map:
+def _ellipsoid(rng: _Rng, slices: int, size: int) -> _Map:
     """Distance from a centre, 1 on the surface of an ellipsoid whose axes differ by up to a third."""
     axes = rng.uniform(*RADII) * rng.uniform(0.75, 1.0, 3)
     turned = (_places(slices, size) - _point(rng, slices, size)) @ (_turn(rng).T / axes)
-    distance: Map = np.linalg.norm(turned, axis=-1)
+    distance: _Map = np.linalg.norm(turned, axis=-1)
     return distance
 
 
-def _turn(rng: Rng) -> Map:
+def _turn(rng: _Rng) -> _Map:
     """A random rotation or reflection (3, 3): the orthogonal part of a Gaussian matrix."""
-    turn: Map = np.linalg.qr(rng.standard_normal((3, 3)))[0].astype(np.float32)
+    turn: _Map = np.linalg.qr(rng.standard_normal((3, 3)))[0].astype(np.float32)
     return turn
 
 
-def _point(rng: Rng, slices: int, size: int) -> Map:
+def _point(rng: _Rng, slices: int, size: int) -> _Map:
     """(3,) where something may be: away from the faces by a fifth of half the side."""
     return rng.uniform(-0.8, 0.8, 3).astype(np.float32) * np.array((slices / size, 1, 1), np.float32)
 
 
 @lru_cache(maxsize=4)
-def _places(slices: int, size: int) -> Map:
+def _places(slices: int, size: int) -> _Map:
     """(D, S, S, 3) z, y, x of the voxel centres, y and x in [-1, 1]; voxels are cubes."""
     z, x = (((np.arange(n) + 0.5) * 2 - n).astype(np.float32) / size for n in (slices, size))
     places = np.stack(np.meshgrid(z, x, x, indexing="ij"), axis=-1)
@@ -83,7 +83,7 @@ def _places(slices: int, size: int) -> Map:
     return places
 
 
-def _noise(rng: Rng, slices: int, size: int, knots: int = 5) -> Map:
+def _noise(rng: _Rng, slices: int, size: int, knots: int = 5) -> _Map:
     """Smooth noise in [0, 1]: random values on a lattice, interpolated."""
     values: NDArray[np.float32] = rng.random((knots, knots, knots), np.float32)
     for axis, length in enumerate((slices, size, size)):

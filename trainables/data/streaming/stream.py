@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.listing import Entry, Listing, Pack
 from pretune.trainables.data.sets import parquet
 
-IntArray = NDArray[np.int64]
+Indices = NDArray[np.int64]  # (B,) rows of the set
 
 TASK_BYTES = 32 << 20  # of decoded images that one task makes
 SMALLEST = 32  # images of a task
@@ -32,19 +32,10 @@ AT_ONCE = 2  # tasks of each process: Ray Data sees up to 0.1 s late that one ha
 AHEAD = 16  # tasks' worth of decoded images (512 MB) that wait for the loop at most
 
 
-class Pixels(Protocol):
-    """An array (N, ...) or what stands for one: a `Column`."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: Any, /) -> Any: ...
-
-
 class Batch(NamedTuple):
     """Some images, in the order asked for."""
 
-    indices: IntArray  # (B,)
+    indices: Indices  # (B,)
     images: NDArray[np.uint8]  # (B, S, S, 3)
     masks: NDArray[np.uint8] | None  # (B, S, S)
 
@@ -58,14 +49,14 @@ class Recipe:
     size: int
     fit: decode.Fit
 
-    def decoded(self, indices: IntArray, pool: ThreadPoolExecutor | None = None) -> tuple[Batch, list[str]]:
+    def decoded(self, indices: Indices, pool: ThreadPoolExecutor | None = None) -> tuple[Batch, list[str]]:
         """Images and masks of `indices`, and what is wrong with any of them; a bad one stays black."""
         entries = [self.entries[int(i)] for i in indices]
         return self.fill(indices, entries, self.opener(entries), pool)
 
     def fill(
         self,
-        indices: IntArray,
+        indices: Indices,
         entries: Sequence[Entry],
         unpack: Callable[[Path], Pack] | None,
         pool: ThreadPoolExecutor | None = None,
@@ -84,7 +75,7 @@ class Recipe:
                 batch.masks[row] = found.mask
         return batch, problems
 
-    def black(self, indices: IntArray) -> Batch:
+    def black(self, indices: Indices) -> Batch:
         """A batch to be filled."""
         square = (len(indices), self.size, self.size)
         masks = None if self.listing.mask_values is None else np.zeros(square, np.uint8)
@@ -119,13 +110,13 @@ class Stream:
     def __len__(self) -> int:
         return len(self.recipe.entries)
 
-    def coming(self, orders: Sequence[IntArray], batch: int) -> None:
+    def coming(self, orders: Sequence[Indices], batch: int) -> None:
         """These images will be asked for next, epoch by epoch, about `batch` at a time: start to read them."""
         self.close()
         if _ray_runs() and any(map(len, orders)):
             self._order, self._ahead = np.concatenate(orders), self._started(orders, batch)
 
-    def batch(self, indices: IntArray) -> Batch:
+    def batch(self, indices: Indices) -> Batch:
         """The images (B,). Raises DataError naming the files that cannot be used."""
         if self._last is None or not np.array_equal(self._last.indices, indices):
             told = self._order[self._at : self._at + len(indices)]
@@ -143,7 +134,7 @@ class Stream:
         if ahead is not None:
             ahead.close()  # type: ignore[attr-defined]  # a generator: ends Ray Data's executor
 
-    def _next(self, ahead: Iterator[dict[str, NDArray[Any]]], indices: IntArray) -> tuple[Batch, list[str]]:
+    def _next(self, ahead: Iterator[dict[str, NDArray[Any]]], indices: Indices) -> tuple[Batch, list[str]]:
         """The images read ahead, from as many blocks as they lie in, and what is wrong with any of them."""
         batch, problems = self.recipe.black(indices), []
         filled = 0
@@ -162,7 +153,7 @@ class Stream:
         self._at += filled
         return batch, problems
 
-    def _started(self, orders: Sequence[IntArray], batch: int) -> Iterator[dict[str, NDArray[Any]]]:
+    def _started(self, orders: Sequence[Indices], batch: int) -> Iterator[dict[str, NDArray[Any]]]:
         import pyarrow as pa
         import ray
         from ray.data import DataContext, ExecutionResources, TaskPoolStrategy, from_blocks
@@ -219,7 +210,7 @@ class Column:
         return values if np.ndim(index) else values[0]
 
 
-def _decode_task(block: dict[str, IntArray], sent: list[Any], step: int) -> Iterator[dict[str, NDArray[Any]]]:
+def _decode_task(block: dict[str, Indices], sent: list[Any], step: int) -> Iterator[dict[str, NDArray[Any]]]:
     """Runs in a worker of Ray Data: one block of indices -> decoded images, `step` at a time."""
     import ray
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import ImageFont
 
+from pretune.trainables.constants import IGNORE
 from pretune.trainables.data.checks.contact_sheets import (
     BORDER,
     BOXES,
@@ -20,7 +21,6 @@ from pretune.trainables.data.checks.contact_sheets import (
     palette,
     view_sheet,
 )
-from pretune.trainables.data.listing import IGNORE
 
 
 def test_neighbouring_classes_have_different_colours_and_ignored_pixels_are_grey() -> None:

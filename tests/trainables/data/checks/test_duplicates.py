@@ -19,11 +19,11 @@ from pretune.trainables.data.checks.duplicates import (
     pairs,
     summarised,
 )
-from pretune.trainables.data.sets.scenes import generate
+from pretune.trainables.data.sets.scenes import generate_scene
 
 
 def scene(index: int) -> NDArray[np.uint8]:
-    return generate(0, index, 64, 4).image
+    return generate_scene(0, index, 64, 4).image
 
 
 def again(image: NDArray[np.uint8], how: str) -> NDArray[np.uint8]:

@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from pretune.search_spaces import schema
-from pretune.trainables.data.checks.requirements import LEAST_CKA, Held, held_by, held_by_listing, refuse, unmet
+from pretune.trainables.data.checks.requirements import Held, held_by, held_by_listing, refuse, unmet
 from pretune.trainables.data.errors import DataError, RequirementsError
-from pretune.trainables.data.resident import images
+from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import draw_split, label_subset, visible
 from pretune.trainables.methods.table import METHODS, Parts
 from pretune.trainables.models.table import build_decoder, build_encoder
-from pretune.trainables.probes.cka import MIN_BATCH
 from pretune.trainables.views.regions import uses_regions
 
 DATA: TypeAdapter[schema.Data] = TypeAdapter(schema.Data)
@@ -56,10 +55,6 @@ def test_the_facts_say_what_the_modules_read(name: str) -> None:
     method = METHODS[name](chosen, schema.Views(size=16), parts)
     reads = (method.requirements - {"images"}) | ({"regions"} if uses_regions(method.recipes) else set())
     assert reads == set(schema.FACTS[name].requires)
-
-
-def test_the_least_batch_of_cka_is_that_of_the_probe() -> None:
-    assert LEAST_CKA == MIN_BATCH
 
 
 @pytest.mark.parametrize(
@@ -200,11 +195,11 @@ def test_what_is_listed_is_what_is_opened(tmp_path: Path) -> None:
     """Of what is generated; folders and shards have theirs in the tests of a whole study."""
     for chosen in ({"dataset": "scenes", "images": 6, "cache_size": 32}, {"dataset": "volumes", "images": 3}):
         settings = DATA.validate_python(chosen | {"limit": 2})
-        assert held_by_listing(settings, None) == held_by(images.load(settings, None, tmp_path))
+        assert held_by_listing(settings, None) == held_by(load_images(settings, None, tmp_path))
 
 
 def test_regions_and_depth_count_where_they_are_asked_for(tmp_path: Path) -> None:
     scene = schema.Scenes(dataset="scenes", images=4, cache_size=32)
-    opened = images.load(scene, None, tmp_path)
+    opened = load_images(scene, None, tmp_path)
     assert held_by(replace(opened, regions=None)).regions is False
     assert held_by_listing(scene, None).regions is True

@@ -14,7 +14,10 @@ from pydantic import ValidationError
 
 from pretune.search_spaces import schema
 from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.resident import images, maps
+from pretune.trainables.data.resident import maps
+from pretune.trainables.data.resident.build import ensure_built, load_images
+from pretune.trainables.data.resident.digest import content_digest
+from pretune.trainables.data.resident.open import open_cached
 
 FELZENSZWALB: dict[str, object] = {"name": "felzenszwalb", "scale": 100, "sigma": 0, "min_size": 4}
 SLIC: dict[str, object] = {"name": "slic", "segments": 4}
@@ -72,12 +75,12 @@ def test_regions_are_numbered_as_they_appear(values: list[int]) -> None:
 
 
 def test_region_maps_are_stored_beside_images_that_are_not_decoded_again(tmp_path: Path) -> None:
-    plain = images.ensure(scenes(), None, tmp_path)
+    plain = ensure_built(scenes(), None, tmp_path)
     told: list[int] = []
-    name = images.ensure(scenes(regions=SLIC), None, tmp_path, lambda done, total: told.append(done))
+    name = ensure_built(scenes(regions=SLIC), None, tmp_path, lambda done, total: told.append(done))
     assert told == [4]  # one chunk of maps, and no image
     assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["index.json", "regions.npy"]
-    made, exact = images.open_cached(name, tmp_path), images.open_cached(plain, tmp_path)
+    made, exact = open_cached(name, tmp_path), open_cached(plain, tmp_path)
     assert made is not None
     assert exact is not None
     assert made.regions is not None
@@ -86,25 +89,25 @@ def test_region_maps_are_stored_beside_images_that_are_not_decoded_again(tmp_pat
     assert exact.depth is not None
     assert np.array_equal(made.depth, exact.depth)
     told.clear()
-    assert images.ensure(scenes(regions=SLIC), None, tmp_path, lambda done, total: told.append(done)) == name
+    assert ensure_built(scenes(regions=SLIC), None, tmp_path, lambda done, total: told.append(done)) == name
     assert told == []
 
 
 def test_maps_are_named_by_the_images_and_their_own_settings() -> None:
     digests = {
-        images.digest(scenes(**changes), None)
+        content_digest(scenes(**changes), None)
         for changes in ({}, {"regions": SLIC}, {"regions": SLIC | {"segments": 5}}, {"regions": SLIC, "seed": 1})
     }
     assert len(digests) == 4
-    assert images.digest(scenes(regions=SLIC), None) == images.digest(scenes(regions=dict(SLIC)), None)
+    assert content_digest(scenes(regions=SLIC), None) == content_digest(scenes(regions=dict(SLIC)), None)
 
 
 def test_maps_whose_images_are_gone_say_what_to_do(tmp_path: Path) -> None:
-    plain = images.ensure(scenes(), None, tmp_path)
-    name = images.ensure(scenes(regions=SLIC), None, tmp_path)
+    plain = ensure_built(scenes(), None, tmp_path)
+    name = ensure_built(scenes(regions=SLIC), None, tmp_path)
     (tmp_path / plain / "index.json").unlink()
     with pytest.raises(DataError, match=f"{name} is damaged .* delete it and run again"):
-        images.open_cached(name, tmp_path)
+        open_cached(name, tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------------------ depth
@@ -129,21 +132,21 @@ def save_dpt(folder: Path, seed: int = 0) -> Path:
 def test_depth_by_a_real_model_is_computed_once_and_lies_in_zero_to_one(tmp_path: Path) -> None:
     save_dpt(tmp_path / "weights")
     settings = scenes(depth={"weights": "weights"})
-    made = images.load(settings, tmp_path, tmp_path / "cache")
+    made = load_images(settings, tmp_path, tmp_path / "cache")
     assert made.depth is not None
     assert made.depth.shape == (4, 32, 32)
     assert made.depth.dtype == np.float16
     assert made.depth.min(axis=(1, 2)).tolist() == [0.0] * 4
     assert made.depth.max(axis=(1, 2)).tolist() == [1.0] * 4
     told: list[int] = []
-    images.load(settings, tmp_path, tmp_path / "cache", lambda done, total: told.append(done))
+    load_images(settings, tmp_path, tmp_path / "cache", lambda done, total: told.append(done))
     assert told == []
 
 
 def test_depth_is_named_by_what_the_weights_hold_and_not_where_they_lie(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         save_dpt(tmp_path / name, seed)
-    a, b, c = (images.digest(scenes(depth={"weights": name}), tmp_path) for name in "abc")
+    a, b, c = (content_digest(scenes(depth={"weights": name}), tmp_path) for name in "abc")
     assert a == b != c
 
 
@@ -157,14 +160,14 @@ def test_disparity_is_turned_and_each_image_has_its_own_range() -> None:
 def test_missing_weights_are_named_with_their_place_and_where_to_get_them(tmp_path: Path) -> None:
     message = r"config.json, preprocessor_config.json, model.safetensors expected in .*midas; .*hf download Intel"
     with pytest.raises(DataError, match=message):
-        images.digest(scenes(depth={"weights": "midas"}), tmp_path)
+        content_digest(scenes(depth={"weights": "midas"}), tmp_path)
 
 
 def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
     folder = save_dpt(tmp_path / "weights")
     (folder / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(DataError, match="holds no depth model that transformers can load"):
-        images.load(scenes(depth={"weights": "weights"}), tmp_path, tmp_path / "cache")
+        load_images(scenes(depth={"weights": "weights"}), tmp_path, tmp_path / "cache")
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +226,7 @@ def test_regions_by_a_real_sam_are_the_coarsest_of_its_masks(tmp_path: Path, hq:
     save_sam(tmp_path / "weights", hq=hq)
     regions = {"name": "sam", "weights": "weights", "points_per_side": 3, "min_iou": 0, "min_stability": 0}
     settings = scenes(regions=regions)
-    made = images.load(settings, tmp_path, tmp_path / "cache")
+    made = load_images(settings, tmp_path, tmp_path / "cache")
     assert made.regions is not None
     assert made.regions.shape == (4, 32, 32)
     assert isinstance(settings.regions, schema.SAM)
@@ -239,7 +242,7 @@ def test_regions_by_a_real_sam_are_the_coarsest_of_its_masks(tmp_path: Path, hq:
 def test_where_sam_finds_nothing_there_is_no_region(tmp_path: Path) -> None:
     save_sam(tmp_path / "weights")
     settings = scenes(regions={"name": "sam", "weights": "weights", "points_per_side": 2, "min_iou": 1})
-    made = images.load(settings, tmp_path, tmp_path / "cache")
+    made = load_images(settings, tmp_path, tmp_path / "cache")
     assert made.regions is not None
     assert not np.asarray(made.regions).any()
 
@@ -247,17 +250,17 @@ def test_where_sam_finds_nothing_there_is_no_region(tmp_path: Path) -> None:
 def test_sams_regions_are_named_by_what_the_weights_hold(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         save_sam(tmp_path / name, seed)
-    a, b, c = (images.digest(scenes(regions={"name": "sam", "weights": name}), tmp_path) for name in "abc")
+    a, b, c = (content_digest(scenes(regions={"name": "sam", "weights": name}), tmp_path) for name in "abc")
     assert a == b != c
 
 
 def test_missing_weights_of_sam_are_named_with_where_to_get_them(tmp_path: Path) -> None:
     message = r"region maps by SAM: config.json, .*model.safetensors expected in .*sam; .*hf download facebook/sam"
     with pytest.raises(DataError, match=message):
-        images.digest(scenes(regions={"name": "sam", "weights": "sam"}), tmp_path)
+        content_digest(scenes(regions={"name": "sam", "weights": "sam"}), tmp_path)
 
 
 def test_weights_of_another_model_are_no_sam(tmp_path: Path) -> None:
     save_dpt(tmp_path / "weights")
     with pytest.raises(DataError, match=r"holds no SAM that transformers can load \(it holds a dpt\)"):
-        images.load(scenes(regions={"name": "sam", "weights": "weights"}), tmp_path, tmp_path / "cache")
+        load_images(scenes(regions={"name": "sam", "weights": "weights"}), tmp_path, tmp_path / "cache")

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from pretune.search_spaces import schema
 from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.resident import images
+from pretune.trainables.data.resident.build import load_images
+from pretune.trainables.data.resident.digest import content_digest
 from pretune.trainables.data.sets.cubes import grey
 
 SIZE, SLICES = 8, 4
@@ -48,7 +49,7 @@ def nodules(tmp_path: Path) -> Path:
 
 
 def test_cubes_of_the_chosen_folds_with_slices_first(folds: Path, tmp_path: Path) -> None:
-    held = images.load(luna(folds=[0, 7]), folds, tmp_path / "cache")
+    held = load_images(luna(folds=[0, 7]), folds, tmp_path / "cache")
     assert held.images.shape == (5, SLICES, SIZE, SIZE, 1)
     assert held.masks is None
     assert held.official_test is not None
@@ -60,7 +61,7 @@ def test_cubes_of_the_chosen_folds_with_slices_first(folds: Path, tmp_path: Path
 
 
 def test_nodules_have_masks_and_the_authors_test_part(nodules: Path, tmp_path: Path) -> None:
-    held = images.load(luna(part="nodules"), nodules, tmp_path / "cache")
+    held = load_images(luna(part="nodules"), nodules, tmp_path / "cache")
     assert held.classes == ("background", "nodule")
     assert held.masks is not None
     assert held.official_test is not None
@@ -78,12 +79,12 @@ def test_grey_levels_are_within_half_a_step(value: float) -> None:
 
 def test_missing_folds_are_named(folds: Path) -> None:
     with pytest.raises(DataError, match=r"holds no bat_\*_1.npy, bat_\*_2.npy; `folds:` names the folds to use"):
-        images.digest(luna(folds=[0, 1, 2]), folds)
+        content_digest(luna(folds=[0, 1, 2]), folds)
 
 
 def test_another_shape_is_refused_with_the_setting_to_change(folds: Path) -> None:
     with pytest.raises(DataError, match=r"is \(2, 8, 8, 4\), not \(N, 64, 64, 32\); set cache_size and slices"):
-        images.digest(luna(folds=[0], cache_size=64, slices=32), folds)
+        content_digest(luna(folds=[0], cache_size=64, slices=32), folds)
 
 
 def test_hounsfield_units_are_refused_by_file_and_row(folds: Path, tmp_path: Path) -> None:
@@ -91,8 +92,8 @@ def test_hounsfield_units_are_refused_by_file_and_row(folds: Path, tmp_path: Pat
     raw[1] = raw[1] * 2000 - 1000
     np.save(folds / "bat_32_s_64x64x32_0.npy", raw)
     with pytest.raises(DataError, match=r"bat_32_s_64x64x32_0.npy\[1\]: values from -.*scale -1000 to 1000"):
-        images.load(luna(folds=[0, 7]), folds, tmp_path / "cache")
-    held = images.load(luna(folds=[0, 7], on_error="skip"), folds, tmp_path / "cache")
+        load_images(luna(folds=[0, 7]), folds, tmp_path / "cache")
+    held = load_images(luna(folds=[0, 7], on_error="skip"), folds, tmp_path / "cache")
     assert len(held.names) == 4
     assert "bat_32_s_64x64x32_0.npy[1]" in held.skipped[0]
 
@@ -100,19 +101,19 @@ def test_hounsfield_units_are_refused_by_file_and_row(folds: Path, tmp_path: Pat
 def test_a_mask_with_other_values_is_refused(nodules: Path, tmp_path: Path) -> None:
     np.save(nodules / "m_valid_64x64x32.npy", np.full((2, SIZE, SIZE, SLICES), 2))
     with pytest.raises(DataError, match=r"m_valid_64x64x32.npy\[0\]: a mask holds 0 \(background\) and 1 \(nodule\)"):
-        images.load(luna(part="nodules"), nodules, tmp_path / "cache")
+        load_images(luna(part="nodules"), nodules, tmp_path / "cache")
 
 
 def test_masks_without_their_images_are_refused(nodules: Path) -> None:
     (nodules / "x_test_64x64x32.npy").unlink()
     with pytest.raises(DataError, match=r"must hold one x_test_\*.npy and one m_test_\*.npy"):
-        images.digest(luna(part="nodules"), nodules)
+        content_digest(luna(part="nodules"), nodules)
     np.save(nodules / "x_test_64x64x32.npy", cubes(0, 3))
     with pytest.raises(DataError, match=r"x_test_64x64x32.npy holds 3 cubes, m_test_64x64x32.npy 2"):
-        images.digest(luna(part="nodules"), nodules)
+        content_digest(luna(part="nodules"), nodules)
 
 
 def test_a_file_that_is_no_array_is_refused(folds: Path) -> None:
     (folds / "bat_32_s_64x64x32_0.npy").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"is not an .npy file that can be read"):
-        images.digest(luna(folds=[0]), folds)
+        content_digest(luna(folds=[0]), folds)

@@ -12,9 +12,9 @@ from torchvision import datasets
 
 from pretune.search_spaces import schema
 from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.listing import mask_values
-from pretune.trainables.data.resident import images
+from pretune.trainables.data.listing import class_of_value
 from pretune.trainables.data.sets.folders import list_images, list_images_and_masks
+from pretune.trainables.data.sets.table import list_files
 
 
 def touch(root: Path, *names: str) -> None:
@@ -114,7 +114,7 @@ def test_values_of_masks_mean_classes_in_order_or_as_given(
     changes: dict[str, object], expected: dict[int, int]
 ) -> None:
     """The ignored value is left out even where it is a class."""
-    assert mask_values(own(**changes)) == expected
+    assert class_of_value(own(**changes)) == expected
 
 
 @pytest.mark.parametrize("values", [[0], [0, 0], [0, 1, 2]])
@@ -132,7 +132,7 @@ def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [0, 256])
 def test_no_class_or_one_that_would_be_the_ignored_index_is_an_error(count: int) -> None:
     with pytest.raises(DataError, match=f"{count} names, but a mask holds 1 to 255"):
-        mask_values(own(classes=tuple(map(str, range(count)))))
+        class_of_value(own(classes=tuple(map(str, range(count)))))
 
 
 # ------------------------------------------------------------------------------------------ what is left out, and why
@@ -258,4 +258,4 @@ def test_a_folder_that_may_not_be_read_is_one_sentence(
     monkeypatch.setattr(os, "scandir", lambda path=".": locked(path, scandir))
     settings = schema.ImageMaskFolder(dataset="image-mask-folder", root=str(tmp_path), classes=("x",))
     with pytest.raises(DataError, match=rf"{tmp_path / where} may not be read by this user \(Permission denied\)"):
-        images.listed(settings, None)
+        list_files(settings, None)

@@ -20,8 +20,9 @@ from pretune.search_spaces import schema
 from pretune.trainables.data import sources
 from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.listing import Member
-from pretune.trainables.data.resident import images
+from pretune.trainables.data.resident.digest import content_digest
 from pretune.trainables.data.sets import parquet
+from pretune.trainables.data.sets.table import list_files
 from pretune.trainables.data.streaming.stream import Column
 
 
@@ -83,7 +84,7 @@ def test_the_root_may_be_one_file(tmp_path: Path, address: str, source: str) -> 
 
 def test_a_root_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"parquet: no folder .*gone\.parquet"):
-        images.listed(settings_of(tmp_path / "gone.parquet"), None)
+        list_files(settings_of(tmp_path / "gone.parquet"), None)
 
 
 def test_any_address_that_pyarrow_knows_is_a_root(tmp_path: Path) -> None:
@@ -150,7 +151,7 @@ def test_the_rows_of_a_task_are_read_a_row_group_at_a_time(tmp_path: Path, monke
     monkeypatch.setattr(
         pq.ParquetFile, "read_row_group", lambda self, i, *rest: read.append(i) or whole(self, i, *rest)
     )
-    listing = images.listed(settings_of(shards(tmp_path / "d")), None)
+    listing = list_files(settings_of(shards(tmp_path / "d")), None)
     order = np.random.default_rng(0).permutation(30)
     assert isinstance(listing.unpack, parquet.Reader)
     opened = listing.unpack.only([listing.entries[int(i)] for i in order])
@@ -163,26 +164,26 @@ def test_the_rows_of_a_task_are_read_a_row_group_at_a_time(tmp_path: Path, monke
 
 def test_a_digest_needs_no_image_and_sees_every_change(tmp_path: Path) -> None:
     root = shards(tmp_path / "d")
-    before = images.digest(settings_of(root), None)
+    before = content_digest(settings_of(root), None)
     (tmp_path / "d").rename(tmp_path / "e")
     root = tmp_path / "e"
-    assert images.digest(settings_of(root), None) == before
-    assert images.digest(settings_of(root, limit=7), None) != before
-    assert images.digest(settings_of(root, limit=7, split={"seed": 1}), None) != images.digest(
+    assert content_digest(settings_of(root), None) == before
+    assert content_digest(settings_of(root, limit=7), None) != before
+    assert content_digest(settings_of(root, limit=7, split={"seed": 1}), None) != content_digest(
         settings_of(root, limit=7), None
     )
-    assert images.digest(settings_of(root, source="streaming", shuffle_window=8), None) == before
+    assert content_digest(settings_of(root, source="streaming", shuffle_window=8), None) == before
     table = pq.read_table(root / "part-1.parquet")
     cells = table["image"].to_pylist()
     cells[2] = png(np.zeros((6, 9, 3), np.uint8))
     pq.write_table(table.set_column(0, "image", [cells]), root / "part-1.parquet", row_group_size=4)
-    assert images.digest(settings_of(root), None) != before
+    assert content_digest(settings_of(root), None) != before
 
 
 def test_shards_on_a_disk_are_named_by_all_that_they_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two masks that change places leave the footer as it is: sizes, extremes and counts are the same."""
     root = shards(tmp_path / "d", n=4, files=1)
-    before = images.digest(settings_of(root), None)
+    before = content_digest(settings_of(root), None)
     path = root / "part-0.parquet"
     raw, table = path.read_bytes(), pq.read_table(path)
     one, other = table["mask"][0].as_py(), table["mask"][1].as_py()
@@ -192,13 +193,13 @@ def test_shards_on_a_disk_are_named_by_all_that_they_hold(tmp_path: Path, monkey
     swapped = path.read_bytes()
     pq.write_table(table, path, row_group_size=4, compression="none")
     assert path.read_bytes()[-200:] == swapped[-200:]  # the footer's end, of both
-    plain = images.digest(settings_of(root), None)
+    plain = content_digest(settings_of(root), None)
     path.write_bytes(swapped)
-    assert images.digest(settings_of(root), None) != plain
+    assert content_digest(settings_of(root), None) != plain
     path.write_bytes(raw)
-    assert images.digest(settings_of(root), None) == before
+    assert content_digest(settings_of(root), None) == before
     monkeypatch.setattr(parquet, "HASHED", 0)  # a large set: by its footers, as docs/decisions/fingerprints.md says
-    assert images.digest(settings_of(root), None) != before
+    assert content_digest(settings_of(root), None) != before
 
 
 def image_ten(settings: schema.Parquet, cache: Path) -> object:
@@ -233,7 +234,7 @@ def test_an_empty_cell_is_named_by_its_shard_and_row(tmp_path: Path) -> None:
 )
 def test_columns_that_misfit_are_refused(tmp_path: Path, changes: dict[str, object], match: str) -> None:
     with pytest.raises(DataError, match=match):
-        images.digest(settings_of(shards(tmp_path / "d"), **changes), None)
+        content_digest(settings_of(shards(tmp_path / "d"), **changes), None)
 
 
 @pytest.mark.parametrize("label", [-1, 100_000, 2**62])
@@ -244,10 +245,10 @@ def test_labels_that_are_no_count_are_refused(tmp_path: Path, label: int) -> Non
     with pytest.raises(
         DataError, match=rf"column 'label' of .*a.parquet holds {label}; image classes are counted from 0"
     ):
-        images.listed(settings_of(tmp_path, mask=None, classes=()), None)
+        list_files(settings_of(tmp_path, mask=None, classes=()), None)
     np.savez(tmp_path / "a.npz", images=np.stack(pictures(3)), labels=np.array(rows["label"]))
     with pytest.raises(DataError, match=rf"a.npz: `labels` holds {label}; image classes are counted from 0"):
-        images.listed(schema.Npz(dataset="npz", root=str(tmp_path / "a.npz")), None)
+        list_files(schema.Npz(dataset="npz", root=str(tmp_path / "a.npz")), None)
 
 
 def test_a_cut_off_shard_and_an_empty_folder_are_named(tmp_path: Path) -> None:
@@ -255,9 +256,9 @@ def test_a_cut_off_shard_and_an_empty_folder_are_named(tmp_path: Path) -> None:
     whole = (root / "part-2.parquet").read_bytes()
     (root / "part-2.parquet").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"part-2.parquet is not a Parquet file that can be read"):
-        images.digest(settings_of(root), None)
+        content_digest(settings_of(root), None)
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match=r"parquet: no \*.parquet file in"):
-        images.digest(settings_of(tmp_path / "none"), None)
+        content_digest(settings_of(tmp_path / "none"), None)
     with pytest.raises(DataError, match=r"pyarrow cannot open this address"):
         parquet.file_system("nowhere://bucket")

@@ -12,10 +12,10 @@ from PIL import Image
 
 from pretune.search_spaces import schema
 from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.resident import images
+from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.sets.catalogue import ABOUT
 from pretune.trainables.data.sets.pets import list_pets
-from pretune.trainables.data.sets.table import find
+from pretune.trainables.data.sets.table import find, locate
 
 
 def pets(root: Path, trainval: str = "Cat_1 1 1 1\nDog_2 2 2 1\n", test: str = "Dog_10 2 2 1\n") -> Path:
@@ -51,7 +51,7 @@ def test_trimap_values_become_classes(
 ) -> None:
     """File values 1, 2, 3 (pet, background, border); foreground counts the border as pet (P3)."""
     settings = schema.Pets(dataset="oxford-iiit-pet", labels=labels, cache_size=3)
-    made = images.load(settings, pets(tmp_path / "data"), tmp_path / "cache")
+    made = load_images(settings, pets(tmp_path / "data"), tmp_path / "cache")
     assert made.classes == classes
     assert made.masks is not None
     assert made.masks[0].tolist() == [[row] * 3 for row in rows]
@@ -104,7 +104,7 @@ def real_data() -> Path:
 
 
 def test_the_real_lists_are_complete() -> None:
-    root = images.locate(schema.Pets(dataset="oxford-iiit-pet"), real_data())
+    root = locate(schema.Pets(dataset="oxford-iiit-pet"), real_data())
     assert root is not None
     listing = list_pets(root, "trimap")
     tests = [entry.test for entry in listing.entries]
@@ -115,7 +115,7 @@ def test_the_real_lists_are_complete() -> None:
 def test_real_images_are_decoded_with_plausible_class_shares(tmp_path: Path) -> None:
     """The pack states mean shares of about 30 % pet, 58 % background, 12 % border."""
     settings = schema.Pets(dataset="oxford-iiit-pet", limit=150, cache_size=64)
-    made = images.load(settings, real_data(), tmp_path)
+    made = load_images(settings, real_data(), tmp_path)
     assert made.images.shape == (150, 64, 64, 3)
     assert made.masks is not None
     shares = np.bincount(made.masks.ravel(), minlength=256) / made.masks.size

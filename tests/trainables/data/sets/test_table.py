@@ -22,8 +22,10 @@ from torchvision import datasets
 
 from pretune.search_spaces import schema
 from pretune.trainables.data.errors import DataError
+from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.listing import Pack
-from pretune.trainables.data.resident import images
+from pretune.trainables.data.resident.build import load_images
+from pretune.trainables.data.resident.digest import content_digest
 from pretune.trainables.data.sets import classed, packed, segmented
 from pretune.trainables.data.sets.catalogue import ABOUT
 from pretune.trainables.data.sets.table import ADAPTERS, locate
@@ -36,8 +38,8 @@ def settings(dataset: str, **changes: object) -> schema.Data:
     return DATA.validate_python({"dataset": dataset, "cache_size": 8} | changes)
 
 
-def loaded(dataset: str, data_root: Path, **changes: object) -> images.ImageSet:
-    return images.load(settings(dataset, **changes), data_root, data_root / "cache")
+def loaded(dataset: str, data_root: Path, **changes: object) -> ImageSet:
+    return load_images(settings(dataset, **changes), data_root, data_root / "cache")
 
 
 def draw(path: Path, color: tuple[int, int, int] = (90, 60, 30), size: tuple[int, int] = (8, 8)) -> Path:
@@ -59,17 +61,17 @@ def halves(left: int, right: int, side: int = 8) -> NDArray[np.uint8]:
     return pixels
 
 
-def labels(made: images.ImageSet) -> list[int]:
+def labels(made: ImageSet) -> list[int]:
     assert made.labels is not None
     return [int(label) for label in made.labels]
 
 
-def on_test(made: images.ImageSet) -> list[bool]:
+def on_test(made: ImageSet) -> list[bool]:
     assert made.official_test is not None
     return [bool(flag) for flag in made.official_test]
 
 
-def sides(made: images.ImageSet, row: int) -> tuple[int, int]:
+def sides(made: ImageSet, row: int) -> tuple[int, int]:
     """Mask values at the left and right edge."""
     assert made.masks is not None
     return int(made.masks[row, 4, 0]), int(made.masks[row, 4, 7])
@@ -96,7 +98,7 @@ def test_a_missing_data_set_says_what_is_expected_where_and_how_to_get_it(tmp_pa
 def test_what_is_generated_is_named_as_before_the_adapters() -> None:
     """Pinned: another digest means that finished studies are run again."""
     digest = "266272095ccd24686ebe837851b0d08c6cfa08b42d79e3cf4fd19ddb7117b485"
-    assert images.digest(schema.Scenes(dataset="scenes"), None) == digest
+    assert content_digest(schema.Scenes(dataset="scenes"), None) == digest
 
 
 # -------------------------------------------------------------------------------------------------------------- pets
@@ -230,7 +232,7 @@ def test_cityscapes_patches_show_the_class_or_not_as_labelled(tmp_path: Path) ->
     for label, mask in zip(labels(made), made.masks, strict=True):
         share = float((mask == 1).mean())
         assert share >= 0.2 if label else share == 0
-    assert images.digest(settings("cityscapes", patches={"size": 4, "seed": 1}), tmp_path) != images.digest(
+    assert content_digest(settings("cityscapes", patches={"size": 4, "seed": 1}), tmp_path) != content_digest(
         settings("cityscapes", patches={"size": 4}), tmp_path
     )
 
@@ -625,10 +627,10 @@ def test_a_file_that_is_no_npz_is_named(tmp_path: Path) -> None:
 
 def test_a_changed_array_file_has_another_digest(tmp_path: Path) -> None:
     npz(tmp_path / "mine.npz", images=np.zeros((2, 8, 8), np.uint8))
-    before = images.digest(settings("npz", root="mine.npz"), tmp_path)
-    assert images.digest(settings("npz", root="mine.npz", limit=1), tmp_path) != before
+    before = content_digest(settings("npz", root="mine.npz"), tmp_path)
+    assert content_digest(settings("npz", root="mine.npz", limit=1), tmp_path) != before
     npz(tmp_path / "mine.npz", images=np.ones((2, 8, 8), np.uint8))
-    assert images.digest(settings("npz", root="mine.npz"), tmp_path) != before
+    assert content_digest(settings("npz", root="mine.npz"), tmp_path) != before
 
 
 # --------------------------------------------------------------------------------------------------------- real copies
@@ -636,7 +638,7 @@ def test_a_changed_array_file_has_another_digest(tmp_path: Path) -> None:
 
 def test_real_camvid(shared_data: Path, tmp_path: Path) -> None:
     """The pack states 9.1 % sky and 29.1 % road over val."""
-    made = images.load(settings("camvid", cache_size=64), shared_data, tmp_path)
+    made = load_images(settings("camvid", cache_size=64), shared_data, tmp_path)
     assert made.masks is not None
     assert made.official_test is not None
     assert (len(made.names), int(made.official_test.sum())) == (468, 101)
@@ -646,7 +648,7 @@ def test_real_camvid(shared_data: Path, tmp_path: Path) -> None:
 
 
 def test_real_cifar10(shared_data: Path, tmp_path: Path) -> None:
-    made = images.load(settings("cifar10", cache_size=32), shared_data, tmp_path)
+    made = load_images(settings("cifar10", cache_size=32), shared_data, tmp_path)
     with np.load(shared_data / "cifar10" / "test.npz") as test:
         assert np.array_equal(made.images[on_test(made)], test["images"])
         assert np.array_equal(np.array(labels(made))[on_test(made)], test["labels"])
@@ -654,7 +656,7 @@ def test_real_cifar10(shared_data: Path, tmp_path: Path) -> None:
 
 
 def test_real_tiny_imagenet(shared_data: Path, tmp_path: Path) -> None:
-    made = images.load(settings("tiny-imagenet", cache_size=64, limit=300), shared_data, tmp_path)
+    made = load_images(settings("tiny-imagenet", cache_size=64, limit=300), shared_data, tmp_path)
     assert made.images.shape == (300, 64, 64, 3)
     assert made.images.std() > 30
     assert (len(made.label_names), max(labels(made)) < 200) == (200, True)

@@ -20,8 +20,8 @@ from pretune.search_spaces import schema
 from pretune.trainables import checkpoints
 from pretune.trainables.data import sources
 from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.resident import images
-from pretune.trainables.data.resident.images import ImageSet
+from pretune.trainables.data.image_set import ImageSet
+from pretune.trainables.data.resident.digest import content_digest
 from pretune.trainables.data.splits import draw_split
 from pretune.trainables.data.streaming.stream import Column
 from pretune.trainables.distributed import World
@@ -76,7 +76,7 @@ def test_both_sources_hold_the_same(tmp_path: Path) -> None:
 
 def test_the_source_is_in_no_digest_and_a_stream_leaves_no_copy(tmp_path: Path) -> None:
     root = folder(tmp_path / "d")
-    both = [images.digest(settings_of(root, source=source), None) for source in ("streaming", "resident", "auto")]
+    both = [content_digest(settings_of(root, source=source), None) for source in ("streaming", "resident", "auto")]
     assert len(set(both)) == 1
     opened(settings_of(root, source="streaming"), tmp_path / "c")
     assert not (tmp_path / "c" / both[0]).exists()
@@ -114,14 +114,16 @@ def test_auto_goes_by_the_decoded_size_against_memory(tmp_path: Path) -> None:
     """1000 images of 100 px with masks take 40 MB: resident up to half of the memory, streaming beyond."""
     settings = settings_of(tmp_path, cache_size=100)
     for memory, source in ((80_000_000, "resident"), (79_999_999, "streaming")):
-        choice = sources.choose(settings, 1000, True, tmp_path, memory)
+        choice = sources.choose_by_size(settings, 1000, True, tmp_path, memory)
         assert choice.source == source
         assert choice.why.startswith("1,000 images, 0.04 GB decoded")
         assert choice.why.endswith(source)
 
 
 def test_auto_streams_what_the_cache_disk_cannot_hold(tmp_path: Path) -> None:
-    choice = sources.choose(settings_of(tmp_path, cache_size=1000), 10**9, True, tmp_path / "no" / "such", 10**18)
+    choice = sources.choose_by_size(
+        settings_of(tmp_path, cache_size=1000), 10**9, True, tmp_path / "no" / "such", 10**18
+    )
     assert choice.source == "streaming"
     assert "disk" in choice.why
 

@@ -1,0 +1,63 @@
+"""An opened data set: the one form in which stages, probes and panels read images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Progress = Callable[[int, int], None]  # images done, images in all
+
+
+class Pixels(Protocol):
+    """An array (N, ...), or a streamed column that is indexed like one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+
+class ReadAhead(Protocol):
+    """Reads images before the training loop asks for them."""
+
+    def coming(self, orders: Sequence[NDArray[np.int64]], batch: int) -> None: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A data set of N images of S x S px (S = cache_size): memory-mapped and read-only, or streamed.
+
+    Or of N grey volumes of D slices: images (N, D, S, S, 1), masks (N, D, S, S), no regions and no depth.
+    """
+
+    images: Pixels  # (N, S, S, 3) uint8 RGB
+    masks: Pixels | None  # (N, S, S) uint8 class indices; losses and metrics do not count IGNORE
+    regions: NDArray[np.uint16] | None  # (N, S, S) 0 background, 1..k objects
+    depth: NDArray[np.float16] | None  # (N, S, S) in [0, 1], 0 near
+    labels: NDArray[np.int64] | None  # (N,) image class: breed 0..36, or index of the sub-folder
+    official_test: NDArray[np.bool_] | None  # (N,) True where the data set's own list says test
+    names: Sequence[str]  # N, for people: printable
+    classes: tuple[str, ...]  # names of the mask classes
+    skipped: tuple[str, ...]  # files excluded by `on_error: skip`, with the reason
+    label_names: tuple[str, ...] = ()  # names of the image classes, where the data set gives them
+    shuffle_window: int | None = None  # images that an epoch shuffles together; None: all
+    stream: ReadAhead | None = None  # of a streamed set
+
+    @property
+    def streamed(self) -> bool:
+        return self.stream is not None
+
+    def coming(self, orders: Sequence[NDArray[np.int64]], batch: int) -> None:
+        """Announce the images of the next epochs, `batch` at a time: a streamed set starts to read."""
+        if self.stream is not None:
+            self.stream.coming(orders, batch)
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        if self.stream is not None:
+            self.stream.close()
