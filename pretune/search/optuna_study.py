@@ -1,33 +1,29 @@
-"""Asking and telling Optuna.
+"""A search as an Optuna study: suggestions, trial results, and where both are stored.
 
-One Optuna study per search. What is suggested depends on the study's seed, the search's name, the index of the
-question and the answers told before it, never on timing: the sampler is made anew for each question. So a search
-that was killed continues with the same questions.
+What is suggested depends on the study's seed, the search's name, the trial's index and the trial results before it,
+never on timing: the sampler is made anew for each trial. So a search that was killed continues with the same trials.
 """
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import optuna
-from optuna.distributions import BaseDistribution
-from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from pretune.errors import SearchStorageError
+from pretune.search.optuna_internals import continued_trial, open_journal
 from pretune.search.replicates import TrialResult, Values
-from pretune.search.samplers import OVER, Params, SpaceVisitor, answered_by, fixed, sampler, tpe, values_from
+from pretune.search.samplers import OVER, Params, SearchSampler, SpaceVisitor, fixed, sampler, suggested, values_from
 from pretune.search_spaces import schema, space
 
 INDEX = "pretune:index"  # user attributes of an Optuna trial
 SEEN_BEFORE = "pretune:warm start"
-ENDED = "pretune:ended"  # of an Optuna study: after how many questions a budget ended it, and which
+ENDED = "pretune:ended"  # of an Optuna study: after how many trials a budget ended it, and which
 
 Direction = Literal["maximize", "minimize"]
 DIVERGED = 1e9  # above any violation that is measured
@@ -36,46 +32,48 @@ DATABASES = ("sqlite", "postgresql", "mysql")
 
 @dataclass
 class Search:
-    """The questions and answers of one search, held by an Optuna study."""
+    """The trials of one search, held by an Optuna study. A trial's index counts from 0 in the order of the search."""
 
     study: optuna.Study
+    sampler: SearchSampler  # the study's
     name: str  # without what only tells studies in one database apart: it seeds the sampler
     tune: schema.Tune
-    answered: dict[int, FrozenTrial]  # by index: questions that an earlier process got an answer to
-    pending: dict[int, optuna.Trial]  # by index: questions that an earlier process asked and got no answer to
-    posed: dict[int, Params]  # by index: parameters of questions whose stage runs crashed
-    asked: dict[int, optuna.Trial] = field(default_factory=dict)  # by this process, not yet told
-    preferred: int = 0  # questions in which another than the first suggestion was taken
+    finished: dict[int, FrozenTrial]  # by index: trials that Optuna has the result of
+    running: dict[int, optuna.Trial]  # by index: trials that an ended process left without a result
+    failed: dict[int, Params]  # by index: parameters of trials whose stage runs crashed
+    suggested: dict[int, optuna.Trial] = field(default_factory=dict)  # by this process, without a result yet
+    preferred: int = 0  # trials in which another than the first suggestion was taken
 
-    def ask(self, index: int, walk: SpaceVisitor, wanted: Callable[[Values], bool] | None = None) -> Values:
-        """The values of question `index`: those of the storage if it was asked before, else the sampler's.
+    def suggest(self, index: int, visit: SpaceVisitor, wanted: Callable[[Values], bool] | None = None) -> Values:
+        """The values of trial `index`: those of the storage if it was suggested before, else the sampler's.
 
-        A question without an answer is taken up as it is, with its number and whatever the sampler noted with it: were
-        it asked again, answers to its own batch would be known by now and could change it.
+        A running trial is continued as it is, with its number and whatever the sampler noted with it: were it suggested
+        again, results of its own batch would be known by now and could change it.
 
         Args:
             index: 0, 1, 2, ...
-            walk: calls the function that it is given for every range of the space.
+            visit: calls the function that it is given for every range of the space.
             wanted: whether a suggestion is to be preferred; the first of `tune.prefer_stored` that is, is taken.
         """
-        if index in self.answered:
-            return values_from(self.answered[index].params, walk)
-        if index in self.pending:
-            self.asked[index] = self.pending.pop(index)
-            return values_from(self.asked[index].params, walk)
-        if index in self.posed:
-            return self._keep(index, *self._draw(fixed(self.posed[index], sampler(*self._of(index), walk)), walk))
-        trial, values = self._draw(sampler(*self._of(index), walk), walk)
+        if index in self.finished:
+            return values_from(self.finished[index].params, visit)
+        if index in self.running:
+            self.suggested[index] = self.running.pop(index)
+            return values_from(self.suggested[index].params, visit)
+        if index in self.failed:
+            again = fixed(self.failed[index], sampler(self.tune, self.name, index, visit))
+            return self._keep(index, *self._draw(index, again, visit))
+        trial, values = self._draw(index, sampler(self.tune, self.name, index, visit), visit)
         if wanted is not None and self.tune.prefer_stored is not None and not wanted(values):
-            trial, values = self._preferred(index, walk, wanted, (trial, values))
+            trial, values = self._preferred(index, visit, wanted, (trial, values))
         return self._keep(index, trial, values)
 
     def _preferred(
-        self, index: int, walk: SpaceVisitor, wanted: Callable[[Values], bool], first: tuple[optuna.Trial, Values]
+        self, index: int, visit: SpaceVisitor, wanted: Callable[[Values], bool], first: tuple[optuna.Trial, Values]
     ) -> tuple[optuna.Trial, Values]:
         """The first further suggestion that is wanted, else the one before."""
         for attempt in range(1, self.tune.prefer_stored or 1):
-            trial, values = self._draw(sampler(*self._of(index), walk, attempt), walk)
+            trial, values = self._draw(index, sampler(self.tune, self.name, index, visit, attempt), visit)
             if wanted(values):
                 self.study.tell(first[0], state=TrialState.FAIL)
                 self.preferred += 1
@@ -83,91 +81,81 @@ class Search:
             self.study.tell(trial, state=TrialState.FAIL)
         return first
 
-    def _of(self, index: int) -> tuple[schema.Tune, str, int, int]:
-        return self.tune, self.name, index, len(self.study.get_trials(deepcopy=False))
-
-    def _draw(self, chosen: optuna.samplers.BaseSampler, walk: SpaceVisitor) -> tuple[optuna.Trial, Values]:
-        self.study.sampler = chosen
+    def _draw(
+        self, index: int, drawn_by: optuna.samplers.BaseSampler, visit: SpaceVisitor
+    ) -> tuple[optuna.Trial, Values]:
+        self.sampler.draw_next(drawn_by, index)
         trial = self.study.ask()
-        return trial, answered_by(space.suggest_from(trial), walk)
+        return trial, suggested(space.suggest_from(trial), visit)
 
     def _keep(self, index: int, trial: optuna.Trial, values: Values) -> Values:
-        trial.set_user_attr(INDEX, index)  # last: what carries it was asked whole, and is the one that is kept
-        self.asked[index] = trial
+        trial.set_user_attr(INDEX, index)  # last: a trial that carries it was suggested whole, and is kept
+        self.suggested[index] = trial
         return values
 
-    def tell(self, index: int, verdict: TrialResult) -> None:
-        """Answer question `index`.
+    def tell(self, index: int, result: TrialResult) -> None:
+        """Give Optuna the result of trial `index`.
 
         One that broke a constraint is told with its value and by how much, in shares of the bound. One that diverged is
         pruned without a value, and violates more than anything measured. A partial one is pruned, with its value as an
-        intermediate one. A failed one is not told at all, and is put again by the next process.
+        intermediate one. A failed one has no result, and its values are suggested again by the next process.
         """
-        if index in self.answered:
+        if index in self.finished:
             return
-        trial = self.asked.pop(index)
-        if verdict.told == "failed":
+        trial = self.suggested.pop(index)
+        if result.told == "failed":
             self.study.tell(trial, state=TrialState.FAIL)
             return
-        diverged = verdict.told == "infeasible" and verdict.value is None
-        trial.set_user_attr(OVER, violations(self.tune, verdict, diverged))
-        # whoever drew the question: only a sampler with constraints writes them down
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            warnings.simplefilter("ignore", FutureWarning)
-            self.study.sampler = tpe(self.tune, 0)
-        if verdict.told == "partial" and verdict.value is not None:
-            trial.report(verdict.value, verdict.reached)
-        if verdict.told == "partial" or diverged:
+        diverged = result.told == "infeasible" and result.value is None
+        trial.set_user_attr(OVER, violations(self.tune, result, diverged))
+        if result.told == "partial" and result.value is not None:
+            trial.report(result.value, result.reached)
+        if result.told == "partial" or diverged:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
-            assert verdict.value is not None
-            self.study.tell(trial, [verdict.value, *verdict.also])
+            assert result.value is not None
+            self.study.tell(trial, [result.value, *result.also])
 
     def ended(self, budget: str) -> int | None:
-        """After how many questions an earlier run of the same budget ended, if one did."""
+        """After how many trials an earlier run of the same budget ended, if one did."""
         found = self.study.user_attrs.get(ENDED)
         return int(found["asked"]) if found and found["budget"] == budget else None
 
-    def end(self, asked: int, budget: str) -> None:
-        """A budget in time ends at another question each time: note at which, so that a rerun gives the same table."""
-        self.study.set_user_attr(ENDED, {"asked": asked, "budget": budget})
+    def end(self, trials: int, budget: str) -> None:
+        """Note where the budget ended: one in time ends elsewhere each time, and a rerun must give the same table."""
+        self.study.set_user_attr(ENDED, {"asked": trials, "budget": budget})
 
     def begin_with(
-        self,
-        earlier: Sequence[tuple[Params, float, Sequence[float]]],
-        distributions: dict[str, BaseDistribution],
-        said: str,
+        self, earlier: Sequence[tuple[Params, float, Sequence[float]]], visit: SpaceVisitor, scores: str
     ) -> str:
-        """Tell the sampler of configurations that other studies measured; what it was told of, as a sentence.
+        """Tell the sampler of configurations that other studies measured; how many it knows, as a sentence.
 
-        They count as questions asked at random (`tune.startup`), and the sampler draws from a stream of its own: it
-        would ask some of them again.
+        They count as random trials (`tune.startup`), and the sampler draws from a stream of its own: it would suggest
+        some of them again.
 
         Args:
             earlier: parameters, target, and by how much each constraint was exceeded.
-            said: what scores they are.
+            scores: what scores they are.
         """
-        if not self.study.get_trials(deepcopy=False):
-            self.study.set_user_attr(SEEN_BEFORE, said)
-            for params, value, over in earlier:
-                told = violations(self.tune, TrialResult("complete", value, over=tuple(over)), False)
-                self.study.add_trial(
-                    optuna.trial.create_trial(
-                        params=params,
-                        distributions={name: distributions[name] for name in params},
-                        value=value,
-                        user_attrs={SEEN_BEFORE: True, OVER: told},
-                        system_attrs={"constraints": told},  # in the form in which samplers keep it
-                    )
+        if not self.finished and not self.running and not self.failed:
+            self.study.set_user_attr(SEEN_BEFORE, scores)
+            for params, value, over in earlier[self._seen_before() :]:
+                trial, _ = self._draw(0, fixed(params, optuna.samplers.RandomSampler(seed=0)), visit)
+                trial.set_user_attr(SEEN_BEFORE, True)
+                trial.set_user_attr(
+                    OVER, violations(self.tune, TrialResult("complete", value, over=tuple(over)), False)
                 )
-        taken = sum(SEEN_BEFORE in trial.user_attrs for trial in self.study.get_trials(deepcopy=False))
-        said = self.study.user_attrs.get(SEEN_BEFORE, said)
+                self.study.tell(trial, value)
+        taken, scores = self._seen_before(), str(self.study.user_attrs.get(SEEN_BEFORE, scores))
         if not taken:
-            return str(said)
+            return scores
         self.name = f"{self.name} after {taken}"
         self.tune = self.tune.model_copy(update={"startup": max(0, self.tune.startup - taken)})
-        return f"the sampler was told of {taken} configurations that were in the store ({said}); none is in the count"
+        return f"the sampler was told of {taken} configurations that were in the store ({scores}); none is in the count"
+
+    def _seen_before(self) -> int:
+        ended = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return sum(SEEN_BEFORE in trial.user_attrs for trial in ended)
 
 
 def open_storage(where: Path | str | None) -> BaseStorage:
@@ -180,10 +168,7 @@ def open_storage(where: Path | str | None) -> BaseStorage:
         return InMemoryStorage()
     if isinstance(where, str):
         return _open_database(where)
-    where.parent.mkdir(parents=True, exist_ok=True)
-    Path(f"{where}.lock").unlink(missing_ok=True)  # a killed driver's; the caller holds the folder's own lock
-    _cut_torn_line(where)
-    return JournalStorage(JournalFileBackend(str(where)))
+    return open_journal(where)
 
 
 def _open_database(url: str) -> BaseStorage:
@@ -223,12 +208,6 @@ def close_storage(storage: BaseStorage) -> None:
         storage.engine.dispose()
 
 
-def _cut_torn_line(path: Path) -> None:
-    """A line that a full disk or a power cut left unfinished would make the journal unreadable for ever."""
-    if path.exists() and not (content := path.read_bytes()).endswith(b"\n"):
-        os.truncate(path, content.rfind(b"\n") + 1)
-
-
 def open_search(
     storage: BaseStorage,
     name: str,
@@ -239,27 +218,32 @@ def open_search(
 ) -> Search:
     """Open or continue a search.
 
-    Trials that a dead process left RUNNING are taken up if they were asked whole, else set to FAIL and asked again.
+    Trials that an ended process left running are continued if they were suggested whole, else failed and suggested
+    again.
 
     `prefix` tells studies in one database apart; `seeded_by` is what the sampler's seed depends on, by default `name`.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would announce every search on the terminal
+    own = SearchSampler(tune)
     study = optuna.create_study(
-        storage=storage, study_name=f"{prefix}{name}", directions=list(directions), load_if_exists=True
+        storage=storage, sampler=own, study_name=f"{prefix}{name}", directions=list(directions), load_if_exists=True
     )
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if INDEX not in trial.user_attrs:
             study.tell(trial.number, state=TrialState.FAIL)
-    asked = [trial for trial in study.get_trials(deepcopy=False) if INDEX in trial.user_attrs]
-    ended = (TrialState.COMPLETE, TrialState.PRUNED)
-    answered = {trial.user_attrs[INDEX]: trial for trial in asked if trial.state in ended}
-    pending = {
-        trial.user_attrs[INDEX]: optuna.Trial(study, trial._trial_id)
-        for trial in asked
-        if trial.state == TrialState.RUNNING
-    }
-    posed = {trial.user_attrs[INDEX]: dict(trial.params) for trial in asked if trial.state == TrialState.FAIL}
-    return Search(study, seeded_by or name, tune, answered, pending, posed)
+    found: dict[TrialState, dict[int, FrozenTrial]] = {state: {} for state in TrialState}
+    for trial in study.get_trials(deepcopy=False):
+        if INDEX in trial.user_attrs:
+            found[trial.state][trial.user_attrs[INDEX]] = trial
+    return Search(
+        study,
+        own,
+        seeded_by or name,
+        tune,
+        finished=found[TrialState.COMPLETE] | found[TrialState.PRUNED],
+        running={i: continued_trial(study, storage, trial) for i, trial in found[TrialState.RUNNING].items()},
+        failed={i: dict(trial.params) for i, trial in found[TrialState.FAIL].items()},
+    )
 
 
 def feasible(tune: schema.Tune) -> list[float]:
@@ -267,13 +251,13 @@ def feasible(tune: schema.Tune) -> list[float]:
     return [-1.0] * (1 + len(tune.constraints))
 
 
-def violations(tune: schema.Tune, verdict: TrialResult, diverged: bool) -> list[float]:
+def violations(tune: schema.Tune, result: TrialResult, diverged: bool) -> list[float]:
     """By how much each constraint is exceeded, in shares of its bound, since samplers add them up."""
     if diverged:
         return [DIVERGED, *feasible(tune)[1:]]
-    if not verdict.over:
+    if not result.over:
         return feasible(tune)
-    return [-1.0, *relative(verdict.over, tune.constraints)]
+    return [-1.0, *relative(result.over, tune.constraints)]
 
 
 def relative(over: Sequence[float], constraints: Mapping[str, float]) -> list[float]:

@@ -149,7 +149,7 @@ def search(
     ended = questions.ended(limits_text(run, limits))
     began = run.clock() / 3600
     if tune.warm_start and part == "finetune":
-        warm_start.begin(run, questions, cells[0], fixed, name)
+        warm_start.begin(run, questions, walk, cells[0], fixed, name)
     found: list[tuple[float, int, Values]] = []
     run.open_searches += 1
     for first in range(0, wanted, tune.batch):
@@ -161,7 +161,7 @@ def search(
             )
             break
         batch = [
-            Trial(i, fixed | questions.ask(i, walk, prefer_stored(run, part, cells[0], fixed)))
+            Trial(i, fixed | questions.suggest(i, walk, prefer_stored(run, part, cells[0], fixed)))
             for i in range(first, min(first + tune.batch, wanted))
         ]
         verdicts = yield from contest.measure(batch)

@@ -1,12 +1,14 @@
-"""The samplers by name: what answers a question of a search.
+"""The samplers by name, which suggest the values of a trial.
 
 Two kinds. A *design* lays its points out beforehand, whatever is found: a grid, or a quasi-random sequence (Sobol,
-scrambled; Bergstra and Bengio 2012 for why not a grid). A *sampler* of Optuna learns from what it was told. Both are
-functions of (study seed, search, index, answers told), never of timing.
+scrambled; Bergstra and Bengio 2012 for why not a grid). A *sampler* of Optuna learns from trial results. Both are
+functions of (study seed, search, index of the trial, earlier trial results), never of timing.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import hashlib
 import math
 import warnings
@@ -15,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.samplers import (
     BaseSampler,
     CmaEsSampler,
@@ -24,7 +27,7 @@ from optuna.samplers import (
     RandomSampler,
     TPESampler,
 )
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from pretune.search.replicates import Values
 from pretune.search_spaces import schema, space
@@ -33,29 +36,26 @@ OVER = "pretune:over"  # user attribute: by how much each constraint is exceeded
 MAX_GRID = 100_000
 
 Params = dict[str, Any]  # as Optuna knows them: one for each item of a subset, labels for a choice
-SpaceVisitor = Callable[[space.Suggest], object]  # calls what it is given for every range of the space
+SpaceVisitor = Callable[[space.Suggest], object]  # calls the function that it is given for every range of the space
 
 
-def sampler(tune: schema.Tune, name: str, index: int, number: int, walk: SpaceVisitor, attempt: int = 0) -> BaseSampler:
-    """What answers question `index` of the search `name`.
+def sampler(tune: schema.Tune, name: str, index: int, visit: SpaceVisitor, attempt: int = 0) -> BaseSampler:
+    """The sampler that suggests trial `index` of the search `name`.
 
-    The first `startup` of one that learns are random, as asked and not more; of a population the first generation is.
-    `number` is that of Optuna's trial, which is above `index` where questions were asked in vain.
+    The first `startup` trials of one that learns are random; of a population the first generation is.
     """
     seed = seed_of(tune, name, f"{index}" if attempt == 0 else f"{index}.{attempt}")
     if tune.sampler == "grid":
-        point = grid_order(grid_size(walk, tune.points), seed_of(tune, name, "grid"))[index]
-        return fixed(nth(grid(walk, tune.points), point), RandomSampler(seed=seed))
+        point = grid_order(grid_size(visit, tune.points), seed_of(tune, name, "grid"))[index]
+        return fixed(nth(grid(visit, tune.points), point), RandomSampler(seed=seed))
     if tune.sampler == "qmc":
-        return fixed(sobol(walk, index, seed_of(tune, name, "sobol")), RandomSampler(seed=seed))
+        return fixed(sobol(visit, index, seed_of(tune, name, "sobol")), RandomSampler(seed=seed))
     begins_at_random = tune.sampler not in ("nsga2", "genetic")  # these draw their first population themselves
     if tune.sampler == "random" or (index < tune.startup and begins_at_random):
         return RandomSampler(seed=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        warnings.simplefilter("ignore", FutureWarning)
-        if tune.sampler == "cmaes":
-            seed = (seed - number) % 2**31  # it adds the number itself
+    if tune.sampler == "cmaes":
+        seed = (seed - index) % 2**31  # as searches were seeded from the start: another seed is another search
+    with announcements_ignored():
         return LEARNING[tune.sampler](tune, seed)
 
 
@@ -64,10 +64,62 @@ def seed_of(tune: schema.Tune, name: str, what: str) -> int:
 
 
 def fixed(params: Params, other: BaseSampler) -> BaseSampler:
-    """Answers what is given; `other` answers what is not."""
+    """A sampler that suggests what is given; `other` suggests the rest."""
+    with announcements_ignored():
+        return PartialFixedSampler(params, other)
+
+
+@contextlib.contextmanager
+def announcements_ignored() -> Iterator[None]:
+    """Silence Optuna's announcements: `constraints_func` is experimental in Optuna 4 and to be replaced in 7."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return PartialFixedSampler(params, other)
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
+class SearchSampler(BaseSampler):
+    """The one sampler of a search's Optuna study: each trial is drawn by a sampler of its own, made anew for it.
+
+    Optuna writes a trial's constraints down when it is told, and only if the study's sampler has a `constraints_func`.
+    This one has, whichever sampler drew the trial and whether or not that was in this process.
+    """
+
+    def __init__(self, tune: schema.Tune) -> None:
+        with announcements_ignored():
+            self._recorder = TPESampler(constraints_func=constraint_of(tune))
+        self._drawing: BaseSampler = RandomSampler()
+        self._index = 0
+
+    def draw_next(self, sampler: BaseSampler, index: int) -> None:
+        """Let `sampler` draw the next trial, which is number `index` of the search."""
+        self._drawing, self._index = sampler, index
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._drawing.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        if isinstance(
+            self._drawing, CmaEsSampler
+        ):  # it adds the trial's number to its seed, which counts failed trials
+            trial = copy.copy(trial)
+            trial.number = self._index
+        return self._drawing.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._drawing.sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self._drawing.before_trial(study, trial)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        self._recorder.after_trial(study, trial, state, values)
 
 
 # --------------------------------------------------------------------------------------------------- that learn
@@ -102,7 +154,7 @@ LEARNING: dict[str, Callable[[schema.Tune, int], BaseSampler]] = {
 
 
 def constraint_of(tune: schema.Tune) -> Callable[[FrozenTrial], Sequence[float]]:
-    """What a trial was told to violate; a trial under way violates nothing."""
+    """Constraint values of a trial; running trials count as feasible."""
     none = [-1.0] * (1 + len(tune.constraints))
     return lambda trial: [float(value) for value in trial.user_attrs.get(OVER, none)]
 
@@ -110,10 +162,10 @@ def constraint_of(tune: schema.Tune) -> Callable[[FrozenTrial], Sequence[float]]
 # ---------------------------------------------------------------------------------------------- laid out beforehand
 
 
-def grid(walk: SpaceVisitor, points: int) -> Iterator[Params]:
+def grid(visit: SpaceVisitor, points: int) -> Iterator[Params]:
     """Every combination, ranges inside a branch only with it; `points` values of a continuous range, ends included.
 
-    An odometer: each round answers the ranges it meets with the digits so far and zeros, then turns the last digit.
+    An odometer: each round gives the ranges it meets the digits so far and zeros, then turns the last digit.
     """
     digits: list[int] = []
     while True:
@@ -129,7 +181,7 @@ def grid(walk: SpaceVisitor, points: int) -> Iterator[Params]:
             params |= params_of(name, item, value)
             return value
 
-        walk(suggest)
+        visit(suggest)
         yield params
         del digits[len(sizes) :]
         while digits and digits[-1] == sizes[len(digits) - 1] - 1:
@@ -139,9 +191,9 @@ def grid(walk: SpaceVisitor, points: int) -> Iterator[Params]:
         digits[-1] += 1
 
 
-def grid_size(walk: SpaceVisitor, points: int) -> int:
+def grid_size(visit: SpaceVisitor, points: int) -> int:
     """How many points the grid has; at most MAX_GRID are counted."""
-    return sum(1 for _, _ in zip(range(MAX_GRID), grid(walk, points), strict=False))
+    return sum(1 for _, _ in zip(range(MAX_GRID), grid(visit, points), strict=False))
 
 
 def grid_order(size: int, seed: int) -> list[int]:
@@ -172,8 +224,8 @@ def values_of(item: space.Range, points: int) -> list[Any]:
     return [item.low, *(float(value) for value in spaced[1:-1]), item.high]
 
 
-def sobol(walk: SpaceVisitor, index: int, seed: int) -> Params:
-    """Point `index` of a scrambled Sobol sequence over all ranges that the walk meets first to last.
+def sobol(visit: SpaceVisitor, index: int, seed: int) -> Params:
+    """Point `index` of a scrambled Sobol sequence over all ranges, in the order of the visit.
 
     A range that is met only inside a branch takes the next free coordinate, so the sequence stays balanced over the
     ranges that are always there.
@@ -196,7 +248,7 @@ def sobol(walk: SpaceVisitor, index: int, seed: int) -> Params:
         params.update(params_of(name, item, value))
         return value
 
-    walk(suggest)
+    visit(suggest)
     return params
 
 
@@ -217,7 +269,7 @@ def at(item: space.Range, u: Sequence[float]) -> Any:
 
 
 def params_of(name: str, item: space.Range, value: Any) -> Params:
-    """An answer to a range as Optuna's parameters: what `space.suggest_from` asks for."""
+    """A value of a range as Optuna's parameters: what `space.suggest_from` asks for."""
     if isinstance(item, space.Choice):
         return {name: item.labels()[value]}
     if isinstance(item, space.Subset):
@@ -225,18 +277,18 @@ def params_of(name: str, item: space.Range, value: Any) -> Params:
     return {name: value}
 
 
-def values_from(params: Params, walk: SpaceVisitor) -> Values:
+def values_from(params: Params, visit: SpaceVisitor) -> Values:
     """The values of every range that `params` lead to."""
-    return answered_by(space.suggest_from(optuna.trial.FixedTrial(params)), walk)
+    return suggested(space.suggest_from(optuna.trial.FixedTrial(params)), visit)
 
 
-def answered_by(suggest: space.Suggest, walk: SpaceVisitor) -> Values:
-    """What `suggest` answers to each range that the walk meets."""
+def suggested(suggest: space.Suggest, visit: SpaceVisitor) -> Values:
+    """What `suggest` gives for each range that is visited."""
     values: Values = {}
 
     def remember(name: str, item: space.Range) -> Any:
         values[name] = suggest(name, item)
         return values[name]
 
-    walk(remember)
+    visit(remember)
     return values

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import optuna
 
 from pretune.search.optuna_study import Search
 from pretune.search.replicates import Run, Values, chosen
-from pretune.search.samplers import params_of
+from pretune.search.samplers import SpaceVisitor, params_of
 from pretune.search_spaces import space
 from pretune.search_spaces.cells import Cell
 from pretune.search_spaces.stages import Replicate, Stage, replicates, stages_of
@@ -31,7 +30,7 @@ class Known(NamedTuple):
     over: tuple[float, ...]  # by how much it exceeds each constraint, of its worst seed
 
 
-def begin(run: Run, questions: Search, cell: Cell, fixed: Values, name: str) -> None:
+def begin(run: Run, optuna_search: Search, visit: SpaceVisitor, cell: Cell, fixed: Values, name: str) -> None:
     """Tell the sampler what fine-tunings in the store scored with settings of this search's space.
 
     They guide the sampler and are in no table. What was taken is written into the search's storage once, so a rerun
@@ -47,7 +46,7 @@ def begin(run: Run, questions: Search, cell: Cell, fixed: Values, name: str) -> 
     for values, score, over in found:
         parts = [params_of(key, ranges[key], value) for key, value in values.items()]
         known.append(({key: value for part in parts for key, value in part.items()}, score, over))
-    run.notes.append(f"{name}: {questions.begin_with(known, distributions_of(ranges), said)}")
+    run.notes.append(f"{name}: {optuna_search.begin_with(known, visit, said)}")
 
 
 def earlier(store: Store, out: Path) -> list[dict[str, Any]]:
@@ -181,12 +180,3 @@ def _begins(option: Any, value: Any) -> bool:
     if isinstance(option, Mapping) and isinstance(value, Mapping):
         return "name" not in option or option["name"] == value.get("name")
     return bool(option == value)
-
-
-def distributions_of(ranges: Mapping[str, space.Range]) -> dict[str, optuna.distributions.BaseDistribution]:
-    """Optuna's distribution of every parameter of every range."""
-    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
-    suggest = space.suggest_from(trial)
-    for name, item in ranges.items():
-        suggest(name, item)
-    return dict(trial.distributions)

@@ -69,7 +69,7 @@ def search_through(
         batch = {}
         for i in range(first, min(first + tune.batch, tune.trials)):
             step()
-            batch[i] = search.ask(i, stepwise)
+            batch[i] = search.suggest(i, stepwise)
         asked += list(batch.values())
         for i, values in batch.items():
             step()
@@ -99,6 +99,17 @@ def test_a_search_that_is_killed_anywhere_goes_on_with_the_same_questions(kills:
     assert search_through(storage, told=told) == search_through(memory(), told=told)
 
 
+@pytest.mark.parametrize("kill_at", [13, 14, 20, 27, 31, 40])
+@pytest.mark.parametrize("name", ["cmaes", "genetic"])
+def test_a_kill_between_two_parameters_changes_no_population(name: str, kill_at: int) -> None:
+    """The trial is failed and suggested again, under another number of Optuna's, which CMA-ES adds to its seed."""
+    tune = schema.Tune.model_validate({"sampler": name, "trials": 12, "batch": 3, "startup": 1, "population": 3})
+    storage = memory()
+    with pytest.raises(KilledError):
+        search_through(storage, kill_at, tune)
+    assert search_through(storage, tune=tune) == search_through(memory(), tune=tune)
+
+
 def test_a_journal_file_carries_a_search_over_processes(tmp_path: Path) -> None:
     path = tmp_path / "study" / "optuna.journal"
     with pytest.raises(KilledError):
@@ -120,9 +131,9 @@ def test_more_trials_extend_an_old_search() -> None:
 
 
 def test_exactly_the_first_startup_questions_are_random() -> None:
-    kinds = [type(sampler(TUNE, "s", index, index, suggest_all)).__name__ for index in range(6)]
+    kinds = [type(sampler(TUNE, "s", index, suggest_all)).__name__ for index in range(6)]
     assert kinds == ["RandomSampler"] * 4 + ["TPESampler"] * 2
-    assert type(sampler(schema.Tune(sampler="random"), "s", 50, 50, suggest_all)).__name__ == "RandomSampler"
+    assert type(sampler(schema.Tune(sampler="random"), "s", 50, suggest_all)).__name__ == "RandomSampler"
 
 
 def test_answers_reach_the_sampler_from_the_first_question_after_startup_on() -> None:
@@ -132,7 +143,7 @@ def test_answers_reach_the_sampler_from_the_first_question_after_startup_on() ->
         search = open_search(memory(), "s", TUNE, ["maximize"])
         found = []
         for i in range(5):
-            values = search.ask(i, suggest_all)
+            values = search.suggest(i, suggest_all)
             search.tell(i, TrialResult("complete", sign * score(values)))
             found.append(values)
         return found
@@ -144,7 +155,7 @@ def test_answers_reach_the_sampler_from_the_first_question_after_startup_on() ->
 
 def ask_and_tell(search: Search, how: Sequence[str]) -> None:
     for i, told in enumerate(how):
-        search.ask(i, suggest_all)
+        search.suggest(i, suggest_all)
         search.tell(i, TrialResult(told, float(i) if told == "complete" else None))  # type: ignore[arg-type]
 
 
@@ -166,14 +177,14 @@ def test_the_best_trial_in_optunas_books_is_not_an_infeasible_one() -> None:
 def test_a_crash_is_told_as_failed_and_its_question_asked_again_with_the_same_values() -> None:
     storage = memory()
     first = open_search(storage, "s", TUNE, ["maximize"])
-    before = first.ask(0, suggest_all)
+    before = first.suggest(0, suggest_all)
     first.tell(0, TrialResult("failed", None))
-    other = first.ask(1, suggest_all)
+    other = first.suggest(1, suggest_all)
     first.tell(1, TrialResult("complete", 0.5))
     assert [trial.state for trial in first.study.get_trials()] == [TrialState.FAIL, TrialState.COMPLETE]
     again = open_search(storage, "s", TUNE, ["maximize"])
-    assert again.ask(0, suggest_all) == before
-    assert again.ask(1, suggest_all) == other
+    assert again.suggest(0, suggest_all) == before
+    assert again.suggest(1, suggest_all) == other
     again.tell(0, TrialResult("complete", 0.7))
     assert again.study.best_value == 0.7
 
@@ -182,12 +193,12 @@ def test_what_a_dead_process_left_running_is_taken_up_if_it_was_asked_whole() ->
     """With the number that it has; what was not asked whole is set to FAIL and asked again."""
     storage = memory()
     dead = open_search(storage, "s", TUNE, ["maximize"])
-    values = copy.deepcopy(dead.ask(0, suggest_all))
+    values = copy.deepcopy(dead.suggest(0, suggest_all))
     dead.study.ask()  # killed before its parameters were drawn
     alive = open_search(storage, "s", TUNE, ["maximize"])
     states = [trial.state for trial in alive.study.get_trials()]
     assert states == [TrialState.RUNNING, TrialState.FAIL]
-    assert alive.ask(0, suggest_all) == values
+    assert alive.suggest(0, suggest_all) == values
     alive.tell(0, TrialResult("complete", 1.0))
     assert [trial.state for trial in alive.study.get_trials()] == [TrialState.COMPLETE, TrialState.FAIL]
 
@@ -202,7 +213,7 @@ def test_an_answered_question_is_not_told_again() -> None:
 
 def test_a_branch_that_was_not_chosen_has_no_values() -> None:
     search = open_search(memory(), "s", TUNE, ["maximize"])
-    asked = [copy.deepcopy(search.ask(i, suggest_all)) for i in range(8)]
+    asked = [copy.deepcopy(search.suggest(i, suggest_all)) for i in range(8)]
     assert {values["method"] for values in asked} == {0, 1}
     assert all(("method[x].temperature" in values) == (values["method"] == 0) for values in asked)
 
@@ -219,15 +230,3 @@ def test_a_branch_that_was_not_chosen_has_no_values() -> None:
 )
 def test_losses_are_minimised_unless_the_study_says(metric: str, asked: str | None, expected: str) -> None:
     assert direction_of(metric, asked) == expected
-
-
-def test_a_journal_that_a_kill_left_locked_and_torn_is_opened_again(tmp_path: Path) -> None:
-    path = tmp_path / "journal"
-    search = open_search(open_storage(path), "s", schema.Tune(), ["maximize"])
-    first = search.ask(0, lambda suggest: suggest("x", space.Uniform(0.0, 1.0)))
-    search.tell(0, TrialResult("complete", 1.0))
-    Path(f"{path}.lock").symlink_to("nobody")
-    with path.open("ab") as file:
-        file.write(b'{"op_code": 4, "wor')
-    again = open_search(open_storage(path), "s", schema.Tune(), ["maximize"])
-    assert again.ask(0, lambda suggest: suggest("x", space.Uniform(0.0, 1.0))) == first

@@ -60,7 +60,7 @@ def test_a_grid_cut_short_is_no_corner_and_a_longer_one_begins_alike() -> None:
         study = optuna.create_study()
         found = []
         for index in range(count):
-            study.sampler = sampler(tune, "s", index, index, line)
+            study.sampler = sampler(tune, "s", index, line)
             found.append(study.ask().suggest_float("lr", 1e-4, 1e-1, log=True))
         return found
 
@@ -104,7 +104,7 @@ def close(name: str) -> float:
     distances: list[float] = []
     for first in range(0, 48, 4):
         batch = range(first, first + 4)
-        asked = {i: search.ask(i, lambda suggest: space.fill(BOWL, suggest)) for i in batch}
+        asked = {i: search.suggest(i, lambda suggest: space.fill(BOWL, suggest)) for i in batch}
         for i, values in asked.items():
             distances.append(float(np.hypot(values["a"] - 0.7, values["b"] - 0.2)))
             search.tell(i, TrialResult("complete", -distances[-1]))
@@ -124,7 +124,8 @@ def test_stored_suggestions_are_preferred_and_counted() -> None:
     def questions() -> tuple[list[Any], int]:
         search = open_search(optuna.storages.InMemoryStorage(), "s", tune, ["maximize"])
         asked = [
-            search.ask(i, lambda suggest: space.fill(template, suggest), lambda v: v["size"] == 2) for i in range(12)
+            search.suggest(i, lambda suggest: space.fill(template, suggest), lambda v: v["size"] == 2)
+            for i in range(12)
         ]
         return [values["size"] for values in asked], search.preferred
 

@@ -1,0 +1,45 @@
+"""The two things that Pretune needs of Optuna and that Optuna has no public form for, in one place.
+
+A new Optuna that breaks one of them fails a test of `tests/pretune/search/test_optuna_internals.py` that names it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.trial import FrozenTrial
+
+
+def continued_trial(study: optuna.Study, storage: BaseStorage, running: FrozenTrial) -> optuna.Trial:
+    """A trial that an ended process left running, to be told by this one.
+
+    `Study.tell` takes a number, but only a `Trial` can be given user attributes and intermediate values, and Optuna
+    wants to make those itself. Without this, the trial would be failed and suggested again: CMA-ES and genetic
+    populations would lose a member, and the search would go on differently than an undisturbed one.
+    """
+    study_id = storage.get_study_id_from_name(study.study_name)
+    return optuna.Trial(study, storage.get_trial_id_from_study_id_trial_number(study_id, running.number))
+
+
+def open_journal(path: Path) -> JournalStorage:
+    """A journal file, whatever a killed process left of it; the caller holds the folder's own lock.
+
+    Optuna waits for a lock that a killed process held (4: for ever, 5: for 30 s), and a line that a full disk or a
+    power cut left unfinished makes its journal unreadable from the next write on.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = JournalFileSymlinkLock(str(path))
+    with contextlib.suppress(RuntimeError):  # nobody held it
+        lock.release()
+    _cut_torn_line(path)
+    return JournalStorage(JournalFileBackend(str(path), lock))
+
+
+def _cut_torn_line(path: Path) -> None:
+    if path.exists() and not (content := path.read_bytes()).endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)
