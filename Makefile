@@ -40,7 +40,6 @@ bench: .venv/installed-test  ## quick forms of the measurements, one after the o
 	$(BENCH).tune_overhead growth 240
 	$(BENCH).throughput --data $(DATA) --threads 1 --images 192 --epochs 2 --repeats 1 --methods simclr
 	$(BENCH).finetune_throughput --data $(DATA) --images 300 --repeats 1
-	$(BENCH).fused --repeats 2 --most 4
 	$(BENCH).data --data $(DATA) --skip-views --images 200
 	$(BENCH).sharing --data $(DATA)
 
