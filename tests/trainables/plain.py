@@ -29,14 +29,14 @@ Named = dict[str, nn.Parameter]
 
 
 class Moment(NamedTuple):
-    """What a step leaves behind."""
+    """What a step leaves behind; gradients and slots by a parameter's place among the optimiser's."""
 
     loss: float
-    gradients: dict[str, Tensor]  # by name, as the optimiser met them; none for a parameter that is held still
+    gradients: dict[int, Tensor]  # as the optimiser met them; none for a parameter that is held still
     weights: dict[str, Tensor]  # parameters and buffers
     rates: list[float]  # of each group of parameters
     decays: list[float]
-    slots: dict[str, dict[str, Tensor]]  # momentum and the like, by name; none for a parameter that never moved
+    slots: dict[int, dict[str, Tensor]]  # momentum and the like; none for a parameter that never moved
 
 
 # ---------------------------------------------------------------------------------------------------------- schedules
@@ -120,7 +120,7 @@ def rows(images: Any, seed: int, epoch: int, position: int, batch_size: int) -> 
 
 
 def descend(loss: Tensor, parameters: Named, still: Callable[[str], bool]) -> None:
-    """Gradients by name; `still` says whose are dropped."""
+    """Make the gradients anew; `still` says, by its name, whose are dropped."""
     for parameter in parameters.values():
         parameter.grad = None
     loss.backward()  # type: ignore[no-untyped-call]
@@ -135,21 +135,24 @@ def schedule_step(optimizer: Any, settings: Any, step: int, per_epoch: int, step
     optimizer.param_groups[0]["weight_decay"] = decay(settings.optimizer, step, steps)
 
 
-def moment(module: nn.Module, parameters: Named, optimizer: Any, loss: Tensor, gradients: dict[str, Tensor]) -> Moment:
-    groups = optimizer.param_groups
-    slots = {name: dict(optimizer.state[p]) for name, p in parameters.items() if p in optimizer.state}
+def places(optimizer: Any) -> dict[int, nn.Parameter]:
+    return dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
+
+
+def gradients_of(optimizer: Any) -> dict[int, Tensor]:
+    return {i: p.grad.clone() for i, p in places(optimizer).items() if p.grad is not None}
+
+
+def moment(module: nn.Module, optimizer: Any, loss: Tensor, gradients: dict[int, Tensor]) -> Moment:
+    kept = {i: optimizer.state.get(p, {}) for i, p in places(optimizer).items()}
     return Moment(
         float(loss.detach()),
         gradients,
         {name: value.detach().clone() for name, value in module.state_dict().items()},
-        [group["lr"] for group in groups],
-        [group["weight_decay"] for group in groups],
-        {name: {key: slot.clone() for key, slot in kept.items()} for name, kept in slots.items() if kept},
+        [group["lr"] for group in optimizer.param_groups],
+        [group["weight_decay"] for group in optimizer.param_groups],
+        {i: {key: slot.clone() for key, slot in slots.items() if slot is not None} for i, slots in kept.items()},
     )
-
-
-def gradients_of(parameters: Named) -> dict[str, Tensor]:
-    return {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
 
 
 def pretrain(
@@ -177,11 +180,11 @@ def pretrain(
         frozen = FROZEN_LAYER.get(settings.method.name) if epoch < held else None
         descend(loss, parameters, lambda name, frozen=frozen: name == frozen)
         clip(list(parameters.values()), settings.clip_norm, settings.clip)
-        gradients = gradients_of(parameters)
+        gradients = gradients_of(optimizer)
         schedule_step(optimizer, settings, step, per_epoch, steps)
         optimizer.step()
         method.after_step((step + 1) / steps)
-        found.append(moment(method, parameters, optimizer, loss, gradients))
+        found.append(moment(method, optimizer, loss, gradients))
     return found
 
 
@@ -218,8 +221,8 @@ def finetune(
         )  # fmt: skip
         loss = LOSSES[settings.loss](network(pixels), target)
         descend(loss, parameters, lambda name, frozen=frozen: frozen and name.startswith("encoder."))
-        gradients = gradients_of(parameters)
+        gradients = gradients_of(optimizer)
         schedule_step(optimizer, settings, step, per_epoch, steps)
         optimizer.step()
-        found.append(moment(network, parameters, optimizer, loss, gradients))
+        found.append(moment(network, optimizer, loss, gradients))
     return found

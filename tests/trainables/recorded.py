@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 from plain import Moment
 from torch import Tensor
@@ -15,14 +17,15 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from trainables import checkpoints
 
-# In float64 a sum in another order differs by 1e-16 of its size. Seven steps of these networks carry it to some 1e-13;
-# Adam divides by at least 1e-8, so a gradient that is nothing but rounding moves a weight by some 1e-10.
-CLOSE = {"rtol": 1e-8, "atol": 1e-9}
+# In float64 a sum in another order differs by 1e-16 of its size, which some steps of these networks carry to 1e-13.
+# Adam divides by 1e-8 at the least: what moves by a gradient that is nothing but rounding (a bias before a batch norm)
+# differs by up to 1e-8, while a step of Adam is 1e-2. It counts its steps in float32.
+CLOSE: dict[str, Any] = {"rtol": 1e-8, "atol": 1e-7, "check_dtype": False}
 
 
 @contextlib.contextmanager
-def recorded() -> Iterator[list[Moment]]:
-    """The moments of the loop that runs inside, in order; it must be due to write its state after every step."""
+def recorded(first: int = 0) -> Iterator[list[Moment]]:
+    """The moments of the loop that runs inside, `first` steps done before; its state is due after every step."""
     moments: list[Moment] = []
     gradients: list[list[Tensor | None]] = []
 
@@ -31,7 +34,7 @@ def recorded() -> Iterator[list[Moment]]:
         gradients.append([None if gradient is None else gradient.clone() for gradient in met])
 
     def save(state: dict[str, Any], _: Any) -> None:
-        assert state["step"] == len(gradients)  # a state after every step, none twice
+        assert state["step"] == first + len(gradients)  # a state after every step, none twice
         moments.append(moment(copy.deepcopy(state), gradients[-1]))
 
     hook = register_optimizer_step_pre_hook(before)
@@ -43,13 +46,35 @@ def recorded() -> Iterator[list[Moment]]:
 
 
 def moment(state: dict[str, Any], gradients: list[Tensor | None]) -> Moment:
-    """Parameters have their place in the optimiser for a name: `by_place` gives the plain loop's the same."""
     groups, slots = state["optimizer"]["param_groups"], state["optimizer"]["state"]
     return Moment(
-        loss=float(state["losses"][-1]) if state["losses"] else float("nan"),  # an epoch's end has taken its mean
-        gradients={str(i): gradient for i, gradient in enumerate(gradients) if gradient is not None},
+        loss=float(state["losses"][-1]) if state["losses"] else math.nan,  # an epoch's end has taken them all
+        gradients={i: gradient for i, gradient in enumerate(gradients) if gradient is not None},
         weights=state["network"] if "network" in state else state["method"],
         rates=[group["lr"] for group in groups],
         decays=[group["weight_decay"] for group in groups],
-        slots={str(i): slot for i, slot in slots.items()},
+        slots=slots,
     )
+
+
+def assert_alike(engine: list[Moment], plain: list[Moment]) -> None:
+    """Step by step, so that what differs is named with the step it begins at."""
+    assert len(engine) == len(plain)
+    for step, (found, expected) in enumerate(zip(engine, plain, strict=True)):
+        said = f"after step {step + 1}"
+        assert found.rates == pytest.approx(expected.rates, rel=1e-12), said
+        assert found.decays == pytest.approx(expected.decays, rel=1e-12), said
+        assert math.isnan(found.loss) or found.loss == pytest.approx(expected.loss, rel=1e-8), said
+        assert_close(found.gradients, expected.gradients, f"gradients {said}")
+        assert_close(found.weights, expected.weights, f"weights {said}")
+        for place, slots in found.slots.items():
+            still = {name: torch.zeros_like(slot) for name, slot in slots.items()}  # has not moved, or no momentum
+            assert_close(slots, still | expected.slots.get(place, {}), f"parameter {place} {said}")
+
+
+def assert_close(found: dict[Any, Tensor], expected: dict[Any, Tensor], said: str) -> None:
+    assert found.keys() == expected.keys(), said
+    for name, value in found.items():
+        torch.testing.assert_close(
+            value, expected[name], **CLOSE, msg=lambda text, name=name: f"{name} of {said}: {text}"
+        )
