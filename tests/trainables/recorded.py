@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -14,8 +16,10 @@ import torch
 from plain import Moment
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from workers import in_double_precision
 
 from trainables import checkpoints
+from trainables.loop import LeftError, Place
 
 # In float64 a sum in another order differs by 1e-16 of its size, which some steps of these networks carry to 1e-13.
 # Adam divides by 1e-8 at the least: what moves by a gradient that is nothing but rounding (a bias before a batch norm)
@@ -55,6 +59,19 @@ def moment(state: dict[str, Any], gradients: list[Tensor | None]) -> Moment:
         decays=[group["weight_decay"] for group in groups],
         slots=slots,
     )
+
+
+def resumed(train: Callable[[Place], object], out: Path, step: int) -> list[Moment]:
+    """The moments of a training that goes on from the state that it left behind when told to leave after `step`."""
+    left, asked = out / f"left after {step}", itertools.count(1)
+    left.mkdir()
+    cpu = torch.device("cpu")
+    with in_double_precision():
+        with pytest.raises(LeftError, match=f"after step {step}$"):
+            train(Place(left, cpu, leaving=lambda: next(asked) == step))
+        with recorded(first=step) as engine:
+            train(Place(out, cpu, checkpoint_seconds=0.0, resume=left / checkpoints.STATE))
+    return engine
 
 
 def assert_alike(engine: list[Moment], plain: list[Moment]) -> None:

@@ -6,7 +6,6 @@ Twenty-two images in batches of eight are two steps to an epoch, and six images 
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,11 @@ import numpy as np
 import plain
 import pytest
 import torch
-from recorded import assert_alike, recorded
+from cases import OPTIMIZERS, SCHEDULES, STREAMS
+from recorded import assert_alike, recorded, resumed
 from workers import in_double_precision
 
 from search_spaces import schema
-from trainables import checkpoints
 from trainables.data import images
 from trainables.data.images import ImageSet
 from trainables.data.splits import Split
@@ -27,31 +26,11 @@ from trainables.methods.table import METHODS
 from trainables.pretrain import pretrain
 
 CPU = torch.device("cpu")
-STREAMS = {"init": 1, "order": 2, "augmentation": 3, "split": 4, "labels": 5}
 SPLIT = Split(train=np.arange(29, 7, -1), val=np.arange(8), test=np.arange(30, 32))
 MODEL = schema.UNet(widths=(4, 8))
 SOLID = schema.GenesisUNet(name="genesis-unet", widths=(2, 4))
 STEPS = 7  # three epochs and a half
 
-OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "sgd": {"name": "sgd", "lr": 0.05, "momentum": 0.8, "weight_decay": 0.1},
-    "sgd without momentum": {"name": "sgd", "lr": 0.05, "momentum": 0.0},
-    "nesterov": {"name": "sgd", "lr": 0.05, "nesterov": True, "weight_decay": 0.1, "decay": "weights"},
-    "lars": {"name": "lars", "lr": 5.0, "momentum": 0.7, "weight_decay": 0.1, "trust_coefficient": 0.01},
-    "adam": {"name": "adam", "lr": 0.01, "betas": [0.8, 0.95], "weight_decay": 0.1},
-    "adam on weights": {"name": "adam", "lr": 0.01, "weight_decay": 0.1, "decay": "weights"},
-    "adamw": {"name": "adamw", "lr": 0.01, "weight_decay": 0.1},
-    "adamw with a ramp": {"name": "adamw", "lr": 0.01, "weight_decay": 0.1, "weight_decay_end": 0.7},
-    "adamw on weights": {"name": "adamw", "lr": 0.01, "weight_decay": 0.1, "weight_decay_end": 0.7, "decay": "weights"},
-}
-SCHEDULES: dict[str, dict[str, Any]] = {
-    "constant": {"name": "constant"},
-    "constant after a warm-up": {"name": "constant", "warmup_epochs": 2},
-    "step": {"name": "step", "every": 1, "gamma": 0.3},
-    "step after a warm-up": {"name": "step", "every": 2, "gamma": 0.3, "warmup_epochs": 1},
-    "cosine": {"name": "cosine"},
-    "cosine after a warm-up": {"name": "cosine", "final": 0.1, "warmup_epochs": 1},
-}
 CLIPS: dict[str, dict[str, Any]] = {
     "unclipped": {},
     "together": {"clip_norm": 0.05},
@@ -111,8 +90,12 @@ def both(
     where = Place(out, CPU, checkpoint_seconds=0.0, **place)
     with in_double_precision():
         with recorded() as engine:
-            pretrain(settings, model, data, SPLIT, STREAMS, where, lambda _: None)
+            train(settings, data, where, model)
         return engine, plain.pretrain(settings, model, data, SPLIT.train, STREAMS, where)
+
+
+def train(settings: schema.Pretrain, data: ImageSet, place: Place, model: schema.Model = MODEL) -> dict[str, float]:
+    return pretrain(settings, model, data, SPLIT, STREAMS, place, lambda _: None)
 
 
 def test_there_is_a_case_for_every_method() -> None:
@@ -167,23 +150,4 @@ def test_every_optimizer_trains_through_the_thaw_of_a_layer_and_resumes_through_
     torch.testing.assert_close(values[0], values[1], rtol=0, atol=1e-15)  # SwAV's return to length 1 after every step
     assert (values[1] - values[2]).abs().max() > 1e-5
     for step in (1, 2, 3):
-        assert_alike(resumed(settings, data, tmp_path, step), expected[step:])
-
-
-def resumed(settings: schema.Pretrain, data: ImageSet, out: Path, step: int) -> list[plain.Moment]:
-    """The moments of a run that goes on from the state that another left after `step`."""
-    kept = out / f"{step}"
-    kept.mkdir()
-
-    def leaving() -> bool:
-        leaving.asked += 1
-        return leaving.asked == step
-
-    leaving.asked = 0
-    with in_double_precision():
-        with pytest.raises(Exception, match=f"after step {step}$"):
-            pretrain(settings, MODEL, data, SPLIT, STREAMS, Place(kept, CPU, leaving=leaving), lambda _: None)
-        where = Place(out, CPU, checkpoint_seconds=0.0, resume=kept / checkpoints.STATE)
-        with recorded(first=step) as engine:
-            pretrain(settings, MODEL, data, SPLIT, STREAMS, where, lambda _: None)
-    return engine
+        assert_alike(resumed(lambda place: train(settings, data, place), tmp_path, step), expected[step:])
