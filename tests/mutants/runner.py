@@ -24,8 +24,8 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from excuses import EXCUSED  # noqa: E402
-from mutations import Mutant, deletions, later_comparisons, other_streams, swaps  # noqa: E402
+from excuses import EXCUSED
+from mutations import Mutant, deletions, later_comparisons, other_streams, swaps
 
 # --- where things lie
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,12 +50,12 @@ def faults(source: str) -> list[Mutant]:
     return deletions(source) + other_streams(source) + later_comparisons(source)
 
 
-PRETRAIN = ("test_wiring_pretrain.py", "test_pretrain.py")
-FINETUNE = ("test_wiring_finetune.py", "test_finetune.py")
+PRETRAIN = ("test_wiring_around.py", "test_wiring_pretrain.py", "test_pretrain.py", "test_weights.py")
+FINETUNE = ("test_wiring_around.py", "test_wiring_finetune.py", "test_finetune.py")
 TARGETS = {
     "pretrain": Target("pretrain.py", faults, PRETRAIN),
     "finetune": Target("finetune.py", faults, FINETUNE),
-    "loop": Target("loop.py", faults, ("test_loop.py", *FINETUNE, *PRETRAIN)),
+    "loop": Target("loop.py", faults, ("test_loop.py", *FINETUNE, *PRETRAIN[1:])),
     "table": Target("methods/table.py", swaps, ("test_table.py",)),
 }
 

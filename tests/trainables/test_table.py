@@ -139,8 +139,17 @@ CASES: list[tuple[str, dict[str, Any], Callable[[], nn.Module]]] = [
     (
         "swav",
         {
-            "hidden": 11, "dim": 12, "prototypes": 13, "temperature": 0.11, "epsilon": 0.14, "iterations": 4,
-            "queue": 15, "queue_from_epoch": 6, "freeze_prototypes_epochs": 5, "local_views": 3, "local_size": 9,
+            "hidden": 11,
+            "dim": 12,
+            "prototypes": 13,
+            "temperature": 0.11,
+            "epsilon": 0.14,
+            "iterations": 4,
+            "queue": 15,
+            "queue_from_epoch": 6,
+            "freeze_prototypes_epochs": 5,
+            "local_views": 3,
+            "local_size": 9,
             "local_crop": (0.21, 0.22),
         },
         lambda: SwAV(

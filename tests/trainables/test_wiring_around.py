@@ -1,0 +1,462 @@
+"""What both loops do around their steps: what they report and write, whom they ask, and in which form networks run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import numpy as np
+import plain
+import pytest
+import torch
+from cases import STREAMS
+from recorded import recorded
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from workers import in_double_precision
+
+from search_spaces import schema
+from trainables import checkpoints, loop
+from trainables import finetune as finetuning
+from trainables import pretrain as pretraining
+from trainables.data import images
+from trainables.data.images import ImageSet
+from trainables.data.splits import Split, label_subset
+from trainables.distributed import RunningStatistics, World
+from trainables.loop import Place
+from trainables.methods import collapse
+
+CPU = torch.device("cpu")
+MODEL = schema.UNet(widths=(4, 8))
+SPLIT = Split(train=np.arange(29, 7, -1), val=np.arange(8), test=np.arange(30, 32))
+SIMCLR = {"name": "simclr", "hidden": 6, "dim": 4}
+MOCO = {"name": "moco", "hidden": 6, "dim": 4, "queue": 20, "bn_splits": 2}
+SGD = {"name": "sgd", "lr": 0.05}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    """32 scenes of 16 px, with classes invented for kNN."""
+    settings = schema.Scenes(dataset="scenes", images=32, cache_size=16)
+    return dataclasses.replace(images.load(settings, None, tmp_path_factory.mktemp("cache")), labels=np.arange(32) % 3)
+
+
+class Done(NamedTuple):
+    metrics: dict[str, float]
+    reports: list[dict[str, float]]
+    history: list[dict[str, float]]
+    notes: dict[str, Any]
+    moments: list[plain.Moment]
+
+
+def pretrained(data: ImageSet, out: Path, until: int | None = None, split: Split = SPLIT, **changes: Any) -> Done:
+    """Two steps to an epoch: five steps are two epochs and a half."""
+    place = {name: changes.pop(name) for name in list(changes) if name in vars(Place(out, CPU))}
+    body: dict[str, Any] = {"data": "d", "batch_size": 8, "steps": 5, "views": {"size": 16}, "method": SIMCLR}
+    settings = schema.Pretrain.model_validate(body | {"optimizer": SGD} | changes)
+
+    def train(where: Place, report: Callable[[Any], None]) -> Any:
+        return pretraining.pretrain(settings, MODEL, data, split, STREAMS, where, report, until)
+
+    return done(train, out, place)
+
+
+def finetuned(data: ImageSet, out: Path, until: int | None = None, split: Split = SPLIT, **changes: Any) -> Done:
+    """Three steps to an epoch: five are an epoch and two steps."""
+    place = {name: changes.pop(name) for name in list(changes) if name in vars(Place(out, CPU))}
+    on_test, stratify = changes.pop("on_test", False), changes.pop("stratify", False)
+    body: dict[str, Any] = {"data": "d", "size": 16, "batch_size": 8, "steps": 5, "optimizer": SGD}
+    settings = schema.Finetune.model_validate(body | changes)
+
+    def train(where: Place, report: Callable[[Any], None]) -> Any:
+        return finetuning.finetune(settings, MODEL, data, split, STREAMS, where, report, on_test, stratify, until)
+
+    return done(train, out, place)
+
+
+def done(train: Callable[..., Any], out: Path, place: dict[str, Any]) -> Done:
+    """In double precision, with states after every step that are not written."""
+    out.mkdir(exist_ok=True)
+    reports: list[dict[str, float]] = []
+    with in_double_precision(), recorded() as moments:
+        metrics = train(Place(out, CPU, checkpoint_seconds=0.0, **place), reports.append)
+    files = [out / "history.json", out / "notes.json"]
+    history, notes = (json.loads(file.read_text()) if file.exists() else None for file in files)
+    return Done(metrics, reports, history, notes, moments)
+
+
+LOOPS = {"pretrain": pretrained, "finetune": finetuned}
+LOSS = {"pretrain": "train/pretext_loss", "finetune": "train/loss"}
+ENDS = {"pretrain": [2, 4, 5], "finetune": [3, 5]}  # steps after which something is reported
+BATCHES = {"pretrain": 2, "finetune": 3}  # of an epoch
+both_loops = pytest.mark.parametrize("name", LOOPS)
+
+
+def plain_losses(name: str, data: ImageSet, out: Path) -> list[float]:
+    """Of each of the five steps."""
+    place = Place(out, CPU)
+    with in_double_precision():
+        if name == "pretrain":
+            body = {"data": "d", "batch_size": 8, "steps": 5, "views": {"size": 16}, "method": SIMCLR, "optimizer": SGD}
+            settings = schema.Pretrain.model_validate(body)
+            found = plain.pretrain(settings, MODEL, data, SPLIT.train, STREAMS, place)
+        else:
+            tuning = schema.Finetune(data="d", size=16, batch_size=8, steps=5, optimizer=SGD)
+            labelled = label_subset(SPLIT.train, 1.0, STREAMS["labels"])
+            found = plain.finetune(tuning, MODEL, data, labelled, STREAMS, place)
+    return [moment.loss for moment in found]
+
+
+# ------------------------------------------------------------------------------------------------ reports and history
+
+
+@both_loops
+def test_the_mean_loss_of_every_epoch_is_reported_and_kept(name: str, data: ImageSet, tmp_path: Path) -> None:
+    """Of what is left at the end too."""
+    found, losses = LOOPS[name](data, tmp_path), plain_losses(name, data, tmp_path)
+    first = [0, *ENDS[name]]
+    means = [np.mean(losses[start:end]) for start, end in zip(first, ENDS[name], strict=False)]
+    assert [row[LOSS[name]] for row in found.history] == pytest.approx(means, rel=1e-6)
+    assert [row["step"] for row in found.history] == ENDS[name]
+    assert [row["epoch"] for row in found.history] == [end / BATCHES[name] for end in ENDS[name]]
+    assert [(row["step"], row["total"]) for row in found.reports] == [(end, 5) for end in ENDS[name]]
+    assert [row[LOSS[name]] for row in found.reports] == [row[LOSS[name]] for row in found.history]
+    assert found.metrics[LOSS[name]] == found.history[-1][LOSS[name]]
+
+
+def test_pretraining_reports_what_its_method_and_its_encoder_show_of_a_collapse(
+    data: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A spread of 0.004, which is below what is taken for alive, stands for what the encoder shows."""
+    seen: list[Tensor] = []
+
+    def measure(_: nn.Module, pixels: Tensor, __: World) -> dict[str, float]:
+        seen.append(pixels)
+        return {"encoder_spread": 0.004, "encoder_rank": 9.0}
+
+    monkeypatch.setattr(collapse, "measure", measure)
+    found = pretrained(data, tmp_path)
+    assert [row["train/encoder_spread"] for row in found.history] == [0.004] * 3
+    assert [len(pixels) for pixels in seen] == [8] * 3
+    assert all("train/feature_std" in row for row in found.history)
+    assert found.metrics["train/collapse_signs"] == len(found.notes["warnings"]) >= 1
+    assert any("encoder_spread 0.004" in said for said in found.notes["warnings"])
+
+
+def test_pretrainings_notes_say_what_was_trained_on(data: ImageSet, tmp_path: Path) -> None:
+    notes = pretrained(data, tmp_path).notes
+    assert notes.pop("warnings") is not None
+    assert notes == {"images": list(range(8, 30)), "batch_size": 8, "steps": 5, "steps_per_epoch": 2, "workers": 1}
+
+
+def test_fine_tunings_notes_say_what_was_trained_on_and_scored(data: ImageSet, tmp_path: Path) -> None:
+    labelled = label_subset(SPLIT.train, 6, STREAMS["labels"]).tolist()
+    assert finetuned(data, tmp_path, labels=6, on_test=True).notes == {
+        "labelled": labelled, "val": list(range(8)), "test": [30, 31], "steps": 5, "classes": list(data.classes),
+        "size": 16, "workers": 1,
+    }  # fmt: skip
+
+
+def test_label_subsets_hold_each_class_by_its_share_where_asked(data: ImageSet, tmp_path: Path) -> None:
+    """Of 22 images 20 are of one class: of eleven labelled ones the other class has one, whatever is drawn."""
+    rare = dataclasses.replace(data, labels=np.isin(np.arange(32), [10, 20]).astype(np.int64))
+    assert rare.labels is not None
+    notes = finetuned(rare, tmp_path, labels=11, steps=1, stratify=True).notes
+    assert rare.labels[notes["labelled"]].sum() == 1
+    assert notes["labelled"] == label_subset(SPLIT.train, 11, STREAMS["labels"], rare.labels).tolist()
+    assert notes["labelled"] != label_subset(SPLIT.train, 11, STREAMS["labels"]).tolist()
+
+
+@both_loops
+@pytest.mark.parametrize(("length", "until", "steps"), [({"steps": 5}, 1, 1), ({"epochs": 3, "steps": None}, 2, 2)])
+def test_a_training_cut_short_ends_with_an_epoch_and_has_steps_of_the_whole(
+    name: str, length: Any, until: int, steps: int, data: ImageSet, tmp_path: Path
+) -> None:
+    schedule = {"name": "cosine"}
+    whole = LOOPS[name](data, tmp_path / "whole", schedule=schedule, **length)
+    cut = LOOPS[name](data, tmp_path / "cut", until, schedule=schedule, **length)
+    assert len(cut.moments) == steps * BATCHES[name]
+    assert [moment.rates for moment in cut.moments] == [moment.rates for moment in whole.moments[: len(cut.moments)]]
+    assert cut.notes["steps"] == len(cut.moments)
+
+
+# ------------------------------------------------------------------------------------------------------ what is scored
+
+
+def test_the_pretext_loss_of_validation_images_is_their_mean_in_eval_mode(data: ImageSet, tmp_path: Path) -> None:
+    """Eight images are one batch where training's are of six, and two of four where they are of three."""
+    for batch_size, parts in ((6, [range(8)]), (3, [range(4), range(4, 8)])):
+        out = tmp_path / str(batch_size)
+        found = pretrained(data, out, batch_size=batch_size)
+        with in_double_precision():
+            method = built(data)
+            method.load_state_dict(checkpoints.load_file(out / checkpoints.WEIGHTS))
+            method.eval()
+            feeds = pretraining.make_feeds(data, Place(out, CPU))
+            batches = [pretraining.make_batch(method, feeds, np.array(part), 0x5EED, 0) for part in parts]
+            with torch.no_grad():
+                expected = np.mean([float(method(batch, 1.0)[0]) for batch in batches])
+        assert found.metrics["val/pretext_loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def built(data: ImageSet) -> Any:
+    settings = schema.Pretrain.model_validate({"data": "d", "method": SIMCLR, "steps": 1, "views": {"size": 16}})
+    parts = plain.Parts(loop.build_encoder(MODEL), lambda: plain.build_decoder(MODEL), 3, 3)
+    return plain.METHODS["simclr"](settings.method, settings.views, parts)
+
+
+@pytest.mark.parametrize(("sees", "val"), [("train+val", 8), ("train", 1)])
+def test_there_is_no_pretext_loss_of_images_that_it_saw_or_of_one_alone(
+    sees: str, val: int, data: ImageSet, tmp_path: Path
+) -> None:
+    split = SPLIT._replace(val=SPLIT.val[:val])
+    assert "val/pretext_loss" not in pretrained(data, tmp_path, split=split, sees=sees).metrics
+
+
+def test_knn_scores_come_every_so_many_epochs_and_at_the_end_and_leave_training_alone(
+    data: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two epochs and a half: scored after the second and at the end. The score leaves the encoder in eval mode."""
+    asked: list[Any] = []
+
+    def accuracy(encoder: nn.Module, feed: Any, labels: Any, split: Split, how: schema.KNN, world: World) -> float:
+        asked.append((how.size, len(labels), len(split.val)))
+        encoder.eval()
+        return 0.25 * len(asked)
+
+    monkeypatch.setattr(pretraining, "knn_accuracy", accuracy)
+    found = pretrained(data, tmp_path / "scored", online_knn_every=2)
+    assert [row.get("val/online_knn") for row in found.history] == [None, 0.25, 0.5]
+    assert [row.get("val/online_knn") for row in found.reports] == [None, 0.25, None]
+    assert found.metrics["val/online_knn"] == 0.5
+    assert asked == [(16, 32, 8)] * 2
+    plainly = pretrained(data, tmp_path / "plain")
+    for one, other in zip(found.moments, plainly.moments, strict=True):
+        assert all(torch.equal(one.weights[name], other.weights[name]) for name in one.weights)
+
+
+def test_a_knn_score_that_was_due_at_the_end_is_not_made_again(
+    data: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter((0.25, 0.5))
+    monkeypatch.setattr(pretraining, "knn_accuracy", lambda *_: next(scores))
+    assert pretrained(data, tmp_path, online_knn_every=1, steps=4).metrics["val/online_knn"] == 0.5
+
+
+@pytest.mark.parametrize(("labels", "val"), [(None, 8), (np.arange(32) % 3, 0)])
+def test_knn_scores_need_image_classes_and_validation_images(
+    labels: Any, val: int, data: ImageSet, tmp_path: Path
+) -> None:
+    without = dataclasses.replace(data, labels=labels)
+    with pytest.raises(ValueError, match="online_knn_every needs image classes and validation images"):
+        pretrained(without, tmp_path, split=SPLIT._replace(val=SPLIT.val[:val]), online_knn_every=1)
+
+
+def test_scores_of_probabilities_need_two_classes(data: ImageSet, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="threshold_scores needs two classes, the data set has 3"):
+        finetuned(data, tmp_path, threshold_scores=True)
+
+
+def test_probabilities_are_scored_where_asked(data: ImageSet, tmp_path: Path) -> None:
+    """On validation, test, and test at other sizes."""
+    two = dataclasses.replace(data, classes=data.classes[:2], masks=np.minimum(data.masks, 1))
+    metrics = finetuned(two, tmp_path, threshold_scores=True, on_test=True, test_sizes=[8]).metrics
+    assert {"val/soft_dice", "test/soft_dice", "test@8/soft_dice"} <= metrics.keys()
+    assert "val/soft_dice" not in finetuned(two, tmp_path).metrics
+
+
+# -------------------------------------------------------------------------------------------------------------- states
+
+
+@both_loops
+def test_a_state_to_go_on_from_is_left_where_asked_and_only_there(name: str, data: ImageSet, tmp_path: Path) -> None:
+    for keep in (True, False):
+        (tmp_path / str(keep)).mkdir()
+        ended: list[Any] = []
+        with mock.patch.object(checkpoints, "save_end", lambda state, _, ended=ended: ended.append(state["step"])):
+            train(name, data, Place(tmp_path / str(keep), CPU, keep_state=keep))
+        assert ended == ([5] if keep else [])
+
+
+def train(name: str, data: ImageSet, place: Place) -> dict[str, float]:
+    """As `LOOPS` do, in single precision and with nothing recorded."""
+    if name == "pretrain":
+        body = {"data": "d", "batch_size": 8, "steps": 5, "views": {"size": 16}, "method": SIMCLR, "optimizer": SGD}
+        settings = schema.Pretrain.model_validate(body)
+        return pretraining.pretrain(settings, MODEL, data, SPLIT, STREAMS, place, lambda _: None)
+    tuning = schema.Finetune(data="d", size=16, batch_size=8, steps=5, optimizer=SGD)
+    return finetuning.finetune(tuning, MODEL, data, SPLIT, STREAMS, place, lambda _: None, on_test=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- workers
+
+
+class Other(World):
+    """A worker that is not the first, and whose means and sums show that they were asked for."""
+
+    @property
+    def first(self) -> bool:
+        return False
+
+    def mean(self, x: Tensor) -> Tensor:
+        return x + 1000
+
+    def part(self, rows: Any) -> Any:
+        return rows[:4]
+
+
+@both_loops
+def test_a_worker_takes_its_part_of_a_batch_and_means_with_the_others(
+    name: str, data: ImageSet, tmp_path: Path
+) -> None:
+    sizes: list[int] = []
+    module, make = {"pretrain": (pretraining, "make_batch"), "finetune": (finetuning, "fine_tune_batch")}[name]
+    real = getattr(module, make)
+
+    def counting(*args: Any) -> Any:
+        sizes.append(len(args[2]))  # the indices of the images, in both
+        return real(*args)
+
+    with mock.patch.object(module, make, counting):
+        found = LOOPS[name](data, tmp_path, split=SPLIT._replace(val=SPLIT.val[:0]), world=Other())
+    assert sizes == [4] * 5
+    assert found.metrics[LOSS[name]] > 900
+    assert name == "finetune" or found.metrics["train/feature_std"] > 900
+
+
+@both_loops
+def test_only_the_first_worker_writes(name: str, data: ImageSet, tmp_path: Path) -> None:
+    found = LOOPS[name](data, tmp_path, world=Other(), keep_state=True)
+    assert found.moments == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@both_loops
+def test_a_worker_that_is_not_the_first_writes_no_test_counts(name: str, data: ImageSet, tmp_path: Path) -> None:
+    train(name, data, Place(tmp_path, CPU, world=Other()))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_must_divide_among_the_workers(data: ImageSet, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a batch of 8 images does not divide among 3 workers"):
+        pretrained(data, tmp_path, world=World(0, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "asked"),
+    [
+        ("pretrain", {}, True),
+        ("pretrain", {"batch_norm": "local"}, False),
+        ("pretrain", {"method": MOCO}, False),
+        ("pretrain", {"method": MOCO | {"bn_splits": 1}}, True),
+        ("finetune", {}, True),
+        ("finetune", {"batch_norm": "local"}, False),
+    ],
+)
+def test_batch_norm_is_of_the_whole_batch_unless_it_is_to_be_of_parts(
+    name: str, changes: dict[str, Any], asked: bool, data: ImageSet, tmp_path: Path
+) -> None:
+    module = {"pretrain": pretraining, "finetune": finetuning}[name]
+    with mock.patch.object(module, "whole_batch_norm") as whole:
+        LOOPS[name](data, tmp_path, **changes)
+    assert [call.args[1:] for call in whole.call_args_list] == ([(loop.ALONE, CPU)] if asked else [])
+
+
+@both_loops
+def test_the_loss_is_that_of_the_parallel_module_and_statistics_are_merged_after_every_step(
+    name: str, data: ImageSet, tmp_path: Path
+) -> None:
+    """Calls of the module itself would leave each worker its own gradients."""
+    calls: list[nn.Module] = []
+
+    class Parallel(World):
+        def parallel(self, module: nn.Module) -> Any:
+            return lambda *args: calls.append(module) or module(*args)
+
+    with mock.patch.object(RunningStatistics, "merge", autospec=True) as merge:
+        LOOPS[name](data, tmp_path, world=Parallel())
+    assert len(calls) == merge.call_count == 5
+
+
+def test_a_parallel_network_is_made_again_when_other_parameters_are_trained(data: ImageSet, tmp_path: Path) -> None:
+    """At the first step, and at that of the thaw: three steps are an epoch."""
+    made: list[bool] = []
+
+    class Parallel(World):
+        def parallel(self, module: nn.Module) -> nn.Module:
+            made.append(all(parameter.requires_grad for parameter in module.parameters()))
+            return module
+
+    finetuned(data, tmp_path, world=Parallel(), freeze="encoder", unfreeze_epoch=1)
+    assert made == [False, True]
+
+
+# ---------------------------------------------------------------------------------------------------------------- form
+
+
+@both_loops
+def test_weights_lie_channels_last(name: str, data: ImageSet, tmp_path: Path) -> None:
+    seen: list[bool] = []
+
+    def look(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        weights = [p for group in optimizer.param_groups for p in group["params"] if p.ndim == 4]
+        seen.append(all(p.is_contiguous(memory_format=torch.channels_last) for p in weights))
+
+    hook = register_optimizer_step_pre_hook(look)
+    try:
+        train(name, data, Place(tmp_path, CPU))
+    finally:
+        hook.remove()
+    assert seen == [True] * 5
+
+
+@pytest.mark.parametrize(("kind", "expected"), [(nn.Conv2d, torch.channels_last), (nn.Conv3d, torch.channels_last_3d)])
+def test_maps_lie_channels_last_in_two_and_three_dimensions(kind: Any, expected: torch.memory_format) -> None:
+    assert loop.layout(nn.Sequential(nn.Linear(2, 2), kind(2, 2, 1))) is expected
+
+
+def test_a_method_is_trained_in_training_mode_whatever_mode_it_comes_in(
+    data: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen in batch norm's count of the batches that it trained on."""
+    build = pretraining.METHODS["simclr"]
+    monkeypatch.setitem(pretraining.METHODS, "simclr", lambda *args: build(*args).eval())
+    weights = pretrained(data, tmp_path).moments[-1].weights
+    counts = [value for name, value in weights.items() if name.endswith("num_batches_tracked")]
+    assert counts
+    assert all(int(count) == 5 for count in counts)
+
+
+@both_loops
+@pytest.mark.parametrize(("precision", "asked"), [("float32", False), ("bfloat16", True)])
+def test_a_step_is_in_the_precision_asked_for(
+    name: str, precision: str, asked: bool, data: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on: list[bool] = []
+    real = nn.Conv2d.forward
+
+    def forward(self: nn.Conv2d, x: Tensor) -> Tensor:
+        on.append(torch.is_autocast_enabled("cpu") and self.training)
+        return real(self, x)
+
+    monkeypatch.setattr(nn.Conv2d, "forward", forward)
+    body = {"precision": precision, "steps": 1, "batch_size": 8, "optimizer": SGD, "data": "d"}
+    if name == "pretrain":
+        settings = schema.Pretrain.model_validate(body | {"views": {"size": 16}, "method": SIMCLR})
+        pretraining.pretrain(settings, MODEL, data, SPLIT, STREAMS, Place(tmp_path, CPU), lambda _: None)
+    else:
+        tuning = schema.Finetune.model_validate(body | {"size": 16})
+        finetuning.finetune(tuning, MODEL, data, SPLIT, STREAMS, Place(tmp_path, CPU), lambda _: None, on_test=False)
+    assert any(on) == asked
