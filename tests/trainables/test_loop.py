@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from trainables.loop import (
     Track,
     build_optimizer,
     epoch_order,
+    last_step,
     set_lr,
     total_steps,
 )
@@ -48,6 +50,22 @@ def test_a_track_means_since_the_last_call() -> None:
     track.add(torch.tensor(5.0))
     assert track.mean() == 5.0
     assert track.first_step == 4
+
+
+def test_a_track_keeps_no_graph() -> None:
+    track = Track("loss", 0, [])
+    track.add(torch.ones((), requires_grad=True) * 2)
+    assert not track.losses[0].requires_grad
+
+
+@pytest.mark.parametrize(("until", "expected"), [(None, 7), (1, 3), (2, 6), (3, 7)])
+def test_a_run_ends_with_its_training_or_after_so_many_epochs(until: int | None, expected: int) -> None:
+    assert last_step(7, until, 3) == expected
+
+
+def test_a_window_of_all_images_is_no_window() -> None:
+    assert np.array_equal(epoch_order(50, 7, 3, 50), epoch_order(50, 7, 3))
+    assert not np.array_equal(epoch_order(50, 7, 3, 49), epoch_order(50, 7, 3))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -84,6 +102,33 @@ def test_a_feed_hands_out_the_rows_asked_for_in_their_type() -> None:
     assert batch.tolist() == [[[16, 17], [18, 19]], [[4, 5], [6, 7]]]
 
 
+@pytest.fixture
+def moved(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, ...]]]:
+    """Shapes of what is pinned and of what goes to a GPU of 100 free bytes, where there is none: all stays here."""
+    found: list[tuple[str, tuple[int, ...]]] = []
+
+    def noting(word: str) -> Any:
+        return lambda tensor, *_, **__: found.append((word, tuple(tensor.shape))) or tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", noting("pinned"))
+    monkeypatch.setattr(torch.Tensor, "to", noting("moved"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 1000))
+    return found
+
+
+@pytest.mark.parametrize(("rows", "fits"), [(24, True), (25, False)])
+def test_an_array_below_half_of_a_gpus_free_memory_goes_there_once_else_its_batches_do(
+    rows: int, fits: bool, moved: list[tuple[str, tuple[int, ...]]]
+) -> None:
+    """Rows of two bytes: 24 are 48 of 100 bytes. What goes there later is pinned, or the copy would wait."""
+    array = np.arange(2 * rows, dtype=np.uint8).reshape(rows, 2)
+    feed = Feed(array, torch.device("cuda"))
+    assert moved == ([("moved", (rows, 2))] if fits else [])
+    moved.clear()
+    assert feed(np.array([4, 1])).tolist() == [[8, 9], [2, 3]]
+    assert moved == ([("pinned", (2,)), ("moved", (2,))] if fits else [("pinned", (2, 2)), ("moved", (2, 2))])
+
+
 @pytest.mark.parametrize(
     ("settings", "kind", "expected"),
     [
@@ -108,3 +153,28 @@ def test_frozen_parameters_are_not_optimised_and_the_rate_can_be_set() -> None:
     assert optimizer.param_groups[0]["params"] == [layer.bias]
     set_lr(optimizer, 0.25)
     assert optimizer.param_groups[0]["lr"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("settings", "slot"),
+    [
+        (schema.SGD(name="sgd", lr=0.5), "momentum_buffer"),
+        (schema.SGD(name="sgd", lr=0.5, nesterov=True, decay="weights"), "momentum_buffer"),
+        (schema.LARS(name="lars"), "velocity"),
+        (schema.Adam(), "exp_avg"),
+        (schema.AdamW(name="adamw", decay="weights"), "exp_avg"),
+    ],
+)
+def test_a_parameter_may_begin_to_move_later_than_others(settings: schema.Optimizer, slot: str) -> None:
+    """Its first step is that of one which moves for the first time beside it."""
+    late, early = (nn.Parameter(torch.ones(2, 2)) for _ in range(2))
+    optimizer = build_optimizer(settings, [late, early])
+    early.grad = torch.ones(2, 2)
+    optimizer.step()
+    assert torch.equal(late, torch.ones(2, 2))
+    moved = 1 - early.detach()
+    late.grad = torch.ones(2, 2)
+    optimizer.step()
+    assert moved.abs().min() > 0
+    torch.testing.assert_close(1 - late.detach(), moved, rtol=1e-6, atol=0)
+    assert optimizer.state[late][slot].shape == (2, 2)
