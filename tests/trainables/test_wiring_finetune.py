@@ -103,13 +103,13 @@ def test_every_schedule_gives_each_step_its_rate(schedule: str, data: ImageSet, 
 def test_every_optimizer_takes_the_steps_of_the_plain_one_through_every_freezing(
     optimizer: str, freezing: str, data: ImageSet, tmp_path: Path
 ) -> None:
-    """Validated after every epoch, which leaves it in eval mode; resumed before a thaw, at it and after it."""
+    """Validated after every epoch, which leaves it in eval mode; resumed before a thaw and at it."""
     changes = {"optimizer": OPTIMIZERS[optimizer], "schedule": SCHEDULES["cosine after a warm-up"]}
     settings = stage(validate_every=1, **changes, **FREEZINGS[freezing])
     engine, expected = both(settings, data, tmp_path)
     assert_alike(engine, expected)
     thaw = settings.unfreeze_epoch
-    for step in () if thaw is None else (3 * thaw - 1, 3 * thaw, 3 * thaw + 1):
+    for step in () if thaw is None else (3 * thaw - 1, 3 * thaw):
         left = resumed(lambda place: train(settings, data, place), tmp_path, step)
         assert_alike(left, expected[step:])
 

@@ -108,8 +108,10 @@ def test_every_schedule_gives_each_step_its_rate(schedule: str, data: ImageSet, 
     assert_alike(*both(settings, data, tmp_path))
 
 
-@pytest.mark.parametrize("clip", CLIPS)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("optimizer", "clip"),
+    [*((name, "together") for name in OPTIMIZERS), ("sgd", "unclipped"), ("sgd", "one by one"), ("lars", "one by one")],
+)
 def test_every_optimizer_takes_the_steps_of_the_plain_one(
     optimizer: str, clip: str, data: ImageSet, tmp_path: Path
 ) -> None:
@@ -139,7 +141,7 @@ def test_volumes_are_trained_on_as_by_the_plain_loop(volumes: ImageSet, tmp_path
 def test_every_optimizer_trains_through_the_thaw_of_a_layer_and_resumes_through_it(
     optimizer: str, method: str, data: ImageSet, tmp_path: Path
 ) -> None:
-    """Still for an epoch of two steps, as by default, then moving; resumed before the thaw, at it and after it."""
+    """Still for an epoch of two steps, as by default, then moving; resumed in the epoch before the thaw and at it."""
     held = {"dino": {"freeze_last_epochs": 1}, "swav": {}}[method]
     chosen = CASES[method] | held | {"name": method}
     settings = stage(method, method=chosen, optimizer=OPTIMIZERS[optimizer], steps=4)
@@ -149,5 +151,5 @@ def test_every_optimizer_trains_through_the_thaw_of_a_layer_and_resumes_through_
     values = [moment.weights[layer] for moment in engine]
     torch.testing.assert_close(values[0], values[1], rtol=0, atol=1e-15)  # SwAV's return to length 1 after every step
     assert (values[1] - values[2]).abs().max() > 1e-5
-    for step in (1, 2, 3):
+    for step in (1, 2):
         assert_alike(resumed(lambda place: train(settings, data, place), tmp_path, step), expected[step:])
