@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from search_spaces import schema
+from trainables import loop
 from trainables.loop import (
     Clock,
     DivergedError,
@@ -81,6 +82,19 @@ def test_the_first_step_that_is_not_finite_is_named(bad: float) -> None:
 def test_a_clock_without_patience_is_always_due_and_a_patient_one_not_yet(tmp_path: Path) -> None:
     eager, patient = (Clock(Place(tmp_path, torch.device("cpu"), checkpoint_seconds=s)) for s in (0.0, 3600.0))
     assert [eager.due(), eager.due(), patient.due()] == [True, True, False]
+
+
+def test_a_state_is_due_again_when_the_interval_has_passed_since_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every 10 s, asked every 5 s."""
+    now = [100.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    clock, found = Clock(Place(tmp_path, torch.device("cpu"), checkpoint_seconds=10.0)), []
+    for _ in range(5):
+        now[0] += 5.0
+        found.append(clock.due())
+    assert found == [False, True, False, True, False]
 
 
 def test_a_loop_that_must_leave_writes_its_state_first_however_patient_its_clock(tmp_path: Path) -> None:

@@ -217,6 +217,14 @@ def built(data: ImageSet) -> Any:
     return plain.METHODS["simclr"](settings.method, settings.views, parts)
 
 
+def test_two_images_are_enough_to_train_on_and_two_to_validate_on(data: ImageSet, tmp_path: Path) -> None:
+    two = Split(train=np.array([9, 8]), val=np.array([1, 0]), test=SPLIT.test)
+    found = pretrained(data, tmp_path, split=two)
+    assert found.notes["images"] == [8, 9]
+    assert found.notes["batch_size"] == 2
+    assert "val/pretext_loss" in found.metrics
+
+
 @pytest.mark.parametrize(("sees", "val"), [("train+val", 8), ("train", 1)])
 def test_there_is_no_pretext_loss_of_images_that_it_saw_or_of_one_alone(
     sees: str, val: int, data: ImageSet, tmp_path: Path
@@ -262,6 +270,16 @@ def test_knn_scores_need_image_classes_and_validation_images(
     without = dataclasses.replace(data, labels=labels)
     with pytest.raises(ValueError, match="online_knn_every needs image classes and validation images"):
         pretrained(without, tmp_path, split=SPLIT._replace(val=SPLIT.val[:val]), online_knn_every=1)
+
+
+def test_of_equally_good_weights_the_first_are_kept() -> None:
+    """And the better of two unequal ones."""
+    network, target = nn.Linear(1, 1), f"val/{finetuning.TARGET}"
+    first = finetuning.better(None, {target: 0.5, "train/loss": 1.0}, network)
+    assert first["scores"] == {target: 0.5}
+    assert finetuning.better(first, {target: 0.5}, network) is first
+    assert finetuning.better(first, {target: 0.4}, network) is first
+    assert finetuning.better(first, {target: 0.6}, network)["scores"] == {target: 0.6}
 
 
 def test_scores_of_probabilities_need_two_classes(data: ImageSet, tmp_path: Path) -> None:
