@@ -51,7 +51,7 @@ def faults(source: str) -> list[Mutant]:
     return deletions(source) + other_streams(source) + later_comparisons(source)
 
 
-PRETRAIN = ("test_wiring_around.py", "test_wiring_pretrain.py", "test_pretrain.py", "test_weights.py")
+PRETRAIN = ("test_wiring_around.py", "test_wiring_pretrain.py", "test_pretrain.py")
 FINETUNE = ("test_wiring_around.py", "test_wiring_finetune.py", "test_finetune.py")
 LOOP = (
     "test_loop.py",

@@ -192,6 +192,16 @@ def test_a_training_cut_short_ends_with_an_epoch_and_has_steps_of_the_whole(
     assert cut.notes["steps"] == len(cut.moments)
 
 
+def test_ready_made_weights_are_imported_and_nothing_is_trained(
+    data: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, place = {"name": "weights", "source": "timm:any"}, Place(tmp_path, CPU)
+    settings = schema.Pretrain.model_validate({"data": "d", "method": method})
+    expected = (settings.method, MODEL, place)
+    monkeypatch.setattr(pretraining, "import_weights", lambda *given: {"imported": given == expected})
+    assert pretraining.pretrain(settings, MODEL, data, SPLIT, STREAMS, place, lambda _: None) == {"imported": True}
+
+
 # ------------------------------------------------------------------------------------------------------ what is scored
 
 
