@@ -15,6 +15,7 @@ from search_spaces import schema
 from trainables import loop
 from trainables.loop import (
     Clock,
+    CollapsedError,
     DivergedError,
     Feed,
     LeftError,
@@ -67,6 +68,13 @@ def test_a_run_ends_with_its_training_or_after_so_many_epochs(until: int | None,
 def test_a_window_of_all_images_is_no_window() -> None:
     assert np.array_equal(epoch_order(50, 7, 3, 50), epoch_order(50, 7, 3))
     assert not np.array_equal(epoch_order(50, 7, 3, 49), epoch_order(50, 7, 3))
+
+
+def test_a_collapse_names_its_signs_and_its_step_and_has_no_value() -> None:
+    error = CollapsedError(("no spread", "no rank"), 4)
+    assert str(error) == "collapsed, stopped after step 4: no spread; no rank"
+    assert (error.metric, error.step) == ("collapse", 4)
+    assert math.isnan(error.value)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -488,3 +488,16 @@ def test_a_step_is_in_the_precision_asked_for(
         tuning = schema.Finetune.model_validate(body | {"size": 16})
         finetuning.finetune(tuning, MODEL, data, SPLIT, STREAMS, Place(tmp_path, CPU), lambda _: None, on_test=False)
     assert any(on) == asked
+
+
+@both_loops
+def test_networks_are_compiled_where_asked(
+    name: str, data: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a compiler that leaves functions as they are."""
+    compiled: list[str] = []
+    monkeypatch.setattr(torch, "compile", lambda call, **_: compiled.append(type(call.__self__).__name__) or call)
+    LOOPS[name](data, tmp_path)
+    assert compiled == []
+    LOOPS[name](data, tmp_path, compile=True)
+    assert compiled == {"pretrain": ["Encoder"], "finetune": ["Encoder", "Decoder"]}[name]
