@@ -13,6 +13,7 @@ from torch import nn
 
 from search_spaces import schema
 from trainables import loop
+from trainables.distributed import World
 from trainables.loop import (
     Clock,
     CollapsedError,
@@ -75,6 +76,29 @@ def test_a_collapse_names_its_signs_and_its_step_and_has_no_value() -> None:
     assert str(error) == "collapsed, stopped after step 4: no spread; no rank"
     assert (error.metric, error.step) == ("collapse", 4)
     assert math.isnan(error.value)
+
+
+def test_images_are_shuffled_within_their_window_beyond_the_runs_that_were_drawn() -> None:
+    """64 images in windows of 32: runs of two neighbours, of which chance leaves about one in 32 together."""
+    order = epoch_order(64, 7, 3, 32).reshape(-1, 2)
+    assert (order[:, 0] + 1 == order[:, 1]).sum() < 8
+    windows = order.reshape(2, 32)
+    assert all(len(np.unique(window // 2)) == 16 for window in windows)  # whole runs, each in one window
+
+
+@pytest.mark.parametrize("other", [True, False])
+def test_a_worker_leaves_where_another_was_asked_to(other: bool, tmp_path: Path) -> None:
+    """The sum over two workers of (asked, steps to the next exchange); this one was not asked."""
+
+    class Two(World):
+        def sum(self, x: torch.Tensor) -> torch.Tensor:
+            return x + torch.tensor([float(other), 0.0])
+
+    clock = Clock(Place(tmp_path, torch.device("cpu"), checkpoint_seconds=3600.0, world=Two(0, 2)))
+    assert clock.due() == other
+    if other:
+        with pytest.raises(LeftError, match=r"after step 1$"):
+            clock.leave_if_asked(1)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -29,6 +29,7 @@ from trainables.data.splits import Split, label_subset
 from trainables.distributed import RunningStatistics, World
 from trainables.loop import Place
 from trainables.methods import collapse
+from trainables.metrics.probabilities import no_sums, probability_scores, probability_sums
 
 CPU = torch.device("cpu")
 MODEL = schema.UNet(widths=(4, 8))
@@ -202,6 +203,33 @@ def test_ready_made_weights_are_imported_and_nothing_is_trained(
     assert pretraining.pretrain(settings, MODEL, data, SPLIT, STREAMS, place, lambda _: None) == {"imported": True}
 
 
+def test_a_decoder_goes_on_from_the_stage_before_where_that_trained_one(data: ImageSet, tmp_path: Path) -> None:
+    """At a rate of nearly nothing weights stay what they were at the start."""
+    mae = {"method": {"name": "mae", "patch": 5}, "steps": 1}
+    still = mae | {"optimizer": SGD | {"lr": 1e-30}}
+    for name, changes, parts in (("mae", mae, ("encoder", "decoder")), ("simclr", {"steps": 1}, ("encoder",))):
+        before = pretrained(data, tmp_path / name, **changes).moments[-1].weights
+        parent = tmp_path / name / checkpoints.WEIGHTS
+        after = pretrained(data, tmp_path / f"after {name}", parent=parent, **still).moments[0].weights
+        weights = [weight for weight in after if weight.startswith(parts) and weight.endswith("weight")]
+        assert {weight.partition(".")[0] for weight in weights} == set(parts)
+        for weight in weights:
+            torch.testing.assert_close(after[weight], before[weight], rtol=0, atol=1e-7)
+
+
+def test_a_method_says_which_maps_the_data_set_lacks(data: ImageSet, tmp_path: Path) -> None:
+    method = {"name": "pixelcl++", "hidden": 6, "dim": 4}
+    with pytest.raises(ValueError, match="this method needs depth, which the data set does not have"):
+        pretrained(dataclasses.replace(data, depth=None), tmp_path, method=method)
+
+
+def test_without_a_view_there_is_nothing_to_measure_a_collapse_on(data: ImageSet) -> None:
+    method = built(data)
+    batch = pretraining.make_batch(method, pretraining.make_feeds(data, Place(Path(), CPU)), np.arange(4), 3, 0)
+    assert pretraining.collapse_values(method, batch).keys() == {"train/encoder_spread", "train/encoder_rank"}
+    assert pretraining.collapse_values(method, batch._replace(views=[])) == {}
+
+
 # ------------------------------------------------------------------------------------------------------ what is scored
 
 
@@ -298,11 +326,19 @@ def test_scores_of_probabilities_need_two_classes(data: ImageSet, tmp_path: Path
 
 
 def test_probabilities_are_scored_where_asked(data: ImageSet, tmp_path: Path) -> None:
-    """On validation, test, and test at other sizes."""
+    """On validation, test, and test at other sizes; eight images are one batch."""
+    assert data.masks is not None
     two = dataclasses.replace(data, classes=data.classes[:2], masks=np.minimum(data.masks, 1))
     metrics = finetuned(two, tmp_path, threshold_scores=True, on_test=True, test_sizes=[8]).metrics
     assert {"val/soft_dice", "test/soft_dice", "test@8/soft_dice"} <= metrics.keys()
-    assert "val/soft_dice" not in finetuned(two, tmp_path).metrics
+    with in_double_precision(), torch.no_grad():
+        network = loop.build_unet(MODEL, 2).eval()
+        network.load_state_dict(checkpoints.load_file(tmp_path / checkpoints.WEIGHTS))
+        logits = network(torch.from_numpy(two.images[SPLIT.val]).permute(0, 3, 1, 2).double() / 255)
+        truth = torch.from_numpy(two.masks[SPLIT.val]).long()
+        scored = probability_scores(probability_sums(logits, truth, no_sums(CPU)))
+    assert {name: metrics[f"val/{name}"] for name in scored} == pytest.approx(scored, abs=1e-5)
+    assert "val/soft_dice" not in finetuned(two, tmp_path / "plain").metrics
 
 
 # -------------------------------------------------------------------------------------------------------------- states
