@@ -320,6 +320,22 @@ def test_of_equally_good_weights_the_first_are_kept() -> None:
     assert finetuning.better(first, {target: 0.6}, network)["scores"] == {target: 0.6}
 
 
+@pytest.mark.parametrize(
+    ("every", "scores", "kept"),
+    [(0, [0.5, 0.9, 0.3], 6), (0, [0.5, 0.6, 0.7], 9), (2, [0.6, 0.4], 6), (2, [0.4, 0.6], 9)],
+)
+def test_the_best_weights_are_those_of_the_best_validation_the_one_at_the_end_included(
+    every: int, scores: list[float], kept: int, data: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three epochs of three steps; validated after each, or after the second and at the end."""
+    answers = iter(scores)
+    monkeypatch.setattr(finetuning, "evaluate", lambda *given: {f"{given[6]}/jaccard": next(answers)})
+    found = finetuned(data, tmp_path, steps=9, checkpoint="best", validate_every=every)
+    assert found.metrics["val/jaccard"] == max(scores)
+    written = checkpoints.load_file(tmp_path / checkpoints.WEIGHTS)
+    assert all(torch.equal(value, written[name]) for name, value in found.moments[kept - 1].weights.items())
+
+
 def test_scores_of_probabilities_need_two_classes(data: ImageSet, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="threshold_scores needs two classes, the data set has 3"):
         finetuned(data, tmp_path, threshold_scores=True)
