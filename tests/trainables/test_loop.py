@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from torch import nn
 
 from search_spaces import schema
 from trainables import loop
+from trainables.data.images import ImageSet
 from trainables.distributed import World
 from trainables.loop import (
     Clock,
@@ -84,6 +85,23 @@ def test_images_are_shuffled_within_their_window_beyond_the_runs_that_were_drawn
     assert (order[:, 0] + 1 == order[:, 1]).sum() < 8
     windows = order.reshape(2, 32)
     assert all(len(np.unique(window // 2)) == 16 for window in windows)  # whole runs, each in one window
+
+
+def test_a_stream_is_told_of_whole_epochs_until_they_hold_so_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs of two batches of four: 16 images are two of them, and the training is five."""
+    told: list[list[int]] = []
+
+    class Streamed:
+        streamed, shuffle_window = True, None
+
+        def coming(self, orders: list[Any], batch: int) -> None:
+            told.append([len(order) for order in orders])
+
+    monkeypatch.setattr(loop, "ANNOUNCED", 16)
+    epochs = loop.Epochs(np.arange(9), 4, 7, 10, 2, cast(ImageSet, Streamed()), loop.ALONE)
+    for step in range(10):
+        epochs.batch(step)
+    assert told == [[8, 8], [8, 8], [8]]
 
 
 @pytest.mark.parametrize("other", [True, False])
