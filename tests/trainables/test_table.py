@@ -241,3 +241,18 @@ def test_every_setting_arrives_where_it_belongs(
     torch.manual_seed(0)
     built: Any = METHODS[name](method, VIEWS, Parts(encoder(), decoder, MASK_CLASSES, IMAGE_CLASSES))
     assert facts(built) == facts(by_keywords())
+
+
+@pytest.mark.parametrize("name", ["dino", "swav"])
+def test_small_views_fit_the_encoder_where_there_are_any(name: str) -> None:
+    """Two levels: the encoder halves once, so a view has two pixels at the least."""
+
+    def build(**changes: int) -> Any:
+        body = {"data": "d", "steps": 1, "method": {"name": name, "prototypes": 5, **changes}}
+        method = schema.Pretrain.model_validate(body).method
+        return METHODS[name](method, VIEWS, Parts(encoder(), decoder, MASK_CLASSES, IMAGE_CLASSES))
+
+    with pytest.raises(ValueError, match=f"^{name}: local_size 1 px is below 2, what this encoder needs$"):
+        build(local_views=3, local_size=1)
+    assert len(build(local_views=3, local_size=2).recipes) == 5
+    assert len(build(local_views=0, local_size=1).recipes) == 2
