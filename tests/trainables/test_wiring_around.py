@@ -263,6 +263,18 @@ def test_two_images_are_enough_to_train_on_and_two_to_validate_on(data: ImageSet
     assert "val/pretext_loss" in found.metrics
 
 
+def test_a_worker_without_a_batch_of_its_own_has_the_others_pretext_loss(data: ImageSet, tmp_path: Path) -> None:
+    """Eight images are one batch, which is the first worker's: 24 in all, 3 an image."""
+
+    class Second(World):
+        def sum(self, x: Tensor) -> Tensor:
+            return x + 24
+
+    settings = schema.Pretrain.model_validate({"data": "d", "method": SIMCLR, "steps": 1, "batch_size": 8})
+    feeds = pretraining.make_feeds(data, Place(tmp_path, CPU))
+    assert pretraining.validate(built(data), settings, feeds, SPLIT.val, Second(1, 2)) == 3
+
+
 @pytest.mark.parametrize(("sees", "val"), [("train+val", 8), ("train", 1)])
 def test_there_is_no_pretext_loss_of_images_that_it_saw_or_of_one_alone(
     sees: str, val: int, data: ImageSet, tmp_path: Path
