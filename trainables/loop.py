@@ -242,7 +242,7 @@ def build_optimizer(settings: schema.Optimizer, parameters: Iterable[nn.Paramete
         still = [parameter for parameter in kept if parameter.ndim < 2]
         trained = [{"params": [p for p in kept if p.ndim > 1]}, {"params": still, "weight_decay": 0.0}]
     if isinstance(settings, schema.SGD):
-        return torch.optim.SGD(
+        sgd = torch.optim.SGD(
             trained,
             settings.lr,
             settings.momentum,
@@ -250,10 +250,19 @@ def build_optimizer(settings: schema.Optimizer, parameters: Iterable[nn.Paramete
             nesterov=settings.nesterov,
             fused=True,
         )
+        return with_momentum(sgd, kept)
     if isinstance(settings, schema.LARS):
         return LARS(kept, settings.lr, settings.momentum, settings.weight_decay, settings.trust_coefficient)
     kind = torch.optim.AdamW if isinstance(settings, schema.AdamW) else torch.optim.Adam
     return kind(trained, settings.lr, settings.betas, weight_decay=settings.weight_decay, fused=True)
+
+
+def with_momentum(sgd: torch.optim.SGD, parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
+    """Momentum buffers from zeros, in place: the fused kernel makes all of them or none, and a parameter that thaws
+    has none yet. From zeros the first step leaves the gradient in them, as torch does without."""
+    for parameter in parameters:
+        sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return sgd
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -81,9 +81,11 @@ def in_double_precision() -> Iterator[None]:
         before = torch.get_default_dtype(), torch.Tensor.float
         torch.set_default_dtype(dtype)
         torch.Tensor.float = torch.Tensor.double if dtype == torch.float64 else single
-        yield
-        torch.set_default_dtype(before[0])
-        torch.Tensor.float = before[1]
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before[0])
+            torch.Tensor.float = before[1]
 
     def double_batch(*args: Any) -> Any:
         with precision(torch.float32):
