@@ -27,7 +27,7 @@ from pretune.search.replicates import Run, stages_in
 from pretune.search_spaces.resolve import from_dict
 from pretune.search_spaces.stages import Stage
 from pretune.store.store import DONE
-from pretune.worker.execute import Folders, StageTask, task_of
+from pretune.worker.task import Folders, StageTask
 
 PARALLEL = 2
 MARKS = (250, 500, 1000, 1500, 2000, 3000, 4000)
@@ -79,7 +79,7 @@ def pretune_times(study: Mapping[str, Any]) -> list[Moment]:
                     | {"cause": "", "metrics": {}, "seconds": 0.0}
                 )
             )
-            return task_of(stage, stage.name, gpus, Folders(str(root / "store"), str(root / "cache"), None))
+            return StageTask(stage, stage.name, gpus, Folders(str(root / "store"), str(root / "cache"), None))
 
         def find(fingerprint: str) -> Outcome | None:
             if fingerprint not in scheduler.running:

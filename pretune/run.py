@@ -41,7 +41,7 @@ from pretune.store.lookup import find_in
 from pretune.store.mirror import Publisher
 from pretune.store.object_store import is_address
 from pretune.store.store import StoreError, open_store, write_atomically
-from pretune.worker.execute import Folders, task_of
+from pretune.worker.task import Folders, StageTask
 
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
@@ -153,7 +153,7 @@ def train(study: Study, state: State, options: Options, console: Console) -> Non
         run_trials(
             state.scheduler,
             resources,
-            lambda stage, gpus: task_of(stage, state.label(stage), gpus, folders),
+            lambda stage, gpus: StageTask(stage, state.label(stage), gpus, folders),
             state.live,
             state.images,
             options.dashboard,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from pretune.search_spaces.identities import (
@@ -57,7 +57,8 @@ class Replicate(NamedTuple):
 class Stage:
     """One stage run: everything it takes to do it, and the fingerprint of its result.
 
-    Two stages are equal exactly if their fingerprints are.
+    A value that can be serialised (by pydantic, parents with it). Two stages are equal exactly if their fingerprints
+    are.
     """
 
     kind: Kind
@@ -70,7 +71,7 @@ class Stage:
     parent: Stage | None
     resources: StageResources
     on_test: bool  # whether the test set is measured
-    fingerprint: str = field(default="")
+    fingerprint: str
     other: Stage | None = None  # the second parent, of a pairwise probe
     until: int | None = None  # stop after this many epochs of a longer training; None: train it whole
     series: str = ""  # equal for trainings of which a longer one may continue a shorter one; "" if none may
@@ -238,25 +239,20 @@ def _pretrain_stage(
     used = ["init", "order", "augmentation"] + (["split"] if settings.sees == "train" else [])
     streams = _streams(used, replicate.pretrain, replicate, header.seeds)
     key = parent.fingerprint if parent else None
-    identity = pretrain_identity(settings, configuration.model, data, digest_of(data), streams, key, resources.cpus)
-    identity |= workers_identity(resources)
-    return Stage(
-        "pretrain",
-        name,
-        settings,
-        configuration.model,
-        data,
-        digest_of(data),
-        streams,
-        parent,
-        resources,
-        False,
-        fingerprint(identity if until is None else identity | {"until": until}),
-        None,
-        until,
-        series_of(settings, identity),
-        until or settings.epochs or 0,
-        keep,
+    digest, threads = digest_of(data), resources.cpus
+    return _build(
+        kind="pretrain",
+        name=name,
+        settings=settings,
+        model=configuration.model,
+        data=data,
+        digest=digest,
+        streams=streams,
+        resources=resources,
+        identity=pretrain_identity(settings, configuration.model, data, digest, streams, key, threads),
+        parent=parent,
+        until=until,
+        keep_state=keep,
     )
 
 
@@ -277,27 +273,21 @@ def _finetune_stage(
     used = ["init", "order", "labels", "split"] + (["augmentation"] if settings.augment != Augment() else [])
     streams = _streams(used, replicate.finetune, replicate, header.seeds)
     key = parent.fingerprint if parent else None
-    identity = finetune_identity(
-        settings, configuration.model, data, digest_of(data), streams, key, resources.cpus, on_test
-    )
-    identity |= workers_identity(resources)
-    return Stage(
-        "finetune",
-        "finetune",
-        settings,
-        configuration.model,
-        data,
-        digest_of(data),
-        streams,
-        parent,
-        resources,
-        on_test,
-        fingerprint(identity if until is None else identity | {"until": until}),
-        None,
-        until,
-        series_of(settings, identity),
-        until or settings.epochs or 0,
-        keep,
+    digest, threads = digest_of(data), resources.cpus
+    return _build(
+        kind="finetune",
+        name="finetune",
+        settings=settings,
+        model=configuration.model,
+        data=data,
+        digest=digest,
+        streams=streams,
+        resources=resources,
+        identity=finetune_identity(settings, configuration.model, data, digest, streams, key, threads, on_test),
+        parent=parent,
+        on_test=on_test,
+        until=until,
+        keep_state=keep,
     )
 
 
@@ -309,22 +299,19 @@ def _probe_stage(
     # the pretraining's own split: on its data set, a probe is scored on images that it did not see
     on_test = scores_test(settings)
     streams = _streams([] if on_test else ["split"], replicate.pretrain, replicate, header.seeds)
-    identity = probe_identity(
-        settings, configuration.model, data, digest_of(data), streams, parent.fingerprint, resources.cpus
-    )
-    identity |= workers_identity(resources)
-    return Stage(
-        "probe",
-        f"probe:{name}",
-        settings,
-        configuration.model,
-        data,
-        digest_of(data),
-        streams,
-        parent,
-        resources,
-        on_test,
-        fingerprint(identity),
+    digest, threads = digest_of(data), resources.cpus
+    return _build(
+        kind="probe",
+        name=f"probe:{name}",
+        settings=settings,
+        model=configuration.model,
+        data=data,
+        digest=digest,
+        streams=streams,
+        resources=resources,
+        identity=probe_identity(settings, configuration.model, data, digest, streams, parent.fingerprint, threads),
+        parent=parent,
+        on_test=on_test,
     )
 
 
@@ -343,21 +330,59 @@ def pair_stage(
     streams = _streams(["split"] if settings.images == "val" else [], replicate.pretrain, replicate, header.seeds)
     first, second = parents
     models, keys = (first.model, second.model), (first.fingerprint, second.fingerprint)
-    identity = pair_identity(settings, models, data, digest_of(data), streams, keys, resources.cpus)
-    identity |= workers_identity(resources)
+    digest = digest_of(data)
+    return _build(
+        kind="probe",
+        name=f"probe:{name}",
+        settings=settings,
+        model=configuration.model,
+        data=data,
+        digest=digest,
+        streams=streams,
+        resources=resources,
+        identity=pair_identity(settings, models, data, digest, streams, keys, resources.cpus),
+        parent=parents[0],
+        other=parents[1],
+    )
+
+
+def _build(
+    *,
+    kind: Kind,
+    name: str,
+    settings: Pretrain | Finetune | Probe,
+    model: Model,
+    data: Data,
+    digest: str,
+    streams: Streams,
+    resources: StageResources,
+    identity: Mapping[str, Any],
+    parent: Stage | None,
+    other: Stage | None = None,
+    on_test: bool = False,
+    until: int | None = None,
+    keep_state: bool = False,
+) -> Stage:
+    """The stage, named by `identity` (all that changes its digits) with its workers and its last epoch."""
+    identity = {**identity, **workers_identity(resources)}
+    trained = settings if isinstance(settings, Pretrain | Finetune) else None
     return Stage(
-        "probe",
-        f"probe:{name}",
-        settings,
-        configuration.model,
-        data,
-        digest_of(data),
-        streams,
-        parents[0],
-        resources,
-        False,
-        fingerprint(identity),
-        parents[1],
+        kind=kind,
+        name=name,
+        settings=settings,
+        model=model,
+        data=data,
+        digest=digest,
+        streams=streams,
+        parent=parent,
+        other=other,
+        resources=resources,
+        on_test=on_test,
+        fingerprint=fingerprint(identity if until is None else identity | {"until": until}),
+        until=until,
+        series=series_of(trained, identity) if trained else "",
+        reach=(until or trained.epochs or 0) if trained else 0,
+        keep_state=keep_state,
     )
 
 

@@ -21,7 +21,7 @@ from ray.tune.utils import flatten_dict
 from pretune.cluster.log_to import LogTo
 from pretune.dispatch.scheduler import Scheduler
 from pretune.errors import LoggerError
-from pretune.worker.execute import StageTask
+from pretune.worker.task import StageTask
 
 
 @dataclass(frozen=True, eq=False)  # a key of the loggers' dicts, by identity
@@ -49,7 +49,8 @@ class Shown:
 def shown(trial: Any, to: LogTo) -> Shown:
     """A Tune trial as its logger sees it."""
     task = StageTask.from_json(trial.config["task"])
-    parts = {"stage": task.name, "settings": task.settings, "model": task.model, "streams": task.streams}
+    record = task.record()
+    parts = {"stage": task.stage.name} | {name: record[name] for name in ("settings", "model", "streams")}
     safe = "".join(c if c.isalnum() or c in "-_=. " else "_" for c in task.label)[:150]
     folder = to.out / to.name / f"{safe} {task.fingerprint[:8]}"
     return Shown(trial.trial_id, task.label, task.fingerprint, flatten_dict(parts), str(folder), to.study)

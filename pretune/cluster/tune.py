@@ -22,7 +22,7 @@ from pretune.dispatch.scheduler import Scheduler
 from pretune.errors import ClusterError
 from pretune.search_spaces.stages import Stage
 from pretune.worker import ray_private
-from pretune.worker.execute import StageTask
+from pretune.worker.task import StageTask
 
 # TUNE_MAX_PENDING_TRIALS_PG: by default one trial of a search algorithm at a time waits for its place, so actors start
 # one by one and an autoscaler, seeing one demand, adds one machine per boot. Our ledger is the limit.

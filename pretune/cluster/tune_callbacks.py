@@ -15,7 +15,8 @@ from ray.tune.trainable import wrap_function
 
 from pretune.dispatch.dispatcher import Dispatcher
 from pretune.worker import preemption, ray_private
-from pretune.worker.execute import StageTask, execute
+from pretune.worker.execute import execute
+from pretune.worker.task import StageTask
 
 
 class StageSearcher(Searcher):

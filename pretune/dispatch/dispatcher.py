@@ -18,7 +18,7 @@ from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Failure, Outcome
 from pretune.search_spaces.stages import Stage
 from pretune.store.store import StoreError
-from pretune.worker.execute import StageTask
+from pretune.worker.task import StageTask
 
 LAUNCHER = {"memory": 1048576}  # bytes; Ray refuses a trial that reserves nothing
 REPORT_SECONDS = 1.0  # least time between two progress reports of a stage

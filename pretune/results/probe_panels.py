@@ -15,6 +15,7 @@ from plotly.colors import sample_colorscale, unlabel_rgb
 
 from pretune.analysis.load.results import ResultsError, load
 from pretune.results.panels import PanelRow, is_current, write_panel
+from pretune.store.lookup import task_of
 from pretune.store.store import Entry, Store
 
 COLUMNS = {"cam": ("image", "class activation"), "maps": ("image", "components", "similarity")}
@@ -57,7 +58,7 @@ def map_probes(results: pandas.DataFrame, store: Store) -> dict[str, dict[str, E
 
 
 def _kind(entry: Entry) -> str:
-    return str(entry.about["order"]["settings"]["kind"])
+    return str(task_of(entry)["settings"]["kind"])
 
 
 def _rows(cell: str, kind: str, entry: Entry, store: Store) -> Iterator[PanelRow]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pretune.analysis.load.results import ResultsError, load
 from pretune.results.panels import PanelRow, is_current, write_panel
 from pretune.search_spaces import schema
+from pretune.store.lookup import task_of
 from pretune.store.store import Entry, Store
 from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.image_set import ImageSet
@@ -59,10 +60,10 @@ def restoring(results: pandas.DataFrame, store: Store) -> list[Entry]:
     found: dict[str, Entry] = {}
     for fingerprint in rows.drop_duplicates("fingerprint").sort_values("seed", kind="stable")["fingerprint"]:
         entry = store.find(str(fingerprint))
-        if entry is None or entry.outcome != "finished" or not _restores(entry.about["order"]["settings"]):
+        if entry is None or entry.outcome != "finished" or not _restores(task_of(entry)["settings"]):
             continue
-        order = entry.about["order"]
-        found.setdefault(json.dumps([order["settings"], order["model"], order["digest"]], sort_keys=True), entry)
+        task = task_of(entry)
+        found.setdefault(json.dumps([task["settings"], task["model"], task["digest"]], sort_keys=True), entry)
     return list(found.values())
 
 
@@ -73,11 +74,11 @@ def _restores(settings: dict[str, Any]) -> bool:
 
 
 def _rows(entry: Entry, store: Store, cache: Path) -> list[PanelRow]:
-    order = entry.about["order"]
-    data = open_cached(order["digest"], cache)
+    task = task_of(entry)
+    data = open_cached(task["digest"], cache)
     if data is None:
         return []
-    settings = TypeAdapter(schema.Pretrain).validate_python(order["settings"])
+    settings = TypeAdapter(schema.Pretrain).validate_python(task["settings"])
     seen = json.loads(store.file(entry, "notes.json").read_text(encoding="utf-8"))["images"]
     indices = chosen(len(data.images), seen)
     method = _method(entry, store, settings, data)
@@ -95,7 +96,7 @@ def chosen(count: int, seen: list[int]) -> NDArray[np.int64]:
 
 
 def _method(entry: Entry, store: Store, settings: schema.Pretrain, data: ImageSet) -> Any:
-    model: schema.Model = TypeAdapter(schema.Model).validate_python(entry.about["order"]["model"])
+    model: schema.Model = TypeAdapter(schema.Model).validate_python(task_of(entry)["model"])
     parts = Parts(build_encoder(model), lambda: build_decoder(model), len(data.classes), image_classes(data))
     method = METHODS[settings.method.name](settings.method, settings.views, parts)
     assert isinstance(method, nn.Module)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 from pretune.outcomes import Outcome
 from pretune.store.store import Entry, Store
+
+TASK = "order"  # in an entry's `about`: the task (`StageTask.record`), by the name that tasks had when stores were made
 
 
 def find_in(store: Store, announced: bool = False) -> Callable[[str], Outcome | None]:
@@ -25,8 +27,13 @@ def find_in(store: Store, announced: bool = False) -> Callable[[str], Outcome | 
 
 def costs(entry: Entry) -> dict[str, float]:
     """What a stage run took: seconds, GPU seconds, and the most GPU memory (bytes) where it had a GPU."""
-    task = entry.about.get("order") or {}
+    task = task_of(entry)
     gpus = float(task.get("gpus") or 0.0) * int(task.get("workers") or 1)
     memory = (entry.about.get("machine") or {}).get("gpu_memory")
     found = {"cost/seconds": entry.seconds, "cost/gpu_seconds": entry.seconds * gpus}
     return found if memory is None else found | {"cost/gpu_memory": float(memory)}
+
+
+def task_of(entry: Entry) -> Mapping[str, Any]:
+    """The task of a stage run as its entry keeps it: settings, model, data, seed streams, the parent's fingerprint."""
+    return entry.about.get(TASK) or {}

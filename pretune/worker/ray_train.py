@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pretune.trainables.data.errors import RequirementsError
-from pretune.worker.execute import StageTask, device_for, machine, run_worker, state_to_resume
+from pretune.worker.stage import device_for, machine, run_worker, state_to_resume
+from pretune.worker.task import StageTask
 
 RESTARTS = 3  # of the workers within one attempt; a preempted machine's are not counted
 REPORT_SECONDS = 1.0  # least time between two progress reports
@@ -21,7 +22,7 @@ STORAGE = "train"  # a folder of Ray Train's inside the attempt's, which all mac
 
 
 def run_worker_group(task: StageTask, attempt: Path) -> tuple[dict[str, float], dict[str, Any]]:
-    """Run a stage on `order.workers` workers; its metrics, and for the record who ended it: how many, on what machine.
+    """Run a stage on several workers; its metrics, and for the record who ended it: how many, on what hardware.
 
     To be called within a Ray cluster; inside a Tune trial progress goes to the trial.
 
@@ -35,15 +36,16 @@ def run_worker_group(task: StageTask, attempt: Path) -> tuple[dict[str, float], 
 
     from pretune.trainables.loop import DivergedError, PreemptedError
 
-    elastic = task.min_workers < task.workers
+    resources = task.stage.resources
+    counts = resources.worker_counts
     trainer = TorchTrainer(
         work,  # type: ignore[arg-type]  # Ray's types know no return value, and of Result only the older form
         train_loop_config={"task": task.to_json(), "attempt": str(attempt)},
         torch_config=TorchConfig(backend="nccl" if task.gpus >= 1 else "gloo"),  # NCCL refuses to share a GPU
         scaling_config=ScalingConfig(
-            num_workers=(task.min_workers, task.workers) if elastic else task.workers,  # type: ignore[arg-type]
+            num_workers=(counts[0], counts[-1]) if len(counts) > 1 else counts[0],  # type: ignore[arg-type]
             use_gpu=task.gpus > 0,
-            resources_per_worker={"CPU": task.threads} | ({"GPU": task.gpus} if task.gpus else {}),
+            resources_per_worker={"CPU": resources.cpus} | ({"GPU": task.gpus} if task.gpus else {}),
         ),
         run_config=RunConfig(
             name=STORAGE,

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from pretune.run import Ended, Options, run_study
 from pretune.search_spaces.resolve import Study
-from pretune.worker.execute import Folders, execute, task_of
+from pretune.worker.execute import execute
+from pretune.worker.task import Folders, StageTask
 
 
 def run_inline(study: Study, root: Path, data: Path | None = None) -> Ended:
@@ -23,7 +24,7 @@ def run_inline(study: Study, root: Path, data: Path | None = None) -> Ended:
 
     def train(study: Study, state: Any, options: Options, console: Console) -> None:
         while stage := state.scheduler.take():
-            state.scheduler.complete(stage, execute(task_of(stage, state.label(stage), 0.0, folders), _silent))
+            state.scheduler.complete(stage, execute(StageTask(stage, state.label(stage), 0.0, folders), _silent))
         assert state.scheduler.finished
 
     with pytest.MonkeyPatch.context() as patch:

@@ -16,14 +16,14 @@ from pretune.errors import LoggerError
 from pretune.outcomes import Outcome
 from pretune.plan import make_plan
 from pretune.search_spaces.resolve import from_dict
-from pretune.worker.execute import Folders, task_of
+from pretune.worker.task import Folders, StageTask
 
 
 def played(tiny: dict[str, Any], name: str, out: Path) -> Forward:
     """One fine-tuning: two reports, then its end with final metrics."""
     _, stages = make_plan(from_dict(tiny), lambda data: "0" * 64)
     stage = next(stage for stage in stages if stage.kind == "finetune")
-    task = task_of(stage, "finetune a/b seed 0", 0.0, Folders("", "", None))
+    task = StageTask(stage, "finetune a/b seed 0", 0.0, Folders("", "", None))
     scheduler = Scheduler(lambda key: None, 0, lambda *event: None)
     trial = SimpleNamespace(trial_id="1", config={"task": task.to_json()}, last_result={"step": 6})
     (forward,) = callbacks([LogTo(name, "tiny", out)], scheduler)

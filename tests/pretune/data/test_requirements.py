@@ -20,7 +20,8 @@ from pretune.run import Options, run_study
 from pretune.search_spaces.resolve import from_dict
 from pretune.trainables.data.errors import RequirementsError
 from pretune.trainables.data.resident.digest import content_digest
-from pretune.worker.execute import Folders, execute, task_of
+from pretune.worker.execute import execute
+from pretune.worker.task import Folders, StageTask
 
 
 def photos(root: Path, n: int = 10) -> dict[str, Any]:
@@ -116,7 +117,7 @@ def test_a_stage_that_finds_out_itself_is_told_and_never_tried_again(tiny: dict[
     del tiny["pretrain"]
     _, stages = make_plan(from_dict(tiny | {"factors": {}, "report": {}}), lambda data: content_digest(data, None))
     folders = Folders(str(tmp_path / "store"), str(tmp_path / "cache"), None)
-    outcome = execute(task_of(stages[0], "a fine-tuning", 0.0, folders), lambda values: None)
+    outcome = execute(StageTask(stages[0], "a fine-tuning", 0.0, folders), lambda values: None)
     assert (outcome.state, outcome.failure) == ("crashed", "bad_data")
     assert outcome.cause.startswith(f"finetune cannot run on data.scenes: | {LABELS}")
 

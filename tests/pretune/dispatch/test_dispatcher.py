@@ -23,7 +23,7 @@ from pretune.search_spaces import schema
 from pretune.search_spaces.stages import Stage
 from pretune.store.lookup import find_in
 from pretune.store.store import Store
-from pretune.worker.execute import Folders, StageTask, task_of
+from pretune.worker.task import Folders, StageTask
 
 FINISHED = Outcome("finished", {"val/jaccard": 0.5})
 DIED = "the process that ran it died (killed, or out of memory)"
@@ -36,7 +36,7 @@ def stage(name: str, cpus: int = 1, gpus: float | None = None, parent: Stage | N
 
 
 def task_for(one: Stage, gpus: float) -> StageTask:
-    return task_of(one, one.name, gpus, Folders("store", "cache", None))
+    return StageTask(one, one.name, gpus, Folders("store", "cache", None))
 
 
 def dispatcher(
@@ -93,7 +93,7 @@ def test_a_gang_counts_with_all_its_workers_and_its_trial_holds_none_of_it() -> 
     assert config is not None
     assert config["resources"] == {"memory": 1048576}
     task = StageTask.from_json(config["task"])
-    assert (task.workers, task.min_workers, task.threads, task.gpus) == (2, 2, 2, 1.0)
+    assert (task.stage.resources.workers, task.stage.resources.cpus, task.gpus) == (2, 2, 1.0)
     assert h.take("2") is not None
     assert h.take("3") is None
 

@@ -21,7 +21,8 @@ from pretune.search_spaces.document import StudyError
 from pretune.search_spaces.resolve import from_dict
 from pretune.store.store import Store
 from pretune.trainables.data.resident.digest import content_digest
-from pretune.worker.execute import Folders, execute, task_of
+from pretune.worker.execute import execute
+from pretune.worker.task import Folders, StageTask
 
 VIEWS = {"size": 16}
 
@@ -59,7 +60,7 @@ def run(data: Path) -> Store:
     scheduler = Scheduler(lambda key: None, 0)
     scheduler.start(program.start(chosen))
     while (stage := scheduler.take()) is not None:
-        outcome = execute(task_of(stage, stage.name, 0.0, folders), lambda values: None)
+        outcome = execute(StageTask(stage, stage.name, 0.0, folders), lambda values: None)
         assert outcome.state == "finished", outcome.cause
         scheduler.complete(stage, outcome)
     tables.write_header(made, data / "s")

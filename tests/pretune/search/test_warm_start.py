@@ -18,7 +18,7 @@ from pretune.search.warm_start import in_space
 from pretune.search_spaces import schema, space
 from pretune.search_spaces.resolve import from_dict
 from pretune.search_spaces.stages import FIRST_SEARCH_SEED, stream_seed
-from pretune.worker.execute import Folders, task_of
+from pretune.worker.task import Folders, StageTask
 
 BASE: dict[str, Any] = {
     "study": "s",
@@ -45,8 +45,8 @@ def run_study(entries: list[dict[str, Any]], **changes: Any) -> tuple[Run, list[
         lr = stage.settings.optimizer.lr
         metrics = {"val/jaccard": -abs(np.log10(lr) + 2) + stage.streams["init"] % 7}
         spent = {"cost/seconds": 9.0 if lr < 1e-3 else 1.0}
-        order = task_of(stage, "", 0.0, Folders("", "", None))
-        left.append({"order": order.__dict__, "metrics": metrics | spent})
+        task = StageTask(stage, "", 0.0, Folders("", "", None))
+        left.append({"order": task.record(), "metrics": metrics | spent})
         scheduler.complete(stage, Outcome("finished", metrics, "", "", spent))
     return run, left, storage
 

@@ -28,7 +28,8 @@ from pretune.run import Options, run_study
 from pretune.search_spaces.resolve import from_dict
 from pretune.store.store import STATE, Entry, Store
 from pretune.trainables.data.resident.digest import content_digest
-from pretune.worker.execute import Folders, StageTask, execute, task_of
+from pretune.worker.execute import execute
+from pretune.worker.task import Folders, StageTask
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's own
 
@@ -53,7 +54,7 @@ def task(tiny: dict[str, Any], store: Path, **resources: int) -> StageTask:
         from_dict(tiny | {"resources": {"pretrain": resources}}), lambda data: content_digest(data, None)
     )
     first = next(stage for stage in stages if stage.kind == "pretrain")
-    made = task_of(first, "a stage", 0.0, Folders(str(store), str(store.parent / "cache"), None))
+    made = StageTask(first, "a stage", 0.0, Folders(str(store), str(store.parent / "cache"), None))
     return dataclasses.replace(made, checkpoint_seconds=0.2)
 
 
@@ -119,7 +120,7 @@ def test_a_group_that_lost_a_machine_gets_the_room_of_a_process_that_idles(
     loss = threading.Thread(target=lose)
     loss.start()
     try:
-        often = lambda *given: dataclasses.replace(task_of(*given), checkpoint_seconds=0.2)  # noqa: E731
+        often = lambda *given: dataclasses.replace(StageTask(*given), checkpoint_seconds=0.2)  # noqa: E731
         with mock.patch("pretune.run.order_of", often):
             ended = run_study(from_dict(tiny), options, Console(file=io.StringIO()))
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import platform
 from dataclasses import replace
@@ -22,8 +21,10 @@ from pretune.search_spaces.resolve import from_dict
 from pretune.store.store import Store
 from pretune.trainables import checkpoints
 from pretune.trainables.data.resident.digest import content_digest
-from pretune.worker.execute import Folders, StageTask, execute, run_worker, task_of
+from pretune.worker.execute import execute
 from pretune.worker.failures import NO_SPACE, describe, failed
+from pretune.worker.stage import run_worker
+from pretune.worker.task import Folders, StageTask
 
 
 @pytest.fixture
@@ -32,26 +33,20 @@ def folders(tmp_path: Path) -> Folders:
     return Folders(str(tmp_path / "store"), str(tmp_path / "cache"), None)
 
 
-def orders(tiny: dict[str, Any], folders: Folders) -> dict[str, StageTask]:
+def tasks(tiny: dict[str, Any], folders: Folders) -> dict[str, StageTask]:
     """The first pretraining and the first fine-tuning on it."""
     _, stages = make_plan(from_dict(tiny), lambda data: content_digest(data, None))
     first = next(stage for stage in stages if stage.kind == "pretrain")
     child = next(stage for stage in stages if stage.parent == first)
-    return {stage.kind: task_of(stage, f"a {stage.name}", 0.0, folders) for stage in (first, child)}
+    return {stage.kind: StageTask(stage, f"a {stage.name}", 0.0, folders) for stage in (first, child)}
 
 
 def ignore(values: dict[str, float]) -> None:
     return None
 
 
-def test_an_order_survives_the_process_boundary(tiny: dict[str, Any], folders: Folders) -> None:
-    for task in orders(tiny, folders).values():
-        assert StageTask.from_json(task.to_json()) == task
-        json.loads(task.to_json())
-
-
 def test_a_fine_tuning_runs_on_the_pretraining_in_the_store(tiny: dict[str, Any], folders: Folders) -> None:
-    made, store = orders(tiny, folders), Store(Path(folders.store))
+    made, store = tasks(tiny, folders), Store(Path(folders.store))
     first = execute(made["pretrain"], ignore)
     second = execute(made["finetune"], ignore)
     assert (first.state, second.state) == ("finished", "finished"), (first.cause, second.cause)
@@ -65,7 +60,7 @@ def test_a_fine_tuning_runs_on_the_pretraining_in_the_store(tiny: dict[str, Any]
 
 
 def test_what_is_stored_is_not_run_again(tiny: dict[str, Any], folders: Folders) -> None:
-    task = orders(tiny, folders)["pretrain"]
+    task = tasks(tiny, folders)["pretrain"]
     first = execute(task, ignore)
 
     def refuse(values: dict[str, float]) -> None:
@@ -103,14 +98,14 @@ def test_a_damaged_file_that_a_stream_meets_is_final_and_one_that_cannot_be_open
     data = {"dataset": "image-folder", "root": str(tmp_path / "d"), "cache_size": 32, "source": "streaming"}
     tiny["data"] |= {"files": data | {"split": {"test": 0.1, "val": 0.1}}}
     tiny["pretrain"] |= {"data": "files", "sees": "all", "batch_size": 12}
-    outcome = execute(orders(tiny, folders)["pretrain"], ignore)
+    outcome = execute(tasks(tiny, folders)["pretrain"], ignore)
     assert (outcome.state, outcome.failure) == ("crashed", kind)
     assert ("5.jpg: damaged" if readable else "5.jpg: cannot be opened (Input/output error)") in outcome.cause
 
 
 def test_a_divergence_is_an_outcome_that_is_stored(tiny: dict[str, Any], folders: Folders) -> None:
     tiny["pretrain"]["optimizer"] = {"name": "sgd", "lr": 1e30}
-    task = orders(tiny, folders)["pretrain"]
+    task = tasks(tiny, folders)["pretrain"]
     outcome = execute(task, ignore)
     assert outcome.state == "diverged"
     assert "pretext_loss is " in outcome.cause
@@ -122,7 +117,7 @@ def test_a_divergence_is_an_outcome_that_is_stored(tiny: dict[str, Any], folders
 
 
 def test_a_fault_is_an_outcome_with_its_cause_and_leaves_a_traceback(tiny: dict[str, Any], folders: Folders) -> None:
-    task = orders(tiny, folders)["pretrain"]
+    task = tasks(tiny, folders)["pretrain"]
 
     def fail(values: dict[str, float]) -> None:
         raise RuntimeError("CUDA out of memory\nmore")
@@ -143,17 +138,17 @@ def test_a_stop_goes_through(tiny: dict[str, Any], folders: Folders) -> None:
         raise SystemExit(0)
 
     with pytest.raises(SystemExit):
-        execute(orders(tiny, folders)["pretrain"], stop)
+        execute(tasks(tiny, folders)["pretrain"], stop)
 
 
 def test_a_missing_parent_is_said(tiny: dict[str, Any], folders: Folders) -> None:
-    outcome = execute(orders(tiny, folders)["finetune"], ignore)
+    outcome = execute(tasks(tiny, folders)["finetune"], ignore)
     assert outcome.state == "crashed"
     assert "is no longer in the store; run the study again" in outcome.cause
 
 
 def test_a_store_that_cannot_be_written_is_a_cause_and_no_exception(tiny: dict[str, Any], folders: Folders) -> None:
-    task = orders(tiny, folders)["pretrain"]
+    task = tasks(tiny, folders)["pretrain"]
     Path(folders.store).mkdir()
     (Path(folders.store) / task.fingerprint).write_text("a file in the way")
     outcome = execute(task, ignore)
@@ -168,7 +163,7 @@ def test_a_disk_that_fills_up_while_the_result_is_kept_is_a_cause(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pretune.store.store.write_atomically", full)
-    outcome = execute(orders(tiny, folders)["pretrain"], ignore)
+    outcome = execute(tasks(tiny, folders)["pretrain"], ignore)
     assert outcome.state == "crashed"
     assert "No space left on device" in outcome.cause
 
@@ -177,7 +172,7 @@ def test_a_stage_that_was_cut_off_goes_on_from_its_state(
     tiny: dict[str, Any], folders: Folders, monkeypatch: Any
 ) -> None:
     """A state that an earlier attempt left after the last step: nothing is trained, the metrics are those of it."""
-    task = orders(tiny, folders)["pretrain"]
+    task = tasks(tiny, folders)["pretrain"]
     whole = execute(task, ignore)
     store = Store(Path(folders.store))
     store.remove(task.fingerprint)
@@ -219,7 +214,7 @@ def test_a_machine_that_does_not_see_the_shared_folder_says_so_and_makes_nothing
 ) -> None:
     """Else /shared would be made on its own disk, and every stage there be lost with it."""
     marked = replace(folders, mark=str(tmp_path / "store" / ".seen-1"))
-    task = orders(tiny, marked)["pretrain"]
+    task = tasks(tiny, marked)["pretrain"]
     outcome = execute(task, ignore)
     assert (outcome.state, outcome.failure) == ("crashed", Failure.NOT_SHARED)
     assert f"{platform.node()} does not see {tmp_path / 'store'}" in outcome.cause
@@ -227,7 +222,7 @@ def test_a_machine_that_does_not_see_the_shared_folder_says_so_and_makes_nothing
     with pytest.raises(FileNotFoundError, match="does not see"):  # one of several workers, on another machine
         run_worker(task, tmp_path / "attempt", ignore, torch.device("cpu"), None)
     with join.marked(tmp_path / "store") as mark:
-        task = orders(tiny, replace(folders, mark=str(mark)))["pretrain"]
+        task = tasks(tiny, replace(folders, mark=str(mark)))["pretrain"]
         assert StageTask.from_json(task.to_json()) == task
         assert execute(task, ignore).state == "finished"
     assert not mark.exists()
@@ -244,7 +239,7 @@ def test_a_machine_that_does_not_see_the_shared_folder_says_so_and_makes_nothing
 def test_a_full_disk_of_one_machine_alone_does_not_stop_the_study(
     where: str | None, kind: Failure, tiny: dict[str, Any], folders: Folders, tmp_path: Path
 ) -> None:
-    task = orders(tiny, folders)["pretrain"]
+    task = tasks(tiny, folders)["pretrain"]
 
     def fail(values: dict[str, float]) -> None:
         raise OSError(errno.ENOSPC, NO_SPACE, *([str(tmp_path / where)] if where else []))
@@ -277,6 +272,6 @@ def test_a_gpu_that_torch_does_not_find_is_a_crash_and_not_the_cpu(
     tiny: dict[str, Any], folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    outcome = execute(replace(orders(tiny, folders)["pretrain"], gpus=1.0), ignore)
+    outcome = execute(replace(tasks(tiny, folders)["pretrain"], gpus=1.0), ignore)
     assert (outcome.state, outcome.failure) == ("crashed", Failure.NO_GPU)
     assert "`gpus: 0` under `resources` trains on the CPU" in outcome.cause

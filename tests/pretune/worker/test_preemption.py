@@ -27,7 +27,8 @@ from pretune.store.lookup import find_in
 from pretune.store.store import Store
 from pretune.trainables.data.resident.digest import content_digest
 from pretune.worker import preemption
-from pretune.worker.execute import Folders, execute, task_of
+from pretune.worker.execute import execute
+from pretune.worker.task import Folders, StageTask
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +51,7 @@ def test_a_preempted_stage_goes_on_where_it_left_and_ends_in_the_same_bits(
     ended = {}
     for name in ("preempted", "undisturbed"):
         store = Store(tmp_path / name)
-        task = task_of(stage_of(tiny, "pretrain"), "", 0.0, Folders(str(store.root), str(tmp_path / "cache"), None))
+        task = StageTask(stage_of(tiny, "pretrain"), "", 0.0, Folders(str(store.root), str(tmp_path / "cache"), None))
         if name == "preempted":
             outcome = execute(task, lambda values: None, map(after.__le__, range(1, 100)).__next__)
             assert outcome == Outcome("preempted", {}, f"asked to leave, state written after step {after}")
@@ -91,7 +92,7 @@ def test_a_stopped_handout_hands_out_no_more_and_is_over_when_nothing_is_under_w
     dispatcher = Dispatcher(
         scheduler,
         ClusterResources([ClusterNode({"CPU": 4.0})]),
-        lambda stage, gpus: task_of(stage, "", gpus, folders),
+        lambda stage, gpus: StageTask(stage, "", gpus, folders),
         {},
     )
     assert dispatcher.take("a") is not None
@@ -207,7 +208,7 @@ def test_the_store_shows_what_ended_whatever_the_trial_said_last(tiny: dict[str,
     torch.set_num_threads(1)
     stage = stage_of(tiny, "pretrain")
     store = Store(tmp_path / "store")
-    execute(task_of(stage, "", 0.0, Folders(str(store.root), str(tmp_path / "cache"), None)), lambda values: None)
+    execute(StageTask(stage, "", 0.0, Folders(str(store.root), str(tmp_path / "cache"), None)), lambda values: None)
     scheduler = Scheduler(find_in(store), 0)
     assert outcome_of(stage, {"state": "preempted"}, True, scheduler).state == "finished"
 

@@ -23,7 +23,8 @@ from pretune.search_spaces.resolve import from_dict
 from pretune.store.store import STATE, Entry, Store
 from pretune.trainables.data.resident.digest import content_digest
 from pretune.worker import ray_private
-from pretune.worker.execute import Folders, StageTask, execute, task_of
+from pretune.worker.execute import execute
+from pretune.worker.task import Folders, StageTask
 
 pytestmark = [
     pytest.mark.ray,
@@ -44,7 +45,7 @@ def task(tiny: dict[str, Any], store: Path, workers: int, kind: str = "pretrain"
         tiny["resources"] = {kind: {"workers": workers} | resources}
     _, stages = make_plan(from_dict(tiny), lambda data: content_digest(data, None))
     first = next(stage for stage in stages if stage.kind == kind)
-    return task_of(first, "a stage", 0.0, Folders(str(store), str(store.parent / "cache"), None))
+    return StageTask(first, "a stage", 0.0, Folders(str(store), str(store.parent / "cache"), None))
 
 
 def ignore(values: dict[str, float]) -> None:

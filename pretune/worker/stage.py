@@ -1,0 +1,168 @@
+"""One process of a stage run: its device, data and parents, and the loop that it calls.
+
+The loops report through a plain callable and know neither Ray nor the store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pretune.search_spaces import schema
+from pretune.search_spaces.stages import Stage
+from pretune.store.store import Store
+from pretune.worker.failures import NoGPUError
+from pretune.worker.task import StageTask
+
+
+def run_worker(
+    task: StageTask,
+    attempt: Path,
+    report: Any,
+    device: Any,
+    resume: Path | None,
+    world: Any = None,
+    leaving: Callable[[], bool] = lambda: False,
+) -> dict[str, float]:
+    """Run the stage in this process, as one of the workers of `world` (default: alone); its metrics.
+
+    Args:
+        device: a torch.device.
+        resume: the state to go on from.
+        leaving: see `execute`.
+    """
+    import torch
+
+    from pretune.trainables.data.checks.requirements import held_by, refuse
+    from pretune.trainables.data.sources import open_set
+    from pretune.trainables.data.splits import draw_split
+    from pretune.trainables.distributed import ALONE
+    from pretune.trainables.finetune import finetune
+    from pretune.trainables.loop import RunContext
+    from pretune.trainables.pretrain import pretrain
+    from pretune.trainables.probes.accuracy import probe
+    from pretune.trainables.probes.cka import compare
+    from pretune.trainables.probes.maps import write_maps
+
+    if missing := not_shared(task):  # one of several workers, on another machine than who began the stage
+        raise FileNotFoundError(missing)
+    stage, settings = task.stage, task.stage.settings
+    torch.set_num_threads(stage.resources.cpus)
+    if task.gpus > 0 and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    torch.backends.cudnn.deterministic = True
+    cache = Path(task.folders.cache)
+    root = Path(task.folders.data) if task.folders.data else None
+    with contextlib.closing(open_set(stage.data, stage.digest, root, cache, processes=stage.resources.cpus)) as data:
+        refuse(stage.name.replace(":", "."), settings, stage.data, held_by(data), 1 if world is None else world.size)
+        split = draw_split(
+            len(data.images), stage.data.split, stage.streams.get("split", 0), data.official_test, data.labels
+        )
+        store = task.folders.open_store()
+        parent, other = weights_of(stage.parent, store), weights_of(stage.other, store)
+        place = RunContext(
+            out=attempt,
+            device=device,
+            parent=parent,
+            resume=resume,
+            keep_state=stage.keep_state and bool(stage.series),
+            checkpoint_seconds=task.checkpoint_seconds,
+            world=world or ALONE,
+            batch_norm=stage.resources.batch_norm,
+            leaving=leaving,
+        )
+        if isinstance(settings, schema.Pretrain):
+            return pretrain(settings, stage.model, data, split, stage.streams, place, report, stage.until)
+        if isinstance(settings, schema.Finetune):
+            stratify = stage.data.split.stratify
+            return finetune(
+                settings,
+                stage.model,
+                data,
+                split,
+                stage.streams,
+                place,
+                report,
+                stage.on_test,
+                stratify,
+                stage.until,
+            )
+        if isinstance(settings, schema.CKA):
+            assert stage.other is not None
+            assert parent is not None
+            assert other is not None
+            return compare(settings, (stage.model, stage.other.model), (parent, other), data, split, device)
+        if isinstance(settings, schema.CAM | schema.FeatureMaps):
+            return write_maps(settings, stage.model, data, split, place)
+        return probe(settings, stage.model, data, split, place)
+
+
+def state_to_resume(task: StageTask) -> Path | None:
+    """What an earlier attempt left, or the end of a shorter training of the same."""
+    store = task.folders.open_store()
+    return store.resumable(task.fingerprint) or store.shorter(task.stage.series, task.stage.reach)
+
+
+def weights_of(parent: Stage | None, store: Store) -> Path | None:
+    """The weights that a stage starts from. Raises FileNotFoundError where the store lost them."""
+    if parent is None:
+        return None
+    entry = store.find(parent.fingerprint)
+    if entry is None:
+        raise FileNotFoundError(
+            f"the stage before ({parent.fingerprint}) is no longer in the store; run the study again"
+        )
+    return store.file(entry, "model.safetensors")
+
+
+def device_for(gpus: float) -> Any:
+    """The GPU that Ray gave this process, or the CPU. Raises RuntimeError where torch does not find that GPU."""
+    import torch
+
+    if gpus > 0 and not torch.cuda.is_available():
+        raise NoGPUError(
+            f"Ray assigned a GPU, but torch.cuda.is_available() is False on {platform.node()}: its driver does not "
+            "work, or this torch is built without CUDA; "
+            "`gpus: 0` under `resources` trains on the CPU"
+        )
+    return torch.device("cuda" if gpus > 0 else "cpu")
+
+
+def machine(task: StageTask) -> dict[str, Any]:
+    """Hardware and versions, for the record."""
+    import torch
+
+    on_gpu = task.gpus > 0 and torch.cuda.is_available()
+    cuda = torch.cuda.get_device_name() if on_gpu else None
+    memory = torch.cuda.max_memory_allocated() if on_gpu else None  # bytes, since the stage began
+    return {
+        "gpu": cuda,
+        "gpu_memory": memory,
+        "gpu_memory_total": torch.cuda.mem_get_info()[1] if on_gpu else None,
+        "cpu": _cpu(),
+        "threads": task.stage.resources.cpus,
+    } | {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _cpu() -> str:
+    """The processor's model name, where the system tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def not_shared(task: StageTask) -> str:
+    """A sentence where this node does not see the folder that the driver sees; empty where it does."""
+    mark = task.folders.mark
+    if mark is None or Path(mark).exists():
+        return ""
+    folder = Path(mark).parent
+    return f"{platform.node()} does not see {folder}, the folder that all nodes share; mount it there"
