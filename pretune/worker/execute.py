@@ -222,7 +222,7 @@ def run_worker(
     """
     import torch
 
-    from pretune.trainables.data.checks.requirements import held_by, refuse
+    from pretune.trainables.data.checks.requirements import check_requirements, facts_of_images
     from pretune.trainables.data.sources import open_set
     from pretune.trainables.data.splits import draw_split
     from pretune.trainables.distributed import ALONE
@@ -245,7 +245,8 @@ def run_worker(
     cache = Path(task.folders.cache)
     root = Path(task.folders.data) if task.folders.data else None
     with contextlib.closing(open_set(chosen, task.digest, root, cache, processes=task.threads)) as data:
-        refuse(task.name.replace(":", "."), settings, chosen, held_by(data), 1 if world is None else world.size)
+        workers = 1 if world is None else world.size
+        check_requirements(task.name.replace(":", "."), settings, chosen, facts_of_images(data), workers)
         seed = task.streams.get("split", 0)
         split = draw_split(len(data.images), chosen.split, seed, data.official_test, data.labels)
         store = task.folders.open_store()
