@@ -23,6 +23,7 @@ install: .venv/installed
 lint: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
 test: .venv/installed-test lint  ## lint, types and the tests that run everywhere

@@ -89,7 +89,7 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
     began = time.monotonic()
     store = open_store(options.store, options.cache)
     store.check()
-    digest_of, copies, left_out = prepare_data(study, options.data, options.cache, console)
+    digest_of, leaks, excluded = prepare_data(study, options.data, options.cache, console)
     make_folder(options.out)
     publisher = Publisher(options.out, options.results)
     publisher.check()
@@ -101,12 +101,12 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
         searches_in(options) as storage,
         log_file.open("a", encoding="utf-8", errors="backslashreplace") as log,
     ):
-        log.writelines(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n" for line in left_out)
+        log.writelines(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n" for line in excluded)
         if say_changes(study, options.out, console):
             set_aside(options.out)
         tables.write_header(study, options.out)
         run = Run(study, digest_of, storage)
-        run.notes += copies
+        run.notes += leaks
         run.clock = lambda: time.monotonic() - began
         run.is_stored = lambda fingerprint: store.find(fingerprint) is not None
         run.earlier = functools.partial(warm_start.earlier, store, options.out)

@@ -139,17 +139,13 @@ def _check_configuration(
 
 def _check_finetune(cell: Cell, settings: Configuration, places: Places, warnings: list[str]) -> Iterator[Problem]:
     assert settings.finetune is not None
-    finetune, data = settings.finetune, settings.data.get(settings.finetune.data)
-    if data is not None and data.dataset == "image-folder":
-        yield places.problem(("finetune", "data"), "image-folder has no masks", "use image-mask-folder")
+    finetune = settings.finetune
     trained = settings.pretrain[-1].method if settings.pretrain else None
     if finetune.transfer == "encoder+decoder" and trained is not None and not trained.facts.decoder:
         what = f"{trained.name} trains no decoder to transfer"
         yield places.problem(("finetune", "transfer"), what, "use transfer: encoder")
     if finetune.freeze == "encoder" and (finetune.transfer == "none" or not settings.pretrain):
         warnings.append(f"cell {cell.label}: the frozen encoder is a random one, nothing is transferred to it")
-    if finetune.checkpoint == "best" and data is not None and data.split.val == 0:
-        yield places.problem(("finetune", "checkpoint"), "best needs validation images", "set data.*.split.val")
 
 
 def _check_probabilities(scored: bool, header: Header, places: Places) -> Iterator[Problem]:
@@ -160,16 +156,11 @@ def _check_probabilities(scored: bool, header: Header, places: Places) -> Iterat
 
 
 def _check_pretrain(settings: Configuration, places: Places) -> Iterator[Problem]:
-    """Supervised pretraining needs what the data set must have."""
+    """Supervised pretraining sees training images alone; projections are of levels that the encoder has."""
     for i, stage in enumerate(settings.pretrain):
-        data = settings.data.get(stage.data)
         if stage.method.facts.supervised and stage.sees != "train":
             what = f"{stage.method.name} would train on the labels of validation or test images"
             yield places.problem(("pretrain", i, "sees"), what, "set sees: train")
-        if "masks" in stage.method.facts.requires and data is not None and data.dataset == "image-folder":
-            what = f"image-folder has no masks to pretrain {stage.method.name} with"
-            yield places.problem(("pretrain", i, "data"), what, "use image-mask-folder")
-
         asked = getattr(stage.method, "projection_levels", 1)
         held = {"timm-unet": None}.get(settings.model.name, len(getattr(settings.model, "widths", "12345")))
         if held is not None and asked > held:

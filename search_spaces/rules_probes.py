@@ -1,4 +1,4 @@
-"""What must hold of probes: images to be scored on, a factor to compare along, and metrics that they report."""
+"""What must hold of probes: a pretraining to look at, a factor to compare along, and metrics that they report."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 
 from pretune.search_spaces.cells import Cell, Level
 from pretune.search_spaces.document import Places, Problem, did_you_mean
-from pretune.search_spaces.identities import scores_test
-from pretune.search_spaces.schema import CAM, CKA, Configuration, Header
+from pretune.search_spaces.schema import CAM, Configuration, Header
 
 LAYER = re.compile(r"^.+/(output|level\d+)$")
 REPORTED = {  # by kind: the part of a metric after probe/NAME/, and how it is written
@@ -22,13 +21,8 @@ REPORTED = {  # by kind: the part of a metric after probe/NAME/, and how it is w
 
 
 def check_probes(settings: Configuration, places: Places) -> Iterator[Problem]:
-    """A probe needs images of its own to be scored on; whether they have classes shows when the data are opened."""
+    """Class-activation maps need a pretraining by classification."""
     for name, probe in settings.probe.items():
-        data = settings.data.get(probe.data)
-        whole = scores_test(probe) or (isinstance(probe, CKA) and probe.images == "all")
-        if data is not None and data.split.val == 0 and not whole:
-            what = "a probe is scored on validation images, and there are none"
-            yield places.problem(("data", probe.data, "split", "val"), what, "set it above 0")
         trained = [(stage.method.facts.classifier, stage.data) for stage in settings.pretrain[-1:]]
         if isinstance(probe, CAM) and trained and trained != [(True, probe.data)]:
             what = "class-activation maps need a pretraining by classification on the same data"

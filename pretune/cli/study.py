@@ -218,13 +218,13 @@ def plan(
     pretune plan study.yaml --no-calibrate --json
     """
     from pretune import plan as planning
-    from pretune.data import requirements
+    from pretune.data.requirements import check_study_requirements, facts_before_decoding
     from pretune.search_spaces.schema import Data
     from pretune.store.lookup import find_in
     from pretune.store.store import open_store
 
     study = load(file, scale, overrides)
-    requirements.refuse_study(study, requirements.listed(data, missing=True))
+    check_study_requirements(study, facts_before_decoding(data, missing=True))
     digest_of, size_of = _contents(data, root)
     held = open_store(store or root / "store", root / "cache")
     with planning.searches_before(root / study.name) as asked:

@@ -1,4 +1,4 @@
-"""`pretune data check`: every file of a copy read, what was found in words, and a contact sheet to look at."""
+"""`pretune data check`: read every file of a copy, report what was found, and draw a contact sheet."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # numpy and torch are imported where they are used: the comma
     from pretune.trainables.data.image_set import ImageSet
 
 ROWS = 256  # masks counted at a time
-SHOWN_COPIES = 5
+SHOWN_DUPLICATES = 5
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -29,9 +29,9 @@ PAGE = """<!doctype html>
 img { max-width: 100% } .bad { color: #a40000 }</style>
 <h1>{{ title }}</h1>
 <ul>{% for line in lines %}<li>{{ line }}</li>{% endfor %}</ul>
-{% if problems %}<h2>{{ problems | length }} {{ "left out of the sheet" if picture else "problems" }}</h2>
+{% if problems %}<h2>{{ problems | length }} {{ "excluded from the sheet" if sheet else "problems" }}</h2>
 <ul class="bad">{% for line in problems %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
-{% if picture %}<img alt="contact sheet of {{ title }}" src="data:image/png;base64,{{ picture }}">{% endif %}
+{% if sheet %}<img alt="contact sheet of {{ title }}" src="data:image/png;base64,{{ sheet }}">{% endif %}
 </html>
 """
 
@@ -76,66 +76,65 @@ def settings_of(name: str, overrides: Sequence[str]) -> schema.Data:
 def check_data(
     settings: schema.Data, root: Path | None, cache: Path, count: int, sheet: Path, console: Console
 ) -> tuple[str, ...]:
-    """Report and sheet of a copy; what is wrong with each of its files. Raises DataError where none can be used, with
-    every file on the page."""
-    from pretune.trainables.data.checks.excluded import images_left_out, types_not_read
+    """Report on a copy and draw its sheet; returns what is wrong with each of its files.
+
+    Raises DataError where no image can be used, with every file on the page.
+    """
+    from pretune.trainables.data.checks.excluded import count_excluded, types_not_read
     from pretune.trainables.data.errors import DataError
     from pretune.trainables.data.sets.table import locate
 
     where = locate(settings, root)
     title = f"{settings.dataset} {where or ''}"
     try:
-        held = _decoded(settings, root, cache)
+        image_set = _decoded(settings, root, cache)
     except DataError as error:
         if error.problems:
             page = write_page(title, [error.summary], error.problems, sheet, drawn=False)
             console.print(f"wrote {page}, which lists all {len(error.problems)} problems", highlight=False)
         raise
     console.print(printable(f"{settings.dataset} {f'in {where}' if where else '(generated)'}"), highlight=False)
-    lines = [*describe(held), *duplicate_report(held)]
-    if held.skipped:
-        lines.append(f"{images_left_out(settings, root, len(held.names))} cannot be used")
+    lines = [*describe(image_set), *duplicate_report(image_set)]
+    if image_set.skipped:
+        lines.append(f"{count_excluded(settings, root, len(image_set.names))} cannot be used")
     if ignored := types_not_read(settings, root):
         lines.append(ignored)
     for line in lines:
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
-    draw_sheet(held, count, sheet)
-    page = write_page(title, lines, held.skipped, sheet)
+    draw_sheet(image_set, count, sheet)
+    page = write_page(title, lines, image_set.skipped, sheet)
     console.print(f"wrote {sheet} and {page}", highlight=False)
-    return held.skipped
+    return image_set.skipped
 
 
 def check_study(
     study: Study, root: Path | None, cache: Path, count: int, out: Path | None, console: Console
 ) -> tuple[str, ...]:
-    """The same of every data set of a study, a sheet for each, and what the study asks of them in vain."""
-    from pretune.data.requirements import unmet_needs
-    from pretune.search_spaces.schema import Split
-    from pretune.trainables.data.checks.requirements import Held, held_by
+    """The same of every data set of a study, a sheet for each, and the requirements of the study that are unmet."""
+    from pretune.data.requirements import unmet_requirements, without_folds
+    from pretune.trainables.data.checks.requirements import Facts, facts_of_images, facts_of_settings
     from pretune.trainables.data.errors import DataError
 
     sheet = out or Path(f"{study.name}.png")
     drawn: dict[schema.Data, str] = {}  # folds of one data set are drawn once
-    held: dict[schema.Data, Held] = {}
+    facts: dict[schema.Data, Facts] = {}
     problems: list[str] = []
-
-    def whole(data: schema.Data) -> schema.Data:
-        return data.model_copy(update={"split": Split(seed=data.split.seed)})
-
     for cell in study.cells:
-        for name, data in cell.configuration().data.items():
-            if whole(data) in drawn:
+        for name, folded in cell.configuration().data.items():
+            data = without_folds(folded)
+            if data in drawn:
                 continue
             again = sum(label.split(".")[0] == name for label in drawn.values())
-            drawn[whole(data)] = label = f"{name}.{again + 1}" if again else name
+            drawn[data] = label = f"{name}.{again + 1}" if again else name
             console.print(f"data {label}:", highlight=False)
             path = sheet.with_name(f"{sheet.stem}-{label}{sheet.suffix}")
             try:
-                problems += [f"{label}: {line}" for line in check_data(whole(data), root, cache, count, path, console)]
-                held[whole(data)] = held_by(_decoded(whole(data), root, cache))
+                problems += [f"{label}: {line}" for line in check_data(data, root, cache, count, path, console)]
+                facts[data] = facts_of_images(_decoded(data, root, cache))
             except DataError as error:
                 problems += [f"{label}: {line}" for line in (error.summary, *error.problems)]
-    return (*problems, *unmet_needs(study, lambda data: held.get(whole(data))))
+            facts.setdefault(data, facts_of_settings(data))
+    return (*problems, *unmet_requirements(study, lambda data: facts[without_folds(data)]))
 
 
 def _decoded(settings: schema.Data, root: Path | None, cache: Path) -> ImageSet:
@@ -165,84 +164,85 @@ def _decoded(settings: schema.Data, root: Path | None, cache: Path) -> ImageSet:
         return load_images(lenient, root, cache, progress)
 
 
-def describe(held: ImageSet) -> list[str]:
+def describe(image_set: ImageSet) -> list[str]:
     """How many images, classes and tests there are, and how the classes share the pixels."""
     import numpy as np
 
-    size = f"{held.images.shape[-2]} px"
-    if len(held.images.shape) == 5:
-        size = f"{' x '.join(map(str, held.images.shape[1:4]))} voxels"
-    lines = [f"{len(held.names)} images, {'streamed' if held.streamed else 'cached'} at {size}"]
-    if held.official_test is not None:
-        tests = int(held.official_test.sum())
-        lines.append(f"official lists: {len(held.names) - tests} train, {tests} test")
-    if held.labels is not None:
-        counts = np.bincount(held.labels)  # as many classes as the stages count
+    size = f"{image_set.images.shape[-2]} px"
+    if len(image_set.images.shape) == 5:
+        size = f"{' x '.join(map(str, image_set.images.shape[1:4]))} voxels"
+    lines = [f"{len(image_set.names)} images, {'streamed' if image_set.streamed else 'cached'} at {size}"]
+    if image_set.official_test is not None:
+        tests = int(image_set.official_test.sum())
+        lines.append(f"official lists: {len(image_set.names) - tests} train, {tests} test")
+    if image_set.labels is not None:
+        counts = np.bincount(image_set.labels)  # as many classes as the stages count
         seen = counts[counts > 0]
         empty = f", {len(counts) - len(seen)} of them without an image" if len(seen) < len(counts) else ""
         lines.append(f"{len(counts)} image classes with {seen.min()} to {seen.max()} images each{empty}")
-    if held.masks is not None:
+    if image_set.masks is not None:
         lines.append(
-            "share of pixels: " + ", ".join(f"{name} {share:.1%}" for name, share in mask_shares(held).items())
+            "share of pixels: " + ", ".join(f"{name} {share:.1%}" for name, share in mask_shares(image_set).items())
         )
     return lines
 
 
-def mask_shares(held: ImageSet) -> Mapping[str, float]:
+def mask_shares(image_set: ImageSet) -> Mapping[str, float]:
     """Class name -> share of all pixels, `ignored` last."""
     import numpy as np
 
-    assert held.masks is not None
+    assert image_set.masks is not None
     counts = np.zeros(256, np.int64)
-    for rows in np.array_split(np.arange(len(held.names)), -(-len(held.names) // ROWS)):
-        counts += np.bincount(np.asarray(held.masks[rows]).ravel(), minlength=256)
+    for rows in np.array_split(np.arange(len(image_set.names)), -(-len(image_set.names) // ROWS)):
+        counts += np.bincount(np.asarray(image_set.masks[rows]).ravel(), minlength=256)
     shares = counts / counts.sum()
-    named = {name: float(share) for name, share in zip(held.classes, shares, strict=False)}
+    named = {name: float(share) for name, share in zip(image_set.classes, shares, strict=False)}
     return named | ({"ignored": float(shares[255])} if shares[255] > 0 else {})
 
 
-def duplicate_report(held: ImageSet) -> list[str]:
-    """Pictures that are there twice, those on both sides of the official lists first."""
+def duplicate_report(image_set: ImageSet) -> list[str]:
+    """Images that are there twice, those on both sides of the official lists first."""
     import numpy as np
 
-    from pretune.trainables.data.checks.duplicates import copies_in, find_alike, pairs, summarised
+    from pretune.trainables.data.checks.duplicates import duplicates_among, find_alike, pairs, summarised
 
-    if len(held.images.shape) == 5:
-        return ["volumes are not searched for copies"]
-    if held.streamed:
-        return ["copies are not searched for in a set that is streamed"]
-    alike = find_alike(summarised(np.asarray(held.images)))
+    if len(image_set.images.shape) == 5:
+        return ["volumes are not searched for duplicates"]
+    if image_set.streamed:
+        return ["a streamed data set is not searched for duplicates"]
+    alike = find_alike(summarised(np.asarray(image_set.images)))
     found = [(pair.first, pair.second) for pair in pairs(alike)]
     if not found:
-        return ["no picture is there twice"]
-    tests = held.official_test
-    leaked = [] if tests is None else copies_in(alike, tests, ~tests)
-    shown = list(dict.fromkeys([*map(_ordered, leaked), *found]))[:SHOWN_COPIES]
-    examples = [f"  {held.names[one]} = {held.names[other]}" for one, other in shown]
-    sides = f", {len(leaked)} pictures of the official test list are outside of it too" if tests is not None else ""
+        return ["no duplicates"]
+    tests = image_set.official_test
+    leaked = [] if tests is None else duplicates_among(alike, tests, ~tests)
+    shown = list(dict.fromkeys([*map(_ordered, leaked), *found]))[:SHOWN_DUPLICATES]
+    examples = [f"  {image_set.names[one]} = {image_set.names[other]}" for one, other in shown]
+    sides = f", {len(leaked)} images of the official test list are outside of it too" if tests is not None else ""
     rest = len(set(found).difference(shown))
     more = [f"  and {rest} more"] if rest else []
-    return [f"{len(found)} pairs show the same picture{sides}:", *examples, *more]
+    many = "1 pair shows" if len(found) == 1 else f"{len(found)} pairs show"
+    return [f"{many} the same image{sides}:", *examples, *more]
 
 
 def _ordered(pair: tuple[int, int]) -> tuple[int, int]:
     return min(pair), max(pair)
 
 
-def draw_sheet(held: ImageSet, count: int, sheet: Path) -> None:
+def draw_sheet(image_set: ImageSet, count: int, sheet: Path) -> None:
     """A random but fixed choice of images, with their masks and the outlines of their regions."""
     from pretune.trainables.data.checks.contact_sheets import data_sheet, image_to_show
     from pretune.trainables.data.splits import draw_subset
 
-    rows = [int(i) for i in draw_subset(len(held.names), count, 0)]
-    pairs = [image_to_show(held.images[i], None if held.masks is None else held.masks[i]) for i in rows]
-    masks = None if held.masks is None else [mask for _, mask in pairs if mask is not None]
-    captions = [f"{held.names[i]}{_label(held, i)}" for i in rows]
-    regions = None if held.regions is None else [held.regions[i] for i in rows]
+    rows = [int(i) for i in draw_subset(len(image_set.names), count, 0)]
+    pairs = [image_to_show(image_set.images[i], None if image_set.masks is None else image_set.masks[i]) for i in rows]
+    masks = None if image_set.masks is None else [mask for _, mask in pairs if mask is not None]
+    captions = [f"{image_set.names[i]}{_label(image_set, i)}" for i in rows]
+    regions = None if image_set.regions is None else [image_set.regions[i] for i in rows]
     columns = 8 // (1 + (masks is not None) + (regions is not None))
-    picture = data_sheet([image for image, _ in pairs], masks, captions, held.classes, columns, regions)
+    drawn = data_sheet([image for image, _ in pairs], masks, captions, image_set.classes, columns, regions)
     sheet.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(sheet)
+    drawn.save(sheet)
 
 
 def page_of(sheet: Path) -> Path:
@@ -250,21 +250,21 @@ def page_of(sheet: Path) -> Path:
 
 
 def write_page(title: str, lines: Sequence[str], problems: Sequence[str], sheet: Path, drawn: bool = True) -> Path:
-    """The sheet if it was drawn, what was found and every bad file as one HTML file beside it, which opens offline."""
+    """Write the sheet if it was drawn, the findings and every bad file as one HTML file beside it; it opens offline."""
     import base64
 
     from jinja2 import Template
 
-    picture = base64.b64encode(sheet.read_bytes()).decode() if drawn else ""
-    text = Template(PAGE, autoescape=True).render(title=title, lines=lines, problems=problems, picture=picture)
+    encoded = base64.b64encode(sheet.read_bytes()).decode() if drawn else ""
+    text = Template(PAGE, autoescape=True).render(title=title, lines=lines, problems=problems, sheet=encoded)
     page = page_of(sheet)
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(printable(text), encoding="utf-8")
     return page
 
 
-def _label(held: ImageSet, row: int) -> str:
-    if held.labels is None:
+def _label(image_set: ImageSet, row: int) -> str:
+    if image_set.labels is None:
         return ""
-    label = int(held.labels[row])
-    return f" [{held.label_names[label] if held.label_names else label}]"
+    label = int(image_set.labels[row])
+    return f" [{image_set.label_names[label] if image_set.label_names else label}]"

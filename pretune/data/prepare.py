@@ -1,19 +1,22 @@
-"""What is made ready before Ray starts: every data set, and what is to be said about them and about the study."""
+"""Preparation before Ray starts: every data set decoded or opened, its requirements and leaks checked and reported."""
 
 from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import Progress as Bar
 
-from pretune.data import requirements
-from pretune.data.leaks import in_the_test_set
+from pretune.data.leaks import find_leaks
+from pretune.data.requirements import check_study_requirements, facts_before_decoding
 from pretune.search_spaces import schema
 from pretune.search_spaces.resolve import Study
 from pretune.search_spaces.stages import DigestOf
+
+if TYPE_CHECKING:
+    from pretune.trainables.data.image_set import ImageSet
 
 
 def prepare_data(
@@ -22,15 +25,14 @@ def prepare_data(
     """Decode every data set into the cache, with a progress bar.
 
     Returns:
-        What names a data set's content, sentences about pictures that are in a test set and outside of it, and a line
-        for every file that was left out.
+        The function from a data set's settings to its digest, a sentence for each leak into a test set, and a line for
+        every file that is excluded.
 
     Raises:
-        DataError: data that cannot be used. NeedsError, before anything is decoded where the files' list shows it: data
-            that do not have what the study asks for.
+        DataError: data that cannot be used. RequirementsError, before anything is decoded where the listed files show
+            it: data that do not have what the study asks for.
     """
-    from pretune.trainables.data.checks.requirements import Held, held_by
-    from pretune.trainables.data.image_set import ImageSet
+    from pretune.trainables.data.checks.requirements import Facts, facts_of_images
     from pretune.trainables.data.sources import Choice, open_set, prepare
 
     @functools.cache
@@ -45,51 +47,49 @@ def prepare_data(
     def opened(data: schema.Data) -> ImageSet:
         return open_set(data, prepared(data)[0], data_root, cache)
 
-    requirements.refuse_study(study, requirements.listed(data_root))
-    said: set[str] = set()
-    held: dict[schema.Data, Held] = {}
-    left_out: list[str] = []
+    @functools.cache
+    def facts(data: schema.Data) -> Facts:
+        return facts_of_images(opened(data))
+
+    check_study_requirements(study, facts_before_decoding(data_root))
+    reported: set[str] = set()
+    excluded: list[str] = []
     for cell in study.cells:
         for name, data in cell.configuration().data.items():
             digest, choice = prepared(data)
-            if data not in held:
-                held[data] = held_by(opened(data))
-            if digest not in said:
-                said.add(digest)
-                say_source(name, choice.why, console)
-                left_out += say_left_out(name, data, opened(data), data_root, console)
-    requirements.refuse_study(study, held.get)
-    found = list(in_the_test_set(study, lambda data: (prepared(data)[0], opened(data)), cache))
-    for sentence in found:
-        if console is None:
-            break
-        console.print(f"[yellow]note:[/] {sentence}", highlight=False, soft_wrap=True)
-    return lambda data: prepared(data)[0], found, left_out
-
-
-def say_source(name: str, why: str, console: Console | None) -> None:
-    """Whether a data set is decoded once or streamed, and why."""
+            if digest not in reported:
+                reported.add(digest)
+                if console is not None:
+                    console.print(f"[dim]data {name}: {choice.why}[/]", highlight=False)
+                excluded += report_excluded(name, data, opened(data), data_root, console)
+    check_study_requirements(study, facts)
+    leaks = list(find_leaks(study, lambda data: (prepared(data)[0], opened(data)), cache))
     if console is not None:
-        console.print(f"[dim]data {name}: {why}[/]", highlight=False)
+        for sentence in leaks:
+            console.print(f"[yellow]note:[/] {sentence}", highlight=False, soft_wrap=True)
+    return lambda data: prepared(data)[0], leaks, excluded
 
 
-def say_left_out(name: str, data: schema.Data, held: Any, data_root: Path | None, console: Console | None) -> list[str]:
-    """Which files `on_error: skip` left out, the first ten of them, and which types of file are not read.
+def report_excluded(
+    name: str, data: schema.Data, images: ImageSet, data_root: Path | None, console: Console | None
+) -> list[str]:
+    """Print the first ten files that `on_error: skip` excludes, and which types of file are not read.
 
     Returns a line for each, for the log.
     """
-    from pretune.trainables.data.checks.excluded import images_left_out, types_not_read
+    from pretune.trainables.data.checks.excluded import count_excluded, types_not_read
+    from pretune.trainables.data.errors import SHOWN
 
-    skipped, ignored = held.skipped, types_not_read(data, data_root)
+    skipped, ignored = images.skipped, types_not_read(data, data_root)
     if console is not None:
         if ignored:
             console.print(f"note: data {name}: {ignored}", highlight=False, markup=False, soft_wrap=True)
         if skipped:
-            many = images_left_out(data, data_root, len(held.images))
-            console.print(f"note: data {name}: {many} left out (on_error: skip)", highlight=False)
-        for line in skipped[:10]:
+            many = count_excluded(data, data_root, len(images.images))
+            console.print(f"note: data {name}: {many} excluded (on_error: skip)", highlight=False)
+        for line in skipped[:SHOWN]:
             console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
-        if len(skipped) > 10:
-            where = "pretune.log and pretune data check list all (on its page)"
-            console.print(f"  and {len(skipped) - 10} more; {where}", highlight=False)
-    return [f"data {name}: left out: {line}" for line in skipped] + ([f"data {name}: {ignored}"] if ignored else [])
+        if len(skipped) > SHOWN:
+            all_of_them = "pretune.log and pretune data check list all (on its page)"
+            console.print(f"  and {len(skipped) - SHOWN} more; {all_of_them}", highlight=False)
+    return [f"data {name}: excluded: {line}" for line in skipped] + ([f"data {name}: {ignored}"] if ignored else [])

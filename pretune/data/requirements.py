@@ -1,65 +1,75 @@
-"""Whether the data of a study have what its stages require: `trainables.data.checks`, over all cells and ranges."""
+"""Requirements of a study's stages against the facts of its data sets, over all cells, ranges and folds."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pretune.search_spaces import schema
+from pretune.search_spaces.cells import Cell
 from pretune.search_spaces.resolve import Study
 from pretune.search_spaces.rules import extremes
 from pretune.search_spaces.stages import Replicate, in_its_fold, uses_pretraining
 
 if TYPE_CHECKING:
-    from pretune.trainables.data.checks.requirements import Held, StageSettings
+    from pretune.trainables.data.checks.requirements import Facts, StageSettings
 
-HeldOf = Callable[[schema.Data], "Held | None"]  # None where the data set is not at hand
+FactsOf = Callable[[schema.Data], "Facts"]
 
 
-def refuse_study(study: Study, held_of: HeldOf) -> None:
-    """Raises NeedsError with everything that stages ask of their data in vain, a sentence each."""
+class Asked(NamedTuple):
+    """One stage that will run on a data set."""
+
+    where: str  # its key in the study
+    settings: StageSettings
+    data: schema.Data  # as in the study
+    folded: schema.Data  # the same in one validation fold
+    workers: int
+
+
+def check_study_requirements(study: Study, facts_of: FactsOf) -> None:
+    """Raises RequirementsError with every unmet requirement, a sentence each."""
     from pretune.trainables.data.errors import RequirementsError
 
-    if problems := unmet_needs(study, held_of):
-        raise RequirementsError(
-            f"{study.name}: stages ask of their data what these do not have; nothing was started:", problems
-        )
+    if problems := unmet_requirements(study, facts_of):
+        summary = "some stages need data that the data sets do not provide; nothing was started"
+        raise RequirementsError(f"{study.name}: {summary}:", problems)
 
 
-def unmet_needs(study: Study, held_of: HeldOf) -> list[str]:
+def unmet_requirements(study: Study, facts_of: FactsOf) -> list[str]:
     """Each sentence once, with the cells it is true of unless these are all."""
-    cells: dict[str, list[str]] = {}
+    from pretune.trainables.data.checks.requirements import unmet
+
+    cells: dict[str, dict[str, None]] = {}
     for cell in study.cells:
-        for suggest in extremes(cell):  # both ends of every range
-            for sentence in _unmet(cell.configuration(suggest), study.header, held_of):
-                labels = cells.setdefault(sentence, [])
-                if cell.label not in labels:
-                    labels.append(cell.label)
-    return [sentence + _where(labels, len(study.cells)) for sentence, labels in cells.items()]
+        for where, settings, data, folded, workers in _asked(cell, study.header):
+            for sentence in unmet(where, settings, folded, facts_of(data), workers):
+                cells.setdefault(sentence, {})[cell.label] = None
+    return [sentence + _of_cells(list(labels), len(study.cells)) for sentence, labels in cells.items()]
 
 
-def _where(labels: list[str], cells: int) -> str:
+def _of_cells(labels: list[str], cells: int) -> str:
     if len(labels) == cells:
         return ""
     return f" (cell {labels[0]}{f' and {len(labels) - 1} more' if len(labels) > 1 else ''})"
 
 
-def _unmet(configuration: schema.Configuration, header: schema.Header, held_of: HeldOf) -> Iterator[str]:
-    from pretune.trainables.data.checks.requirements import unmet
-
-    folds = {data.split.val_folds - 1 for data in configuration.data.values() if data.split.val_folds}
-    for number in sorted({0, *folds}):  # of validation folds the first is the largest, the last the smallest
-        turned = in_its_fold(configuration, Replicate(number, number, number))
-        for where, settings, workers in _stages(configuration, header):
-            held = held_of(configuration.data[settings.data])
-            if held is not None:
-                yield from unmet(where, settings, turned.data[settings.data], held, workers)
+def _asked(cell: Cell, header: schema.Header) -> Iterator[Asked]:
+    """All stages of a cell, at both ends of every range, and in the largest and the smallest validation fold."""
+    for suggest in extremes(cell):
+        configuration = cell.configuration(suggest)
+        folds = {data.split.val_folds - 1 for data in configuration.data.values() if data.split.val_folds}
+        for number in sorted({0, *folds}):  # of validation folds the first is the largest, the last the smallest
+            folded = in_its_fold(configuration, Replicate(number, number, number)).data
+            for where, settings, workers in _stages(configuration, header):
+                name = settings.data
+                yield Asked(where, settings, configuration.data[name], folded[name], workers)
 
 
 def _stages(configuration: schema.Configuration, header: schema.Header) -> Iterator[tuple[str, StageSettings, int]]:
-    """What will be run: its key, its settings, and on how many workers."""
+    """The stages that will run: key, settings, and number of workers."""
     chain = [stage for stage in configuration.pretrain if stage.method.name != "none"]
     for i, stage in enumerate(chain if uses_pretraining(configuration) else []):
         for workers in header.resources.pretrain.worker_counts:
@@ -71,23 +81,29 @@ def _stages(configuration: schema.Configuration, header: schema.Header) -> Itera
             yield f"probe.{name}", probe, 1
 
 
-def listed(data_root: Path | None, missing: bool = False) -> HeldOf:
-    """What data sets hold as far as their files are listed. With `missing` None for those that cannot be.
+def facts_before_decoding(data_root: Path | None, missing: bool = False) -> FactsOf:
+    """Facts of the listed files. With `missing`, data sets that are not at hand are judged by their settings alone.
 
     Raises DataError without it.
     """
-    from pretune.trainables.data.checks.requirements import held_by_listing
+    from pretune.trainables.data.checks.requirements import facts_of_listing, facts_of_settings
     from pretune.trainables.data.errors import DataError
     from pretune.trainables.data.sets.table import GENERATED, list_files
 
     @functools.cache
-    def held(settings: schema.Data) -> Held | None:
+    def facts(settings: schema.Data) -> Facts:
+        if isinstance(settings, GENERATED):
+            return facts_of_settings(settings)
         try:
-            generated = isinstance(settings, GENERATED)
-            return held_by_listing(settings, None if generated else list_files(settings, data_root))
+            return facts_of_listing(settings, list_files(settings, data_root))
         except DataError:
             if missing:
-                return None
+                return facts_of_settings(settings)
             raise
 
-    return lambda data: held(data.model_copy(update={"split": schema.Split(seed=data.split.seed)}))  # folds are alike
+    return lambda data: facts(without_folds(data))
+
+
+def without_folds(data: schema.Data) -> schema.Data:
+    """The data set whatever its split: folds of one set have equal files."""
+    return data.model_copy(update={"split": schema.Split(seed=data.split.seed)})

@@ -1,4 +1,4 @@
-"""`pretune data views`: what the network sees of a study's images, beside the images."""
+"""`pretune data views`: draw what the network sees of a study's images, beside the images."""
 
 from __future__ import annotations
 
@@ -42,37 +42,37 @@ def draw_views(
     if stage is None:
         raise click.UsageError("this study has no pretraining that makes views of images")
     settings = configuration.data[stage.data]
-    held = open_set(settings, prepare(settings, root, cache)[0], root, cache)
-    if len(held.images.shape) == 5:
+    image_set = open_set(settings, prepare(settings, root, cache)[0], root, cache)
+    if len(image_set.images.shape) == 5:
         raise click.UsageError("views of volumes are the volumes themselves: pretune data check draws them")
-    method = method_of(stage, configuration.model, held)
+    method = method_of(stage, configuration.model, image_set)
     recipes = method.recipes
-    rows = draw_subset(len(held.names), count, 0)
+    rows = draw_subset(len(image_set.names), count, 0)
     within = uses_regions(recipes)
-    if within and held.regions is None:
+    if within and image_set.regions is None:
         way = f"add `regions: {{name: felzenszwalb}}` to data.{stage.data}"
         raise click.UsageError(f"views within regions, but data.{stage.data} has no region maps; {way}")
-    regions = held.regions[rows] if within and held.regions is not None else None
+    regions = image_set.regions[rows] if within and image_set.regions is not None else None
     table = None if regions is None else region_table(regions)
     epochs = (0, 1) if len(recipes) <= TWICE else (0,)
-    images = torch.from_numpy(held.images[rows])
+    images = torch.from_numpy(image_set.images[rows])
     seen = [view for epoch in epochs for view in views_of(images, rows, recipes, 0, epoch, table)]
     titles = [f"view {v + 1}, epoch {epoch}" for epoch in epochs for v in range(len(recipes))]
     fallen = np.zeros(len(rows), np.bool_) if table is None else without_region(table, images.shape[1:3], recipes)
     restored = []
     if isinstance(method, Restoring):  # these give the network less than the view
-        restored = list(given(method, make_batch(method, make_feeds(held, HERE), rows, 0, 0)))
+        restored = list(given(method, make_batch(method, make_feeds(image_set, HERE), rows, 0, 0)))
         titles += [f"view {v + 1} as given" for v in range(len(restored))]
-    strips = strips_of(held, rows, images, seen, restored, regions, fallen)
+    strips = strips_of(image_set, rows, images, seen, restored, regions, fallen)
     sheet.parent.mkdir(parents=True, exist_ok=True)
     view_sheet(strips, titles).save(sheet)
     return said(stage, recipes, fallen)
 
 
-def method_of(stage: schema.Pretrain, model: schema.Model, held: ImageSet) -> Method:
+def method_of(stage: schema.Pretrain, model: schema.Model, image_set: ImageSet) -> Method:
     """The method itself, which knows how it makes each of its views."""
-    kinds = 0 if held.labels is None else int(held.labels.max()) + 1
-    parts = Parts(build_encoder(model), lambda: build_decoder(model), len(held.classes), kinds)
+    kinds = 0 if image_set.labels is None else int(image_set.labels.max()) + 1
+    parts = Parts(build_encoder(model), lambda: build_decoder(model), len(image_set.classes), kinds)
     return METHODS[stage.method.name](stage.method, stage.views, parts)
 
 
@@ -86,7 +86,7 @@ def without_region(
 
 
 def strips_of(
-    held: ImageSet,
+    image_set: ImageSet,
     rows: NDArray[np.int64],
     images: torch.Tensor,
     seen: Sequence[View],
@@ -102,7 +102,7 @@ def strips_of(
             images[i].numpy(),
             [view[i] for view in pixels],
             [box[i] for box in boxes],
-            f"{held.names[row]}{' (whole image: no large region)' if fallen[i] else ''}",
+            f"{image_set.names[row]}{' (whole image: no large region)' if fallen[i] else ''}",
             None if regions is None else regions[i],
         )
         for i, row in enumerate(rows)

@@ -36,7 +36,7 @@ def run_worker(
     """
     import torch
 
-    from pretune.trainables.data.checks.requirements import held_by, refuse
+    from pretune.trainables.data.checks.requirements import check_requirements, facts_of_images
     from pretune.trainables.data.sources import open_set
     from pretune.trainables.data.splits import draw_split
     from pretune.trainables.distributed import ALONE
@@ -57,7 +57,8 @@ def run_worker(
     cache = Path(task.folders.cache)
     root = Path(task.folders.data) if task.folders.data else None
     with contextlib.closing(open_set(stage.data, stage.digest, root, cache, processes=stage.resources.cpus)) as data:
-        refuse(stage.name.replace(":", "."), settings, stage.data, held_by(data), 1 if world is None else world.size)
+        workers = 1 if world is None else world.size
+        check_requirements(stage.name.replace(":", "."), settings, stage.data, facts_of_images(data), workers)
         split = draw_split(
             len(data.images), stage.data.split, stage.streams.get("split", 0), data.official_test, data.labels
         )

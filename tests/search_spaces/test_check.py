@@ -111,10 +111,6 @@ def test_the_text_that_is_changed_here_is_in_order():
          "s:8: pretrain.views.size: 1 px is below 2"),
         ("finetune:\n", "finetune:\n  transfer: encoder+decoder\n",
          "s:10: finetune.transfer: simclr trains no decoder to transfer (use transfer: encoder)"),
-        ("scenes}", "scenes, split: {val: 0}}\n  a: {dataset: image-folder, root: x}",
-         "s:13: finetune.checkpoint: best needs validation images (set data.*.split.val)"),
-        ("{dataset: scenes}", "{dataset: image-folder, root: x}",
-         "s:10: finetune.data: image-folder has no masks (use image-mask-folder)"),
         # ranges
         ("name: simclr", "name: simclr, temperature: {uniform: [1, 0]}",
          "s:7: pretrain.method.temperature: uniform needs low < high, received [1, 0]"),

@@ -81,14 +81,6 @@ def test_views_that_a_decoder_cannot_meet_are_refused() -> None:
     resolve.from_dict(body)
 
 
-def test_segmentation_needs_masks() -> None:
-    data = {"scenes": {"dataset": "scenes"}, "folder": {"dataset": "image-folder", "root": "x"}}
-    body = study({"name": "segmentation"}, data=data)
-    body["pretrain"]["data"] = "folder"
-    with pytest.raises(StudyError, match="image-folder has no masks to pretrain segmentation with"):
-        resolve.from_dict(body)
-
-
 @pytest.mark.parametrize(
     ("model", "stride"),
     [

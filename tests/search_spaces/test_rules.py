@@ -1,4 +1,4 @@
-"""Rules between settings: what pretraining may see, what a probe is scored on, whether cells can be compared."""
+"""Rules between settings: what pretraining may see, whether cells can be compared."""
 
 from __future__ import annotations
 
@@ -55,11 +55,6 @@ def test_cells_with_other_test_images_are_said_and_other_validation_images_are_n
     test = study(factors={"f": {"data.d.split.seed": [0, 1]}})
     assert any("not all cells are measured on the same test images" in warning for warning in test.warnings)
     assert study(factors={"f": {"data.d.split.val": [0.1, 0.2]}}).warnings == ()
-
-
-def test_a_probe_without_validation_images_is_refused() -> None:
-    with pytest.raises(StudyError, match=r"data\.d\.split\.val: a probe is scored on validation images"):
-        study(data={"d": {"dataset": "scenes", "split": {"val": 0}}}, probe={"near": {"kind": "knn", "data": "d"}})
 
 
 def test_a_projection_from_more_levels_than_there_are_is_refused() -> None:

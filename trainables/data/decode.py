@@ -262,7 +262,7 @@ def _check_values(array: NDArray[np.generic], values: Mapping[int, int]) -> None
         known = f"{allowed[0]} to {allowed[-1]}" if len(allowed) > 8 else ", ".join(map(str, allowed))
         way = "name their classes or set `ignore:`"
         if unknown == [255] and 1 not in seen and sorted(set(values.values())) == [0, 1]:
-            way = "if white is the second class, say so by `mask_values: [0, 255]`; if it is to be left out, by "
+            way = "if white is the second class, say so by `mask_values: [0, 255]`; if it is to be ignored, by "
             way += "`ignore: 255`"
         raise BadFileError(f"mask values outside the classes: {shown} (known: {known}); {way}")
 

@@ -53,7 +53,7 @@ class Pack(NamedTuple):
 
 
 class Colors(NamedTuple):
-    """What the colours of a mask mean: the first of `classes` within `tolerance` in every channel, else `other`."""
+    """Meaning of the colours of a mask: the first of `classes` within `tolerance` in every channel, else `other`."""
 
     classes: tuple[tuple[tuple[int, int, int], int], ...]  # (RGB, class index or IGNORE)
     other: int | None  # class of all other colours; None: they are an error
@@ -66,7 +66,7 @@ class Listing:
 
     root: Path
     entries: Sequence[Entry]
-    problems: tuple[str, ...] = ()  # 'FILE: what; what to do', FILE relative to root
+    problems: tuple[str, ...] = ()  # 'FILE: what; what to do', FILE relative to root. In the digest: keep their words
     classes: tuple[str, ...] = ()  # names of the mask classes
     mask_values: Mapping[int, int] | None = None  # value in the file -> class index or IGNORE; None: no masks
     mask_colors: Colors | None = None  # where masks are coloured images; `mask_values` then holds the class indices

@@ -1,4 +1,4 @@
-"""Resident or streaming: where a stage's images come from. It changes no digit, so it is in no fingerprint.
+"""Sources of images: resident or streaming. The choice changes no digit, so it is in no fingerprint.
 
 prepare    before a study: check the data set, decode it where it is to be resident
 open_set   in a stage: the memory-mapped copy, or a stream
@@ -27,12 +27,14 @@ SHARE = 0.5  # of the memory, that a resident set may take: beyond, its pages ar
 
 
 class Choice(NamedTuple):
+    """A source, and why it was chosen."""
+
     source: Literal["resident", "streaming"]
     why: str  # one line for the log
 
 
 def choose_by_size(settings: schema.Data, count: int, masks: bool, cache: Path, memory: int | None = None) -> Choice:
-    """What `source:` says; where that is auto, by the size of the decoded set against memory (bytes) and disk."""
+    """The source that `source:` names; for auto, by the size of the decoded set against memory (bytes) and disk."""
     size = count * settings.cache_size**2 * (3 + masks)
     text = f"{count:,} images, {size / 1e9:.3g} GB decoded"
     if settings.source != "auto":
@@ -47,7 +49,7 @@ def choose_by_size(settings: schema.Data, count: int, masks: bool, cache: Path, 
 
 
 def memory_bytes() -> int:
-    """Of this machine, or what its container may use."""
+    """Memory of this computer, or what its container may use."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         return min(physical, int(Path("/sys/fs/cgroup/memory.max").read_text()))
@@ -61,7 +63,7 @@ def prepare(
     """The data set's digest, and where its images will come from; a resident set is decoded now.
 
     Raises DataError: for a resident set naming every bad file; for a streamed one what names and sizes show, and every
-    bad file only under `on_error: skip`, which takes one pass over all files to know which to leave out.
+    bad file only under `on_error: skip`, which takes one pass over all files to know which to exclude.
     """
     choice = choose_source(settings, data_root, cache)
     if choice.source == "resident":
@@ -82,11 +84,11 @@ def choose_source(settings: schema.Data, data_root: Path | None, cache: Path) ->
         return choice
     if settings.source == "streaming":
         maps = [f"`{name}:`" for name in ("regions", "depth") if getattr(settings, name) is not None]
-        without = f", or leave {' and '.join(maps)} out" if maps else ""
+        without = f", or remove {' and '.join(maps)}" if maps else ""
         raise DataError(
-            f"{settings.dataset}: `source: streaming` cannot be had, since {reason}; set `source: resident`{without}"
+            f"{settings.dataset}: `source: streaming` is not possible because {reason}; set `source: resident`{without}"
         )
-    return Choice("resident", f"{choice.why.removesuffix('streaming')}resident all the same, since {reason}")
+    return Choice("resident", f"{choice.why.removesuffix('streaming')}resident all the same because {reason}")
 
 
 def open_set(settings: schema.Data, digest: str, data_root: Path | None, cache: Path, processes: int = 1) -> ImageSet:

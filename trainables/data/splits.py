@@ -1,4 +1,4 @@
-"""Which images are for what: test, validation, training, and the labelled part of training.
+"""Splits of a data set: test, validation, training, and the labelled part of training.
 
 Pure functions of counts and seeds. Draws sort the raw 64-bit output of a bit generator, which numpy keeps stable
 between versions (NEP 19), unlike `Generator.permutation`: a study resumed after an upgrade keeps its test set.
@@ -93,7 +93,7 @@ def _strata(n: int, settings: schema.Split, labels: IntArray | None) -> IntArray
     if not settings.stratify:
         return None
     if labels is None:
-        raise DataError("split: `stratify: true`, but the images of this data set have no classes; leave it out")
+        raise DataError("split: `stratify: true`, but the images of this data set have no classes; remove it")
     if labels.shape != (n,):
         raise DataError(f"split: the image classes have shape {labels.shape} for {n} images")
     return labels
@@ -109,15 +109,15 @@ def _test(n: int, settings: schema.Split, official_test: BoolArray | None, strat
 
 
 def _fold(name: str, strata: IntArray | None, n: int) -> BoolArray:
-    """(n,) whether a place of an order belongs to the fold, '2/5' the second of five.
+    """(n,) whether a position of an order belongs to the fold, '2/5' the second of five.
 
-    Folds take the places in turn; with `strata` (n,) one stratum after the other, so that each fold holds every stratum
-    by its share. In turn along the order itself they would not: in it the strata alternate too.
+    Folds take the positions in turn; with `strata` (n,) one stratum after the other, so that each fold holds every
+    stratum by its share. In turn along the order itself they would not: in it the strata alternate too.
     """
     number, of = (int(part) for part in name.split("/"))
     inside = np.zeros(n, np.bool_)
-    places = np.arange(n) if strata is None else np.argsort(strata, kind="stable")
-    inside[places[number - 1 :: of]] = True
+    positions = np.arange(n) if strata is None else np.argsort(strata, kind="stable")
+    inside[positions[number - 1 :: of]] = True
     return inside
 
 

@@ -50,7 +50,7 @@ def test_a_whole_copy_is_described_and_drawn(tmp_path: Path) -> None:
     assert ended.exit_code == 0
     assert "4 images, cached at 8 px" in ended.output
     assert "share of pixels: sky 50.0%, road 50.0%" in ended.output
-    assert "no picture is there twice" in ended.output
+    assert "no duplicates" in ended.output
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 4 * 2 * 128
     page = (tmp_path / "sheet.html").read_text()
@@ -117,10 +117,10 @@ def test_a_study_without_fault_is_checked(tmp_path: Path, tiny: dict[str, Any]) 
         assert sheet.width > 2 * 3 * 128
 
 
-def test_the_same_picture_twice_is_reported(tmp_path: Path) -> None:
+def test_the_same_image_twice_is_reported(tmp_path: Path) -> None:
     root = folder(tmp_path / "d")
     (root / "images" / "3.png").write_bytes((root / "images" / "1.png").read_bytes())
-    assert "1 pairs show the same picture:\n    1 = 3" in check(root, tmp_path).output
+    assert "1 pair shows the same image:\n    1 = 3" in check(root, tmp_path).output
 
 
 def test_a_name_that_is_not_utf8_is_read_and_printed(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def views(tiny: dict[str, Any], tmp_path: Path) -> Result:
 
 
 def test_views_are_those_of_the_method(tmp_path: Path, tiny: dict[str, Any]) -> None:
-    """DINO's two large and three small views, in one epoch: six pictures in a row."""
+    """DINO's two large and three small views, in one epoch: six images in a row."""
     method = {"name": "dino", "hidden": 8, "bottleneck": 4, "prototypes": 4, "local_views": 3, "local_size": 8}
     tiny["pretrain"]["method"] = method
     ended = views(tiny, tmp_path)
@@ -233,20 +233,20 @@ def test_views_are_those_of_the_method(tmp_path: Path, tiny: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize(
-    ("method", "pictures"),
+    ("method", "drawn"),
     [({"name": "mae", "ratio": 0.75, "patch": 4}, 4), ({"name": "conrec"}, 7)],
     ids=["one view masked", "two views corrupted"],
 )
 def test_what_a_restoring_method_gives_its_network_is_drawn_beside_the_views(
-    tmp_path: Path, tiny: dict[str, Any], method: dict[str, Any], pictures: int
+    tmp_path: Path, tiny: dict[str, Any], method: dict[str, Any], drawn: int
 ) -> None:
     """The image, views of two epochs, and those of the first epoch as the network gets them."""
     tiny["pretrain"]["method"] = method
     ended = views(tiny, tmp_path)
     assert ended.exit_code == 0, ended.output
     with Image.open(tmp_path / "views.png") as sheet:
-        assert sheet.width == pictures * 130 + 2 * 6
-        tile = np.asarray(sheet)[30:140, 6 + (pictures - 1) * 130 : 6 + (pictures - 1) * 130 + 120]
+        assert sheet.width == drawn * 130 + 2 * 6
+        tile = np.asarray(sheet)[30:140, 6 + (drawn - 1) * 130 : 6 + (drawn - 1) * 130 + 120]
     if method["name"] == "mae":
         assert 0.6 < (tile.max(axis=-1) == 0).mean() < 0.9  # three quarters of the patches are black
 
@@ -292,7 +292,7 @@ def test_a_set_that_is_streamed_is_read_and_not_copied(tmp_path: Path) -> None:
     assert ended.exception.problems == ("images/2.png: empty file (0 bytes); replace or remove it",)
     assert "5 images, streamed at 8 px" in ended.output
     assert "share of pixels: a 40.0%, b 60.0%" in ended.output
-    assert "copies are not searched for" in ended.output
+    assert "not searched for duplicates" in ended.output
     assert out.exists()
     assert not list(runs.rglob("*.npy"))
 

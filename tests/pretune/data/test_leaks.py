@@ -1,4 +1,4 @@
-"""Pictures that are in a test set and outside of it."""
+"""Data leakage: images that are in a test set and outside of it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretune.data.leaks import in_the_test_set
+from pretune.data.leaks import find_leaks
 from pretune.search_spaces.resolve import Study, from_dict
 from pretune.trainables.data.sources import open_set, prepare
 
 
-def picture(random: np.random.Generator) -> Image.Image:
+def noise(random: np.random.Generator) -> Image.Image:
     return Image.fromarray(random.integers(0, 256, (4, 4, 3), np.uint8)).resize((32, 32))
 
 
@@ -28,8 +28,8 @@ def test_copies_on_both_sides_of_the_test_split_are_said_whatever_the_split(tmp_
     random = np.random.default_rng(0)
     for kind in ("images", "masks"):
         (tmp_path / "data" / kind).mkdir(parents=True)
-    for i in range(6):  # of each picture there are two files
-        pixels = picture(random)
+    for i in range(6):  # of each image there are two files
+        pixels = noise(random)
         for name in (f"{i}", f"{i} again"):
             pixels.save(tmp_path / "data" / "images" / f"{name}.png")
             Image.new("L", (32, 32)).save(tmp_path / "data" / "masks" / f"{name}.png")
@@ -40,11 +40,11 @@ def test_copies_on_both_sides_of_the_test_split_are_said_whatever_the_split(tmp_
             digest = prepare(data, None, cache)[0]
             return digest, open_set(data, digest, None, cache)
 
-        return list(in_the_test_set(study(tmp_path / "data", fold), opened, cache))
+        return list(find_leaks(study(tmp_path / "data", fold), opened, cache))
 
     found = [said(f"{k}/2") for k in (1, 2)]
     assert all(len(sentences) == 1 for sentences in found)
-    counts = [re.search(r"fold (./2)\): (\d) of 6 pictures of the test set look like one", s[0]) for s in found]
+    counts = [re.search(r"fold (./2)\): (\d) of 6 test images look like an image", s[0]) for s in found]
     assert [count and count[1] for count in counts] == ["1/2", "2/2"]
     assert len({count and count[2] for count in counts}) == 1  # what is across one half of two is across the other
     for path in (tmp_path / "data").glob("*/* again.png"):
@@ -55,24 +55,24 @@ def test_copies_on_both_sides_of_the_test_split_are_said_whatever_the_split(tmp_
 @pytest.mark.parametrize(
     ("pretrain", "transfer", "expected"),
     [
-        ({"sees": "all"}, "encoder", "3 of 5 pictures of the test set look like one that pretraining sees of data a"),
-        ({"sees": "train"}, "encoder", "2 of 5 pictures of the test set look like one that pretraining sees of data a"),
+        ({"sees": "all"}, "encoder", "3 of 5 test images look like an image that pretraining sees of data a"),
+        ({"sees": "train"}, "encoder", "2 of 5 test images look like an image that pretraining sees of data a"),
         ({"sees": "all", "data": "b"}, "encoder", None),  # of the same set it sees what it was told to
         ({"sees": "all"}, "none", None),  # nothing starts from what it saw
     ],
 )
-def test_a_pretraining_that_sees_the_test_pictures_of_another_set_is_said(
+def test_a_pretraining_that_sees_the_test_images_of_another_set_is_said(
     tmp_path: Path, pretrain: dict[str, str], transfer: str, expected: str | None
 ) -> None:
-    """b is cut into 5 and 5 by its folders; of its test pictures a holds three at twice the size, one of these as its
-    own test picture, and one of its training pictures, which is no leak."""
+    """b is cut into 5 and 5 by its folders; of its test images a holds three at twice the size, one of these as its
+    own test image, and one of its training images, which is no leak."""
     random = np.random.default_rng(1)
     for part, names in (("train", range(5)), ("test", range(5, 10))):
         for kind in ("images", "masks"):
             (tmp_path / "b" / part / kind).mkdir(parents=True)
         (tmp_path / "a" / part).mkdir(parents=True)
         for i in names:
-            made = picture(random)
+            made = noise(random)
             made.save(tmp_path / "b" / part / "images" / f"{i}.png")
             Image.new("L", (32, 32)).save(tmp_path / "b" / part / "masks" / f"{i}.png")
             if i in (0, 5, 6, 7):
@@ -80,7 +80,7 @@ def test_a_pretraining_that_sees_the_test_pictures_of_another_set_is_said(
                 (tmp_path / "a" / there).mkdir(exist_ok=True)
                 made.resize((64, 64)).save(tmp_path / "a" / there / f"copy {i}.png")
     for i in range(8):
-        picture(random).save(tmp_path / "a" / ("train" if i < 4 else "test") / f"own {i}.png")
+        noise(random).save(tmp_path / "a" / ("train" if i < 4 else "test") / f"own {i}.png")
     split = {"test": "official", "val": 0}
     a = {"dataset": "image-folder", "root": str(tmp_path / "a"), "cache_size": 64, "split": split}
     b = {"dataset": "image-mask-folder", "root": str(tmp_path / "b"), "classes": ["x", "y"], "cache_size": 32}
@@ -96,7 +96,7 @@ def test_a_pretraining_that_sees_the_test_pictures_of_another_set_is_said(
         return digest, open_set(data, digest, None, cache)
 
     for _ in range(2):  # found, and remembered
-        said = list(in_the_test_set(asked, opened, cache))
+        said = list(find_leaks(asked, opened, cache))
         assert len(said) == (expected is not None)
         assert all(
             sentence.startswith(f"data b: {expected} (sees: {pretrain['sees']}), test/5 = ") for sentence in said

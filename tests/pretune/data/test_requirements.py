@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pretune.cli import cli
-from pretune.data import requirements
+from pretune.data.requirements import facts_before_decoding, unmet_requirements
 from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Outcome
 from pretune.plan import make_plan
@@ -47,7 +47,7 @@ PROBE = "probe.seen: knn needs image classes, and data.photos (image-folder) has
 
 
 def test_every_problem_is_named_once_with_its_cells(asking: dict[str, Any]) -> None:
-    first, second = requirements.unmet_needs(from_dict(asking), requirements.listed(None))
+    first, second = unmet_requirements(from_dict(asking), facts_before_decoding(None))
     assert first.startswith(PROBE)
     assert "(cell" not in first
     assert second.startswith(LABELS)
@@ -56,7 +56,7 @@ def test_every_problem_is_named_once_with_its_cells(asking: dict[str, Any]) -> N
 
 def test_both_ends_of_a_range_are_looked_at(tiny: dict[str, Any]) -> None:
     tiny["finetune"]["labels"] = {"int": [5, 23]}
-    found = requirements.unmet_needs(from_dict(tiny), requirements.listed(None))
+    found = unmet_requirements(from_dict(tiny), facts_before_decoding(None))
     assert [sentence.split(",")[0] for sentence in found] == ["finetune.labels: 23 labelled images asked for"]
 
 
@@ -65,16 +65,29 @@ def test_the_fold_with_the_most_images_decides(tiny: dict[str, Any], labels: int
     """30 images that are not test in 4 parts: 8, 8, 7 and 7; 22 to 23 are left, and with 5 parts of 6 it is 24."""
     tiny["data"]["scenes"]["split"] = {"test": 10, "val_folds": 5}
     tiny["finetune"]["labels"] = labels
-    assert bool(requirements.unmet_needs(from_dict(tiny), requirements.listed(None))) == refused
+    assert bool(unmet_requirements(from_dict(tiny), facts_before_decoding(None))) == refused
     tiny["data"]["scenes"]["split"] = {"test": 10, "val_folds": 4}
     tiny["finetune"]["labels"] = 23
-    assert requirements.unmet_needs(from_dict(tiny), requirements.listed(None))
+    assert unmet_requirements(from_dict(tiny), facts_before_decoding(None))
 
 
 def test_data_that_are_not_at_hand_are_not_judged(asking: dict[str, Any], tmp_path: Path) -> None:
     asking["data"]["photos"]["root"] = str(tmp_path / "elsewhere")
-    (only,) = requirements.unmet_needs(from_dict(asking), requirements.listed(None, missing=True))
+    (only,) = unmet_requirements(from_dict(asking), facts_before_decoding(None, missing=True))
     assert only.startswith(LABELS)
+
+
+def test_data_that_are_not_at_hand_are_judged_by_their_settings(tiny: dict[str, Any], tmp_path: Path) -> None:
+    photos = {"dataset": "image-folder", "root": str(tmp_path / "elsewhere"), "split": {"val": 0}}
+    tiny["data"]["photos"] = photos
+    tiny["finetune"] |= {"data": "photos", "checkpoint": "best"}
+    found = unmet_requirements(from_dict(tiny), facts_before_decoding(None, missing=True))
+    assert [sentence.split(",")[0] for sentence in found] == [
+        "finetune.data: photos needs masks",
+        "finetune.checkpoint: best needs validation images",
+    ]
+    photos["split"] = {"val_folds": 5}
+    assert len(unmet_requirements(from_dict(tiny), facts_before_decoding(None, missing=True))) == 1
 
 
 @pytest.mark.parametrize("command", ["plan", "run"])
@@ -99,7 +112,7 @@ def test_what_is_left_after_skipping_bad_files_counts(tiny: dict[str, Any], tmp_
     del tiny["finetune"], tiny["factors"]
     tiny["report"] = {"metrics": []}
     tiny["probe"] = {"maps": {"kind": "maps", "data": "photos", "size": 8}}
-    assert requirements.unmet_needs(from_dict(tiny), requirements.listed(None)) == []
+    assert unmet_requirements(from_dict(tiny), facts_before_decoding(None)) == []
     with pytest.raises(RequirementsError, match="shows pretraining 1 image of the 7"):
         run_study(from_dict(tiny), Options(tmp_path / "out", tmp_path / "store", tmp_path / "cache"), _quiet())
 

@@ -52,13 +52,13 @@ def test_images_are_counted_and_every_file_is_in_the_log(
     with pytest.raises(NoRayError):
         run_study(from_dict(tiny), options, Console(file=text, width=200))
     shown = text.getvalue()
-    assert "note: data photos: 12 of 46 images left out (on_error: skip)" in shown
+    assert "note: data photos: 12 of 46 images excluded (on_error: skip)" in shown
     assert "and 4 more; pretune.log and pretune data check list all" in shown
     assert "note: data photos: 1 file is not read as images: 1 .gif" in shown
     log = (tmp_path / "out" / "pretune.log").read_text()
-    assert [f"data photos: left out: images/{i:02d}.png: empty file" in log for i in range(12)] == [True] * 12
-    assert "left out: masks/alone.png: a mask without an image; add images/alone.jpg or remove the mask" in log
-    assert "left out: masks/moving.png: its image images/moving.gif is of a type that is not read" in log
+    assert [f"data photos: excluded: images/{i:02d}.png: empty file" in log for i in range(12)] == [True] * 12
+    assert "excluded: masks/alone.png: a mask without an image; add images/alone.jpg or remove the mask" in log
+    assert "excluded: masks/moving.png: its image images/moving.gif is of a type that is not read" in log
     assert "data photos: 1 file is not read as images: 1 .gif" in log
 
 
@@ -71,7 +71,7 @@ def test_names_that_are_not_utf8_are_written_out(
     for kind in ("images", "masks"):
         for path in sorted((root / kind).iterdir()):
             path.rename(path.with_name(os.fsdecode(b"caf\xe9 ") + path.name))
-    for i in range(13, 46):  # one picture for all, so that the split is sure to part copies
+    for i in range(13, 46):  # one image for all, so that the split is sure to part duplicates
         one = root / "images" / os.fsdecode(b"caf\xe9 12.png")
         one.with_name(one.name.replace("12", str(i))).write_bytes(one.read_bytes())
 
@@ -90,6 +90,6 @@ def test_names_that_are_not_utf8_are_written_out(
     terminal.seek(0)
     shown, log = terminal.read(), (tmp_path / "out" / "pretune.log").read_text(encoding="utf-8")
     assert r"images/caf\udce9 00.png: empty file" in shown
-    assert r"left out: images/caf\udce9 11.png: empty file" in log
-    copies = r"pictures of the test set look like one outside of it, caf\udce9 "
+    assert r"excluded: images/caf\udce9 11.png: empty file" in log
+    copies = r"test images look like an image outside of the test set, caf\udce9 "
     assert (copies in shown) == (source == "resident")

@@ -164,7 +164,7 @@ def test_a_value_outside_the_classes_is_named(tmp_path: Path, dtype: type[np.gen
 def test_a_black_and_white_mask_says_how_to_read_it(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 255]], np.uint8)).save(tmp_path / "m.png")
     with pytest.raises(
-        BadFileError, match=r"say so by `mask_values: \[0, 255\]`; if it is to be left out, by `ignore: 255`"
+        BadFileError, match=r"say so by `mask_values: \[0, 255\]`; if it is to be ignored, by `ignore: 255`"
     ):
         decode.read_mask(tmp_path / "m.png", {0: 0, 1: 1})
     assert np.array_equal(decode.read_mask(tmp_path / "m.png", {0: 0, 255: 1}), [[0, 1]])

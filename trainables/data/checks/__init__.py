@@ -1,1 +1,1 @@
-"""Whether data serve a stage, and what of them cannot be used."""
+"""Checks of data: requirements of stages, excluded files, duplicates, contact sheets."""

@@ -1,4 +1,4 @@
-"""Contact sheets: what a data set holds, and what a network will see of it, as one picture to look at."""
+"""Contact sheets: what a data set holds, and what a network will see of it, as one image to look at."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from pretune.trainables.constants import IGNORE
 from pretune.trainables.data.errors import printable
 
-TILE = 128  # px, side of a picture on the sheet
-GAP, LINE = 6, 14  # px between pictures; px of a line of text
+TILE = 128  # px, side of an image on the sheet
+GAP, LINE = 6, 14  # px between images; px of a line of text
 SHOWN_CLASSES = 24  # in the legend
 OPACITY = 0.55  # of a mask over its image
 PAPER, INK, VOID = (250, 250, 250), (40, 40, 40), (128, 128, 128)
@@ -69,12 +69,12 @@ def data_sheet(
 def _mean_colors(
     tinted: Sequence[RGB], masks: Sequence[NDArray[np.uint8]], classes: Sequence[str], clear: int | None
 ) -> list[tuple[str, Color]]:
-    """Of every class that is seen, the mean of what stands where it is: tints of images have no colour of their own."""
+    """Mean colour of every class that is seen, tints included: tints of images have no colour of their own."""
     counts, sums = np.zeros(256, np.int64), np.zeros((256, 3))
-    for picture, mask in zip(tinted, masks, strict=True):
+    for tint, mask in zip(tinted, masks, strict=True):
         counts += np.bincount(mask.ravel(), minlength=256)
         for channel in range(3):
-            sums[:, channel] += np.bincount(mask.ravel(), picture[..., channel].ravel(), minlength=256)
+            sums[:, channel] += np.bincount(mask.ravel(), tint[..., channel].ravel(), minlength=256)
     seen = [int(i) for i in np.flatnonzero(counts) if i != clear]
     means = np.rint(sums / np.maximum(counts, 1)[:, None])
     return [("ignored" if i == IGNORE else classes[i], _color(means[i])) for i in seen]
@@ -82,13 +82,13 @@ def _mean_colors(
 
 def outlined(image: RGB, regions: NDArray[np.uint16]) -> RGB:
     """The image (S, S, 3) at TILE px with the outlines of its regions (S, S), 0 being none."""
-    picture = _scaled(image).copy()
+    drawn = _scaled(image).copy()
     large = np.asarray(Image.fromarray(regions.astype(np.int32)).resize((TILE, TILE), Image.Resampling.NEAREST))
     border = np.zeros(large.shape, np.bool_)
     border[:, 1:] |= large[:, 1:] != large[:, :-1]
     border[1:] |= large[1:] != large[:-1]
-    picture[border] = BORDER
-    return picture
+    drawn[border] = BORDER
+    return drawn
 
 
 class Strip(NamedTuple):
@@ -115,12 +115,12 @@ def view_sheet(strips: Sequence[Strip], titles: Sequence[str]) -> Image.Image:
 
 
 def _with_boxes(image: RGB, boxes: Sequence[NDArray[np.float32]]) -> RGB:
-    picture = Image.fromarray(_scaled(image))
-    draw = ImageDraw.Draw(picture)
+    drawn = Image.fromarray(_scaled(image))
+    draw = ImageDraw.Draw(drawn)
     for v, (top, left, height, width) in enumerate(boxes):
         corners = [left * TILE, top * TILE, (left + width) * TILE - 1, (top + height) * TILE - 1]
         draw.rectangle([float(corner) for corner in corners], outline=BOXES[v % len(BOXES)], width=2)
-    return np.asarray(picture)
+    return np.asarray(drawn)
 
 
 def _grid(
@@ -130,7 +130,7 @@ def _grid(
     legend: Sequence[tuple[str, Color]],
     titles: Sequence[tuple[str, Color | None]] = (),
 ) -> Image.Image:
-    """`columns` groups of pictures side by side, each with its caption below; `titles` stand above the first."""
+    """`columns` groups of images side by side, each with its caption below; `titles` stand above the first."""
     columns = max(1, min(columns, len(rows)))
     width = max(map(len, rows)) * (TILE + 2) + GAP
     height = TILE + LINE + GAP
@@ -148,8 +148,8 @@ def _grid(
         _label(draw, font, (GAP + k * (TILE + 2), GAP // 2), title, color)
     for i, (row, caption) in enumerate(zip(rows, captions, strict=True)):
         left, top = GAP + i % columns * width, head + GAP + i // columns * height
-        for k, picture in enumerate(row):
-            sheet.paste(Image.fromarray(_scaled(picture)), (left + k * (TILE + 2), top))
+        for k, image in enumerate(row):
+            sheet.paste(Image.fromarray(_scaled(image)), (left + k * (TILE + 2), top))
         draw.text((left, top + TILE), _short(caption, len(row) * (TILE + 2) - 2, font), INK, font)
     for i, (name, color) in enumerate(legend):
         left, top = GAP + i % per_line * (TILE + 2), below + GAP + i // per_line * LINE
@@ -157,9 +157,9 @@ def _grid(
     return sheet
 
 
-def _label(draw: ImageDraw.ImageDraw, font: Font, place: tuple[int, int], text: str, color: Color | None) -> None:
+def _label(draw: ImageDraw.ImageDraw, font: Font, corner: tuple[int, int], text: str, color: Color | None) -> None:
     """A text with a square of its colour before it."""
-    left, top = place
+    left, top = corner
     if color is not None:
         draw.rectangle([left, top + 2, left + 9, top + 11], fill=color)
         left += 13

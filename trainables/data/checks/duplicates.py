@@ -1,5 +1,5 @@
-"""The same picture twice: scaled, made grey, compressed anew or somewhat brighter; mostly not where it was cropped,
-and not where it was mirrored.
+"""Duplicates: one image scaled, made grey, compressed anew or somewhat brighter. Mostly not found where it was cropped,
+never where it was mirrored.
 
 Of 150 pets it finds all that were scaled by a half, 147 compressed to quality 10, 116 brighter by a fifth, 8 by a half,
 114 with 2 % cut off, 11 with 5 %; and no false pair.
@@ -23,7 +23,7 @@ BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1).ast
 
 
 class Duplicate(NamedTuple):
-    """Two rows that show the same picture, `first` < `second`."""
+    """Two rows that show the same image, `first` < `second`."""
 
     first: int
     second: int
@@ -31,29 +31,29 @@ class Duplicate(NamedTuple):
 
 
 class Summaries(NamedTuple):
-    """What pictures are compared by, whatever their size."""
+    """Summaries by which images of any size are compared."""
 
     hashes: NDArray[np.uint8]  # (N, ROWS)
     thumbnails: NDArray[np.float32]  # (N, THUMBNAIL, THUMBNAIL), each of mean 0
 
 
 class Alike(NamedTuple):
-    """Which of N pictures look alike."""
+    """Which of N images look alike."""
 
     first: NDArray[np.int64]  # (N,) the first row whose summary equals this row's
     near: list[Duplicate]  # of such first rows alone, so that a thousand blank frames are one
 
 
 def find_duplicates(images: NDArray[np.uint8]) -> list[Duplicate]:
-    """Pairs of (N, S, S, 3) that show one picture: difference hash (Krawetz 2013), then a look at the thumbnails.
+    """Pairs of (N, S, S, 3) that show one image: difference hash (Krawetz 2013), then a look at the thumbnails.
 
-    Of pictures whose summaries are equal each is paired with the first of them only, so blank frames cost no more.
+    Of images whose summaries are equal each is paired with the first of them only, so blank frames cost no more.
     """
     return pairs(find_alike(summarised(images)))
 
 
 def pairs(alike: Alike) -> list[Duplicate]:
-    """Every picture that has a like, with the first of its equals or with what these look like."""
+    """Every image that has a like, with the first of its equals or with what these look like."""
     equal = np.flatnonzero(alike.first != np.arange(len(alike.first)))
     return sorted([*(Duplicate(int(alike.first[row]), int(row), 0) for row in equal), *alike.near])
 
@@ -69,7 +69,7 @@ def find_alike(summaries: Summaries) -> Alike:
     return Alike(first, [pair for pair in found if _alike(thumbnails[pair.first], thumbnails[pair.second])])
 
 
-def copies_in(alike: Alike, wanted: NDArray[np.bool_], others: NDArray[np.bool_]) -> list[tuple[int, int]]:
+def duplicates_among(alike: Alike, wanted: NDArray[np.bool_], others: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """Each row of `wanted` (N,) that looks like one of `others` (N,), with the first of these."""
     held: dict[int, int] = {}  # first of equals -> first of them among the others
     for row in np.flatnonzero(others):
@@ -99,7 +99,7 @@ def _hash(grey: Image.Image) -> NDArray[np.uint8]:
 
 
 def summarised(images: NDArray[np.uint8]) -> Summaries:
-    """Of (N, S, S, 3)."""
+    """Summaries of images (N, S, S, 3)."""
     hashes = np.empty((len(images), ROWS), np.uint8)
     thumbnails = np.empty((len(images), THUMBNAIL, THUMBNAIL), np.float32)
     for i, image in enumerate(images):

@@ -1,4 +1,4 @@
-"""What of the user's folders is not used, in words: images with a fault, and files of types that are not read."""
+"""Sentences about files that are not used: images with a fault, and files of types that are not read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pretune.trainables.data.sets.folders import SUFFIXES
 from pretune.trainables.data.sets.table import GENERATED, list_files
 
 
-def images_left_out(settings: schema.Data, data_root: Path | None, kept: int) -> str:
+def count_excluded(settings: schema.Data, data_root: Path | None, kept: int) -> str:
     """'3 of 38 images'. What has no image, such as a mask left alone, does not count."""
     listing = list_files(settings, data_root)
     there = len(listing.entries) + listing.unlisted
@@ -30,12 +30,12 @@ def types_not_read(settings: schema.Data, data_root: Path | None) -> str:
 
 
 def refused_by_name(settings: schema.Data, data_root: Path | None) -> str:
-    """What a run will refuse of a data set as far as names show it, no file read; nothing where all is well."""
+    """Files that a run will refuse as far as names show it, no file read; nothing where all is well."""
     if settings.on_error == "skip" or isinstance(settings, GENERATED):
         return ""
     problems = list_files(settings, data_root).problems
     if not problems:
         return ""
     many = f"{len(problems)} problem{'s' * (len(problems) != 1)} that pretune run refuses"
-    ways = "`on_error: skip` leaves such files out, pretune data check lists all on its page"
+    ways = "`on_error: skip` excludes such files, pretune data check lists all on its page"
     return f"{many} ({ways}), first {problems[0]}"

@@ -1,14 +1,15 @@
-"""What a stage asks of its data set, and what to do where the data set does not have it.
+"""Requirements of a stage against the facts of a data set: the one place where they are compared.
 
-One check, made three times: of what is listed (`pretune plan`), of what was decoded (`pretune run`, before anything is
-trained), and of what was opened (the stage itself). Every sentence names the key, its value, what there is, and a way.
+The facts come from the settings alone, from the listing (`pretune plan`, and `pretune run` before anything is
+decoded), from the decoded images (`pretune run`, before anything is trained), and from what a worker opened.
+Every sentence names the key and its value, what the data set has, and what to do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +20,17 @@ from pretune.trainables.data.errors import DataError, RequirementsError
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.listing import Listing
 from pretune.trainables.data.sets.present import labels_of, tests_of
+from pretune.trainables.data.sets.table import GENERATED, generated_indices
 from pretune.trainables.data.splits import draw_split
 
 StageSettings = schema.Pretrain | schema.Finetune | schema.Probe
+Offer = Literal["masks", "image classes", "regions", "depth maps"]
 
-CALLED = {"labels": "image classes", "depth": "depth maps"}  # maps whose name is not what messages call them
+# Words of messages for the maps that a method requires.
+CALLED: dict[str, Offer] = {"masks": "masks", "labels": "image classes", "regions": "regions", "depth": "depth maps"}
 
 # How a data set comes by what it lacks.
-WAYS = {
+WAYS: dict[tuple[Offer, str], str] = {
     ("image classes", "image-folder"): "put its images into one folder for each class",
     ("image classes", "parquet"): "name the column that holds them as `label:`",
     ("image classes", "npz"): "add an array `labels` to the file",
@@ -38,7 +42,7 @@ WAYS = {
     ("masks", "flowers17"): "take `masks: true`",
     ("masks", "luna16"): "take `part: nodules`",
 }
-ANYWHERE = {
+ANYWHERE: dict[Offer, str] = {
     "regions": "add `regions: {name: felzenszwalb}` (slic and sam are others) to it",
     "depth maps": "add `depth: {weights: FOLDER}` to it",
 }
@@ -53,28 +57,41 @@ class Sizes(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Held:
-    """What a data set has to offer."""
+class Facts:
+    """Facts of a data set, as far as they are known."""
 
-    images: int
+    images: int | None  # None: not counted, since the files are not at hand
     mask_classes: int  # 0 without masks
     labels: NDArray[np.int64] | None  # (images,)
     official_test: NDArray[np.bool_] | None  # (images,)
     regions: bool
     depth: bool
+    unknown: frozenset[Offer] = frozenset()  # what only the files can tell
     _drawn: dict[schema.Split, tuple[Sizes | None, tuple[str, ...]]] = field(init=False, default_factory=dict)
+
+    def lacks(self, wanted: Offer) -> bool:
+        """Whether the data set certainly has no such thing."""
+        has: dict[Offer, bool] = {
+            "masks": self.mask_classes > 0,
+            "image classes": self.labels is not None,
+            "regions": self.regions,
+            "depth maps": self.depth,
+        }
+        return wanted not in self.unknown and not has[wanted]
 
     def sizes(self, split: schema.Split) -> tuple[Sizes | None, tuple[str, ...]]:
         """Those of the split of any replicate, since no seed decides of them; or None, and why it cannot be drawn."""
+        if self.images is None:
+            return None, ()
         if split not in self._drawn:
-            self._drawn[split] = self._sizes(split)
+            self._drawn[split] = self._draw(self.images, split)
         return self._drawn[split]
 
-    def _sizes(self, split: schema.Split) -> tuple[Sizes | None, tuple[str, ...]]:
+    def _draw(self, images: int, split: schema.Split) -> tuple[Sizes | None, tuple[str, ...]]:
         problems: list[str] = []
         for tried in (split, split.model_copy(update={"stratify": False})):  # the second shows what the first hides
             try:
-                drawn = draw_split(self.images, tried, 0, self.official_test, self.labels if tried.stratify else None)
+                drawn = draw_split(images, tried, 0, self.official_test, self.labels if tried.stratify else None)
             except DataError as error:
                 problems.append(str(error))
                 continue
@@ -82,151 +99,169 @@ class Held:
         return None, tuple(dict.fromkeys(problems))
 
 
-def held_by(data: ImageSet) -> Held:
-    """Of an opened data set."""
+def facts_of_settings(settings: schema.Data) -> Facts:
+    """Facts that hold whatever the files are; of generated data sets all of them."""
+    regions, depth = settings.regions is not None, settings.depth is not None
+    if isinstance(settings, GENERATED):
+        exact = isinstance(settings, schema.Scenes)
+        count = len(generated_indices(settings))
+        return Facts(count, settings.classes, None, None, regions or exact, depth or exact)
+    unknown: set[Offer] = {"image classes"} if isinstance(settings, schema.ImageFolder) else {"image classes", "masks"}
+    return Facts(None, 0, None, None, regions, depth, frozenset(unknown))
+
+
+def facts_of_listing(settings: schema.Data, listing: Listing) -> Facts:
+    """Facts of the listed files, before anything is decoded: bad files still count."""
+    classes = 0 if listing.mask_values is None else len(listing.classes)
+    regions, depth = settings.regions is not None, settings.depth is not None
+    entries = listing.entries
+    return Facts(len(entries), classes, labels_of(entries), tests_of(entries), regions, depth)
+
+
+def facts_of_images(data: ImageSet) -> Facts:
+    """Facts of an opened data set."""
     classes = 0 if data.masks is None else len(data.classes)
     regions, depth = data.regions is not None, data.depth is not None
-    return Held(len(data.images), classes, data.labels, data.official_test, regions, depth)
+    return Facts(len(data.images), classes, data.labels, data.official_test, regions, depth)
 
 
-def held_by_listing(settings: schema.Data, listing: Listing | None) -> Held:
-    """The same before anything is decoded: bad files still count. `listing` is None for what is generated."""
-    regions, depth = settings.regions is not None, settings.depth is not None
-    if isinstance(settings, schema.Scenes | schema.Volumes):
-        exact = isinstance(settings, schema.Scenes)
-        count = min(settings.images, settings.limit or settings.images)
-        return Held(count, settings.classes, None, None, regions or exact, depth or exact)
-    assert listing is not None
-    classes = 0 if listing.mask_values is None else len(listing.classes)
-    entries = listing.entries
-    return Held(len(entries), classes, labels_of(entries), tests_of(entries), regions, depth)
-
-
-def refuse(where: str, settings: StageSettings, data: schema.Data, held: Held, workers: int = 1) -> None:
-    """Raises NeedsError with every problem of a stage. See `unmet`."""
-    if problems := list(unmet(where, settings, data, held, workers)):
+def check_requirements(where: str, settings: StageSettings, data: schema.Data, facts: Facts, workers: int = 1) -> None:
+    """Raises RequirementsError with every unmet requirement of a stage. See `unmet`."""
+    if problems := list(unmet(where, settings, data, facts, workers)):
         raise RequirementsError(f"{where} cannot run on data.{settings.data}:", problems)
 
 
-def unmet(where: str, settings: StageSettings, data: schema.Data, held: Held, workers: int = 1) -> Iterator[str]:
-    """What a stage asks for in vain, a sentence each.
+def unmet(where: str, settings: StageSettings, data: schema.Data, facts: Facts, workers: int = 1) -> Iterator[str]:
+    """Requirements of a stage that its data set does not meet, a sentence each.
 
     Args:
         where: the stage's key, such as `pretrain` or `probe.knn`.
         data: the settings of its data set, with `val_fold` in place of `val_folds`.
         workers: of the stage; a batch divides among them.
     """
-    sizes, problems = held.sizes(data.split)
+    sizes, problems = facts.sizes(data.split)
     yield from (f"data.{settings.data}.{problem}" for problem in problems)
-    there = f"data.{settings.data} ({data.dataset})"
+    stage = _Stage(where, settings.data, data, facts, sizes)
     if isinstance(settings, schema.Pretrain):
         if not isinstance(settings.method, schema.Weights):  # those are read from a file
-            yield from _pretrain(where, settings, data, held, sizes, there, workers)
+            yield from _pretrain(stage, settings, workers)
     elif isinstance(settings, schema.Finetune):
-        yield from _finetune(where, settings, data, held, sizes, there)
+        yield from _finetune(stage, settings)
     else:
-        yield from _probe(where, settings, data, held, sizes, there)
+        yield from _probe(stage, settings)
 
 
-def _pretrain(
-    where: str, settings: schema.Pretrain, data: schema.Data, held: Held, sizes: Sizes | None, there: str, workers: int
-) -> Iterator[str]:
-    method = settings.method
-    required = schema.requirements_of(method)
-    for wanted in sorted(required - {"images"}):
-        called = CALLED.get(wanted, wanted)
-        yield from _lacking(f"{where}.method: {method.name}", called, data, held, there, "another method")
+@dataclass(frozen=True)
+class _Stage:
+    """A stage's key, and the data set that it runs on."""
+
+    where: str
+    name: str  # of the data set in the study
+    data: schema.Data
+    facts: Facts
+    sizes: Sizes | None  # None: the split cannot be drawn, or the images are not counted
+
+    @property
+    def there(self) -> str:
+        return f"data.{self.name} ({self.data.dataset})"
+
+    def lacks(self, key: str, wanted: Offer, other: str) -> Iterator[str]:
+        if self.facts.lacks(wanted):
+            way = WAYS.get((wanted, self.data.dataset)) or ANYWHERE.get(wanted) or "take a data set that has them"
+            yield f"{key} needs {wanted}, and {self.there} has none; {way}, or {other}"
+
+    def lacks_validation(self, key: str) -> Iterator[str]:
+        """A sentence where no image is for validation; where images are not counted, `val: 0` leaves none for sure."""
+        split = self.data.split
+        counted = self.sizes is not None and not self.sizes.val
+        if counted or (self.facts.images is None and split.val == 0 and split.val_fold is None):
+            of = "" if self.facts.images is None else f" of {_images(self.facts.images)}"
+            yield (
+                f"{key} validation images, and data.{self.name}.split.val: {split.val_fold or split.val}{of} leaves "
+                "none; make it larger"
+            )
+
+
+def _pretrain(stage: _Stage, settings: schema.Pretrain, workers: int) -> Iterator[str]:
+    method, where, labels = settings.method, stage.where, stage.facts.labels
+    required = schema.requirements_of(method) - {"images"}
+    for wanted in sorted(required):
+        yield from stage.lacks(f"{where}.method: {method.name}", CALLED[wanted], "take another method")
     if settings.views.within == "region" and "regions" not in required:
-        yield from _lacking(f"{where}.views.within: region", "regions", data, held, there, "`within: image`")
-    if method.facts.classifier and held.labels is not None and (kinds := len(np.unique(held.labels))) < 2:
-        yield f"{where}.method: {method.name} tells classes apart, and images of {there} are of {kinds}; add others"
+        yield from stage.lacks(f"{where}.views.within: region", "regions", "take `within: image`")
+    if method.facts.classifier and labels is not None and (kinds := len(np.unique(labels))) < 2:
+        yield f"{where}.method: {method.name} needs at least two image classes; {stage.there} has {kinds}"
     if settings.online_knn_every:
         key = f"{where}.online_knn_every: {settings.online_knn_every}"
-        yield from _lacking(key, "image classes", data, held, there, "0")
-        if sizes is not None and not sizes.val:
-            yield f"{key} scores validation images, and {_leaves(data, settings.data, held)}"
-    if sizes is None:
-        return
+        yield from stage.lacks(key, "image classes", "take 0")
+        yield from stage.lacks_validation(f"{key} scores")
+    if stage.sizes is not None:
+        yield from _batch(stage, settings, stage.sizes, workers)
+
+
+def _batch(stage: _Stage, settings: schema.Pretrain, sizes: Sizes, workers: int) -> Iterator[str]:
+    """Requirements on the number of images that pretraining sees."""
+    where, method = stage.where, settings.method
     seen = {"train": sizes.train, "train+val": sizes.train + sizes.val, "all": sum(sizes)}[settings.sees]
     batch = min(settings.batch_size, seen)
     if seen < 2:
         yield (
-            f"{where}.sees: {settings.sees} shows pretraining {_images(seen)} of the {held.images} of {there}, and it "
-            "takes at least 2; add images, or make split.test and split.val smaller"
+            f"{where}.sees: {settings.sees} shows pretraining {_images(seen)} of the {stage.facts.images} of "
+            f"{stage.there}, and it takes at least 2; add images, or make split.test and split.val smaller"
         )
     elif batch % workers:
         yield (
-            f"{where}.batch_size: {settings.batch_size}, but pretraining sees {_images(seen)} of {there}, which do not "
-            f"divide among {workers} workers; set it to {seen - seen % workers or workers}, or add images"
+            f"{where}.batch_size: {settings.batch_size}, but pretraining sees {_images(seen)} of {stage.there}, not "
+            f"divisible by {workers} workers; set it to {seen - seen % workers or workers}, or add images"
         )
     elif (parts := schema.batch_parts(method)) > 1 and batch < 2 * parts:
         yield (
-            f"{where}.method.bn_splits: {parts} parts of 2 images or more need a batch of "
-            f"{2 * parts}, and there are {batch} (batch_size {settings.batch_size}, {_images(seen)} to see "
-            f"of {there}); set it to {max(1, batch // 2)} or less"
+            f"{where}.method.bn_splits: {parts} parts of 2 images or more need a batch of {2 * parts}, and there are "
+            f"{batch} (batch_size {settings.batch_size}, {_images(seen)} to see of {stage.there}); set it to "
+            f"{max(1, batch // 2)} or less"
         )
 
 
-def _finetune(
-    where: str, settings: schema.Finetune, data: schema.Data, held: Held, sizes: Sizes | None, there: str
-) -> Iterator[str]:
-    yield from _lacking(f"{where}.data: {settings.data}", "masks", data, held, there, "other data")
-    if held.mask_classes and held.mask_classes != 2 and settings.threshold_scores:
+def _finetune(stage: _Stage, settings: schema.Finetune) -> Iterator[str]:
+    where, facts, sizes = stage.where, stage.facts, stage.sizes
+    yield from stage.lacks(f"{where}.data: {settings.data}", "masks", "take other data")
+    if facts.mask_classes and facts.mask_classes != 2 and settings.threshold_scores:
         yield (
-            f"{where}.threshold_scores: true scores the foreground of two classes, and the masks of {there} have "
-            f"{held.mask_classes}; leave it out"
+            f"{where}.threshold_scores: true scores the foreground of two classes, and the masks of {stage.there} have "
+            f"{facts.mask_classes}; remove it"
         )
-    if sizes is None:
-        return
-    if isinstance(settings.labels, int) and settings.labels > sizes.train:
+    if sizes is not None and isinstance(settings.labels, int) and settings.labels > sizes.train:
         yield (
-            f"{where}.labels: {settings.labels} labelled images asked for, and {there} has {_images(sizes.train)} "
-            f"for training ({held.images} in all, {sizes.val} for validation, {sizes.test} for the test); "
-            f"ask for {sizes.train} or fewer, or make split.test and split.val smaller"
+            f"{where}.labels: {settings.labels} labelled images asked for, and {stage.there} has "
+            f"{_images(sizes.train)} for training ({facts.images} in all, {sizes.val} for validation, {sizes.test} for "
+            f"the test); ask for {sizes.train} or fewer, or make split.test and split.val smaller"
         )
-    for key, asked in (
-        ("checkpoint: best", settings.checkpoint == "best"),
-        (f"patience: {settings.patience}", settings.patience),
-    ):
-        if asked and not sizes.val:
-            yield f"{where}.{key} goes by validation images, and {_leaves(data, settings.data, held)}"
+    if settings.checkpoint == "best":
+        yield from stage.lacks_validation(f"{where}.checkpoint: best needs")
+    if settings.patience:
+        yield from stage.lacks_validation(f"{where}.patience: {settings.patience} needs")
 
 
-def _probe(
-    where: str, settings: schema.Probe, data: schema.Data, held: Held, sizes: Sizes | None, there: str
-) -> Iterator[str]:
+def _probe(stage: _Stage, settings: schema.Probe) -> Iterator[str]:
+    where, sizes = stage.where, stage.sizes
     if isinstance(settings, schema.KNN | schema.LinearProbe | schema.CAM):
-        yield from _lacking(f"{where}: {settings.kind}", "image classes", data, held, there, "leave the probe out")
-    if sizes is None:
-        return
+        yield from stage.lacks(f"{where}: {settings.kind}", "image classes", "remove the probe")
     if isinstance(settings, schema.CKA):
-        count = sizes.val if settings.images == "val" else held.images
-        batches = -(-count // settings.batch_size)
-        if count < MIN_CKA_BATCH or count // batches < MIN_CKA_BATCH:
-            yield (
-                f"{where}: cka compares at least {MIN_CKA_BATCH} images at once, and {_images(count)} of {there} in "
-                f"batches of at most {settings.batch_size} are fewer; take `images: all` or a larger split.val"
-            )
-    elif getattr(settings, "on", None) != "test" and not sizes.val:
-        yield f"{where}: {settings.kind} is scored on validation images, and {_leaves(data, settings.data, held)}"
+        if sizes is not None:
+            yield from _cka(stage, settings, sum(sizes) if settings.images == "all" else sizes.val)
+        elif settings.images == "val":
+            yield from stage.lacks_validation(f"{where}: cka compares")
+    elif getattr(settings, "on", None) != "test":
+        yield from stage.lacks_validation(f"{where}: {settings.kind} is scored on")
 
 
-def _lacking(key: str, wanted: str, data: schema.Data, held: Held, there: str, other: str) -> Iterator[str]:
-    has = {
-        "masks": held.mask_classes > 0,
-        "image classes": held.labels is not None,
-        "regions": held.regions,
-        "depth maps": held.depth,
-    }
-    if not has[wanted]:
-        way = WAYS.get((wanted, data.dataset)) or ANYWHERE.get(wanted) or "take a data set that has them"
-        last = other if other.startswith("leave") else f"take {other}"
-        yield f"{key} needs {wanted}, and {there} has none; {way}, or {last}"
-
-
-def _leaves(data: schema.Data, name: str, held: Held) -> str:
-    asked = data.split.val_fold or data.split.val
-    return f"data.{name}.split.val: {asked} of {_images(held.images)} leaves none; make it larger"
+def _cka(stage: _Stage, settings: schema.CKA, count: int) -> Iterator[str]:
+    if count < MIN_CKA_BATCH or count // -(-count // settings.batch_size) < MIN_CKA_BATCH:
+        yield (
+            f"{stage.where}: cka compares at least {MIN_CKA_BATCH} images at once, and {_images(count)} of "
+            f"{stage.there} in batches of at most {settings.batch_size} are fewer; take `images: all` or a larger "
+            "split.val"
+        )
 
 
 def _images(count: int) -> str:

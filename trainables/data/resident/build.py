@@ -209,7 +209,7 @@ def _fill(
 
 
 def _shape(settings: schema.Data) -> tuple[int, ...]:
-    """Of one image, channels last: (S, S, 3), or (D, S, S, 1) of a volume."""
+    """Shape of one image, channels last: (S, S, 3), or (D, S, S, 1) of a volume."""
     size, slices = settings.cache_size, schema.slices_of(settings)
     return (size, size, 3) if slices is None else (slices, size, size, 1)
 

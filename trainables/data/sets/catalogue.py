@@ -1,4 +1,4 @@
-"""What is known of every data set before it is there: licence, size, login, layout, where it comes from."""
+"""Catalogue of published data sets, known before they are there: licence, size, login, layout, where it comes from."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ ABOUT: dict[str, About] = {
          Download(f"{_OXFORD}/flowers/17/datasplits.mat", "4828cddfd0d803c5abbdebcb1e148a1e")),
     ),
     "voc2012": About(
-        "PASCAL VOC 2012", "Flickr terms of the photographs; research", "2.0 GB", False,
+        "PASCAL VOC 2012", "Flickr terms of the images; research", "2.0 GB", False,
         "JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/",
         ("VOCdevkit/VOC2012", "VOC2012", "voc2012"), (("JPEGImages", "SegmentationClass", "ImageSets"),),
         "`pretune data fetch voc2012` or torchvision.datasets.VOCSegmentation(root, download=True) fetches it",

@@ -48,7 +48,7 @@ def list_imagenet(settings: schema.ImageNet, root: Path) -> Listing:
 
 
 def list_tiny_folder(root: Path) -> Listing:
-    """train/WNID/images/ and val/images/ with val_annotations.txt; the unlabelled test/ is left out."""
+    """train/WNID/images/ and val/images/ with val_annotations.txt; the unlabelled test/ is excluded."""
     wnids = _folders(root / "train")
     index = {wnid: i for i, wnid in enumerate(wnids)}
     train = [
@@ -76,7 +76,7 @@ def _tiny_val(root: Path, index: Mapping[str, int], problems: list[str]) -> Iter
 def list_inaturalist(settings: schema.INaturalist2021, root: Path) -> Listing:
     """NNNNN_Kingdom_Phylum_Class_Order_Family_Genus_species/ below train, train_mini or 2021_train(_mini), and val.
 
-    Labels are the numbers in the folder names, made gapless where supercategories are left out.
+    Labels are the numbers in the folder names, made gapless where supercategories are excluded.
     """
     train = _first(root, ("2021_train", "train", "2021_train_mini", "train_mini"))
     if train is None:

@@ -25,7 +25,7 @@ UNREACHED = 3  # attempts at a server that was never reached
 FIRST_WAIT = 1.0  # s, doubled with every attempt
 
 BytesDone = Callable[[int, int | None], None]  # bytes there, bytes in all if the server says
-Say = Callable[[str], None]  # told what went wrong, and when it is tried again
+Say = Callable[[str], None]  # takes a sentence: what went wrong, and when it is tried again
 
 
 def fetch(

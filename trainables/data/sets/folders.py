@@ -34,7 +34,7 @@ def list_images(root: Path) -> Listing:
     """Every image below `root`. Where all of them lie in sub-folders, the first level of these is the image class.
 
     Below train/ with val/ or test/ beside it, the next level is: see `official_tests`.
-    A class folder without an image is a problem: left out silently, the classes would not be those of the folders. So
+    A class folder without an image is a problem: ignored silently, the classes would not be those of the folders. So
     is an image beside class folders that hold nearly all: it would take the classes from all others.
     """
     found = _found(root)
@@ -153,7 +153,7 @@ def _paired(
     """Stem -> image and mask. Of two files with one stem neither is taken."""
     image_of, mask_of = (_by_stem(folder, found.images) for folder, found in (images, masks))
     unread_image, unread_mask = (_by_stem(folder, found.others) for folder, found in (images, masks))
-    problems += [*_told_apart(root, image_of), *_told_apart(root, mask_of)]
+    problems += [*_equal_stems(root, image_of), *_equal_stems(root, mask_of)]
     for stem in sorted(image_of.keys() - mask_of.keys()):
         expected = f"{masks[0].relative_to(root).as_posix()}/{stem}.png"
         if stem in unread_mask:
@@ -171,7 +171,7 @@ def _paired(
     return {s: (image_of[s][0], mask_of[s][0]) for s in both if len(image_of[s]) == len(mask_of[s]) == 1}
 
 
-def _told_apart(root: Path, files_of: Mapping[str, Sequence[Path]]) -> Iterator[str]:
+def _equal_stems(root: Path, files_of: Mapping[str, Sequence[Path]]) -> Iterator[str]:
     for paths in files_of.values():
         if len(paths) > 1:
             names = ", ".join(sorted(_in(root, path) for path in paths))

@@ -34,7 +34,7 @@ class Shards(Sequence[Entry]):
     """The rows of all shards as entries, made when they are asked for: a million take no memory."""
 
     files: tuple[Path, ...]
-    root: Path  # names are told from here
+    root: Path  # names are relative to it
     starts: NDArray[np.int64]  # (files + 1,) index of each file's first row
     labels: NDArray[np.int64] | None
     masks: bool
@@ -206,7 +206,7 @@ def _shards(files: fs.FileSystem, base: str, root: str) -> list[Path]:
 def _footer(reader: Reader, path: Path, settings: schema.Parquet) -> tuple[int, str, NDArray[np.int64]]:
     """Rows, hash of the footer, and labels.
 
-    The footer holds schema, rows, and place, size and extremes of every column of every row group: it stands for the
+    The footer holds schema, rows, and position, size and extremes of every column of every row group: it stands for the
     content, so that a set of any size is named without being read.
     """
     try:

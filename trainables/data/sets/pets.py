@@ -70,7 +70,7 @@ def _labelled(
 
 
 def _breed_names(entries: Iterable[Entry]) -> tuple[str, ...]:
-    """Of breed i the name that its images carry before their number; one without an image has none."""
+    """Name of each breed, which its images carry before their number; a breed without an image has none."""
     names = {entry.label: entry.name.rpartition("_")[0].replace("_", " ") for entry in entries}
     return tuple(names.get(i, "") for i in range(1 + max((label for label in names if label is not None), default=-1)))
 

@@ -31,7 +31,7 @@ CITYSCAPES = get_args(schema.CityscapesClass)
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 ADE_CLASSES = 150
 
-PATCH_TRIES = 1000  # random crops of an image, before it is left out
+PATCH_TRIES = 1000  # random crops of an image, before it is excluded
 
 
 # ------------------------------------------------------------------------------------------------------------ CamVid
@@ -112,7 +112,7 @@ def _against(value: int, index: int, wanted: frozenset[int]) -> int:
 
 
 def list_cityscapes(settings: schema.Cityscapes, root: Path) -> Listing:
-    """leftImg8bit/ with gtFine/*_labelIds.png, train and val; the withheld test masks hold nothing and are left out.
+    """leftImg8bit/ with gtFine/*_labelIds.png, train and val; the withheld test masks hold nothing and are excluded.
 
     Raises DataError for `only` with `patches`.
     """
@@ -140,7 +140,7 @@ def _cityscapes_part(root: Path, part: str) -> Iterator[Entry]:
 def _patched(whole: Listing, patches: schema.Patches) -> Listing:
     """P3, section 4: by a coin for each image, a crop without the class or one whose pixels show enough of it.
 
-    An image in which no such crop is found in PATCH_TRIES draws is left out.
+    An image in which no such crop is found in PATCH_TRIES draws is excluded.
     """
     value = CITYSCAPES_IDS[CITYSCAPES.index(patches.of)]
     kept = []

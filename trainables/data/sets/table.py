@@ -125,7 +125,7 @@ def _located(settings: schema.Data, data_root: Path | None) -> Path | None:
         return _locate_archive(settings.dataset, ABOUT[settings.dataset], settings.root, data_root)
     assert settings.root is not None  # the user's own data name it
     if "://" in settings.root:
-        return Path(settings.root)  # not of this machine: whoever lists it takes `settings.root` itself
+        return Path(settings.root)  # an address: whoever lists it takes `settings.root` itself
     path = (data_root or Path()) / Path(settings.root).expanduser()
     if settings.dataset == "npz" and not path.is_file():
         raise DataError(f"npz: no file {path}; `root:` names it, relative to --data if given")

@@ -27,7 +27,7 @@ Indices = NDArray[np.int64]  # (B,) rows of the set
 
 TASK_BYTES = 32 << 20  # of decoded images that one task makes
 SMALLEST = 32  # images of a task
-TASKS = 4  # of each process in all that was told, at least: they end at about the same time
+TASKS = 4  # of each process in all that was announced, at least: they end at about the same time
 AT_ONCE = 2  # tasks of each process: Ray Data sees up to 0.1 s late that one has ended
 AHEAD = 16  # tasks' worth of decoded images (512 MB) that wait for the loop at most
 
@@ -100,10 +100,10 @@ class Stream:
     def __init__(self, recipe: Recipe, processes: int = 1, window: int | None = None) -> None:
         self.recipe, self._processes, self._window = recipe, processes, window
         self._pool = ThreadPoolExecutor(processes)
-        self._ahead: Iterator[dict[str, NDArray[Any]]] | None = None  # blocks of decoded images, in the order told
+        self._ahead: Iterator[dict[str, NDArray[Any]]] | None = None  # blocks of decoded images, in the order announced
         self._block: dict[str, NDArray[Any]] = {"index": np.empty(0, np.int64)}
         self._row = 0  # the first of the block that was not asked for yet
-        self._order, self._at = np.empty(0, np.int64), 0  # all that was told, and how far it was asked for
+        self._order, self._at = np.empty(0, np.int64), 0  # all that was announced, and how far it was asked for
         self._last: Batch | None = None
         self._sent: Any = None
 
@@ -119,8 +119,8 @@ class Stream:
     def batch(self, indices: Indices) -> Batch:
         """The images (B,). Raises DataError naming the files that cannot be used."""
         if self._last is None or not np.array_equal(self._last.indices, indices):
-            told = self._order[self._at : self._at + len(indices)]
-            if self._ahead is not None and np.array_equal(told, indices):
+            expected = self._order[self._at : self._at + len(indices)]
+            if self._ahead is not None and np.array_equal(expected, indices):
                 found = self._next(self._ahead, indices)
             else:
                 found = self.recipe.decoded(indices, self._pool)
@@ -162,8 +162,8 @@ class Stream:
         if self._sent is None:
             self._sent = ray.put(self.recipe)
         per_image = self.recipe.size**2 * (3 + (self.recipe.listing.mask_values is not None))
-        told = sum(map(len, orders))
-        task = self._window or min(TASK_BYTES // per_image, told // (TASKS * self._processes))
+        announced = sum(map(len, orders))
+        task = self._window or min(TASK_BYTES // per_image, announced // (TASKS * self._processes))
         task = max(SMALLEST, task)
         context = DataContext.get_current().copy()
         context.enable_progress_bars = False

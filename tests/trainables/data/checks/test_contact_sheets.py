@@ -1,4 +1,4 @@
-"""Contact sheets: where the pictures stand, and that masks and crops are drawn where they belong."""
+"""Contact sheets: where the images stand, and that masks and crops are drawn where they belong."""
 
 from __future__ import annotations
 

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from pretune.search_spaces import schema
-from pretune.trainables.data.checks.requirements import Held, held_by, held_by_listing, refuse, unmet
+from pretune.trainables.data.checks.requirements import (
+    Facts,
+    check_requirements,
+    facts_of_images,
+    facts_of_settings,
+    unmet,
+)
 from pretune.trainables.data.errors import DataError, RequirementsError
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import draw_split, label_subset, visible
@@ -25,8 +31,8 @@ DATA: TypeAdapter[schema.Data] = TypeAdapter(schema.Data)
 STAGES: TypeAdapter[Any] = TypeAdapter(schema.Pretrain | schema.Finetune | schema.Probe)
 
 LABELS = np.arange(20, dtype=np.int64) % 4
-ALL = Held(20, 3, LABELS, np.arange(20) < 5, regions=True, depth=True)
-BARE = Held(20, 0, None, None, regions=False, depth=False)
+ALL = Facts(20, 3, LABELS, np.arange(20) < 5, regions=True, depth=True)
+BARE = Facts(20, 0, None, None, regions=False, depth=False)
 FOLDER = {"dataset": "image-folder", "root": "photos"}
 
 
@@ -38,9 +44,9 @@ def finetune(**changes: Any) -> schema.Finetune:
     return schema.Finetune.model_validate({"data": "mine", "epochs": 1} | changes)
 
 
-def told(settings: Any, held: Held, data: dict[str, Any] = FOLDER, workers: int = 1) -> list[str]:
+def unmet_of(settings: Any, facts: Facts, data: dict[str, Any] = FOLDER, workers: int = 1) -> list[str]:
     where = {schema.Pretrain: "pretrain", schema.Finetune: "finetune"}.get(type(settings), "probe.p")
-    return list(unmet(where, settings, DATA.validate_python(data), held, workers))
+    return list(unmet(where, settings, DATA.validate_python(data), facts, workers))
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
@@ -73,9 +79,9 @@ def test_the_facts_say_what_the_modules_read(name: str) -> None:
     ],
 )
 def test_what_is_missing_is_named_with_what_there_is_and_a_way(settings: Any, expected: str) -> None:
-    (sentence,) = told(settings, BARE)
+    (sentence,) = unmet_of(settings, BARE)
     assert sentence.startswith(f"{expected}, and data.mine (image-folder) has none; ")
-    assert told(settings, ALL) == []
+    assert unmet_of(settings, ALL) == []
 
 
 @pytest.mark.parametrize(
@@ -89,7 +95,7 @@ def test_what_is_missing_is_named_with_what_there_is_and_a_way(settings: Any, ex
     ],
 )
 def test_the_way_is_that_of_the_data_set(settings: Any, data: dict[str, Any], way: str) -> None:
-    (sentence,) = told(settings, BARE, data)
+    (sentence,) = unmet_of(settings, BARE, data)
     assert way in sentence
 
 
@@ -105,8 +111,8 @@ def split(**values: Any) -> dict[str, Any]:
             FOLDER,
             "17 labelled images asked for, and data.mine (image-folder) has 16 images for tr",
         ),
-        (finetune(checkpoint="best"), split(val=0.01), "finetune.checkpoint: best goes by validation images, and"),
-        (finetune(threshold_scores=True), FOLDER, "the masks of data.mine (image-folder) have 3; leave it out"),
+        (finetune(checkpoint="best"), split(val=0.01), "finetune.checkpoint: best needs validation images, and"),
+        (finetune(threshold_scores=True), FOLDER, "the masks of data.mine (image-folder) have 3; remove it"),
         (pretrain(), split(test=19, val=0), "pretrain.sees: train shows pretraining 1 image of the 20"),
         (pretrain(online_knn_every=1), split(val=0), "data.mine.split.val: 0 of 20 images leaves none"),
         (pretrain(method={"name": "moco"}, batch_size=8), FOLDER, "pretrain.method.bn_splits: 8 parts of 2 images"),
@@ -121,25 +127,25 @@ def split(**values: Any) -> dict[str, Any]:
     ],
 )
 def test_too_few_images_are_counted(settings: Any, data: dict[str, Any], expected: str) -> None:
-    (sentence,) = told(settings, ALL, data)
+    (sentence,) = unmet_of(settings, ALL, data)
     assert expected in sentence
 
 
-def test_a_batch_that_does_not_divide_among_workers_is_told() -> None:
-    (sentence,) = told(pretrain(batch_size=64), ALL, FOLDER, workers=3)
+def test_a_batch_that_does_not_divide_among_workers_is_unmet_of() -> None:
+    (sentence,) = unmet_of(pretrain(batch_size=64), ALL, FOLDER, workers=3)
     assert "pretraining sees 16 images" in sentence
     assert "set it to 15" in sentence
-    assert told(pretrain(batch_size=15), ALL, FOLDER, workers=3) == []
+    assert unmet_of(pretrain(batch_size=15), ALL, FOLDER, workers=3) == []
 
 
 def test_classification_takes_two_classes() -> None:
-    (sentence,) = told(pretrain(method={"name": "classification"}), replace(ALL, labels=np.zeros(20, np.int64)))
-    assert "images of data.mine (image-folder) are of 1; add others" in sentence
+    (sentence,) = unmet_of(pretrain(method={"name": "classification"}), replace(ALL, labels=np.zeros(20, np.int64)))
+    assert sentence.endswith("needs at least two image classes; data.mine (image-folder) has 1")
 
 
 def test_all_problems_of_a_stage_are_told_at_once() -> None:
     data = split(stratify=True, test="official")
-    found = told(pretrain(method={"name": "classification"}, online_knn_every=1), BARE, data)
+    found = unmet_of(pretrain(method={"name": "classification"}, online_knn_every=1), BARE, data)
     starts = [sentence.split(",")[0] for sentence in found]
     assert starts == [
         "data.mine.split: `stratify: true`",
@@ -148,18 +154,18 @@ def test_all_problems_of_a_stage_are_told_at_once() -> None:
         "pretrain.online_knn_every: 1 needs image classes",
     ]
     with pytest.raises(RequirementsError) as caught:
-        refuse("pretrain", pretrain(method={"name": "classification"}), DATA.validate_python(data), BARE)
+        check_requirements("pretrain", pretrain(method={"name": "classification"}), DATA.validate_python(data), BARE)
     assert len(caught.value.problems) == 3
 
 
 def test_what_is_stratified_needs_no_more_than_classes() -> None:
-    assert told(finetune(), ALL, split(stratify=True, test="official")) == []
+    assert unmet_of(finetune(), ALL, split(stratify=True, test="official")) == []
 
 
 def test_ready_made_weights_ask_for_nothing(tmp_path: Path) -> None:
     (tmp_path / "w.pt").touch()
     method = {"name": "weights", "source": str(tmp_path / "w.pt")}
-    assert told(schema.Pretrain.model_validate({"data": "mine", "method": method}), BARE) == []
+    assert unmet_of(schema.Pretrain.model_validate({"data": "mine", "method": method}), BARE) == []
 
 
 parts = st.one_of(st.integers(1, 12), st.floats(0, 0.9))
@@ -174,11 +180,11 @@ def test_a_stage_is_refused_exactly_where_its_own_steps_would_raise(
 ) -> None:
     """The reference: draw the split of a replicate, then its labels, or the images that pretraining sees."""
     data = DATA.validate_python(split(test=test, val=val, stratify=stratify))
-    held = Held(n, 3, np.arange(n) % 2, None, False, False)
+    facts = Facts(n, 3, np.arange(n) % 2, None, False, False)
 
     def fails(train: bool) -> bool:
         try:
-            drawn = draw_split(n, data.split, seed, None, held.labels)
+            drawn = draw_split(n, data.split, seed, None, facts.labels)
             if train:
                 return len(visible(drawn, sees)) < 2
             label_subset(drawn.train, labels, seed)
@@ -186,8 +192,8 @@ def test_a_stage_is_refused_exactly_where_its_own_steps_would_raise(
             return True
         return False
 
-    for_pretraining = list(unmet("pretrain", pretrain(sees=sees), data, held))
-    for_finetuning = list(unmet("finetune", finetune(labels=labels), data, held))
+    for_pretraining = list(unmet("pretrain", pretrain(sees=sees), data, facts))
+    for_finetuning = list(unmet("finetune", finetune(labels=labels), data, facts))
     assert (bool(for_pretraining), bool(for_finetuning)) == (fails(True), fails(False))
 
 
@@ -195,11 +201,51 @@ def test_what_is_listed_is_what_is_opened(tmp_path: Path) -> None:
     """Of what is generated; folders and shards have theirs in the tests of a whole study."""
     for chosen in ({"dataset": "scenes", "images": 6, "cache_size": 32}, {"dataset": "volumes", "images": 3}):
         settings = DATA.validate_python(chosen | {"limit": 2})
-        assert held_by_listing(settings, None) == held_by(load_images(settings, None, tmp_path))
+        assert facts_of_settings(settings) == facts_of_images(load_images(settings, None, tmp_path))
 
 
 def test_regions_and_depth_count_where_they_are_asked_for(tmp_path: Path) -> None:
     scene = schema.Scenes(dataset="scenes", images=4, cache_size=32)
     opened = load_images(scene, None, tmp_path)
-    assert held_by(replace(opened, regions=None)).regions is False
-    assert held_by_listing(scene, None).regions is True
+    assert facts_of_images(replace(opened, regions=None)).regions is False
+    assert facts_of_settings(scene).regions is True
+
+
+@pytest.mark.parametrize(
+    ("settings", "data", "expected"),
+    [
+        (
+            finetune(),
+            FOLDER,
+            "finetune.data: mine needs masks, and data.mine (image-folder) has none; take",
+        ),
+        (pretrain(method={"name": "segmentation"}), FOLDER, "pretrain.method: segmentation needs masks, and"),
+        (pretrain(method={"name": "samclr"}), FOLDER, "pretrain.method: samclr needs regions, and"),
+        (finetune(checkpoint="best"), {"dataset": "camvid", "split": {"val": 0}}, "best needs validation images, and"),
+        (schema.KNN(kind="knn", data="mine"), split(val=0), "probe.p: knn is scored on validation images, and"),
+        (
+            schema.CKA(kind="cka", data="mine", between="f"),
+            split(val=0),
+            "cka compares validation images, and",
+        ),
+    ],
+)
+def test_settings_alone_show_what_no_file_can_change(settings: Any, data: dict[str, Any], expected: str) -> None:
+    chosen = DATA.validate_python(data)
+    (sentence,) = unmet_of(settings, facts_of_settings(chosen), data)
+    assert expected in sentence
+
+
+@pytest.mark.parametrize(
+    ("settings", "data"),
+    [
+        (finetune(labels=10_000, checkpoint="best", patience=3), {"dataset": "camvid"}),
+        (finetune(checkpoint="best"), {"dataset": "camvid", "split": {"val": 0, "val_fold": "1/5"}}),
+        (pretrain(method={"name": "classification"}, online_knn_every=1), FOLDER),
+        (schema.KNN(kind="knn", data="mine", on="test"), split(val=0)),
+        (schema.CKA(kind="cka", data="mine", between="f", images="all"), split(val=0)),
+        (schema.CKA(kind="cka", data="mine", between="f"), split(val=3)),
+    ],
+)
+def test_what_only_files_can_show_is_not_judged_by_settings(settings: Any, data: dict[str, Any]) -> None:
+    assert unmet_of(settings, facts_of_settings(DATA.validate_python(data)), data) == []
