@@ -170,6 +170,14 @@ def test_fine_tunings_notes_say_what_was_trained_on_and_scored(data: ImageSet, t
     }  # fmt: skip
 
 
+def test_a_training_that_was_not_stopped_says_nothing_of_it(data: ImageSet, tmp_path: Path) -> None:
+    """Nor does one that ends where a rung of it does."""
+    for until, steps in ((None, 5), (1, 3)):
+        found = finetuned(data, tmp_path / str(steps), until)
+        assert found.notes["steps"] == steps
+        assert "train/stopped_epoch" not in found.metrics
+
+
 def test_label_subsets_hold_each_class_by_its_share_where_asked(data: ImageSet, tmp_path: Path) -> None:
     """Of 22 images 20 are of one class: of eleven labelled ones the other class has one, whatever is drawn."""
     rare = dataclasses.replace(data, labels=np.isin(np.arange(32), [10, 20]).astype(np.int64))
