@@ -12,9 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-WEIGHTS = "model.safetensors"
-STATE = "checkpoint.pt"
-CONTINUE = "continue.pt"  # the state at the end, from which a longer training goes on
+from pretune.trainables.files import CONTINUE, STATE
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

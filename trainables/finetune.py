@@ -13,6 +13,7 @@ from pretune.trainables import checkpoints
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.splits import Split, label_subset
 from pretune.trainables.distributed import ALONE, RunningStatistics, World, whole_batch_norm
+from pretune.trainables.files import TEST_IMAGES
 from pretune.trainables.loop import (
     CheckpointTimer,
     DataFeed,
@@ -40,7 +41,6 @@ from pretune.trainables.models.unet import UNet
 from pretune.trainables.schedules import learning_rate
 from pretune.trainables.views.joint import evaluation_batch, fine_tune_batch
 
-TEST_IMAGES = "test_images.npz"  # images (N,); counts (N, classes, 3): right, true and predicted pixels at `size`
 TARGET = "jaccard"  # `checkpoint: best` keeps the weights with the highest mean validation Jaccard
 
 

@@ -18,6 +18,7 @@ from pretune.search_spaces import schema
 from pretune.trainables import checkpoints
 from pretune.trainables.data.image_set import ImageSet, Pixels
 from pretune.trainables.distributed import ALONE, World
+from pretune.trainables.files import HISTORY, NOTES, WEIGHTS
 from pretune.trainables.models.interface import Decoder, Encoder
 from pretune.trainables.models.table import build_encoder as build_encoder  # the loops' own name for them
 from pretune.trainables.models.table import build_unet as build_unet
@@ -307,6 +308,6 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 
 def finish(model: nn.Module, history: list[dict[str, float]], notes: dict[str, Any], out: Path) -> None:
     """What every trained stage leaves: weights, learning curve, and which images it used for what."""
-    checkpoints.save_weights(model, out / checkpoints.WEIGHTS)
-    (out / "history.json").write_text(json.dumps(history))
-    (out / "notes.json").write_text(json.dumps(notes))
+    checkpoints.save_weights(model, out / WEIGHTS)
+    (out / HISTORY).write_text(json.dumps(history))
+    (out / NOTES).write_text(json.dumps(notes))

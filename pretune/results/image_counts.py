@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from pretune.search.replicates import ReplicatePlan
 from pretune.store.store import Store
+from pretune.trainables.files import NOTES, TEST_IMAGES
 
 NAME = "test_images.parquet"
-_KEPT = "test_images.npz"  # in the store (pretune.trainables.finetune.TEST_IMAGES); a test holds them equal
 _SCHEMA = pa.schema([
     ("fingerprint", pa.string()), ("classes", pa.list_(pa.string())),
     ("images", pa.list_(pa.int64())), ("counts", pa.list_(pa.int64())),
@@ -32,9 +32,9 @@ def write_test_images(uses: Sequence[ReplicatePlan], store: Store, folder: Path)
     with pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
         for fingerprint in sorted(found):
             entry = store.find(fingerprint)
-            if entry is not None and _KEPT in entry.files:
-                classes = json.loads(store.file(entry, "notes.json").read_text(encoding="utf-8"))["classes"]
-                with np.load(store.file(entry, _KEPT)) as kept:
+            if entry is not None and TEST_IMAGES in entry.files:
+                classes = json.loads(store.file(entry, NOTES).read_text(encoding="utf-8"))["classes"]
+                with np.load(store.file(entry, TEST_IMAGES)) as kept:
                     row = {"classes": classes, "images": kept["images"], "counts": kept["counts"].ravel()}
                 writer.write_table(pa.Table.from_pylist([{"fingerprint": fingerprint} | row], _SCHEMA))
     temporary.replace(folder / NAME)

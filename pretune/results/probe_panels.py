@@ -17,6 +17,7 @@ from pretune.analysis.load.results import ResultsError, load
 from pretune.results.panels import PanelRow, is_current, write_panel
 from pretune.store.lookup import task_of
 from pretune.store.store import Entry, Store
+from pretune.trainables.files import MAPS
 
 COLUMNS = {"cam": ("image", "class activation"), "maps": ("image", "components", "similarity")}
 TITLES = {"cam": "Class activation", "maps": "Features"}
@@ -62,7 +63,7 @@ def _kind(entry: Entry) -> str:
 
 
 def _rows(cell: str, kind: str, entry: Entry, store: Store) -> Iterator[PanelRow]:
-    with np.load(store.file(entry, "maps.npz"), allow_pickle=False) as file:
+    with np.load(store.file(entry, MAPS), allow_pickle=False) as file:
         kept: dict[str, NDArray[Any]] = {name: file[name][:_IMAGES] for name in file.files}
     for i, pixels in enumerate(kept["pixels"]):
         size = len(pixels)

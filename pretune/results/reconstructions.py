@@ -23,6 +23,7 @@ from pretune.store.store import Entry, Store
 from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.open import open_cached
+from pretune.trainables.files import NOTES, WEIGHTS
 from pretune.trainables.loop import RunContext
 from pretune.trainables.methods.restored import Restored, restored
 from pretune.trainables.methods.table import METHODS, Parts
@@ -79,7 +80,7 @@ def _rows(entry: Entry, store: Store, cache: Path) -> list[PanelRow]:
     if data is None:
         return []
     settings = TypeAdapter(schema.Pretrain).validate_python(task["settings"])
-    seen = json.loads(store.file(entry, "notes.json").read_text(encoding="utf-8"))["images"]
+    seen = json.loads(store.file(entry, NOTES).read_text(encoding="utf-8"))["images"]
     indices = chosen(len(data.images), seen)
     method = _method(entry, store, settings, data)
     place = RunContext(Path(), torch.device("cpu"), None, None)
@@ -100,7 +101,7 @@ def _method(entry: Entry, store: Store, settings: schema.Pretrain, data: ImageSe
     parts = Parts(build_encoder(model), lambda: build_decoder(model), len(data.classes), image_classes(data))
     method = METHODS[settings.method.name](settings.method, settings.views, parts)
     assert isinstance(method, nn.Module)
-    method.load_state_dict(load_file(store.file(entry, "model.safetensors")))
+    method.load_state_dict(load_file(store.file(entry, WEIGHTS)))
     return method.eval()
 
 

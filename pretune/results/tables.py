@@ -38,6 +38,7 @@ from pretune.search_spaces.cells import Cell
 from pretune.search_spaces.resolve import Study
 from pretune.search_spaces.stages import Stage
 from pretune.store.store import Store, write_atomically
+from pretune.trainables.files import HISTORY, NOTES, WEIGHTS
 
 Row = dict[str, Any]
 FORMAT = 1  # of study.json and the tables beside it; `pretune.analysis.load.results` reads this one
@@ -199,9 +200,9 @@ def curve_rows(uses: Sequence[ReplicatePlan], outcomes: Outcomes, store: Store) 
 def _history(store: Store, fingerprint: str) -> tuple[Mapping[str, float], ...]:
     """What a stage run wrote down while it trained; a probe writes nothing."""
     entry = store.find(fingerprint)
-    if entry is None or "history.json" not in entry.files:
+    if entry is None or HISTORY not in entry.files:
         return ()
-    return tuple(json.loads(store.file(entry, "history.json").read_text(encoding="utf-8")))
+    return tuple(json.loads(store.file(entry, HISTORY).read_text(encoding="utf-8")))
 
 
 def _stage_runs(uses: Sequence[ReplicatePlan], store: Store) -> Iterator[Row]:
@@ -305,14 +306,14 @@ def keep_best(
     entry = store.find(use.stages["finetune"].fingerprint)
     if entry is None:
         return None
-    weights, notes = store.file(entry, "model.safetensors"), store.file(entry, "notes.json")
+    weights, notes = store.file(entry, WEIGHTS), store.file(entry, NOTES)
     return _copy_model(study, use, outcomes, weights, notes, folder / "best")
 
 
 def _copy_model(study: Study, use: ReplicatePlan, outcomes: Outcomes, weights: Path, noted: Path, target: Path) -> Path:
     target.mkdir(exist_ok=True)
     stage = use.stages["finetune"]
-    shutil.copyfile(weights, target / "model.safetensors")
+    shutil.copyfile(weights, target / WEIGHTS)
     notes: Mapping[str, Any] = json.loads(noted.read_text())
     order = "RGB, channels first" if schema.slices_of(stage.data) is None else "grey volumes, channels first"
     card = {

@@ -32,13 +32,9 @@ from typing import Any
 
 from pretune.search_spaces.errors import UsageError
 from pretune.store.object_store import ObjectError, Objects, is_address, open_bucket
+from pretune.trainables.files import CONTINUE, STATE
 
 DONE = "done.json"
-# The resumable state inside an attempt, dropped when the attempt finishes. The loops write it under the same name
-# (trainables.checkpoints.STATE, which the driver does not import: it would bring torch along); a test holds them equal.
-STATE = "checkpoint.pt"
-# The state at the end of a training, from which a longer one continues (pretune.trainables.checkpoints.CONTINUE).
-CONTINUE = "continue.pt"
 UPLOADED = "state.json"  # in a bucket: names the newest uploaded state of its attempt
 UPLOADED_STATE = "state-{written}.pt"
 LEASE = "lease.json"  # who is at work on a fingerprint (pretune.store.lease)

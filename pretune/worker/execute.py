@@ -14,8 +14,9 @@ from typing import Any
 from pretune.outcomes import Failure, Outcome
 from pretune.store.lease import EndedWaitError, single_flight
 from pretune.store.lookup import TASK
-from pretune.store.store import CONTINUE, Store
+from pretune.store.store import Store
 from pretune.trainables.data.errors import DataError, printable
+from pretune.trainables.files import CONTINUE
 from pretune.worker.failures import failed
 from pretune.worker.ray_train import run_worker_group
 from pretune.worker.stage import device_for, machine, not_shared, run_worker, state_to_resume

@@ -14,6 +14,7 @@ from typing import Any
 from pretune.search_spaces import schema
 from pretune.search_spaces.stages import Stage
 from pretune.store.store import Store
+from pretune.trainables.files import WEIGHTS
 from pretune.worker.failures import NoGPUError
 from pretune.worker.task import StageTask
 
@@ -116,7 +117,7 @@ def weights_of(parent: Stage | None, store: Store) -> Path | None:
         raise FileNotFoundError(
             f"the stage before ({parent.fingerprint}) is no longer in the store; run the study again"
         )
-    return store.file(entry, "model.safetensors")
+    return store.file(entry, WEIGHTS)
 
 
 def device_for(gpus: float) -> Any:

@@ -19,6 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from workers import in_double_precision
 
 from pretune.trainables import checkpoints
+from pretune.trainables.files import STATE
 from pretune.trainables.loop import PreemptedError, RunContext
 
 # In float64 a sum in another order differs by 1e-16 of its size, which some steps of these networks carry to 1e-13.
@@ -70,7 +71,7 @@ def resumed(train: Callable[[RunContext], object], out: Path, step: int) -> list
         with pytest.raises(PreemptedError, match=f"after step {step}$"):
             train(RunContext(left, cpu, leaving=lambda: next(asked) == step))
         with recorded(first=step) as engine:
-            train(RunContext(out, cpu, checkpoint_seconds=0.0, resume=left / checkpoints.STATE))
+            train(RunContext(out, cpu, checkpoint_seconds=0.0, resume=left / STATE))
     return engine
 
 

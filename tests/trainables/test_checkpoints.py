@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from pretune.store import store
 from pretune.trainables import checkpoints
+from pretune.trainables.files import STATE
 from pretune.trainables.models.unet import Encoder
 
 
@@ -42,9 +42,9 @@ def test_weights_of_another_width_are_refused(tmp_path: Path) -> None:
 
 def test_a_state_comes_back(tmp_path: Path) -> None:
     checkpoints.save_state({"step": 3, "losses": [torch.tensor(0.5)], "best": None}, tmp_path)
-    state = checkpoints.load_state(tmp_path / checkpoints.STATE, torch.device("cpu"))
+    state = checkpoints.load_state(tmp_path / STATE, torch.device("cpu"))
     assert state == {"step": 3, "losses": [torch.tensor(0.5)], "best": None}
-    assert [path.name for path in tmp_path.iterdir()] == [checkpoints.STATE]
+    assert [path.name for path in tmp_path.iterdir()] == [STATE]
 
 
 def test_there_is_no_state_where_there_is_no_file(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_a_kill_while_a_state_is_written_leaves_the_old_one(tmp_path: Path, oper
     owner = os if operation == "fsync" else Path
     with mock.patch.object(owner, operation, side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         checkpoints.save_state({"step": 2}, tmp_path)
-    assert checkpoints.load_state(tmp_path / checkpoints.STATE, torch.device("cpu")) == {"step": 1}
+    assert checkpoints.load_state(tmp_path / STATE, torch.device("cpu")) == {"step": 1}
 
 
 class Intruder:
@@ -88,7 +88,3 @@ def test_a_damaged_state_is_no_state(tmp_path: Path) -> None:
     for content in (b"", b"PK", b"not a checkpoint"):
         path.write_bytes(content)
         assert checkpoints.load_state(path, torch.device("cpu")) is None
-
-
-def test_the_store_looks_for_the_state_under_the_name_that_the_loops_give_it() -> None:
-    assert store.STATE == checkpoints.STATE

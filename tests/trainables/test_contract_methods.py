@@ -25,6 +25,7 @@ from pretune.trainables import checkpoints, loop, pretrain
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split
+from pretune.trainables.files import CONTINUE, STATE, WEIGHTS
 from pretune.trainables.finetune import finetune
 from pretune.trainables.methods.protocol import Batch, Method
 from pretune.trainables.methods.table import METHODS, Parts
@@ -120,7 +121,7 @@ def batch_of(method: Method, data: ImageSet, count: int = 8) -> Batch:
 
 
 def weights(out: Path) -> dict[str, Tensor]:
-    return load_file(out / checkpoints.WEIGHTS)
+    return load_file(out / WEIGHTS)
 
 
 def assert_identical(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
@@ -183,7 +184,7 @@ def test_a_resumed_run_is_bit_identical(
 
     def save_and_keep(state: dict[str, Any], folder: Path) -> None:
         save(state, folder)
-        shutil.copy(folder / checkpoints.STATE, saved / f"{state['step']}.pt")
+        shutil.copy(folder / STATE, saved / f"{state['step']}.pt")
 
     monkeypatch.setattr(checkpoints, "save_state", save_and_keep)
     whole = run(stage(name), data, tmp_path / "whole")
@@ -210,7 +211,7 @@ def test_the_export_loads_into_a_finetuning(name: str, data: ImageSet, tmp_path:
     run(stage(name, steps=2), data, tmp_path / "pretrained")
     settings = schema.Finetune(data="scenes", size=16, freeze="encoder", batch_size=8, steps=1)
     (tmp_path / "finetuned").mkdir()
-    place = loop.RunContext(tmp_path / "finetuned", CPU, parent=tmp_path / "pretrained" / checkpoints.WEIGHTS)
+    place = loop.RunContext(tmp_path / "finetuned", CPU, parent=tmp_path / "pretrained" / WEIGHTS)
     finetune(
         settings, model_for(stage(name)), data, SPLIT, STREAMS | {"labels": 6}, place, lambda _: None, on_test=False
     )
@@ -256,7 +257,7 @@ def test_small_views_below_the_encoders_stride_are_refused(name: str) -> None:
 
 
 def written(out: Path) -> bytes:
-    return (out / checkpoints.WEIGHTS).read_bytes()
+    return (out / WEIGHTS).read_bytes()
 
 
 @every_method
@@ -266,7 +267,7 @@ def test_a_longer_training_is_a_shorter_one_continued_exactly_where_the_rule_say
     """`depends_on_length` must neither let a wrong continuation through nor forbid one that is right."""
     short, long = (stage(name, steps=None, epochs=epochs) for epochs in (1, 3))
     run(short, data, tmp_path / "short", keep_state=True)
-    continued = run(long, data, tmp_path / "continued", resume=tmp_path / "short" / checkpoints.CONTINUE)
+    continued = run(long, data, tmp_path / "continued", resume=tmp_path / "short" / CONTINUE)
     straight = run(long, data, tmp_path / "straight")
     same = written(tmp_path / "continued") == written(tmp_path / "straight")
     assert same == (depends_on_length(long) is None)
@@ -282,7 +283,7 @@ def test_a_rung_is_the_beginning_of_the_whole_training(name: str, data: ImageSet
     (tmp_path / "rung").mkdir()
     place = loop.RunContext(tmp_path / "rung", CPU, keep_state=True)
     pretrain.pretrain(whole, model_for(whole), data, SPLIT, STREAMS, place, lambda _: None, 1)
-    continued = run(whole, data, tmp_path / "continued", resume=tmp_path / "rung" / checkpoints.CONTINUE)
+    continued = run(whole, data, tmp_path / "continued", resume=tmp_path / "rung" / CONTINUE)
     straight = run(whole, data, tmp_path / "straight")
     assert continued == straight
     assert written(tmp_path / "continued") == written(tmp_path / "straight")

@@ -19,11 +19,11 @@ from workers import exchange, failure, leave_and_go_on, normalise, together, tra
 
 from pretune.search_spaces import schema
 from pretune.trainables import loop
-from pretune.trainables.checkpoints import WEIGHTS
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split
 from pretune.trainables.distributed import ALONE, World, whole_batch_norm
+from pretune.trainables.files import WEIGHTS
 from pretune.trainables.loop import CheckpointTimer, RunContext
 
 MODEL = schema.UNet(widths=(4, 8))

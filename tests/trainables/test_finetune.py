@@ -18,7 +18,8 @@ from pretune.trainables import checkpoints
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split, draw_split
-from pretune.trainables.finetune import TEST_IMAGES, evaluate, finetune, stalled, validation_due
+from pretune.trainables.files import CONTINUE, STATE, TEST_IMAGES, WEIGHTS
+from pretune.trainables.finetune import evaluate, finetune, stalled, validation_due
 from pretune.trainables.loop import DataFeed, DivergedError, RunContext, build_encoder, build_unet
 from pretune.trainables.models.unet import UNet
 from pretune.trainables.views.joint import evaluation_batch
@@ -74,12 +75,12 @@ def run(
 
 def written(out: Path) -> tuple[bytes, Any, Any]:
     history, notes = (json.loads((out / name).read_text()) for name in ("history.json", "notes.json"))
-    return (out / checkpoints.WEIGHTS).read_bytes(), history, notes
+    return (out / WEIGHTS).read_bytes(), history, notes
 
 
 def loaded(out: Path, model: schema.UNet = MODEL, classes: int = 3) -> UNet:
     network = build_unet(model, classes).to(memory_format=torch.channels_last)
-    network.load_state_dict(checkpoints.load_file(out / checkpoints.WEIGHTS))
+    network.load_state_dict(checkpoints.load_file(out / WEIGHTS))
     return network.eval()
 
 
@@ -111,7 +112,7 @@ def test_a_killed_and_resumed_run_ends_in_the_same_bits(
         out = tmp_path / f"attempt{i}"
         with killed_at_save(steps), pytest.raises(KilledError):
             run(chosen, data, split, out, resume=resume, checkpoint_seconds=0.0)
-        resume = out / checkpoints.STATE
+        resume = out / STATE
     assert run(chosen, data, split, tmp_path / "last", resume=resume, checkpoint_seconds=0.0) == expected
     assert written(tmp_path / "last") == written(tmp_path / "whole")
 
@@ -121,7 +122,7 @@ def test_a_resumed_frozen_encoder_stays_frozen(tmp_path: Path, data: ImageSet, s
     expected = run(chosen, data, split, tmp_path / "whole", parent=parent)
     with killed_at_save(4), pytest.raises(KilledError):
         run(chosen, data, split, tmp_path / "cut", parent=parent, checkpoint_seconds=0.0)
-    state = tmp_path / "cut" / checkpoints.STATE
+    state = tmp_path / "cut" / STATE
     assert run(chosen, data, split, tmp_path / "last", parent=parent, resume=state) == expected
     assert written(tmp_path / "last") == written(tmp_path / "whole")
 
@@ -138,7 +139,7 @@ def test_a_blow_up_names_its_metric_and_step(
     chosen = settings(steps=steps, loss=loss, optimizer={"lr": 1e30})
     with pytest.raises(DivergedError, match=rf"^{metric} is -?(nan|inf) at step {step}$"):
         run(chosen, data, split, tmp_path / "a")
-    assert not (tmp_path / "a" / checkpoints.WEIGHTS).exists()
+    assert not (tmp_path / "a" / WEIGHTS).exists()
 
 
 # -------------------------------------------------------------------------------------------- transfer and freezing
@@ -149,7 +150,7 @@ def test_a_frozen_encoder_keeps_its_weights_and_its_batch_norm_statistics(
 ) -> None:
     run(settings(freeze="encoder", checkpoint="best"), data, split, tmp_path / "a", parent=parent)
     before = checkpoints.load_file(parent)
-    after = checkpoints.load_file(tmp_path / "a" / checkpoints.WEIGHTS)
+    after = checkpoints.load_file(tmp_path / "a" / WEIGHTS)
     names = [name for name in after if name.startswith("encoder.")]
     assert any("running_var" in name for name in names)
     assert all(torch.equal(after[name], before[name]) for name in names)
@@ -160,7 +161,7 @@ def test_a_frozen_encoder_keeps_its_weights_and_its_batch_norm_statistics(
 def test_an_unfrozen_encoder_moves(tmp_path: Path, data: ImageSet, split: Split, parent: Path) -> None:
     run(settings(), data, split, tmp_path / "a", parent=parent)
     before = checkpoints.load_file(parent)
-    after = checkpoints.load_file(tmp_path / "a" / checkpoints.WEIGHTS)
+    after = checkpoints.load_file(tmp_path / "a" / WEIGHTS)
     assert all(not torch.equal(after[n], before[n]) for n in after if n.startswith("encoder.") and "weight" in n)
 
 
@@ -358,12 +359,12 @@ def test_a_rung_is_the_beginning_of_the_whole_training(
     rung = RunContext(tmp_path / "rung", CPU, keep_state=True)
     scored = finetune(whole, MODEL, data, split, STREAMS, rung, lambda values: None, False, until=1)
     assert "val/jaccard" in scored
-    resume = tmp_path / "rung" / checkpoints.CONTINUE
+    resume = tmp_path / "rung" / CONTINUE
     places = RunContext(tmp_path / "continued", CPU, resume=resume), RunContext(tmp_path / "straight", CPU)
     ends = [finetune(whole, MODEL, data, split, STREAMS, place, lambda values: None, True) for place in places]
     assert ends[0] == ends[1]
     assert (tmp_path / "continued/history.json").read_text() == (tmp_path / "straight/history.json").read_text()
-    one, two = ((tmp_path / name / checkpoints.WEIGHTS).read_bytes() for name in ("continued", "straight"))
+    one, two = ((tmp_path / name / WEIGHTS).read_bytes() for name in ("continued", "straight"))
     assert one == two
 
 

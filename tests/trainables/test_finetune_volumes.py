@@ -16,6 +16,7 @@ from pretune.trainables import checkpoints, loop
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split
+from pretune.trainables.files import STATE, WEIGHTS
 from pretune.trainables.finetune import finetune
 from pretune.trainables.models.table import build_unet
 from pretune.trainables.pretrain import pretrain
@@ -61,13 +62,13 @@ def test_a_resumed_run_is_bit_identical(data: ImageSet, tmp_path: Path, monkeypa
     def save_and_keep(state: dict[str, Any], folder: Path) -> None:
         save(state, folder)
         if state["step"] == 4:
-            kept.write_bytes((folder / checkpoints.STATE).read_bytes())
+            kept.write_bytes((folder / STATE).read_bytes())
 
     monkeypatch.setattr(checkpoints, "save_state", save_and_keep)
     whole = finetuned(data, tmp_path / "whole", augment={"flip": 0.5})
     resumed = finetuned(data, tmp_path / "resumed", augment={"flip": 0.5}, resume=kept)
     assert whole == resumed
-    a, b = (load_file(tmp_path / out / checkpoints.WEIGHTS) for out in ("whole", "resumed"))
+    a, b = (load_file(tmp_path / out / WEIGHTS) for out in ("whole", "resumed"))
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -78,10 +79,10 @@ def test_the_rows_of_table_3_start_from_genesis(data: ImageSet, tmp_path: Path, 
     body = {"data": "volumes", "method": {"name": "genesis", "shuffle_blocks": 40}, "views": {"size": 16}}
     settings = schema.Pretrain.model_validate(body | {"batch_size": 4, "steps": 2})
     pretrain(settings, MODEL, data, SPLIT, STREAMS, loop.RunContext(tmp_path / "pretrained", CPU), lambda _: None)
-    parent = tmp_path / "pretrained" / checkpoints.WEIGHTS
+    parent = tmp_path / "pretrained" / WEIGHTS
     still = {"name": "sgd", "lr": 1e-12, "momentum": 0.0}
     finetuned(data, tmp_path / "out", parent=parent, transfer=transfer, optimizer=still)
-    given, after = load_file(parent), load_file(tmp_path / "out" / checkpoints.WEIGHTS)
+    given, after = load_file(parent), load_file(tmp_path / "out" / WEIGHTS)
     for part, transferred in (("encoder", True), ("decoder", transfer == "encoder+decoder")):
         names = [name for name in after if name.startswith(f"{part}.") and name.endswith("0.weight")]
         assert names

@@ -16,6 +16,7 @@ from pretune.trainables import checkpoints
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split, draw_split, visible
+from pretune.trainables.files import STATE, WEIGHTS
 from pretune.trainables.loop import CollapsedError, DivergedError, RunContext
 from pretune.trainables.methods import collapse
 from pretune.trainables.pretrain import pretrain
@@ -65,7 +66,7 @@ def run(chosen: schema.Pretrain, data: ImageSet, split: Split, out: Path, **plac
 def written(out: Path) -> tuple[bytes, Any, Any]:
     """Weights byte for byte, the learning curve and the notes."""
     history, notes = (json.loads((out / name).read_text()) for name in ("history.json", "notes.json"))
-    return (out / checkpoints.WEIGHTS).read_bytes(), history, notes
+    return (out / WEIGHTS).read_bytes(), history, notes
 
 
 def killed_at_save(number: int) -> Any:
@@ -91,7 +92,7 @@ def test_a_killed_and_resumed_run_ends_in_the_same_bits(
         out = tmp_path / f"attempt{i}"
         with killed_at_save(steps), pytest.raises(KilledError):
             run(settings(), data, split, out, resume=resume, checkpoint_seconds=0.0)
-        resume = out / checkpoints.STATE
+        resume = out / STATE
     assert run(settings(), data, split, tmp_path / "last", resume=resume, checkpoint_seconds=0.0) == expected
     assert written(tmp_path / "last") == written(tmp_path / "whole")
 
@@ -113,7 +114,7 @@ def test_a_kill_in_the_report_of_an_epoch_loses_no_more_than_the_step(
         pretrain(
             settings(), MODEL, data, split, STREAMS, RunContext(tmp_path / "cut", CPU, checkpoint_seconds=0.0), report
         )
-    state = tmp_path / "cut" / checkpoints.STATE
+    state = tmp_path / "cut" / STATE
     loaded = checkpoints.load_state(state, CPU)
     assert loaded is not None
     assert loaded["step"] == 3
@@ -166,16 +167,16 @@ def test_a_blow_up_names_its_metric_and_step(
     with pytest.raises(DivergedError, match=rf"^{metric} is (nan|inf) at step {step}$") as caught:
         run(chosen, data, split, tmp_path / "a")
     assert (caught.value.metric, caught.value.step) == (metric, step)
-    assert not (tmp_path / "a" / checkpoints.WEIGHTS).exists()
+    assert not (tmp_path / "a" / WEIGHTS).exists()
 
 
 def test_a_chain_starts_from_the_encoder_before(tmp_path: Path, data: ImageSet, split: Split) -> None:
     """At a rate of nearly nothing the encoder's parameters stay those of the parent."""
     run(settings(steps=4), data, split, tmp_path / "a")
-    parent = tmp_path / "a" / checkpoints.WEIGHTS
+    parent = tmp_path / "a" / WEIGHTS
     still = settings(steps=2, optimizer={"lr": 1e-30})
     run(still, data, split, tmp_path / "b", parent=parent)
-    before, after = (checkpoints.load_file(tmp_path / name / checkpoints.WEIGHTS) for name in "ab")
+    before, after = (checkpoints.load_file(tmp_path / name / WEIGHTS) for name in "ab")
     trained = [n for n in before if n.startswith("encoder.") and "running" not in n and "num_batches" not in n]
     assert trained
     assert all(torch.allclose(before[name], after[name], rtol=0, atol=1e-25) for name in trained)

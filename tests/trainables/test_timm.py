@@ -18,6 +18,7 @@ from pretune.search_spaces import schema
 from pretune.search_spaces.identities import encoder_of
 from pretune.search_spaces.resolve import from_dict
 from pretune.trainables import checkpoints, loop
+from pretune.trainables.files import WEIGHTS
 from pretune.trainables.methods import weights
 from pretune.trainables.models import timm_unet
 from pretune.trainables.models.table import build_encoder, build_unet
@@ -48,7 +49,7 @@ def imported(backbone: str, source: Path, out: Path, **changes: Any) -> timm_une
     settings = schema.Weights.model_validate({"name": "weights", "source": str(source)} | changes)
     weights.import_weights(settings, model_of(backbone), loop.RunContext(out, torch.device("cpu")))
     encoder = build_encoder(model_of(backbone))
-    checkpoints.load_part(encoder, out / checkpoints.WEIGHTS, "encoder")
+    checkpoints.load_part(encoder, out / WEIGHTS, "encoder")
     assert isinstance(encoder, timm_unet.Encoder)
     return encoder.eval()
 
@@ -150,7 +151,7 @@ def test_an_encoders_identity_holds_no_decoder() -> None:
 def test_weights_are_stored_with_their_normalisation(tmp_path: Path) -> None:
     save_file(whole("test_resnet").state_dict(), tmp_path / "w.safetensors")
     imported("test_resnet", tmp_path / "w.safetensors", tmp_path / "out")
-    stored = load_file(tmp_path / "out" / checkpoints.WEIGHTS)
+    stored = load_file(tmp_path / "out" / WEIGHTS)
     assert stored["encoder.mean"].tolist() == list(timm.get_pretrained_cfg("test_resnet").mean)
 
 

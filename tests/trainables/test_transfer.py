@@ -16,6 +16,7 @@ from pretune.trainables import checkpoints, loop
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split
+from pretune.trainables.files import STATE, WEIGHTS
 from pretune.trainables.finetune import encoder_frozen, finetune
 from pretune.trainables.pretrain import pretrain
 
@@ -36,7 +37,7 @@ def pretrained(data: ImageSet, out: Path, parent: Path | None = None, init: int 
     body = {"data": "scenes", "method": {"name": "mae"} | method, "views": {"size": 16}, "batch_size": 8}
     settings = schema.Pretrain.model_validate(body | {"steps": 2})
     pretrain(settings, MODEL, data, SPLIT, STREAMS | {"init": init}, loop.RunContext(out, CPU, parent), lambda _: None)
-    return out / checkpoints.WEIGHTS
+    return out / WEIGHTS
 
 
 def finetuned(
@@ -46,7 +47,7 @@ def finetuned(
     settings = schema.Finetune.model_validate({"data": "scenes", "size": 16, "batch_size": 8, "epochs": 1} | how)
     place = loop.RunContext(out, CPU, parent, resume, checkpoint_seconds=0.0)
     finetune(settings, model, data, SPLIT, STREAMS, place, lambda _: None, on_test=False)
-    return load_file(out / checkpoints.WEIGHTS)
+    return load_file(out / WEIGHTS)
 
 
 def moved(before: dict[str, Tensor], after: dict[str, Tensor], part: str) -> bool:
@@ -117,7 +118,7 @@ def test_a_run_resumed_around_the_unfreezing_is_bit_identical(
     def save_and_keep(state: dict[str, Any], folder: Path) -> None:
         save(state, folder)
         if state["step"] == stopped:
-            kept.write_bytes((folder / checkpoints.STATE).read_bytes())
+            kept.write_bytes((folder / STATE).read_bytes())
 
     monkeypatch.setattr(checkpoints, "save_state", save_and_keep)
     how = {"epochs": 4, "freeze": "encoder", "unfreeze_epoch": 2}

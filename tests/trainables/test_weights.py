@@ -15,7 +15,8 @@ from torchvision import models
 
 from pretune.search_spaces import schema
 from pretune.search_spaces.identities import fingerprint, weights_identity
-from pretune.trainables import checkpoints, loop
+from pretune.trainables import loop
+from pretune.trainables.files import WEIGHTS
 from pretune.trainables.methods import weights
 from pretune.trainables.models.resnet import Encoder
 
@@ -36,7 +37,7 @@ def imported(source: Path, out: Path, **changes: Any) -> dict[str, torch.Tensor]
     out.mkdir()
     settings = schema.Weights.model_validate({"name": "weights", "source": str(source)} | changes)
     weights.import_weights(settings, MODEL, loop.RunContext(out, torch.device("cpu")))
-    return load_file(out / checkpoints.WEIGHTS)
+    return load_file(out / WEIGHTS)
 
 
 @pytest.mark.parametrize("prefix", ["", "module.encoder.", "backbone."])

@@ -27,6 +27,7 @@ from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split, label_subset
 from pretune.trainables.distributed import RunningStatistics, World
+from pretune.trainables.files import WEIGHTS
 from pretune.trainables.loop import RunContext
 from pretune.trainables.methods import collapse
 from pretune.trainables.metrics.probabilities import no_sums, probability_scores, probability_sums
@@ -217,7 +218,7 @@ def test_a_decoder_goes_on_from_the_stage_before_where_that_trained_one(data: Im
     still = mae | {"optimizer": SGD | {"lr": 1e-30}}
     for name, changes, parts in (("mae", mae, ("encoder", "decoder")), ("simclr", {"steps": 1}, ("encoder",))):
         before = pretrained(data, tmp_path / name, **changes).moments[-1].weights
-        parent = tmp_path / name / checkpoints.WEIGHTS
+        parent = tmp_path / name / WEIGHTS
         after = pretrained(data, tmp_path / f"after {name}", parent=parent, **still).moments[0].weights
         weights = [weight for weight in after if weight.startswith(parts) and weight.endswith("weight")]
         assert {weight.partition(".")[0] for weight in weights} == set(parts)
@@ -248,7 +249,7 @@ def test_the_pretext_loss_of_validation_images_is_their_mean_in_eval_mode(data: 
         found = pretrained(data, out, batch_size=batch_size)
         with in_double_precision():
             method = built(data)
-            method.load_state_dict(checkpoints.load_file(out / checkpoints.WEIGHTS))
+            method.load_state_dict(checkpoints.load_file(out / WEIGHTS))
             method.eval()
             feeds = pretraining.make_feeds(data, RunContext(out, CPU))
             batches = [pretraining.make_batch(method, feeds, np.array(part), 0x5EED, 0) for part in parts]
@@ -352,7 +353,7 @@ def test_the_best_weights_are_those_of_the_best_validation_the_one_at_the_end_in
     monkeypatch.setattr(finetuning, "evaluate", lambda *given: {f"{given[6]}/jaccard": next(answers)})
     found = finetuned(data, tmp_path, steps=9, checkpoint="best", validate_every=every)
     assert found.metrics["val/jaccard"] == max(scores)
-    written = checkpoints.load_file(tmp_path / checkpoints.WEIGHTS)
+    written = checkpoints.load_file(tmp_path / WEIGHTS)
     assert all(torch.equal(value, written[name]) for name, value in found.moments[kept - 1].weights.items())
 
 
@@ -369,7 +370,7 @@ def test_probabilities_are_scored_where_asked(data: ImageSet, tmp_path: Path) ->
     assert {"val/soft_dice", "test/soft_dice", "test@8/soft_dice"} <= metrics.keys()
     with in_double_precision(), torch.no_grad():
         network = loop.build_unet(MODEL, 2).eval()
-        network.load_state_dict(checkpoints.load_file(tmp_path / checkpoints.WEIGHTS))
+        network.load_state_dict(checkpoints.load_file(tmp_path / WEIGHTS))
         logits = network(torch.from_numpy(two.images[SPLIT.val]).permute(0, 3, 1, 2).double() / 255)
         truth = torch.from_numpy(two.masks[SPLIT.val]).long()
         scored = probability_scores(probability_sums(logits, truth, no_sums(CPU)))

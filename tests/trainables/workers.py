@@ -20,10 +20,10 @@ from pretune.search_spaces import schema
 from pretune.trainables import finetune as finetuning
 from pretune.trainables import loop
 from pretune.trainables import pretrain as pretraining
-from pretune.trainables.checkpoints import STATE
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.splits import Split
 from pretune.trainables.distributed import RunningStatistics, World
+from pretune.trainables.files import STATE
 from pretune.trainables.loop import DivergedError, PreemptedError, RunContext
 
 

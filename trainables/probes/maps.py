@@ -13,11 +13,10 @@ from torch.nn import functional as F
 from pretune.search_spaces import schema
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.splits import Split
+from pretune.trainables.files import MAPS
 from pretune.trainables.loop import DataFeed, RunContext
 from pretune.trainables.probes.accuracy import pixels_of, pooled_features
 from pretune.trainables.probes.cka import load_encoder
-
-FILE = "maps.npz"
 
 
 def write_maps(
@@ -51,7 +50,7 @@ def write_maps(
         similar = torch.stack([similarity_map(one, row, column) for one in chosen]).float().numpy()
         kept |= {"components": pca_map(chosen).permute(0, 2, 3, 1).float().numpy(), "similarity": similar}
         kept["place"] = np.array([row, column])
-        np.savez_compressed(place.out / FILE, allow_pickle=False, **kept)
+        np.savez_compressed(place.out / MAPS, allow_pickle=False, **kept)
         return {"probe/explained_variance": explained_variance(chosen)}
     weights = load_file(place.parent)
     if data.labels is None or "head.weight" not in weights or "head.bias" not in weights:
@@ -61,7 +60,7 @@ def write_maps(
     predicted, labels = logits.argmax(dim=1).numpy(), data.labels[split.val]
     maps = class_activation_maps(features[-1].float().cpu(), weight, torch.from_numpy(labels[: len(images)]))
     kept |= {"maps": maps.numpy(), "labels": labels[: len(images)], "predicted": predicted[: len(images)]}
-    np.savez_compressed(place.out / FILE, allow_pickle=False, **kept)
+    np.savez_compressed(place.out / MAPS, allow_pickle=False, **kept)
     return {"probe/accuracy": float((predicted == labels).mean())}
 
 

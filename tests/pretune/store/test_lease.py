@@ -13,7 +13,8 @@ import pytest
 
 from pretune.store import lease as flight
 from pretune.store.lease import read_lease, single_flight, write_lease
-from pretune.store.store import LEASE, STATE, Store
+from pretune.store.store import LEASE, Store
+from pretune.trainables.files import STATE
 
 KEY = "f" * 32
 

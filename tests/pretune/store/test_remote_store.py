@@ -28,7 +28,8 @@ from pretune.search_spaces.resolve import from_dict
 from pretune.store.lease import single_flight
 from pretune.store.mirror import Publisher
 from pretune.store.object_store import Bucket, ObjectError, open_bucket
-from pretune.store.store import CONTINUE, DONE, STATE, Entry, Store, StoreError, open_store
+from pretune.store.store import DONE, Entry, Store, StoreError, open_store
+from pretune.trainables.files import CONTINUE, STATE
 from tests.pretune.cli.test_study import pretune as pretune  # the fixture
 
 KEY = "f" * 32

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretune.store.store import DONE, STATE, Entry, Store, StoreError, write_atomically
+from pretune.store.store import DONE, Entry, Store, StoreError, write_atomically
+from pretune.trainables.files import STATE
 
 FINGERPRINT = "f" * 32
 

@@ -26,8 +26,9 @@ from pretune.cluster.tune import ACTOR_ENVIRONMENT
 from pretune.plan import make_plan
 from pretune.run import Options, run_study
 from pretune.search_spaces.resolve import from_dict
-from pretune.store.store import STATE, Entry, Store
+from pretune.store.store import Entry, Store
 from pretune.trainables.data.resident.digest import content_digest
+from pretune.trainables.files import STATE
 from pretune.worker.execute import execute
 from pretune.worker.task import Folders, StageTask
 

@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 from pretune.cluster.tune import start_ray, stop_ray
 from pretune.plan import make_plan
 from pretune.search_spaces.resolve import from_dict
-from pretune.store.store import STATE, Entry, Store
+from pretune.store.store import Entry, Store
 from pretune.trainables.data.resident.digest import content_digest
+from pretune.trainables.files import STATE
 from pretune.worker import ray_private
 from pretune.worker.execute import execute
 from pretune.worker.task import Folders, StageTask

@@ -16,10 +16,11 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from pretune.search_spaces import schema
-from pretune.trainables import checkpoints, loop
+from pretune.trainables import loop
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split
+from pretune.trainables.files import WEIGHTS
 from pretune.trainables.pretrain import pretrain
 from pretune.trainables.probes.accuracy import probe
 from pretune.trainables.probes.linear import accuracy, classifier, linear_probe
@@ -100,7 +101,7 @@ def train(data: ImageSet, out: Path, split: Split = SPLIT, **changes: Any) -> di
 
 
 def probed(how: schema.Probe, data: ImageSet, out: Path, split: Split = SPLIT) -> dict[str, float]:
-    place = loop.RunContext(out, torch.device("cpu"), parent=out / checkpoints.WEIGHTS)
+    place = loop.RunContext(out, torch.device("cpu"), parent=out / WEIGHTS)
     return probe(how, MODEL, data, split, place)
 
 

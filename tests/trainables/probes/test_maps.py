@@ -17,11 +17,11 @@ from pretune.trainables import checkpoints
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split, draw_split
+from pretune.trainables.files import MAPS, WEIGHTS
 from pretune.trainables.loop import RunContext, build_encoder
 from pretune.trainables.pretrain import pretrain
 from pretune.trainables.probes.accuracy import pixels_of
 from pretune.trainables.probes.maps import (
-    FILE,
     class_activation_maps,
     explained_variance,
     pca_map,
@@ -79,13 +79,13 @@ def classified(data: ImageSet, split: Split, tmp_path_factory: pytest.TempPathFa
     body |= {"optimizer": {"lr": 0.01}}
     streams = {"init": 1, "order": 2, "augmentation": 3, "split": 4}
     pretrain(schema.Pretrain.model_validate(body), MODEL, data, split, streams, RunContext(out, CPU), lambda _: None)
-    return out / checkpoints.WEIGHTS
+    return out / WEIGHTS
 
 
 def written(settings: Any, parent: Path, data: ImageSet, split: Split, out: Path) -> tuple[dict[str, float], Any]:
     out.mkdir()
     metrics = write_maps(settings, MODEL, data, split, RunContext(out, CPU, parent))
-    with np.load(out / FILE, allow_pickle=False) as file:
+    with np.load(out / MAPS, allow_pickle=False) as file:
         return metrics, dict(file)
 
 

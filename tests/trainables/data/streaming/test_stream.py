@@ -25,6 +25,7 @@ from pretune.trainables.data.resident.digest import content_digest
 from pretune.trainables.data.splits import draw_split
 from pretune.trainables.data.streaming.stream import Column
 from pretune.trainables.distributed import World
+from pretune.trainables.files import STATE, WEIGHTS
 from pretune.trainables.loop import Epochs, IntArray, RunContext, epoch_order
 from pretune.trainables.pretrain import pretrain
 
@@ -307,7 +308,7 @@ def test_an_interrupted_epoch_goes_on_at_the_right_image(one_cpu: None, tmp_path
         (tmp_path / name).mkdir()
         place = RunContext(tmp_path / name, torch.device("cpu"), resume=resume, checkpoint_seconds=0.0)
         pretrain(chosen, schema.UNet(widths=(4, 8)), data, split, streams, place, lambda values: None)
-        return (tmp_path / name / checkpoints.WEIGHTS).read_bytes()
+        return (tmp_path / name / WEIGHTS).read_bytes()
 
     real, saves = checkpoints.save_state, iter(range(1, 100))
 
@@ -318,5 +319,5 @@ def test_an_interrupted_epoch_goes_on_at_the_right_image(one_cpu: None, tmp_path
 
     with mock.patch.object(checkpoints, "save_state", save), pytest.raises(KilledError):
         run(stream, "cut")
-    assert run(stream, "last", tmp_path / "cut" / checkpoints.STATE) == run(held, "whole")
+    assert run(stream, "last", tmp_path / "cut" / STATE) == run(held, "whole")
     stream.close()
