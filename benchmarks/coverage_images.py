@@ -36,10 +36,10 @@ def images(count: int, generator: np.random.Generator) -> NDArray[np.int64]:
 
 def covered(every: NDArray[np.int64], size: int, sets: int, generator: np.random.Generator) -> float:
     """Share of test sets whose interval holds the score on all images."""
-    truth, inside = float(score(every.sum(axis=0), "jaccard", CLASSES)), 0
+    truth, inside = float(score(every.sum(axis=0), "test/jaccard", CLASSES)), 0
     for _ in range(sets):
         seen = every[generator.choice(len(every), size, replace=False)]
-        found = image_interval([Counts(CLASSES, np.arange(size), seen)], [1.0], "jaccard", generator)
+        found = image_interval([Counts(CLASSES, np.arange(size), seen)], [1.0], "test/jaccard", generator)
         inside += found.low <= truth <= found.high
     return inside / sets
 

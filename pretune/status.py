@@ -19,7 +19,9 @@ from pretune.monitor.terminal import CellStatus, RunningStage, Snapshot
 from pretune.outcomes import Outcomes
 from pretune.results import tables
 from pretune.search.replicates import ReplicatePlan, Run, stages_in
+from pretune.search_spaces.metrics import TRAINING_LOSSES, direction_of
 from pretune.search_spaces.resolve import Study
+from pretune.search_spaces.schema import Tune
 from pretune.search_spaces.stages import Stage
 from pretune.store.lookup import costs
 from pretune.store.mirror import Publisher
@@ -158,6 +160,7 @@ class State:
                 elapsed=0.0,
                 remaining=self._remaining(stages, outcomes),
                 messages=(),
+                target=compared_by(self.study.header.tune),
             )
             self._counts_due = time.monotonic() + max(0.5, 20 * (time.monotonic() - began))
         return self._counts
@@ -183,9 +186,7 @@ class State:
     def _running(self) -> Iterator[RunningStage]:
         for trial in list(self.live.values()):
             step, total = trial.latest.get("step", 0), trial.latest.get("total", 0)
-            loss = next(
-                (f"loss {v:.3g}" for k, v in trial.latest.items() if k.startswith("train/") and k.endswith("loss")), ""
-            )
+            loss = next((f"loss {trial.latest[name]:.3g}" for name in TRAINING_LOSSES if name in trial.latest), "")
             seconds = time.monotonic() - trial.began
             yield RunningStage(self.label(trial.stage), step / total if total else 0.0, loss, seconds)
 
@@ -213,3 +214,9 @@ class State:
         work = sum(means[stage.name] for stage in to_do)
         work -= sum(time.monotonic() - trial.began for trial in list(self.live.values()))
         return max(0.0, work) / max(1, len(self.live))
+
+
+def compared_by(tune: Tune) -> str:
+    """'val/jaccard, higher is better'."""
+    better = "higher" if direction_of(tune.target, tune.direction) == "maximize" else "lower"
+    return f"{tune.target}, {better} is better"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,17 +10,11 @@ from pretune.search_spaces import space
 from pretune.search_spaces.cells import Cell, Level, Template, level_label
 from pretune.search_spaces.check import problems_of
 from pretune.search_spaces.document import KeyPath, Places, Problem, did_you_mean
+from pretune.search_spaces.metrics import OF_PROBABILITIES, SCORES, is_reportable, parse
 from pretune.search_spaces.rules_probes import check_pairs, check_probe_metric, check_probe_target, check_probes
 from pretune.search_spaces.rules_volumes import check_volumes
 from pretune.search_spaces.schema import Configuration, Data, Header, batch_parts
 from pretune.search_spaces.tuning import check_metrics, check_searched, check_tune
-
-SCORES = ("accuracy", "mean_accuracy", "jaccard", "dice", "precision", "recall", "jaccard_thresholds", "soft_dice")
-OF_PROBABILITIES = ("jaccard_thresholds", "soft_dice")  # only with finetune.threshold_scores
-METRIC = re.compile(
-    rf"^(test(?:@\d+)?|val)/({'|'.join(SCORES)})(/.+)?$"
-    r"|^probe/[^/]+/(accuracy|explained_variance|.+/(output|level\d+))$"
-)
 
 
 def check_cells(cells: Sequence[tuple[Cell, Places]], header: Header, warnings: list[str]) -> list[Problem]:
@@ -104,17 +97,20 @@ def _check_parts(settings: Template, header: Header, places: Places) -> Iterator
             yield places.problem((*path, "data"), f"there is no data {name!r}", did_you_mean(name, known))
     if not settings["pretrain"] and finetune is None:
         yield Problem(0, "study", "neither pretrain nor finetune: there is nothing to run", "add one of them")
-    for metric in filter(METRIC.match, header.report.metrics):
-        if metric.startswith("probe/"):
+    for metric in filter(is_reportable, header.report.metrics):
+        if parse(metric).part == "probe":
             yield from check_probe_metric(metric, probes, places)
         elif finetune is None:
             yield places.problem(("report", "metrics"), f"no stage reports {metric}", "add finetune, or report a probe")
-        elif metric.startswith("test@") and isinstance(finetune, Mapping):
-            size = metric.removeprefix("test@").split("/")[0]
-            if size not in map(str, finetune.get("test_sizes") or ()):
-                what = f"no fine-tuning is tested at {size} px"
-                yield places.problem(("report", "metrics"), what, f"add {size} to finetune.test_sizes")
+        elif isinstance(finetune, Mapping) and (size := parse(metric).size) not in _sizes(finetune):
+            what = f"no fine-tuning is tested at {size} px"
+            yield places.problem(("report", "metrics"), what, f"add {size} to finetune.test_sizes")
     yield from check_probe_target(header.tune.pretrain.target, probes, places)
+
+
+def _sizes(finetune: Mapping[str, Any]) -> tuple[str, ...]:
+    """Sizes of images that a fine-tuning is tested at; "" is its own."""
+    return ("", *map(str, finetune.get("test_sizes") or ()))
 
 
 def _mapping_at(settings: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -150,7 +146,7 @@ def _check_finetune(cell: Cell, settings: Configuration, places: Places, warning
 
 def _check_probabilities(scored: bool, header: Header, places: Places) -> Iterator[Problem]:
     for metric in header.report.metrics:
-        if not scored and metric.split("/")[1:2] and metric.split("/")[1] in OF_PROBABILITIES:
+        if not scored and parse(metric).metric in OF_PROBABILITIES:
             what = f"{metric} is of probabilities, which are not scored"
             yield places.problem(("report", "metrics"), what, "set finetune.threshold_scores: true")
 
@@ -268,20 +264,21 @@ def check_header(
     yield from _check_levels(header.tune.pretrain.cells, ("tune", "pretrain", "cells"), factors, places)
     yield from _check_metrics(header, places)
     yield from check_tune(header, places)
-    yield from check_metrics(header.tune, SCORES, places)
+    yield from check_metrics(header.tune, places)
     yield from check_pairs(header, cells, factors)
 
 
 def _check_metrics(header: Header, places: Places) -> Iterator[Problem]:
     known = [f"{role}/{score}" for role in ("test", "val") for score in SCORES]
     for metric in header.report.metrics:
-        if not METRIC.match(metric):
-            fix = "write probe/NAME/accuracy" if metric.startswith("probe/") else did_you_mean(metric, known)
+        if not is_reportable(metric):
+            of_probe = parse(metric).part == "probe"
+            fix = "write probe/NAME/accuracy" if of_probe else did_you_mean(metric, known)
             yield places.problem(("report", "metrics"), f"no stage reports {metric!r}", fix)
     target = header.tune.target
-    if target.startswith("test/"):
+    if parse(target).part == "test":
         yield places.problem(("tune", "target"), "tuning on the test set", "use val/...")
-    elif not (METRIC.match(target) and target.startswith("val/")):
+    elif not (is_reportable(target) and parse(target).part == "val"):
         fix = did_you_mean(target, [name for name in known if name.startswith("val/")])
         yield places.problem(("tune", "target"), f"no fine-tuning reports {target!r}", fix)
     target = header.tune.pretrain.target

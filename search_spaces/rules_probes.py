@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pretune.search_spaces.cells import Cell, Level
 from pretune.search_spaces.document import Places, Problem, did_you_mean
+from pretune.search_spaces.metrics import parse
 from pretune.search_spaces.schema import CAM, Configuration, Header
 
-LAYER = re.compile(r"^.+/(output|level\d+)$")
-REPORTED = {  # by kind: the part of a metric after probe/NAME/, and how it is written
-    "knn": (re.compile("^accuracy$"), "accuracy"),
-    "linear": (re.compile("^accuracy$"), "accuracy"),
-    "cam": (re.compile("^accuracy$"), "accuracy"),
-    "maps": (re.compile("^explained_variance$"), "explained_variance"),
-    "cka": (LAYER, "LEVEL/output"),
+REPORTED = {  # by kind: what stands after probe/NAME/
+    "knn": "accuracy",
+    "linear": "accuracy",
+    "cam": "accuracy",
+    "maps": "explained_variance",
+    "cka": "LEVEL/output",
 }
 
 
@@ -31,15 +30,20 @@ def check_probes(settings: Configuration, places: Places) -> Iterator[Problem]:
 
 def check_probe_metric(metric: str, probes: Mapping[str, Any], places: Places) -> Iterator[Problem]:
     """A metric of the report that begins with probe/."""
-    _, name, rest = metric.split("/", 2)
+    name = parse(metric).probe
     probe = probes.get(name)
     if probe is None:
         yield places.problem(("report", "metrics"), f"there is no probe {name!r}", did_you_mean(name, probes))
         return
     kind = probe.get("kind") if isinstance(probe, Mapping) else None
-    if isinstance(kind, str) and kind in REPORTED and not REPORTED[kind][0].match(rest):
+    if isinstance(kind, str) and kind in REPORTED and not _reports(kind, metric):
         what = f"the probe {name!r} does not report {metric}"
-        yield places.problem(("report", "metrics"), what, f"it reports probe/{name}/{REPORTED[kind][1]}")
+        yield places.problem(("report", "metrics"), what, f"it reports probe/{name}/{REPORTED[kind]}")
+
+
+def _reports(kind: str, metric: str) -> bool:
+    found = parse(metric)
+    return bool(found.level) if kind == "cka" else not found.level and found.metric == REPORTED[kind]
 
 
 def check_probe_target(target: str, probes: Mapping[str, Any], places: Places) -> Iterator[Problem]:
@@ -82,8 +86,7 @@ def _check_pair(
         yield places.problem(("probe", name, "between"), what, "add one, or leave the probe out")
         return
     for metric in header.report.metrics:
-        rest = metric.removeprefix(f"probe/{name}/")
-        if rest != metric and LAYER.match(rest) and rest.rpartition("/")[0] not in levels:
-            level = rest.rpartition("/")[0]
+        level = parse(metric).level
+        if level and parse(metric).probe == name and level not in levels:
             what = f"factor {between!r} has no level {level!r}"
             yield places.problem(("report", "metrics"), what, did_you_mean(level, levels))

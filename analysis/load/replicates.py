@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas
 
 from pretune.analysis.load.results import ResultsError, StudyHeader
+from pretune.search_spaces.metrics import parse
 
 FINISHED = "finished"  # every other outcome leaves no value, whatever its name
 
@@ -47,20 +47,6 @@ def _records(runs: pandas.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in runs.to_dict("records")]
 
 
-def lower_is_better(metric: str) -> bool:
-    """A loss is minimised; every other metric is a fraction to be maximised."""
-    return "loss" in metric.rsplit("/", 1)[-1]
-
-
-def partner_of(metric: str) -> str | None:
-    """The level that a pairwise probe's metric compares with: of probe/NAME/LEVEL/output or .../levelN; else None.
-
-    Such a metric is a similarity: none of its values is the best.
-    """
-    found = re.fullmatch(r"probe/[^/]+/(.+)/(output|level\d+)", metric)
-    return found[1] if found else None
-
-
 def independent_values(found: tuple[Replicate, ...]) -> dict[int, float]:
     """Pretraining seed -> value; nested fine-tunings are averaged, since only pretrainings are independent."""
     groups: dict[int, list[float]] = {}
@@ -79,7 +65,7 @@ def held_note(header: StudyHeader) -> tuple[str, ...]:
 
 
 def is_probe(metric: str) -> bool:
-    return metric.startswith(("probe/", "probe:"))
+    return parse(metric).part == "probe"
 
 
 def _stage_runs(results: pandas.DataFrame, metric: str) -> pandas.DataFrame:
@@ -88,7 +74,7 @@ def _stage_runs(results: pandas.DataFrame, metric: str) -> pandas.DataFrame:
     if not is_probe(metric):
         return confirm[confirm["stage"] == "finetune"]
     probes = confirm[confirm["stage"].str.startswith("probe:")]
-    named = probes[probes["stage"] == "probe:" + metric[len("probe/") :].split("/")[0]]
+    named = probes[probes["stage"] == f"probe:{parse(metric).probe}"]
     runs = probes if named.empty else named
     reporting = sorted(set(runs.loc[runs["metric"].map(lambda name: _same_metric(name, metric)), "stage"]))
     if len(reporting) > 1:

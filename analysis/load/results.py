@@ -12,6 +12,7 @@ import pandas
 import pyarrow
 
 from pretune.search_spaces.errors import UsageError
+from pretune.search_spaces.metrics import MetricDefinition, UnknownMetricError, definition_of, from_json
 
 COLUMNS = (
     *("study", "phase", "cell", "configuration", "seed"),
@@ -80,6 +81,15 @@ class StudyHeader:
     target: str = "val/jaccard"  # what searches optimise
     sets: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)  # factor -> level -> its members
     held: Mapping[str, int] = field(default_factory=dict)  # stream of random numbers -> the one seed it is held at
+    metrics: Mapping[str, MetricDefinition] = field(default_factory=dict)  # as the study stored them
+
+    def definition(self, metric: str) -> MetricDefinition:
+        """As stored with the results, else today's table. Raises ResultsError for a metric that neither knows."""
+        return known_definition(self.metrics, metric)
+
+    def in_percent(self, metric: str) -> bool:
+        """Whether tables print it in percent."""
+        return self.report.percent and self.definition(metric).unit == "fraction"
 
 
 def load(folder: Path | str) -> pandas.DataFrame:
@@ -144,7 +154,21 @@ def parse_header(content: Mapping[str, Any]) -> StudyHeader:
         },
         held={str(name): int(seed) for name, seed in (content["seeds"].get("hold") or {}).items()},
         target=str((content.get("tune") or {}).get("target", "val/jaccard")),
+        metrics=stored_definitions(content),
     )
+
+
+def stored_definitions(content: Mapping[str, Any]) -> dict[str, MetricDefinition]:
+    """Metric -> its definition, from `study.json`; a study stored before 2026-11-28 has none."""
+    return {str(name): from_json(stored) for name, stored in (content.get("metrics") or {}).items()}
+
+
+def known_definition(stored: Mapping[str, MetricDefinition], metric: str) -> MetricDefinition:
+    """As stored, else today's. Raises ResultsError."""
+    try:
+        return stored[metric] if metric in stored else definition_of(metric)
+    except UnknownMetricError as error:
+        raise ResultsError(str(error)) from error
 
 
 def level_label(level: object) -> str:

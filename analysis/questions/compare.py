@@ -24,7 +24,7 @@ from rich.text import Text
 from scipy import stats
 
 from pretune.analysis.digits import DASH, decimals, number, p_value
-from pretune.analysis.load.replicates import FINISHED, Replicate, independent_values, lower_is_better, replicates
+from pretune.analysis.load.replicates import FINISHED, Replicate, independent_values, replicates
 from pretune.analysis.load.results import ResultsError, load, load_header
 from pretune.analysis.statistics import MeanStd, holm, mean_std
 
@@ -78,13 +78,14 @@ def compare_folders(first: Path, second: Path, metric: str | None = None) -> tup
     settings = tuple(different_settings(first, second))
     names = (a.study, b.study) if a.study != b.study else (str(first), str(second))
     results = load(first), load(second)
-    percent = a.report.percent and b.report.percent
     found = (
         compare(replicates(results[0], a, name), replicates(results[1], b, name), name, names, settings)
         for name in metrics
     )
     shared = shared_runs(*results)
-    return tuple(replace(one, percent=percent and not lower_is_better(one.metric), shared=shared) for one in found)
+    return tuple(
+        replace(one, percent=a.in_percent(one.metric) and b.in_percent(one.metric), shared=shared) for one in found
+    )
 
 
 def shared_runs(first: pandas.DataFrame, second: pandas.DataFrame) -> str:

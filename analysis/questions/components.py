@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from pretune.analysis.digits import few
-from pretune.analysis.load.replicates import Replicate, held_note, is_probe, lower_is_better, replicates
+from pretune.analysis.load.replicates import Replicate, held_note, is_probe, replicates
 from pretune.analysis.load.results import StudyHeader
 
 Array = NDArray[np.float64]
@@ -161,7 +161,7 @@ def components(results: pandas.DataFrame, header: StudyHeader, metric: str) -> C
     Searches stand in the table of the report's first metric alone, in units of the metric that they optimise. Without
     either design there are no rows. Raises ResultsError as `replicates` does.
     """
-    percent = header.report.percent and not lower_is_better(metric)
+    percent = header.in_percent(metric)
     seeds, notes = _of_nested_seeds(replicates(results, header, metric)) if _is_nested(header, metric) else ([], [])
     searched = _of_searches(results, header.target) if metric == header.report.metrics[0] else []
     if searched:

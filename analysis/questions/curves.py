@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pretune.analysis.load.replicates import Replicate, independent_values, replicates
 from pretune.analysis.load.results import Cell, PublishedValue, ResultsError, StudyHeader
 from pretune.analysis.statistics import mean_std
+from pretune.search_spaces.metrics import parse
 
 Array = NDArray[np.float64]
 COLUMNS = ("phase", "cell", "seed", "stage", "fingerprint", "step", "epoch", "metric", "value")
@@ -84,7 +85,8 @@ def learning_curves(curves: pandas.DataFrame, stage: str, metric: str, order: Se
 
 def curve_metrics(curves: pandas.DataFrame) -> tuple[tuple[str, str], ...]:
     """(stage, metric) of which some confirmed run has more than one step; per-class metrics are left out."""
-    confirm = curves[(curves["phase"] == "confirm") & (curves["metric"].str.count("/") == 1)]
+    whole = [name for name in curves["metric"].unique() if not parse(name).label]
+    confirm = curves[(curves["phase"] == "confirm") & curves["metric"].isin(whole)]
     points = confirm.drop_duplicates(["fingerprint", "metric", "step"]).groupby(["fingerprint", "metric"]).size()
     several = {(str(key[0]), str(key[1])) for key, count in points.items() if count > 1}  # type: ignore[index]
     columns = (confirm[name].astype(str) for name in ("fingerprint", "metric", "stage"))

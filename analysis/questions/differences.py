@@ -11,7 +11,7 @@ import numpy as np
 import pandas
 
 from pretune.analysis.digits import few
-from pretune.analysis.load.replicates import Replicate, held_note, is_probe, lower_is_better, replicates
+from pretune.analysis.load.replicates import Replicate, held_note, is_probe, replicates
 from pretune.analysis.load.results import Cell, ResultsError, StudyHeader
 from pretune.analysis.statistics import (
     MOST_RUNS_TO_ENUMERATE,
@@ -85,7 +85,7 @@ def differences(results: pandas.DataFrame, header: StudyHeader, metric: str) -> 
     every = [_Pairs(a.label, b.label, *_paired(found[a.label], found[b.label])) for a, b in _against_baseline(header)]
     pairs = [pair for pair in every if pair.ours]
     rows = _rows(pairs, header.report.margin)
-    percent = header.report.percent and not lower_is_better(metric)
+    percent = header.in_percent(metric)
     missing = [
         f"{pair.cell}: no seed finished both here and in the baseline {pair.baseline}"
         for pair in every
@@ -99,7 +99,7 @@ def differences(results: pandas.DataFrame, header: StudyHeader, metric: str) -> 
         percent=percent,
         notes=(
             *_few_pairs_note(rows),
-            *_out_of_range(rows, metric),
+            *_out_of_range(rows, header.definition(metric).span),
             *_no_spread_note(pairs),
             *_unpaired_note(pairs, nested=header.pretrainings < header.replicates and not is_probe(metric)),
             *_power_note(pairs, sum(math.isfinite(row.p) for row in rows), percent),
@@ -178,10 +178,11 @@ def _few_pairs_note(rows: Sequence[Difference]) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _out_of_range(rows: Sequence[Difference], metric: str) -> tuple[str, ...]:
-    if lower_is_better(metric) or not any(row.low < -1 or row.high > 1 for row in rows):
+def _out_of_range(rows: Sequence[Difference], span: float) -> tuple[str, ...]:
+    if not any(row.low < -span or row.high > span for row in rows):
         return ()
-    return ("an interval leaves what two fractions can differ by, -1 to 1: t intervals know no bounds",)
+    known = f"what two fractions can differ by, -{span:g} to {span:g}"
+    return (f"an interval leaves {known}: t intervals know no bounds",)
 
 
 def _no_spread_note(pairs: Sequence[_Pairs]) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import linalg, stats
 
 from pretune.analysis.digits import decimals, few, number
-from pretune.analysis.load.replicates import held_note, independent_values, lower_is_better, replicates
+from pretune.analysis.load.replicates import held_note, independent_values, replicates
 from pretune.analysis.load.results import StudyHeader
 from pretune.analysis.statistics import detectable_difference, holm
 
@@ -107,7 +107,7 @@ def effects(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Effe
     Nested fine-tunings are averaged per pretraining. Raises ResultsError as `replicates` does.
     """
     sizes = {name: len(levels) for name, levels in header.factors.items() if len(levels) > 1}
-    percent = header.report.percent and not lower_is_better(metric)
+    percent = header.in_percent(metric)
     table, notes = _complete(results, header, metric, tuple(sizes))
     if table is None or len(sizes) < 2:
         return Effects(header.study, metric, (), (), {}, 0, percent, notes)

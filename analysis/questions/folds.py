@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas
 
-from pretune.analysis.load.replicates import independent_values, lower_is_better, partner_of, replicates
+from pretune.analysis.load.replicates import independent_values, replicates
 from pretune.analysis.load.results import StudyHeader
 from pretune.analysis.statistics import mean_std
 
@@ -48,7 +48,7 @@ class Folds:
 def over_folds(results: pandas.DataFrame, header: StudyHeader, metric: str) -> tuple[Folds, ...]:
     """One table where the study has a factor of folds, else none. Raises ResultsError as `replicates` does."""
     factor = fold_factor(header)
-    if factor is None or partner_of(metric):
+    if factor is None or header.definition(metric).direction is None:
         return ()
     values = {label: independent_values(found) for label, found in replicates(results, header, metric).items()}
     groups: dict[str, list[list[float]]] = {}  # the other levels -> folds -> seeds
@@ -60,7 +60,7 @@ def over_folds(results: pandas.DataFrame, header: StudyHeader, metric: str) -> t
     n = f" (n={seeds[0]}{f' to {seeds[-1]}' if len(seeds) > 1 else ''})" if seeds else ""
     notes = [f"each fold is its mean over seeds{n}; folds share training images, so no interval is made of them"]
     short = [f"{row.cell}: {row.folds} of {row.folds_expected} folds" for row in rows if row.folds < row.folds_expected]
-    percent = header.report.percent and not lower_is_better(metric)
+    percent = header.in_percent(metric)
     return (Folds(header.study, metric, factor, rows, percent, (*notes, *short)),)
 
 

@@ -19,9 +19,10 @@ import pyarrow
 from numpy.typing import NDArray
 
 from pretune.analysis.digits import few
-from pretune.analysis.load.replicates import FINISHED, held_note, independent_values, lower_is_better, replicates
+from pretune.analysis.load.replicates import FINISHED, held_note, independent_values, replicates
 from pretune.analysis.load.results import ResultsError, StudyHeader
 from pretune.analysis.statistics import Interval, t_interval
+from pretune.search_spaces.metrics import RATIOS, MetricDefinition, parse
 
 Array = NDArray[np.float64]
 RESAMPLES = 2000
@@ -81,28 +82,25 @@ def _counts(classes: Sequence[str], images: NDArray[np.int64], counts: NDArray[n
 def score(counts: Array, metric: str, classes: Sequence[str]) -> Array:
     """A metric of pixel counts `(..., classes, 3)` that were added up over images: `(...,)`.
 
-    `metric` is jaccard, dice, precision, recall, mean_accuracy, accuracy, or one of a class, as in jaccard/pet; a class
-    that occurs in neither truth nor prediction is left out of a mean. Raises KeyError for any other metric.
+    `metric` is that of a split: jaccard, dice, precision, recall, mean_accuracy, accuracy, or one of a class, as in
+    test/jaccard/pet; a class that occurs in neither truth nor prediction is excluded from a mean. Raises KeyError for
+    any other metric.
     """
-    name, _, of = metric.partition("/")
+    found = parse(metric)
     right, true, predicted = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
-    if metric == "accuracy":
+    if found.metric == "accuracy":
         return np.asarray(right.sum(axis=-1) / true.sum(axis=-1))
-    below = {
-        "jaccard": true + predicted - right,
-        "dice": (true + predicted) / 2,
-        "precision": predicted,
-        "recall": true,
-        "mean_accuracy": true,
-    }[name]
-    values, present = right / np.maximum(below, 0.5), true + predicted > 0
-    if of:
-        return np.where(present, values, np.nan)[..., classes.index(of) if of in classes else _no_class(of)]
+    above, below = RATIOS["recall" if found.metric == "mean_accuracy" else found.metric](right, true, predicted)
+    values, present = above / np.maximum(below, 1), true + predicted > 0
+    if found.label:
+        return np.where(present, values, np.nan)[..., _position(found.label, classes)]
     return np.asarray((values * present).sum(axis=-1) / present.sum(axis=-1))
 
 
-def _no_class(name: str) -> int:
-    raise KeyError(name)
+def _position(name: str, classes: Sequence[str]) -> int:
+    if name not in classes:
+        raise KeyError(name)
+    return classes.index(name)
 
 
 def image_interval(
@@ -150,9 +148,13 @@ def intervals(results: pandas.DataFrame, header: StudyHeader, metric: str, count
             rows.append(CellInterval(cell.label, *over_seeds, len(values), *over_images[1:], images))
     if not any(row.images for row in rows):
         rows, notes = [], {}
-    percent = header.report.percent and not lower_is_better(metric)
+    percent = header.in_percent(metric)
     return Intervals(
-        header.study, metric, tuple(rows), percent, (*_explained(rows, metric), *notes, *held_note(header))
+        header.study,
+        metric,
+        tuple(rows),
+        percent,
+        (*_explained(rows, header.definition(metric)), *notes, *held_note(header)),
     )
 
 
@@ -172,13 +174,13 @@ def _over_images(
     none = Interval(math.nan, math.nan, math.nan), 0
     kept = [counts.get(str(fingerprint)) for fingerprint in rows["fingerprint"]]
     runs = [run for run in kept if run is not None]
-    if not runs or not metric.startswith("test/"):
+    if not runs or parse(metric).part != "test":
         return *none, ""
     if len(runs) < len(kept):
         return *none, f"{len(kept) - len(runs)} of {len(kept)} runs were stored before single images were counted"
     weights = 1 / rows.groupby("group")["group"].transform("size").to_numpy(np.float64)
     try:
-        found = image_interval(runs, list(weights), metric.removeprefix("test/"), np.random.default_rng(0))
+        found = image_interval(runs, list(weights), metric, np.random.default_rng(0))
     except KeyError:
         return *none, ""
     except ValueError as error:
@@ -188,7 +190,7 @@ def _over_images(
     return found, len(runs[0].images), ""
 
 
-def _explained(rows: Sequence[CellInterval], metric: str) -> tuple[str, ...]:
+def _explained(rows: Sequence[CellInterval], definition: MetricDefinition) -> tuple[str, ...]:
     if not rows:
         return ()
     said = [
@@ -203,11 +205,13 @@ def _explained(rows: Sequence[CellInterval], metric: str) -> tuple[str, ...]:
         said.append(
             f"{min(small)} test images are few: in simulation such intervals hold in 91 (20 images) to 93 % (60)"
         )
-    return (*said, *out_of_range([(row.low, row.high) for row in rows], metric))
+    return (*said, *out_of_range([(row.low, row.high) for row in rows], definition))
 
 
-def out_of_range(bounds: Sequence[tuple[float, float]], metric: str) -> tuple[str, ...]:
-    """One note where a t interval of a fraction reaches below 0 or above 1."""
-    if lower_is_better(metric) or not any(low < 0 or high > 1 for low, high in bounds):
+def out_of_range(bounds: Sequence[tuple[float, float]], definition: MetricDefinition) -> tuple[str, ...]:
+    """One note where a t interval reaches beyond what the metric can be."""
+    least, most = definition.low, definition.high
+    if not any(low < least or high > most for low, high in bounds):
         return ()
-    return ("an interval leaves the metric's range of 0 to 1: t intervals know no bounds, and are not cut to them",)
+    known = "t intervals know no bounds, and are not cut to them"
+    return (f"an interval leaves the metric's range of {least:g} to {most:g}: {known}",)

@@ -15,7 +15,7 @@ import pandas
 from numpy.typing import NDArray
 
 from pretune.analysis.digits import few
-from pretune.analysis.load.replicates import held_note, independent_values, lower_is_better, replicates
+from pretune.analysis.load.replicates import held_note, independent_values, replicates
 from pretune.analysis.load.results import StudyHeader
 from pretune.analysis.questions.differences import Difference, Differences
 from pretune.analysis.statistics import cohen_d, holm, mean_std, paired_difference
@@ -58,7 +58,7 @@ def _table(
             Difference(f"with {member}", "without", *test[:4], float(p), test.n, g=g, std=std)
             for (member, test, g, std), p in zip(rows, corrected, strict=True)
         ),
-        percent=header.report.percent and not lower_is_better(metric),
+        percent=header.in_percent(metric),
         notes=(
             *(["averaged over " + "; ".join(notes)] if notes else []),
             *([f"no spread at all, so no interval: {few(alike)}"] if alike else []),

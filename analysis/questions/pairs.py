@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import chain, combinations, product
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas
 from numpy.typing import NDArray
 
-from pretune.analysis.load.replicates import independent_values, lower_is_better, replicates
-from pretune.analysis.load.results import Cell, StudyHeader
+from pretune.analysis.load.replicates import independent_values, replicates
+from pretune.analysis.load.results import Cell, StudyHeader, known_definition
 from pretune.analysis.questions.curves import Array
 from pretune.analysis.questions.sensitivity import SearchRuns, Trial, varied
+from pretune.search_spaces.metrics import Direction, MetricDefinition
 
 _MOST_BINS = 4
 _SQRT_TRIALS_PER_BIN = 1.5  # so many bins per parameter that a field holds two trials or so
@@ -179,14 +181,21 @@ def tradeoff(results: pandas.DataFrame, header: StudyHeader, x_name: str, y_name
     labels = tuple(cell.label for cell in header.cells if xs[cell.label] and ys[cell.label])
     x, y = (np.array([np.mean(part[label]) for label in labels], np.float64) for part in (xs, ys))
     x_std, y_std = (np.array([_std(part[label]) for label in labels], np.float64) for part in (xs, ys))
-    scores = np.stack([_higher_is_better(x, x_name), _higher_is_better(y, y_name)], axis=1)
+    signs = [_sign(header.definition(name).direction) for name in (x_name, y_name)]
+    scores = np.stack([x, y], axis=1) * signs
     return Tradeoff(x_name, y_name, labels, x, y, x_std, y_std, pareto(scores))
 
 
-def search_tradeoffs(searches: pandas.DataFrame, target: str) -> dict[str, Tradeoff]:
+def search_tradeoffs(
+    searches: pandas.DataFrame,
+    target: str,
+    asked: Direction | None = None,
+    stored: Mapping[str, MetricDefinition] = MappingProxyType({}),
+) -> dict[str, Tradeoff]:
     """Of every search for several targets, its first target and each further one: "SEARCH: TARGET" -> the trials.
 
     `searches` is searches.parquet: search, told, value (of `target`), chosen, and also.NAME for each further target.
+    `asked` is the direction of `target` where the study gives one, `stored` holds its definitions of metrics.
     """
     found = {}
     for name, part in searches[searches["told"] == "complete"].groupby("search", sort=False):
@@ -194,7 +203,8 @@ def search_tradeoffs(searches: pandas.DataFrame, target: str) -> dict[str, Trade
             whole = part[part[["value", column]].notna().all(axis=1)]
             x, y = (whole[key].to_numpy(np.float64) for key in ("value", column))
             also, none = column.removeprefix("also."), np.full(len(whole), math.nan)
-            scores = np.stack([_higher_is_better(x, target), _higher_is_better(y, also)], axis=1)
+            directions = asked or _direction(target, stored), _direction(also, stored)
+            scores = np.stack([x, y], axis=1) * [_sign(direction) for direction in directions]
             labels = tuple(map(str, whole["chosen"]))
             found[f"{name}: {also}"] = Tradeoff(target, also, labels, x, y, none, none, pareto(scores))
     return found
@@ -207,8 +217,13 @@ def pareto(scores: Array) -> NDArray[np.bool_]:
     return ~np.array(beaten, np.bool_)
 
 
-def _higher_is_better(values: Array, metric: str) -> Array:
-    return -values if lower_is_better(metric) else values
+def _direction(metric: str, stored: Mapping[str, MetricDefinition]) -> Direction | None:
+    return known_definition(stored, metric).direction
+
+
+def _sign(direction: Direction | None) -> float:
+    """By which values are multiplied so that higher is better."""
+    return -1.0 if direction == "minimize" else 1.0
 
 
 def _std(values: Sequence[float]) -> float:

@@ -19,6 +19,9 @@ import optuna
 import pandas
 from numpy.typing import NDArray
 
+from pretune.analysis.load.results import known_definition, stored_definitions
+from pretune.search_spaces.metrics import MetricDefinition, scored_by
+
 Array = NDArray[np.float64]
 
 BIASED = (
@@ -95,7 +98,7 @@ def origin(found: Sequence[SearchRuns]) -> str:
 
 
 def searches(results: pandas.DataFrame, content: Mapping[str, Any]) -> tuple[SearchRuns, ...]:
-    """Every search of a study. `content` is its `study.json` (keys `tune` and `ranges`)."""
+    """Every search of a study. `content` is its `study.json` (keys `tune`, `ranges` and `metrics`)."""
     tune, ranges = content.get("tune") or {}, content.get("ranges") or {}
     rows = results[(results["phase"] == "search")] if "chosen" in results.columns else results.iloc[:0]
     if "until" in rows.columns:
@@ -104,7 +107,8 @@ def searches(results: pandas.DataFrame, content: Mapping[str, Any]) -> tuple[Sea
     for row in rows.to_dict("records"):
         groups.setdefault(_search_of(row, ranges), []).append({str(key): value for key, value in row.items()})
     groups.pop("", None)
-    return tuple(_search(name, part, tune, ranges) for name, part in groups.items())
+    stored = stored_definitions(content)
+    return tuple(_search(name, part, tune, ranges, stored) for name, part in groups.items())
 
 
 def _search_of(row: Mapping[Any, Any], ranges: Mapping[str, Any]) -> str:
@@ -125,10 +129,16 @@ def _numbered(values: Mapping[str, Any], ranges: Mapping[str, Any]) -> dict[str,
 
 
 def _search(
-    name: str, rows: Sequence[Mapping[str, Any]], tune: Mapping[str, Any], ranges: Mapping[str, Any]
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    tune: Mapping[str, Any],
+    ranges: Mapping[str, Any],
+    stored: Mapping[str, MetricDefinition],
 ) -> SearchRuns:
-    metric = _metric_of(name, tune)
-    minimize = tune.get("direction") == "minimize" or (tune.get("direction") is None and metric.endswith("loss"))
+    target = str(tune.get("target", "val/jaccard"))
+    asked = str((tune.get("pretrain") or {}).get("target", "cells")) if name == "pretraining" else "cells"
+    metric = scored_by(asked, target)
+    direction = (tune.get("direction") if metric == target else None) or known_definition(stored, metric).direction
     scores: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         failed = row["outcome"] != "finished" and row["stage"] in ("finetune", "pretrain")
@@ -141,21 +151,12 @@ def _search(
         whole = {chosen: values for chosen, values in whole.items() if len(values) == most}
     trials = (_trial(_numbered(json.loads(chosen), ranges), found) for chosen, found in whole.items())
     designed = tune.get("sampler") in DESIGNS and not tune.get("racing") and not tune.get("rungs")
-    return SearchRuns(name, metric, minimize, tuple(trials), designed)
+    return SearchRuns(name, metric, direction == "minimize", tuple(trials), designed)
 
 
 def _trial(values: Mapping[str, Any], found: Sequence[tuple[int, float]]) -> Trial:
     by_seed = {seed: float(np.mean([v for s, v in found if s == seed])) for seed in sorted({s for s, _ in found})}
     return Trial(values, float(np.mean([value for _, value in found])), len(found), by_seed)
-
-
-def _metric_of(name: str, tune: Mapping[str, Any]) -> str:
-    target = str((tune.get("pretrain") or {}).get("target", "cells"))
-    if name == "pretraining" and target.startswith("probe."):
-        return f"probe/{target.removeprefix('probe.')}/accuracy"
-    if name == "pretraining" and target == "pretext":
-        return "val/pretext_loss"
-    return str(tune.get("target", "val/jaccard"))
 
 
 def varied(search: SearchRuns) -> tuple[str, ...]:

@@ -22,12 +22,11 @@ from pretune.analysis.load.replicates import (
     held_note,
     independent_values,
     is_probe,
-    lower_is_better,
-    partner_of,
     replicates,
 )
 from pretune.analysis.load.results import Cell, Published, PublishedValue, ResultsError, StudyHeader
 from pretune.analysis.statistics import mean_std, not_distinguishable_from_best, t_interval
+from pretune.search_spaces.metrics import Direction, MetricDefinition, parse
 
 # -------------------------------------------------------------------------------------------------------- numbers
 
@@ -78,6 +77,7 @@ class Table:
 
     study: str
     metric: str
+    definition: MetricDefinition  # of `metric`: its direction and range
     row_factors: tuple[str, ...]  # () where the only row is "all"
     column_factors: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -103,12 +103,15 @@ def build(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Table:
     rows, columns = _labels(header, row_factors), _labels(header, column_factors)
     expected = (header.pretrainings, header.pretrainings if is_probe(metric) else header.replicates)
     runs = {_key(cell, row_factors + column_factors): found[cell.label] for cell in header.cells}
-    partner = partner_of(metric)
-    by_levels = {levels: _summary(part, *expected) for levels, part in runs.items() if partner not in levels}
+    definition, partner = header.definition(metric), parse(metric).level
+    by_levels = {
+        levels: _summary(part, *expected) for levels, part in runs.items() if not partner or partner not in levels
+    }
     values = tuple(tuple(by_levels.get(row + column) for column in columns) for row in rows)
-    best = tuple(tuple(False for _ in row) for row in values) if partner else _best(values, lower_is_better(metric))
-    ranked = runs if partner is None else {}
-    sets = [_not_worse([ranked.get(row + column, ()) for row in rows], lower_is_better(metric)) for column in columns]
+    best = _best(values, definition.direction)
+    ranked = {} if definition.direction is None else runs
+    minimize = definition.direction == "minimize"
+    sets = [_not_worse([ranked.get(row + column, ()) for row in rows], minimize) for column in columns]
     same = [[kept[y] for kept, _ in sets] for y in range(len(rows))]
     rivals = tuple(
         tuple(s if s is None else s and not b for s, b in zip(*row, strict=True))
@@ -118,6 +121,7 @@ def build(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Table:
     return Table(
         study=header.study,
         metric=metric,
+        definition=definition,
         row_factors=row_factors,
         column_factors=column_factors,
         rows=rows,
@@ -127,7 +131,7 @@ def build(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Table:
         rivals=rivals,
         tested=tuple(seeds for _, seeds in sets),
         published=published,
-        percent=header.report.percent and not lower_is_better(metric),
+        percent=header.in_percent(metric),
         notes=(
             *_itself_note(partner),
             *_nested_note(header, metric),
@@ -186,11 +190,15 @@ def _summary(found: tuple[Replicate, ...], expected: int, runs_expected: int) ->
     return CellValue(mean, std, n, expected, low, high, runs, runs_expected, tuple(outcomes))
 
 
-def _best(values: tuple[tuple[CellValue | None, ...], ...], minimize: bool) -> tuple[tuple[bool, ...], ...]:
-    """True at the best mean of each column that has two values or more."""
+def _best(
+    values: tuple[tuple[CellValue | None, ...], ...], direction: Direction | None
+) -> tuple[tuple[bool, ...], ...]:
+    """True at the best mean of each column that has two values or more; nowhere where neither direction is better."""
+    if direction is None:
+        return tuple(tuple(False for _ in row) for row in values)
     means = [[math.nan if value is None else value.mean for value in row] for row in values]
     columns = [[mean for mean in column if not math.isnan(mean)] for column in zip(*means, strict=True)]
-    best = [(min if minimize else max)(column) if len(column) > 1 else None for column in columns]
+    best = [(min if direction == "minimize" else max)(column) if len(column) > 1 else None for column in columns]
     return tuple(tuple(mean == best[x] for x, mean in enumerate(row)) for row in means)
 
 
@@ -230,8 +238,8 @@ def _patience_note(results: pandas.DataFrame, metric: str) -> tuple[str, ...]:
     return (f"stopped early by patience, seeds in brackets: {named}{' ...' if len(counts) > 6 else ''}",)
 
 
-def _itself_note(partner: str | None) -> tuple[str, ...]:
-    return () if partner is None else (f"empty: {partner} beside itself, 1 by definition; none is the best",)
+def _itself_note(partner: str) -> tuple[str, ...]:
+    return () if not partner else (f"empty: {partner} beside itself, 1 by definition; none is the best",)
 
 
 def _nested_note(header: StudyHeader, metric: str) -> tuple[str, ...]:

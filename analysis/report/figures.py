@@ -14,7 +14,8 @@ import plotly.graph_objects as go
 
 from pretune.analysis.figures import figures, timeline
 from pretune.analysis.figures import pairs as figures_pairs
-from pretune.analysis.load.results import PublishedValue, StudyHeader, load, load_header
+from pretune.analysis.load.replicates import is_probe
+from pretune.analysis.load.results import PublishedValue, StudyHeader, load, load_header, stored_definitions
 from pretune.analysis.load.runs import load_stage_runs
 from pretune.analysis.load.searches import load_searches
 from pretune.analysis.questions import curves, pairs, sensitivity, tables
@@ -85,7 +86,7 @@ def of_metrics(results: pandas.DataFrame, metrics: Sequence[str]) -> pandas.Data
     part alone.
     """
     confirm = results[results["phase"] == "confirm"]
-    names = {*metrics, *(metric.split("/", 2)[-1] for metric in metrics if metric.startswith("probe"))}
+    names = {*metrics, *(metric.split("/", 2)[-1] for metric in metrics if is_probe(metric))}
     first = ~confirm.duplicated(["cell", "seed", "stage", "fingerprint"])
     return confirm[first | confirm["metric"].isin(names)]
 
@@ -107,7 +108,11 @@ def _cells(results: pandas.DataFrame, header: StudyHeader) -> Iterator[Group]:
     dots = {m: answer(results, header, m).dots for m in header.report.metrics}
     drawn = [(m, figures.dot_plot(dots[m], m, theirs[m])) for m in header.report.metrics]
     note = "Mean with its 95 % Student-t interval; nested seeds are averaged first."
-    outside = dict.fromkeys(s for m, of in dots.items() for s in out_of_range([cell.mean[1:] for cell in of], m))
+    outside = dict.fromkeys(
+        said
+        for metric, of in dots.items()
+        for said in out_of_range([cell.mean[1:] for cell in of], header.definition(metric))
+    )
     note += "".join(f" {said[0].upper() + said[1:]}." for said in outside)
     note += " Stars: published values, with the paper's own standard deviation." * any(map(bool, theirs.values()))
     yield Group("Every seed", note, tuple(drawn))
@@ -165,8 +170,9 @@ def _tradeoffs(results: pandas.DataFrame, header: StudyHeader) -> Iterator[Group
 def _targets(folder: Path, content: Mapping[str, Any]) -> Iterator[Group]:
     """Searches for several targets, where the study has any."""
     if (folder / "searches.parquet").is_file():
-        target = (content.get("tune") or {}).get("target", "val/jaccard")
-        made = pairs.search_tradeoffs(load_searches(folder), target)
+        tune = content.get("tune") or {}
+        target, direction = tune.get("target", "val/jaccard"), tune.get("direction")
+        made = pairs.search_tradeoffs(load_searches(folder), target, direction, stored_definitions(content))
         drawn = tuple((name, figures_pairs.tradeoff_plot(item)) for name, item in made.items() if len(item.labels) > 1)
         note = "One mark per configuration that a search tried; filled: the Pareto front of its targets."
         yield Group("Several targets", note, drawn[:MOST])
@@ -181,7 +187,7 @@ def _heat_maps(grids: Sequence[pairs.Grid]) -> tuple[tuple[str, go.Figure], ...]
 
 def _learning(rows: pandas.DataFrame, header: StudyHeader) -> Iterator[Group]:
     order = [cell.label for cell in header.cells]
-    asked = sorted(curves.curve_metrics(rows), key=lambda key: (not key[1].startswith("val/jaccard"), key))
+    asked = sorted(curves.curve_metrics(rows), key=lambda key: (key[1] != "val/jaccard", key))
     made = [curves.learning_curves(rows, stage, metric, order) for stage, metric in asked[:MOST]]
     drawn = tuple((f"{item.stage}: {item.metric}", figures.learning_plot(item)) for item in made)
     yield Group("Learning curves", "Of the confirm phase; click a name in the legend to hide its line.", drawn)

@@ -11,7 +11,7 @@ import pandas
 
 from pretune.analysis.digits import number
 from pretune.analysis.figures.figures import CellDots
-from pretune.analysis.load.replicates import Replicate, independent_values, lower_is_better, partner_of, replicates
+from pretune.analysis.load.replicates import Replicate, independent_values, replicates
 from pretune.analysis.load.results import StudyHeader
 from pretune.analysis.questions.differences import Differences, differences
 from pretune.analysis.questions.effects import effects, main_effects
@@ -46,10 +46,11 @@ def answer(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Answe
     sentences += main_effects(effects(results, header, metric))
     if header.report.baseline and (table := differences(results, header, metric)).rows:
         sentences.append(_baseline_sentence(table))
-    if sum(math.isfinite(cell.mean.low) for cell in dots) > 1 and partner_of(metric) is None:
+    definition = header.definition(metric)
+    if sum(math.isfinite(cell.mean.low) for cell in dots) > 1 and definition.direction is not None:
         sentences.append(_SELECTED)
     sentences += [
-        _sentence(said) + "." for said in out_of_range([(cell.mean.low, cell.mean.high) for cell in dots], metric)
+        _sentence(said) + "." for said in out_of_range([(cell.mean.low, cell.mean.high) for cell in dots], definition)
     ]
     return Answer(tuple(sentences), dots)
 
@@ -73,15 +74,15 @@ def _columns(table: Table) -> Iterator[str]:
         column = [(y, value) for y, row in enumerate(table.values) if (value := row[x]) is not None and value.n]
         if column:
             yield _best_sentence(table, x, column)
-        if len(column) > 1 and partner_of(table.metric) is None:
+        if len(column) > 1 and table.definition.direction is not None:
             yield _rivals_sentence(table, x, [y for y, _ in column])
     if len(table.columns) > MOST_COLUMNS:
         yield f"The table has {len(table.columns) - MOST_COLUMNS} more columns, each with its own best."
 
 
 def _best_sentence(table: Table, x: int, column: list[tuple[int, CellValue]]) -> str:
-    loss = lower_is_better(table.metric)
-    y, best = (min if loss else max)(column, key=lambda place: place[1].mean)
+    lowest = table.definition.direction == "minimize"
+    y, best = (min if lowest else max)(column, key=lambda place: place[1].mean)
     ties = sum(value.mean == best.mean for _, value in column) - 1
     shared = f" (a tie with {ties} more)" if ties else ""
     what = "pretraining" if best.runs_expected > best.n_expected else "seed"
@@ -93,7 +94,7 @@ def _best_sentence(table: Table, x: int, column: list[tuple[int, CellValue]]) ->
     elif best.n > 1:
         doubt = f"{best.n} {what}s without any spread, copies of one run, so its uncertainty is not known"
     mean = number(best.mean, digits, table.percent) + (" %" if table.percent else "")
-    direction = "lowest" if loss else "highest"
+    direction = "lowest" if lowest else "highest"
     return f"{_where(table, x)}{_row(table, y)} has the {direction} mean {table.metric}{shared}: {mean} ({doubt})."
 
 

@@ -9,7 +9,6 @@ from itertools import chain
 from typing import NamedTuple
 
 from pretune.analysis.digits import DASH, decimals, few, number, p_value
-from pretune.analysis.load.replicates import lower_is_better, partner_of
 from pretune.analysis.load.results import PublishedValue
 from pretune.analysis.questions.components import Component, Components
 from pretune.analysis.questions.differences import Difference, Differences
@@ -19,7 +18,7 @@ from pretune.analysis.questions.image_bootstrap import CellInterval, Intervals, 
 from pretune.analysis.questions.tables import CellValue, Outcome, Table, inside, places
 
 Shown = Table | Folds | Intervals | Differences | Effects | Components
-_WIDE = 0.5  # of an interval: half of what a fraction can be
+_WIDE = 0.5  # of an interval, in shares of the metric's range
 RIVAL = " ≈"  # beside a cell that is not shown to be worse than its column's best
 
 
@@ -257,7 +256,7 @@ def _caption(table: Table, common: int | None) -> str:
 
 def _rivals_note(table: Table) -> tuple[str, ...]:
     """What the marks claim, and what was not tested at all, which a missing mark would pass for worse."""
-    if partner_of(table.metric):
+    if table.definition.direction is None:
         return ()
     counts = [n for used in table.tested for n in (used.fewest, used.most) if used.tests]
     said = []
@@ -301,13 +300,14 @@ def _published_note(table: Table) -> tuple[str, ...]:
         for y, x, value in places(table)
         if (theirs := table.published[y][x]) is not None and value.n > 1
     ]
-    wide = [_name(table, y, x) for y, x, ours, theirs in pairs if inside(ours, theirs) and ours.high - ours.low > _WIDE]
+    most = _WIDE * table.definition.span
+    wide = [_name(table, y, x) for y, x, ours, theirs in pairs if inside(ours, theirs) and ours.high - ours.low > most]
     said = [
         "published, in brackets: ours minus published, and whether the published mean is inside our 95 % t interval"
     ]
-    if wide and not lower_is_better(table.metric):
+    if wide:
         said.append(f"inside says little where our interval is wider than half of the metric's range: {few(wide)}")
-    return (*said, *out_of_range([(ours.low, ours.high) for _, _, ours, _ in pairs], table.metric))
+    return (*said, *out_of_range([(ours.low, ours.high) for _, _, ours, _ in pairs], table.definition))
 
 
 def _single_note(table: Table) -> tuple[str, ...]:

@@ -65,6 +65,7 @@ class Snapshot:
     elapsed: float  # seconds
     remaining: float | None  # seconds
     messages: tuple[str, ...]  # oldest first
+    target: str = ""  # how cells compare, as in "val/jaccard, higher is better"; "" in a status of before 2026-11-28
 
 
 class Monitor(Protocol):
@@ -130,7 +131,7 @@ def _parts(snapshot: Snapshot, room: _Room, glyphs: _Glyphs, width: int) -> Iter
         yield _running_table(snapshot.running[: room.running], glyphs, width)
         yield from _more(len(snapshot.running) - room.running, glyphs)
     if snapshot.cells:
-        yield _heading("cells, by the tuning target")
+        yield _heading(f"cells, by {_plain(snapshot.target) or 'the tuning target'}")
         yield _cells_table(_most_telling(snapshot.cells, room.cells), glyphs)
         yield from _more(len(snapshot.cells) - room.cells, glyphs)
     if snapshot.messages:

@@ -31,10 +31,10 @@ import pandas as pd
 import yaml
 
 from pretune.outcomes import Outcome, Outcomes
-from pretune.search.optuna_study import direction_of
 from pretune.search.replicates import ReplicatePlan, Run, TrialRecord, Values, stages_in
 from pretune.search_spaces import schema, space
 from pretune.search_spaces.cells import Cell
+from pretune.search_spaces.metrics import definition_of, direction_of, scored_by, to_json
 from pretune.search_spaces.resolve import Study
 from pretune.search_spaces.stages import Stage
 from pretune.store.store import Store, write_atomically
@@ -60,8 +60,16 @@ def write_header(study: Study, folder: Path) -> None:
         "tune": study.header.tune.model_dump(mode="json"),
         "ranges": described_ranges(study),
         "sets": sets_of_levels(study),
+        "metrics": {name: to_json(definition_of(name)) for name in compared_by(study)},
     }
     write_atomically(folder / "study.json", json.dumps(content, indent=1))
+
+
+def compared_by(study: Study) -> list[str]:
+    """Metrics that this study's tables show or its searches go by: what they mean is stored with the results."""
+    report, tune = study.header.report, study.header.tune
+    searched = (tune.target, scored_by(tune.pretrain.target, tune.target), *tune.also, *tune.constraints)
+    return list(dict.fromkeys((*report.metrics, *searched)))
 
 
 def readable(cell: Cell, values: Values) -> Values:
@@ -262,7 +270,7 @@ def on_front(row: Row, rows: Sequence[Row], tune: schema.Tune) -> bool:
 
 def _goodness(row: Row, tune: schema.Tune) -> tuple[float, ...]:
     """The targets, larger is better."""
-    signs = [1.0 if direction_of(name, None) == "maximize" else -1.0 for name in tune.also]
+    signs = [1.0 if direction_of(name) == "maximize" else -1.0 for name in tune.also]
     first = 1.0 if direction_of(tune.target, tune.direction) == "maximize" else -1.0
     also = [sign * row[f"also.{name}"] for name, sign in zip(tune.also, signs, strict=True)]
     return (first * row["value"], *also)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import optuna
 from optuna.storages import BaseStorage, InMemoryStorage
@@ -20,12 +19,12 @@ from pretune.search.optuna_internals import continued_trial, open_journal
 from pretune.search.replicates import TrialResult, Values
 from pretune.search.samplers import OVER, Params, SearchSampler, SpaceVisitor, fixed, sampler, suggested, values_from
 from pretune.search_spaces import schema, space
+from pretune.search_spaces.metrics import Direction
 
 INDEX = "pretune:index"  # user attributes of an Optuna trial
 SEEN_BEFORE = "pretune:warm start"
 ENDED = "pretune:ended"  # of an Optuna study: after how many trials a budget ended it, and which
 
-Direction = Literal["maximize", "minimize"]
 DIVERGED = 1e9  # above any violation that is measured
 DATABASES = ("sqlite", "postgresql", "mysql")
 
@@ -263,10 +262,3 @@ def violations(tune: schema.Tune, result: TrialResult, diverged: bool) -> list[f
 def relative(over: Sequence[float], constraints: Mapping[str, float]) -> list[float]:
     """Excesses in shares of their bounds."""
     return [by / (abs(bound) or 1.0) for by, bound in zip(over, constraints.values(), strict=True)]
-
-
-def direction_of(metric: str, asked: str | None) -> Direction:
-    """Losses and costs are minimised, all else maximised, unless the study says."""
-    if asked in ("maximize", "minimize"):
-        return "minimize" if asked == "minimize" else "maximize"
-    return "minimize" if metric.endswith("loss") or metric.startswith("cost/") else "maximize"

@@ -22,13 +22,14 @@ from typing import Literal
 
 from pretune.outcomes import Outcomes, Program
 from pretune.search import budget, warm_start
-from pretune.search.optuna_study import Direction, Search, direction_of, open_search, relative
+from pretune.search.optuna_study import Search, open_search, relative
 from pretune.search.pruning import Contest, Target, Trial
 from pretune.search.replicates import ReplicatePlan, Run, TrialRecord, Values, chosen
 from pretune.search.samplers import SpaceVisitor, grid_size
 from pretune.search_spaces import schema, space
 from pretune.search_spaces.cells import Cell
 from pretune.search_spaces.identities import RECIPE
+from pretune.search_spaces.metrics import PRETEXT_LOSS, PROBE_ACCURACY, Direction, direction_of
 from pretune.search_spaces.stages import Stage, encoder_stage, pair_stage, replicates, stages_of
 
 Part = Literal["pretrain", "finetune"]
@@ -51,7 +52,7 @@ def tune_pretraining(run: Run, cells: Sequence[Cell]) -> Program:
         return [tune_finetuning(run, cell, {}) for cell in cells]
     asked = run.study.header.tune.pretrain
     voters = [cell for cell in run.study.matching(asked.cells) if cell in cells] or list(cells)
-    metric = {"cells": run.study.header.tune.target, "pretext": "val/pretext_loss"}.get(asked.target, "probe/accuracy")
+    metric = {"cells": run.study.header.tune.target, "pretext": PRETEXT_LOSS}.get(asked.target, PROBE_ACCURACY)
     name = {"cells": "finetune", "pretext": "pretrain"}.get(asked.target, asked.target.replace("probe.", "probe:"))
     best = yield from search(
         run,
@@ -304,10 +305,10 @@ def directions(part: str, tune: schema.Tune) -> list[Direction]:
     """Of a search's target, and of those beside it. `tune.direction` is about `tune.target`; a pretext loss and a
     probe's accuracy have their own."""
     if part == "pretrain" and tune.pretrain.target != "cells":
-        first: Direction = "minimize" if tune.pretrain.target == "pretext" else "maximize"
+        first = direction_of(PRETEXT_LOSS if tune.pretrain.target == "pretext" else PROBE_ACCURACY)
     else:
         first = direction_of(tune.target, tune.direction)
-    return [first, *(direction_of(name, None) for name in tune.also)]
+    return [first, *(direction_of(name) for name in tune.also)]
 
 
 def scored(use: ReplicatePlan, name: str) -> Stage:

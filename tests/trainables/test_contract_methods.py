@@ -7,6 +7,7 @@ until it does.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import random
 import shutil
@@ -20,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pretune.search_spaces import schema
+from pretune.search_spaces.metrics import DEFINITIONS, pattern_of
 from pretune.search_spaces.stages import depends_on_length
 from pretune.trainables import checkpoints, loop, pretrain
 from pretune.trainables.data.image_set import ImageSet
@@ -160,6 +162,15 @@ def test_diagnostics_are_finite_scalars_and_those_that_the_facts_name(name: str,
     assert diagnostics.keys() == schema.metrics_of(settings.method), f"facts.metrics of {settings.method.name}"
     for key, value in diagnostics.items():
         assert math.isfinite(float(value)), key
+
+
+@every_method
+def test_every_metric_is_in_the_table(name: str, data: ImageSet, tmp_path: Path) -> None:
+    knn = {} if data.labels is None else {"online_knn_every": 1}
+    metrics = run(stage(name, steps=1, **knn), data, tmp_path / "out")
+    history = json.loads((tmp_path / "out" / "history.json").read_text(encoding="utf-8"))
+    written = {*metrics, *(key for row in history for key in row if key not in ("step", "epoch"))}
+    assert [key for key in sorted(written) if pattern_of(key) not in DEFINITIONS] == []
 
 
 @every_method

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pretune.search_spaces.metrics import RATIOS
 from pretune.trainables.constants import IGNORE
 
 
@@ -73,13 +74,8 @@ def scores(confusion: Tensor, classes: Sequence[str]) -> dict[str, float]:
 
 def _per_class(counts: Tensor) -> dict[str, Tensor]:
     """Scores (C,) each; 0 where there is nothing to divide by."""
-    hits, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
-    return {
-        "jaccard": hits / (truth + predicted - hits).clamp(min=1),
-        "dice": 2 * hits / (truth + predicted).clamp(min=1),
-        "precision": hits / predicted.clamp(min=1),
-        "recall": hits / truth.clamp(min=1),
-    }
+    ratios = {name: ratio(*hits_truth_predicted(counts).unbind(-1)) for name, ratio in RATIOS.items()}
+    return {name: above / below.clamp(min=1) for name, (above, below) in ratios.items()}
 
 
 def most_frequent_class(truth_counts: Tensor, classes: Sequence[str]) -> dict[str, float]:

@@ -49,26 +49,26 @@ def run(images, seed):
 )
 def test_scores_of_counts_are_those_of_scikit_learn(metric, reference):
     truth, predicted = masks(20, 1)
-    found = score(counted(truth, predicted).sum(axis=0), metric, CLASSES)
+    found = score(counted(truth, predicted).sum(axis=0), f"test/{metric}", CLASSES)
     assert float(found) == pytest.approx(reference(truth.ravel(), predicted.ravel()), abs=1e-12)
 
 
 def test_a_class_that_occurs_nowhere_is_left_out_of_the_mean():
     """Right 3 of 4 in class a, class b nowhere, c predicted once though never true: (3/4 + 0) / 2."""
-    assert float(score(np.array([[3, 4, 3], [0, 0, 0], [0, 0, 1]]), "jaccard", CLASSES)) == pytest.approx(0.375)
-    assert np.isnan(score(np.array([[3, 4, 3], [0, 0, 0], [0, 0, 1]]), "jaccard/pet", CLASSES))
+    assert float(score(np.array([[3, 4, 3], [0, 0, 0], [0, 0, 1]]), "test/jaccard", CLASSES)) == pytest.approx(0.375)
+    assert np.isnan(score(np.array([[3, 4, 3], [0, 0, 0], [0, 0, 1]]), "test/jaccard/pet", CLASSES))
 
 
 @pytest.mark.parametrize("unknown", ["threshold_jaccard", "jaccard/cat"])
 def test_other_metrics_are_not_made_of_counts(unknown):
     with pytest.raises(KeyError):
-        score(np.ones((3, 3)), unknown, CLASSES)
+        score(np.ones((3, 3)), f"test/{unknown}", CLASSES)
 
 
 def test_the_interval_is_that_of_putting_the_drawn_images_together():
     """Two runs that weigh 1 and 3; the same images drawn for both; scores by scikit-learn of the images repeated."""
     images, seeds, weights = 12, (1, 2), (0.25, 0.75)
-    found = image_interval([run(images, seed) for seed in seeds], (1, 3), "jaccard", np.random.default_rng(5))
+    found = image_interval([run(images, seed) for seed in seeds], (1, 3), "test/jaccard", np.random.default_rng(5))
     generator, means = np.random.default_rng(5), []
     for _ in range(RESAMPLES // 100):
         for drawn in generator.multinomial(images, np.full(images, 1 / images), size=100):
@@ -92,10 +92,10 @@ def test_it_covers_the_score_on_all_images_of_the_kind_about_as_often_as_it_says
     narrow at 60 images, so that 90 % are asked for."""
     truth, predicted = masks(20_000, 3)
     every = counted(truth, predicted)
-    true, generator, inside = float(score(every.sum(axis=0), "jaccard", CLASSES)), np.random.default_rng(0), 0
+    true, generator, inside = float(score(every.sum(axis=0), "test/jaccard", CLASSES)), np.random.default_rng(0), 0
     for _ in range(400):
         seen = every[generator.choice(len(every), 60, replace=False)]
-        found = image_interval([Counts(CLASSES, np.arange(60), seen)], [1.0], "jaccard", generator)
+        found = image_interval([Counts(CLASSES, np.arange(60), seen)], [1.0], "test/jaccard", generator)
         inside += found.low <= true <= found.high
     assert 360 <= inside <= 400
 
@@ -103,7 +103,7 @@ def test_it_covers_the_score_on_all_images_of_the_kind_about_as_often_as_it_says
 def test_runs_on_other_images_are_not_pooled():
     other = Counts(CLASSES, np.arange(1, 13), run(12, 1).counts)
     with pytest.raises(ValueError, match="different images"):
-        image_interval([run(12, 1), other], [1, 1], "jaccard", np.random.default_rng(0))
+        image_interval([run(12, 1), other], [1, 1], "test/jaccard", np.random.default_rng(0))
 
 
 # ---------------------------------------------------------------------------------------------------- of a study
@@ -115,7 +115,7 @@ def study(tmp_path):
     kept, scores = [], {"a=x": [], "a=y": []}
     for number in range(6):
         counts = counted(*masks(40, number, wrong=0.2 if number < 3 else 0.5))
-        scores["a=x" if number < 3 else "a=y"].append(float(score(counts.sum(axis=0), "jaccard", CLASSES)))
+        scores["a=x" if number < 3 else "a=y"].append(float(score(counts.sum(axis=0), "test/jaccard", CLASSES)))
         row = {"fingerprint": f"run{number:06d}", "classes": list(CLASSES), "images": list(range(40))}
         kept.append(row | {"counts": counts.ravel().tolist()})
     write_study(tmp_path, scores, {"a": ["x", "y"]}, baseline={"a": "x"})
@@ -128,7 +128,7 @@ def test_every_cell_has_both_intervals_in_every_format(study):
     assert [(row.cell, row.n, row.images) for row in table.rows] == [("a=x", 3, 40), ("a=y", 3, 40)]
     for row, first in zip(table.rows, (0, 3), strict=True):
         runs = [Counts(CLASSES, np.arange(40), counted(*masks(40, first + k, 0.5 if first else 0.2))) for k in range(3)]
-        expected = image_interval(runs, [1, 1, 1], "jaccard", np.random.default_rng(0))
+        expected = image_interval(runs, [1, 1, 1], "test/jaccard", np.random.default_rng(0))
         assert (row.image_low, row.image_high) == (expected.low, expected.high)
         assert row.image_low < row.mean < row.image_high
     write_tables(study)

@@ -144,21 +144,23 @@ def test_a_loss_counts_the_other_way(tmp_path):
 
 
 def test_searches_for_several_targets_have_a_front_each(tmp_path):
-    """Of (value, loss) = (0.5, 1), (0.6, 2), (0.5, 3) the third is beaten in both; what was not told has no place."""
+    """Of (value, cost) = (0.5, 1), (0.6, 2), (0.5, 3) the third is beaten in both; what was not told has no place."""
     rows = [
         ("s", "complete", 0.5, 1.0),
         ("s", "complete", 0.6, 2.0),
         ("s", "complete", 0.5, 3.0),
         ("s", "failed", 9, 0),
     ]
-    frame = pandas.DataFrame(rows, columns=["search", "told", "value", "also.val/loss"]).assign(chosen="{}")
+    frame = pandas.DataFrame(rows, columns=["search", "told", "value", "also.cost/seconds"]).assign(chosen="{}")
     (found,) = search_tradeoffs(frame, "val/jaccard").values()
-    assert (found.x_name, found.y_name) == ("val/jaccard", "val/loss")
+    assert (found.x_name, found.y_name) == ("val/jaccard", "cost/seconds")
     assert found.front.tolist() == [True, True, False]
+    (turned,) = search_tradeoffs(frame, "val/jaccard", "minimize").values()  # the study's own word for its target
+    assert turned.front.tolist() == [True, False, False]
     folder = write_study(tmp_path, {"a=x": [0.5], "a=y": [0.4]}, {"a": ["x", "y"]})
     frame.to_parquet(folder / "searches.parquet")
     groups, _ = figure_groups(folder)
-    assert [group.names for group in groups if group.title == "Several targets"] == [("s: val/loss",)]
+    assert [group.names for group in groups if group.title == "Several targets"] == [("s: cost/seconds",)]
     (folder / "searches.parquet").write_bytes(b"PAR1")
     with pytest.raises(ResultsError, match=r"searches\.parquet cannot be read: it is cut off"):
         figure_groups(folder)

@@ -85,6 +85,11 @@ def test_a_long_label_keeps_its_seed(width):
     assert " seed=7 ━" in line
 
 
+def test_cells_say_which_direction_of_their_target_is_better():
+    assert "cells, by the tuning target" in draw(SNAPSHOT)
+    assert "cells, by val/jaccard, higher is better" in draw(replace(SNAPSHOT, target="val/jaccard, higher is better"))
+
+
 def test_cells_show_replicates_and_target_so_far():
     text = draw(SNAPSHOT)
     assert line_with(text, "encoder=frozen") == "encoder=frozen ●●○ 0.712 ± 0.013"

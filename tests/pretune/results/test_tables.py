@@ -20,6 +20,7 @@ from pretune.results import tables
 from pretune.search import program
 from pretune.search.optuna_study import open_storage
 from pretune.search.replicates import Run
+from pretune.search_spaces.metrics import definition_of
 from pretune.search_spaces.resolve import Study, from_dict
 from pretune.search_spaces.stages import Stage
 from pretune.store.store import Store
@@ -57,6 +58,23 @@ def test_what_is_written_is_of_the_format_that_is_read(tiny: dict[str, Any], tmp
     tables.write_header(from_dict(tiny), tmp_path)
     assert json.loads((tmp_path / "study.json").read_text())["format"] == tables.FORMAT == FORMAT
     assert load_header(tmp_path).study == tiny["study"]
+
+
+def test_what_metrics_mean_is_stored_with_the_results(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """The report's, and what searches go by: their target, further targets and constraints."""
+    tiny["report"] = {"metrics": ["test/jaccard/bone loss", "test/dice"]}
+    tiny["tune"] = {"target": "val/dice", "also": ["cost/seconds"], "constraints": {"cost/gpu_memory": 1e9}}
+    tiny["tune"] |= {"sampler": "nsga2"}
+    tables.write_header(from_dict(tiny), tmp_path)
+    stored = json.loads((tmp_path / "study.json").read_text())["metrics"]
+    assert {name: row["direction"] for name, row in stored.items()} == {
+        "test/jaccard/bone loss": "maximize", "test/dice": "maximize", "val/dice": "maximize",
+        "cost/seconds": "minimize", "cost/gpu_memory": "minimize",
+    }  # fmt: skip
+    assert stored["test/dice"]["range"] == [0, 1]
+    assert stored["cost/seconds"]["range"] == [0, None]
+    header = load_header(tmp_path)
+    assert header.metrics == {name: definition_of(name) for name in stored}
 
 
 def test_rows_are_one_per_cell_seed_stage_and_metric(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState
 
-from pretune.search.optuna_study import INDEX, Search, direction_of, open_search, open_storage
+from pretune.search.optuna_study import INDEX, Search, open_search, open_storage
 from pretune.search.replicates import TrialResult
 from pretune.search.samplers import sampler
 from pretune.search_spaces import schema, space
@@ -216,17 +216,3 @@ def test_a_branch_that_was_not_chosen_has_no_values() -> None:
     asked = [copy.deepcopy(search.suggest(i, suggest_all)) for i in range(8)]
     assert {values["method"] for values in asked} == {0, 1}
     assert all(("method[x].temperature" in values) == (values["method"] == 0) for values in asked)
-
-
-@pytest.mark.parametrize(
-    ("metric", "asked", "expected"),
-    [
-        ("val/jaccard", None, "maximize"),
-        ("val/loss", None, "minimize"),
-        ("val/pretext_loss", None, "minimize"),
-        ("val/jaccard", "minimize", "minimize"),
-        ("val/loss", "maximize", "maximize"),
-    ],
-)
-def test_losses_are_minimised_unless_the_study_says(metric: str, asked: str | None, expected: str) -> None:
-    assert direction_of(metric, asked) == expected

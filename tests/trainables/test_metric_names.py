@@ -1,0 +1,95 @@
+"""Every metric that fine-tunings and probes write stands in the table of metrics.
+
+Those of pretraining methods: tests/trainables/test_contract_methods.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pretune.trainables.data.resident.images import ImageSet, load
+
+from pretune.search_spaces import schema
+from pretune.search_spaces.metrics import DEFINITIONS, OF_PROBABILITIES, RATIOS, SCORES, is_reportable, pattern_of
+from pretune.trainables import checkpoints
+from pretune.trainables.data.splits import Split
+from pretune.trainables.finetune import finetune
+from pretune.trainables.loop import RunContext, build_encoder
+from pretune.trainables.probes import accuracy, cka, maps
+
+CPU = torch.device("cpu")
+MODEL = schema.UNet(widths=(4, 8))
+STREAMS = {"init": 1, "order": 2, "labels": 3, "augmentation": 4, "split": 5}
+SPLIT = Split(train=np.arange(24), val=np.arange(24, 32), test=np.arange(32, 40))
+
+
+def missing(names: set[str]) -> list[str]:
+    return [name for name in sorted(names) if pattern_of(name) not in DEFINITIONS]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    """40 scenes of 32 px in two classes of pixels called `bone loss` and `glossy`, and three of images."""
+    torch.set_num_threads(1)
+    made = load(schema.Scenes(dataset="scenes", images=40, cache_size=32), None, tmp_path_factory.mktemp("cache"))
+    assert made.masks is not None
+    two = np.minimum(np.asarray(made.masks), 1)
+    return dataclasses.replace(made, masks=two, classes=("bone loss", "glossy"), labels=np.arange(40) % 3)
+
+
+@pytest.fixture
+def parent(tmp_path: Path) -> Path:
+    encoder, path = build_encoder(MODEL), tmp_path / "parent.safetensors"
+    checkpoints.save_weights(torch.nn.ModuleDict({"encoder": encoder, "head": torch.nn.Linear(8, 3)}), path)
+    return path
+
+
+def test_finetuning_writes_what_the_table_knows(data: ImageSet, tmp_path: Path) -> None:
+    plain = {"data": "d", "size": 32, "epochs": 9, "validate_every": 1, "patience": 1, "optimizer": {"lr": 1e-12}}
+    chosen = schema.Finetune.model_validate(plain | {"threshold_scores": True, "test_sizes": [16]})
+    written = finetune(chosen, MODEL, data, SPLIT, STREAMS, RunContext(tmp_path, CPU), lambda values: None, True)
+    history = json.loads((tmp_path / "history.json").read_text(encoding="utf-8"))
+    names = {*written, *(key for row in history for key in row if key not in ("step", "epoch"))}
+    assert missing(names) == []
+    per_class = {f"{score}/{label}" for score in RATIOS for label in data.classes}
+    expected = {f"{split}/{name}" for split in ("val", "test", "test@16") for name in {*SCORES, *per_class}}
+    assert names == expected | {"train/loss", "train/stopped_epoch"}
+    assert all(map(is_reportable, expected))
+    assert {*OF_PROBABILITIES} < {*SCORES}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [schema.KNN(kind="knn", data="d", size=32), schema.LinearProbe(kind="linear", data="d", size=32, epochs=1)],
+    ids=lambda settings: settings.kind,
+)
+def test_probes_of_accuracy_write_what_the_table_knows(
+    settings: schema.KNN | schema.LinearProbe, data: ImageSet, parent: Path, tmp_path: Path
+) -> None:
+    written = accuracy.probe(settings, MODEL, data, SPLIT, RunContext(tmp_path, CPU, parent=parent))
+    assert "probe/accuracy" in written
+    assert missing(set(written)) == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [schema.CAM(kind="cam", data="d", size=32), schema.FeatureMaps(kind="maps", data="d", size=32)],
+    ids=lambda settings: settings.kind,
+)
+def test_maps_write_what_the_table_knows(
+    settings: schema.CAM | schema.FeatureMaps, data: ImageSet, parent: Path, tmp_path: Path
+) -> None:
+    written = maps.write_maps(settings, MODEL, data, SPLIT, RunContext(tmp_path, CPU, parent=parent))
+    assert missing(set(written)) == []
+
+
+def test_pairwise_probes_write_what_the_table_knows(data: ImageSet, parent: Path) -> None:
+    settings = schema.CKA(kind="cka", data="d", between="f", size=32)
+    written = cka.compare(settings, (MODEL, MODEL), (parent, parent), data, SPLIT, CPU)
+    assert set(written) == {"probe/level1", "probe/output"}
+    assert missing(set(written)) == []
