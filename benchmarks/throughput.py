@@ -39,8 +39,8 @@ from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split
 from pretune.trainables.loop import RunContext, build_encoder, build_optimizer
 from pretune.trainables.methods.heads import pooled
-from pretune.trainables.methods.protocol import Method
-from pretune.trainables.methods.table import METHODS, Parts
+from pretune.trainables.methods.protocol import Method, Parts
+from pretune.trainables.methods.table import build_method
 from pretune.trainables.models.table import build_decoder
 from pretune.trainables.pretrain import make_batch, make_feeds, pretrain
 
@@ -100,7 +100,7 @@ def ours(a: argparse.Namespace, name: str) -> dict[str, Any]:
         memory = peak_memory(device)
         feeds = make_feeds(data, place)
     parts = Parts(build_encoder(model), lambda: build_decoder(model), 0, 0)
-    method = METHODS[name](settings.method, settings.views, parts)
+    method = build_method(settings.method, settings.views, parts)
     assert isinstance(method, nn.Module)
     method.to(device).to(memory_format=torch.channels_last)
     shares = our_shares(method, settings, feeds, a)
@@ -144,7 +144,7 @@ def lightly(a: argparse.Namespace, name: str) -> dict[str, Any]:
         dataset, batch_size=a.batch, shuffle=True, drop_last=True, num_workers=a.threads, persistent_workers=True
     )
     encoder = build_encoder(model_of(a.model))
-    model = lightly_methods.METHODS[name](Backbone(encoder), encoder.widths[-1]).to(device)
+    model = lightly_methods.build_method(Backbone(encoder), encoder.widths[-1]).to(device)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     clock, stamps = Laps(device), [now()]
     for _ in range(a.epochs):

@@ -261,7 +261,8 @@ def _time_steps(stage: Stage) -> tuple[float, float, int]:
 
     from pretune.trainables.loop import DataFeed, Lookup, build_encoder, build_unet
     from pretune.trainables.losses import LOSSES
-    from pretune.trainables.methods.table import METHODS, Parts
+    from pretune.trainables.methods.protocol import Parts
+    from pretune.trainables.methods.table import build_method
     from pretune.trainables.models.table import build_decoder
     from pretune.trainables.pretrain import make_batch
     from pretune.trainables.views.regions import RegionBoxes
@@ -275,7 +276,7 @@ def _time_steps(stage: Stage) -> tuple[float, float, int]:
         return 0.0, 0.0, sum(t.numel() * t.element_size() for t in build_encoder(stage.model).state_dict().values())
     if isinstance(settings, schema.Pretrain):
         parts = Parts(build_encoder(stage.model), lambda: build_decoder(stage.model), mask_classes=3, image_classes=10)
-        method = METHODS[settings.method.name](settings.method, settings.views, parts)
+        method = build_method(settings.method, settings.views, parts)
         planes = np.zeros((batch, *space), np.uint8)
         maps = {
             "images": np.zeros((*planes.shape, channels), np.uint8),

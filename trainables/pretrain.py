@@ -38,8 +38,8 @@ from pretune.trainables.loop import (
     total_steps,
 )
 from pretune.trainables.methods import collapse
-from pretune.trainables.methods.protocol import Batch, Method
-from pretune.trainables.methods.table import METHODS, Parts
+from pretune.trainables.methods.protocol import Batch, Method, Parts
+from pretune.trainables.methods.table import build_method
 from pretune.trainables.methods.weights import import_weights
 from pretune.trainables.models.interface import Decoder
 from pretune.trainables.models.table import build_decoder
@@ -103,7 +103,7 @@ def pretrain(
     if place.parent is not None:
         checkpoints.load_part(encoder, place.parent, "encoder")
     parts = Parts(encoder, lambda: start_decoder(model, place), len(data.classes), image_classes(data))
-    method = METHODS[settings.method.name](settings.method, settings.views, parts)
+    method = build_method(settings.method, settings.views, parts)
     assert isinstance(method, nn.Module)
     method.to(place.device).to(memory_format=layout(method))
     if place.batch_norm == "sync" and schema.batch_parts(settings.method) == 1:

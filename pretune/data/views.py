@@ -16,9 +16,9 @@ from pretune.trainables.data.checks.contact_sheets import Strip, view_sheet
 from pretune.trainables.data.sources import open_set, prepare
 from pretune.trainables.data.splits import draw_subset
 from pretune.trainables.loop import RunContext
-from pretune.trainables.methods.protocol import Method
+from pretune.trainables.methods.protocol import Method, Parts
 from pretune.trainables.methods.restored import Restoring, given
-from pretune.trainables.methods.table import METHODS, Parts
+from pretune.trainables.methods.table import build_method
 from pretune.trainables.models.table import build_decoder, build_encoder
 from pretune.trainables.pretrain import make_batch, make_feeds
 from pretune.trainables.views.regions import large_enough, region_table, uses_regions
@@ -73,7 +73,7 @@ def method_of(stage: schema.Pretrain, model: schema.Model, image_set: ImageSet) 
     """The method itself, which knows how it makes each of its views."""
     kinds = 0 if image_set.labels is None else int(image_set.labels.max()) + 1
     parts = Parts(build_encoder(model), lambda: build_decoder(model), len(image_set.classes), kinds)
-    return METHODS[stage.method.name](stage.method, stage.views, parts)
+    return build_method(stage.method, stage.views, parts)
 
 
 def without_region(

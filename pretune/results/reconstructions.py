@@ -25,8 +25,9 @@ from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.open import open_cached
 from pretune.trainables.files import NOTES, WEIGHTS
 from pretune.trainables.loop import RunContext
+from pretune.trainables.methods.protocol import Parts
 from pretune.trainables.methods.restored import Restored, restored
-from pretune.trainables.methods.table import METHODS, Parts
+from pretune.trainables.methods.table import build_method
 from pretune.trainables.models.table import build_decoder, build_encoder
 from pretune.trainables.pretrain import VALIDATION_VIEWS, image_classes, make_batch, make_feeds
 
@@ -99,7 +100,7 @@ def chosen(count: int, seen: list[int]) -> NDArray[np.int64]:
 def _method(entry: Entry, store: Store, settings: schema.Pretrain, data: ImageSet) -> Any:
     model: schema.Model = TypeAdapter(schema.Model).validate_python(task_of(entry)["model"])
     parts = Parts(build_encoder(model), lambda: build_decoder(model), len(data.classes), image_classes(data))
-    method = METHODS[settings.method.name](settings.method, settings.views, parts)
+    method = build_method(settings.method, settings.views, parts)
     assert isinstance(method, nn.Module)
     method.load_state_dict(load_file(store.file(entry, WEIGHTS)))
     return method.eval()

@@ -28,7 +28,7 @@ Map = Literal["images", "labels", "masks", "regions", "depth"]
 class MethodFacts:
     """Facts of a method that others must know without building it."""
 
-    trains: bool = True  # whether there is anything to train
+    built_by: str = ""  # FILE:FUNCTION in trainables/methods; "" where nothing is trained
     requires: tuple[Map, ...] = ()  # what it reads of a data set beside its views
     metrics: tuple[str, ...] = ()  # diagnostics that it may report, as train/NAME; see `metrics_of`
     decoder: bool = False  # whether it trains a decoder too
@@ -41,6 +41,11 @@ class MethodFacts:
     freezes_last_layer: bool = False  # whether a last layer's gradient is dropped at first
     ramp: tuple[str, str] | None = None  # settings between which a value moves over the whole training
 
+    @property
+    def trains(self) -> bool:
+        """Whether there is anything to train."""
+        return self.built_by != ""
+
 
 AGREEMENT = ("feature_std", "positive_similarity")  # of the projections of two views
 MOMENTUM = ("momentum", "momentum_end")
@@ -48,7 +53,9 @@ MOMENTUM = ("momentum", "momentum_end")
 
 class SimCLR(Settings):
     name: Literal["simclr"]
-    facts: ClassVar[MethodFacts] = MethodFacts(metrics=(*AGREEMENT, "loss_over_uniform"), compares_batch=True)
+    facts: ClassVar[MethodFacts] = MethodFacts(
+        "simclr:build_simclr", metrics=(*AGREEMENT, "loss_over_uniform"), compares_batch=True
+    )
     temperature: PositiveFloat = 0.2  # P2
     hidden: PositiveInt = 512  # width of the projection head's hidden layer
     dim: PositiveInt = 128  # width of its output
@@ -60,7 +67,9 @@ class MoCo(Settings):
     """MoCo v2. Its colour jitter is views.color_jitter 0.5, its crop (0.2, 1)."""
 
     name: Literal["moco"]
-    facts: ClassVar[MethodFacts] = MethodFacts(metrics=(*AGREEMENT, "loss_over_uniform"), ramp=MOMENTUM)
+    facts: ClassVar[MethodFacts] = MethodFacts(
+        "moco:build_moco", metrics=(*AGREEMENT, "loss_over_uniform"), ramp=MOMENTUM
+    )
     temperature: PositiveFloat = 0.2  # v2's recipes; 0.07 in v1 and as the code's default
     hidden: PositiveInt = 512  # the paper's: as wide as the encoder's output
     dim: PositiveInt = 128
@@ -77,7 +86,7 @@ class MoCoV3(Settings):
 
     name: Literal["moco-v3"]
     facts: ClassVar[MethodFacts] = MethodFacts(
-        metrics=(*AGREEMENT, "loss_over_uniform"), compares_batch=True, ramp=MOMENTUM
+        "moco:build_moco_v3", metrics=(*AGREEMENT, "loss_over_uniform"), compares_batch=True, ramp=MOMENTUM
     )
     projection_levels: PositiveInt = 1  # as in SimCLR
     temperature: PositiveFloat = 1.0
@@ -93,7 +102,7 @@ class BYOL(Settings):
     """BYOL. Its colour jitter is views.color_jitter 0.5 with color_jitter_saturation 0.5."""
 
     name: Literal["byol"]
-    facts: ClassVar[MethodFacts] = MethodFacts(metrics=AGREEMENT, ramp=MOMENTUM)
+    facts: ClassVar[MethodFacts] = MethodFacts("byol:build_byol", metrics=AGREEMENT, ramp=MOMENTUM)
     projection_levels: PositiveInt = 1  # as in SimCLR
     hidden: PositiveInt = 4096
     dim: PositiveInt = 256
@@ -112,6 +121,7 @@ class DINO(Settings):
 
     name: Literal["dino"]
     facts: ClassVar[MethodFacts] = MethodFacts(
+        "dino:build_dino",
         metrics=(*AGREEMENT, "loss_over_uniform", "teacher_entropy_over_uniform", "teacher_mean_entropy_over_uniform"),
         freezes_last_layer=True,
         ramp=MOMENTUM,
@@ -142,6 +152,7 @@ class SwAV(Settings):
 
     name: Literal["swav"]
     facts: ClassVar[MethodFacts] = MethodFacts(
+        "swav:build_swav",
         metrics=(*AGREEMENT, "loss_over_uniform", "prototypes_used", "prototypes_chosen"),
         compares_batch=True,
         freezes_last_layer=True,
@@ -165,7 +176,7 @@ class MAE(Settings):
 
     name: Literal["mae"]
     facts: ClassVar[MethodFacts] = MethodFacts(
-        metrics=("error", "masked_error", "loss_over_uniform"), decoder=True, corrupts=True
+        "mae:build_mae", metrics=("error", "masked_error", "loss_over_uniform"), decoder=True, corrupts=True
     )
     masking: Literal["patches", "pixels", "none"] = "patches"  # P2 compares the three
     ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75  # share of patches or pixels that are blacked (P2)
@@ -184,7 +195,7 @@ class Genesis(Settings):
 
     name: Literal["genesis"]
     facts: ClassVar[MethodFacts] = MethodFacts(
-        metrics=("error", "loss_over_uniform"), decoder=True, corrupts=True, volumes=True
+        "genesis:build_genesis", metrics=("error", "loss_over_uniform"), decoder=True, corrupts=True, volumes=True
     )
     flip: Fraction = 0.4  # up to three times, each along any axis; corrupted and original alike
     shuffle: Fraction = 0.5
@@ -222,7 +233,9 @@ class Reconstruction(_Decoding):
     """Restoring corrupted views alone (P3): ConRec without its contrastive part."""
 
     name: Literal["reconstruction"]
-    facts: ClassVar[MethodFacts] = MethodFacts(metrics=("loss_over_uniform",), decoder=True, corrupts=True)
+    facts: ClassVar[MethodFacts] = MethodFacts(
+        "conrec:build_reconstruction", metrics=("loss_over_uniform",), decoder=True, corrupts=True
+    )
 
 
 class ConRec(_Decoding):
@@ -230,7 +243,11 @@ class ConRec(_Decoding):
 
     name: Literal["conrec"]
     facts: ClassVar[MethodFacts] = MethodFacts(
-        metrics=(*AGREEMENT, "contrastive_loss", "loss_over_uniform"), decoder=True, corrupts=True, compares_batch=True
+        "conrec:build_conrec",
+        metrics=(*AGREEMENT, "contrastive_loss", "loss_over_uniform"),
+        decoder=True,
+        corrupts=True,
+        compares_batch=True,
     )
     temperature: PositiveFloat = 0.5  # Dippel et al.
     reconstruction_weight: PositiveFloat = 100.0  # Dippel et al.
@@ -244,7 +261,12 @@ class Segmentation(Settings):
 
     name: Literal["segmentation"]
     facts: ClassVar[MethodFacts] = MethodFacts(
-        requires=("masks",), metrics=("accuracy",), decoder=True, supervised=True, targets="pixels"
+        "supervised:build_segmentation",
+        requires=("masks",),
+        metrics=("accuracy",),
+        decoder=True,
+        supervised=True,
+        targets="pixels",
     )
     loss: Literal["dice", "cross-entropy", "dice+cross-entropy"] = "dice"  # P3
 
@@ -254,7 +276,11 @@ class Classification(Settings):
 
     name: Literal["classification"]
     facts: ClassVar[MethodFacts] = MethodFacts(
-        requires=("labels",), metrics=("accuracy", "loss_over_uniform"), supervised=True, classifier=True
+        "supervised:build_classification",
+        requires=("labels",),
+        metrics=("accuracy", "loss_over_uniform"),
+        supervised=True,
+        classifier=True,
     )
 
 
@@ -263,7 +289,7 @@ class SAMCLR(Settings):
 
     name: Literal["samclr"]
     facts: ClassVar[MethodFacts] = MethodFacts(
-        requires=("regions",), metrics=(*AGREEMENT, "loss_over_uniform"), compares_batch=True
+        "samclr:build_samclr", requires=("regions",), metrics=(*AGREEMENT, "loss_over_uniform"), compares_batch=True
     )
     temperature: PositiveFloat = 0.07  # P4, from MoCo
     hidden: PositiveInt = 512
@@ -284,6 +310,7 @@ class _PixelConsistency(Settings):
 
 
 _PIXEL_FACTS = MethodFacts(
+    "pixelcl:build_pixelcl",
     metrics=(*AGREEMENT, "pixel_loss", "positive_pairs", "images_without_pairs", "instance_loss"),
     targets="places",
     ramp=MOMENTUM,
@@ -319,14 +346,14 @@ class Weights(Settings):
     """Ready-made weights as the start of a chain (P5: ImageNet). Nothing is trained: neither epochs nor steps."""
 
     name: Literal["weights"]
-    facts: ClassVar[MethodFacts] = MethodFacts(trains=False)
+    facts: ClassVar[MethodFacts] = MethodFacts()
     source: Annotated[str, BeforeValidator(_weights_source)]  # a file, torchvision:resnet34 or timm:NAME
     inputs: Literal["imagenet", "unit"] = "imagenet"  # trained on pixels normalised by ImageNet's statistics, or [0, 1]
 
 
 class NoPretraining(Settings):
     name: Literal["none"]
-    facts: ClassVar[MethodFacts] = MethodFacts(trains=False, volumes=True)
+    facts: ClassVar[MethodFacts] = MethodFacts(volumes=True)
 
 
 Method = Annotated[

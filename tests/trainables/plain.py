@@ -21,7 +21,8 @@ from pretune.trainables import finetune as finetuning
 from pretune.trainables import pretrain as pretraining
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.losses import LOSSES
-from pretune.trainables.methods.table import METHODS, Parts
+from pretune.trainables.methods.protocol import Parts
+from pretune.trainables.methods.table import build_method
 from pretune.trainables.models.table import build_decoder, build_encoder, build_unet
 
 FROZEN_LAYER = {"dino": "head.prototypes.weight", "swav": "prototypes.weight"}  # what the papers hold still at first
@@ -165,7 +166,7 @@ def pretrain(
     torch.manual_seed(streams["init"])
     labels = 0 if data.labels is None else int(data.labels.max()) + 1
     parts = Parts(build_encoder(model), lambda: build_decoder(model), len(data.classes), labels)
-    method: Any = METHODS[settings.method.name](settings.method, settings.views, parts)
+    method: Any = build_method(settings.method, settings.views, parts)
     feeds = pretraining.make_feeds(data, place)
     parameters = {name: p for name, p in method.named_parameters() if p.requires_grad}
     optimizer = optimiser(settings.optimizer, list(parameters.values()))

@@ -129,12 +129,26 @@ def lightly_swav(method: SwAV) -> nn.Module:
 
 def byol() -> BYOL:
     torch.manual_seed(0)
-    return BYOL(Encoder((4, 6)), asymmetric(VIEWS, None, (0.0, 0.0)), 16, 8, MOMENTUM, 1.0)
+    return BYOL(
+        Encoder((4, 6)), asymmetric(VIEWS, None, (0.0, 0.0)), hidden=16, dim=8, momentum=MOMENTUM, momentum_end=1.0
+    )
 
 
 def swav() -> SwAV:
     torch.manual_seed(0)
-    return SwAV(Encoder((4, 6)), (VIEWS, VIEWS), 16, 8, 12, 0.1, 0.05, 3, 0, 0, 2)
+    return SwAV(
+        Encoder((4, 6)),
+        (VIEWS, VIEWS),
+        hidden=16,
+        dim=8,
+        prototypes=12,
+        temperature=0.1,
+        epsilon=0.05,
+        iterations=3,
+        queue=0,
+        queue_from_epoch=0,
+        freeze_prototypes_epochs=2,
+    )
 
 
 def distance(a: nn.Module, b: nn.Module) -> float:

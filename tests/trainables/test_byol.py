@@ -29,7 +29,8 @@ def batch_of(recipes: tuple[schema.Views, ...], count: int = 6) -> Batch:
 
 def build(momentum: float = 0.9) -> BYOL:
     torch.manual_seed(0)
-    return BYOL(Encoder((4, 6)), asymmetric(VIEWS, (1.0, 0.1), (0.0, 0.2)), 16, 8, momentum, 1.0)
+    recipes = asymmetric(VIEWS, (1.0, 0.1), (0.0, 0.2))
+    return BYOL(Encoder((4, 6)), recipes, hidden=16, dim=8, momentum=momentum, momentum_end=1.0)
 
 
 def test_loss_worked_by_hand() -> None:

@@ -148,14 +148,16 @@ def dino_signs(center_momentum: float) -> tuple[str, ...]:
     method = DINO(
         Encoder((8, 16)),
         (schema.Views(), schema.Views()),
-        DINOHead(16, 64, 16, 64, True),
-        0.1,
-        (0.04, 0.04, 0),
-        center_momentum,
-        0.5,
-        0.5,
-        0,
-        "teacher",
+        DINOHead(16, hidden=64, bottleneck=16, prototypes=64, norm=True),
+        student_temperature=0.1,
+        teacher_temperature=0.04,
+        teacher_temperature_start=0.04,
+        teacher_warmup_epochs=0,
+        center_momentum=center_momentum,
+        momentum=0.5,
+        momentum_end=0.5,
+        freeze_last_epochs=0,
+        export="teacher",
     )
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], 3e-3)
     for _ in range(STEPS):

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from pretune.search_spaces import schema
 from pretune.trainables.methods import conrec
 from pretune.trainables.methods.conrec import ConRec, Projection, Reconstruction, TaskHeads, targets_of, weighted_mean
-from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.methods.protocol import Batch, Parts
 from pretune.trainables.methods.simclr import nt_xent
-from pretune.trainables.methods.table import METHODS, Parts
+from pretune.trainables.methods.table import build_method
 from pretune.trainables.models import conrec_unet
 from pretune.trainables.models.table import build_decoder, build_encoder
 from pretune.trainables.models.unet import Decoder, Encoder
@@ -33,14 +33,14 @@ def parameters(module: nn.Module | None, trained: bool = False) -> int:
 def published() -> ConRec:
     model = schema.ConRecUNet(name="conrec-unet")
     parts = Parts(build_encoder(model), lambda: build_decoder(model), 0, 0)
-    method = METHODS["conrec"](schema.ConRec(name="conrec"), schema.Views(), parts)
+    method = build_method(schema.ConRec(name="conrec"), schema.Views(), parts)
     assert isinstance(method, ConRec)
     return method
 
 
 def test_the_published_model_has_8641988_parameters() -> None:
-    """Dippel et al.'s 8.65 M. The parts, in METHODS' order; 512 of attention's are the ones that spread its mask over
-    the channels, which the public code (`trainable = False`) and ours do not train."""
+    """Dippel et al.'s 8.65 M. The parts, in the builder's order; 512 of attention's are the ones that spread its mask
+    over the channels, which the public code (`trainable = False`) and ours do not train."""
     method = published()
     skips = sum(parameters(block.skip) for block in method.decoder.blocks)  # type: ignore[arg-type]
     assert parameters(method.encoder) == 4_689_216
@@ -59,8 +59,20 @@ def tiny(kind: str = "conrec", tasks: Sequence[str] = ALL, branch: str = "block"
         return Decoder((4, 8), skip)
 
     if kind == "reconstruction":
-        return Reconstruction(Encoder((4, 8)), decoder, schema.Views(), tasks, {}, branch)
-    return ConRec(Encoder((4, 8)), decoder, schema.Views(), tasks, {}, branch, 0.5, 100.0, "attention", 16, 8)
+        return Reconstruction(Encoder((4, 8)), decoder, schema.Views(), tasks=tasks, weights={}, branch=branch)
+    return ConRec(
+        Encoder((4, 8)),
+        decoder,
+        schema.Views(),
+        tasks=tasks,
+        weights={},
+        branch=branch,
+        temperature=0.5,
+        reconstruction_weight=100.0,
+        pooling="attention",
+        hidden=16,
+        dim=8,
+    )
 
 
 def batch_of(count: int = 4, views: int = 2, size: int = 16, epoch: int = 0) -> Batch:

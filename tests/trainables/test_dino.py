@@ -35,7 +35,21 @@ def build(
     torch.manual_seed(0)
     recipes = with_local(asymmetric(VIEWS, (1.0, 0.1), (0.0, 0.2)), VIEWS, local, 4, (0.05, 0.4), 0.5)
     encoder = Encoder((4, 6))
-    return DINO(encoder, recipes, DINOHead(6, 12, 5, PROTOTYPES, True), 0.1, warmup, 0.9, 0.9, 1.0, 1, export)
+    start, end, epochs = warmup
+    return DINO(
+        encoder,
+        recipes,
+        DINOHead(6, hidden=12, bottleneck=5, prototypes=PROTOTYPES, norm=True),
+        student_temperature=0.1,
+        teacher_temperature=end,
+        teacher_temperature_start=start,
+        teacher_warmup_epochs=epochs,
+        center_momentum=0.9,
+        momentum=0.9,
+        momentum_end=1.0,
+        freeze_last_epochs=1,
+        export=export,
+    )
 
 
 def batch_of(method: DINO, count: int = 6, epoch: int = 0) -> Batch:
@@ -87,7 +101,7 @@ def test_loss_and_centre_are_lightlys(seed: int, views: int, t: float) -> None:
 def test_head_is_lightlys(norm: bool) -> None:
     """The weights of Lightly's head, whose last layer is weight-normalised with a scale of 1, give equal outputs."""
     theirs = DINOProjectionHead(6, 12, 5, PROTOTYPES, batch_norm=norm)
-    ours = DINOHead(6, 12, 5, PROTOTYPES, norm)
+    ours = DINOHead(6, hidden=12, bottleneck=5, prototypes=PROTOTYPES, norm=norm)
     linear = [module for module in theirs.layers if isinstance(module, torch.nn.Linear)]
     own = [module for module in ours.layers if isinstance(module, torch.nn.Linear)]
     for target, source in zip(own, linear, strict=True):
@@ -100,7 +114,7 @@ def test_head_is_lightlys(norm: bool) -> None:
 
 def test_outputs_are_cosines() -> None:
     """Whatever the length of the last layer's rows."""
-    head = DINOHead(6, 12, 5, PROTOTYPES, False)
+    head = DINOHead(6, hidden=12, bottleneck=5, prototypes=PROTOTYPES, norm=False)
     x = torch.randn(9, 6)
     before = head(x)
     with torch.no_grad():
@@ -202,7 +216,7 @@ def test_diagnostics_tell_a_uniform_collapse() -> None:
 def test_outputs_stay_in_float32_under_autocast() -> None:
     """Cosines are those of the same bottleneck without autocast: in bfloat16 a teacher at 0.04 has other targets."""
     torch.manual_seed(0)
-    head = DINOHead(6, 12, 5, PROTOTYPES, True).eval()
+    head = DINOHead(6, hidden=12, bottleneck=5, prototypes=PROTOTYPES, norm=True).eval()
     with torch.autocast("cpu", torch.bfloat16):
         bottleneck = head.layers(torch.randn(8, 6))
     expected = F.normalize(bottleneck.float(), dim=1) @ F.normalize(head.prototypes.weight, dim=1).T

@@ -240,7 +240,7 @@ def method_of(dimensions: int, **rates: Any) -> Genesis:
     encoder = genesis_unet.Encoder((4, 8), dimensions)
     decoder = genesis_unet.Decoder((4, 8), dimensions, "nearest", True)
     channels = {2: 3, 3: 1}[dimensions]
-    return Genesis(encoder, decoder, schema.Views(size=8), channels, ALWAYS._replace(**rates), flip=1.0)
+    return Genesis(encoder, decoder, schema.Views(size=8), channels, rates=ALWAYS._replace(**rates), flip=1.0)
 
 
 def test_the_loss_is_the_squared_error_to_the_mirrored_original() -> None:

@@ -26,7 +26,15 @@ def batch_of(pixels: torch.Tensor, images: list[int] | None = None) -> Batch:
 
 def method(masking: str = "patches", loss_on: str = "all", patch: int = 4) -> MAE:
     torch.manual_seed(0)
-    return MAE(Encoder((4, 8)), Decoder((4, 8), True), schema.Views(), masking, 0.75, patch, loss_on)
+    return MAE(
+        Encoder((4, 8)),
+        Decoder((4, 8), True),
+        schema.Views(),
+        masking=masking,
+        ratio=0.75,
+        patch=patch,
+        loss_on=loss_on,
+    )
 
 
 def test_the_lowest_draws_are_chosen() -> None:

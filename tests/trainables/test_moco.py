@@ -34,12 +34,31 @@ def batch_of(count: int = 8) -> Batch:
 
 def build(splits: int = 2, symmetric: bool = False, queue: int = QUEUE) -> MoCo:
     torch.manual_seed(0)
-    return MoCo(Encoder((4, 6)), VIEWS, 0.2, 12, 8, queue, 0.9, 0.9, splits, symmetric)
+    return MoCo(
+        Encoder((4, 6)),
+        VIEWS,
+        temperature=0.2,
+        hidden=12,
+        dim=8,
+        queue=queue,
+        momentum=0.9,
+        momentum_end=0.9,
+        bn_splits=splits,
+        symmetric=symmetric,
+    )
 
 
 def build_v3() -> MoCoV3:
     torch.manual_seed(0)
-    return MoCoV3(Encoder((4, 6)), asymmetric(VIEWS, None, (0.0, 0.2)), 1.0, 12, 8, 0.9, 1.0)
+    return MoCoV3(
+        Encoder((4, 6)),
+        asymmetric(VIEWS, None, (0.0, 0.2)),
+        temperature=1.0,
+        hidden=12,
+        dim=8,
+        momentum=0.9,
+        momentum_end=1.0,
+    )
 
 
 def value_and_gradient(loss: Callable[[Tensor], Tensor], start: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,7 +165,18 @@ def test_queries_of_a_part_depend_on_their_part_alone() -> None:
 def test_keys_come_back_in_the_order_of_the_images() -> None:
     """Without batch norm a key depends on its own image, whatever the shuffle."""
     torch.manual_seed(0)
-    method = MoCo(Encoder((4, 6), norm=False), VIEWS, 0.2, 12, 8, QUEUE, 0.9, 0.9, 2, False)
+    method = MoCo(
+        Encoder((4, 6), norm=False),
+        VIEWS,
+        temperature=0.2,
+        hidden=12,
+        dim=8,
+        queue=QUEUE,
+        momentum=0.9,
+        momentum_end=0.9,
+        bn_splits=2,
+        symmetric=False,
+    )
     pixels = torch.rand(8, 3, 8, 8)
     shuffled = method._keys(pixels, torch.tensor([3, 1, 7, 0, 2, 6, 5, 4]))
     torch.testing.assert_close(shuffled, method._keys(pixels, torch.arange(8)))

@@ -153,7 +153,18 @@ def test_depth_is_read_where_the_view_looks() -> None:
 def method(alpha: float = 1.0, depth: float | None = None) -> pixelcl.PixelCL:
     torch.manual_seed(0)
     views = schema.Views(size=16)
-    return pixelcl.PixelCL(Encoder((4, 8)), (views, views), 8, 6, 0.7, depth, 2.0, alpha, 0.9, 1.0)
+    return pixelcl.PixelCL(
+        Encoder((4, 8)),
+        (views, views),
+        hidden=8,
+        dim=6,
+        threshold=0.7,
+        depth_threshold=depth,
+        gamma=2.0,
+        alpha=alpha,
+        momentum=0.9,
+        momentum_end=1.0,
+    )
 
 
 def batch(depth: Tensor | None = None) -> Batch:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from pretune.search_spaces import schema
-from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.methods.protocol import Batch, Parts
 from pretune.trainables.methods.restored import restored
-from pretune.trainables.methods.table import METHODS, Parts
+from pretune.trainables.methods.table import build_method
 from pretune.trainables.models.table import build_decoder, build_encoder
 from pretune.trainables.views.random import uniforms
 from pretune.trainables.views.two_views import views_of
@@ -22,7 +22,7 @@ def made(settings: Any) -> Any:
     torch.manual_seed(0)
     model = schema.UNet(widths=(4, 8))
     parts = Parts(build_encoder(model), lambda: build_decoder(model), 0, 0)
-    return METHODS[settings.name](settings, schema.Views(size=16), parts).eval()  # type: ignore[attr-defined]
+    return build_method(settings, schema.Views(size=16), parts).eval()  # type: ignore[attr-defined]
 
 
 def batch_of(method: Any) -> Batch:

@@ -14,9 +14,8 @@ from torch import nn
 
 from pretune.search_spaces import schema
 from pretune.trainables.methods.heads import pooled
-from pretune.trainables.methods.protocol import Batch
-from pretune.trainables.methods.simclr import SimCLR, diagnostics, nt_xent
-from pretune.trainables.methods.table import Parts, build_simclr
+from pretune.trainables.methods.protocol import Batch, Parts
+from pretune.trainables.methods.simclr import SimCLR, build_simclr, diagnostics, nt_xent
 from pretune.trainables.models.heads import ProjectionHead
 from pretune.trainables.models.unet import Encoder
 from pretune.trainables.views.two_views import View
@@ -130,7 +129,7 @@ def test_diagnostics_by_hand() -> None:
 def test_both_views_pass_batch_norm_as_one_batch() -> None:
     """Running statistics move once per step, and only the encoder and the head hold parameters."""
     torch.manual_seed(0)
-    method = SimCLR(Encoder((4, 8)), schema.Views(), 0.2, 16, 8)
+    method = SimCLR(Encoder((4, 8)), schema.Views(), temperature=0.2, hidden=16, dim=8)
     views = [View(torch.rand(3, 3, 8, 8), torch.zeros(3, 4), torch.zeros(3, dtype=torch.bool)) for _ in range(2)]
     loss, _ = method(Batch(views, lambda purpose, count: np.zeros((3, count))), 0.0)
     counts = {int(b) for name, b in method.named_buffers() if name.endswith("num_batches_tracked")}
@@ -147,15 +146,15 @@ def test_the_head_sees_as_many_levels_as_asked_the_coarsest_first() -> None:
     assert torch.equal(pooled(maps), means[2])
     assert torch.equal(pooled(maps, 2), torch.cat([means[2], means[1]], dim=1))
     for levels, inputs in ((1, 16), (2, 24), (3, 28)):
-        method = SimCLR(encoder, schema.Views(), 0.2, 5, 8, levels)
+        method = SimCLR(encoder, schema.Views(), temperature=0.2, hidden=5, dim=8, levels=levels)
         assert method.head.layers[0].weight.shape == (5, inputs)
     with pytest.raises(ValueError, match="projection_levels 4: this encoder has 3 levels"):
-        SimCLR(encoder, schema.Views(), 0.2, 5, 8, 4)
+        SimCLR(encoder, schema.Views(), temperature=0.2, hidden=5, dim=8, levels=4)
 
 
 def test_the_bottleneck_alone_gives_the_digits_of_the_plain_head() -> None:
     torch.manual_seed(0)
-    method = SimCLR(Encoder((4, 8)), schema.Views(), 0.2, 16, 8).eval()
+    method = SimCLR(Encoder((4, 8)), schema.Views(), temperature=0.2, hidden=16, dim=8).eval()
     pixels = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     whole = torch.full((3, 4), 1.0)
     views = [View(part, whole, torch.zeros(3, dtype=torch.bool)) for part in pixels.chunk(2)]

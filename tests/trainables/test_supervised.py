@@ -62,7 +62,7 @@ def batch_of(masks: torch.Tensor | None = None, labels: torch.Tensor | None = No
 
 def test_the_segmentation_loss_is_that_of_fine_tuning_on_the_view() -> None:
     torch.manual_seed(0)
-    method = Segmentation(Encoder((4, 8)), Decoder((4, 8), True), schema.Views(), "dice", 3).eval()
+    method = Segmentation(Encoder((4, 8)), Decoder((4, 8), True), schema.Views(), loss="dice", classes=3).eval()
     masks = torch.randint(0, 3, (6, 32, 32), dtype=torch.uint8)
     batch = batch_of(masks=masks)
     with torch.no_grad():
@@ -74,7 +74,9 @@ def test_the_segmentation_loss_is_that_of_fine_tuning_on_the_view() -> None:
 
 
 def test_ignored_pixels_count_in_neither_loss_nor_accuracy() -> None:
-    method = Segmentation(Encoder((4, 8)), Decoder((4, 8), True), schema.Views(), "cross-entropy", 3).eval()
+    method = Segmentation(
+        Encoder((4, 8)), Decoder((4, 8), True), schema.Views(), loss="cross-entropy", classes=3
+    ).eval()
     masks = torch.full((6, 32, 32), 255, dtype=torch.uint8)
     with torch.no_grad():
         loss, found = method(batch_of(masks=masks), 0.0)
@@ -83,7 +85,7 @@ def test_ignored_pixels_count_in_neither_loss_nor_accuracy() -> None:
 
 def test_a_classifier_of_equal_logits_has_the_loss_of_chance() -> None:
     """log 4 for four classes; class 0 is right for 2 of 6 images, since argmax takes the first of equals."""
-    method = Classification(Encoder((4, 8)), schema.Views(), 4).eval()
+    method = Classification(Encoder((4, 8)), schema.Views(), classes=4).eval()
     torch.nn.init.zeros_(method.head.weight)
     torch.nn.init.zeros_(method.head.bias)
     with torch.no_grad():
@@ -95,4 +97,4 @@ def test_a_classifier_of_equal_logits_has_the_loss_of_chance() -> None:
 
 def test_classification_without_classes_is_refused() -> None:
     with pytest.raises(ValueError, match="at least two classes, the data set has 0"):
-        Classification(Encoder((4, 8)), schema.Views(), 0)
+        Classification(Encoder((4, 8)), schema.Views(), classes=0)

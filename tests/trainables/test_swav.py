@@ -31,7 +31,19 @@ PROTOTYPES = 10
 def build(queue: int = 12, local: int = 2) -> SwAV:
     torch.manual_seed(0)
     recipes = with_local((VIEWS, VIEWS), VIEWS, local, 4, (0.05, 0.14), None)
-    return SwAV(Encoder((4, 6)), recipes, 12, 5, PROTOTYPES, 0.1, 0.05, 3, queue, 1, 1)
+    return SwAV(
+        Encoder((4, 6)),
+        recipes,
+        hidden=12,
+        dim=5,
+        prototypes=PROTOTYPES,
+        temperature=0.1,
+        epsilon=0.05,
+        iterations=3,
+        queue=queue,
+        queue_from_epoch=1,
+        freeze_prototypes_epochs=1,
+    )
 
 
 def batch_of(method: SwAV, epoch: int = 0, count: int = 6) -> Batch:

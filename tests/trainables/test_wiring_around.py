@@ -261,7 +261,7 @@ def test_the_pretext_loss_of_validation_images_is_their_mean_in_eval_mode(data: 
 def built(data: ImageSet) -> Any:
     settings = schema.Pretrain.model_validate({"data": "d", "method": SIMCLR, "steps": 1, "views": {"size": 16}})
     parts = plain.Parts(loop.build_encoder(MODEL), lambda: plain.build_decoder(MODEL), 3, 3)
-    return plain.METHODS["simclr"](settings.method, settings.views, parts)
+    return plain.build_method(settings.method, settings.views, parts)
 
 
 def test_two_images_are_enough_to_train_on_and_two_to_validate_on(data: ImageSet, tmp_path: Path) -> None:
@@ -532,8 +532,8 @@ def test_a_method_is_trained_in_training_mode_whatever_mode_it_comes_in(
     data: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seen in batch norm's count of the batches that it trained on."""
-    build = pretraining.METHODS["simclr"]
-    monkeypatch.setitem(pretraining.METHODS, "simclr", lambda *args: build(*args).eval())
+    build: Any = pretraining.build_method
+    monkeypatch.setattr(pretraining, "build_method", lambda *args: build(*args).eval())
     weights = pretrained(data, tmp_path).moments[-1].weights
     counts = [value for name, value in weights.items() if name.endswith("num_batches_tracked")]
     assert counts

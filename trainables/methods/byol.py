@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from pretune.search_spaces import schema
 from pretune.trainables.methods.heads import pooled, pooled_width, two_layers
 from pretune.trainables.methods.momentum import follow, momentum_at, momentum_copy
-from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.methods.protocol import Batch, Parts
+from pretune.trainables.methods.recipes import asymmetric
 from pretune.trainables.methods.simclr import diagnostics
 from pretune.trainables.models.interface import Encoder
 
@@ -45,6 +46,7 @@ class BYOL(nn.Module):
         self,
         encoder: Encoder,
         recipes: tuple[schema.Views, ...],
+        *,
         hidden: int,
         dim: int,
         momentum: float,
@@ -78,3 +80,15 @@ class BYOL(nn.Module):
         momentum = momentum_at(self.momentum, self.momentum_end, progress)
         follow(self.target_encoder, self.encoder, momentum)
         follow(self.target_projector, self.projector, momentum)
+
+
+def build_byol(method: schema.BYOL, views: schema.Views, parts: Parts) -> BYOL:
+    return BYOL(
+        parts.encoder,
+        asymmetric(views, method.blur, method.solarize),
+        hidden=method.hidden,
+        dim=method.dim,
+        momentum=method.momentum,
+        momentum_end=method.momentum_end,
+        levels=method.projection_levels,
+    )

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from pretune.search_spaces import schema
 from pretune.trainables.distributed import ALONE, World
 from pretune.trainables.methods.mae import constant_error, restoration_error
-from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.methods.protocol import Batch, Parts
 from pretune.trainables.methods.simclr import SimCLR, diagnostics, nt_xent
 from pretune.trainables.methods.supervised import whole_colors
 from pretune.trainables.models.conrec_unet import AttentionPooling
@@ -125,6 +125,7 @@ class Reconstruction(nn.Module):
         encoder: Encoder,
         decoder: Callable[[], Decoder],
         views: schema.Views,
+        *,
         tasks: Sequence[str],
         weights: Mapping[str, float],
         branch: str,
@@ -167,6 +168,7 @@ class ConRec(nn.Module):
         encoder: Encoder,
         decoder: Callable[[], Decoder],
         views: schema.Views,
+        *,
         tasks: Sequence[str],
         weights: Mapping[str, float],
         branch: str,
@@ -218,3 +220,30 @@ class ConRec(nn.Module):
 
     def after_step(self, progress: float) -> None:
         """Nothing to do: there is no momentum encoder and no queue."""
+
+
+def build_reconstruction(method: schema.Reconstruction, views: schema.Views, parts: Parts) -> Reconstruction:
+    return Reconstruction(
+        parts.encoder,
+        parts.decoder,
+        views,
+        tasks=method.tasks,
+        weights={str(task): weight for task, weight in method.task_weights.items()},
+        branch=method.branch,
+    )
+
+
+def build_conrec(method: schema.ConRec, views: schema.Views, parts: Parts) -> ConRec:
+    return ConRec(
+        parts.encoder,
+        parts.decoder,
+        views,
+        tasks=method.tasks,
+        weights={str(task): weight for task, weight in method.task_weights.items()},
+        branch=method.branch,
+        temperature=method.temperature,
+        reconstruction_weight=method.reconstruction_weight,
+        pooling=method.pooling,
+        hidden=method.hidden,
+        dim=method.dim,
+    )

@@ -17,7 +17,8 @@ from pretune.search_spaces import schema
 from pretune.trainables.distributed import ALONE, World
 from pretune.trainables.methods.heads import pooled
 from pretune.trainables.methods.momentum import follow, momentum_at, momentum_copy
-from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.methods.protocol import Batch, Parts
+from pretune.trainables.methods.recipes import asymmetric, multi_crop
 from pretune.trainables.methods.simclr import diagnostics
 from pretune.trainables.models.interface import Encoder
 
@@ -68,7 +69,7 @@ class DINOHead(nn.Module):
     The authors' last layer is weight-normalised with its scale held at 1, which is what normalising the rows gives.
     """
 
-    def __init__(self, inputs: int, hidden: int, bottleneck: int, prototypes: int, norm: bool) -> None:
+    def __init__(self, inputs: int, *, hidden: int, bottleneck: int, prototypes: int, norm: bool) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Linear(inputs, hidden),
@@ -109,15 +110,18 @@ class DINO(nn.Module):
         encoder: Encoder,
         recipes: tuple[schema.Views, ...],
         head: DINOHead,
+        *,
         student_temperature: float,
-        teacher_temperature: tuple[float, float, int],
+        teacher_temperature: float,
+        teacher_temperature_start: float,
+        teacher_warmup_epochs: int,
         center_momentum: float,
         momentum: float,
         momentum_end: float,
         freeze_last_epochs: int,
         export: Literal["teacher", "student"],
     ) -> None:
-        """`teacher_temperature` is (start, end, epochs of the warm-up between them)."""
+        """`teacher_temperature` is that after the warm-up, `teacher_temperature_start` that of the first epoch."""
         super().__init__()
         self.exports_teacher = export == "teacher"
         self.encoder = encoder if not self.exports_teacher else momentum_copy(encoder)
@@ -125,6 +129,7 @@ class DINO(nn.Module):
         self.head, self.teacher_head = head, momentum_copy(head)
         self.register_buffer("center", torch.zeros(head.prototypes.out_features))
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
+        self.teacher_temperature_start, self.teacher_warmup_epochs = teacher_temperature_start, teacher_warmup_epochs
         self.center_momentum = center_momentum
         self.momentum, self.momentum_end = momentum, momentum_end
         self.freeze_last_epochs = freeze_last_epochs
@@ -166,8 +171,10 @@ class DINO(nn.Module):
         follow(self.teacher_head, self.head, momentum)
 
     def _temperature(self, epoch: int) -> float:
-        start, end, warmup = self.teacher_temperature
-        return teacher_temperature(start, end, warmup, epoch) if self.training else end
+        if not self.training:
+            return self.teacher_temperature
+        start, warmup = self.teacher_temperature_start, self.teacher_warmup_epochs
+        return teacher_temperature(start, self.teacher_temperature, warmup, epoch)
 
     @torch.no_grad()
     def _move_center(self, teacher: Tensor, world: World = ALONE) -> None:
@@ -178,7 +185,7 @@ class DINO(nn.Module):
     def _diagnostics(self, loss: Tensor, features: Tensor, teacher: Tensor, world: World) -> dict[str, Tensor]:
         """A loss at log K with a teacher entropy at log K is a uniform collapse; an entropy at 0, also of the mean over
         images, is one to a corner."""
-        p = F.softmax((teacher - self.center) / self.teacher_temperature[1], dim=-1)
+        p = F.softmax((teacher - self.center) / self.teacher_temperature, dim=-1)
         entropy = torch.special.entr(p).sum(dim=-1).mean()
         mean = torch.special.entr(world.mean(p.mean(dim=(0, 1)))).sum()
         uniform = math.log(len(self.center))
@@ -186,3 +193,27 @@ class DINO(nn.Module):
         signs["teacher_mean_entropy_over_uniform"] = mean / uniform
         first, second = features.chunk(2)
         return diagnostics(first, second, world) | signs
+
+
+def build_dino(method: schema.DINO, views: schema.Views, parts: Parts) -> DINO:
+    head = DINOHead(
+        parts.encoder.widths[-1],
+        hidden=method.hidden,
+        bottleneck=method.bottleneck,
+        prototypes=method.prototypes,
+        norm=method.head_norm,
+    )
+    return DINO(
+        parts.encoder,
+        multi_crop(method, asymmetric(views, method.blur, method.solarize), views, parts.encoder, method.local_blur),
+        head,
+        student_temperature=method.student_temperature,
+        teacher_temperature=method.teacher_temperature,
+        teacher_temperature_start=method.teacher_temperature_start,
+        teacher_warmup_epochs=method.teacher_warmup_epochs,
+        center_momentum=method.center_momentum,
+        momentum=method.momentum,
+        momentum_end=method.momentum_end,
+        freeze_last_epochs=method.freeze_last_epochs,
+        export=method.export,
+    )

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from pretune.search_spaces import schema
 from pretune.trainables.methods.mae import constant_error, restoration_error
-from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.methods.protocol import Batch, Parts
+from pretune.trainables.models.dimensions import CHANNELS
 from pretune.trainables.models.interface import Decoder, Encoder, pixel_head, resized
 from pretune.trainables.views.genesis import Rates, corrupt
 from pretune.trainables.views.volumes import MIRROR_DRAWS, drawn_mirrors, mirror
@@ -22,7 +23,7 @@ class Genesis(nn.Module):
     requirements = frozenset(schema.Genesis.facts.requires)
 
     def __init__(
-        self, encoder: Encoder, decoder: Decoder, views: schema.Views, channels: int, rates: Rates, flip: float
+        self, encoder: Encoder, decoder: Decoder, views: schema.Views, channels: int, *, rates: Rates, flip: float
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -55,3 +56,15 @@ class Genesis(nn.Module):
 
     def after_step(self, progress: float) -> None:
         """Nothing to do: there is no momentum encoder and no queue."""
+
+
+def build_genesis(method: schema.Genesis, views: schema.Views, parts: Parts) -> Genesis:
+    rates = Rates(
+        shuffle=method.shuffle,
+        blocks=method.shuffle_blocks,
+        intensity=method.intensity,
+        paint=method.paint,
+        in_paint=method.in_paint,
+    )
+    decoder = parts.decoder()
+    return Genesis(parts.encoder, decoder, views, CHANNELS[decoder.dimensions], rates=rates, flip=method.flip)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pretune.search_spaces import schema
 from pretune.trainables.distributed import ALONE, World
-from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.methods.protocol import Batch, Parts
 from pretune.trainables.models.interface import Decoder, Encoder, pixel_head, resized
 
 
@@ -71,6 +71,7 @@ class MAE(nn.Module):
         encoder: Encoder,
         decoder: Decoder,
         views: schema.Views,
+        *,
         masking: str,
         ratio: float,
         patch: int,
@@ -108,3 +109,15 @@ class MAE(nn.Module):
 
     def after_step(self, progress: float) -> None:
         """Nothing to do: there is no momentum encoder and no queue."""
+
+
+def build_mae(method: schema.MAE, views: schema.Views, parts: Parts) -> MAE:
+    return MAE(
+        parts.encoder,
+        parts.decoder(),
+        views,
+        masking=method.masking,
+        ratio=method.ratio,
+        patch=method.patch,
+        loss_on=method.loss_on,
+    )

@@ -17,8 +17,9 @@ from pretune.search_spaces import schema
 from pretune.trainables.distributed import ALONE, World
 from pretune.trainables.methods.heads import pooled, pooled_width
 from pretune.trainables.methods.momentum import follow, momentum_at, momentum_copy
-from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.methods.protocol import Batch, Parts
 from pretune.trainables.methods.queue import FeatureQueue
+from pretune.trainables.methods.recipes import asymmetric
 from pretune.trainables.methods.simclr import diagnostics
 from pretune.trainables.models.interface import Encoder
 
@@ -77,6 +78,7 @@ class MoCo(nn.Module):
         self,
         encoder: Encoder,
         views: schema.Views,
+        *,
         temperature: float,
         hidden: int,
         dim: int,
@@ -176,6 +178,7 @@ class MoCoV3(nn.Module):
         self,
         encoder: Encoder,
         recipes: tuple[schema.Views, ...],
+        *,
         temperature: float,
         hidden: int,
         dim: int,
@@ -221,3 +224,32 @@ class MoCoV3(nn.Module):
 
 def _hidden_layer(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     return nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)
+
+
+def build_moco(method: schema.MoCo, views: schema.Views, parts: Parts) -> MoCo:
+    return MoCo(
+        parts.encoder,
+        views,
+        temperature=method.temperature,
+        hidden=method.hidden,
+        dim=method.dim,
+        queue=method.queue,
+        momentum=method.momentum,
+        momentum_end=method.momentum if method.momentum_end is None else method.momentum_end,
+        bn_splits=method.bn_splits,
+        symmetric=method.symmetric,
+        levels=method.projection_levels,
+    )
+
+
+def build_moco_v3(method: schema.MoCoV3, views: schema.Views, parts: Parts) -> MoCoV3:
+    return MoCoV3(
+        parts.encoder,
+        asymmetric(views, method.blur, method.solarize),
+        temperature=method.temperature,
+        hidden=method.hidden,
+        dim=method.dim,
+        momentum=method.momentum,
+        momentum_end=method.momentum_end,
+        levels=method.projection_levels,
+    )

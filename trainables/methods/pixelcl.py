@@ -18,7 +18,8 @@ from pretune.search_spaces import schema
 from pretune.trainables.methods.byol import byol_loss
 from pretune.trainables.methods.heads import pooled
 from pretune.trainables.methods.momentum import follow, momentum_at, momentum_copy
-from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.methods.protocol import Batch, Parts
+from pretune.trainables.methods.recipes import asymmetric
 from pretune.trainables.methods.simclr import diagnostics
 from pretune.trainables.models.interface import Encoder
 from pretune.trainables.views.geometry import crop_resize
@@ -132,6 +133,7 @@ class PixelCL(nn.Module):
         self,
         encoder: Encoder,
         recipes: tuple[schema.Views, ...],
+        *,
         hidden: int,
         dim: int,
         threshold: float,
@@ -209,3 +211,18 @@ def depth_at(depth: Tensor, view: View, height: int, width: int) -> Tensor:
     scale = torch.tensor((*depth.shape[1:], *depth.shape[1:]), device=depth.device)
     boxes = (view.boxes * scale).round().long()
     return crop_resize(depth.float()[:, None], boxes, view.flipped, height).flatten(1)
+
+
+def build_pixelcl(method: schema.PixelCL | schema.PixelCLDepth, views: schema.Views, parts: Parts) -> PixelCL:
+    return PixelCL(
+        parts.encoder,
+        asymmetric(views, method.blur, method.solarize),
+        hidden=method.hidden,
+        dim=method.dim,
+        threshold=method.threshold,
+        depth_threshold=method.depth_threshold if isinstance(method, schema.PixelCLDepth) else None,
+        gamma=method.gamma,
+        alpha=method.alpha,
+        momentum=method.momentum,
+        momentum_end=method.momentum_end,
+    )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pretune.search_spaces import schema
 from pretune.trainables.distributed import ALONE, World
+from pretune.trainables.models.interface import Decoder, Encoder
 from pretune.trainables.views.two_views import View
 
 
@@ -30,6 +31,15 @@ class Batch(NamedTuple):
     depth: Tensor | None = None  # (B, H, W) in [0, 1]
     epoch: int = 0  # of training, counted from 0
     world: World = ALONE  # who has the other rows of the batch, as many each
+
+
+class Parts(NamedTuple):
+    """What a method is built from."""
+
+    encoder: Encoder
+    decoder: Callable[[], Decoder]  # made on demand: a method that trains none draws no random numbers for it
+    mask_classes: int  # of the data set; 0 without masks
+    image_classes: int  # 0 without labels
 
 
 class Method(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pretune.search_spaces import schema
+from pretune.trainables.models.interface import Encoder
 
 Pair = tuple[float, float]
 Range = tuple[float, float]
@@ -15,6 +16,24 @@ def asymmetric(views: schema.Views, blur: Pair | None, solarize: Pair) -> tuple[
         views.model_copy(update={"blur": first, "solarize": solarize[0]}),
         views.model_copy(update={"blur": second, "solarize": solarize[1]}),
     )
+
+
+def multi_crop(
+    method: schema.DINO | schema.SwAV,
+    large: tuple[schema.Views, ...],
+    views: schema.Views,
+    encoder: Encoder,
+    blur: float | None,
+) -> tuple[schema.Views, ...]:
+    """The large views, and the small ones that a method asks for.
+
+    Raises ValueError where the encoder cannot take so small an image.
+    """
+    if method.local_views and method.local_size < encoder.strides[-1]:
+        raise ValueError(
+            f"{method.name}: local_size {method.local_size} px is below {encoder.strides[-1]}, what this encoder needs"
+        )
+    return with_local(large, views, method.local_views, method.local_size, method.local_crop, blur)
 
 
 def with_local(

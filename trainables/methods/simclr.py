@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from pretune.search_spaces import schema
 from pretune.trainables.distributed import ALONE, World
 from pretune.trainables.methods.heads import pooled, pooled_width
-from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.methods.protocol import Batch, Parts
 from pretune.trainables.models.heads import ProjectionHead
 from pretune.trainables.models.interface import Encoder
 
@@ -53,6 +53,7 @@ class SimCLR(nn.Module):
         self,
         encoder: Encoder,
         views: schema.Views,
+        *,
         temperature: float,
         hidden: int,
         dim: int,
@@ -97,3 +98,15 @@ def diagnostics(z1: Tensor, z2: Tensor, world: World = ALONE) -> dict[str, Tenso
     both = torch.cat([F.normalize(z1.float(), dim=1), F.normalize(z2.float(), dim=1)], dim=1)
     a, b = world.gather(both).chunk(2, dim=1)
     return {"feature_std": torch.cat([a, b]).std(dim=0).mean(), "positive_similarity": (a * b).sum(dim=1).mean()}
+
+
+def build_simclr(method: schema.SimCLR, views: schema.Views, parts: Parts) -> SimCLR:
+    return SimCLR(
+        parts.encoder,
+        views,
+        temperature=method.temperature,
+        hidden=method.hidden,
+        dim=method.dim,
+        levels=method.projection_levels,
+        norm=method.head_norm is not False,
+    )

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from pretune.search_spaces import schema
 from pretune.trainables.constants import IGNORE
 from pretune.trainables.losses import LOSSES
-from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.methods.protocol import Batch, Parts
 from pretune.trainables.models.interface import Decoder, Encoder, pixel_head, resized
 from pretune.trainables.views import geometry
 from pretune.trainables.views.two_views import View
@@ -32,7 +32,7 @@ class Segmentation(nn.Module):
 
     requirements = frozenset(schema.Segmentation.facts.requires)
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, views: schema.Views, loss: str, classes: int) -> None:
+    def __init__(self, encoder: Encoder, decoder: Decoder, views: schema.Views, *, loss: str, classes: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
@@ -64,7 +64,7 @@ class Classification(nn.Module):
 
     requirements = frozenset(schema.Classification.facts.requires)
 
-    def __init__(self, encoder: Encoder, views: schema.Views, classes: int) -> None:
+    def __init__(self, encoder: Encoder, views: schema.Views, *, classes: int) -> None:
         super().__init__()
         if classes < 2:
             raise ValueError(f"classification needs images of at least two classes, the data set has {classes}")
@@ -95,3 +95,11 @@ def whole_colors(view: View, images: Tensor) -> Tensor:
     boxes = pixel_boxes(view, images.shape[1], images.shape[2])
     planes = images.permute(0, 3, 1, 2)
     return geometry.crop_resize(planes, boxes, view.flipped, view.pixels.shape[-1]).div_(255)
+
+
+def build_segmentation(method: schema.Segmentation, views: schema.Views, parts: Parts) -> Segmentation:
+    return Segmentation(parts.encoder, parts.decoder(), views, loss=method.loss, classes=parts.mask_classes)
+
+
+def build_classification(method: schema.Classification, views: schema.Views, parts: Parts) -> Classification:
+    return Classification(parts.encoder, views, classes=parts.image_classes)

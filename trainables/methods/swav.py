@@ -16,8 +16,9 @@ from pretune.search_spaces import schema
 from pretune.trainables.distributed import ALONE, World
 from pretune.trainables.methods.dino import GLOBAL_VIEWS, cross_view_entropy
 from pretune.trainables.methods.heads import pooled
-from pretune.trainables.methods.protocol import Batch
+from pretune.trainables.methods.protocol import Batch, Parts
 from pretune.trainables.methods.queue import FeatureQueue
+from pretune.trainables.methods.recipes import multi_crop
 from pretune.trainables.methods.simclr import diagnostics
 from pretune.trainables.models.interface import Encoder
 
@@ -75,6 +76,7 @@ class SwAV(nn.Module):
         self,
         encoder: Encoder,
         recipes: tuple[schema.Views, ...],
+        *,
         hidden: int,
         dim: int,
         prototypes: int,
@@ -169,3 +171,19 @@ class SwAV(nn.Module):
         used = world.sum(used).clamp(max=1)
         share = loss.detach() / math.log(codes.shape[-1])
         return {"loss_over_uniform": share, "prototypes_used": used.mean(), "prototypes_chosen": used.sum()}
+
+
+def build_swav(method: schema.SwAV, views: schema.Views, parts: Parts) -> SwAV:
+    return SwAV(
+        parts.encoder,
+        multi_crop(method, (views, views), views, parts.encoder, None),
+        hidden=method.hidden,
+        dim=method.dim,
+        prototypes=method.prototypes,
+        temperature=method.temperature,
+        epsilon=method.epsilon,
+        iterations=method.iterations,
+        queue=method.queue,
+        queue_from_epoch=method.queue_from_epoch,
+        freeze_prototypes_epochs=method.freeze_prototypes_epochs,
+    )

@@ -23,7 +23,8 @@ from pretune.trainables.data.checks.requirements import (
 from pretune.trainables.data.errors import DataError, RequirementsError
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import draw_split, label_subset, visible
-from pretune.trainables.methods.table import METHODS, Parts
+from pretune.trainables.methods.protocol import Parts
+from pretune.trainables.methods.table import build_method
 from pretune.trainables.models.table import build_decoder, build_encoder
 from pretune.trainables.views.regions import uses_regions
 
@@ -49,7 +50,7 @@ def unmet_of(settings: Any, facts: Facts, data: dict[str, Any] = FOLDER, workers
     return list(unmet(where, settings, DATA.validate_python(data), facts, workers))
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", sorted(name for name, facts in schema.FACTS.items() if facts.trains))
 def test_the_facts_say_what_the_modules_read(name: str) -> None:
     """`images` are always there; `region boxes` come from regions."""
     model = schema.UNet(widths=(4, 8))
@@ -58,7 +59,7 @@ def test_the_facts_say_what_the_modules_read(name: str) -> None:
     fields = type(settings.method).model_fields
     chosen = settings.method.model_copy(update={key: value for key, value in small.items() if key in fields})
     parts = Parts(build_encoder(model), lambda: build_decoder(model), 3, 4)
-    method = METHODS[name](chosen, schema.Views(size=16), parts)
+    method = build_method(chosen, schema.Views(size=16), parts)
     reads = (method.requirements - {"images"}) | ({"regions"} if uses_regions(method.recipes) else set())
     assert reads == set(schema.FACTS[name].requires)
 
