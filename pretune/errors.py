@@ -16,7 +16,7 @@ class LoggerError(UsageError):
 
 
 class ClusterError(UsageError):
-    """The Ray cluster cannot be used as asked: says which machine or address, and what to do."""
+    """The Ray cluster cannot be used as asked: says which node or address, and what to do."""
 
 
 EXIT_USAGE, EXIT_FAILED_STAGES, EXIT_STOPPED = 2, 3, 130  # what the commands end with, beside 0

@@ -60,7 +60,7 @@ class Options:
     search_storage: str | None = None  # URL of a database for the searches; default: a journal file in `out`
     dashboard: bool = False  # Ray's dashboard, with an actor named for every stage run
     log_to: tuple[str, ...] = ()  # loggers of Ray's that also get what stages report
-    may_grow: tuple[Group, ...] = ()  # machines that the cluster's autoscaler may start; default: as its head says
+    may_grow: tuple[Group, ...] = ()  # nodes that the cluster's autoscaler may start; default: as its head says
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
     publisher.check()
     log_file = options.out / "pretune.log"
     with (
-        told_in_a_sentence(options),
+        faults_in_a_sentence(options),
         only_driver(options.out),
         publisher.alone(functools.partial(console.print, highlight=False, soft_wrap=True)),
         searches_in(options) as storage,
@@ -132,8 +132,8 @@ def train(study: Study, state: State, options: Options, console: Console) -> Non
     console.print(f"[dim]{state.reused_text()}starting Ray ...[/]", highlight=False, soft_wrap=True)
     say = functools.partial(console.print, highlight=False, soft_wrap=True)
     start_ray(options.address, None, options.dashboard, say)
-    machines = functools.partial(join.machines, growth_of(options))
-    state.resources = resources = ClusterResources(machines(), options.parallel)
+    nodes = functools.partial(join.cluster_nodes, autoscaling_of(options))
+    state.resources = resources = ClusterResources(nodes(), options.parallel)
     check_room(resources, stages_in(state.run.uses), options)
     if options.address:
         with join.explained(options.address):
@@ -158,39 +158,39 @@ def train(study: Study, state: State, options: Options, console: Console) -> Non
             state.images,
             options.dashboard,
             tuple(LogTo(name, study.name, options.out.resolve()) for name in options.log_to),
-            machines,
+            nodes,
             state.say,
         )
     state.tell = None
 
 
-def growth_of(options: Options) -> Autoscaling:
+def autoscaling_of(options: Options) -> Autoscaling:
     """How far the cluster may grow; this machine alone never does."""
     if not options.address:
         return Autoscaling()
     with join.explained(options.address):
-        return join.find_growth(options.may_grow)
+        return join.find_autoscaling(options.may_grow)
 
 
 def check_room(resources: ClusterResources, stages: dict[str, Stage], options: Options) -> None:
-    """Raises `ResourceError` for a stage that no machine can hold that is there or may come."""
+    """Raises `ResourceError` for a stage that no node can hold that is there or may come."""
     try:
         resources.check(stages)
     except ResourceError as error:
-        known = not options.address or any(not machine.id for machine in resources.machines)
+        known = not options.address or any(not node.id for node in resources.nodes)
         hint = "" if known else " (a cluster that grows by itself: say how far with --may-grow, such as 8xCPU=8,GPU=1)"
         raise ResourceError(f"{error}{hint}") from None
 
 
 def marked(options: Options) -> AbstractContextManager[Path | None]:
-    """A file by which every machine of a cluster knows the folder that all share."""
+    """A file by which every node of a cluster knows the folder that all share."""
     if not options.address:
         return nullcontext()
     return join.marked(options.cache if is_address(options.store) else Path(options.store))
 
 
 def folders_of_all(study: Study, options: Options) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Folders that all machines of a cluster must share, and those that they must have, by option or setting."""
+    """Folders that all nodes of a cluster must share, and those that they must have, by option or setting."""
     shared = {"--root": options.cache.resolve()}
     if not is_address(options.store):
         shared["--store"] = Path(options.store).resolve()
@@ -266,7 +266,7 @@ def searches_in(options: Options) -> Iterator[BaseStorage]:
 
 
 @contextmanager
-def told_in_a_sentence(options: Options) -> Iterator[None]:
+def faults_in_a_sentence(options: Options) -> Iterator[None]:
     """A disk or a database that fails under the driver ends the run; what is finished is in the store."""
     again = "what is finished is kept, and the same command goes on"
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from pretune.dispatch import gpu_sharing
-from pretune.dispatch.dispatcher import Live
+from pretune.dispatch.dispatcher import RunningTrial
 from pretune.dispatch.resources import ClusterResources
 from pretune.dispatch.scheduler import Scheduler
 from pretune.monitor.prometheus import Facts
@@ -43,7 +43,7 @@ class State:
     log: IO[str]
     trained: int = 0
     stopped: bool = False
-    live: dict[str, Live] = field(default_factory=dict)
+    live: dict[str, RunningTrial] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=dict)  # per stage name, of stages trained in this run
     images: dict[str, int] = field(default_factory=dict)  # seen in training, per stage name
     taken: dict[str, gpu_sharing.Taken] = field(

@@ -55,7 +55,7 @@ class RunContext:
     checkpoint_seconds: float = 60.0  # wall time between resumable states
     world: World = ALONE  # the workers that run it together, all in a `RunContext` of their own
     batch_norm: str = "sync"  # statistics of the whole batch, or `local`: of each worker's rows
-    leaving: Callable[[], bool] = lambda: False  # asked after every step (several workers: now and then): must we end?
+    preempted: Callable[[], bool] = lambda: False  # asked after every step, of several workers now and then
 
 
 class DataFeed:
@@ -134,7 +134,7 @@ class CheckpointTimer:
 
     def due(self) -> bool:
         """Whether to write the state now. To be called by all workers, after every step."""
-        self._asked = self._asked or (self._place.leaving() if self._place.world.size == 1 else self._any_asked())
+        self._asked = self._asked or (self._place.preempted() if self._place.world.size == 1 else self._any_asked())
         if not self._asked and time.monotonic() - self._last < self._place.checkpoint_seconds:
             return False
         self._last = time.monotonic()
@@ -147,7 +147,7 @@ class CheckpointTimer:
         now, world = time.monotonic(), self._place.world
         fitting = round(self._between * ASK_SECONDS / max(now - self._told, 1e-3))  # steps, at the latest pace
         proposed = min(max(fitting, 1), MOST_STEPS) if world.first else 0
-        told = torch.tensor([float(self._place.leaving()), float(proposed)], device=self._place.device)
+        told = torch.tensor([float(self._place.preempted()), float(proposed)], device=self._place.device)
         asked, steps = world.sum(told).tolist()
         self._told, self._between, self._left = now, int(steps), int(steps)
         return bool(asked)

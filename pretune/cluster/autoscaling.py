@@ -15,14 +15,14 @@ from typing import Any
 
 from pretune.dispatch.resources import ClusterNode
 
-MOST = 10_000  # machines of one kind, however many a file allows
+MOST = 10_000  # nodes of one kind, however many a file allows
 NAMES = ("CPU", "GPU")  # what stages ask for
-FORM = "give a number of machines and what each has, such as --may-grow 8xCPU=8,GPU=1"
+FORM = "give a number of nodes and what each has, such as --may-grow 8xCPU=8,GPU=1"
 
 
 @dataclass(frozen=True)
 class Group:
-    """Machines that the autoscaler may start."""
+    """Nodes that the autoscaler may start."""
 
     count: int  # at most, those that are there included
     resources: Mapping[str, float]  # CPU and GPU of each
@@ -36,22 +36,22 @@ class Autoscaling:
     most: int = MOST  # of all groups together
 
     def coming(self, there: Sequence[ClusterNode]) -> list[ClusterNode]:
-        """Machines that may come beside those that are there. One that is there counts as of the group it is like."""
-        found = [machine for group in self.groups for machine in self._missing(group, there)]
-        like = sum(any(_is_like(machine, group) for group in self.groups) for machine in there)
+        """Nodes that may come beside those that are there. One that is there counts as of the group it is like."""
+        found = [node for group in self.groups for node in self._missing(group, there)]
+        like = sum(any(_is_like(node, group) for group in self.groups) for node in there)
         return found[: max(0, self.most - like)]
 
     def _missing(self, group: Group, there: Sequence[ClusterNode]) -> list[ClusterNode]:
-        like = sum(_is_like(machine, group) for machine in there)
+        like = sum(_is_like(node, group) for node in there)
         return [ClusterNode(dict(group.resources))] * (min(group.count, MOST) - like)
 
 
-def _is_like(machine: ClusterNode, group: Group) -> bool:
-    return all(machine.resources.get(name, 0.0) == group.resources.get(name, 0.0) for name in NAMES)
+def _is_like(node: ClusterNode, group: Group) -> bool:
+    return all(node.resources.get(name, 0.0) == group.resources.get(name, 0.0) for name in NAMES)
 
 
 def parse(text: str) -> Group:
-    """`8xCPU=8,GPU=1`: at most eight machines with 8 CPUs and a GPU each. Raises ValueError with a sentence."""
+    """`8xCPU=8,GPU=1`: at most eight nodes with 8 CPUs and a GPU each. Raises ValueError with a sentence."""
     whole = re.fullmatch(r"(\d+)x((?:CPU|GPU)=\d+)(?:,((?:CPU|GPU)=\d+))?", text.strip())
     if whole is None:
         raise ValueError(f"--may-grow {text}: {FORM}")
@@ -62,7 +62,7 @@ def parse(text: str) -> Group:
 def of_config(config: Mapping[str, Any]) -> Autoscaling:
     """What an autoscaler's file allows, in the form in which `ray up` leaves it on the head: resources filled in.
 
-    The head's own kind is left out: it is there. So are kinds of unknown resources (own machines over ssh): they are
+    The head's own kind is left out: it is there. So are kinds of unknown resources (own nodes over ssh): they are
     known once they are there.
     """
     kinds = dict(config.get("available_node_types") or {})

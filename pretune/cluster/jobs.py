@@ -71,7 +71,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
         elif PASSWORD.search(unquote(argument)):
             raise ClusterError(
                 "a password in a URL would be shown in the dashboard: leave it out, and set it on the cluster's "
-                "machines (PRETUNE_SEARCH_STORAGE, AWS_* or a role of the machines)"
+                "nodes (PRETUNE_SEARCH_STORAGE, AWS_* or a role of the nodes)"
             )
 
 
@@ -153,7 +153,7 @@ def follow(client: Any, address: str, job: str, tell: Callable[[str], None], not
 
 
 def log_of(client: Any, job: str, info: Any) -> str:
-    """All of a job's log so far; that of an ended one may be gone with its machine."""
+    """All of a job's log so far; that of an ended one may be gone with its node."""
     try:
         return str(client.get_job_logs(job))
     except RuntimeError:

@@ -21,7 +21,7 @@ from pretune.errors import ClusterError
 from pretune.worker import ray_private
 
 CONNECT_SECONDS = 5.0
-LOOK_SECONDS = 180.0  # for a first process on every machine
+LOOK_SECONDS = 180.0  # for a first process on every node
 IS_HEAD = "node:__internal_head__"  # a resource that Ray gives to the head alone
 HEAD = "give HOST:6379 of a running Ray head"
 JOB = "PRETUNE_JOB"  # environment variable: the Ray job that runs this study, where `pretune submit` started it
@@ -39,7 +39,7 @@ def check_address(address: str) -> None:
     """Raises `ClusterError` where `pretune run --address` cannot use the address, or nothing answers there."""
     if address.startswith("ray://"):
         raise ClusterError(
-            f"--address {address}: Ray Client cannot run a study; give HOST:6379 on a machine of the cluster, "
+            f"--address {address}: Ray Client cannot run a study; give HOST:6379 on a node of the cluster, "
             "or send the study there with pretune submit --address http://HOST:8265"
         )
     if address.startswith(("http://", "https://")):
@@ -129,8 +129,8 @@ def explained(address: str) -> Iterator[None]:
 # ----------------------------------------------------------------------------------------------- after joining it
 
 
-def machines(growth: Autoscaling) -> list[ClusterNode]:
-    """The machines that are there, and then those that may yet come."""
+def cluster_nodes(autoscaling: Autoscaling) -> list[ClusterNode]:
+    """The nodes that are there, and then those that may yet come."""
     import ray
 
     there = [
@@ -138,10 +138,10 @@ def machines(growth: Autoscaling) -> list[ClusterNode]:
         for node in ray.nodes()  # type: ignore[no-untyped-call]
         if node["Alive"]
     ]
-    return [*there, *growth.coming(there)]
+    return [*there, *autoscaling.coming(there)]
 
 
-def find_growth(may_grow: Sequence[Group]) -> Autoscaling:
+def find_autoscaling(may_grow: Sequence[Group]) -> Autoscaling:
     """How far the cluster may grow: as the user says, else as its autoscaler's file on the head does.
 
     An autoscaling cluster starts small; asked for by what it holds now it would never grow.
@@ -169,17 +169,17 @@ def _autoscaler_file() -> dict[str, Any] | None:
 
 
 def describe(resources: ClusterResources) -> str:
-    """How many machines there are and may come, and on what stages run that leave it open."""
-    there = sum(bool(machine.id) for machine in resources.machines)
-    coming = len(resources.machines) - there
+    """How many nodes there are and may come, and on what stages run that leave it open."""
+    there = sum(bool(node.id) for node in resources.nodes)
+    coming = len(resources.nodes) - there
     may = f", {coming} more may come" if coming else ""
-    device = "a GPU each" if resources.on_gpus else "the CPU (no machine has a GPU)"
-    return f"{there} machine{'s' * (there != 1)}{may}; stages whose `gpus` is left open run on {device}"
+    device = "a GPU each" if resources.on_gpus else "the CPU (no node has a GPU)"
+    return f"{there} node{'s' * (there != 1)}{may}; stages whose `gpus` is left open run on {device}"
 
 
 @contextmanager
 def marked(folder: Path) -> Iterator[Path]:
-    """A file in a folder that all machines share, by which each can tell that it sees this folder and not its own."""
+    """A file in a folder that all nodes share, by which each can tell that it sees this folder and not its own."""
     mark = folder.resolve() / f".seen-{uuid.uuid4().hex}"
     mark.parent.mkdir(parents=True, exist_ok=True)
     mark.touch()
@@ -190,14 +190,14 @@ def marked(folder: Path) -> Iterator[Path]:
 
 
 def look_around(shared: Mapping[str, Path], readable: Mapping[str, Path]) -> list[str]:
-    """Ask every machine whether it can do its part; answers notes on what differs between them harmlessly.
+    """Ask every node whether it can do its part; answers notes on what differs between them harmlessly.
 
     Args:
         shared: folders that must be one and the same everywhere, by the option that names them.
         readable: folders that must be there.
 
     Raises:
-        ClusterError: a machine cannot start our code, or does not see a folder.
+        ClusterError: a node cannot start our code, or does not see a folder.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -210,7 +210,7 @@ def look_around(shared: Mapping[str, Path], readable: Mapping[str, Path]) -> lis
         asked = {option: str(path) for option, path in {**marks, **inside}.items()}
         answers = [
             (
-                node["NodeManagerAddress"],  # several machines may have one, as those of Ray's own tests do
+                node["NodeManagerAddress"],  # several nodes may have one, as those of Ray's own tests do
                 look.options(
                     scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
                 ).remote(asked),
@@ -223,7 +223,7 @@ def look_around(shared: Mapping[str, Path], readable: Mapping[str, Path]) -> lis
         for option in found["missing"]:
             folder = {**shared, **readable}[option]
             raise ClusterError(
-                f"{host} does not see {folder} ({option}): give a folder that all machines share under this path"
+                f"{host} does not see {folder} ({option}): give a folder that all nodes share under this path"
             )
     differing = [
         f"{host} has {name} {found[name]}, this machine {mine}: results may differ in their last digits"
@@ -236,14 +236,14 @@ def look_around(shared: Mapping[str, Path], readable: Mapping[str, Path]) -> lis
 
 
 def witness(folder: Path) -> Path:
-    """Something in the folder, by which a machine shows that it sees more than an empty place to mount it at."""
+    """Something in the folder, by which a node shows that it sees more than an empty place to mount it at."""
     with suppress(OSError):
         return min(folder.iterdir(), default=folder)
     return folder
 
 
 def _answer(host: str, answer: Any, may_leave: bool = False) -> dict[str, Any] | None:
-    """What a machine says; None, where that may be, of one that left the cluster or is about to.
+    """What a node says; None, where that may be, of one that left the cluster or is about to.
 
     Raises ClusterError."""
     import ray
@@ -260,7 +260,7 @@ def _answer(host: str, answer: Any, may_leave: bool = False) -> dict[str, Any] |
 
 
 def look_here(paths: Mapping[str, str]) -> dict[str, Any]:
-    """On a machine of the cluster: its versions, and which of the paths are missing."""
+    """On a node of the cluster: its versions, and which of the paths are missing."""
     return versions() | {"missing": [option for option, path in paths.items() if not Path(path).exists()]}
 
 

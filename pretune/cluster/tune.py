@@ -1,6 +1,6 @@
 """Ray Tune as transport: it places stage runs on resources and shows them. All state is the scheduler's.
 
-The Searcher hands out ready stages as trials; the trial function runs one stage and returns how it ended instead of
+The Searcher dispatches ready stages as trials; the trial function runs one stage and returns how it ended instead of
 raising. Tune's own retries, checkpoints, loggers, limiter and restore stay unused (docs/decisions/ray-tune.md).
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from pretune.cluster import import_path, join
 from pretune.cluster.log_to import LogTo
-from pretune.dispatch.dispatcher import Dispatcher, Live
+from pretune.dispatch.dispatcher import Dispatcher, RunningTrial
 from pretune.dispatch.resources import ClusterNode, ClusterResources
 from pretune.dispatch.scheduler import Scheduler
 from pretune.errors import ClusterError
@@ -25,7 +25,7 @@ from pretune.worker import ray_private
 from pretune.worker.task import StageTask
 
 # TUNE_MAX_PENDING_TRIALS_PG: by default one trial of a search algorithm at a time waits for its place, so actors start
-# one by one and an autoscaler, seeing one demand, adds one machine per boot. Our ledger is the limit.
+# one by one and an autoscaler, seeing one demand, adds one machine per boot. Our own count of resources is the limit.
 QUIET = {
     "TUNE_MAX_PENDING_TRIALS_PG": "100000",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -33,12 +33,12 @@ QUIET = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_THRESHOLD_S": "1000000",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours lets stages write their state (leaving.py)
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours lets stages write their state (preemption.py)
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-NODE_ID = "ray.io/node-id"  # a label that Ray gives every machine
+NODE_ID = "ray.io/node-id"  # a label that Ray gives every node
 # A stopped function may unwind slowly; Tune's default of 2 s would make the *next* trial of the actor an error.
 # THP_MEM_ALLOC_ENABLE: torch backs large CPU tensors with huge pages. Each step allocates its activations anew, and
 # touching them in pages of 4 KiB took up to half of it (docs/decisions/cpu-speed.md). Digits are the same.
@@ -143,11 +143,11 @@ def keep_keys_to_ourselves() -> None:
 
 
 def place_of(config: Mapping[str, Any]) -> Any:
-    """What Tune asks Ray for, for one trial: a place with its resources, on a machine that is not to be kept off."""
+    """What Tune asks Ray for, for one trial: a place with its resources, on a node that is not to be kept off."""
     from ray.tune import PlacementGroupFactory
 
     bundle = {name: amount for name, amount in config["resources"].items() if amount}
-    off = config.get("keep_off")
+    off = config.get("excluded")
     selector = {"bundle_label_selector": [{NODE_ID: f"!in({','.join(off)})"}]} if off else {}
     return PlacementGroupFactory([bundle], **selector)  # type: ignore[arg-type]  # of placement_group()
 
@@ -156,11 +156,11 @@ def run_trials(
     scheduler: Scheduler,
     resources: ClusterResources,
     task_for: Callable[[Stage, float], StageTask],
-    live: dict[str, Live],
+    live: dict[str, RunningTrial],
     images: dict[str, int] | None = None,
     named: bool = False,
     log_to: Sequence[LogTo] = (),
-    machines: Callable[[], Sequence[ClusterNode]] | None = None,
+    nodes: Callable[[], Sequence[ClusterNode]] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Run stages as Tune trials until the scheduler is finished or the user stops.
@@ -171,8 +171,8 @@ def run_trials(
         images: counts the training images seen, by name of stage.
         named: every stage run has an actor of its own, shown on the dashboard by stage, cell and seed: about 4 s each.
         log_to: Ray's loggers that also get what stages report.
-        machines: what the cluster has now, asked every few seconds; default: as at the start.
-        say: told what whoever watches should know: machines left out, stages that nothing is heard of.
+        nodes: what the cluster has now, asked every few seconds; default: as at the start.
+        say: told what whoever watches should know: nodes excluded, stages that nothing is heard of.
     """
     from ray import tune
 
@@ -184,7 +184,7 @@ def run_trials(
     for sentence in warnings_of_ray():
         say(sentence)
     counts = {} if images is None else images
-    dispatcher = Dispatcher(scheduler, resources, task_for, live, counts, machines=machines, say=say)
+    dispatcher = Dispatcher(scheduler, resources, task_for, live, counts, nodes=nodes, say=say)
     with tempfile.TemporaryDirectory(prefix="pretune-tune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
             tune.with_resources(NamedStage if named else StageTrial, place_of),

@@ -20,7 +20,7 @@ from pretune.worker.task import StageTask
 
 
 class StageSearcher(Searcher):
-    """A Tune search algorithm that hands out ready stages."""
+    """A Tune search algorithm that dispatches ready stages."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         super().__init__()
@@ -52,12 +52,12 @@ class StageSearcher(Searcher):
 
 
 class Watchdog(tune.Callback):
-    """Tells the handout which trials Tune holds for ended, and stages when the study is stopped."""
+    """Tells the dispatcher which trials Tune holds for ended, and stages when the study is stopped."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.dispatcher = dispatcher
         self.asked = False
-        self.open: dict[str, Any] = {}  # trials that the handout was not seen to be done with
+        self.open: dict[str, Any] = {}  # trials that the dispatcher was not seen to be done with
         self.seen = 0  # of Tune's list, which only grows
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:

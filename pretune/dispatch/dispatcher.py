@@ -1,6 +1,6 @@
-"""Between the scheduler and whatever runs trials: what the cluster has, who runs, and how trials end.
+"""Dispatcher: assigns ready stages to free resources and records how they end.
 
-No Ray in here: stages are handed out by our own ledger, and a trial that its runner loses is noticed by time.
+No Ray in here: resources are counted by ourselves, and a trial that its runner loses is noticed by time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LEAVE_SECONDS = 45.0  # which stages get to write their state when the study is 
 RESOURCE_SECONDS = 5.0  # between two looks at what the cluster has
 GROUP_SECONDS = 10.0  # without a report of a stage on several workers, after which idle processes make room for it
 QUIET_SECONDS = 600.0  # without a report, after which a stage run is mentioned; nothing is ended for it
-FIRST_SECONDS = 60.0  # for which nothing else is handed out until a retry has its place on another machine
+FIRST_SECONDS = 60.0  # for which nothing else is dispatched until a retry has its place on another node
 WAIT_SECONDS = 60.0  # with nothing running and something ready, after which it is said what is waited for
 
 
@@ -37,7 +37,7 @@ def _ignore(text: str) -> None:
 
 
 @dataclass
-class Live:
+class RunningTrial:
     """A trial that is under way."""
 
     stage: Stage
@@ -47,24 +47,24 @@ class Live:
     seen_ended: float | None = None  # when Tune was first seen to have ended it without telling
     heard: float = field(default_factory=lambda: time.monotonic())  # of it last
     mentioned: bool = False  # that nothing was heard for long
-    kept_off: bool = False  # a machine on which it crashed
+    rerouted: bool = False  # away from a node on which it crashed
 
 
 @dataclass
 class Dispatcher:
-    """Between the scheduler and whatever runs trials: hands stages out by the ledger, takes outcomes back."""
+    """Gives stages of the scheduler to whatever runs trials, as far as the nodes have room, and takes outcomes back."""
 
     scheduler: Scheduler
     resources: ClusterResources
     task_for: Callable[[Stage, float], StageTask]
-    live: dict[str, Live]  # what is under way, by trial
+    live: dict[str, RunningTrial]  # what is under way, by trial
     images: dict[str, int] = field(default_factory=dict)  # seen in training, by name of stage
     fault: Exception | None = None  # ours, raised while Tune called us: it would log it and go on
-    machines: Callable[[], Sequence[ClusterNode]] | None = None  # what the cluster has now: machines come and go
+    nodes: Callable[[], Sequence[ClusterNode]] | None = None  # what the cluster has now: nodes come and go
     say: Callable[[str], None] = _ignore  # to whoever watches and reads the log
-    stopping: float | None = None  # since when nothing is handed out any more
+    stopping: float | None = None  # since when nothing is dispatched any more
     health: Health = field(default_factory=Health)
-    _left_out: dict[str, str] = field(default_factory=dict)  # machines to keep stages off, and why
+    _excluded: dict[str, str] = field(default_factory=dict)  # nodes to keep stages off, and why
     _looked: float = field(default_factory=lambda: time.monotonic())
     _idle_since: float | None = None
 
@@ -72,29 +72,31 @@ class Dispatcher:
         """The configuration of a new trial, or None while nothing is ready or fits."""
         self._look()
         stage = None if self.stopping or self._held_up() else self.scheduler.take(self._fits)
-        self._say_what_is_waited_for(handed_out=stage is not None)
+        self._say_what_is_waited_for(dispatched=stage is not None)
         if stage is None:
             return None
-        each, keep_off = self.resources.each(stage), self.keep_off(stage)
-        self.resources.admit(stage, keep_off)
+        each, excluded = self.resources.each(stage), self.excluded(stage)
+        self.resources.admit(stage, excluded)
         task = self.task_for(stage, each["GPU"])
-        self.live[trial] = Live(stage, time.monotonic(), task.label, kept_off=bool(keep_off & self.crashed_on(stage)))
+        self.live[trial] = RunningTrial(
+            stage, time.monotonic(), task.label, rerouted=bool(excluded & self.crashed_on(stage))
+        )
         # A trial that launches workers holds nothing that they need: any CPU of its own could keep them out for ever.
         reserved = each if stage.resources.workers == 1 else LAUNCHER
         pause = max(REPORT_SECONDS, len(self.live) / REPORTS)
-        return {"task": task.to_json(), "resources": reserved, "keep_off": sorted(keep_off), "pause": pause}
+        return {"task": task.to_json(), "resources": reserved, "excluded": sorted(excluded), "pause": pause}
 
     def _fits(self, stage: Stage) -> bool:
-        return self.resources.fits(stage, self.keep_off(stage))
+        return self.resources.fits(stage, self.excluded(stage))
 
-    def keep_off(self, stage: Stage) -> AbstractSet[str]:
-        """Machines that a stage should not run on: those left out, and where it crashed, as far as others could do it.
+    def excluded(self, stage: Stage) -> AbstractSet[str]:
+        """Nodes that a stage should not run on: those excluded, and where it crashed, as far as others could do it.
 
-        Not of one on several workers: nobody says on which machine such a stage crashed, and Ray Train places them.
+        Not of one on several workers: nobody says on which node such a stage crashed, and Ray Train places them.
         """
         if stage.resources.workers > 1:
             return frozenset()
-        out = frozenset(self._left_out)
+        out = frozenset(self._excluded)
         crashed = self.crashed_on(stage)
         choices = (out | crashed, out, frozenset[str]()) if out or crashed else (frozenset[str](),)
         return next((choice for choice in choices if self.resources.could_hold(stage, choice)), frozenset())
@@ -103,11 +105,11 @@ class Dispatcher:
         return self.health.where.get(stage.fingerprint, frozenset[str]())
 
     def _held_up(self) -> bool:
-        """A stage that was sent to another machine waits for its place: it comes first, for a while.
+        """A stage that was sent to another node waits for its place: it comes first, for a while.
 
         Else it would come last: Tune gives a place to whatever can go on in the same process.
         """
-        begun = [live.began for live in self.live.values() if live.kept_off and not live.latest]
+        begun = [live.began for live in self.live.values() if live.rerouted and not live.latest]
         return any(time.monotonic() - began < FIRST_SECONDS for began in begun)
 
     @property
@@ -118,7 +120,7 @@ class Dispatcher:
         return (self.scheduler.stuck() or self.stopping is not None) and not self.live
 
     def stop(self) -> None:
-        """Hand out no more; what is under way may write its state and leave."""
+        """Dispatch no more; what is under way may write its state and leave."""
         self.stopping = self.stopping or time.monotonic()
 
     @property
@@ -127,32 +129,32 @@ class Dispatcher:
         return self.stopping is not None and time.monotonic() - self.stopping > LEAVE_SECONDS
 
     def _look(self) -> None:
-        if self.machines is not None and time.monotonic() - self._looked > RESOURCE_SECONDS:
+        if self.nodes is not None and time.monotonic() - self._looked > RESOURCE_SECONDS:
             self._looked = time.monotonic()
             on_gpus = self.resources.on_gpus
-            self.resources.look(self.machines())
+            self.resources.look(self.nodes())
             if self.resources.on_gpus and not on_gpus:
-                self.say("a machine with a GPU has joined: stages whose `gpus` is left open run on one from now on")
+                self.say("a node with a GPU has joined: stages whose `gpus` is left open run on one from now on")
             self._judge()
 
     def _judge(self) -> None:
-        """Who is left out; said when it changes."""
-        hosts = {machine.id: machine.host for machine in self.resources.machines if machine.id}
-        before, self._left_out = self._left_out, self.health.left_out(hosts.keys())
-        for machine in self._left_out.keys() - before.keys():
-            self.say(f"{hosts[machine]} gets no more stages: {self._left_out[machine]}")
-        for machine in (before.keys() - self._left_out.keys()) & hosts.keys():
-            self.say(f"{hosts[machine]} gets stages again")
+        """Who is excluded; said when it changes."""
+        hosts = {node.id: node.host for node in self.resources.nodes if node.id}
+        before, self._excluded = self._excluded, self.health.excluded(hosts.keys())
+        for node in self._excluded.keys() - before.keys():
+            self.say(f"{hosts[node]} gets no more stages: {self._excluded[node]}")
+        for node in (before.keys() - self._excluded.keys()) & hosts.keys():
+            self.say(f"{hosts[node]} gets stages again")
 
-    def _say_what_is_waited_for(self, handed_out: bool) -> None:
-        """Once, where nothing runs for long since no machine that is there or may come has room."""
+    def _say_what_is_waited_for(self, dispatched: bool) -> None:
+        """Once, where nothing runs for long since no node that is there or may come has room."""
         now = time.monotonic()
-        if handed_out or self.live or self.stopping or not (waiting := self.scheduler.first_in_line()):
+        if dispatched or self.live or self.stopping or not (waiting := self.scheduler.first_in_line()):
             self._idle_since = None
         elif self._idle_since is None:
             self._idle_since = now
         elif now - self._idle_since > WAIT_SECONDS:
-            self.say(f"nothing can run: no machine has room for {shape(self.resources.each(waiting))}; waiting for one")
+            self.say(f"nothing can run: no node has room for {shape(self.resources.each(waiting))}; waiting for one")
             self._idle_since = math.inf
 
     @property
@@ -186,16 +188,16 @@ class Dispatcher:
             except Exception as fault:
                 self.fault = self.fault or fault
 
-    def _blame(self, live: Live, machine: str, outcome: Outcome) -> Outcome:
-        """Note on which machine it ended. Where only that is at fault, the stage is run again at no cost."""
-        if not machine or live.stage.resources.workers > 1:
+    def _blame(self, live: RunningTrial, node: str, outcome: Outcome) -> Outcome:
+        """Note on which node it ended. Where only that is at fault, the stage is run again at no cost."""
+        if not node or live.stage.resources.workers > 1:
             return outcome
         if outcome.state in ("finished", "diverged"):
-            self.health.ended_well(machine)
+            self.health.ended_well(node)
         elif outcome.policy:
-            self.health.crashed(live.stage.fingerprint, machine, outcome)
+            self.health.crashed(live.stage.fingerprint, node, outcome)
         self._judge()
-        if outcome.policy and outcome.policy.of_node and machine in self._left_out:
+        if outcome.policy and outcome.policy.of_node and node in self._excluded:
             return outcome._replace(state="preempted")
         return outcome
 
@@ -209,7 +211,7 @@ class Dispatcher:
                 self.end(trial, None, error=True)
             elif now - live.heard > QUIET_SECONDS and not live.mentioned:
                 live.mentioned = True
-                what = "no report" if live.latest else "not yet begun: no machine took it"
+                what = "no report" if live.latest else "not yet begun: no node took it"
                 self.say(f"{live.label}: {what} for {QUIET_SECONDS / 60:.0f} min")
 
 

@@ -1,4 +1,4 @@
-"""What machines have and what running stages take of it: stages are admitted by this, not by Tune. No Ray in here."""
+"""What nodes have and what running stages take of it: stages are admitted by this, not by Tune. No Ray in here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ResourceError(UsageError):
 
 @dataclass(frozen=True)
 class ClusterNode:
-    """A machine, or one that the autoscaler may yet start: that has neither id nor host."""
+    """A node, or one that the autoscaler may yet start: that has neither id nor host."""
 
     resources: Amounts
     id: str = ""  # Ray's
@@ -27,39 +27,39 @@ class ClusterNode:
 
 @dataclass(frozen=True)
 class Taken:
-    """What a running stage takes: as much for each of its workers, on these machines."""
+    """What a running stage takes: as much for each of its workers, on these nodes."""
 
     each: Amounts
-    places: tuple[int, ...]  # indices of machines, one for each worker
+    places: tuple[int, ...]  # indices of nodes, one for each worker
 
 
 @dataclass
 class ClusterResources:
-    """The room on every machine. Machines that may yet come count as room, else nothing would ever make them come.
+    """The room on every node. Nodes that may yet come count as room, else nothing would ever make them come.
 
-    Ray decides where a stage really runs. The ledger guesses as Ray's placement groups do, the machine with the largest
+    Ray decides where a stage really runs. This guesses as Ray's placement groups do, the node with the largest
     share left (`LeastResourceScorer`), and is put right by `settle` as soon as a stage says where it is; what it cannot
-    see is who else uses the cluster. A wrong guess costs waiting: a stage that is handed out too early waits in Ray's
+    see is who else uses the cluster. A wrong guess costs waiting: a stage that is dispatched too early waits in Ray's
     queue, and one held back goes out when the next stage ends.
     """
 
-    machines: Sequence[ClusterNode]
+    nodes: Sequence[ClusterNode]
     parallel: int | None = None  # most stages at once
     running: dict[str, Taken] = field(default_factory=dict)  # by fingerprint
     on_gpus: bool = False  # stages that leave `gpus` open take one: once there is or may be one, for good
-    _free: list[dict[str, float]] = field(default_factory=list)  # per machine
+    _free: list[dict[str, float]] = field(default_factory=list)  # per node
 
     def __post_init__(self) -> None:
-        self.look(self.machines)
+        self.look(self.nodes)
 
-    def look(self, machines: Sequence[ClusterNode]) -> None:
-        """Machines have come or gone."""
-        if self._free and machines == self.machines:
+    def look(self, nodes: Sequence[ClusterNode]) -> None:
+        """Nodes have come or gone."""
+        if self._free and nodes == self.nodes:
             return
-        known = {machine.id: place for place, machine in enumerate(machines) if machine.id}
-        before, self.machines = self.machines, machines
-        self.on_gpus = self.on_gpus or any(machine.resources.get("GPU", 0.0) > 0 for machine in machines)
-        self._free = [dict(machine.resources) for machine in machines]
+        known = {node.id: place for place, node in enumerate(nodes) if node.id}
+        before, self.nodes = self.nodes, nodes
+        self.on_gpus = self.on_gpus or any(node.resources.get("GPU", 0.0) > 0 for node in nodes)
+        self._free = [dict(node.resources) for node in nodes]
         moved, lost = dict[str, Taken](), dict[str, Taken]()
         for key, taken in self.running.items():
             places = [known.get(before[place].id) for place in taken.places if place < len(before)]
@@ -67,7 +67,7 @@ class ClusterResources:
                 moved[key] = self._take(taken.each, [place for place in places if place is not None])
             else:
                 lost[key] = taken
-        # Those on machines that were yet to come are on ones that came, or still wait for them; a group that lost some
+        # Those on nodes that were yet to come are on ones that came, or still wait for them; a group that lost some
         # of its workers keeps what room there is for it, or it would never get it back.
         for key, taken in lost.items():
             moved[key] = self._take(taken.each, self._most_places(taken.each, len(taken.places)))
@@ -85,32 +85,32 @@ class ClusterResources:
         return {"CPU": float(stage.resources.cpus), "GPU": 1 / int(1 / wanted + 1e-9) if 0 < wanted < 1 else wanted}
 
     def workers(self, stage: Stage) -> int:
-        """For how many workers a stage needs room: of an elastic one, for as many as the machines could ever hold.
+        """For how many workers a stage needs room: of an elastic one, for as many as the nodes could ever hold.
 
-        Not for as many as there is room now: Ray Train sizes an elastic group by what the machines have, not by what
+        Not for as many as there is room now: Ray Train sizes an elastic group by what the nodes have, not by what
         is free on them, and then waits for that.
         """
         counts = stage.resources.worker_counts
         return counts[-1] if len(counts) == 1 else max(counts[0], min(counts[-1], self._room(self.each(stage))))
 
-    def could_hold(self, stage: Stage, keep_off: AbstractSet[str] = frozenset()) -> bool:
-        """Whether the machines that are there would have room if nothing ran.
+    def could_hold(self, stage: Stage, excluded: AbstractSet[str] = frozenset()) -> bool:
+        """Whether the nodes that are there would have room if nothing ran.
 
         Not those that may come: Ray's first autoscaler does not see that a stage is to be kept off some.
         """
         each = self.each(stage)
-        there = [machine for machine in self.machines if machine.id and machine.id not in keep_off]
-        return sum(_room(machine.resources, each) for machine in there) >= self.workers(stage)
+        there = [node for node in self.nodes if node.id and node.id not in excluded]
+        return sum(_room(node.resources, each) for node in there) >= self.workers(stage)
 
     def _room(self, each: Amounts) -> int:
-        return sum(_room(machine.resources, each) for machine in self.machines)
+        return sum(_room(node.resources, each) for node in self.nodes)
 
     def check(self, stages: Mapping[str, Stage]) -> None:
         """Raises `ResourceError` for a stage that could never be placed; Ray itself would wait silently."""
         for stage in stages.values():
             each, fewest = self.each(stage), stage.resources.worker_counts[0]
             for name, amount in each.items():
-                largest = max((machine.resources.get(name, 0.0) for machine in self.machines), default=0.0)
+                largest = max((node.resources.get(name, 0.0) for node in self.nodes), default=0.0)
                 if amount > largest:
                     key = (
                         "cpus"
@@ -119,42 +119,42 @@ class ClusterResources:
                         if stage.resources.gpus_per_worker is None
                         else "gpus_per_worker"
                     )
-                    there = "there are" if len(self.machines) < 2 else "no machine has more than"
+                    there = "there are" if len(self.nodes) < 2 else "no node has more than"
                     raise ResourceError(
                         f"resources.{stage.kind}.{key}: a stage needs {amount:g} {name}, {there} {largest:g}; "
-                        "lower it or add machines"
+                        "lower it or add nodes"
                     )
             if (room := self._room(each)) == 0 and stage.resources.workers == 1:
                 raise ResourceError(
-                    f"resources.{stage.kind}: a stage needs {shape(each)} on one machine, and no machine has both; "
-                    "lower one or add machines"
+                    f"resources.{stage.kind}: a stage needs {shape(each)} on one node, and no node has both; "
+                    "lower one or add nodes"
                 )
             if room < fewest:
                 at_least = "at least " if fewest < stage.resources.workers else ""
                 key = "min_workers" if at_least else "workers"
                 raise ResourceError(
                     f"resources.{stage.kind}.{key}: {at_least}{fewest} workers with {shape(each)} each, "
-                    f"there is room for {room}; lower it or add machines"
+                    f"there is room for {room}; lower it or add nodes"
                 )
 
-    # --------------------------------------------------------------------------------------------- handing out
+    # --------------------------------------------------------------------------------------------- dispatching
 
-    def fits(self, stage: Stage, keep_off: AbstractSet[str] = frozenset()) -> bool:
-        """Whether there is room now on machines other than those to keep off."""
+    def fits(self, stage: Stage, excluded: AbstractSet[str] = frozenset()) -> bool:
+        """Whether there is room now on nodes other than those to keep off."""
         if self.parallel is not None and len(self.running) >= self.parallel:
             return False
-        return self._places(self.each(stage), self.workers(stage), keep_off) is not None
+        return self._places(self.each(stage), self.workers(stage), excluded) is not None
 
-    def admit(self, stage: Stage, keep_off: AbstractSet[str] = frozenset()) -> None:
-        """Note that a stage that fits was handed out."""
+    def admit(self, stage: Stage, excluded: AbstractSet[str] = frozenset()) -> None:
+        """Note that a stage that fits was dispatched."""
         each = self.each(stage)
-        self.running[stage.fingerprint] = self._take(each, self._places(each, self.workers(stage), keep_off) or [])
+        self.running[stage.fingerprint] = self._take(each, self._places(each, self.workers(stage), excluded) or [])
 
-    def settle(self, fingerprint: str, machine: str) -> None:
-        """A stage of one worker says on which machine it is."""
+    def settle(self, fingerprint: str, node: str) -> None:
+        """A stage of one worker says on which node it is."""
         taken = self.running.get(fingerprint)
-        place = next((place for place, one in enumerate(self.machines) if one.id == machine), None)
-        if machine and taken is not None and place is not None and taken.places != (place,):
+        place = next((place for place, one in enumerate(self.nodes) if one.id == node), None)
+        if node and taken is not None and place is not None and taken.places != (place,):
             self.release(fingerprint)
             self.running[fingerprint] = self._take(taken.each, [place])
 
@@ -163,16 +163,16 @@ class ClusterResources:
         if taken := self.running.pop(fingerprint, None):
             self._add(taken, +1)
 
-    def _places(self, each: Amounts, workers: int, keep_off: AbstractSet[str] = frozenset()) -> list[int] | None:
-        """Machines with room for the workers, as many as fit on the first before the next; None where there is none."""
-        places = self._most_places(each, workers, keep_off)
+    def _places(self, each: Amounts, workers: int, excluded: AbstractSet[str] = frozenset()) -> list[int] | None:
+        """Nodes with room for the workers, as many as fit on the first before the next; None where there is none."""
+        places = self._most_places(each, workers, excluded)
         return places if len(places) == workers else None
 
-    def _most_places(self, each: Amounts, workers: int, keep_off: AbstractSet[str] = frozenset()) -> list[int]:
+    def _most_places(self, each: Amounts, workers: int, excluded: AbstractSet[str] = frozenset()) -> list[int]:
         """The same for as many of the workers as there is room for."""
         places: list[int] = []
-        usable = [place for place, machine in enumerate(self.machines) if machine.id not in keep_off]
-        there_first = sorted(usable, key=lambda one: (not self.machines[one].id, -_share_left(self._free[one], each)))
+        usable = [place for place, node in enumerate(self.nodes) if node.id not in excluded]
+        there_first = sorted(usable, key=lambda one: (not self.nodes[one].id, -_share_left(self._free[one], each)))
         for place in there_first:
             places += [place] * min(_room(self._free[place], each), workers - len(places))
             if len(places) == workers:

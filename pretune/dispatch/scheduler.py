@@ -29,7 +29,7 @@ class _Waiting:
     """A program, the stages that it waits for, and which of them have not ended."""
 
     program: Program
-    needs: tuple[str, ...] = ()
+    awaited: tuple[str, ...] = ()
     missing: set[str] = field(default_factory=set)
 
 
@@ -79,7 +79,7 @@ class Scheduler:
         """The next ready stage that fits, or None; pretrainings first, since others wait for them.
 
         `fits` may look at a stage's resources alone: of each resource shape only the first in line is tried. Those that
-        crashed before stand in lines of their own, since they may have to wait for another machine.
+        crashed before stand in lines of their own, since they may have to wait for another node.
         """
         heads = sorted((line[0][1].kind != "pretrain", line[0][0], shape) for shape, line in self._ready.items())
         for _, _, shape in heads:
@@ -216,7 +216,7 @@ class Scheduler:
                 self._place(self._fresh.popleft())
 
     def _resume(self, waiting: _Waiting) -> None:
-        answers: Outcomes | None = {need: self.outcomes[need] for need in waiting.needs} or None
+        answers: Outcomes | None = {key: self.outcomes[key] for key in waiting.awaited} or None
         try:
             stages = waiting.program.send(answers)  # type: ignore[arg-type]  # None starts a generator
         except StopIteration as end:
@@ -225,9 +225,9 @@ class Scheduler:
             return
         for stage in stages:
             self._want(stage)
-        waiting.needs = tuple(dict.fromkeys(stage.fingerprint for stage in stages))
-        waiting.missing = {need for need in waiting.needs if need not in self.outcomes}
-        for need in waiting.missing:
-            self._waiting.setdefault(need, []).append(waiting)
+        waiting.awaited = tuple(dict.fromkeys(stage.fingerprint for stage in stages))
+        waiting.missing = {key for key in waiting.awaited if key not in self.outcomes}
+        for key in waiting.missing:
+            self._waiting.setdefault(key, []).append(waiting)
         if not waiting.missing:
             self._movable.append(waiting)

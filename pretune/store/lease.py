@@ -1,8 +1,8 @@
-"""Single flight: of all drivers and machines on one store, one works on a fingerprint at a time.
+"""Single flight: of all drivers and nodes on one store, one works on a fingerprint at a time.
 
 By leases, since S3 has no locks: a small file names who is at work, and is renewed while the work goes on. A holder is
-dead when its lease has not changed for a while by the clock of whoever waits: the clocks of two machines are never
-compared. One on the same machine whose process is gone is not waited for at all. Two who ask in the same instant may
+dead when its lease has not changed for a while by the clock of whoever waits: the clocks of two nodes are never
+compared. One on the same node whose process is gone is not waited for at all. Two who ask in the same instant may
 both get a lease; then equal work is done twice, and the last marker wins.
 """
 
@@ -51,13 +51,13 @@ def single_flight(
     store: Store,
     fingerprint: str,
     report: Callable[[dict[str, float]], None],
-    leaving: Callable[[], bool] = lambda: False,
+    preempted: Callable[[], bool] = lambda: False,
 ) -> Iterator[Flight]:
     """Wait until nobody else is at work on the fingerprint, then hold its lease.
 
     Args:
         report: called while waiting; an exception that it raises (a stop) goes through.
-        leaving: asked while waiting; once it says yes, EndedWaitError is raised.
+        preempted: asked while waiting; once it says yes, EndedWaitError is raised.
 
     Raises:
         EndedWaitError: asked to leave, or the holder is alive and still at work after PATIENCE_SECONDS: whoever waits
@@ -78,7 +78,7 @@ def single_flight(
             continue  # look who wrote last
         if store.find(fingerprint) is not None:
             break  # made by the other: nothing to hold
-        if leaving():
+        if preempted():
             raise EndedWaitError("asked to leave while another driver was at work on it")
         if time.monotonic() - began > PATIENCE_SECONDS:
             raise EndedWaitError(
@@ -145,7 +145,7 @@ def write_lease(store: Store, fingerprint: str, owner: str) -> None:
 
 
 def _host() -> str:
-    """The machine and its process namespace, as two containers may share a name."""
+    """The node and its process namespace, as two containers may share a name."""
     namespace = Path("/proc/self/ns/pid")
     return f"{platform.node()} {os.readlink(namespace) if namespace.exists() else ''}".strip()
 

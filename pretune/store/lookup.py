@@ -12,7 +12,7 @@ TASK = "order"  # in an entry's `about`: the task (`StageTask.record`), by the n
 
 
 def find_in(store: Store, announced: bool = False) -> Callable[[str], Outcome | None]:
-    """The store as the scheduler sees it; `announced`: patiently, for what another machine says it has finished."""
+    """The store as the scheduler sees it; `announced`: patiently, for what another node says it has finished."""
     look = store.find_announced if announced else store.find
 
     def find(fingerprint: str) -> Outcome | None:

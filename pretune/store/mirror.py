@@ -1,9 +1,9 @@
-"""The study's folder on an object store: a copy that follows the folder, and from which another machine goes on.
+"""The study's folder on an object store: a copy that follows the folder, and from which another node goes on.
 
 Programs write into the folder on the driver's disk, since a journal and an atomic rename need one. The copy is brought
 up to date with the results (about once a minute) and at the end. What it lacks after a driver was lost with its disk
 are the searches' last asks; they are asked again, and their stage runs are in the store. One run at a time may send to
-a copy: it holds a lease beside it (pretune.store.lease), since two machines have no lock in common.
+a copy: it holds a lease beside it (pretune.store.lease), since two nodes have no lock in common.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Publisher:
     def alone(self, say: Callable[[str], None] = print) -> Iterator[None]:
         """Have the copy to ourselves, and begin with it where this machine has nothing of the study.
 
-        A run that was killed on another machine is waited for until its lease is dead.
+        A run that was killed on another node is waited for until its lease is dead.
 
         Raises:
             StoreError: the address cannot be used, or another run goes on sending there.

@@ -2,7 +2,7 @@
 
 What an object store lacks (a rename, a conditional write) nothing here pretends to have; `store.py` says how entries
 are written so that they are whole or not there. Keys come from where the cloud's own tools look for them (environment,
-~/.aws, the machine's role), never from the address.
+~/.aws, the node's role), never from the address.
 """
 
 from __future__ import annotations

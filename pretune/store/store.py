@@ -10,7 +10,7 @@ driver may go on writing for a while. The last of two writers of equal work wins
 
 Behind the folder there may be a bucket, the same layout on S3 or GCS: then the bucket is the store and the folder is
 its cache. Stages write into the folder; `finish` uploads the payload, then the marker; `find` and `file` fetch what
-another machine made, once, and check it against the marker. A resumable state is uploaded under a name of its own,
+another node made, once, and check it against the marker. A resumable state is uploaded under a name of its own,
 <attempt>/state-<time>.pt, then named by <attempt>/state.json; the one before it goes then, all go with the last use.
 """
 
@@ -113,7 +113,7 @@ class Store:
         return here or self._find_there(fingerprint, self.bucket)
 
     def find_announced(self, fingerprint: str, waits: tuple[float, ...] = ANNOUNCED_WAITS) -> Entry | None:
-        """The entry that another machine says it has just finished; None where it stays unseen.
+        """The entry that another node says it has just finished; None where it stays unseen.
 
         An NFS client remembers for up to a minute (acdirmax) that a name was not there. Opening the folder makes it ask
         the server (close-to-open consistency), so both folders on the way are opened before each look.
@@ -278,7 +278,7 @@ class Store:
             return b""
 
     def write(self, name: str, content: bytes) -> None:
-        """A small file that need not survive a crash of the machine, replaced whole."""
+        """A small file that need not survive a crash of the node, replaced whole."""
         if self.bucket is not None:
             self.bucket.write(name, content)
             return
@@ -313,7 +313,7 @@ class Store:
         return None
 
     def _fetch_states(self, fingerprint: str, bucket: Objects) -> None:
-        """Take over a state that another machine uploaded, if it is newer than those here."""
+        """Take over a state that another node uploaded, if it is newer than those here."""
         found: list[tuple[int, str, dict[str, Any]]] = []
         for name in bucket.sizes(fingerprint):
             if name.endswith(f"/{UPLOADED}"):
@@ -349,7 +349,7 @@ def _parse(text: bytes) -> Entry | None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Readers see the old file or the new one, also after a crash of the machine."""
+    """Readers see the old file or the new one, also after a crash of the node."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)

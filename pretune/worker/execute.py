@@ -19,28 +19,28 @@ from pretune.trainables.data.errors import DataError, printable
 from pretune.trainables.files import CONTINUE
 from pretune.worker.failures import failed
 from pretune.worker.ray_train import run_worker_group
-from pretune.worker.stage import device_for, machine, not_shared, run_worker, state_to_resume
+from pretune.worker.stage import device_for, hardware, not_shared, run_worker, state_to_resume
 from pretune.worker.task import StageTask
 
 
-def execute(task: StageTask, report: Any, leaving: Callable[[], bool] = lambda: False) -> Outcome:
+def execute(task: StageTask, report: Any, preempted: Callable[[], bool] = lambda: False) -> Outcome:
     """Run a stage and store its result. Never raises for a fault of the stage: the outcome carries the cause.
 
     Args:
         report: `callable(dict[str, float])`, called with step, total and the latest values; an exception that it
             raises of its own accord (a stop) goes through.
-        leaving: asked after every step; once it says yes, the stage writes its state and ends as preempted.
+        preempted: asked after every step; once it says yes, the stage writes its state and ends as preempted.
     """
     if missing := not_shared(task):  # before anything is made there: it would be on this node's own disk
         return Outcome("crashed", {}, missing, failure=Failure.NOT_SHARED)
     store = task.folders.open_store()
     attempt: Path | None = None
     try:
-        with single_flight(store, task.fingerprint, report, leaving) as flight:
+        with single_flight(store, task.fingerprint, report, preempted) as flight:
             if found := store.find(task.fingerprint):  # another driver on the same store was faster
                 return Outcome("diverged" if found.outcome == "diverged" else "finished", found.metrics, found.cause)
             attempt = flight.attempt = store.begin(task.fingerprint)
-            return _run_and_keep(task, store, attempt, report, leaving)
+            return _run_and_keep(task, store, attempt, report, preempted)
     except EndedWaitError as left:
         return Outcome("preempted", {}, str(left))
     except Exception as error:
@@ -50,7 +50,7 @@ def execute(task: StageTask, report: Any, leaving: Callable[[], bool] = lambda: 
         return failed(error, getattr(task.stage.settings, "batch_size", None), store.root)
 
 
-def _run_and_keep(task: StageTask, store: Store, attempt: Path, report: Any, leaving: Callable[[], bool]) -> Outcome:
+def _run_and_keep(task: StageTask, store: Store, attempt: Path, report: Any, preempted: Callable[[], bool]) -> Outcome:
     from pretune.trainables.loop import (  # torch is imported here, in the process that needs it
         DivergedError,
         PreemptedError,
@@ -62,13 +62,13 @@ def _run_and_keep(task: StageTask, store: Store, attempt: Path, report: Any, lea
             metrics, where = run_worker_group(task, attempt)
         else:
             device, resume = device_for(task.gpus), state_to_resume(task)
-            metrics = run_worker(task, attempt, report, device, resume, leaving=leaving)
-            where = {"machine": machine(task)}
+            metrics = run_worker(task, attempt, report, device, resume, preempted=preempted)
+            where = {"machine": hardware(task)}
         outcome, cause = "finished", ""
     except PreemptedError as left:
         return Outcome("preempted", {}, str(left))
     except DivergedError as error:
-        metrics, where, outcome, cause = {}, {"machine": machine(task)}, "diverged", str(error)
+        metrics, where, outcome, cause = {}, {"machine": hardware(task)}, "diverged", str(error)
     seconds = time.monotonic() - began
     about = {"label": task.label, TASK: task.record()} | where
     about |= {"host": platform.node(), "pid": os.getpid(), "started": started}

@@ -2,7 +2,7 @@
 
 Three reasons: SIGTERM to the process itself, Ray draining its node (a preemption notice; SIGTERM to `ray start --block`
 as Kubernetes and Slurm send it), and the driver being stopped (Ctrl-C, `pretune stop`). SIGTERM to the raylet, as by
-`ray stop`, is none of them: Ray kills its workers within a second. The loops know one callable, `RunContext.leaving`.
+`ray stop`, is none of them: Ray kills its workers within a second. The loops know one callable, `RunContext.preempted`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def at_work() -> Iterator[Callable[[], bool]]:
     """While a stage runs: a callable that says whether it must leave."""
     last = time.monotonic()
 
-    def leaving() -> bool:
+    def preempted() -> bool:
         nonlocal last
         if _terminated.is_set():
             return True
@@ -57,7 +57,7 @@ def at_work() -> Iterator[Callable[[], bool]]:
 
     _busy.set()
     try:
-        yield leaving
+        yield preempted
     finally:
         _busy.clear()
 

@@ -2,7 +2,7 @@
 
 Ray Train restarts the workers when one is lost; they go on from the state that the stage last wrote, on as many as
 the study allows. Its own checkpoints stay unused, since the store holds all state. Where one of them is asked to leave
-(its machine is drained, the study is stopped) all write and leave after the same step (pretune.trainables.loop.Clock).
+(its node is drained, the study is stopped) all write and leave after the same step (pretune.trainables.loop.Clock).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from pretune.trainables.data.errors import RequirementsError
-from pretune.worker.stage import device_for, machine, run_worker, state_to_resume
+from pretune.worker.stage import device_for, hardware, run_worker, state_to_resume
 from pretune.worker.task import StageTask
 
-RESTARTS = 3  # of the workers within one attempt; a preempted machine's are not counted
+RESTARTS = 3  # of the workers within one attempt; a preempted node's are not counted
 REPORT_SECONDS = 1.0  # least time between two progress reports
-STORAGE = "train"  # a folder of Ray Train's inside the attempt's, which all machines see
+STORAGE = "train"  # a folder of Ray Train's inside the attempt's, which all nodes see
 
 
 def run_worker_group(task: StageTask, attempt: Path) -> tuple[dict[str, float], dict[str, Any]]:
@@ -104,15 +104,15 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
 
     resume = _where_to_resume(task, world)
     try:
-        with at_work() as leaving:  # a drain of this worker's machine, or a stop of the study
-            metrics = run_worker(task, attempt, report, device, resume, world, leaving)
+        with at_work() as preempted:  # a drain of this worker's node, or a stop of the study
+            metrics = run_worker(task, attempt, report, device, resume, world, preempted)
     except RequirementsError as error:  # on all workers alike, as the next
         return {"refused": error.args}
     except DivergedError as error:
         return {"diverged": (error.metric, error.step, error.value, str(error))}
     except PreemptedError as left:  # likewise: they have told each other
         return {"left": str(left)}
-    about = {"machine": machine(task), "workers": world.size, "resumed": resume is not None}
+    about = {"machine": hardware(task), "workers": world.size, "resumed": resume is not None}
     return {"metrics": metrics, "about": about}
 
 
@@ -123,7 +123,5 @@ def _where_to_resume(task: StageTask, world: Any) -> Path | None:
     found = [state_to_resume(task) if world.first else None]
     dist.broadcast_object_list(found)
     if found[0] is not None and not found[0].exists():
-        raise FileNotFoundError(
-            f"{found[0]} is not on this machine; the store must be on a disk that all machines share"
-        )
+        raise FileNotFoundError(f"{found[0]} is not on this machine; the store must be on a disk that all nodes share")
     return found[0]

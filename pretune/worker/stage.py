@@ -26,14 +26,14 @@ def run_worker(
     device: Any,
     resume: Path | None,
     world: Any = None,
-    leaving: Callable[[], bool] = lambda: False,
+    preempted: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Run the stage in this process, as one of the workers of `world` (default: alone); its metrics.
 
     Args:
         device: a torch.device.
         resume: the state to go on from.
-        leaving: see `execute`.
+        preempted: see `execute`.
     """
     import torch
 
@@ -48,7 +48,7 @@ def run_worker(
     from pretune.trainables.probes.cka import compare
     from pretune.trainables.probes.maps import write_maps
 
-    if missing := not_shared(task):  # one of several workers, on another machine than who began the stage
+    if missing := not_shared(task):  # one of several workers, on another node than who began the stage
         raise FileNotFoundError(missing)
     stage, settings = task.stage, task.stage.settings
     torch.set_num_threads(stage.resources.cpus)
@@ -74,7 +74,7 @@ def run_worker(
             checkpoint_seconds=task.checkpoint_seconds,
             world=world or ALONE,
             batch_norm=stage.resources.batch_norm,
-            leaving=leaving,
+            preempted=preempted,
         )
         if isinstance(settings, schema.Pretrain):
             return pretrain(settings, stage.model, data, split, stage.streams, place, report, stage.until)
@@ -133,7 +133,7 @@ def device_for(gpus: float) -> Any:
     return torch.device("cuda" if gpus > 0 else "cpu")
 
 
-def machine(task: StageTask) -> dict[str, Any]:
+def hardware(task: StageTask) -> dict[str, Any]:
     """Hardware and versions, for the record."""
     import torch
 

@@ -69,7 +69,7 @@ def resumed(train: Callable[[RunContext], object], out: Path, step: int) -> list
     cpu = torch.device("cpu")
     with in_double_precision():
         with pytest.raises(PreemptedError, match=f"after step {step}$"):
-            train(RunContext(left, cpu, leaving=lambda: next(asked) == step))
+            train(RunContext(left, cpu, preempted=lambda: next(asked) == step))
         with recorded(first=step) as engine:
             train(RunContext(out, cpu, checkpoint_seconds=0.0, resume=left / STATE))
     return engine

@@ -151,7 +151,7 @@ def test_a_state_is_due_again_when_the_interval_has_passed_since_the_last(
 
 def test_a_loop_that_must_leave_writes_its_state_first_however_patient_its_clock(tmp_path: Path) -> None:
     asked: list[bool] = []
-    place = RunContext(tmp_path, torch.device("cpu"), checkpoint_seconds=3600.0, leaving=lambda: bool(asked))
+    place = RunContext(tmp_path, torch.device("cpu"), checkpoint_seconds=3600.0, preempted=lambda: bool(asked))
     clock = CheckpointTimer(place)
     assert not clock.due()
     clock.leave_if_asked(1)

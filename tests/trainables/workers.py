@@ -173,7 +173,7 @@ def leave_and_go_on(
             torch.device("cpu"),
             world=world,
             resume=out / "cut" / STATE if name == "resumed" else None,
-            leaving=lambda cut=name == "cut": cut and world.rank == world.size - 1 and next(asks) >= 3,
+            preempted=lambda cut=name == "cut": cut and world.rank == world.size - 1 and next(asks) >= 3,
         )
         try:
             with mock.patch.object(loop, "ASK_SECONDS", 0.0):  # workers exchange after every step

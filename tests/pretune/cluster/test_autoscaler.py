@@ -1,6 +1,6 @@
-"""A study on a cluster that starts with nothing: a head without CPUs, and machines that Ray's autoscaler starts for it.
+"""A study on a cluster that starts with nothing: a head without CPUs, and nodes that Ray's autoscaler starts for it.
 
-The autoscaler is Ray's own; its machines are sets of Ray's processes on this one, by Ray's provider for its own tests.
+The autoscaler is Ray's own; its nodes are sets of Ray's processes on this one, by Ray's provider for its own tests.
 `ray.cluster_utils.AutoscalingCluster` is not used: Ray's wheel lacks the file it reads, and it stops all Ray there is.
 """
 
@@ -20,11 +20,11 @@ from tests.pretune.heads import TOKEN, started_head
 
 pytestmark = pytest.mark.ray
 MACHINES = 2
-HEAD_ID = "f" * 51 + "00000"  # of Ray's fake machines
+HEAD_ID = "f" * 51 + "00000"  # of Ray's fake nodes
 
 
 def autoscaler_of(folder: Path, address: str) -> list[str]:
-    """Up to two machines with a CPU each; the option that names the file."""
+    """Up to two nodes with a CPU each; the option that names the file."""
     config = {
         "cluster_name": "grow",
         "max_workers": MACHINES,
@@ -70,6 +70,6 @@ def test_a_study_makes_a_cluster_grow_from_nothing_and_ends(version: int, tiny: 
         )  # fmt: skip
         events = (folder / "session_latest" / "logs" / "events" / "event_AUTOSCALER.log").read_text()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"1 machine, {MACHINES} more may come" in done.stdout
+    assert f"1 node, {MACHINES} more may come" in done.stdout
     assert json.loads((tmp_path / "runs" / "tiny" / "status.json").read_text())["finished"] == 6
     assert f"Adding {MACHINES} node(s) of type worker." in events  # at once, not one after the other's first stage

@@ -24,13 +24,11 @@ def test_what_the_user_says() -> None:
     "text", ["", "8", "CPU=8", "8xCPU", "8xCPU=8,TPU=1", "8 x CPU=8", "-1xCPU=8", "8xCPU=8,GPU=1,GPU=2"]
 )
 def test_what_is_not_understood_is_told_in_a_sentence(text: str) -> None:
-    with pytest.raises(
-        ValueError, match="give a number of machines and what each has, such as --may-grow 8xCPU=8,GPU=1"
-    ):
+    with pytest.raises(ValueError, match="give a number of nodes and what each has, such as --may-grow 8xCPU=8,GPU=1"):
         parse(text)
 
 
-def test_machines_that_are_there_are_no_longer_to_come() -> None:
+def test_nodes_that_are_there_are_no_longer_to_come() -> None:
     there = [ClusterNode({"CPU": 0.0, "memory": 1e9}, "head"), ClusterNode(GPU | {"memory": 1e9}, "1")]
     assert Autoscaling().coming(there) == []
     assert Autoscaling((Group(3, GPU),)).coming(there) == [ClusterNode(GPU)] * 2
@@ -42,12 +40,12 @@ def test_machines_that_are_there_are_no_longer_to_come() -> None:
     assert len(Autoscaling((Group(10**9, GPU),)).coming([])) == 10_000
 
 
-def test_the_shipped_file_for_aws_grows_to_eight_gpu_machines() -> None:
+def test_the_shipped_file_for_aws_grows_to_eight_gpu_nodes() -> None:
     config = yaml.safe_load((Path(__file__).parents[3] / "cluster.yaml").read_text())
     assert of_config(config) == Autoscaling((Group(8, GPU),), most=8)
 
 
-def test_own_machines_over_ssh_are_known_only_once_they_are_there() -> None:
+def test_own_nodes_over_ssh_are_known_only_once_they_are_there() -> None:
     """What `ray up` makes of cluster/local.yaml: kinds without resources."""
     kinds = {"local.cluster.node": {"node_config": {}, "resources": {}, "min_workers": 2, "max_workers": 2}}
     assert of_config({"available_node_types": kinds, "head_node_type": "local.cluster.node"}).groups == ()
@@ -84,4 +82,4 @@ def test_the_option_is_checked_before_anything_starts(pretune: Any, tiny: dict[s
     assert (code, "--may-grow is about a cluster: give its --address too" in err) == (2, True)
     where = ["--address", "http://127.0.0.1:1", "--root", "/shared/runs"]
     code, _, err = pretune("submit", file, *where, "--may-grow", "eight")
-    assert (code, "--may-grow eight: give a number of machines and what each has" in err) == (2, True)
+    assert (code, "--may-grow eight: give a number of nodes and what each has" in err) == (2, True)

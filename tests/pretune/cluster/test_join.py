@@ -88,7 +88,7 @@ def test_what_speaks_http2_is_asked_further(monkeypatch: pytest.MonkeyPatch) -> 
     assert asked == [address]
 
 
-@settings(deadline=None)  # a loaded machine may stall in any example
+@settings(deadline=None)  # a loaded node may stall in any example
 @given(st.text(max_size=30))
 def test_no_text_given_as_an_address_ends_in_anything_but_a_sentence(text: str) -> None:
     if ":" not in text:  # what has no port is not looked up
@@ -153,7 +153,7 @@ def test_what_ray_raises_becomes_one_line(error: Exception, sentence: str) -> No
     assert "\n" not in str(caught.value)
 
 
-def test_a_gpu_that_no_machine_has_is_named_before_the_study_starts(tiny: dict[str, Any]) -> None:
+def test_a_gpu_that_no_node_has_is_named_before_the_study_starts(tiny: dict[str, Any]) -> None:
     from pretune.plan import make_plan
     from pretune.trainables.data.resident.digest import content_digest
 
@@ -167,29 +167,29 @@ def test_a_gpu_that_no_machine_has_is_named_before_the_study_starts(tiny: dict[s
 def test_what_the_cluster_has_and_where_stages_run_is_one_line() -> None:
     head, worker = ClusterNode({"CPU": 4.0}, "1"), ClusterNode({"CPU": 8.0, "GPU": 1.0})
     assert join.describe(ClusterResources([head])) == (
-        "1 machine; stages whose `gpus` is left open run on the CPU (no machine has a GPU)"
+        "1 node; stages whose `gpus` is left open run on the CPU (no node has a GPU)"
     )
     assert join.describe(ClusterResources([head, head, worker, worker])) == (
-        "2 machines, 2 more may come; stages whose `gpus` is left open run on a GPU each"
+        "2 nodes, 2 more may come; stages whose `gpus` is left open run on a GPU each"
     )
 
 
 def test_a_refused_stage_names_the_option_where_it_is_not_known_how_far_the_cluster_grows(tmp_path: Path) -> None:
-    def refused(*machines: ClusterNode, address: str | None) -> str:
+    def refused(*nodes: ClusterNode, address: str | None) -> str:
         options = Options(tmp_path, tmp_path, tmp_path, address=address)
         with pytest.raises(ResourceError) as caught:
-            check_room(ClusterResources(machines), {"a": stage("a", cpus=8)}, options)
+            check_room(ClusterResources(nodes), {"a": stage("a", cpus=8)}, options)
         return str(caught.value)
 
     head = ClusterNode({"CPU": 0.0}, "head")
-    text = "resources.finetune.cpus: a stage needs 8 CPU, there are 0; lower it or add machines"
+    text = "resources.finetune.cpus: a stage needs 8 CPU, there are 0; lower it or add nodes"
     hint = " (a cluster that grows by itself: say how far with --may-grow, such as 8xCPU=8,GPU=1)"
     assert refused(head, address=None) == text
     assert refused(head, address="head:6379") == text + hint
     assert "--may-grow" not in refused(head, ClusterNode({"CPU": 4.0}), address="head:6379")
 
 
-def test_data_that_a_study_names_by_whole_paths_must_be_on_every_machine(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_data_that_a_study_names_by_whole_paths_must_be_on_every_node(tiny: dict[str, Any], tmp_path: Path) -> None:
     tiny["data"]["mine"] = {"dataset": "image-folder", "root": "/data/mine"}
     tiny["data"]["below"] = {"dataset": "image-folder", "root": "mine"}
     tiny["data"]["afar"] = {"dataset": "parquet", "root": "s3://bucket/mine"}
@@ -202,7 +202,7 @@ def test_data_that_a_study_names_by_whole_paths_must_be_on_every_machine(tiny: d
 
 
 def test_an_empty_place_to_mount_a_folder_at_is_not_the_folder(tmp_path: Path) -> None:
-    """Each machine is asked for something that lies in the folder."""
+    """Each node is asked for something that lies in the folder."""
     for name in ("b", "a", "c"):
         (tmp_path / "data" / name).mkdir(parents=True)
     assert join.witness(tmp_path / "data") == tmp_path / "data" / "a"
@@ -216,9 +216,7 @@ def test_an_empty_place_to_mount_a_folder_at_is_not_the_folder(tmp_path: Path) -
 @pytest.mark.parametrize(
     "gone", [ray.exceptions.NodeDiedError("died"), ray.exceptions.TaskUnschedulableError("drained")]
 )
-def test_a_machine_that_leaves_is_not_a_reason_to_refuse_a_study(
-    gone: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_node_that_leaves_is_not_a_reason_to_refuse_a_study(gone: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def get(answer: Any, timeout: float) -> Any:
         raise gone
 
@@ -228,7 +226,7 @@ def test_a_machine_that_leaves_is_not_a_reason_to_refuse_a_study(
         join._answer("10.0.0.2", None)
 
 
-def test_a_machine_says_which_paths_it_does_not_see(tmp_path: Path) -> None:
+def test_a_node_says_which_paths_it_does_not_see(tmp_path: Path) -> None:
     found = join.look_here({"--data": str(tmp_path), "--store": str(tmp_path / "absent")})
     assert found["missing"] == ["--store"]
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
@@ -285,7 +283,7 @@ def test_a_job_is_the_study_file_and_our_code_and_can_be_started(tmp_path: Path)
     assert given["starts"] == 0
 
 
-def test_a_job_carries_no_secret_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_carries_no_secret_of_this_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN", "PRETUNE_SEARCH_STORAGE"):
         monkeypatch.setenv(name, "s3cret")
     file = tmp_path / "study.yaml"
@@ -365,7 +363,7 @@ def test_a_long_loss_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(noted) == 2
 
 
-def test_a_job_whose_log_went_with_its_machine_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_whose_log_went_with_its_node_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Client, "get_job_logs", lambda *_: (_ for _ in ()).throw(RuntimeError("status code 500")))
     client = Client(JobStatus.FAILED)
     assert jobs.follow(client, "http://x", "job", lambda _: None, lambda _: None) == 1

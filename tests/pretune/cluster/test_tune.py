@@ -52,11 +52,11 @@ def test_an_actor_has_our_settings_and_is_handed_no_key(joined: bool, tmp_path: 
     assert (SECRET in str(found["environment"])) is not joined  # here it is inherited, as by any child; there it is not
 
 
-def test_a_trial_asks_for_its_resources_and_for_another_machine_where_it_is_kept_off_some() -> None:
+def test_a_trial_asks_for_its_resources_and_for_another_node_where_it_is_kept_off_some() -> None:
     free = place_of({"resources": {"CPU": 2.0, "GPU": 0.0}})
     assert free.bundles == [{"CPU": 2.0}]
-    assert free == place_of({"resources": {"CPU": 2.0}, "keep_off": []})
-    kept = place_of({"resources": {"CPU": 2.0}, "keep_off": ["a1", "b2"]})
+    assert free == place_of({"resources": {"CPU": 2.0}, "excluded": []})
+    kept = place_of({"resources": {"CPU": 2.0}, "excluded": ["a1", "b2"]})
     assert kept.bundles == [{"CPU": 2.0}]
     assert kept._bound.kwargs == {"bundle_label_selector": [{NODE_ID: "!in(a1,b2)"}]}
     assert kept != free
@@ -64,22 +64,22 @@ def test_a_trial_asks_for_its_resources_and_for_another_machine_where_it_is_kept
 
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore")  # Ray's own
-def test_ray_places_a_trial_on_none_of_the_machines_that_it_is_kept_off() -> None:
+def test_ray_places_a_trial_on_none_of_the_nodes_that_it_is_kept_off() -> None:
     """On a cluster of three sets of Ray's processes: by its own placement groups, with the labels that Ray gives."""
     import ray
     from ray.cluster_utils import Cluster
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
-        nodes = [machines.add_node(num_cpus=1).node_id for _ in range(2)]
-        ray.init(address=machines.address, log_to_driver=False)
-        machines.wait_for_nodes()
+        nodes = [nodes.add_node(num_cpus=1).node_id for _ in range(2)]
+        ray.init(address=nodes.address, log_to_driver=False)
+        nodes.wait_for_nodes()
         ids = [node["NodeID"] for node in ray.nodes()]  # type: ignore[no-untyped-call]
         assert set(nodes) < set(ids)
         for wanted in ids:
             others = sorted(set(ids) - {wanted})
-            group = place_of({"resources": {"CPU": 1.0}, "keep_off": others}).to_placement_group()
+            group = place_of({"resources": {"CPU": 1.0}, "excluded": others}).to_placement_group()
             ray.get(group.ready(), timeout=30)
             where = ray.remote(lambda: ray.get_runtime_context().get_node_id())
             place = PlacementGroupSchedulingStrategy(group)
@@ -87,4 +87,4 @@ def test_ray_places_a_trial_on_none_of_the_machines_that_it_is_kept_off() -> Non
             ray.util.remove_placement_group(group)
     finally:
         ray.shutdown()
-        machines.shutdown()
+        nodes.shutdown()

@@ -1,6 +1,6 @@
-"""A cluster with a machine on which nothing runs: the study ends whole, and says which machine it left out and why.
+"""A cluster with a node on which nothing runs: the study ends whole, and says which node it excluded and why.
 
-Ray's own stand-in for machines: sets of its processes on this one. On the bad one an installation is broken.
+Ray's own stand-in for nodes: sets of its processes on this one. On the bad one an installation is broken.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ for node in nodes:
 """
 
 
-def test_a_study_ends_whole_beside_a_machine_on_which_everything_crashes(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_a_study_ends_whole_beside_a_node_on_which_everything_crashes(tiny: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "broken" / "safetensors").mkdir(parents=True)
     (tmp_path / "broken" / "safetensors" / "__init__.py").write_text(BROKEN)
     broken = os.pathsep.join([str(tmp_path / "broken"), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -46,16 +46,16 @@ def test_a_study_ends_whole_beside_a_machine_on_which_everything_crashes(tiny: d
         subprocess.Popen(
             [sys.executable, "-c", JOIN, address, broken],
             env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        ) as machines,
+        ) as nodes,
     ):  # fmt: skip
-        assert machines.stdout is not None
-        machines.stdout.readline()
+        assert nodes.stdout is not None
+        nodes.stdout.readline()
         words = ["run", tmp_path / "tiny.yaml", "--root", tmp_path / "runs", "--address", address]
         done = subprocess.run(
             [sys.executable, "-m", "pretune", *map(str, words)],
             env=environment, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
-        machines.communicate(timeout=60)
+        nodes.communicate(timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((tmp_path / "runs" / "tiny" / "status.json").read_text())["finished"] == 9
     why = "gets no more stages: 3 stages crashed there in a row, the last with OSError: input/output error"

@@ -1,4 +1,4 @@
-"""Handing out by the ledger and taking outcomes back, without Ray."""
+"""dispatching by the count of resources and taking outcomes back, without Ray."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def dispatcher(
     return Dispatcher(scheduler, resources, task_for, {})
 
 
-# -------------------------------------------------------------------------------------------------- by the ledger
+# ------------------------------------------------------------------------------------------------------ by resources
 
 
-def test_no_more_is_handed_out_than_the_machine_has() -> None:
+def test_no_more_is_dispatched_than_the_node_has() -> None:
     """4 CPUs: two stages of 2, not three; when one ends, the third."""
     h = dispatcher([stage(n, 2) for n in "abc"], ClusterResources([ClusterNode({"CPU": 4.0})]))
     assert h.take("1") is not None
@@ -77,7 +77,7 @@ def test_parallel_limits_how_many_run_at_once() -> None:
     assert h.take("2") is None
 
 
-def gang(name: str, workers: int, cpus: int = 1, gpus: float | None = None) -> Stage:
+def group(name: str, workers: int, cpus: int = 1, gpus: float | None = None) -> Stage:
     """A stage on several workers."""
     one = stage(name)
     resources = schema.StageResources(cpus=cpus, workers=workers, gpus_per_worker=gpus)
@@ -85,9 +85,9 @@ def gang(name: str, workers: int, cpus: int = 1, gpus: float | None = None) -> S
 
 
 def test_a_gang_counts_with_all_its_workers_and_its_trial_holds_none_of_it() -> None:
-    """8 CPUs, 4 GPUs: a gang of two with 2 CPUs and a GPU each leaves 4 CPUs and 2 GPUs, enough for one more."""
+    """8 CPUs, 4 GPUs: a group of two with 2 CPUs and a GPU each leaves 4 CPUs and 2 GPUs, enough for one more."""
     h = dispatcher(
-        [gang(n, 2, cpus=2, gpus=1) for n in "abc"], ClusterResources([ClusterNode({"CPU": 8.0, "GPU": 4.0})])
+        [group(n, 2, cpus=2, gpus=1) for n in "abc"], ClusterResources([ClusterNode({"CPU": 8.0, "GPU": 4.0})])
     )
     config = h.take("1")
     assert config is not None
@@ -98,7 +98,7 @@ def test_a_gang_counts_with_all_its_workers_and_its_trial_holds_none_of_it() -> 
     assert h.take("3") is None
 
 
-# --------------------------------------------------------------------------------------------------------- handout
+# --------------------------------------------------------------------------------------------------------- dispatcher
 
 
 def test_a_trial_carries_the_order_and_its_resources() -> None:
@@ -187,7 +187,7 @@ def test_the_store_as_the_scheduler_sees_it(tmp_path: Path) -> None:
 
 
 def test_a_fault_of_ours_ends_the_study_and_is_not_swallowed_by_tune() -> None:
-    """Tune logs what a searcher raises and goes on; the fault is kept, and nothing more is handed out."""
+    """Tune logs what a searcher raises and goes on; the fault is kept, and nothing more is dispatched."""
 
     def fail(kind: str, one: Stage, text: str) -> None:
         if kind == "crashed":
@@ -201,7 +201,7 @@ def test_a_fault_of_ours_ends_the_study_and_is_not_swallowed_by_tune() -> None:
     assert isinstance(h.fault, OSError)
 
 
-# -------------------------------------------------------------------------------------------------- bad machines
+# -------------------------------------------------------------------------------------------------- bad nodes
 
 
 def two_nodes(cpus: float = 4.0) -> ClusterResources:
@@ -214,41 +214,41 @@ def crash(h: Dispatcher, trial: str, node: str, failure: Failure = Failure.ERROR
     h.end(trial, {"state": "crashed", "cause": "it failed", "failure": str(failure), "node": node}, error=True)
 
 
-def test_a_stage_that_crashed_is_tried_again_on_another_machine() -> None:
+def test_a_stage_that_crashed_is_tried_again_on_another_node() -> None:
     h = dispatcher([stage("a")], two_nodes(), retries=1)
     config = h.take("1")
     assert config is not None
-    assert config["keep_off"] == []
+    assert config["excluded"] == []
     crash(h, "1", "bad")
     config = h.take("2")
     assert config is not None
-    assert config["keep_off"] == ["bad"]
+    assert config["excluded"] == ["bad"]
     assert h.resources.running["a"].places == (1,)
 
 
-def test_where_no_other_machine_could_hold_it_the_same_is_tried_again() -> None:
+def test_where_no_other_node_could_hold_it_the_same_is_tried_again() -> None:
     resources = ClusterResources([ClusterNode({"CPU": 4.0}, "bad"), ClusterNode({"CPU": 1.0}, "small")])
     h = dispatcher([stage("a", cpus=2)], resources, retries=1)
     h.take("1")
     crash(h, "1", "bad")
     config = h.take("2")
     assert config is not None
-    assert config["keep_off"] == []
+    assert config["excluded"] == []
 
 
-def test_nobody_waits_for_a_machine_that_may_never_come() -> None:
-    """Ray's first autoscaler sees room on the machine to be kept off, and starts none."""
+def test_nobody_waits_for_a_node_that_may_never_come() -> None:
+    """Ray's first autoscaler sees room on the node to be kept off, and starts none."""
     resources = ClusterResources([ClusterNode({"CPU": 4.0}, "only"), ClusterNode({"CPU": 4.0})])
     h = dispatcher([stage("a")], resources, retries=1)
     h.take("1")
     crash(h, "1", "only")
     config = h.take("2")
     assert config is not None
-    assert config["keep_off"] == []
+    assert config["excluded"] == []
 
 
-def test_one_that_cannot_be_sent_to_another_machine_yet_holds_up_nobody() -> None:
-    """The good machine is busy: the stage that crashed waits for it, and the next goes to the one it crashed on."""
+def test_one_that_cannot_be_sent_to_another_node_yet_holds_up_nobody() -> None:
+    """The good node is busy: the stage that crashed waits for it, and the next goes to the one it crashed on."""
     h = dispatcher([stage(name) for name in "abc"], two_nodes(cpus=1.0), retries=1)
     h.take("1")
     h.take("2")
@@ -260,18 +260,18 @@ def test_one_that_cannot_be_sent_to_another_machine_yet_holds_up_nobody() -> Non
     h.end("2", {"state": "crashed", "cause": "x", "node": "good"}, error=True)
     config = h.take("4")
     assert config is not None
-    assert (StageTask.from_json(config["task"]).fingerprint, config["keep_off"]) == ("a", ["bad"])
+    assert (StageTask.from_json(config["task"]).fingerprint, config["excluded"]) == ("a", ["bad"])
 
 
-def test_one_that_was_sent_to_another_machine_comes_before_others(now: list[float]) -> None:
-    """Where the ledger's guess is wrong it waits in Ray's queue; Tune would let every other stage pass."""
+def test_one_that_was_sent_to_another_node_comes_before_others(now: list[float]) -> None:
+    """Where the count of resources's guess is wrong it waits in Ray's queue; Tune would let every other stage pass."""
     h = dispatcher([stage(name) for name in "ab"], two_nodes(), retries=1)
     h.take("1")
     crash(h, "1", "bad")
     h.take("2")
     assert {live.stage.fingerprint for live in h.live.values()} == {"b"}
     h.take("3")
-    assert h.live["3"].kept_off
+    assert h.live["3"].rerouted
     crash(h, "2", "bad")
     assert h.take("4") is None
     h.progress("3", {"step": 1, "node": "good"})
@@ -285,15 +285,15 @@ def test_it_does_not_hold_up_others_for_ever(now: list[float]) -> None:
     for trial in "23":
         h.take(trial)
     h.take("4")
-    assert h.live["4"].kept_off
+    assert h.live["4"].rerouted
     crash(h, "2", "bad")
     assert h.take("5") is None
     now[0] += FIRST_SECONDS + 1
     assert h.take("5") is not None
 
 
-def test_a_machine_on_which_stages_crash_is_left_out_and_named() -> None:
-    """Three stages crash on one machine and end well on the other; nothing is lost, and nothing more goes there."""
+def test_a_node_on_which_stages_crash_is_excluded_and_named() -> None:
+    """Three stages crash on one node and end well on the other; nothing is lost, and nothing more goes there."""
     said: list[str] = []
     held: dict[str, Outcome] = {}
     h = dispatcher([stage(name) for name in "abcdef"], two_nodes(), held, retries=1)
@@ -305,7 +305,7 @@ def test_a_machine_on_which_stages_crash_is_left_out_and_named() -> None:
     for trial in range(6):
         config = h.take(str(trial))
         assert config is not None
-        assert config["keep_off"] == ["bad"]
+        assert config["excluded"] == ["bad"]
         name = StageTask.from_json(config["task"]).fingerprint
         held[name] = FINISHED
         h.end(str(trial), {"state": "finished", "node": "good"}, error=False)
@@ -313,7 +313,7 @@ def test_a_machine_on_which_stages_crash_is_left_out_and_named() -> None:
     assert len(said) == 1
 
 
-def test_one_machine_alone_is_never_left_out() -> None:
+def test_one_node_alone_is_never_excluded() -> None:
     said: list[str] = []
     h = dispatcher(
         [stage(name) for name in "abcd"], ClusterResources([ClusterNode({"CPU": 4.0}, "only", "host")]), retries=0
@@ -322,22 +322,22 @@ def test_one_machine_alone_is_never_left_out() -> None:
     for name in "abcd":
         config = h.take(name)
         assert config is not None
-        assert config["keep_off"] == []
+        assert config["excluded"] == []
         crash(h, name, "only")
     assert said == []
     assert h.scheduler.finished
 
 
-def test_a_machine_without_the_shared_folder_costs_no_attempt() -> None:
+def test_a_node_without_the_shared_folder_costs_no_attempt() -> None:
     h = dispatcher([stage("a")], two_nodes(), retries=0)
     h.take("1")
     crash(h, "1", "bad", Failure.NOT_SHARED)
     assert h.scheduler.attempts["a"] == 0
     config = h.take("2")
     assert config is not None
-    assert config["keep_off"] == ["bad"]
+    assert config["excluded"] == ["bad"]
     crash(h, "2", "good", Failure.NOT_SHARED)
-    assert h.scheduler.outcomes["a"].state == "crashed"  # no machine is left: the end, not a loop
+    assert h.scheduler.outcomes["a"].state == "crashed"  # no node is left: the end, not a loop
 
 
 @pytest.mark.parametrize("failure", list(Failure))
@@ -376,7 +376,7 @@ def test_a_stage_of_which_nothing_is_heard_is_mentioned_once_and_not_ended(now: 
     h.progress("1", {"step": 1})
     now[0] += QUIET_SECONDS / 2 + 1
     h.reap()
-    assert said == ["b: not yet begun: no machine took it for 10 min"]
+    assert said == ["b: not yet begun: no node took it for 10 min"]
     now[0] += QUIET_SECONDS / 2
     h.reap()
     h.reap()
@@ -389,18 +389,18 @@ def test_a_stage_of_which_nothing_is_heard_is_mentioned_once_and_not_ended(now: 
 
 
 def test_what_is_waited_for_is_said_once_where_nothing_runs(now: list[float]) -> None:
-    """The only machine with a GPU has left: the study waits for one, not silently, and not on the CPU."""
+    """The only node with a GPU has left: the study waits for one, not silently, and not on the CPU."""
     said: list[str] = []
     there = [ClusterNode({"CPU": 1.0}, "1", "a")]
     h = dispatcher([stage("a", gpus=1)], ClusterResources(there))
-    h.machines, h.say = lambda: there, said.append
+    h.nodes, h.say = lambda: there, said.append
     for _ in range(3):
         assert h.take("1") is None
         now[0] += WAIT_SECONDS + 1
-    assert said == ["nothing can run: no machine has room for 1 CPU and 1 GPU; waiting for one"]
+    assert said == ["nothing can run: no node has room for 1 CPU and 1 GPU; waiting for one"]
     there = [*there, ClusterNode({"CPU": 1.0, "GPU": 1.0}, "2", "b")]
     assert h.take("1") is not None
-    assert said[1:] == ["a machine with a GPU has joined: stages whose `gpus` is left open run on one from now on"]
+    assert said[1:] == ["a node with a GPU has joined: stages whose `gpus` is left open run on one from now on"]
 
 
 def test_many_stages_at_once_report_less_often() -> None:

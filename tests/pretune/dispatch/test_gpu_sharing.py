@@ -40,7 +40,7 @@ def test_advice_names_the_key_and_the_share() -> None:
 
 
 @pytest.mark.parametrize(
-    "resources", [{"gpus": 0.25}, {"gpus": 2}, {"workers": 2, "gpus_per_worker": 1}], ids=["shared", "two", "gang"]
+    "resources", [{"gpus": 0.25}, {"gpus": 2}, {"workers": 2, "gpus_per_worker": 1}], ids=["shared", "two", "group"]
 )
 def test_no_advice_where_it_would_gain_little(resources: dict[str, Any]) -> None:
     """5 would fit where 4 already share; and what takes more than one GPU is not packed."""

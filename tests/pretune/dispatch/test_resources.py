@@ -1,4 +1,4 @@
-"""The room on machines: what fits, what could never fit, and machines that come, go, or are kept off."""
+"""The room on nodes: what fits, what could never fit, and nodes that come, go, or are kept off."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def stage(
     return Stage("finetune", name, settings, schema.UNet(), data, "", {}, None, resources, False, name)
 
 
-def machines(*resources: dict[str, float]) -> list[ClusterNode]:
-    """Machines with ids 0, 1, 2, ..."""
+def nodes(*resources: dict[str, float]) -> list[ClusterNode]:
+    """Nodes with ids 0, 1, 2, ..."""
     return [ClusterNode(each, str(place), f"host-{place}") for place, each in enumerate(resources)]
 
 
 def resources(*resources: dict[str, float]) -> ClusterResources:
-    return ClusterResources(machines(*resources))
+    return ClusterResources(nodes(*resources))
 
 
 # ------------------------------------------------------------------------------------------------ what a stage needs
@@ -45,7 +45,7 @@ def test_a_share_of_a_gpu_counts_as_what_it_leaves_no_use_for(asked: float, coun
 
 
 def test_gpus_left_open_are_decided_by_what_may_come_and_not_undone_when_it_goes() -> None:
-    """A head without GPUs, GPU machines from 0: the first stages must not silently go to the CPU."""
+    """A head without GPUs, GPU nodes from 0: the first stages must not silently go to the CPU."""
     head, coming = ClusterNode({"CPU": 4.0}, "head"), ClusterNode({"CPU": 8.0, "GPU": 1.0})
     one = ClusterResources([head, coming])
     assert one.each(stage("a")) == {"CPU": 1.0, "GPU": 1.0}
@@ -74,16 +74,16 @@ def test_what_can_never_be_placed_is_refused_at_once(one: Stage, message: str) -
     resources({"CPU": 8.0, "GPU": 1.0}).check({"a": one})
 
 
-TWO_MACHINES = ({"CPU": 4.0, "GPU": 2.0}, {"CPU": 4.0, "GPU": 1.0}, {"memory": 1e9})
+TWO_NODES = ({"CPU": 4.0, "GPU": 2.0}, {"CPU": 4.0, "GPU": 1.0}, {"memory": 1e9})
 
 
 @pytest.mark.parametrize(
     ("one", "message"),
     [
-        (stage("a", cpus=6), r"resources.finetune.cpus: a stage needs 6 CPU, no machine has more than 4; lower it"),
+        (stage("a", cpus=6), r"resources.finetune.cpus: a stage needs 6 CPU, no node has more than 4; lower it"),
         (
             stage("a", workers=2, gpus=4),
-            r"resources.finetune.gpus_per_worker: a stage needs 4 GPU, no machine has more than 2",
+            r"resources.finetune.gpus_per_worker: a stage needs 4 GPU, no node has more than 2",
         ),
         (
             stage("a", workers=4),
@@ -99,10 +99,10 @@ TWO_MACHINES = ({"CPU": 4.0, "GPU": 2.0}, {"CPU": 4.0, "GPU": 1.0}, {"memory": 1
         ),
     ],
 )  # fmt: skip
-def test_what_fits_no_machine_is_refused_though_the_sum_would_do(one: Stage, message: str) -> None:
+def test_what_fits_no_node_is_refused_though_the_sum_would_do(one: Stage, message: str) -> None:
     with pytest.raises(ResourceError, match=message):
-        resources(*TWO_MACHINES).check({"a": one})
-    resources(*TWO_MACHINES).check(
+        resources(*TWO_NODES).check({"a": one})
+    resources(*TWO_NODES).check(
         {
             "a": stage("a", workers=3),
             "b": stage("b", workers=8, gpus=0),
@@ -112,13 +112,13 @@ def test_what_fits_no_machine_is_refused_though_the_sum_would_do(one: Stage, mes
     )
 
 
-def test_cpus_on_one_machine_and_gpus_on_another_are_named_together() -> None:
+def test_cpus_on_one_node_and_gpus_on_another_are_named_together() -> None:
     with pytest.raises(ResourceError, match=r"resources\.finetune: a stage needs 4 CPU and 1 GPU on one"):
         resources({"CPU": 8.0}, {"CPU": 2.0, "GPU": 1.0}).check({"a": stage("a", cpus=4)})
 
 
-def test_a_group_that_lost_a_machine_keeps_the_room_that_is_left_for_it() -> None:
-    """Three workers on two machines of 2 CPUs; on the machine that is left nothing else gets in."""
+def test_a_group_that_lost_a_node_keeps_the_room_that_is_left_for_it() -> None:
+    """Three workers on two nodes of 2 CPUs; on the node that is left nothing else gets in."""
     first, second = ClusterNode({"CPU": 2.0}, "first"), ClusterNode({"CPU": 2.0}, "second")
     both = ClusterResources([first, second])
     both.admit(stage("group", workers=3, min_workers=1))
@@ -143,11 +143,11 @@ def test_what_may_come_is_room_too() -> None:
     assert not growing.fits(one)
 
 
-# --------------------------------------------------------------------------------------------------------- by machine
+# --------------------------------------------------------------------------------------------------------- by node
 
 
-def test_free_gpus_on_two_machines_are_no_two_gpus_on_one() -> None:
-    """Two machines of two GPUs. Two stages of one GPU each: Ray puts them on different machines, and so do we."""
+def test_free_gpus_on_two_nodes_are_no_two_gpus_on_one() -> None:
+    """Two nodes of two GPUs. Two stages of one GPU each: Ray puts them on different nodes, and so do we."""
     one = resources({"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 2.0})
     one.admit(stage("a", gpus=1))
     one.admit(stage("b", gpus=1))
@@ -172,8 +172,8 @@ def test_a_stage_that_says_where_it_is_puts_the_ledger_right() -> None:
     assert one.fits(stage("c", cpus=2, workers=2))
 
 
-def test_machines_come_and_go_and_what_runs_keeps_its_place() -> None:
-    first, second, third = machines({"CPU": 2.0}, {"CPU": 2.0}, {"CPU": 2.0})
+def test_nodes_come_and_go_and_what_runs_keeps_its_place() -> None:
+    first, second, third = nodes({"CPU": 2.0}, {"CPU": 2.0}, {"CPU": 2.0})
     one = ClusterResources([first, second])
     one.admit(stage("a", cpus=2))
     one.settle("a", second.id)
@@ -189,7 +189,7 @@ def test_machines_come_and_go_and_what_runs_keeps_its_place() -> None:
     assert one.fits(stage("c", cpus=2))
 
 
-def test_a_stage_that_waits_for_a_machine_is_on_it_once_it_has_come() -> None:
+def test_a_stage_that_waits_for_a_node_is_on_it_once_it_has_come() -> None:
     head, coming = ClusterNode({"CPU": 0.0}, "head"), ClusterNode({"CPU": 2.0})
     one = ClusterResources([head, coming])
     one.admit(stage("a"))
@@ -199,23 +199,23 @@ def test_a_stage_that_waits_for_a_machine_is_on_it_once_it_has_come() -> None:
     assert not one.fits(stage("c", cpus=2))
 
 
-def test_machines_that_are_there_are_taken_before_those_that_may_come() -> None:
-    one = ClusterResources([ClusterNode({"CPU": 64.0}), *machines({"CPU": 2.0})])
+def test_nodes_that_are_there_are_taken_before_those_that_may_come() -> None:
+    one = ClusterResources([ClusterNode({"CPU": 64.0}), *nodes({"CPU": 2.0})])
     one.admit(stage("a"))
     assert one.running["a"].places == (1,)
 
 
-def test_machines_to_keep_off_are_no_room() -> None:
+def test_nodes_to_keep_off_are_no_room() -> None:
     one = resources({"CPU": 1.0}, {"CPU": 1.0})
-    one.admit(stage("a"), keep_off={"0"})
+    one.admit(stage("a"), excluded={"0"})
     assert one.running["a"].places == (1,)
-    assert not one.fits(stage("b"), keep_off={"0"})
+    assert not one.fits(stage("b"), excluded={"0"})
     assert one.fits(stage("b"))
-    assert one.could_hold(stage("b"), keep_off={"0"})
-    assert not one.could_hold(stage("b"), keep_off={"0", "1"})
+    assert one.could_hold(stage("b"), excluded={"0"})
+    assert not one.could_hold(stage("b"), excluded={"0", "1"})
 
 
-def test_an_elastic_stage_takes_what_the_machines_could_ever_hold_for_ray_train_waits_for_it() -> None:
+def test_an_elastic_stage_takes_what_the_nodes_could_ever_hold_for_ray_train_waits_for_it() -> None:
     """Four to eight workers on six CPUs: room for six is needed, and with one CPU taken there is none."""
     one = resources({"CPU": 4.0}, {"CPU": 2.0})
     group = stage("g", workers=8, min_workers=4, gpus=0)
@@ -233,10 +233,10 @@ SHAPES = st.tuples(st.integers(1, 3), st.sampled_from([0.0, 0.5, 1.0, 2.0]), st.
 
 
 @given(st.lists(SIZES, min_size=1, max_size=3), st.lists(SHAPES, min_size=1, max_size=8))
-def test_never_more_is_taken_of_a_machine_than_it_has_and_what_ends_gives_all_back(
+def test_never_more_is_taken_of_a_node_than_it_has_and_what_ends_gives_all_back(
     sizes: list[dict[str, float]], shapes: list[tuple[int, float, int]]
 ) -> None:
-    """By an account of our own: what runs is summed up per machine; what does not fit, fits none."""
+    """By an account of our own: what runs is summed up per node; what does not fit, fits none."""
     one = resources(*sizes)
     running: list[Stage] = []
     for number, (cpus, gpus, workers) in enumerate(shapes):

@@ -65,7 +65,7 @@ def taken(scheduler: Scheduler) -> Stage:
 # --------------------------------------------------------------------------------------------- order and gating
 
 
-def test_a_child_is_handed_out_only_after_its_parent_finished() -> None:
+def test_a_child_is_dispatched_only_after_its_parent_finished() -> None:
     parent = stage("pretrain")
     child = stage("finetune", parent)
     s = scheduler(child)
@@ -86,7 +86,7 @@ def test_pretrainings_go_first_and_equals_in_the_order_of_asking() -> None:
     assert [taken(s), taken(s), taken(s)] == [late, first, second]
 
 
-def test_only_what_fits_is_handed_out() -> None:
+def test_only_what_fits_is_dispatched() -> None:
     big, small = stage("pretrain"), stage("finetune")
     s = scheduler(big, small)
     assert s.take(lambda one: one != big) == small

@@ -73,12 +73,12 @@ def finish(store: Store, folder: Path) -> Entry:
 
 
 def two(server: Server, tmp_path: Path, prefix: str) -> tuple[Store, Store]:
-    """Two machines with caches of their own; the second sees the server through the faulty proxy."""
+    """Two nodes with caches of their own; the second sees the server through the faulty proxy."""
     first = open_store(server.address(prefix), tmp_path / "a")
     return first, Store(tmp_path / "b", open_bucket(server.address(prefix, server.proxy.port)))
 
 
-def test_what_one_machine_finished_another_finds_and_fetches_once(server: Server, tmp_path: Path) -> None:
+def test_what_one_node_finished_another_finds_and_fetches_once(server: Server, tmp_path: Path) -> None:
     first, second = two(server, tmp_path, "shared")
     entry = finish(first, written(first, b"w" * 3_000_000))
     assert second.find(KEY) == entry
@@ -134,7 +134,7 @@ def test_other_bytes_of_the_same_size_are_refused_and_leave_nothing(server: Serv
     assert list((tmp_path / "b").rglob("*model*")) == []
 
 
-def test_a_state_goes_on_on_another_machine_and_only_a_newer_one(server: Server, tmp_path: Path) -> None:
+def test_a_state_goes_on_on_another_node_and_only_a_newer_one(server: Server, tmp_path: Path) -> None:
     first, second = two(server, tmp_path, "states")
     folder = written(first)
     assert second.resumable(KEY) is None
@@ -257,7 +257,7 @@ def test_a_file_of_a_copy_that_comes_in_part_is_an_error(server: Server, tmp_pat
 
 
 def test_two_runs_do_not_send_to_one_copy(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other is on another machine and lives: it renews its lease. Times are a fiftieth of the real ones."""
+    """The other is on another node and lives: it renews its lease. Times are a fiftieth of the real ones."""
     for name in ("LEASE_SECONDS", "BEAT_SECONDS", "WAIT_SECONDS"):
         for module in ("pretune.store.lease", "pretune.store.mirror"):
             if hasattr(sys.modules[module], name):
@@ -280,7 +280,7 @@ def test_two_runs_do_not_send_to_one_copy(server: Server, tmp_path: Path, monkey
     assert open_bucket(server.address("twice")).read("study.json") == b"b"
 
 
-def test_a_longer_training_finds_the_shorter_one_of_another_machine(server: Server, tmp_path: Path) -> None:
+def test_a_longer_training_finds_the_shorter_one_of_another_node(server: Server, tmp_path: Path) -> None:
     first, second = two(server, tmp_path, "lengths")
     finish(first, written(first, continue_pt=b"end"))
     first.note_length("series", 4, KEY)
@@ -370,7 +370,7 @@ RARE = ("ok",) * 9 + ("error",) + ("ok",) * 9 + ("cut",) + ("slow",)
 def test_a_study_on_a_faulty_object_store_ends_in_the_local_table(
     fates: tuple[str, ...], tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Store and results through the proxy; then another machine, with empty disks, goes on from the copy.
+    """Store and results through the proxy; then another node, with empty disks, goes on from the copy.
 
     No key, token or password is in anything that was written, here, in the bucket or in Ray's logs.
     """

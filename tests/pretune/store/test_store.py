@@ -266,7 +266,7 @@ def remembered_as_missing(store: Store, opened_for: int = 1) -> Iterator[list[Pa
 
 
 @pytest.mark.parametrize("looks", [1, 3])
-def test_what_another_machine_says_it_has_finished_is_found_behind_a_cache_of_names(tmp_path: Path, looks: int) -> None:
+def test_what_another_node_says_it_has_finished_is_found_behind_a_cache_of_names(tmp_path: Path, looks: int) -> None:
     store = Store(tmp_path)
     entry = finish(store, attempt(store))
     with remembered_as_missing(store, looks):

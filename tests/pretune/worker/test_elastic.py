@@ -1,7 +1,7 @@
-"""A machine that is lost for good while it trains with another: with `min_workers` the stage ends on what is left.
+"""A node that is lost for good while it trains with another: with `min_workers` the stage ends on what is left.
 
-Ray's own stand-in for machines: two sets of its processes on this one. Ray Train goes by what the machines have, not by
-what is free on them, so that only a machine that is gone makes the group smaller.
+Ray's own stand-in for nodes: two sets of its processes on this one. Ray Train goes by what the nodes have, not by
+what is free on them, so that only a node that is gone makes the group smaller.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ign
 
 
 @pytest.fixture
-def machines() -> Iterator[Any]:
-    """A cluster of two machines with a CPU each; answers what takes the second away."""
+def nodes() -> Iterator[Any]:
+    """A cluster of two nodes with a CPU each; answers what takes the second away."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
@@ -68,7 +68,7 @@ def ended(one: StageTask) -> tuple[Entry, dict[str, torch.Tensor]]:
     return entry, load_file(store.file(entry, "model.safetensors"))
 
 
-def test_one_machine_ends_what_two_began(machines: Any, tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_one_node_ends_what_two_began(nodes: Any, tiny: dict[str, Any], tmp_path: Path) -> None:
     """In float32, plain SGD: sums in another order move things a little, over 100 steps running means by 4e-4 and the
     encoder's rank by 0.3 %."""
     tiny["pretrain"] |= {"steps": 100, "optimizer": {"name": "sgd", "lr": 0.01}, "method": {"name": "mae", "patch": 4}}
@@ -80,7 +80,7 @@ def test_one_machine_ends_what_two_began(machines: Any, tiny: dict[str, Any], tm
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and not list((tmp_path / "hit" / hit.fingerprint).glob(f"*/{STATE}")):
             time.sleep(0.05)
-        machines()
+        nodes()
 
     loss = threading.Thread(target=lose)
     loss.start()
@@ -93,11 +93,9 @@ def test_one_machine_ends_what_two_began(machines: Any, tiny: dict[str, Any], tm
         assert torch.allclose(weights[name], tensor, rtol=1e-2, atol=1e-3), name
 
 
-def test_a_group_that_lost_a_machine_gets_the_room_of_a_process_that_idles(
-    tiny: dict[str, Any], tmp_path: Path
-) -> None:
-    """Three workers and a fine-tuning of its own on two machines of two CPUs. It ends, and Tune keeps its process for
-    the next; then a machine is lost, and the workers that come back need what that process holds."""
+def test_a_group_that_lost_a_node_gets_the_room_of_a_process_that_idles(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """Three workers and a fine-tuning of its own on two nodes of two CPUs. It ends, and Tune keeps its process for
+    the next; then a node is lost, and the workers that come back need what that process holds."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
@@ -110,7 +108,7 @@ def test_a_group_that_lost_a_machine_gets_the_room_of_a_process_that_idles(
     options = Options(tmp_path / "out", tmp_path / "store", tmp_path / "cache", address=cluster.address)
 
     def lose() -> None:
-        """The second machine, once the fine-tuning has ended and the group has written a state."""
+        """The second node, once the fine-tuning has ended and the group has written a state."""
         deadline = time.monotonic() + 200
         while time.monotonic() < deadline:
             if list((tmp_path / "store").glob("*/done.json")) and list((tmp_path / "store").glob(f"*/*/{STATE}")):
@@ -131,7 +129,7 @@ def test_a_group_that_lost_a_machine_gets_the_room_of_a_process_that_idles(
 
 
 def test_a_group_larger_than_the_cluster_is_not_refused_and_runs_on_what_there_is(
-    machines: Any, tiny: dict[str, Any], tmp_path: Path
+    nodes: Any, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     """Two to three workers on two CPUs: the study's ledger asks for room for two, as Ray Train does."""
     tiny["resources"] = {"pretrain": {"workers": 3, "min_workers": 2}}

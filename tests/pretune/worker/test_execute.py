@@ -209,7 +209,7 @@ def test_a_cause_can_be_stored_whatever_the_file_is_called() -> None:
     assert pa.array([text]).to_pylist() == [text]
 
 
-def test_a_machine_that_does_not_see_the_shared_folder_says_so_and_makes_nothing_there(
+def test_a_node_that_does_not_see_the_shared_folder_says_so_and_makes_nothing_there(
     tiny: dict[str, Any], folders: Folders, tmp_path: Path
 ) -> None:
     """Else /shared would be made on its own disk, and every stage there be lost with it."""
@@ -219,7 +219,7 @@ def test_a_machine_that_does_not_see_the_shared_folder_says_so_and_makes_nothing
     assert (outcome.state, outcome.failure) == ("crashed", Failure.NOT_SHARED)
     assert f"{platform.node()} does not see {tmp_path / 'store'}" in outcome.cause
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(FileNotFoundError, match="does not see"):  # one of several workers, on another machine
+    with pytest.raises(FileNotFoundError, match="does not see"):  # one of several workers, on another node
         run_worker(task, tmp_path / "attempt", ignore, torch.device("cpu"), None)
     with join.marked(tmp_path / "store") as mark:
         task = tasks(tiny, replace(folders, mark=str(mark)))["pretrain"]
@@ -236,7 +236,7 @@ def test_a_machine_that_does_not_see_the_shared_folder_says_so_and_makes_nothing
         (None, Failure.STORE_FULL),
     ],
 )
-def test_a_full_disk_of_one_machine_alone_does_not_stop_the_study(
+def test_a_full_disk_of_one_node_alone_does_not_stop_the_study(
     where: str | None, kind: Failure, tiny: dict[str, Any], folders: Folders, tmp_path: Path
 ) -> None:
     task = tasks(tiny, folders)["pretrain"]

@@ -65,7 +65,7 @@ def test_a_preempted_stage_goes_on_where_it_left_and_ends_in_the_same_bits(
     assert ended["preempted weights"] == ended["undisturbed weights"]
 
 
-def test_a_preempted_stage_is_handed_out_again_and_costs_no_retry(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_a_preempted_stage_is_dispatched_again_and_costs_no_retry(tiny: dict[str, Any], tmp_path: Path) -> None:
     stage, told = stage_of(tiny, "pretrain"), []
     scheduler = Scheduler(lambda key: None, 0, lambda kind, stage, text: told.append((kind, text)))
     scheduler.start([program_of(stage)])
@@ -84,7 +84,7 @@ def program_of(stage: Any) -> Any:
     return []
 
 
-def test_a_stopped_handout_hands_out_no_more_and_is_over_when_nothing_is_under_way(tiny: dict[str, Any]) -> None:
+def test_a_stopped_dispatcher_dispatches_no_more_and_is_over_when_nothing_is_under_way(tiny: dict[str, Any]) -> None:
     stage = stage_of(tiny, "pretrain")
     scheduler = Scheduler(lambda key: None, 0)
     scheduler.start([program_of(stage)])

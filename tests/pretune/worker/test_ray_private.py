@@ -209,8 +209,8 @@ def test_a_stage_says_once_that_ray_does_not_answer_and_goes_on(
     asked = {draining: "this node is draining", stopping: "the study is being stopped"}
     monkeypatch.setattr(preemption, "QUESTIONS", asked)
     monkeypatch.setattr(preemption, "ASK_SECONDS", 0.0)
-    with caplog.at_level(logging.WARNING), preemption.at_work() as leaving:
-        assert [leaving(), leaving(), leaving()] == [False, False, True]
+    with caplog.at_level(logging.WARNING), preemption.at_work() as preempted:
+        assert [preempted(), preempted(), preempted()] == [False, False, True]
     assert [record.message for record in caplog.records] == [
         "Ray does not answer whether this node is draining (no attribute 'get_draining_nodes'); it is asked again",
         "Ray does not answer whether the study is being stopped (the head is away); it is asked again",
