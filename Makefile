@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: quickstart install test test-all lint bench clean
 
 quickstart: .venv/installed  ## install, then run the main job on generated scenes
-	$(BIN)/pretune run search_spaces/studies/quickstart.yaml
+	$(BIN)/pretune run quickstart
 
 install: .venv/installed
 

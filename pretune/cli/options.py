@@ -9,12 +9,19 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pretune.search_spaces.shipped import find_study
+
 if TYPE_CHECKING:
     from pretune.cluster.autoscaling import Group
     from pretune.run import Options
     from pretune.search_spaces.resolve import Study
 
-study_file = click.argument("file", type=click.Path(path_type=Path))
+study_file = click.argument(
+    "file",
+    metavar="STUDY",
+    type=click.Path(path_type=Path),
+    callback=lambda context, parameter, path: find_study(path),
+)
 scale = click.option("--scale", metavar="NAME", help="Apply one of the study's scales, e.g. small.")
 overrides = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; repeatable."

@@ -49,9 +49,10 @@ def run(
     store: str | None, parallel: int | None, address: str | None, may_grow: tuple[str, ...],
     search_storage: str | None, dashboard: bool, log_to: tuple[str, ...],
 ) -> None:  # fmt: skip
-    """Run a study, or what is missing of it.
+    """Run a study, or what is missing of it. STUDY is a file, or the name of a study that comes with Pretune.
 
     \b
+    pretune run quickstart
     pretune run study.yaml --data ~/datasets
     pretune run study.yaml --scale small --set seeds.report=2
 

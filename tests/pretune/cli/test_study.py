@@ -72,7 +72,7 @@ def test_a_bad_study_shows_all_its_problems_and_exits_with_2(
         (["run", "tiny.yaml", "--set", "finetune.steps"], "is not of the form dotted.key=value"),
         (["run", "tiny.yaml", "--set", "finetune.size=33"], "33 px is not a multiple of 2"),
         (["run", "tiny.yaml", "--parallel", "0"], "0 is not in the range x>=1"),
-        (["run"], "Missing argument 'FILE'"),
+        (["run"], "Missing argument 'STUDY'"),
         (["fly"], "No such command 'fly'"),
         (["status", "missing"], "missing holds no status.json: no study has run there"),
         (["report", "missing"], "there is no study folder missing"),

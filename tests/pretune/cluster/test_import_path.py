@@ -140,19 +140,21 @@ def test_a_joined_cluster_gets_the_drivers_code_with_its_linked_folders(tiny: di
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_submitted_job_runs_its_own_code(tiny: dict[str, Any], tmp_path: Path) -> None:
-    """From a hostile folder, by a head that was started in one."""
+    """Sent from a hostile folder, to a head without code of ours."""
     tiny["seeds"]["report"] = 1
     (tmp_path / "work").mkdir()
     study = hostile(tmp_path / "work", tiny, "pretune.py", *NAMES)
     given = environment(tmp_path) | TOKEN
     bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | TOKEN
     with started_head(bare, "--num-cpus=2", "--include-dashboard=true", "--dashboard-port=0") as (_, folder):
-        address = dashboard_of(folder)
-        submit = ["submit", study.name, "--address", address, "--root", str(tmp_path / "runs")]
-        done = subprocess.run(
-            [*words(tmp_path, "script"), *submit],
-            env=given, cwd=study.parent, capture_output=True, text=True, timeout=400,
-        )  # fmt: skip
+        submit = ["submit", study.name, "--address", dashboard_of(folder), "--root", str(tmp_path / "runs")]
+        command = [*words(tmp_path, "script"), *submit]
+        until = time.monotonic() + 120
+        while True:
+            done = subprocess.run(command, env=given, cwd=study.parent, capture_output=True, text=True, timeout=400)
+            if "No available agent to submit job" not in done.stderr or time.monotonic() > until:
+                break  # the head's agent, which runs jobs, comes up some seconds after its dashboard
+            time.sleep(1)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((tmp_path / "runs" / "tiny" / "status.json").read_text())["finished"] == 3
 
