@@ -151,5 +151,5 @@ def test_every_metric_that_the_code_names_is_in_the_table(path: Path) -> None:
     assert [name for name in literals(path) if pattern_of(name) not in DEFINITIONS] == []
 
 
-def test_costs_are_those_of_the_dispatcher() -> None:
-    assert set(literals(TOP / "pretune" / "dispatch" / "dispatcher.py")) == set(COSTS)
+def test_costs_are_those_that_the_store_is_asked_for() -> None:
+    assert set(literals(TOP / "pretune" / "store" / "lookup.py")) == set(COSTS)

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pretune.trainables.data.resident.images import ImageSet, load
 
 from pretune.search_spaces import schema
 from pretune.search_spaces.metrics import DEFINITIONS, OF_PROBABILITIES, RATIOS, SCORES, is_reportable, pattern_of
 from pretune.trainables import checkpoints
+from pretune.trainables.data.image_set import ImageSet
+from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split
 from pretune.trainables.finetune import finetune
 from pretune.trainables.loop import RunContext, build_encoder
@@ -36,7 +37,9 @@ def missing(names: set[str]) -> list[str]:
 def data(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     """40 scenes of 32 px in two classes of pixels called `bone loss` and `glossy`, and three of images."""
     torch.set_num_threads(1)
-    made = load(schema.Scenes(dataset="scenes", images=40, cache_size=32), None, tmp_path_factory.mktemp("cache"))
+    made = load_images(
+        schema.Scenes(dataset="scenes", images=40, cache_size=32), None, tmp_path_factory.mktemp("cache")
+    )
     assert made.masks is not None
     two = np.minimum(np.asarray(made.masks), 1)
     return dataclasses.replace(made, masks=two, classes=("bone loss", "glossy"), labels=np.arange(40) % 3)

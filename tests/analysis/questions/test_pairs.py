@@ -131,7 +131,7 @@ def test_the_front_holds_what_no_other_beats(points):
 
 def test_a_loss_counts_the_other_way(tmp_path):
     """m is 0.5 and 0.6; the loss is 0.01 more: the lower loss and the higher m are both on the front."""
-    factors, metrics = {"a": ["x", "y"]}, (JACCARD, "test/loss")
+    factors, metrics = {"a": ["x", "y"]}, (JACCARD, "val/pretext_loss")
     results, header = study(tmp_path, {"a=x": [0.4, 0.6], "a=y": [0.6]}, factors, metrics=metrics)
     found = tradeoff(results, header, *metrics)
     assert found.front.tolist() == [True, True]
