@@ -66,6 +66,7 @@ class MethodFacts:
     built_by: str = ""  # FILE:FUNCTION in trainables/methods; "" where nothing is trained
     requires: tuple[Map, ...] = ()  # what it reads of a data set beside its views
     metrics: tuple[str, ...] = ()  # diagnostics that it may report, as train/NAME; see `metrics_of`
+    terms: tuple[tuple[str, str], ...] = ()  # parts of its loss that it reports too, and what each is
     decoder: bool = False  # whether it trains a decoder too
     supervised: bool = False  # whether it learns from labels or masks
     classifier: bool = False  # whether its head tells the image classes apart by pooled features
@@ -212,7 +213,12 @@ class VICReg(Settings):
     name: Literal["vicreg"]
     facts: ClassVar[MethodFacts] = MethodFacts(
         "vicreg:build_vicreg",
-        metrics=(*AGREEMENT, "invariance_loss", "variance_loss", "covariance_loss"),
+        metrics=AGREEMENT,
+        terms=(
+            ("invariance_loss", "mean squared difference of the outputs for two views"),
+            ("variance_loss", "how far the outputs' standard deviations are below 1"),
+            ("covariance_loss", "squared covariances of different outputs"),
+        ),
         compares_batch=True,
     )
     invariance: PositiveFloat = 25.0  # weights of the three terms
@@ -231,7 +237,11 @@ class BarlowTwins(Settings):
     name: Literal["barlow-twins"]
     facts: ClassVar[MethodFacts] = MethodFacts(
         "barlow_twins:build_barlow_twins",
-        metrics=(*AGREEMENT, "on_diagonal_loss", "off_diagonal_loss"),
+        metrics=AGREEMENT,
+        terms=(
+            ("on_diagonal_loss", "squared distances from 1 of each output's correlation over two views"),
+            ("off_diagonal_loss", "squared correlations of different outputs"),
+        ),
         compares_batch=True,
     )
     redundancy: PositiveFloat = 5e-3  # weight of what is off the diagonal, the paper's lambda
@@ -472,7 +482,7 @@ def requirements_of_tasks(tasks: Sequence[str]) -> frozenset[Map]:
 def metrics_of(method: Method) -> frozenset[str]:
     """Diagnostics that a method with these settings may report, as train/NAME."""
     errors = {f"{task.replace('-', '_')}_error" for task in getattr(method, "tasks", ())}
-    return frozenset(method.facts.metrics) | errors
+    return frozenset(method.facts.metrics) | {name for name, _ in method.facts.terms} | errors
 
 
 def targets_of(method: Method) -> Literal["places", "pixels"] | None:
