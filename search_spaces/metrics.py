@@ -10,7 +10,8 @@ Full names are built from parts, and are read by them alone, never by what lette
     probe/NAME/LEVEL/METRIC         of a pairwise probe, LEVEL being the one compared with
     cost/METRIC                     of a stage run, kept beside its results
 
-A new metric is a row here, and where it is a ratio of pixel counts a line in RATIOS.
+A new metric is a row here, and where it is a ratio of pixel counts a line in RATIOS. Terms of a pretraining method's
+loss have their rows from its facts.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
+
+from pretune.search_spaces.schema import FACTS
 
 Direction = Literal["maximize", "minimize"]
 
@@ -76,7 +79,7 @@ _IMAGES = "validation images, or those that a probe is `on`, each once"
 _COMMONEST = "the most frequent class everywhere: metrics.segmentation.most_frequent_class"
 _FREQUENT = "share of the most frequent class; 1 / classes where all are as frequent"
 
-DEFINITIONS: Mapping[str, MetricDefinition] = {  # SPLIT is val, test or test@SIZE; N a number
+DEFINITIONS: dict[str, MetricDefinition] = {  # SPLIT is val, test or test@SIZE; N a number
     "SPLIT/accuracy": MetricDefinition(
         "maximize", "fraction", 0, 1, _PIXELS, _COMMONEST, "share of pixels that are right"),
     "SPLIT/mean_accuracy": MetricDefinition(
@@ -173,6 +176,12 @@ DEFINITIONS: Mapping[str, MetricDefinition] = {  # SPLIT is val, test or test@SI
     "cost/gpu_seconds": MetricDefinition(
         "minimize", "s", 0, _INF, "one number", "", "wall time of the last attempt times its GPUs"),
 }  # fmt: skip
+
+DEFINITIONS |= {
+    f"train/{name}": MetricDefinition("minimize", "loss", 0, _INF, _BATCH, "", meaning)
+    for facts in FACTS.values()
+    for name, meaning in facts.terms
+}
 
 SCORES = tuple(key.removeprefix("SPLIT/") for key in DEFINITIONS if re.fullmatch("SPLIT/[^/]+", key))
 OF_PROBABILITIES = ("jaccard_thresholds", "soft_dice")  # only with finetune.threshold_scores

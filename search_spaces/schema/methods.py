@@ -21,6 +21,41 @@ from pydantic import (
 
 from pretune.search_spaces.schema.base import Fraction, Settings
 
+__all__ = [
+    "BYOL",
+    "DINO",
+    "FACTS",
+    "MAE",
+    "SAMCLR",
+    "BarlowTwins",
+    "Classification",
+    "ConRec",
+    "Crop",
+    "DecodingTask",
+    "Genesis",
+    "Map",
+    "Method",
+    "MethodFacts",
+    "MoCo",
+    "MoCoV3",
+    "NoPretraining",
+    "PixelCL",
+    "PixelCLDepth",
+    "Reconstruction",
+    "Segmentation",
+    "SimCLR",
+    "SwAV",
+    "VICReg",
+    "Weights",
+    "batch_parts",
+    "metrics_of",
+    "ramps",
+    "requirements_of",
+    "requirements_of_tasks",
+    "restores_views",
+    "targets_of",
+]
+
 Map = Literal["images", "labels", "masks", "regions", "depth"]
 
 
@@ -31,6 +66,7 @@ class MethodFacts:
     built_by: str = ""  # FILE:FUNCTION in trainables/methods; "" where nothing is trained
     requires: tuple[Map, ...] = ()  # what it reads of a data set beside its views
     metrics: tuple[str, ...] = ()  # diagnostics that it may report, as train/NAME; see `metrics_of`
+    terms: tuple[tuple[str, str], ...] = ()  # parts of its loss that it reports too, and what each is
     decoder: bool = False  # whether it trains a decoder too
     supervised: bool = False  # whether it learns from labels or masks
     classifier: bool = False  # whether its head tells the image classes apart by pooled features
@@ -169,6 +205,51 @@ class SwAV(Settings):
     local_views: NonNegativeInt = 6
     local_size: PositiveInt = 32  # px, half of the large views' default (the paper: 96 of 224)
     local_crop: Crop = (0.05, 0.14)  # area share
+
+
+class VICReg(Settings):
+    """VICReg (Bardes et al. 2022): views agree, every output varies, no two outputs go together. BYOL's views."""
+
+    name: Literal["vicreg"]
+    facts: ClassVar[MethodFacts] = MethodFacts(
+        "vicreg:build_vicreg",
+        metrics=AGREEMENT,
+        terms=(
+            ("invariance_loss", "mean squared difference of the outputs for two views"),
+            ("variance_loss", "how far the outputs' standard deviations are below 1"),
+            ("covariance_loss", "squared covariances of different outputs"),
+        ),
+        compares_batch=True,
+    )
+    invariance: PositiveFloat = 25.0  # weights of the three terms
+    variance: PositiveFloat = 25.0
+    covariance: PositiveFloat = 1.0
+    hidden: PositiveInt = 8192  # width of the expander's two hidden layers
+    dim: PositiveInt = 8192  # width of its output
+    projection_levels: PositiveInt = 1  # as in SimCLR
+    blur: tuple[Fraction, Fraction] | None = (1.0, 0.1)  # probability in each view; none: views.blur in both
+    solarize: tuple[Fraction, Fraction] = (0.0, 0.2)  # probability in each view
+
+
+class BarlowTwins(Settings):
+    """Barlow Twins (Zbontar et al. 2021): the cross-correlation of two views' outputs is the identity. BYOL's views."""
+
+    name: Literal["barlow-twins"]
+    facts: ClassVar[MethodFacts] = MethodFacts(
+        "barlow_twins:build_barlow_twins",
+        metrics=AGREEMENT,
+        terms=(
+            ("on_diagonal_loss", "squared distances from 1 of each output's correlation over two views"),
+            ("off_diagonal_loss", "squared correlations of different outputs"),
+        ),
+        compares_batch=True,
+    )
+    redundancy: PositiveFloat = 5e-3  # weight of what is off the diagonal, the paper's lambda
+    hidden: PositiveInt = 8192  # width of the projector's two hidden layers
+    dim: PositiveInt = 8192  # width of its output
+    projection_levels: PositiveInt = 1  # as in SimCLR
+    blur: tuple[Fraction, Fraction] | None = (1.0, 0.1)  # probability in each view; none: views.blur in both
+    solarize: tuple[Fraction, Fraction] = (0.0, 0.2)  # probability in each view
 
 
 class MAE(Settings):
@@ -363,6 +444,8 @@ Method = Annotated[
     | BYOL
     | DINO
     | SwAV
+    | VICReg
+    | BarlowTwins
     | MAE
     | Genesis
     | Reconstruction
@@ -399,7 +482,7 @@ def requirements_of_tasks(tasks: Sequence[str]) -> frozenset[Map]:
 def metrics_of(method: Method) -> frozenset[str]:
     """Diagnostics that a method with these settings may report, as train/NAME."""
     errors = {f"{task.replace('-', '_')}_error" for task in getattr(method, "tasks", ())}
-    return frozenset(method.facts.metrics) | errors
+    return frozenset(method.facts.metrics) | {name for name, _ in method.facts.terms} | errors
 
 
 def targets_of(method: Method) -> Literal["places", "pixels"] | None:

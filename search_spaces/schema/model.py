@@ -11,6 +11,17 @@ from pydantic import (
 
 from pretune.search_spaces.schema.base import Settings, default_name
 
+__all__ = [
+    "ConRecUNet",
+    "GenesisUNet",
+    "Model",
+    "ResNetHead",
+    "ResNetUNet",
+    "TimmUNet",
+    "UNet",
+    "dimensions_of",
+]
+
 EvenWidth = Annotated[int, Field(gt=0, multiple_of=2)]  # the first convolution of a level has half of it
 
 

@@ -27,6 +27,8 @@ FIXED = {"projection_levels": 2, "local_size": 40}  # distinct too, and possible
 # Where a setting arrives, for those that are no attribute of the module of the same name.
 Arrival = Callable[[Any], Any]
 EVERYWHERE: dict[str, Arrival] = {
+    "hidden": lambda m: layers(head_of(m))[0][1],
+    "dim": lambda m: layers(head_of(m))[-1][1],
     "projection_levels": lambda m: m.levels,
     "blur": lambda m: (m.recipes[0].blur, m.recipes[1].blur),
     "solarize": lambda m: (m.recipes[0].solarize, m.recipes[1].solarize),
@@ -35,29 +37,14 @@ EVERYWHERE: dict[str, Arrival] = {
     "local_crop": lambda m: m.recipes[-1].crop,
     "local_blur": lambda m: m.recipes[-1].blur,
 }
-HEAD: dict[str, Arrival] = {"hidden": lambda m: layers(m.head)[0][1], "dim": lambda m: layers(m.head)[-1][1]}
-PROJECTOR: dict[str, Arrival] = {
-    "hidden": lambda m: layers(m.projector)[0][1],
-    "dim": lambda m: layers(m.projector)[-1][1],
-}
-PIXELS: dict[str, Arrival] = {
-    "hidden": lambda m: layers(m.heads.pixel)[0][1],
-    "dim": lambda m: layers(m.heads.pixel)[-1][1],
-}
 ARRIVALS: dict[str, dict[str, Arrival]] = {
-    "simclr": HEAD,
-    "samclr": HEAD,
-    "moco": HEAD | {"queue": lambda m: len(m.queue.rows)},
-    "moco-v3": PROJECTOR,
-    "byol": PROJECTOR,
+    "moco": {"queue": lambda m: len(m.queue.rows)},
     "dino": {
         "hidden": lambda m: layers(m.head.layers)[0][1],
         "bottleneck": lambda m: layers(m.head.layers)[-1][1],
         "prototypes": lambda m: m.head.prototypes.out_features,
     },
-    "swav": HEAD | {"prototypes": lambda m: m.prototypes.out_features, "queue": lambda m: len(m.queues[0].rows)},
-    "pixelcl": PIXELS,
-    "pixelcl++": PIXELS,
+    "swav": {"prototypes": lambda m: m.prototypes.out_features, "queue": lambda m: len(m.queues[0].rows)},
     "conrec": {
         "hidden": lambda m: layers(m.projection)[0][1],
         "dim": lambda m: layers(m.projection)[-1][1],
@@ -70,6 +57,12 @@ ARRIVALS: dict[str, dict[str, Arrival]] = {
         "in_paint": lambda m: m.rates.in_paint,
     },
 }
+
+
+def head_of(method: nn.Module) -> nn.Module:
+    """The first part of a method beside its encoder and decoder that has several layers."""
+    parts = [part for name, part in method.named_children() if name not in ("encoder", "decoder")]
+    return next(part for part in parts if len(layers(part)) > 1)
 
 
 def layers(module: nn.Module) -> list[tuple[int, int]]:
