@@ -109,8 +109,8 @@ def enlarged(data: Path, count: int, folder: Path) -> Path:
     (copy / "annotations" / "trainval.txt").write_text("\n".join(lines))
     (copy / "annotations" / "test.txt").write_text("")
     for name in (line.split()[0] for line in lines):
-        picture, mask = f"images/{name}.jpg", f"annotations/trimaps/{name}.png"
-        Image.open(root / picture).resize((500, 375), Image.Resampling.BICUBIC).save(copy / picture, quality=90)
+        image, mask = f"images/{name}.jpg", f"annotations/trimaps/{name}.png"
+        Image.open(root / image).resize((500, 375), Image.Resampling.BICUBIC).save(copy / image, quality=90)
         Image.open(root / mask).resize((500, 375), Image.Resampling.NEAREST).save(copy / mask)
     return folder
 

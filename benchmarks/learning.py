@@ -36,7 +36,7 @@ def spread(values: pandas.Series) -> str:
     return f"{values.mean():.3f} ± {values.std():.3f}" if values.count() > 1 else "-"
 
 
-def verdict(gain: pandas.Series) -> str:
+def seeds_above(gain: pandas.Series) -> str:
     """How many seeds are above the random encoder of the same seed."""
     return f"{int((gain > 0).sum())} of {int(gain.count())}"
 
@@ -67,7 +67,7 @@ def row(values: pandas.DataFrame, method: str) -> tuple[str, str, str]:
         return spread(values.loc[method]), "", ""
     other = ON_OTHER_IMAGES.get(method)
     gain = values.loc[method] - values.loc[other if other in values.index else RANDOM]
-    return spread(values.loc[method]), f"{gain.mean():+.3f}", verdict(gain)
+    return spread(values.loc[method]), f"{gain.mean():+.3f}", seeds_above(gain)
 
 
 def main() -> None:

@@ -47,12 +47,12 @@ def study(steps: int) -> dict[str, Any]:
 
 def measure(at_once: int, steps: int, cache: Path) -> dict[str, Any]:
     moments: list[float] = []
-    told = State.event
+    before = State.event
 
     def event(self: State, kind: str, stage: Any, text: str) -> None:
         if kind in ("started", "finished"):
             moments.append(time.monotonic())
-        told(self, kind, stage, text)
+        before(self, kind, stage, text)
 
     with tempfile.TemporaryDirectory() as folder:
         options = Options(Path(folder) / "out", Path(folder) / "store", cache, parallel=at_once)

@@ -112,23 +112,23 @@ def ours(a: argparse.Namespace, name: str) -> dict[str, Any]:
 def our_shares(method: Method, settings: schema.Pretrain, feeds: Any, a: argparse.Namespace) -> dict[str, float]:
     """Milliseconds of a step's parts, medians over steps."""
     optimizer = build_optimizer(settings.optimizer, method.parameters())  # type: ignore[attr-defined]
-    clock = Laps(torch.device(a.device))
+    laps = Laps(torch.device(a.device))
     for step in range(a.images // a.batch):
         indices = np.random.default_rng(step).permutation(a.images)[: a.batch]
-        clock.start()
+        laps.start()
         held = {"images": feeds["images"](indices)}
-        clock.lap("fetch")
+        laps.lap("fetch")
         batch = make_batch(method, {"images": lambda _, held=held: held["images"]}, indices, 0, 0)
-        clock.lap("augment")
+        laps.lap("augment")
         loss, _ = method(batch, 0.0)
-        clock.lap("forward")
+        laps.lap("forward")
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        clock.lap("backward")
+        laps.lap("backward")
         optimizer.step()
         method.after_step(0.0)
-        clock.lap("optimiser")
-    return clock.medians()
+        laps.lap("optimiser")
+    return laps.medians()
 
 
 def lightly(a: argparse.Namespace, name: str) -> dict[str, Any]:
@@ -146,21 +146,21 @@ def lightly(a: argparse.Namespace, name: str) -> dict[str, Any]:
     encoder = build_encoder(model_of(a.model))
     model = lightly_methods.build_method(Backbone(encoder), encoder.widths[-1]).to(device)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    clock, stamps = Laps(device), [now()]
+    laps, stamps = Laps(device), [now()]
     for _ in range(a.epochs):
-        clock.start()
+        laps.start()
         for batch in loader:
             views = [view.to(device) for view in batch[0]]
-            clock.lap("waiting")
+            laps.lap("waiting")
             loss = model(views)
-            clock.lap("forward")
+            laps.lap("forward")
             loss.backward()
-            clock.lap("backward")
+            laps.lap("backward")
             optimizer.step()
             optimizer.zero_grad()
-            clock.lap("optimiser")
+            laps.lap("optimiser")
         stamps.append(now())
-    return rates(stamps, a) | {"shares": clock.means(), "memory_mb": peak_memory(device)}
+    return rates(stamps, a) | {"shares": laps.means(), "memory_mb": peak_memory(device)}
 
 
 class Backbone(nn.Module):

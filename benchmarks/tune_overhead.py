@@ -89,7 +89,7 @@ def pretune_times(study: Mapping[str, Any]) -> list[Moment]:
         def on_event(kind: str, stage: Stage, text: str) -> None:
             if kind == "finished":
                 ended.append(now())
-                say_growth(ended)
+                print_cost(ended)
 
         run = Run(from_dict(dict(study)), lambda data: "content", open_storage(root / "optuna.journal"))
         scheduler = Scheduler(find, 0, on_event)
@@ -130,7 +130,7 @@ def tune_times(count: int, reuse: bool) -> list[Moment]:
     return ended
 
 
-def say_growth(times: list[Moment]) -> None:
+def print_cost(times: list[Moment]) -> None:
     """The cost of the stage runs since the mark before."""
     if len(times) in MARKS:
         first = max([0, *(mark for mark in MARKS if mark < len(times))])

@@ -63,7 +63,13 @@ IN_TEXT = {
     r"machines?\b": "node (of a cluster)",
 }
 # What may stay, and why: persisted names, other people's names, and words that mean something else there.
-NAMES_THAT_STAY: dict[str, str] = {}
+NAMES_THAT_STAY = {
+    "warm_start": "the field's word",
+    "warm_up": "of a schedule",
+    "machines": "hardware of stage runs, not nodes of a cluster: analysis.load.runs",
+    "_machine": "one of them",
+    "machine": "hardware and versions, kept under this name in every store: worker.stage",
+}
 TEXT_THAT_STAYS = {  # pattern around a match -> why it stays
     r"(?i)\b(this|that|the|single|one|idle|shared|loaded|submitting|on the)\W+machines?\b": "one computer, no node",
 }

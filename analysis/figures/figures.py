@@ -146,8 +146,8 @@ def write_files(figures: Sequence[tuple[str, go.Figure]], folder: Path, kind: st
         pio.write_images([figure for _, figure in figures], paths, width=900, scale=2 if kind == "png" else 1)
     except Exception as error:  # kaleido and the browser each raise their own
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        needs = "figure files need `pip install 'pretune[figures]'` and a Chromium or Chrome"
-        raise ResultsError(f"{needs} ({first})") from error
+        required = "figure files need `pip install 'pretune[figures]'` and a Chromium or Chrome"
+        raise ResultsError(f"{required} ({first})") from error
     return paths
 
 

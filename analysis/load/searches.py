@@ -42,7 +42,7 @@ class SearchSummary:
     @property
     def sentence(self) -> str:
         """'search of finetune for all: 20 configurations; 12 went the whole way, 8 raced out or stopped early'."""
-        parts = ", ".join(f"{count} {ENDINGS[told]}" for told, count in self.counts.items())
+        parts = ", ".join(f"{count} {ENDINGS[end]}" for end, count in self.counts.items())
         kept = f"; confirmed was {self.confirmed}" if self.confirmed else ""
         return f"{self.name}: {sum(self.counts.values())} configurations; {parts}{kept}"
 
@@ -66,8 +66,8 @@ def summaries(searches: pandas.DataFrame) -> tuple[SearchSummary, ...]:
 
 
 def _summary(name: str, rows: pandas.DataFrame) -> SearchSummary:
-    told: Sequence[str] = rows["told"].tolist()
-    counts = {key: told.count(key) for key in ENDINGS if key in told}
+    ends: Sequence[str] = rows["told"].tolist()
+    counts = {key: ends.count(key) for key in ENDINGS if key in ends}
     left = rows[rows["told"] != "complete"]
     ended = tuple(
         Ended(int(row["index"]), ENDINGS[row["told"]], str(row["reason"]), _values(row["chosen"]))

@@ -217,8 +217,8 @@ def look_around(shared: Mapping[str, Path], readable: Mapping[str, Path]) -> lis
             )
             for node in nodes
         ]
-        told = [(host, _answer(host, answer, may_leave=True)) for host, answer in answers]
-    seen = [(host, found) for host, found in told if found is not None]
+        found_on = [(host, _answer(host, answer, may_leave=True)) for host, answer in answers]
+    seen = [(host, found) for host, found in found_on if found is not None]
     for host, found in seen:
         for option in found["missing"]:
             folder = {**shared, **readable}[option]
@@ -231,7 +231,7 @@ def look_around(shared: Mapping[str, Path], readable: Mapping[str, Path]) -> lis
         for host, found in seen
         if found[name] != mine
     ]
-    left = [f"{host} is leaving the cluster, and was not looked at" for host, found in told if found is None]
+    left = [f"{host} is leaving the cluster, and was not looked at" for host, found in found_on if found is None]
     return list(dict.fromkeys([*left, *differing]))
 
 

@@ -169,9 +169,9 @@ def _counts(snapshot: Snapshot, glyphs: _Glyphs) -> Table:
         Text(f"{snapshot.failed} failed", "bold red" if snapshot.failed else "dim"),
         Text(f"{snapshot.waiting} waiting", "dim"),
     ]
-    left = [] if snapshot.remaining is None else [Text(f"{_clock(snapshot.remaining)} left")]
+    left = [] if snapshot.remaining is None else [Text(f"{_hours(snapshot.remaining)} left")]
     separator = f" {glyphs.separator} "
-    row.add_row(_join(separator, *named), _join(separator, Text(_clock(snapshot.elapsed), "dim"), *left))
+    row.add_row(_join(separator, *named), _join(separator, Text(_hours(snapshot.elapsed), "dim"), *left))
     return row
 
 
@@ -189,7 +189,7 @@ def _running_table(running: Sequence[RunningStage], glyphs: _Glyphs, width: int)
         bar = ProgressBar(total=1.0, completed=done, complete_style="cyan", finished_style="cyan")
         share, detail = f"{math.floor(100 * done):3d} %", Text(_plain(stage.detail), "dim")
         table.add_row(
-            Text(_shorten(_plain(stage.label), room, glyphs)), bar, share, detail, Text(_clock(stage.seconds), "dim")
+            Text(_shorten(_plain(stage.label), room, glyphs)), bar, share, detail, Text(_hours(stage.seconds), "dim")
         )
     return table
 
@@ -283,7 +283,7 @@ def _progress(snapshot: Snapshot) -> str:
     return f"{_done(snapshot)} of {at_least}{_known(snapshot)}"
 
 
-def _clock(seconds: float) -> str:
+def _hours(seconds: float) -> str:
     """h:mm:ss."""
     if not math.isfinite(seconds):
         return "?"
@@ -295,8 +295,8 @@ def status_line(snapshot: Snapshot) -> str:
     """The whole study in one line, for logs."""
     counts = f"{snapshot.finished} finished, {snapshot.reused} reused, {snapshot.failed} failed"
     now = f"{len(snapshot.running)} running, {snapshot.waiting} waiting"
-    left = "" if snapshot.remaining is None else f", about {_clock(snapshot.remaining)} left"
-    time = f"{_clock(snapshot.elapsed)} elapsed{left}"
+    left = "" if snapshot.remaining is None else f", about {_hours(snapshot.remaining)} left"
+    time = f"{_hours(snapshot.elapsed)} elapsed{left}"
     return _plain(f"{snapshot.study} {snapshot.phase}: {_progress(snapshot)} ({counts}); {now}; {time}")
 
 

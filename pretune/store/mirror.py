@@ -55,19 +55,19 @@ class Publisher:
             yield
             return
         bucket, began = self._bucket(), time.monotonic()
-        store, told = Store(self.folder, bucket), False
+        store, reported = Store(self.folder, bucket), False
 
         def waiting(values: dict[str, float]) -> None:
-            nonlocal told
+            nonlocal reported
             lease = read_lease(store, DRIVER)
             other = f"a run on {lease.host.partition(' ')[0]}" if lease else "another run"
             if time.monotonic() - began > LEASE_SECONDS + BEAT_SECONDS:  # a dead one's lease would be ours by now
                 raise StoreError(f"{other} sends its results to {bucket.url}; wait for it, or choose another --out")
-            if not told:
+            if not reported:
                 say(
-                    f"{other} had {bucket.url}; looking for {LEASE_SECONDS + BEAT_SECONDS:.0f} s whether it still lives"
+                    f"{bucket.url} is locked by {other}; waiting up to {LEASE_SECONDS + BEAT_SECONDS:.0f} s for its lease to expire"
                 )
-            told = True
+            reported = True
 
         with ExitStack() as held:
             try:
