@@ -64,9 +64,8 @@ class Publisher:
             if time.monotonic() - began > LEASE_SECONDS + BEAT_SECONDS:  # a dead one's lease would be ours by now
                 raise StoreError(f"{other} sends its results to {bucket.url}; wait for it, or choose another --out")
             if not reported:
-                say(
-                    f"{bucket.url} is locked by {other}; waiting up to {LEASE_SECONDS + BEAT_SECONDS:.0f} s for its lease to expire"
-                )
+                wait = LEASE_SECONDS + BEAT_SECONDS
+                say(f"{bucket.url} is locked by {other}; waiting up to {wait:.0f} s for its lease to expire")
             reported = True
 
         with ExitStack() as held:

@@ -273,7 +273,7 @@ def test_two_runs_do_not_send_to_one_copy(server: Server, tmp_path: Path, monkey
         ):
             there.send()
     assert len(said) == 1
-    assert "looking for 2 s whether it still lives" in said[0]
+    assert "waiting up to 2 s" in said[0]
     with there.alone(said.append):  # the first has ended and given it back
         there.send()
     assert len(said) == 1
