@@ -166,7 +166,7 @@ def run_trials(
     """Run stages as Tune trials until the scheduler is finished or the user stops.
 
     Args:
-        order_for: makes the order of a stage, given its GPUs.
+        task_for: makes the task of a stage, given its GPUs.
         live: filled with what is under way, by trial, for whoever draws it.
         images: counts the training images seen, by name of stage.
         named: every stage run has an actor of its own, shown on the dashboard by stage, cell and seed: about 4 s each.

@@ -1,6 +1,6 @@
 """The three things that Ray Tune calls: what to run next, what to do about lost trials, and a trial.
 
-Kept apart from `transport` because importing Tune takes seconds, and at module level because Tune pickles them.
+Kept apart from `tune` because importing Tune takes seconds, and at module level because Tune pickles them.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ class Dispatcher:
 
     @property
     def over(self) -> bool:
-        """Nothing is left to hand out, now or later; with nothing live and nothing ready, Tune would poll forever."""
+        """Nothing is left to dispatch, now or later; with nothing live and nothing ready, Tune would poll forever."""
         if self.fault is not None or self.scheduler.finished:
             return True
         return (self.scheduler.stuck() or self.stopping is not None) and not self.live

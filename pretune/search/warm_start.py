@@ -16,7 +16,7 @@ from pretune.search.samplers import SpaceVisitor, params_of
 from pretune.search_spaces import space
 from pretune.search_spaces.cells import Cell
 from pretune.search_spaces.stages import Replicate, Stage, replicates, stages_of
-from pretune.store.lookup import costs
+from pretune.store.lookup import TASK, costs
 from pretune.store.store import Store, write_atomically
 
 OWN = "own"  # the pretraining of the search itself
@@ -61,7 +61,7 @@ def earlier(store: Store, out: Path) -> list[dict[str, Any]]:
     return [
         {**entry.about, "metrics": {**entry.metrics, **costs(entry)}}
         for entry in found
-        if entry is not None and "order" in entry.about
+        if entry is not None and TASK in entry.about
     ]
 
 
@@ -72,21 +72,21 @@ def stored_scores(run: Run, cell: Cell, fixed: Values, entries: Sequence[Mapping
     this study that every configuration has, and of this cell's own pretraining if there is any, else of that with
     most configurations. What diverged at a seed is left out: a mean over survivors would flatter it.
     """
-    orders = {entry["order"]["fingerprint"]: entry["order"] for entry in entries}
+    tasks = {entry[TASK]["fingerprint"]: entry[TASK] for entry in entries}
     found: dict[str, dict[str, tuple[Values, dict[Replicate, Mapping[str, float]]]]] = {}  # by pretraining, by values
     stages: dict[str, dict[Replicate, Stage]] = {}
     for entry in entries:
-        order = entry["order"]
-        if order["kind"] != "finetune" or order.get("until") is not None or order["on_test"]:
+        task = entry[TASK]
+        if task["kind"] != "finetune" or task.get("until") is not None or task["on_test"]:
             continue
-        values = in_space({"finetune": cell.template["finetune"]}, {"finetune": order["settings"]})
-        if values is None or not is_of(run, cell, values, order):
+        values = in_space({"finetune": cell.template["finetune"]}, {"finetune": task["settings"]})
+        if values is None or not is_of(run, cell, values, task):
             continue
         name = repr(sorted(values.items()))
         for seed, stage in stages.setdefault(name, searched(run, cell, fixed | values)).items():
-            if stage.streams == order["streams"]:
+            if stage.streams == task["streams"]:
                 parent = stage.parent.fingerprint if stage.parent else None
-                source = OWN if order["parent"] == parent else pretraining_of(order["parent"], orders)
+                source = OWN if task["parent"] == parent else pretraining_of(task["parent"], tasks)
                 held = found.setdefault(source, {}).setdefault(name, (values, {}))
                 held[1][seed] = entry["metrics"]
     if not found:
@@ -125,25 +125,25 @@ def searched(run: Run, cell: Cell, values: Values) -> dict[Replicate, Stage]:
     }
 
 
-def pretraining_of(fingerprint: str | None, orders: Mapping[str, Mapping[str, Any]]) -> str:
+def pretraining_of(fingerprint: str | None, tasks: Mapping[str, Mapping[str, Any]]) -> str:
     """Names a pretraining whatever its seed: its settings, and those of what it starts from."""
-    if fingerprint is None or fingerprint not in orders:
+    if fingerprint is None or fingerprint not in tasks:
         return f"pretraining {fingerprint}"
-    order = orders[fingerprint]
-    before = pretraining_of(order["parent"], orders) if order["parent"] else ""
-    return json.dumps([order["settings"], order["model"], order["digest"], before], sort_keys=True, default=str)
+    task = tasks[fingerprint]
+    before = pretraining_of(task["parent"], tasks) if task["parent"] else ""
+    return json.dumps([task["settings"], task["model"], task["digest"], before], sort_keys=True, default=str)
 
 
-def is_of(run: Run, cell: Cell, values: Values, order: Mapping[str, Any]) -> bool:
-    """Whether the cell with these values is what was ordered, its pretraining apart."""
+def is_of(run: Run, cell: Cell, values: Values, task: Mapping[str, Any]) -> bool:
+    """Whether the cell with these values is what was asked for, its pretraining apart."""
     configuration = cell.configuration(chosen(values))
-    if configuration.finetune is None or configuration.model.model_dump(mode="json") != order["model"]:
+    if configuration.finetune is None or configuration.model.model_dump(mode="json") != task["model"]:
         return False
     same = configuration.finetune.model_dump(mode="json", exclude={"data"})
-    theirs = {key: value for key, value in order["settings"].items() if key != "data"}
+    theirs = {key: value for key, value in task["settings"].items() if key != "data"}
     data = configuration.data[configuration.finetune.data]
     split = data.split.model_dump(mode="json")  # the same test images, and validation drawn in the same way
-    return same == theirs and run.digest_of(data) == order["digest"] and split == order["data"]["split"]
+    return same == theirs and run.digest_of(data) == task["digest"] and split == task["data"]["split"]
 
 
 def in_space(template: Any, settings: Any, name: str = "") -> Values | None:

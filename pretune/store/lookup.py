@@ -17,12 +17,15 @@ def find_in(store: Store, announced: bool = False) -> Callable[[str], Outcome | 
 
     def find(fingerprint: str) -> Outcome | None:
         entry = look(fingerprint)
-        if entry is None:
-            return None
-        state: Literal["diverged", "finished"] = "diverged" if entry.outcome == "diverged" else "finished"
-        return Outcome(state, entry.metrics, entry.cause, "", costs(entry))
+        return None if entry is None else stored_outcome(entry)
 
     return find
+
+
+def stored_outcome(entry: Entry) -> Outcome:
+    """How the stage run of an entry ended."""
+    state: Literal["diverged", "finished"] = "diverged" if entry.outcome == "diverged" else "finished"
+    return Outcome(state, entry.metrics, entry.cause, costs=costs(entry))
 
 
 def costs(entry: Entry) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pretune.outcomes import Failure, Outcome
 from pretune.store.lease import EndedWaitError, single_flight
-from pretune.store.lookup import TASK
+from pretune.store.lookup import TASK, stored_outcome
 from pretune.store.store import Store
 from pretune.trainables.data.errors import DataError, printable
 from pretune.trainables.files import CONTINUE
@@ -38,7 +38,7 @@ def execute(task: StageTask, report: Any, preempted: Callable[[], bool] = lambda
     try:
         with single_flight(store, task.fingerprint, report, preempted) as flight:
             if found := store.find(task.fingerprint):  # another driver on the same store was faster
-                return Outcome("diverged" if found.outcome == "diverged" else "finished", found.metrics, found.cause)
+                return stored_outcome(found)
             attempt = flight.attempt = store.begin(task.fingerprint)
             return _run_and_keep(task, store, attempt, report, preempted)
     except EndedWaitError as left:
@@ -75,4 +75,4 @@ def _run_and_keep(task: StageTask, store: Store, attempt: Path, report: Any, pre
     entry = store.finish(attempt, task.stage.name, outcome, cause, metrics, seconds, about)
     if CONTINUE in entry.files:
         store.note_length(task.stage.series, task.stage.reach, task.fingerprint)
-    return Outcome("diverged" if outcome == "diverged" else "finished", entry.metrics, cause)
+    return stored_outcome(entry)

@@ -2,7 +2,7 @@
 
 Ray Train restarts the workers when one is lost; they go on from the state that the stage last wrote, on as many as
 the study allows. Its own checkpoints stay unused, since the store holds all state. Where one of them is asked to leave
-(its node is drained, the study is stopped) all write and leave after the same step (pretune.trainables.loop.Clock).
+(its node is drained, the study is stopped) all write and leave after the same step (`CheckpointTimer`).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def run_worker_group(task: StageTask, attempt: Path) -> tuple[dict[str, float], 
     To be called within a Ray cluster; inside a Tune trial progress goes to the trial.
 
     Raises:
-        DivergedError, LeftError: as the loops do.
-        NeedsError: the data set does not have what the stage asks for.
+        DivergedError, PreemptedError: as the loops do.
+        RequirementsError: the data set does not have what the stage asks for.
         TrainingFailedError: workers were lost or failed more often than they are restarted.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig

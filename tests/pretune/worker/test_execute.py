@@ -189,7 +189,8 @@ def test_a_stage_that_was_cut_off_goes_on_from_its_state(
     assert loaded is not None
     assert loaded["step"] == 5
     steps: list[float] = []
-    assert execute(task, lambda values: steps.append(values["step"])) == whole
+    again = execute(task, lambda values: steps.append(values["step"]))
+    assert again._replace(costs={}) == whole._replace(costs={})  # which are wall times
     assert steps == [6]
 
 

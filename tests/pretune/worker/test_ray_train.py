@@ -122,7 +122,7 @@ def test_a_killed_worker_changes_nothing(tiny: dict[str, Any], tmp_path: Path) -
 
 @pytest.mark.slow
 def test_workers_of_a_stopped_study_write_their_state_and_leave_together(tiny: dict[str, Any], tmp_path: Path) -> None:
-    """Asked as `pretune stop` does, once there is a state; the same order then goes on from it."""
+    """Asked as `pretune stop` does, once there is a state; the same task then goes on from it."""
     tiny["pretrain"] |= {"steps": 3000}
     one = dataclasses.replace(task(tiny, tmp_path / "store", 2), checkpoint_seconds=0.2)
 
