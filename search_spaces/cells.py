@@ -15,6 +15,7 @@ import yaml
 from pretune.search_spaces import space
 from pretune.search_spaces.check import BROKEN
 from pretune.search_spaces.document import KeyPath, Places, Problem, dotted
+from pretune.search_spaces.identities import settings_that_reach
 from pretune.search_spaces.overrides import Lines, lines_under, put, split_key
 from pretune.search_spaces.schema import FACTS, Configuration
 
@@ -55,11 +56,25 @@ class Cell:
 
     def pretraining(self) -> str:
         """Equal for the cells whose pretraining is tuned together: all that reaches it, as canonical text."""
-        model = self.template.get("model") or {}
-        if isinstance(model, Mapping) and not any(_decodes(stage) for stage in self.template["pretrain"]):
-            model = {key: value for key, value in model.items() if key not in ("skip_connections", "decoder_widths")}
-        reaching = {"data": self.template["data"], "model": model, "pretrain": self.template["pretrain"]}
+        reaching = {
+            "data": self.template["data"],
+            "model": self._trained_model(),
+            "pretrain": self.template["pretrain"],
+        }
         return json.dumps(space.to_plain(reaching), sort_keys=True)
+
+    def _trained_model(self) -> Any:
+        """The settings of the model that reach the pretraining, and every range of the model, which is tuned with it.
+
+        A model that is itself a choice counts whole: the names of its ranges hold those of its options.
+        """
+        written = self.template.get("model") or {}
+        if not isinstance(written, Mapping):
+            return written
+        ranged = {key: value for key, value in written.items() if any(space.ranges(value))}
+        model = self.configuration().model.model_dump(mode="json") | ranged
+        decoder = any(_decodes(stage) for stage in self.template["pretrain"])
+        return settings_that_reach(model, decoder) | ranged
 
 
 def level_label(value: object) -> str:

@@ -19,8 +19,6 @@ from pretune.search_spaces.schema import (
     Model,
     Pretrain,
     Probe,
-    ResNetHead,
-    ResNetUNet,
     StageResources,
     Weights,
 )
@@ -45,16 +43,29 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+def settings_that_reach(model: Mapping[str, Any], decoder: bool) -> dict[str, Any]:
+    """The settings of a model that reach a pretraining: all where its method trains a decoder, else the encoder's.
+
+    The one rule by which fingerprints are made and by which cells share a search. Both ResNet models have one encoder.
+
+    Args:
+        model: settings as plain data, defaults filled in.
+    """
+    if decoder:
+        return dict(model)
+    if model["name"] in ("resnet-unet", "resnet-head"):
+        return {"name": "resnet", "depth": model["depth"], "stem": model.get("stem", "imagenet")}
+    return {key: value for key, value in model.items() if key not in ("skip_connections", "decoder_widths", "up")}
+
+
 def encoder_of(model: Model) -> dict[str, Any]:
     """The part of a model that an encoder-only method trains: neither skips nor the rest of a decoder reach it."""
-    if isinstance(model, ResNetUNet | ResNetHead):  # one encoder, whatever decoder it has
-        return {"name": "resnet", "depth": model.depth, "stem": getattr(model, "stem", "imagenet")}
-    return model.model_dump(mode="json", exclude={"skip_connections", "decoder_widths", "up"})
+    return settings_that_reach(model.model_dump(mode="json"), decoder=False)
 
 
 def trained_part(settings: Pretrain, model: Model) -> dict[str, Any]:
-    """What a pretraining depends on in the model: the encoder, or all of it where the method trains a decoder."""
-    return model.model_dump(mode="json") if settings.method.facts.decoder else encoder_of(model)
+    """The part of a model that a pretraining depends on."""
+    return settings_that_reach(model.model_dump(mode="json"), settings.method.facts.decoder)
 
 
 def data_identity(data: Data, digest: str, role: str) -> dict[str, Any]:
