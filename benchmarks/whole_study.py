@@ -37,7 +37,7 @@ import torch
 from scipy import stats
 
 from benchmarks.rivals import Cell, Work, script, tuned
-from pretune.analysis.figures.timeline import Span, Timeline, sentence, timeline
+from pretune.analysis.load.timeline import StageSpan, Timeline, sentence, timeline
 from pretune.search_spaces.resolve import Study
 from pretune.search_spaces.resolve import load as load_study
 from pretune.search_spaces.stages import stream_seed
@@ -125,7 +125,7 @@ def by_pretune(data: Path, folder: Path) -> tuple[float, list[dict[str, Any]]]:
     return seconds, [vars(cells[row.cell]) | {"seed": int(row.seed), "jaccard": row.value} for row in rows.itertuples()]
 
 
-def following(lanes: Timeline, span: Span) -> Span | None:
+def following(lanes: Timeline, span: StageSpan) -> StageSpan | None:
     """The next stage run on the lane."""
     later = [other for other in lanes.spans if other.lane == span.lane and other.start > span.start]
     return min(later, key=lambda other: other.start, default=None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -14,16 +13,9 @@ from pretune.analysis.figures import theme
 from pretune.analysis.load.results import PublishedValue, ResultsError
 from pretune.analysis.questions.curves import AmountCurves, Band, LearningCurves
 from pretune.analysis.questions.differences import Differences
+from pretune.analysis.questions.dots import CellDots
 from pretune.analysis.questions.sensitivity import Importance, Response
 from pretune.analysis.statistics import Interval
-
-
-class CellDots(NamedTuple):
-    """One cell's replicates, their mean and its interval (NaN bounds for one seed)."""
-
-    cell: str
-    values: tuple[float, ...]
-    mean: Interval
 
 
 def dot_plot(

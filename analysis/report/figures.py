@@ -12,17 +12,19 @@ import numpy as np
 import pandas
 import plotly.graph_objects as go
 
-from pretune.analysis.figures import figures, timeline
+from pretune.analysis.figures import figures
 from pretune.analysis.figures import pairs as figures_pairs
+from pretune.analysis.figures.timeline import timeline_plot
 from pretune.analysis.load.replicates import is_probe
 from pretune.analysis.load.results import PublishedValue, StudyHeader, load, load_header, stored_definitions
 from pretune.analysis.load.runs import load_stage_runs
 from pretune.analysis.load.searches import load_searches
+from pretune.analysis.load.timeline import sentence, timeline
 from pretune.analysis.questions import curves, pairs, sensitivity, tables
 from pretune.analysis.questions import differences as against
+from pretune.analysis.questions.dots import cell_dots
 from pretune.analysis.questions.image_bootstrap import out_of_range
 from pretune.analysis.report import panels
-from pretune.analysis.text.answer import answer
 
 MOST_FORESTS = 4  # searches whose importance is also told by fANOVA, about 2 s each
 MOST = 24  # figures of one group; a study with more cells has them in its table
@@ -93,10 +95,8 @@ def of_metrics(results: pandas.DataFrame, metrics: Sequence[str]) -> pandas.Data
 
 def _when(stage_runs: pandas.DataFrame) -> Iterator[Group]:
     """The time line, where starts are known."""
-    if (found := timeline.timeline(stage_runs)) is not None and (figure := timeline.timeline_plot(found)) is not None:
-        note = (
-            f"Each bar is a stage run: {timeline.sentence(found)}. Times in which the study was not run are left out."
-        )
+    if (found := timeline(stage_runs)) is not None and (figure := timeline_plot(found)) is not None:
+        note = f"Each bar is a stage run: {sentence(found)}. Times in which the study was not run are left out."
         yield Group("When stage runs ran", note, (("all lanes", figure),))
 
 
@@ -105,7 +105,7 @@ def _when(stage_runs: pandas.DataFrame) -> Iterator[Group]:
 
 def _cells(results: pandas.DataFrame, header: StudyHeader) -> Iterator[Group]:
     theirs = {metric: published_by_cell(results, header, metric) for metric in header.report.metrics}
-    dots = {m: answer(results, header, m).dots for m in header.report.metrics}
+    dots = {m: cell_dots(results, header, m) for m in header.report.metrics}
     drawn = [(m, figures.dot_plot(dots[m], m, theirs[m])) for m in header.report.metrics]
     note = "Mean with its 95 % Student-t interval; nested seeds are averaged first."
     outside = dict.fromkeys(

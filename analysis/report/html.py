@@ -70,7 +70,7 @@ def build(folder: Path, live: bool = False) -> str:
             bool(header.report.baseline), several_factors(header), bool(panels := load_panels(folder)), bool(searched)
         ),
         progress=progress(folder),
-        answers=[(metric, answer(results, header, metric).sentences) for metric in metrics],
+        answers=[(metric, answer(results, header, metric)) for metric in metrics],
         facts=facts(everything, stage_runs, header),
         tables=[
             *(Markup(formats.to_html(tables.build(results, header, metric))) for metric in metrics),

@@ -5,19 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import NamedTuple
 
 import pandas
 
 from pretune.analysis.digits import number
-from pretune.analysis.figures.figures import CellDots
-from pretune.analysis.load.replicates import Replicate, independent_values, replicates
 from pretune.analysis.load.results import StudyHeader
 from pretune.analysis.questions.differences import Differences, differences
+from pretune.analysis.questions.dots import cell_dots
 from pretune.analysis.questions.effects import effects, main_effects
 from pretune.analysis.questions.image_bootstrap import out_of_range
 from pretune.analysis.questions.tables import CellValue, Table, build
-from pretune.analysis.statistics import Interval, t_interval
 from pretune.analysis.text.grids import difference_digits, table_digits
 
 ALPHA = 0.05
@@ -28,20 +25,12 @@ _SELECTED = (
 MOST_COLUMNS = 6  # of which the best is told; a wider table is read as a table
 
 
-class Answer(NamedTuple):
-    """Sentences in the order in which they are read; `dots` hold every cell's numbers."""
-
-    sentences: tuple[str, ...]
-    dots: tuple[CellDots, ...]
-
-
-def answer(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Answer:
-    """Per column of the table its best cell with interval and those not shown to be worse, as the table marks them;
-    the factors' main effects; and what Holm's test says of the baseline."""
-    found = replicates(results, header, metric)
-    dots = tuple(_dots(cell.label, found[cell.label]) for cell in header.cells)
+def answer(results: pandas.DataFrame, header: StudyHeader, metric: str) -> tuple[str, ...]:
+    """Sentences: per column of the table its best cell with interval and those not shown to be worse, as the table
+    marks them; the factors' main effects; and what Holm's test says of the baseline. Raises ResultsError."""
+    dots = cell_dots(results, header, metric)
     if not any(cell.values for cell in dots):
-        return Answer((f"No replicate has finished with a value of {metric} yet: there is nothing to answer.",), dots)
+        return (f"No replicate has finished with a value of {metric} yet: there is nothing to answer.",)
     sentences = list(_columns(_table(results, header, metric)))
     sentences += main_effects(effects(results, header, metric))
     if header.report.baseline and (table := differences(results, header, metric)).rows:
@@ -52,12 +41,7 @@ def answer(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Answe
     sentences += [
         _sentence(said) + "." for said in out_of_range([(cell.mean.low, cell.mean.high) for cell in dots], definition)
     ]
-    return Answer(tuple(sentences), dots)
-
-
-def _dots(label: str, found: tuple[Replicate, ...]) -> CellDots:
-    values = tuple(independent_values(found).values())
-    return CellDots(label, values, t_interval(values) if values else Interval(math.nan, math.nan, math.nan))
+    return tuple(sentences)
 
 
 def _table(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Table:

@@ -188,8 +188,8 @@ def show_end(ended: Any, folder: Path, console: Console) -> None:
 
 def idle_share(folder: Path) -> str:
     """How many stage runs ran at once and how long lanes were idle; nothing where no times are known."""
-    from pretune.analysis.figures.timeline import sentence, timeline
     from pretune.analysis.load.runs import load_stage_runs
+    from pretune.analysis.load.timeline import sentence, timeline
 
     found = timeline(load_stage_runs(folder))
     return sentence(found) if found else ""

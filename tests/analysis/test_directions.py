@@ -42,7 +42,7 @@ def test_the_higher_jaccard_of_a_class_is_the_best_whatever_the_class_is_called(
     table = build(results, header, metric)
     assert [row[0] for row in table.best] == [True, False]
     assert table.percent
-    assert f"encoder=good has the highest mean {metric}: 55.0 %" in answer(results, header, metric).sentences[0]
+    assert f"encoder=good has the highest mean {metric}: 55.0 %" in answer(results, header, metric)[0]
     write_tables(folder)
     assert "**55.0 ± 1.0**" in (folder / "table.md").read_text()
     study(tmp_path / "b", metric, percent=True)

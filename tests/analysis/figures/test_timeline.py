@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretune.analysis.figures.timeline import MOST, PAUSE, sentence, timeline, timeline_plot
+from pretune.analysis.figures.timeline import MOST_SPANS, timeline_plot
+from pretune.analysis.load.timeline import PAUSE, sentence, timeline
 
 
 def runs(*spans, stage="finetune"):
@@ -60,4 +61,4 @@ def test_lanes_never_overlap_and_are_as_few_as_run_at_once(spans):
 def test_the_figure_has_a_bar_for_every_stage_run_up_to_a_limit():
     figure = timeline_plot(timeline(runs((0.0, 1.0), (1.0, 1.0))))
     assert [len(trace.x) for trace in figure.data] == [2]
-    assert timeline_plot(timeline(runs(*((float(i), 1.0) for i in range(MOST + 1))))) is None
+    assert timeline_plot(timeline(runs(*((float(i), 1.0) for i in range(MOST_SPANS + 1))))) is None

@@ -18,6 +18,7 @@ from pretune.analysis.load.replicates import replicates
 from pretune.analysis.load.results import ResultsError, parse_header
 from pretune.analysis.questions.compare import compare
 from pretune.analysis.questions.differences import differences
+from pretune.analysis.questions.dots import cell_dots
 from pretune.analysis.questions.effects import effects
 from pretune.analysis.questions.tables import build
 from pretune.analysis.text.answer import answer
@@ -192,7 +193,8 @@ def test_nested_seeds_count_pretrainings_everywhere():
     assert "mean ± standard deviation over pretrainings (n=3)" in text
     assert "encoder=unfrozen one=1: 7 of 9 fine-tunings; 2 diverged" in text
     assert "n counts pretrainings" in table.notes[0]
-    (best, *_), dots = answer(results, header, JACCARD)
+    best, *_ = answer(results, header, JACCARD)
+    dots = cell_dots(results, header, JACCARD)
     assert best.startswith("encoder=frozen has the highest mean test/jaccard: 0.520")
     assert [cell.mean.estimate for cell in dots] == pytest.approx([short.mean, whole.mean])
     (row,) = compare(*2 * [replicates(results, header, JACCARD)], JACCARD, ("a", "b")).rows[:1]
@@ -233,7 +235,7 @@ def test_runs_without_any_spread_have_no_interval_and_nothing_lies_inside_it():
     assert "no cells of a column could be compared (differences without any spread)" in text
     assert "| encoder=frozen | −0.100 | – | – | 3 |" in to_markdown(against)
     assert "every seed of encoder=frozen differs by the same" in to_markdown(against)
-    first, second, *_ = answer(results, header, JACCARD).sentences
+    first, second, *_ = answer(results, header, JACCARD)
     assert first.endswith("0.700 (3 seeds without any spread, copies of one run, so its uncertainty is not known).")
     assert second == "With differences without any spread, nothing shows which others are worse."
 

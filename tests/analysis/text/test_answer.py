@@ -15,7 +15,7 @@ FACTORS = {"a": ["x", "y", "z"]}
 
 def sentences(tmp_path, scores, metric=JACCARD, **report):
     folder = write_study(tmp_path, scores, FACTORS, metrics=(metric,), **report)
-    return answer(load(folder), load_header(folder), metric).sentences
+    return answer(load(folder), load_header(folder), metric)
 
 
 def test_the_best_cell_is_named_with_its_interval_and_those_not_shown_to_be_worse(tmp_path):
@@ -35,7 +35,7 @@ def test_each_column_has_its_own_answer_as_the_table_marks_it(tmp_path):
         "a=x labels=1%": [0.30, 0.33, 0.31], "a=y labels=1%": [0.32, 0.315, 0.325],
     }  # fmt: skip
     folder = write_study(tmp_path, scores, factors, rows=["a"], columns=["labels"], percent=True)
-    said = answer(load(folder), load_header(folder), JACCARD).sentences
+    said = answer(load(folder), load_header(folder), JACCARD)
     assert said[0].startswith(f"At labels=all: a=x has the highest mean {JACCARD}: 71.0 % (95 % t interval ")
     assert said[1].startswith("At labels=all: every other cell is shown to be worse (paired t-tests of all pairs, n=3")
     assert said[2].startswith(f"At labels=1%: a=y has the highest mean {JACCARD}: 32.0 %")
