@@ -49,7 +49,7 @@ def encoder_of(model: Model) -> dict[str, Any]:
     """The part of a model that an encoder-only method trains: neither skips nor the rest of a decoder reach it."""
     if isinstance(model, ResNetUNet | ResNetHead):  # one encoder, whatever decoder it has
         return {"name": "resnet", "depth": model.depth, "stem": getattr(model, "stem", "imagenet")}
-    return model.model_dump(mode="json", exclude={"skip_connections", "decoder_widths", "up"})
+    return model.model_dump(mode="json", exclude=set(model.facts.decoder_settings))
 
 
 def trained_part(settings: Pretrain, model: Model) -> dict[str, Any]:
