@@ -14,6 +14,7 @@ from typing import Any
 
 from pretune.search_spaces.schema import (
     CKA,
+    MODEL_FACTS,
     Data,
     Finetune,
     Model,
@@ -55,7 +56,8 @@ def settings_that_reach(model: Mapping[str, Any], decoder: bool) -> dict[str, An
         return dict(model)
     if model["name"] in ("resnet-unet", "resnet-head"):
         return {"name": "resnet", "depth": model["depth"], "stem": model.get("stem", "imagenet")}
-    return {key: value for key, value in model.items() if key not in ("skip_connections", "decoder_widths", "up")}
+    reached_not = MODEL_FACTS[model["name"]].decoder_settings
+    return {key: value for key, value in model.items() if key not in reached_not}
 
 
 def encoder_of(model: Model) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pretune.search_spaces.document import KeyPath, Places, Problem, did_you_mea
 from pretune.search_spaces.metrics import OF_PROBABILITIES, SCORES, is_reportable, parse
 from pretune.search_spaces.rules_probes import check_pairs, check_probe_metric, check_probe_target, check_probes
 from pretune.search_spaces.rules_volumes import check_volumes
-from pretune.search_spaces.schema import Configuration, Data, Header, batch_parts
+from pretune.search_spaces.schema import Configuration, Data, Header, batch_parts, levels_of
 from pretune.search_spaces.tuning import check_metrics, check_searched, check_tune
 
 
@@ -158,7 +158,7 @@ def _check_pretrain(settings: Configuration, places: Places) -> Iterator[Problem
             what = f"{stage.method.name} would train on the labels of validation or test images"
             yield places.problem(("pretrain", i, "sees"), what, "set sees: train")
         asked = getattr(stage.method, "projection_levels", 1)
-        held = {"timm-unet": None}.get(settings.model.name, len(getattr(settings.model, "widths", "12345")))
+        held = levels_of(settings.model)
         if held is not None and asked > held:
             what = f"projection_levels {asked}, and the encoder has {held} levels"
             yield places.problem(("pretrain", i, "method", "projection_levels"), what, f"at most {held}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import (
     Field,
@@ -12,15 +14,29 @@ from pydantic import (
 from pretune.search_spaces.schema.base import Settings, default_name
 
 __all__ = [
+    "MODEL_FACTS",
     "ConRecUNet",
     "GenesisUNet",
     "Model",
+    "ModelFacts",
     "ResNetHead",
     "ResNetUNet",
     "TimmUNet",
     "UNet",
     "dimensions_of",
+    "levels_of",
 ]
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Facts of a model that others must know without building it."""
+
+    encoder: str  # FILE:FUNCTION in trainables/models that builds it from the settings
+    decoder: str
+    decoder_settings: tuple[str, ...] = ("skip_connections",)  # those that reach the decoder alone
+    levels: int | None = None  # of the encoder where they are not its `widths`; None: known once it is built
+
 
 EvenWidth = Annotated[int, Field(gt=0, multiple_of=2)]  # the first convolution of a level has half of it
 
@@ -29,6 +45,7 @@ class UNet(Settings):
     """P2's U-Net: four levels, transposed convolutions. Convolutions per level and the norm are our reading."""
 
     name: Literal["unet"] = "unet"
+    facts: ClassVar[ModelFacts] = ModelFacts("unet:unet_encoder", "unet:unet_decoder")
     widths: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=6)] = (32, 64, 128, 256)
     skip_connections: bool = True
     convolutions: Annotated[int, Field(ge=1, le=3)] = 2  # 3x3 convolutions per level
@@ -44,6 +61,7 @@ class ConRecUNet(Settings):
     """ConRec's U-Net (P3): nearest up-sampling, and skips through 1x1 convolutions with batch norm and ReLU."""
 
     name: Literal["conrec-unet"]
+    facts: ClassVar[ModelFacts] = ModelFacts("conrec_unet:conrec_encoder", "conrec_unet:conrec_decoder")
     widths: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=6)] = (64, 128, 256, 512)
     skip_connections: bool = True
 
@@ -57,6 +75,9 @@ class ResNetUNet(Settings):
     blocks of segmentation_models.pytorch's U-Net (nearest up-sampling, two 3x3 convolutions with batch norm)."""
 
     name: Literal["resnet-unet"]
+    facts: ClassVar[ModelFacts] = ModelFacts(
+        "resnet:resnet_encoder", "resnet:resnet_unet_decoder", ("skip_connections", "decoder_widths"), levels=5
+    )
     depth: Literal[18, 34, 50] = 34
     stem: Literal["imagenet", "cifar"] = "imagenet"  # 7x7 with stride 2 and max pooling, or 3x3 and neither
     skip_connections: bool = True
@@ -75,6 +96,7 @@ class ResNetHead(Settings):
     """
 
     name: Literal["resnet-head"]
+    facts: ClassVar[ModelFacts] = ModelFacts("resnet:resnet_encoder", "resnet:resnet_head_decoder", levels=5)
     depth: Literal[18, 34, 50] = 34  # P1; its outlook: 50
     skip_connections: Literal[False] = False
 
@@ -90,6 +112,9 @@ class TimmUNet(Settings):
     """
 
     name: Literal["timm-unet"]
+    facts: ClassVar[ModelFacts] = ModelFacts(
+        "timm_unet:timm_encoder", "timm_unet:timm_decoder", ("skip_connections", "decoder_widths")
+    )
     backbone: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]  # timm's name without a tag: convnext_tiny
     skip_connections: bool = True
     decoder_widths: Annotated[tuple[PositiveInt, ...], Field(min_length=5, max_length=5)] = (256, 128, 64, 32, 16)
@@ -103,6 +128,9 @@ class GenesisUNet(Settings):
     """The U-Net of Models Genesis (P3's Table 3), for volumes, or with `dimensions: 2` for images."""
 
     name: Literal["genesis-unet"]
+    facts: ClassVar[ModelFacts] = ModelFacts(
+        "genesis_unet:genesis_encoder", "genesis_unet:genesis_decoder", ("skip_connections", "up")
+    )
     dimensions: Literal[2, 3] = 3
     widths: Annotated[tuple[EvenWidth, ...], Field(min_length=2, max_length=6)] = (64, 128, 256, 512)
     up: Literal["nearest", "transposed"] = (
@@ -124,3 +152,14 @@ Model = Annotated[
     Annotated[UNet | ConRecUNet | ResNetUNet | ResNetHead | TimmUNet | GenesisUNet, Field(discriminator="name")],
     default_name("unet"),
 ]
+MODEL_FACTS: Mapping[str, ModelFacts] = {
+    name: settings.facts
+    for settings in get_args(get_args(Model)[0])
+    for name in get_args(settings.model_fields["name"].annotation)
+}
+
+
+def levels_of(model: Model) -> int | None:
+    """Levels of the encoder; None where they are known once it is built."""
+    widths = getattr(model, "widths", None)
+    return model.facts.levels if widths is None else len(widths)

@@ -16,7 +16,7 @@ from torchvision.models import resnet18
 from pretune.search_spaces import schema
 from pretune.trainables.models import resnet
 from pretune.trainables.models.interface import resized, skips_of, trunk
-from pretune.trainables.models.table import DECODERS, ENCODERS, build_decoder, build_encoder, build_unet
+from pretune.trainables.models.table import build_decoder, build_encoder, build_unet, builder_named
 
 SMALL: dict[str, dict[str, Any]] = {
     "unet": {"name": "unet", "widths": [4, 8, 16]},
@@ -69,9 +69,22 @@ def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def test_every_name_of_the_schema_has_an_encoder_and_a_decoder() -> None:
-    names = {model["name"] for model in SMALL.values()}
-    assert names == set(ENCODERS) == set(DECODERS)
+@pytest.mark.parametrize("name", schema.MODEL_FACTS)
+def test_a_model_of_the_schema_has_its_builders_and_a_case_here(name: str) -> None:
+    facts = schema.MODEL_FACTS[name]
+    for built_by in (facts.encoder, facts.decoder):
+        try:
+            builder_named(built_by)
+        except (ImportError, AttributeError) as error:
+            pytest.fail(f"{name}: its facts name {built_by!r}, FILE:FUNCTION of trainables/models: {error}")
+    assert name in {case["name"] for case in SMALL.values()}, f"no small settings of {name} in SMALL"
+
+
+@every_model
+def test_the_facts_tell_the_levels_and_which_settings_reach_the_decoder_alone(key: str) -> None:
+    model = model_of(key)
+    assert schema.levels_of(model) in (None, len(build_encoder(model).widths))
+    assert set(model.facts.decoder_settings) <= type(model).model_fields.keys()
 
 
 @every_model

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pretune.search_spaces import schema
 from pretune.trainables.models import interface
 
 
@@ -110,3 +111,11 @@ class AttentionPooling(nn.Module):
         mask = self.layers(kept).float() * self.spread  # B, C, H, W
         pooled: Tensor = (features * mask).mean(dim=(2, 3)) / mask.mean(dim=(2, 3))
         return pooled
+
+
+def conrec_encoder(model: schema.ConRecUNet) -> Encoder:
+    return Encoder(model.widths)
+
+
+def conrec_decoder(model: schema.ConRecUNet) -> Decoder:
+    return Decoder(model.widths, model.skip_connections)

@@ -14,6 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from pretune.search_spaces import schema
 from pretune.trainables.models import interface
 from pretune.trainables.models.dimensions import CHANNELS, LAYERS
 
@@ -84,3 +85,11 @@ class Decoder(interface.Decoder):
     def forward(self, features: list[Tensor]) -> Tensor:
         """Feature maps of the encoder, finest first -> (B, widths[0], ...)."""
         return interface.decode(self, features)
+
+
+def genesis_encoder(model: schema.GenesisUNet) -> Encoder:
+    return Encoder(model.widths, model.dimensions)
+
+
+def genesis_decoder(model: schema.GenesisUNet) -> Decoder:
+    return Decoder(model.widths, model.dimensions, model.up, model.skip_connections)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pretune.search_spaces import schema
 from pretune.trainables.models import interface
 from pretune.trainables.models.unet import convolutions
 
@@ -123,3 +124,15 @@ class FiveConvolutions(interface.Decoder):
     def forward(self, features: list[Tensor]) -> Tensor:
         """The coarsest of the encoder's maps, (B, width, H / 32, W / 32) -> (B, 32, H, W)."""
         return interface.decode(self, features)
+
+
+def resnet_encoder(model: schema.ResNetUNet | schema.ResNetHead) -> Encoder:
+    return Encoder(model.depth, model.stem if isinstance(model, schema.ResNetUNet) else "imagenet")
+
+
+def resnet_unet_decoder(model: schema.ResNetUNet) -> UNetDecoder:
+    return UNetDecoder(WIDTHS[model.depth], STRIDES[model.stem], model.decoder_widths, model.skip_connections)
+
+
+def resnet_head_decoder(model: schema.ResNetHead) -> FiveConvolutions:
+    return FiveConvolutions(WIDTHS[model.depth][-1])

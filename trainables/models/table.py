@@ -1,46 +1,35 @@
-"""The models by name: the literal tables of the family, and the network they make together."""
+"""A model's settings -> its parts. A model's row is the facts of its settings, which name the functions to build them.
+
+Looked up by name, as methods are, so that a model is its file, its row and its test.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from pretune.search_spaces import schema
-from pretune.trainables.models import conrec_unet, genesis_unet, resnet, timm_unet, unet
 from pretune.trainables.models.interface import Decoder, Encoder
+from pretune.trainables.models.unet import UNet
 
-ENCODERS: dict[str, Callable[[Any], Encoder]] = {
-    "unet": lambda model: unet.Encoder(model.widths, model.convolutions, model.norm == "batch"),
-    "conrec-unet": lambda model: conrec_unet.Encoder(model.widths),
-    "resnet-unet": lambda model: resnet.Encoder(model.depth, model.stem),
-    "resnet-head": lambda model: resnet.Encoder(model.depth),
-    "timm-unet": lambda model: timm_unet.Encoder(model.backbone),
-    "genesis-unet": lambda model: genesis_unet.Encoder(model.widths, model.dimensions),
-}
 
-DECODERS: dict[str, Callable[[Any], Decoder]] = {
-    "unet": lambda model: unet.Decoder(model.widths, model.skip_connections, model.convolutions, model.norm == "batch"),
-    "conrec-unet": lambda model: conrec_unet.Decoder(model.widths, model.skip_connections),
-    "resnet-unet": lambda model: resnet.UNetDecoder(
-        resnet.WIDTHS[model.depth], resnet.STRIDES[model.stem], model.decoder_widths, model.skip_connections
-    ),
-    "resnet-head": lambda model: resnet.FiveConvolutions(resnet.WIDTHS[model.depth][-1]),
-    "timm-unet": lambda model: timm_unet.decoder(model.backbone, model.decoder_widths, model.skip_connections),
-    "genesis-unet": lambda model: genesis_unet.Decoder(
-        model.widths, model.dimensions, model.up, model.skip_connections
-    ),
-}
+def builder_named(name: str) -> Any:
+    """The function that a fact names, as FILE:FUNCTION."""
+    file, _, function = name.partition(":")
+    return getattr(import_module(f"pretune.trainables.models.{file}"), function)
 
 
 def build_encoder(model: schema.Model) -> Encoder:
-    return ENCODERS[model.name](model)
+    encoder: Encoder = builder_named(model.facts.encoder)(model)
+    return encoder
 
 
 def build_decoder(model: schema.Model) -> Decoder:
-    return DECODERS[model.name](model)
+    decoder: Decoder = builder_named(model.facts.decoder)(model)
+    return decoder
 
 
-def build_unet(model: schema.Model, classes: int) -> unet.UNet:
+def build_unet(model: schema.Model, classes: int) -> UNet:
     """Encoder, decoder and head for `classes`; drawn in the order decoder, encoder, head."""
     decoder = build_decoder(model)
-    return unet.UNet(build_encoder(model), decoder, classes)
+    return UNet(build_encoder(model), decoder, classes)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pretune.search_spaces import schema
 from pretune.trainables.models import interface
 from pretune.trainables.models.resnet import UNetDecoder
 
@@ -130,3 +131,11 @@ def name_in_timm(name: str) -> str:
     """An encoder's tensor as timm names it in the whole model: body.stages_0.weight -> stages.0.weight."""
     name = name.removeprefix("body.").removeprefix("model.")
     return re.sub(r"^([a-z]+)_(\d+)\.", r"\1.\2.", name)
+
+
+def timm_encoder(model: schema.TimmUNet) -> Encoder:
+    return Encoder(model.backbone)
+
+
+def timm_decoder(model: schema.TimmUNet) -> UNetDecoder:
+    return decoder(model.backbone, model.decoder_widths, model.skip_connections)

@@ -12,6 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from pretune.search_spaces import schema
 from pretune.trainables.models import interface
 
 
@@ -97,3 +98,11 @@ class UNet(nn.Module):
         """(B, 3, H, W) in [0, 1] -> logits (B, classes, H, W). H and W are multiples of the encoder's last stride."""
         logits: Tensor = self.head(self.decoder(self.encoder(x)))
         return interface.resized(logits, (x.shape[-2], x.shape[-1]))
+
+
+def unet_encoder(model: schema.UNet) -> Encoder:
+    return Encoder(model.widths, model.convolutions, model.norm == "batch")
+
+
+def unet_decoder(model: schema.UNet) -> Decoder:
+    return Decoder(model.widths, model.skip_connections, model.convolutions, model.norm == "batch")

@@ -16,15 +16,13 @@ from torch import Tensor
 
 from pretune.search_spaces import schema
 from pretune.trainables.views import color, geometry, volumes
+from pretune.trainables.views.extra import EXTRAS, SOLARIZE_THRESHOLD, solarize
 from pretune.trainables.views.random import FloatArray, IntArray, uniforms
 from pretune.trainables.views.regions import draw_windows
 
 Draw = Callable[[str, int], FloatArray]  # (what for, how many) -> (B, how many) in [0, 1)
 
 BLUR_SIGMA = (0.1, 2.0)  # px (SimCLR)
-SOLARIZE_THRESHOLD = 0.5
-POSTERIZE_BITS = (3, 5)  # both included
-ROTATION_DEGREES = 30.0  # to either side, as in AutoAugment (Cubuk et al. 2019, Table 6)
 
 CPU_BLOCK = 32  # samples; at 64 px within 10 % of the fastest of 4 to 256, and 3 MB of float32 at 128 px
 
@@ -156,24 +154,15 @@ def _photometric(draw: Draw, settings: schema.Views) -> Iterator[Step]:
         yield _step(_blur, draw("blur?", 1), settings.blur, low + (high - low) * draw("blur", 1))
     if settings.solarize > 0:
         chance = draw("plain solarize?", 1)
-        yield _step(_solarize, chance, settings.solarize, np.full_like(chance, SOLARIZE_THRESHOLD))
+        yield _step(solarize, chance, settings.solarize, np.full_like(chance, SOLARIZE_THRESHOLD))
 
 
 def _extra(draw: Draw, settings: schema.Views) -> Iterator[Step]:
-    probability = settings.extra_probability
-    if "elastic" in settings.extra:
-        noise = draw("elastic", 2 * geometry.elastic_nodes(settings.size) ** 2)
-        yield _step(_elastic, draw("elastic?", 1), probability, noise)
-    if "rotation" in settings.extra:
-        degrees = ROTATION_DEGREES * (2 * draw("rotation", 1) - 1)
-        yield _step(_rotate, draw("rotation?", 1), probability, degrees)
-    if "posterize" in settings.extra:
-        low, high = POSTERIZE_BITS
-        bits = low + np.floor((high + 1 - low) * draw("posterize", 1))
-        yield _step(_posterize, draw("posterize?", 1), probability, bits)
-    if "solarize" in settings.extra:
-        chance = draw("solarize?", 1)
-        yield _step(_solarize, chance, probability, np.full_like(chance, SOLARIZE_THRESHOLD))
+    for name, extra in EXTRAS.items():
+        if name in settings.extra:
+            chance, count = draw(f"{name}?", 1), extra.draws(settings.size)
+            parameters = extra.parameters(draw(name, count) if count else chance)
+            yield _step(extra.transform, chance, settings.extra_probability, parameters)
 
 
 def _step(
@@ -214,22 +203,6 @@ def _blur(x: Tensor, sigma: Tensor) -> Tensor:
 def blur_kernel(size: int) -> int:
     """A tenth of the view (SimCLR), made odd, at least 3 px."""
     return max(size // 10 | 1, 3)
-
-
-def _elastic(x: Tensor, noise: Tensor) -> Tensor:
-    return geometry.elastic(x, geometry.elastic_field(noise, x.shape[-1]))
-
-
-def _rotate(x: Tensor, degrees: Tensor) -> Tensor:
-    return geometry.rotate(x, degrees[:, 0])
-
-
-def _posterize(x: Tensor, bits: Tensor) -> Tensor:
-    return color.posterize(x, bits[:, 0])
-
-
-def _solarize(x: Tensor, threshold: Tensor) -> Tensor:
-    return color.solarize(x, threshold[:, 0])
 
 
 def _tensor(values: NDArray[np.generic], like: Tensor) -> Tensor:
