@@ -25,6 +25,7 @@ from pretune.trainables.data.splits import Split
 from pretune.trainables.distributed import RunningStatistics, World
 from pretune.trainables.files import STATE
 from pretune.trainables.loop import DivergedError, PreemptedError, RunContext
+from pretune.trainables.losses import LOSSES
 
 
 def together(size: int, work: Callable[..., Any], *args: Any) -> list[Any]:
@@ -146,6 +147,20 @@ def exchange(world: World, rows: torch.Tensor, weights: torch.Tensor) -> tuple[l
     gathered, own.grad = own.grad, None
     (world.sum(own).sin() * weights[world.rank, : len(own)]).sum().backward()
     return gathered.tolist(), own.grad.tolist()
+
+
+def losses_of_parts(
+    world: World, names: list[str], logits: torch.Tensor, target: torch.Tensor
+) -> dict[str, tuple[float, list[Any]]]:
+    """Each loss of a batch of which this worker has its part, and the gradient of that part."""
+    found = {}
+    for name in names:
+        own = torch.from_numpy(world.part(logits.numpy())).clone().requires_grad_()
+        loss = LOSSES[name](own, torch.from_numpy(world.part(target.numpy())), world)
+        loss.backward()
+        assert own.grad is not None
+        found[name] = float(loss.detach()), own.grad.tolist()
+    return found
 
 
 def failure(world: World, settings: Any, model: Any, data: ImageSet, split: Split, out: Path) -> str:
