@@ -43,10 +43,9 @@ def ours(a: argparse.Namespace, data: ImageSet, count: int) -> list[tuple[float,
     split = Split(np.arange(a.images), np.arange(0), np.arange(0))
     stamps = [now()]
     with tempfile.TemporaryDirectory() as out:
-        place = RunContext(Path(out), torch.device("cpu"))
+        context = RunContext(Path(out), torch.device("cpu"), report=lambda _: stamps.append(now()))
         streams = {"init": 0, "order": 0, "labels": 0}
-        report = lambda _: stamps.append(now())  # noqa: E731
-        finetune(settings, model_of(a.model), data, split, streams, place, report, on_test=False)
+        finetune(settings, model_of(a.model), data, split, streams, context, on_test=False)
     return stamps
 
 

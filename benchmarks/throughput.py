@@ -95,10 +95,10 @@ def ours(a: argparse.Namespace, name: str) -> dict[str, Any]:
     split = Split(np.arange(a.images), np.arange(0), np.arange(0))
     streams = {"init": 0, "order": 0, "augmentation": 0}
     with tempfile.TemporaryDirectory() as out:
-        place = RunContext(Path(out), device)
-        pretrain(settings, model, data, split, streams, place, lambda _: stamps.append(now()))
+        context = RunContext(Path(out), device, report=lambda _: stamps.append(now()))
+        pretrain(settings, model, data, split, streams, context)
         memory = peak_memory(device)
-        feeds = make_feeds(data, place)
+        feeds = make_feeds(data, context)
     parts = Parts(build_encoder(model), lambda: build_decoder(model), 0, 0)
     method = build_method(settings.method, settings.views, parts)
     assert isinstance(method, nn.Module)

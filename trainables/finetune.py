@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from pretune.search_spaces import schema
 from pretune.trainables import checkpoints
@@ -15,30 +17,24 @@ from pretune.trainables.data.splits import Split, label_subset
 from pretune.trainables.distributed import ALONE, RunningStatistics, World, whole_batch_norm
 from pretune.trainables.files import TEST_IMAGES
 from pretune.trainables.loop import (
-    CheckpointTimer,
     DataFeed,
     DivergedError,
     Epochs,
     IntArray,
-    LossMeter,
-    Report,
+    Progress,
     RunContext,
     autocast,
     build_optimizer,
     build_unet,
     compile_parts,
-    finish,
-    last_step,
     layout,
-    set_decay,
-    set_lr,
-    total_steps,
+    set_lr_and_decay,
+    training_length,
 )
 from pretune.trainables.losses import LOSSES
 from pretune.trainables.metrics.probabilities import Sums, no_sums, probability_scores, probability_sums
 from pretune.trainables.metrics.segmentation import confusion_by_image, hits_truth_predicted, scores
 from pretune.trainables.models.unet import UNet
-from pretune.trainables.schedules import learning_rate
 from pretune.trainables.views.joint import evaluation_batch, fine_tune_batch
 
 TARGET = "jaccard"  # `checkpoint: best` keeps the weights with the highest mean validation Jaccard
@@ -50,22 +46,17 @@ def finetune(
     data: ImageSet,
     split: Split,
     streams: dict[str, int],
-    place: RunContext,
-    report: Report,
+    context: RunContext,
+    *,
     on_test: bool,
     stratify: bool = False,
-    until: int | None = None,
 ) -> dict[str, float]:
     """Train a U-Net on `settings.labels` of the training images and score it.
 
-    With `until`, for the first so many epochs of it: every step is that of the whole training.
-
     Writes `model.safetensors`, `history.json`, `notes.json` and, if `on_test`, `test_images.npz` (pixel counts of
-    every test image) into `place.out`, and now and then a state to resume from; a resumed run ends in the same weights
-    as an uninterrupted one. With several workers (`place.world`) each takes its part of every batch, and the first
-    writes.
-
-    With `stratify` the labelled images hold each image class by its share in the training images.
+    every test image) into `context.out`, and now and then a state to resume from. A resumed run ends in the same
+    weights as an uninterrupted one. Each of several workers (`context.world`) takes its part of every batch; the first
+    one writes. With `stratify` the labelled images hold each image class by its share in the training images.
 
     Returns:
         `val/*` and, if `on_test`, `test/*` scores, each from one confusion matrix over the whole split,
@@ -74,129 +65,149 @@ def finetune(
 
     Raises:
         DivergedError: the loss or the scored logits are not finite.
+        PreemptedError: preempted; the state is written.
     """
     # --- data
     assert data.masks is not None, "fine-tuning needs masks; resolve refuses data sets without"
     if settings.threshold_scores and len(data.classes) != 2:
         raise ValueError(f"threshold_scores needs two classes, the data set has {len(data.classes)}; leave it out")
+    world, device = context.world, context.device
     images = label_subset(split.train, settings.labels, streams["labels"], data.labels if stratify else None)
     batch_size = min(settings.batch_size, len(images))
-    steps_per_epoch = math.ceil(len(images) / batch_size)
-    steps = total_steps(settings.epochs, settings.steps, steps_per_epoch)
-    end = last_step(steps, until, steps_per_epoch)
-    feed, masks, soft = (
-        DataFeed(data.images, place.device),
-        DataFeed(data.masks, place.device),
-        settings.threshold_scores,
-    )
+    length = training_length(settings, math.ceil(len(images) / batch_size), context.until)
+    epochs = Epochs(images, batch_size, streams["order"], length, data, world)
+    feed, masks = DataFeed(data.images, device), DataFeed(data.masks, device)
 
-    # --- model and optimiser
+    # --- model
     torch.manual_seed(streams["init"])
     network = build_unet(model, len(data.classes))
-    if place.parent is not None:
-        checkpoints.load_part(network.encoder, place.parent, "encoder")
+    if context.parent is not None:
+        checkpoints.load_part(network.encoder, context.parent, "encoder")
         if settings.transfer == "encoder+decoder":
-            checkpoints.load_part(network.decoder, place.parent, "decoder")
-    network.to(place.device).to(memory_format=layout(network))
-    world = place.world
-    if place.batch_norm == "sync":
-        whole_batch_norm(network, world, place.device)
+            checkpoints.load_part(network.decoder, context.parent, "decoder")
+    network.to(device).to(memory_format=layout(network))
+    if context.batch_norm == "sync":
+        whole_batch_norm(network, world, device)
     compile_parts(network, settings.compile)
-    network.encoder.requires_grad_(settings.freeze == "none" or settings.unfreeze_epoch is not None)
-    optimizer = build_optimizer(settings.optimizer, network.parameters())
-    loss_of = LOSSES[settings.loss]
 
-    # --- where an earlier attempt stopped
-    first, history, losses, best = 0, [], [], None
-    if state := checkpoints.load_state(place.resume, place.device):
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        first, history, losses, best = state["step"], state["history"], state["losses"], state["best"]
+    # --- optimiser, and where an earlier attempt stopped
+    freezing = Freezing(settings, length.steps_per_epoch)
+    optimizer = build_optimizer(settings.optimizer, freezing.trained_parameters(network))
+    loss_of = LOSSES[settings.loss]
+    best = BestWeights(network, settings)
+    progress = Progress(context, length, "loss", {"network": network, "optimizer": optimizer, "best": best})
+    progress.resume()
+    statistics = RunningStatistics(network, world)
+    evaluator = Evaluator(network, feed, masks, data.classes, settings.threshold_scores, world)
 
     # --- training
-    statistics = RunningStatistics(network, world)
-    track, clock = LossMeter("loss", first - len(losses), losses), CheckpointTimer(place)
-    epochs = Epochs(images, batch_size, streams["order"], end, steps_per_epoch, data, world)
-    for step in range(first, end):
-        if stalled(history, settings.patience):
+    for step in range(progress.first, length.end):
+        if stalled(progress.history, settings.patience):
             break
-        epoch, position = divmod(step, steps_per_epoch)
-        if position == 0 or step == first:
-            train_mode(network, encoder_frozen(settings, epoch))
-        if step == first or (position == 0 and epoch == settings.unfreeze_epoch):
+        epoch = step // length.steps_per_epoch
+        if step == progress.first or length.starts_epoch(step):  # scores left the network in eval mode
+            freezing.apply(network, step)
+        if step == progress.first or step == freezing.unfreeze_step:
             trained = world.parallel(network)
         batch = world.part(epochs.batch(step))
         pixels, target = fine_tune_batch(
             feed(batch), masks(batch), batch, settings.size, settings.augment, streams.get("augmentation", 0), epoch
         )
 
-        set_lr(optimizer, learning_rate(settings.schedule, settings.optimizer.lr, step, steps_per_epoch, steps))
-        set_decay(optimizer, settings.optimizer, step, steps)
-        with autocast(settings.precision, place.device):
+        set_lr_and_decay(optimizer, settings, step, length)
+        with autocast(settings.precision, device):
             loss = loss_of(trained(pixels), target, world)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         statistics.merge()
-        track.add(world.mean(loss.detach()))
+        progress.meter.add(world.mean(loss.detach()))
 
-        if position == steps_per_epoch - 1 or step == end - 1:
-            values = {"train/loss": track.mean()}
+        if length.ends_epoch(step):
+            values = {"train/loss": progress.meter.mean()}
             if validation_due(settings, epoch) and len(split.val):
-                values |= evaluate(
-                    network, settings.size, feed, masks, split.val, data.classes, "val", step, soft, world
-                )
-                best = better(best, values, network) if settings.checkpoint == "best" else None
-            history.append({"step": step + 1, "epoch": (step + 1) / steps_per_epoch} | values)
-            report({"step": step + 1, "total": end} | values)
-        ends = step == end - 1 and place.keep_state
-        if ends or clock.due():
-            if world.first:
-                state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
-                state |= {"history": history, "losses": track.losses, "best": best}
-                (checkpoints.save_end if ends else checkpoints.save_state)(state, place.out)
-            clock.leave_if_asked(step + 1)
-    done = int(history[-1]["step"])
-    if len(split.val) and not any(name.startswith("val/") for name in history[-1]):  # at the end always
-        history[-1] |= evaluate(
-            network, settings.size, feed, masks, split.val, data.classes, "val", done - 1, soft, world
-        )
-        best = better(best, history[-1], network) if settings.checkpoint == "best" else None
+                values |= evaluator.evaluate(split.val, settings.size, "val", step).scores
+                best.update(values)
+            progress.record(step, values)
+        progress.save_if_due(step)
 
     # --- score the weights that are kept
-    metrics = {name: value for name, value in history[-1].items() if name.startswith(("train/", "val/"))}
-    if best is not None:
-        network.load_state_dict(best["network"])
-        metrics |= best["scores"]
+    last = progress.history[-1]
+    steps = int(last["step"])
+    if len(split.val) and not any(name.startswith("val/") for name in last):  # always at the end
+        last |= evaluator.evaluate(split.val, settings.size, "val", steps - 1).scores
+        best.update(last)
+    metrics = progress.metrics() | best.restore()
     if on_test:
-        counts = np.zeros((len(split.test), len(data.classes), 3), np.int64)
-        where = (feed, masks, split.test, data.classes)
-        metrics |= evaluate(network, settings.size, *where, "test", done - 1, soft, world, counts)
+        tested = evaluator.evaluate(split.test, settings.size, "test", steps - 1)
+        metrics |= tested.scores
         for size in settings.test_sizes:
-            metrics |= evaluate(network, size, *where, f"test@{size}", done - 1, soft, world)
+            metrics |= evaluator.evaluate(split.test, size, f"test@{size}", steps - 1).scores
+        counts = world.sum(tested.counts).cpu().numpy()
         if world.first:
-            np.savez_compressed(place.out / TEST_IMAGES, images=split.test, counts=counts)
-    if done < end:
-        metrics["train/stopped_epoch"] = history[-1]["epoch"]
-    notes = {"labelled": images.tolist(), "val": split.val.tolist(), "test": split.test.tolist(), "steps": done}
-    notes |= {"classes": list(data.classes), "size": settings.size, "workers": world.size}
-    if world.first:
-        finish(network, history, notes, place.out)
+            np.savez_compressed(context.out / TEST_IMAGES, images=split.test, counts=counts)
+    if steps < length.end:
+        metrics["train/stopped_epoch"] = last["epoch"]
+    notes = {"labelled": images.tolist(), "val": split.val.tolist(), "test": split.test.tolist(), "steps": steps}
+    progress.finish(network, notes | {"classes": list(data.classes), "size": settings.size})
     return metrics
 
 
-def encoder_frozen(settings: schema.Finetune, epoch: int) -> bool:
-    """Whether the encoder is left as it is in this epoch, counted from 0."""
-    thawed = settings.unfreeze_epoch is not None and epoch >= settings.unfreeze_epoch
-    return settings.freeze == "encoder" and not thawed
+class Freezing:
+    """When the encoder is frozen, and everything that depends on it.
+
+    A frozen encoder gets no gradients and stays in eval mode, or its batch norm statistics would drift. The optimiser
+    has the parameters of an encoder only if it is trained at some step.
+    """
+
+    def __init__(self, settings: schema.Finetune, steps_per_epoch: int) -> None:
+        epoch = settings.unfreeze_epoch if settings.freeze == "encoder" else 0
+        self.unfreeze_step = math.inf if epoch is None else epoch * steps_per_epoch  # the first that trains the encoder
+
+    def frozen_at(self, step: int) -> bool:
+        """Whether `step` leaves the encoder as it is."""
+        return step < self.unfreeze_step
+
+    def trained_parameters(self, network: UNet) -> list[nn.Parameter]:
+        """Parameters that the optimiser is given."""
+        fixed = "encoder." if self.unfreeze_step == math.inf else ()
+        return [parameter for name, parameter in network.named_parameters() if not name.startswith(fixed)]
+
+    def apply(self, network: UNet, step: int) -> None:
+        """Set the network to training mode, as it is from `step` to the end of its epoch."""
+        network.train()
+        network.encoder.train(not self.frozen_at(step))
+        network.encoder.requires_grad_(not self.frozen_at(step))
 
 
-def train_mode(network: UNet, frozen: bool) -> None:
-    """Training mode; a frozen encoder stays in eval, or its batch norm statistics would drift."""
-    network.train()
-    network.encoder.requires_grad_(not frozen)
-    if frozen:
-        network.encoder.eval()
+class BestWeights:
+    """Weights and scores of the best validation so far; the first of equals stays. Empty with `checkpoint: last`."""
+
+    def __init__(self, network: UNet, settings: schema.Finetune) -> None:
+        self._network = network
+        self._wanted = settings.checkpoint == "best"
+        self._best: dict[str, Any] | None = None
+
+    def update(self, values: dict[str, float]) -> None:
+        """Keep the network's weights if these values of it are better."""
+        scores, target = {name: value for name, value in values.items() if name.startswith("val/")}, f"val/{TARGET}"
+        if not self._wanted or (self._best is not None and self._best["scores"][target] >= scores[target]):
+            return
+        self._best = {"scores": scores, "network": checkpoints.clone_state(self._network)}
+
+    def restore(self) -> dict[str, float]:
+        """Load the best weights into the network; their scores, or none where nothing was kept."""
+        if self._best is None:
+            return {}
+        self._network.load_state_dict(self._best["network"])
+        scores: dict[str, float] = self._best["scores"]
+        return scores
+
+    def state_dict(self) -> dict[str, Any] | None:
+        return self._best
+
+    def load_state_dict(self, state: dict[str, Any] | None, /) -> None:
+        self._best = state
 
 
 def validation_due(settings: schema.Finetune, epoch: int) -> bool:
@@ -211,58 +222,51 @@ def stalled(history: list[dict[str, float]], patience: int | None) -> bool:
     return patience is not None and len(scored) - 1 - scored.index(max(scored)) >= patience if scored else False
 
 
-def better(best: dict[str, Any] | None, values: dict[str, float], network: UNet) -> dict[str, Any]:
-    """The earlier best, or these weights if their validation score is higher (the first of equals stays)."""
-    scored = {name: value for name, value in values.items() if name.startswith("val/")}
-    if best is not None and best["scores"][f"val/{TARGET}"] >= scored[f"val/{TARGET}"]:
-        return best
-    return {"scores": scored, "network": checkpoints.clone_state(network)}
+class Evaluated(NamedTuple):
+    """Scores by name, and the pixel counts of this worker's images; all others' are 0."""
+
+    scores: dict[str, float]
+    counts: Tensor  # images, classes, 3: hits, truth, predicted
 
 
-@torch.no_grad()
-def evaluate(
-    network: UNet,
-    size: int,
-    feed: DataFeed,
-    masks: DataFeed,
-    images: IntArray,
-    classes: tuple[str, ...],
-    role: str,
-    step: int,
-    soft: bool = False,
-    world: World = ALONE,
-    counts: IntArray | None = None,
-) -> dict[str, float]:
-    """Scores `role/...` from one confusion matrix over all `images` at `size` px, in eval mode and float32.
+@dataclass(frozen=True)
+class Evaluator:
+    """Scores a network on images of a data set, in eval mode and float32."""
 
-    `counts` (len(images), classes, 3) is filled with `hits_truth_predicted` of every image. With `soft` the scores are
-    also those of the foreground's probability. Workers take turns with the batches.
+    network: UNet
+    feed: DataFeed
+    masks: DataFeed
+    classes: tuple[str, ...]
+    soft: bool = False  # also by the foreground's probability
+    world: World = ALONE
 
-    Raises:
-        DivergedError: logits that are not finite; argmax would quietly call them class 0. The update of `step` made
-            them, and no loss came after it to tell.
-    """
-    network.eval()
-    device = next(network.parameters()).device
-    total = torch.zeros((len(classes), len(classes)), dtype=torch.int64, device=device)
-    bad, sums = torch.zeros((), dtype=torch.int64, device=device), no_sums(device)
-    at_once = 64 if feed(images[:1]).ndim == 4 else 8  # volumes are larger
-    by_image = torch.zeros((len(images), len(classes), 3), dtype=torch.int64, device=device)
-    places = np.arange(len(images))
-    for here in np.array_split(places, math.ceil(len(images) / at_once))[world.rank :: world.size]:
-        batch = images[here]
-        pixels, target = evaluation_batch(feed(batch), masks(batch), size)
-        logits = network(pixels)
-        bad += ~torch.isfinite(logits).all()
-        found = confusion_by_image(logits.argmax(dim=1), target, len(classes))
-        total += found.sum(dim=0)
-        by_image[here[0] : here[-1] + 1] = hits_truth_predicted(found)
-        if soft:
-            sums = probability_sums(logits, target, sums)
-    if world.sum(bad):
-        raise DivergedError(f"{role}/logits", step, math.nan)
-    if counts is not None:
-        counts[:] = world.sum(by_image).cpu().numpy()
-    values = scores(world.sum(total), classes)
-    values |= probability_scores(Sums(*(world.sum(part) for part in sums))) if soft else {}
-    return {f"{role}/{name}": value for name, value in values.items()}
+    @torch.no_grad()
+    def evaluate(self, images: IntArray, size: int, role: str, step: int) -> Evaluated:
+        """Scores `role/...` from one confusion matrix over all `images` at `size` px. Workers take turns with batches.
+
+        Raises:
+            DivergedError: logits that are not finite; argmax would quietly call them class 0. The update of `step`
+                made them, and no loss came after it to tell.
+        """
+        self.network.eval()
+        device = next(self.network.parameters()).device
+        bad, sums = torch.zeros((), dtype=torch.int64, device=device), no_sums(device)
+        total = torch.zeros((len(self.classes), len(self.classes)), dtype=torch.int64, device=device)
+        counts = torch.zeros((len(images), len(self.classes), 3), dtype=torch.int64, device=device)
+        at_once = 64 if self.feed(images[:1]).ndim == 4 else 8  # volumes are larger
+        batches = np.array_split(np.arange(len(images)), math.ceil(len(images) / at_once))
+        for rows in batches[self.world.rank :: self.world.size]:
+            batch = images[rows]
+            pixels, target = evaluation_batch(self.feed(batch), self.masks(batch), size)
+            logits = self.network(pixels)
+            bad += ~torch.isfinite(logits).all()
+            confusion = confusion_by_image(logits.argmax(dim=1), target, len(self.classes))
+            total += confusion.sum(dim=0)
+            counts[rows[0] : rows[-1] + 1] = hits_truth_predicted(confusion)
+            if self.soft:
+                sums = probability_sums(logits, target, sums)
+        if self.world.sum(bad):
+            raise DivergedError(f"{role}/logits", step, math.nan)
+        values = scores(self.world.sum(total), self.classes)
+        values |= probability_scores(Sums(*(self.world.sum(part) for part in sums))) if self.soft else {}
+        return Evaluated({f"{role}/{name}": value for name, value in values.items()}, counts)

@@ -1,13 +1,17 @@
-"""What the three loops share: where they run, how they report, and how they stop."""
+"""Shared parts of the training loops: where they run, which images a step takes, and their bookkeeping.
+
+A loop itself (data, model, optimiser, schedule, forward, backward, step, scores) stands whole in `pretrain` and
+`finetune`.
+"""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -23,12 +27,12 @@ from pretune.trainables.models.interface import Decoder, Encoder
 from pretune.trainables.models.table import build_encoder as build_encoder  # the loops' own name for them
 from pretune.trainables.models.table import build_unet as build_unet
 from pretune.trainables.optimizers import LARS
-from pretune.trainables.schedules import cosine_ramp
+from pretune.trainables.schedules import cosine_ramp, learning_rate
 
-ASK_SECONDS = 2.0  # between two exchanges of workers whether one was asked to leave
-MOST_STEPS = 1000  # between two such exchanges, whatever the pace was: it may have been that of the fastest steps
+EXCHANGE_SECONDS = 2.0  # between two exchanges of workers whether one is preempted
+EXCHANGE_MAX_STEPS = 1000  # between two such exchanges, at any pace: the latest may be that of the fastest steps
 WINDOW_RUNS = 16  # runs of neighbouring images that a shuffle window mixes
-ANNOUNCED = 50_000  # images that a stream is told of at once, in whole epochs: starting to read takes 0.2 s
+ANNOUNCED = 50_000  # images announced to a stream at once, in whole epochs: starting to read takes 0.2 s
 
 IntArray = NDArray[np.int64]
 Lookup = Callable[[IntArray], Tensor]  # (B,) image indices -> (B, ...), as `DataFeed` does
@@ -43,9 +47,21 @@ class DivergedError(Exception):
         super().__init__(f"{metric} is {value} at step {step}")
 
 
+class CollapsedError(DivergedError):
+    """Pretraining whose encoder collapsed, stopped as the study asked."""
+
+    def __init__(self, signs: tuple[str, ...], step: int) -> None:
+        self.metric, self.step, self.value = "collapse", step, float("nan")
+        Exception.__init__(self, f"collapsed, stopped after step {step}: {'; '.join(signs)}")
+
+
+class PreemptedError(Exception):
+    """The loop was preempted (its node is drained, the study is stopped) and has written its state."""
+
+
 @dataclass(frozen=True)
 class RunContext:
-    """Where a stage runs: what it starts from and where it writes."""
+    """Where and how a stage runs: its device and workers, what it starts from, where it writes and reports."""
 
     out: Path  # an existing folder of this attempt alone
     device: torch.device
@@ -55,7 +71,9 @@ class RunContext:
     checkpoint_seconds: float = 60.0  # wall time between resumable states
     world: World = ALONE  # the workers that run it together, all in a `RunContext` of their own
     batch_norm: str = "sync"  # statistics of the whole batch, or `local`: of each worker's rows
-    preempted: Callable[[], bool] = lambda: False  # asked after every step, of several workers now and then
+    report: Report = lambda values: None
+    until: int | None = None  # end after this many epochs; every step is that of the whole training
+    preempted: Callable[[], bool] = lambda: False  # asked after every step; several workers: every two seconds or so
 
 
 class DataFeed:
@@ -84,80 +102,6 @@ def _free_bytes(device: torch.device) -> int:
     return int(torch.cuda.mem_get_info(device)[0])
 
 
-@dataclass
-class LossMeter:
-    """Losses as they come, kept on the device so that the loop need not wait for them; checked at intervals."""
-
-    metric: str
-    first_step: int  # of the losses held
-    losses: list[Tensor]
-
-    def add(self, loss: Tensor) -> None:
-        self.losses.append(loss.detach())
-
-    def mean(self) -> float:
-        """Mean since the last call. Raises `DivergedError` naming the first step whose loss is not finite."""
-        values = torch.stack(self.losses).double().cpu()
-        bad = (~torch.isfinite(values)).nonzero()
-        if len(bad):
-            step = int(bad[0])
-            raise DivergedError(self.metric, self.first_step + step, float(values[step]))
-        self.first_step += len(values)
-        self.losses.clear()
-        return float(values.mean())
-
-
-class CollapsedError(DivergedError):
-    """Pretraining that its collapse signs condemn, stopped as the study asked."""
-
-    def __init__(self, signs: tuple[str, ...], step: int) -> None:
-        self.metric, self.step, self.value = "collapse", step, float("nan")
-        Exception.__init__(self, f"collapsed, stopped after step {step}: {'; '.join(signs)}")
-
-
-class PreemptedError(Exception):
-    """The loop was asked to leave (a preempted machine, a stopped study) and has written its state."""
-
-
-class CheckpointTimer:
-    """Says when the next resumable state is due: now and then, and at once where the loop must leave.
-
-    Several workers must leave after the same step. They tell each other every few steps whether one of them was asked,
-    about every ASK_SECONDS by the first worker's clock, since telling is an exchange that a GPU has to wait for.
-    """
-
-    def __init__(self, place: RunContext) -> None:
-        self._place = place
-        self._last = self._told = time.monotonic()
-        self._asked = False
-        self._between = self._left = 1  # steps from one exchange to the next, and of those still to come
-
-    def due(self) -> bool:
-        """Whether to write the state now. To be called by all workers, after every step."""
-        self._asked = self._asked or (self._place.preempted() if self._place.world.size == 1 else self._any_asked())
-        if not self._asked and time.monotonic() - self._last < self._place.checkpoint_seconds:
-            return False
-        self._last = time.monotonic()
-        return True
-
-    def _any_asked(self) -> bool:
-        self._left -= 1
-        if self._left > 0:
-            return False
-        now, world = time.monotonic(), self._place.world
-        fitting = round(self._between * ASK_SECONDS / max(now - self._told, 1e-3))  # steps, at the latest pace
-        proposed = min(max(fitting, 1), MOST_STEPS) if world.first else 0
-        told = torch.tensor([float(self._place.preempted()), float(proposed)], device=self._place.device)
-        asked, steps = world.sum(told).tolist()
-        self._told, self._between, self._left = now, int(steps), int(steps)
-        return bool(asked)
-
-    def leave_if_asked(self, step: int) -> None:
-        """Call when the state is written. Raises `PreemptedError`."""
-        if self._asked:
-            raise PreemptedError(f"asked to leave, state written after step {step}")
-
-
 def epoch_order(count: int, seed: int, epoch: int, window: int | None = None) -> IntArray:
     """The order of `count` images in an epoch: a function of (order stream, epoch), each image once.
 
@@ -176,36 +120,48 @@ def epoch_order(count: int, seed: int, epoch: int, window: int | None = None) ->
     return order
 
 
+class Length(NamedTuple):
+    """Length of a training. Schedules go by all of its steps; this run may end sooner."""
+
+    steps_per_epoch: int
+    steps: int
+    end: int  # of this run
+
+    def starts_epoch(self, step: int) -> bool:
+        return step % self.steps_per_epoch == 0
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether `step` is the last of an epoch, or of this run."""
+        return self.starts_epoch(step + 1) or step == self.end - 1
+
+
+def training_length(settings: schema.Pretrain | schema.Finetune, steps_per_epoch: int, until: int | None) -> Length:
+    """Length from the epochs or the steps of the settings, of which this run does the first `until` epochs."""
+    steps = settings.steps if settings.steps is not None else (settings.epochs or 0) * steps_per_epoch
+    return Length(steps_per_epoch, steps, steps if until is None else min(steps, until * steps_per_epoch))
+
+
 class Epochs:
-    """Which images each step takes. A streamed set is told of them ahead, some epochs at a time where these are short.
+    """Images that each step takes. They are announced to a streamed set, some epochs at once where these are short.
 
     Args:
         images: of an epoch.
         seed: of the order stream.
-        steps: of the training, in epochs of `steps_per_epoch`.
     """
 
     def __init__(
-        self,
-        images: IntArray,
-        batch_size: int,
-        seed: int,
-        steps: int,
-        steps_per_epoch: int,
-        data: ImageSet,
-        world: World,
+        self, images: IntArray, batch_size: int, seed: int, length: Length, data: ImageSet, world: World
     ) -> None:
         self._images, self._batch_size, self._seed = images, batch_size, seed
-        self._steps, self._steps_per_epoch = steps, steps_per_epoch
-        self._data, self._world = data, world
+        self._length, self._data, self._world = length, data, world
         self._epoch, self._order = -1, images[:0]
-        self._told = -1  # the first step that the stream has not been told of
+        self._announced = -1  # the first step that was not announced
 
     def batch(self, step: int) -> IntArray:
         """(B,) image indices, of all workers together. To be asked for in the order of the steps."""
-        if self._data.streamed and step >= self._told:
-            self._tell(step)
-        epoch, position = divmod(step, self._steps_per_epoch)
+        if self._data.streamed and step >= self._announced:
+            self._announce(step)
+        epoch, position = divmod(step, self._length.steps_per_epoch)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self._of(epoch)
         return self._order[position * self._batch_size : (position + 1) * self._batch_size]
@@ -213,26 +169,154 @@ class Epochs:
     def _of(self, epoch: int) -> IntArray:
         return self._images[epoch_order(len(self._images), self._seed, epoch, self._data.shuffle_window)]
 
-    def _tell(self, step: int) -> None:
+    def _announce(self, step: int) -> None:
         orders: list[IntArray] = []
-        while step < self._steps and sum(map(len, orders)) < ANNOUNCED:
-            epoch, position = divmod(step, self._steps_per_epoch)
-            end = min(self._steps_per_epoch, position + self._steps - step)
+        while step < self._length.end and sum(map(len, orders)) < ANNOUNCED:
+            epoch, position = divmod(step, self._length.steps_per_epoch)
+            end = min(self._length.steps_per_epoch, position + self._length.end - step)
             rows = self._of(epoch)[position * self._batch_size : end * self._batch_size]
             orders.append(self._world.shares(rows, self._batch_size))
             step += end - position
-        self._told = step
+        self._announced = step
         self._data.coming(orders, self._batch_size)
 
 
-def last_step(steps: int, until: int | None, steps_per_epoch: int) -> int:
-    """Where this run of a training of `steps` ends: after `until` epochs, if that is sooner."""
-    return steps if until is None else min(steps, until * steps_per_epoch)
+# --------------------------------------------------------------------------------------------------------- bookkeeping
 
 
-def total_steps(epochs: int | None, steps: int | None, steps_per_epoch: int) -> int:
-    """Training length in steps from whichever of the two the settings give."""
-    return steps if steps is not None else (epochs or 0) * steps_per_epoch
+@dataclass
+class LossMeter:
+    """Losses of the current epoch, kept on the device so that the loop need not wait for them."""
+
+    metric: str
+    first_step: int = 0  # of the losses held
+    losses: list[Tensor] = field(default_factory=list)
+
+    def add(self, loss: Tensor) -> None:
+        self.losses.append(loss.detach())
+
+    def mean(self) -> float:
+        """Mean since the last call. Raises `DivergedError` naming the first step whose loss is not finite."""
+        values = torch.stack(self.losses).double().cpu()
+        bad = (~torch.isfinite(values)).nonzero()
+        if len(bad):
+            step = int(bad[0])
+            raise DivergedError(self.metric, self.first_step + step, float(values[step]))
+        self.first_step += len(values)
+        self.losses.clear()
+        return float(values.mean())
+
+
+class CheckpointTimer:
+    """Decides when to write a resumable state: every `checkpoint_seconds`, and at once when preempted.
+
+    Several workers must stop after the same step. They exchange whether one of them is preempted every few steps, about
+    every EXCHANGE_SECONDS by the first worker's time, since a GPU has to wait for an exchange.
+    """
+
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self._saved = self._exchanged = time.monotonic()
+        self._preempted = False
+        self._interval = self._remaining = 1  # steps from one exchange to the next, and those still to come
+
+    def due(self) -> bool:
+        """Whether to write the state now. All workers call it after every step."""
+        self._preempted = self._preempted or self._is_preempted()
+        if not self._preempted and time.monotonic() - self._saved < self._context.checkpoint_seconds:
+            return False
+        self._saved = time.monotonic()
+        return True
+
+    def _is_preempted(self) -> bool:
+        if self._context.world.size == 1:
+            return self._context.preempted()
+        self._remaining -= 1
+        return self._remaining <= 0 and self._exchange()
+
+    def _exchange(self) -> bool:
+        """Whether any worker is preempted; the first worker's pace sets the steps to the next exchange."""
+        now, world = time.monotonic(), self._context.world
+        fitting = round(self._interval * EXCHANGE_SECONDS / max(now - self._exchanged, 1e-3))
+        interval = min(max(fitting, 1), EXCHANGE_MAX_STEPS) if world.first else 0
+        own = torch.tensor([float(self._context.preempted()), float(interval)], device=self._context.device)
+        preempted, steps = world.sum(own).tolist()
+        self._exchanged, self._interval, self._remaining = now, int(steps), int(steps)
+        return bool(preempted)
+
+    def stop_if_preempted(self, step: int) -> None:
+        """Raise `PreemptedError` if a worker is preempted. Call it when the state is written."""
+        if self._preempted:
+            raise PreemptedError(f"preempted, state written after step {step}")
+
+
+class Stateful(Protocol):
+    """Part of a training that a resumable state holds: a module, an optimiser, the best weights so far."""
+
+    def state_dict(self) -> Any: ...
+
+    def load_state_dict(self, state_dict: Any, /) -> object: ...
+
+
+class Progress:
+    """Bookkeeping of a training: the steps done, its learning curve, and its resumable state.
+
+    Args:
+        loss: the metric's name of the loss that is descended.
+        parts: what a resumed training needs, by the names in the state.
+    """
+
+    def __init__(self, context: RunContext, length: Length, loss: str, parts: Mapping[str, Stateful]) -> None:
+        self._context, self._length, self._parts = context, length, parts
+        self._timer = CheckpointTimer(context)
+        self.first = 0  # the step to begin with
+        self.history: list[dict[str, float]] = []  # a row for each epoch
+        self.meter = LossMeter(loss)
+
+    def resume(self) -> None:
+        """Continue from the state that an earlier attempt, or a shorter training, left; from the start without one."""
+        state = checkpoints.load_state(self._context.resume, self._context.device)
+        if state is None:
+            return
+        for name, part in self._parts.items():
+            part.load_state_dict(state[name])
+        self.first, self.history, losses = state["step"], state["history"], state["losses"]
+        self.meter = LossMeter(self.meter.metric, self.first - len(losses), losses)
+
+    def record(self, step: int, values: Mapping[str, float]) -> None:
+        """Add the values of an epoch that ends with `step` to the learning curve, and report them."""
+        self.history.append({"step": step + 1, "epoch": (step + 1) / self._length.steps_per_epoch, **values})
+        self._context.report({"step": step + 1, "total": self._length.end, **values})
+
+    def save_if_due(self, step: int) -> None:
+        """Write the state after `step` where it is time to. All workers call it; raises `PreemptedError`."""
+        ends = step == self._length.end - 1 and self._context.keep_state
+        if not ends and not self._timer.due():
+            return
+        if self._context.world.first:
+            state = {name: part.state_dict() for name, part in self._parts.items()}
+            state |= {"step": step + 1, "history": self.history, "losses": self.meter.losses}
+            (checkpoints.save_end if ends else checkpoints.save_state)(state, self._context.out)
+        self._timer.stop_if_preempted(step + 1)
+
+    def metrics(self) -> dict[str, float]:
+        """Training and validation values of the last epoch."""
+        return {name: value for name, value in self.history[-1].items() if name.startswith(("train/", "val/"))}
+
+    def finish(self, model: nn.Module, notes: dict[str, Any]) -> None:
+        """Write the outputs of the stage, by the first worker alone."""
+        if self._context.world.first:
+            finish(model, self.history, notes | {"workers": self._context.world.size}, self._context.out)
+
+
+def finish(model: nn.Module, history: list[dict[str, float]], notes: dict[str, Any], out: Path) -> None:
+    """Write what every trained stage leaves: weights, learning curve, and which images it used for what."""
+    checkpoints.save_weights(model, out / WEIGHTS)
+    (out / HISTORY).write_text(json.dumps(history))
+    (out / NOTES).write_text(json.dumps(notes))
+
+
+# ---------------------------------------------------------------------------------------- optimiser and network
 
 
 def build_optimizer(settings: schema.Optimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -264,6 +348,15 @@ def with_momentum(sgd: torch.optim.SGD, parameters: Iterable[nn.Parameter]) -> t
     for parameter in parameters:
         sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return sgd
+
+
+def set_lr_and_decay(
+    optimizer: torch.optim.Optimizer, settings: schema.Pretrain | schema.Finetune, step: int, length: Length
+) -> None:
+    """Set the learning rate and the weight decay of `step`."""
+    steps_per_epoch, steps = length.steps_per_epoch, length.steps
+    set_lr(optimizer, learning_rate(settings.schedule, settings.optimizer.lr, step, steps_per_epoch, steps))
+    set_decay(optimizer, settings.optimizer, step, steps)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -304,10 +397,3 @@ def compile_parts(network: nn.Module, asked: bool) -> None:
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
-
-
-def finish(model: nn.Module, history: list[dict[str, float]], notes: dict[str, Any], out: Path) -> None:
-    """What every trained stage leaves: weights, learning curve, and which images it used for what."""
-    checkpoints.save_weights(model, out / WEIGHTS)
-    (out / HISTORY).write_text(json.dumps(history))
-    (out / NOTES).write_text(json.dumps(notes))

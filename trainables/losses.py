@@ -1,7 +1,7 @@
 """Segmentation losses: logits (B, C, H, W) and int64 targets (B, H, W) to a scalar; volumes: (B, C, D, H, W).
 
 With several workers each has its own images, and all get the loss of the whole batch. All losses are computed in
-float32 whatever the precision of the logits (float64 stays float64).
+float32 whatever the precision of the logits (float64 stays float64). LOSSES names those that a study can choose.
 """
 
 from __future__ import annotations
@@ -50,14 +50,23 @@ def _dice(logits: Tensor, target: Tensor, world: World, ignore: int, smooth: flo
 
 
 def cross_entropy_loss(logits: Tensor, target: Tensor, world: World = ALONE, ignore: int = IGNORE) -> Tensor:
-    """Mean over pixels of -log softmax at the target, in nats; pixels of `ignore` do not count.
+    """Mean over pixels of -log p, in nats, with p the softmax at the target; pixels of `ignore` do not count.
 
-    Gathered by hand, since torch's two-dimensional NLL loss has no deterministic CUDA kernel. A batch without any pixel
-    to count has loss 0, where F.cross_entropy gives NaN.
+    A batch without any pixel to count has loss 0, where F.cross_entropy gives NaN.
     """
-    valid = target != ignore
-    chosen = torch.log_softmax(_precise(logits), dim=1).gather(1, _labels(target, ignore)).squeeze(1)
-    return -world.sum((chosen * valid).sum()) / world.sum(valid.sum()).clamp(min=1)
+    return -_mean(_log_likelihood(logits, target, ignore), target != ignore, world)
+
+
+def focal_loss(
+    logits: Tensor, target: Tensor, world: World = ALONE, ignore: int = IGNORE, gamma: float = 2.0
+) -> Tensor:
+    """Mean over pixels of -(1 - p)^gamma log p, with p the softmax at the target; pixels of `ignore` do not count.
+
+    Lin, Goyal, Girshick, He, Dollar: "Focal loss for dense object detection", ICCV 2017, equation 4, for any number of
+    classes and without class weights. Pixels that are right already count little: at p = 0.9 a hundredth.
+    """
+    log_p = _log_likelihood(logits, target, ignore)
+    return -_mean((-torch.expm1(log_p)) ** gamma * log_p, target != ignore, world)
 
 
 def dice_cross_entropy_loss(logits: Tensor, target: Tensor, world: World = ALONE, ignore: int = IGNORE) -> Tensor:
@@ -74,11 +83,25 @@ LOSSES: dict[str, Loss] = {
     "foreground-dice": foreground_dice_loss,
     "cross-entropy": cross_entropy_loss,
     "dice+cross-entropy": dice_cross_entropy_loss,
+    "focal": focal_loss,
 }
 
 
 def _precise(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _log_likelihood(logits: Tensor, target: Tensor, ignore: int) -> Tensor:
+    """Log softmax at the target, (B, H, W); at ignored pixels that of class 0.
+
+    Gathered by hand, since torch's two-dimensional NLL loss has no deterministic CUDA kernel.
+    """
+    return torch.log_softmax(_precise(logits), dim=1).gather(1, _labels(target, ignore)).squeeze(1)
+
+
+def _mean(values: Tensor, valid: Tensor, world: World) -> Tensor:
+    """Mean over the valid pixels of all workers; 0 where there are none."""
+    return world.sum((values * valid).sum()) / world.sum(valid.sum()).clamp(min=1)
 
 
 def _labels(target: Tensor, ignore: int) -> Tensor:

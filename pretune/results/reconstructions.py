@@ -84,8 +84,8 @@ def _rows(entry: Entry, store: Store, cache: Path) -> list[PanelRow]:
     seen = json.loads(store.file(entry, NOTES).read_text(encoding="utf-8"))["images"]
     indices = chosen(len(data.images), seen)
     method = _method(entry, store, settings, data)
-    place = RunContext(Path(), torch.device("cpu"), None, None)
-    batch = make_batch(method, make_feeds(data, place), indices, VALIDATION_VIEWS, 0)
+    context = RunContext(Path(), torch.device("cpu"), None, None)
+    batch = make_batch(method, make_feeds(data, context), indices, VALIDATION_VIEWS, 0)
     found, name = restored(method, batch), f"{settings.method.name}, {entry.fingerprint[:8]}"
     return [PanelRow(name, data.names[index], _images(found, row)) for row, index in enumerate(indices)]
 

@@ -1,8 +1,8 @@
 """One stage on several workers: Ray Train places them, and each runs the loop that a single process would.
 
 Ray Train restarts the workers when one is lost; they go on from the state that the stage last wrote, on as many as
-the study allows. Its own checkpoints stay unused, since the store holds all state. Where one of them is asked to leave
-(its node is drained, the study is stopped) all write and leave after the same step (`CheckpointTimer`).
+the study allows. Its own checkpoints stay unused, since the store holds all state. Where one of them is preempted
+(its node is drained, the study is stopped) all write and stop after the same step (loop.CheckpointTimer).
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def run_worker(
         )
         store = task.folders.open_store()
         parent, other = weights_of(stage.parent, store), weights_of(stage.other, store)
-        place = RunContext(
+        context = RunContext(
             out=attempt,
             device=device,
             parent=parent,
@@ -74,23 +74,16 @@ def run_worker(
             checkpoint_seconds=task.checkpoint_seconds,
             world=world or ALONE,
             batch_norm=stage.resources.batch_norm,
+            report=report,
+            until=stage.until,
             preempted=preempted,
         )
         if isinstance(settings, schema.Pretrain):
-            return pretrain(settings, stage.model, data, split, stage.streams, place, report, stage.until)
+            return pretrain(settings, stage.model, data, split, stage.streams, context)
         if isinstance(settings, schema.Finetune):
-            stratify = stage.data.split.stratify
+            on_test, stratify = stage.on_test, stage.data.split.stratify
             return finetune(
-                settings,
-                stage.model,
-                data,
-                split,
-                stage.streams,
-                place,
-                report,
-                stage.on_test,
-                stratify,
-                stage.until,
+                settings, stage.model, data, split, stage.streams, context, on_test=on_test, stratify=stratify
             )
         if isinstance(settings, schema.CKA):
             assert stage.other is not None
@@ -98,8 +91,8 @@ def run_worker(
             assert other is not None
             return compare(settings, (stage.model, stage.other.model), (parent, other), data, split, device)
         if isinstance(settings, schema.CAM | schema.FeatureMaps):
-            return write_maps(settings, stage.model, data, split, place)
-        return probe(settings, stage.model, data, split, place)
+            return write_maps(settings, stage.model, data, split, context)
+        return probe(settings, stage.model, data, split, context)
 
 
 def state_to_resume(task: StageTask) -> Path | None:

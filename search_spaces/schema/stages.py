@@ -139,7 +139,7 @@ class Finetune(_Length):
     transfer: Literal["none", "encoder", "encoder+decoder"] = "encoder"
     freeze: Literal["none", "encoder"] = "none"
     unfreeze_epoch: PositiveInt | None = None  # the first epoch, counted from 0, that trains a frozen encoder too
-    loss: Literal["dice", "foreground-dice", "cross-entropy", "dice+cross-entropy"] = "dice"
+    loss: Literal["dice", "foreground-dice", "cross-entropy", "dice+cross-entropy", "focal"] = "dice"
     augment: Augment = Augment()
     optimizer: Optimizer = Adam()
     schedule: Schedule = Constant()

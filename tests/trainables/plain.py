@@ -157,7 +157,7 @@ def moment(module: nn.Module, optimizer: Any, loss: Tensor, gradients: dict[int,
 
 
 def pretrain(
-    settings: schema.Pretrain, model: schema.Model, data: ImageSet, images: Any, streams: dict[str, int], place: Any
+    settings: schema.Pretrain, model: schema.Model, data: ImageSet, images: Any, streams: dict[str, int], context: Any
 ) -> list[Moment]:
     """Whole batches of `images`; what is left of an epoch is left out."""
     batch_size = settings.batch_size
@@ -167,7 +167,7 @@ def pretrain(
     labels = 0 if data.labels is None else int(data.labels.max()) + 1
     parts = Parts(build_encoder(model), lambda: build_decoder(model), len(data.classes), labels)
     method: Any = build_method(settings.method, settings.views, parts)
-    feeds = pretraining.make_feeds(data, place)
+    feeds = pretraining.make_feeds(data, context)
     parameters = {name: p for name, p in method.named_parameters() if p.requires_grad}
     optimizer = optimiser(settings.optimizer, list(parameters.values()))
     held = getattr(settings.method, "freeze_last_epochs", getattr(settings.method, "freeze_prototypes_epochs", 0))
@@ -176,7 +176,7 @@ def pretrain(
         epoch, position = divmod(step, per_epoch)
         chosen = rows(np.sort(images), streams["order"], epoch, position, batch_size)
         loss, _ = method(
-            pretraining.make_batch(method, feeds, chosen, streams["augmentation"], epoch, place.world), step / steps
+            pretraining.make_batch(method, feeds, chosen, streams["augmentation"], epoch, context.world), step / steps
         )
         frozen = FROZEN_LAYER.get(settings.method.name) if epoch < held else None
         descend(loss, parameters, lambda name, frozen=frozen: name == frozen)
@@ -190,7 +190,7 @@ def pretrain(
 
 
 def finetune(
-    settings: schema.Finetune, model: schema.Model, data: ImageSet, images: Any, streams: dict[str, int], place: Any
+    settings: schema.Finetune, model: schema.Model, data: ImageSet, images: Any, streams: dict[str, int], context: Any
 ) -> list[Moment]:
     """All of the labelled `images` in every epoch; the last batch of one is what is left.
 
@@ -201,8 +201,8 @@ def finetune(
     steps = settings.steps or settings.epochs * per_epoch
     torch.manual_seed(streams["init"])
     network = build_unet(model, len(data.classes))
-    if place.parent is not None:
-        given = load_file(place.parent)
+    if context.parent is not None:
+        given = load_file(context.parent)
         parts = {"none": (), "encoder": ("encoder.",), "encoder+decoder": ("encoder.", "decoder.")}[settings.transfer]
         own = network.state_dict()
         network.load_state_dict(own | {name: given[name] for name in own if name.startswith(parts)})

@@ -63,13 +63,13 @@ def moment(state: dict[str, Any], gradients: list[Tensor | None]) -> Moment:
 
 
 def resumed(train: Callable[[RunContext], object], out: Path, step: int) -> list[Moment]:
-    """The moments of a training that goes on from the state that it left behind when told to leave after `step`."""
-    left, asked = out / f"left after {step}", itertools.count(1)
+    """The moments of a training that goes on from the state that it left behind when preempted after `step`."""
+    left, steps = out / f"left after {step}", itertools.count(1)
     left.mkdir()
     cpu = torch.device("cpu")
     with in_double_precision():
         with pytest.raises(PreemptedError, match=f"after step {step}$"):
-            train(RunContext(left, cpu, preempted=lambda: next(asked) == step))
+            train(RunContext(left, cpu, preempted=lambda: next(steps) == step))
         with recorded(first=step) as engine:
             train(RunContext(out, cpu, checkpoint_seconds=0.0, resume=left / STATE))
     return engine

@@ -110,10 +110,10 @@ def model_for(settings: schema.Pretrain) -> schema.Model:
     return MODEL_IN_3D if settings.data == "volumes" else MODEL
 
 
-def run(settings: schema.Pretrain, data: ImageSet, out: Path, split: Split = SPLIT, **place: Any) -> dict[str, float]:
+def run(settings: schema.Pretrain, data: ImageSet, out: Path, split: Split = SPLIT, **how: Any) -> dict[str, float]:
     out.mkdir()
-    where = loop.RunContext(out, CPU, checkpoint_seconds=0.0, **place)
-    return pretrain.pretrain(settings, model_for(settings), data, split, STREAMS, where, lambda _: None)
+    context = loop.RunContext(out, CPU, checkpoint_seconds=0.0, **how)
+    return pretrain.pretrain(settings, model_for(settings), data, split, STREAMS, context)
 
 
 def build(settings: schema.Pretrain) -> Method:
@@ -227,10 +227,8 @@ def test_the_export_loads_into_a_finetuning(name: str, data: ImageSet, tmp_path:
     run(stage(name, steps=2), data, tmp_path / "pretrained")
     settings = schema.Finetune(data="scenes", size=16, freeze="encoder", batch_size=8, steps=1)
     (tmp_path / "finetuned").mkdir()
-    place = loop.RunContext(tmp_path / "finetuned", CPU, parent=tmp_path / "pretrained" / WEIGHTS)
-    finetune(
-        settings, model_for(stage(name)), data, SPLIT, STREAMS | {"labels": 6}, place, lambda _: None, on_test=False
-    )
+    context = loop.RunContext(tmp_path / "finetuned", CPU, parent=tmp_path / "pretrained" / WEIGHTS)
+    finetune(settings, model_for(stage(name)), data, SPLIT, STREAMS | {"labels": 6}, context, on_test=False)
     exported, used = (
         {key: value for key, value in weights(tmp_path / out).items() if key.startswith("encoder.")}
         for out in ("pretrained", "finetuned")
@@ -297,8 +295,8 @@ def test_a_rung_is_the_beginning_of_the_whole_training(name: str, data: ImageSet
     """Also where the schedules depend on the whole length."""
     whole = stage(name, steps=None, epochs=3, schedule={"name": "cosine"})
     (tmp_path / "rung").mkdir()
-    place = loop.RunContext(tmp_path / "rung", CPU, keep_state=True)
-    pretrain.pretrain(whole, model_for(whole), data, SPLIT, STREAMS, place, lambda _: None, 1)
+    context = loop.RunContext(tmp_path / "rung", CPU, keep_state=True, until=1)
+    pretrain.pretrain(whole, model_for(whole), data, SPLIT, STREAMS, context)
     continued = run(whole, data, tmp_path / "continued", resume=tmp_path / "rung" / CONTINUE)
     straight = run(whole, data, tmp_path / "straight")
     assert continued == straight

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from test_contract_methods import METHOD_SETTINGS
 from torch import Tensor
-from workers import exchange, failure, leave_and_go_on, normalise, together, train_each
+from workers import exchange, failure, normalise, preempt_and_resume, together, train_each
 
 from pretune.search_spaces import schema
 from pretune.trainables import loop
@@ -160,14 +160,14 @@ def test_a_batch_norm_with_more_to_it_is_refused() -> None:
 
 
 @pytest.mark.parametrize("stage", [case("simclr"), tuning(steps=5)], ids=["pretrain", "finetune"])
-def test_where_one_worker_is_asked_to_leave_all_do_after_the_same_step_and_nothing_is_lost(
+def test_where_one_worker_is_preempted_all_stop_after_the_same_step_and_nothing_is_lost(
     stage: Any, data: ImageSet, tmp_path: Path
 ) -> None:
-    """The second of two workers is asked at step 3 of 5; the first writes the state. Then both go on, undisturbed."""
+    """The second of two workers is preempted at step 3 of 5; the first writes the state. Then both resume."""
     for name in ("cut", "resumed", "whole"):
         (tmp_path / name).mkdir()
-    ends = together(2, leave_and_go_on, stage, MODEL, data, SPLIT, tmp_path)
-    assert ends == [["asked to leave, state written after step 3", "finished", "finished"]] * 2
+    ends = together(2, preempt_and_resume, stage, MODEL, data, SPLIT, tmp_path)
+    assert ends == [["preempted, state written after step 3", "finished", "finished"]] * 2
     resumed, whole = (load_file(tmp_path / name / WEIGHTS) for name in ("resumed", "whole"))
     assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
 
@@ -193,9 +193,9 @@ def test_workers_ask_each_other_about_every_two_seconds_and_never_more_than_once
     object.__setattr__(world, "exchanges", [])
     steps = 2000
     with mock.patch.object(loop.time, "monotonic", side_effect=lambda: now[0]):
-        clock = CheckpointTimer(RunContext(Path(), torch.device("cpu"), world=world))
+        timer = CheckpointTimer(RunContext(Path(), torch.device("cpu"), world=world))
         for _ in range(steps):
             now[0] += step
-            clock.due()
-    between = min(max(1, round(loop.ASK_SECONDS / step)), loop.MOST_STEPS)
+            timer.due()
+    between = min(max(1, round(loop.EXCHANGE_SECONDS / step)), loop.EXCHANGE_MAX_STEPS)
     assert len(world.exchanges) == pytest.approx(1 + (steps - 1) / between, abs=1 + 0.02 * steps / between)

@@ -19,7 +19,7 @@ from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split, draw_split
 from pretune.trainables.files import CONTINUE, STATE, TEST_IMAGES, WEIGHTS
-from pretune.trainables.finetune import evaluate, finetune, stalled, validation_due
+from pretune.trainables.finetune import Evaluator, finetune, stalled, validation_due
 from pretune.trainables.loop import DataFeed, DivergedError, RunContext, build_encoder, build_unet
 from pretune.trainables.models.unet import UNet
 from pretune.trainables.views.joint import evaluation_batch
@@ -67,10 +67,10 @@ def settings(**changes: Any) -> schema.Finetune:
 
 
 def run(
-    chosen: schema.Finetune, data: ImageSet, split: Split, out: Path, model: schema.UNet = MODEL, **place: Any
+    chosen: schema.Finetune, data: ImageSet, split: Split, out: Path, model: schema.UNet = MODEL, **how: Any
 ) -> dict[str, float]:
     out.mkdir()
-    return finetune(chosen, model, data, split, STREAMS, RunContext(out, CPU, **place), lambda values: None, True)
+    return finetune(chosen, model, data, split, STREAMS, RunContext(out, CPU, **how), on_test=True)
 
 
 def written(out: Path) -> tuple[bytes, Any, Any]:
@@ -282,11 +282,9 @@ def test_the_order_and_batching_of_scored_images_change_nothing(data: ImageSet, 
     """80 images are two batches of 40; the same images once forwards, once backwards."""
     network, chosen = fresh(), settings()
     assert data.masks is not None
-    feeds = DataFeed(data.images, CPU), DataFeed(data.masks, CPU)
+    evaluator = Evaluator(network, DataFeed(data.images, CPU), DataFeed(data.masks, CPU), data.classes)
     once, twice = split.test, np.concatenate([split.test] * 8)
-    scores = [
-        evaluate(network, chosen.size, *feeds, order, data.classes, "test", 0) for order in (once, once[::-1], twice)
-    ]
+    scores = [evaluator.evaluate(order, chosen.size, "test", 0).scores for order in (once, once[::-1], twice)]
     assert scores[0] == pytest.approx(scores[1], abs=1e-12)
     assert scores[0] == pytest.approx(scores[2], abs=1e-12)
 
@@ -333,9 +331,9 @@ def test_scoring_refuses_logits_that_are_not_finite(data: ImageSet, split: Split
         assert network.head.bias is not None
         network.head.bias[1] = math.nan
     assert data.masks is not None
-    feeds = DataFeed(data.images, CPU), DataFeed(data.masks, CPU)
+    evaluator = Evaluator(network, DataFeed(data.images, CPU), DataFeed(data.masks, CPU), data.classes)
     with pytest.raises(DivergedError, match="test/logits is nan at step 6"):
-        evaluate(network, settings().size, *feeds, split.test, data.classes, "test", 6)
+        evaluator.evaluate(split.test, settings().size, "test", 6)
 
 
 @pytest.mark.parametrize(
@@ -356,12 +354,12 @@ def test_a_rung_is_the_beginning_of_the_whole_training(
     whole = settings(steps=None, epochs=5, **changes)
     for name in ("rung", "continued", "straight"):
         (tmp_path / name).mkdir()
-    rung = RunContext(tmp_path / "rung", CPU, keep_state=True)
-    scored = finetune(whole, MODEL, data, split, STREAMS, rung, lambda values: None, False, until=1)
+    rung = RunContext(tmp_path / "rung", CPU, keep_state=True, until=1)
+    scored = finetune(whole, MODEL, data, split, STREAMS, rung, on_test=False)
     assert "val/jaccard" in scored
     resume = tmp_path / "rung" / CONTINUE
-    places = RunContext(tmp_path / "continued", CPU, resume=resume), RunContext(tmp_path / "straight", CPU)
-    ends = [finetune(whole, MODEL, data, split, STREAMS, place, lambda values: None, True) for place in places]
+    contexts = RunContext(tmp_path / "continued", CPU, resume=resume), RunContext(tmp_path / "straight", CPU)
+    ends = [finetune(whole, MODEL, data, split, STREAMS, context, on_test=True) for context in contexts]
     assert ends[0] == ends[1]
     assert (tmp_path / "continued/history.json").read_text() == (tmp_path / "straight/history.json").read_text()
     one, two = ((tmp_path / name / WEIGHTS).read_bytes() for name in ("continued", "straight"))
@@ -373,7 +371,7 @@ def test_patience_stops_after_so_many_validations_without_a_better_one(
 ) -> None:
     patient = settings(steps=None, epochs=40, checkpoint="best", patience=2, optimizer={"lr": 0.05})
     (tmp_path / "a").mkdir()
-    scored = finetune(patient, MODEL, data, split, STREAMS, RunContext(tmp_path / "a", CPU), lambda values: None, False)
+    scored = finetune(patient, MODEL, data, split, STREAMS, RunContext(tmp_path / "a", CPU), on_test=False)
     history = json.loads((tmp_path / "a/history.json").read_text())
     curve = [row["val/jaccard"] for row in history]
     assert len(curve) < 40

@@ -41,10 +41,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 
 def finetuned(data: ImageSet, out: Path, **how: Any) -> dict[str, float]:
     out.mkdir()
-    place = loop.RunContext(out, CPU, how.pop("parent", None), how.pop("resume", None), checkpoint_seconds=0.0)
+    context = loop.RunContext(out, CPU, how.pop("parent", None), how.pop("resume", None), checkpoint_seconds=0.0)
     body = {"data": "volumes", "size": 16, "batch_size": 4, "epochs": 3, "loss": "foreground-dice"}
     settings = schema.Finetune.model_validate(body | {"threshold_scores": True} | how)
-    return finetune(settings, MODEL, data, SPLIT, STREAMS, place, lambda _: None, on_test=True)
+    return finetune(settings, MODEL, data, SPLIT, STREAMS, context, on_test=True)
 
 
 def test_all_scores_are_there_and_better_than_at_the_start(data: ImageSet, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_the_rows_of_table_3_start_from_genesis(data: ImageSet, tmp_path: Path, 
     (tmp_path / "pretrained").mkdir()
     body = {"data": "volumes", "method": {"name": "genesis", "shuffle_blocks": 40}, "views": {"size": 16}}
     settings = schema.Pretrain.model_validate(body | {"batch_size": 4, "steps": 2})
-    pretrain(settings, MODEL, data, SPLIT, STREAMS, loop.RunContext(tmp_path / "pretrained", CPU), lambda _: None)
+    pretrain(settings, MODEL, data, SPLIT, STREAMS, loop.RunContext(tmp_path / "pretrained", CPU))
     parent = tmp_path / "pretrained" / WEIGHTS
     still = {"name": "sgd", "lr": 1e-12, "momentum": 0.0}
     finetuned(data, tmp_path / "out", parent=parent, transfer=transfer, optimizer=still)

@@ -1,7 +1,9 @@
-"""What the loops share: orders, lengths, tracking, feeds and optimisers."""
+"""What the loops share: orders, lengths, metering, feeds and optimisers."""
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 from pathlib import Path
 from typing import Any, cast
@@ -15,20 +17,24 @@ from pretune.search_spaces import schema
 from pretune.trainables import loop
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.distributed import World
+from pretune.trainables.files import CONTINUE, HISTORY, NOTES, STATE, WEIGHTS
 from pretune.trainables.loop import (
     CheckpointTimer,
     CollapsedError,
     DataFeed,
     DivergedError,
+    Length,
     LossMeter,
     PreemptedError,
+    Progress,
     RunContext,
     build_optimizer,
     epoch_order,
-    last_step,
     set_lr,
-    total_steps,
+    training_length,
 )
+
+CPU = torch.device("cpu")
 
 
 def test_an_order_is_a_permutation_and_a_function_of_seed_and_epoch() -> None:
@@ -39,32 +45,44 @@ def test_an_order_is_a_permutation_and_a_function_of_seed_and_epoch() -> None:
     assert not np.array_equal(first, epoch_order(50, 8, 3))
 
 
-@pytest.mark.parametrize(("epochs", "steps", "expected"), [(3, None, 12), (None, 7, 7)])
-def test_length_is_epochs_times_steps_per_epoch_or_the_steps(
-    epochs: int | None, steps: int | None, expected: int
+@pytest.mark.parametrize(
+    ("length", "until", "expected"),
+    [
+        ({"epochs": 3}, None, (4, 12, 12)),
+        ({"steps": 7}, None, (4, 7, 7)),
+        ({"epochs": 3}, 2, (4, 12, 8)),
+        ({"steps": 7}, 1, (4, 7, 4)),
+        ({"steps": 7}, 2, (4, 7, 7)),
+    ],
+)
+def test_length_is_epochs_times_steps_per_epoch_or_the_steps_and_a_run_may_end_sooner(
+    length: dict[str, int], until: int | None, expected: tuple[int, int, int]
 ) -> None:
-    assert total_steps(epochs, steps, 4) == expected
+    settings = schema.Finetune.model_validate({"data": "d"} | length)
+    assert training_length(settings, 4, until) == expected
 
 
-def test_a_track_means_since_the_last_call() -> None:
-    track = LossMeter("loss", 0, [])
+def test_epochs_start_and_end_where_they_should_and_a_run_ends_its_last() -> None:
+    """Three steps to an epoch, seven steps."""
+    length = Length(3, 7, 7)
+    assert [step for step in range(7) if length.starts_epoch(step)] == [0, 3, 6]
+    assert [step for step in range(7) if length.ends_epoch(step)] == [2, 5, 6]
+
+
+def test_a_loss_meter_means_since_the_last_call() -> None:
+    meter = LossMeter("loss")
     for value in (1.0, 2.0, 6.0):
-        track.add(torch.tensor(value))
-    assert track.mean() == 3.0
-    track.add(torch.tensor(5.0))
-    assert track.mean() == 5.0
-    assert track.first_step == 4
+        meter.add(torch.tensor(value))
+    assert meter.mean() == 3.0
+    meter.add(torch.tensor(5.0))
+    assert meter.mean() == 5.0
+    assert meter.first_step == 4
 
 
-def test_a_track_keeps_no_graph() -> None:
-    track = LossMeter("loss", 0, [])
-    track.add(torch.ones((), requires_grad=True) * 2)
-    assert not track.losses[0].requires_grad
-
-
-@pytest.mark.parametrize(("until", "expected"), [(None, 7), (1, 3), (2, 6), (3, 7)])
-def test_a_run_ends_with_its_training_or_after_so_many_epochs(until: int | None, expected: int) -> None:
-    assert last_step(7, until, 3) == expected
+def test_a_loss_meter_keeps_no_graph() -> None:
+    meter = LossMeter("loss")
+    meter.add(torch.ones((), requires_grad=True) * 2)
+    assert not meter.losses[0].requires_grad
 
 
 def test_a_window_of_all_images_is_no_window() -> None:
@@ -87,53 +105,51 @@ def test_images_are_shuffled_within_their_window_beyond_the_runs_that_were_drawn
     assert all(len(np.unique(window // 2)) == 16 for window in windows)  # whole runs, each in one window
 
 
-def test_a_stream_is_told_of_whole_epochs_until_they_hold_so_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whole_epochs_are_announced_to_a_stream_until_they_hold_so_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Epochs of two batches of four: 16 images are two of them, and the training is five."""
-    told: list[list[int]] = []
+    announced: list[list[int]] = []
 
     class Streamed:
         streamed, shuffle_window = True, None
 
         def coming(self, orders: list[Any], batch: int) -> None:
-            told.append([len(order) for order in orders])
+            announced.append([len(order) for order in orders])
 
     monkeypatch.setattr(loop, "ANNOUNCED", 16)
-    epochs = loop.Epochs(np.arange(9), 4, 7, 10, 2, cast(ImageSet, Streamed()), loop.ALONE)
+    epochs = loop.Epochs(np.arange(9), 4, 7, Length(2, 10, 10), cast(ImageSet, Streamed()), loop.ALONE)
     for step in range(10):
         epochs.batch(step)
-    assert told == [[8, 8], [8, 8], [8]]
+    assert announced == [[8, 8], [8, 8], [8]]
 
 
 @pytest.mark.parametrize("other", [True, False])
-def test_a_worker_leaves_where_another_was_asked_to(other: bool, tmp_path: Path) -> None:
-    """The sum over two workers of (asked, steps to the next exchange); this one was not asked."""
+def test_a_worker_stops_where_another_is_preempted(other: bool, tmp_path: Path) -> None:
+    """The sum over two workers of (preempted, steps to the next exchange); this one is not preempted."""
 
     class Two(World):
         def sum(self, x: torch.Tensor) -> torch.Tensor:
             return x + torch.tensor([float(other), 0.0])
 
-    clock = CheckpointTimer(RunContext(tmp_path, torch.device("cpu"), checkpoint_seconds=3600.0, world=Two(0, 2)))
-    assert clock.due() == other
+    timer = CheckpointTimer(RunContext(tmp_path, CPU, checkpoint_seconds=3600.0, world=Two(0, 2)))
+    assert timer.due() == other
     if other:
         with pytest.raises(PreemptedError, match=r"after step 1$"):
-            clock.leave_if_asked(1)
+            timer.stop_if_preempted(1)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_the_first_step_that_is_not_finite_is_named(bad: float) -> None:
-    track = LossMeter("pretext_loss", 10, [torch.tensor(1.0)])
+    meter = LossMeter("pretext_loss", 10, [torch.tensor(1.0)])
     for value in (2.0, bad, 3.0, math.nan):
-        track.add(torch.tensor(value))
+        meter.add(torch.tensor(value))
     with pytest.raises(DivergedError, match=r"^pretext_loss is -?(nan|inf) at step 12$") as caught:
-        track.mean()
+        meter.mean()
     assert (caught.value.metric, caught.value.step) == ("pretext_loss", 12)
 
 
-def test_a_clock_without_patience_is_always_due_and_a_patient_one_not_yet(tmp_path: Path) -> None:
-    eager, patient = (
-        CheckpointTimer(RunContext(tmp_path, torch.device("cpu"), checkpoint_seconds=s)) for s in (0.0, 3600.0)
-    )
-    assert [eager.due(), eager.due(), patient.due()] == [True, True, False]
+def test_a_timer_of_no_seconds_is_always_due_and_one_of_an_hour_not_yet(tmp_path: Path) -> None:
+    always, later = (CheckpointTimer(RunContext(tmp_path, CPU, checkpoint_seconds=s)) for s in (0.0, 3600.0))
+    assert [always.due(), always.due(), later.due()] == [True, True, False]
 
 
 def test_a_state_is_due_again_when_the_interval_has_passed_since_the_last(
@@ -142,28 +158,94 @@ def test_a_state_is_due_again_when_the_interval_has_passed_since_the_last(
     """Every 10 s, asked every 5 s."""
     now = [100.0]
     monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
-    clock, found = CheckpointTimer(RunContext(tmp_path, torch.device("cpu"), checkpoint_seconds=10.0)), []
+    timer, found = CheckpointTimer(RunContext(tmp_path, CPU, checkpoint_seconds=10.0)), []
     for _ in range(5):
         now[0] += 5.0
-        found.append(clock.due())
+        found.append(timer.due())
     assert found == [False, True, False, True, False]
 
 
-def test_a_loop_that_must_leave_writes_its_state_first_however_patient_its_clock(tmp_path: Path) -> None:
-    asked: list[bool] = []
-    place = RunContext(tmp_path, torch.device("cpu"), checkpoint_seconds=3600.0, preempted=lambda: bool(asked))
-    clock = CheckpointTimer(place)
-    assert not clock.due()
-    clock.leave_if_asked(1)
-    asked.append(True)
-    assert clock.due()
-    with pytest.raises(PreemptedError, match=r"^asked to leave, state written after step 2$"):
-        clock.leave_if_asked(2)
+def test_a_preempted_loop_writes_its_state_first_however_long_its_timer(tmp_path: Path) -> None:
+    preempted: list[bool] = []
+    timer = CheckpointTimer(RunContext(tmp_path, CPU, checkpoint_seconds=3600.0, preempted=lambda: bool(preempted)))
+    assert not timer.due()
+    timer.stop_if_preempted(1)
+    preempted.append(True)
+    assert timer.due()
+    with pytest.raises(PreemptedError, match=r"^preempted, state written after step 2$"):
+        timer.stop_if_preempted(2)
+
+
+# --------------------------------------------------------------------------------------------------------- progress
+
+
+class Counter:
+    """A part of a training that counts its steps."""
+
+    count = 0
+
+    def state_dict(self) -> int:
+        return self.count
+
+    def load_state_dict(self, state: int, /) -> None:
+        self.count = state
+
+
+def counted(length: Length, counter: Counter, context: RunContext) -> Progress:
+    """A training whose loss is the number of the step; its progress at the end."""
+    progress = Progress(context, length, "loss", {"counter": counter})
+    progress.resume()
+    for step in range(progress.first, length.end):
+        counter.count += 1
+        progress.meter.add(torch.tensor(float(step)))
+        if length.ends_epoch(step):
+            progress.record(step, {"train/loss": progress.meter.mean(), "seconds": 0.0})
+        progress.save_if_due(step)
+    return progress
+
+
+@pytest.mark.parametrize("stopped", [1, 2, 3, 4])
+def test_a_preempted_training_goes_on_where_it_stopped(tmp_path: Path, stopped: int) -> None:
+    """Losses 0, 1, 2 and 3, 4: means 1 and 3.5, also of an epoch that was cut in two."""
+    length, steps = Length(3, 5, 5), itertools.count(1)
+    context = RunContext(tmp_path, CPU, preempted=lambda: next(steps) == stopped)
+    with pytest.raises(PreemptedError, match=f"after step {stopped}$"):
+        counted(length, Counter(), context)
+    reports: list[dict[str, float]] = []
+    resumed = RunContext(tmp_path, CPU, resume=tmp_path / STATE, report=reports.append)
+    counter = Counter()
+    progress = counted(length, counter, resumed)
+    assert counter.count == 5
+    assert [(row["step"], row["epoch"], row["train/loss"]) for row in progress.history] == [(3, 1, 1), (5, 5 / 3, 3.5)]
+    assert [(row["step"], row["total"]) for row in reports] == [(3, 5), (5, 5)][1 if stopped > 2 else 0 :]
+    assert progress.metrics() == {"train/loss": 3.5}
+
+
+def test_the_state_at_the_end_of_a_run_is_kept_where_a_longer_training_may_follow(tmp_path: Path) -> None:
+    """Two epochs of three, then the third."""
+    counted(Length(3, 9, 6), Counter(), RunContext(tmp_path, CPU, keep_state=True))
+    assert [file.name for file in tmp_path.iterdir()] == [CONTINUE]
+    counter = Counter()
+    progress = counted(Length(3, 9, 9), counter, RunContext(tmp_path, CPU, resume=tmp_path / CONTINUE))
+    assert (progress.first, counter.count, len(progress.history)) == (6, 9, 3)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_first_worker_alone_writes_outputs(tmp_path: Path, rank: int) -> None:
+    progress = Progress(RunContext(tmp_path, CPU, world=World(rank, 2)), Length(1, 1, 1), "loss", {})
+    progress.finish(nn.Linear(1, 1), {"steps": 1})
+    names = sorted(file.name for file in tmp_path.iterdir())
+    assert names == (sorted([HISTORY, WEIGHTS, NOTES]) if rank == 0 else [])
+    if rank == 0:
+        assert json.loads((tmp_path / NOTES).read_text()) == {"steps": 1, "workers": 2}
+
+
+# ------------------------------------------------------------------------------------------- feeds and optimisers
 
 
 def test_a_feed_hands_out_the_rows_asked_for_in_their_type() -> None:
     array = np.arange(24, dtype=np.uint8).reshape(6, 2, 2)
-    batch = DataFeed(array, torch.device("cpu"))(np.array([4, 1]))
+    batch = DataFeed(array, CPU)(np.array([4, 1]))
     assert batch.dtype == torch.uint8
     assert batch.tolist() == [[[16, 17], [18, 19]], [[4, 5], [6, 7]]]
 

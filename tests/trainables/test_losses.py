@@ -1,18 +1,27 @@
-"""Segmentation losses against arithmetic by hand, torch, torchmetrics' soft counterpart and finite differences."""
+"""Segmentation losses against arithmetic by hand, torch, torchmetrics' soft counterpart and finite differences.
+
+REFERENCES holds an independent form of every loss; one without fails by name, and so does one that studies cannot name.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.functional.segmentation import dice_score
+from workers import losses_of_parts, together
 
-from pretune.trainables.losses import LOSSES, cross_entropy_loss, dice_cross_entropy_loss, dice_loss
+from pretune.search_spaces import schema
+from pretune.trainables.losses import LOSSES, cross_entropy_loss, dice_loss, focal_loss
 
 # two classes, one image of 2 x 2 pixels whose softmax is (3/4, 1/4), (3/4, 1/4), (1/4, 3/4), (1/2, 1/2)
 ODDS = torch.tensor([[math.log(3), math.log(3)], [-math.log(3), 0.0]])
@@ -54,6 +63,13 @@ def test_cross_entropy_worked_by_hand() -> None:
     assert float(cross_entropy_loss(LOGITS, TARGET)) == pytest.approx(expected, abs=1e-6)
     ignoring = torch.tensor([[[0, 0], [1, 255]]])
     assert float(cross_entropy_loss(LOGITS, ignoring)) == pytest.approx(-math.log(3 / 4), abs=1e-6)
+
+
+def test_focal_loss_worked_by_hand() -> None:
+    """Of 3/4 three times and 1/2: ((1/4)^2 ln 4/3 * 3 + (1/2)^2 ln 2) / 4."""
+    expected = (3 * math.log(4 / 3) / 16 + math.log(2) / 4) / 4
+    assert float(focal_loss(LOGITS, TARGET)) == pytest.approx(expected, abs=1e-6)
+    assert float(focal_loss(LOGITS, TARGET, gamma=0)) == pytest.approx(float(cross_entropy_loss(LOGITS, TARGET)))
 
 
 @given(seed=st.integers(0, 1000), ignored=st.lists(st.booleans(), min_size=40, max_size=40))
@@ -115,8 +131,82 @@ def test_a_batch_without_labels_costs_nothing(name: str) -> None:
     assert float(logits.grad.abs().max()) == 0
 
 
-def test_the_sum_is_the_sum() -> None:
-    logits, target = random_case(3)
-    expected = float(dice_loss(logits, target)) + float(cross_entropy_loss(logits, target))
-    assert float(dice_cross_entropy_loss(logits, target)) == pytest.approx(expected)
-    assert set(LOSSES) == {"dice", "foreground-dice", "cross-entropy", "dice+cross-entropy"}
+# ---------------------------------------------------------------------------------------- what every loss must hold
+
+Array = NDArray[np.float64]
+
+
+def dice_by_definition(p: Array, labels: Array, smooth: float = 1e-5, first: int = 0) -> float:
+    """1 - mean over classes, from `first` on, of (2 sum p g + s) / (sum p + sum g + s)."""
+    pairs = [(p[:, c], labels == c) for c in range(first, p.shape[1])]
+    return 1 - float(np.mean([(2 * (q @ g) + smooth) / (q.sum() + g.sum() + smooth) for q, g in pairs]))
+
+
+def cross_entropy_by_definition(p: Array, labels: Array) -> float:
+    return float(np.mean([-math.log(row[label]) for row, label in zip(p, labels, strict=True)]))
+
+
+def focal_by_definition(p: Array, labels: Array) -> float:
+    """Lin et al. 2017: -(1 - p_t)^2 log p_t."""
+    return float(
+        np.mean([-((1 - row[label]) ** 2) * math.log(row[label]) for row, label in zip(p, labels, strict=True)])
+    )
+
+
+# each from the probabilities (pixels, classes) and labels (pixels,) of the pixels that count
+REFERENCES: dict[str, Callable[[Array, Array], float]] = {
+    "dice": dice_by_definition,
+    "foreground-dice": lambda p, labels: dice_by_definition(p, labels, 1.0, first=1),
+    "cross-entropy": cross_entropy_by_definition,
+    "dice+cross-entropy": lambda p, labels: dice_by_definition(p, labels) + cross_entropy_by_definition(p, labels),
+    "focal": focal_by_definition,
+}
+NAMES = get_args(schema.Finetune.model_fields["loss"].annotation)
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES, *LOSSES, *REFERENCES}))
+def test_a_loss_has_a_name_for_studies_a_function_and_a_reference(name: str) -> None:
+    assert name in NAMES, f"add {name!r} to Finetune.loss in search_spaces/schema/stages.py"
+    assert name in LOSSES, f"add {name!r} to LOSSES in trainables/losses.py"
+    assert name in REFERENCES, f"add {name!r} to REFERENCES in tests/trainables/test_losses.py"
+
+
+@pytest.mark.parametrize("name", sorted(REFERENCES))
+@given(seed=st.integers(0, 1000), ignored=st.lists(st.booleans(), min_size=40, max_size=40))
+@settings(deadline=None, max_examples=20)
+def test_a_loss_is_its_definition_over_the_pixels_that_count(name: str, seed: int, ignored: list[bool]) -> None:
+    logits, target = random_case(seed)
+    left = ~torch.tensor(ignored).reshape(2, 4, 5)
+    assume(left.any())
+    loss = LOSSES[name](logits, torch.where(left, target, 255))
+    odds = np.exp(logits.permute(0, 2, 3, 1)[left].numpy())
+    p = odds / odds.sum(axis=1, keepdims=True)
+    assert float(loss) == pytest.approx(REFERENCES[name](p, target[left].numpy()), rel=1e-9)
+
+
+@pytest.fixture(scope="module")
+def on_two_workers() -> list[dict[str, tuple[float, list[Any]]]]:
+    return together(2, losses_of_parts, sorted(LOSSES), *batch_of_three())
+
+
+def batch_of_three() -> tuple[Tensor, Tensor]:
+    """Three images, which do not divide among two workers, with ignored pixels in the first."""
+    generator = torch.Generator().manual_seed(7)
+    logits = torch.randn(3, 3, 4, 5, generator=generator, dtype=torch.float64)
+    target = torch.randint(0, 3, (3, 4, 5), generator=generator)
+    target[0, :2] = 255
+    return logits, target
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_two_workers_have_the_loss_and_the_gradient_of_the_whole_batch(
+    name: str, on_two_workers: list[dict[str, tuple[float, list[Any]]]]
+) -> None:
+    """Own rows get the gradient of the sum of both workers' losses, twice that of one; the mean is taken elsewhere."""
+    logits, target = batch_of_three()
+    loss = LOSSES[name](logits.requires_grad_(), target)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    assert [answer[name][0] for answer in on_two_workers] == pytest.approx([float(loss.detach())] * 2, rel=1e-12)
+    gradients = np.concatenate([answer[name][1] for answer in on_two_workers])
+    np.testing.assert_allclose(gradients / 2, logits.grad.numpy(), rtol=1e-9, atol=1e-15)

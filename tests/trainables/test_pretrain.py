@@ -57,10 +57,9 @@ def settings(**changes: Any) -> schema.Pretrain:
     return schema.Pretrain.model_validate(plain | changes)
 
 
-def run(chosen: schema.Pretrain, data: ImageSet, split: Split, out: Path, **place: Any) -> dict[str, float]:
+def run(chosen: schema.Pretrain, data: ImageSet, split: Split, out: Path, **how: Any) -> dict[str, float]:
     out.mkdir()
-    where = RunContext(out, CPU, **place)
-    return pretrain(chosen, MODEL, data, split, STREAMS, where, place.get("report", lambda values: None))
+    return pretrain(chosen, MODEL, data, split, STREAMS, RunContext(out, CPU, **how))
 
 
 def written(out: Path) -> tuple[bytes, Any, Any]:
@@ -109,11 +108,8 @@ def test_a_kill_in_the_report_of_an_epoch_loses_no_more_than_the_step(
             raise KilledError
 
     expected = run(settings(), data, split, tmp_path / "whole")
-    (tmp_path / "cut").mkdir()
     with pytest.raises(KilledError):
-        pretrain(
-            settings(), MODEL, data, split, STREAMS, RunContext(tmp_path / "cut", CPU, checkpoint_seconds=0.0), report
-        )
+        run(settings(), data, split, tmp_path / "cut", checkpoint_seconds=0.0, report=report)
     state = tmp_path / "cut" / STATE
     loaded = checkpoints.load_state(state, CPU)
     assert loaded is not None
@@ -130,7 +126,7 @@ def test_a_run_is_a_function_of_its_streams(tmp_path: Path, data: ImageSet, spli
         out = tmp_path / name
         out.mkdir()
         streams = STREAMS | {name: 99}
-        pretrain(settings(steps=2), MODEL, data, split, streams, RunContext(out, CPU), lambda values: None)
+        pretrain(settings(steps=2), MODEL, data, split, streams, RunContext(out, CPU))
         assert written(out)[0] != written(tmp_path / "a")[0]
 
 
@@ -152,8 +148,7 @@ def test_only_the_images_that_it_may_see_are_read(tmp_path: Path, data: ImageSet
 
 def test_reports_and_history_come_once_per_epoch_and_at_the_end(tmp_path: Path, data: ImageSet, split: Split) -> None:
     reports: list[dict[str, float]] = []
-    (tmp_path / "a").mkdir()
-    pretrain(settings(steps=5), MODEL, data, split, STREAMS, RunContext(tmp_path / "a", CPU), reports.append)
+    run(settings(steps=5), data, split, tmp_path / "a", report=reports.append)
     assert [(r["step"], r["total"]) for r in reports] == [(2, 5), (4, 5), (5, 5)]
     assert [h["epoch"] for h in written(tmp_path / "a")[1]] == [1.0, 2.0, 2.5]
 

@@ -17,7 +17,8 @@ from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split
 from pretune.trainables.files import STATE, WEIGHTS
-from pretune.trainables.finetune import encoder_frozen, finetune
+from pretune.trainables.finetune import Freezing, finetune
+from pretune.trainables.models.table import build_unet
 from pretune.trainables.pretrain import pretrain
 
 MODEL = schema.UNet(widths=(4, 8))
@@ -36,7 +37,7 @@ def pretrained(data: ImageSet, out: Path, parent: Path | None = None, init: int 
     out.mkdir()
     body = {"data": "scenes", "method": {"name": "mae"} | method, "views": {"size": 16}, "batch_size": 8}
     settings = schema.Pretrain.model_validate(body | {"steps": 2})
-    pretrain(settings, MODEL, data, SPLIT, STREAMS | {"init": init}, loop.RunContext(out, CPU, parent), lambda _: None)
+    pretrain(settings, MODEL, data, SPLIT, STREAMS | {"init": init}, loop.RunContext(out, CPU, parent))
     return out / WEIGHTS
 
 
@@ -45,8 +46,8 @@ def finetuned(
 ) -> dict[str, Tensor]:
     out.mkdir()
     settings = schema.Finetune.model_validate({"data": "scenes", "size": 16, "batch_size": 8, "epochs": 1} | how)
-    place = loop.RunContext(out, CPU, parent, resume, checkpoint_seconds=0.0)
-    finetune(settings, model, data, SPLIT, STREAMS, place, lambda _: None, on_test=False)
+    context = loop.RunContext(out, CPU, parent, resume, checkpoint_seconds=0.0)
+    finetune(settings, model, data, SPLIT, STREAMS, context, on_test=False)
     return load_file(out / WEIGHTS)
 
 
@@ -87,16 +88,47 @@ def test_the_next_pretraining_of_a_chain_starts_from_the_decoder_too(data: Image
     assert float((fresh[name] - given[name]).abs().max()) > 0.01
 
 
-def test_when_the_encoder_is_frozen() -> None:
-    """`unfreeze_epoch: 2`: epochs 0 and 1 are frozen, 2 is not."""
-    base = {"data": "x", "epochs": 4}
-    until = schema.Finetune.model_validate(base | {"freeze": "encoder", "unfreeze_epoch": 2})
-    assert [encoder_frozen(until, epoch) for epoch in range(4)] == [True, True, False, False]
-    always = schema.Finetune.model_validate(base | {"freeze": "encoder"})
-    assert [encoder_frozen(always, epoch) for epoch in range(4)] == [True] * 4
-    assert not encoder_frozen(schema.Finetune.model_validate(base), 0)
+FREEZINGS: dict[str, tuple[dict[str, Any], int]] = {  # three steps to an epoch -> frozen steps of twelve
+    "not frozen": ({}, 0),
+    "frozen": ({"freeze": "encoder"}, 12),
+    "frozen until epoch 2": ({"freeze": "encoder", "unfreeze_epoch": 2}, 6),
+    "frozen until after the end": ({"freeze": "encoder", "unfreeze_epoch": 9}, 12),
+}
+
+
+@pytest.mark.parametrize("name", FREEZINGS)
+def test_frozen_steps_have_no_encoder_gradients_and_its_batch_norm_in_eval_mode(name: str) -> None:
+    """All parameters but a frozen encoder's are trainable at every step."""
+    changes, frozen_steps = FREEZINGS[name]
+    freezing, network = freezing_of(**changes), build_unet(MODEL, 3)
+    for step in range(12):
+        freezing.apply(network.eval(), step)  # a validation came before
+        trained = step >= frozen_steps
+        assert freezing.frozen_at(step) != trained
+        assert {p.requires_grad for p in network.encoder.parameters()} == {trained}
+        assert {m.training for m in network.encoder.modules()} == {trained}
+        assert all(m.training for m in network.decoder.modules())
+        assert all(p.requires_grad for p in [*network.decoder.parameters(), *network.head.parameters()])
+
+
+@pytest.mark.parametrize("name", FREEZINGS)
+def test_the_optimiser_has_the_encoder_unless_it_is_frozen_for_good(name: str) -> None:
+    """With `unfreeze_epoch` it has it from the start, since a state must fit before and after."""
+    changes, _ = FREEZINGS[name]
+    network = build_unet(MODEL, 3)
+    encoder = [id(p) for p in network.encoder.parameters()]
+    others = [id(p) for n, p in network.named_parameters() if not n.startswith("encoder.")]
+    found = [id(p) for p in freezing_of(**changes).trained_parameters(network)]
+    assert sorted(found) == sorted(others + ([] if changes == {"freeze": "encoder"} else encoder))
+
+
+def freezing_of(**changes: Any) -> Freezing:
+    return Freezing(schema.Finetune.model_validate({"data": "x", "epochs": 4} | changes), steps_per_epoch=3)
+
+
+def test_unfreezing_needs_freezing() -> None:
     with pytest.raises(ValueError, match="unfreeze_epoch needs freeze: encoder"):
-        schema.Finetune.model_validate(base | {"unfreeze_epoch": 2})
+        schema.Finetune.model_validate({"data": "x", "epochs": 4, "unfreeze_epoch": 2})
 
 
 @pytest.mark.parametrize(("epochs", "trained"), [(2, False), (3, True)])

@@ -65,35 +65,35 @@ class Done(NamedTuple):
 
 def pretrained(data: ImageSet, out: Path, until: int | None = None, split: Split = SPLIT, **changes: Any) -> Done:
     """Two steps to an epoch: five steps are two epochs and a half."""
-    place = {name: changes.pop(name) for name in list(changes) if name in vars(RunContext(out, CPU))}
+    how = {name: changes.pop(name) for name in list(changes) if name in vars(RunContext(out, CPU))}
     body: dict[str, Any] = {"data": "d", "batch_size": 8, "steps": 5, "views": {"size": 16}, "method": SIMCLR}
     settings = schema.Pretrain.model_validate(body | {"optimizer": SGD} | changes)
 
-    def train(where: RunContext, report: Callable[[Any], None]) -> Any:
-        return pretraining.pretrain(settings, MODEL, data, split, STREAMS, where, report, until)
+    def train(context: RunContext) -> Any:
+        return pretraining.pretrain(settings, MODEL, data, split, STREAMS, context)
 
-    return done(train, out, place)
+    return done(train, out, how | {"until": until})
 
 
 def finetuned(data: ImageSet, out: Path, until: int | None = None, split: Split = SPLIT, **changes: Any) -> Done:
     """Three steps to an epoch: five are an epoch and two steps."""
-    place = {name: changes.pop(name) for name in list(changes) if name in vars(RunContext(out, CPU))}
+    how = {name: changes.pop(name) for name in list(changes) if name in vars(RunContext(out, CPU))}
     on_test, stratify = changes.pop("on_test", False), changes.pop("stratify", False)
     body: dict[str, Any] = {"data": "d", "size": 16, "batch_size": 8, "steps": 5, "optimizer": SGD}
     settings = schema.Finetune.model_validate(body | changes)
 
-    def train(where: RunContext, report: Callable[[Any], None]) -> Any:
-        return finetuning.finetune(settings, MODEL, data, split, STREAMS, where, report, on_test, stratify, until)
+    def train(context: RunContext) -> Any:
+        return finetuning.finetune(settings, MODEL, data, split, STREAMS, context, on_test=on_test, stratify=stratify)
 
-    return done(train, out, place)
+    return done(train, out, how | {"until": until})
 
 
-def done(train: Callable[..., Any], out: Path, place: dict[str, Any]) -> Done:
+def done(train: Callable[..., Any], out: Path, how: dict[str, Any]) -> Done:
     """In double precision, with states after every step that are not written."""
     out.mkdir(exist_ok=True)
     reports: list[dict[str, float]] = []
     with in_double_precision(), recorded() as moments:
-        metrics = train(RunContext(out, CPU, checkpoint_seconds=0.0, **place), reports.append)
+        metrics = train(RunContext(out, CPU, checkpoint_seconds=0.0, report=reports.append, **how))
     files = [out / "history.json", out / "notes.json"]
     history, notes = (json.loads(file.read_text()) if file.exists() else None for file in files)
     return Done(metrics, reports, history, notes, moments)
@@ -108,16 +108,16 @@ both_loops = pytest.mark.parametrize("name", LOOPS)
 
 def plain_losses(name: str, data: ImageSet, out: Path) -> list[float]:
     """Of each of the five steps."""
-    place = RunContext(out, CPU)
+    context = RunContext(out, CPU)
     with in_double_precision():
         if name == "pretrain":
             body = {"data": "d", "batch_size": 8, "steps": 5, "views": {"size": 16}, "method": SIMCLR, "optimizer": SGD}
             settings = schema.Pretrain.model_validate(body)
-            found = plain.pretrain(settings, MODEL, data, SPLIT.train, STREAMS, place)
+            found = plain.pretrain(settings, MODEL, data, SPLIT.train, STREAMS, context)
         else:
             tuning = schema.Finetune(data="d", size=16, batch_size=8, steps=5, optimizer=SGD)
             labelled = label_subset(SPLIT.train, 1.0, STREAMS["labels"])
-            found = plain.finetune(tuning, MODEL, data, labelled, STREAMS, place)
+            found = plain.finetune(tuning, MODEL, data, labelled, STREAMS, context)
     return [moment.loss for moment in found]
 
 
@@ -205,11 +205,11 @@ def test_a_training_cut_short_ends_with_an_epoch_and_has_steps_of_the_whole(
 def test_ready_made_weights_are_imported_and_nothing_is_trained(
     data: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method, place = {"name": "weights", "source": "timm:any"}, RunContext(tmp_path, CPU)
+    method, context = {"name": "weights", "source": "timm:any"}, RunContext(tmp_path, CPU)
     settings = schema.Pretrain.model_validate({"data": "d", "method": method})
-    expected = (settings.method, MODEL, place)
+    expected = (settings.method, MODEL, context)
     monkeypatch.setattr(pretraining, "import_weights", lambda *given: {"imported": given == expected})
-    assert pretraining.pretrain(settings, MODEL, data, SPLIT, STREAMS, place, lambda _: None) == {"imported": True}
+    assert pretraining.pretrain(settings, MODEL, data, SPLIT, STREAMS, context) == {"imported": True}
 
 
 def test_a_decoder_goes_on_from_the_stage_before_where_that_trained_one(data: ImageSet, tmp_path: Path) -> None:
@@ -332,13 +332,23 @@ def test_knn_scores_need_image_classes_and_validation_images(
 
 
 def test_of_equally_good_weights_the_first_are_kept() -> None:
-    """And the better of two unequal ones."""
+    """And the better of two unequal ones: scores 0.5, 0.5, 0.4, 0.6 and 0.6 of weights 0 to 4, of which 0 and 3 are."""
     network, target = nn.Linear(1, 1), f"val/{finetuning.TARGET}"
-    first = finetuning.better(None, {target: 0.5, "train/loss": 1.0}, network)
-    assert first["scores"] == {target: 0.5}
-    assert finetuning.better(first, {target: 0.5}, network) is first
-    assert finetuning.better(first, {target: 0.4}, network) is first
-    assert finetuning.better(first, {target: 0.6}, network)["scores"] == {target: 0.6}
+    best = finetuning.BestWeights(network, schema.Finetune(data="d", steps=1, checkpoint="best"))
+    assert best.restore() == {}
+    kept = []
+    for weight, score in enumerate((0.5, 0.5, 0.4, 0.6, 0.6)):
+        nn.init.constant_(network.weight, weight)
+        best.update({target: score, "train/loss": 1.0})
+        assert best.restore() == {target: max(0.5, score)}
+        kept.append(network.weight.item())
+    assert kept == [0, 0, 0, 3, 3]
+
+
+def test_with_the_last_weights_none_are_kept() -> None:
+    best = finetuning.BestWeights(nn.Linear(1, 1), schema.Finetune(data="d", steps=1))
+    best.update({f"val/{finetuning.TARGET}": 0.5})
+    assert best.restore() == {}
 
 
 @pytest.mark.parametrize(
@@ -350,7 +360,12 @@ def test_the_best_weights_are_those_of_the_best_validation_the_one_at_the_end_in
 ) -> None:
     """Three epochs of three steps; validated after each, or after the second and at the end."""
     answers = iter(scores)
-    monkeypatch.setattr(finetuning, "evaluate", lambda *given: {f"{given[6]}/jaccard": next(answers)})
+    none = torch.zeros(0)
+    monkeypatch.setattr(
+        finetuning.Evaluator,
+        "evaluate",
+        lambda _, __, ___, role, ____: finetuning.Evaluated({f"{role}/jaccard": next(answers)}, none),
+    )
     found = finetuned(data, tmp_path, steps=9, checkpoint="best", validate_every=every)
     assert found.metrics["val/jaccard"] == max(scores)
     written = checkpoints.load_file(tmp_path / WEIGHTS)
@@ -382,7 +397,9 @@ def test_probabilities_are_scored_where_asked(data: ImageSet, tmp_path: Path) ->
 
 
 @both_loops
-def test_a_state_to_go_on_from_is_left_where_asked_and_only_there(name: str, data: ImageSet, tmp_path: Path) -> None:
+def test_a_state_to_continue_from_is_written_where_asked_and_only_there(
+    name: str, data: ImageSet, tmp_path: Path
+) -> None:
     for keep in (True, False):
         (tmp_path / str(keep)).mkdir()
         ended: list[Any] = []
@@ -391,14 +408,14 @@ def test_a_state_to_go_on_from_is_left_where_asked_and_only_there(name: str, dat
         assert ended == ([5] if keep else [])
 
 
-def train(name: str, data: ImageSet, place: RunContext) -> dict[str, float]:
+def train(name: str, data: ImageSet, context: RunContext) -> dict[str, float]:
     """As `LOOPS` do, in single precision and with nothing recorded."""
     if name == "pretrain":
         body = {"data": "d", "batch_size": 8, "steps": 5, "views": {"size": 16}, "method": SIMCLR, "optimizer": SGD}
         settings = schema.Pretrain.model_validate(body)
-        return pretraining.pretrain(settings, MODEL, data, SPLIT, STREAMS, place, lambda _: None)
+        return pretraining.pretrain(settings, MODEL, data, SPLIT, STREAMS, context)
     tuning = schema.Finetune(data="d", size=16, batch_size=8, steps=5, optimizer=SGD)
-    return finetuning.finetune(tuning, MODEL, data, SPLIT, STREAMS, place, lambda _: None, on_test=True)
+    return finetuning.finetune(tuning, MODEL, data, SPLIT, STREAMS, context, on_test=True)
 
 
 # ------------------------------------------------------------------------------------------------------------- workers
@@ -556,12 +573,10 @@ def test_a_step_is_in_the_precision_asked_for(
     body = {"precision": precision, "steps": 1, "batch_size": 8, "optimizer": SGD, "data": "d"}
     if name == "pretrain":
         settings = schema.Pretrain.model_validate(body | {"views": {"size": 16}, "method": SIMCLR})
-        pretraining.pretrain(settings, MODEL, data, SPLIT, STREAMS, RunContext(tmp_path, CPU), lambda _: None)
+        pretraining.pretrain(settings, MODEL, data, SPLIT, STREAMS, RunContext(tmp_path, CPU))
     else:
         tuning = schema.Finetune.model_validate(body | {"size": 16})
-        finetuning.finetune(
-            tuning, MODEL, data, SPLIT, STREAMS, RunContext(tmp_path, CPU), lambda _: None, on_test=False
-        )
+        finetuning.finetune(tuning, MODEL, data, SPLIT, STREAMS, RunContext(tmp_path, CPU), on_test=False)
     assert any(on) == asked
 
 

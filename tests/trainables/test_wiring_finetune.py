@@ -77,21 +77,21 @@ def stage(**changes: Any) -> schema.Finetune:
 
 
 def both(
-    settings: schema.Finetune, data: ImageSet, out: Path, model: schema.Model = MODEL, **place: Any
+    settings: schema.Finetune, data: ImageSet, out: Path, model: schema.Model = MODEL, **how: Any
 ) -> tuple[list[plain.Moment], list[plain.Moment]]:
     """The engine's moments and the plain loop's."""
-    where = RunContext(out, CPU, checkpoint_seconds=0.0, **place)
+    context = RunContext(out, CPU, checkpoint_seconds=0.0, **how)
     labelled = label_subset(SPLIT.train, settings.labels, STREAMS["labels"])
     with in_double_precision():
         with recorded() as engine:
-            train(settings, data, where, model)
-        return engine, plain.finetune(settings, model, data, labelled, STREAMS, where)
+            train(settings, data, context, model)
+        return engine, plain.finetune(settings, model, data, labelled, STREAMS, context)
 
 
 def train(
-    settings: schema.Finetune, data: ImageSet, place: RunContext, model: schema.Model = MODEL
+    settings: schema.Finetune, data: ImageSet, context: RunContext, model: schema.Model = MODEL
 ) -> dict[str, float]:
-    return finetune(settings, model, data, SPLIT, STREAMS, place, lambda _: None, on_test=False)
+    return finetune(settings, model, data, SPLIT, STREAMS, context, on_test=False)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -112,7 +112,7 @@ def test_every_optimizer_takes_the_steps_of_the_plain_one_through_every_freezing
     assert_alike(engine, expected)
     thaw = settings.unfreeze_epoch
     for step in () if thaw is None else (3 * thaw - 1, 3 * thaw):
-        left = resumed(lambda place: train(settings, data, place), tmp_path, step)
+        left = resumed(lambda context: train(settings, data, context), tmp_path, step)
         assert_alike(left, expected[step:])
 
 

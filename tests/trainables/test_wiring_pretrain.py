@@ -84,20 +84,20 @@ def stage(name: str, **changes: Any) -> schema.Pretrain:
 
 
 def both(
-    settings: schema.Pretrain, data: ImageSet, out: Path, model: schema.Model = MODEL, **place: Any
+    settings: schema.Pretrain, data: ImageSet, out: Path, model: schema.Model = MODEL, **how: Any
 ) -> tuple[list[plain.Moment], list[plain.Moment]]:
     """The engine's moments and the plain loop's."""
-    where = RunContext(out, CPU, checkpoint_seconds=0.0, **place)
+    context = RunContext(out, CPU, checkpoint_seconds=0.0, **how)
     with in_double_precision():
         with recorded() as engine:
-            train(settings, data, where, model)
-        return engine, plain.pretrain(settings, model, data, SPLIT.train, STREAMS, where)
+            train(settings, data, context, model)
+        return engine, plain.pretrain(settings, model, data, SPLIT.train, STREAMS, context)
 
 
 def train(
-    settings: schema.Pretrain, data: ImageSet, place: RunContext, model: schema.Model = MODEL
+    settings: schema.Pretrain, data: ImageSet, context: RunContext, model: schema.Model = MODEL
 ) -> dict[str, float]:
-    return pretrain(settings, model, data, SPLIT, STREAMS, place, lambda _: None)
+    return pretrain(settings, model, data, SPLIT, STREAMS, context)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -150,4 +150,4 @@ def test_every_optimizer_trains_through_the_thaw_of_a_layer_and_resumes_through_
     torch.testing.assert_close(values[0], values[1], rtol=0, atol=1e-15)  # SwAV's return to length 1 after every step
     assert (values[1] - values[2]).abs().max() > 1e-5
     for step in (1, 2):
-        assert_alike(resumed(lambda place: train(settings, data, place), tmp_path, step), expected[step:])
+        assert_alike(resumed(lambda context: train(settings, data, context), tmp_path, step), expected[step:])

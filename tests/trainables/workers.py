@@ -25,6 +25,7 @@ from pretune.trainables.data.splits import Split
 from pretune.trainables.distributed import RunningStatistics, World
 from pretune.trainables.files import STATE
 from pretune.trainables.loop import DivergedError, PreemptedError, RunContext
+from pretune.trainables.losses import LOSSES
 
 
 def together(size: int, work: Callable[..., Any], *args: Any) -> list[Any]:
@@ -118,15 +119,13 @@ def train_each(
     found = {}
     with in_double_precision():
         for name, settings in cases.items():
-            place = RunContext(
+            context = RunContext(
                 out / name, torch.device("cpu"), world=world, batch_norm=batch_norm, checkpoint_seconds=0.0
             )
             if isinstance(settings, schema.Pretrain):
-                found[name] = pretraining.pretrain(settings, model, data, split, STREAMS, place, lambda _: None)
+                found[name] = pretraining.pretrain(settings, model, data, split, STREAMS, context)
             else:
-                found[name] = finetuning.finetune(
-                    settings, model, data, split, STREAMS, place, lambda _: None, on_test=True
-                )
+                found[name] = finetuning.finetune(settings, model, data, split, STREAMS, context, on_test=True)
     return found
 
 
@@ -150,25 +149,39 @@ def exchange(world: World, rows: torch.Tensor, weights: torch.Tensor) -> tuple[l
     return gathered.tolist(), own.grad.tolist()
 
 
+def losses_of_parts(
+    world: World, names: list[str], logits: torch.Tensor, target: torch.Tensor
+) -> dict[str, tuple[float, list[Any]]]:
+    """Each loss of a batch of which this worker has its part, and the gradient of that part."""
+    found = {}
+    for name in names:
+        own = torch.from_numpy(world.part(logits.numpy())).clone().requires_grad_()
+        loss = LOSSES[name](own, torch.from_numpy(world.part(target.numpy())), world)
+        loss.backward()
+        assert own.grad is not None
+        found[name] = float(loss.detach()), own.grad.tolist()
+    return found
+
+
 def failure(world: World, settings: Any, model: Any, data: ImageSet, split: Split, out: Path) -> str:
     """What a training raises, as text."""
-    place = RunContext(out, torch.device("cpu"), world=world)
+    context = RunContext(out, torch.device("cpu"), world=world)
     try:
-        pretraining.pretrain(settings, model, data, split, STREAMS, place, lambda _: None)
+        pretraining.pretrain(settings, model, data, split, STREAMS, context)
     except (DivergedError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
     return "none"
 
 
-def leave_and_go_on(
+def preempt_and_resume(
     world: World, settings: schema.Pretrain | schema.Finetune, model: Any, data: ImageSet, split: Split, out: Path
 ) -> list[str]:
-    """How three trainings ended on this worker: one in which the last worker alone is asked to leave from step 3 on,
+    """How three trainings ended on this worker: one in which the last worker alone is preempted from step 3 on,
     the same gone on with, and one undisturbed. Their files are in `out/cut`, `out/resumed` and `out/whole`."""
     asks = itertools.count(1)
     ends = []
     for name in ("cut", "resumed", "whole"):
-        place = RunContext(
+        context = RunContext(
             out / name,
             torch.device("cpu"),
             world=world,
@@ -176,11 +189,11 @@ def leave_and_go_on(
             preempted=lambda cut=name == "cut": cut and world.rank == world.size - 1 and next(asks) >= 3,
         )
         try:
-            with mock.patch.object(loop, "ASK_SECONDS", 0.0):  # workers exchange after every step
+            with mock.patch.object(loop, "EXCHANGE_SECONDS", 0.0):  # workers exchange after every step
                 if isinstance(settings, schema.Pretrain):
-                    pretraining.pretrain(settings, model, data, split, STREAMS, place, lambda _: None)
+                    pretraining.pretrain(settings, model, data, split, STREAMS, context)
                 else:
-                    finetuning.finetune(settings, model, data, split, STREAMS, place, lambda _: None, on_test=False)
+                    finetuning.finetune(settings, model, data, split, STREAMS, context, on_test=False)
             ends.append("finished")
         except PreemptedError as left:
             ends.append(str(left))

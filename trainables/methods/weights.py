@@ -26,8 +26,8 @@ class WeightsError(UsageError):
     """Weights that cannot be had, or do not fit; the sentence says what to do."""
 
 
-def import_weights(settings: schema.Weights, model: schema.Model, place: RunContext) -> dict[str, float]:
-    """Write an encoder with the given weights into `place.out`, as a pretraining stage leaves it.
+def import_weights(settings: schema.Weights, model: schema.Model, context: RunContext) -> dict[str, float]:
+    """Write an encoder with the given weights into `context.out`, as a pretraining stage leaves it.
 
     Returns `train/weights_loaded`, how many tensors the encoder took. Raises WeightsError.
     """
@@ -39,8 +39,8 @@ def import_weights(settings: schema.Weights, model: schema.Model, place: RunCont
     encoder.load_state_dict({names[name]: value for name, value in state.items()}, strict=not of_timm)
     if settings.inputs == "imagenet":
         take_unit_inputs(encoder)
-    if place.world.first:
-        finish(nn.ModuleDict({"encoder": encoder}), [], {"source": settings.source}, place.out)
+    if context.world.first:
+        finish(nn.ModuleDict({"encoder": encoder}), [], {"source": settings.source}, context.out)
     return {"train/weights_loaded": float(len(state))}
 
 

@@ -20,7 +20,7 @@ from pretune.trainables.probes.linear import linear_probe
 
 
 def probe(
-    settings: schema.KNN | schema.LinearProbe, model: schema.Model, data: ImageSet, split: Split, place: RunContext
+    settings: schema.KNN | schema.LinearProbe, model: schema.Model, data: ImageSet, split: Split, context: RunContext
 ) -> dict[str, float]:
     """Accuracy of the parent's encoder on the validation images, by what the training images teach; with `on: test` on
     the test images, by what all others do.
@@ -31,7 +31,7 @@ def probe(
     Raises:
         ValueError: the data set has no image classes, or there are no images to score.
     """
-    if data.labels is None or place.parent is None:
+    if data.labels is None or context.parent is None:
         raise ValueError("a probe needs image classes and a pretrained encoder")
     if settings.on == "test":
         split = Split(np.sort(np.concatenate((split.train, split.val))), split.test, split.test)
@@ -40,12 +40,12 @@ def probe(
     if len(split.val) == 0:
         raise ValueError("a probe is scored on validation images, and split.val leaves none")
     encoder = build_encoder(model)
-    checkpoints.load_part(encoder, place.parent, "encoder")
-    encoder.to(place.device).to(memory_format=layout(encoder))
-    feed = DataFeed(data.images, place.device)
+    checkpoints.load_part(encoder, context.parent, "encoder")
+    encoder.to(context.device).to(memory_format=layout(encoder))
+    feed = DataFeed(data.images, context.device)
     if isinstance(settings, schema.KNN):
-        return {"probe/accuracy": knn_accuracy(encoder, feed, data.labels, split, settings, place.world)}
-    return linear_accuracy(encoder, feed, data.labels, split, settings, place.world)
+        return {"probe/accuracy": knn_accuracy(encoder, feed, data.labels, split, settings, context.world)}
+    return linear_accuracy(encoder, feed, data.labels, split, settings, context.world)
 
 
 def knn_accuracy(

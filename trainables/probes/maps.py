@@ -20,9 +20,9 @@ from pretune.trainables.probes.cka import load_encoder
 
 
 def write_maps(
-    settings: schema.CAM | schema.FeatureMaps, model: schema.Model, data: ImageSet, split: Split, place: RunContext
+    settings: schema.CAM | schema.FeatureMaps, model: schema.Model, data: ImageSet, split: Split, context: RunContext
 ) -> dict[str, float]:
-    """Maps of the first validation images as arrays in `maps.npz`, in `place.out`.
+    """Maps of the first validation images as arrays in `maps.npz`, in `context.out`.
 
     `images` (n,) indices and `pixels` (n, S, S, 3) uint8; class-activation maps add `maps` (n, h, w) float32, `labels`
     and `predicted` (n,); feature maps add `components` (n, h, w, 3) and `similarity` (n, h, w) float32.
@@ -34,10 +34,10 @@ def write_maps(
     Raises:
         ValueError: no validation images; for class-activation maps no classifier beside the encoder, or no labels.
     """
-    if place.parent is None or len(split.val) == 0:
+    if context.parent is None or len(split.val) == 0:
         raise ValueError("maps are of a pretrained encoder and of validation images; split.val leaves none")
-    encoder = load_encoder(model, place.parent, place.device)
-    feed, images = DataFeed(data.images, place.device), split.val[: settings.count]
+    encoder = load_encoder(model, context.parent, context.device)
+    feed, images = DataFeed(data.images, context.device), split.val[: settings.count]
     with torch.no_grad():
         pixels = pixels_of(feed, images, settings.size)
         features = encoder(pixels)
@@ -50,9 +50,9 @@ def write_maps(
         similar = torch.stack([similarity_map(one, row, column) for one in chosen]).float().numpy()
         kept |= {"components": pca_map(chosen).permute(0, 2, 3, 1).float().numpy(), "similarity": similar}
         kept["place"] = np.array([row, column])
-        np.savez_compressed(place.out / MAPS, allow_pickle=False, **kept)
+        np.savez_compressed(context.out / MAPS, allow_pickle=False, **kept)
         return {"probe/explained_variance": explained_variance(chosen)}
-    weights = load_file(place.parent)
+    weights = load_file(context.parent)
     if data.labels is None or "head.weight" not in weights or "head.bias" not in weights:
         raise ValueError("class-activation maps need image classes and the classifier of a classification")
     weight, bias = (weights[f"head.{name}"].float() for name in ("weight", "bias"))
@@ -60,7 +60,7 @@ def write_maps(
     predicted, labels = logits.argmax(dim=1).numpy(), data.labels[split.val]
     maps = class_activation_maps(features[-1].float().cpu(), weight, torch.from_numpy(labels[: len(images)]))
     kept |= {"maps": maps.numpy(), "labels": labels[: len(images)], "predicted": predicted[: len(images)]}
-    np.savez_compressed(place.out / MAPS, allow_pickle=False, **kept)
+    np.savez_compressed(context.out / MAPS, allow_pickle=False, **kept)
     return {"probe/accuracy": float((predicted == labels).mean())}
 
 

@@ -54,7 +54,7 @@ def test_a_preempted_stage_goes_on_where_it_left_and_ends_in_the_same_bits(
         task = StageTask(stage_of(tiny, "pretrain"), "", 0.0, Folders(str(store.root), str(tmp_path / "cache"), None))
         if name == "preempted":
             outcome = execute(task, lambda values: None, map(after.__le__, range(1, 100)).__next__)
-            assert outcome == Outcome("preempted", {}, f"asked to leave, state written after step {after}")
+            assert outcome == Outcome("preempted", {}, f"preempted, state written after step {after}")
             assert store.find(task.fingerprint) is None
             assert store.resumable(task.fingerprint) is not None
         ended[name] = execute(task, lambda values: None)
@@ -186,7 +186,7 @@ def test_a_terminated_stage_and_a_stopped_study_lose_nothing_and_change_nothing(
         until("attempt", lambda: list((tmp_path / "a" / "store").glob("*/*/")), driver)
         time.sleep(1)  # a few steps
         os.kill(pid, signal.SIGTERM)
-        until("retry", lambda: events("retried   pretrain seed 0: asked to leave, state written after step"), driver)
+        until("retry", lambda: events("retried   pretrain seed 0: preempted, state written after step"), driver)
         until("second start", lambda: events("started   pretrain seed 0") == 2, driver)
         until("second attempt", lambda: len(list((tmp_path / "a" / "store").glob("*/*/"))) == 2, driver)
         stopped = subprocess.run([*pretune, "stop", str(out)], capture_output=True, text=True, timeout=120)

@@ -140,7 +140,7 @@ def test_workers_of_a_stopped_study_write_their_state_and_leave_together(tiny: d
         asking.join()
         internal_kv._internal_kv_del(ray_private._stop_key())
     assert outcome.state == "preempted"
-    assert outcome.cause.startswith("asked to leave, state written after step ")
+    assert outcome.cause.startswith("preempted, state written after step ")
     assert finished(dataclasses.replace(one, checkpoint_seconds=60.0)).about["resumed"]
 
 

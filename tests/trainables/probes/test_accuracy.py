@@ -78,8 +78,8 @@ def test_votes_agree_with_scikit_learn() -> None:
 
 def test_an_encoder_tells_red_from_blue(tmp_path: Path, data: ImageSet, parent: Path) -> None:
     split = draw_split(24, SPLIT, 1, None)
-    place = RunContext(tmp_path, CPU, parent)
-    assert probe(SETTINGS, MODEL, data, split, place) == {"probe/accuracy": 1.0}
+    context = RunContext(tmp_path, CPU, parent)
+    assert probe(SETTINGS, MODEL, data, split, context) == {"probe/accuracy": 1.0}
 
 
 def test_shuffled_classes_are_not_known(tmp_path: Path, data: ImageSet, parent: Path) -> None:

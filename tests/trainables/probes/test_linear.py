@@ -96,13 +96,13 @@ def train(data: ImageSet, out: Path, split: Split = SPLIT, **changes: Any) -> di
     out.mkdir()
     body = {"data": "scenes", "method": {"name": "simclr", "hidden": 8, "dim": 4}, "views": {"size": 8}}
     stage = schema.Pretrain.model_validate(body | {"batch_size": 8, "epochs": 4} | changes)
-    place = loop.RunContext(out, torch.device("cpu"))
-    return pretrain(stage, MODEL, data, split, STREAMS, place, lambda _: None)
+    context = loop.RunContext(out, torch.device("cpu"))
+    return pretrain(stage, MODEL, data, split, STREAMS, context)
 
 
 def probed(how: schema.Probe, data: ImageSet, out: Path, split: Split = SPLIT) -> dict[str, float]:
-    place = loop.RunContext(out, torch.device("cpu"), parent=out / WEIGHTS)
-    return probe(how, MODEL, data, split, place)
+    context = loop.RunContext(out, torch.device("cpu"), parent=out / WEIGHTS)
+    return probe(how, MODEL, data, split, context)
 
 
 def test_a_linear_probe_of_a_stored_encoder(data: ImageSet, tmp_path: Path) -> None:

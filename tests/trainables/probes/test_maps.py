@@ -78,7 +78,7 @@ def classified(data: ImageSet, split: Split, tmp_path_factory: pytest.TempPathFa
     body = {"data": "d", "method": {"name": "classification"}, "views": {"size": 16}, "batch_size": 4, "steps": 30}
     body |= {"optimizer": {"lr": 0.01}}
     streams = {"init": 1, "order": 2, "augmentation": 3, "split": 4}
-    pretrain(schema.Pretrain.model_validate(body), MODEL, data, split, streams, RunContext(out, CPU), lambda _: None)
+    pretrain(schema.Pretrain.model_validate(body), MODEL, data, split, streams, RunContext(out, CPU))
     return out / WEIGHTS
 
 

@@ -26,7 +26,7 @@ from pretune.trainables.data.splits import draw_split
 from pretune.trainables.data.streaming.stream import Column
 from pretune.trainables.distributed import World
 from pretune.trainables.files import STATE, WEIGHTS
-from pretune.trainables.loop import Epochs, IntArray, RunContext, epoch_order
+from pretune.trainables.loop import Epochs, IntArray, Length, RunContext, epoch_order
 from pretune.trainables.pretrain import pretrain
 
 
@@ -195,7 +195,7 @@ def test_a_stream_is_told_what_the_steps_take(count: int, batch: int, steps: int
 
     with mock.patch("pretune.trainables.loop.ANNOUNCED", 3 * count):
         world = World(workers - 1, workers)
-        epochs = Epochs(images, batch, 7, steps, per_epoch, cast(ImageSet, Told()), world)
+        epochs = Epochs(images, batch, 7, Length(per_epoch, steps, steps), cast(ImageSet, Told()), world)
         for step in range(first, steps):
             epoch, position = divmod(step, per_epoch)
             order = images[epoch_order(count, 7, epoch, 8)]
@@ -306,8 +306,8 @@ def test_an_interrupted_epoch_goes_on_at_the_right_image(one_cpu: None, tmp_path
 
     def run(data: ImageSet, name: str, resume: Path | None = None) -> bytes:
         (tmp_path / name).mkdir()
-        place = RunContext(tmp_path / name, torch.device("cpu"), resume=resume, checkpoint_seconds=0.0)
-        pretrain(chosen, schema.UNet(widths=(4, 8)), data, split, streams, place, lambda values: None)
+        context = RunContext(tmp_path / name, torch.device("cpu"), resume=resume, checkpoint_seconds=0.0)
+        pretrain(chosen, schema.UNet(widths=(4, 8)), data, split, streams, context)
         return (tmp_path / name / WEIGHTS).read_bytes()
 
     real, saves = checkpoints.save_state, iter(range(1, 100))
