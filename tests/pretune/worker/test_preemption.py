@@ -57,7 +57,7 @@ def test_a_preempted_stage_goes_on_where_it_left_and_ends_in_the_same_bits(
             assert outcome == Outcome("preempted", {}, f"preempted, state written after step {after}")
             assert store.find(task.fingerprint) is None
             assert store.resumable(task.fingerprint) is not None
-        ended[name] = execute(task, lambda values: None)
+        ended[name] = execute(task, lambda values: None)._replace(costs={})  # wall times are its own
         entry = store.find(task.fingerprint)
         assert entry is not None
         ended[name + " weights"] = entry.files["model.safetensors"]["sha256"]
