@@ -24,6 +24,7 @@ INTERNAL = {
     "EndedWaitError": "the outcome of a stage: preempted",
     "NoGPUError": "a kind of failure",
     "PreemptedError": "the outcome of a stage: preempted",
+    "UnknownMetricError": "rules of search_spaces and analysis.load make a StudyError and a ResultsError of it",
 }
 
 
