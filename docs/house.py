@@ -18,16 +18,6 @@ import grimp
 TOP = Path(__file__).resolve().parents[1]
 ROOMS = ("pretune", "pretune.analysis", "pretune.trainables", "pretune.trainables.data", "pretune.search_spaces")
 WINGS = {"analysis", "search_spaces", "trainables"}  # folders of the repository's top, and links in pretune/
-FLOORS = (  # of the picture, from top to bottom; who stands higher imports who stands lower
-    ("cli",),
-    ("run", "plan"),
-    ("status", "data", "results"),
-    ("cluster", "model", "search"),
-    ("dispatch", "worker", "monitor"),
-    ("store", "outcomes", "errors"),
-    ("analysis", "trainables"),
-    ("search_spaces",),
-)
 
 
 class Room(NamedTuple):
@@ -119,35 +109,56 @@ def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return len([name for name in names if name not in ("self", "cls")])
 
 
+def floors(names: list[str], pairs: set[tuple[str, str]]) -> list[list[str]]:
+    """Rooms from top to bottom: each one floor above the highest room that it imports."""
+    imports = {name: [other for one, other in pairs if one == name] for name in names}
+    level: dict[str, int] = {}
+
+    def height(name: str, seen: frozenset[str] = frozenset()) -> int:
+        if name not in level and name not in seen:
+            level[name] = 1 + max((height(other, seen | {name}) for other in imports[name]), default=-1)
+        return level.get(name, 0)
+
+    for name in names:
+        height(name)
+    return [sorted(n for n in names if level[n] == floor) for floor in sorted(set(level.values()), reverse=True)]
+
+
 def picture(graph: grimp.ImportGraph) -> str:
-    """The floors of the package as SVG: one box per room, a line where one imports the other; implied ones are left
-    out."""
-    width, high, gap, step = 150, 44, 40, 96
+    """The rooms of the package as SVG: boxes, and lines where one imports another, without those that others imply."""
+    names = sorted(name for name in graph.find_children("pretune") if name != "pretune.__main__")
+    pairs = arrows(graph, names)
+    rows = floors(names, pairs)
+    width, high, gap, step = 130, 44, 30, 86
+    whole = max(len(row) for row in rows) * (width + gap) + gap
     at: dict[str, tuple[float, float]] = {}
-    for row, names in enumerate(FLOORS):
-        left = 400 - (len(names) * width + (len(names) - 1) * gap) / 2
-        at |= {name: (left + i * (width + gap), 20 + row * step) for i, name in enumerate(names)}
+    for i, row in enumerate(rows):
+        left = (whole - len(row) * (width + gap) + gap) / 2
+        at |= {name: (left + k * (width + gap), 20.0 + i * step) for k, name in enumerate(row)}
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 800 {len(FLOORS) * step}" font-family="sans-serif">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {whole} {len(rows) * step}" font-family="sans-serif">',
         '<rect width="100%" height="100%" fill="white"/>',
     ]
-    for one, other in sorted(essential(arrows(graph, [f"pretune.{name}" for name in at]))):
-        (x1, y1), (x2, y2) = at[one.removeprefix("pretune.")], at[other.removeprefix("pretune.")]
-        down = y2 >= y1
+    for one, other in sorted(essential(pairs)):
+        (x1, y1), (x2, y2) = at[one], at[other]
+        down = y2 > y1
         x1, x2, y1, y2 = x1 + width / 2, x2 + width / 2, y1 + (high if down else 0), y2 + (0 if down else high)
         path = f"M{x1} {y1} C{x1} {y1 + 30} {x2} {y2 - 30} {x2} {y2}"
         colour = "#9aa7b8" if down else "#d62728"  # red: an import that runs back up
         lines.append(f'<path d="{path}" stroke="{colour}" fill="none"/>')
-    for name, (x, y) in at.items():
-        fill = "#dce9f7" if name in WINGS else "#f4f1e8"
-        count = len(graph.find_descendants(f"pretune.{name}")) or 1
-        lines.append(f'<rect x="{x}" y="{y}" width="{width}" height="{high}" rx="6" fill="{fill}" stroke="#555"/>')
-        lines.append(
-            f'<text x="{x + width / 2}" y="{y + 20}" text-anchor="middle" font-size="15">{escape(name)}</text>'
-        )
-        lines.append(f'<text x="{x + width / 2}" y="{y + 36}" text-anchor="middle" font-size="11" fill="#555">'
-                     f"{count} modules</text>")  # fmt: skip
+    lines += [line for name, (x, y) in at.items() for line in box(graph, name, x, y, width, high)]
     return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+def box(graph: grimp.ImportGraph, name: str, x: float, y: float, width: int, high: int) -> list[str]:
+    short, count = name.removeprefix("pretune."), len(graph.find_descendants(name)) or 1
+    fill, middle = "#dce9f7" if short in WINGS else "#f4f1e8", x + width / 2
+    under = f"{count} module{'s' * (count > 1)}"
+    return [
+        f'<rect x="{x}" y="{y}" width="{width}" height="{high}" rx="6" fill="{fill}" stroke="#555"/>',
+        f'<text x="{middle}" y="{y + 20}" text-anchor="middle" font-size="15">{escape(short)}</text>',
+        f'<text x="{middle}" y="{y + 36}" text-anchor="middle" font-size="11" fill="#555">{under}</text>',
+    ]
 
 
 def main() -> None:
