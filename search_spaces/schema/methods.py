@@ -88,6 +88,8 @@ MOMENTUM = ("momentum", "momentum_end")
 
 
 class SimCLR(Settings):
+    """SimCLR (Chen et al. 2020): two views of an image against all other views of the batch."""
+
     name: Literal["simclr"]
     facts: ClassVar[MethodFacts] = MethodFacts(
         "simclr:build_simclr", metrics=(*AGREEMENT, "loss_over_uniform"), compares_batch=True
@@ -433,6 +435,8 @@ class Weights(Settings):
 
 
 class NoPretraining(Settings):
+    """No pretraining: the stage is skipped."""
+
     name: Literal["none"]
     facts: ClassVar[MethodFacts] = MethodFacts(volumes=True)
 

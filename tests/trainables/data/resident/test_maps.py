@@ -42,6 +42,19 @@ def test_four_even_squares_are_four_regions(settings: schema.Felzenszwalb | sche
     assert maps.regions_of(quarters()[None], settings)[0].tolist() == expected.tolist()
 
 
+def test_compactness_holds_superpixels_to_even_squares() -> None:
+    """Two halves that meet at column 12: regions follow them, or, compact enough, stay squares of 16."""
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[:, 12:] = (255, 0, 0)
+
+    def columns(compactness: float) -> list[int]:
+        found = maps.regions_of(image[None], schema.SLIC(name="slic", segments=4, compactness=compactness))[0]
+        return (np.flatnonzero(found[4, 1:] != found[4, :-1]) + 1).tolist()
+
+    assert columns(0.1) == [12]
+    assert columns(1e6) == [16]
+
+
 def test_many_images_on_several_processes_are_the_same_as_one_by_one() -> None:
     """Five chunks, the last one short: more than are worked on within this process."""
     rng = np.random.default_rng(0)
