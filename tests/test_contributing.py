@@ -26,6 +26,7 @@ EXAMPLES = {  # heading -> the tests that must know the new thing: files, and an
     ),
     "A model": (["tests/trainables/test_models.py"], "plain"),
     "A view transform": (["tests/trainables/test_mirror.py"], ""),
+    "A fine-tuning loss": (["tests/trainables/test_losses.py"], "brier"),
 }  # fmt: skip
 
 
