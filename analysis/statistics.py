@@ -16,6 +16,7 @@ from scipy import optimize, special, stats
 
 Array = NDArray[np.float64]
 
+ALPHA = 0.05  # of every test that a table marks
 MOST_RUNS_TO_ENUMERATE = 22  # 4 million sign patterns, 32 MB
 _MOST_SEEDS = 1_000_000
 

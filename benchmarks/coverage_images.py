@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pretune.analysis.questions.image_bootstrap import Counts, image_interval, score
+from pretune.analysis.load.counts import Counts
+from pretune.analysis.questions.image_bootstrap import image_interval, score
 
 CLASSES = ("background", "object", "rare")
 SIZES = (20, 60, 150, 300)

@@ -25,7 +25,7 @@ def dot_plot(
 
     `published`: cell -> a paper's value, drawn as a star with its standard deviation where it gives one.
     """
-    figure = go.Figure(layout=theme.layout(height=theme.tall(len(cells))))
+    figure = go.Figure(layout=theme.figure_layout(height=theme.tall(len(cells))))
     names = [theme.text(cell.cell) for cell in cells]
     seeds = [(value, name) for cell, name in zip(cells, names, strict=True) for value in cell.values]
     figure.add_trace(
@@ -45,7 +45,7 @@ def dot_plot(
 
 def difference_plot(table: Differences) -> go.Figure:
     """Paired differences to the baseline with their 95 % t intervals; filled where Holm's p is below 0.05."""
-    figure = go.Figure(layout=theme.layout(height=theme.tall(len(table.rows))))
+    figure = go.Figure(layout=theme.figure_layout(height=theme.tall(len(table.rows))))
     names = [theme.text(row.cell) for row in table.rows]
     bounds = [Interval(row.difference, row.low, row.high) for row in table.rows]
     figure.add_trace(
@@ -83,7 +83,7 @@ def response_plot(response: Response) -> go.Figure:
     Bars are the spread of a bin's trials; the band, where there are two search seeds or more, that of the bin's mean
     over seeds.
     """
-    figure = go.Figure(layout=theme.layout())
+    figure = go.Figure(layout=theme.figure_layout())
     if len(response.seed_std):
         figure.add_trace(_seed_band(response))
     figure.add_trace(theme.markers("one trial", response.x, response.score, theme.COLORS[5], "circle-open", 8))
@@ -117,7 +117,7 @@ def _seed_band(response: Response) -> go.Scatter:
 
 def importance_plot(importance: Importance) -> go.Figure:
     """Shares of PED-ANOVA importance, with their 5th to 95th percentile over resampled trials."""
-    figure = go.Figure(layout=theme.layout(height=theme.tall(len(importance.parameters))))
+    figure = go.Figure(layout=theme.figure_layout(height=theme.tall(len(importance.parameters))))
     names = [theme.text(name) for name in importance.parameters]
     figure.add_trace(theme.markers("share", importance.share, names, theme.COLORS[2], "square", 10))
     parts = zip(importance.share, importance.low, importance.high, strict=True)
@@ -148,7 +148,7 @@ def write_files(figures: Sequence[tuple[str, go.Figure]], folder: Path, kind: st
 
 def _bands(bands: Sequence[Band], lines_only: bool, published: Sequence[Band] = ()) -> go.Figure:
     """`published` holds a paper's values for each of `bands`, without points where it has none."""
-    figure = go.Figure(layout=theme.layout(height=430))
+    figure = go.Figure(layout=theme.figure_layout(height=430))
     for number, band in enumerate(bands):
         for trace in _band(band, number, lines_only):
             figure.add_trace(trace)

@@ -7,20 +7,22 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from pretune.analysis.figures import theme
-from pretune.analysis.questions.pairs import Grid, Parallel, Tradeoff
+from pretune.analysis.questions.pairs import HeatMapGrid, Parallel, Tradeoff
 
 _MOST_NUMBERS = 14  # columns beyond which numbers no longer fit into their fields, and are shown on hovering
 _MOST_NAMED = 16  # points with a mark and a line in the legend of their own; of more, hovering gives the name
 _GROUPS = 5  # colours of parallel coordinates
 
 
-def heat_map(grid: Grid, low: float | None = None, high: float | None = None) -> go.Figure:
+def heat_map(grid: HeatMapGrid, low: float | None = None, high: float | None = None) -> go.Figure:
     """Numbers in coloured fields, the first row on top. `low` and `high` hold the colour scale (CKA: 0 and 1)."""
     finite = grid.values[np.isfinite(grid.values)]
     bottom = float(finite.min()) if low is None and len(finite) else low or 0.0
     top = float(finite.max()) if high is None and len(finite) else high or 1.0
     columns, rows = ([theme.text(name) for name in names] for names in (grid.columns, grid.rows))
-    figure = go.Figure(layout=theme.layout(height=150 + (52 if len(rows) <= _MOST_NUMBERS else 22) * max(2, len(rows))))
+    figure = go.Figure(
+        layout=theme.figure_layout(height=150 + (52 if len(rows) <= _MOST_NUMBERS else 22) * max(2, len(rows)))
+    )
     bar = {"title": {"text": theme.text(grid.value_name), "side": "right"}, "thickness": 14, "outlinewidth": 0}
     written = [[f"{value:.3f}" if np.isfinite(value) else "" for value in row] for row in grid.values]
     shown = go.Heatmap(
@@ -42,7 +44,7 @@ def heat_map(grid: Grid, low: float | None = None, high: float | None = None) ->
 
 def tradeoff_plot(found: Tradeoff) -> go.Figure:
     """Two metrics against each other; what is on the Pareto front is filled, and joined by a line."""
-    figure = go.Figure(layout=theme.layout(height=460))
+    figure = go.Figure(layout=theme.figure_layout(height=460))
     if len(found.labels) <= _MOST_NAMED:
         for number, label in enumerate(found.labels):
             color = theme.COLORS[number % len(theme.COLORS)]
@@ -74,7 +76,7 @@ def parallel_plot(found: Parallel) -> go.Figure:
 
     Plain lines in place of plotly's `parcoords`, which needs WebGL and code that a strict content policy forbids.
     """
-    figure = go.Figure(layout=theme.layout(height=440))
+    figure = go.Figure(layout=theme.figure_layout(height=440))
     count = len(found.axes)
     group = np.minimum((found.rank * _GROUPS).astype(int), _GROUPS - 1)
     colors = ("#C9CED6", "#9FB3C8", "#56B4E9", "#0072B2", "#D55E00")

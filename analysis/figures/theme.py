@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from pretune.analysis.questions.curves import Array
-from pretune.analysis.statistics import Interval
+from pretune.analysis.statistics import Array, Interval
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D", "#8A6D00")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
@@ -25,7 +24,7 @@ INK, GRID = "#1F2933", "#E4E7EB"
 ROW_PX = 30  # height of one row of a figure with a row per cell
 
 
-def layout(height: int = 380) -> go.Layout:
+def figure_layout(height: int = 380) -> go.Layout:
     axis = {"gridcolor": GRID, "linecolor": INK, "ticks": "outside", "zeroline": False, "automargin": True}
     return go.Layout(
         height=height,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from pretune.analysis.figures.theme import COLORS, layout, tall, text
+from pretune.analysis.figures.theme import COLORS, figure_layout, tall, text
 from pretune.analysis.load.timeline import Timeline
 
 MOST_SPANS = 3000  # stage runs that the figure draws
@@ -14,7 +14,7 @@ def timeline_plot(found: Timeline) -> go.Figure | None:
     """A bar for every stage run on its lane, coloured by stage; None where there are more than MOST_SPANS."""
     if len(found.spans) > MOST_SPANS:
         return None
-    figure = go.Figure(layout=layout(tall(found.lanes)))
+    figure = go.Figure(layout=figure_layout(tall(found.lanes)))
     for place, stage in enumerate(dict.fromkeys(span.stage for span in found.spans)):
         chosen = [span for span in found.spans if span.stage == stage]
         figure.add_bar(

@@ -14,7 +14,7 @@ from pretune.search_spaces.metrics import parse
 FINISHED = "finished"  # every other outcome leaves no value, whatever its name
 
 
-class Replicate(NamedTuple):
+class ReplicateResult(NamedTuple):
     """What one replicate of a cell came to; `value` is NaN where there is none."""
 
     seeds: tuple[int, int, int]  # seed, pretraining seed, fine-tuning seed; -1 where seeds are not nested
@@ -29,11 +29,13 @@ class Replicate(NamedTuple):
         return seed if pretrain < 0 else pretrain
 
 
-def replicates(results: pandas.DataFrame, header: StudyHeader, metric: str) -> dict[str, tuple[Replicate, ...]]:
+def replicate_results(
+    results: pandas.DataFrame, header: StudyHeader, metric: str
+) -> dict[str, tuple[ReplicateResult, ...]]:
     """Cell label -> its replicates of the confirm phase in seed order, failed ones included."""
     runs = _stage_runs(results, metric)
     _require_metric(runs, metric)
-    collected: dict[str, dict[tuple[int, int, int], Replicate]] = {cell.label: {} for cell in header.cells}
+    collected: dict[str, dict[tuple[int, int, int], ReplicateResult]] = {cell.label: {} for cell in header.cells}
     for row in _records(runs):
         replicate = _replicate(row, metric)
         for label in [row["cell"]] if row["cell"] in collected else _cells_of(row, header):
@@ -47,7 +49,7 @@ def _records(runs: pandas.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in runs.to_dict("records")]
 
 
-def independent_values(found: tuple[Replicate, ...]) -> dict[int, float]:
+def independent_values(found: tuple[ReplicateResult, ...]) -> dict[int, float]:
     """Pretraining seed -> value; nested fine-tunings are averaged, since only pretrainings are independent."""
     groups: dict[int, list[float]] = {}
     for replicate in found:
@@ -94,14 +96,14 @@ def _require_metric(runs: pandas.DataFrame, metric: str) -> None:
         raise ResultsError(f"no confirmed run reports {metric!r}: choose from {', '.join(names)}")
 
 
-def _replicate(row: dict[str, Any], metric: str) -> Replicate:
+def _replicate(row: dict[str, Any], metric: str) -> ReplicateResult:
     asked = _same_metric(str(row["metric"]), metric) and row["outcome"] == FINISHED
     seeds = (_seed(row["seed"]), _seed(row.get("seed_pretrain")), _seed(row.get("seed_finetune")))
     value = float(row["value"]) if asked and isinstance(row["value"], (int, float)) else math.nan
     cause = "" if _is_missing(row["cause"]) else str(row["cause"])
     if math.isinf(value):  # no mean can hold it
         value, cause = math.nan, "the value is infinite"
-    return Replicate(seeds, str(row["outcome"]), cause, value)
+    return ReplicateResult(seeds, str(row["outcome"]), cause, value)
 
 
 def _is_missing(value: object) -> bool:

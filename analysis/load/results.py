@@ -27,7 +27,7 @@ class ResultsError(UsageError):
 
 
 @dataclass(frozen=True)
-class Cell:
+class StoredCell:
     """One cell of the result table: its label, and its level label for every factor."""
 
     label: str
@@ -58,7 +58,7 @@ class PublishedValue:
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedTable:
     """A published table to be shown beside ours, for one metric."""
 
     metric: str
@@ -73,11 +73,11 @@ class StudyHeader:
     study: str
     question: str
     factors: Mapping[str, tuple[str, ...]]  # name -> level labels in the study's order
-    cells: tuple[Cell, ...]
+    cells: tuple[StoredCell, ...]
     report: ReportSettings
     replicates: int  # expected per cell in the confirm phase
     pretrainings: int  # of them with a pretraining seed of their own; fewer than replicates where seeds are nested
-    published: tuple[Published, ...]  # each of a metric of its own
+    published: tuple[PublishedTable, ...]  # each of a metric of its own
     target: str = "val/jaccard"  # what searches optimise
     sets: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)  # factor -> level -> its members
     held: Mapping[str, int] = field(default_factory=dict)  # stream of random numbers -> the one seed it is held at
@@ -143,7 +143,7 @@ def parse_header(content: Mapping[str, Any]) -> StudyHeader:
         study=content["study"],
         question=content.get("question", ""),
         factors={name: tuple(map(level_label, levels)) for name, levels in content["factors"].items()},
-        cells=tuple(Cell(cell["label"], _levels(cell["levels"])) for cell in content["cells"]),
+        cells=tuple(StoredCell(cell["label"], _levels(cell["levels"])) for cell in content["cells"]),
         report=report,
         replicates=replicates,
         pretrainings=pretrainings,
@@ -217,13 +217,13 @@ def _seed_counts(report: Any) -> tuple[int, int]:
     return int(report), int(report)
 
 
-def _published(content: Any, report: ReportSettings) -> tuple[Published, ...]:
+def _published(content: Any, report: ReportSettings) -> tuple[PublishedTable, ...]:
     """One table or several; a study stored before 2026-11-21 has one, or none.
 
     Values are on the scale the report prints, unless "percent" says otherwise, and for its first metric.
     """
     return tuple(
-        Published(
+        PublishedTable(
             metric=table.get("metric", report.metrics[0]),
             values=tuple(
                 _published_value(entry, 0.01 if table.get("percent", report.percent) else 1.0)

@@ -61,7 +61,7 @@ def load_stage_runs(folder: Path) -> pandas.DataFrame:
     return found
 
 
-def costs(stage_runs: pandas.DataFrame) -> tuple[Cost, ...]:
+def stage_costs(stage_runs: pandas.DataFrame) -> tuple[Cost, ...]:
     """One entry per stage, in the order in which stages first appear."""
     groups = stage_runs.groupby("stage", sort=False)
     return tuple(_cost(str(stage), rows) for stage, rows in groups)
@@ -72,7 +72,7 @@ def _cost(stage: str, rows: pandas.DataFrame) -> Cost:
     return Cost(stage, len(rows), float(seconds.sum()), float(seconds.mean()), int(rows["bytes"].sum()))
 
 
-def machines(stage_runs: pandas.DataFrame) -> tuple[str, ...]:
+def hardware(stage_runs: pandas.DataFrame) -> tuple[str, ...]:
     """Distinct hardware and versions, the most used first."""
     counts = stage_runs["machine"].dropna().value_counts()
     return tuple(_machine(json.loads(str(text)) or {}) for text in counts.index)

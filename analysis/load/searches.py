@@ -21,7 +21,7 @@ ENDINGS = {
 
 
 @dataclass(frozen=True)
-class Ended:
+class EndedTrial:
     """A configuration that did not go the whole way."""
 
     index: int
@@ -37,7 +37,7 @@ class SearchSummary:
     name: str
     counts: dict[str, int]  # by ENDINGS' keys, those that occur
     confirmed: str  # 'no. 7 (0.243): finetune.optimizer.lr 0.003', what went into the table; "" for none
-    ended: tuple[Ended, ...]
+    ended: tuple[EndedTrial, ...]
 
     @property
     def sentence(self) -> str:
@@ -70,7 +70,7 @@ def _summary(name: str, rows: pandas.DataFrame) -> SearchSummary:
     counts = {key: ends.count(key) for key in ENDINGS if key in ends}
     left = rows[rows["told"] != "complete"]
     ended = tuple(
-        Ended(int(row["index"]), ENDINGS[row["told"]], str(row["reason"]), _values(row["chosen"]))
+        EndedTrial(int(row["index"]), ENDINGS[row["told"]], str(row["reason"]), _values(row["chosen"]))
         for row in left.to_dict("records")
     )
     kept = rows[rows["confirmed"]].head(1).to_dict("records") if "confirmed" in rows else []

@@ -15,20 +15,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas
-import rich.box
-import rich.table
 import yaml
 from numpy.typing import ArrayLike
-from rich.console import JustifyMethod
-from rich.text import Text
 from scipy import stats
 
-from pretune.analysis.digits import DASH, decimals, number, p_value
-from pretune.analysis.load.replicates import FINISHED, Replicate, independent_values, replicates
+from pretune.analysis.digits import DASH
+from pretune.analysis.load.replicates import FINISHED, ReplicateResult, independent_values, replicate_results
 from pretune.analysis.load.results import ResultsError, load, load_header
 from pretune.analysis.statistics import MeanStd, holm, mean_std
 
-_LONGEST_NAME = 16  # of a column: at 80 columns, longer ones are cut
 _NAMES = ("study", "question", "report", "published", "scales", "tune", "resources")  # what no result depends on
 
 
@@ -41,7 +36,7 @@ class Welch(NamedTuple):
     p: float  # two-sided
 
 
-class Row(NamedTuple):
+class ComparedCell(NamedTuple):
     """One cell in both studies."""
 
     cell: str
@@ -58,7 +53,7 @@ class Comparison:
     metric: str
     first: str
     second: str
-    rows: tuple[Row, ...]
+    rows: tuple[ComparedCell, ...]
     only_first: tuple[str, ...]
     only_second: tuple[str, ...]
     settings: tuple[tuple[str, str, str], ...]  # dotted key, value in the first, value in the second
@@ -79,7 +74,9 @@ def compare_folders(first: Path, second: Path, metric: str | None = None) -> tup
     names = (a.study, b.study) if a.study != b.study else (str(first), str(second))
     results = load(first), load(second)
     found = (
-        compare(replicates(results[0], a, name), replicates(results[1], b, name), name, names, settings)
+        compare_replicates(
+            replicate_results(results[0], a, name), replicate_results(results[1], b, name), name, names, settings
+        )
         for name in metrics
     )
     shared = shared_runs(*results)
@@ -109,9 +106,9 @@ def _confirmed(results: pandas.DataFrame) -> dict[str, str]:
     return dict(zip(rows["fingerprint"].astype(str), rows["stage"].astype(str), strict=True))
 
 
-def compare(
-    first: Mapping[str, tuple[Replicate, ...]],
-    second: Mapping[str, tuple[Replicate, ...]],
+def compare_replicates(
+    first: Mapping[str, tuple[ReplicateResult, ...]],
+    second: Mapping[str, tuple[ReplicateResult, ...]],
     metric: str,
     names: tuple[str, str],
     settings: tuple[tuple[str, str, str], ...] = (),
@@ -124,14 +121,14 @@ def compare(
     tests = [welch(ours[cell], theirs[cell]) for cell in cells]
     corrected = holm([test.p for test in tests])
     rows = tuple(
-        Row(cell, mean_std(ours[cell]), mean_std(theirs[cell]), test, float(p))
+        ComparedCell(cell, mean_std(ours[cell]), mean_std(theirs[cell]), test, float(p))
         for cell, test, p in zip(cells, tests, corrected, strict=True)
     )
     only = tuple(cell for cell in ours if cell not in theirs), tuple(cell for cell in theirs if cell not in ours)
     return Comparison(metric, *names, rows, *only, settings)
 
 
-def _values(found: Mapping[str, tuple[Replicate, ...]]) -> dict[str, list[float]]:
+def _values(found: Mapping[str, tuple[ReplicateResult, ...]]) -> dict[str, list[float]]:
     values = {cell: list(independent_values(runs).values()) for cell, runs in found.items()}
     return {cell: runs for cell, runs in values.items() if runs}
 
@@ -173,87 +170,3 @@ def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(item, f"{key}.{name}" if key else str(name))
     else:
         yield key, value
-
-
-# ---------------------------------------------------------------------------------------------------------- layout
-
-
-def to_rich(found: Comparison) -> rich.table.Table:
-    """For a terminal: one row per common cell, other cells and settings below."""
-    first, second = _short_names(found)
-    title = Text(f"{second} against {first}: {found.metric}", style="bold")
-    caption = Text("\n".join(notes(found)))
-    narrow: dict[str, Any] = {"box": rich.box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
-    table = rich.table.Table(title=title, caption=caption, caption_justify="left", **narrow)
-    digits = _digits(found)
-    for place, name in enumerate(head(found)):
-        side: JustifyMethod = "right" if place else "left"
-        style = "" if place else "cyan"
-        table.add_column(Text(name), justify=side, style=style, overflow="fold")
-    for row in found.rows:
-        table.add_row(*map(Text, cells_of(row, digits, found.percent)))
-    return table
-
-
-def to_markdown(found: Comparison) -> str:
-    """A pipe table with its notes; ends in a newline."""
-    first, second = _short_names(found)
-    lines = [f"{second} against {first}: {found.metric}", ""]
-    digits = _digits(found)
-    rows = [head(found), ["---", *["---:"] * 5], *(cells_of(row, digits, found.percent) for row in found.rows)]
-    lines += ["| " + " | ".join(_pipe(cell) for cell in row) + " |" for row in rows]
-    return "\n".join([*lines, "", *(f"- {_pipe(note)}" for note in notes(found))]) + "\n"
-
-
-def head(found: Comparison) -> list[str]:
-    """Names of the columns; studies of long names, as of paths, are A and B."""
-    unit = ", points" if found.percent else ""
-    return ["cell", *_short_names(found), f"difference{unit}", "95 % interval (Welch)", "p (Holm)"]
-
-
-def _digits(found: Comparison) -> int:
-    """By the spread of the replicates, as in a study's own table."""
-    return decimals([side.std for row in found.rows for side in (row.first, row.second) if side.std > 0])
-
-
-def _short_names(found: Comparison) -> tuple[str, str]:
-    long = max(len(found.first), len(found.second)) > _LONGEST_NAME
-    return ("A", "B") if long else (found.first, found.second)
-
-
-def cells_of(row: Row, digits: int, percent: bool) -> list[str]:
-    """A row as text: mean ± std (n), twice; the difference with its interval and corrected p."""
-    difference, low, high = (number(value, digits, percent, sign=True) for value in row.welch[:3])
-    interval = DASH if math.isnan(row.welch.low) else f"[{low}, {high}]"
-    return [
-        row.cell,
-        _mean(row.first, digits, percent),
-        _mean(row.second, digits, percent),
-        difference,
-        interval,
-        p_value(row.p_holm),
-    ]
-
-
-def notes(found: Comparison) -> list[str]:
-    """What the numbers do not say."""
-    unit = ", percent" if found.percent else ""
-    said = [f"mean ± standard deviation (n){unit}; the studies' seeds are not paired"]
-    if _short_names(found) == ("A", "B"):
-        said = [f"A: {found.first}", f"B: {found.second}", *said]
-    said += [found.shared] if found.shared else []
-    if any(row.first.n == 1 or row.second.n == 1 for row in found.rows):
-        said.append("one seed on a side: no interval")
-    for name, cells in ((found.first, found.only_first), (found.second, found.only_second)):
-        said += [f"only in {name}: {', '.join(cells)}"] if cells else []
-    said += [f"{key}: {ours} against {theirs}" for key, ours, theirs in found.settings]
-    return said if found.settings else [*said, "the settings that results depend on are equal"]
-
-
-def _mean(value: MeanStd, digits: int, percent: bool) -> str:
-    std = DASH if math.isnan(value.std) else number(value.std, digits, percent)
-    return f"{number(value.mean, digits, percent)} ± {std} ({value.n})"
-
-
-def _pipe(text: str) -> str:
-    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")

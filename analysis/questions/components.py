@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from pretune.analysis.digits import few
-from pretune.analysis.load.replicates import Replicate, held_note, is_probe, replicates
+from pretune.analysis.load.replicates import ReplicateResult, held_note, is_probe, replicate_results
 from pretune.analysis.load.results import StudyHeader
+from pretune.analysis.statistics import Array
 
-Array = NDArray[np.float64]
 BETWEEN, WITHIN = "pretraining seed (and split)", "fine-tuning seed (and label subset)"
 
 
@@ -162,7 +162,9 @@ def components(results: pandas.DataFrame, header: StudyHeader, metric: str) -> C
     either design there are no rows. Raises ResultsError as `replicates` does.
     """
     percent = header.in_percent(metric)
-    seeds, notes = _of_nested_seeds(replicates(results, header, metric)) if _is_nested(header, metric) else ([], [])
+    seeds, notes = (
+        _of_nested_seeds(replicate_results(results, header, metric)) if _is_nested(header, metric) else ([], [])
+    )
     searched = _of_searches(results, header.target) if metric == header.report.metrics[0] else []
     if searched:
         notes.append(
@@ -175,7 +177,7 @@ def _is_nested(header: StudyHeader, metric: str) -> bool:
     return header.pretrainings < header.replicates and not is_probe(metric)
 
 
-def _of_nested_seeds(found: Mapping[str, tuple[Replicate, ...]]) -> tuple[list[Component], list[str]]:
+def _of_nested_seeds(found: Mapping[str, tuple[ReplicateResult, ...]]) -> tuple[list[Component], list[str]]:
     """Every cell's components, those of the cells that lost no run together, and notes."""
     groups = {label: kept for label, runs in found.items() if (kept := _groups(runs))}
     apart = {label: kept for label, kept in groups.items() if len(kept) > 1 and max(map(len, kept)) > 1}
@@ -212,7 +214,7 @@ def _of_one_pretraining(where: str, values: list[float]) -> Component:
     return Component(where, WITHIN, float(np.std(values, ddof=1)), math.nan, math.nan, math.nan, len(values))
 
 
-def _groups(runs: tuple[Replicate, ...]) -> list[list[float]]:
+def _groups(runs: tuple[ReplicateResult, ...]) -> list[list[float]]:
     groups: dict[int, list[float]] = {}
     for run in runs:
         if math.isfinite(run.value):

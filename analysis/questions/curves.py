@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas
-import pyarrow
 from numpy.typing import NDArray
 
-from pretune.analysis.load.replicates import Replicate, independent_values, replicates
-from pretune.analysis.load.results import Cell, PublishedValue, ResultsError, StudyHeader
-from pretune.analysis.statistics import mean_std
+from pretune.analysis.load.replicates import ReplicateResult, independent_values, replicate_results
+from pretune.analysis.load.results import PublishedValue, ResultsError, StoredCell, StudyHeader
+from pretune.analysis.statistics import Array, mean_std
 from pretune.search_spaces.metrics import parse
-
-Array = NDArray[np.float64]
-COLUMNS = ("phase", "cell", "seed", "stage", "fingerprint", "step", "epoch", "metric", "value")
 
 
 class Band(NamedTuple):
@@ -55,24 +50,6 @@ class AmountCurves(NamedTuple):
     log: bool  # whether the amounts span a factor of five or more, so that a logarithmic axis shows them apart
     bands: tuple[Band, ...]
     published: tuple[Band, ...] = ()  # a paper's values for each of `bands`, with n = 0; no points where it has none
-
-
-def load_curves(folder: Path | str) -> pandas.DataFrame:
-    """`curves.parquet` of a study, or an empty frame where no stage run left a curve.
-
-    Raises ResultsError where the file is there and cannot be used.
-    """
-    path = Path(folder) / "curves.parquet"
-    if not path.is_file():
-        return pandas.DataFrame(columns=list(COLUMNS))
-    try:
-        curves = pandas.read_parquet(path)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise ResultsError(f"{path} cannot be read: it is cut off or damaged; run the study again") from error
-    missing = [name for name in COLUMNS if name not in curves.columns]
-    if missing:
-        raise ResultsError(f"{path} lacks the columns {', '.join(missing)}: it was not written by a Pretune study")
-    return curves
 
 
 def learning_curves(curves: pandas.DataFrame, stage: str, metric: str, order: Sequence[str] = ()) -> LearningCurves:
@@ -161,7 +138,7 @@ def amount_curves(
         raise ResultsError(f"the levels of {factor!r} are not amounts: choose a factor of numbers or percentages")
     unit, values = described
     at = dict(zip(header.factors[factor], values, strict=True))
-    found = replicates(results, header, metric)
+    found = replicate_results(results, header, metric)
     groups = _others(header, factor)
     bands = tuple(_over_amounts(name, cells, at, factor, found) for name, cells in groups.items())
     theirs = tuple(_published_band(name, cells, at, factor, published or {}) for name, cells in groups.items())
@@ -171,9 +148,9 @@ def amount_curves(
     return AmountCurves(factor, metric, unit, levels, tuple(at[x] for x in levels), log, bands, theirs)
 
 
-def _others(header: StudyHeader, factor: str) -> dict[str, list[Cell]]:
+def _others(header: StudyHeader, factor: str) -> dict[str, list[StoredCell]]:
     """Cells that differ in `factor` alone, by their other levels."""
-    groups: dict[str, list[Cell]] = {}
+    groups: dict[str, list[StoredCell]] = {}
     for cell in header.cells:
         if factor in cell.levels:
             name = " ".join(f"{key}={level}" for key, level in cell.levels.items() if key != factor)
@@ -183,17 +160,21 @@ def _others(header: StudyHeader, factor: str) -> dict[str, list[Cell]]:
 
 def _over_amounts(
     label: str,
-    cells: Sequence[Cell],
+    cells: Sequence[StoredCell],
     at: Mapping[str, float],
     factor: str,
-    found: Mapping[str, tuple[Replicate, ...]],
+    found: Mapping[str, tuple[ReplicateResult, ...]],
 ) -> Band:
     values = [(at[cell.levels[factor]], list(independent_values(found[cell.label]).values())) for cell in cells]
     return band(label, [(x, np.array(runs, np.float64)) for x, runs in values])
 
 
 def _published_band(
-    label: str, cells: Sequence[Cell], at: Mapping[str, float], factor: str, published: Mapping[str, PublishedValue]
+    label: str,
+    cells: Sequence[StoredCell],
+    at: Mapping[str, float],
+    factor: str,
+    published: Mapping[str, PublishedValue],
 ) -> Band:
     found = [cell for cell in cells if cell.label in published]
     values = [

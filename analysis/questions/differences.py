@@ -11,9 +11,10 @@ import numpy as np
 import pandas
 
 from pretune.analysis.digits import few
-from pretune.analysis.load.replicates import Replicate, held_note, is_probe, replicates
-from pretune.analysis.load.results import Cell, ResultsError, StudyHeader
+from pretune.analysis.load.replicates import ReplicateResult, held_note, is_probe, replicate_results
+from pretune.analysis.load.results import ResultsError, StoredCell, StudyHeader
 from pretune.analysis.statistics import (
+    ALPHA,
     MOST_RUNS_TO_ENUMERATE,
     Equivalence,
     cohen_d,
@@ -27,7 +28,6 @@ from pretune.analysis.statistics import (
     tost,
 )
 
-_ALPHA = 0.05
 _NOT_ASKED = Equivalence(math.nan, math.nan, math.nan, math.nan, False, 0)
 
 
@@ -81,7 +81,7 @@ def differences(results: pandas.DataFrame, header: StudyHeader, metric: str) -> 
     fine-tunings are first averaged per pretraining, which is what is independent. Raises ResultsError where the study
     names no baseline, or one that is not among its cells.
     """
-    found = replicates(results, header, metric)
+    found = replicate_results(results, header, metric)
     every = [_Pairs(a.label, b.label, *_paired(found[a.label], found[b.label])) for a, b in _against_baseline(header)]
     pairs = [pair for pair in every if pair.ours]
     rows = _rows(pairs, header.report.margin)
@@ -131,7 +131,7 @@ def _exact_p(pair: _Pairs) -> float:
     return sign_flip_test(pair.ours, pair.theirs).p if len(pair.ours) <= MOST_RUNS_TO_ENUMERATE else math.nan
 
 
-def _against_baseline(header: StudyHeader) -> list[tuple[Cell, Cell]]:
+def _against_baseline(header: StudyHeader) -> list[tuple[StoredCell, StoredCell]]:
     """Every cell that is not a baseline, with its baseline; cells whose baseline the study leaves out are skipped."""
     wanted = header.report.baseline
     if not wanted:
@@ -145,7 +145,9 @@ def _against_baseline(header: StudyHeader) -> list[tuple[Cell, Cell]]:
     return pairs
 
 
-def _paired(cell: tuple[Replicate, ...], baseline: tuple[Replicate, ...]) -> tuple[list[float], list[float], int]:
+def _paired(
+    cell: tuple[ReplicateResult, ...], baseline: tuple[ReplicateResult, ...]
+) -> tuple[list[float], list[float], int]:
     """Values of seeds that finished in both, averaged over the fine-tunings of one pretraining; runs without a partner.
 
     Fine-tunings are paired before they are averaged: one that is missing on a side is taken from the other too, or a
@@ -163,7 +165,7 @@ def _paired(cell: tuple[Replicate, ...], baseline: tuple[Replicate, ...]) -> tup
 
 def _few_pairs_note(rows: Sequence[Difference]) -> tuple[str, ...]:
     tests = sum(math.isfinite(row.p) for row in rows)
-    counts = sorted({row.n for row in rows if math.isfinite(row.p) and smallest_possible_p(row.n) * tests > _ALPHA})
+    counts = sorted({row.n for row in rows if math.isfinite(row.p) and smallest_possible_p(row.n) * tests > ALPHA})
     alone = sum(row.n == 1 for row in rows)
     said = [f"n=1 in {alone} of {len(rows)} rows: no interval and no test"] if alone else []
     if counts:
@@ -214,7 +216,7 @@ def _power_note(pairs: Sequence[_Pairs], tests: int, percent: bool) -> tuple[str
         return ()
     spread = float(np.median(spreads))
     n = min(len(pair.ours) for pair in pairs if len(pair.ours) > 1)
-    found, strictest = (detectable_difference(n, spread, alpha=_ALPHA / m) for m in (1, tests))
+    found, strictest = (detectable_difference(n, spread, alpha=ALPHA / m) for m in (1, tests))
     shown, most = (f"{100 * least:.1f} points" if percent else f"{least:.3f}" for least in (found, strictest))
     one = "1 point" if percent else "0.01"
     said = f"at the median spread of these differences {n} seeds find {shown} with power 0.8 in one comparison alone "

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pandas
 
-from pretune.analysis.load.replicates import Replicate, independent_values, replicates
+from pretune.analysis.load.replicates import ReplicateResult, independent_values, replicate_results
 from pretune.analysis.load.results import StudyHeader
 from pretune.analysis.statistics import Interval, t_interval
 
@@ -22,10 +22,10 @@ class CellDots(NamedTuple):
 
 def cell_dots(results: pandas.DataFrame, header: StudyHeader, metric: str) -> tuple[CellDots, ...]:
     """All cells in the study's order; one without a finished replicate has no values. Raises ResultsError."""
-    found = replicates(results, header, metric)
+    found = replicate_results(results, header, metric)
     return tuple(_dots(cell.label, found[cell.label]) for cell in header.cells)
 
 
-def _dots(label: str, found: tuple[Replicate, ...]) -> CellDots:
+def _dots(label: str, found: tuple[ReplicateResult, ...]) -> CellDots:
     values = tuple(independent_values(found).values())
     return CellDots(label, values, t_interval(values) if values else Interval(math.nan, math.nan, math.nan))

@@ -18,16 +18,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import linalg, stats
 
 from pretune.analysis.digits import decimals, few, number
-from pretune.analysis.load.replicates import held_note, independent_values, replicates
+from pretune.analysis.load.replicates import held_note, independent_values, replicate_results
 from pretune.analysis.load.results import StudyHeader
-from pretune.analysis.statistics import detectable_difference, holm
+from pretune.analysis.statistics import ALPHA, Array, detectable_difference, holm
 
-Array = NDArray[np.float64]
-ALPHA = 0.05
 _FEWEST_SEEDS = 5  # below it, only effects of several standard deviations can show
 
 
@@ -122,7 +120,7 @@ def _complete(
     results: pandas.DataFrame, header: StudyHeader, metric: str, factors: tuple[str, ...]
 ) -> tuple[Array | None, tuple[str, ...]]:
     """(seeds, cells) of the seeds that finished everywhere, and notes; None where factors are not fully crossed."""
-    found = replicates(results, header, metric)
+    found = replicate_results(results, header, metric)
     by_levels = {tuple(cell.levels.get(factor, "") for factor in factors): cell.label for cell in header.cells}
     crossed = list(product(*(header.factors[factor] for factor in factors)))
     if set(by_levels) != set(crossed) or len(by_levels) != len(header.cells):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas
 
-from pretune.analysis.load.replicates import independent_values, replicates
+from pretune.analysis.load.replicates import independent_values, replicate_results
 from pretune.analysis.load.results import StudyHeader
 from pretune.analysis.statistics import mean_std
 
@@ -50,7 +50,7 @@ def over_folds(results: pandas.DataFrame, header: StudyHeader, metric: str) -> t
     factor = fold_factor(header)
     if factor is None or header.definition(metric).direction is None:
         return ()
-    values = {label: independent_values(found) for label, found in replicates(results, header, metric).items()}
+    values = {label: independent_values(found) for label, found in replicate_results(results, header, metric).items()}
     groups: dict[str, list[list[float]]] = {}  # the other levels -> folds -> seeds
     for cell in header.cells:
         others = " ".join(f"{name}={level}" for name, level in cell.levels.items() if name != factor and level)

@@ -10,33 +10,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas
-import pyarrow
-from numpy.typing import NDArray
 
 from pretune.analysis.digits import few
-from pretune.analysis.load.replicates import FINISHED, held_note, independent_values, replicates
-from pretune.analysis.load.results import ResultsError, StudyHeader
-from pretune.analysis.statistics import Interval, t_interval
+from pretune.analysis.load.counts import Counts
+from pretune.analysis.load.replicates import FINISHED, held_note, independent_values, replicate_results
+from pretune.analysis.load.results import StudyHeader
+from pretune.analysis.statistics import Array, Interval, t_interval
 from pretune.search_spaces.metrics import RATIOS, MetricDefinition, parse
 
-Array = NDArray[np.float64]
 RESAMPLES = 2000
 _AT_ONCE = 100  # resamples in memory
 _FEW = 100  # images below which the bootstrap was too narrow in simulation (benchmarks/results/coverage_images.md)
 _SAME = 1e-9  # between a stored score and that of its own counts
-
-
-class Counts(NamedTuple):
-    """What one fine-tuning counted."""
-
-    classes: tuple[str, ...]
-    images: NDArray[np.int64]  # (N,) positions in the data set
-    counts: NDArray[np.int64]  # (N, classes, 3): right, true and predicted pixels
 
 
 class CellInterval(NamedTuple):
@@ -61,22 +50,6 @@ class Intervals:
     rows: tuple[CellInterval, ...]
     percent: bool
     notes: tuple[str, ...]
-
-
-def load_counts(folder: Path) -> dict[str, Counts]:
-    """Fingerprint -> counts, from `test_images.parquet`; {} where there is none. Raises ResultsError if damaged."""
-    path = folder / "test_images.parquet"
-    if not path.is_file():
-        return {}
-    try:
-        rows = pandas.read_parquet(path).to_dict("records")
-        return {str(row["fingerprint"]): _counts(row["classes"], row["images"], row["counts"]) for row in rows}
-    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
-        raise ResultsError(f"{path} cannot be read: it is cut off or damaged; run the study again") from error
-
-
-def _counts(classes: Sequence[str], images: NDArray[np.int64], counts: NDArray[np.int64]) -> Counts:
-    return Counts(tuple(classes), np.asarray(images), np.asarray(counts).reshape(len(images), len(classes), 3))
 
 
 def score(counts: Array, metric: str, classes: Sequence[str]) -> Array:
@@ -134,7 +107,7 @@ def intervals(results: pandas.DataFrame, header: StudyHeader, metric: str, count
 
     The same images are redrawn for every cell, so that intervals of cells go up and down together.
     """
-    found = replicates(results, header, metric)
+    found = replicate_results(results, header, metric)
     runs = _finished(results, metric)
     rows, notes = [], dict[str, None]()
     for cell in header.cells:

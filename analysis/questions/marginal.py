@@ -15,7 +15,7 @@ import pandas
 from numpy.typing import NDArray
 
 from pretune.analysis.digits import few
-from pretune.analysis.load.replicates import held_note, independent_values, replicates
+from pretune.analysis.load.replicates import held_note, independent_values, replicate_results
 from pretune.analysis.load.results import StudyHeader
 from pretune.analysis.questions.differences import Difference, Differences
 from pretune.analysis.statistics import cohen_d, holm, mean_std, paired_difference
@@ -26,7 +26,7 @@ def marginal_effects(results: pandas.DataFrame, header: StudyHeader, metric: str
 
     A seed counts where it finished in both cells of every pair. Raises ResultsError as `replicates` does.
     """
-    found = replicates(results, header, metric)
+    found = replicate_results(results, header, metric)
     values = {label: independent_values(runs) for label, runs in found.items()}
     tables = (_table(header, metric, factor, sets, values) for factor, sets in header.sets.items())
     return tuple(table for table in tables if table.rows)

@@ -12,17 +12,17 @@ import numpy as np
 import pandas
 from numpy.typing import NDArray
 
-from pretune.analysis.load.replicates import independent_values, replicates
-from pretune.analysis.load.results import Cell, StudyHeader, known_definition
-from pretune.analysis.questions.curves import Array
-from pretune.analysis.questions.sensitivity import SearchRuns, Trial, varied
+from pretune.analysis.load.replicates import independent_values, replicate_results
+from pretune.analysis.load.results import StoredCell, StudyHeader, known_definition
+from pretune.analysis.questions.sensitivity import ScoredTrial, SearchRuns, varied
+from pretune.analysis.statistics import Array
 from pretune.search_spaces.metrics import Direction, MetricDefinition
 
 _MOST_BINS = 4
 _SQRT_TRIALS_PER_BIN = 1.5  # so many bins per parameter that a field holds two trials or so
 
 
-class Grid(NamedTuple):
+class HeatMapGrid(NamedTuple):
     """A number for every pair of two lists of names; NaN where there is none."""
 
     title: str
@@ -67,7 +67,7 @@ class Parallel(NamedTuple):
 # -------------------------------------------------------------------------------------------------------- factors
 
 
-def factor_grids(results: pandas.DataFrame, header: StudyHeader, metric: str) -> tuple[Grid, ...]:
+def factor_grids(results: pandas.DataFrame, header: StudyHeader, metric: str) -> tuple[HeatMapGrid, ...]:
     """The mean of cell means for every pair of factors with two levels or more, over the levels of the other factors.
 
     Only those settings of the other factors count that have a value at every place of the grid, so that all places
@@ -79,7 +79,9 @@ def factor_grids(results: pandas.DataFrame, header: StudyHeader, metric: str) ->
     return tuple(grid for grid in grids if grid is not None)
 
 
-def _factor_grid(header: StudyHeader, metric: str, means: Mapping[str, Any], row: str, column: str) -> Grid | None:
+def _factor_grid(
+    header: StudyHeader, metric: str, means: Mapping[str, Any], row: str, column: str
+) -> HeatMapGrid | None:
     by_rest: dict[tuple[str, ...], dict[tuple[str, str], float]] = {}
     for cell in header.cells:
         if cell.label in means and row in cell.levels and column in cell.levels:
@@ -93,22 +95,22 @@ def _factor_grid(header: StudyHeader, metric: str, means: Mapping[str, Any], row
     values = np.array([np.mean([found[place] for found in whole]) for place in places], np.float64).reshape(shape)
     title = f"{metric}: {row} and {column}"
     counts = np.full(shape, len(whole), np.int64)
-    return Grid(title, row, column, metric, header.factors[row], header.factors[column], values, counts)
+    return HeatMapGrid(title, row, column, metric, header.factors[row], header.factors[column], values, counts)
 
 
-def _rest(cell: Cell, without: Sequence[str]) -> tuple[str, ...]:
+def _rest(cell: StoredCell, without: Sequence[str]) -> tuple[str, ...]:
     return tuple(level for name, level in sorted(cell.levels.items()) if name not in without)
 
 
 def _finished(results: pandas.DataFrame, header: StudyHeader, metric: str) -> dict[str, list[float]]:
-    found = replicates(results, header, metric)
+    found = replicate_results(results, header, metric)
     return {label: list(independent_values(part).values()) for label, part in found.items()}
 
 
 # -------------------------------------------------------------------------------------------------------- parameters
 
 
-def trial_grids(search: SearchRuns, ranges: Mapping[str, Any]) -> tuple[Grid, ...]:
+def trial_grids(search: SearchRuns, ranges: Mapping[str, Any]) -> tuple[HeatMapGrid, ...]:
     """The mean score of the trials in every field of two parameters, each cut into equally filled bins or its options.
 
     From the sampler's own trials: `sensitivity.BIASED` holds for it.
@@ -117,17 +119,19 @@ def trial_grids(search: SearchRuns, ranges: Mapping[str, Any]) -> tuple[Grid, ..
     return tuple(_trial_grid(search, ranges, *pair) for pair in combinations(names, 2))
 
 
-def _trial_grid(search: SearchRuns, ranges: Mapping[str, Any], row: str, column: str) -> Grid:
+def _trial_grid(search: SearchRuns, ranges: Mapping[str, Any], row: str, column: str) -> HeatMapGrid:
     (rows, row_at), (columns, column_at) = (_bins(search.trials, name, ranges.get(name, {})) for name in (row, column))
     total, counts = np.zeros((len(rows), len(columns))), np.zeros((len(rows), len(columns)), np.int64)
     scores = [trial.score for trial in search.trials]
     np.add.at(total, (row_at, column_at), scores)
     np.add.at(counts, (row_at, column_at), 1)
     values = np.divide(total, counts, out=np.full(total.shape, math.nan), where=counts > 0)
-    return Grid(f"{search.name}: {row} and {column}", row, column, search.metric, rows, columns, values, counts)
+    return HeatMapGrid(f"{search.name}: {row} and {column}", row, column, search.metric, rows, columns, values, counts)
 
 
-def _bins(trials: Sequence[Trial], name: str, described: Mapping[str, Any]) -> tuple[tuple[str, ...], NDArray[np.intp]]:
+def _bins(
+    trials: Sequence[ScoredTrial], name: str, described: Mapping[str, Any]
+) -> tuple[tuple[str, ...], NDArray[np.intp]]:
     """Names of the bins of a parameter, and the bin of each trial; equal values always share one."""
     x = np.array([_place(trial.values[name]) for trial in trials], np.float64)
     values = np.unique(x)
@@ -267,7 +271,7 @@ def _held(header: StudyHeader, label: str, compared: set[str]) -> str:
     return " ".join(f"{name}={level}" for name, level in cell.levels.items() if name != factor)
 
 
-def cka_grids(pairs: pandas.DataFrame) -> tuple[Grid, ...]:
+def cka_grids(pairs: pandas.DataFrame) -> tuple[HeatMapGrid, ...]:
     """Matrices of centred kernel alignment, one per layer in order of appearance (P3, Figure 7).
 
     `pairs` has the columns level_a, level_b, layer and value; rows of one pair (several seeds) are averaged, and a pair
@@ -278,7 +282,7 @@ def cka_grids(pairs: pandas.DataFrame) -> tuple[Grid, ...]:
     return tuple(_cka_grid(str(layer), pairs[pairs["layer"] == layer], levels) for layer in layers)
 
 
-def _cka_grid(layer: str, pairs: pandas.DataFrame, levels: tuple[str, ...]) -> Grid:
+def _cka_grid(layer: str, pairs: pandas.DataFrame, levels: tuple[str, ...]) -> HeatMapGrid:
     found: dict[tuple[str, str], list[float]] = {}
     for a, b, value in zip(pairs["level_a"].astype(str), pairs["level_b"].astype(str), pairs["value"], strict=True):
         if math.isfinite(value):
@@ -286,4 +290,4 @@ def _cka_grid(layer: str, pairs: pandas.DataFrame, levels: tuple[str, ...]) -> G
     both = [[found.get((a, b)) or found.get((b, a)) or [] for b in levels] for a in levels]
     values = np.array([[np.mean(part) if part else math.nan for part in row] for row in both], np.float64)
     counts = np.array([[len(part) for part in row] for row in both], np.int64)
-    return Grid(layer, "", "", "linear CKA", levels, levels, values, counts)
+    return HeatMapGrid(layer, "", "", "linear CKA", levels, levels, values, counts)

@@ -20,9 +20,8 @@ import pandas
 from numpy.typing import NDArray
 
 from pretune.analysis.load.results import known_definition, stored_definitions
+from pretune.analysis.statistics import Array
 from pretune.search_spaces.metrics import MetricDefinition, scored_by
-
-Array = NDArray[np.float64]
 
 BIASED = (
     "From the sampler's trials, which crowd where scores are good and move all parameters at once: "
@@ -39,10 +38,10 @@ _MOST_BINS = 6
 _FLAT = "every trial scored the same"
 
 
-Method = Literal["PED-ANOVA", "fANOVA"]
+ImportanceMethod = Literal["PED-ANOVA", "fANOVA"]
 
 
-class Trial(NamedTuple):
+class ScoredTrial(NamedTuple):
     """One configuration that a search tried: the mean score over its cells and search seeds."""
 
     values: Mapping[str, Any]  # dotted key -> value; a choice is the position of its option
@@ -57,7 +56,7 @@ class SearchRuns(NamedTuple):
     name: str
     metric: str
     minimize: bool
-    trials: tuple[Trial, ...]  # those whose every replicate finished with a finite score
+    trials: tuple[ScoredTrial, ...]  # those whose every replicate finished with a finite score
     designed: bool = False  # laid out beforehand, not by a sampler that learns
 
 
@@ -88,7 +87,7 @@ class Importance(NamedTuple):
     high: Array
     trials: int
     note: str  # why there are no numbers, where there are none
-    method: Method = "PED-ANOVA"
+    method: ImportanceMethod = "PED-ANOVA"
     top: float = math.nan  # share of the resamples in which the first parameter is first too
 
 
@@ -154,9 +153,9 @@ def _search(
     return SearchRuns(name, metric, direction == "minimize", tuple(trials), designed)
 
 
-def _trial(values: Mapping[str, Any], found: Sequence[tuple[int, float]]) -> Trial:
+def _trial(values: Mapping[str, Any], found: Sequence[tuple[int, float]]) -> ScoredTrial:
     by_seed = {seed: float(np.mean([v for s, v in found if s == seed])) for seed in sorted({s for s, _ in found})}
-    return Trial(values, float(np.mean([value for _, value in found])), len(found), by_seed)
+    return ScoredTrial(values, float(np.mean([value for _, value in found])), len(found), by_seed)
 
 
 def varied(search: SearchRuns) -> tuple[str, ...]:
@@ -216,7 +215,7 @@ def importance(
     ranges: Mapping[str, Any],
     generator: np.random.Generator,
     resamples: int = 20,
-    method: Method = "PED-ANOVA",
+    method: ImportanceMethod = "PED-ANOVA",
 ) -> Importance:
     """Over the parameters that every trial has, by Optuna's evaluators; its spread is that over resampled trials.
 
@@ -259,12 +258,16 @@ def _within(value: Any, described: Mapping[str, Any]) -> bool:
     return bool(value < len(body) if kind == "choice" else body[0] <= value <= body[1])
 
 
-def _flat(trials: Sequence[Trial]) -> bool:
+def _flat(trials: Sequence[ScoredTrial]) -> bool:
     return len({trial.score for trial in trials}) < 2
 
 
 def _shares(
-    search: SearchRuns, trials: Sequence[Trial], names: Sequence[str], ranges: Mapping[str, Any], method: Method
+    search: SearchRuns,
+    trials: Sequence[ScoredTrial],
+    names: Sequence[str],
+    ranges: Mapping[str, Any],
+    method: ImportanceMethod,
 ) -> NDArray[np.float64]:
     """Importances that sum to 1, in the order of `names`; NaN where the evaluator sees no difference at all."""
     space = {name: _distribution(ranges[name]) for name in names}
@@ -279,7 +282,7 @@ def _shares(
     return shares / shares.sum() if shares.sum() > 0 else np.full(len(names), math.nan)
 
 
-def _evaluator(method: Method) -> optuna.importance.BaseImportanceEvaluator:
+def _evaluator(method: ImportanceMethod) -> optuna.importance.BaseImportanceEvaluator:
     if method == "fANOVA":
         return optuna.importance.FanovaImportanceEvaluator(n_trees=_TREES, seed=0)
     return optuna.importance.PedAnovaImportanceEvaluator()

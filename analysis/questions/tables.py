@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from pretune.analysis.load.replicates import (
     FINISHED,
-    Replicate,
+    ReplicateResult,
     held_note,
     independent_values,
     is_probe,
-    replicates,
+    replicate_results,
 )
-from pretune.analysis.load.results import Cell, Published, PublishedValue, ResultsError, StudyHeader
+from pretune.analysis.load.results import PublishedTable, PublishedValue, ResultsError, StoredCell, StudyHeader
 from pretune.analysis.statistics import mean_std, not_distinguishable_from_best, t_interval
 from pretune.search_spaces.metrics import Direction, MetricDefinition, parse
 
@@ -32,7 +32,7 @@ from pretune.search_spaces.metrics import Direction, MetricDefinition, parse
 
 
 @dataclass(frozen=True)
-class Outcome:
+class OutcomeCount:
     """How many of a cell's replicates ended in one way, and why (cause "" where there is nothing to say)."""
 
     outcome: (
@@ -58,7 +58,7 @@ class CellValue:
     high: float
     runs: int  # replicates that finished: fine-tunings, where seeds are nested
     runs_expected: int
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[OutcomeCount, ...]
 
 
 class Tested(NamedTuple):
@@ -92,13 +92,13 @@ class Table:
     notes: tuple[str, ...]
 
 
-def build(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Table:
+def build_table(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Table:
     """The table of `metric`, from the confirm phase's fine-tunings (or probes, for a metric "probe/...").
 
     Rows and columns follow the study's report section: by default all factors but the last, and the last; a factor
     named in neither becomes a row. Raises ResultsError for an unknown factor or a metric that no finished run reports.
     """
-    found = replicates(results, header, metric)
+    found = replicate_results(results, header, metric)
     row_factors, column_factors = _layout(header)
     rows, columns = _labels(header, row_factors), _labels(header, column_factors)
     expected = (header.pretrainings, header.pretrainings if is_probe(metric) else header.replicates)
@@ -165,7 +165,7 @@ def _require_factors(named: Sequence[str], factors: Sequence[str]) -> None:
             raise ResultsError(f"the factor {name!r} stands in the report's rows and columns more than once")
 
 
-def _key(cell: Cell, factors: tuple[str, ...]) -> tuple[str, ...]:
+def _key(cell: StoredCell, factors: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(cell.levels.get(factor, "") for factor in factors)
 
 
@@ -178,15 +178,15 @@ def _labels(header: StudyHeader, factors: tuple[str, ...]) -> tuple[tuple[str, .
     return tuple(labels for labels in product(*orders) if labels in present)
 
 
-def _summary(found: tuple[Replicate, ...], expected: int, runs_expected: int) -> CellValue:
+def _summary(found: tuple[ReplicateResult, ...], expected: int, runs_expected: int) -> CellValue:
     runs = sum(math.isfinite(replicate.value) for replicate in found)
     values = list(independent_values(found).values())
     mean, std, n = mean_std(values) if values else (math.nan, math.nan, 0)
     _, low, high = t_interval(values) if values else (math.nan,) * 3
     ends = Counter((_end(replicate), replicate.cause) for replicate in found)
-    outcomes = [Outcome(outcome, cause, count) for (outcome, cause), count in ends.items()]
+    outcomes = [OutcomeCount(outcome, cause, count) for (outcome, cause), count in ends.items()]
     if len(found) < runs_expected:
-        outcomes.append(Outcome("not run", "", runs_expected - len(found)))
+        outcomes.append(OutcomeCount("not run", "", runs_expected - len(found)))
     return CellValue(mean, std, n, expected, low, high, runs, runs_expected, tuple(outcomes))
 
 
@@ -202,7 +202,7 @@ def _best(
     return tuple(tuple(mean == best[x] for x, mean in enumerate(row)) for row in means)
 
 
-def _not_worse(column: Sequence[tuple[Replicate, ...]], minimize: bool) -> tuple[list[bool | None], Tested]:
+def _not_worse(column: Sequence[tuple[ReplicateResult, ...]], minimize: bool) -> tuple[list[bool | None], Tested]:
     """Whether no other cell of the column is shown to be better, None where that cannot be tested; and the tests."""
     values = [independent_values(found) for found in column]
     seeds = sorted(set().union(*values))
@@ -223,7 +223,7 @@ def _why_untested(y: int, pairs: NDArray[np.int64]) -> str:
     )
 
 
-def _end(replicate: Replicate) -> str:
+def _end(replicate: ReplicateResult) -> str:
     unreported = replicate.outcome == FINISHED and math.isnan(replicate.value)
     return "no value" if unreported else replicate.outcome
 
@@ -251,7 +251,7 @@ def _nested_note(header: StudyHeader, metric: str) -> tuple[str, ...]:
 
 
 def _lay_out_published(
-    every: Sequence[Published], metric: str, rows: Sequence[tuple[str, ...]], columns: Sequence[tuple[str, ...]]
+    every: Sequence[PublishedTable], metric: str, rows: Sequence[tuple[str, ...]], columns: Sequence[tuple[str, ...]]
 ) -> tuple[tuple[tuple[PublishedValue | None, ...], ...] | None, tuple[str, ...]]:
     """Published values in the table's places, and notes on them; a value without a place is said so."""
     published = next((table for table in every if table.metric == metric), None)
@@ -271,6 +271,6 @@ def places(table: Table) -> Iterator[tuple[int, int, CellValue]]:
         yield from ((y, x, value) for x, value in enumerate(row) if value is not None)
 
 
-def inside(ours: CellValue, theirs: PublishedValue) -> bool | None:
+def inside_interval(ours: CellValue, theirs: PublishedValue) -> bool | None:
     """Whether a published mean lies in our 95 % interval; None where we have none."""
     return None if math.isnan(ours.low) else ours.low <= theirs.mean <= ours.high

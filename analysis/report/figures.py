@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 from pretune.analysis.figures import figures
 from pretune.analysis.figures import pairs as figures_pairs
 from pretune.analysis.figures.timeline import timeline_plot
+from pretune.analysis.load.curves import load_curves
 from pretune.analysis.load.replicates import is_probe
 from pretune.analysis.load.results import PublishedValue, StudyHeader, load, load_header, stored_definitions
 from pretune.analysis.load.runs import load_stage_runs
@@ -27,10 +28,10 @@ from pretune.analysis.questions.image_bootstrap import out_of_range
 from pretune.analysis.report import panels
 
 MOST_FORESTS = 4  # searches whose importance is also told by fANOVA, about 2 s each
-MOST = 24  # figures of one group; a study with more cells has them in its table
+MOST_FIGURES = 24  # figures of one group; a study with more cells has them in its table
 
 
-class Group(NamedTuple):
+class FigureGroup(NamedTuple):
     """Figures that one place of the page shows in turn."""
 
     title: str
@@ -46,13 +47,13 @@ class Group(NamedTuple):
         return max(int(figure.layout.height) for _, figure in self.figures)
 
 
-def figure_groups(folder: Path) -> tuple[tuple[Group, ...], tuple[str, ...]]:
+def figure_groups(folder: Path) -> tuple[tuple[FigureGroup, ...], tuple[str, ...]]:
     """Every figure of a study, and notes on those that could not be made. Raises ResultsError."""
     header, results = load_header(folder), load(folder)
     asked = of_metrics(results, header.report.metrics)
     content = json.loads((folder / "study.json").read_text(encoding="utf-8"))
     groups = [*_cells(asked, header), *_over_amounts(asked, header), *_interactions(asked, header)]
-    groups += [*_tradeoffs(asked, header), *_learning(curves.load_curves(folder), header), *_alignment(results, header)]
+    groups += [*_tradeoffs(asked, header), *_learning(load_curves(folder), header), *_alignment(results, header)]
     groups += _targets(folder, content)
     found, notes = _tuned(results, content)
     found += _when(load_stage_runs(folder))
@@ -93,17 +94,17 @@ def of_metrics(results: pandas.DataFrame, metrics: Sequence[str]) -> pandas.Data
     return confirm[first | confirm["metric"].isin(names)]
 
 
-def _when(stage_runs: pandas.DataFrame) -> Iterator[Group]:
+def _when(stage_runs: pandas.DataFrame) -> Iterator[FigureGroup]:
     """The time line, where starts are known."""
     if (found := timeline(stage_runs)) is not None and (figure := timeline_plot(found)) is not None:
         note = f"Each bar is a stage run: {sentence(found)}. Times in which the study was not run are left out."
-        yield Group("When stage runs ran", note, (("all lanes", figure),))
+        yield FigureGroup("When stage runs ran", note, (("all lanes", figure),))
 
 
 # ---------------------------------------------------------------------------------------------------------- cells
 
 
-def _cells(results: pandas.DataFrame, header: StudyHeader) -> Iterator[Group]:
+def _cells(results: pandas.DataFrame, header: StudyHeader) -> Iterator[FigureGroup]:
     theirs = {metric: published_by_cell(results, header, metric) for metric in header.report.metrics}
     dots = {m: cell_dots(results, header, m) for m in header.report.metrics}
     drawn = [(m, figures.dot_plot(dots[m], m, theirs[m])) for m in header.report.metrics]
@@ -115,13 +116,13 @@ def _cells(results: pandas.DataFrame, header: StudyHeader) -> Iterator[Group]:
     )
     note += "".join(f" {said[0].upper() + said[1:]}." for said in outside)
     note += " Stars: published values, with the paper's own standard deviation." * any(map(bool, theirs.values()))
-    yield Group("Every seed", note, tuple(drawn))
-    compared = tuple((table.metric, figures.difference_plot(table)) for table in differences(results, header))
+    yield FigureGroup("Every seed", note, tuple(drawn))
+    compared = tuple((table.metric, figures.difference_plot(table)) for table in difference_tables(results, header))
     note = "Paired over seeds, 95 % t interval; a filled mark has a Holm-corrected p below 0.05."
-    yield Group("Differences to the baseline", note, compared)
+    yield FigureGroup("Differences to the baseline", note, compared)
 
 
-def differences(results: pandas.DataFrame, header: StudyHeader) -> list[against.Differences]:
+def difference_tables(results: pandas.DataFrame, header: StudyHeader) -> list[against.Differences]:
     """The metrics that have any difference to show."""
     if not header.report.baseline:
         return []
@@ -132,7 +133,7 @@ def published_by_cell(results: pandas.DataFrame, header: StudyHeader, metric: st
     """Cell label -> the value that the table shows beside it."""
     if metric not in [table.metric for table in header.published]:
         return {}
-    table = tables.build(results, header, metric)
+    table = tables.build_table(results, header, metric)
     values = {
         row + column: value
         for row, line in zip(table.rows, table.published or (), strict=False)
@@ -143,31 +144,31 @@ def published_by_cell(results: pandas.DataFrame, header: StudyHeader, metric: st
     return {label: value for label, place in places.items() if (value := values.get(place)) is not None}
 
 
-def _over_amounts(results: pandas.DataFrame, header: StudyHeader) -> Iterator[Group]:
+def _over_amounts(results: pandas.DataFrame, header: StudyHeader) -> Iterator[FigureGroup]:
     factor = curves.amount_factor(header)
     if factor is not None:
         theirs = {metric: published_by_cell(results, header, metric) for metric in header.report.metrics}
         made = [curves.amount_curves(results, header, factor, m, theirs[m]) for m in header.report.metrics]
-        yield Group(f"Over {factor}", "", tuple((item.metric, figures.amount_plot(item)) for item in made))
+        yield FigureGroup(f"Over {factor}", "", tuple((item.metric, figures.amount_plot(item)) for item in made))
 
 
-def _interactions(results: pandas.DataFrame, header: StudyHeader) -> Iterator[Group]:
+def _interactions(results: pandas.DataFrame, header: StudyHeader) -> Iterator[FigureGroup]:
     grids = [grid for metric in header.report.metrics for grid in pairs.factor_grids(results, header, metric)]
     note = (
         "Means over seeds and over the levels of the other factors. Where rows differ by a constant, the two factors "
     )
     note += "do not interact."
-    yield Group("Pairs of factors", note, _heat_maps(grids))
+    yield FigureGroup("Pairs of factors", note, _heat_maps(grids))
 
 
-def _tradeoffs(results: pandas.DataFrame, header: StudyHeader) -> Iterator[Group]:
+def _tradeoffs(results: pandas.DataFrame, header: StudyHeader) -> Iterator[FigureGroup]:
     made = [pairs.tradeoff(results, header, x, y) for x, y in combinations(header.report.metrics, 2)]
     drawn = tuple((f"{t.x_name} and {t.y_name}", figures_pairs.tradeoff_plot(t)) for t in made if len(t.labels) > 1)
     note = "Filled: the Pareto front, the cells that no other equals or beats in both metrics by their means. "
-    yield Group("Trade-offs", note + "Bars: one standard deviation over seeds.", drawn[:MOST])
+    yield FigureGroup("Trade-offs", note + "Bars: one standard deviation over seeds.", drawn[:MOST_FIGURES])
 
 
-def _targets(folder: Path, content: Mapping[str, Any]) -> Iterator[Group]:
+def _targets(folder: Path, content: Mapping[str, Any]) -> Iterator[FigureGroup]:
     """Searches for several targets, where the study has any."""
     if (folder / "searches.parquet").is_file():
         tune = content.get("tune") or {}
@@ -175,35 +176,35 @@ def _targets(folder: Path, content: Mapping[str, Any]) -> Iterator[Group]:
         made = pairs.search_tradeoffs(load_searches(folder), target, direction, stored_definitions(content))
         drawn = tuple((name, figures_pairs.tradeoff_plot(item)) for name, item in made.items() if len(item.labels) > 1)
         note = "One mark per configuration that a search tried; filled: the Pareto front of its targets."
-        yield Group("Several targets", note, drawn[:MOST])
+        yield FigureGroup("Several targets", note, drawn[:MOST_FIGURES])
 
 
-def _heat_maps(grids: Sequence[pairs.Grid]) -> tuple[tuple[str, go.Figure], ...]:
-    return tuple((grid.title, figures_pairs.heat_map(grid)) for grid in grids[:MOST])
+def _heat_maps(grids: Sequence[pairs.HeatMapGrid]) -> tuple[tuple[str, go.Figure], ...]:
+    return tuple((grid.title, figures_pairs.heat_map(grid)) for grid in grids[:MOST_FIGURES])
 
 
 # ----------------------------------------------------------------------------------------------- curves, encoders
 
 
-def _learning(rows: pandas.DataFrame, header: StudyHeader) -> Iterator[Group]:
+def _learning(rows: pandas.DataFrame, header: StudyHeader) -> Iterator[FigureGroup]:
     order = [cell.label for cell in header.cells]
     asked = sorted(curves.curve_metrics(rows), key=lambda key: (key[1] != "val/jaccard", key))
-    made = [curves.learning_curves(rows, stage, metric, order) for stage, metric in asked[:MOST]]
+    made = [curves.learning_curves(rows, stage, metric, order) for stage, metric in asked[:MOST_FIGURES]]
     drawn = tuple((f"{item.stage}: {item.metric}", figures.learning_plot(item)) for item in made)
-    yield Group("Learning curves", "Of the confirm phase; click a name in the legend to hide its line.", drawn)
+    yield FigureGroup("Learning curves", "Of the confirm phase; click a name in the legend to hide its line.", drawn)
 
 
-def _alignment(results: pandas.DataFrame, header: StudyHeader) -> Iterator[Group]:
+def _alignment(results: pandas.DataFrame, header: StudyHeader) -> Iterator[FigureGroup]:
     grids = pairs.cka_grids(pairs.cka_rows(results, header))
     drawn = tuple((grid.title, figures_pairs.heat_map(grid, 0.0, 1.0)) for grid in grids)
     note = "Debiased linear CKA of the encoders of two levels, layer by layer, mean over seeds: 1 is equal up to "
-    yield Group("How alike encoders are", note + "rotation and scale, 0 unrelated.", drawn[:MOST])
+    yield FigureGroup("How alike encoders are", note + "rotation and scale, 0 unrelated.", drawn[:MOST_FIGURES])
 
 
 # ----------------------------------------------------------------------------------------------------------- tuning
 
 
-def _tuned(results: pandas.DataFrame, content: Mapping[str, Any]) -> tuple[list[Group], tuple[str, ...]]:
+def _tuned(results: pandas.DataFrame, content: Mapping[str, Any]) -> tuple[list[FigureGroup], tuple[str, ...]]:
     found, ranges = sensitivity.searches(results, content), content.get("ranges") or {}
     responses = [
         (f"{search.name}: {name}", figures.response_plot(sensitivity.response(search, name, ranges)))
@@ -215,7 +216,7 @@ def _tuned(results: pandas.DataFrame, content: Mapping[str, Any]) -> tuple[list[
     drawn = [(line.search, figures_pairs.parallel_plot(line)) for line in lines if len(line.axes) > 2]
     ranked = [
         sensitivity.importance(search, ranges, np.random.default_rng(0), 10, method)
-        for search in found[:MOST]
+        for search in found[:MOST_FIGURES]
         for method in (("PED-ANOVA", "fANOVA") if len(found) <= MOST_FORESTS else ("PED-ANOVA",))
     ]
     shares = tuple((f"{item.search}: {item.method}", figures.importance_plot(item)) for item in ranked if not item.note)
@@ -225,10 +226,10 @@ def _tuned(results: pandas.DataFrame, content: Mapping[str, Any]) -> tuple[list[
     fields = "Mean score of the trials in each field. " + origin
     lines_note = "One line per trial; the last axis is its score. " + origin
     groups = [
-        Group("Sensitivity", origin, tuple(responses[:MOST])),
-        Group("Pairs of parameters", fields, _heat_maps(grids)),
-        Group("Every trial", lines_note, tuple(drawn[:MOST])),
-        Group("Importance", note, shares),
+        FigureGroup("Sensitivity", origin, tuple(responses[:MOST_FIGURES])),
+        FigureGroup("Pairs of parameters", fields, _heat_maps(grids)),
+        FigureGroup("Every trial", lines_note, tuple(drawn[:MOST_FIGURES])),
+        FigureGroup("Importance", note, shares),
     ]
     return groups, _unranked(ranked)
 

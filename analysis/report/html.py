@@ -24,11 +24,11 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from pretune.analysis.load import runs
+from pretune.analysis.load.counts import load_counts
 from pretune.analysis.load.results import ResultsError, StudyHeader, load, load_header
 from pretune.analysis.load.searches import load_notes, load_searches, summaries
 from pretune.analysis.questions import tables
-from pretune.analysis.questions.image_bootstrap import load_counts
-from pretune.analysis.report.figures import differences, figure_groups, of_metrics, write_figures
+from pretune.analysis.report.figures import difference_tables, figure_groups, of_metrics, write_figures
 from pretune.analysis.report.panels import load_panels
 from pretune.analysis.report.tables import (
     component_tables,
@@ -41,7 +41,7 @@ from pretune.analysis.report.tables import (
 from pretune.analysis.text import formats
 from pretune.analysis.text.answer import answer
 
-NAME = "report.html"
+REPORT_NAME = "report.html"
 ASSETS = Path(__file__).parent / "assets"
 RELOAD_SECONDS = 5.0
 
@@ -51,13 +51,15 @@ def write(folder: Path, live: bool = False) -> Path:
 
     Raises ResultsError where the stored results cannot be read.
     """
-    path = folder / NAME
-    temporary = path.with_name(f".{NAME}.tmp")
-    temporary.write_text(build(folder, live), encoding="utf-8", errors="backslashreplace")  # as names in old results
+    path = folder / REPORT_NAME
+    temporary = path.with_name(f".{REPORT_NAME}.tmp")
+    temporary.write_text(
+        build_page(folder, live), encoding="utf-8", errors="backslashreplace"
+    )  # as names in old results
     return temporary.replace(path)
 
 
-def build(folder: Path, live: bool = False) -> str:
+def build_page(folder: Path, live: bool = False) -> str:
     """The page of a study's stored results. Raises ResultsError as `write` does."""
     header, everything, stage_runs = load_header(folder), load(folder), runs.load_stage_runs(folder)
     groups, notes = figure_groups(folder)
@@ -73,19 +75,19 @@ def build(folder: Path, live: bool = False) -> str:
         answers=[(metric, answer(results, header, metric)) for metric in metrics],
         facts=facts(everything, stage_runs, header),
         tables=[
-            *(Markup(formats.to_html(tables.build(results, header, metric))) for metric in metrics),
+            *(Markup(formats.to_html(tables.build_table(results, header, metric))) for metric in metrics),
             *(Markup(formats.to_html(table)) for table in fold_tables(results, header)),
         ],
         intervals=[Markup(formats.to_html(table)) for table in interval_tables(results, header, load_counts(folder))],
-        differences=[Markup(formats.to_html(table)) for table in differences(results, header)],
+        differences=[Markup(formats.to_html(table)) for table in difference_tables(results, header)],
         marginal=[Markup(formats.to_html(table)) for table in marginal_tables(everything, header)],
         effects=[(Markup(formats.to_html(table)), said) for table, said in effect_tables(results, header)],
         components=[Markup(formats.to_html(table)) for table in component_tables(results, header)],
         groups=groups,
         figure_notes=notes,
         panels=panels,
-        costs=[_cost_row(cost) for cost in runs.costs(stage_runs)],
-        machines=runs.machines(stage_runs),
+        costs=[_cost_row(cost) for cost in runs.stage_costs(stage_runs)],
+        machines=runs.hardware(stage_runs),
         failures=runs.failures(everything),
         searches=searched,
         study_notes=load_notes(folder),
@@ -123,7 +125,7 @@ def watch(folder: Path, say: Callable[[str], None], seconds: float = 2.0) -> Non
 def _watched(folder: Path, ended: bool) -> str:
     """Write what there is to show, and say so."""
     if not (folder / "results.parquet").is_file():
-        return progress(folder) or str(folder / NAME) + " is written as soon as results are stored"
+        return progress(folder) or str(folder / REPORT_NAME) + " is written as soon as results are stored"
     return f"{time.strftime('%H:%M:%S')} {write(folder, live=not ended)}"
 
 
@@ -155,16 +157,16 @@ def facts(results: pandas.DataFrame, stage_runs: pandas.DataFrame, header: Study
         *seeds,
         ("stage runs", f"{len(ended):,}"),
         ("did not finish", f"{failed:,}"),
-        ("work", duration(float(stage_runs["seconds"].sum()))),
+        ("work", readable_seconds(float(stage_runs["seconds"].sum()))),
     ]
 
 
 def _cost_row(cost: runs.Cost) -> list[str]:
     size = f"{cost.bytes / 1e6:,.1f} MB"
-    return [cost.stage, f"{cost.runs:,}", duration(cost.seconds), duration(cost.mean_seconds), size]
+    return [cost.stage, f"{cost.runs:,}", readable_seconds(cost.seconds), readable_seconds(cost.mean_seconds), size]
 
 
-def duration(seconds: float) -> str:
+def readable_seconds(seconds: float) -> str:
     """'4.2 s', '12 min', '3 h 5 min'."""
     if seconds < 60:
         return f"{seconds:.1f} s"
@@ -249,4 +251,4 @@ def _version() -> str:
         return "(not installed)"
 
 
-__all__ = ["build", "watch", "write", "write_figures"]
+__all__ = ["build_page", "watch", "write", "write_figures"]

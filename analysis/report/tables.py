@@ -10,18 +10,19 @@ import pandas
 from rich.console import RenderableType
 from rich.text import Text
 
+from pretune.analysis.load.counts import Counts, load_counts
 from pretune.analysis.load.results import StudyHeader, load, load_header
 from pretune.analysis.load.searches import load_notes, load_searches, summaries
 from pretune.analysis.questions.components import Components, components
 from pretune.analysis.questions.differences import Differences, differences
 from pretune.analysis.questions.effects import Effects, effects, sentences
 from pretune.analysis.questions.folds import Folds, over_folds
-from pretune.analysis.questions.image_bootstrap import Counts, Intervals, intervals, load_counts
+from pretune.analysis.questions.image_bootstrap import Intervals, intervals
 from pretune.analysis.questions.marginal import marginal_effects
-from pretune.analysis.questions.tables import Table, build
+from pretune.analysis.questions.tables import Table, build_table
 from pretune.analysis.text import formats
 from pretune.analysis.text.csv import joined
-from pretune.analysis.text.grids import Shown
+from pretune.analysis.text.grids import AnyTable
 
 
 class Tables(NamedTuple):
@@ -40,7 +41,7 @@ def all_tables(results: pandas.DataFrame, header: StudyHeader, counts: Mapping[s
     """The tables of a study's results; `counts`: of single test images, by fingerprint. Raises ResultsError."""
     metrics = header.report.metrics
     return Tables(
-        tuple(build(results, header, metric) for metric in metrics),
+        tuple(build_table(results, header, metric) for metric in metrics),
         fold_tables(results, header),
         interval_tables(results, header, counts),
         tuple(differences(results, header, metric) for metric in metrics if header.report.baseline),
@@ -98,8 +99,8 @@ def write_tables(folder: Path) -> list[RenderableType]:
     """
     results, header = load(folder), load_header(folder)
     found = all_tables(results, header, load_counts(folder))
-    shown: list[Shown] = [table for kind in found for table in kind]
-    text = _markdown(header, shown) + searched(folder)
+    shown: list[AnyTable] = [table for kind in found for table in kind]
+    text = _markdown(header, shown) + searches_as_text(folder)
     (folder / "table.md").write_text(text, encoding="utf-8", errors="backslashreplace")  # as names in old notes
     (folder / "table.tex").write_text("\n".join(map(formats.to_latex, shown)), encoding="utf-8")
     _write_csv(folder / "table.csv", found.values)
@@ -115,11 +116,11 @@ def write_tables(folder: Path) -> list[RenderableType]:
         if table.rows
         for sentence in sentences(table) or table.notes
     ]
-    first: list[Shown] = [*found.values, *found.folds, *found.differences, *found.marginal]
+    first: list[AnyTable] = [*found.values, *found.folds, *found.differences, *found.marginal]
     return [*map(formats.to_rich, first), *said, *map(formats.to_rich, found.components)]
 
 
-def searched(folder: Path) -> str:
+def searches_as_text(folder: Path) -> str:
     """What the searches asked and found out, and what should be known beside the table, as lists in Markdown."""
     parts = {"Searches": [search.sentence for search in summaries(load_searches(folder))], "Notes": load_notes(folder)}
     return "".join(
@@ -129,7 +130,7 @@ def searched(folder: Path) -> str:
     )
 
 
-def _write_csv(path: Path, tables: Sequence[Shown]) -> None:
+def _write_csv(path: Path, tables: Sequence[AnyTable]) -> None:
     """What an earlier report wrote and this one has not is taken away."""
     if tables:
         path.write_text(joined(tables), encoding="utf-8")
@@ -137,12 +138,12 @@ def _write_csv(path: Path, tables: Sequence[Shown]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _markdown(header: StudyHeader, shown: Sequence[Shown]) -> str:
+def _markdown(header: StudyHeader, shown: Sequence[AnyTable]) -> str:
     question = f"{header.question}\n\n" if header.question else ""
     return f"# {header.study}\n\n{question}" + "\n\n".join(map(_section, shown)) + "\n"
 
 
-def _section(table: Shown) -> str:
+def _section(table: AnyTable) -> str:
     """A table, and beneath an analysis of variance what it says."""
     said = sentences(table) if isinstance(table, Effects) and table.rows else ()
     return formats.to_markdown(table) + "".join(f"\n{sentence}\n" for sentence in said)

@@ -14,10 +14,10 @@ from pretune.analysis.questions.differences import Differences, differences
 from pretune.analysis.questions.dots import cell_dots
 from pretune.analysis.questions.effects import effects, main_effects
 from pretune.analysis.questions.image_bootstrap import out_of_range
-from pretune.analysis.questions.tables import CellValue, Table, build
+from pretune.analysis.questions.tables import CellValue, Table, build_table
+from pretune.analysis.statistics import ALPHA
 from pretune.analysis.text.grids import difference_digits, table_digits
 
-ALPHA = 0.05
 _SELECTED = (
     "Every interval here is of one number alone: of the best of several cells, or the largest of several differences, "
     "it covers in less than 95 % of studies."
@@ -46,11 +46,11 @@ def answer(results: pandas.DataFrame, header: StudyHeader, metric: str) -> tuple
 
 def _table(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Table:
     """The report's table; one of a single row is turned, so that its cells are compared with one another."""
-    table = build(results, header, metric)
+    table = build_table(results, header, metric)
     if len(table.rows) > 1 or len(table.columns) == 1:
         return table
     turned = replace(header.report, rows=table.column_factors, columns=table.row_factors)
-    return build(results, replace(header, report=turned, published=()), metric)
+    return build_table(results, replace(header, report=turned, published=()), metric)
 
 
 def _columns(table: Table) -> Iterator[str]:

@@ -14,11 +14,11 @@ from pretune.analysis.questions.differences import Difference, Differences
 from pretune.analysis.questions.effects import Effect, Effects
 from pretune.analysis.questions.folds import FoldMean, Folds
 from pretune.analysis.questions.image_bootstrap import CellInterval, Intervals
-from pretune.analysis.questions.tables import CellValue, Table, inside, places
-from pretune.analysis.text.grids import Shown
+from pretune.analysis.questions.tables import CellValue, Table, inside_interval, places
+from pretune.analysis.text.grids import AnyTable
 
 
-def to_csv(table: Shown) -> str:
+def to_csv(table: AnyTable) -> str:
     """One row per cell, comparison, effect or component.
 
     A table: row factors, column factors, metric, mean, std, n, n_expected, the 95 % interval of the mean, the runs
@@ -31,7 +31,7 @@ def to_csv(table: Shown) -> str:
     return text.getvalue()
 
 
-def joined(tables: Iterable[Shown]) -> str:
+def joined(tables: Iterable[AnyTable]) -> str:
     """One CSV of several tables of a kind. Columns that only some have, as of published values, come last in those."""
     parts = [list(_rows(table)) for table in tables]
     head = max((part[0] for part in parts), key=len)
@@ -41,7 +41,7 @@ def joined(tables: Iterable[Shown]) -> str:
     return text.getvalue()
 
 
-def _rows(table: Shown) -> Iterable[list[str]]:
+def _rows(table: AnyTable) -> Iterable[list[str]]:
     if isinstance(table, Table):
         return _table(table)
     if isinstance(table, Folds):
@@ -78,7 +78,7 @@ def _table(table: Table) -> Iterable[list[str]]:
 def _against(ours: CellValue, theirs: PublishedValue | None) -> list[Any]:
     if theirs is None:
         return [None] * 4
-    return [theirs.mean, theirs.std, ours.mean - theirs.mean, inside(ours, theirs)]
+    return [theirs.mean, theirs.std, ours.mean - theirs.mean, inside_interval(ours, theirs)]
 
 
 def _field(value: Any) -> str:

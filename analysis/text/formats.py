@@ -9,14 +9,14 @@ import rich.table
 from pylatexenc.latexencode import UnicodeToLatexEncoder
 from rich.text import Text
 
-from pretune.analysis.text.grids import Grid, Shown, grid
+from pretune.analysis.text.grids import AnyTable, TextGrid, text_grid
 
 _NOTHING = "nothing to show yet"
 
 
-def to_markdown(table: Shown) -> str:
+def to_markdown(table: AnyTable) -> str:
     """A pipe table with its caption above and its notes below; ends in a newline."""
-    laid = grid(table)
+    laid = text_grid(table)
     if not laid.body:
         return "\n".join([_pipe(laid.caption), "", *(f"- {_pipe(note)}" for note in laid.notes or (_NOTHING,))]) + "\n"
     rows = [[_pipe(cell) for cell in row] for row in _embolden(laid, "**{}**".format)]
@@ -26,12 +26,12 @@ def to_markdown(table: Shown) -> str:
     return "\n".join([_pipe(laid.caption), "", *lines, *(["", *notes] if notes else [])]) + "\n"
 
 
-def to_latex(table: Shown) -> str:
+def to_latex(table: AnyTable) -> str:
     """A `table` environment in booktabs style; ends in a newline. Needs \\usepackage{booktabs}.
 
     A table that is wider than a line of text is scaled to it, which needs \\usepackage{graphicx} too.
     """
-    laid = grid(table)
+    laid = text_grid(table)
     if not laid.body:
         return f"% {_tex(laid.caption)}: {_tex('; '.join(laid.notes) or _NOTHING)}\n"
     escaped = laid._replace(body=tuple(tuple(map(_tex, row)) for row in laid.body))
@@ -56,9 +56,9 @@ def to_latex(table: Shown) -> str:
     return "\n".join(lines) + "\n"
 
 
-def to_html(table: Shown) -> str:
+def to_html(table: AnyTable) -> str:
     """A `table` element: caption above, notes in its foot, best of each column in <strong>; all text is escaped."""
-    laid = grid(table)
+    laid = text_grid(table)
     if not laid.body:
         said = html.escape("; ".join(laid.notes) or _NOTHING)
         return f'<p class="how">{html.escape(laid.caption)}: {said}</p>\n'
@@ -80,9 +80,9 @@ def _html_row(cells: Sequence[str], left: int) -> str:
     return f"<tr>{labels}{''.join(f'<td>{cell}</td>' for cell in cells[left:])}</tr>"
 
 
-def to_rich(table: Shown) -> rich.table.Table | Text:
+def to_rich(table: AnyTable) -> rich.table.Table | Text:
     """The table for a terminal: best of each column bold, published numbers beneath ours, notes below."""
-    laid = grid(table, beneath=True)
+    laid = text_grid(table, beneath=True)
     if not laid.body:
         return Text(f"{laid.caption}: {'; '.join(laid.notes) or _NOTHING}")
     title = Text(f"{table.study}: {table.metric}", style="bold")
@@ -97,7 +97,7 @@ def to_rich(table: Shown) -> rich.table.Table | Text:
     return pretty
 
 
-def _embolden(grid: Grid, bold: Callable[[str], str]) -> list[list[str]]:
+def _embolden(grid: TextGrid, bold: Callable[[str], str]) -> list[list[str]]:
     return [
         [bold(text) if (y, x) in grid.bold else text for x, text in enumerate(row)] for y, row in enumerate(grid.body)
     ]

@@ -15,14 +15,14 @@ from pretune.analysis.questions.differences import Difference, Differences
 from pretune.analysis.questions.effects import Effect, Effects, effect_digits
 from pretune.analysis.questions.folds import FoldMean, Folds
 from pretune.analysis.questions.image_bootstrap import CellInterval, Intervals, out_of_range
-from pretune.analysis.questions.tables import CellValue, Outcome, Table, inside, places
+from pretune.analysis.questions.tables import CellValue, OutcomeCount, Table, inside_interval, places
 
-Shown = Table | Folds | Intervals | Differences | Effects | Components
+AnyTable = Table | Folds | Intervals | Differences | Effects | Components
 _WIDE = 0.5  # of an interval, in shares of the metric's range
 RIVAL = " ≈"  # beside a cell that is not shown to be worse than its column's best
 
 
-class Grid(NamedTuple):
+class TextGrid(NamedTuple):
     """A table as text: what every written format shares."""
 
     caption: str
@@ -33,7 +33,7 @@ class Grid(NamedTuple):
     notes: tuple[str, ...]
 
 
-def grid(table: Shown, beneath: bool = False) -> Grid:
+def text_grid(table: AnyTable, beneath: bool = False) -> TextGrid:
     """`beneath` puts published values under ours in place of beside them."""
     if isinstance(table, Table):
         return _table_grid(table, beneath)
@@ -46,7 +46,7 @@ def grid(table: Shown, beneath: bool = False) -> Grid:
     return _effects_grid(table) if isinstance(table, Effects) else _components_grid(table)
 
 
-def _table_grid(table: Table, beneath: bool) -> Grid:
+def _table_grid(table: Table, beneath: bool) -> TextGrid:
     digits, common = table_digits(table), _common_n(table)
     footnotes = _footnotes(table)
     marks = {place: _superscript(number) for number, place in enumerate(footnotes, start=1)}
@@ -60,7 +60,7 @@ def _table_grid(table: Table, beneath: bool) -> Grid:
     best = frozenset((y, len(labels[0]) + step * x) for y, x, _ in places(table) if table.best[y][x])
     left = list(table.row_factors) or [""]
     notes = [f"{marks[place]} {text}" for place, text in footnotes.items()]
-    return Grid(
+    return TextGrid(
         _caption(table, common), len(left), (*left, *_head(table, beneath)), tuple(map(tuple, body)), best,
         (
             *_rivals_note(table), *_published_note(table), *_single_note(table), *_no_spread_note(table),
@@ -99,16 +99,16 @@ def _agreement(table: Table, ours: CellValue | None, theirs: PublishedValue | No
     """' (−0.006, inside)': ours minus published, and where the published mean lies."""
     if ours is None or theirs is None or not ours.n:
         return ""
-    where = {None: "", True: ", inside", False: ", outside"}[inside(ours, theirs)]
+    where = {None: "", True: ", inside", False: ", outside"}[inside_interval(ours, theirs)]
     return f" ({number(ours.mean - theirs.mean, table_digits(table), table.percent, sign=True)}{where})"
 
 
-def _folds_grid(table: Folds) -> Grid:
+def _folds_grid(table: Folds) -> TextGrid:
     digits = decimals([row.std for row in table.rows if row.std > 0])
     unit = ", percent" if table.percent else ""
     caption = f"{table.metric}{unit}: mean ± standard deviation over folds (factor {table.factor})"
     body = tuple((row.cell, _over_folds(row, digits, table.percent), str(row.folds)) for row in table.rows)
-    return Grid(caption, 1, ("cell", "mean ± std", "folds"), body, frozenset(), table.notes)
+    return TextGrid(caption, 1, ("cell", "mean ± std", "folds"), body, frozenset(), table.notes)
 
 
 def _over_folds(row: FoldMean, digits: int, percent: bool) -> str:
@@ -118,12 +118,12 @@ def _over_folds(row: FoldMean, digits: int, percent: bool) -> str:
     return f"{number(row.mean, digits, percent)} ± {std}"
 
 
-def _intervals_grid(table: Intervals) -> Grid:
+def _intervals_grid(table: Intervals) -> TextGrid:
     digits = decimals([row.high - row.mean for row in table.rows if row.high > row.mean])
     caption = f"{table.metric}{', percent' * table.percent}: mean and 95 % intervals, over seeds and over test images"
     head = ("cell", "mean", "over seeds", "n", "over test images", "images")
     body = tuple(_interval_row(row, digits, table.percent) for row in table.rows)
-    return Grid(caption, 1, head, body, frozenset(), table.notes)
+    return TextGrid(caption, 1, head, body, frozenset(), table.notes)
 
 
 def _interval_row(row: CellInterval, digits: int, percent: bool) -> tuple[str, ...]:
@@ -141,7 +141,7 @@ def _interval_row(row: CellInterval, digits: int, percent: bool) -> tuple[str, .
     )
 
 
-def _differences_grid(table: Differences) -> Grid:
+def _differences_grid(table: Differences) -> TextGrid:
     digits = difference_digits(table)
     unit = ", percentage points" if table.percent else ""
     what = f"{table.metric}: paired difference to {table.baseline}{unit}"
@@ -157,7 +157,7 @@ def _differences_grid(table: Differences) -> Grid:
             *notes,
         )
     body = tuple(_difference_row(row, digits, table.percent, table.margin is not None) for row in table.rows)
-    return Grid(caption, 1, tuple(head), body, frozenset(), notes)
+    return TextGrid(caption, 1, tuple(head), body, frozenset(), notes)
 
 
 def _difference_row(row: Difference, digits: int, percent: bool, equivalence: bool) -> tuple[str, ...]:
@@ -172,7 +172,7 @@ def _difference_row(row: Difference, digits: int, percent: bool, equivalence: bo
     return row.cell, difference, interval, p_value(row.p_holm), *same, str(row.n)
 
 
-def _effects_grid(table: Effects) -> Grid:
+def _effects_grid(table: Effects) -> TextGrid:
     unit = ", percentage points" if table.percent else ""
     caption = f"{table.metric}: main effects and interactions, repeated-measures ANOVA with seeds as blocks "
     caption += f"(n={table.n}), p after Holm over this metric's effects"
@@ -184,7 +184,7 @@ def _effects_grid(table: Effects) -> Grid:
         "size: largest minus smallest term of the effect (of two levels: the difference of their means); degrees of "
         "freedom and p are after Greenhouse and Geisser's correction where a factor has more than two levels",
     )
-    return Grid(caption, 1, head, body, frozenset(), (*(explained if body else ()), *table.notes))
+    return TextGrid(caption, 1, head, body, frozenset(), (*(explained if body else ()), *table.notes))
 
 
 def _effect_row(row: Effect, p_holm: float, digits: int, percent: bool) -> tuple[str, ...]:
@@ -193,12 +193,12 @@ def _effect_row(row: Effect, p_holm: float, digits: int, percent: bool) -> tuple
     return " × ".join(row.factors), number(row.size, digits, percent), f, degrees, p_value(row.p), p_value(p_holm), eta
 
 
-def _components_grid(table: Components) -> Grid:
+def _components_grid(table: Components) -> TextGrid:
     unit = ", percentage points" if table.percent else ""
     head = ("where", "source of spread", f"std{unit}", "share of the variance", "95 % interval", "n")
     digits = decimals([row.std for row in table.rows])
     body = tuple(_component_row(row, digits, table.percent) for row in table.rows)
-    return Grid(f"{table.metric}: where the spread comes from", 2, head, body, frozenset(), table.notes)
+    return TextGrid(f"{table.metric}: where the spread comes from", 2, head, body, frozenset(), table.notes)
 
 
 def _component_row(row: Component, digits: int, percent: bool) -> tuple[str, ...]:
@@ -301,7 +301,11 @@ def _published_note(table: Table) -> tuple[str, ...]:
         if (theirs := table.published[y][x]) is not None and value.n > 1
     ]
     most = _WIDE * table.definition.span
-    wide = [_name(table, y, x) for y, x, ours, theirs in pairs if inside(ours, theirs) and ours.high - ours.low > most]
+    wide = [
+        _name(table, y, x)
+        for y, x, ours, theirs in pairs
+        if inside_interval(ours, theirs) and ours.high - ours.low > most
+    ]
     said = [
         "published, in brackets: ours minus published, and whether the published mean is inside our 95 % t interval"
     ]
@@ -337,7 +341,7 @@ def _name(table: Table, y: int, x: int) -> str:
     return " ".join(f"{factor}={level}" for factor, level in zip(factors, levels, strict=True) if level) or "all"
 
 
-def _why(outcome: Outcome) -> str:
+def _why(outcome: OutcomeCount) -> str:
     return f"{outcome.count} {outcome.outcome}" + (f" ({outcome.cause})" if outcome.cause else "")
 
 

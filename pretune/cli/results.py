@@ -40,7 +40,7 @@ def report(folder: Path, html: bool, watch: bool, figures: str | None, cache: Pa
             console.print(f"[dim]images left out of the report: {missing}[/]", highlight=False)
     print_report(folder, console, html)
     if html:
-        console.print(f"report  {folder / report_html.NAME}", highlight=False, soft_wrap=True)
+        console.print(f"report  {folder / report_html.REPORT_NAME}", highlight=False, soft_wrap=True)
     if figures:
         console.print(f"{len(report_figures.write_figures(folder, figures))} figures in {folder / 'figures'}")
 
@@ -84,13 +84,14 @@ def compare(first: Path, second: Path, metric: str | None, markdown: Path | None
     pretune compare runs/simclr runs/byol
     pretune compare runs/simclr runs/byol --metric test/dice --markdown comparison.md
     """
-    from pretune.analysis.questions import compare as comparing
+    from pretune.analysis.questions.compare import compare_folders
+    from pretune.analysis.text.comparison import comparison_markdown, comparison_table
 
-    found = comparing.compare_folders(first, second, metric)
+    found = compare_folders(first, second, metric)
     for item in found:
-        Console().print(comparing.to_rich(item))
+        Console().print(comparison_table(item))
     if markdown is not None:
-        markdown.write_text("\n".join(map(comparing.to_markdown, found)), encoding="utf-8")
+        markdown.write_text("\n".join(map(comparison_markdown, found)), encoding="utf-8")
 
 
 @click.command()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pretune.analysis.load.replicates import independent_values, replicates
+from pretune.analysis.load.replicates import independent_values, replicate_results
 from pretune.analysis.load.results import ResultsError, StudyHeader, load, load_header
 from pretune.analysis.statistics import mean_std
 from pretune.model.predict import Model
@@ -87,7 +87,7 @@ def _scores(model: Model, study: Path) -> list[str]:
 
 
 def _score(header: StudyHeader, results: Any, metric: str, model: Model) -> str:
-    found = replicates(results, header, metric)[model.card["cell"]]
+    found = replicate_results(results, header, metric)[model.card["cell"]]
     values = list(independent_values(found).values())
     own = model.card["scores"].get(metric)
     shown = "–" if own is None else f"{own:.4f}"

@@ -10,7 +10,7 @@ from studies import JACCARD, write_study
 
 from pretune.analysis.load.results import ResultsError, load
 from pretune.analysis.load.runs import load_stage_runs
-from pretune.analysis.report.html import build as build_page
+from pretune.analysis.report.html import build_page
 from pretune.analysis.report.html import write as write_page
 from pretune.analysis.report.tables import write_tables
 from pretune.cli import main

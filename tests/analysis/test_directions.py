@@ -14,7 +14,7 @@ from studies import write_study
 from pretune.analysis.load.results import ResultsError, load, load_header
 from pretune.analysis.questions.compare import compare_folders
 from pretune.analysis.questions.pairs import tradeoff
-from pretune.analysis.questions.tables import build
+from pretune.analysis.questions.tables import build_table
 from pretune.analysis.report.tables import write_tables
 from pretune.analysis.text.answer import answer
 from pretune.search_spaces.metrics import DEFINITIONS, to_json
@@ -39,7 +39,7 @@ def test_the_higher_jaccard_of_a_class_is_the_best_whatever_the_class_is_called(
     folder = study(tmp_path / "a", metric, percent=True, columns=[])
     store(folder, {metric: to_json(DEFINITIONS["SPLIT/jaccard/CLASS"])} if stored else {})
     results, header = load(folder), load_header(folder)
-    table = build(results, header, metric)
+    table = build_table(results, header, metric)
     assert [row[0] for row in table.best] == [True, False]
     assert table.percent
     assert f"encoder=good has the highest mean {metric}: 55.0 %" in answer(results, header, metric)[0]
@@ -60,7 +60,7 @@ def test_a_trade_off_has_its_front_where_values_are_better(tmp_path):
 def test_what_the_study_stored_holds_whatever_the_table_says_by_now(tmp_path):
     folder = study(tmp_path, "test/jaccard", columns=[])
     store(folder, {"test/jaccard": to_json(DEFINITIONS["SPLIT/jaccard"]._replace(direction="minimize"))})
-    assert [row[0] for row in build(load(folder), load_header(folder), "test/jaccard").best] == [False, True]
+    assert [row[0] for row in build_table(load(folder), load_header(folder), "test/jaccard").best] == [False, True]
 
 
 def test_a_metric_of_an_unknown_direction_is_said_by_name(tmp_path):

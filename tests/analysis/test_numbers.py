@@ -17,7 +17,7 @@ import pytest
 from scipy import stats
 from studies import JACCARD, label_of, write_study
 
-from pretune.analysis.report.html import build as build_page
+from pretune.analysis.report.html import build_page
 from pretune.analysis.report.tables import write_tables
 
 FACTORS = {"encoder": ["unfrozen", "frozen"], "skip": ["true", "false"], "labels": ["all", "1%"]}

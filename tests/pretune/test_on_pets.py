@@ -12,8 +12,9 @@ from browser import browse, find
 from inline import run_inline
 from PIL import Image
 
+from pretune.analysis.load.counts import load_counts
 from pretune.analysis.load.results import load, load_header
-from pretune.analysis.questions.image_bootstrap import intervals, load_counts
+from pretune.analysis.questions.image_bootstrap import intervals
 from pretune.analysis.report.html import write
 from pretune.analysis.report.panels import load_panels
 from pretune.cli import main

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from pretune.analysis.questions.image_bootstrap import load_counts
+from pretune.analysis.load.counts import load_counts
 from pretune.results.changes import differing
 from pretune.run import Ended, Options, only_driver, run_study
 from pretune.search_spaces.resolve import from_dict

@@ -14,7 +14,8 @@ from scipy import stats
 from studies import JACCARD, write_study
 
 from pretune.analysis.load.results import ResultsError
-from pretune.analysis.questions.compare import compare_folders, different_settings, to_markdown, to_rich, welch
+from pretune.analysis.questions.compare import compare_folders, different_settings, welch
+from pretune.analysis.text.comparison import comparison_markdown, comparison_table
 
 FACTORS = {"a": ["x", "y", "z"]}
 
@@ -76,8 +77,8 @@ def test_settings_that_differ_are_named_without_those_that_do_not_matter(two):
 def test_the_comparison_reads_the_same_in_terminal_and_markdown(two):
     (found,) = compare_folders(*two, JACCARD)
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(to_rich(found))
-    terminal, markdown = console.export_text(), to_markdown(found)
+    console.print(comparison_table(found))
+    terminal, markdown = console.export_text(), comparison_markdown(found)
     for text in (
         "0.520 ± 0.020 (3)",
         "0.400 ± – (1)",
@@ -97,7 +98,7 @@ def test_long_names_are_letters_that_fit_a_narrow_terminal_and_are_told_whole_be
         (folder / "study.json").write_text(json.dumps(header | {"study": "same"}))
     (found,) = compare_folders(*two)
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(to_rich(found))
+    console.print(comparison_table(found))
     text = console.export_text()
     assert "…" not in text
     assert all(
@@ -120,11 +121,11 @@ def test_studies_that_share_runs_are_not_called_independent(two):
     rename_runs(two[1], lambda run: run if run in ("run000000", "run000001") else f"new {run}")
     (found,) = compare_folders(*two)
     assert found.shared.startswith("the studies share 2 confirmed stage runs (2 finetune) of 7 and 4: they are not")
-    assert found.shared in to_markdown(found)
+    assert found.shared in comparison_markdown(found)
     rename_runs(two[1], "all new {}".format)
     (found,) = compare_folders(*two)
     assert found.shared == ""
-    assert "share" not in to_markdown(found)
+    assert "share" not in comparison_markdown(found)
 
 
 def test_a_study_beside_itself_is_said_to_be_that(two):
@@ -137,7 +138,7 @@ def test_two_studies_in_percent_are_compared_in_percent(two):
         header = json.loads((folder / "study.json").read_text())
         header["report"]["percent"] = True
         (folder / "study.json").write_text(json.dumps(header))
-    text = to_markdown(compare_folders(*two)[0])
+    text = comparison_markdown(compare_folders(*two)[0])
     assert "| a=x | 52.0 ± 2.0 (3) | 72.3 ± 2.5 (3) | +20.3 |" in text
     assert "mean ± standard deviation (n), percent" in text
 

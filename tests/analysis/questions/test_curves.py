@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from studies import JACCARD, write_study
 
 from pretune.analysis import load, load_header
+from pretune.analysis.load.curves import load_curves
 from pretune.analysis.load.results import ResultsError
 from pretune.analysis.questions.curves import (
     amount_curves,
@@ -18,7 +19,6 @@ from pretune.analysis.questions.curves import (
     band,
     curve_metrics,
     learning_curves,
-    load_curves,
 )
 
 LABELS = {"encoder": ["frozen", "free"], "labels": ["all", "10%", "1%"]}

@@ -8,9 +8,10 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, jaccard_score, precision_score, recall_score
 from studies import JACCARD, write_study
 
+from pretune.analysis.load.counts import Counts, load_counts
 from pretune.analysis.load.results import ResultsError, load, load_header
-from pretune.analysis.questions.image_bootstrap import RESAMPLES, Counts, image_interval, intervals, load_counts, score
-from pretune.analysis.report.html import build
+from pretune.analysis.questions.image_bootstrap import RESAMPLES, image_interval, intervals, score
+from pretune.analysis.report.html import build_page
 from pretune.analysis.report.tables import write_tables
 
 CLASSES = ("background", "pet", "edge")
@@ -133,7 +134,7 @@ def test_every_cell_has_both_intervals_in_every_format(study):
         assert row.image_low < row.mean < row.image_high
     write_tables(study)
     shown = f"{table.rows[0].image_low:.3f} to {table.rows[0].image_high:.3f}"
-    for text in ((study / "table.md").read_text(), (study / "table.tex").read_text(), build(study)):
+    for text in ((study / "table.md").read_text(), (study / "table.tex").read_text(), build_page(study)):
         assert shown in text
         assert "for these trained models" in text
     kept = pandas.read_csv(study / "intervals.csv")

@@ -24,8 +24,8 @@ from pretune.analysis.questions.pairs import (
     tradeoff,
     trial_grids,
 )
-from pretune.analysis.questions.sensitivity import SearchRuns, Trial
-from pretune.analysis.questions.tables import build
+from pretune.analysis.questions.sensitivity import ScoredTrial, SearchRuns
+from pretune.analysis.questions.tables import build_table
 from pretune.analysis.report.figures import figure_groups, published_by_cell
 
 LR, BATCH = "finetune.optimizer.lr", "finetune.batch_size"
@@ -73,14 +73,14 @@ def test_a_pair_without_a_whole_grid_and_a_factor_with_one_level_have_none(tmp_p
 # ------------------------------------------------------------------------------------------------------ parameters
 
 
-def searched(count=12, minimize=False):
+def searches_as_text(count=12, minimize=False):
     """Scores equal the position; rates rise by a factor of two, batch sizes take turns."""
-    trials = [Trial({LR: 1e-3 * 2**i, BATCH: i % 2}, float(i), 1) for i in range(count)]
+    trials = [ScoredTrial({LR: 1e-3 * 2**i, BATCH: i % 2}, float(i), 1) for i in range(count)]
     return SearchRuns("s", "val/loss" if minimize else "val/jaccard", minimize, tuple(trials))
 
 
 def test_fields_of_two_parameters_hold_the_mean_score_of_their_trials():
-    (grid,) = trial_grids(searched(), RANGES)
+    (grid,) = trial_grids(searches_as_text(), RANGES)
     assert grid.counts.sum() == 12
     assert (grid.row_name, grid.column_name, grid.columns) == (LR, BATCH, ("8", "16"))
     assert np.nansum(grid.values * grid.counts) == sum(range(12))
@@ -90,7 +90,7 @@ def test_fields_of_two_parameters_hold_the_mean_score_of_their_trials():
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 3), st.floats(-1, 1)), min_size=2, max_size=40))
 def test_every_trial_is_in_one_field_whatever_the_values(found):
-    trials = tuple(Trial({"a": a, "b": b}, score, 1) for a, b, score in found)
+    trials = tuple(ScoredTrial({"a": a, "b": b}, score, 1) for a, b, score in found)
     for grid in trial_grids(SearchRuns("s", "m", False, trials), {}):
         assert grid.values.shape == grid.counts.shape == (len(grid.rows), len(grid.columns))
         assert grid.counts.sum() == len(trials)
@@ -100,18 +100,18 @@ def test_every_trial_is_in_one_field_whatever_the_values(found):
 
 
 def test_parallel_coordinates_place_rates_by_their_logarithm_and_rank_the_best_highest():
-    found = parallel(searched(3), RANGES)
+    found = parallel(searches_as_text(3), RANGES)
     rate, batch, score = found.axes
     assert rate.places.tolist() == pytest.approx([0, 0.5, 1])
     assert rate.ticks == ((0.0, "0.001"), (0.5, "0.002"), (1.0, "0.004"))
     assert batch.ticks == ((0.0, "8"), (1.0, "16"))
     assert (score.name, score.places.tolist()) == ("val/jaccard", [0, 0.5, 1])
     assert found.rank.argmax() == 2
-    assert parallel(searched(3, minimize=True), RANGES).rank.argmax() == 0
+    assert parallel(searches_as_text(3, minimize=True), RANGES).rank.argmax() == 0
 
 
 def test_every_trial_is_one_line_of_as_many_points_as_there_are_axes():
-    lines = [trace for trace in as_json(parallel_plot(parallel(searched(), RANGES)))["data"] if trace["x"]]
+    lines = [trace for trace in as_json(parallel_plot(parallel(searches_as_text(), RANGES)))["data"] if trace["x"]]
     assert sum(trace["x"].count(None) for trace in lines) == 12
     assert sum(len(trace["x"]) for trace in lines) == 12 * 4
 
@@ -223,7 +223,7 @@ def test_a_similarity_has_no_best_and_no_cell_beside_itself(tmp_path):
         for seed in (0, 1)
         for row in pair_rows(f"p{k}{seed}", (cells[x], cells[y]), ("a", "bc"[k]), 0.2 + 0.5 * k + 0.01 * seed, seed)
     ]
-    table = build(pandas.DataFrame([*results.to_dict("records"), *probes]), header, "probe/alike/a/output")
+    table = build_table(pandas.DataFrame([*results.to_dict("records"), *probes]), header, "probe/alike/a/output")
     [row] = table.values
     assert [value if value is None else round(value.mean, 3) for value in row] == [None, 0.205, 0.705]
     assert not any(table.best[0])

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pretune.analysis.questions.sensitivity import (
     BIASED,
     DESIGNED,
+    ScoredTrial,
     SearchRuns,
-    Trial,
     importance,
     origin,
     response,
@@ -37,7 +37,7 @@ def row(chosen, value, cell="a=x", phase="search", outcome="finished", stage="fi
 def made(count, score):
     generator = np.random.default_rng(0)
     drawn = [{LR: float(10 ** generator.uniform(-4, -1)), LOSS: int(generator.integers(2))} for _ in range(count)]
-    return SearchRuns("s", "val/jaccard", False, tuple(Trial(values, score(values), 1) for values in drawn))
+    return SearchRuns("s", "val/jaccard", False, tuple(ScoredTrial(values, score(values), 1) for values in drawn))
 
 
 def test_a_trial_is_the_mean_over_its_seeds_and_cells_and_searches_are_kept_apart():
@@ -77,12 +77,14 @@ def test_a_study_without_ranges_has_no_searches():
 
 
 def test_what_an_earlier_search_fixed_is_not_varied():
-    trials = tuple(Trial({T: 0.2, LR: lr}, lr, 1) for lr in (0.1, 0.2))
+    trials = tuple(ScoredTrial({T: 0.2, LR: lr}, lr, 1) for lr in (0.1, 0.2))
     assert varied(SearchRuns("s", "m", False, trials)) == (LR,)
 
 
 def test_bins_hold_equally_many_neighbours_and_their_means():
-    trials = tuple(Trial({T: t}, score, 1) for t, score in zip((6, 1, 2, 3, 4, 5), (6.0, 1, 2, 3, 4, 5), strict=True))
+    trials = tuple(
+        ScoredTrial({T: t}, score, 1) for t, score in zip((6, 1, 2, 3, 4, 5), (6.0, 1, 2, 3, 4, 5), strict=True)
+    )
     found = response(SearchRuns("s", "m", False, trials), T, RANGES)
     assert found.x.tolist() == [1, 2, 3, 4, 5, 6]
     assert found.bin_x.tolist() == [2, 5]
@@ -92,7 +94,7 @@ def test_bins_hold_equally_many_neighbours_and_their_means():
 
 
 def test_a_logarithmic_bin_lies_at_its_geometric_mean_and_a_choice_has_a_bin_for_each_option():
-    trials = tuple(Trial({LR: lr, LOSS: k}, 0.5, 1) for lr, k in ((1e-4, 0), (1e-3, 1), (1e-2, 1)))
+    trials = tuple(ScoredTrial({LR: lr, LOSS: k}, 0.5, 1) for lr, k in ((1e-4, 0), (1e-3, 1), (1e-2, 1)))
     search = SearchRuns("s", "m", False, trials)
     assert response(search, LR, RANGES).bin_x == pytest.approx([1e-3])
     choice = response(search, LOSS, RANGES)
@@ -124,7 +126,7 @@ def test_one_search_seed_has_no_spread_over_seeds():
 
 @given(st.lists(st.tuples(st.floats(0.01, 1), st.floats(-1, 1)), min_size=1, max_size=40))
 def test_bins_lose_no_trial(points):
-    search = SearchRuns("s", "m", False, tuple(Trial({T: x}, y, 1) for x, y in points))
+    search = SearchRuns("s", "m", False, tuple(ScoredTrial({T: x}, y, 1) for x, y in points))
     found = response(search, T, RANGES)
     sizes = [len(part) for part in np.array_split(np.arange(len(points)), len(found.bin_mean))]
     assert np.average(found.bin_mean, weights=sizes) == pytest.approx(np.mean([y for _, y in points]), abs=1e-9)
@@ -142,7 +144,7 @@ def test_the_parameter_that_makes_the_score_is_the_important_one():
 def test_fanova_is_the_share_of_the_variance():
     """Score = 2 a + b with a and b uniform on 0 to 1 and a grid of 7 x 7: variances 4 to 1, shares 0.8 and 0.2."""
     places = [i / 6 for i in range(7)]
-    trials = tuple(Trial({"a": a, "b": b}, 2 * a + b, 1) for a in places for b in places)
+    trials = tuple(ScoredTrial({"a": a, "b": b}, 2 * a + b, 1) for a in places for b in places)
     ranges = {"a": {"uniform": [0.0, 1.0]}, "b": {"uniform": [0.0, 1.0]}}
     search = SearchRuns("s", "m", False, trials, designed=True)
     found = importance(search, ranges, np.random.default_rng(0), 4, "fANOVA")
@@ -178,12 +180,12 @@ def test_where_there_is_nothing_to_rank_a_note_says_why():
     generator = np.random.default_rng(0)
     assert "too few" in importance(made(7, lambda values: values[LR]), RANGES, generator).note
     assert "scored the same" in importance(made(9, lambda values: 0.5), RANGES, generator).note
-    single = tuple(Trial({LR: 0.001 * i}, float(i), 1) for i in range(1, 10))
+    single = tuple(ScoredTrial({LR: 0.001 * i}, float(i), 1) for i in range(1, 10))
     assert "one parameter" in importance(SearchRuns("s", "m", False, single), RANGES, generator).note
 
 
 def test_cells_with_ranges_of_their_own_are_not_ranked_together():
-    trials = tuple(Trial({LR: 0.1 * i, LOSS: i % 2}, float(i), 1) for i in range(1, 11))  # LR up to 1.0
+    trials = tuple(ScoredTrial({LR: 0.1 * i, LOSS: i % 2}, float(i), 1) for i in range(1, 11))  # LR up to 1.0
     found = importance(SearchRuns("s", "m", False, trials), RANGES, np.random.default_rng(0))
     assert "optimizer.lr differs between cells" in found.note
     assert not found.parameters

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from pretune.analysis import statistics
-from pretune.analysis.load.replicates import replicates
+from pretune.analysis.load.replicates import replicate_results
 from pretune.analysis.load.results import ResultsError, parse_header
-from pretune.analysis.questions.compare import compare
+from pretune.analysis.questions.compare import compare_replicates
 from pretune.analysis.questions.differences import differences
 from pretune.analysis.questions.dots import cell_dots
 from pretune.analysis.questions.effects import effects
-from pretune.analysis.questions.tables import build
+from pretune.analysis.questions.tables import build_table
 from pretune.analysis.text.answer import answer
 from pretune.analysis.text.csv import joined, to_csv
 from pretune.analysis.text.formats import to_latex, to_markdown, to_rich
@@ -74,7 +74,7 @@ def as_text(table, width=120):
 
 
 def test_a_cell_is_mean_and_standard_deviation_over_its_seeds():
-    table = build(make_results(), make_header(), JACCARD)
+    table = build_table(make_results(), make_header(), JACCARD)
     assert (table.row_factors, table.column_factors) == (("encoder",), ("labels",))
     assert (table.rows, table.columns) == ((("unfrozen",), ("frozen",)), (("90%",), ("1%",)))
     value = table.values[1][1]
@@ -86,7 +86,7 @@ def test_a_cell_is_mean_and_standard_deviation_over_its_seeds():
 def test_the_order_of_the_rows_does_not_matter():
     shuffled = make_results().sample(frac=1, random_state=0)
     header = make_header(baseline={"encoder": "unfrozen"})
-    assert to_csv(build(shuffled, header, JACCARD)) == to_csv(build(make_results(), header, JACCARD))
+    assert to_csv(build_table(shuffled, header, JACCARD)) == to_csv(build_table(make_results(), header, JACCARD))
     assert to_csv(differences(shuffled, header, JACCARD)) == to_csv(differences(make_results(), header, JACCARD))
 
 
@@ -97,26 +97,26 @@ def test_search_results_other_stages_and_other_metrics_stay_out():
         make_row(cell, 100, 0.2, stage="pretrain"),
         make_row(cell, 100, 0.3, metric="val/jaccard"),
     ]
-    table = build(make_results(SCORES, *noise), make_header(), JACCARD)
+    table = build_table(make_results(SCORES, *noise), make_header(), JACCARD)
     assert table.values[0][0].mean == pytest.approx(0.71)
 
 
 def test_a_combination_without_a_cell_is_empty():
     kept = [cell for cell in SCORES if cell != "encoder=frozen labels=1%"]
-    table = build(make_results(), make_header(cells=kept), JACCARD)
+    table = build_table(make_results(), make_header(cells=kept), JACCARD)
     assert table.values[1][1] is None
     assert "| frozen | 0.610 ± 0.010 |  |" in to_markdown(table)
 
 
 def test_rows_and_columns_follow_the_report():
     header = make_header(rows="labels", columns=["encoder"])
-    table = build(make_results(), header, JACCARD)
+    table = build_table(make_results(), header, JACCARD)
     assert (table.row_factors, table.column_factors) == (("labels",), ("encoder",))
     assert table.values[1][0].mean == pytest.approx(0.51)  # 1 %, unfrozen
 
 
 def test_a_factor_named_nowhere_becomes_a_row():
-    table = build(make_results(), make_header(columns=[]), JACCARD)
+    table = build_table(make_results(), make_header(columns=[]), JACCARD)
     assert table.rows == (("unfrozen", "90%"), ("unfrozen", "1%"), ("frozen", "90%"), ("frozen", "1%"))
     assert "| encoder | labels | test/jaccard |" in to_markdown(table)
 
@@ -125,7 +125,7 @@ def test_a_study_without_factors_has_one_row():
     header = parse_header(
         {"study": "s", "factors": {}, "cells": [{"label": "all", "levels": {}}], "seeds": {"report": 2}}
     )
-    table = build(make_results({"all": [0.6, 0.7]}), header, JACCARD)
+    table = build_table(make_results({"all": [0.6, 0.7]}), header, JACCARD)
     assert (table.rows, table.columns) == (((),), ((),))
     assert "| all | 0.650 ± 0.071 |" in to_markdown(table)
     assert (
@@ -136,18 +136,18 @@ def test_a_study_without_factors_has_one_row():
 
 def test_an_unknown_factor_or_metric_is_said_so():
     with pytest.raises(ResultsError, match=r"'skip' is no factor of this study: choose from encoder, labels"):
-        build(make_results(), make_header(rows="skip"), JACCARD)
+        build_table(make_results(), make_header(rows="skip"), JACCARD)
     with pytest.raises(ResultsError, match=r"'labels' stands in the report's rows and columns more than once"):
-        build(make_results(), make_header(rows="labels", columns="labels"), JACCARD)
+        build_table(make_results(), make_header(rows="labels", columns="labels"), JACCARD)
     with pytest.raises(ResultsError, match=r"no confirmed run reports 'test/iou': choose from test/jaccard"):
-        build(make_results(), make_header(), "test/iou")
+        build_table(make_results(), make_header(), "test/iou")
 
 
 def test_a_probe_shared_by_cells_counts_in_each():
     """The encoder's probe names no cell and no labels level."""
     accuracy = {"stage": "probe:knn", "metric": "probe/knn/accuracy", "factor.labels": None}
     rows = [make_row("", 100 + i, 0.5 + i / 10, **accuracy, **{"factor.encoder": "frozen"}) for i in range(3)]
-    table = build(make_results(SCORES, *rows), make_header(), "probe/knn/accuracy")
+    table = build_table(make_results(SCORES, *rows), make_header(), "probe/knn/accuracy")
     assert [value.mean for value in table.values[1]] == pytest.approx([0.6, 0.6])
     assert [value.n for value in table.values[0]] == [0, 0]
 
@@ -156,8 +156,8 @@ def test_two_probes_with_one_metric_must_be_told_apart():
     rows = [make_row("", 100, 0.5, stage=f"probe:{name}", metric="accuracy") for name in ("knn", "linear")]
     results = make_results(SCORES, *rows)
     with pytest.raises(ResultsError, match="reported by probe:knn, probe:linear: name one"):
-        build(results, make_header(), "probe/accuracy")
-    assert build(results, make_header(), "probe/linear/accuracy").values[0][0].mean == 0.5
+        build_table(results, make_header(), "probe/accuracy")
+    assert build_table(results, make_header(), "probe/linear/accuracy").values[0][0].mean == 0.5
 
 
 def nested(values):
@@ -183,7 +183,7 @@ def test_nested_seeds_count_pretrainings_everywhere():
     factors, seeds = {"encoder": TWO["encoder"], "one": ["1"]}, {"pretrain": 3, "finetune": 3}
     results = nested({(f"{cell} one=1", p): found for (cell, p), found in scores.items()})
     header = make_header(factors, seeds, baseline={"encoder": "unfrozen"})
-    table = build(results, header, JACCARD)
+    table = build_table(results, header, JACCARD)
     short, whole = (row[0] for row in table.values)
     assert (short.mean, short.std) == (pytest.approx(0.5), pytest.approx(math.sqrt(0.03)))
     assert whole.mean == pytest.approx(0.52)
@@ -197,7 +197,7 @@ def test_nested_seeds_count_pretrainings_everywhere():
     dots = cell_dots(results, header, JACCARD)
     assert best.startswith("encoder=frozen has the highest mean test/jaccard: 0.520")
     assert [cell.mean.estimate for cell in dots] == pytest.approx([short.mean, whole.mean])
-    (row,) = compare(*2 * [replicates(results, header, JACCARD)], JACCARD, ("a", "b")).rows[:1]
+    (row,) = compare_replicates(*2 * [replicate_results(results, header, JACCARD)], JACCARD, ("a", "b")).rows[:1]
     assert (row.first.mean, row.first.std) == (short.mean, short.std)
     assert [row.n for row in differences(results, header, JACCARD).rows] == [3]
 
@@ -206,7 +206,7 @@ def test_one_lost_seed_costs_no_other_cell_its_mark_and_what_was_not_tested_is_s
     scores = {f"a={level}": [0.50, 0.52, 0.49, 0.51] for level in "xyz"}
     scores["a=y"] = [0.51, 0.505, 0.495, math.nan]
     scores["a=z"] = [0.50]
-    table = build(make_results(scores), make_header({"a": list("xyz")}, 4, rows="a"), JACCARD)
+    table = build_table(make_results(scores), make_header({"a": list("xyz")}, 4, rows="a"), JACCARD)
     assert [value is True or best[0] for (value,), best in zip(table.rivals, table.best, strict=True)][:2] == [True] * 2
     assert table.rivals[2] == (None,)
     assert "| y | 0.503 ± 0.008 (n=3) ≈¹ |" in to_markdown(table)
@@ -224,7 +224,7 @@ def test_runs_without_any_spread_have_no_interval_and_nothing_lies_inside_it():
         {"encoder": TWO["encoder"]}, baseline={"encoder": "unfrozen"}, published=published, rows="encoder"
     )
     results = make_results(scores)
-    table, against = build(results, header, JACCARD), differences(results, header, JACCARD)
+    table, against = build_table(results, header, JACCARD), differences(results, header, JACCARD)
     assert math.isnan(table.values[0][0].low)
     text = to_markdown(table)
     assert "0.70 (0.000) |" in text
@@ -259,7 +259,7 @@ def test_fine_tunings_without_a_partner_are_said_under_the_differences():
 
 def test_an_infinite_value_is_no_value_and_said_so():
     results = make_results(SCORES | {"encoder=frozen labels=1%": [0.6, 0.62, math.inf]})
-    table = build(results, make_header(), JACCARD)
+    table = build_table(results, make_header(), JACCARD)
     assert table.values[1][1].mean == pytest.approx(0.61)
     assert "2 of 3 seeds; 1 no value (the value is infinite)" in to_markdown(table)
 
@@ -268,7 +268,7 @@ def test_an_infinite_value_is_no_value_and_said_so():
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=6))
 def test_any_scores_survive_the_csv_unrounded(scores):
     header = make_header({"encoder": ["frozen"]}, len(scores))
-    table = build(make_results({"encoder=frozen": scores}), header, JACCARD)
+    table = build_table(make_results({"encoder=frozen": scores}), header, JACCARD)
     (row,) = csv.DictReader(io.StringIO(to_csv(table)))
     assert float(row["mean"]) == table.values[0][0].mean
     assert min(scores) - 1e-12 <= float(row["mean"]) <= max(scores) + 1e-12
@@ -279,7 +279,7 @@ def test_any_scores_survive_the_csv_unrounded(scores):
 
 
 def test_markdown_by_hand():
-    assert to_markdown(build(make_results(), make_header(), JACCARD)) == (
+    assert to_markdown(build_table(make_results(), make_header(), JACCARD)) == (
         "test/jaccard: mean ± standard deviation over seeds (n=3)\n"
         "\n"
         "| encoder | labels=90% | labels=1% |\n"
@@ -294,14 +294,14 @@ def test_markdown_by_hand():
 
 
 def test_percent_moves_the_point():
-    text = to_markdown(build(make_results(), make_header(percent=True), JACCARD))
+    text = to_markdown(build_table(make_results(), make_header(percent=True), JACCARD))
     assert "test/jaccard, percent: mean" in text
     assert "| frozen | 61.0 ± 1.0 | **62.0 ± 2.0** |" in text
 
 
 def test_a_loss_is_best_where_it_is_lowest_and_never_in_percent():
     rows = [row | {"metric": "val/pretext_loss"} for row in make_rows()]
-    text = to_markdown(build(pandas.DataFrame(rows), make_header(percent=True), "val/pretext_loss"))
+    text = to_markdown(build_table(pandas.DataFrame(rows), make_header(percent=True), "val/pretext_loss"))
     assert "| unfrozen | 0.710 ± 0.010 | **0.510 ± 0.010** |" in text
 
 
@@ -311,14 +311,14 @@ def test_a_loss_is_best_where_it_is_lowest_and_never_in_percent():
 )
 def test_two_digits_of_the_spread_decide_the_decimals(spread, shown):
     scores = {"encoder=frozen": [0.5 - spread, 0.5, 0.5 + spread]}
-    text = to_markdown(build(make_results(scores), make_header({"encoder": ["frozen"]}), JACCARD))
+    text = to_markdown(build_table(make_results(scores), make_header({"encoder": ["frozen"]}), JACCARD))
     assert f"| {shown} |" in text
 
 
 def test_a_short_cell_carries_its_n_and_a_footnote_with_the_reason():
     short = "encoder=frozen labels=1%"
     results = make_results(SCORES | {short: [0.60, 0.62]}, failed(short, 102))
-    text = to_markdown(build(results, make_header(), JACCARD))
+    text = to_markdown(build_table(results, make_header(), JACCARD))
     assert "over seeds\n" in text
     assert "0.710 ± 0.010 (n=3)" in text
     assert "| **0.610 ± 0.014 (n=2)¹** |" in text
@@ -328,7 +328,7 @@ def test_a_short_cell_carries_its_n_and_a_footnote_with_the_reason():
 def test_a_cell_without_any_result_is_a_dash_with_its_cause():
     empty = "encoder=frozen labels=1%"
     rows = [failed(empty, 100, "blocked", "pretrain crashed"), failed(empty, 101, "blocked", "pretrain crashed")]
-    text = to_markdown(build(make_results(SCORES | {empty: []}, *rows), make_header(), JACCARD))
+    text = to_markdown(build_table(make_results(SCORES | {empty: []}, *rows), make_header(), JACCARD))
     assert "| frozen | 0.610 ± 0.010 | –¹ |" in text
     assert "over seeds (n=3)" in text
     assert "0 of 3 seeds; 2 blocked (pretrain crashed), 1 not run" in text
@@ -337,19 +337,19 @@ def test_a_cell_without_any_result_is_a_dash_with_its_cause():
 def test_a_finished_run_without_the_metric_is_said_so():
     cell = "encoder=frozen labels=1%"
     results = make_results(SCORES | {cell: [0.6, 0.62, math.nan]})
-    assert "2 of 3 seeds; 1 no value" in to_markdown(build(results, make_header(), JACCARD))
+    assert "2 of 3 seeds; 1 no value" in to_markdown(build_table(results, make_header(), JACCARD))
 
 
 def test_one_seed_has_no_standard_deviation():
     results = make_results({cell: values[:1] for cell, values in SCORES.items()})
-    text = to_markdown(build(results, make_header(replicates=1), JACCARD))
+    text = to_markdown(build_table(results, make_header(replicates=1), JACCARD))
     assert "| unfrozen | **0.700 ± –** | 0.500 ± – |" in text
     assert text.endswith("\n- one seed: no standard deviation\n")
 
 
 def test_before_anything_finished_the_table_is_all_dashes():
     results = make_results().assign(phase="search")
-    table = build(results, make_header(), JACCARD)
+    table = build_table(results, make_header(), JACCARD)
     assert "test/jaccard: nothing has finished" in to_markdown(table)
     assert "0 of 3 seeds; 3 not run" in to_markdown(table)
     assert "nothing has finished" in as_text(table)
@@ -361,7 +361,7 @@ def test_published_numbers_stand_beside_ours_as_the_paper_prints_them():
         "values": [["unfrozen", "90%", 0.716], ["frozen", "1%", [0.55, 0.02]], ["frozen", "5%", 0.6]],
         "note": "P2",
     }
-    table = build(make_results(), make_header(published=published), JACCARD)
+    table = build_table(make_results(), make_header(published=published), JACCARD)
     text = to_markdown(table)
     assert "| encoder | labels=90% | labels=90% published | labels=1% | labels=1% published |" in text
     assert "| unfrozen | **0.710 ± 0.010** | 0.716 (−0.006, inside) | 0.510 ± 0.010 |  |" in text
@@ -378,7 +378,7 @@ def test_published_numbers_stand_beside_ours_as_the_paper_prints_them():
 def test_several_metrics_are_one_csv_whichever_of_them_has_published_values():
     both = [*make_rows(), *(row | {"metric": "test/dice", "value": 0.9} for row in make_rows())]
     header = make_header(published={"values": [["unfrozen", "90%", 0.716]], "metric": "test/dice"})
-    tables = [build(pandas.DataFrame(both), header, metric) for metric in (JACCARD, "test/dice", JACCARD)]
+    tables = [build_table(pandas.DataFrame(both), header, metric) for metric in (JACCARD, "test/dice", JACCARD)]
     rows = list(csv.DictReader(io.StringIO(joined(tables))))
     assert [row["metric"] for row in rows] == [name for name in (JACCARD, "test/dice", JACCARD) for _ in range(4)]
     assert [row["published"] for row in rows] == [*4 * [""], "0.716", *7 * [""]]
@@ -390,7 +390,7 @@ def test_inside_a_very_wide_interval_is_said_to_mean_little():
     scores = {"encoder=unfrozen": [0.3, 0.9], "encoder=frozen": [0.60, 0.62]}
     published = {"values": [["unfrozen", 0.7], ["frozen", 0.61]]}
     header = make_header({"encoder": TWO["encoder"]}, 2, published=published, rows="encoder")
-    table = build(make_results(scores), header, JACCARD)
+    table = build_table(make_results(scores), header, JACCARD)
     for text in (to_markdown(table), to_latex(table)):
         assert (
             "inside says little where our interval is wider than half of the metric's range: encoder=unfrozen" in text
@@ -402,31 +402,31 @@ def test_streams_held_at_one_seed_are_said_under_every_table():
     header = replace(make_header(baseline={"encoder": "unfrozen"}), held={"labels": 0, "init": 7})
     said = "held at one seed: labels (0), init (7); standard deviations, intervals and tests leave out what these "
     said += "would add"
-    for table in (build, differences, effects):
+    for table in (build_table, differences, effects):
         assert said in table(make_results(), header, JACCARD).notes
         assert said not in table(make_results(), replace(header, held={}), JACCARD).notes
 
 
 def test_published_numbers_belong_to_one_metric():
     published = {"values": [["unfrozen", "90%", 0.716]], "metric": "test/dice"}
-    assert build(make_results(), make_header(published=published), JACCARD).published is None
+    assert build_table(make_results(), make_header(published=published), JACCARD).published is None
     both = make_header(published=[published, {"values": [["unfrozen", "90%", 0.6]], "metric": JACCARD}])
-    assert build(make_results(), both, JACCARD).published[0][0].mean == 0.6
+    assert build_table(make_results(), both, JACCARD).published[0][0].mean == 0.6
 
 
 def test_latex_is_booktabs_and_escaped():
-    text = to_latex(build(make_results(), make_header(), JACCARD))
+    text = to_latex(build_table(make_results(), make_header(), JACCARD))
     assert "\\begin{tabular}{lrr}\n\\toprule\nencoder & labels=90\\% & labels=1\\% \\\\\n\\midrule\n" in text
     assert "frozen & 0.610 $\\pm$ 0.010 & \\textbf{0.620 $\\pm$ 0.020} \\\\\n\\bottomrule\n" in text
     levels = {"init": ["a_b & 50% {x}", "c"]}
-    escaped = to_latex(build(make_results({"init=c": [0.1]}), make_header(levels, rows="init"), JACCARD))
+    escaped = to_latex(build_table(make_results({"init=c": [0.1]}), make_header(levels, rows="init"), JACCARD))
     assert r"a\_b \& 50\% \{x\} & " in escaped
 
 
 def test_names_cannot_break_the_layout():
     levels = {"init": ["[red]a|b[/red]", "[/]"]}
     scores = {"init=[red]a|b[/red]": [0.1, 0.2], "init=[/]": [0.3, 0.4]}
-    table = build(make_results(scores), make_header(levels, 2, rows="init"), JACCARD)
+    table = build_table(make_results(scores), make_header(levels, 2, rows="init"), JACCARD)
     assert "| [red]a\\|b[/red] | " in to_markdown(table)
     text = as_text(table)
     assert "[red]a|b[/red]" in text
@@ -434,14 +434,14 @@ def test_names_cannot_break_the_layout():
 
 
 def test_rich_shows_study_metric_and_numbers():
-    text = as_text(build(make_results(), make_header(), JACCARD), width=80)
+    text = as_text(build_table(make_results(), make_header(), JACCARD), width=80)
     for part in ("freeze: test/jaccard", "unfrozen", "labels=90%", "0.710 ± 0.010", "(n=3)"):
         assert part in text
     assert max(map(len, text.splitlines())) <= 80
 
 
 def test_rich_bolds_the_best_of_each_column():
-    pretty = to_rich(build(make_results(), make_header(), JACCARD))
+    pretty = to_rich(build_table(make_results(), make_header(), JACCARD))
     bold = [
         [cell.spans[0].style == "bold" if cell.spans else cell.style == "bold" for cell in column.cells]
         for column in pretty.columns

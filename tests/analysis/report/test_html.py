@@ -14,7 +14,7 @@ from studies import JACCARD, write_study
 from pretune.analysis import load, load_header
 from pretune.analysis.load.results import ResultsError
 from pretune.analysis.load.runs import failures, load_stage_runs, run_table
-from pretune.analysis.report.html import build, duration, facts, progress, watch, write
+from pretune.analysis.report.html import build_page, facts, progress, readable_seconds, watch, write
 from pretune.analysis.report.tables import write_tables
 
 FACTORS = {"encoder": ["frozen", "free"], "labels": ["all", "10%"]}
@@ -89,7 +89,7 @@ def test_stage_runs_are_sorted_filtered_and_opened(page, tmp_path):
 def test_no_text_of_a_study_runs_as_a_script(page, tmp_path):
     scores = {f"a={HOSTILE}": [0.5, math.nan]}
     folder = write_study(
-        tmp_path / "study", scores, {"a": [HOSTILE]}, HOSTILE, HOSTILE, HOSTILE, metrics=(f"test/{HOSTILE}",)
+        tmp_path / "study", scores, {"a": [HOSTILE]}, HOSTILE, HOSTILE, HOSTILE, metrics=(f"test/jaccard/{HOSTILE}",)
     )
     page.open(write(folder))
     page.run("window.dispatchEvent(new Event('beforeprint'))")
@@ -128,7 +128,9 @@ def test_ten_thousand_stage_runs_come_in_pages(page, tmp_path):
 
 
 def test_hostile_text_is_escaped_wherever_it_stands(tmp_path):
-    text = build(write_study(tmp_path, {f"a={HOSTILE}": [0.5, math.nan]}, {"a": [HOSTILE]}, HOSTILE, HOSTILE, HOSTILE))
+    text = build_page(
+        write_study(tmp_path, {f"a={HOSTILE}": [0.5, math.nan]}, {"a": [HOSTILE]}, HOSTILE, HOSTILE, HOSTILE)
+    )
     assert "<script>window.hacked" not in text
     assert "<img src=x" not in text
     assert len(re.findall(r"</script>", text)) == text.count("<script>") + text.count('<script type="application/json"')
@@ -136,7 +138,7 @@ def test_hostile_text_is_escaped_wherever_it_stands(tmp_path):
 
 def test_the_table_of_the_page_is_that_of_the_results_by_plain_numpy(tmp_path):
     folder = write_study(tmp_path, SCORES, FACTORS)
-    text = build(folder)
+    text = build_page(folder)
     results = load(folder)
     values = results[(results["cell"] == "encoder=free labels=all") & (results["metric"] == JACCARD)]["value"]
     mean, std = np.mean(values.to_numpy()), np.std(values.to_numpy(), ddof=1)
@@ -145,9 +147,9 @@ def test_the_table_of_the_page_is_that_of_the_results_by_plain_numpy(tmp_path):
 
 
 def test_all_failed_and_one_seed_are_honest_pages(tmp_path):
-    nothing = build(write_study(tmp_path / "a", {"a=x": [math.nan], "a=y": [math.nan]}, {"a": ["x", "y"]}))
+    nothing = build_page(write_study(tmp_path / "a", {"a=x": [math.nan], "a=y": [math.nan]}, {"a": ["x", "y"]}))
     assert "there is nothing to answer" in nothing
-    single = build(write_study(tmp_path / "b", {"a=x": [0.5], "a=y": [0.4]}, {"a": ["x", "y"]}))
+    single = build_page(write_study(tmp_path / "b", {"a=x": [0.5], "a=y": [0.4]}, {"a": ["x", "y"]}))
     assert "one seed, so its uncertainty is not known" in single
     assert "0.500 ± –" in single
 
@@ -161,7 +163,7 @@ def test_a_cut_off_file_is_one_sentence(tmp_path):
     folder = write_study(tmp_path, SCORES, FACTORS)
     (folder / "stage_runs.parquet").write_bytes((folder / "stage_runs.parquet").read_bytes()[:100])
     with pytest.raises(ResultsError, match=r"stage_runs\.parquet cannot be read: it is cut off or damaged"):
-        build(folder)
+        build_page(folder)
 
 
 def test_run_table_has_every_run_once_with_its_metrics(tmp_path):
@@ -185,7 +187,7 @@ def test_failures_of_one_cause_stand_together(tmp_path):
     ("seconds", "text"), [(4.21, "4.2 s"), (59.96, "60.0 s"), (720, "12 min"), (11100, "3 h 5 min")]
 )
 def test_durations_are_read_at_a_glance(seconds, text):
-    assert duration(seconds) == text
+    assert readable_seconds(seconds) == text
 
 
 def status(done, total):

@@ -6,7 +6,7 @@ import pytest
 from studies import JACCARD, write_study
 
 from pretune.analysis import load, load_header
-from pretune.analysis.load.replicates import Replicate, independent_values
+from pretune.analysis.load.replicates import ReplicateResult, independent_values
 from pretune.analysis.statistics import t_interval
 from pretune.analysis.text.answer import answer
 
@@ -71,5 +71,5 @@ def test_the_baseline_sentence_counts_what_holms_test_shows(tmp_path):
 
 def test_nested_fine_tunings_are_averaged_for_each_pretraining():
     seeds = [((0, 0, 0), 0.2), ((1, 0, 1), 0.4), ((2, 1, 2), 0.6), ((3, 1, 3), math.nan)]
-    found = independent_values(tuple(Replicate(s, "finished", "", value) for s, value in seeds))
+    found = independent_values(tuple(ReplicateResult(s, "finished", "", value) for s, value in seeds))
     assert found == pytest.approx({0: 0.3, 1: 0.6})
