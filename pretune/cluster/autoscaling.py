@@ -60,7 +60,7 @@ def parse(text: str) -> Group:
 
 
 def of_config(config: Mapping[str, Any]) -> Autoscaling:
-    """What an autoscaler's file allows, in the form in which `ray up` leaves it on the head: resources filled in.
+    """Read what an autoscaler's file allows, in the form in which `ray up` leaves it on the head: resources filled in.
 
     The head's own kind is left out: it is there. So are kinds of unknown resources (own nodes over ssh): they are
     known once they are there.
@@ -94,7 +94,7 @@ def config_here(gcs_address: str, processes: Path = Path("/proc")) -> dict[str, 
 
 
 def _command_lines(processes: Path) -> Iterator[list[str]]:
-    """Of all processes of this machine that may be read."""
+    """Yield the command line of every process of this computer that may be read."""
     for file in processes.glob("[0-9]*/cmdline"):
         try:
             yield file.read_bytes().decode(errors="replace").split("\0")

@@ -30,7 +30,7 @@ from pretune.worker import ray_private
 
 STUDY = "study.yaml"
 POLL_SECONDS = 2.0
-STOP_SECONDS = 60  # until Ray kills a stopped job; stages write their state in handout.LEAVE_SECONDS of them
+STOP_SECONDS = 60  # until Ray kills a stopped job; stages write their state in dispatcher.LEAVE_SECONDS of them
 ADVICE = (
     "give the dashboard's address, such as http://HOST:8265; where it listens on the head alone, through a tunnel: "
 )
@@ -108,7 +108,7 @@ def pack(folder: Path, file: Path) -> None:
 
 
 def requirements() -> list[str]:
-    """What Pretune needs beside Ray, whose version is the cluster's own."""
+    """Return the packages that Pretune needs beside Ray, whose version is the cluster's own."""
     needed = importlib.metadata.requires("pretune") or []
     return [line for line in needed if "extra ==" not in line and not line.startswith("ray")]
 
@@ -220,7 +220,7 @@ def stop_job(job: str, address: str) -> str:
 
 
 def driver_of(folder: Path) -> dict[str, Any] | None:
-    """Who holds the lock of a study's folder (run.only_driver), or None."""
+    """Return the process that holds the lock of a study's folder (run.only_driver), or None."""
     try:
         with (folder / ".lock").open() as file:
             try:

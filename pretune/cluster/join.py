@@ -103,7 +103,7 @@ def check_port(address: str, advice: str) -> None:
 
 @contextmanager
 def explained(address: str) -> Iterator[None]:
-    """What goes wrong inside, while joining a cluster or asking it, becomes one `ClusterError`."""
+    """Turn what goes wrong inside, while joining a cluster or asking it, into one `ClusterError`."""
     from ray.exceptions import AuthenticationError, RayError
 
     try:
@@ -243,7 +243,7 @@ def witness(folder: Path) -> Path:
 
 
 def _answer(host: str, answer: Any, may_leave: bool = False) -> dict[str, Any] | None:
-    """What a node says; None, where that may be, of one that left the cluster or is about to.
+    """Return what a node says; None, where that may be, of one that left the cluster or is about to.
 
     Raises ClusterError."""
     import ray
@@ -265,5 +265,5 @@ def look_here(paths: Mapping[str, str]) -> dict[str, Any]:
 
 
 def versions() -> dict[str, Any]:
-    """What changes digits, without what names a build (2.15.0+cu130)."""
+    """Return the versions that change digits, without what names a build (2.15.0+cu130)."""
     return {"torch": importlib.metadata.version("torch").split("+")[0], "python": platform.python_version()}

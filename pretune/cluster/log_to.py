@@ -1,4 +1,4 @@
-"""Which experiment loggers a study also reports to. What they are told, and when, is in `loggers`."""
+"""Experiment loggers that a study also reports to; `loggers` says what they receive, and when."""
 
 from __future__ import annotations
 

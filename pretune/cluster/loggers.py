@@ -1,6 +1,6 @@
 """TensorBoard, MLflow and Weights & Biases through the callbacks that Ray Tune has for them.
 
-Ray's loggers are handed a trial of ours in place of Tune's: one with a readable name, the stage's settings as
+Ray's loggers get a trial of ours in place of Tune's: one with a readable name, the stage's settings as
 parameters and a folder that stays. Besides what a stage reports under way they get its final metrics.
 """
 
@@ -26,7 +26,7 @@ from pretune.worker.task import StageTask
 
 @dataclass(frozen=True, eq=False)  # a key of the loggers' dicts, by identity
 class Shown:
-    """What a logger asks of a trial."""
+    """A trial, as far as loggers look at it."""
 
     trial_id: str
     name: str  # stage, cell and seed
@@ -124,7 +124,7 @@ class Forward(tune.Callback):
 
 
 def numbers(result: dict[str, Any]) -> dict[str, float]:
-    """What a stage itself reported: names such as `train/loss`, without Tune's books."""
+    """Return the values that a stage itself reported: names such as `train/loss`, without Tune's books."""
     return {key: value for key, value in result.items() if "/" in key and isinstance(value, int | float)}
 
 

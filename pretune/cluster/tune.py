@@ -1,4 +1,4 @@
-"""Ray Tune as transport: it places stage runs on resources and shows them. All state is the scheduler's.
+"""Ray Tune for one study: it places stage runs on resources and shows them. All state is the scheduler's.
 
 The Searcher dispatches ready stages as trials; the trial function runs one stage and returns how it ended instead of
 raising. Tune's own retries, checkpoints, loggers, limiter and restore stay unused (docs/decisions/ray-tune.md).
@@ -25,7 +25,7 @@ from pretune.worker import ray_private
 from pretune.worker.task import StageTask
 
 # TUNE_MAX_PENDING_TRIALS_PG: by default one trial of a search algorithm at a time waits for its place, so actors start
-# one by one and an autoscaler, seeing one demand, adds one machine per boot. Our own count of resources is the limit.
+# one by one and an autoscaler, seeing one demand, adds one node per boot. Our own count of resources is the limit.
 QUIET = {
     "TUNE_MAX_PENDING_TRIALS_PG": "100000",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -98,7 +98,7 @@ def start_ray(
 
 @contextmanager
 def _started(own_token: bool) -> Iterator[None]:
-    """What keeps Ray from starting on this machine becomes one sentence; Ray raises bare Exceptions for it."""
+    """Turn what keeps Ray from starting here into one sentence; Ray raises bare Exceptions for it."""
     try:
         with closed_to_others(own_token):
             yield
@@ -123,7 +123,7 @@ def _here(cpus: int | None, dashboard: bool) -> dict[str, Any]:
 
 
 def _set_environment(values: Mapping[str, str]) -> None:
-    """Of this process and all that it starts; what is set already stays."""
+    """Set variables of this process and all that it starts; those that are set already stay."""
     os.environ.update({name: os.environ.get(name, value) for name, value in values.items()})
 
 
@@ -143,7 +143,7 @@ def keep_keys_to_ourselves() -> None:
 
 
 def place_of(config: Mapping[str, Any]) -> Any:
-    """What Tune asks Ray for, for one trial: a place with its resources, on a node that is not to be kept off."""
+    """Return what Tune asks Ray for, for one trial: its resources, on a node that it is not kept off."""
     from ray.tune import PlacementGroupFactory
 
     bundle = {name: amount for name, amount in config["resources"].items() if amount}

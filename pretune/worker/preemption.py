@@ -63,7 +63,7 @@ def at_work() -> Iterator[Callable[[], bool]]:
 
 
 def _answered(question: Callable[[], bool]) -> bool:
-    """What Ray answers; no, where it does not. That is said once in this process, and Ray is asked again."""
+    """Return what Ray answers; no, where it does not. That is said once in this process, and Ray is asked again."""
     try:
         return question()
     except Exception as error:  # Ray raises bare errors while its head does not answer

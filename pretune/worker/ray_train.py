@@ -69,7 +69,7 @@ def run_worker_group(task: StageTask, attempt: Path) -> tuple[dict[str, float], 
 
 
 def _forwarding() -> list[Any]:
-    """What hands the first worker's reports to Tune; nothing outside a trial."""
+    """Return the callbacks that pass the first worker's reports to Tune; none outside a trial."""
     from ray.tune.integration.ray_train import TuneReportCallback
 
     try:
@@ -79,7 +79,7 @@ def _forwarding() -> list[Any]:
 
 
 def work(config: dict[str, Any]) -> dict[str, Any]:
-    """What each worker does: the stage, as one of the process group that Ray Train made."""
+    """Run the stage as one worker of the process group that Ray Train made."""
     import ray.train
     import torch
     import torch.distributed as dist

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -140,13 +141,17 @@ def test_a_joined_cluster_gets_the_drivers_code_with_its_linked_folders(tiny: di
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_submitted_job_runs_its_own_code(tiny: dict[str, Any], tmp_path: Path) -> None:
-    """Sent from a hostile folder, to a head without code of ours."""
+    """Sent from a hostile folder, to a head that was not given our code."""
     tiny["seeds"]["report"] = 1
     (tmp_path / "work").mkdir()
     study = hostile(tmp_path / "work", tiny, "pretune.py", *NAMES)
     given = environment(tmp_path) | TOKEN
     bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | TOKEN
-    with started_head(bare, "--num-cpus=2", "--include-dashboard=true", "--dashboard-port=0") as (_, folder):
+    bare["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # jobs start with `python`
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        agent = f"--dashboard-agent-listen-port={free.getsockname()[1]}"  # Ray's default may be another's head's
+    shown = ["--include-dashboard=true", "--dashboard-port=0", agent]
+    with started_head(bare, "--num-cpus=2", *shown) as (_, folder):
         submit = ["submit", study.name, "--address", dashboard_of(folder), "--root", str(tmp_path / "runs")]
         command = [*words(tmp_path, "script"), *submit]
         until = time.monotonic() + 120
