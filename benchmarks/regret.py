@@ -72,8 +72,8 @@ def engine(repetition: int, **tune: Any) -> tuple[float, int]:
     scheduler.start(program.start(run))
     while (stage := scheduler.take()) is not None:
         scheduler.complete(stage, Outcome("finished", {"val/jaccard": score(stage, repetition)}))
-    searched = {use.stages["finetune"].fingerprint for use in run.uses if use.phase != "confirm"}
-    final = next(use.stages["finetune"].settings for use in run.uses if use.phase == "confirm")
+    searched = {use.stages["finetune"].fingerprint for use in run.replicates if use.phase != "confirm"}
+    final = next(use.stages["finetune"].settings for use in run.replicates if use.phase == "confirm")
     assert isinstance(final, schema.Finetune)
     return LARGEST - hartmann(place(final)), len(searched)
 

@@ -95,7 +95,7 @@ def pretune_times(study: Mapping[str, Any]) -> list[Moment]:
         scheduler = Scheduler(find, 0, on_event)
         scheduler.start(program.start(run))
         run_trials(scheduler, ClusterResources([ClusterNode({"CPU": float(PARALLEL)})]), task_for, {})
-        assert len(ended) == len(stages_in(run.uses)), "a stage run is missing"
+        assert len(ended) == len(stages_in(run.replicates)), "a stage run is missing"
     return ended
 
 

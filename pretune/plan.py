@@ -63,14 +63,17 @@ def make_plan(
     """
     check_backbones(study)
     run, stages = simulate(study, digest_of, find, searches)
-    without = sum(len(use.stages) for use in run.uses if not use.pair) + sum(use.pair for use in run.uses) // 2
+    without = (
+        sum(len(planned.stages) for planned in run.replicates if not planned.pair)
+        + sum(planned.pair for planned in run.replicates) // 2
+    )
     counts = Counter(stage.name for stage in stages)
-    configurations = {(use.cell.label, use.configuration) for use in run.uses}
+    configurations = {(planned.cell.label, planned.configuration) for planned in run.replicates}
     plan = Plan(
         study=study.name,
         cells=len(study.cells),
         configurations=len(configurations),
-        replicates=sum(use.phase == "confirm" and not use.pair for use in run.uses),
+        replicates=sum(planned.phase == "confirm" and not planned.pair for planned in run.replicates),
         stage_runs=len(stages),
         stage_runs_without_sharing=without,
         by_stage=dict(counts),
@@ -98,12 +101,12 @@ def simulate(
     """
     tune = study.header.tune
     run = Run(study, digest_of, searches or optuna.storages.InMemoryStorage())
-    run.asks = tune.model_copy(update={"sampler": tune.sampler if tune.sampler in ("grid", "qmc") else "random"})
+    run.suggest_by = tune.model_copy(update={"sampler": tune.sampler if tune.sampler in ("grid", "qmc") else "random"})
     scheduler = Scheduler(find or (lambda fingerprint: None), retries=0)
     scheduler.start(program.start(run))
     while (stage := scheduler.take()) is not None:
         scheduler.complete(stage, invented(stage, study.header))
-    return run, list(stages_in(run.uses).values())
+    return run, list(stages_in(run.replicates).values())
 
 
 @contextlib.contextmanager

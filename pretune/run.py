@@ -107,7 +107,7 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
         tables.write_header(study, options.out)
         run = Run(study, digest_of, storage)
         run.notes += leaks
-        run.clock = lambda: time.monotonic() - began
+        run.elapsed = lambda: time.monotonic() - began
         run.is_stored = lambda fingerprint: store.find(fingerprint) is not None
         run.earlier = functools.partial(warm_start.earlier, store, options.out)
         run.search_prefix = tables.own_name(study, options.out) if options.search_storage else ""
@@ -134,7 +134,7 @@ def train(study: Study, state: State, options: Options, console: Console) -> Non
     start_ray(options.address, None, options.dashboard, say)
     nodes = functools.partial(join.cluster_nodes, autoscaling_of(options))
     state.resources = resources = ClusterResources(nodes(), options.parallel)
-    check_room(resources, stages_in(state.run.uses), options)
+    check_room(resources, stages_in(state.run.replicates), options)
     if options.address:
         with join.explained(options.address):
             state.run.notes.extend(join.look_around(*folders_of_all(study, options)))
@@ -205,7 +205,7 @@ def folders_of_all(study: Study, options: Options) -> tuple[dict[str, Path], dic
 
 def conclude(study: Study, state: State, options: Options) -> Ended:
     """Write results and the best model; say how it ended."""
-    scheduler, uses = state.scheduler, state.run.uses
+    scheduler, uses = state.scheduler, state.run.replicates
     state.stopped = not scheduler.finished
     state.run.notes += gpu_sharing.advice(state.taken)
     state.live.clear()  # whatever was under way when the user stopped it

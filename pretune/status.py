@@ -95,8 +95,8 @@ class State:
 
     def label(self, stage: Stage) -> str:
         """`finetune encoder=frozen skip=true seed 2`; a shared pretraining goes by its seed alone."""
-        end = len(self.run.uses)  # two threads ask, and uses are added meanwhile
-        for use in self.run.uses[self._labelled : end]:
+        end = len(self.run.replicates)  # two threads ask, and uses are added meanwhile
+        for use in self.run.replicates[self._labelled : end]:
             for name, part in use.stages.items():
                 whole = f"{name} {use.cell.label} seed {use.replicate.seed}"
                 short = f"{name} seed {use.replicate.pretrain}"
@@ -114,8 +114,10 @@ class State:
 
     def reused_text(self) -> str:
         """What the store already holds of the stage runs known so far."""
-        known, reused = len(stages_in(self.run.uses)), len(self.scheduler.reused)
-        kinds = [stage.name for key, stage in stages_in(self.run.uses).items() if key not in self.scheduler.outcomes]
+        known, reused = len(stages_in(self.run.replicates)), len(self.scheduler.reused)
+        kinds = [
+            stage.name for key, stage in stages_in(self.run.replicates).items() if key not in self.scheduler.outcomes
+        ]
         to_do = ", ".join(f"{kinds.count(name)} {name}" for name in dict.fromkeys(kinds))
         return f"{reused} of {known} stage runs are in the store; to run: {to_do}; "
 
@@ -145,7 +147,7 @@ class State:
         """The parts that go over all stages, made anew only now and then: a study may have thousands."""
         began = time.monotonic()
         if self._counts is None or force or began >= self._counts_due:
-            uses, outcomes = list(self.run.uses), dict(self.scheduler.outcomes)
+            uses, outcomes = list(self.run.replicates), dict(self.scheduler.outcomes)
             stages = stages_in(uses)
             self._counts = Snapshot(
                 study=self.study.name,
@@ -176,7 +178,7 @@ class State:
         if began < self._results_due:
             return
         try:
-            tables.write_results(self.study, self.run.uses, self.scheduler.outcomes, self.store, self.out)
+            tables.write_results(self.study, self.run.replicates, self.scheduler.outcomes, self.store, self.out)
             if self.publisher is not None:
                 self.publisher.send()
         except OSError as error:  # watching must never stop a study; the end writes them again

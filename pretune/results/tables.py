@@ -224,7 +224,7 @@ def _stage_runs(uses: Sequence[ReplicatePlan], store: Store) -> Iterator[Row]:
 
 def write_searches(study: Study, run: Run, folder: Path) -> None:
     """searches.parquet, and in study.json what should be known beside the table."""
-    rows = [_search_row(run, answer) for answer in in_search_order(study, run.answers)]
+    rows = [_search_row(run, trial) for trial in in_search_order(study, run.trials)]
     if rows:
         frame = pd.DataFrame(rows)
         if study.header.tune.also:
@@ -235,28 +235,28 @@ def write_searches(study: Study, run: Run, folder: Path) -> None:
         write_atomically(folder / "study.json", json.dumps(header | {"notes": sorted(run.notes)}, indent=1))
 
 
-def in_search_order(study: Study, answers: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Searches by the first cell that they are for, since which of them was answered first is a matter of timing."""
+def in_search_order(study: Study, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Searches by the first cell that they are for, since which of them began first is a matter of timing."""
     place = {cell.label: i for i, cell in enumerate(study.cells)}
-    return sorted(answers, key=lambda a: (place[a.cells[0]], a.search, a.index))
+    return sorted(trials, key=lambda one: (place[one.cells[0]], one.search, one.index))
 
 
-def _search_row(run: Run, answer: TrialRecord) -> Row:
-    verdict, study = answer.verdict, run.study
+def _search_row(run: Run, trial: TrialRecord) -> Row:
+    result, study = trial.result, run.study
     tune = study.header.tune
-    cell = next(cell for cell in study.cells if cell.label == answer.cells[0])
+    cell = next(cell for cell in study.cells if cell.label == trial.cells[0])
     went_on = {  # to the selection, to the table: with what a later search found beside it
         use.phase
-        for use in run.uses
-        if use.phase != "search" and use.cell.label in answer.cells and answer.values.items() <= use.values.items()
+        for use in run.replicates
+        if use.phase != "search" and use.cell.label in trial.cells and trial.values.items() <= use.values.items()
     }
-    row: Row = {"search": answer.search, "cells": json.dumps(answer.cells), "index": answer.index}
-    row |= {"told": verdict.told, "value": verdict.value, "reason": verdict.reason}
-    row |= {"reached": verdict.reached if verdict.told == "partial" else None}
+    row: Row = {"search": trial.search, "cells": json.dumps(trial.cells), "index": trial.index}
+    row |= {"told": result.state, "value": result.value, "reason": result.reason}
+    row |= {"reached": result.reached if result.state == "partial" else None}
     row |= {"selected": "select" in went_on, "confirmed": "confirm" in went_on}
-    row |= {"scores": json.dumps(verdict.scores), "chosen": json.dumps(readable(cell, answer.values), sort_keys=True)}
-    row |= {f"also.{name}": value for name, value in zip(tune.also, verdict.also, strict=False)}
-    return row | {f"over.{name}": value for name, value in zip(tune.constraints, verdict.over, strict=False)}
+    row |= {"scores": json.dumps(result.scores), "chosen": json.dumps(readable(cell, trial.values), sort_keys=True)}
+    row |= {f"also.{name}": value for name, value in zip(tune.also, result.also, strict=False)}
+    return row | {f"over.{name}": value for name, value in zip(tune.constraints, result.over, strict=False)}
 
 
 def on_front(row: Row, rows: Sequence[Row], tune: schema.Tune) -> bool:

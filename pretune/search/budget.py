@@ -30,34 +30,34 @@ def share(budgets: schema.Budgets, searches: int) -> schema.Budget:
     )
 
 
-def spent_epochs(uses: Iterable[ReplicatePlan]) -> int:
+def spent_epochs(plans: Iterable[ReplicatePlan]) -> int:
     """Epochs of all stage runs asked for; a training continued from a shorter one counts the shorter one once."""
     longest: dict[str, int] = {}
-    for stage in stages_in(uses).values():
+    for stage in stages_in(plans).values():
         key = stage.series or stage.fingerprint
         longest[key] = max(longest.get(key, 0), stage.reach)
     return sum(longest.values())
 
 
-def gpu_hours(run: Run, uses: Iterable[ReplicatePlan]) -> float:
+def gpu_hours(run: Run, plans: Iterable[ReplicatePlan]) -> float:
     """GPU hours of the stage runs that have ended."""
-    return sum(run.gpu_seconds(fingerprint) for fingerprint in stages_in(uses)) / 3600
+    return sum(run.gpu_seconds(fingerprint) for fingerprint in stages_in(plans)) / 3600
 
 
-def exhausted(run: Run, own: schema.Budget, asked: int, uses: list[ReplicatePlan], began: float) -> str:
+def exhausted(run: Run, own: schema.Budget, asked: int, plans: list[ReplicatePlan], began: float) -> str:
     """Which budget is used up, in words; "" while none is."""
     study = run.study.header.tune.budget.study
     if own.trials is not None and asked >= own.trials:
         return f"{own.trials} trials"
-    if own.epochs is not None and spent_epochs(uses) >= own.epochs:
+    if own.epochs is not None and spent_epochs(plans) >= own.epochs:
         return f"{own.epochs} epochs"
-    now = run.clock() / 3600
+    now = run.elapsed() / 3600
     if own.hours is not None and now - began >= own.hours:
         return f"{own.hours:g} hours"
     if study.hours is not None and now >= study.hours:
         return f"the study's {study.hours:g} hours"
-    if own.gpu_hours is not None and gpu_hours(run, uses) >= own.gpu_hours:
+    if own.gpu_hours is not None and gpu_hours(run, plans) >= own.gpu_hours:
         return f"{own.gpu_hours:g} GPU hours"
-    if study.gpu_hours is not None and gpu_hours(run, run.uses) >= study.gpu_hours:
+    if study.gpu_hours is not None and gpu_hours(run, run.replicates) >= study.gpu_hours:
         return f"the study's {study.gpu_hours:g} GPU hours"
     return ""

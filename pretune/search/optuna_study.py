@@ -102,14 +102,14 @@ class Search:
         if index in self.finished:
             return
         trial = self.suggested.pop(index)
-        if result.told == "failed":
+        if result.state == "failed":
             self.study.tell(trial, state=TrialState.FAIL)
             return
-        diverged = result.told == "infeasible" and result.value is None
+        diverged = result.state == "infeasible" and result.value is None
         trial.set_user_attr(OVER, violations(self.tune, result, diverged))
-        if result.told == "partial" and result.value is not None:
+        if result.state == "partial" and result.value is not None:
             trial.report(result.value, result.reached)
-        if result.told == "partial" or diverged:
+        if result.state == "partial" or diverged:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
             assert result.value is not None

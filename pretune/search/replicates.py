@@ -1,4 +1,4 @@
-"""A study's programs at work: the replicates they plan, the trials they judge, and what they leave for the results."""
+"""A study's programs at work: the replicates they plan, the trials they measure, and notes for the results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pretune.search_spaces.cells import Cell
 from pretune.search_spaces.resolve import Study
 from pretune.search_spaces.stages import DigestOf, Replicate, Stage, Until, stages_of
 
-Values = dict[str, Any]  # what was chosen from ranges, by the range's dotted key
+Values = dict[str, Any]  # of ranges, by the range's dotted key
 Phase = Literal["search", "select", "confirm"]
 
 TrialEnd = Literal["complete", "infeasible", "failed", "partial"]
@@ -22,9 +22,9 @@ TrialEnd = Literal["complete", "infeasible", "failed", "partial"]
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What was found out about one configuration of a search, and what Optuna is told of it."""
+    """Result of one trial of a search, as Optuna is told of it."""
 
-    told: TrialEnd
+    state: TrialEnd
     value: float | None = None  # the target; of a partial one as far as it went
     reached: int = 0  # of a partial one: seeds (racing) or epochs (rungs)
     reason: str = ""
@@ -35,13 +35,13 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """A question of a search and its verdict, for the record."""
+    """A trial of a search and its result, for `searches.parquet`."""
 
     search: str
     cells: tuple[str, ...]
     index: int
     values: Values
-    verdict: TrialResult
+    result: TrialResult
 
 
 @dataclass(frozen=True)
@@ -65,19 +65,19 @@ class Run:
     study: Study
     digest_of: DigestOf  # the content of a data set
     storage: BaseStorage
-    clock: Callable[[], float] = lambda: 0.0  # seconds since this run of the study began
+    elapsed: Callable[[], float] = lambda: 0.0  # seconds since this run of the study began
     gpu_seconds: Callable[[str], float] = lambda fingerprint: 0.0  # that a stage run took, a stored one included
     is_stored: Callable[[str], bool] = lambda fingerprint: False
     earlier: Callable[[], Iterable[Mapping[str, Any]]] = lambda: ()  # what the store tells of its stage runs
-    asks: schema.Tune | None = None  # how questions are asked where not as the study says: by a plan, at random
+    suggest_by: schema.Tune | None = None  # where values are not suggested as the study says: in a plan, at random
     search_prefix: str = ""  # of the names of searches, where a database holds those of several studies
-    uses: list[ReplicatePlan] = field(default_factory=list)
+    replicates: list[ReplicatePlan] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)  # what went wrong
     notes: list[str] = field(default_factory=list)  # what should be known beside the table
-    answers: list[TrialRecord] = field(default_factory=list)
+    trials: list[TrialRecord] = field(default_factory=list)
     open_searches: int = 0
 
-    def use(
+    def plan_replicates(
         self,
         phase: Phase,
         cell: Cell,
@@ -86,10 +86,10 @@ class Run:
         until: Until | None = None,
     ) -> list[ReplicatePlan]:
         """Note that replicates are needed; their test set is measured in the confirm phase alone."""
-        configuration = cell.configuration(chosen(values))
+        configuration = cell.configuration(values_or_centres(values))
         short = hashlib.sha256(configuration.model_dump_json().encode()).hexdigest()[:8]
         header, on_test = self.study.header, phase == "confirm"
-        uses = [
+        plans = [
             ReplicatePlan(
                 phase,
                 cell,
@@ -101,15 +101,15 @@ class Run:
             )
             for seed in seeds
         ]
-        self.uses += uses
-        return uses
+        self.replicates += plans
+        return plans
 
 
-def chosen(values: Values) -> space.Suggest:
+def values_or_centres(values: Values) -> space.Suggest:
     """The values found so far; the centre of every other range."""
     return lambda name, item: values[name] if name in values else space.centre(name, item)
 
 
-def stages_in(uses: Iterable[ReplicatePlan]) -> dict[str, Stage]:
+def stages_in(plans: Iterable[ReplicatePlan]) -> dict[str, Stage]:
     """Distinct stages by fingerprint, in the order in which they were asked for."""
-    return {stage.fingerprint: stage for use in uses for stage in use.stages.values()}
+    return {stage.fingerprint: stage for plan in plans for stage in plan.stages.values()}

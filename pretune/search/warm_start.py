@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pretune.search.optuna_study import Search
-from pretune.search.replicates import Run, Values, chosen
+from pretune.search.replicates import Run, Values, values_or_centres
 from pretune.search.samplers import SpaceVisitor, params_of
 from pretune.search_spaces import space
 from pretune.search_spaces.cells import Cell
@@ -30,8 +30,8 @@ class Known(NamedTuple):
     over: tuple[float, ...]  # by how much it exceeds each constraint, of its worst seed
 
 
-def begin(run: Run, optuna_search: Search, visit: SpaceVisitor, cell: Cell, fixed: Values, name: str) -> None:
-    """Tell the sampler what fine-tunings in the store scored with settings of this search's space.
+def begin(run: Run, optuna_search: Search, visit: SpaceVisitor, cell: Cell, fixed: Values) -> str:
+    """Tell the sampler what fine-tunings in the store scored with settings of this search's space; a note of it.
 
     They guide the sampler and are in no table. What was taken is written into the search's storage once, so a rerun
     begins with the same, whatever the store holds by then.
@@ -46,7 +46,7 @@ def begin(run: Run, optuna_search: Search, visit: SpaceVisitor, cell: Cell, fixe
     for values, score, over in found:
         parts = [params_of(key, ranges[key], value) for key, value in values.items()]
         known.append(({key: value for part in parts for key, value in part.items()}, score, over))
-    run.notes.append(f"{name}: {optuna_search.begin_with(known, visit, said)}")
+    return optuna_search.begin_with(known, visit, said)
 
 
 def earlier(store: Store, out: Path) -> list[dict[str, Any]]:
@@ -118,7 +118,7 @@ def stored_scores(run: Run, cell: Cell, fixed: Values, entries: Sequence[Mapping
 
 def searched(run: Run, cell: Cell, values: Values) -> dict[Replicate, Stage]:
     """The fine-tunings of a configuration, by search seed."""
-    configuration, header = cell.configuration(chosen(values)), run.study.header
+    configuration, header = cell.configuration(values_or_centres(values)), run.study.header
     return {
         seed: stages_of(configuration, seed, header, run.digest_of, False)["finetune"]
         for seed in replicates(header.seeds, "search")
@@ -136,7 +136,7 @@ def pretraining_of(fingerprint: str | None, tasks: Mapping[str, Mapping[str, Any
 
 def is_of(run: Run, cell: Cell, values: Values, task: Mapping[str, Any]) -> bool:
     """Whether the cell with these values is what was asked for, its pretraining apart."""
-    configuration = cell.configuration(chosen(values))
+    configuration = cell.configuration(values_or_centres(values))
     if configuration.finetune is None or configuration.model.model_dump(mode="json") != task["model"]:
         return False
     same = configuration.finetune.model_dump(mode="json", exclude={"data"})

@@ -61,7 +61,7 @@ def drive(chosen: Study, ends: Any = finished, seed: int = 0) -> tuple[Run, Sche
 
 
 def pairs_of(run: Run) -> dict[str, Stage]:
-    return {stage.fingerprint: stage for use in run.uses if use.pair for stage in use.stages.values()}
+    return {stage.fingerprint: stage for use in run.replicates if use.pair for stage in use.stages.values()}
 
 
 def methods_of(stage: Stage) -> tuple[str, str]:
@@ -151,7 +151,7 @@ def test_results_stand_under_both_cells_and_do_not_depend_on_timing(tmp_path: Pa
     frames = []
     for task in (0, seed):
         run, scheduler = drive(made, seed=task)
-        tables.write_results(made, run.uses, scheduler.outcomes, Store(tmp_path / "store"), tmp_path)
+        tables.write_results(made, run.replicates, scheduler.outcomes, Store(tmp_path / "store"), tmp_path)
         frames.append(load(tmp_path))
     assert frames[0].equals(frames[1])
     rows = frames[0][frames[0].metric.str.endswith("/output")]

@@ -329,25 +329,25 @@ class World:
         return s, run
 
 
-def told(run: Run, s: Scheduler) -> list[tuple[Any, ...]]:
+def stage_ends(run: Run, s: Scheduler) -> list[tuple[Any, ...]]:
     """Everything that results could show: per use, what was chosen and how its stages ended. Programs of different
     cells interleave, so the order is that of cells and phases, within a cell that of asking."""
-    ends = [[s.outcomes[one.fingerprint] for one in use.stages.values()] for use in run.uses]
+    ends = [[s.outcomes[one.fingerprint] for one in use.stages.values()] for use in run.replicates]
     rows = [
         (use.cell.label, use.phase, use.until, use.replicate.seed, use.values, end)
-        for use, end in zip(run.uses, ends, strict=True)
+        for use, end in zip(run.replicates, ends, strict=True)
     ]
     return sorted(rows, key=lambda row: row[:2])  # stable
 
 
-def verdicts(run: Run) -> list[tuple[Any, ...]]:
-    return sorted(((one.search, one.index, one.values, one.verdict) for one in run.answers), key=lambda row: row[:2])
+def trial_results(run: Run) -> list[tuple[Any, ...]]:
+    return sorted(((one.search, one.index, one.values, one.result) for one in run.trials), key=lambda row: row[:2])
 
 
 @functools.cache
 def undisturbed(way: str) -> tuple[list[tuple[Any, ...]], ...]:
     s, run = World().drive(0, 0.0, None, study_of(way))
-    return told(run, s), verdicts(run)
+    return stage_ends(run, s), trial_results(run)
 
 
 @settings(max_examples=60, deadline=None)
@@ -364,14 +364,14 @@ def test_any_timing_crashes_and_restarts_give_the_same_questions_and_outcomes(
     for i, kill_after in enumerate(kills):
         world.drive(seed + i, crashes, kill_after, study)
     s, run = world.drive(seed - 1, crashes, None, study)
-    assert (told(run, s), verdicts(run)) == undisturbed(way)
+    assert (stage_ends(run, s), trial_results(run)) == undisturbed(way)
 
 
 @pytest.mark.parametrize("way", sorted(WAYS))
 def test_every_way_of_measuring_does_what_it_is_for(way: str) -> None:
     """Else the property above would hold for six times the same study."""
     rows, found = undisturbed(way)
-    assert any(verdict.told == "partial" for *_, verdict in found) == ("rac" in way or way in ("halving", "median"))
+    assert any(result.state == "partial" for *_, result in found) == ("rac" in way or way in ("halving", "median"))
     assert any(row[1] == "select" for row in rows) == ("top_k" in way)
     assert any(row[2] is not None for row in rows) == (way in ("halving", "median"))
 
@@ -420,7 +420,10 @@ def test_a_finished_study_that_grows_redoes_nothing_and_ends_as_if_it_had_been_s
     assert not before & set(s.attempts)
     assert len(s.attempts) == len(set(expected.attempts) - before)
     assert s.attempts
-    assert (told(run, s), verdicts(run)) == (told(from_the_start, expected), verdicts(from_the_start))
+    assert (stage_ends(run, s), trial_results(run)) == (
+        stage_ends(from_the_start, expected),
+        trial_results(from_the_start),
+    )
 
 
 def test_running_a_finished_study_again_runs_nothing() -> None:

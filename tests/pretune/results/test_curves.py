@@ -16,13 +16,13 @@ def ended(study, root):
     """Every stage run of a study, finished, with a curve of two steps for all but probes."""
     run, _ = simulate(study, lambda _: "digest")
     store, outcomes = Store(root), {}
-    for key, stage in stages_in(run.uses).items():
+    for key, stage in stages_in(run.replicates).items():
         attempt = store.begin(key)
         points = [{"step": n, "epoch": n / 2, "train/loss": 1 / n, "val/jaccard": 0.1 * n} for n in (1, 2)]
         (attempt / "history.json").write_text(json.dumps(points))
         store.finish(attempt, stage.name, "finished", "", {"val/jaccard": 0.2}, 1.0, {})
         outcomes[key] = Outcome("finished", {"val/jaccard": 0.2})
-    return run.uses, outcomes, store
+    return run.replicates, outcomes, store
 
 
 def test_every_place_in_the_results_has_its_curve(tiny, tmp_path):

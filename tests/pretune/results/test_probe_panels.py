@@ -64,7 +64,7 @@ def run(data: Path) -> Store:
         assert outcome.state == "finished", outcome.cause
         scheduler.complete(stage, outcome)
     tables.write_header(made, data / "s")
-    tables.write_results(made, chosen.uses, scheduler.outcomes, store, data / "s")
+    tables.write_results(made, chosen.replicates, scheduler.outcomes, store, data / "s")
     return store
 
 

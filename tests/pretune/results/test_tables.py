@@ -50,7 +50,7 @@ def drive(study: Study, ends: Any = ends, seed: int = 0) -> tuple[Run, Scheduler
 def written(study: Study, folder: Path, ends: Any = ends, seed: int = 0) -> pd.DataFrame:
     run, scheduler = drive(study, ends, seed)
     tables.write_header(study, folder)
-    tables.write_results(study, run.uses, scheduler.outcomes, Store(folder / "store"), folder)
+    tables.write_results(study, run.replicates, scheduler.outcomes, Store(folder / "store"), folder)
     return load(folder)
 
 
@@ -136,7 +136,7 @@ def test_rows_and_their_order_do_not_depend_on_timing(tiny: dict[str, Any], seed
     frames = []
     for order in (0, seed):
         run, scheduler = drive(study, seed=order)
-        uses = tables.in_order(study, run.uses)
+        uses = tables.in_order(study, run.replicates)
         frames.append(pd.DataFrame(tables.result_rows(study, uses, scheduler.outcomes)))
     pd.testing.assert_frame_equal(*frames, check_exact=True)
 
@@ -162,7 +162,7 @@ def test_the_best_model_is_chosen_by_validation_first_by_cell_then_by_seed(
     tiny["tune"] = {"direction": direction}
     study, store = from_dict(tiny), Store(tmp_path / "store")
     run, scheduler = drive(study)
-    for use in run.uses:
+    for use in run.replicates:
         stage = use.stages["finetune"]
         score = scores[use.cell.label, use.replicate.seed]
         scheduler.outcomes[stage.fingerprint] = Outcome("finished", {"val/jaccard": score, "test/jaccard": 1 - score})
@@ -170,7 +170,7 @@ def test_the_best_model_is_chosen_by_validation_first_by_cell_then_by_seed(
         (attempt / "model.safetensors").write_text(f"{use.cell.label} {use.replicate.seed}")
         (attempt / "notes.json").write_text(json.dumps({"classes": ["a", "b"], "size": 32, "test": [1]}))
         store.finish(attempt, "finetune", "finished", "", {}, 1.0, {})
-    tables.keep_best(study, run.uses, scheduler.outcomes, store, tmp_path)
+    tables.keep_best(study, run.replicates, scheduler.outcomes, store, tmp_path)
     expected = "encoder=frozen 1" if direction == "maximize" else "encoder=unfrozen 0"
     assert (tmp_path / "best" / "model.safetensors").read_text() == expected
     card = json.loads((tmp_path / "best" / "model.json").read_text())
@@ -181,5 +181,5 @@ def test_the_best_model_is_chosen_by_validation_first_by_cell_then_by_seed(
 def test_without_a_finished_fine_tuning_there_is_no_best_model(tiny: dict[str, Any], tmp_path: Path) -> None:
     study = from_dict(tiny)
     run, _ = drive(study)
-    assert tables.keep_best(study, run.uses, {}, Store(tmp_path / "store"), tmp_path) is None
+    assert tables.keep_best(study, run.replicates, {}, Store(tmp_path / "store"), tmp_path) is None
     assert not (tmp_path / "best").exists()

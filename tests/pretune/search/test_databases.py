@@ -148,7 +148,7 @@ class KilledError(Exception):
 def drive(
     place: Path | str | None, prefix: str = "", kill_at: int | None = None, halfway: Callable[[], None] = lambda: None
 ) -> list[Any]:
-    """The study with invented scores; every question and verdict of it."""
+    """The study with invented scores; every trial and result of it."""
     with opened(place) as storage:
         run = Run(from_dict(copy.deepcopy(STUDY)), lambda data: "digest", storage, search_prefix=prefix)
         scheduler = Scheduler(lambda key: None, 0)
@@ -161,7 +161,7 @@ def drive(
             value = int.from_bytes(hashlib.sha256(stage.fingerprint.encode()).digest()[:4], "big") / 2**32
             scheduler.complete(stage, Outcome("finished", {"val/jaccard": value, "test/jaccard": value}))
         assert scheduler.finished
-    answers = [(one.search, one.index, tuple(one.values.items()), one.verdict) for one in run.answers]
+    answers = [(one.search, one.index, tuple(one.values.items()), one.result) for one in run.trials]
     return sorted(answers, key=lambda answer: answer[:2])
 
 

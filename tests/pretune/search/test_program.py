@@ -14,7 +14,7 @@ from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Outcome
 from pretune.search import program
 from pretune.search.optuna_study import open_storage
-from pretune.search.pruning import judge
+from pretune.search.pruning import end_of
 from pretune.search.replicates import ReplicatePlan, Run
 from pretune.search_spaces import schema
 from pretune.search_spaces.resolve import Study, from_dict
@@ -65,7 +65,7 @@ def drive(chosen: Study, ends: Ends = lambda stage: done()) -> tuple[Run, Schedu
 
 
 def of_phase(run: Run, phase: str) -> list[ReplicatePlan]:
-    return [use for use in run.uses if use.phase == phase]
+    return [use for use in run.replicates if use.phase == phase]
 
 
 def temperature(stage: Stage) -> float:
@@ -94,7 +94,7 @@ def test_a_study_without_ranges_goes_straight_to_confirm() -> None:
 
 def test_the_test_set_is_measured_in_confirm_alone_and_with_seeds_of_its_own() -> None:
     run, _ = drive(study(TEMPERATURE, RATE))
-    for use in run.uses:
+    for use in run.replicates:
         assert use.stages["finetune"].on_test == (use.phase == "confirm")
     seeds = {phase: {use.replicate.seed for use in of_phase(run, phase)} for phase in ("search", "confirm")}
     assert seeds == {"search": {1000, 1001}, "confirm": {0, 1, 2}}
@@ -115,7 +115,7 @@ def test_one_search_of_the_pretraining_serves_all_cells() -> None:
 def test_while_the_pretraining_is_searched_fine_tuning_stands_at_its_centre() -> None:
     """The geometric centre of 1e-3 to 1e-1 is 1e-2."""
     run, _ = drive(study(TEMPERATURE, RATE))
-    early = [use for use in run.uses if use.phase == "search" and "finetune.optimizer.lr" not in use.values]
+    early = [use for use in run.replicates if use.phase == "search" and "finetune.optimizer.lr" not in use.values]
     assert len(early) == 4 * 2 * 4
     assert [rate(use.stages["finetune"]) for use in early] == pytest.approx([1e-2] * len(early))
 
@@ -262,8 +262,8 @@ def outcome(state: Any, value: float = 0.5, root: str = "") -> Outcome:
     ],
 )
 def test_what_is_told_of_a_configuration(outcomes: Sequence[Outcome], expected: tuple[str, float | None]) -> None:
-    told, value = judge(outcomes, "m")
-    assert told == expected[0]
+    state, value = end_of(outcomes, "m")
+    assert state == expected[0]
     assert value == (None if expected[1] is None else pytest.approx(expected[1]))
 
 

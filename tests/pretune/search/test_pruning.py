@@ -69,7 +69,7 @@ def drive(
             part = part.setdefault(name, {})
         part[last] = value
     run = Run(from_dict(data), lambda data: "digest", storage or open_storage(None))
-    run.clock = clock
+    run.elapsed = clock
     scheduler = Scheduler(lambda key: None, 0)
     scheduler.start(program.start(run))
     rng, held = np.random.default_rng(order), []
@@ -92,12 +92,12 @@ def value_of(answer: TrialRecord) -> float:
     return float(next(iter(answer.values.values())))
 
 
-def answers(run: Run) -> list[tuple[Any, ...]]:
-    return [(a.index, tuple(a.values.items()), a.verdict) for a in sorted(run.answers, key=lambda a: a.index)]
+def trials_of(run: Run) -> list[tuple[Any, ...]]:
+    return [(a.index, tuple(a.values.items()), a.result) for a in sorted(run.trials, key=lambda a: a.index)]
 
 
-def told(run: Run, kind: str) -> list[TrialRecord]:
-    return [answer for answer in run.answers if answer.verdict.told == kind]
+def ended(run: Run, kind: str) -> list[TrialRecord]:
+    return [answer for answer in run.trials if answer.result.state == kind]
 
 
 # ----------------------------------------------------------------------------------------------------------- racing
@@ -147,14 +147,14 @@ def test_an_equal_of_the_best_is_seldom_raced_out() -> None:
 
 def test_a_race_gives_more_seeds_to_contenders_and_says_why_others_left() -> None:
     run, _ = drive({"tune.racing": {"first": 2}}, by_rate(0.02))
-    partial, complete = told(run, "partial"), told(run, "complete")
+    partial, complete = ended(run, "partial"), ended(run, "complete")
     assert len(partial) >= 6
     assert complete
-    assert all(len(answer.verdict.scores) == answer.verdict.reached < 6 for answer in partial)
-    assert all(len(answer.verdict.scores) == 6 for answer in complete)
-    assert all("raced out after" in answer.verdict.reason for answer in partial)
-    searched = [use for use in run.uses if use.phase == "search"]
-    assert len(searched) == sum(len(answer.verdict.scores) for answer in run.answers)
+    assert all(len(answer.result.scores) == answer.result.reached < 6 for answer in partial)
+    assert all(len(answer.result.scores) == 6 for answer in complete)
+    assert all("raced out after" in answer.result.reason for answer in partial)
+    searched = [use for use in run.replicates if use.phase == "search"]
+    assert len(searched) == sum(len(answer.result.scores) for answer in run.trials)
 
 
 def test_what_was_raced_out_is_told_as_pruned_and_adjusted_for_its_seeds() -> None:
@@ -164,22 +164,24 @@ def test_what_was_raced_out_is_told_as_pruned_and_adjusted_for_its_seeds() -> No
     [summary] = optuna.get_all_study_summaries(storage)
     trials = optuna.load_study(study_name=summary.study_name, storage=storage).get_trials()
     pruned = [trial for trial in trials if trial.state == optuna.trial.TrialState.PRUNED]
-    assert len(pruned) == len(told(run, "partial")) > 0
-    best = max(told(run, "complete"), key=lambda answer: answer.verdict.value or -9)
+    assert len(pruned) == len(ended(run, "partial")) > 0
+    best = max(ended(run, "complete"), key=lambda answer: answer.result.value or -9)
     for trial in pruned:
-        answer = next(a for a in run.answers if a.index == trial.user_attrs["pretune:index"])
-        assert answer.verdict.value is not None
+        answer = next(a for a in run.trials if a.index == trial.user_attrs["pretune:index"])
+        assert answer.result.value is not None
         [(step, value)] = trial.intermediate_values.items()
-        assert (step, value) == (answer.verdict.reached, answer.verdict.value)
+        assert (step, value) == (answer.result.reached, answer.result.value)
         truth = -abs(np.log10(value_of(answer)) + 2) - -abs(np.log10(value_of(best)) + 2)
-        assert answer.verdict.value - (best.verdict.value or 0) == pytest.approx(truth, abs=0.25)  # 5 noise sds
+        assert answer.result.value - (best.result.value or 0) == pytest.approx(truth, abs=0.25)  # 5 noise sds
 
 
 def test_a_race_finds_what_a_full_search_finds() -> None:
     """The best by its true score among what was asked: only seeds' effects are large."""
     run, _ = drive({"tune.racing": {"first": 2}}, by_rate(0.02))
-    best = min(run.answers, key=lambda answer: abs(np.log10(value_of(answer)) + 2))
-    assert {value for use in run.uses if use.phase == "confirm" for value in use.values.values()} == {value_of(best)}
+    best = min(run.trials, key=lambda answer: abs(np.log10(value_of(answer)) + 2))
+    assert {value for use in run.replicates if use.phase == "confirm" for value in use.values.values()} == {
+        value_of(best)
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------ rungs
@@ -189,9 +191,9 @@ def test_a_race_finds_what_a_full_search_finds() -> None:
 def test_halving_trains_a_third_of_each_batch_on(schedule: str) -> None:
     changes = {"tune.rungs": {"epochs": [1, 3]}, "tune.batch": 9, "tune.trials": 9, "seeds.search": 1}
     run, scheduler = drive(changes | {"finetune.schedule": {"name": schedule}}, by_rate(0.0))
-    assert sorted(answer.verdict.reached for answer in run.answers) == [0] + [1] * 6 + [3] * 2
-    assert all("not among the best" in answer.verdict.reason for answer in told(run, "partial"))
-    searched = [use.stages["finetune"] for use in run.uses if use.phase == "search"]
+    assert sorted(answer.result.reached for answer in run.trials) == [0] + [1] * 6 + [3] * 2
+    assert all("not among the best" in answer.result.reason for answer in ended(run, "partial"))
+    searched = [use.stages["finetune"] for use in run.replicates if use.phase == "search"]
     assert sorted(stage.reach for stage in searched) == [1] * 9 + [3] * 3 + [9]
     assert all(stage.keep_state for stage in searched if stage.reach < 9)
     whole = next(stage for stage in searched if stage.reach == 9)
@@ -202,20 +204,20 @@ def test_halving_trains_a_third_of_each_batch_on(schedule: str) -> None:
         assert [stage.until for stage in series] == [1, 3, None]
     else:
         assert [stage.settings.epochs for stage in series] == [1, 3, 9]  # type: ignore[union-attr]
-    best = max(told(run, "complete"), key=lambda a: a.verdict.value or -9)
-    assert best.values == next(use.values for use in run.uses if use.phase == "confirm")
+    best = max(ended(run, "complete"), key=lambda a: a.result.value or -9)
+    assert best.values == next(use.values for use in run.replicates if use.phase == "confirm")
     assert len(scheduler.outcomes) == 13 + 3
 
 
 def test_the_median_rule_stops_what_is_below_the_median_of_all_so_far() -> None:
     rule = {"rule": "median", "epochs": [3]}
     run, _ = drive({"tune.rungs": rule, "tune.startup": 4, "seeds.search": 1}, by_rate(0.0))
-    values = [(answer.index, answer.verdict) for answer in run.answers]
+    values = [(answer.index, answer.result) for answer in run.trials]
     known: list[float] = []
     for first in (0, 4, 8):
-        batch = [verdict for index, verdict in values if first <= index < first + 4]
-        known += [verdict.value for verdict in batch if verdict.value is not None]
-        stopped = {verdict.value for verdict in batch if verdict.told == "partial"}
+        batch = [result for index, result in values if first <= index < first + 4]
+        known += [result.value for result in batch if result.value is not None]
+        stopped = {result.value for result in batch if result.state == "partial"}
         assert stopped == {v.value for v in batch if v.value is not None and v.value < np.median(known)}
 
 
@@ -225,18 +227,18 @@ def test_the_median_rule_stops_what_is_below_the_median_of_all_so_far() -> None:
 def test_selection_is_on_seeds_of_its_own() -> None:
     run, _ = drive({"tune.top_k": 3}, by_rate(1.0))
     seeds = {
-        phase: {use.replicate.seed for use in run.uses if use.phase == phase}
+        phase: {use.replicate.seed for use in run.replicates if use.phase == phase}
         for phase in ("search", "select", "confirm")
     }
     assert seeds["search"].isdisjoint(seeds["select"])
     assert seeds["confirm"].isdisjoint(seeds["search"] | seeds["select"])
-    selected = [use for use in run.uses if use.phase == "select"]
+    selected = [use for use in run.replicates if use.phase == "select"]
     means: dict[str, list[float]] = {}
     for use in selected:
         means.setdefault(use.configuration, []).append(by_rate(1.0)(use.stages["finetune"]))
     assert len(means) == 3
     winner = max(means, key=lambda name: float(np.mean(means[name])))
-    assert {use.configuration for use in run.uses if use.phase == "confirm"} == {winner}
+    assert {use.configuration for use in run.replicates if use.phase == "confirm"} == {winner}
     assert not any(use.stages["finetune"].on_test for use in selected)
 
 
@@ -247,8 +249,8 @@ def test_on_a_null_study_the_search_flatters_itself_and_the_confirmation_does_no
     found, confirmed = [], []
     for k in range(60):
         run, scheduler = drive({"tune.seed": k}, luck)
-        found.append(max(answer.verdict.value or -9.0 for answer in run.answers))
-        uses = [use.stages["finetune"].fingerprint for use in run.uses if use.phase == "confirm"]
+        found.append(max(answer.result.value or -9.0 for answer in run.trials))
+        uses = [use.stages["finetune"].fingerprint for use in run.replicates if use.phase == "confirm"]
         confirmed.append(float(np.mean([scheduler.outcomes[key].metrics["test/jaccard"] for key in uses])))
     expected = float(np.mean(np.random.default_rng(0).normal(size=(20000, 12)).max(axis=1))) / np.sqrt(6)
     assert np.mean(found) == pytest.approx(expected, abs=0.09)
@@ -268,15 +270,15 @@ def test_on_a_null_study_the_search_flatters_itself_and_the_confirmation_does_no
 def test_a_budget_ends_the_search_and_the_confirmation_still_runs(budget: dict[str, Any], asked: int) -> None:
     ticks = iter(range(10**6))
     run, _ = drive({"tune.budget": budget}, by_rate(0.1), clock=lambda: float(next(ticks)))
-    assert len(run.answers) == asked
-    assert sum(use.phase == "confirm" for use in run.uses) == 3
+    assert len(run.trials) == asked
+    assert sum(use.phase == "confirm" for use in run.replicates) == 3
     assert run.notes if "trials" not in str(budget) else True
 
 
 def test_two_searches_share_a_budget_evenly() -> None:
     factor = {"freeze": {"finetune.freeze": ["none", "encoder"]}}
     run, _ = drive({"factors": factor, "tune.budget": {"study": {"trials": 12}}}, by_rate(0.1))
-    counts = [sum(answer.search == name for answer in run.answers) for name in {a.search for a in run.answers}]
+    counts = [sum(answer.search == name for answer in run.trials) for name in {a.search for a in run.trials}]
     assert counts == [6, 6]
 
 
@@ -285,26 +287,26 @@ def test_a_search_that_ran_out_of_time_ends_at_the_same_question_again() -> None
     changes = {"tune.budget": {"study": {"hours": 1 / 3600}}}
     first, _ = drive(changes, by_rate(0.1), storage, clock=lambda: float(next(ticks)))
     again, _ = drive(changes, by_rate(0.1), storage)  # this time no time passes at all
-    assert answers(first) == answers(again)
+    assert trials_of(first) == trials_of(again)
     more, _ = drive({"tune.budget": {"study": {"hours": 1.0}}}, by_rate(0.1), storage)
-    assert len(more.answers) == 12  # a raised budget goes on
+    assert len(more.trials) == 12  # a raised budget goes on
 
 
 def test_what_breaks_a_constraint_is_infeasible_and_never_chosen() -> None:
     run, _ = drive({"tune.constraints": {"cost/seconds": 0.05}}, by_rate(0.1))
-    infeasible = told(run, "infeasible")
+    infeasible = ended(run, "infeasible")
     assert infeasible
     assert all(10 * value_of(answer) > 0.05 for answer in infeasible)
-    assert all("cost/seconds above 0.05" in answer.verdict.reason for answer in infeasible)
-    assert all(10 * rate(use.stages["finetune"]) <= 0.05 for use in run.uses if use.phase == "confirm")
+    assert all("cost/seconds above 0.05" in answer.result.reason for answer in infeasible)
+    assert all(10 * rate(use.stages["finetune"]) <= 0.05 for use in run.replicates if use.phase == "confirm")
 
 
 def test_a_cell_without_a_feasible_configuration_says_so() -> None:
     run, _ = drive({"tune.constraints": {"cost/seconds": 0.0}}, by_rate(0.1))
     assert "within the constraints" in run.messages[0]
-    lowest = min(10 * value_of(answer) for answer in run.answers)
+    lowest = min(10 * value_of(answer) for answer in run.trials)
     assert f"(the nearest had cost/seconds {lowest:.4g}, above 0: loosen tune.constraints" in run.messages[0]
-    assert not [use for use in run.uses if use.phase == "confirm"]
+    assert not [use for use in run.replicates if use.phase == "confirm"]
 
 
 # ---------------------------------------------------------------------------------------------------------- timing
@@ -332,9 +334,9 @@ def test_nothing_depends_on_the_order_in_which_stages_end(changes: dict[str, Any
     expected, _ = drive(changes, by_rate(0.3))
     for order in (1, 2):
         run, _ = drive(changes, by_rate(0.3), order=order)
-        assert answers(run) == answers(expected)
-        assert [use.values for use in run.uses if use.phase == "confirm"] == [
-            use.values for use in expected.uses if use.phase == "confirm"
+        assert trials_of(run) == trials_of(expected)
+        assert [use.values for use in run.replicates if use.phase == "confirm"] == [
+            use.values for use in expected.replicates if use.phase == "confirm"
         ]
 
 
@@ -343,7 +345,7 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize("changes", WAYS, ids=lambda changes: " ".join(str(value) for value in changes.values()))
-def test_a_search_killed_anywhere_goes_on_with_the_same_questions_and_verdicts(changes: dict[str, Any]) -> None:
+def test_a_search_killed_anywhere_goes_on_with_the_same_questions_and_results(changes: dict[str, Any]) -> None:
     expected, _ = drive(changes, by_rate(0.3))
     storage = open_storage(None)
     for limit in (5, 17, 40):
@@ -359,14 +361,14 @@ def test_a_search_killed_anywhere_goes_on_with_the_same_questions_and_verdicts(c
         except KilledError:
             continue
     run, _ = drive(changes, by_rate(0.3), storage)
-    assert answers(run) == answers(expected)
+    assert trials_of(run) == trials_of(expected)
 
 
 def test_the_front_holds_what_nothing_beats() -> None:
     from pretune.results.tables import _search_row, on_front
 
     run, _ = drive({"tune.sampler": "nsga2", "tune.also": ["cost/seconds"], "tune.population": 4}, by_rate(0.0))
-    rows = [_search_row(run, answer) for answer in run.answers]
+    rows = [_search_row(run, answer) for answer in run.trials]
     points = np.array([(row["value"], -row["also.cost/seconds"]) for row in rows])
     for row, point in zip(rows, points, strict=True):
         beaten = ((points >= point).all(axis=1) & (points > point).any(axis=1)).any()
@@ -378,12 +380,12 @@ def test_the_record_names_options_and_what_went_on() -> None:
 
     changes = {"finetune.loss": {"choice": ["dice", "cross-entropy"]}, "tune.top_k": 3, "seeds.select": 2}
     run, _ = drive(changes, by_rate(0.3))
-    rows = [_search_row(run, answer) for answer in run.answers]
+    rows = [_search_row(run, answer) for answer in run.trials]
     assert {json.loads(row["chosen"])["finetune.loss"] for row in rows} == {"dice", "cross-entropy"}
     assert sum(row["selected"] for row in rows) == 3
     [confirmed] = [row for row in rows if row["confirmed"]]
     assert confirmed["selected"]
-    [losses] = {use.stages["finetune"].settings.loss for use in run.uses if use.phase == "confirm"}  # type: ignore[union-attr]
+    [losses] = {use.stages["finetune"].settings.loss for use in run.replicates if use.phase == "confirm"}  # type: ignore[union-attr]
     assert json.loads(confirmed["chosen"])["finetune.loss"] == losses
 
 
@@ -425,7 +427,7 @@ def test_an_equal_is_seldom_raced_out_also_among_many() -> None:
     out = asked = 0
     for k in range(12):
         run, _ = drive({"tune.racing": {"first": 2}, "tune.trials": 40, "tune.seed": k}, luck)
-        out, asked = out + len(told(run, "partial")), asked + len(run.answers)
+        out, asked = out + len(ended(run, "partial")), asked + len(run.trials)
     assert out / asked <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / asked)
 
 
@@ -436,8 +438,8 @@ def test_a_divergence_under_constraints_ends_no_search(name: str) -> None:
 
     changes = {"tune.sampler": name, "tune.constraints": {"cost/seconds": 0.05}, "tune.trials": 8}
     run, _ = drive(changes, ends)
-    assert len(run.answers) == 8
-    assert told(run, "infeasible")
+    assert len(run.trials) == 8
+    assert ended(run, "infeasible")
 
 
 def test_an_extended_study_asks_the_same_first_questions() -> None:
@@ -445,10 +447,10 @@ def test_an_extended_study_asks_the_same_first_questions() -> None:
     base, _ = drive({"tune.trials": 4}, by_rate(0.1))
     seeds, _ = drive({"tune.trials": 4, "seeds.search": 7}, by_rate(0.1))
     level, _ = drive({"tune.trials": 4, "factors": {"freeze": {"finetune.freeze": ["none", "encoder"]}}}, by_rate(0.1))
-    asked = [answer.values for answer in base.answers]
-    assert [answer.values for answer in seeds.answers] == asked
+    asked = [answer.values for answer in base.trials]
+    assert [answer.values for answer in seeds.trials] == asked
     for label in ("freeze=none", "freeze=encoder"):
-        assert [answer.values for answer in level.answers if answer.cells == (label,)] == asked
+        assert [answer.values for answer in level.trials if answer.cells == (label,)] == asked
 
 
 def test_noise_adds_up() -> None:

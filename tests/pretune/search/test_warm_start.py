@@ -62,7 +62,7 @@ def test_a_search_begins_with_what_an_earlier_study_measured_and_says_so() -> No
     warm = BASE["tune"] | {"warm_start": True, "seed": 5}
     second, _, storage = run_study(entries, tune=warm, seeds={"search": 2, "report": 3})
     taken = seen_before(storage)
-    asked = {round(value, 12) for answer in first.answers for value in answer.values.values()}
+    asked = {round(value, 12) for answer in first.trials for value in answer.values.values()}
     assert {round(trial.params["finetune.optimizer.lr"], 12) for trial in taken} == asked
     seeds = [stream_seed("init", FIRST_SEARCH_SEED + i) % 7 for i in range(2)]
     assert [trial.value for trial in taken] == pytest.approx(
@@ -70,8 +70,8 @@ def test_a_search_begins_with_what_an_earlier_study_measured_and_says_so() -> No
     )
     said = f"the sampler was told of {len(taken)} configurations that were in the store"
     assert f"{said} (of its own pretraining, mean over 2 seeds of 2); none is in the count" in second.notes[0]
-    assert len(second.answers) == 8  # what was taken is not counted as asked
-    new = {round(value, 12) for answer in second.answers for value in answer.values.values()}
+    assert len(second.trials) == 8  # what was taken is not counted as asked
+    new = {round(value, 12) for answer in second.trials for value in answer.values.values()}
     assert len(new - asked) == 8  # nor asked again, under the same study seed too
 
 
