@@ -17,15 +17,6 @@ if TYPE_CHECKING:  # numpy and torch are imported where they are used: the comma
 
 SHEET_IMAGES = 24
 
-OWN = {
-    "scenes": "generated scenes with exact masks, regions and depth; nothing to fetch",
-    "volumes": "generated volumes with exact masks; nothing to fetch",
-    "image-folder": "your images, all in one folder or in one for each class, also below train/, val/ and test/",
-    "image-mask-folder": "your images/ and masks/ with equal file names, also below train/, val/ and test/",
-    "parquet": "your shards of image files (mask and label: columns that you name), on a disk or in an object store",
-    "npz": "your arrays in one file: images, and masks and labels if there are any",
-}
-
 _data = click.option(
     "--data", "root", type=click.Path(path_type=Path), help="Folder in which data sets are looked for."
 )
@@ -148,13 +139,14 @@ def views(
 
 def print_list(console: Console) -> None:
     """One line for each published data set, and the forms of one's own."""
-    from pretune.trainables.data.sets.catalogue import ABOUT
+    from pretune.trainables.data.sets.table import ABOUT, ABOUT_GENERATED, DATA_SETS
 
     table = Table(Column("name", no_wrap=True), Column("size", min_width=8), "login", Column("what", overflow="fold"))
     for name, about in sorted(ABOUT.items()):
         what = f"{about.title}\nlicence: {about.licence}\nholds: {about.layout}"
         table.add_row(name, about.size, "yes" if about.login else "no", what, end_section=True)
-    for name, what in OWN.items():
+    own = {name: row.about for name, row in DATA_SETS.items() if isinstance(row.about, str)}
+    for name, what in (ABOUT_GENERATED | own).items():
         table.add_row(name, "", "no", what)
     console.print(table)
     console.print("fetch: pretune data fetch NAME; check a copy: pretune data check NAME", highlight=False)
@@ -165,13 +157,12 @@ def print_list(console: Console) -> None:
 
 def fetch_data(name: str, root: Path, keep: bool, console: Console) -> None:
     """Download and unpack below `root`, or print what to do. Raises DataError, click.UsageError."""
-    from pretune.trainables.data.sets.catalogue import ABOUT
-    from pretune.trainables.data.sets.table import find
+    from pretune.trainables.data.sets.table import ABOUT, find_folder
 
     if name not in ABOUT:
         raise click.UsageError(f"{name!r} cannot be fetched; there are: {', '.join(sorted(ABOUT))}")
     about = ABOUT[name]
-    if found := find(root, about):
+    if found := find_folder(root, about):
         console.print(f"{name} is there: {found}; pretune data check {name} --data {root}", highlight=False)
         return
     console.print(f"{about.title}: {about.size}, licence: {about.licence}", highlight=False)

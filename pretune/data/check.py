@@ -43,9 +43,9 @@ def settings_of(name: str, overrides: Sequence[str]) -> schema.Data:
     from pretune.search_spaces import schema
     from pretune.search_spaces.check import problems_of
     from pretune.search_spaces.document import Places
-    from pretune.trainables.data.sets.table import ADAPTERS
+    from pretune.trainables.data.sets.table import ABOUT_GENERATED, DATA_SETS
 
-    known = sorted({*ADAPTERS, "scenes", "volumes"})
+    known = sorted({*DATA_SETS, *ABOUT_GENERATED})
     if name not in known:
         raise click.UsageError(f"no data set {name!r}; there are: {', '.join(known)}; a study file ends in .yaml")
     values: dict[str, Any] = {"dataset": name}

@@ -16,7 +16,8 @@ from PIL import Image
 
 from pretune.cli import data as data_cli
 from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.sets.catalogue import ABOUT, About, Download
+from pretune.trainables.data.sets.catalogue import About, Download
+from pretune.trainables.data.sets.table import ABOUT, ABOUT_GENERATED, DATA_SETS
 
 
 def call(*arguments: str | Path) -> Result:
@@ -40,7 +41,7 @@ def check(root: Path, tmp_path: Path) -> Result:
 
 def test_the_list_names_every_data_set_with_its_licence() -> None:
     shown = call("list").output
-    for name in [*ABOUT, *data_cli.OWN]:
+    for name in [*ABOUT, *DATA_SETS, *ABOUT_GENERATED]:
         assert name in shown
     assert "CC BY-SA 4.0" in shown
 

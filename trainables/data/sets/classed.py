@@ -9,8 +9,13 @@ from pathlib import Path
 from pretune.search_spaces import schema
 from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.listing import Entry, Listing
+from pretune.trainables.data.sets.catalogue import IMAGENET_TERMS, About, DataSet, Download
 from pretune.trainables.data.sets.folders import SUFFIXES
+from pretune.trainables.data.sets.packed import list_tiny_npz
 from pretune.trainables.data.sets.wnids import TINY_IMAGENET
+
+_FASTAI = "https://s3.amazonaws.com/fast-ai-imageclas"
+_INAT = "https://ml-inat-competition-datasets.s3.amazonaws.com/2021"
 
 IMAGENETTE = {
     "n01440764": "tench", "n02102040": "English springer", "n02979186": "cassette player", "n03000684": "chain saw",
@@ -45,6 +50,11 @@ def list_imagenet(settings: schema.ImageNet, root: Path) -> Listing:
     index = {wnid: i for i, wnid in enumerate(wanted)}
     entries = [*_classed(root, "train", index, False), *_classed(root, "val", index, True)]
     return _listing(root, entries, tuple(wanted), ("train", "val"), index)
+
+
+def list_tiny_imagenet(settings: schema.TinyImageNet, root: Path) -> Listing:
+    """tiny-imagenet-200/ as it is unpacked, or train.npz."""
+    return list_tiny_folder(root) if (root / "train").is_dir() else list_tiny_npz(root)
 
 
 def list_tiny_folder(root: Path) -> Listing:
@@ -132,3 +142,74 @@ def _listing(
 ) -> Listing:
     problems = tuple(problem for part in parts for problem in _empty(root, part, index, entries))
     return Listing(root, tuple(sorted(entries)), problems, label_names=label_names)
+
+
+CLASSED_SETS = {
+    "tiny-imagenet": DataSet(
+        list_tiny_imagenet,
+        About(
+            title="Tiny ImageNet",
+            licence=IMAGENET_TERMS,
+            size="0.25 GB",
+            login=False,
+            layout="train/WNID/images/ and val/ with val_annotations.txt, or train.npz",
+            folders=("tiny-imagenet-200", "tiny-imagenet"),
+            markers=(("train", "val"), ("train.npz",)),
+            get="`pretune data fetch tiny-imagenet` fetches it",
+            downloads=(
+                Download("http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de", ".."),
+            ),
+        ),
+    ),
+    "imagenette": DataSet(
+        list_imagenette,
+        About(
+            title="Imagenette",
+            licence=f"Apache-2.0 (list); {IMAGENET_TERMS}",
+            size="0.34 GB (320 px)",
+            login=False,
+            layout="train/WNID/ and val/WNID/",
+            folders=("imagenette2-320", "imagenette2-160", "imagenette2", "imagenette"),
+            markers=(("train", "val"),),
+            get="`pretune data fetch imagenette` or torchvision.datasets.Imagenette(root, download=True) fetches it",
+            downloads=(Download(f"{_FASTAI}/imagenette2-320.tgz", "3df6f0d01a2c9592104656642f5e78a3", ".."),),
+        ),
+    ),
+    "imagenet": DataSet(
+        list_imagenet,
+        About(
+            title="ImageNet-1k",
+            licence=IMAGENET_TERMS,
+            size="144 GB",
+            login=True,
+            layout="train/WNID/*.JPEG and val/WNID/*.JPEG",
+            folders=("imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC"),
+            markers=(("train", "val"),),
+            get=(
+                "register at https://image-net.org, download ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and "
+                "ILSVRC2012_devkit_t12.tar.gz into one folder `imagenet` below --data, and run "
+                "torchvision.datasets.ImageNet(folder, split) once for each of split train and val"
+            ),
+        ),
+    ),
+    "inaturalist2021": DataSet(
+        list_inaturalist,
+        About(
+            title="iNaturalist 2021 (mini)",
+            licence="iNaturalist terms: non-commercial research",
+            size="51 GB",
+            login=False,
+            layout="train_mini/ or train/, and val/, each with NNNNN_Kingdom_Phylum_Class_.../",
+            folders=("inaturalist2021", "inat2021", "inaturalist"),
+            markers=(("2021_train",), ("train",), ("2021_train_mini",), ("train_mini",)),
+            get=(
+                "`pretune data fetch inaturalist2021` fetches train_mini and val; the full train.tar.gz (224 GB) "
+                f"stands at {_INAT}/train.tar.gz"
+            ),
+            downloads=(
+                Download(f"{_INAT}/train_mini.tar.gz", "db6ed8330e634445efc8fec83ae81442"),
+                Download(f"{_INAT}/val.tar.gz", "f6f6e0e242e3d4c9569ba56400938afc"),
+            ),
+        ),
+    ),
+}

@@ -18,6 +18,7 @@ from pretune.search_spaces import schema
 from pretune.trainables.data.decode import Decoded, Unpack
 from pretune.trainables.data.errors import BadFileError, DataError
 from pretune.trainables.data.listing import Entry, Listing, Member, Pack
+from pretune.trainables.data.sets.catalogue import About, DataSet
 
 TEST_FOLDS = (7, 8, 9)  # of LUNA16's ten, as Models Genesis has them
 PARTS = ("test", "train", "valid")  # of the nodules, in name order
@@ -119,3 +120,27 @@ def binary(cube: NDArray[Any]) -> NDArray[np.uint8]:
     if not np.isin(cube, (0, 1)).all():
         raise BadFileError("a mask holds 0 (background) and 1 (nodule), this one other values")
     return cube.astype(np.uint8)
+
+
+CUBE_SETS = {
+    "luna16": DataSet(
+        list_luna16,
+        About(
+            title="LUNA16 as Models Genesis' cubes",
+            licence="CC BY 4.0 (LUNA16); CC BY 3.0 (LIDC-IDRI)",
+            size="30 GB (64x64x32)",
+            login=True,
+            layout=(
+                "bat_32_s_64x64x32_0.npy to _9.npy (cubes), or x_train_64x64x32.npy, m_train_... and those of valid "
+                "and test (nodules)"
+            ),
+            folders=("luna16", "LUNA16", "Self_Learning_Cubes"),
+            markers=(*((f"bat_32_s_64x64x32_{fold}.npy",) for fold in range(10)), ("x_train_64x64x32.npy",)),
+            get=(
+                "download LUNA16's ten subsets from https://luna16.grand-challenge.org/Download and cut the cubes with "
+                "infinite_generator_3D.py of https://github.com/MrGiovanni/ModelsGenesis; its authors give no script "
+                "for the nodules, which they cut from LIDC-IDRI"
+            ),
+        ),
+    ),
+}

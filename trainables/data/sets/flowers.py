@@ -11,6 +11,7 @@ from pretune.search_spaces import schema
 from pretune.trainables.constants import IGNORE
 from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.listing import Colors, Entry, Listing
+from pretune.trainables.data.sets.catalogue import OXFORD, RESEARCH_ONLY, About, DataSet, Download
 from pretune.trainables.data.sets.present import with_files
 
 FLOWER_CLASSES = ("background", "flower")
@@ -87,3 +88,44 @@ def _mat(root: Path, file: str, key: str) -> NDArray[np.int64]:
         return np.asarray(loadmat(root / file)[key]).ravel().astype(np.int64)
     except (KeyError, ValueError, NotImplementedError) as error:
         raise DataError(f"flowers: {root / file} holds no list `{key}` ({error}); fetch it again") from error
+
+
+FLOWER_SETS = {
+    "flowers102": DataSet(
+        list_flowers102,
+        About(
+            title="Oxford Flowers 102",
+            licence=RESEARCH_ONLY,
+            size="0.5 GB",
+            login=False,
+            layout="jpg/, imagelabels.mat, setid.mat and segmim/",
+            folders=("flowers-102", "flowers102", "102flowers"),
+            markers=(("jpg", "imagelabels.mat", "setid.mat"),),
+            get="`pretune data fetch flowers102` fetches it with its segmentations",
+            downloads=(
+                Download(f"{OXFORD}/flowers/102/102flowers.tgz", "52808999861908f626f3c1f4e79d11fa"),
+                Download(f"{OXFORD}/flowers/102/imagelabels.mat", "e0620be6f572b9609742df49c70aed4d"),
+                Download(f"{OXFORD}/flowers/102/setid.mat", "a5357ecc9cb78c4bef273ce3793fc85c"),
+                Download(f"{OXFORD}/flowers/102/102segmentations.tgz", "51375996b6c4f367a4b9f4492d7ecef5"),
+            ),
+        ),
+    ),
+    "flowers17": DataSet(
+        list_flowers17,
+        About(
+            title="Oxford Flowers 17",
+            licence=RESEARCH_ONLY,
+            size="0.1 GB",
+            login=False,
+            layout="jpg/, trimaps/ and, for its own splits, datasplits.mat",
+            folders=("flowers-17", "flowers17", "17flowers"),
+            markers=(("jpg", "trimaps"), ("jpg", "datasplits.mat"), ("jpg",)),
+            get="`pretune data fetch flowers17` fetches it with its trimaps",
+            downloads=(
+                Download(f"{OXFORD}/flowers/17/17flowers.tgz", "b59a65d8d1a99cd66944d474e1289eab"),
+                Download(f"{OXFORD}/flowers/17/trimaps.tgz", None),
+                Download(f"{OXFORD}/flowers/17/datasplits.mat", "4828cddfd0d803c5abbdebcb1e148a1e"),
+            ),
+        ),
+    ),
+}

@@ -11,8 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pretune.search_spaces import schema
 from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.listing import Entry, Listing
+from pretune.trainables.data.listing import Entry, Listing, class_of_value
+from pretune.trainables.data.sets.catalogue import DataSet
 
 STRAY = 0.1  # share of images beside class folders up to which they are a mistake, and not the way of the folder
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
@@ -28,6 +30,17 @@ class Found:
 
     images: list[Path] = field(default_factory=list)
     others: list[Path] = field(default_factory=list)  # of types that are not read
+
+
+def list_image_folder(settings: schema.ImageFolder, root: Path) -> Listing:
+    """See `list_images`."""
+    return list_images(root)
+
+
+def list_image_mask_folder(settings: schema.ImageMaskFolder, root: Path) -> Listing:
+    """See `list_images_and_masks`."""
+    values = class_of_value(settings)
+    return list_images_and_masks(root, settings.images, settings.masks, settings.classes, values)
 
 
 def list_images(root: Path) -> Listing:
@@ -213,3 +226,13 @@ def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
             yield from _walk(path, (*above, real))
         else:
             yield path
+
+
+FOLDER_SETS = {
+    "image-folder": DataSet(
+        list_image_folder, "your images, all in one folder or in one for each class, also below train/, val/ and test/"
+    ),
+    "image-mask-folder": DataSet(
+        list_image_mask_folder, "your images/ and masks/ with equal file names, also below train/, val/ and test/"
+    ),
+}

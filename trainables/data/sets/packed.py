@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pretune.search_spaces import schema
 from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.listing import Entry, Listing, Member, Pack, check_labels, class_of_value
+from pretune.trainables.data.sets.catalogue import IMAGENET_TERMS, RESEARCH_ONLY, About, DataSet, Download
 
 CIFAR_SHAPE = (3, 32, 32)  # planes, then rows
 CIFAR_RECORD = 1 + 3 * 32 * 32  # bytes of a record in the binary version: the label first
@@ -303,3 +304,62 @@ def _members(
         Entry(f"{prefix}/{i:07d}", Member(file, i), Member(file, i) if masks else None, label, test)
         for i, label in enumerate(labels)
     ]
+
+
+PACKED_SETS = {
+    "cifar10": DataSet(
+        list_cifar10,
+        About(
+            title="CIFAR-10",
+            licence=RESEARCH_ONLY,
+            size="0.2 GB",
+            login=False,
+            layout="data_batch_1 to 5 and test_batch (python or .bin), or train.npz",
+            folders=("cifar-10-batches-py", "cifar-10-batches-bin", "cifar10"),
+            markers=(("data_batch_1", "test_batch"), ("data_batch_1.bin", "test_batch.bin"), ("train.npz",)),
+            get="`pretune data fetch cifar10` or torchvision.datasets.CIFAR10(root, download=True) fetches it",
+            downloads=(
+                Download(
+                    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a", ".."
+                ),
+            ),
+        ),
+    ),
+    "stl10": DataSet(
+        list_stl10,
+        About(
+            title="STL-10",
+            licence=f"{RESEARCH_ONLY}; images from ImageNet",
+            size="2.6 GB",
+            login=False,
+            layout="train_X.bin, train_y.bin, test_X.bin, test_y.bin, unlabeled_X.bin",
+            folders=("stl10_binary", "stl10"),
+            markers=(("train_X.bin", "train_y.bin"), ("unlabeled_X.bin",)),
+            get="`pretune data fetch stl10` or torchvision.datasets.STL10(root, download=True) fetches it",
+            downloads=(
+                Download(
+                    "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",
+                    "91f7769df0f17e558f3565bffb0c7dfb",
+                    "..",
+                ),
+            ),
+        ),
+    ),
+    "imagenet64": DataSet(
+        list_imagenet64,
+        About(
+            title="ImageNet downsampled to 64 px",
+            licence=IMAGENET_TERMS,
+            size="12 GB",
+            login=True,
+            layout="train_data_batch_1.npz to _10.npz and val_data.npz",
+            folders=("imagenet64", "Imagenet64"),
+            markers=(("train_data_batch_1.npz",),),
+            get=(
+                "register at https://image-net.org, download Imagenet64_train_part1_npz.zip, _part2_npz.zip and "
+                "Imagenet64_val_npz.zip, and unpack them into one folder `imagenet64` below --data"
+            ),
+        ),
+    ),
+    "npz": DataSet(list_npz, "your arrays in one file: images, and masks and labels if there are any"),
+}

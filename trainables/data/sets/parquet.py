@@ -24,6 +24,7 @@ from pyarrow import fs
 from pretune.search_spaces import schema
 from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.listing import Entry, Listing, Member, Pack, check_labels, class_of_value
+from pretune.trainables.data.sets.catalogue import DataSet
 
 HASHED = 1 << 30  # bytes of a set on a disk up to which its shards are read whole to name it
 FOOTER = 8  # bytes at the end of a Parquet file: length of its footer, and a magic number
@@ -248,3 +249,11 @@ def _labels(shard: pq.ParquetFile, column: str | None, path: Path) -> NDArray[np
     labels = np.asarray(values.to_numpy(), np.int64)
     check_labels(labels, f"parquet: column {column!r} of {path}")
     return labels
+
+
+PARQUET_SETS = {
+    "parquet": DataSet(
+        list_parquet,
+        "your shards of image files (mask and label: columns that you name), on a disk or in an object store",
+    ),
+}

@@ -11,8 +11,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
+from pretune.search_spaces import schema
 from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.listing import Entry, Listing
+from pretune.trainables.data.sets.catalogue import OXFORD, About, DataSet, Download
 
 GET = "torchvision.datasets.OxfordIIITPet(root, download=True) fetches it"
 
@@ -25,6 +27,11 @@ PET_CLASSES = {"trimap": ("pet", "background", "border"), "foreground": ("backgr
 # CLASSID - 1 of the twelve cat breeds; the other 25 are dogs.
 CATS = (0, 5, 6, 7, 9, 11, 20, 23, 26, 27, 32, 33)
 BREEDS = 37
+
+
+def list_oxford_pets(settings: schema.Pets, root: Path) -> Listing:
+    """See `list_pets`."""
+    return list_pets(root, settings.labels, settings.classes, settings.species)
 
 
 def list_pets(
@@ -125,3 +132,27 @@ def _names(folder: Path) -> set[str]:
     if not folder.is_dir():
         raise DataError(f"oxford-iiit-pet: no folder {folder}; {GET}")
     return set(os.listdir(folder))
+
+
+PET_SETS = {
+    "oxford-iiit-pet": DataSet(
+        list_oxford_pets,
+        About(
+            title="Oxford-IIIT Pet",
+            licence="CC BY-SA 4.0",
+            size="0.8 GB",
+            login=False,
+            layout="images/ and annotations/",
+            folders=("oxford-iiit-pet",),
+            markers=(("images", "annotations"),),
+            get=(
+                "`pretune data fetch oxford-iiit-pet` or "
+                "torchvision.datasets.OxfordIIITPet(root, download=True) fetches it"
+            ),
+            downloads=(
+                Download(f"{OXFORD}/pets/data/images.tar.gz", "5c4f3ee8e5d25df40f4fd59a7f44e54c"),
+                Download(f"{OXFORD}/pets/data/annotations.tar.gz", "95a8c909bbe2e81eed6a22bccdf3f68f"),
+            ),
+        ),
+    ),
+}

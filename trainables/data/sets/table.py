@@ -1,62 +1,37 @@
-"""One table from a data set's name to the function that lists its files; find its folder, and list it."""
+"""One table of all data sets; find a data set's folder, and list its files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from pretune.search_spaces import schema
 from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.listing import Listing, class_of_value, where_all_are
+from pretune.trainables.data.listing import Listing, where_all_are
 from pretune.trainables.data.sets import classed, cubes, flowers, folders, packed, parquet, pets, segmented
-from pretune.trainables.data.sets.catalogue import ABOUT, About
+from pretune.trainables.data.sets.catalogue import About, DataSet
 from pretune.trainables.data.splits import draw_subset
 
-GENERATED = schema.Scenes | schema.Volumes  # data sets without files
-
-
-def _list_pets(settings: schema.Pets, root: Path) -> Listing:
-    return pets.list_pets(root, settings.labels, settings.classes, settings.species)
-
-
-def _list_tiny_imagenet(settings: schema.TinyImageNet, root: Path) -> Listing:
-    return classed.list_tiny_folder(root) if (root / "train").is_dir() else packed.list_tiny_npz(root)
-
-
-def _list_image_folder(settings: schema.ImageFolder, root: Path) -> Listing:
-    return folders.list_images(root)
-
-
-def _list_image_mask_folder(settings: schema.ImageMaskFolder, root: Path) -> Listing:
-    values = class_of_value(settings)
-    return folders.list_images_and_masks(root, settings.images, settings.masks, settings.classes, values)
-
-
-# Every data set but the generated ones: name -> (settings, folder or file) -> Listing.
-ADAPTERS: dict[str, Callable[[Any, Path], Listing]] = {
-    "oxford-iiit-pet": _list_pets,
-    "flowers102": flowers.list_flowers102,
-    "flowers17": flowers.list_flowers17,
-    "voc2012": segmented.list_voc,
-    "cityscapes": segmented.list_cityscapes,
-    "ade20k": segmented.list_ade20k,
-    "camvid": segmented.list_camvid,
-    "cifar10": packed.list_cifar10,
-    "stl10": packed.list_stl10,
-    "tiny-imagenet": _list_tiny_imagenet,
-    "imagenette": classed.list_imagenette,
-    "imagenet": classed.list_imagenet,
-    "imagenet64": packed.list_imagenet64,
-    "inaturalist2021": classed.list_inaturalist,
-    "npz": packed.list_npz,
-    "parquet": parquet.list_parquet,
-    "image-folder": _list_image_folder,
-    "image-mask-folder": _list_image_mask_folder,
-    "luna16": cubes.list_luna16,
+GENERATED = schema.Scenes | schema.Volumes  # data sets without files, by functions of scenes.py and volumes.py
+ABOUT_GENERATED = {
+    "scenes": "generated scenes with exact masks, regions and depth; nothing to fetch",
+    "volumes": "generated volumes with exact masks; nothing to fetch",
 }
+
+# Every data set but the generated ones, by the name that `dataset:` has in a study.
+DATA_SETS: dict[str, DataSet] = {
+    **pets.PET_SETS,
+    **flowers.FLOWER_SETS,
+    **segmented.SEGMENTED_SETS,
+    **classed.CLASSED_SETS,
+    **packed.PACKED_SETS,
+    **cubes.CUBE_SETS,
+    **parquet.PARQUET_SETS,
+    **folders.FOLDER_SETS,
+}
+ABOUT: dict[str, About] = {name: row.about for name, row in DATA_SETS.items() if isinstance(row.about, About)}
 
 
 def list_files(settings: schema.Data, data_root: Path | None) -> Listing:
@@ -67,7 +42,7 @@ def list_files(settings: schema.Data, data_root: Path | None) -> Listing:
     root = locate(settings, data_root)
     assert root is not None  # only what is generated has no folder
     with readable(settings.dataset):
-        listing = ADAPTERS[settings.dataset](settings, root)
+        listing = DATA_SETS[settings.dataset].list_files(settings, root)
     if not listing.entries:
         raise DataError(
             f"{settings.dataset}: no usable image in {root}{where_all_are(listing.problems)}", listing.problems
@@ -141,7 +116,7 @@ def _locate_archive(name: str, about: About, root: str | None, data_root: Path |
     if root is None and data_root is None:
         raise DataError(f"{name}: expected {expected}; say where with --data or `root:`")
     base = (data_root or Path()) / Path(root or ".").expanduser()
-    found = find(base, about)
+    found = find_folder(base, about)
     if found is None:
         raise DataError(
             f"{name}: expected {expected} at {base / about.folders[0]} or {base}; --data or `root:` sets it"
@@ -149,7 +124,7 @@ def _locate_archive(name: str, about: About, root: str | None, data_root: Path |
     return found
 
 
-def find(base: Path, about: About) -> Path | None:
+def find_folder(base: Path, about: About) -> Path | None:
     """`base` or the first of the usual folders below it that holds what the data set is known by."""
     for folder in (*(base / name for name in about.folders), base):
         if any(all((folder / part).exists() for part in parts) for parts in about.markers):

@@ -18,8 +18,9 @@ import pytest
 
 from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.sets import download
-from pretune.trainables.data.sets.catalogue import ABOUT, Download
+from pretune.trainables.data.sets.catalogue import Download
 from pretune.trainables.data.sets.download import fetch, unpack
+from pretune.trainables.data.sets.table import ABOUT
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 300_000, np.uint8).tobytes()
 MD5 = hashlib.md5(CONTENT).hexdigest()

@@ -13,9 +13,8 @@ from PIL import Image
 from pretune.search_spaces import schema
 from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.resident.build import load_images
-from pretune.trainables.data.sets.catalogue import ABOUT
 from pretune.trainables.data.sets.pets import list_pets
-from pretune.trainables.data.sets.table import find, locate
+from pretune.trainables.data.sets.table import ABOUT, find_folder, locate
 
 
 def pets(root: Path, trainval: str = "Cat_1 1 1 1\nDog_2 2 2 1\n", test: str = "Dog_10 2 2 1\n") -> Path:
@@ -92,7 +91,7 @@ def test_missing_lists_and_folders_say_how_to_get_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["", "oxford-iiit-pet"])
 def test_the_folder_is_found_itself_or_inside_of_torchvisions_root(tmp_path: Path, place: str) -> None:
     root = pets(tmp_path / place)
-    assert find(tmp_path, ABOUT["oxford-iiit-pet"]) == root
+    assert find_folder(tmp_path, ABOUT["oxford-iiit-pet"]) == root
 
 
 def real_data() -> Path:

@@ -27,8 +27,7 @@ from pretune.trainables.data.listing import Pack
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.resident.digest import content_digest
 from pretune.trainables.data.sets import classed, packed, segmented
-from pretune.trainables.data.sets.catalogue import ABOUT
-from pretune.trainables.data.sets.table import ADAPTERS, locate
+from pretune.trainables.data.sets.table import ABOUT, ABOUT_GENERATED, DATA_SETS, GENERATED, locate
 from pretune.trainables.data.sets.wnids import TINY_IMAGENET
 
 DATA: TypeAdapter[schema.Data] = TypeAdapter(schema.Data)
@@ -80,11 +79,32 @@ def sides(made: ImageSet, row: int) -> tuple[int, int]:
 # ------------------------------------------------------------------------------------------------- the table itself
 
 
-def test_every_data_set_of_the_schema_has_an_adapter_and_archives_are_described() -> None:
-    union = get_args(get_args(schema.Data)[0])
-    names = {get_args(member.model_fields["dataset"].annotation)[0] for member in union}
-    assert names == {"scenes", "volumes", *ADAPTERS}
-    assert {*ADAPTERS} - {*ABOUT} == {"npz", "parquet", "image-folder", "image-mask-folder"}
+UNION = {
+    get_args(member.model_fields["dataset"].annotation)[0]: member for member in get_args(get_args(schema.Data)[0])
+}
+TESTS = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parents[1].rglob("test_*.py"))
+
+
+def test_generated_data_sets_are_described() -> None:
+    assert {get_args(kind.model_fields["dataset"].annotation)[0] for kind in get_args(GENERATED)} == {*ABOUT_GENERATED}
+
+
+@pytest.mark.parametrize("name", sorted({*UNION, *DATA_SETS, *ABOUT_GENERATED}))
+def test_nothing_of_a_data_set_is_forgotten(name: str) -> None:
+    """CONTRIBUTING.md, 'A data set': settings, a row with adapter and licence, and a test that reads a small copy."""
+    assert name in UNION, f"{name}: no settings; add a class with `dataset: Literal[{name!r}]` to schema/data.py's Data"
+    assert UNION[name].__doc__, f"{name}: its settings have no docstring, which the reference page shows"
+    if name in ABOUT_GENERATED:
+        return
+    assert name in DATA_SETS, f"{name}: no adapter; add a row to the *_SETS of its module in trainables/data/sets"
+    row = DATA_SETS[name]
+    assert isinstance(row.about, str) == UNION[name].model_fields["root"].is_required(), (
+        f"{name}: a published data set has an About and is found below --data; the user's own has a required `root`"
+    )
+    for key in ("title", "licence", "size", "layout", "get", "folders", "markers"):
+        assert isinstance(row.about, str) or getattr(row.about, key), f"{name}: its About has no {key}"
+    loads = (f'("{name}"', f'"dataset": "{name}"', f'dataset="{name}"')
+    assert any(text in TESTS for text in loads), f"{name}: no test below tests/trainables/data reads a small copy of it"
 
 
 @pytest.mark.parametrize("name", sorted(ABOUT))
@@ -664,7 +684,7 @@ def test_real_tiny_imagenet(shared_data: Path, tmp_path: Path) -> None:
 
 def test_real_dogs(shared_data: Path) -> None:
     """The pack states 2,127 + 2,098 dogs."""
-    listing = ADAPTERS["oxford-iiit-pet"](
+    listing = DATA_SETS["oxford-iiit-pet"].list_files(
         schema.Pets(dataset="oxford-iiit-pet", species="dogs"), shared_data / "oxford-iiit-pet"
     )
     assert len(listing.entries) == 2127 + 2098
