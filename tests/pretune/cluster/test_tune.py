@@ -70,11 +70,11 @@ def test_ray_places_a_trial_on_none_of_the_nodes_that_it_is_kept_off() -> None:
     from ray.cluster_utils import Cluster
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
-        nodes = [nodes.add_node(num_cpus=1).node_id for _ in range(2)]
-        ray.init(address=nodes.address, log_to_driver=False)
-        nodes.wait_for_nodes()
+        nodes = [cluster.add_node(num_cpus=1).node_id for _ in range(2)]
+        ray.init(address=cluster.address, log_to_driver=False)
+        cluster.wait_for_nodes()
         ids = [node["NodeID"] for node in ray.nodes()]  # type: ignore[no-untyped-call]
         assert set(nodes) < set(ids)
         for wanted in ids:
@@ -87,4 +87,4 @@ def test_ray_places_a_trial_on_none_of_the_nodes_that_it_is_kept_off() -> None:
             ray.util.remove_placement_group(group)
     finally:
         ray.shutdown()
-        nodes.shutdown()
+        cluster.shutdown()
