@@ -158,7 +158,7 @@ def stop(target: str, address: str | None) -> None:
 
 def show_end(ended: Any, folder: Path, console: Console) -> None:
     """The table, the failures, and where everything is."""
-    from pretune.plan import duration
+    from pretune.cli.plan_table import duration
 
     if (folder / "results.parquet").exists():
         print_report(folder, console)
@@ -218,8 +218,10 @@ def plan(
     pretune plan study.yaml --data ~/datasets
     pretune plan study.yaml --no-calibrate --json
     """
-    from pretune import plan as planning
+    from pretune.calibration import calibrate as time_steps
+    from pretune.cli.plan_table import print_plan
     from pretune.data.requirements import check_study_requirements, facts_before_decoding
+    from pretune.plan import make_plan, searches_before
     from pretune.search_spaces.schema import Data
     from pretune.store.lookup import find_in
     from pretune.store.store import open_store
@@ -228,18 +230,18 @@ def plan(
     check_study_requirements(study, facts_before_decoding(data, missing=True))
     digest_of, size_of = _contents(data, root)
     held = open_store(store or root / "store", root / "cache")
-    with planning.searches_before(root / study.name) as asked:
-        made, stages = planning.make_plan(study, digest_of, find_in(held), asked)
+    with searches_before(root / study.name) as asked:
+        made, stages = make_plan(study, digest_of, find_in(held), asked)
     if calibrate and size_of is not None:
         click.echo("timing a few steps of each kind of stage ...", err=True)
         sizes: Callable[[Data], int] = size_of
         missing = [stage for stage in stages if held.find(stage.fingerprint) is None]
-        seconds, gpu_hours, disk = planning.calibrate(missing, sizes)
+        seconds, gpu_hours, disk = time_steps(missing, sizes)
         made = dataclasses.replace(made, seconds=seconds, gpu_hours=gpu_hours, disk_bytes=disk)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(made), indent=1))
     else:
-        planning.print_plan(made, parallel or os.cpu_count() or 1, Console())
+        print_plan(made, parallel or os.cpu_count() or 1, Console())
         for line in _sources(stages, data, root / "cache"):
             click.echo(line)
 

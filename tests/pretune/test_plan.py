@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Outcome
-from pretune.plan import calibrate, duration, make_plan, searches_before, sharing_sentence
+from pretune.plan import make_plan, searches_before, sharing_sentence
 from pretune.search import program
 from pretune.search.optuna_study import open_storage
 from pretune.search.replicates import Run
@@ -124,20 +124,6 @@ def test_six_seeds_are_enough_for_a_comparison() -> None:
     assert plan_of(study(seeds={"report": 6}, report=report))["warnings"] == ()
 
 
-def test_costs_grow_with_the_stages_and_count_the_weights() -> None:
-    """Timings are not asserted; weights are: the stage kinds' own tensors at 4 bytes (8 for a step counter)."""
-    _, stages = make_plan(study(), lambda data: "digest")
-    pretrain = [stage for stage in stages if stage.kind == "pretrain"]
-    seconds, gpu_hours, disk = calibrate(pretrain[:1], lambda data: 40)
-    _, _, three = calibrate(pretrain, lambda data: 40)
-    assert seconds > 0
-    assert gpu_hours == 0
-    # two levels of two 3x3 convolutions without bias (3-4-4, 4-8-8) and their norms (4 vectors and a counter each)
-    weights = 4 * (9 * (3 * 4 + 4 * 4 + 4 * 8 + 8 * 8) + 4 * (4 + 4 + 8 + 8)) + 4 * 8
-    assert disk == weights
-    assert three == 3 * weights
-
-
 @pytest.mark.parametrize(
     ("counts", "without", "expected"),
     [
@@ -153,13 +139,6 @@ def test_costs_grow_with_the_stages_and_count_the_weights() -> None:
 )
 def test_sharing_in_words(counts: dict[str, int], without: int, expected: str) -> None:
     assert sharing_sentence(counts, without) == expected
-
-
-@pytest.mark.parametrize(
-    ("seconds", "expected"), [(0.4, "0 s"), (89, "89 s"), (420, "7 min"), (7500, "2 h 05 min"), (5400, "1 h 30 min")]
-)
-def test_durations_are_written_for_people(seconds: float, expected: str) -> None:
-    assert duration(seconds) == expected
 
 
 def test_the_settings_of_the_study_are_left_as_they_were() -> None:

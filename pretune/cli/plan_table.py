@@ -1,0 +1,42 @@
+"""A plan on the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from pretune.plan import Plan
+
+
+def print_plan(plan: Plan, parallel: int, console: Console) -> None:
+    table = Table(title=f"plan of {plan.study}", show_header=False, title_justify="left")
+    table.add_row("cells", str(plan.cells))
+    table.add_row("configurations", str(plan.configurations))
+    table.add_row("replicates (confirm)", str(plan.replicates))
+    table.add_row(
+        "stage runs", f"{plan.stage_runs}   ({', '.join(f'{n} {name}' for name, n in plan.by_stage.items())})"
+    )
+    table.add_row("without sharing", str(plan.stage_runs_without_sharing))
+    if plan.stored is not None:
+        table.add_row("already in the store", str(plan.stored))
+    if plan.seconds is not None:
+        table.add_row(
+            "estimated time",
+            f"{duration(plan.seconds / parallel)} and the start, with {parallel} stage runs at once, on this machine",
+        )
+        table.add_row("GPU hours", f"{plan.gpu_hours or 0:.2g}")
+        table.add_row("disk", f"{(plan.disk_bytes or 0) / 1e6:.0f} MB of weights")
+    console.print(table)
+    console.print(plan.sharing, highlight=False)
+    if plan.continuing:
+        console.print(plan.continuing, highlight=False)
+    for warning in plan.warnings:
+        console.print(f"[yellow]note:[/] {warning}", highlight=False)
+
+
+def duration(seconds: float) -> str:
+    """'2 h 05 min', '7 min', '40 s'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
