@@ -2,7 +2,7 @@
 
 Axes: `(runs,)` is one value per replicate; two such arrays are paired, entry i of both coming from seed i;
 `(runs, tasks)` is one column per task (or cell), rows again paired by seed. Values must be finite: a failed replicate
-is left out, and said so, by the caller. Random numbers come from the Generator that is handed in.
+is excluded, and said so, by the caller. Random numbers come from the Generator that is handed in.
 """
 
 from __future__ import annotations
@@ -268,8 +268,8 @@ def not_distinguishable_from_best(scores: ArrayLike, alpha: float = 0.05, maximi
     """The columns of `(runs, cells)` that no other column is shown to beat; NaN where a run of a cell is missing.
 
     One-sided paired t-tests of every cell against every other, each over the runs that both have, Holm-corrected over
-    all of them. A cell is left out where some other is shown to be better. So in at most alpha of such sets any cell
-    that is truly best, ties included, is left out, however many tie: no test leans on which cell came out best. A pair
+    all of them. A cell is excluded where some other is shown to be better. So in at most alpha of such sets any cell
+    that is truly best, ties included, is excluded, however many tie: no test leans on which cell came out best. A pair
     with fewer than two common runs is not tested, and neither is one whose differences are equal and not zero (copies).
     """
     table = np.asarray(scores, np.float64)

@@ -63,7 +63,7 @@ class MetricDefinition(NamedTuple):
 
     @property
     def span(self) -> float:
-        """What two values can differ by at most."""
+        """The largest possible difference of two values."""
         return self.high - self.low
 
 
@@ -192,7 +192,7 @@ COSTS = tuple(key for key in DEFINITIONS if key.startswith("cost/"))
 
 
 @functools.cache
-def parse(name: str) -> MetricName:
+def parts_of(name: str) -> MetricName:
     """A full name in its parts, whatever it is called; whether there is such a metric is for `definition_of` to say."""
     part, _, rest = name.partition("/")
     if part != "probe":
@@ -211,7 +211,7 @@ def _is_pairwise(metric: str) -> bool:
 
 def pattern_of(name: str) -> str:
     """The row of the table that a full name would stand in, as in SPLIT/jaccard/CLASS."""
-    found = parse(name)
+    found = parts_of(name)
     metric = re.sub(r"^level\d+$", "levelN", found.metric) if found.part == "probe" else found.metric
     tail = f"{metric}/CLASS" if found.label else metric
     is_split = re.fullmatch(r"val|test(@\d+)?", found.part) is not None
@@ -229,7 +229,7 @@ def definition_of(name: str) -> MetricDefinition:
 
 
 def direction_of(name: str, asked: Direction | None = None) -> Direction:
-    """What the study asks for, or else the table's. Raises UnknownMetricError, also where neither is better."""
+    """The study's own choice, or else the table's. Raises UnknownMetricError, also where neither is better."""
     found = asked or definition_of(name).direction
     if found is None:
         raise UnknownMetricError(f"neither high nor low values of {name!r} are better: nothing can be searched by it")
@@ -248,7 +248,7 @@ def scored_by(target: str, cells: str) -> str:
 
 def is_reportable(name: str) -> bool:
     """Whether tables may show it: scores of validation and test images, and what a named probe measures."""
-    found, pattern = parse(name), pattern_of(name)
+    found, pattern = parts_of(name), pattern_of(name)
     if found.part == "probe":
         one = bool(found.probe) and pattern in (PROBE_ACCURACY, "probe/explained_variance")
         return one or bool(found.level)

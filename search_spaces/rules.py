@@ -10,7 +10,7 @@ from pretune.search_spaces import space
 from pretune.search_spaces.cells import Cell, Level, Template, level_label
 from pretune.search_spaces.check import problems_of
 from pretune.search_spaces.document import KeyPath, Places, Problem, did_you_mean
-from pretune.search_spaces.metrics import OF_PROBABILITIES, SCORES, is_reportable, parse
+from pretune.search_spaces.metrics import OF_PROBABILITIES, SCORES, is_reportable, parts_of
 from pretune.search_spaces.rules_probes import check_pairs, check_probe_metric, check_probe_target, check_probes
 from pretune.search_spaces.rules_volumes import check_volumes
 from pretune.search_spaces.schema import Configuration, Data, Header, batch_parts, levels_of
@@ -98,11 +98,11 @@ def _check_parts(settings: Template, header: Header, places: Places) -> Iterator
     if not settings["pretrain"] and finetune is None:
         yield Problem(0, "study", "neither pretrain nor finetune: there is nothing to run", "add one of them")
     for metric in filter(is_reportable, header.report.metrics):
-        if parse(metric).part == "probe":
+        if parts_of(metric).part == "probe":
             yield from check_probe_metric(metric, probes, places)
         elif finetune is None:
             yield places.problem(("report", "metrics"), f"no stage reports {metric}", "add finetune, or report a probe")
-        elif isinstance(finetune, Mapping) and (size := parse(metric).size) not in _sizes(finetune):
+        elif isinstance(finetune, Mapping) and (size := parts_of(metric).size) not in _sizes(finetune):
             what = f"no fine-tuning is tested at {size} px"
             yield places.problem(("report", "metrics"), what, f"add {size} to finetune.test_sizes")
     yield from check_probe_target(header.tune.pretrain.target, probes, places)
@@ -146,7 +146,7 @@ def _check_finetune(cell: Cell, settings: Configuration, places: Places, warning
 
 def _check_probabilities(scored: bool, header: Header, places: Places) -> Iterator[Problem]:
     for metric in header.report.metrics:
-        if not scored and parse(metric).metric in OF_PROBABILITIES:
+        if not scored and parts_of(metric).metric in OF_PROBABILITIES:
             what = f"{metric} is of probabilities, which are not scored"
             yield places.problem(("report", "metrics"), what, "set finetune.threshold_scores: true")
 
@@ -272,13 +272,13 @@ def _check_metrics(header: Header, places: Places) -> Iterator[Problem]:
     known = [f"{role}/{score}" for role in ("test", "val") for score in SCORES]
     for metric in header.report.metrics:
         if not is_reportable(metric):
-            of_probe = parse(metric).part == "probe"
+            of_probe = parts_of(metric).part == "probe"
             fix = "write probe/NAME/accuracy" if of_probe else did_you_mean(metric, known)
             yield places.problem(("report", "metrics"), f"no stage reports {metric!r}", fix)
     target = header.tune.target
-    if parse(target).part == "test":
+    if parts_of(target).part == "test":
         yield places.problem(("tune", "target"), "tuning on the test set", "use val/...")
-    elif not (is_reportable(target) and parse(target).part == "val"):
+    elif not (is_reportable(target) and parts_of(target).part == "val"):
         fix = did_you_mean(target, [name for name in known if name.startswith("val/")])
         yield places.problem(("tune", "target"), f"no fine-tuning reports {target!r}", fix)
     target = header.tune.pretrain.target

@@ -7,7 +7,7 @@ from typing import Any
 
 from pretune.search_spaces.cells import Cell, Level
 from pretune.search_spaces.document import Places, Problem, did_you_mean
-from pretune.search_spaces.metrics import parse
+from pretune.search_spaces.metrics import parts_of
 from pretune.search_spaces.schema import CAM, Configuration, Header
 
 REPORTED = {  # by kind: what stands after probe/NAME/
@@ -30,7 +30,7 @@ def check_probes(settings: Configuration, places: Places) -> Iterator[Problem]:
 
 def check_probe_metric(metric: str, probes: Mapping[str, Any], places: Places) -> Iterator[Problem]:
     """A metric of the report that begins with probe/."""
-    name = parse(metric).probe
+    name = parts_of(metric).probe
     probe = probes.get(name)
     if probe is None:
         yield places.problem(("report", "metrics"), f"there is no probe {name!r}", did_you_mean(name, probes))
@@ -42,7 +42,7 @@ def check_probe_metric(metric: str, probes: Mapping[str, Any], places: Places) -
 
 
 def _reports(kind: str, metric: str) -> bool:
-    found = parse(metric)
+    found = parts_of(metric)
     return bool(found.level) if kind == "cka" else not found.level and found.metric == REPORTED[kind]
 
 
@@ -86,7 +86,7 @@ def _check_pair(
         yield places.problem(("probe", name, "between"), what, "add one, or leave the probe out")
         return
     for metric in header.report.metrics:
-        level = parse(metric).level
-        if level and parse(metric).probe == name and level not in levels:
+        level = parts_of(metric).level
+        if level and parts_of(metric).probe == name and level not in levels:
             what = f"factor {between!r} has no level {level!r}"
             yield places.problem(("report", "metrics"), what, did_you_mean(level, levels))

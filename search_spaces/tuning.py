@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pretune.search_spaces import space
 from pretune.search_spaces.cells import Cell
 from pretune.search_spaces.document import KeyPath, Places, Problem, did_you_mean
-from pretune.search_spaces.metrics import COSTS, PRETEXT_LOSS, SCORES, is_reportable, parse
+from pretune.search_spaces.metrics import COSTS, PRETEXT_LOSS, SCORES, is_reportable, parts_of
 from pretune.search_spaces.schema import Configuration, Header, Tune
 from pretune.search_spaces.stages import replicates
 
@@ -62,9 +62,9 @@ def check_metrics(tune: Tune, places: Places) -> Iterator[Problem]:
     known = [*(f"val/{score}" for score in SCORES), PRETEXT_LOSS, *COSTS]
     for key, names in (("also", tune.also), ("constraints", tuple(tune.constraints))):
         for name in names:
-            if parse(name).part == "test":
+            if parts_of(name).part == "test":
                 yield places.problem(("tune", key), f"{name}: tuning on the test set", "use val/...")
-            elif name not in known and not (parse(name).part == "val" and is_reportable(name)):
+            elif name not in known and not (parts_of(name).part == "val" and is_reportable(name)):
                 yield places.problem(("tune", key), f"no stage reports {name!r}", did_you_mean(name, known))
 
 
@@ -134,7 +134,7 @@ def tuning_warnings(cells: Sequence[Cell], header: Header) -> Iterator[str]:
     folds = {f for cell in cells for data in cell.configuration().data.values() if (f := data.split.val_folds)}
     if any(seeds % fold for fold in folds):
         yield f"{seeds} search seeds do not go evenly round {max(folds)} validation folds; use a multiple"
-    if any(parse(name).part == "cost" for name in (*tune.also, *tune.constraints)):
+    if any(parts_of(name).part == "cost" for name in (*tune.also, *tune.constraints)):
         yield "costs depend on the machine, its load and on kills (the last attempt counts), and with them the table"
     if tune.budget.study.hours or tune.budget.cell.hours or tune.budget.study.gpu_hours or tune.budget.cell.gpu_hours:
         yield "a budget in hours ends searches at a point that depends on the machine, and with it the table"

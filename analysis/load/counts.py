@@ -15,7 +15,7 @@ from pretune.analysis.load.results import ResultsError
 
 
 class Counts(NamedTuple):
-    """What one fine-tuning counted."""
+    """Pixels that one fine-tuning counted."""
 
     classes: tuple[str, ...]
     images: NDArray[np.int64]  # (N,) positions in the data set

@@ -9,13 +9,13 @@ import numpy as np
 import pandas
 
 from pretune.analysis.load.results import ResultsError, StudyHeader
-from pretune.search_spaces.metrics import parse
+from pretune.search_spaces.metrics import parts_of
 
 FINISHED = "finished"  # every other outcome leaves no value, whatever its name
 
 
 class ReplicateResult(NamedTuple):
-    """What one replicate of a cell came to; `value` is NaN where there is none."""
+    """The result of one replicate of a cell; `value` is NaN where there is none."""
 
     seeds: tuple[int, int, int]  # seed, pretraining seed, fine-tuning seed; -1 where seeds are not nested
     outcome: str
@@ -59,7 +59,7 @@ def independent_values(found: tuple[ReplicateResult, ...]) -> dict[int, float]:
 
 
 def held_note(header: StudyHeader) -> tuple[str, ...]:
-    """What seeds that are held keep out of every spread, interval and test."""
+    """A note on what seeds that are held keep out of every spread, interval and test."""
     if not header.held:
         return ()
     streams = ", ".join(f"{name} ({seed})" for name, seed in header.held.items())
@@ -67,7 +67,7 @@ def held_note(header: StudyHeader) -> tuple[str, ...]:
 
 
 def is_probe(metric: str) -> bool:
-    return parse(metric).part == "probe"
+    return parts_of(metric).part == "probe"
 
 
 def _stage_runs(results: pandas.DataFrame, metric: str) -> pandas.DataFrame:
@@ -76,7 +76,7 @@ def _stage_runs(results: pandas.DataFrame, metric: str) -> pandas.DataFrame:
     if not is_probe(metric):
         return confirm[confirm["stage"] == "finetune"]
     probes = confirm[confirm["stage"].str.startswith("probe:")]
-    named = probes[probes["stage"] == f"probe:{parse(metric).probe}"]
+    named = probes[probes["stage"] == f"probe:{parts_of(metric).probe}"]
     runs = probes if named.empty else named
     reporting = sorted(set(runs.loc[runs["metric"].map(lambda name: _same_metric(name, metric)), "stage"]))
     if len(reporting) > 1:
@@ -90,7 +90,7 @@ def _same_metric(name: str, metric: str) -> bool:
 
 
 def _require_metric(runs: pandas.DataFrame, metric: str) -> None:
-    """A metric that no finished run reports is a mistake in its name; without finished runs it cannot be told."""
+    """A metric that no finished run reports is a mistake in its name; without finished runs nobody can say."""
     names = sorted({name for name in runs.loc[runs["outcome"] == FINISHED, "metric"] if name})
     if names and not any(_same_metric(name, metric) for name in names):
         raise ResultsError(f"no confirmed run reports {metric!r}: choose from {', '.join(names)}")

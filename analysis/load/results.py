@@ -14,11 +14,11 @@ import pyarrow
 from pretune.search_spaces.errors import UsageError
 from pretune.search_spaces.metrics import MetricDefinition, UnknownMetricError, definition_of, from_json
 
-COLUMNS = (
+RESULT_COLUMNS = (
     *("study", "phase", "cell", "configuration", "seed"),
     *("stage", "fingerprint", "outcome", "cause", "metric", "value"),
 )
-FORMAT = 1  # of study.json and the files beside it; a study of before it was numbered is of the first
+STUDY_FORMAT = 1  # of study.json and the files beside it; a study of before it was numbered is of the first
 _DAMAGED = "it is cut off or damaged; run the study again to rewrite it"
 
 
@@ -36,7 +36,7 @@ class StoredCell:
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """What the study asks of its tables; `None` rows or columns take the default layout."""
+    """The wishes of a study for its tables; `None` rows or columns take the default layout."""
 
     rows: tuple[str, ...] | None
     columns: tuple[str, ...] | None
@@ -68,7 +68,7 @@ class PublishedTable:
 
 @dataclass(frozen=True)
 class StudyHeader:
-    """What `study.json` says: everything tables need beside the numbers."""
+    """The content of `study.json`: everything that tables take beside the numbers."""
 
     study: str
     question: str
@@ -103,7 +103,7 @@ def load(folder: Path | str) -> pandas.DataFrame:
         results = pandas.read_parquet(path)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise ResultsError(f"{path} cannot be read ({_first_line(error)}): {_DAMAGED}") from error
-    missing = [name for name in COLUMNS if name not in results.columns]
+    missing = [name for name in RESULT_COLUMNS if name not in results.columns]
     if missing:
         raise ResultsError(
             f"{path} lacks the columns {', '.join(missing)}: it was not written by a Pretune study, or "
@@ -128,9 +128,9 @@ def load_header(folder: Path | str) -> StudyHeader:
 
 
 def _check_format(path: Path, content: Mapping[str, Any]) -> None:
-    if (found := content.get("format", FORMAT)) != FORMAT:
+    if (found := content.get("format", STUDY_FORMAT)) != STUDY_FORMAT:
         raise ResultsError(
-            f"{path} is of format {found!r} and this version of Pretune reads format {FORMAT}: read it with the "
+            f"{path} is of format {found!r} and this version of Pretune reads format {STUDY_FORMAT}: read it with the "
             "version that wrote it, or run the study again, which reuses every finished stage run that still fits"
         )
 
@@ -142,7 +142,7 @@ def parse_header(content: Mapping[str, Any]) -> StudyHeader:
     return StudyHeader(
         study=content["study"],
         question=content.get("question", ""),
-        factors={name: tuple(map(level_label, levels)) for name, levels in content["factors"].items()},
+        factors={name: tuple(map(stored_label, levels)) for name, levels in content["factors"].items()},
         cells=tuple(StoredCell(cell["label"], _levels(cell["levels"])) for cell in content["cells"]),
         report=report,
         replicates=replicates,
@@ -171,7 +171,7 @@ def known_definition(stored: Mapping[str, MetricDefinition], metric: str) -> Met
         raise ResultsError(str(error)) from error
 
 
-def level_label(level: object) -> str:
+def stored_label(level: object) -> str:
     """How a level is written everywhere: true and false as in YAML, all else as Python prints it."""
     return str(level).lower() if isinstance(level, bool) else str(level)
 
@@ -190,7 +190,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _levels(levels: Mapping[str, object]) -> dict[str, str]:
-    return {factor: level_label(level) for factor, level in levels.items()}
+    return {factor: stored_label(level) for factor, level in levels.items()}
 
 
 def _names(value: object) -> tuple[str, ...] | None:
@@ -240,7 +240,7 @@ def _published_value(entry: list[Any], scale: float) -> PublishedValue:
     *labels, value = entry
     mean, std = value if isinstance(value, list) else (value, None)
     return PublishedValue(
-        labels=tuple(map(level_label, labels)),
+        labels=tuple(map(stored_label, labels)),
         mean=float(mean) * scale,
         std=None if std is None else float(std) * scale,
     )

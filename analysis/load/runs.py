@@ -18,7 +18,7 @@ _KEYS = ["phase", "stage", "cell", "seed", "fingerprint"]
 
 
 class Cost(NamedTuple):
-    """What the runs of one stage took."""
+    """Time and room that the runs of one stage took."""
 
     stage: str
     runs: int
@@ -27,7 +27,7 @@ class Cost(NamedTuple):
     bytes: int  # kept in the store
 
 
-class Failure(NamedTuple):
+class FailedRuns(NamedTuple):
     """Stage runs that did not finish, for one cause."""
 
     stage: str
@@ -72,26 +72,26 @@ def _cost(stage: str, rows: pandas.DataFrame) -> Cost:
     return Cost(stage, len(rows), float(seconds.sum()), float(seconds.mean()), int(rows["bytes"].sum()))
 
 
-def hardware(stage_runs: pandas.DataFrame) -> tuple[str, ...]:
+def hardware_used(stage_runs: pandas.DataFrame) -> tuple[str, ...]:
     """Distinct hardware and versions, the most used first."""
     counts = stage_runs["machine"].dropna().value_counts()
-    return tuple(_machine(json.loads(str(text)) or {}) for text in counts.index)
+    return tuple(_node(json.loads(str(text)) or {}) for text in counts.index)
 
 
-def _machine(about: Mapping[str, Any]) -> str:
-    where = about.get("gpu") or about.get("cpu") or "unknown machine"
+def _node(about: Mapping[str, Any]) -> str:
+    where = about.get("gpu") or about.get("cpu") or "unknown node"
     threads = f", {about['threads']} thread{'s' * (about['threads'] != 1)}" if "threads" in about else ""
     return f"{where}{threads}, Python {about.get('python', '?')}, PyTorch {about.get('torch', '?')}"
 
 
-def failures(results: pandas.DataFrame) -> tuple[Failure, ...]:
+def failures(results: pandas.DataFrame) -> tuple[FailedRuns, ...]:
     """Stage runs that diverged, crashed or were blocked, equal causes of a cell together."""
     failed = results[results["outcome"] != "finished"].drop_duplicates(_KEYS)
     groups: dict[tuple[str, str, str, str], list[int]] = {}
     for row in failed.to_dict("records"):
         key = (str(row["stage"]), str(row["cell"]) or "all cells", str(row["outcome"]), _cause(row["cause"]))
         groups.setdefault(key, []).append(int(row["seed"]))
-    return tuple(Failure(*key, tuple(sorted(set(seeds)))) for key, seeds in groups.items())
+    return tuple(FailedRuns(*key, tuple(sorted(set(seeds)))) for key, seeds in groups.items())
 
 
 def _cause(cause: object) -> str:

@@ -1,4 +1,4 @@
-"""What the searches of a study asked and found out: how many configurations went how far, and why others did not."""
+"""Searches of a study, summed up: how many configurations went how far, and why others did not."""
 
 from __future__ import annotations
 
@@ -84,6 +84,6 @@ def _values(chosen: str) -> str:
 
 
 def load_notes(folder: Path) -> tuple[str, ...]:
-    """What the study's run said should be known beside the table: budgets used up, warm starts."""
+    """Notes that the study's run left beside the table: budgets used up, warm starts."""
     header = json.loads((folder / "study.json").read_text(encoding="utf-8"))
     return tuple(map(str, header.get("notes", ())))

@@ -30,7 +30,7 @@ class Timeline(NamedTuple):
 
 
 def timeline(stage_runs: pandas.DataFrame) -> Timeline | None:
-    """Of the columns started (seconds since 1970) and seconds; None where no start is known.
+    """Lanes of stage runs, from the columns started (seconds since 1970) and seconds; None where no start is known.
 
     A stage run takes the first lane that is free when it starts. A pause of more than PAUSE seconds is excluded: the
     study was not running, or a stage run is reused from another study.

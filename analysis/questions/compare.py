@@ -86,7 +86,7 @@ def compare_folders(first: Path, second: Path, metric: str | None = None) -> tup
 
 
 def shared_runs(first: pandas.DataFrame, second: pandas.DataFrame) -> str:
-    """What two studies' confirmed stage runs have in common, by fingerprint, in a sentence; "" for nothing."""
+    """A sentence on the confirmed stage runs that two studies share, by fingerprint; "" for none."""
     ours, theirs = _confirmed(first), _confirmed(second)
     if not (both := ours.keys() & theirs.keys()):
         return ""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pretune.analysis.load.replicates import ReplicateResult, independent_values, replicate_results
 from pretune.analysis.load.results import PublishedValue, ResultsError, StoredCell, StudyHeader
 from pretune.analysis.statistics import Array, mean_std
-from pretune.search_spaces.metrics import parse
+from pretune.search_spaces.metrics import parts_of
 
 
 class Band(NamedTuple):
@@ -61,8 +61,8 @@ def learning_curves(curves: pandas.DataFrame, stage: str, metric: str, order: Se
 
 
 def curve_metrics(curves: pandas.DataFrame) -> tuple[tuple[str, str], ...]:
-    """(stage, metric) of which some confirmed run has more than one step; per-class metrics are left out."""
-    whole = [name for name in curves["metric"].unique() if not parse(name).label]
+    """(stage, metric) of which some confirmed run has more than one step; per-class metrics are excluded."""
+    whole = [name for name in curves["metric"].unique() if not parts_of(name).label]
     confirm = curves[(curves["phase"] == "confirm") & curves["metric"].isin(whole)]
     points = confirm.drop_duplicates(["fingerprint", "metric", "step"]).groupby(["fingerprint", "metric"]).size()
     several = {(str(key[0]), str(key[1])) for key, count in points.items() if count > 1}  # type: ignore[index]
@@ -78,7 +78,7 @@ def _over_steps(cell: str, rows: pandas.DataFrame) -> Band:
 
 
 def band(label: str, groups: Sequence[tuple[float, Array]]) -> Band:
-    """(x, values over seeds) -> a band. Values that are not finite are left out; an x without any is no point."""
+    """(x, values over seeds) -> a band. Values that are not finite are excluded; an x without any is no point."""
     points = [(x, mean_std(values[np.isfinite(values)])) for x, values in groups if np.isfinite(values).any()]
     points.sort(key=lambda point: point[0])
     mean = np.array([summary.mean for _, summary in points], np.float64)

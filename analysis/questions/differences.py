@@ -203,13 +203,13 @@ def _unpaired_note(pairs: Sequence[_Pairs], nested: bool) -> tuple[str, ...]:
         return ()
     what = "fine-tunings" if nested else "seeds"
     return (
-        f"{what} that finished in the cell or in its baseline alone have no partner and are left out here, so that a "
+        f"{what} that finished in the cell or in its baseline alone have no partner and are excluded here, so that a "
         f"difference may not be that of the table's means; how many: {few(alone)}",
     )
 
 
 def _power_note(pairs: Sequence[_Pairs], tests: int, percent: bool) -> tuple[str, ...]:
-    """What the fewest pairs can find at the median spread of the differences, and what one point would take."""
+    """A note on what the fewest pairs can find at the median spread of differences, and what one point would take."""
     spreads = [mean_std(np.subtract(pair.ours, pair.theirs)).std for pair in pairs if len(pair.ours) > 1]
     spreads = [spread for spread in spreads if spread > 1e-9]  # without those of copies of one run
     if not spreads:

@@ -132,7 +132,7 @@ def _complete(
     dropped = sorted(set.union(*(set(seeds) for seeds in values)) - set(common))
     if not common:
         return None, ("no seed finished in every cell: no analysis of variance",)
-    notes = (f"seeds {', '.join(map(str, dropped))} did not finish in every cell and are left out",) if dropped else ()
+    notes = (f"seeds {', '.join(map(str, dropped))} did not finish in every cell and are excluded",) if dropped else ()
     return np.array([[seeds[seed] for seeds in values] for seed in common], np.float64), notes
 
 

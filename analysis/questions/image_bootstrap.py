@@ -20,7 +20,7 @@ from pretune.analysis.load.counts import Counts
 from pretune.analysis.load.replicates import FINISHED, held_note, independent_values, replicate_results
 from pretune.analysis.load.results import StudyHeader
 from pretune.analysis.statistics import Array, Interval, t_interval
-from pretune.search_spaces.metrics import RATIOS, MetricDefinition, parse
+from pretune.search_spaces.metrics import RATIOS, MetricDefinition, parts_of
 
 RESAMPLES = 2000
 _AT_ONCE = 100  # resamples in memory
@@ -59,7 +59,7 @@ def score(counts: Array, metric: str, classes: Sequence[str]) -> Array:
     test/jaccard/pet; a class that occurs in neither truth nor prediction is excluded from a mean. Raises KeyError for
     any other metric.
     """
-    found = parse(metric)
+    found = parts_of(metric)
     right, true, predicted = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
     if found.metric == "accuracy":
         return np.asarray(right.sum(axis=-1) / true.sum(axis=-1))
@@ -147,7 +147,7 @@ def _over_images(
     none = Interval(math.nan, math.nan, math.nan), 0
     kept = [counts.get(str(fingerprint)) for fingerprint in rows["fingerprint"]]
     runs = [run for run in kept if run is not None]
-    if not runs or parse(metric).part != "test":
+    if not runs or parts_of(metric).part != "test":
         return *none, ""
     if len(runs) < len(kept):
         return *none, f"{len(kept) - len(runs)} of {len(kept)} runs were stored before single images were counted"

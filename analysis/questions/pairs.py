@@ -196,7 +196,7 @@ def search_tradeoffs(
     asked: Direction | None = None,
     stored: Mapping[str, MetricDefinition] = MappingProxyType({}),
 ) -> dict[str, Tradeoff]:
-    """Of every search for several targets, its first target and each further one: "SEARCH: TARGET" -> the trials.
+    """The first target of every search for several, and each further one: "SEARCH: TARGET" -> the trials.
 
     `searches` is searches.parquet: search, told, value (of `target`), chosen, and also.NAME for each further target.
     `asked` is the direction of `target` where the study gives one, `stored` holds its definitions of metrics.
@@ -238,7 +238,7 @@ def _std(values: Sequence[float]) -> float:
 
 
 def cka_rows(results: pandas.DataFrame, header: StudyHeader) -> pandas.DataFrame:
-    """What pairwise probes left in a study's results, as level_a, level_b, layer and value.
+    """The values of pairwise probes in a study's results, as level_a, level_b, layer and value.
 
     A pair stands in the results twice, under either cell and with the other's level in the stage's name
     (probe:NAME/LEVEL), so that the two rows of one stage run name both levels. Where it matters at which levels of the

@@ -25,7 +25,7 @@ from pretune.search_spaces.metrics import MetricDefinition, scored_by
 
 BIASED = (
     "From the sampler's trials, which crowd where scores are good and move all parameters at once: "
-    "a picture of where good scores were found, not the effect of one parameter alone."
+    "a map of where good scores were found, not the effect of one parameter alone."
 )
 DESIGNED = (
     "From points laid out beforehand, whatever was found: an average is the effect of a parameter over all values of "
@@ -92,7 +92,7 @@ class Importance(NamedTuple):
 
 
 def origin(found: Sequence[SearchRuns]) -> str:
-    """What may be read from these searches: `DESIGNED` where all of them are, else `BIASED`."""
+    """A sentence on what may be read from these searches: `DESIGNED` where all of them are, else `BIASED`."""
     return DESIGNED if found and all(search.designed for search in found) else BIASED
 
 
@@ -159,7 +159,7 @@ def _trial(values: Mapping[str, Any], found: Sequence[tuple[int, float]]) -> Sco
 
 
 def varied(search: SearchRuns) -> tuple[str, ...]:
-    """Parameters that took more than one value: what an earlier search fixed is left out."""
+    """Parameters that took more than one value: what an earlier search fixed is excluded."""
     names = dict.fromkeys(name for trial in search.trials for name in trial.values)
     seen = {name: {json.dumps(t.values[name]) for t in search.trials if name in t.values} for name in names}
     return tuple(name for name in names if len(seen[name]) > 1)

@@ -26,7 +26,7 @@ from pretune.analysis.load.replicates import (
 )
 from pretune.analysis.load.results import PublishedTable, PublishedValue, ResultsError, StoredCell, StudyHeader
 from pretune.analysis.statistics import mean_std, not_distinguishable_from_best, t_interval
-from pretune.search_spaces.metrics import Direction, MetricDefinition, parse
+from pretune.search_spaces.metrics import Direction, MetricDefinition, parts_of
 
 # -------------------------------------------------------------------------------------------------------- numbers
 
@@ -103,7 +103,7 @@ def build_table(results: pandas.DataFrame, header: StudyHeader, metric: str) -> 
     rows, columns = _labels(header, row_factors), _labels(header, column_factors)
     expected = (header.pretrainings, header.pretrainings if is_probe(metric) else header.replicates)
     runs = {_key(cell, row_factors + column_factors): found[cell.label] for cell in header.cells}
-    definition, partner = header.definition(metric), parse(metric).level
+    definition, partner = header.definition(metric), parts_of(metric).level
     by_levels = {
         levels: _summary(part, *expected) for levels, part in runs.items() if not partner or partner not in levels
     }

@@ -27,7 +27,7 @@ from pretune.analysis.questions.dots import cell_dots
 from pretune.analysis.questions.image_bootstrap import out_of_range
 from pretune.analysis.report import panels
 
-MOST_FORESTS = 4  # searches whose importance is also told by fANOVA, about 2 s each
+MOST_FORESTS = 4  # searches whose importance fANOVA gives too, about 2 s each
 MOST_FIGURES = 24  # figures of one group; a study with more cells has them in its table
 
 
@@ -97,7 +97,7 @@ def of_metrics(results: pandas.DataFrame, metrics: Sequence[str]) -> pandas.Data
 def _when(stage_runs: pandas.DataFrame) -> Iterator[FigureGroup]:
     """The time line, where starts are known."""
     if (found := timeline(stage_runs)) is not None and (figure := timeline_plot(found)) is not None:
-        note = f"Each bar is a stage run: {sentence(found)}. Times in which the study was not run are left out."
+        note = f"Each bar is a stage run: {sentence(found)}. Times in which the study was not run are excluded."
         yield FigureGroup("When stage runs ran", note, (("all lanes", figure),))
 
 

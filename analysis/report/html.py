@@ -87,7 +87,7 @@ def build_page(folder: Path, live: bool = False) -> str:
         figure_notes=notes,
         panels=panels,
         costs=[_cost_row(cost) for cost in runs.stage_costs(stage_runs)],
-        machines=runs.hardware(stage_runs),
+        nodes=runs.hardware_used(stage_runs),
         failures=runs.failures(everything),
         searches=searched,
         study_notes=load_notes(folder),
@@ -175,7 +175,7 @@ def readable_seconds(seconds: float) -> str:
 
 
 def progress(folder: Path) -> str:
-    """What status.json says of a study that has not ended; "" for one that has."""
+    """A sentence from status.json on a study that has not ended; "" for one that has."""
     try:
         status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
         done = int(status["finished"]) + int(status["reused"]) + int(status["failed"])
@@ -189,7 +189,7 @@ def progress(folder: Path) -> str:
 
 
 def run_data(results: pandas.DataFrame, stage_runs: pandas.DataFrame, metric: str, reload: float) -> dict[str, Any]:
-    """What the table of stage runs is made from."""
+    """The data of the table of stage runs."""
     return runs.run_table(results, stage_runs)._asdict() | {"first_metric": metric, "reload_seconds": reload}
 
 

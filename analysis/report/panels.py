@@ -20,7 +20,7 @@ _SIDE, _GAP, _LEFT, _TOP = 256, 8, 200, 34  # px of a sheet
 _INK = (31, 41, 51)
 
 
-class PanelRow(NamedTuple):
+class ShownRow(NamedTuple):
     label: str
     note: str
     images: tuple[Path, ...]
@@ -39,7 +39,7 @@ class Panels(NamedTuple):
     title: str
     caption: str
     columns: tuple[str, ...]
-    rows: tuple[PanelRow, ...]
+    rows: tuple[ShownRow, ...]
     legend: tuple[tuple[str, str], ...]  # class, colour
 
 
@@ -60,11 +60,11 @@ def _load(path: Path) -> Panels:
         raise ResultsError(f"{path.parent} is damaged ({error}): delete it and report again") from error
 
 
-def _row(folder: Path, row: Mapping[str, Any]) -> PanelRow:
+def _row(folder: Path, row: Mapping[str, Any]) -> ShownRow:
     paths = tuple(folder / Path(name).name for name in row["images"])
     if missing := [path.name for path in paths if not path.is_file()]:
         raise ValueError(f"{missing[0]} is missing")
-    return PanelRow(str(row["label"]), str(row["note"]), paths)
+    return ShownRow(str(row["label"]), str(row["note"]), paths)
 
 
 def write_sheets(folder: Path, out: Path) -> list[Path]:

@@ -77,7 +77,7 @@ def effect_tables(results: pandas.DataFrame, header: StudyHeader) -> tuple[tuple
 
 
 def marginal_tables(results: pandas.DataFrame, header: StudyHeader) -> tuple[Differences, ...]:
-    """What each member of a set adds, for every metric."""
+    """The gain by each member of a set, for every metric."""
     return tuple(table for metric in header.report.metrics for table in marginal_effects(results, header, metric))
 
 
@@ -121,7 +121,7 @@ def write_tables(folder: Path) -> list[RenderableType]:
 
 
 def searches_as_text(folder: Path) -> str:
-    """What the searches asked and found out, and what should be known beside the table, as lists in Markdown."""
+    """Searches summed up, and notes beside the table, as lists in Markdown."""
     parts = {"Searches": [search.sentence for search in summaries(load_searches(folder))], "Notes": load_notes(folder)}
     return "".join(
         "\n".join(["", f"## {title}", "", *(f"- {line}" for line in lines)]) + "\n"
@@ -131,7 +131,7 @@ def searches_as_text(folder: Path) -> str:
 
 
 def _write_csv(path: Path, tables: Sequence[AnyTable]) -> None:
-    """What an earlier report wrote and this one has not is taken away."""
+    """Write the tables, or take away what an earlier report wrote and this one has not."""
     if tables:
         path.write_text(joined(tables), encoding="utf-8")
     else:

@@ -1,4 +1,4 @@
-"""What a study found, in sentences, with the doubt beside each number."""
+"""The findings of a study in sentences, with the doubt beside each number."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SELECTED = (
     "Every interval here is of one number alone: of the best of several cells, or the largest of several differences, "
     "it covers in less than 95 % of studies."
 )
-MOST_COLUMNS = 6  # of which the best is told; a wider table is read as a table
+MOST_COLUMNS = 6  # whose best is said; a wider table is read as a table
 
 
 def answer(results: pandas.DataFrame, header: StudyHeader, metric: str) -> tuple[str, ...]:

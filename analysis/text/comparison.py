@@ -75,7 +75,7 @@ def cells_of(row: ComparedCell, digits: int, percent: bool) -> list[str]:
 
 
 def notes(found: Comparison) -> list[str]:
-    """What the numbers do not say."""
+    """Notes on all that the numbers do not say."""
     unit = ", percent" if found.percent else ""
     said = [f"mean ± standard deviation (n){unit}; the studies' seeds are not paired"]
     if _short_names(found) == ("A", "B"):

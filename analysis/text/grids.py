@@ -255,7 +255,7 @@ def _caption(table: Table, common: int | None) -> str:
 
 
 def _rivals_note(table: Table) -> tuple[str, ...]:
-    """What the marks claim, and what was not tested at all, which a missing mark would pass for worse."""
+    """The claim of the marks, and what was not tested at all, which a missing mark would pass for worse."""
     if table.definition.direction is None:
         return ()
     counts = [n for used in table.tested for n in (used.fewest, used.most) if used.tests]

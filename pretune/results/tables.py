@@ -30,6 +30,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from pretune.analysis.load.results import STUDY_FORMAT
 from pretune.outcomes import Outcome, Outcomes
 from pretune.search.replicates import ReplicatePlan, Run, TrialRecord, Values, stages_in
 from pretune.search_spaces import schema, space
@@ -41,7 +42,6 @@ from pretune.store.store import Store, write_atomically
 from pretune.trainables.files import HISTORY, NOTES, WEIGHTS
 
 Row = dict[str, Any]
-FORMAT = 1  # of study.json and the tables beside it; `pretune.analysis.load.results` reads this one
 
 
 def write_header(study: Study, folder: Path) -> None:
@@ -49,7 +49,7 @@ def write_header(study: Study, folder: Path) -> None:
     write_atomically(folder / "study.yaml", study.to_yaml())
     report = study.header.report
     content = {
-        "format": FORMAT,
+        "format": STUDY_FORMAT,
         "study": study.name,
         "question": study.header.question,
         "factors": {name: list(levels) for name, levels in study.factors.items()},

@@ -17,7 +17,7 @@ from pretune.outcomes import Outcome, Outcomes
 from pretune.search.racing import Noise, clearly_worse, residual
 from pretune.search.replicates import ReplicatePlan, Run, TrialEnd, TrialResult, Values
 from pretune.search_spaces.cells import Cell
-from pretune.search_spaces.metrics import parse
+from pretune.search_spaces.metrics import parts_of
 from pretune.search_spaces.stages import Replicate, Stage, Until, replicates
 
 Target = Callable[[ReplicatePlan], tuple[Stage, str]]  # which stage's metric scores a replicate
@@ -217,4 +217,4 @@ def end_of(outcomes: Sequence[Outcome], metric: str) -> tuple[TrialEnd, float | 
 
 def measured(outcome: Outcome, metric: str) -> float:
     """A metric of a stage run, or what it cost."""
-    return float((outcome.costs if parse(metric).part == "cost" else outcome.metrics).get(metric, math.nan))
+    return float((outcome.costs if parts_of(metric).part == "cost" else outcome.metrics).get(metric, math.nan))

@@ -23,7 +23,7 @@ from pretune.search_spaces.metrics import (
     direction_of,
     from_json,
     is_reportable,
-    parse,
+    parts_of,
     pattern_of,
     scored_by,
     to_json,
@@ -36,7 +36,7 @@ TOP = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize("part", ["val", "test", "test@256"])
 def test_a_class_does_not_turn_its_metric_over(part: str, label: str) -> None:
     name = f"{part}/jaccard/{label}"
-    assert parse(name) == MetricName(part, "jaccard", label)
+    assert parts_of(name) == MetricName(part, "jaccard", label)
     assert pattern_of(name) == "SPLIT/jaccard/CLASS"
     assert direction_of(name) == "maximize"
     assert definition_of(name).unit == "fraction"
@@ -56,7 +56,7 @@ def test_a_class_does_not_turn_its_metric_over(part: str, label: str) -> None:
     ],
 )
 def test_names_are_read_by_their_parts(name: str, expected: MetricName) -> None:
-    assert parse(name) == expected
+    assert parts_of(name) == expected
     assert pattern_of(name) in DEFINITIONS
 
 

@@ -29,13 +29,13 @@ class Sums(NamedTuple):
 
 
 def no_sums(device: torch.device) -> Sums:
-    """Of no voxels."""
+    """The sums of no voxels."""
     zero = torch.zeros((), dtype=torch.float64, device=device)
     return Sums(torch.zeros((len(THRESHOLDS), 2, 2), dtype=torch.int64, device=device), zero, zero)
 
 
 def probability_sums(logits: Tensor, target: Tensor, before: Sums | None = None) -> Sums:
-    """Of logits (B, 2, ...) and target (B, ...), on top of those of `before`; voxels of IGNORE do not count."""
+    """Sums of logits (B, 2, ...) and target (B, ...), on top of those of `before`; voxels of IGNORE do not count."""
     p = torch.softmax(logits.double(), dim=1)[:, 1]
     matrices = torch.stack([confusion((p > t).long(), target, 2) for t in THRESHOLDS])
     counted, g = target != IGNORE, (target == 1).double()

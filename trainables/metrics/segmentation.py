@@ -55,7 +55,7 @@ def scores(confusion: Tensor, classes: Sequence[str]) -> dict[str, float]:
 
     accuracy: share of pixels that are right. jaccard, dice, precision, recall: means over classes, and under
     "jaccard/NAME" and so on those of each class. mean_accuracy is recall by the name segmentation papers give it.
-    A class that occurs in neither truth nor prediction has no score and is left out of the means. One that occurs in
+    A class that occurs in neither truth nor prediction has no score and is excluded from the means. One that occurs in
     only one of them scores 0 in everything, also where its precision or recall would be 0 / 0.
     """
     if confusion.shape != (len(classes), len(classes)):

@@ -4,7 +4,7 @@ import pandas
 import pytest
 
 from pretune import analysis
-from pretune.analysis.load.results import COLUMNS, ResultsError, load, load_header, parse_header
+from pretune.analysis.load.results import RESULT_COLUMNS, ResultsError, load, load_header, parse_header
 
 HEADER = {
     "study": "freeze",
@@ -22,7 +22,7 @@ HEADER = {
 }
 
 
-def write_results(folder, columns=COLUMNS):
+def write_results(folder, columns=RESULT_COLUMNS):
     folder.mkdir(exist_ok=True)
     row = dict.fromkeys(columns, "x") | {"value": 0.5, "seed": 1}
     pandas.DataFrame([{name: row[name] for name in columns}]).to_parquet(folder / "results.parquet")
@@ -31,7 +31,7 @@ def write_results(folder, columns=COLUMNS):
 
 def test_load_reads_what_was_written(tmp_path):
     results = analysis.load(write_results(tmp_path))
-    assert list(results.columns) == list(COLUMNS)
+    assert list(results.columns) == list(RESULT_COLUMNS)
     assert results["value"].tolist() == [0.5]
 
 
@@ -59,7 +59,7 @@ def test_a_truncated_file_is_said_so_in_one_sentence(tmp_path, kept):
 
 def test_a_foreign_file_is_said_so(tmp_path):
     with pytest.raises(ResultsError, match=r"lacks the columns cause, value: it was not written by a Pretune study"):
-        load(write_results(tmp_path, [name for name in COLUMNS if name not in ("cause", "value")]))
+        load(write_results(tmp_path, [name for name in RESULT_COLUMNS if name not in ("cause", "value")]))
 
 
 def test_header_by_hand(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pretune.analysis.load.results import COLUMNS, FORMAT, load, load_header
+from pretune.analysis.load.results import RESULT_COLUMNS, STUDY_FORMAT, load, load_header
 from pretune.analysis.load.runs import load_stage_runs
 from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Outcome
@@ -56,7 +56,7 @@ def written(study: Study, folder: Path, ends: Any = ends, seed: int = 0) -> pd.D
 
 def test_what_is_written_is_of_the_format_that_is_read(tiny: dict[str, Any], tmp_path: Path) -> None:
     tables.write_header(from_dict(tiny), tmp_path)
-    assert json.loads((tmp_path / "study.json").read_text())["format"] == tables.FORMAT == FORMAT
+    assert json.loads((tmp_path / "study.json").read_text())["format"] == STUDY_FORMAT
     assert load_header(tmp_path).study == tiny["study"]
 
 
@@ -80,7 +80,7 @@ def test_what_metrics_mean_is_stored_with_the_results(tiny: dict[str, Any], tmp_
 def test_rows_are_one_per_cell_seed_stage_and_metric(tiny: dict[str, Any], tmp_path: Path) -> None:
     """4 fine-tunings and, as both cells share them, 2 pretrainings with an empty cell; 3 metrics each."""
     frame = written(from_dict(tiny), tmp_path)
-    assert set(COLUMNS) <= set(frame.columns)
+    assert set(RESULT_COLUMNS) <= set(frame.columns)
     assert len(frame) == (4 + 2) * 3
     assert not frame.duplicated(["phase", "cell", "seed", "stage", "metric"]).any()
     shared = frame[frame.stage == "pretrain"]
