@@ -93,6 +93,7 @@ class World:
 ALONE = World()
 
 
+# torch.distributed.nn.functional has both exchanges; torch 2.15 deprecates them in favour of private functions.
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -171,14 +172,14 @@ class WholeBatchNorm(_BatchNorm):
         count = total[-1].detach()
         centred = x - _across(total[:-1] / count, x)
         variance = self.world.sum(centred.square().sum(over)) / count
-        self._track(total[:-1] / count, variance * count / (count - 1).clamp(min=1))
+        self._update(total[:-1] / count, variance * count / (count - 1).clamp(min=1))
         normalised = centred * _across((variance + self.eps).rsqrt(), x)
         if self.affine:
             normalised = normalised * _across(self.weight, x) + _across(self.bias, x)
         return normalised.to(input.dtype)
 
     @torch.no_grad()
-    def _track(self, mean: Tensor, unbiased: Tensor) -> None:
+    def _update(self, mean: Tensor, unbiased: Tensor) -> None:
         assert self.running_mean is not None and self.running_var is not None  # noqa: PT018
         assert self.num_batches_tracked is not None and self.momentum is not None  # noqa: PT018
         self.num_batches_tracked += 1

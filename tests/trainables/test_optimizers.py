@@ -71,6 +71,13 @@ def test_a_weight_of_zeros_takes_the_plain_gradient() -> None:
     torch.testing.assert_close(w.detach(), torch.tensor([[-0.1, -0.2]]))
 
 
+def test_a_weight_with_a_gradient_of_zeros_is_not_decayed() -> None:
+    """A batch without any pixel that counts moves nothing; timm's LARS decays by the whole rate."""
+    w = single([[3.0, 4.0]], [[0.0, 0.0]])
+    LARS([w], lr=1.0, weight_decay=0.1).step()
+    assert torch.equal(w.detach(), torch.tensor([[3.0, 4.0]]))
+
+
 def test_what_has_no_gradient_stays() -> None:
     still, moved = nn.Parameter(torch.ones(2, 2)), single([[1.0]], [[1.0]])
     LARS([still, moved], lr=1.0, weight_decay=0.1).step()

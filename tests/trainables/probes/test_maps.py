@@ -20,7 +20,7 @@ from pretune.trainables.data.splits import Split, draw_split
 from pretune.trainables.files import MAPS, WEIGHTS
 from pretune.trainables.loop import RunContext, build_encoder
 from pretune.trainables.pretrain import pretrain
-from pretune.trainables.probes.accuracy import pixels_of
+from pretune.trainables.probes.features import pixels_of
 from pretune.trainables.probes.maps import (
     class_activation_maps,
     explained_variance,
