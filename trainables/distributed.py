@@ -1,4 +1,4 @@
-"""Several workers that train one stage together: what they exchange, and batch norm over all of them.
+"""Exchanges of several workers that train one stage together, and batch norm over all of them.
 
 Every worker takes its rows of the same global batch; losses, negatives, statistics and queues are those of the whole
 batch, so that the number of workers changes digits and nothing else. Two conventions make this hold:
@@ -223,7 +223,7 @@ class RunningStatistics:
 
     @staticmethod
     def _read(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-        """How many updates there were, and both statistics in one row."""
+        """Number of updates so far, and both statistics in one row."""
         assert norm.running_mean is not None and norm.running_var is not None  # noqa: PT018
         assert norm.num_batches_tracked is not None
         return norm.num_batches_tracked.clone(), torch.cat([norm.running_mean, norm.running_var])
@@ -238,7 +238,7 @@ class RunningStatistics:
 
 
 def _norms(module: nn.Module) -> Iterator[_BatchNorm]:
-    """Those that keep running statistics and normalise by a worker's own rows."""
+    """Batch norms that keep running statistics and normalise by a worker's own rows."""
     for child in module.modules():
         if not isinstance(child, _BatchNorm) or isinstance(child, nn.SyncBatchNorm | WholeBatchNorm):
             continue

@@ -20,7 +20,8 @@ from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split
 from pretune.trainables.finetune import finetune
-from pretune.trainables.loop import RunContext, build_encoder
+from pretune.trainables.loop import RunContext
+from pretune.trainables.models.table import build_encoder
 from pretune.trainables.probes import accuracy, cka, maps
 
 CPU = torch.device("cpu")

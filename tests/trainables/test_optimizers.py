@@ -117,7 +117,7 @@ def test_settings_become_lars_over_what_is_trained() -> None:
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_weight_decay_of_weights_alone_leaves_biases_and_norms_out(name: str) -> None:
+def test_weight_decay_of_weights_alone_excludes_biases_and_norms(name: str) -> None:
     """With gradients of 0 only weight decay moves anything (Adam has one of 0.5 w there, whose step is the rate)."""
     body = {"name": name, "lr": 0.1, "weight_decay": 0.5}
     for chosen in (body, body | {"decay": "weights"}):

@@ -18,7 +18,8 @@ from pretune.trainables import checkpoints
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import draw_split
-from pretune.trainables.loop import DataFeed, RunContext, build_encoder
+from pretune.trainables.loop import DataFeed, RunContext
+from pretune.trainables.models.table import build_encoder
 from pretune.trainables.probes.accuracy import knn, probe_accuracy
 from pretune.trainables.probes.features import embed
 
