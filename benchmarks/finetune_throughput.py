@@ -30,7 +30,8 @@ from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split
 from pretune.trainables.finetune import finetune
-from pretune.trainables.loop import RunContext, build_unet
+from pretune.trainables.loop import RunContext
+from pretune.trainables.models.table import build_unet
 
 SIZE, BATCH, STEPS = 64, 16, 60  # px, images, least steps of a run, so that few labels are measured too
 SHARES = ("1%", "10%", "90%")

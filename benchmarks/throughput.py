@@ -37,11 +37,11 @@ from pretune.search_spaces import schema
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split
-from pretune.trainables.loop import RunContext, build_encoder, build_optimizer
+from pretune.trainables.loop import RunContext, build_optimizer
 from pretune.trainables.methods.heads import pooled
 from pretune.trainables.methods.protocol import Method, Parts
 from pretune.trainables.methods.table import build_method
-from pretune.trainables.models.table import build_decoder
+from pretune.trainables.models.table import build_decoder, build_encoder
 from pretune.trainables.pretrain import make_batch, make_feeds, pretrain
 
 CACHE, SIZE, LOCAL = 128, 64, {"local_size": 32, "local_views": 6}

@@ -61,11 +61,11 @@ def _time_steps(stage: Stage) -> tuple[float, float, int]:
     import numpy as np
     import torch
 
-    from pretune.trainables.loop import DataFeed, Lookup, build_encoder, build_unet
+    from pretune.trainables.loop import DataFeed, Lookup
     from pretune.trainables.losses import LOSSES
     from pretune.trainables.methods.protocol import Parts
     from pretune.trainables.methods.table import build_method
-    from pretune.trainables.models.table import build_decoder
+    from pretune.trainables.models.table import build_decoder, build_encoder, build_unet
     from pretune.trainables.pretrain import make_batch
     from pretune.trainables.views.regions import RegionBoxes
 

@@ -1,4 +1,4 @@
-"""What a loop writes down: weights as safetensors, and a resumable state that is whole or not there."""
+"""Files of a loop: weights as safetensors, and a resumable state that is whole or not there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several workers that train one stage together: what they exchange, and batch norm over all of them.
+"""Exchanges of several workers that train one stage together, and batch norm over all of them.
 
 Every worker takes its rows of the same global batch; losses, negatives, statistics and queues are those of the whole
 batch, so that the number of workers changes digits and nothing else. Two conventions make this hold:
@@ -93,6 +93,7 @@ class World:
 ALONE = World()
 
 
+# torch.distributed.nn.functional has both exchanges; torch 2.15 deprecates them in favour of private functions.
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -171,14 +172,14 @@ class WholeBatchNorm(_BatchNorm):
         count = total[-1].detach()
         centred = x - _across(total[:-1] / count, x)
         variance = self.world.sum(centred.square().sum(over)) / count
-        self._track(total[:-1] / count, variance * count / (count - 1).clamp(min=1))
+        self._update(total[:-1] / count, variance * count / (count - 1).clamp(min=1))
         normalised = centred * _across((variance + self.eps).rsqrt(), x)
         if self.affine:
             normalised = normalised * _across(self.weight, x) + _across(self.bias, x)
         return normalised.to(input.dtype)
 
     @torch.no_grad()
-    def _track(self, mean: Tensor, unbiased: Tensor) -> None:
+    def _update(self, mean: Tensor, unbiased: Tensor) -> None:
         assert self.running_mean is not None and self.running_var is not None  # noqa: PT018
         assert self.num_batches_tracked is not None and self.momentum is not None  # noqa: PT018
         self.num_batches_tracked += 1
@@ -222,7 +223,7 @@ class RunningStatistics:
 
     @staticmethod
     def _read(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-        """How many updates there were, and both statistics in one row."""
+        """Number of updates so far, and both statistics in one row."""
         assert norm.running_mean is not None and norm.running_var is not None  # noqa: PT018
         assert norm.num_batches_tracked is not None
         return norm.num_batches_tracked.clone(), torch.cat([norm.running_mean, norm.running_var])
@@ -237,7 +238,7 @@ class RunningStatistics:
 
 
 def _norms(module: nn.Module) -> Iterator[_BatchNorm]:
-    """Those that keep running statistics and normalise by a worker's own rows."""
+    """Batch norms that keep running statistics and normalise by a worker's own rows."""
     for child in module.modules():
         if not isinstance(child, _BatchNorm) or isinstance(child, nn.SyncBatchNorm | WholeBatchNorm):
             continue

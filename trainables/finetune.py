@@ -25,7 +25,6 @@ from pretune.trainables.loop import (
     RunContext,
     autocast,
     build_optimizer,
-    build_unet,
     compile_parts,
     layout,
     set_lr_and_decay,
@@ -34,6 +33,7 @@ from pretune.trainables.loop import (
 from pretune.trainables.losses import LOSSES
 from pretune.trainables.metrics.probabilities import Sums, no_sums, probability_scores, probability_sums
 from pretune.trainables.metrics.segmentation import confusion_by_image, hits_truth_predicted, scores
+from pretune.trainables.models.table import build_unet
 from pretune.trainables.models.unet import UNet
 from pretune.trainables.views.joint import evaluation_batch, fine_tune_batch
 

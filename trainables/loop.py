@@ -24,8 +24,6 @@ from pretune.trainables.data.image_set import ImageSet, Pixels
 from pretune.trainables.distributed import ALONE, World
 from pretune.trainables.files import HISTORY, NOTES, WEIGHTS
 from pretune.trainables.models.interface import Decoder, Encoder
-from pretune.trainables.models.table import build_encoder as build_encoder  # the loops' own name for them
-from pretune.trainables.models.table import build_unet as build_unet
 from pretune.trainables.optimizers import LARS
 from pretune.trainables.schedules import cosine_ramp, learning_rate
 
@@ -77,7 +75,7 @@ class RunContext:
 
 
 class DataFeed:
-    """Hands out batches of a memory-mapped array, or of a stream, on the training device.
+    """Serves batches of a memory-mapped array, or of a stream, on the training device.
 
     On a GPU with room for it the whole array lives there; else each batch is gathered from the mapped file.
     """
@@ -343,8 +341,8 @@ def build_optimizer(settings: schema.Optimizer, parameters: Iterable[nn.Paramete
 
 
 def with_momentum(sgd: torch.optim.SGD, parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
-    """Momentum buffers from zeros, in place: the fused kernel makes all of them or none, and a parameter that thaws
-    has none yet. From zeros the first step leaves the gradient in them, as torch does without."""
+    """Make momentum buffers of zeros, in place: the fused kernel makes all of them or none, and a parameter that is
+    unfrozen later has none yet. From zeros the first step leaves the gradient in them, as torch does without."""
     for parameter in parameters:
         sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return sgd
@@ -382,14 +380,16 @@ def clip_gradients(parameters: Iterable[nn.Parameter], norm: float | None, clip:
 
 
 def layout(network: nn.Module) -> torch.memory_format:
-    """How the network's weights and maps lie in memory: channels last, of images or of volumes."""
+    """Memory format of a network's weights and maps: channels last, of images or of volumes."""
     solid = any(isinstance(module, nn.Conv3d) for module in network.modules())
     return torch.channels_last_3d if solid else torch.channels_last
 
 
 def compile_parts(network: nn.Module, asked: bool) -> None:
-    """Where asked, encoders and decoders run as torch.compile makes them, from their first batch on; names of weights
-    stay. Its cache on disk is shared by all processes of a machine, so equal networks are compiled once."""
+    """Compile encoders and decoders at their first batch, if `asked`; names of weights stay.
+
+    All processes of a node share torch.compile's cache on disk, so equal networks are compiled once.
+    """
     for part in network.modules() if asked else ():
         if isinstance(part, Encoder | Decoder):
             part.compile(dynamic=False)

@@ -31,7 +31,7 @@ def dice_loss(
 def foreground_dice_loss(
     logits: Tensor, target: Tensor, world: World = ALONE, ignore: int = IGNORE, smooth: float = 1.0
 ) -> Tensor:
-    """The same over all classes but the first, which is the background (Models Genesis, whose `smooth` is 1).
+    """`dice_loss` over all classes but the first, which is the background (Models Genesis, whose `smooth` is 1).
 
     With two classes this is the dice of a sigmoid: the softmax of two logits is the sigmoid of their difference.
     """
@@ -70,7 +70,7 @@ def focal_loss(
 
 
 def dice_cross_entropy_loss(logits: Tensor, target: Tensor, world: World = ALONE, ignore: int = IGNORE) -> Tensor:
-    """The plain sum of the two."""
+    """Sum of `dice_loss` and `cross_entropy_loss`."""
     return dice_loss(logits, target, world, ignore) + cross_entropy_loss(logits, target, world, ignore)
 
 

@@ -1,4 +1,8 @@
-"""LARS, which torch does not have."""
+"""LARS, which torch does not have.
+
+timm's gives the same bits but where a weight's gradient is zero: there it decays the weight unscaled, 1000 times as
+much. Its state also differs from that in stores (docs/decisions/dependencies.md).
+"""
 
 from __future__ import annotations
 

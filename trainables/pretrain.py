@@ -24,7 +24,6 @@ from pretune.trainables.loop import (
     Progress,
     RunContext,
     autocast,
-    build_encoder,
     build_optimizer,
     clip_gradients,
     compile_parts,
@@ -37,7 +36,7 @@ from pretune.trainables.methods.protocol import Batch, Method, Parts
 from pretune.trainables.methods.table import build_method
 from pretune.trainables.methods.weights import import_weights
 from pretune.trainables.models.interface import Decoder
-from pretune.trainables.models.table import build_decoder
+from pretune.trainables.models.table import build_decoder, build_encoder
 from pretune.trainables.probes.accuracy import knn_accuracy
 from pretune.trainables.views.random import uniforms
 from pretune.trainables.views.regions import RegionBoxes, uses_regions
@@ -174,7 +173,7 @@ def collapse_values(method: Method, batch: Batch) -> dict[str, float]:
 
 def stop_if_collapsed(settings: schema.Pretrain, history: list[dict[str, float]]) -> None:
     """Raise `CollapsedError` where the last `stop_on_collapse` epochs all showed a collapse."""
-    if settings.stop_on_collapse and (signs := collapse.condemned(history, settings.stop_on_collapse)):
+    if settings.stop_on_collapse and (signs := collapse.collapsed(history, settings.stop_on_collapse)):
         raise CollapsedError(signs, int(history[-1]["step"]))
 
 

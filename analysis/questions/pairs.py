@@ -185,9 +185,8 @@ def tradeoff(results: pandas.DataFrame, header: StudyHeader, x_name: str, y_name
     labels = tuple(cell.label for cell in header.cells if xs[cell.label] and ys[cell.label])
     x, y = (np.array([np.mean(part[label]) for label in labels], np.float64) for part in (xs, ys))
     x_std, y_std = (np.array([_std(part[label]) for label in labels], np.float64) for part in (xs, ys))
-    signs = [_sign(header.definition(name).direction) for name in (x_name, y_name)]
-    scores = np.stack([x, y], axis=1) * signs
-    return Tradeoff(x_name, y_name, labels, x, y, x_std, y_std, pareto(scores))
+    front = _front(x, y, [header.definition(name).direction for name in (x_name, y_name)])
+    return Tradeoff(x_name, y_name, labels, x, y, x_std, y_std, front)
 
 
 def search_tradeoffs(
@@ -208,9 +207,8 @@ def search_tradeoffs(
             x, y = (whole[key].to_numpy(np.float64) for key in ("value", column))
             also, none = column.removeprefix("also."), np.full(len(whole), math.nan)
             directions = asked or _direction(target, stored), _direction(also, stored)
-            scores = np.stack([x, y], axis=1) * [_sign(direction) for direction in directions]
             labels = tuple(map(str, whole["chosen"]))
-            found[f"{name}: {also}"] = Tradeoff(target, also, labels, x, y, none, none, pareto(scores))
+            found[f"{name}: {also}"] = Tradeoff(target, also, labels, x, y, none, none, _front(x, y, directions))
     return found
 
 
@@ -225,9 +223,11 @@ def _direction(metric: str, stored: Mapping[str, MetricDefinition]) -> Direction
     return known_definition(stored, metric).direction
 
 
-def _sign(direction: Direction | None) -> float:
-    """By which values are multiplied so that higher is better."""
-    return -1.0 if direction == "minimize" else 1.0
+def _front(x: Array, y: Array, directions: Sequence[Direction | None]) -> NDArray[np.bool_]:
+    """Which items are on the Pareto front; none where a metric has no direction, as a similarity has none."""
+    if None in directions:
+        return np.zeros(len(x), np.bool_)
+    return pareto(np.stack([x, y], axis=1) * [-1.0 if direction == "minimize" else 1.0 for direction in directions])
 
 
 def _std(values: Sequence[float]) -> float:

@@ -1,6 +1,6 @@
 """Tables of mean ± standard deviation over seeds, from the confirm phase alone.
 
-Numbers only; how they are laid out and rounded is `layout`'s.
+Numbers only; `analysis.text.grids` lays them out and rounds them.
 """
 
 from __future__ import annotations

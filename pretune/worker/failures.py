@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pretune.outcomes import Failure, Outcome
 from pretune.trainables.data.errors import DataError, printable
+from pretune.worker.ray_private import worker_exception
 
 LEAST_BYTES = 65_536  # below which a disk is full
 NO_SPACE = os.strerror(errno.ENOSPC)  # safetensors and Arrow pass the system's words on, and no number
@@ -33,6 +34,7 @@ def failed(error: Exception, batch_size: int | None, store: Path) -> Outcome:
         batch_size: of the stage, named where memory was too small.
         store: the folder of the store on this node.
     """
+    error = worker_exception(error)
     if isinstance(error, DataError):
         kind = Failure.BAD_DATA if error.stays else Failure.ERROR
         return Outcome("crashed", {}, " | ".join([error.summary, *error.problems]), failure=kind)
@@ -56,8 +58,7 @@ def kind_of(error: Exception, store: Path) -> Failure:
 def is_out_of_memory(error: Exception) -> bool:
     import torch
 
-    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return known or (isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY))
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in NO_MEMORY)
 
 
 def is_full(folder: Path) -> bool:

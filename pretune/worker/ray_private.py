@@ -189,3 +189,14 @@ def _stop_key() -> bytes:
     import ray
 
     return f"pretune-stopping-{ray.get_runtime_context().get_job_id()}".encode()
+
+
+def worker_exception(error: Exception) -> Exception:
+    """The exception of the first worker that failed, where a group of Ray Train did; else the error itself.
+
+    Ray wraps it and keeps it privately. Without this the kind of a failure (data, memory) is lost, and it is retried.
+    """
+    for failure in getattr(error, "worker_failures", {}).values():
+        inner = getattr(failure, "_base_exc", failure)
+        return inner if isinstance(inner, Exception) else error
+    return error

@@ -44,8 +44,8 @@ def run_worker(
     from pretune.trainables.finetune import finetune
     from pretune.trainables.loop import RunContext
     from pretune.trainables.pretrain import pretrain
-    from pretune.trainables.probes.accuracy import probe
-    from pretune.trainables.probes.cka import compare
+    from pretune.trainables.probes.accuracy import probe_accuracy
+    from pretune.trainables.probes.cka import compare_encoders
     from pretune.trainables.probes.maps import write_maps
 
     if missing := not_shared(task):  # one of several workers, on another node than who began the stage
@@ -89,10 +89,10 @@ def run_worker(
             assert stage.other is not None
             assert parent is not None
             assert other is not None
-            return compare(settings, (stage.model, stage.other.model), (parent, other), data, split, device)
+            return compare_encoders(settings, (stage.model, stage.other.model), (parent, other), data, split, device)
         if isinstance(settings, schema.CAM | schema.FeatureMaps):
             return write_maps(settings, stage.model, data, split, context)
-        return probe(settings, stage.model, data, split, context)
+        return probe_accuracy(settings, stage.model, data, split, context)
 
 
 def state_to_resume(task: StageTask) -> Path | None:

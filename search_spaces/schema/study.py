@@ -107,7 +107,7 @@ class Tune(Settings):
     batch: PositiveInt = 4  # asked together and told together, so that a search does not depend on timing
     startup: NonNegativeInt = 8  # first trials drawn at random
     target: str = "val/jaccard"
-    direction: Literal["maximize", "minimize"] | None = None  # default: minimize a loss or a cost, maximize all else
+    direction: Literal["maximize", "minimize"] | None = None  # default: as the table of metrics says
     also: Names = ()  # further targets, for nsga2: the Pareto front is kept, the best by `target` is confirmed
     population: Annotated[int, Field(ge=2)] = 16  # of nsga2 and genetic
     points: Annotated[int, Field(ge=2)] = 5  # of a grid over a continuous range

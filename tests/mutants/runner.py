@@ -55,11 +55,11 @@ PRETRAIN = ("test_wiring_around.py", "test_wiring_pretrain.py", "test_pretrain.p
 FINETUNE = ("test_wiring_around.py", "test_wiring_finetune.py", "test_finetune.py")
 LOOP = (
     "test_loop.py",
-    *(f"data/test_stream.py::test_{name}" for name in (
+    *(f"data/streaming/test_stream.py::test_{name}" for name in (
         "an_epoch_holds_each_image_once", "orders_differ_between_epochs_and_seeds",
         "a_window_touches_few_runs_of_neighbours", "a_stream_is_told_what_the_steps_take",
     )),
-    "test_distributed.py::test_workers_ask_each_other_about_every_two_seconds_and_never_more_than_once_a_step",
+    "test_distributed.py::test_workers_exchange_about_every_two_seconds_and_never_more_than_once_a_step",
 )  # fmt: skip
 TARGETS = {
     "pretrain": Target("pretrain.py", faults, PRETRAIN),

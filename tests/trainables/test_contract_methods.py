@@ -31,7 +31,7 @@ from pretune.trainables.files import CONTINUE, STATE, WEIGHTS
 from pretune.trainables.finetune import finetune
 from pretune.trainables.methods.protocol import Batch, Method, Parts
 from pretune.trainables.methods.table import build_method
-from pretune.trainables.models.table import build_decoder
+from pretune.trainables.models.table import build_decoder, build_encoder
 
 SMALL = {"hidden": 16, "dim": 8, "bottleneck": 8, "prototypes": 12, "local_views": 2, "local_size": 8}
 PARTICULAR: dict[str, dict[str, Any]] = {
@@ -119,7 +119,7 @@ def run(settings: schema.Pretrain, data: ImageSet, out: Path, split: Split = SPL
 def build(settings: schema.Pretrain) -> Method:
     torch.manual_seed(0)
     model = model_for(settings)
-    parts = Parts(loop.build_encoder(model), lambda: build_decoder(model), mask_classes=3, image_classes=3)
+    parts = Parts(build_encoder(model), lambda: build_decoder(model), mask_classes=3, image_classes=3)
     return build_method(settings.method, settings.views, parts)
 
 

@@ -184,7 +184,7 @@ class Echo(World):
 
 @settings(max_examples=30, deadline=None)
 @given(step=st.floats(1e-4, 20.0))
-def test_workers_ask_each_other_about_every_two_seconds_and_never_more_than_once_a_step(step: float) -> None:
+def test_workers_exchange_about_every_two_seconds_and_never_more_than_once_a_step(step: float) -> None:
     """With steps of equal length: after the first, then every 2 s or every step, whichever is longer.
 
     1,000 steps at most lie between, which for steps shorter than 2 ms is less than 2 s.

@@ -20,7 +20,8 @@ from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split, draw_split
 from pretune.trainables.files import CONTINUE, STATE, TEST_IMAGES, WEIGHTS
 from pretune.trainables.finetune import Evaluator, finetune, stalled, validation_due
-from pretune.trainables.loop import DataFeed, DivergedError, RunContext, build_encoder, build_unet
+from pretune.trainables.loop import DataFeed, DivergedError, RunContext
+from pretune.trainables.models.table import build_encoder, build_unet
 from pretune.trainables.models.unet import UNet
 from pretune.trainables.views.joint import evaluation_batch
 

@@ -45,7 +45,7 @@ def test_dice_with_smoothing_worked_by_hand() -> None:
     assert float(dice_loss(LOGITS, TARGET, smooth=1.0)) == pytest.approx(1 - (4 / 5.25 + 3.5 / 4.75) / 2, abs=1e-6)
 
 
-def test_dice_leaves_ignored_pixels_out() -> None:
+def test_dice_excludes_ignored_pixels() -> None:
     """Without the last pixel: class 0: 3 / (1.75 + 2); class 1: 1.5 / (1.25 + 1)."""
     target = torch.tensor([[[0, 0], [1, 255]]])
     assert float(dice_loss(LOGITS, target)) == pytest.approx(1 - (3 / 3.75 + 1.5 / 2.25) / 2, abs=1e-5)

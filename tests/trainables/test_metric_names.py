@@ -20,7 +20,8 @@ from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split
 from pretune.trainables.finetune import finetune
-from pretune.trainables.loop import RunContext, build_encoder
+from pretune.trainables.loop import RunContext
+from pretune.trainables.models.table import build_encoder
 from pretune.trainables.probes import accuracy, cka, maps
 
 CPU = torch.device("cpu")
@@ -74,7 +75,7 @@ def test_finetuning_writes_what_the_table_knows(data: ImageSet, tmp_path: Path) 
 def test_probes_of_accuracy_write_what_the_table_knows(
     settings: schema.KNN | schema.LinearProbe, data: ImageSet, parent: Path, tmp_path: Path
 ) -> None:
-    written = accuracy.probe(settings, MODEL, data, SPLIT, RunContext(tmp_path, CPU, parent=parent))
+    written = accuracy.probe_accuracy(settings, MODEL, data, SPLIT, RunContext(tmp_path, CPU, parent=parent))
     assert "probe/accuracy" in written
     assert missing(set(written)) == []
 
@@ -93,6 +94,6 @@ def test_maps_write_what_the_table_knows(
 
 def test_pairwise_probes_write_what_the_table_knows(data: ImageSet, parent: Path) -> None:
     settings = schema.CKA(kind="cka", data="d", between="f", size=32)
-    written = cka.compare(settings, (MODEL, MODEL), (parent, parent), data, SPLIT, CPU)
+    written = cka.compare_encoders(settings, (MODEL, MODEL), (parent, parent), data, SPLIT, CPU)
     assert set(written) == {"probe/level1", "probe/output"}
     assert missing(set(written)) == []

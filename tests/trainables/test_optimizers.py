@@ -71,6 +71,13 @@ def test_a_weight_of_zeros_takes_the_plain_gradient() -> None:
     torch.testing.assert_close(w.detach(), torch.tensor([[-0.1, -0.2]]))
 
 
+def test_a_weight_with_a_gradient_of_zeros_is_not_decayed() -> None:
+    """A batch without any pixel that counts moves nothing; timm's LARS decays by the whole rate."""
+    w = single([[3.0, 4.0]], [[0.0, 0.0]])
+    LARS([w], lr=1.0, weight_decay=0.1).step()
+    assert torch.equal(w.detach(), torch.tensor([[3.0, 4.0]]))
+
+
 def test_what_has_no_gradient_stays() -> None:
     still, moved = nn.Parameter(torch.ones(2, 2)), single([[1.0]], [[1.0]])
     LARS([still, moved], lr=1.0, weight_decay=0.1).step()
@@ -110,7 +117,7 @@ def test_settings_become_lars_over_what_is_trained() -> None:
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_weight_decay_of_weights_alone_leaves_biases_and_norms_out(name: str) -> None:
+def test_weight_decay_of_weights_alone_excludes_biases_and_norms(name: str) -> None:
     """With gradients of 0 only weight decay moves anything (Adam has one of 0.5 w there, whose step is the rate)."""
     body = {"name": name, "lr": 0.1, "weight_decay": 0.5}
     for chosen in (body, body | {"decay": "weights"}):

@@ -19,6 +19,7 @@ from pretune.trainables import loop
 from pretune.trainables.files import WEIGHTS
 from pretune.trainables.methods import weights
 from pretune.trainables.models.resnet import Encoder
+from pretune.trainables.models.table import build_encoder
 
 MODEL = schema.ResNetUNet(name="resnet-unet", depth=18)
 
@@ -96,7 +97,7 @@ def test_offline_is_one_clear_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_plain_unet_has_no_normalisation_to_fold() -> None:
     with pytest.raises(weights.WeightsError, match="needs a ResNet or timm encoder; set inputs: unit"):
-        weights.take_unit_inputs(loop.build_encoder(schema.UNet(widths=(4, 8))))
+        weights.take_unit_inputs(build_encoder(schema.UNet(widths=(4, 8))))
 
 
 def test_a_missing_file_is_refused_before_anything_starts() -> None:

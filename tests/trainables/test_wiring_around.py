@@ -31,6 +31,7 @@ from pretune.trainables.files import WEIGHTS
 from pretune.trainables.loop import RunContext
 from pretune.trainables.methods import collapse
 from pretune.trainables.metrics.probabilities import no_sums, probability_scores, probability_sums
+from pretune.trainables.models.table import build_encoder, build_unet
 
 CPU = torch.device("cpu")
 MODEL = schema.UNet(widths=(4, 8))
@@ -260,7 +261,7 @@ def test_the_pretext_loss_of_validation_images_is_their_mean_in_eval_mode(data: 
 
 def built(data: ImageSet) -> Any:
     settings = schema.Pretrain.model_validate({"data": "d", "method": SIMCLR, "steps": 1, "views": {"size": 16}})
-    parts = plain.Parts(loop.build_encoder(MODEL), lambda: plain.build_decoder(MODEL), 3, 3)
+    parts = plain.Parts(build_encoder(MODEL), lambda: plain.build_decoder(MODEL), 3, 3)
     return plain.build_method(settings.method, settings.views, parts)
 
 
@@ -384,7 +385,7 @@ def test_probabilities_are_scored_where_asked(data: ImageSet, tmp_path: Path) ->
     metrics = finetuned(two, tmp_path, threshold_scores=True, on_test=True, test_sizes=[8]).metrics
     assert {"val/soft_dice", "test/soft_dice", "test@8/soft_dice"} <= metrics.keys()
     with in_double_precision(), torch.no_grad():
-        network = loop.build_unet(MODEL, 2).eval()
+        network = build_unet(MODEL, 2).eval()
         network.load_state_dict(checkpoints.load_file(tmp_path / WEIGHTS))
         logits = network(torch.from_numpy(two.images[SPLIT.val]).permute(0, 3, 1, 2).double() / 255)
         truth = torch.from_numpy(two.masks[SPLIT.val]).long()

@@ -22,8 +22,9 @@ from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split, label_subset
 from pretune.trainables.finetune import finetune
-from pretune.trainables.loop import RunContext, build_unet
+from pretune.trainables.loop import RunContext
 from pretune.trainables.losses import LOSSES
+from pretune.trainables.models.table import build_unet
 
 CPU = torch.device("cpu")
 SPLIT = Split(train=np.arange(29, 7, -1), val=np.arange(8), test=np.arange(30, 32))

@@ -71,7 +71,7 @@ def measure(encoder: nn.Module, pixels: Tensor, world: World = ALONE) -> dict[st
     return {"encoder_spread": float(spread(features)), "encoder_rank": float(effective_rank(features))}
 
 
-def condemned(history: Sequence[Mapping[str, float]], epochs: int) -> tuple[str, ...]:
+def collapsed(history: Sequence[Mapping[str, float]], epochs: int) -> tuple[str, ...]:
     """The signs of the last epoch if each of the last `epochs` showed some, else none."""
     recent = [signs({key.removeprefix("train/"): value for key, value in row.items()}) for row in history[-epochs:]]
     return recent[-1] if len(recent) == epochs and all(recent) else ()

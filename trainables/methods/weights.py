@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from pretune.search_spaces import schema
 from pretune.search_spaces.errors import UsageError
-from pretune.trainables.loop import RunContext, build_encoder, finish
+from pretune.trainables.loop import RunContext, finish
 from pretune.trainables.models import timm_unet
+from pretune.trainables.models.table import build_encoder
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -1,1 +1,1 @@
-"""Probes: what a frozen encoder knows."""
+"""Probes: measures of a frozen encoder, by accuracy (kNN, linear), CKA and maps."""

@@ -16,15 +16,12 @@ import torch
 from torch import Tensor
 
 from pretune.search_spaces import schema
-from pretune.trainables import checkpoints
 from pretune.trainables.constants import MIN_CKA_BATCH
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.splits import Split
-from pretune.trainables.loop import DataFeed, IntArray, Lookup, build_encoder, epoch_order
+from pretune.trainables.loop import DataFeed, IntArray, Lookup, epoch_order
 from pretune.trainables.models.interface import Encoder
-from pretune.trainables.probes.accuracy import pixels_of
-
-ORDER_SEED = 0  # probes have no seed of their own: the same two encoders always get the same number
+from pretune.trainables.probes.features import PROBE_SEED, load_encoder, pixels_of
 
 
 def unbiased_hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741 (the paper's name)
@@ -41,19 +38,19 @@ def unbiased_hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741 (the paper's na
 
 
 def _kernel(features: Tensor) -> Tensor:
-    """Inner products (n, n) of centred features: the shift changes no HSIC, and leaves exactly 0 of constant ones."""
+    """Inner products (n, n) of centred features. The shift changes no HSIC; constant features give exactly 0."""
     x = features.flatten(1).double()
     x = x - x.mean(dim=0)
     return x @ x.T
 
 
 def hsics(x: Tensor, y: Tensor) -> Tensor:
-    """Unbiased HSIC (3,) of features (n, ...) with each other, of the first with themselves, of the second; float64."""
+    """Unbiased HSICs (3,), float64, of two sides' features (n, ...): across, within the first, within the second."""
     k, l = (_kernel(f) for f in (x, y))  # noqa: E741
     return torch.stack([unbiased_hsic(*pair).cpu() for pair in ((k, l), (k, k), (l, l))])
 
 
-def ratio(sums: Tensor) -> float:
+def cka_from(sums: Tensor) -> float:
     """CKA from summed `hsics`. Raises ValueError where the features of one side do not vary."""
     both, first, second = map(float, sums)
     if first <= 0 or second <= 0:
@@ -70,29 +67,29 @@ def linear_cka(batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     Raises:
         ValueError: no batch, a batch of fewer than four images, or features that do not vary.
     """
-    return ratio(sum((hsics(x, y) for x, y in batches), torch.zeros(3, dtype=torch.float64)))
+    return cka_from(sum((hsics(x, y) for x, y in batches), torch.zeros(3, dtype=torch.float64)))
 
 
 @torch.no_grad()
 def cka_between(
-    first: Encoder, second: Encoder, feed: Lookup, images: IntArray, size: int, levels: Sequence[int], batch: int
+    encoders: tuple[Encoder, Encoder], feed: Lookup, images: IntArray, size: int, levels: Sequence[int], batch: int
 ) -> list[float]:
-    """CKA of the feature maps of two encoders (in eval mode, on the feed's device), level by level of both.
+    """CKA of the feature maps of two encoders (in eval mode, on the feed's device), one for each of the levels.
 
     `images` are put into equal batches of at most `batch` by a fixed random order, whatever order they are stored in:
     a batch of neighbours, which often are of one class or one scene, would hide what tells classes apart (Nguyen et
     al. draw their batches at random). They are resized to `size` px.
     """
-    images = images[epoch_order(len(images), ORDER_SEED, 0)]
+    images = images[epoch_order(len(images), PROBE_SEED, 0)]
     sums = torch.zeros(len(levels), 3, dtype=torch.float64)
     for part in np.array_split(images, -(-len(images) // batch)):
         pixels = pixels_of(feed, part, size)
-        a, b = first(pixels), second(pixels)
+        a, b = (encoder(pixels) for encoder in encoders)
         sums += torch.stack([hsics(a[level], b[level]) for level in levels])
-    return [ratio(row) for row in sums]
+    return [cka_from(row) for row in sums]
 
 
-def compare(
+def compare_encoders(
     settings: schema.CKA,
     models: tuple[schema.Model, schema.Model],
     weights: tuple[Path, Path],
@@ -100,7 +97,7 @@ def compare(
     split: Split,
     device: torch.device,
 ) -> dict[str, float]:
-    """The pairwise probe of two stored encoders.
+    """CKA of two stored encoders, on the same images.
 
     Returns:
         `probe/output`, of the coarsest level; and, where both have equally many, `probe/level1`, ... from the finest.
@@ -116,15 +113,6 @@ def compare(
     finer = len(first.widths) - 1 if alike and settings.layers == "all" else 0
     names = [*(f"probe/level{level + 1}" for level in range(finer)), "probe/output"]
     levels = [*range(finer), -1]
-    values = cka_between(
-        first, second, DataFeed(data.images, device), images, settings.size, levels, settings.batch_size
-    )
+    feed = DataFeed(data.images, device)
+    values = cka_between((first, second), feed, images, settings.size, levels, settings.batch_size)
     return dict(zip(names, values, strict=True))
-
-
-def load_encoder(model: schema.Model, weights: Path, device: torch.device) -> Encoder:
-    """A stored encoder, in eval mode."""
-    encoder = build_encoder(model)
-    checkpoints.load_part(encoder, weights, "encoder")
-    encoder.to(device).to(memory_format=torch.channels_last)
-    return encoder.eval()

@@ -14,10 +14,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretune.trainables.loop import epoch_order, set_lr
+from pretune.trainables.probes.features import PROBE_SEED
 from pretune.trainables.schedules import cosine_ramp
 
 MOMENTUM = 0.9
-ORDER_SEED = 0  # probes have no seed of their own: the same encoder always gets the same score
+
+
+class Labelled(NamedTuple):
+    """Features (N, C) of images and their classes (N,)."""
+
+    features: Tensor
+    classes: Tensor
 
 
 class Scores(NamedTuple):
@@ -27,35 +34,24 @@ class Scores(NamedTuple):
     best: float  # of all epochs: optimistic, since it was chosen on the images that it is measured on
 
 
-def linear_probe(
-    features: Tensor,
-    labels: Tensor,
-    val_features: Tensor,
-    val_labels: Tensor,
-    epochs: int,
-    lr: float,
-    batch_size: int,
-    batch_norm: bool,
-) -> Scores:
+def linear_probe(train: Labelled, val: Labelled, epochs: int, lr: float, batch_size: int, batch_norm: bool) -> Scores:
     """Train a linear classifier with cross entropy by SGD (momentum 0.9, cosine to 0) and score it after each epoch.
 
     Args:
-        features, val_features: (N, C) and (M, C) of the frozen encoder.
-        labels, val_labels: classes (N,) and (M,).
         batch_norm: normalise features by the statistics of their batch first, without learned scale or shift (MAE's
             habit).
     """
-    torch.manual_seed(ORDER_SEED)
-    network = classifier(features.shape[1], int(torch.cat((labels, val_labels)).max()) + 1, batch_norm)
-    network.to(features.device)
+    torch.manual_seed(PROBE_SEED)
+    x, y = train
+    network = classifier(x.shape[1], int(torch.cat((y, val.classes)).max()) + 1, batch_norm).to(x.device)
     optimizer = torch.optim.SGD(network.parameters(), lr, MOMENTUM)
     accuracies = []
     for epoch in range(epochs):
-        batches = np.array_split(epoch_order(len(features), ORDER_SEED, epoch), -(-len(features) // batch_size))
+        batches = np.array_split(epoch_order(len(x), PROBE_SEED, epoch), -(-len(x) // batch_size))
         for step, batch in enumerate(batches):
             set_lr(optimizer, cosine_ramp(lr, 0.0, epoch * len(batches) + step, epochs * len(batches)))
-            _step(network, optimizer, features[batch], labels[batch])
-        accuracies.append(accuracy(network, val_features, val_labels))
+            _step(network, optimizer, x[batch], y[batch])
+        accuracies.append(accuracy(network, *val))
     return Scores(accuracies[-1], max(accuracies))
 
 

@@ -1,5 +1,5 @@
-"""Pictures of what an encoder sees: its features in three colours and what is like a chosen place (P5, Figure 1), and
-where a classifier finds its class (P3, Figure 5c).
+"""Maps of what an encoder sees: features in three colours and similarity to a chosen place (P5, Figure 1), and where a
+classifier finds its class (P3, Figure 5c).
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.splits import Split
 from pretune.trainables.files import MAPS
 from pretune.trainables.loop import DataFeed, RunContext
-from pretune.trainables.probes.accuracy import pixels_of, pooled_features
-from pretune.trainables.probes.cka import load_encoder
+from pretune.trainables.probes.features import load_encoder, pixels_of, pooled_features
 
 
 def write_maps(

@@ -18,8 +18,10 @@ from pretune.trainables import checkpoints
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import draw_split
-from pretune.trainables.loop import DataFeed, RunContext, build_encoder
-from pretune.trainables.probes.accuracy import embed, knn, probe
+from pretune.trainables.loop import DataFeed, RunContext
+from pretune.trainables.models.table import build_encoder
+from pretune.trainables.probes.accuracy import knn, probe_accuracy
+from pretune.trainables.probes.features import embed
 
 CPU = torch.device("cpu")
 MODEL = schema.UNet(widths=(4, 8))
@@ -79,7 +81,7 @@ def test_votes_agree_with_scikit_learn() -> None:
 def test_an_encoder_tells_red_from_blue(tmp_path: Path, data: ImageSet, parent: Path) -> None:
     split = draw_split(24, SPLIT, 1, None)
     context = RunContext(tmp_path, CPU, parent)
-    assert probe(SETTINGS, MODEL, data, split, context) == {"probe/accuracy": 1.0}
+    assert probe_accuracy(SETTINGS, MODEL, data, split, context) == {"probe/accuracy": 1.0}
 
 
 def test_shuffled_classes_are_not_known(tmp_path: Path, data: ImageSet, parent: Path) -> None:
@@ -89,7 +91,7 @@ def test_shuffled_classes_are_not_known(tmp_path: Path, data: ImageSet, parent: 
     labels = data.labels.copy()
     labels[split.val] = 1 - labels[split.val]
     wrong = dataclasses.replace(data, labels=labels)
-    assert probe(SETTINGS, MODEL, wrong, split, RunContext(tmp_path, CPU, parent)) == {"probe/accuracy": 0.0}
+    assert probe_accuracy(SETTINGS, MODEL, wrong, split, RunContext(tmp_path, CPU, parent)) == {"probe/accuracy": 0.0}
 
 
 def test_features_are_normalised_and_leave_the_encoder_as_it_was(data: ImageSet) -> None:
@@ -107,7 +109,7 @@ def test_a_probe_needs_classes_and_an_encoder(tmp_path: Path, data: ImageSet, pa
     unlabelled = dataclasses.replace(data, labels=None)
     for given, weights in ((unlabelled, parent), (data, None)):
         with pytest.raises(ValueError, match="needs image classes and a pretrained encoder"):
-            probe(SETTINGS, MODEL, given, split, RunContext(tmp_path, CPU, weights))
+            probe_accuracy(SETTINGS, MODEL, given, split, RunContext(tmp_path, CPU, weights))
 
 
 @pytest.mark.parametrize("kind", ["knn", "linear"])
@@ -126,6 +128,9 @@ def test_on_test_scores_the_test_images_by_what_all_others_teach(
         labels = data.labels.copy()
         labels[turned] = 1 - labels[turned]
         given = dataclasses.replace(data, labels=labels)
-        assert probe(settings, MODEL, given, split, RunContext(tmp_path, CPU, parent))["probe/accuracy"] == expected
+        assert (
+            probe_accuracy(settings, MODEL, given, split, RunContext(tmp_path, CPU, parent))["probe/accuracy"]
+            == expected
+        )
     with pytest.raises(ValueError, match=r"split\.test leaves none"):
-        probe(settings, MODEL, data, split._replace(test=split.test[:0]), RunContext(tmp_path, CPU, parent))
+        probe_accuracy(settings, MODEL, data, split._replace(test=split.test[:0]), RunContext(tmp_path, CPU, parent))

@@ -22,7 +22,8 @@ from pretune.trainables.loop import DataFeed, epoch_order
 from pretune.trainables.models import interface
 from pretune.trainables.models.table import build_encoder
 from pretune.trainables.models.unet import Encoder
-from pretune.trainables.probes.cka import ORDER_SEED, cka_between, compare, linear_cka, unbiased_hsic
+from pretune.trainables.probes.cka import cka_between, compare_encoders, linear_cka, unbiased_hsic
+from pretune.trainables.probes.features import PROBE_SEED
 
 Array = NDArray[np.float64]
 
@@ -98,13 +99,13 @@ def test_between_encoders() -> None:
     first, second = Encoder((4, 8)).eval(), Encoder((4, 6)).eval()
     pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
     feed, images = DataFeed(pixels, torch.device("cpu")), np.arange(12)
-    assert cka_between(first, first, feed, images, 8, [-1], batch=6) == pytest.approx([1])
+    assert cka_between((first, first), feed, images, 8, [-1], batch=6) == pytest.approx([1])
     x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
-        order = epoch_order(12, ORDER_SEED, 0)
+        order = epoch_order(12, PROBE_SEED, 0)
         pairs = [(first(x[part])[0], second(x[part])[0]) for part in (order[:6], order[6:])]
     reference = obvious_cka([(a.flatten(1).double().numpy(), b.flatten(1).double().numpy()) for a, b in pairs])
-    assert cka_between(first, second, feed, images, 8, [0, 1], batch=6)[0] == pytest.approx(reference, abs=1e-5)
+    assert cka_between((first, second), feed, images, 8, [0, 1], batch=6)[0] == pytest.approx(reference, abs=1e-5)
 
 
 class Lookup(interface.Encoder):
@@ -128,9 +129,9 @@ def test_mini_batches_of_images_stored_class_by_class_agree_with_the_whole() -> 
     tables = [centres + random.standard_normal((n, 64)), centres @ rotation + random.standard_normal((n, 64))]
     number = np.arange(n)
     pixels = np.stack([number // 256, number % 256, 0 * number], axis=1).astype(np.uint8)[:, None, None]
-    sides = [Lookup(table) for table in tables]
+    sides = Lookup(tables[0]), Lookup(tables[1])
     feed = DataFeed(pixels, torch.device("cpu"))
-    (whole,), (parts,) = (cka_between(*sides, feed, number, 1, [-1], batch) for batch in (n, 128))
+    (whole,), (parts,) = (cka_between(sides, feed, number, 1, [-1], batch) for batch in (n, 128))
     assert whole > 0.2
     assert parts == pytest.approx(whole, rel=0.05)
     neighbours = [tuple(torch.from_numpy(t[i : i + 128]) for t in tables) for i in range(0, n, 128)]
@@ -172,12 +173,12 @@ def test_the_pairwise_probe_of_stored_encoders(
         {"kind": "cka", "data": "d", "between": "f", "size": 16, "layers": layers, "batch_size": 5}
     )
     models, paths = (MODELS[pair[0]], MODELS[pair[1]]), [stored(name, 3, tmp_path) for name in pair]
-    found = compare(settings, models, (paths[0], paths[1]), data, split, torch.device("cpu"))
+    found = compare_encoders(settings, models, (paths[0], paths[1]), data, split, torch.device("cpu"))
     assert list(found) == [f"probe/{name}" for name in names]
-    turned = compare(settings, models[::-1], (paths[1], paths[0]), data, split, torch.device("cpu"))
+    turned = compare_encoders(settings, models[::-1], (paths[1], paths[0]), data, split, torch.device("cpu"))
     assert turned == pytest.approx(found, abs=1e-9)
     alike = [value == pytest.approx(1, abs=1e-6) for value in found.values()]
     assert alike == [pair[0] == pair[1]] * len(names) or found["probe/output"] < 1
     few = Split(np.arange(0, 8), np.arange(8, 11), np.arange(11, 20))
     with pytest.raises(ValueError, match="at least 4 images, there are 3"):
-        compare(settings, models, (paths[0], paths[1]), data, few, torch.device("cpu"))
+        compare_encoders(settings, models, (paths[0], paths[1]), data, few, torch.device("cpu"))

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
-from torch import Tensor, nn
+from torch import nn
 
 from pretune.search_spaces import schema
 from pretune.trainables import loop
@@ -22,8 +22,8 @@ from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split
 from pretune.trainables.files import WEIGHTS
 from pretune.trainables.pretrain import pretrain
-from pretune.trainables.probes.accuracy import probe
-from pretune.trainables.probes.linear import accuracy, classifier, linear_probe
+from pretune.trainables.probes.accuracy import probe_accuracy
+from pretune.trainables.probes.linear import Labelled, accuracy, classifier, linear_probe
 from pretune.trainables.probes.maps import pca_map, similarity_map
 
 MODEL = schema.UNet(widths=(4, 8))
@@ -31,48 +31,52 @@ STREAMS = {"init": 1, "order": 2, "augmentation": 3, "split": 4}
 SPLIT = Split(train=np.arange(24), val=np.arange(24, 32), test=np.arange(32, 40))
 
 
-def blobs(count: int, seed: int) -> tuple[Tensor, Tensor]:
+def blobs(count: int, seed: int) -> Labelled:
     """Three Gaussian clouds in 5 dimensions that overlap a little."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, count)
     centres = 2.0 * np.eye(5)[:3]
     x = centres[labels] + 0.7 * rng.standard_normal((count, 5))
-    return torch.from_numpy(x).float(), torch.from_numpy(labels)
+    return Labelled(torch.from_numpy(x).float(), torch.from_numpy(labels))
 
 
 def test_the_probe_is_as_good_as_logistic_regression() -> None:
     """scikit-learn's optimum of the same loss, without a penalty."""
-    (x, y), (val_x, val_y) = blobs(300, 0), blobs(400, 1)
-    reference = LogisticRegression(C=np.inf, max_iter=2000).fit(x.numpy(), y.numpy())
-    expected = reference.score(val_x.numpy(), val_y.numpy())
-    scores = linear_probe(x, y, val_x, val_y, 40, 0.1, 64, batch_norm=False)
+    train, val = blobs(300, 0), blobs(400, 1)
+    reference = LogisticRegression(C=np.inf, max_iter=2000).fit(train.features.numpy(), train.classes.numpy())
+    expected = reference.score(val.features.numpy(), val.classes.numpy())
+    scores = linear_probe(train, val, 40, 0.1, 64, batch_norm=False)
     assert scores.last == pytest.approx(expected, abs=0.01)
     assert 0.8 < scores.last <= scores.best
 
 
 def test_last_and_best_are_reported_apart() -> None:
     """One epoch is the last and the best; of more epochs the best is never below the last."""
-    x, y = blobs(60, 0)
-    one = linear_probe(x, y, x, y, 1, 0.1, 16, batch_norm=False)
+    clouds = blobs(60, 0)
+    one = linear_probe(clouds, clouds, 1, 0.1, 16, batch_norm=False)
     assert one.last == one.best
-    noisy = linear_probe(x, torch.arange(60) % 3, x, torch.arange(60) % 3, 12, 5.0, 8, batch_norm=False)
+    random = clouds._replace(classes=torch.arange(60) % 3)
+    noisy = linear_probe(random, random, 12, 5.0, 8, batch_norm=False)
     assert noisy.best > noisy.last
 
 
 def test_batch_norm_makes_the_scale_of_features_irrelevant() -> None:
     (x, y), (val_x, val_y) = blobs(200, 0), blobs(200, 1)
-    small, large = (linear_probe(f * x, y, f * val_x, val_y, 3, 0.1, 64, batch_norm=True).last for f in (1.0, 100.0))
+    small, large = (
+        linear_probe(Labelled(f * x, y), Labelled(f * val_x, val_y), 3, 0.1, 64, batch_norm=True).last
+        for f in (1.0, 100.0)
+    )
     assert small == pytest.approx(large, abs=0.02)
     assert small > 0.8
     assert [p.shape for p in classifier(5, 3, batch_norm=True).parameters()] == [(3, 5), (3,)]  # no scale or shift
 
 
 def test_the_same_features_give_the_same_score_whatever_came_before() -> None:
-    x, y = blobs(50, 0)
+    clouds = blobs(50, 0)
     torch.manual_seed(1)
-    first = linear_probe(x, y, x, y, 3, 0.1, 16, batch_norm=False)
+    first = linear_probe(clouds, clouds, 3, 0.1, 16, batch_norm=False)
     torch.manual_seed(2)
-    assert linear_probe(x, y, x, y, 3, 0.1, 16, batch_norm=False) == first
+    assert linear_probe(clouds, clouds, 3, 0.1, 16, batch_norm=False) == first
 
 
 def test_accuracy_by_hand() -> None:
@@ -102,7 +106,7 @@ def train(data: ImageSet, out: Path, split: Split = SPLIT, **changes: Any) -> di
 
 def probed(how: schema.Probe, data: ImageSet, out: Path, split: Split = SPLIT) -> dict[str, float]:
     context = loop.RunContext(out, torch.device("cpu"), parent=out / WEIGHTS)
-    return probe(how, MODEL, data, split, context)
+    return probe_accuracy(how, MODEL, data, split, context)
 
 
 def test_a_linear_probe_of_a_stored_encoder(data: ImageSet, tmp_path: Path) -> None:

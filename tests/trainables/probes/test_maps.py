@@ -18,9 +18,10 @@ from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split, draw_split
 from pretune.trainables.files import MAPS, WEIGHTS
-from pretune.trainables.loop import RunContext, build_encoder
+from pretune.trainables.loop import RunContext
+from pretune.trainables.models.table import build_encoder
 from pretune.trainables.pretrain import pretrain
-from pretune.trainables.probes.accuracy import pixels_of
+from pretune.trainables.probes.features import pixels_of
 from pretune.trainables.probes.maps import (
     class_activation_maps,
     explained_variance,
