@@ -1,4 +1,4 @@
-"""Tables written out: `to_markdown`, `to_latex`, `to_html`, `to_rich`, which round; `tidy.to_csv` does not."""
+"""Tables written out: `to_markdown`, `to_latex`, `to_html`, `to_rich`, which round; `csv.joined` does not."""
 
 from __future__ import annotations
 
