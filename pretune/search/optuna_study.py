@@ -150,7 +150,7 @@ class Search:
             return scores
         self.name = f"{self.name} after {taken}"
         self.tune = self.tune.model_copy(update={"startup": max(0, self.tune.startup - taken)})
-        return f"the sampler was told of {taken} configurations that were in the store ({scores}); none is in the count"
+        return f"warm start: {taken} stored trials added to the sampler ({scores}), not counted as trials"
 
     def _seen_before(self) -> int:
         ended = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

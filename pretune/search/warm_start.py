@@ -90,7 +90,7 @@ def stored_scores(run: Run, cell: Cell, fixed: Values, entries: Sequence[Mapping
                 held = found.setdefault(source, {}).setdefault(name, (values, {}))
                 held[1][seed] = entry["metrics"]
     if not found:
-        return [], "the store holds none of its configurations at its search seeds: it begins with nothing"
+        return [], "no stored trials match this search at its seeds; starting cold"
     source = max(found, key=lambda key: (key == OWN, len(found[key]), key))
     target, constraints = run.study.header.tune.target, run.study.header.tune.constraints
     needed = (target, *constraints)
@@ -102,7 +102,7 @@ def stored_scores(run: Run, cell: Cell, fixed: Values, entries: Sequence[Mapping
     common = [seed for seed in replicates(run.study.header.seeds, "search") if whole]
     common = [seed for seed in common if all(seed in by_seed for _, by_seed in whole.values())]
     if not common:
-        return [], "what the store holds of its configurations is of different seeds: it begins with nothing"
+        return [], "stored trials of this search have different seeds; starting cold"
     known = [
         Known(
             values,

@@ -161,8 +161,8 @@ def drive(
             value = int.from_bytes(hashlib.sha256(stage.fingerprint.encode()).digest()[:4], "big") / 2**32
             scheduler.complete(stage, Outcome("finished", {"val/jaccard": value, "test/jaccard": value}))
         assert scheduler.finished
-    answers = [(one.search, one.index, tuple(one.values.items()), one.result) for one in run.trials]
-    return sorted(answers, key=lambda answer: answer[:2])
+    trials = [(one.search, one.index, tuple(one.values.items()), one.result) for one in run.trials]
+    return sorted(trials, key=lambda trial: trial[:2])
 
 
 @contextlib.contextmanager
@@ -182,7 +182,7 @@ def test_a_search_killed_at_any_point_goes_on_the_same_in_any_storage(place: Pat
 
 
 def test_two_studies_in_one_database_do_not_mix(place: Path | str, tmp_path: Path) -> None:
-    """Equal files, other folders: the second asks everything anew and finds no answers of the first."""
+    """Equal files, other folders: the second runs every trial anew and finds no results of the first."""
     study = from_dict(copy.deepcopy(STUDY))
     prefixes = []
     for folder in (tmp_path / "a", tmp_path / "b"):
@@ -240,7 +240,7 @@ def test_the_dashboard_shows_the_searches_while_they_run(place: Path | str, tmp_
 def test_a_real_study_gives_the_same_results_from_postgresql_as_from_a_journal(
     server: Server, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
-    """The second run asks the same questions, so that everything it needs is in the store."""
+    """The second run runs the same trials, so that everything it needs is in the store."""
     tiny["tune"] = {"trials": 2, "batch": 2, "startup": 1}
     tiny["finetune"] |= {"steps": 2, "optimizer": {"lr": {"log_uniform": [0.001, 0.1]}}}
     tiny["seeds"] = {"search": 1, "report": 1}

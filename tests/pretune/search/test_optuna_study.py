@@ -1,4 +1,4 @@
-"""Asking and telling: the same questions in one process and with kills in between."""
+"""A search as an Optuna study: the same trials in one process and with kills in between."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def search_through(
     tune: schema.Tune = TUNE,
     told: Callable[[int], str] = lambda index: "complete",
 ) -> list[dict[str, Any]]:
-    """Twelve questions in batches of three, as a program asks them; killed before the given ask, parameter or tell."""
+    """Twelve trials in batches of three, as a program runs them; killed before the given trial, parameter or result."""
     search, asked, steps = open_search(storage, "s", tune, ["maximize"]), [], iter(range(10**6))
 
     def step() -> None:
@@ -88,7 +88,7 @@ def infeasible_sometimes(index: int) -> str:
 
 @settings(max_examples=25, deadline=None)
 @given(kills=st.lists(st.integers(0, 75), min_size=1, max_size=3), diverging=st.booleans())
-def test_a_search_that_is_killed_anywhere_goes_on_with_the_same_questions(kills: list[int], diverging: bool) -> None:
+def test_a_search_that_is_killed_anywhere_goes_on_with_the_same_trials(kills: list[int], diverging: bool) -> None:
     told = infeasible_sometimes if diverging else lambda index: "complete"
     storage = memory()
     for kill_at in kills:
@@ -110,6 +110,32 @@ def test_a_kill_between_two_parameters_changes_no_population(name: str, kill_at:
     assert search_through(storage, tune=tune) == search_through(memory(), tune=tune)
 
 
+@pytest.mark.parametrize("lost", [0, 1, 2, 3])
+def test_a_warm_start_that_is_killed_goes_on_with_the_rest(lost: int) -> None:
+    """Of three stored trials, killed while number `lost` was under way (3: after all)."""
+    earlier = [({"x": 0.25 * i}, float(i), ()) for i in range(3)]
+    storage = memory()
+
+    def visit(suggest: space.Suggest) -> object:
+        return suggest("x", space.Uniform(0.0, 1.0))
+
+    killed = open_search(storage, "s", TUNE, ["maximize"])
+    killed.begin_with(earlier[:lost], visit, "of a test")
+    if lost < len(earlier):
+        killed.study.ask()
+    again = open_search(storage, "s", TUNE, ["maximize"])
+    again.begin_with(earlier, visit, "of a test")
+    told = again.study.get_trials(states=(TrialState.COMPLETE,))
+    assert [(trial.params, trial.value) for trial in told] == [(params, value) for params, value, _ in earlier]
+    first = again.suggest(0, visit)
+    whole = open_search(memory(), "s", TUNE, ["maximize"])
+    whole.begin_with(earlier, visit, "of a test")
+    assert first == whole.suggest(0, visit)
+    started = open_search(storage, "s", TUNE, ["maximize"])
+    started.begin_with([*earlier, ({"x": 0.9}, 9.0, ())], visit, "of a test")  # the store has more by now
+    assert len(started.study.get_trials(states=(TrialState.COMPLETE,))) == len(earlier)
+
+
 def test_a_journal_file_carries_a_search_over_processes(tmp_path: Path) -> None:
     path = tmp_path / "study" / "optuna.journal"
     with pytest.raises(KilledError):
@@ -117,7 +143,7 @@ def test_a_journal_file_carries_a_search_over_processes(tmp_path: Path) -> None:
     assert search_through(open_storage(path)) == search_through(memory())
 
 
-def test_questions_depend_on_the_seed_and_on_the_search() -> None:
+def test_trials_depend_on_the_seed_and_on_the_search() -> None:
     other = TUNE.model_copy(update={"seed": 8})
     assert search_through(memory()) != search_through(memory(), tune=other)
 
@@ -130,14 +156,14 @@ def test_more_trials_extend_an_old_search() -> None:
     assert len(longer) == 15
 
 
-def test_exactly_the_first_startup_questions_are_random() -> None:
+def test_exactly_the_first_startup_trials_are_random() -> None:
     kinds = [type(sampler(TUNE, "s", index, suggest_all)).__name__ for index in range(6)]
     assert kinds == ["RandomSampler"] * 4 + ["TPESampler"] * 2
     assert type(sampler(schema.Tune(sampler="random"), "s", 50, suggest_all)).__name__ == "RandomSampler"
 
 
-def test_answers_reach_the_sampler_from_the_first_question_after_startup_on() -> None:
-    """The same questions up to there; other answers, another question."""
+def test_results_reach_the_sampler_from_the_first_trial_after_startup_on() -> None:
+    """The same trials up to there; other results, another trial."""
 
     def asked(sign: float) -> list[Any]:
         search = open_search(memory(), "s", TUNE, ["maximize"])
@@ -160,7 +186,7 @@ def ask_and_tell(search: Search, how: Sequence[str]) -> None:
 
 
 @pytest.mark.parametrize("startup", [0, 2, 8])
-def test_a_divergence_is_told_as_infeasible_also_while_questions_are_random(startup: int) -> None:
+def test_a_divergence_is_told_as_infeasible_also_while_trials_are_random(startup: int) -> None:
     """Optuna holds a constraint above 0 for a violated one."""
     search = open_search(memory(), "s", schema.Tune(startup=startup), ["maximize"])
     ask_and_tell(search, ["complete", "infeasible", "complete"])
@@ -174,7 +200,7 @@ def test_the_best_trial_in_optunas_books_is_not_an_infeasible_one() -> None:
     assert search.study.best_trial.user_attrs[INDEX] == 1
 
 
-def test_a_crash_is_told_as_failed_and_its_question_asked_again_with_the_same_values() -> None:
+def test_a_crash_is_told_as_failed_and_its_trial_suggested_again_with_the_same_values() -> None:
     storage = memory()
     first = open_search(storage, "s", TUNE, ["maximize"])
     before = first.suggest(0, suggest_all)
@@ -203,7 +229,7 @@ def test_what_a_dead_process_left_running_is_taken_up_if_it_was_asked_whole() ->
     assert [trial.state for trial in alive.study.get_trials()] == [TrialState.COMPLETE, TrialState.FAIL]
 
 
-def test_an_answered_question_is_not_told_again() -> None:
+def test_a_finished_trial_is_not_told_again() -> None:
     storage = memory()
     ask_and_tell(open_search(storage, "s", TUNE, ["maximize"]), ["complete"] * 2)
     again = open_search(storage, "s", TUNE, ["maximize"])

@@ -1,4 +1,4 @@
-"""Races, rungs, budgets, selection seeds, several targets: what a search asks, stops and tells."""
+"""Races, rungs, budgets, selection seeds, several targets: which trials a search runs and stops, and their results."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ def drive(
     return run, scheduler
 
 
-def value_of(answer: TrialRecord) -> float:
-    return float(next(iter(answer.values.values())))
+def value_of(trial: TrialRecord) -> float:
+    return float(next(iter(trial.values.values())))
 
 
 def trials_of(run: Run) -> list[tuple[Any, ...]]:
@@ -97,7 +97,7 @@ def trials_of(run: Run) -> list[tuple[Any, ...]]:
 
 
 def ended(run: Run, kind: str) -> list[TrialRecord]:
-    return [answer for answer in run.trials if answer.result.state == kind]
+    return [trial for trial in run.trials if trial.result.state == kind]
 
 
 # ----------------------------------------------------------------------------------------------------------- racing
@@ -150,11 +150,11 @@ def test_a_race_gives_more_seeds_to_contenders_and_says_why_others_left() -> Non
     partial, complete = ended(run, "partial"), ended(run, "complete")
     assert len(partial) >= 6
     assert complete
-    assert all(len(answer.result.scores) == answer.result.reached < 6 for answer in partial)
-    assert all(len(answer.result.scores) == 6 for answer in complete)
-    assert all("raced out after" in answer.result.reason for answer in partial)
+    assert all(len(trial.result.scores) == trial.result.reached < 6 for trial in partial)
+    assert all(len(trial.result.scores) == 6 for trial in complete)
+    assert all("raced out after" in trial.result.reason for trial in partial)
     searched = [use for use in run.replicates if use.phase == "search"]
-    assert len(searched) == sum(len(answer.result.scores) for answer in run.trials)
+    assert len(searched) == sum(len(trial.result.scores) for trial in run.trials)
 
 
 def test_what_was_raced_out_is_told_as_pruned_and_adjusted_for_its_seeds() -> None:
@@ -165,20 +165,20 @@ def test_what_was_raced_out_is_told_as_pruned_and_adjusted_for_its_seeds() -> No
     trials = optuna.load_study(study_name=summary.study_name, storage=storage).get_trials()
     pruned = [trial for trial in trials if trial.state == optuna.trial.TrialState.PRUNED]
     assert len(pruned) == len(ended(run, "partial")) > 0
-    best = max(ended(run, "complete"), key=lambda answer: answer.result.value or -9)
-    for trial in pruned:
-        answer = next(a for a in run.trials if a.index == trial.user_attrs["pretune:index"])
-        assert answer.result.value is not None
-        [(step, value)] = trial.intermediate_values.items()
-        assert (step, value) == (answer.result.reached, answer.result.value)
-        truth = -abs(np.log10(value_of(answer)) + 2) - -abs(np.log10(value_of(best)) + 2)
-        assert answer.result.value - (best.result.value or 0) == pytest.approx(truth, abs=0.25)  # 5 noise sds
+    best = max(ended(run, "complete"), key=lambda trial: trial.result.value or -9)
+    for told in pruned:
+        trial = next(one for one in run.trials if one.index == told.user_attrs["pretune:index"])
+        assert trial.result.value is not None
+        [(step, value)] = told.intermediate_values.items()
+        assert (step, value) == (trial.result.reached, trial.result.value)
+        truth = -abs(np.log10(value_of(trial)) + 2) - -abs(np.log10(value_of(best)) + 2)
+        assert trial.result.value - (best.result.value or 0) == pytest.approx(truth, abs=0.25)  # 5 noise sds
 
 
 def test_a_race_finds_what_a_full_search_finds() -> None:
     """The best by its true score among what was asked: only seeds' effects are large."""
     run, _ = drive({"tune.racing": {"first": 2}}, by_rate(0.02))
-    best = min(run.trials, key=lambda answer: abs(np.log10(value_of(answer)) + 2))
+    best = min(run.trials, key=lambda trial: abs(np.log10(value_of(trial)) + 2))
     assert {value for use in run.replicates if use.phase == "confirm" for value in use.values.values()} == {
         value_of(best)
     }
@@ -191,8 +191,8 @@ def test_a_race_finds_what_a_full_search_finds() -> None:
 def test_halving_trains_a_third_of_each_batch_on(schedule: str) -> None:
     changes = {"tune.rungs": {"epochs": [1, 3]}, "tune.batch": 9, "tune.trials": 9, "seeds.search": 1}
     run, scheduler = drive(changes | {"finetune.schedule": {"name": schedule}}, by_rate(0.0))
-    assert sorted(answer.result.reached for answer in run.trials) == [0] + [1] * 6 + [3] * 2
-    assert all("not among the best" in answer.result.reason for answer in ended(run, "partial"))
+    assert sorted(trial.result.reached for trial in run.trials) == [0] + [1] * 6 + [3] * 2
+    assert all("not among the best" in trial.result.reason for trial in ended(run, "partial"))
     searched = [use.stages["finetune"] for use in run.replicates if use.phase == "search"]
     assert sorted(stage.reach for stage in searched) == [1] * 9 + [3] * 3 + [9]
     assert all(stage.keep_state for stage in searched if stage.reach < 9)
@@ -212,7 +212,7 @@ def test_halving_trains_a_third_of_each_batch_on(schedule: str) -> None:
 def test_the_median_rule_stops_what_is_below_the_median_of_all_so_far() -> None:
     rule = {"rule": "median", "epochs": [3]}
     run, _ = drive({"tune.rungs": rule, "tune.startup": 4, "seeds.search": 1}, by_rate(0.0))
-    values = [(answer.index, answer.result) for answer in run.trials]
+    values = [(trial.index, trial.result) for trial in run.trials]
     known: list[float] = []
     for first in (0, 4, 8):
         batch = [result for index, result in values if first <= index < first + 4]
@@ -249,7 +249,7 @@ def test_on_a_null_study_the_search_flatters_itself_and_the_confirmation_does_no
     found, confirmed = [], []
     for k in range(60):
         run, scheduler = drive({"tune.seed": k}, luck)
-        found.append(max(answer.result.value or -9.0 for answer in run.trials))
+        found.append(max(trial.result.value or -9.0 for trial in run.trials))
         uses = [use.stages["finetune"].fingerprint for use in run.replicates if use.phase == "confirm"]
         confirmed.append(float(np.mean([scheduler.outcomes[key].metrics["test/jaccard"] for key in uses])))
     expected = float(np.mean(np.random.default_rng(0).normal(size=(20000, 12)).max(axis=1))) / np.sqrt(6)
@@ -278,11 +278,11 @@ def test_a_budget_ends_the_search_and_the_confirmation_still_runs(budget: dict[s
 def test_two_searches_share_a_budget_evenly() -> None:
     factor = {"freeze": {"finetune.freeze": ["none", "encoder"]}}
     run, _ = drive({"factors": factor, "tune.budget": {"study": {"trials": 12}}}, by_rate(0.1))
-    counts = [sum(answer.search == name for answer in run.trials) for name in {a.search for a in run.trials}]
+    counts = [sum(trial.search == name for trial in run.trials) for name in {a.search for a in run.trials}]
     assert counts == [6, 6]
 
 
-def test_a_search_that_ran_out_of_time_ends_at_the_same_question_again() -> None:
+def test_a_search_that_ran_out_of_time_ends_at_the_same_trial_again() -> None:
     storage, ticks = open_storage(None), iter(range(10**6))
     changes = {"tune.budget": {"study": {"hours": 1 / 3600}}}
     first, _ = drive(changes, by_rate(0.1), storage, clock=lambda: float(next(ticks)))
@@ -296,15 +296,15 @@ def test_what_breaks_a_constraint_is_infeasible_and_never_chosen() -> None:
     run, _ = drive({"tune.constraints": {"cost/seconds": 0.05}}, by_rate(0.1))
     infeasible = ended(run, "infeasible")
     assert infeasible
-    assert all(10 * value_of(answer) > 0.05 for answer in infeasible)
-    assert all("cost/seconds above 0.05" in answer.result.reason for answer in infeasible)
+    assert all(10 * value_of(trial) > 0.05 for trial in infeasible)
+    assert all("cost/seconds above 0.05" in trial.result.reason for trial in infeasible)
     assert all(10 * rate(use.stages["finetune"]) <= 0.05 for use in run.replicates if use.phase == "confirm")
 
 
 def test_a_cell_without_a_feasible_configuration_says_so() -> None:
     run, _ = drive({"tune.constraints": {"cost/seconds": 0.0}}, by_rate(0.1))
     assert "within the constraints" in run.messages[0]
-    lowest = min(10 * value_of(answer) for answer in run.trials)
+    lowest = min(10 * value_of(trial) for trial in run.trials)
     assert f"(the nearest had cost/seconds {lowest:.4g}, above 0: loosen tune.constraints" in run.messages[0]
     assert not [use for use in run.replicates if use.phase == "confirm"]
 
@@ -368,7 +368,7 @@ def test_the_front_holds_what_nothing_beats() -> None:
     from pretune.results.tables import _search_row, on_front
 
     run, _ = drive({"tune.sampler": "nsga2", "tune.also": ["cost/seconds"], "tune.population": 4}, by_rate(0.0))
-    rows = [_search_row(run, answer) for answer in run.trials]
+    rows = [_search_row(run, trial) for trial in run.trials]
     points = np.array([(row["value"], -row["also.cost/seconds"]) for row in rows])
     for row, point in zip(rows, points, strict=True):
         beaten = ((points >= point).all(axis=1) & (points > point).any(axis=1)).any()
@@ -380,7 +380,7 @@ def test_the_record_names_options_and_what_went_on() -> None:
 
     changes = {"finetune.loss": {"choice": ["dice", "cross-entropy"]}, "tune.top_k": 3, "seeds.select": 2}
     run, _ = drive(changes, by_rate(0.3))
-    rows = [_search_row(run, answer) for answer in run.trials]
+    rows = [_search_row(run, trial) for trial in run.trials]
     assert {json.loads(row["chosen"])["finetune.loss"] for row in rows} == {"dice", "cross-entropy"}
     assert sum(row["selected"] for row in rows) == 3
     [confirmed] = [row for row in rows if row["confirmed"]]
@@ -442,15 +442,15 @@ def test_a_divergence_under_constraints_ends_no_search(name: str) -> None:
     assert ended(run, "infeasible")
 
 
-def test_an_extended_study_asks_the_same_first_questions() -> None:
+def test_an_extended_study_runs_the_same_first_trials() -> None:
     """More seeds, another level: what was drawn at random is drawn again, so its stage runs are reused."""
     base, _ = drive({"tune.trials": 4}, by_rate(0.1))
     seeds, _ = drive({"tune.trials": 4, "seeds.search": 7}, by_rate(0.1))
     level, _ = drive({"tune.trials": 4, "factors": {"freeze": {"finetune.freeze": ["none", "encoder"]}}}, by_rate(0.1))
-    asked = [answer.values for answer in base.trials]
-    assert [answer.values for answer in seeds.trials] == asked
+    asked = [trial.values for trial in base.trials]
+    assert [trial.values for trial in seeds.trials] == asked
     for label in ("freeze=none", "freeze=encoder"):
-        assert [answer.values for answer in level.trials if answer.cells == (label,)] == asked
+        assert [trial.values for trial in level.trials if trial.cells == (label,)] == asked
 
 
 def test_noise_adds_up() -> None:

@@ -98,7 +98,7 @@ BOWL = {"a": space.Uniform(0.0, 1.0), "b": space.Uniform(0.0, 1.0)}
 
 
 def close(name: str) -> float:
-    """The mean distance to the best point of the nearest third of the questions after the random ones."""
+    """The mean distance to the best point of the nearest third of the trials after the random ones."""
     tune = schema.Tune.model_validate({"sampler": name, "startup": 12, "batch": 4, "population": 8, "seed": 3})
     search = open_search(optuna.storages.InMemoryStorage(), name, tune, ["maximize"])
     distances: list[float] = []
@@ -121,7 +121,7 @@ def test_stored_suggestions_are_preferred_and_counted() -> None:
     tune = schema.Tune.model_validate({"sampler": "random", "prefer_stored": 8})
     template = {"size": space.Choice(("s", "m", "l", "xl"))}
 
-    def questions() -> tuple[list[Any], int]:
+    def sizes_of_trials() -> tuple[list[Any], int]:
         search = open_search(optuna.storages.InMemoryStorage(), "s", tune, ["maximize"])
         asked = [
             search.suggest(i, lambda suggest: space.fill(template, suggest), lambda v: v["size"] == 2)
@@ -129,7 +129,7 @@ def test_stored_suggestions_are_preferred_and_counted() -> None:
         ]
         return [values["size"] for values in asked], search.preferred
 
-    sizes, preferred = questions()
+    sizes, preferred = sizes_of_trials()
     assert sizes.count(2) >= 10
     assert 0 < preferred <= 12
-    assert questions() == (sizes, preferred)
+    assert sizes_of_trials() == (sizes, preferred)

@@ -68,8 +68,8 @@ def test_a_search_begins_with_what_an_earlier_study_measured_and_says_so() -> No
     assert [trial.value for trial in taken] == pytest.approx(
         [-abs(np.log10(t.params["finetune.optimizer.lr"]) + 2) + np.mean(seeds) for t in taken]
     )
-    said = f"the sampler was told of {len(taken)} configurations that were in the store"
-    assert f"{said} (of its own pretraining, mean over 2 seeds of 2); none is in the count" in second.notes[0]
+    said = f"warm start: {len(taken)} stored trials added to the sampler"
+    assert f"{said} (of its own pretraining, mean over 2 seeds of 2), not counted as trials" in second.notes[0]
     assert len(second.trials) == 8  # what was taken is not counted as asked
     new = {round(value, 12) for answer in second.trials for value in answer.values.values()}
     assert len(new - asked) == 8  # nor asked again, under the same study seed too
