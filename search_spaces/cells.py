@@ -14,7 +14,7 @@ import yaml
 
 from pretune.search_spaces import space
 from pretune.search_spaces.check import BROKEN
-from pretune.search_spaces.document import KeyPath, Places, Problem, dotted
+from pretune.search_spaces.document import KeyPath, Locations, Problem, dotted
 from pretune.search_spaces.identities import settings_that_reach
 from pretune.search_spaces.overrides import Lines, lines_under, put, split_key
 from pretune.search_spaces.schema import FACTS, Configuration
@@ -100,51 +100,51 @@ class Level(NamedTuple):
 
 def read_factors(data: Any, lines: Lines, problems: list[Problem]) -> dict[str, dict[str, Level]]:
     if not isinstance(data, Mapping):
-        problems.append(Places(lines).problem(("factors",), "is a mapping of factors to their levels"))
+        problems.append(Locations(lines).problem(("factors",), "is a mapping of factors to their levels"))
         return {}
     return {name: _read_levels(("factors", name), body, lines, problems) for name, body in data.items()}
 
 
-def _read_levels(place: KeyPath, body: Any, lines: Lines, problems: list[Problem]) -> dict[str, Level]:
+def _read_levels(path: KeyPath, body: Any, lines: Lines, problems: list[Problem]) -> dict[str, Level]:
     if not isinstance(body, Mapping) or not body:
         fix = "write {dotted.key: [values]} or {level name: {dotted.key: value}}"
-        problems.append(Places(lines).problem(place, "has no levels", fix))
+        problems.append(Locations(lines).problem(path, "has no levels", fix))
         return {}
     if len(body) == 1 and isinstance(next(iter(body.values())), list):
         key, values = next(iter(body.items()))
-        return _plain_levels((*place, key), values, lines, problems)
+        return _plain_levels((*path, key), values, lines, problems)
     levels: dict[str, Level] = {}
     for label, override in body.items():
         if not isinstance(override, Mapping) and override is not None:
             fix = "write {level name: {dotted.key: value}}, or one dotted key with a list of values"
-            problems.append(Places(lines).problem((*place, label), "is not an override", fix))
+            problems.append(Locations(lines).problem((*path, label), "is not an override", fix))
             continue
-        written = {key: (*place, label, key) for key in override or {}}
+        written = {key: (*path, label, key) for key in override or {}}
         parsed = {key: parse_part((override or {})[key], where, lines, problems) for key, where in written.items()}
         levels[label] = Level(parsed, written)
     return levels
 
 
-def _plain_levels(place: KeyPath, values: list[Any], lines: Lines, problems: list[Problem]) -> dict[str, Level]:
+def _plain_levels(path: KeyPath, values: list[Any], lines: Lines, problems: list[Problem]) -> dict[str, Level]:
     if not values:
-        problems.append(Places(lines).problem(place, "has no levels", "list its values"))
+        problems.append(Locations(lines).problem(path, "has no levels", "list its values"))
     levels: dict[str, Level] = {}
     for i, value in enumerate(values):
-        label, key, where = level_label(value), str(place[-1]), (*place, i)
+        label, key, where = level_label(value), str(path[-1]), (*path, i)
         if label in levels:
-            problems.append(Places(lines).problem(where, f"the level {label!r} stands there twice", "remove one"))
+            problems.append(Locations(lines).problem(where, f"the level {label!r} stands there twice", "remove one"))
         levels[label] = Level({key: parse_part(value, where, lines, problems)}, {key: where})
     return levels
 
 
 def cross(
     template: Template, lines: Lines, factors: Mapping[str, Mapping[str, Level]], problems: list[Problem]
-) -> Iterator[tuple[Cell, Places]]:
+) -> Iterator[tuple[Cell, Locations]]:
     """Every combination of levels, each with the settings it means and where they stand."""
     usable = {name: levels for name, levels in factors.items() if levels}  # of the others the reader was told
     total = math.prod(len(levels) for levels in usable.values())
     if total > MAX_CELLS:
-        problems.append(Places(lines).problem(("factors",), f"{total} cells are more than {MAX_CELLS}"))
+        problems.append(Locations(lines).problem(("factors",), f"{total} cells are more than {MAX_CELLS}"))
         return
     for combination in itertools.product(*(levels.items() for levels in usable.values())):
         settings, own_lines = copy.deepcopy(template), dict(lines)
@@ -156,7 +156,7 @@ def cross(
         settings["pretrain"] = [stage for _, stage in chain]
         levels_of = {name: label for name, (label, _) in zip(usable, combination, strict=True)}
         label = " ".join(f"{name}={level}" for name, level in levels_of.items()) or "all"
-        yield Cell(label, levels_of, settings), Places(own_lines, tuple(place for place, _ in chain))
+        yield Cell(label, levels_of, settings), Locations(own_lines, tuple(path for path, _ in chain))
 
 
 # ------------------------------------------------------------------------------------------------- ranges and chains
@@ -170,7 +170,7 @@ def parse_part(value: Any, path: KeyPath, lines: Lines, problems: list[Problem])
     try:
         return space.parse_ranges(value)
     except ValueError as error:
-        problems.append(Places(lines).problem(path, str(error)))
+        problems.append(Locations(lines).problem(path, str(error)))
         return BROKEN
 
 

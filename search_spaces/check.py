@@ -10,13 +10,15 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from pretune.search_spaces.document import KeyPath, Places, Problem, did_you_mean
+from pretune.search_spaces.document import KeyPath, Locations, Problem, did_you_mean
 
 BROKEN = ...  # stands in the settings for a value whose fault was reported before
 Checked = TypeVar("Checked", bound=BaseModel)
 
 
-def problems_of(model: type[Checked], data: Mapping[str, Any], places: Places) -> tuple[Checked | None, list[Problem]]:
+def problems_of(
+    model: type[Checked], data: Mapping[str, Any], locations: Locations
+) -> tuple[Checked | None, list[Problem]]:
     """Validate `data`; one problem per faulty value.
 
     Where there are problems, the model has defaults in place of what is faulty (None where there are none): it stands
@@ -29,7 +31,7 @@ def problems_of(model: type[Checked], data: Mapping[str, Any], places: Places) -
         except ValidationError as error:
             found = [(_path_in(kept, item), item) for item in error.errors()]
         new = [item for path, item in found if turn == 0 or _breaks_a_rule(path, item, removed)]
-        problems += _merged(_problem(model, kept, places, item) for item in new if not _repeats(item))
+        problems += _merged(_problem(model, kept, locations, item) for item in new if not _repeats(item))
         for path, _ in found:
             removed.add(path)
             _remove(kept, path)
@@ -82,35 +84,39 @@ def _merged(problems: Iterable[Problem]) -> list[Problem]:
 SHOULD = "should be "
 
 
-def _problem(model: type[BaseModel], data: Mapping[str, Any], places: Places, error: Any) -> Problem:
+def _problem(model: type[BaseModel], data: Mapping[str, Any], locations: Locations, error: Any) -> Problem:
     path, kind = _path_in(data, error), error["type"]
     if kind == "extra_forbidden":
         known = _known_keys(model, error["loc"][:-1])
-        return places.problem(path, "there is no such key", did_you_mean(str(error["loc"][-1]), known))
+        return locations.problem(path, "there is no such key", did_you_mean(str(error["loc"][-1]), known))
     if kind == "union_tag_invalid":
         tags = [tag.strip(" '") for tag in error["ctx"]["expected_tags"].split(",")]
         key, received = error["ctx"]["discriminator"].strip("'"), error["ctx"]["tag"]
-        return places.problem((*path, key), f"unknown value {received!r}", did_you_mean(str(received), tags))
+        return locations.problem((*path, key), f"unknown value {received!r}", did_you_mean(str(received), tags))
     if kind == "union_tag_not_found":
         key = error["ctx"]["discriminator"].strip("'")
-        return places.problem(path, f"needs a key {key!r}", f"for example {key}: ...")
+        return locations.problem(path, f"needs a key {key!r}", f"for example {key}: ...")
     if kind == "literal_error":
         words = [word.strip(" '") for word in error["ctx"]["expected"].replace(" or ", ",").split(",")]
-        return places.problem(path, f"unknown value {_short(error['input'])}", did_you_mean(str(error["input"]), words))
+        return locations.problem(
+            path, f"unknown value {_short(error['input'])}", did_you_mean(str(error["input"]), words)
+        )
     if kind == "missing":
-        return places.problem(path, "is missing", "add it")
+        return locations.problem(path, "is missing", "add it")
     if kind == "string_pattern_mismatch":
-        return places.problem(path, f"unusable name {_short(error['input'])}", "use letters, digits, '.', '_' and '-'")
+        return locations.problem(
+            path, f"unusable name {_short(error['input'])}", "use letters, digits, '.', '_' and '-'"
+        )
     if kind in PLAIN:
         if error["input"] is None:
-            return places.problem(path, "is empty", "give it a value, or leave it out")
-        return places.problem(path, f"{SHOULD}{PLAIN[kind]}, received {_short(error['input'])}")
+            return locations.problem(path, "is empty", "give it a value, or leave it out")
+        return locations.problem(path, f"{SHOULD}{PLAIN[kind]}, received {_short(error['input'])}")
     if kind in MAPPING_WANTED:
         if error["input"] is None:
-            return places.problem(path, "is empty", "give it keys, or leave it out")
-        return places.problem(path, f"should be a mapping of keys to values, received {_short(error['input'])}")
+            return locations.problem(path, "is empty", "give it keys, or leave it out")
+        return locations.problem(path, f"should be a mapping of keys to values, received {_short(error['input'])}")
     received = "" if isinstance(error["input"], Mapping) else f", received {_short(error['input'])}"
-    return places.problem(path, _reworded(error["msg"]) + received)
+    return locations.problem(path, _reworded(error["msg"]) + received)
 
 
 PLAIN = (

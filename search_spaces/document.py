@@ -31,8 +31,8 @@ class Problem:
     fix: str = ""
 
     def format(self, source: str) -> str:
-        place = f"{source}:{self.line}" if self.line else source
-        return f"{place}: {self.where}: {self.what}" + (f" ({self.fix})" if self.fix else "")
+        location = f"{source}:{self.line}" if self.line else source
+        return f"{location}: {self.where}: {self.what}" + (f" ({self.fix})" if self.fix else "")
 
 
 class StudyError(UsageError):
@@ -54,10 +54,10 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Places:
+class Locations:
     """Where settings stand in the file.
 
-    `pretrain` is a chain in the settings, but may be written as one stage, or with stages `none` that are left out:
+    `pretrain` is a chain in the settings, but may be written as one stage, or with stages `none` that are excluded:
     `chain[i]` is the path at which stage i is written.
     """
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from pretune.search_spaces import space
-from pretune.search_spaces.document import Document, KeyPath, Places, Problem, did_you_mean, dotted, line_of
+from pretune.search_spaces.document import Document, KeyPath, Locations, Problem, did_you_mean, dotted, line_of
 
 Lines = dict[KeyPath, int]
 
@@ -18,13 +18,13 @@ def apply_overrides(
     document: Document, scale: str | None, overrides: Sequence[str], problems: list[Problem]
 ) -> tuple[dict[str, Any], Lines]:
     data, lines = copy.deepcopy(document.data), dict(document.lines)
-    scales = _read_scales(data.get("scales") or {}, Places(lines), problems)
+    scales = _read_scales(data.get("scales") or {}, Locations(lines), problems)
     if scale is not None and scale not in scales:
         hint = did_you_mean(scale, scales) if scales else "the study has no scales"
-        problems.append(Places(lines).problem(("scales",), f"there is no scale {scale!r}", hint))
+        problems.append(Locations(lines).problem(("scales",), f"there is no scale {scale!r}", hint))
     for key, value in scales.get(scale or "", {}).items():
-        place = ("scales", str(scale), key)
-        put(data, lines, split_key(key, data), value, lines_under(lines, place), dotted(place), problems)
+        path = ("scales", str(scale), key)
+        put(data, lines, split_key(key, data), value, lines_under(lines, path), dotted(path), problems)
     for text in overrides:
         key, sign, value = text.partition("=")
         if not sign or not key.strip():
@@ -39,14 +39,14 @@ def apply_overrides(
     return data, lines
 
 
-def _read_scales(scales: Any, places: Places, problems: list[Problem]) -> dict[str, dict[str, Any]]:
+def _read_scales(scales: Any, locations: Locations, problems: list[Problem]) -> dict[str, dict[str, Any]]:
     fix = "for example scales: {small: {finetune.epochs: 1}}"
     if not isinstance(scales, Mapping):
-        problems.append(places.problem(("scales",), "is a mapping of scales to their settings", fix))
+        problems.append(locations.problem(("scales",), "is a mapping of scales to their settings", fix))
         return {}
     for name, settings in scales.items():
         if not isinstance(settings, Mapping):
-            problems.append(places.problem(("scales", name), "is a mapping of dotted keys to values", fix))
+            problems.append(locations.problem(("scales", name), "is a mapping of dotted keys to values", fix))
     return {name: dict(settings) if isinstance(settings, Mapping) else {} for name, settings in scales.items()}
 
 

@@ -18,7 +18,7 @@ from pretune.search_spaces.cells import Cell, cross, level_label, parse_part, re
 from pretune.search_spaces.check import problems_of
 from pretune.search_spaces.document import (
     Document,
-    Places,
+    Locations,
     Problem,
     StudyError,
     did_you_mean,
@@ -100,7 +100,7 @@ def resolve(document: Document, scale: str | None = None, overrides: Sequence[st
     cells = list(cross(template, lines, factors, problems))
     warnings: list[str] = []
     problems += check_cells(cells, header, warnings)
-    problems += check_header(header, cells, factors, Places(lines))
+    problems += check_header(header, cells, factors, Locations(lines))
     if "tune" in data and not any(True for cell, _ in cells for _ in space.ranges(cell.template)):
         warnings.append("the study has a tune section but no ranges: nothing is searched, it goes straight to confirm")
     if not problems:
@@ -140,6 +140,6 @@ def _unknown_keys(data: Mapping[str, Any], lines: Lines) -> list[Problem]:
 def _read_header(data: Mapping[str, Any], lines: Lines, problems: list[Problem]) -> Header:
     """The header; where it has faults, one with defaults in their place, so that the rest is checked all the same."""
     given = {key: data[key] for key in HEADER_KEYS if key in data}
-    header, found = problems_of(Header, given, Places(lines))
+    header, found = problems_of(Header, given, Locations(lines))
     problems += found
-    return header or problems_of(Header, {**given, "study": "study"}, Places(lines))[0] or Header(study="study")
+    return header or problems_of(Header, {**given, "study": "study"}, Locations(lines))[0] or Header(study="study")

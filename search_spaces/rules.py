@@ -9,7 +9,7 @@ from typing import Any
 from pretune.search_spaces import space
 from pretune.search_spaces.cells import Cell, Level, Template, level_label
 from pretune.search_spaces.check import problems_of
-from pretune.search_spaces.document import KeyPath, Places, Problem, did_you_mean
+from pretune.search_spaces.document import KeyPath, Locations, Problem, did_you_mean
 from pretune.search_spaces.metrics import OF_PROBABILITIES, SCORES, is_reportable, parts_of
 from pretune.search_spaces.rules_probes import check_pairs, check_probe_metric, check_probe_target, check_probes
 from pretune.search_spaces.rules_volumes import check_volumes
@@ -17,16 +17,16 @@ from pretune.search_spaces.schema import Configuration, Data, Header, batch_part
 from pretune.search_spaces.tuning import check_metrics, check_searched, check_tune
 
 
-def check_cells(cells: Sequence[tuple[Cell, Places]], header: Header, warnings: list[str]) -> list[Problem]:
+def check_cells(cells: Sequence[tuple[Cell, Locations]], header: Header, warnings: list[str]) -> list[Problem]:
     problems: list[Problem] = []
     tested: dict[str, str] = {}
-    for cell, places in cells:
+    for cell, locations in cells:
         for suggest in extremes(cell):
             settings = space.fill(cell.template, suggest)
-            configuration, found = problems_of(Configuration, settings, places)
-            problems += [*found, *_check_finite(settings, (), places), *_check_parts(settings, header, places)]
+            configuration, found = problems_of(Configuration, settings, locations)
+            problems += [*found, *_check_finite(settings, (), locations), *_check_parts(settings, header, locations)]
             if configuration is not None:
-                problems += _check_configuration(cell, configuration, header, places, warnings)
+                problems += _check_configuration(cell, configuration, header, locations, warnings)
                 tested.setdefault(_tested_on(configuration), cell.label)
     if len(tested) > 1:
         warnings.append(f"not all cells are measured on the same test images ({' / '.join(tested.values())})")
@@ -76,16 +76,16 @@ def _towards(target: str, k: int) -> space.Suggest:
     return suggest
 
 
-def _check_finite(value: Any, path: KeyPath, places: Places) -> Iterator[Problem]:
+def _check_finite(value: Any, path: KeyPath, locations: Locations) -> Iterator[Problem]:
     """`.inf` and `.nan` are numbers to YAML, and settings of nothing."""
     if isinstance(value, float) and not math.isfinite(value):
-        yield places.problem(path, f"should be a finite number, received {value}")
+        yield locations.problem(path, f"should be a finite number, received {value}")
     items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
-        yield from _check_finite(item, (*path, key), places)
+        yield from _check_finite(item, (*path, key), locations)
 
 
-def _check_parts(settings: Template, header: Header, places: Places) -> Iterator[Problem]:
+def _check_parts(settings: Template, header: Header, locations: Locations) -> Iterator[Problem]:
     """What the study refers to must be there, whether or not it is free of faults."""
     finetune, probes = settings.get("finetune"), _mapping_at(settings, "probe")
     users: list[tuple[KeyPath, Any]] = [(("pretrain", i), stage) for i, stage in enumerate(settings["pretrain"])]
@@ -94,18 +94,20 @@ def _check_parts(settings: Template, header: Header, places: Places) -> Iterator
     for path, stage in users:
         name = stage.get("data") if isinstance(stage, Mapping) else None
         if isinstance(name, str) and isinstance(settings.get("data"), Mapping) and name not in known:
-            yield places.problem((*path, "data"), f"there is no data {name!r}", did_you_mean(name, known))
+            yield locations.problem((*path, "data"), f"there is no data {name!r}", did_you_mean(name, known))
     if not settings["pretrain"] and finetune is None:
         yield Problem(0, "study", "neither pretrain nor finetune: there is nothing to run", "add one of them")
     for metric in filter(is_reportable, header.report.metrics):
         if parts_of(metric).part == "probe":
-            yield from check_probe_metric(metric, probes, places)
+            yield from check_probe_metric(metric, probes, locations)
         elif finetune is None:
-            yield places.problem(("report", "metrics"), f"no stage reports {metric}", "add finetune, or report a probe")
+            yield locations.problem(
+                ("report", "metrics"), f"no stage reports {metric}", "add finetune, or report a probe"
+            )
         elif isinstance(finetune, Mapping) and (size := parts_of(metric).size) not in _sizes(finetune):
             what = f"no fine-tuning is tested at {size} px"
-            yield places.problem(("report", "metrics"), what, f"add {size} to finetune.test_sizes")
-    yield from check_probe_target(header.tune.pretrain.target, probes, places)
+            yield locations.problem(("report", "metrics"), what, f"add {size} to finetune.test_sizes")
+    yield from check_probe_target(header.tune.pretrain.target, probes, locations)
 
 
 def _sizes(finetune: Mapping[str, Any]) -> tuple[str, ...]:
@@ -119,63 +121,65 @@ def _mapping_at(settings: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _check_configuration(
-    cell: Cell, settings: Configuration, header: Header, places: Places, warnings: list[str]
+    cell: Cell, settings: Configuration, header: Header, locations: Locations, warnings: list[str]
 ) -> Iterator[Problem]:
     if settings.finetune is not None:
-        yield from _check_finetune(cell, settings, places, warnings)
-        yield from _check_probabilities(settings.finetune.threshold_scores, header, places)
-    yield from _check_pretrain(settings, places)
-    yield from _check_workers(settings, header, places)
-    yield from check_probes(settings, places)
+        yield from _check_finetune(cell, settings, locations, warnings)
+        yield from _check_probabilities(settings.finetune.threshold_scores, header, locations)
+    yield from _check_pretrain(settings, locations)
+    yield from _check_workers(settings, header, locations)
+    yield from check_probes(settings, locations)
     warnings += _leaks(settings)
-    yield from _check_sizes(settings, places)
-    yield from check_volumes(settings, places)
-    yield from _check_tuning(cell, settings, header, places)
+    yield from _check_sizes(settings, locations)
+    yield from check_volumes(settings, locations)
+    yield from _check_tuning(cell, settings, header, locations)
 
 
-def _check_finetune(cell: Cell, settings: Configuration, places: Places, warnings: list[str]) -> Iterator[Problem]:
+def _check_finetune(
+    cell: Cell, settings: Configuration, locations: Locations, warnings: list[str]
+) -> Iterator[Problem]:
     assert settings.finetune is not None
     finetune = settings.finetune
     trained = settings.pretrain[-1].method if settings.pretrain else None
     if finetune.transfer == "encoder+decoder" and trained is not None and not trained.facts.decoder:
         what = f"{trained.name} trains no decoder to transfer"
-        yield places.problem(("finetune", "transfer"), what, "use transfer: encoder")
+        yield locations.problem(("finetune", "transfer"), what, "use transfer: encoder")
     if finetune.freeze == "encoder" and (finetune.transfer == "none" or not settings.pretrain):
         warnings.append(f"cell {cell.label}: the frozen encoder is a random one, nothing is transferred to it")
 
 
-def _check_probabilities(scored: bool, header: Header, places: Places) -> Iterator[Problem]:
+def _check_probabilities(scored: bool, header: Header, locations: Locations) -> Iterator[Problem]:
     for metric in header.report.metrics:
         if not scored and parts_of(metric).metric in OF_PROBABILITIES:
             what = f"{metric} is of probabilities, which are not scored"
-            yield places.problem(("report", "metrics"), what, "set finetune.threshold_scores: true")
+            yield locations.problem(("report", "metrics"), what, "set finetune.threshold_scores: true")
 
 
-def _check_pretrain(settings: Configuration, places: Places) -> Iterator[Problem]:
+def _check_pretrain(settings: Configuration, locations: Locations) -> Iterator[Problem]:
     """Supervised pretraining sees training images alone; projections are of levels that the encoder has."""
     for i, stage in enumerate(settings.pretrain):
         if stage.method.facts.supervised and stage.sees != "train":
             what = f"{stage.method.name} would train on the labels of validation or test images"
-            yield places.problem(("pretrain", i, "sees"), what, "set sees: train")
+            yield locations.problem(("pretrain", i, "sees"), what, "set sees: train")
         asked = getattr(stage.method, "projection_levels", 1)
         held = levels_of(settings.model)
         if held is not None and asked > held:
             what = f"projection_levels {asked}, and the encoder has {held} levels"
-            yield places.problem(("pretrain", i, "method", "projection_levels"), what, f"at most {held}")
+            yield locations.problem(("pretrain", i, "method", "projection_levels"), what, f"at most {held}")
 
 
-def _check_workers(settings: Configuration, header: Header, places: Places) -> Iterator[Problem]:
+def _check_workers(settings: Configuration, header: Header, locations: Locations) -> Iterator[Problem]:
     """Workers take equal shares of a pretraining batch, and MoCo's parts of it lie whole on one of them."""
     for i, stage in enumerate(settings.pretrain):
         for workers in header.resources.pretrain.worker_counts:
             parts = batch_parts(stage.method)
             if stage.batch_size % workers:
                 what = f"{stage.batch_size} images do not divide among {workers} workers (resources.pretrain)"
-                yield places.problem(("pretrain", i, "batch_size"), what, f"use a multiple of {workers}")
+                yield locations.problem(("pretrain", i, "batch_size"), what, f"use a multiple of {workers}")
             elif parts > 1 and workers > 1 and (parts % workers or stage.batch_size % parts):
                 what = f"{parts} parts of {stage.batch_size} images do not divide among {workers} workers"
                 fix = f"use a multiple of {workers} that divides the batch"
-                yield places.problem(("pretrain", i, "method", "bn_splits"), what, fix)
+                yield locations.problem(("pretrain", i, "method", "bn_splits"), what, fix)
 
 
 def _leaks(settings: Configuration) -> Iterator[str]:
@@ -195,7 +199,7 @@ def _files(data: Data) -> str:
     return data.model_dump_json(include={"dataset", "root", "images", "seed"})
 
 
-def _check_sizes(settings: Configuration, places: Places) -> Iterator[Problem]:
+def _check_sizes(settings: Configuration, locations: Locations) -> Iterator[Problem]:
     """An encoder halves the size a few times, and a decoder has to meet its skips on the way up."""
     factor, name = settings.model.stride, settings.model.name
     model = f"a U-Net of {factor.bit_length()} levels" if name.endswith("unet") else f"the model {name}"
@@ -210,24 +214,24 @@ def _check_sizes(settings: Configuration, places: Places) -> Iterator[Problem]:
     for path, size in decoded:
         if size % factor:
             what = f"{size} px is not a multiple of {factor}, as {model} needs"
-            yield places.problem(path, what)
+            yield locations.problem(path, what)
     for path, size in encoded:
         if size < factor:
             what = f"{size} px is below {factor}, what the encoder of {model} needs"
-            yield places.problem(path, what)
+            yield locations.problem(path, what)
 
 
-def _check_tuning(cell: Cell, settings: Configuration, header: Header, places: Places) -> Iterator[Problem]:
+def _check_tuning(cell: Cell, settings: Configuration, header: Header, locations: Locations) -> Iterator[Problem]:
     """Whatever tunes a range must exist: the stage that is scored, and validation images to score it on."""
-    yield from check_searched(cell, settings, header, places)
+    yield from check_searched(cell, settings, header, locations)
     target, tuned = header.tune.pretrain.target, bool(cell.ranges("pretrain"))
     if tuned and target == "cells" and cell.template.get("finetune") is None:
         what = "the ranges of the pretraining are tuned by fine-tunings, and there are none"
         fix = "set tune.pretrain.target to pretext or probe.NAME"
-        yield places.problem(("tune", "pretrain", "target"), what, fix)
+        yield locations.problem(("tune", "pretrain", "target"), what, fix)
     if target == "pretext" and settings.pretrain and settings.pretrain[-1].sees != "train":
         what = "the pretext target needs validation images that pretraining did not see"
-        yield places.problem(("pretrain", len(settings.pretrain) - 1, "sees"), what, "set sees: train")
+        yield locations.problem(("pretrain", len(settings.pretrain) - 1, "sees"), what, "set sees: train")
     scored: set[str] = set()
     if settings.finetune and (cell.ranges("finetune") or (tuned and target == "cells")):
         scored.add(settings.finetune.data)
@@ -235,64 +239,67 @@ def _check_tuning(cell: Cell, settings: Configuration, header: Header, places: P
         scored.add(settings.pretrain[-1].data)
     for name in sorted(scored & set(settings.data)):
         if settings.data[name].split.val == 0:
-            yield places.problem(("data", name, "split", "val"), "tuning needs validation images", "set it above 0")
+            yield locations.problem(("data", name, "split", "val"), "tuning needs validation images", "set it above 0")
 
 
-def _check_published(header: Header, places: Places) -> Iterator[Problem]:
+def _check_published(header: Header, locations: Locations) -> Iterator[Problem]:
     """Every key names a table, and no two tables stand beside one metric."""
     seen: dict[str, str] = {}
     for key in header.report.published or ():
         if key not in header.published:
             fix = did_you_mean(key, header.published) or "add published: {KEY: {values: [...]}}"
-            yield places.problem(("report", "published"), f"the section published has no table {key!r}", fix)
+            yield locations.problem(("report", "published"), f"the section published has no table {key!r}", fix)
         elif other := seen.get(metric := header.published[key].metric):
             what = f"{other!r} and {key!r} are both of {metric}"
-            yield places.problem(("report", "published"), what, "name one table for each metric")
+            yield locations.problem(("report", "published"), what, "name one table for each metric")
         else:
             seen[metric] = key
 
 
 def check_header(
-    header: Header, cells: Sequence[tuple[Cell, Places]], factors: Mapping[str, Mapping[str, Level]], places: Places
+    header: Header,
+    cells: Sequence[tuple[Cell, Locations]],
+    factors: Mapping[str, Mapping[str, Level]],
+    locations: Locations,
 ) -> Iterator[Problem]:
     for key in ("rows", "columns"):
         for name in getattr(header.report, key) or ():
             if name not in factors:
-                yield places.problem(("report", key), f"there is no factor {name!r}", did_you_mean(name, factors))
-    yield from _check_published(header, places)
-    yield from _check_levels(header.report.baseline, ("report", "baseline"), factors, places)
-    yield from _check_levels(header.tune.pretrain.cells, ("tune", "pretrain", "cells"), factors, places)
-    yield from _check_metrics(header, places)
-    yield from check_tune(header, places)
-    yield from check_metrics(header.tune, places)
+                yield locations.problem(("report", key), f"there is no factor {name!r}", did_you_mean(name, factors))
+    yield from _check_published(header, locations)
+    yield from _check_levels(header.report.baseline, ("report", "baseline"), factors, locations)
+    yield from _check_levels(header.tune.pretrain.cells, ("tune", "pretrain", "cells"), factors, locations)
+    yield from _check_metrics(header, locations)
+    yield from check_tune(header, locations)
+    yield from check_metrics(header.tune, locations)
     yield from check_pairs(header, cells, factors)
 
 
-def _check_metrics(header: Header, places: Places) -> Iterator[Problem]:
+def _check_metrics(header: Header, locations: Locations) -> Iterator[Problem]:
     known = [f"{role}/{score}" for role in ("test", "val") for score in SCORES]
     for metric in header.report.metrics:
         if not is_reportable(metric):
             of_probe = parts_of(metric).part == "probe"
             fix = "write probe/NAME/accuracy" if of_probe else did_you_mean(metric, known)
-            yield places.problem(("report", "metrics"), f"no stage reports {metric!r}", fix)
+            yield locations.problem(("report", "metrics"), f"no stage reports {metric!r}", fix)
     target = header.tune.target
     if parts_of(target).part == "test":
-        yield places.problem(("tune", "target"), "tuning on the test set", "use val/...")
+        yield locations.problem(("tune", "target"), "tuning on the test set", "use val/...")
     elif not (is_reportable(target) and parts_of(target).part == "val"):
         fix = did_you_mean(target, [name for name in known if name.startswith("val/")])
-        yield places.problem(("tune", "target"), f"no fine-tuning reports {target!r}", fix)
+        yield locations.problem(("tune", "target"), f"no fine-tuning reports {target!r}", fix)
     target = header.tune.pretrain.target
     if target not in ("cells", "pretext") and not target.startswith("probe."):
-        place = ("tune", "pretrain", "target")
-        yield places.problem(place, f"unknown target {target!r}", "cells, pretext or probe.NAME")
+        path = ("tune", "pretrain", "target")
+        yield locations.problem(path, f"unknown target {target!r}", "cells, pretext or probe.NAME")
 
 
 def _check_levels(
-    levels: Mapping[str, Any], place: KeyPath, factors: Mapping[str, Mapping[str, Level]], places: Places
+    levels: Mapping[str, Any], path: KeyPath, factors: Mapping[str, Mapping[str, Level]], locations: Locations
 ) -> Iterator[Problem]:
     for name, level in levels.items():
         if name not in factors:
-            yield places.problem((*place, name), f"there is no factor {name!r}", did_you_mean(name, factors))
+            yield locations.problem((*path, name), f"there is no factor {name!r}", did_you_mean(name, factors))
         elif factors[name] and level_label(level) not in factors[name]:
             fix = did_you_mean(level_label(level), factors[name])
-            yield places.problem((*place, name), f"factor {name!r} has no level {level_label(level)!r}", fix)
+            yield locations.problem((*path, name), f"factor {name!r} has no level {level_label(level)!r}", fix)

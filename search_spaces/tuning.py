@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from pretune.search_spaces import space
 from pretune.search_spaces.cells import Cell
-from pretune.search_spaces.document import KeyPath, Places, Problem, did_you_mean
+from pretune.search_spaces.document import KeyPath, Locations, Problem, did_you_mean
 from pretune.search_spaces.metrics import COSTS, PRETEXT_LOSS, SCORES, is_reportable, parts_of
 from pretune.search_spaces.schema import Configuration, Header, Tune
 from pretune.search_spaces.stages import replicates
@@ -15,60 +15,62 @@ from pretune.search_spaces.stages import replicates
 LEARNING_ANYWHERE = "tpe, gp, random, qmc, grid, genetic or nsga2"
 
 
-def check_tune(header: Header, places: Places) -> Iterator[Problem]:
+def check_tune(header: Header, locations: Locations) -> Iterator[Problem]:
     """Contradictions within the section."""
     tune, seeds = header.tune, len(replicates(header.seeds, "search"))
     if tune.racing and tune.rungs:
-        yield places.problem(("tune", "rungs"), "racing and rungs both say when to stop", "leave out one of them")
+        yield locations.problem(("tune", "rungs"), "racing and rungs both say when to stop", "leave out one of them")
     if tune.racing and tune.racing.first >= seeds:
         what = f"the race begins with {tune.racing.first} seeds, and there are only {seeds} search seeds"
-        yield places.problem(("tune", "racing"), what, f"set seeds.search above {tune.racing.first}")
+        yield locations.problem(("tune", "racing"), what, f"set seeds.search above {tune.racing.first}")
     if tune.racing and (header.seeds.search.finetune > 1):
         what = "a race compares independent seeds, and nested ones share pretrainings"
-        yield places.problem(("tune", "racing"), what, "give seeds.search as a number")
+        yield locations.problem(("tune", "racing"), what, "give seeds.search as a number")
     if tune.sampler in ("genetic", "nsga2") and (tune.racing or tune.rungs):
         what = f"{tune.sampler} breeds from whole trials alone, and most of a race or of rungs are not"
-        yield places.problem(("tune", "sampler"), what, "use tpe, or leave out racing and rungs")
+        yield locations.problem(("tune", "sampler"), what, "use tpe, or leave out racing and rungs")
     if tune.warm_start and tune.sampler not in ("tpe", "gp"):
-        yield places.problem(
+        yield locations.problem(
             ("tune", "warm_start"), f"{tune.sampler} learns nothing from earlier trials", "use tpe or gp"
         )
     for key, given in (("racing", tune.racing), ("rungs", tune.rungs), ("warm_start", tune.warm_start)):
         if tune.also and given:
-            yield places.problem(("tune", key), f"{key} compares by one target, and `also` names more", "leave one out")
+            yield locations.problem(
+                ("tune", key), f"{key} compares by one target, and `also` names more", "leave one out"
+            )
     if tune.target in tune.also:
-        yield places.problem(("tune", "also"), f"{tune.target} is the target already", "leave it out of `also`")
+        yield locations.problem(("tune", "also"), f"{tune.target} is the target already", "leave it out of `also`")
     if tune.also and tune.sampler not in ("nsga2", "tpe", "gp", "random", "qmc", "grid"):
         what = f"{tune.sampler} cannot search for several targets"
-        yield places.problem(("tune", "sampler"), what, "nsga2, tpe, gp, random, qmc and grid can")
-    yield from _check_budgets(tune, places)
+        yield locations.problem(("tune", "sampler"), what, "nsga2, tpe, gp, random, qmc and grid can")
+    yield from _check_budgets(tune, locations)
     if tune.top_k > tune.trials:
-        yield places.problem(("tune", "top_k"), f"top_k {tune.top_k} is above trials {tune.trials}", "lower it")
+        yield locations.problem(("tune", "top_k"), f"top_k {tune.top_k} is above trials {tune.trials}", "lower it")
 
 
-def _check_budgets(tune: Tune, places: Places) -> Iterator[Problem]:
+def _check_budgets(tune: Tune, locations: Locations) -> Iterator[Problem]:
     for name in ("trials", "epochs", "hours", "gpu_hours"):
         whole, one = getattr(tune.budget.study, name), getattr(tune.budget.cell, name)
         if whole is not None and one is not None and one > whole:
             what = f"a cell may spend {one:g} {name}, and the whole study only {whole:g}"
-            yield places.problem(("tune", "budget", "cell", name), what, "raise the study's, or lower this")
+            yield locations.problem(("tune", "budget", "cell", name), what, "raise the study's, or lower this")
     if tune.budget.cell.trials is not None and tune.budget.cell.trials > tune.trials:
         what = f"a budget of {tune.budget.cell.trials} trials is never used up: tune.trials is {tune.trials}"
-        yield places.problem(("tune", "budget", "cell", "trials"), what, "raise tune.trials, or leave it out")
+        yield locations.problem(("tune", "budget", "cell", "trials"), what, "raise tune.trials, or leave it out")
 
 
-def check_metrics(tune: Tune, places: Places) -> Iterator[Problem]:
+def check_metrics(tune: Tune, locations: Locations) -> Iterator[Problem]:
     """Further targets and constraints must be something that a stage run reports."""
     known = [*(f"val/{score}" for score in SCORES), PRETEXT_LOSS, *COSTS]
     for key, names in (("also", tune.also), ("constraints", tuple(tune.constraints))):
         for name in names:
             if parts_of(name).part == "test":
-                yield places.problem(("tune", key), f"{name}: tuning on the test set", "use val/...")
+                yield locations.problem(("tune", key), f"{name}: tuning on the test set", "use val/...")
             elif name not in known and not (parts_of(name).part == "val" and is_reportable(name)):
-                yield places.problem(("tune", key), f"no stage reports {name!r}", did_you_mean(name, known))
+                yield locations.problem(("tune", key), f"no stage reports {name!r}", did_you_mean(name, known))
 
 
-def check_searched(cell: Cell, settings: Configuration, header: Header, places: Places) -> Iterator[Problem]:
+def check_searched(cell: Cell, settings: Configuration, header: Header, locations: Locations) -> Iterator[Problem]:
     """Whether the sampler can search the ranges of a cell, and rungs can shorten what is trained."""
     tune = header.tune
     found = dict(space.ranges(cell.template))
@@ -76,33 +78,33 @@ def check_searched(cell: Cell, settings: Configuration, header: Header, places: 
         own = {name: found[name] for name in cell.ranges(part)}
         if not own:
             continue
-        yield from _check_sampler(tune, own, places)
+        yield from _check_sampler(tune, own, locations)
         stages = [s for s in (*settings.pretrain, settings.finetune) if s is not None and getattr(s, "steps", None)]
         if stages and (tune.budget.study.epochs or tune.budget.cell.epochs):
             what = "a budget of epochs counts none of a training that is given in steps"
-            yield places.problem(("tune", "budget"), what, "give epochs in place of steps, or a budget of trials")
+            yield locations.problem(("tune", "budget"), what, "give epochs in place of steps, or a budget of trials")
         if part == "pretrain" and tune.pretrain.target != "cells" and (tune.also or tune.constraints):
             key, scored = ("also" if tune.also else "constraints"), tune.pretrain.target
             what = f"{key} is about fine-tunings, and the pretraining's ranges are tuned by {scored}"
-            yield places.problem(("tune", key), what, "set tune.pretrain.target: cells, or leave it out")
+            yield locations.problem(("tune", key), what, "set tune.pretrain.target: cells, or leave it out")
         if tune.rungs is not None:
-            yield from _check_rungs(tune, part, settings, places)
+            yield from _check_rungs(tune, part, settings, locations)
 
 
-def _check_sampler(tune: Tune, own: dict[str, space.Range], places: Places) -> Iterator[Problem]:
+def _check_sampler(tune: Tune, own: dict[str, space.Range], locations: Locations) -> Iterator[Problem]:
     if tune.sampler != "cmaes":
         return
     others = [name for name, item in own.items() if isinstance(item, space.Choice | space.Subset)]
     if others:
         kind = "choice" if isinstance(own[others[0]], space.Choice) else "subset"
         what = f"cmaes searches numbers, and {others[0]} is a {kind}"
-        yield places.problem(("tune", "sampler"), what, f"use {LEARNING_ANYWHERE}")
+        yield locations.problem(("tune", "sampler"), what, f"use {LEARNING_ANYWHERE}")
     elif len(own) < 2:
         what = f"cmaes needs two ranges or more, and there is only {next(iter(own))}"
-        yield places.problem(("tune", "sampler"), what, f"use {LEARNING_ANYWHERE}")
+        yield locations.problem(("tune", "sampler"), what, f"use {LEARNING_ANYWHERE}")
 
 
-def _check_rungs(tune: Tune, part: str, settings: Configuration, places: Places) -> Iterator[Problem]:
+def _check_rungs(tune: Tune, part: str, settings: Configuration, locations: Locations) -> Iterator[Problem]:
     assert tune.rungs is not None
     stage = settings.finetune if part == "finetune" else (settings.pretrain[-1] if settings.pretrain else None)
     if stage is None:
@@ -110,12 +112,12 @@ def _check_rungs(tune: Tune, part: str, settings: Configuration, places: Places)
     path: KeyPath = ("finetune",) if part == "finetune" else ("pretrain", len(settings.pretrain) - 1)
     if stage.epochs is None:
         what = "rungs shorten a training by epochs, and this one is given in steps"
-        yield places.problem((*path, "steps"), what, "give epochs, or leave out tune.rungs")
+        yield locations.problem((*path, "steps"), what, "give epochs, or leave out tune.rungs")
     elif tune.rungs.epochs[-1] >= (ends := getattr(stage, "stop_after", None) or stage.epochs):
         what = f"the last rung, after {tune.rungs.epochs[-1]} epochs, is not before the end of {part} ({ends})"
-        yield places.problem(("tune", "rungs", "epochs"), what, "lower it")
+        yield locations.problem(("tune", "rungs", "epochs"), what, "lower it")
     if part == "finetune" and settings.finetune is not None and settings.finetune.patience is not None:
-        yield places.problem(
+        yield locations.problem(
             (*path, "patience"), "patience and tune.rungs both stop trainings early", "use one of them"
         )
 

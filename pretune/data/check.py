@@ -42,7 +42,7 @@ def settings_of(name: str, overrides: Sequence[str]) -> schema.Data:
 
     from pretune.search_spaces import schema
     from pretune.search_spaces.check import problems_of
-    from pretune.search_spaces.document import Places
+    from pretune.search_spaces.document import Locations
     from pretune.trainables.data.sets.table import ABOUT_GENERATED, DATA_SETS
 
     known = sorted({*DATA_SETS, *ABOUT_GENERATED})
@@ -67,7 +67,7 @@ def settings_of(name: str, overrides: Sequence[str]) -> schema.Data:
                     f"--set {item}: the value is not valid YAML (quote it; a name that is not UTF-8 goes by --data)"
                 )
             ) from None
-    found, problems = problems_of(schema.Configuration, {"data": {name: values}}, Places({}))
+    found, problems = problems_of(schema.Configuration, {"data": {name: values}}, Locations({}))
     if problems or found is None:
         raise click.UsageError("; ".join(p.format(name).replace(f"data.{name}.", "") for p in problems))
     return found.data[name]

@@ -122,7 +122,7 @@ class _Images(Settings):
     limit: PositiveInt | None = None  # use a random subset of this many images (drawn with split.seed)
     cache_size: PositiveInt = 128  # px; images are decoded once to this square, whatever size the views have
     fit: Literal["squash", "pad", "crop"] = "squash"  # how a non-square image becomes square
-    on_error: Literal["fail", "skip"] = "fail"  # a bad file stops the study, or is left out and recorded
+    on_error: Literal["fail", "skip"] = "fail"  # a bad file stops the study, or is excluded and recorded
     regions: Regions | None = None  # region maps, computed once; scenes have exact ones unless this is given
     depth: Depth | None = None  # depth maps, computed once; scenes have exact ones unless this is given
     source: Literal["auto", "resident", "streaming"] = (
@@ -283,7 +283,7 @@ class _OwnMasks(_Images):
     mask_values: tuple[Annotated[int, Field(ge=0, le=65535)], ...] | None = (
         None  # their values in the masks, such as [0, 255]; default: 0, 1, 2, ...
     )
-    ignore: Annotated[int, Field(ge=0, le=255)] | None = None  # mask value left out of losses and metrics
+    ignore: Annotated[int, Field(ge=0, le=255)] | None = None  # mask value excluded from losses and metrics
 
     @model_validator(mode="after")
     def _one_value_each(self) -> _OwnMasks:

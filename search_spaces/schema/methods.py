@@ -48,12 +48,12 @@ __all__ = [
     "VICReg",
     "Weights",
     "batch_parts",
+    "cut_targets",
     "metrics_of",
     "ramps",
     "requirements_of",
     "requirements_of_tasks",
     "restores_views",
-    "targets_of",
 ]
 
 Map = Literal["images", "labels", "masks", "regions", "depth"]
@@ -489,7 +489,7 @@ def metrics_of(method: Method) -> frozenset[str]:
     return frozenset(method.facts.metrics) | {name for name, _ in method.facts.terms} | errors
 
 
-def targets_of(method: Method) -> Literal["places", "pixels"] | None:
+def cut_targets(method: Method) -> Literal["places", "pixels"] | None:
     """What a method with these settings cuts out by a view's box, so that nothing may move it within the view."""
     return "pixels" if "original-colors" in getattr(method, "tasks", ()) else method.facts.targets
 

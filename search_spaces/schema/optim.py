@@ -26,7 +26,7 @@ class SGD(Settings):
 
 
 class LARS(Settings):
-    """SGD with a rate of its own for each weight matrix; biases and norms are left out of it and of weight decay."""
+    """SGD with a rate of its own for each weight matrix; biases and norms have neither that nor weight decay."""
 
     name: Literal["lars"]
     lr: PositiveFloat = 0.3  # for 256 images per step: SimCLR scales by B / 256, or takes 0.075 sqrt(B)

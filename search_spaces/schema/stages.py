@@ -14,7 +14,7 @@ from pydantic import (
 
 from pretune.search_spaces.schema.base import Fraction, Labels, Settings, Share
 from pretune.search_spaces.schema.data import Data
-from pretune.search_spaces.schema.methods import Method, Weights, targets_of
+from pretune.search_spaces.schema.methods import Method, Weights, cut_targets
 from pretune.search_spaces.schema.model import Model, UNet
 from pretune.search_spaces.schema.optim import Adam, Constant, Optimizer, Schedule
 
@@ -112,7 +112,7 @@ class Pretrain(_Length):
     @model_validator(mode="after")
     def _followed(self) -> Pretrain:
         """Masks, original colours and places are cut by a view's box, which follows no displacement and no rotation."""
-        targets = targets_of(self.method)
+        targets = cut_targets(self.method)
         moving = [name for name, moved in MOVES.items() if name in self.views.extra and targets in ("pixels", moved)]
         if moving:
             raise ValueError(

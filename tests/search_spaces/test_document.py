@@ -4,7 +4,16 @@ import re
 
 import pytest
 
-from pretune.search_spaces.document import Places, Problem, StudyError, did_you_mean, from_mapping, line_of, parse, read
+from pretune.search_spaces.document import (
+    Locations,
+    Problem,
+    StudyError,
+    did_you_mean,
+    from_mapping,
+    line_of,
+    parse,
+    read,
+)
 
 
 def test_every_key_and_list_item_knows_its_line():
@@ -123,8 +132,8 @@ def test_no_suggestion_where_nothing_is_known():
 
 def test_places_name_stages_of_the_chain_as_they_are_written():
     lines = {("pretrain",): 3, ("pretrain", "views"): 4, ("finetune",): 9}
-    single = Places(lines, (("pretrain",),))
+    single = Locations(lines, (("pretrain",),))
     assert single.problem(("pretrain", 0, "views", "size"), "x") == Problem(4, "pretrain.views.size", "x")
     assert single.problem(("finetune", "size"), "x", "y") == Problem(9, "finetune.size", "x", "y")
-    second = Places({("pretrain", 1): 6}, (("pretrain", 1),))  # the first was `none`
+    second = Locations({("pretrain", 1): 6}, (("pretrain", 1),))  # the first was `none`
     assert second.problem(("pretrain", 0, "epochs"), "x") == Problem(6, "pretrain.1.epochs", "x")

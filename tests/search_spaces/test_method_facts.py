@@ -47,5 +47,5 @@ def test_the_decoding_tasks_decide_what_is_read_restored_and_held_still() -> Non
     assert schema.requirements_of(colors) == {"images"}
     assert schema.restores_views(plain)
     assert not schema.restores_views(colors)
-    assert (schema.targets_of(plain), schema.targets_of(colors)) == (None, "pixels")
+    assert (schema.cut_targets(plain), schema.cut_targets(colors)) == (None, "pixels")
     assert schema.metrics_of(colors) == {"loss_over_uniform", "original_colors_error"}

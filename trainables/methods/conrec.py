@@ -27,7 +27,8 @@ from pretune.trainables.methods.simclr import SimCLR, diagnostics, nt_xent
 from pretune.trainables.methods.supervised import whole_colors
 from pretune.trainables.models.conrec_unet import AttentionPooling
 from pretune.trainables.models.interface import Decoder, Encoder, pixel_head, resized, skips_of, trunk
-from pretune.trainables.views.corruptions import Corrupted, Draw, corrupt
+from pretune.trainables.views.corruptions import Corrupted, corrupt
+from pretune.trainables.views.random import Draw
 from pretune.trainables.views.two_views import View
 
 TASKS = {"reconstruction": 3, "original-colors": 3, "mask-location": 1, "black-masks": 3}  # and their channels

@@ -6,7 +6,6 @@ from pretune.search_spaces import schema
 from pretune.trainables.models.interface import Encoder
 
 Pair = tuple[float, float]
-Range = tuple[float, float]
 
 
 def asymmetric(views: schema.Views, blur: Pair | None, solarize: Pair) -> tuple[schema.Views, ...]:
@@ -37,7 +36,7 @@ def multi_crop(
 
 
 def with_local(
-    large: tuple[schema.Views, ...], views: schema.Views, count: int, size: int, crop: Range, blur: float | None
+    large: tuple[schema.Views, ...], views: schema.Views, count: int, size: int, crop: Pair, blur: float | None
 ) -> tuple[schema.Views, ...]:
     """The large views, then `count` small ones of `size` px that show the share `crop` of the image (SwAV, 3.3)."""
     small = views.model_copy(update={"size": size, "crop": crop, "blur": views.blur if blur is None else blur})

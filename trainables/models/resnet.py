@@ -74,7 +74,7 @@ class UNetDecoder(interface.Decoder):
 
     Args:
         widths, strides: of the encoder, finest first.
-        outputs: channels after each block, the coarsest first; of those that are not needed the last are left out.
+        outputs: channels after each block, the coarsest first; the last that are not needed are excluded.
     """
 
     def __init__(

@@ -8,18 +8,14 @@ block, the block may touch the edge.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pretune.trainables.views.random import FloatArray
-
-Draw = Callable[[str, int], NDArray[Any]]  # (what for, how many) -> (B, how many) in [0, 1)
-IntArray = NDArray[np.int64]
+from pretune.trainables.views.random import Draw, FloatArray, IntArray
 
 SHARES = (0.33, 0.66)  # below the first: shuffle; below the second: in-paint; above: out-paint
 SHUFFLE_BLOCKS, SHUFFLE_SIDE, SHUFFLE_ON = 15, 0.2, 0.99  # ON: the chance to go on to the next block

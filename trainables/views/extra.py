@@ -29,19 +29,19 @@ class Extra(NamedTuple):
     transform: Callable[[Tensor, Tensor], Tensor]  # views (b, 3, S, S) in [0, 1] and parameters (b, P) -> (b, 3, S, S)
 
 
-def elastic(x: Tensor, noise: Tensor) -> Tensor:
+def apply_elastic(x: Tensor, noise: Tensor) -> Tensor:
     return geometry.elastic(x, geometry.elastic_field(noise, x.shape[-1]))
 
 
-def rotate(x: Tensor, degrees: Tensor) -> Tensor:
+def apply_rotate(x: Tensor, degrees: Tensor) -> Tensor:
     return geometry.rotate(x, degrees[:, 0])
 
 
-def posterize(x: Tensor, bits: Tensor) -> Tensor:
+def apply_posterize(x: Tensor, bits: Tensor) -> Tensor:
     return color.posterize(x, bits[:, 0])
 
 
-def solarize(x: Tensor, threshold: Tensor) -> Tensor:
+def apply_solarize(x: Tensor, threshold: Tensor) -> Tensor:
     return color.solarize(x, threshold[:, 0])
 
 
@@ -59,8 +59,8 @@ def solarize_threshold(draws: FloatArray) -> FloatArray:
 
 
 EXTRAS: Mapping[schema.ExtraTransform, Extra] = {  # applied in this order, whatever theirs in a study
-    "elastic": Extra(lambda size: 2 * geometry.elastic_nodes(size) ** 2, lambda noise: noise, elastic),
-    "rotation": Extra(lambda _: 1, rotation_degrees, rotate),
-    "posterize": Extra(lambda _: 1, posterize_bits, posterize),
-    "solarize": Extra(lambda _: 0, solarize_threshold, solarize),
+    "elastic": Extra(lambda size: 2 * geometry.elastic_nodes(size) ** 2, lambda noise: noise, apply_elastic),
+    "rotation": Extra(lambda _: 1, rotation_degrees, apply_rotate),
+    "posterize": Extra(lambda _: 1, posterize_bits, apply_posterize),
+    "solarize": Extra(lambda _: 0, solarize_threshold, apply_solarize),
 }

@@ -9,16 +9,15 @@ too short to leave MARGIN around a block, the block may touch the edge.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Draw = Callable[[str, int], NDArray[Any]]  # (what for, how many) -> (B, how many) in [0, 1)
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
+from pretune.trainables.views.random import BoolArray, Draw, IntArray
+
 Shape = tuple[int, ...]  # of space alone: (H, W) or (D, H, W)
 
 MARGIN = 3

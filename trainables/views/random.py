@@ -7,6 +7,7 @@ draw is a hash of (seed, stream, epoch, view, image, draw): BLAKE2 for the part 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 
 IntArray = NDArray[np.integer[Any]]
 FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+Draw = Callable[[str, int], FloatArray]  # (what for, how many) -> (B, how many) in [0, 1)
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # SplitMix64's increment, 2^64 / golden ratio
 

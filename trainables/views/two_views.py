@@ -16,11 +16,9 @@ from torch import Tensor
 
 from pretune.search_spaces import schema
 from pretune.trainables.views import color, geometry, volumes
-from pretune.trainables.views.extra import EXTRAS, SOLARIZE_THRESHOLD, solarize
-from pretune.trainables.views.random import FloatArray, IntArray, uniforms
+from pretune.trainables.views.extra import EXTRAS, SOLARIZE_THRESHOLD, apply_solarize
+from pretune.trainables.views.random import Draw, FloatArray, IntArray, uniforms
 from pretune.trainables.views.regions import draw_windows
-
-Draw = Callable[[str, int], FloatArray]  # (what for, how many) -> (B, how many) in [0, 1)
 
 BLUR_SIGMA = (0.1, 2.0)  # px (SimCLR)
 
@@ -154,7 +152,7 @@ def _photometric(draw: Draw, settings: schema.Views) -> Iterator[Step]:
         yield _step(_blur, draw("blur?", 1), settings.blur, low + (high - low) * draw("blur", 1))
     if settings.solarize > 0:
         chance = draw("plain solarize?", 1)
-        yield _step(solarize, chance, settings.solarize, np.full_like(chance, SOLARIZE_THRESHOLD))
+        yield _step(apply_solarize, chance, settings.solarize, np.full_like(chance, SOLARIZE_THRESHOLD))
 
 
 def _extra(draw: Draw, settings: schema.Views) -> Iterator[Step]:
