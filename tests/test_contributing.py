@@ -27,6 +27,7 @@ EXAMPLES = {  # heading -> the tests that must know the new thing: files, and an
     "A model": (["tests/trainables/test_models.py"], "plain"),
     "A view transform": (["tests/trainables/test_mirror.py"], ""),
     "A fine-tuning loss": (["tests/trainables/test_losses.py"], "brier"),
+    "A data set": (["tests/trainables/data/sets/test_leaves.py", "tests/trainables/data/sets/test_table.py"], "leaves"),
 }  # fmt: skip
 
 
