@@ -120,7 +120,7 @@ def test_a_group_that_lost_a_node_gets_the_room_of_a_process_that_idles(tiny: di
     loss.start()
     try:
         often = lambda *given: dataclasses.replace(StageTask(*given), checkpoint_seconds=0.2)  # noqa: E731
-        with mock.patch("pretune.run.order_of", often):
+        with mock.patch("pretune.run.StageTask", often):
             ended = run_study(from_dict(tiny), options, Console(file=io.StringIO()))
     finally:
         loss.join()
@@ -131,7 +131,7 @@ def test_a_group_that_lost_a_node_gets_the_room_of_a_process_that_idles(tiny: di
 def test_a_group_larger_than_the_cluster_is_not_refused_and_runs_on_what_there_is(
     nodes: Any, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Two to three workers on two CPUs: the study's ledger asks for room for two, as Ray Train does."""
+    """Two to three workers on two CPUs: the study asks for room for two, as Ray Train does."""
     tiny["resources"] = {"pretrain": {"workers": 3, "min_workers": 2}}
     tiny["pretrain"]["batch_size"] = 12
     tiny["seeds"]["report"] = 1
