@@ -210,12 +210,12 @@ def _suffixes(paths: Iterable[Path]) -> dict[str, int]:
 def _found(folder: Path) -> Found:
     """Files at any depth, without hidden ones. Links are followed, but never in a circle."""
     found = Found()
-    for path in _walk(folder):
+    for path in _visible_files(folder):
         (found.images if path.suffix.lower() in SUFFIXES else found.others).append(path)
     return found
 
 
-def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+def _visible_files(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
     real = os.path.realpath(folder)
     if real in above:
         return
@@ -223,7 +223,7 @@ def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            yield from _walk(path, (*above, real))
+            yield from _visible_files(path, (*above, real))
         else:
             yield path
 
