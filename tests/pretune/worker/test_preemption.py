@@ -192,7 +192,7 @@ def test_a_terminated_stage_and_a_stopped_study_lose_nothing_and_change_nothing(
         stopped = subprocess.run([*pretune, "stop", str(out)], capture_output=True, text=True, timeout=120)
         assert stopped.returncode == 0, stopped.stderr
         assert driver.wait(60) == 130
-        assert events("retried   pretrain seed 0: asked to leave") == 2
+        assert events("retried   pretrain seed 0: preempted") == 2
         assert not list(Store(tmp_path / "a" / "store").entries())
 
     for root in ("a", "b"):
