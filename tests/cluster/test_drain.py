@@ -150,5 +150,5 @@ def test_awss_notice_drains_the_node_and_not_before(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert Metadata.looks == 4
     calls = (tmp_path / "calls").read_text().splitlines()
-    said = "token drain-node --reason DRAIN_NODE_REASON_PREEMPTION --reason-message AWS takes this spot machine back"
+    said = "token drain-node --reason DRAIN_NODE_REASON_PREEMPTION --reason-message AWS takes this spot node back"
     assert calls == [f"{said} --deadline-remaining-seconds 110"] * 2
