@@ -66,7 +66,7 @@ TARGETS = {
     "finetune": Target("finetune.py", faults, FINETUNE),
     "loop": Target("loop.py", faults, (*LOOP, *FINETUNE, *PRETRAIN[1:])),
     **{
-        f"methods/{file}": Target(f"methods/{file}.py", swaps, ("test_table.py",))
+        f"methods/{file}": Target(f"methods/{file}.py", swaps, ("test_methods_table.py", "test_table.py"))
         for file in ("barlow_twins", "byol", "conrec", "dino", "genesis", "mae", "moco", "pixelcl", "recipes",
                      "restored", "samclr", "simclr", "swav", "vicreg")
     },
