@@ -68,7 +68,7 @@ TARGETS = {
     **{
         f"methods/{file}": Target(f"methods/{file}.py", swaps, ("test_methods_table.py", "test_table.py"))
         for file in ("barlow_twins", "byol", "conrec", "dino", "genesis", "mae", "moco", "pixelcl", "recipes",
-                     "restored", "samclr", "simclr", "swav", "vicreg")
+                     "samclr", "simclr", "swav", "vicreg")
     },
 }  # fmt: skip
 
