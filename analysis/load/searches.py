@@ -17,6 +17,7 @@ ENDINGS = {
     "partial": "raced out or stopped early",
     "infeasible": "diverged or broke a constraint",
     "failed": "crashed",
+    "unscored": "had no score",
 }
 
 

@@ -35,7 +35,7 @@ from pretune.outcomes import Outcome, Outcomes
 from pretune.search.replicates import ReplicatePlan, Run, TrialRecord, Values, stages_in
 from pretune.search_spaces import schema, space
 from pretune.search_spaces.cells import Cell
-from pretune.search_spaces.metrics import definition_of, direction_of, scored_by, to_json
+from pretune.search_spaces.metrics import definition_of, direction_of, scored_by, sign_of, to_json
 from pretune.search_spaces.resolve import Study
 from pretune.search_spaces.stages import Stage
 from pretune.store.store import Store, write_atomically
@@ -254,7 +254,8 @@ def _search_row(run: Run, trial: TrialRecord) -> Row:
     row |= {"told": result.state, "value": result.value, "reason": result.reason}
     row |= {"reached": result.reached if result.state == "partial" else None}
     row |= {"selected": "select" in went_on, "confirmed": "confirm" in went_on}
-    row |= {"scores": json.dumps(result.scores), "chosen": json.dumps(readable(cell, trial.values), sort_keys=True)}
+    scores = [score if math.isfinite(score) else None for score in result.scores]  # None: no score at that seed
+    row |= {"scores": json.dumps(scores), "chosen": json.dumps(readable(cell, trial.values), sort_keys=True)}
     row |= {f"also.{name}": value for name, value in zip(tune.also, result.also, strict=False)}
     return row | {f"over.{name}": value for name, value in zip(tune.constraints, result.over, strict=False)}
 
@@ -270,10 +271,8 @@ def on_front(row: Row, rows: Sequence[Row], tune: schema.Tune) -> bool:
 
 def _goodness(row: Row, tune: schema.Tune) -> tuple[float, ...]:
     """The targets, larger is better."""
-    signs = [1.0 if direction_of(name) == "maximize" else -1.0 for name in tune.also]
-    first = 1.0 if direction_of(tune.target, tune.direction) == "maximize" else -1.0
-    also = [sign * row[f"also.{name}"] for name, sign in zip(tune.also, signs, strict=True)]
-    return (first * row["value"], *also)
+    first = sign_of(direction_of(tune.target, tune.direction)) * row["value"]
+    return (first, *(sign_of(direction_of(name)) * row[f"also.{name}"] for name in tune.also))
 
 
 def own_name(study: Study, folder: Path) -> str:
@@ -301,7 +300,7 @@ def keep_best(
     """Copy the weights of the best fine-tuning to `best/`: the cell with the best mean validation score, and in it
     the replicate with the best; the test set has no say in it."""
     target = study.header.tune.target
-    sign = -1.0 if direction_of(target, study.header.tune.direction) == "minimize" else 1.0
+    sign = sign_of(direction_of(target, study.header.tune.direction))
     scored: dict[str, list[tuple[float, ReplicatePlan]]] = {}
     for use in in_order(study, uses):
         outcome = outcomes.get(use.stages["finetune"].fingerprint) if "finetune" in use.stages else None
