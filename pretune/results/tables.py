@@ -81,6 +81,22 @@ def readable(cell: Cell, values: Values) -> Values:
     }
 
 
+def values_reaching(use: ReplicatePlan, stage: Stage) -> Values:
+    """Chosen values that a stage depends on: of a pretraining, and of its probes, those of the pretraining alone."""
+    if stage.kind == "finetune":
+        return use.values
+    own = set(use.cell.ranges("pretrain"))
+    return {name: value for name, value in use.values.items() if name in own}
+
+
+def shown_values(use: ReplicatePlan, stage: Stage) -> str:
+    """'finetune.optimizer.lr 0.003', for people."""
+    chosen = readable(use.cell, values_reaching(use, stage))
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in chosen.items()
+    )
+
+
 def described_ranges(study: Study) -> dict[str, Any]:
     """Every range of the study by its dotted key, as a study file writes it; a choice by its options' names."""
     found: dict[str, Any] = {}
@@ -166,7 +182,8 @@ def _rows(study: Study, use: ReplicatePlan, name: str, stage: Stage, outcome: Ou
     head |= {"configuration": use.configuration if cell else "", "seed": use.replicate.seed}
     head |= {"seed_pretrain": use.replicate.pretrain, "seed_finetune": use.replicate.finetune}
     head |= {"stage": name, "fingerprint": stage.fingerprint, "outcome": outcome.state, "cause": outcome.cause}
-    head |= {"chosen": json.dumps(readable(use.cell, use.values), sort_keys=True) if cell else "{}"}
+    chosen = use.values if cell else values_reaching(use, stage)  # all cells that share a stage have these
+    head |= {"chosen": json.dumps(readable(use.cell, chosen), sort_keys=True)}
     head |= {"until": None if use.until is None else f"{use.until.part} {use.until.epochs}"}  # a rung, not a whole run
     metrics = {metric_name(name, metric): value for metric, value in outcome.metrics.items()}
     for metric, value in (metrics or {"": math.nan}).items():

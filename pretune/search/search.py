@@ -24,7 +24,15 @@ from pretune.search.samplers import grid_size
 from pretune.search_spaces import schema, space
 from pretune.search_spaces.cells import Cell
 from pretune.search_spaces.identities import RECIPE
-from pretune.search_spaces.metrics import PRETEXT_LOSS, PROBE_ACCURACY, Bound, Direction, direction_of, parts_of, sign_of
+from pretune.search_spaces.metrics import (
+    PRETEXT_LOSS,
+    PROBE_ACCURACY,
+    Bound,
+    Direction,
+    direction_of,
+    parts_of,
+    sign_of,
+)
 from pretune.search_spaces.stages import Stage, replicates, stages_of
 
 Part = Literal["pretrain", "finetune"]

@@ -343,7 +343,9 @@ def test_where_no_trial_can_have_a_score_one_is_confirmed_and_it_is_said() -> No
         run.trials[0].values["finetune.optimizer.lr"]
     }
     assert run.messages == []
-    assert any("no validation image of the search seeds has the class of val/jaccard/leaf" in note for note in run.notes)
+    assert any(
+        "no validation image of the search seeds has the class of val/jaccard/leaf" in note for note in run.notes
+    )
 
 
 def test_an_unscored_trial_is_told_to_no_sampler_and_the_search_goes_on_alike_after_a_restart() -> None:
