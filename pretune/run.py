@@ -105,7 +105,7 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
         log.writelines(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n" for line in excluded)
         if say_changes(study, options.out, console):
             set_aside(options.out)
-        tables.write_header(study, options.out)
+        tables.write_header(study, options.out, digest_of)
         run = Run(study, digest_of, storage)
         run.notes += leaks
         run.elapsed = lambda: time.monotonic() - began
