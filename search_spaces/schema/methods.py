@@ -64,7 +64,6 @@ Map = Literal["images", "labels", "masks", "regions", "depth"]
 class MethodFacts:
     """Facts of a method that others must know without building it."""
 
-    built_by: str = ""  # FILE:FUNCTION in trainables/methods; "" where nothing is trained
     requires: tuple[Map, ...] = ()  # what it reads of a data set beside its views
     metrics: tuple[str, ...] = ()  # diagnostics that it may report, as train/NAME; see `metrics_of`
     terms: tuple[tuple[str, str], ...] = ()  # parts of its loss that it reports too, and what each is
@@ -75,13 +74,9 @@ class MethodFacts:
     corrupts: bool = False  # whether the network is shown less than its views, to restore them
     targets: Literal["places", "pixels"] | None = None  # what is cut out by a view's box, and must not be moved in it
     volumes: bool = False  # whether it takes volumes
+    trains: bool = True  # whether there is anything to train: a module of trainables/methods
     freezes_last_layer: bool = False  # whether a last layer's gradient is dropped at first
     ramp: tuple[str, str] | None = None  # settings between which a value moves over the whole training
-
-    @property
-    def trains(self) -> bool:
-        """Whether there is anything to train."""
-        return self.built_by != ""
 
 
 AGREEMENT = ("feature_std", "positive_similarity")  # of the projections of two views
@@ -92,9 +87,7 @@ class SimCLR(Settings):
     """SimCLR (Chen et al. 2020): two views of an image against all other views of the batch."""
 
     name: Literal["simclr"]
-    facts: ClassVar[MethodFacts] = MethodFacts(
-        "simclr:build_simclr", metrics=(*AGREEMENT, "loss_over_uniform"), compares_batch=True
-    )
+    facts: ClassVar[MethodFacts] = MethodFacts(metrics=(*AGREEMENT, "loss_over_uniform"), compares_batch=True)
     temperature: PositiveFloat = 0.2  # P2
     hidden: PositiveInt = 512  # width of the projection head's hidden layer
     dim: PositiveInt = 128  # width of its output
@@ -106,9 +99,7 @@ class MoCo(Settings):
     """MoCo v2. Its colour jitter is views.color_jitter 0.5, its crop (0.2, 1)."""
 
     name: Literal["moco"]
-    facts: ClassVar[MethodFacts] = MethodFacts(
-        "moco:build_moco", metrics=(*AGREEMENT, "loss_over_uniform"), ramp=MOMENTUM
-    )
+    facts: ClassVar[MethodFacts] = MethodFacts(metrics=(*AGREEMENT, "loss_over_uniform"), ramp=MOMENTUM)
     temperature: PositiveFloat = 0.2  # v2's recipes; 0.07 in v1 and as the code's default
     hidden: PositiveInt = 512  # the paper's: as wide as the encoder's output
     dim: PositiveInt = 128
@@ -125,7 +116,7 @@ class MoCoV3(Settings):
 
     name: Literal["moco-v3"]
     facts: ClassVar[MethodFacts] = MethodFacts(
-        "moco:build_moco_v3", metrics=(*AGREEMENT, "loss_over_uniform"), compares_batch=True, ramp=MOMENTUM
+        metrics=(*AGREEMENT, "loss_over_uniform"), compares_batch=True, ramp=MOMENTUM
     )
     projection_levels: PositiveInt = 1  # as in SimCLR
     temperature: PositiveFloat = 1.0
@@ -141,7 +132,7 @@ class BYOL(Settings):
     """BYOL. Its colour jitter is views.color_jitter 0.5 with color_jitter_saturation 0.5."""
 
     name: Literal["byol"]
-    facts: ClassVar[MethodFacts] = MethodFacts("byol:build_byol", metrics=AGREEMENT, ramp=MOMENTUM)
+    facts: ClassVar[MethodFacts] = MethodFacts(metrics=AGREEMENT, ramp=MOMENTUM)
     projection_levels: PositiveInt = 1  # as in SimCLR
     hidden: PositiveInt = 4096
     dim: PositiveInt = 256
@@ -160,7 +151,6 @@ class DINO(Settings):
 
     name: Literal["dino"]
     facts: ClassVar[MethodFacts] = MethodFacts(
-        "dino:build_dino",
         metrics=(*AGREEMENT, "loss_over_uniform", "teacher_entropy_over_uniform", "teacher_mean_entropy_over_uniform"),
         freezes_last_layer=True,
         ramp=MOMENTUM,
@@ -194,7 +184,6 @@ class SwAV(Settings):
 
     name: Literal["swav"]
     facts: ClassVar[MethodFacts] = MethodFacts(
-        "swav:build_swav",
         metrics=(*AGREEMENT, "loss_over_uniform", "prototypes_used", "prototypes_chosen"),
         compares_batch=True,
         freezes_last_layer=True,
@@ -218,7 +207,6 @@ class VICReg(Settings):
 
     name: Literal["vicreg"]
     facts: ClassVar[MethodFacts] = MethodFacts(
-        "vicreg:build_vicreg",
         metrics=AGREEMENT,
         terms=(
             ("invariance_loss", "mean squared difference of the outputs for two views"),
@@ -242,7 +230,6 @@ class BarlowTwins(Settings):
 
     name: Literal["barlow-twins"]
     facts: ClassVar[MethodFacts] = MethodFacts(
-        "barlow_twins:build_barlow_twins",
         metrics=AGREEMENT,
         terms=(
             ("on_diagonal_loss", "squared distances from 1 of each output's correlation over two views"),
@@ -263,7 +250,7 @@ class MAE(Settings):
 
     name: Literal["mae"]
     facts: ClassVar[MethodFacts] = MethodFacts(
-        "mae:build_mae", metrics=("error", "masked_error", "loss_over_uniform"), decoder=True, corrupts=True
+        metrics=("error", "masked_error", "loss_over_uniform"), decoder=True, corrupts=True
     )
     masking: Literal["patches", "pixels", "none"] = "patches"  # P2 compares the three
     ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75  # share of patches or pixels that are blacked (P2)
@@ -282,7 +269,7 @@ class Genesis(Settings):
 
     name: Literal["genesis"]
     facts: ClassVar[MethodFacts] = MethodFacts(
-        "genesis:build_genesis", metrics=("error", "loss_over_uniform"), decoder=True, corrupts=True, volumes=True
+        metrics=("error", "loss_over_uniform"), decoder=True, corrupts=True, volumes=True
     )
     flip: Fraction = 0.4  # up to three times, each along any axis; corrupted and original alike
     shuffle: Fraction = 0.5
@@ -320,9 +307,7 @@ class Reconstruction(_Decoding):
     """Restoring corrupted views alone (P3): ConRec without its contrastive part."""
 
     name: Literal["reconstruction"]
-    facts: ClassVar[MethodFacts] = MethodFacts(
-        "conrec:build_reconstruction", metrics=("loss_over_uniform",), decoder=True, corrupts=True
-    )
+    facts: ClassVar[MethodFacts] = MethodFacts(metrics=("loss_over_uniform",), decoder=True, corrupts=True)
 
 
 class ConRec(_Decoding):
@@ -330,7 +315,6 @@ class ConRec(_Decoding):
 
     name: Literal["conrec"]
     facts: ClassVar[MethodFacts] = MethodFacts(
-        "conrec:build_conrec",
         metrics=(*AGREEMENT, "contrastive_loss", "loss_over_uniform"),
         decoder=True,
         corrupts=True,
@@ -348,7 +332,6 @@ class Segmentation(Settings):
 
     name: Literal["segmentation"]
     facts: ClassVar[MethodFacts] = MethodFacts(
-        "supervised:build_segmentation",
         requires=("masks",),
         metrics=("accuracy",),
         decoder=True,
@@ -363,7 +346,6 @@ class Classification(Settings):
 
     name: Literal["classification"]
     facts: ClassVar[MethodFacts] = MethodFacts(
-        "supervised:build_classification",
         requires=("labels",),
         metrics=("accuracy", "loss_over_uniform"),
         supervised=True,
@@ -376,7 +358,7 @@ class SAMCLR(Settings):
 
     name: Literal["samclr"]
     facts: ClassVar[MethodFacts] = MethodFacts(
-        "samclr:build_samclr", requires=("regions",), metrics=(*AGREEMENT, "loss_over_uniform"), compares_batch=True
+        requires=("regions",), metrics=(*AGREEMENT, "loss_over_uniform"), compares_batch=True
     )
     temperature: PositiveFloat = 0.07  # P4, from MoCo
     hidden: PositiveInt = 512
@@ -397,7 +379,6 @@ class _PixelConsistency(Settings):
 
 
 _PIXEL_FACTS = MethodFacts(
-    "pixelcl:build_pixelcl",
     metrics=(*AGREEMENT, "pixel_loss", "positive_pairs", "images_without_pairs", "instance_loss"),
     targets="places",
     ramp=MOMENTUM,
@@ -433,7 +414,7 @@ class Weights(Settings):
     """Ready-made weights as the start of a chain (P5: ImageNet). Nothing is trained: neither epochs nor steps."""
 
     name: Literal["weights"]
-    facts: ClassVar[MethodFacts] = MethodFacts()
+    facts: ClassVar[MethodFacts] = MethodFacts(trains=False)
     source: Annotated[str, BeforeValidator(_weights_source)]  # a file, torchvision:resnet34 or timm:NAME
     inputs: Literal["imagenet", "unit"] = "imagenet"  # trained on pixels normalised by ImageNet's statistics, or [0, 1]
 
@@ -442,7 +423,7 @@ class NoPretraining(Settings):
     """No pretraining: the stage is skipped."""
 
     name: Literal["none"]
-    facts: ClassVar[MethodFacts] = MethodFacts(volumes=True)
+    facts: ClassVar[MethodFacts] = MethodFacts(trains=False, volumes=True)
 
 
 Method = Annotated[

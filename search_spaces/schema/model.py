@@ -32,8 +32,6 @@ __all__ = [
 class ModelFacts:
     """Facts of a model that others must know without building it."""
 
-    encoder: str  # FILE:FUNCTION in trainables/models that builds it from the settings
-    decoder: str
     decoder_settings: tuple[str, ...] = ("skip_connections",)  # those that reach the decoder alone
     levels: int | None = None  # of the encoder where they are not its `widths`; None: known once it is built
 
@@ -45,7 +43,7 @@ class UNet(Settings):
     """P2's U-Net: four levels, transposed convolutions. Convolutions per level and the norm are our reading."""
 
     name: Literal["unet"] = "unet"
-    facts: ClassVar[ModelFacts] = ModelFacts("unet:unet_encoder", "unet:unet_decoder")
+    facts: ClassVar[ModelFacts] = ModelFacts()
     widths: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=6)] = (32, 64, 128, 256)
     skip_connections: bool = True
     convolutions: Annotated[int, Field(ge=1, le=3)] = 2  # 3x3 convolutions per level
@@ -61,7 +59,7 @@ class ConRecUNet(Settings):
     """ConRec's U-Net (P3): nearest up-sampling, and skips through 1x1 convolutions with batch norm and ReLU."""
 
     name: Literal["conrec-unet"]
-    facts: ClassVar[ModelFacts] = ModelFacts("conrec_unet:conrec_encoder", "conrec_unet:conrec_decoder")
+    facts: ClassVar[ModelFacts] = ModelFacts()
     widths: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=6)] = (64, 128, 256, 512)
     skip_connections: bool = True
 
@@ -75,9 +73,7 @@ class ResNetUNet(Settings):
     blocks of segmentation_models.pytorch's U-Net (nearest up-sampling, two 3x3 convolutions with batch norm)."""
 
     name: Literal["resnet-unet"]
-    facts: ClassVar[ModelFacts] = ModelFacts(
-        "resnet:resnet_encoder", "resnet:resnet_unet_decoder", ("skip_connections", "decoder_widths"), levels=5
-    )
+    facts: ClassVar[ModelFacts] = ModelFacts(("skip_connections", "decoder_widths"), levels=5)
     depth: Literal[18, 34, 50] = 34
     stem: Literal["imagenet", "cifar"] = "imagenet"  # 7x7 with stride 2 and max pooling, or 3x3 and neither
     skip_connections: bool = True
@@ -96,7 +92,7 @@ class ResNetHead(Settings):
     """
 
     name: Literal["resnet-head"]
-    facts: ClassVar[ModelFacts] = ModelFacts("resnet:resnet_encoder", "resnet:resnet_head_decoder", levels=5)
+    facts: ClassVar[ModelFacts] = ModelFacts(levels=5)
     depth: Literal[18, 34, 50] = 34  # P1; its outlook: 50
     skip_connections: Literal[False] = False
 
@@ -112,9 +108,7 @@ class TimmUNet(Settings):
     """
 
     name: Literal["timm-unet"]
-    facts: ClassVar[ModelFacts] = ModelFacts(
-        "timm_unet:timm_encoder", "timm_unet:timm_decoder", ("skip_connections", "decoder_widths")
-    )
+    facts: ClassVar[ModelFacts] = ModelFacts(("skip_connections", "decoder_widths"))
     backbone: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]  # timm's name without a tag: convnext_tiny
     skip_connections: bool = True
     decoder_widths: Annotated[tuple[PositiveInt, ...], Field(min_length=5, max_length=5)] = (256, 128, 64, 32, 16)
@@ -128,9 +122,7 @@ class GenesisUNet(Settings):
     """The U-Net of Models Genesis (P3's Table 3), for volumes, or with `dimensions: 2` for images."""
 
     name: Literal["genesis-unet"]
-    facts: ClassVar[ModelFacts] = ModelFacts(
-        "genesis_unet:genesis_encoder", "genesis_unet:genesis_decoder", ("skip_connections", "up")
-    )
+    facts: ClassVar[ModelFacts] = ModelFacts(("skip_connections", "up"))
     dimensions: Literal[2, 3] = 3
     widths: Annotated[tuple[EvenWidth, ...], Field(min_length=2, max_length=6)] = (64, 128, 256, 512)
     up: Literal["nearest", "transposed"] = (

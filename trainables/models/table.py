@@ -1,32 +1,35 @@
-"""A model's settings -> its parts. A model's row is the facts of its settings, which name the functions to build them.
-
-Looked up by name, as methods are, so that a model is its file, its row and its test.
-"""
+"""A model's settings -> its parts."""
 
 from __future__ import annotations
 
-from importlib import import_module
+from collections.abc import Callable
 from typing import Any
 
 from pretune.search_spaces import schema
+from pretune.trainables.models.conrec_unet import conrec_decoder, conrec_encoder
+from pretune.trainables.models.genesis_unet import genesis_decoder, genesis_encoder
 from pretune.trainables.models.interface import Decoder, Encoder
-from pretune.trainables.models.unet import UNet
+from pretune.trainables.models.resnet import resnet_encoder, resnet_head_decoder, resnet_unet_decoder
+from pretune.trainables.models.timm_unet import timm_decoder, timm_encoder
+from pretune.trainables.models.unet import UNet, unet_decoder, unet_encoder
 
-
-def builder_named(name: str) -> Any:
-    """The function that a fact names, as FILE:FUNCTION."""
-    file, _, function = name.partition(":")
-    return getattr(import_module(f"pretune.trainables.models.{file}"), function)
+# Encoder and decoder; the argument is the settings whose `name` is the key.
+MODELS: dict[str, tuple[Callable[[Any], Encoder], Callable[[Any], Decoder]]] = {
+    "unet": (unet_encoder, unet_decoder),
+    "conrec-unet": (conrec_encoder, conrec_decoder),
+    "resnet-unet": (resnet_encoder, resnet_unet_decoder),
+    "resnet-head": (resnet_encoder, resnet_head_decoder),
+    "timm-unet": (timm_encoder, timm_decoder),
+    "genesis-unet": (genesis_encoder, genesis_decoder),
+}
 
 
 def build_encoder(model: schema.Model) -> Encoder:
-    encoder: Encoder = builder_named(model.facts.encoder)(model)
-    return encoder
+    return MODELS[model.name][0](model)
 
 
 def build_decoder(model: schema.Model) -> Decoder:
-    decoder: Decoder = builder_named(model.facts.decoder)(model)
-    return decoder
+    return MODELS[model.name][1](model)
 
 
 def build_unet(model: schema.Model, classes: int) -> UNet:

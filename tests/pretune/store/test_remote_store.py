@@ -257,8 +257,8 @@ def test_a_file_of_a_copy_that_comes_in_part_is_an_error(server: Server, tmp_pat
 
 
 def test_two_runs_do_not_send_to_one_copy(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other is on another node and lives: it renews its lease. Times are a fifteenth of the real ones: at a fiftieth
-    a renewal that the proxy delays is as long as a lease."""
+    """The other is on another node and lives: it renews its lease. Times are a fifteenth of the real ones; a lease then
+    outlives a renewal that the proxy delays."""
     for name in ("LEASE_SECONDS", "BEAT_SECONDS", "WAIT_SECONDS"):
         for module in ("pretune.store.lease", "pretune.store.mirror"):
             if hasattr(sys.modules[module], name):
