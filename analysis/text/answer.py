@@ -68,7 +68,7 @@ def _columns(table: Table) -> Iterator[str]:
         if column:
             yield _best_sentence(table, x, column)
             yield from _survivors(table, x, column)
-        if len(column) > 1 and table.definition.direction is not None:
+        if any(not table.best[y][x] for y, _ in column) and table.definition.direction is not None:
             yield _rivals_sentence(table, x, [y for y, _ in column])
     if len(table.columns) > MOST_COLUMNS:
         yield f"The table has {len(table.columns) - MOST_COLUMNS} more columns, each with its own best."
@@ -85,7 +85,7 @@ def _survivors(table: Table, x: int, column: list[tuple[int, CellValue]]) -> Ite
     if not best.failed:
         return
     said = f"{best.failed} of its {best.runs_expected} replicates failed and are not in this mean"
-    yield _sentence(f"{_where(table, x)}{_row(table, y)}: {said}; if they would have scored worst, it is too good.")
+    yield f"{_where(table, x)}{_row(table, y)}: {said}; if they would have scored worst, it is too good."
     whole = [place for place in column if not place[1].is_short]
     if whole:
         z, other = _best_of(table, whole)
