@@ -229,7 +229,7 @@ def sign_of(direction: Direction) -> float:
 
 
 def same_score(name: str, other: str) -> bool:
-    """Whether two names are one score, whatever the split: val/jaccard/leaf, test/jaccard/leaf, test@64/jaccard/leaf."""
+    """Whether two names are one score, whatever the split: val/jaccard/leaf, test@64/jaccard/leaf."""
     if name == other:
         return True
     (one, *rest), (two, *others) = parts_of(name), parts_of(other)
