@@ -170,10 +170,13 @@ def in_its_fold(configuration: Configuration, replicate: Replicate) -> Configura
 
 
 def shortened(settings: Trained, until: int | None) -> tuple[Trained, int | None]:
-    """Training for the first `until` epochs: the settings of a shorter training where that is the same thing."""
+    """Training for the first `until` epochs: the settings of a shorter training where that is the same thing.
+
+    One that ends within the warm-up is a part of a longer training alone.
+    """
     if until is None or settings.epochs is None or until >= settings.epochs:
         return settings, None
-    if depends_on_length(settings) is None:
+    if depends_on_length(settings) is None and until > settings.schedule.warmup_epochs:
         return settings.model_copy(update={"epochs": until}), None
     return settings, until
 

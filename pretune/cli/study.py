@@ -220,14 +220,15 @@ def plan(
     """
     from pretune.calibration import calibrate as time_steps
     from pretune.cli.plan_table import print_plan
-    from pretune.data.requirements import check_study_requirements, facts_before_decoding
+    from pretune.data.preflight import check_before_training
+    from pretune.data.requirements import facts_before_decoding
     from pretune.plan import make_plan, searches_before
     from pretune.search_spaces.schema import Data
     from pretune.store.lookup import find_in
     from pretune.store.store import open_store
 
     study = load(file, scale, overrides)
-    check_study_requirements(study, facts_before_decoding(data, missing=True))
+    check_before_training(study, facts_before_decoding(data, missing=True))
     digest_of, size_of = _contents(data, root)
     held = open_store(store or root / "store", root / "cache")
     with searches_before(root / study.name) as asked:

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 
 from pretune.data.leaks import find_leaks
-from pretune.data.requirements import check_study_requirements, facts_before_decoding
+from pretune.data.preflight import check_before_training
+from pretune.data.requirements import facts_before_decoding
 from pretune.search_spaces import schema
 from pretune.search_spaces.resolve import Study
 from pretune.search_spaces.stages import DigestOf
@@ -51,7 +52,7 @@ def prepare_data(
     def facts(data: schema.Data) -> Facts:
         return facts_of_images(opened(data))
 
-    check_study_requirements(study, facts_before_decoding(data_root))
+    check_before_training(study, facts_before_decoding(data_root))
     reported: set[str] = set()
     excluded: list[str] = []
     for cell in study.cells:
@@ -62,7 +63,7 @@ def prepare_data(
                 if console is not None:
                     console.print(f"[dim]data {name}: {choice.why}[/]", highlight=False)
                 excluded += report_excluded(name, data, opened(data), data_root, console)
-    check_study_requirements(study, facts)
+    check_before_training(study, facts)
     leaks = list(find_leaks(study, lambda data: (prepared(data)[0], opened(data)), cache))
     if console is not None:
         for sentence in leaks:

@@ -24,33 +24,46 @@ class Asked(NamedTuple):
 
     where: str  # its key in the study
     settings: StageSettings
+    model: schema.Model
     data: schema.Data  # as in the study
     folded: schema.Data  # the same in one validation fold
+    resources: schema.StageResources
     workers: int
 
 
-def check_study_requirements(study: Study, facts_of: FactsOf) -> None:
-    """Raises RequirementsError with every unmet requirement, a sentence each."""
-    from pretune.trainables.data.errors import RequirementsError
-
-    if problems := unmet_requirements(study, facts_of):
-        summary = "some stages need data that the data sets do not provide; nothing was started"
-        raise RequirementsError(f"{study.name}: {summary}:", problems)
-
-
 def unmet_requirements(study: Study, facts_of: FactsOf) -> list[str]:
-    """Each sentence once, with the cells it is true of unless these are all."""
+    """Each sentence once, with the cells it is true of unless these are all.
+
+    Stages that cannot be built are among them: their networks at their sizes, and their smallest batches.
+    """
+    from pretune.trainables.buildable import unbuildable
     from pretune.trainables.data.checks.requirements import unmet
 
+    found: dict[str, list[str]] = {}  # stages that are equal in several cells are looked at once
     cells: dict[str, dict[str, None]] = {}
     for cell in study.cells:
-        for where, settings, data, folded, workers in _asked(cell, study.header):
-            for sentence in unmet(where, settings, folded, facts_of(data), workers):
+        for asked in _asked(cell, study.header):
+            where, settings, model, data, folded, resources, workers = asked
+            key = _key(asked)
+            if key not in found:
+                facts = facts_of(data)
+                sentences = list(unmet(where, settings, folded, facts, workers))
+                found[key] = sentences or list(
+                    unbuildable(where, settings, model, folded, facts, workers, resources.batch_norm)
+                )
+            for sentence in found[key]:
                 cells.setdefault(sentence, {})[cell.label] = None
-    return [sentence + _of_cells(list(labels), len(study.cells)) for sentence, labels in cells.items()]
+    return [sentence + of_cells(list(labels), len(study.cells)) for sentence, labels in cells.items()]
 
 
-def _of_cells(labels: list[str], cells: int) -> str:
+def _key(asked: Asked) -> str:
+    """Equal for stages of which the same is required."""
+    parts = (asked.settings, asked.model, asked.data, asked.folded)
+    return f"{asked.where} {asked.workers} {' '.join(part.model_dump_json() for part in parts)}"
+
+
+def of_cells(labels: list[str], cells: int) -> str:
+    """' (cell A and 2 more)'; nothing where these are all."""
     if len(labels) == cells:
         return ""
     return f" (cell {labels[0]}{f' and {len(labels) - 1} more' if len(labels) > 1 else ''})"
@@ -63,22 +76,26 @@ def _asked(cell: Cell, header: schema.Header) -> Iterator[Asked]:
         folds = {data.split.val_folds - 1 for data in configuration.data.values() if data.split.val_folds}
         for number in sorted({0, *folds}):  # of validation folds the first is the largest, the last the smallest
             folded = in_its_fold(configuration, Replicate(number, number, number)).data
-            for where, settings, workers in _stages(configuration, header):
-                name = settings.data
-                yield Asked(where, settings, configuration.data[name], folded[name], workers)
+            for where, settings, resources, workers in _stages(configuration, header):
+                name, model = settings.data, configuration.model
+                yield Asked(where, settings, model, configuration.data[name], folded[name], resources, workers)
 
 
-def _stages(configuration: schema.Configuration, header: schema.Header) -> Iterator[tuple[str, StageSettings, int]]:
-    """The stages that will run: key, settings, and number of workers."""
+def _stages(
+    configuration: schema.Configuration, header: schema.Header
+) -> Iterator[tuple[str, StageSettings, schema.StageResources, int]]:
+    """The stages that will run: key, settings, resources, and a number of workers that may come to run them."""
     chain = [stage for stage in configuration.pretrain if stage.method.name != "none"]
+    resources = header.resources
     for i, stage in enumerate(chain if uses_pretraining(configuration) else []):
-        for workers in header.resources.pretrain.worker_counts:
-            yield f"pretrain.{i}" if len(configuration.pretrain) > 1 else "pretrain", stage, workers
+        for workers in resources.pretrain.worker_counts:
+            yield f"pretrain.{i}" if len(configuration.pretrain) > 1 else "pretrain", stage, resources.pretrain, workers
     if configuration.finetune is not None:
-        yield "finetune", configuration.finetune, 1
+        for workers in resources.finetune.worker_counts:
+            yield "finetune", configuration.finetune, resources.finetune, workers
     for name, probe in configuration.probe.items():
         if chain or isinstance(probe, schema.CKA):
-            yield f"probe.{name}", probe, 1
+            yield f"probe.{name}", probe, resources.probe, 1
 
 
 def facts_before_decoding(data_root: Path | None, missing: bool = False) -> FactsOf:
