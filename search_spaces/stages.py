@@ -394,6 +394,12 @@ def encoder_stage(stages: Mapping[str, Stage], of: Literal["pretrain", "finetune
     return next((stage for stage in reversed(list(stages.values())) if stage.kind == of), None)
 
 
+def split_seeds(replicate: Replicate, seeds: Seeds) -> tuple[int, int]:
+    """Seeds by which a fine-tuning splits its images, and chooses those whose masks it uses."""
+    drawn = _streams(["split", "labels"], replicate.finetune, replicate, seeds)
+    return drawn["split"], drawn["labels"]
+
+
 def _streams(used: list[str], seed: int, replicate: Replicate, seeds: Seeds) -> Streams:
     """`split` follows the pretraining's seed, so that no nested fine-tuning validates on what pretraining saw."""
     held: dict[str, int] = {str(name): value for name, value in seeds.hold.items()}

@@ -7,10 +7,13 @@ network of any size costs a fraction of a second.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from pretune.search_spaces import schema
 from pretune.trainables.data.checks.requirements import Facts, StageSettings, labelled_by, seen_by
@@ -52,8 +55,8 @@ def unbuildable(
         yield from _pretraining(where, settings, model, slices, facts, seen_by(settings, sizes), shares)
     elif isinstance(settings, schema.Finetune):
         yield from _fine_tuning(where, settings, model, slices, labelled_by(settings, sizes), shares)
-    elif error := encoding_error(model, settings.size, slices, MANY, training=False):
-        yield f"{where}.size: {_cannot_take(model, settings.size, error)}"
+    elif said := encoding_error(model, settings.size, slices, MANY, training=False):
+        yield f"{where}.size: {_cannot_take(model, settings.size, said)}"
 
 
 def _pretraining(
@@ -72,17 +75,16 @@ def _pretraining(
         return
     batch = settings.batch_size if images is None else min(settings.batch_size, images)
     rows = max(1, batch // shares // schema.batch_parts(settings.method))  # whose statistics are taken together
-    errors = {}
+    said = {}
     for size in sorted({recipe.size for recipe in method.recipes}):
-        error = encoding_error(model, size, slices, min(MANY, rows), training=True)
-        if not error and settings.method.facts.decoder:
-            error = unet_error(model, size, slices, min(MANY, rows), training=True, frozen=False)
-        errors[size] = error
-        if error and ONE_VALUE not in error:
-            yield f"{where}.views.size: {_cannot_take(model, size, error)}"
+        said[size] = encoding_error(model, size, slices, min(MANY, rows), training=True)
+        if not said[size] and settings.method.facts.decoder:
+            said[size] = unet_error(model, size, slices, min(MANY, rows), training=True, frozen=False)
+        if said[size] and ONE_VALUE not in said[size]:
+            yield f"{where}.views.size: {_cannot_take(model, size, said[size])}"
     assert isinstance(method, nn.Module)
     pooled = any(isinstance(module, nn.BatchNorm1d) for module in method.modules())
-    if rows == 1 and (pooled or any(ONE_VALUE in error for error in errors.values())):
+    if rows == 1 and (pooled or any(ONE_VALUE in words for words in said.values())):
         yield (
             f"{where}.batch_size: {settings.batch_size} leaves one image for batch norm to take statistics of, and it "
             "needs two or more; raise it"
@@ -103,19 +105,19 @@ def _fine_tuning(
     rest = MANY if images is None else images % min(settings.batch_size, images) or min(settings.batch_size, images)
     rows = max(1, rest // shares)
     frozen = settings.freeze == "encoder" and settings.unfreeze_epoch is None
-    error = unet_error(model, settings.size, slices, min(MANY, rows), training=True, frozen=frozen)
-    if ONE_VALUE in error:
+    said = unet_error(model, settings.size, slices, min(MANY, rows), training=True, frozen=frozen)
+    if ONE_VALUE in said:
         held = f"{settings.batch_size} leaves one of {images} labelled images for the last step of an epoch"
         yield (
             f"{where}.batch_size: {held}, and at {settings.size} px the coarsest features of {model.name} have one "
             f"place, so that batch norm has a single value; {_other_batch(images or 1, settings.batch_size)}a larger "
             "size, or another number of labels"
         )
-    elif error:
-        yield f"{where}.size: {_cannot_take(model, settings.size, error)}"
+    elif said:
+        yield f"{where}.size: {_cannot_take(model, settings.size, said)}"
     for size in settings.test_sizes:
-        if error := unet_error(model, size, slices, MANY, training=False, frozen=False):
-            yield f"{where}.test_sizes: {_cannot_take(model, size, error)}"
+        if said := unet_error(model, size, slices, MANY, training=False, frozen=False):
+            yield f"{where}.test_sizes: {_cannot_take(model, size, said)}"
 
 
 def _other_batch(images: int, batch: int) -> str:
@@ -132,7 +134,7 @@ def _other_batch(images: int, batch: int) -> str:
 def encoding_error(model: schema.Model, size: int, slices: int | None, rows: int, *, training: bool) -> str:
     """What an encoder says to `rows` images of `size` px; "" where it takes them."""
     try:
-        with torch.device("meta"), torch.no_grad():
+        with torch.device("meta"), torch.no_grad(), _Shapes():
             build_encoder(model).train(training)(_images(model, size, slices, rows))
     except NotImplementedError:  # an operator without a meta kernel: nothing is known
         return ""
@@ -145,7 +147,7 @@ def encoding_error(model: schema.Model, size: int, slices: int | None, rows: int
 def unet_error(model: schema.Model, size: int, slices: int | None, rows: int, *, training: bool, frozen: bool) -> str:
     """The same of encoder, decoder and head; a `frozen` encoder takes no statistics."""
     try:
-        with torch.device("meta"), torch.no_grad():
+        with torch.device("meta"), torch.no_grad(), _Shapes():
             network = build_unet(model, 2).train(training)
             network.encoder.train(training and not frozen)
             network(_images(model, size, slices, rows))
@@ -156,7 +158,45 @@ def unet_error(model: schema.Model, size: int, slices: int | None, rows: int, *,
     return ""
 
 
-def _images(model: schema.Model, size: int, slices: int | None, rows: int) -> torch.Tensor:
+class _Shapes(TorchFunctionMode):
+    """Batch norm and concatenation by their shapes alone. On the meta device, torch's own load its compiler first,
+    which takes seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.batch_norm:
+            return _normalised(*args, **(kwargs or {}))
+        if func is torch.cat:
+            return _joined(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _normalised(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """F.batch_norm. Raises ValueError in torch's words where a channel has one value."""
+    if training and x.numel() == x.shape[1]:
+        raise ValueError(f"{ONE_VALUE} when training, got input size {tuple(x.shape)}")
+    return x
+
+
+def _joined(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """torch.cat. Raises ValueError where other sides than `dim` differ."""
+    shapes = [list(x.shape) for x in tensors]
+    lengths = [shape.pop(dim) for shape in shapes]
+    if any(shape != shapes[0] for shape in shapes):
+        raise ValueError(f"features of {' and '.join(str(tuple(x.shape)) for x in tensors)} cannot be joined")
+    shapes[0].insert(dim % tensors[0].ndim, sum(lengths))
+    return tensors[0].new_empty(shapes[0])
+
+
+def _images(model: schema.Model, size: int, slices: int | None, rows: int) -> Tensor:
     solid = schema.dimensions_of(model) == 3
     space = (slices or size, size, size) if solid else (size, size)
     return torch.empty(rows, CHANNELS[3 if solid else 2], *space)

@@ -7,7 +7,8 @@ classes that metrics name, and validation images to tune by.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Literal
 
 from pretune.data.backbones import check_backbones
 from pretune.data.requirements import FactsOf, of_cells, unmet_requirements
@@ -16,7 +17,13 @@ from pretune.search_spaces.cells import Cell
 from pretune.search_spaces.document import did_you_mean
 from pretune.search_spaces.metrics import parts_of
 from pretune.search_spaces.resolve import Study
-from pretune.search_spaces.stages import Replicate, in_its_fold, replicates
+from pretune.search_spaces.stages import Replicate, in_its_fold, replicates, split_seeds
+
+if TYPE_CHECKING:
+    from pretune.trainables.data.checks.contents import Glance
+    from pretune.trainables.data.checks.requirements import Facts
+
+GlanceOf = Callable[[schema.Data], "Glance | None"]
 
 
 def check_before_training(study: Study, facts_of: FactsOf) -> None:
@@ -125,3 +132,67 @@ def _pretext_problems(study: Study, facts_of: FactsOf) -> Iterator[str]:
                     f"{data.dataset} leaves {sizes.val}; raise split.val"
                 )
                 return
+
+
+# ------------------------------------------------------------------------------------------------------------ masks
+
+
+def check_masks(study: Study, facts_of: FactsOf, glance_of: GlanceOf) -> None:
+    """Raise RequirementsError for test, validation or labelled images of which no pixel counts, in any replicate."""
+    from pretune.trainables.data.errors import RequirementsError
+
+    if problems := list(dict.fromkeys(_ignored_parts(study, facts_of, glance_of))):
+        raise RequirementsError(f"{study.name} cannot be run as it is; nothing was started:", problems)
+
+
+def _ignored_parts(study: Study, facts_of: FactsOf, glance_of: GlanceOf) -> Iterator[str]:
+    """Each data set and amount of labels is looked at once; most parts have a pixel in their first mask."""
+    done: set[tuple[schema.Data, float | int]] = set()
+    for cell in study.cells:
+        configuration = cell.configuration()
+        if configuration.finetune is None:
+            continue
+        name, labels = configuration.finetune.data, configuration.finetune.labels
+        data = configuration.data[name]
+        if (data, labels) in done:
+            continue
+        done.add((data, labels))
+        seen = glance_of(data)
+        if seen is None or not seen.exact or not seen.classes:
+            continue
+        searched = bool(cell.ranges("pretrain") or cell.ranges("finetune"))
+        phases: tuple[Literal["search", "report"], ...] = ("search", "report") if searched else ("report",)
+        for phase in phases:
+            for replicate in replicates(study.header.seeds, phase):
+                folded = in_its_fold(configuration, replicate).data[name]
+                seeds = split_seeds(replicate, study.header.seeds)
+                yield from _ignored(name, folded, labels, seeds, phase, facts_of(data), seen)
+
+
+def _ignored(
+    name: str,
+    data: schema.Data,
+    labels: float | int,
+    seeds: tuple[int, int],
+    phase: str,
+    facts: Facts,
+    seen: Glance,
+) -> Iterator[str]:
+    from pretune.trainables.data.splits import draw_split, label_subset
+
+    drawn = draw_split(seen.images, data.split, seeds[0], facts.official_test, facts.labels)
+    labelled = label_subset(drawn.train, labels, seeds[1], facts.labels if data.split.stratify else None)
+    parts = {"labelled": labelled, "validation": drawn.val} | ({"test": drawn.test} if phase == "report" else {})
+    for part, rows in parts.items():
+        if len(rows) and not any(seen.scored(int(row)) for row in rows):
+            yield _IGNORED[part].format(name=name, count=len(rows))
+
+
+_IGNORED = {
+    "labelled": "finetune.labels: in a replicate, the masks of all {count} labelled images of data.{name} are ignored, "
+    "so that there is nothing to learn; label more images, or change the masks",
+    "validation": "data.{name}.split.val: in a replicate, the masks of all {count} validation images are ignored, so "
+    "that no pixel is scored; raise it, or change the masks",
+    "test": "data.{name}.split.test: the masks of all {count} test images are ignored, so that no pixel is scored; "
+    "raise it, set another split.seed, or change the masks",
+}

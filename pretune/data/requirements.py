@@ -101,24 +101,36 @@ def _stages(
 def facts_before_decoding(data_root: Path | None, missing: bool = False) -> FactsOf:
     """Facts of the listed files. With `missing`, data sets that are not at hand are judged by their settings alone.
 
-    Raises DataError without it.
+    Raises DataError without it, and for files that are at hand and cannot be used.
     """
     from pretune.trainables.data.checks.requirements import facts_of_listing, facts_of_settings
-    from pretune.trainables.data.errors import DataError
     from pretune.trainables.data.sets.table import GENERATED, list_files
 
     @functools.cache
     def facts(settings: schema.Data) -> Facts:
         if isinstance(settings, GENERATED):
             return facts_of_settings(settings)
-        try:
-            return facts_of_listing(settings, list_files(settings, data_root))
-        except DataError:
-            if missing:
-                return facts_of_settings(settings)
-            raise
+        if missing and not is_at_hand(settings, data_root):
+            return facts_of_settings(settings)
+        return facts_of_listing(settings, list_files(settings, data_root))
 
     return lambda data: facts(without_folds(data))
+
+
+def is_at_hand(settings: schema.Data, data_root: Path | None) -> bool:
+    """Whether the files of a data set can be looked for here; those of an address are, where they can be listed."""
+    from pretune.trainables.data.errors import DataError
+    from pretune.trainables.data.sets.table import GENERATED, list_files, locate
+
+    if isinstance(settings, GENERATED):
+        return True
+    try:
+        where = locate(settings, data_root)
+        if settings.root is not None and "://" in settings.root:
+            list_files(settings, data_root)
+    except DataError:
+        return False
+    return where is not None
 
 
 def without_folds(data: schema.Data) -> schema.Data:

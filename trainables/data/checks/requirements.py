@@ -19,10 +19,10 @@ from pretune.trainables.constants import MIN_CKA_BATCH
 from pretune.trainables.data.errors import DataError, RequirementsError
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.listing import Listing
-from pretune.trainables.data.sets.scenes import SCENE_CLASSES
-from pretune.trainables.data.sets.volumes import VOLUME_CLASSES
 from pretune.trainables.data.sets.present import labels_of, tests_of
+from pretune.trainables.data.sets.scenes import SCENE_CLASSES
 from pretune.trainables.data.sets.table import GENERATED, generated_indices
+from pretune.trainables.data.sets.volumes import VOLUME_CLASSES
 from pretune.trainables.data.splits import draw_split
 
 StageSettings = schema.Pretrain | schema.Finetune | schema.Probe
@@ -318,8 +318,8 @@ def _normalised(stage: _Stage, settings: schema.LinearProbe, count: int) -> Iter
     """Batches of a linear probe are as even as they can be."""
     if count // -(-count // settings.batch_size) < 2:
         yield (
-            f"{stage.where}.batch_norm: true normalises by the images of a batch, and {_images(count)} of {stage.there} "
-            f"in batches of at most {settings.batch_size} leave a batch of one; raise batch_size, or remove batch_norm"
+            f"{stage.where}.batch_norm: true takes statistics of a batch, and {_images(count)} of {stage.there} in "
+            f"batches of at most {settings.batch_size} leave a batch of one; raise batch_size, or remove batch_norm"
         )
 
 
