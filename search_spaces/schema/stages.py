@@ -175,6 +175,9 @@ class Finetune(_Length):
 Scored = Literal["test"] | None  # test: in the confirm phase, taught by all other images; default: validation images
 
 
+KNN_EXACT_FROM = 1 / 64  # temperature; below it exp(cosine / temperature) may leave float32
+
+
 class KNN(Settings):
     """Weighted k-nearest-neighbour accuracy of the frozen encoder (k 200, T 0.1: Wu et al. 2018).
 

@@ -22,7 +22,8 @@ def test_every_fault_is_seen(target: str) -> None:
 
 
 def test_every_file_that_hands_settings_to_a_module_is_a_target() -> None:
-    methods = sorted((RUNNER.parents[2] / SOURCES / "methods").glob("*.py"))
+    methods = set((RUNNER.parents[2] / SOURCES / "methods").glob("*.py"))
+    methods = {path for path in methods if path.stem != "restored"}  # its `method` is a module
     assert {f"methods/{path.stem}" for path in methods if swaps(path.read_text())} <= TARGETS.keys()
 
 
