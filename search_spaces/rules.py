@@ -11,6 +11,7 @@ from pretune.search_spaces.cells import Cell, Level, Template, level_label
 from pretune.search_spaces.check import problems_of
 from pretune.search_spaces.document import KeyPath, Locations, Problem, did_you_mean
 from pretune.search_spaces.metrics import SCORES, is_reportable, parts_of, setting_of
+from pretune.search_spaces.rules_building import check_axes, check_building
 from pretune.search_spaces.rules_probes import check_pairs, check_probe_metric, check_probe_target, check_probes
 from pretune.search_spaces.rules_volumes import check_volumes
 from pretune.search_spaces.schema import Configuration, Data, Finetune, Header, batch_parts, levels_of
@@ -133,6 +134,7 @@ def _check_configuration(
     warnings += [*_leaks(settings), *_held_back(settings)]
     yield from _check_sizes(settings, locations)
     yield from check_volumes(settings, locations)
+    yield from check_building(settings, locations)
     yield from _check_tuning(cell, settings, header, locations)
 
 
@@ -287,6 +289,7 @@ def check_header(
         for name in getattr(header.report, key) or ():
             if name not in factors:
                 yield locations.problem(("report", key), f"there is no factor {name!r}", did_you_mean(name, factors))
+    yield from check_axes(header, locations)
     yield from _check_published(header, locations)
     yield from _check_levels(header.report.baseline, ("report", "baseline"), factors, locations)
     yield from _check_levels(header.tune.pretrain.cells, ("tune", "pretrain", "cells"), factors, locations)
