@@ -160,7 +160,7 @@ def list_images_and_masks(
     entries: list[Entry] = []
     unlisted, others = 0, list[Path]()
     for part, image_folder, mask_folder in pairs:
-        found_images, found_masks = _told_apart(image_folder, mask_folder, names)
+        found_images, found_masks = _distinguished(image_folder, mask_folder, names)
         paired = _paired(root, (image_folder, found_images), (mask_folder, found_masks), names, problems)
         entries += [Entry(f"{part}{stem}", image, mask) for stem, (image, mask) in paired.items()]
         unlisted += len(found_images.images) - len(paired)
@@ -182,7 +182,7 @@ def _folder_pairs(root: Path, images: str, masks: str) -> list[tuple[str, Path, 
     return found if found and all(a.is_dir() and b.is_dir() for _, a, b in found) else []
 
 
-def _told_apart(images: Path, masks: Path, names: Names) -> tuple[Found, Found]:
+def _distinguished(images: Path, masks: Path, names: Names) -> tuple[Found, Found]:
     """The images and the masks, where all may lie in one folder. A mask is what is called as one."""
     found_images = _found(images)
     if images == masks:
