@@ -18,6 +18,7 @@ from rich.console import Console
 
 from pretune.cluster import join
 from pretune.cluster.autoscaling import Autoscaling, Group
+from pretune.cluster.heartbeat import Heartbeat, heartbeat
 from pretune.cluster.log_to import LogTo, check_packages
 from pretune.cluster.metrics import published
 from pretune.cluster.tune import run_trials, start_ray, stop_ray
@@ -121,18 +122,17 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
         )
         scheduler.start(program.start(run))
         if not scheduler.finished:
-            try:
-                train(study, state, options, console)
-            finally:
-                stop_ray()
+            with heartbeat(options.address, state.say, stop_ray) as watch:
+                train(study, state, options, console, watch)
         return conclude(study, state, options)
 
 
-def train(study: Study, state: State, options: Options, console: Console) -> None:
+def train(study: Study, state: State, options: Options, console: Console, watch: Heartbeat) -> None:
     """Start Ray and run stages until there is nothing left to do."""
     console.print(f"[dim]{state.reused_text()}starting Ray ...[/]", highlight=False, soft_wrap=True)
     say = functools.partial(console.print, highlight=False, soft_wrap=True)
     start_ray(options.address, None, options.dashboard, say)
+    watch.begin()
     nodes = functools.partial(join.cluster_nodes, autoscaling_of(options))
     state.resources = resources = ClusterResources(nodes(), options.parallel)
     check_room(resources, stages_in(state.run.replicates), options)
@@ -161,6 +161,7 @@ def train(study: Study, state: State, options: Options, console: Console) -> Non
             tuple(LogTo(name, study.name, options.out.resolve()) for name in options.log_to),
             nodes,
             state.say,
+            state.announce,
         )
     state.tell = None
 

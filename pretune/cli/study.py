@@ -64,11 +64,13 @@ def run(
     2: the study or its data are not usable; nothing was started.
     3: the table lacks replicates or cells, or a stage run crashed; each is named. The same command tries
     crashed ones again.
-    130: stopped with Ctrl-C; the same command goes on.
+    130: stopped with Ctrl-C, SIGTERM or SIGHUP; the same command goes on. So it does where Ray died (2).
     """
     from pretune.run import run_study
     from pretune.store.mirror import Publisher
+    from pretune.worker.preemption import interrupted_by_signals
 
+    interrupted_by_signals()
     study = load(file, scale, overrides)
     where = dataclasses.replace(
         options.run_options(study, data, root, out, store, parallel, address),

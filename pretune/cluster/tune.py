@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -84,7 +86,8 @@ def start_ray(
     _set_environment(QUIET)
     import ray
 
-    with join.explained(address) if address else _started(own_token=not dashboard), import_path.beside_our_code():
+    starting = join.explained(address) if address else _started(own_token=not dashboard)
+    with starting, import_path.beside_our_code(), _our_signals():
         context = ray.init(
             **(_there(address) if address else _here(cpus, dashboard)),
             dashboard_host="127.0.0.1",
@@ -94,6 +97,17 @@ def start_ray(
         )
         if dashboard:
             say(f"dashboard: http://{context.dashboard_url} (it asks for the token that `ray get-auth-token` prints)")
+
+
+@contextmanager
+def _our_signals() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM: Ray replaces it by one that exits without a word."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -162,6 +176,7 @@ def run_trials(
     log_to: Sequence[LogTo] = (),
     nodes: Callable[[], Sequence[ClusterNode]] | None = None,
     say: Callable[[str], None] = lambda text: None,
+    announce: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Run stages as Tune trials until the scheduler is finished or the user stops.
 
@@ -173,6 +188,7 @@ def run_trials(
         log_to: Ray's loggers that also get what stages report.
         nodes: what the cluster has now, asked every few seconds; default: as at the start.
         say: told what whoever watches should know: nodes excluded, stages that nothing is heard of.
+        announce: told what they should know only while the study runs.
     """
     from ray import tune
 
@@ -184,7 +200,7 @@ def run_trials(
     for sentence in warnings_of_ray():
         say(sentence)
     counts = {} if images is None else images
-    dispatcher = Dispatcher(scheduler, resources, task_for, live, counts, nodes=nodes, say=say)
+    dispatcher = Dispatcher(scheduler, resources, task_for, live, counts, nodes=nodes, say=say, announce=announce)
     with tempfile.TemporaryDirectory(prefix="pretune-tune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
             tune.with_resources(NamedStage if named else StageTrial, place_of),

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pretune.trainables.data.errors import RequirementsError
+from pretune.worker.failures import describe
+from pretune.worker.ray_private import worker_exception
 from pretune.worker.stage import device_for, hardware, run_worker, state_to_resume
-from pretune.worker.task import StageTask
+from pretune.worker.task import NEWS, StageTask
 
 RESTARTS = 3  # of the workers within one attempt; a preempted node's are not counted
 REPORT_SECONDS = 1.0  # least time between two progress reports
@@ -69,13 +72,28 @@ def run_worker_group(task: StageTask, attempt: Path) -> tuple[dict[str, float], 
 
 
 def _forwarding() -> list[Any]:
-    """Return the callbacks that pass the first worker's reports to Tune; none outside a trial."""
+    """Return the callbacks that pass the first worker's reports, and losses, to Tune; none outside a trial."""
     from ray.tune.integration.ray_train import TuneReportCallback
 
+    class Forwarding(TuneReportCallback):
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            self.after_report(run_context, [{NEWS: news_of(worker_exceptions)}], None)
+
     try:
-        return [TuneReportCallback()]  # type: ignore[no-untyped-call]
+        return [Forwarding()]  # type: ignore[no-untyped-call]
     except RuntimeError:
         return []
+
+
+def news_of(failures: Mapping[int, Exception]) -> str:
+    """One sentence on workers of a group that failed, by rank."""
+    ranks = ", ".join(map(str, sorted(failures)))
+    one = len(failures) == 1
+    cause = describe(worker_exception(failures[min(failures)]))[:300]
+    return (
+        f"worker{'s' * (not one)} {ranks} {'was' if one else 'were'} lost ({cause}); "
+        f"Ray Train starts all workers again from the last saved state, {RESTARTS} times at most"
+    )
 
 
 def work(config: dict[str, Any]) -> dict[str, Any]:
