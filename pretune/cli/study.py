@@ -62,7 +62,8 @@ def run(
     \b
     Exit code 0: whole; trials of a search that diverged are answers, and count as such.
     2: the study or its data are not usable; nothing was started.
-    3: the table lacks replicates or cells, or a stage run crashed; each is named. The same command tries crashed ones again.
+    3: the table lacks replicates or cells, or a stage run crashed; each is named. The same command tries
+    crashed ones again.
     130: stopped with Ctrl-C; the same command goes on.
     """
     from pretune.run import run_study

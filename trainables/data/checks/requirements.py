@@ -193,7 +193,7 @@ class _Stage:
         """A sentence where `split: none`, or `test: 0`, leaves no image to be scored on."""
         split = self.data.split
         if split.test == 0 and split.fold is None:
-            yield f"{key} test images, and data.{self.name}.split.test: 0 leaves none; make it larger (0.2), or official"
+            yield f"{key} test images, and data.{self.name}.split.test: 0 leaves none; set 0.2, or official"
 
 
 def _pretrain(stage: _Stage, settings: schema.Pretrain, workers: int) -> Iterator[str]:

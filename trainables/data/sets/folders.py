@@ -6,14 +6,16 @@ Either may be cut into train/, val/ and test/, as torchvision and others expect 
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from pretune.search_spaces import schema
 from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.listing import Entry, Listing, class_of_value
+from pretune.trainables.data.listing import Entry, Listing, meaning_of
 from pretune.trainables.data.sets.catalogue import DataSet
 
 STRAY = 0.1  # share of images beside class folders up to which they are a mistake, and not the way of the folder
@@ -24,12 +26,21 @@ VAL = ("val", "valid", "validation")
 TEST = ("test", "testing")
 
 
-@dataclass
-class Found:
+class Found(NamedTuple):
     """The files below a folder."""
 
-    images: list[Path] = field(default_factory=list)
-    others: list[Path] = field(default_factory=list)  # of types that are not read
+    images: list[Path]
+    others: list[Path]  # of types that are not read
+
+
+class Names(NamedTuple):
+    """How images and masks are called, without suffix: {stem} is what the two of a pair share."""
+
+    image: str = "{stem}"
+    mask: str = "{stem}"
+
+
+EQUAL_STEMS = Names()
 
 
 def list_image_folder(settings: schema.ImageFolder, root: Path) -> Listing:
@@ -39,8 +50,12 @@ def list_image_folder(settings: schema.ImageFolder, root: Path) -> Listing:
 
 def list_image_mask_folder(settings: schema.ImageMaskFolder, root: Path) -> Listing:
     """See `list_images_and_masks`."""
-    values = class_of_value(settings)
-    return list_images_and_masks(root, settings.images, settings.masks, settings.classes, values)
+    names = Names(settings.image_name, settings.mask_name)
+    meaning = meaning_of(settings)
+    found = list_images_and_masks(
+        root, settings.images, settings.masks, settings.classes, meaning.mask_values, names=names
+    )
+    return replace(found, **meaning._asdict())
 
 
 def list_images(root: Path) -> Listing:
@@ -120,10 +135,17 @@ def _empty_folders(root: Path, base: Path, names: Iterable[str]) -> Iterator[str
 
 
 def list_images_and_masks(
-    root: Path, images: str, masks: str, classes: tuple[str, ...], values: Mapping[int, int]
+    root: Path,
+    images: str,
+    masks: str,
+    classes: tuple[str, ...],
+    values: Mapping[int, int],
+    names: Names = EQUAL_STEMS,
 ) -> Listing:
     """Images and masks below two folders of `root`, paired by path without suffix; or below those of each of train/,
     val/ and test/ where `root` has these. `values`: of the masks' pixels -> class index or IGNORE.
+
+    One folder may be the other, or lie in it: `names` tell masks apart in the first case.
 
     Names that cannot be paired are problems. Raises DataError for a missing folder.
     """
@@ -138,8 +160,8 @@ def list_images_and_masks(
     entries: list[Entry] = []
     unlisted, others = 0, list[Path]()
     for part, image_folder, mask_folder in pairs:
-        found_images, found_masks = _found(image_folder), _found(mask_folder)
-        paired = _paired(root, (image_folder, found_images), (mask_folder, found_masks), problems)
+        found_images, found_masks = _told_apart(image_folder, mask_folder, names)
+        paired = _paired(root, (image_folder, found_images), (mask_folder, found_masks), names, problems)
         entries += [Entry(f"{part}{stem}", image, mask) for stem, (image, mask) in paired.items()]
         unlisted += len(found_images.images) - len(paired)
         others += [*found_images.others, *(found_masks.others if mask_folder != image_folder else [])]
@@ -160,15 +182,33 @@ def _folder_pairs(root: Path, images: str, masks: str) -> list[tuple[str, Path, 
     return found if found and all(a.is_dir() and b.is_dir() for _, a, b in found) else []
 
 
+def _told_apart(images: Path, masks: Path, names: Names) -> tuple[Found, Found]:
+    """The images and the masks, where all may lie in one folder. A mask is what is called as one."""
+    found_images = _found(images)
+    if images == masks:
+        called = [path for path in found_images.images if _key(masks, path, names.mask) is not None]
+        if names.mask == "{stem}":  # all are called so, and images are what is called as one
+            called = [path for path in called if _key(images, path, names.image) is None]
+        of_masks = set(called)
+        found_masks = Found(called, found_images.others)
+        return Found([path for path in found_images.images if path not in of_masks], found_images.others), found_masks
+    if masks.is_relative_to(images):
+        found_images = Found(*([p for p in paths if not p.is_relative_to(masks)] for paths in found_images))
+    return found_images, _found(masks)
+
+
 def _paired(
-    root: Path, images: tuple[Path, Found], masks: tuple[Path, Found], problems: list[str]
+    root: Path, images: tuple[Path, Found], masks: tuple[Path, Found], names: Names, problems: list[str]
 ) -> dict[str, tuple[Path, Path]]:
-    """Stem -> image and mask. Of two files with one stem neither is taken."""
-    image_of, mask_of = (_by_stem(folder, found.images) for folder, found in (images, masks))
-    unread_image, unread_mask = (_by_stem(folder, found.others) for folder, found in (images, masks))
+    """Stem -> image and mask. Of two files with one stem neither is taken, nor what is not called as `names` say."""
+    image_of, unread_image = (_by_stem(images[0], paths, names.image) for paths in images[1])
+    mask_of, unread_mask = (_by_stem(masks[0], paths, names.mask) for paths in masks[1])
+    for folder, found, name, kind in ((*images, names.image, "image"), (*masks, names.mask, "mask")):
+        odd = sorted(_in(root, path) for path in found.images if _key(folder, path, name) is None)
+        problems += [f"{path}: not called as `{kind}_name: {name}`; rename or remove it" for path in odd]
     problems += [*_equal_stems(root, image_of), *_equal_stems(root, mask_of)]
     for stem in sorted(image_of.keys() - mask_of.keys()):
-        expected = f"{masks[0].relative_to(root).as_posix()}/{stem}.png"
+        expected = f"{_in(root, masks[0] / _called(stem, names.mask))}.png"
         if stem in unread_mask:
             how = f"its mask {_in(root, unread_mask[stem][0])} is of a type that is not read; save it as PNG"
         else:
@@ -178,10 +218,27 @@ def _paired(
         if stem in unread_image:
             how = f"its image {_in(root, unread_image[stem][0])} is of a type that is not read; save it as PNG or JPEG"
         else:
-            how = f"a mask without an image; add {images[0].relative_to(root).as_posix()}/{stem}.jpg or remove the mask"
+            how = f"a mask without an image; add {_in(root, images[0] / _called(stem, names.image))}.jpg "
+            how += "or remove the mask"
         problems += [f"{_in(root, path)}: {how}" for path in mask_of[stem][: len(mask_of[stem]) == 1]]
     both = sorted(image_of.keys() & mask_of.keys())
     return {s: (image_of[s][0], mask_of[s][0]) for s in both if len(image_of[s]) == len(mask_of[s]) == 1}
+
+
+def _called(stem: str, name: str) -> str:
+    """('deep/a', '{stem}_mask') -> 'deep/a_mask'."""
+    folder, _, last = stem.rpartition("/")
+    return f"{folder}/{name.format(stem=last)}" if folder else name.format(stem=last)
+
+
+def _key(folder: Path, path: Path, name: str) -> str | None:
+    """The stem of a file below `folder`, with the folders above it; None where it is not called as `name` says."""
+    within = path.relative_to(folder).with_suffix("").as_posix()
+    if name == "{stem}":
+        return within
+    before, after = map(re.escape, name.split("{stem}"))
+    found = re.fullmatch(rf"((?:.*/)?){before}([^/]+){after}", within)
+    return found and found[1] + found[2]
 
 
 def _equal_stems(root: Path, files_of: Mapping[str, Sequence[Path]]) -> Iterator[str]:
@@ -191,11 +248,12 @@ def _equal_stems(root: Path, files_of: Mapping[str, Sequence[Path]]) -> Iterator
             yield f"{names}: files with one stem cannot be told apart; keep one"
 
 
-def _by_stem(folder: Path, paths: Iterable[Path]) -> dict[str, list[Path]]:
-    """Path below the folder, without suffix -> files."""
+def _by_stem(folder: Path, paths: Iterable[Path], name: str) -> dict[str, list[Path]]:
+    """Path below the folder, without suffix and what `name` puts around the stem -> files."""
     found: dict[str, list[Path]] = {}
     for path in paths:
-        found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+        if (key := _key(folder, path, name)) is not None:
+            found.setdefault(key, []).append(path)
     return found
 
 
@@ -209,7 +267,7 @@ def _suffixes(paths: Iterable[Path]) -> dict[str, int]:
 
 def _found(folder: Path) -> Found:
     """Files at any depth, without hidden ones. Links are followed, but never in a circle."""
-    found = Found()
+    found = Found([], [])
     for path in _visible_files(folder):
         (found.images if path.suffix.lower() in SUFFIXES else found.others).append(path)
     return found
