@@ -13,6 +13,7 @@ class Failure(StrEnum):
     """Kinds of failure. The kind travels with an outcome and decides what follows; its sentence is for people."""
 
     ERROR = "error"  # anything that no other kind is about
+    DETERMINISTIC = "deterministic"  # the code refused its arguments: another attempt would end the same
     BAD_DATA = "bad_data"  # files that cannot be read, or data that lack what the stage requires
     OUT_OF_MEMORY = "out_of_memory"  # of the GPU or the node, while the process lived on to tell
     NO_GPU = "no_gpu"  # Ray gave the stage a GPU, and torch finds none
@@ -34,6 +35,7 @@ class FailurePolicy(NamedTuple):
 
 FAILURES = {
     Failure.ERROR: FailurePolicy(retried=True, counts=True),
+    Failure.DETERMINISTIC: FailurePolicy(retried=False, counts=False),
     Failure.BAD_DATA: FailurePolicy(retried=False, counts=False),
     Failure.OUT_OF_MEMORY: FailurePolicy(retried=False, counts=False),
     Failure.NO_GPU: FailurePolicy(retried=True, counts=False, of_node=True),

@@ -21,6 +21,10 @@ from pretune.worker.ray_private import worker_exception
 LEAST_BYTES = 65_536  # below which a disk is full
 NO_SPACE = os.strerror(errno.ENOSPC)  # safetensors and Arrow pass the system's words on, and no number
 NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of memory")  # torch on a CPU; a worker of a group
+# Raised for what was asked, not for what happened. Subclasses (JSONDecodeError, ArrowInvalid) tell of files instead.
+DETERMINISTIC = (
+    ValueError, TypeError, AssertionError, KeyError, IndexError, AttributeError, ZeroDivisionError, NotImplementedError,
+)  # fmt: skip
 
 
 class NoGPUError(RuntimeError):
@@ -52,7 +56,9 @@ def kind_of(error: Exception, store: Path) -> Failure:
         return Failure.STORE_FULL
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return Failure.NODE_DISK_FULL if _elsewhere(error, store) else Failure.STORE_FULL
-    return Failure.STORE_FULL if NO_SPACE in str(error) else Failure.ERROR
+    if NO_SPACE in str(error):
+        return Failure.STORE_FULL
+    return Failure.DETERMINISTIC if type(error) in DETERMINISTIC else Failure.ERROR
 
 
 def is_out_of_memory(error: Exception) -> bool:
