@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pretune.trainables.constants import IGNORE
-from pretune.trainables.data.errors import UNOPENED, BadFileError
+from pretune.trainables.data.errors import BadFileError, UnopenedFileError
 from pretune.trainables.data.listing import Box, Colors, Entry, Listing, Member, Pack, file_of
 
 Source = Path | bytes | NDArray[Any]  # a file, its content, or decoded pixels
@@ -272,7 +272,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise BadFileError(f"{UNOPENED} ({error.strerror})") from error
+        raise UnopenedFileError(f"cannot be opened ({error.strerror})") from error
 
 
 def _eight_bit(grey: NDArray[np.generic]) -> NDArray[np.uint8]:
@@ -308,7 +308,7 @@ def _attempt(
     try:
         return read()
     except BadFileError as error:
-        problems.append(f"{_relative(source, root)}: {error}")
+        problems.append(error.of(_relative(source, root)))
         return None
 
 
