@@ -6,30 +6,20 @@ Either may be cut into train/, val/ and test/, as torchvision and others expect 
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from pretune.search_spaces import schema
 from pretune.trainables.data.errors import DataError
+from pretune.trainables.data.image_files import NOT_A_FILE, ImageFiles, by_suffix, composed, image_files
 from pretune.trainables.data.listing import Entry, Listing, class_of_value
 from pretune.trainables.data.sets.catalogue import DataSet
 
 STRAY = 0.1  # share of images beside class folders up to which they are a mistake, and not the way of the folder
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
 TRAIN = ("train", "training")
 VAL = ("val", "valid", "validation")
 TEST = ("test", "testing")
-
-
-@dataclass
-class Found:
-    """The files below a folder."""
-
-    images: list[Path] = field(default_factory=list)
-    others: list[Path] = field(default_factory=list)  # of types that are not read
 
 
 def list_image_folder(settings: schema.ImageFolder, root: Path) -> Listing:
@@ -50,7 +40,8 @@ def list_images(root: Path) -> Listing:
     A class folder without an image is a problem: ignored silently, the classes would not be those of the folders. So
     is an image beside class folders that hold nearly all: it would take the classes from all others.
     """
-    found = _found(root)
+    found = image_files(root)
+    _refuse_equal_classes(root, found.images)
     paths = dict(sorted((path.relative_to(root).as_posix(), path) for path in found.images))
     _refuse_parts_among_others(root, paths)
     tests = official_tests(paths)
@@ -73,9 +64,10 @@ def list_images(root: Path) -> Listing:
     bases = [root] if tests is None else sorted({root / name.split("/")[0] for name in paths})
     empty = (problem for base in bases for problem in _empty_folders(root, base, paths))
     problems = (*beside, *empty) if labelled else ()
+    problems = (*problems, *_irregular(root, found))
     return Listing(
         root, entries, problems, label_names=tuple(sorted(index)) if labelled else (),
-        unlisted=len(paths) - len(entries), ignored=_suffixes(found.others),
+        unlisted=len(paths) - len(entries), ignored=by_suffix(found.others),
     )  # fmt: skip
 
 
@@ -128,6 +120,12 @@ def list_images_and_masks(
     Names that cannot be paired are problems. Raises DataError for a missing folder.
     """
     pairs = _folder_pairs(root, images, masks)
+    for _, image_folder, mask_folder in pairs:
+        if os.path.realpath(image_folder) == os.path.realpath(mask_folder):
+            raise DataError(
+                f"image-mask-folder: `images:` and `masks:` are one folder, {image_folder}, in which every file would "
+                "be its own mask; move the masks into a folder of their own and name it by `masks:`"
+            )
     if not pairs:
         missing = next(folder for folder in (images, masks) if not (root / folder).is_dir())
         raise DataError(
@@ -138,16 +136,17 @@ def list_images_and_masks(
     entries: list[Entry] = []
     unlisted, others = 0, list[Path]()
     for part, image_folder, mask_folder in pairs:
-        found_images, found_masks = _found(image_folder), _found(mask_folder)
+        found_images, found_masks = image_files(image_folder), image_files(mask_folder)
+        problems += [*_irregular(root, found_images), *_irregular(root, found_masks)]
         paired = _paired(root, (image_folder, found_images), (mask_folder, found_masks), problems)
-        entries += [Entry(f"{part}{stem}", image, mask) for stem, (image, mask) in paired.items()]
+        entries += [Entry(f"{part}{_stem(image_folder, image)}", image, mask) for image, mask in paired]
         unlisted += len(found_images.images) - len(paired)
-        others += [*found_images.others, *(found_masks.others if mask_folder != image_folder else [])]
+        others += [*found_images.others, *found_masks.others]
     tests = official_tests([entry.name for entry in entries])
     if tests is not None:
         entries = [entry._replace(test=tests[entry.name]) for entry in entries]
     return Listing(
-        root, tuple(sorted(entries)), tuple(problems), classes, values, unlisted=unlisted, ignored=_suffixes(others)
+        root, tuple(sorted(entries)), tuple(problems), classes, values, unlisted=unlisted, ignored=by_suffix(others)
     )
 
 
@@ -161,9 +160,9 @@ def _folder_pairs(root: Path, images: str, masks: str) -> list[tuple[str, Path, 
 
 
 def _paired(
-    root: Path, images: tuple[Path, Found], masks: tuple[Path, Found], problems: list[str]
-) -> dict[str, tuple[Path, Path]]:
-    """Stem -> image and mask. Of two files with one stem neither is taken."""
+    root: Path, images: tuple[Path, ImageFiles], masks: tuple[Path, ImageFiles], problems: list[str]
+) -> list[tuple[Path, Path]]:
+    """Image and mask of equal stem, in whatever Unicode form. Of two files with one stem neither is taken."""
     image_of, mask_of = (_by_stem(folder, found.images) for folder, found in (images, masks))
     unread_image, unread_mask = (_by_stem(folder, found.others) for folder, found in (images, masks))
     problems += [*_equal_stems(root, image_of), *_equal_stems(root, mask_of)]
@@ -181,7 +180,7 @@ def _paired(
             how = f"a mask without an image; add {images[0].relative_to(root).as_posix()}/{stem}.jpg or remove the mask"
         problems += [f"{_in(root, path)}: {how}" for path in mask_of[stem][: len(mask_of[stem]) == 1]]
     both = sorted(image_of.keys() & mask_of.keys())
-    return {s: (image_of[s][0], mask_of[s][0]) for s in both if len(image_of[s]) == len(mask_of[s]) == 1}
+    return [(image_of[s][0], mask_of[s][0]) for s in both if len(image_of[s]) == len(mask_of[s]) == 1]
 
 
 def _equal_stems(root: Path, files_of: Mapping[str, Sequence[Path]]) -> Iterator[str]:
@@ -192,40 +191,36 @@ def _equal_stems(root: Path, files_of: Mapping[str, Sequence[Path]]) -> Iterator
 
 
 def _by_stem(folder: Path, paths: Iterable[Path]) -> dict[str, list[Path]]:
-    """Path below the folder, without suffix -> files."""
+    """Path below the folder, without suffix and in one Unicode form -> files."""
     found: dict[str, list[Path]] = {}
     for path in paths:
-        found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+        found.setdefault(composed(_stem(folder, path)), []).append(path)
     return found
+
+
+def _stem(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).with_suffix("").as_posix()
+
+
+def _irregular(root: Path, found: ImageFiles) -> Iterator[str]:
+    return (f"{_in(root, path)}: {NOT_A_FILE}" for path in found.irregular)
+
+
+def _refuse_equal_classes(root: Path, images: Iterable[Path]) -> None:
+    """Raises DataError where two folders of one name, in two Unicode forms, would be two classes."""
+    below = {path.parent for path in images}
+    folders = sorted({parent.as_posix() for path in below for parent in (path / "file").relative_to(root).parents})
+    held: dict[str, str] = {}
+    for name in folders:
+        if held.setdefault(composed(name), name) != name:
+            raise DataError(
+                f"image-folder: {root} holds the folder {name} twice, its accented letters stored in two Unicode forms "
+                f"({held[composed(name)]!a} and {name!a}); move all images into one of them"
+            )
 
 
 def _in(root: Path, path: Path) -> str:
     return path.relative_to(root).as_posix()
-
-
-def _suffixes(paths: Iterable[Path]) -> dict[str, int]:
-    return dict(Counter(path.suffix.lower() for path in paths))
-
-
-def _found(folder: Path) -> Found:
-    """Files at any depth, without hidden ones. Links are followed, but never in a circle."""
-    found = Found()
-    for path in _visible_files(folder):
-        (found.images if path.suffix.lower() in SUFFIXES else found.others).append(path)
-    return found
-
-
-def _visible_files(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    real = os.path.realpath(folder)
-    if real in above:
-        return
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            yield from _visible_files(path, (*above, real))
-        else:
-            yield path
 
 
 FOLDER_SETS = {
