@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from pretune.search_spaces.schema import FACTS
@@ -190,6 +190,8 @@ COSTS = tuple(key for key in DEFINITIONS if key.startswith("cost/"))
 
 # ------------------------------------------------------------------------------------------------- names and parts
 
+_SPLIT = r"val|test(@\d+)?"
+
 
 @functools.cache
 def parts_of(name: str) -> MetricName:
@@ -214,7 +216,7 @@ def pattern_of(name: str) -> str:
     found = parts_of(name)
     metric = re.sub(r"^level\d+$", "levelN", found.metric) if found.part == "probe" else found.metric
     tail = f"{metric}/CLASS" if found.label else metric
-    is_split = re.fullmatch(r"val|test(@\d+)?", found.part) is not None
+    is_split = re.fullmatch(_SPLIT, found.part) is not None
     return f"SPLIT/{tail}" if is_split and f"SPLIT/{tail}" in DEFINITIONS else f"{found.part}/{tail}"
 
 
@@ -234,6 +236,40 @@ def direction_of(name: str, asked: Direction | None = None) -> Direction:
     if found is None:
         raise UnknownMetricError(f"neither high nor low values of {name!r} are better: nothing can be searched by it")
     return found
+
+
+def sign_of(direction: Direction) -> float:
+    """What scores are multiplied by so that larger is better."""
+    return -1.0 if direction == "minimize" else 1.0
+
+
+def same_score(name: str, other: str) -> bool:
+    """Whether two names are one score, whatever the split: val/jaccard/leaf, test/jaccard/leaf, test@64/jaccard/leaf."""
+    if name == other:
+        return True
+    (one, *rest), (two, *others) = parts_of(name), parts_of(other)
+    return rest == others and all(re.fullmatch(_SPLIT, part) for part in (one, two))
+
+
+class Bound(NamedTuple):
+    """The worst value of a metric that a constraint allows: at most, or at least where higher values are better."""
+
+    metric: str
+    value: float
+
+    @property
+    def sign(self) -> float:
+        """1 for an upper bound, -1 for a lower one."""
+        return -1.0 if definition_of(self.metric).direction == "maximize" else 1.0
+
+    def excess(self, values: Sequence[float]) -> float:
+        """By how much the worst of `values` is beyond the bound, in the metric's unit; above 0 violates it."""
+        return max(self.sign * (value - self.value) for value in values)
+
+    @property
+    def side(self) -> str:
+        """Where values violate it: 'above 600'."""
+        return f"{'above' if self.sign > 0 else 'below'} {self.value:g}"
 
 
 def scored_by(target: str, cells: str) -> str:

@@ -129,7 +129,7 @@ def _check_configuration(
     yield from _check_pretrain(settings, locations)
     yield from _check_workers(settings, header, locations)
     yield from check_probes(settings, locations)
-    warnings += _leaks(settings)
+    warnings += [*_leaks(settings), *_held_back(settings)]
     yield from _check_sizes(settings, locations)
     yield from check_volumes(settings, locations)
     yield from _check_tuning(cell, settings, header, locations)
@@ -193,6 +193,18 @@ def _leaks(settings: Configuration) -> Iterator[str]:
             if ours and theirs and _files(ours) == _files(theirs) and ours.split != theirs.split:
                 both = f"{stage.data} and {settings.finetune.data}"
                 yield f"{both} are the same files, split apart differently: pretraining may see test images"
+
+
+def _held_back(settings: Configuration) -> Iterator[str]:
+    """Pools that hold a test set back, though no stage is scored on them."""
+    tested = settings.data.get(settings.finetune.data) if settings.finetune is not None else None
+    if tested is None or settings.probe:  # a probe may score the pool
+        return
+    for name in dict.fromkeys(stage.data for stage in settings.pretrain if stage.sees != "all"):
+        data = settings.data.get(name)
+        if data and _files(data) != _files(tested) and (data.split.fold or data.split.test not in (0, "official")):
+            held = data.split.fold or data.split.test
+            yield f"data.{name} holds back a test set ({held}) that no stage uses; `split: none` pretrains on all of it"
 
 
 def _files(data: Data) -> str:

@@ -14,12 +14,15 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
 from pretune.cli import options
 from pretune.cli.results import draw_panels, print_report
 from pretune.errors import EXIT_FAILED_STAGES, EXIT_STOPPED
 from pretune.search_spaces.resolve import load
 from pretune.search_spaces.stages import Stage
+
+MOST_LINES = 40  # stage runs without a result that the terminal names; the rest is in the log
 
 # -------------------------------------------------------------------------------------------------------------- run
 
@@ -56,7 +59,10 @@ def run(
     pretune run study.yaml --data ~/datasets
     pretune run study.yaml --scale small --set seeds.report=2
 
-    Exit code 0: whole. 2: the study or its data are not usable. 3: some stage runs failed, the table says which.
+    \b
+    Exit code 0: whole; trials of a search that diverged are answers, and count as such.
+    2: the study or its data are not usable; nothing was started.
+    3: the table lacks replicates or cells, or a stage run crashed; each is named. The same command tries crashed ones again.
     130: stopped with Ctrl-C; the same command goes on.
     """
     from pretune.run import run_study
@@ -162,12 +168,17 @@ def show_end(ended: Any, folder: Path, console: Console) -> None:
 
     if (folder / "results.parquet").exists():
         print_report(folder, console)
-    for label, cause in ended.failed.items():
-        console.print(f"[red]failed[/] {label}: {cause}", highlight=False)
+    for word, colour, runs in (("failed", "red", ended.failed), ("search", "yellow", ended.diverged)):
+        for run in runs[:MOST_LINES]:
+            console.print(f"[{colour}]{word}[/] {escape(str(run))}", highlight=False, soft_wrap=True)
+        if len(runs) > MOST_LINES:
+            console.print(f"... and {len(runs) - MOST_LINES} more, in {folder / 'pretune.log'}", soft_wrap=True)
+    if ended.diverged:
+        console.print("a trial of a search that diverges is an answer: the search goes on without it", highlight=False)
     for message in ended.messages:
-        console.print(f"[red]{message}[/]", highlight=False)
+        console.print(f"[red]{escape(message)}[/]", highlight=False)
     for note in ended.notes:
-        console.print(f"note: {note}", highlight=False)
+        console.print(f"note: {escape(note)}", highlight=False)
     console.print(
         f"{ended.trained} stage runs trained, {ended.reused} reused, {duration(ended.seconds)}", highlight=False
     )

@@ -43,6 +43,10 @@ def _test_part(value: object) -> object:
     return value if value == "official" else _part(value)
 
 
+def _undivided(value: object) -> object:
+    return {"test": 0, "val": 0} if value == "none" else value
+
+
 class Split(Settings):
     """Which images are for what. Test is drawn once per study with `seed`; validation again for every replicate.
 
@@ -50,6 +54,7 @@ class Split(Settings):
     `fold: 2/5` takes the second of five equal parts as test, in place of `test`: k-fold as a factor.
     `val_folds: 5` cuts what is not test into five parts, in place of `val`; each replicate validates on the next one,
     so that five search seeds are a five-fold cross-validation. `val_fold: 2/5` takes the second for all replicates.
+    `split: none` in place of the mapping is `{test: 0, val: 0}`: a pool without labels, used whole for pretraining.
     """
 
     test: Annotated[Literal["official"] | PositiveInt | Share, BeforeValidator(_test_part)] = 0.1
@@ -118,7 +123,7 @@ class Depth(Settings):
 class _Images(Settings):
     """What every data set shares."""
 
-    split: Split = Split()
+    split: Annotated[Split, BeforeValidator(_undivided)] = Split()  # or none: all images are for pretraining
     limit: PositiveInt | None = None  # use a random subset of this many images (drawn with split.seed)
     cache_size: PositiveInt = 128  # px; images are decoded once to this square, whatever size the views have
     fit: Literal["squash", "pad", "crop"] = "squash"  # how a non-square image becomes square

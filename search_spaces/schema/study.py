@@ -115,7 +115,7 @@ class Tune(Settings):
     top_k: PositiveInt = 1  # this many are measured again on fresh seeds, and the best of them is confirmed
     racing: Racing | None = None
     rungs: Rungs | None = None
-    constraints: dict[str, float] = {}  # metric -> its upper bound: cost/seconds, cost/gpu_memory (bytes), or a score
+    constraints: dict[str, float] = {}  # metric -> worst value allowed: cost/seconds at most, a score at least
     budget: Budgets = Budgets()
     warm_start: bool = False  # begin with what earlier studies left in the store
     prefer_stored: PositiveInt | None = None  # of this many suggestions take one whose pretraining is in the store

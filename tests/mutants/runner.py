@@ -37,7 +37,7 @@ TESTS = "tests/trainables"
 COPIED = (*PACKAGES, "tests", "pyproject.toml")
 # ---
 
-SECONDS = 300  # a fault that keeps the tests busy for longer is seen
+SECONDS = float(os.environ.get("MUTANT_SECONDS", "600"))  # a fault that keeps the tests busy for longer is seen
 PASSED, USAGE, NONE_RUN = 0, 4, 5  # pytest's exit statuses
 
 

@@ -51,6 +51,16 @@ def test_the_same_files_split_twice_are_said() -> None:
     assert any("same files, split apart differently" in warning for warning in made.warnings)
 
 
+@pytest.mark.parametrize(("split", "said"), [({}, True), ({"fold": "1/2"}, True), ("none", False)])
+def test_a_pool_that_holds_back_a_test_set_is_said(split: Any, said: bool) -> None:
+    pool = {"dataset": "image-folder", "root": "pool", "split": split}
+    pretrain = {"data": "pool", "method": {"name": "simclr"}, "epochs": 1}
+    made = study(data=DATA | {"pool": pool}, pretrain=pretrain)
+    assert any("`split: none` pretrains on all of it" in warning for warning in made.warnings) == said
+    of_the_tested = study(pretrain=pretrain | {"data": "d"})
+    assert not any("`split: none`" in warning for warning in of_the_tested.warnings)
+
+
 def test_cells_with_other_test_images_are_said_and_other_validation_images_are_not() -> None:
     test = study(factors={"f": {"data.d.split.seed": [0, 1]}})
     assert any("not all cells are measured on the same test images" in warning for warning in test.warnings)

@@ -181,6 +181,12 @@ class _Stage:
                 "none; make it larger"
             )
 
+    def lacks_test(self, key: str) -> Iterator[str]:
+        """A sentence where `split: none`, or `test: 0`, leaves no image to be scored on."""
+        split = self.data.split
+        if split.test == 0 and split.fold is None:
+            yield f"{key} test images, and data.{self.name}.split.test: 0 leaves none; make it larger (0.2), or official"
+
 
 def _pretrain(stage: _Stage, settings: schema.Pretrain, workers: int) -> Iterator[str]:
     method, where, labels = settings.method, stage.where, stage.facts.labels
@@ -225,6 +231,7 @@ def _batch(stage: _Stage, settings: schema.Pretrain, sizes: Sizes, workers: int)
 def _finetune(stage: _Stage, settings: schema.Finetune) -> Iterator[str]:
     where, facts, sizes = stage.where, stage.facts, stage.sizes
     yield from stage.lacks(f"{where}.data: {settings.data}", "masks", "take other data")
+    yield from stage.lacks_test(f"{where} is scored on")
     if facts.mask_classes and facts.mask_classes != 2 and settings.threshold_scores:
         yield (
             f"{where}.threshold_scores: true scores the foreground of two classes, and the masks of {stage.there} have "
@@ -251,7 +258,9 @@ def _probe(stage: _Stage, settings: schema.Probe) -> Iterator[str]:
             yield from _cka(stage, settings, sum(sizes) if settings.images == "all" else sizes.val)
         elif settings.images == "val":
             yield from stage.lacks_validation(f"{where}: cka compares")
-    elif getattr(settings, "on", None) != "test":
+    elif getattr(settings, "on", None) == "test":
+        yield from stage.lacks_test(f"{where}: {settings.kind} is scored on")
+    else:
         yield from stage.lacks_validation(f"{where}: {settings.kind} is scored on")
 
 
