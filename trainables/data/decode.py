@@ -121,9 +121,7 @@ def read_mask(source: Source, values: Mapping[int, int]) -> Image.Image:
     Raises BadFileError for colour masks and for values that `values` does not name.
     """
     image = _open(source)
-    if image.mode not in MASK_MODES:
-        raise BadFileError(f"a mask holds one class index per pixel, this one is a colour image (mode {image.mode})")
-    array = np.asarray(image)
+    array = np.asarray(image) if image.mode in MASK_MODES else _grey_in_color(image)
     if array.dtype == np.bool_:
         array = array.astype(np.uint8)
     _check_values(array, values)
@@ -132,8 +130,28 @@ def read_mask(source: Source, values: Mapping[int, int]) -> Image.Image:
     return Image.fromarray(table[array])
 
 
+def _grey_in_color(image: Image.Image) -> NDArray[np.uint8]:
+    """The values of a mask that was saved with three equal channels. Raises BadFileError where they differ."""
+    if image.mode in ("RGB", "RGBA"):
+        pixels = np.asarray(image)
+        if (pixels[..., :1] == pixels[..., :3]).all() and (pixels[..., 3:] == 255).all():
+            return pixels[..., 0]
+    raise BadFileError(
+        f"a mask holds one class index per pixel, this one is a colour image (mode {image.mode}); `mask_colors:` says "
+        "which colour is which class"
+    )
+
+
+def read_threshold_mask(source: Source, threshold: int) -> Image.Image:
+    """A black and white mask, mode L: 1 where it is at least `threshold` bright (of 255), else 0."""
+    grey = np.asarray(read_image(source).convert("L"))
+    return Image.fromarray((grey >= threshold).astype(np.uint8))
+
+
 def read_color_mask(source: Source, colors: Colors) -> Image.Image:
     """The mask's colours as class indices, mode L. Raises BadFileError for a colour that means nothing."""
+    if colors.other is None and colors.tolerance == 0:
+        return _exact_colors(np.asarray(read_image(source)), colors)
     pixels = np.asarray(read_image(source)).astype(np.int16)
     left = np.ones(pixels.shape[:2], np.bool_)
     mask = np.full(pixels.shape[:2], 0 if colors.other is None else colors.other, np.uint8)
@@ -141,9 +159,24 @@ def read_color_mask(source: Source, colors: Colors) -> Image.Image:
         near = left & (np.abs(pixels - np.array(color, np.int16)).max(-1) <= colors.tolerance)
         mask[near], left = index, left & ~near
     if colors.other is None and left.any():
-        known = ", ".join(str(color) for color, _ in colors.classes)
-        raise BadFileError(f"mask colour {tuple(pixels[left][0].tolist())} has no meaning (known: {known})")
+        raise _unknown_color(pixels[left][0], colors)
     return Image.fromarray(mask)
+
+
+def _exact_colors(pixels: NDArray[np.uint8], colors: Colors) -> Image.Image:
+    """(H, W, 3) -> the classes of colours that are all given exactly; as above, and faster for many colours."""
+    codes = pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    known = {(red << 16) + (green << 8) + blue: index for (red, green, blue), index in colors.classes}
+    order = np.array(sorted(known), np.int32)
+    at = np.searchsorted(order, codes).clip(max=len(order) - 1)
+    if (unknown := order[at] != codes).any():
+        raise _unknown_color(pixels[unknown][0], colors)
+    return Image.fromarray(np.array([known[code] for code in order.tolist()], np.uint8)[at])
+
+
+def _unknown_color(color: NDArray[Any], colors: Colors) -> BadFileError:
+    known = ", ".join(str(color) for color, _ in colors.classes)
+    return BadFileError(f"mask colour {tuple(color.tolist())} has no meaning (known: {known})")
 
 
 def fit_image(image: Image.Image, size: int, fit: Fit) -> Image.Image:
@@ -203,6 +236,8 @@ def _mask(source: Path | Member, listing: Listing, unpack: Unpack | None) -> Ima
     read = _source(source, unpack, True)
     if listing.mask_colors is not None:
         return read_color_mask(read, listing.mask_colors)
+    if listing.mask_threshold is not None:
+        return read_threshold_mask(read, listing.mask_threshold)
     return read_mask(read, listing.mask_values or {})
 
 

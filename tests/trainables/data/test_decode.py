@@ -178,7 +178,7 @@ def test_a_black_and_white_mask_says_how_to_read_it(tmp_path: Path) -> None:
 
 def test_a_colour_mask_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadFileError, match="one class index per pixel"):
-        decode.read_mask(saved(tmp_path / "m.png", Image.new("RGB", (2, 2))), IDENTITY)
+        decode.read_mask(saved(tmp_path / "m.png", Image.new("RGB", (2, 2), (1, 1, 0))), IDENTITY)
 
 
 def halves(width: int, height: int) -> Image.Image:
@@ -234,7 +234,7 @@ def listing(folder: Path) -> Listing:
 
 def test_both_bad_files_of_a_pair_are_reported(tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
-    saved(tmp_path / "m.png", Image.new("RGB", (2, 2)))
+    saved(tmp_path / "m.png", Image.new("RGB", (2, 2), (1, 1, 0)))
     problems = decode.decode(entry(tmp_path), listing(tmp_path), None, 8, "squash").problems
     assert [problem.split(":")[0] for problem in problems] == ["a.png", "m.png"]
 

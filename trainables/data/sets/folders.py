@@ -6,13 +6,16 @@ Either may be cut into train/, val/ and test/, as torchvision and others expect 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from pretune.search_spaces import schema
 from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.image_files import NOT_A_FILE, ImageFiles, by_suffix, composed, image_files
-from pretune.trainables.data.listing import Entry, Listing, class_of_value
+from pretune.trainables.data.listing import Entry, Listing, meaning_of
 from pretune.trainables.data.sets.catalogue import DataSet
 
 STRAY = 0.1  # share of images beside class folders up to which they are a mistake, and not the way of the folder
@@ -22,6 +25,16 @@ VAL = ("val", "valid", "validation")
 TEST = ("test", "testing")
 
 
+class Names(NamedTuple):
+    """How images and masks are called, without suffix: {stem} is what the two of a pair share."""
+
+    image: str = "{stem}"
+    mask: str = "{stem}"
+
+
+EQUAL_STEMS = Names()
+
+
 def list_image_folder(settings: schema.ImageFolder, root: Path) -> Listing:
     """See `list_images`."""
     return list_images(root)
@@ -29,8 +42,12 @@ def list_image_folder(settings: schema.ImageFolder, root: Path) -> Listing:
 
 def list_image_mask_folder(settings: schema.ImageMaskFolder, root: Path) -> Listing:
     """See `list_images_and_masks`."""
-    values = class_of_value(settings)
-    return list_images_and_masks(root, settings.images, settings.masks, settings.classes, values)
+    names = Names(settings.image_name, settings.mask_name)
+    meaning = meaning_of(settings)
+    found = list_images_and_masks(
+        root, settings.images, settings.masks, settings.classes, meaning.mask_values, names=names
+    )
+    return replace(found, **meaning._asdict())
 
 
 def list_images(root: Path) -> Listing:
@@ -112,19 +129,28 @@ def _empty_folders(root: Path, base: Path, names: Iterable[str]) -> Iterator[str
 
 
 def list_images_and_masks(
-    root: Path, images: str, masks: str, classes: tuple[str, ...], values: Mapping[int, int]
+    root: Path,
+    images: str,
+    masks: str,
+    classes: tuple[str, ...],
+    values: Mapping[int, int],
+    names: Names = EQUAL_STEMS,
 ) -> Listing:
     """Images and masks below two folders of `root`, paired by path without suffix; or below those of each of train/,
     val/ and test/ where `root` has these. `values`: of the masks' pixels -> class index or IGNORE.
 
+    One folder may be the other, or lie in it: `names` tell masks apart in the first case.
+
     Names that cannot be paired are problems. Raises DataError for a missing folder.
     """
     pairs = _folder_pairs(root, images, masks)
+    pairs = [(part, a, a if os.path.realpath(a) == os.path.realpath(b) else b) for part, a, b in pairs]
     for _, image_folder, mask_folder in pairs:
-        if os.path.realpath(image_folder) == os.path.realpath(mask_folder):
+        if image_folder == mask_folder and names.image == names.mask:
             raise DataError(
                 f"image-mask-folder: `images:` and `masks:` are one folder, {image_folder}, in which every file would "
-                "be its own mask; move the masks into a folder of their own and name it by `masks:`"
+                "be its own mask; name the masks' folder by `masks:`, or say how they are called by "
+                "`mask_name: '{stem}_mask'`"
             )
     if not pairs:
         missing = next(folder for folder in (images, masks) if not (root / folder).is_dir())
@@ -136,12 +162,14 @@ def list_images_and_masks(
     entries: list[Entry] = []
     unlisted, others = 0, list[Path]()
     for part, image_folder, mask_folder in pairs:
-        found_images, found_masks = image_files(image_folder), image_files(mask_folder)
+        found_images, found_masks = _told_apart(image_folder, mask_folder, names)
         problems += [*_irregular(root, found_images), *_irregular(root, found_masks)]
-        paired = _paired(root, (image_folder, found_images), (mask_folder, found_masks), problems)
-        entries += [Entry(f"{part}{_stem(image_folder, image)}", image, mask) for image, mask in paired]
+        paired = _paired(root, (image_folder, found_images), (mask_folder, found_masks), names, problems)
+        for image, mask in paired:
+            stem = _key(image_folder, image, names.image)
+            entries.append(Entry(f"{part}{stem}", image, mask))
         unlisted += len(found_images.images) - len(paired)
-        others += [*found_images.others, *found_masks.others]
+        others += [*found_images.others, *(found_masks.others if mask_folder != image_folder else [])]
     tests = official_tests([entry.name for entry in entries])
     if tests is not None:
         entries = [entry._replace(test=tests[entry.name]) for entry in entries]
@@ -159,15 +187,36 @@ def _folder_pairs(root: Path, images: str, masks: str) -> list[tuple[str, Path, 
     return found if found and all(a.is_dir() and b.is_dir() for _, a, b in found) else []
 
 
+def _told_apart(images: Path, masks: Path, names: Names) -> tuple[ImageFiles, ImageFiles]:
+    """The images and the masks, where all may lie in one folder. A mask is what is called as one."""
+    found = image_files(images)
+    if images == masks:
+        called = [path for path in found.images if _key(masks, path, names.mask) is not None]
+        if names.mask == "{stem}":  # all are called so, and images are what is called as one
+            called = [path for path in called if _key(images, path, names.image) is None]
+        of_masks = set(called)
+        return (
+            found._replace(images=[path for path in found.images if path not in of_masks]),
+            ImageFiles(called, found.others, []),
+        )
+    if masks.is_relative_to(images):
+        found = ImageFiles(*([p for p in paths if not p.is_relative_to(masks)] for paths in found))
+    return found, image_files(masks)
+
+
 def _paired(
-    root: Path, images: tuple[Path, ImageFiles], masks: tuple[Path, ImageFiles], problems: list[str]
+    root: Path, images: tuple[Path, ImageFiles], masks: tuple[Path, ImageFiles], names: Names, problems: list[str]
 ) -> list[tuple[Path, Path]]:
-    """Image and mask of equal stem, in whatever Unicode form. Of two files with one stem neither is taken."""
-    image_of, mask_of = (_by_stem(folder, found.images) for folder, found in (images, masks))
-    unread_image, unread_mask = (_by_stem(folder, found.others) for folder, found in (images, masks))
+    """Image and mask of equal stem, in whatever Unicode form. Of two files with one stem neither is taken, nor what is
+    not called as `names` say."""
+    image_of, unread_image = (_by_stem(images[0], paths, names.image) for paths in images[1][:2])
+    mask_of, unread_mask = (_by_stem(masks[0], paths, names.mask) for paths in masks[1][:2])
+    for folder, found, name, kind in ((*images, names.image, "image"), (*masks, names.mask, "mask")):
+        odd = sorted(_in(root, path) for path in found.images if _key(folder, path, name) is None)
+        problems += [f"{path}: not called as `{kind}_name: {name}`; rename or remove it" for path in odd]
     problems += [*_equal_stems(root, image_of), *_equal_stems(root, mask_of)]
     for stem in sorted(image_of.keys() - mask_of.keys()):
-        expected = f"{masks[0].relative_to(root).as_posix()}/{stem}.png"
+        expected = f"{_in(root, masks[0] / _called(stem, names.mask))}.png"
         if stem in unread_mask:
             how = f"its mask {_in(root, unread_mask[stem][0])} is of a type that is not read; save it as PNG"
         else:
@@ -177,10 +226,27 @@ def _paired(
         if stem in unread_image:
             how = f"its image {_in(root, unread_image[stem][0])} is of a type that is not read; save it as PNG or JPEG"
         else:
-            how = f"a mask without an image; add {images[0].relative_to(root).as_posix()}/{stem}.jpg or remove the mask"
+            how = f"a mask without an image; add {_in(root, images[0] / _called(stem, names.image))}.jpg "
+            how += "or remove the mask"
         problems += [f"{_in(root, path)}: {how}" for path in mask_of[stem][: len(mask_of[stem]) == 1]]
     both = sorted(image_of.keys() & mask_of.keys())
     return [(image_of[s][0], mask_of[s][0]) for s in both if len(image_of[s]) == len(mask_of[s]) == 1]
+
+
+def _called(stem: str, name: str) -> str:
+    """('deep/a', '{stem}_mask') -> 'deep/a_mask'."""
+    folder, _, last = stem.rpartition("/")
+    return f"{folder}/{name.format(stem=last)}" if folder else name.format(stem=last)
+
+
+def _key(folder: Path, path: Path, name: str) -> str | None:
+    """The stem of a file below `folder`, with the folders above it; None where it is not called as `name` says."""
+    within = path.relative_to(folder).with_suffix("").as_posix()
+    if name == "{stem}":
+        return within
+    before, after = map(re.escape, name.split("{stem}"))
+    found = re.fullmatch(rf"((?:.*/)?){before}([^/]+){after}", within)
+    return found and found[1] + found[2]
 
 
 def _equal_stems(root: Path, files_of: Mapping[str, Sequence[Path]]) -> Iterator[str]:
@@ -190,16 +256,13 @@ def _equal_stems(root: Path, files_of: Mapping[str, Sequence[Path]]) -> Iterator
             yield f"{names}: files with one stem cannot be told apart; keep one"
 
 
-def _by_stem(folder: Path, paths: Iterable[Path]) -> dict[str, list[Path]]:
-    """Path below the folder, without suffix and in one Unicode form -> files."""
+def _by_stem(folder: Path, paths: Iterable[Path], name: str) -> dict[str, list[Path]]:
+    """Path below the folder, without suffix and what `name` puts around the stem, in one Unicode form -> files."""
     found: dict[str, list[Path]] = {}
     for path in paths:
-        found.setdefault(composed(_stem(folder, path)), []).append(path)
+        if (key := _key(folder, path, name)) is not None:
+            found.setdefault(composed(key), []).append(path)
     return found
-
-
-def _stem(folder: Path, path: Path) -> str:
-    return path.relative_to(folder).with_suffix("").as_posix()
 
 
 def _irregular(root: Path, found: ImageFiles) -> Iterator[str]:

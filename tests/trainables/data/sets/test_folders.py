@@ -269,7 +269,7 @@ def test_images_and_masks_in_one_folder_are_refused_by_whatever_way(images: str,
     """Every file would be its own mask, and with `on_error: skip` the masks would be images."""
     touch(tmp_path, "images/a.jpg", "images/a_mask.png", "masks/b.png")
     (tmp_path / "linked").symlink_to(tmp_path / "images")
-    with pytest.raises(DataError, match=r"are one folder, .* move the masks into a folder of their own"):
+    with pytest.raises(DataError, match=r"are one folder, .* name the masks' folder by `masks:`, or say how"):
         list_images_and_masks(tmp_path, images, "images", ("a",), {0: 0})
 
 
