@@ -22,7 +22,6 @@ LEAST_BYTES = 65_536  # below which a disk is full
 NO_SPACE = os.strerror(errno.ENOSPC)  # safetensors and Arrow pass the system's words on, and no number
 NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of memory")  # torch on a CPU; a worker of a group
 
-
 # What Python raises for a mistake in settings or code; their subclasses tell of files and networks (json, pyarrow).
 DEFECTS = {
     *(ArithmeticError, AssertionError, AttributeError, IndexError, KeyError, NameError, NotImplementedError),
