@@ -145,7 +145,7 @@ class Finetune(_Length, ExtraSettings):
     optimizer: Optimizer = Adam()
     schedule: Schedule = Constant()
     batch_size: PositiveInt = 256  # images per step (P2)
-    checkpoint: Literal["last", "best"] = "last"  # which weights are scored: the last, or the best on validation
+    checkpoint: Literal["last", "best"] = "last"  # which weights are scored: the last, or those of the best val/jaccard
     validate_every: NonNegativeInt = 0  # epochs between validations for the learning curve; 0: only at the end
     patience: PositiveInt | None = None  # stop after this many validations without a better val/jaccard
     precision: Literal["float32", "bfloat16"] = "float32"
