@@ -21,7 +21,7 @@ from pretune.cluster.autoscaling import Autoscaling, Group
 from pretune.cluster.log_to import LogTo, check_packages
 from pretune.cluster.metrics import published
 from pretune.cluster.tune import run_trials, start_ray, stop_ray
-from pretune.data.backbones import check_backbones
+from pretune.data.backbones import check_backbones, check_packaged_weights
 from pretune.data.prepare import prepare_data
 from pretune.dispatch import gpu_sharing
 from pretune.dispatch.resources import ClusterResources, ResourceError
@@ -83,6 +83,7 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
         DataError, StoreError, ResourceError, ModelError: before anything is trained.
     """
     check_backbones(study)
+    check_packaged_weights(study)
     check_packages(options.log_to)
     if options.address:
         join.check_address(options.address)
