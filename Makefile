@@ -26,11 +26,16 @@ lint: .venv/installed-test
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
+# Two processes at a time, one thread each, but for the tests that start Ray: each of these takes the whole machine.
+PAIRED := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
 test: .venv/installed-test lint  ## lint, types and the tests that run everywhere
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PAIRED) -m 'not slow and not ray'
+	$(BIN)/python -m pytest -m 'ray and not slow'
 
 test-all: .venv/installed-test lint  ## also the long forms
-	$(BIN)/python -m pytest
+	$(PAIRED) -m 'not slow and not ray'
+	$(BIN)/python -m pytest -m 'slow or ray'
 
 DATA ?= $(HOME)/datasets
 BENCH := $(BIN)/python -m benchmarks

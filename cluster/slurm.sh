@@ -2,8 +2,8 @@
 # A study on Slurm: `sbatch cluster/slurm.sh STUDY [options of pretune run]`, from a folder that all nodes share.
 # Ray's head runs on the first node of the allocation, a worker on each; the study's driver beside the head.
 # Before the time limit Slurm sends this script SIGTERM: stages write their state, and the job queues itself again and
-# goes on. To stop for good: `pretune stop OUT` on the first node, or `scancel JOB`, after which work since the last state
-# (at most a minute of each stage) is done again when the study is run again.
+# goes on. To stop for good: `pretune stop OUT` on the first node, or `scancel JOB`, after which work since the last
+# state (at most a minute of each stage) is done again when the study is run again.
 #SBATCH --job-name=pretune
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1

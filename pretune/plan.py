@@ -15,7 +15,8 @@ import optuna
 from optuna.storages import BaseStorage
 
 from pretune.analysis.statistics import detectable_difference, smallest_possible_p
-from pretune.data.backbones import check_backbones, check_packaged_weights
+from pretune.data.backbones import check_backbones
+from pretune.data.facts import DataFacts
 from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Outcome
 from pretune.search import program
@@ -44,6 +45,7 @@ class Plan:
     gpu_hours: float | None
     disk_bytes: int | None
     warnings: tuple[str, ...]
+    data: tuple[DataFacts, ...] = ()
 
 
 def make_plan(
@@ -59,7 +61,6 @@ def make_plan(
         searches: what an earlier run of the study asked and was told; written to, so a copy.
     """
     check_backbones(study)
-    check_packaged_weights(study)
     run, stages = simulate(study, digest_of, find, searches)
     without = (
         sum(len(planned.stages) for planned in run.replicates if not planned.pair)

@@ -21,12 +21,12 @@ from pretune.cluster.autoscaling import Autoscaling, Group
 from pretune.cluster.log_to import LogTo, check_packages
 from pretune.cluster.metrics import published
 from pretune.cluster.tune import run_trials, start_ray, stop_ray
-from pretune.data.backbones import check_backbones, check_packaged_weights
+from pretune.data.backbones import check_backbones
 from pretune.data.prepare import prepare_data
 from pretune.dispatch import gpu_sharing
 from pretune.dispatch.resources import ClusterResources, ResourceError
 from pretune.dispatch.scheduler import Scheduler
-from pretune.errors import SearchStorageError
+from pretune.errors import EXIT_FAILED_STAGES, EXIT_STOPPED, SearchStorageError
 from pretune.monitor.terminal import monitor
 from pretune.results import tables
 from pretune.results.changes import say_changes, set_aside
@@ -36,7 +36,7 @@ from pretune.search.optuna_study import close_storage, is_database_error, open_s
 from pretune.search.replicates import Run, stages_in
 from pretune.search_spaces.resolve import Study
 from pretune.search_spaces.stages import Stage
-from pretune.status import State
+from pretune.status import FailedRun, State
 from pretune.store.lookup import find_in
 from pretune.store.mirror import Publisher
 from pretune.store.object_store import is_address
@@ -70,10 +70,11 @@ class Ended:
     exit_code: int
     trained: int
     reused: int
-    failed: dict[str, str]  # label -> cause
+    failed: tuple[FailedRun, ...]  # stage runs without a result, beside `diverged`
     seconds: float
     messages: tuple[str, ...]
     notes: tuple[str, ...] = ()  # what should be known beside the table
+    diverged: tuple[FailedRun, ...] = ()  # trials of searches that diverged: answers, which no rerun would change
 
 
 def run_study(study: Study, options: Options, console: Console) -> Ended:
@@ -83,7 +84,6 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
         DataError, StoreError, ResourceError, ModelError: before anything is trained.
     """
     check_backbones(study)
-    check_packaged_weights(study)
     check_packages(options.log_to)
     if options.address:
         join.check_address(options.address)
@@ -105,7 +105,7 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
         log.writelines(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n" for line in excluded)
         if say_changes(study, options.out, console):
             set_aside(options.out)
-        tables.write_header(study, options.out)
+        tables.write_header(study, options.out, digest_of)
         run = Run(study, digest_of, storage)
         run.notes += leaks
         run.elapsed = lambda: time.monotonic() - began
@@ -216,14 +216,21 @@ def conclude(study: Study, state: State, options: Options) -> Ended:
     if scheduler.finished:
         tables.keep_best(study, uses, scheduler.outcomes, state.store, options.out)
     write_atomically(options.out / "status.json", json.dumps(asdict(state.snapshot(None))))
-    failed = {state.label(stage): state.cause(key) for key, stage in stages_in(uses).items() if state.cause(key)}
-    code = 130 if not scheduler.finished else (3 if failed or state.run.messages else 0)
+    without = state.runs_without_result()
+    failed, diverged = (tuple(run for run in without if run.is_answer == answer) for answer in (False, True))
+    code = exit_code(scheduler.finished, bool(failed or state.run.messages))
     seconds = time.monotonic() - state.began
     if state.publisher is not None:
         state.publisher.send()
-    return Ended(
-        code, state.trained, len(scheduler.reused), failed, seconds, tuple(state.run.messages), tuple(state.run.notes)
-    )
+    messages, notes = tuple(state.run.messages), tuple(state.run.notes)
+    return Ended(code, state.trained, len(scheduler.reused), failed, seconds, messages, notes, diverged)
+
+
+def exit_code(finished: bool, incomplete: bool) -> int:
+    """Of a study that came this far; `incomplete`: something of its table or of its searches is missing."""
+    if not finished:
+        return EXIT_STOPPED
+    return EXIT_FAILED_STAGES if incomplete else 0
 
 
 # ----------------------------------------------------------------------------------------------------- preparation

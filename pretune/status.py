@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from pretune.dispatch import gpu_sharing
 from pretune.dispatch.dispatcher import RunningTrial
@@ -29,6 +29,19 @@ from pretune.store.store import Store, write_atomically
 
 STATUS_SECONDS = 2.0  # between two versions of status.json
 RESULTS_SECONDS = 60.0  # between two versions of the results, for whoever watches the report
+
+
+class FailedRun(NamedTuple):
+    """A stage run without a result."""
+
+    label: str
+    values: str  # of the ranges that reach it: 'pretrain.method.temperature 0.003'; "" where nothing is tuned
+    cause: str
+    is_answer: bool  # of a search alone, and diverged: an answer that no rerun changes, and that no table lacks
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"{self.label}{f' ({self.values})' if self.values else ''}: {self.cause}"
 
 
 @dataclass
@@ -55,6 +68,7 @@ class State:
     scheduler: Scheduler = field(init=False)
     resources: ClusterResources | None = None
     _labels: dict[str, str] = field(default_factory=dict)
+    _values: dict[str, str] = field(default_factory=dict)
     _labelled: int = 0
     _written: float = 0.0
     _counts: Snapshot | None = None
@@ -63,7 +77,9 @@ class State:
 
     def event(self, kind: str, stage: Stage, text: str) -> None:
         """Called by the scheduler: count it, log it, tell whoever watches."""
-        line = f"{kind:9} {self.label(stage)}" + (f": {text}" if text else "")
+        label, values = self.label(stage), self._values.get(stage.fingerprint, "")
+        said = f" ({values})" if values and kind in ("retried", "crashed", "diverged", "blocked") else ""
+        line = f"{kind:9} {label}{said}" + (f": {text}" if text else "")
         self.write(f"{stage.fingerprint} {line}")
         if kind == "finished":
             self.trained += 1
@@ -103,14 +119,24 @@ class State:
                 known = self._labels.get(part.fingerprint)
                 alone = known is None or known == whole
                 self._labels[part.fingerprint] = whole if alone else known if use.pair and known else short
+                self._values[part.fingerprint] = tables.shown_values(use, part)
         self._labelled = max(self._labelled, end)
         return self._labels.get(stage.fingerprint, stage.name)
 
-    def cause(self, fingerprint: str) -> str:
-        outcome = self.scheduler.outcomes.get(fingerprint)
-        if outcome is None or outcome.state == "finished":
-            return ""
-        return f"{outcome.state}: {outcome.cause}"
+    def runs_without_result(self) -> list[FailedRun]:
+        """Stage runs that ended and did not finish, one by one, in the order in which they were asked for."""
+        searched: dict[str, bool] = {}  # fingerprint -> whether only searches asked for it
+        for use in self.run.replicates:
+            for stage in use.stages.values():
+                searched[stage.fingerprint] = searched.get(stage.fingerprint, True) and use.phase != "confirm"
+        found = []
+        for key, stage in stages_in(self.run.replicates).items():
+            outcome = self.scheduler.outcomes.get(key)
+            if outcome is not None and outcome.state != "finished":
+                is_answer = searched[key] and "diverged" in (outcome.state, outcome.root)
+                label, cause = self.label(stage), f"{outcome.state}: {outcome.cause}"
+                found.append(FailedRun(label, self._values.get(key, ""), cause, is_answer))
+        return found
 
     def reused_text(self) -> str:
         """What the store already holds of the stage runs known so far."""

@@ -14,13 +14,17 @@ from typing import Any
 
 from pretune.search_spaces.schema import (
     CKA,
+    KNN,
+    KNN_EXACT_FROM,
     MODEL_FACTS,
+    SINKHORN_EXACT_FROM,
     Data,
     Finetune,
     Model,
     Pretrain,
     Probe,
     StageResources,
+    SwAV,
     Weights,
 )
 
@@ -35,7 +39,15 @@ def pretrain_recipe(settings: Pretrain) -> int:
     """One higher where digits changed for some settings alone: losses stay in float32 under bfloat16 now, and a frozen
     last layer's gradient no longer counts in the norm that is clipped."""
     frozen_counted = settings.clip_norm is not None and settings.method.facts.freezes_last_layer
-    return RECIPE["pretrain"] + int(settings.precision == "bfloat16" or frozen_counted)
+    method, recipe = settings.method, RECIPE["pretrain"]
+    recipe += int(settings.precision == "bfloat16" or frozen_counted)
+    assignments_were_zero = isinstance(method, SwAV) and method.epsilon < SINKHORN_EXACT_FROM
+    return recipe + 2 * int(assignments_were_zero)
+
+
+def probe_recipe(settings: Probe) -> int:
+    """One higher where the votes of a kNN were inf, or all 0, in float32."""
+    return RECIPE["probe"] + int(isinstance(settings, KNN) and settings.temperature < KNN_EXACT_FROM)
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
@@ -144,7 +156,7 @@ def probe_identity(
     settings: Probe, model: Model, data: Data, digest: str, streams: Streams, parent: str, threads: int
 ) -> dict[str, Any]:
     return {
-        "recipe": ["probe", RECIPE["probe"]],
+        "recipe": ["probe", probe_recipe(settings)],
         "settings": settings.model_dump(mode="json", exclude={"data"}, exclude_none=True),
         "model": encoder_of(model),
         "data": data_identity(data, digest, "train+val" if scores_test(settings) else "train"),

@@ -10,10 +10,12 @@ from pretune.search_spaces import space
 from pretune.search_spaces.cells import Cell, Level, Template, level_label
 from pretune.search_spaces.check import problems_of
 from pretune.search_spaces.document import KeyPath, Locations, Problem, did_you_mean
-from pretune.search_spaces.metrics import OF_PROBABILITIES, SCORES, is_reportable, parts_of
+from pretune.search_spaces.metrics import SCORES, is_reportable, parts_of, setting_of
+from pretune.search_spaces.rules_building import check_axes, check_building
 from pretune.search_spaces.rules_probes import check_pairs, check_probe_metric, check_probe_target, check_probes
 from pretune.search_spaces.rules_volumes import check_volumes
-from pretune.search_spaces.schema import Configuration, Data, Header, batch_parts, levels_of
+from pretune.search_spaces.schema import Configuration, Data, Finetune, Header, batch_parts, levels_of
+from pretune.search_spaces.schema.scores import EXTRA_SCORES
 from pretune.search_spaces.tuning import check_metrics, check_searched, check_tune
 
 
@@ -48,11 +50,11 @@ def extremes(cell: Cell) -> Iterator[space.Suggest]:
 
     All at once, and each alone with all others at their first, since a range inside a branch is met only there.
     """
-    found = list(space.ranges(cell.template))
+    found = cell.all_ranges
     most = max((len(space.representatives(item)) for _, item in found), default=1)
     for k in range(most):
         yield lambda _name, item, k=k: _nth(item, k)  # type: ignore[misc]
-    for target, item in found:
+    for target, item in found if len(found) > 1 else ():  # of one range that was all
         for k in range(len(space.representatives(item))):
             yield _towards(target, k)
 
@@ -80,9 +82,10 @@ def _check_finite(value: Any, path: KeyPath, locations: Locations) -> Iterator[P
     """`.inf` and `.nan` are numbers to YAML, and settings of nothing."""
     if isinstance(value, float) and not math.isfinite(value):
         yield locations.problem(path, f"should be a finite number, received {value}")
-    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
-        yield from _check_finite(item, (*path, key), locations)
+        if isinstance(item, float | dict | list):
+            yield from _check_finite(item, (*path, key), locations)
 
 
 def _check_parts(settings: Template, header: Header, locations: Locations) -> Iterator[Problem]:
@@ -125,13 +128,14 @@ def _check_configuration(
 ) -> Iterator[Problem]:
     if settings.finetune is not None:
         yield from _check_finetune(cell, settings, locations, warnings)
-        yield from _check_probabilities(settings.finetune.threshold_scores, header, locations)
+        yield from _check_extra_scores(settings.finetune, header, locations)
     yield from _check_pretrain(settings, locations)
     yield from _check_workers(settings, header, locations)
     yield from check_probes(settings, locations)
-    warnings += _leaks(settings)
+    warnings += [*_leaks(settings), *_held_back(settings)]
     yield from _check_sizes(settings, locations)
     yield from check_volumes(settings, locations)
+    yield from check_building(settings, locations)
     yield from _check_tuning(cell, settings, header, locations)
 
 
@@ -148,11 +152,19 @@ def _check_finetune(
         warnings.append(f"cell {cell.label}: the frozen encoder is a random one, nothing is transferred to it")
 
 
-def _check_probabilities(scored: bool, header: Header, locations: Locations) -> Iterator[Problem]:
-    for metric in header.report.metrics:
-        if not scored and parts_of(metric).metric in OF_PROBABILITIES:
-            what = f"{metric} is of probabilities, which are not scored"
-            yield locations.problem(("report", "metrics"), what, "set finetune.threshold_scores: true")
+def _check_extra_scores(finetune: Finetune, header: Header, locations: Locations) -> Iterator[Problem]:
+    """A metric that a setting turns on is named only where it is on."""
+    tune = header.tune
+    named: dict[KeyPath, tuple[str, ...]] = {("report", "metrics"): header.report.metrics}
+    named |= {("tune", "target"): (tune.target,), ("tune", "also"): tune.also}
+    named |= {("tune", "constraints"): tuple(tune.constraints)}
+    for path, metrics in named.items():
+        for metric in metrics:
+            setting = setting_of(metric)
+            if setting is not None and getattr(finetune, setting) in (None, False):
+                what = f"{metric} is computed only with finetune.{setting}"
+                fix = f"set finetune.{setting}: {level_label(EXTRA_SCORES[setting].value)}"
+                yield locations.problem(path, what, fix)
 
 
 def _check_pretrain(settings: Configuration, locations: Locations) -> Iterator[Problem]:
@@ -193,6 +205,18 @@ def _leaks(settings: Configuration) -> Iterator[str]:
             if ours and theirs and _files(ours) == _files(theirs) and ours.split != theirs.split:
                 both = f"{stage.data} and {settings.finetune.data}"
                 yield f"{both} are the same files, split apart differently: pretraining may see test images"
+
+
+def _held_back(settings: Configuration) -> Iterator[str]:
+    """Pools that hold a test set back, though no stage is scored on them."""
+    tested = settings.data.get(settings.finetune.data) if settings.finetune is not None else None
+    if tested is None or settings.probe:  # a probe may score the pool
+        return
+    for name in dict.fromkeys(stage.data for stage in settings.pretrain if stage.sees != "all"):
+        data = settings.data.get(name)
+        if data and _files(data) != _files(tested) and (data.split.fold or data.split.test not in (0, "official")):
+            held = data.split.fold or data.split.test
+            yield f"data.{name} holds back a test set ({held}) that no stage uses; `split: none` pretrains on all of it"
 
 
 def _files(data: Data) -> str:
@@ -266,6 +290,7 @@ def check_header(
         for name in getattr(header.report, key) or ():
             if name not in factors:
                 yield locations.problem(("report", key), f"there is no factor {name!r}", did_you_mean(name, factors))
+    yield from check_axes(header, locations)
     yield from _check_published(header, locations)
     yield from _check_levels(header.report.baseline, ("report", "baseline"), factors, locations)
     yield from _check_levels(header.tune.pretrain.cells, ("tune", "pretrain", "cells"), factors, locations)

@@ -7,6 +7,7 @@ A loop itself (data, model, optimiser, schedule, forward, backward, step, scores
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -302,7 +303,12 @@ class Progress:
         return {name: value for name, value in self.history[-1].items() if name.startswith(("train/", "val/"))}
 
     def finish(self, model: nn.Module, notes: dict[str, Any]) -> None:
-        """Write the outputs of the stage, by the first worker alone."""
+        """Write the outputs of the stage, by the first worker alone.
+
+        Raises DivergedError for weights that are not finite: the last update made them, and no loss came to tell.
+        """
+        if not all(bool(torch.isfinite(value).all()) for value in model.state_dict().values()):
+            raise DivergedError("weights", int(self.history[-1]["step"]) - 1, math.nan)
         if self._context.world.first:
             finish(model, self.history, notes | {"workers": self._context.world.size}, self._context.out)
 
@@ -318,8 +324,8 @@ def finish(model: nn.Module, history: list[dict[str, float]], notes: dict[str, A
 
 
 def build_optimizer(settings: schema.Optimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer over the parameters that are trained; one kernel per step, on a CPU too."""
-    kept = [parameter for parameter in parameters if parameter.requires_grad]
+    """The optimizer over these parameters, also those that are frozen now; one kernel per step, on a CPU too."""
+    kept = list(parameters)
     trained: list[Any] = kept
     if not isinstance(settings, schema.LARS) and settings.decay == "weights":  # LARS leaves them out by itself
         still = [parameter for parameter in kept if parameter.ndim < 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ class ReplicateResult(NamedTuple):
     outcome: str
     cause: str
     value: float
+    weights: str = ""  # SHA-256 of the model's weights; "" where it is not known
 
     @property
     def pretraining(self) -> int:
@@ -38,7 +40,7 @@ def replicate_results(
     collected: dict[str, dict[tuple[int, int, int], ReplicateResult]] = {cell.label: {} for cell in header.cells}
     for row in _records(runs):
         replicate = _replicate(row, metric)
-        for label in [row["cell"]] if row["cell"] in collected else _cells_of(row, header):
+        for label in [row["cell"]] if row["cell"] in collected else cells_of(row, header):
             known = collected[label].get(replicate.seeds)
             if known is None or math.isnan(known.value):  # a run has one row per metric: keep the one asked for
                 collected[label][replicate.seeds] = replicate
@@ -103,7 +105,8 @@ def _replicate(row: dict[str, Any], metric: str) -> ReplicateResult:
     cause = "" if _is_missing(row["cause"]) else str(row["cause"])
     if math.isinf(value):  # no mean can hold it
         value, cause = math.nan, "the value is infinite"
-    return ReplicateResult(seeds, str(row["outcome"]), cause, value)
+    weights = row.get("weights")
+    return ReplicateResult(seeds, str(row["outcome"]), cause, value, "" if _is_missing(weights) else str(weights))
 
 
 def _is_missing(value: object) -> bool:
@@ -114,8 +117,10 @@ def _seed(value: Any) -> int:
     return -1 if _is_missing(value) else int(value)
 
 
-def _cells_of(row: dict[str, Any], header: StudyHeader) -> list[str]:
-    """The cell a row names; a run shared by several cells names none, and belongs to all with its factor levels."""
+def cells_of(row: dict[str, Any], header: StudyHeader) -> list[str]:
+    """The cell a row names; a run shared by several cells names none, and belongs to those with its factor levels."""
+    if not _is_missing(row.get("cells")) and row.get("cells"):
+        return [str(label) for label in json.loads(row["cells"])]
     if row["cell"] and not _is_missing(row["cell"]):
         return [cell.label for cell in header.cells if cell.label == row["cell"]]
     levels = {factor: row.get(f"factor.{factor}") for factor in header.factors}

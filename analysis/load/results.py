@@ -12,13 +12,21 @@ import pandas
 import pyarrow
 
 from pretune.search_spaces.errors import UsageError
-from pretune.search_spaces.metrics import MetricDefinition, UnknownMetricError, definition_of, from_json
+from pretune.search_spaces.metrics import (
+    Direction,
+    MetricDefinition,
+    UnknownMetricError,
+    definition_of,
+    from_json,
+    same_score,
+)
 
 RESULT_COLUMNS = (
     *("study", "phase", "cell", "configuration", "seed"),
     *("stage", "fingerprint", "outcome", "cause", "metric", "value"),
 )
 STUDY_FORMAT = 1  # of study.json and the files beside it; a study of before it was numbered is of the first
+DESIGNS = ("grid", "random", "qmc")  # samplers that learn nothing
 _DAMAGED = "it is cut off or damaged; run the study again to rewrite it"
 
 
@@ -82,10 +90,15 @@ class StudyHeader:
     sets: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)  # factor -> level -> its members
     held: Mapping[str, int] = field(default_factory=dict)  # stream of random numbers -> the one seed it is held at
     metrics: Mapping[str, MetricDefinition] = field(default_factory=dict)  # as the study stored them
+    direction: Direction | None = None  # of `target` on every split, where the study gives one
+    designed: bool = False  # searches try points laid out beforehand, whatever was found
+    checkpoints: Mapping[str, str] = field(default_factory=dict)  # cell -> weights that are scored: last, best, tuned
 
     def definition(self, metric: str) -> MetricDefinition:
         """As stored with the results, else today's table. Raises ResultsError for a metric that neither knows."""
-        return known_definition(self.metrics, metric)
+        found = known_definition(self.metrics, metric)
+        turned = self.direction is not None and same_score(metric, self.target)
+        return found._replace(direction=self.direction) if turned else found
 
     def in_percent(self, metric: str) -> bool:
         """Whether tables print it in percent."""
@@ -155,7 +168,15 @@ def parse_header(content: Mapping[str, Any]) -> StudyHeader:
         held={str(name): int(seed) for name, seed in (content["seeds"].get("hold") or {}).items()},
         target=str((content.get("tune") or {}).get("target", "val/jaccard")),
         metrics=stored_definitions(content),
+        direction=(content.get("tune") or {}).get("direction"),
+        designed=is_design(content.get("tune") or {}),
+        checkpoints={str(cell): str(kept) for cell, kept in (content.get("checkpoints") or {}).items()},
     )
+
+
+def is_design(tune: Mapping[str, Any]) -> bool:
+    """Whether searches try points laid out beforehand: a sampler that learns nothing, and no trial stopped early."""
+    return tune.get("sampler") in DESIGNS and not tune.get("racing") and not tune.get("rungs")
 
 
 def stored_definitions(content: Mapping[str, Any]) -> dict[str, MetricDefinition]:

@@ -12,6 +12,7 @@ import pandas
 import pyarrow
 
 from pretune.analysis.load.results import ResultsError
+from pretune.analysis.load.searches import shown_values
 
 _COLUMNS = ["fingerprint", "stage", "seconds", "bytes", "machine"]
 _KEYS = ["phase", "stage", "cell", "seed", "fingerprint"]
@@ -28,10 +29,11 @@ class Cost(NamedTuple):
 
 
 class FailedRuns(NamedTuple):
-    """Stage runs that did not finish, for one cause."""
+    """Stage runs of one configuration that did not finish, for one cause."""
 
     stage: str
     cell: str
+    values: str  # of the ranges that reach it: 'finetune.optimizer.lr 0.003'; "" where nothing is tuned
     outcome: str
     cause: str
     seeds: tuple[int, ...]
@@ -85,13 +87,25 @@ def _node(about: Mapping[str, Any]) -> str:
 
 
 def failures(results: pandas.DataFrame) -> tuple[FailedRuns, ...]:
-    """Stage runs that diverged, crashed or were blocked, equal causes of a cell together."""
+    """Stage runs that diverged, crashed or were blocked: a line for each configuration and cause, with its seeds."""
     failed = results[results["outcome"] != "finished"].drop_duplicates(_KEYS)
-    groups: dict[tuple[str, str, str, str], list[int]] = {}
+    groups: dict[tuple[str, str, str, str, str], list[int]] = {}
     for row in failed.to_dict("records"):
-        key = (str(row["stage"]), str(row["cell"]) or "all cells", str(row["outcome"]), _cause(row["cause"]))
+        where, values = _levels_of(row), shown_values(str(row.get("chosen") or "{}"))
+        key = (str(row["stage"]), where, values, str(row["outcome"]), _cause(row["cause"]))
         groups.setdefault(key, []).append(int(row["seed"]))
     return tuple(FailedRuns(*key, tuple(sorted(set(seeds)))) for key, seeds in groups.items())
+
+
+def _levels_of(row: Mapping[Any, Any]) -> str:
+    """The cell of a stage run; of one that several share the levels that they have in common."""
+    if row["cell"]:
+        return str(row["cell"])
+    levels = {
+        str(name).removeprefix("factor."): level for name, level in row.items() if str(name).startswith("factor.")
+    }
+    shown = " ".join(f"{name}={level}" for name, level in levels.items() if isinstance(level, str) and level)
+    return f"all cells of {shown}" if shown else "all cells"
 
 
 def _cause(cause: object) -> str:

@@ -17,6 +17,7 @@ ENDINGS = {
     "partial": "raced out or stopped early",
     "infeasible": "diverged or broke a constraint",
     "failed": "crashed",
+    "unscored": "had no score",
 }
 
 
@@ -70,15 +71,16 @@ def _summary(name: str, rows: pandas.DataFrame) -> SearchSummary:
     counts = {key: ends.count(key) for key in ENDINGS if key in ends}
     left = rows[rows["told"] != "complete"]
     ended = tuple(
-        EndedTrial(int(row["index"]), ENDINGS[row["told"]], str(row["reason"]), _values(row["chosen"]))
+        EndedTrial(int(row["index"]), ENDINGS[row["told"]], str(row["reason"]), shown_values(row["chosen"]))
         for row in left.to_dict("records")
     )
     kept = rows[rows["confirmed"]].head(1).to_dict("records") if "confirmed" in rows else []
-    confirmed = "".join(f"no. {row['index']} ({row['value']:.4g}): {_values(row['chosen'])}" for row in kept)
+    confirmed = "".join(f"no. {row['index']} ({row['value']:.4g}): {shown_values(row['chosen'])}" for row in kept)
     return SearchSummary(name, counts, confirmed, ended)
 
 
-def _values(chosen: str) -> str:
+def shown_values(chosen: str) -> str:
+    """'finetune.optimizer.lr 0.003, ...' of the JSON in a column `chosen`."""
     shown = {k: f"{v:.3g}" if isinstance(v, float) else str(v) for k, v in json.loads(chosen).items()}
     return ", ".join(f"{name} {value}" for name, value in shown.items())
 

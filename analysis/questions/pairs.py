@@ -16,7 +16,7 @@ from pretune.analysis.load.replicates import independent_values, replicate_resul
 from pretune.analysis.load.results import StoredCell, StudyHeader, known_definition
 from pretune.analysis.questions.sensitivity import ScoredTrial, SearchRuns, varied
 from pretune.analysis.statistics import Array
-from pretune.search_spaces.metrics import Direction, MetricDefinition
+from pretune.search_spaces.metrics import Direction, MetricDefinition, sign_of
 
 _MOST_BINS = 4
 _SQRT_TRIALS_PER_BIN = 1.5  # so many bins per parameter that a field holds two trials or so
@@ -227,7 +227,7 @@ def _front(x: Array, y: Array, directions: Sequence[Direction | None]) -> NDArra
     """Which items are on the Pareto front; none where a metric has no direction, as a similarity has none."""
     if None in directions:
         return np.zeros(len(x), np.bool_)
-    return pareto(np.stack([x, y], axis=1) * [-1.0 if direction == "minimize" else 1.0 for direction in directions])
+    return pareto(np.stack([x, y], axis=1) * [sign_of(direction) for direction in directions if direction])
 
 
 def _std(values: Sequence[float]) -> float:

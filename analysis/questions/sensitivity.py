@@ -19,7 +19,7 @@ import optuna
 import pandas
 from numpy.typing import NDArray
 
-from pretune.analysis.load.results import known_definition, stored_definitions
+from pretune.analysis.load.results import is_design, known_definition, stored_definitions
 from pretune.analysis.statistics import Array
 from pretune.search_spaces.metrics import MetricDefinition, scored_by
 
@@ -31,7 +31,6 @@ DESIGNED = (
     "From points laid out beforehand, whatever was found: an average is the effect of a parameter over all values of "
     "the others."
 )
-DESIGNS = ("grid", "random", "qmc")  # samplers that learn nothing
 _TREES = 32  # of fANOVA's forest
 _FEWEST_FOR_IMPORTANCE = 8
 _MOST_BINS = 6
@@ -111,9 +110,12 @@ def searches(results: pandas.DataFrame, content: Mapping[str, Any]) -> tuple[Sea
 
 
 def _search_of(row: Mapping[Any, Any], ranges: Mapping[str, Any]) -> str:
-    """The search that asked for a row: a fine-tuning's values name ranges of the fine-tuning too."""
+    """The search that asked for a row: a fine-tuning's values name ranges of the fine-tuning too.
+
+    A pretraining that cells share has no cell, and its own values alone.
+    """
     names = list(json.loads(row["chosen"] or "{}"))
-    if not names or not row["cell"] or not ranges:
+    if not names or not ranges:
         return ""
     tuned_with_finetune = any(name.startswith("finetune") for name in names)
     return f"fine-tuning of {row['cell']}" if tuned_with_finetune else "pretraining"
@@ -149,8 +151,7 @@ def _search(
         most = max(map(len, whole.values()), default=0)
         whole = {chosen: values for chosen, values in whole.items() if len(values) == most}
     trials = (_trial(_numbered(json.loads(chosen), ranges), found) for chosen, found in whole.items())
-    designed = tune.get("sampler") in DESIGNS and not tune.get("racing") and not tune.get("rungs")
-    return SearchRuns(name, metric, direction == "minimize", tuple(trials), designed)
+    return SearchRuns(name, metric, direction == "minimize", tuple(trials), is_design(tune))
 
 
 def _trial(values: Mapping[str, Any], found: Sequence[tuple[int, float]]) -> ScoredTrial:

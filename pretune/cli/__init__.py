@@ -27,6 +27,10 @@ def cli() -> None:
     pretune run my-study.yaml                                      run it; again: go on where it stopped
     pretune report runs/my-study                                   the tables and the HTML report once more
     pretune predict runs/my-study photos/ segmented/               use the best model
+
+    \b
+    Exit codes: 0 done; 2 refused, with the reason; 3 done in part (some stage runs, or some files, failed);
+    130 stopped with Ctrl-C.
     """
 
 

@@ -14,12 +14,15 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
 from pretune.cli import options
 from pretune.cli.results import draw_panels, print_report
 from pretune.errors import EXIT_FAILED_STAGES, EXIT_STOPPED
 from pretune.search_spaces.resolve import load
 from pretune.search_spaces.stages import Stage
+
+MOST_LINES = 40  # stage runs without a result that the terminal names; the rest is in the log
 
 # -------------------------------------------------------------------------------------------------------------- run
 
@@ -56,7 +59,11 @@ def run(
     pretune run study.yaml --data ~/datasets
     pretune run study.yaml --scale small --set seeds.report=2
 
-    Exit code 0: whole. 2: the study or its data are not usable. 3: some stage runs failed, the table says which.
+    \b
+    Exit code 0: whole; trials of a search that diverged are answers, and count as such.
+    2: the study or its data are not usable; nothing was started.
+    3: the table lacks replicates or cells, or a stage run crashed; each is named. The same command tries
+    crashed ones again.
     130: stopped with Ctrl-C; the same command goes on.
     """
     from pretune.run import run_study
@@ -108,6 +115,8 @@ def submit(
     Exit codes: those of `pretune run`; with --no-wait 0 once the job is there. Ctrl-C leaves the job running.
     """
     from pretune.cluster import jobs
+    from pretune.data.preflight import check_before_training
+    from pretune.data.requirements import facts_before_decoding
 
     study = load(file, scale, overrides)
     given: dict[str, Any] = {
@@ -129,6 +138,7 @@ def submit(
     words += [word for group in may_grow for word in ("--may-grow", group)]
     words += [word for override in overrides for word in ("--set", override)]
     jobs.check_arguments(words)
+    check_before_training(study, facts_before_decoding(Path(data) if data else None, missing=True))
     job = jobs.submit(jobs.connect(address), address, study.name, file, words, pip)
     click.echo(f"submitted {job}")
     click.echo(f"pretune stop {job} --address {address} stops it", err=True)
@@ -162,12 +172,17 @@ def show_end(ended: Any, folder: Path, console: Console) -> None:
 
     if (folder / "results.parquet").exists():
         print_report(folder, console)
-    for label, cause in ended.failed.items():
-        console.print(f"[red]failed[/] {label}: {cause}", highlight=False)
+    for word, colour, runs in (("failed", "red", ended.failed), ("search", "yellow", ended.diverged)):
+        for run in runs[:MOST_LINES]:
+            console.print(f"[{colour}]{word}[/] {escape(str(run))}", highlight=False, soft_wrap=True)
+        if len(runs) > MOST_LINES:
+            console.print(f"... and {len(runs) - MOST_LINES} more, in {folder / 'pretune.log'}", soft_wrap=True)
+    if ended.diverged:
+        console.print("a trial of a search that diverges is an answer: the search goes on without it", highlight=False)
     for message in ended.messages:
-        console.print(f"[red]{message}[/]", highlight=False)
+        console.print(f"[red]{escape(message)}[/]", highlight=False)
     for note in ended.notes:
-        console.print(f"note: {note}", highlight=False)
+        console.print(f"note: {escape(note)}", highlight=False)
     console.print(
         f"{ended.trained} stage runs trained, {ended.reused} reused, {duration(ended.seconds)}", highlight=False
     )
@@ -205,38 +220,47 @@ def idle_share(folder: Path) -> str:
 @options.data
 @options.root
 @options.store
+@click.option("--time", "timed", is_flag=True, help="Time a few steps of each kind of stage, and estimate the costs.")
 @click.option("--parallel", type=click.IntRange(1), help="Stage runs at once, for the estimate.  [default: CPUs]")
-@click.option("--calibrate/--no-calibrate", default=True, help="Time a few steps of each kind of stage.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def plan(
     file: Path, scale: str | None, overrides: tuple[str, ...], data: Path | None, root: Path, store: str | None,
-    parallel: int | None, calibrate: bool, as_json: bool,
+    timed: bool, parallel: int | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Show what a study would run, what it shares and what it costs. Trains nothing.
+    """Show what a study would run, what it shares and what its data hold. Trains nothing.
+
+    Every stage is built without values, so that a study that cannot be run is refused (exit code 2).
 
     \b
     pretune plan study.yaml --data ~/datasets
-    pretune plan study.yaml --no-calibrate --json
+    pretune plan study.yaml --time          what it costs, too
     """
-    from pretune.calibration import calibrate as time_steps
     from pretune.cli.plan_table import print_plan
-    from pretune.data.requirements import check_study_requirements, facts_before_decoding
+    from pretune.data.facts import data_facts
+    from pretune.data.preflight import check_before_training, check_masks
+    from pretune.data.requirements import facts_before_decoding
     from pretune.plan import make_plan, searches_before
     from pretune.search_spaces.schema import Data
     from pretune.store.lookup import find_in
     from pretune.store.store import open_store
 
     study = load(file, scale, overrides)
-    check_study_requirements(study, facts_before_decoding(data, missing=True))
+    facts_of = facts_before_decoding(data, missing=True)
+    check_before_training(study, facts_of)
     digest_of, size_of = _contents(data, root)
+    glance_of = _glances(data, root / "cache", digest_of)
+    check_masks(study, facts_of, glance_of)
     held = open_store(store or root / "store", root / "cache")
     with searches_before(root / study.name) as asked:
         made, stages = make_plan(study, digest_of, find_in(held), asked)
-    if calibrate and size_of is not None:
+    made = dataclasses.replace(made, data=tuple(data_facts(study, facts_of, glance_of, data)))
+    if timed:
+        from pretune.calibration import calibrate
+
         click.echo("timing a few steps of each kind of stage ...", err=True)
         sizes: Callable[[Data], int] = size_of
         missing = [stage for stage in stages if held.find(stage.fingerprint) is None]
-        seconds, gpu_hours, disk = time_steps(missing, sizes)
+        seconds, gpu_hours, disk = calibrate(missing, sizes)
         made = dataclasses.replace(made, seconds=seconds, gpu_hours=gpu_hours, disk_bytes=disk)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(made), indent=1))
@@ -244,6 +268,19 @@ def plan(
         print_plan(made, parallel or os.cpu_count() or 1, Console())
         for line in _sources(stages, data, root / "cache"):
             click.echo(line)
+
+
+def _glances(data: Path | None, cache: Path | None, digest_of: Callable[[Any], str]) -> Callable[[Any], Any]:
+    """How to look at the masks of a data set; None for one that is not at hand."""
+    from pretune.data.requirements import is_at_hand, without_folds
+    from pretune.search_spaces.schema import Data
+    from pretune.trainables.data.checks.contents import Glance, glance
+
+    @functools.cache
+    def look(settings: Data) -> Glance | None:
+        return glance(settings, data, cache, digest_of(settings)) if is_at_hand(settings, data) else None
+
+    return lambda settings: look(without_folds(settings))
 
 
 def _sources(stages: list[Stage], data: Path | None, cache: Path) -> Iterator[str]:
@@ -289,8 +326,6 @@ def _contents(data: Path | None, root: Path) -> tuple[Any, Any]:
         except DataError:
             return settings.limit or 1000
 
-    import functools
-
     return functools.cache(digest_of), functools.cache(size_of)
 
 
@@ -318,6 +353,23 @@ def init(file: Path, images: Path | None, masks: Path | None, classes: str | Non
     if assumed:
         click.echo(f"{', '.join(assumed)} not given: placeholders were written, edit them before running")
     click.echo(f"wrote {file}; next: pretune plan {file}")
+    if images is not None and masks is not None:
+        _check_starter(file)
+
+
+def _check_starter(file: Path) -> None:
+    """What `pretune plan` would refuse is told while the folders and class names are at hand."""
+    from pretune.data.facts import data_facts
+    from pretune.data.preflight import check_before_training, check_masks
+    from pretune.data.requirements import facts_before_decoding
+
+    study, facts_of = load(file, None, ()), facts_before_decoding(None, missing=True)
+    glance_of = _glances(None, None, lambda settings: "")
+    check_before_training(study, facts_of)
+    for facts in data_facts(study, facts_of, glance_of, None):
+        for sentence in facts.sentences():
+            click.echo(sentence)
+    check_masks(study, facts_of, glance_of)
 
 
 COMMANDS = (run, submit, stop, plan, init)

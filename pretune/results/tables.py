@@ -32,20 +32,30 @@ import yaml
 
 from pretune.analysis.load.results import STUDY_FORMAT
 from pretune.outcomes import Outcome, Outcomes
+from pretune.results.image_counts import read_counts
+from pretune.results.warnings import warnings_of
 from pretune.search.replicates import ReplicatePlan, Run, TrialRecord, Values, stages_in
 from pretune.search_spaces import schema, space
 from pretune.search_spaces.cells import Cell
-from pretune.search_spaces.metrics import definition_of, direction_of, scored_by, to_json
+from pretune.search_spaces.metrics import (
+    MetricDefinition,
+    definition_of,
+    direction_of,
+    same_score,
+    scored_by,
+    sign_of,
+    to_json,
+)
 from pretune.search_spaces.resolve import Study
-from pretune.search_spaces.stages import Stage
+from pretune.search_spaces.stages import DigestOf, Stage
 from pretune.store.store import Store, write_atomically
 from pretune.trainables.files import HISTORY, NOTES, WEIGHTS
 
 Row = dict[str, Any]
 
 
-def write_header(study: Study, folder: Path) -> None:
-    """study.yaml and study.json."""
+def write_header(study: Study, folder: Path, digest_of: DigestOf | None = None) -> None:
+    """study.yaml and study.json; `digest_of` names the content of the data."""
     write_atomically(folder / "study.yaml", study.to_yaml())
     report = study.header.report
     content = {
@@ -60,9 +70,35 @@ def write_header(study: Study, folder: Path) -> None:
         "tune": study.header.tune.model_dump(mode="json"),
         "ranges": described_ranges(study),
         "sets": sets_of_levels(study),
-        "metrics": {name: to_json(definition_of(name)) for name in compared_by(study)},
+        "metrics": {name: to_json(definition_in(name, study.header.tune)) for name in compared_by(study)},
+        "checkpoints": {cell.label: _checkpoint(cell) for cell in study.cells if "finetune" in cell.template},
+        "data": {} if digest_of is None else data_digests(study, digest_of),
     }
     write_atomically(folder / "study.json", json.dumps(content, indent=1))
+
+
+def definition_in(name: str, tune: schema.Tune) -> MetricDefinition:
+    """A metric's definition in this study: `tune.direction` holds for the target on every split."""
+    found = definition_of(name)
+    turned = tune.direction is not None and same_score(name, tune.target)
+    return found._replace(direction=tune.direction) if turned else found
+
+
+def _checkpoint(cell: Cell) -> str:
+    """Which weights of a cell's fine-tunings are scored: last, best, or "tuned" where that is searched."""
+    found = cell.template["finetune"].get("checkpoint", "last")
+    return found if isinstance(found, str) else "tuned"
+
+
+def data_digests(study: Study, digest_of: DigestOf) -> dict[str, list[str]]:
+    """Data set by its name in the study -> digests of its content, several where its settings are a factor."""
+    found: dict[str, set[str]] = {}
+    for settings in {
+        json.dumps(space.to_plain(cell.template.get("data")), sort_keys=True, default=str): cell for cell in study.cells
+    }.values():
+        for name, data in settings.configuration().data.items():
+            found.setdefault(name, set()).add(digest_of(data))
+    return {name: sorted(digests) for name, digests in found.items()}
 
 
 def compared_by(study: Study) -> list[str]:
@@ -74,18 +110,34 @@ def compared_by(study: Study) -> list[str]:
 
 def readable(cell: Cell, values: Values) -> Values:
     """Chosen values as a study file would write them: the option's name in place of its number."""
-    ranges = dict(space.ranges(cell.template))
+    ranges = dict(cell.all_ranges)
     return {
         name: item.labels()[value] if isinstance(item := ranges.get(name), space.Choice) else value
         for name, value in values.items()
     }
 
 
+def values_reaching(use: ReplicatePlan, stage: Stage) -> Values:
+    """Chosen values that a stage depends on: of a pretraining, and of its probes, those of the pretraining alone."""
+    if stage.kind == "finetune":
+        return use.values
+    own = set(use.cell.ranges("pretrain"))
+    return {name: value for name, value in use.values.items() if name in own}
+
+
+def shown_values(use: ReplicatePlan, stage: Stage) -> str:
+    """'finetune.optimizer.lr 0.003', for people."""
+    chosen = readable(use.cell, values_reaching(use, stage))
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in chosen.items()
+    )
+
+
 def described_ranges(study: Study) -> dict[str, Any]:
     """Every range of the study by its dotted key, as a study file writes it; a choice by its options' names."""
     found: dict[str, Any] = {}
     for cell in study.cells:
-        for name, item in space.ranges(cell.template):
+        for name, item in cell.all_ranges:
             found[name] = {"choice": list(item.labels())} if isinstance(item, space.Choice) else space.to_plain(item)
     return found
 
@@ -128,13 +180,28 @@ def in_order(study: Study, uses: Sequence[ReplicatePlan]) -> list[ReplicatePlan]
 def result_rows(study: Study, uses: Sequence[ReplicatePlan], outcomes: Outcomes) -> list[Row]:
     """One row per (cell, replicate, stage run, metric), in the order in which they were asked for.
 
-    A pretraining that several cells share stands there once per phase, with an empty cell; failed stage runs are
-    rows without a metric. What has not ended is left out.
+    A pretraining that several cells share stands there once per phase, with an empty cell and the levels that these
+    cells have in common; failed stage runs are rows without a metric. What has not ended is left out.
     """
     rows: list[Row] = []
+    shared = _shared(uses)
     for use, name, stage, cell in _placed(uses, outcomes):
-        rows += _rows(study, use, name, stage, outcomes[stage.fingerprint], cell)
+        levels, cells = (use.cell.levels, "") if cell else _where_shared(study, shared[stage.fingerprint])
+        rows += _rows(study, use, name, stage, outcomes[stage.fingerprint], cell, levels, cells)
     return rows
+
+
+def _where_shared(study: Study, sharing: Sequence[Cell]) -> tuple[Mapping[str, str], str]:
+    """Levels that the cells sharing a stage have in common; labels as JSON where others have these levels too."""
+    levels = common_levels(sharing)
+    alike = [cell for cell in study.cells if all(cell.levels.get(name) == level for name, level in levels.items())]
+    return levels, json.dumps([cell.label for cell in sharing]) if len(alike) > len(sharing) else ""
+
+
+def common_levels(cells: Sequence[Cell]) -> dict[str, str]:
+    """Factor -> level, of the factors in which all cells have one level."""
+    first, *others = (cell.levels for cell in cells)
+    return {name: level for name, level in first.items() if all(other.get(name) == level for other in others)}
 
 
 def _placed(uses: Sequence[ReplicatePlan], outcomes: Outcomes) -> Iterator[tuple[ReplicatePlan, str, Stage, str]]:
@@ -150,23 +217,34 @@ def _placed(uses: Sequence[ReplicatePlan], outcomes: Outcomes) -> Iterator[tuple
                 yield use, name, stage, cell
 
 
-def _shared(uses: Sequence[ReplicatePlan]) -> set[str]:
-    """Fingerprints of pretrainings and their probes that more than one cell uses; a pairwise probe is of its cells."""
-    cells: dict[str, set[str]] = {}
+def _shared(uses: Sequence[ReplicatePlan]) -> dict[str, list[Cell]]:
+    """Pretrainings and their probes that more than one cell uses, and which do; a pairwise probe is of its cells."""
+    cells: dict[str, dict[str, Cell]] = {}
     for use in uses:
         for stage in use.stages.values():
             if stage.kind != "finetune" and not use.pair:
-                cells.setdefault(stage.fingerprint, set()).add(use.cell.label)
-    return {key for key, labels in cells.items() if len(labels) > 1}
+                cells.setdefault(stage.fingerprint, {})[use.cell.label] = use.cell
+    return {key: list(found.values()) for key, found in cells.items() if len(found) > 1}
 
 
-def _rows(study: Study, use: ReplicatePlan, name: str, stage: Stage, outcome: Outcome, cell: str) -> Iterator[Row]:
+def _rows(
+    study: Study,
+    use: ReplicatePlan,
+    name: str,
+    stage: Stage,
+    outcome: Outcome,
+    cell: str,
+    levels: Mapping[str, str],
+    cells: str,
+) -> Iterator[Row]:
     head: Row = {"study": study.name, "phase": use.phase, "cell": cell}
-    head |= {f"factor.{factor}": use.cell.levels[factor] if cell else None for factor in study.factors}
+    head |= {f"factor.{factor}": levels.get(factor) for factor in study.factors}
     head |= {"configuration": use.configuration if cell else "", "seed": use.replicate.seed}
     head |= {"seed_pretrain": use.replicate.pretrain, "seed_finetune": use.replicate.finetune}
     head |= {"stage": name, "fingerprint": stage.fingerprint, "outcome": outcome.state, "cause": outcome.cause}
-    head |= {"chosen": json.dumps(readable(use.cell, use.values), sort_keys=True) if cell else "{}"}
+    chosen = use.values if cell else values_reaching(use, stage)  # all cells that share a stage have these
+    head |= {"chosen": json.dumps(readable(use.cell, chosen), sort_keys=True)}
+    head |= {"cells": cells}
     head |= {"until": None if use.until is None else f"{use.until.part} {use.until.epochs}"}  # a rung, not a whole run
     metrics = {metric_name(name, metric): value for metric, value in outcome.metrics.items()}
     for metric, value in (metrics or {"": math.nan}).items():
@@ -186,11 +264,19 @@ def write_results(study: Study, uses: Sequence[ReplicatePlan], outcomes: Outcome
     uses = in_order(study, uses)
     rows = result_rows(study, uses, outcomes)
     if rows:
-        _write_parquet(pd.DataFrame(rows), folder / "results.parquet")
+        frame = pd.DataFrame(rows)
+        weights = {key: _weights_hash(store, key) for key in frame["fingerprint"].unique()}
+        _write_parquet(frame.assign(weights=frame["fingerprint"].map(weights)), folder / "results.parquet")
         if ended := list(_stage_runs(uses, store)):  # none did where everything crashed
             _write_parquet(pd.DataFrame(ended), folder / "stage_runs.parquet")
     if curves := list(curve_rows(uses, outcomes, store)):
         _write_parquet(pd.DataFrame(curves), folder / "curves.parquet")
+
+
+def _weights_hash(store: Store, fingerprint: str) -> str:
+    """SHA-256 of the weights that a stage run left; "" where it left none."""
+    entry = store.find(fingerprint)
+    return "" if entry is None or WEIGHTS not in entry.files else str(entry.files[WEIGHTS]["sha256"])
 
 
 def curve_rows(uses: Sequence[ReplicatePlan], outcomes: Outcomes, store: Store) -> Iterator[Row]:
@@ -254,7 +340,8 @@ def _search_row(run: Run, trial: TrialRecord) -> Row:
     row |= {"told": result.state, "value": result.value, "reason": result.reason}
     row |= {"reached": result.reached if result.state == "partial" else None}
     row |= {"selected": "select" in went_on, "confirmed": "confirm" in went_on}
-    row |= {"scores": json.dumps(result.scores), "chosen": json.dumps(readable(cell, trial.values), sort_keys=True)}
+    scores = [score if math.isfinite(score) else None for score in result.scores]  # None: no score at that seed
+    row |= {"scores": json.dumps(scores), "chosen": json.dumps(readable(cell, trial.values), sort_keys=True)}
     row |= {f"also.{name}": value for name, value in zip(tune.also, result.also, strict=False)}
     return row | {f"over.{name}": value for name, value in zip(tune.constraints, result.over, strict=False)}
 
@@ -270,10 +357,8 @@ def on_front(row: Row, rows: Sequence[Row], tune: schema.Tune) -> bool:
 
 def _goodness(row: Row, tune: schema.Tune) -> tuple[float, ...]:
     """The targets, larger is better."""
-    signs = [1.0 if direction_of(name) == "maximize" else -1.0 for name in tune.also]
-    first = 1.0 if direction_of(tune.target, tune.direction) == "maximize" else -1.0
-    also = [sign * row[f"also.{name}"] for name, sign in zip(tune.also, signs, strict=True)]
-    return (first * row["value"], *also)
+    first = sign_of(direction_of(tune.target, tune.direction)) * row["value"]
+    return (first, *(sign_of(direction_of(name)) * row[f"also.{name}"] for name in tune.also))
 
 
 def own_name(study: Study, folder: Path) -> str:
@@ -301,7 +386,7 @@ def keep_best(
     """Copy the weights of the best fine-tuning to `best/`: the cell with the best mean validation score, and in it
     the replicate with the best; the test set has no say in it."""
     target = study.header.tune.target
-    sign = -1.0 if direction_of(target, study.header.tune.direction) == "minimize" else 1.0
+    sign = sign_of(direction_of(target, study.header.tune.direction))
     scored: dict[str, list[tuple[float, ReplicatePlan]]] = {}
     for use in in_order(study, uses):
         outcome = outcomes.get(use.stages["finetune"].fingerprint) if "finetune" in use.stages else None
@@ -314,15 +399,18 @@ def keep_best(
     entry = store.find(use.stages["finetune"].fingerprint)
     if entry is None:
         return None
-    weights, notes = store.file(entry, WEIGHTS), store.file(entry, NOTES)
-    return _copy_model(study, use, outcomes, weights, notes, folder / "best")
+    warnings = warnings_of(study, use, uses, outcomes, read_counts(store, entry))
+    files = {name: store.file(entry, name) for name in (WEIGHTS, NOTES)}
+    return _copy_model(study, use, outcomes, files, warnings, folder / "best")
 
 
-def _copy_model(study: Study, use: ReplicatePlan, outcomes: Outcomes, weights: Path, noted: Path, target: Path) -> Path:
+def _copy_model(
+    study: Study, use: ReplicatePlan, outcomes: Outcomes, files: Mapping[str, Path], warnings: list[str], target: Path
+) -> Path:
     target.mkdir(exist_ok=True)
     stage = use.stages["finetune"]
-    shutil.copyfile(weights, target / WEIGHTS)
-    notes: Mapping[str, Any] = json.loads(noted.read_text())
+    shutil.copyfile(files[WEIGHTS], target / WEIGHTS)
+    notes: Mapping[str, Any] = json.loads(files[NOTES].read_text(encoding="utf-8"))
     order = "RGB, channels first" if schema.slices_of(stage.data) is None else "grey volumes, channels first"
     card = {
         "study": study.name,
@@ -343,6 +431,7 @@ def _copy_model(study: Study, use: ReplicatePlan, outcomes: Outcomes, weights: P
         "input": {"size": notes["size"], "range": [0.0, 1.0], "order": order},
         "test": notes["test"] if stage.on_test else [],
         "scores": dict(outcomes[stage.fingerprint].metrics),
+        "warnings": warnings,
     }
     write_atomically(target / "model.json", json.dumps(card, indent=1))
     return target

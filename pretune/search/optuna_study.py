@@ -39,7 +39,7 @@ class Search:
     tune: schema.Tune
     finished: dict[int, FrozenTrial]  # by index: trials that Optuna has the result of
     running: dict[int, optuna.Trial]  # by index: trials that an ended process left without a result
-    failed: dict[int, Params]  # by index: parameters of trials whose stage runs crashed
+    failed: dict[int, Params]  # by index: parameters of trials whose stage runs crashed or have no score
     suggested: dict[int, optuna.Trial] = field(default_factory=dict)  # by this process, without a result yet
     preferred: int = 0  # trials in which another than the first suggestion was taken
 
@@ -97,12 +97,13 @@ class Search:
 
         One that broke a constraint is told with its value and by how much, in shares of the bound. One that diverged is
         pruned without a value, and violates more than anything measured. A partial one is pruned, with its value as an
-        intermediate one. A failed one has no result, and its values are suggested again by the next process.
+        intermediate one. A failed one has no result, and its values are suggested again by the next process. So has one
+        without any score (`unscored`): samplers take no notice of it, neither as good nor as bad.
         """
         if index in self.finished:
             return
         trial = self.suggested.pop(index)
-        if result.state == "failed":
+        if result.state in ("failed", "unscored"):
             self.study.tell(trial, state=TrialState.FAIL)
             return
         diverged = result.state == "infeasible" and result.value is None

@@ -12,12 +12,13 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pretune.outcomes import Outcome, Outcomes
 from pretune.search.racing import Noise, clearly_worse, residual
 from pretune.search.replicates import ReplicatePlan, Run, TrialEnd, TrialResult, Values
 from pretune.search_spaces.cells import Cell
-from pretune.search_spaces.metrics import parts_of
+from pretune.search_spaces.metrics import Bound, parts_of
 from pretune.search_spaces.stages import Replicate, Stage, Until, replicates
 
 Target = Callable[[ReplicatePlan], tuple[Stage, str]]  # which stage's metric scores a replicate
@@ -30,6 +31,8 @@ class SuggestedTrial:
     index: int
     values: Values
 
+
+GOES_ON = ("complete", "unscored")  # results that speak against no trial: it gets more seeds or epochs
 
 TrialResults = dict[int, TrialResult]  # by index
 Measuring = Generator[Sequence[Stage], Outcomes, TrialResults]
@@ -61,6 +64,11 @@ class Pruning:
                 self.best = result
         return results
 
+    @property
+    def metric(self) -> str:
+        """The metric that scores a trial; known once one was planned."""
+        return self.target(self.plans[0])[1]
+
     # --------------------------------------------------------------------------------------------- three ways
 
     def _all_seeds(self, trials: Sequence[SuggestedTrial]) -> Measuring:
@@ -85,13 +93,12 @@ class Pruning:
             for index, more in new.items():
                 plans[index] += more
                 results[index] = self.result_of(plans[index], outcomes)
-            alive = [trial for trial in alive if results[trial.index].state == "complete"]
+            alive = [trial for trial in alive if results[trial.index].state in GOES_ON]
             if n == len(seeds):
                 break
             rows = [results[trial.index].scores for trial in alive]
             rows += [self.best.scores[:n]] if self.best is not None else []
-            if len(rows) >= 2:
-                scores = self.sign * np.array(rows)
+            if len(rows) >= 2 and (scores := comparable(rows, self.sign)).shape[1]:
                 noise = residual(np.unique(scores, axis=0))  # a configuration asked twice tells of no more noise
                 # Bonferroni over looks, and over who of all so far might be the best by chance: the incumbent was
                 # chosen on these very seeds
@@ -103,7 +110,7 @@ class Pruning:
                             f"raced out after {n} of {len(seeds)} seeds: {abs(gap):.4g} worse than the best, p {p:.2g}"
                         )
                         results[index] = replace(results[index], state="partial", reached=n, reason=why)
-            alive = [trial for trial in alive if results[trial.index].state == "complete"]
+            alive = [trial for trial in alive if results[trial.index].state in GOES_ON]
             given, n = n, min(len(seeds), n + racing.step)
         self.noise += noise
         return self._adjusted(results)
@@ -119,16 +126,16 @@ class Pruning:
             plans = {trial.index: self._plan(trial, seeds, until) for trial in alive}
             outcomes = yield self._targets(plans.values())
             results |= {index: self.result_of(asked, outcomes) for index, asked in plans.items()}
-            alive = [trial for trial in alive if results[trial.index].state == "complete"]
+            alive = [trial for trial in alive if results[trial.index].state in GOES_ON]
             if epochs is None or not alive:
                 break
-            values = {trial.index: self.sign * (results[trial.index].value or 0.0) for trial in alive}
+            values = {i: self.sign * value for i in (t.index for t in alive) if (value := results[i].value) is not None}
             self.on_rung.setdefault(epochs, []).extend(values.values())
             going, why = self._going_on(values, epochs)
             for index in values.keys() - going:
                 reason = f"stopped after {epochs} epochs: {why}"
                 results[index] = replace(results[index], state="partial", reached=epochs, reason=reason)
-            alive = [trial for trial in alive if trial.index in going]
+            alive = [trial for trial in alive if results[trial.index].state in GOES_ON]
         return results
 
     def _going_on(self, values: dict[int, float], epochs: int) -> tuple[set[int], str]:
@@ -159,29 +166,30 @@ class Pruning:
         return [self.target(plan)[0] for plans in groups for plan in plans]  # type: ignore[attr-defined]
 
     def result_of(self, plans: Sequence[ReplicatePlan], outcomes: Outcomes) -> TrialResult:
-        """Result of a trial that went as far as it was to go."""
-        tune = self.run.study.header.tune
+        """Result of a trial that went as far as it was to go.
+
+        Each metric is a mean (a constraint: the worst) over the replicates that have a score in it. A class that is in
+        neither truth nor prediction has none, which is no fault of the configuration.
+        """
+        tune, metric = self.run.study.header.tune, self.target(plans[0])[1]
         ends = [outcomes[self.target(plan)[0].fingerprint] for plan in plans]
-        metric = self.target(plans[0])[1]
-        state, value = end_of(ends, metric)
-        if value is None:
-            return TrialResult(state, reason=next((end.cause for end in ends if end.cause), f"{metric} is not finite"))
-        by_seed: dict[Replicate, list[float]] = {}
-        for plan, end in zip(plans, ends, strict=True):
-            by_seed.setdefault(plan.replicate, []).append(measured(end, metric))
-        scores = tuple(float(np.mean(values)) for values in by_seed.values())
-        also = tuple(float(np.mean([measured(end, name) for end in ends])) for name in tune.also)
-        over = tuple(max(measured(end, name) for end in ends) - bound for name, bound in tune.constraints.items())
-        if not all(math.isfinite(number) for number in (*also, *over)):
-            return TrialResult("infeasible", reason=f"{', '.join((*tune.also, *tune.constraints))}: not all measured")
-        broken = [
-            f"{name} above {tune.constraints[name]:g}"
-            for name, by in zip(tune.constraints, over, strict=True)
-            if by > 0
-        ]
-        if broken:
-            return TrialResult("infeasible", value, 0, "; ".join(broken), scores, also, over)
-        return TrialResult("complete", value, 0, "", scores, also, over)
+        if (state := end_of(ends)) != "complete":
+            return TrialResult(state, reason=next((end.cause for end in ends if end.cause), state))
+        names = (metric, *tune.also, *tune.constraints)
+        found = {name: [value for end in ends if (value := measured(end, name)) is not None] for name in names}
+        if broken := [name for name, values in found.items() if not np.isfinite(values).all()]:
+            return TrialResult("infeasible", reason=f"{', '.join(broken)}: not finite")
+        scores = seed_scores(plans, [measured(end, metric) for end in ends])
+        if missing := [name for name, values in found.items() if not values]:
+            return TrialResult("unscored", reason=f"no replicate has a score in {', '.join(missing)}", scores=scores)
+        value, *also = (float(np.mean(found[name])) for name in (metric, *tune.also))
+        bounds = [Bound(name, bound) for name, bound in tune.constraints.items()]
+        over = tuple(bound.excess(found[bound.metric]) for bound in bounds)
+        exceeded = "; ".join(f"{bound.metric} {bound.side}" for bound, by in zip(bounds, over, strict=True) if by > 0)
+        state = "infeasible" if exceeded else "complete"
+        unscored = sum(math.isnan(score) for score in scores)
+        said = f"no score at {unscored} of {len(scores)} seeds" if unscored else ""
+        return TrialResult(state, value, 0, "; ".join(filter(None, (exceeded, said))), scores, tuple(also), over)
 
     def _adjusted(self, results: TrialResults) -> TrialResults:
         """What left the race early is told with the mean it would have on all seeds if it kept its distance to the
@@ -192,12 +200,9 @@ class Pruning:
                 reference = result
         if reference is None:
             return results
-        whole = float(np.mean(reference.scores))
         return {
-            i: replace(v, value=float(np.mean(v.scores)) + whole - float(np.mean(reference.scores[: v.reached])))
-            if v.state == "partial"
-            else v
-            for i, v in results.items()
+            i: replace(result, value=adjusted(result, reference.scores)) if result.state == "partial" else result
+            for i, result in results.items()
         }
 
     def _better(self, result: TrialResult, other: TrialResult | None) -> bool:
@@ -205,16 +210,36 @@ class Pruning:
         return other is None or other.value is None or self.sign * result.value > self.sign * other.value
 
 
-def end_of(outcomes: Sequence[Outcome], metric: str) -> tuple[TrialEnd, float | None]:
-    """How a trial ends, and its value: never a mean over survivors. Without the metric there is none."""
+def comparable(rows: Sequence[tuple[float, ...]], sign: float) -> NDArray[np.float64]:
+    """(trials, seeds) larger is better, of the seeds at which all of them have a score."""
+    scores = sign * np.array(rows, np.float64)
+    return np.asarray(scores[:, np.isfinite(scores).all(axis=0)])
+
+
+def adjusted(result: TrialResult, reference: tuple[float, ...]) -> float:
+    """A partial result's mean on all seeds, if it kept its distance to `reference`, which has all of them."""
+    ours, theirs = np.array(result.scores), np.array(reference[: result.reached])
+    both = np.isfinite(ours) & np.isfinite(theirs)
+    return float(np.mean(ours[both])) + float(np.nanmean(reference)) - float(np.mean(theirs[both]))
+
+
+def end_of(outcomes: Sequence[Outcome]) -> TrialEnd:
+    """How a trial ends whose replicates ended so: never a mean over survivors."""
     if any(outcome.state == "crashed" or outcome.root == "crashed" for outcome in outcomes):
-        return "failed", None
+        return "failed"
     if any(outcome.state == "diverged" or outcome.root == "diverged" for outcome in outcomes):
-        return "infeasible", None
-    value = float(np.mean([measured(outcome, metric) for outcome in outcomes]))
-    return ("complete", value) if math.isfinite(value) else ("infeasible", None)
+        return "infeasible"
+    return "complete"
 
 
-def measured(outcome: Outcome, metric: str) -> float:
-    """A metric of a stage run, or what it cost."""
-    return float((outcome.costs if parts_of(metric).part == "cost" else outcome.metrics).get(metric, math.nan))
+def measured(outcome: Outcome, metric: str) -> float | None:
+    """A metric of a stage run, or what it cost; None where it has no score in it."""
+    return (outcome.costs if parts_of(metric).part == "cost" else outcome.metrics).get(metric)
+
+
+def seed_scores(plans: Sequence[ReplicatePlan], values: Sequence[float | None]) -> tuple[float, ...]:
+    """By seed the mean over the cells that have a score; NaN for a seed at which none has."""
+    by_seed: dict[Replicate, list[float]] = {}
+    for plan, value in zip(plans, values, strict=True):
+        by_seed.setdefault(plan.replicate, []).extend([] if value is None else [value])
+    return tuple(float(np.mean(found)) if found else math.nan for found in by_seed.values())

@@ -17,7 +17,8 @@ from pretune.search_spaces.stages import DigestOf, Replicate, Stage, Until, stag
 Values = dict[str, Any]  # of ranges, by the range's dotted key
 Phase = Literal["search", "select", "confirm"]
 
-TrialEnd = Literal["complete", "infeasible", "failed", "partial"]
+# unscored: all replicates finished, and none has a score in the target
+TrialEnd = Literal["complete", "infeasible", "failed", "partial", "unscored"]
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ class TrialResult:
     value: float | None = None  # the target; of a partial one as far as it went
     reached: int = 0  # of a partial one: seeds (racing) or epochs (rungs)
     reason: str = ""
-    scores: tuple[float, ...] = ()  # by search seed, means over the cells that vote
+    scores: tuple[float, ...] = ()  # by search seed, means over the cells that vote; NaN where none has a score
     also: tuple[float, ...] = ()  # further targets
-    over: tuple[float, ...] = ()  # by how much it exceeds each constraint; above 0 is infeasible
+    over: tuple[float, ...] = ()  # by how much it is beyond each constraint's bound; above 0 is infeasible
 
 
 @dataclass(frozen=True)

@@ -7,21 +7,32 @@ best again on seeds of their own, since the best of many looks better than it is
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 from pretune.outcomes import Outcomes
 from pretune.search import budget, warm_start
 from pretune.search.optuna_study import Search, open_search, relative
 from pretune.search.pruning import Pruning, SuggestedTrial, Target
-from pretune.search.replicates import Run, TrialRecord, Values, values_or_centres
+from pretune.search.replicates import Run, TrialRecord, TrialResult, Values, values_or_centres
 from pretune.search.samplers import grid_size
 from pretune.search_spaces import schema, space
 from pretune.search_spaces.cells import Cell
 from pretune.search_spaces.identities import RECIPE
-from pretune.search_spaces.metrics import PRETEXT_LOSS, PROBE_ACCURACY, Direction, direction_of
+from pretune.search_spaces.metrics import (
+    PRETEXT_LOSS,
+    PROBE_ACCURACY,
+    Bound,
+    Direction,
+    direction_of,
+    parts_of,
+    sign_of,
+)
 from pretune.search_spaces.stages import Stage, replicates, stages_of
 
 Part = Literal["pretrain", "finetune"]
@@ -57,7 +68,7 @@ def search(run: Run, spec: SearchSpec) -> Generator[Sequence[Stage], Outcomes, V
     """
     tune, title = run.study.header.tune, spec.title
     optuna_search = open_search_of(run, spec)
-    pruning = Pruning(run, spec.part, spec.cells, spec.target, sign_of(spec, tune))
+    pruning = Pruning(run, spec.part, spec.cells, spec.target, sign_of(directions(spec.part, tune)[0]))
     limits = budget.share(tune.budget, searches_of(run))
     budget_key, began = budget_text(run, limits), run.elapsed() / 3600
     ended = optuna_search.ended(budget_key)
@@ -88,11 +99,16 @@ def search(run: Run, spec: SearchSpec) -> Generator[Sequence[Stage], Outcomes, V
             f"{title}: for {optuna_search.preferred} of {wanted} trials a later suggestion was used because its "
             "pretraining was in the store (tune.prefer_stored): the search leans towards those"
         )
-    ranked = ranked_values(run, title, pruning.sign)
+    ranked = ranked_values(run, title, pruning.metric, pruning.sign)
     best = yield from select(run, spec, ranked, pruning)
     run.open_searches -= 1
     if best is None:
         run.messages.append(nothing_found(run, spec, pruning, bool(ranked)))
+    elif any(t.result.state == "unscored" and t.values == best for t in run.trials if t.search == title):
+        run.notes.append(
+            f"{title}: no validation image of the search seeds has the class of {pruning.metric}, so it cannot tell "
+            "trials apart: the first that predicts the class nowhere was confirmed"
+        )
     return best
 
 
@@ -109,30 +125,39 @@ def select(
     ]
     outcomes = yield [spec.target(plan)[0] for group in groups for plan in group]
     results = [pruning.result_of(group, outcomes) for group in groups]
-    whole = [
-        (-pruning.sign * result.value, k)
-        for k, result in enumerate(results)
+    ranks = ranking(results, pruning.metric, pruning.sign)
+    return candidates[min(ranks, key=lambda place: (ranks[place], place))] if ranks else None
+
+
+def ranked_values(run: Run, title: str, metric: str, sign: float) -> list[Values]:
+    """Values of a search's trials that can be confirmed, the best first; of equals the first suggested."""
+    trials = [trial for trial in run.trials if trial.search == title]
+    order = ranking([trial.result for trial in trials], metric, sign)
+    return [trials[place].values for place in sorted(order, key=lambda place: (order[place], trials[place].index))]
+
+
+def ranking(results: Sequence[TrialResult], metric: str, sign: float) -> dict[int, float]:
+    """Positions of the results that can be confirmed -> rank, the lowest is the best.
+
+    A trial without any score in a class has predicted it nowhere, and the truth has it at no search seed. All that
+    others can have scored there are false positives, so it is not behind a score of 0.
+    """
+    ranks = {
+        place: -sign * result.value
+        for place, result in enumerate(results)
         if result.state == "complete" and result.value is not None
-    ]
-    return candidates[min(whole)[1]] if whole else None
-
-
-def ranked_values(run: Run, title: str, sign: float) -> list[Values]:
-    """Values of a search's complete trials, the best first; of equals the first suggested."""
-    found = [
-        (-sign * trial.result.value, trial.index, trial.values)
-        for trial in run.trials
-        if trial.search == title and trial.result.state == "complete" and trial.result.value is not None
-    ]
-    return [values for *_, values in sorted(found, key=lambda one: one[:2])]
+    }
+    if parts_of(metric).label:
+        nothing_found = -np.finfo(float).tiny
+        ranks |= {place: nothing_found for place, result in enumerate(results) if result.state == "unscored"}
+    return ranks
 
 
 def nothing_found(run: Run, spec: SearchSpec, pruning: Pruning, some_complete: bool) -> str:
     """A search without a configuration to confirm, as a sentence."""
     tune, trials = run.study.header.tune, [trial for trial in run.trials if trial.search == spec.title]
-    metric = spec.target(pruning.plans[0])[1]
     return (
-        f"{spec.title}: no configuration of {len(trials)} finished with a finite {metric} in all its replicates"
+        f"{spec.title}: no configuration of {len(trials)} finished with a finite {pruning.metric} in all its replicates"
         f"{' and within the constraints' if tune.constraints else ''}"
         f"{', on the selection seeds too' if some_complete and tune.top_k > 1 else ''}; nothing to confirm"
         f"{nearest(tune.constraints, trials)}"
@@ -145,11 +170,8 @@ def nearest(bounds: Mapping[str, float], trials: Sequence[TrialRecord]) -> str:
     if not bounds or not measured:
         return ""
     closest = min(measured, key=lambda result: sum(max(0.0, by) for by in relative(result.over, bounds)))
-    broken = [
-        f"{metric} {bound + by:.4g}, above {bound:g}"
-        for (metric, bound), by in zip(bounds.items(), closest.over, strict=True)
-        if by > 0
-    ]
+    parts = zip(itertools.starmap(Bound, bounds.items()), closest.over, strict=True)
+    broken = [f"{bound.metric} {bound.value + bound.sign * by:.4g}, {bound.side}" for bound, by in parts if by > 0]
     return f" (the nearest had {' and '.join(broken)}: loosen tune.constraints, or widen the ranges)"
 
 
@@ -170,6 +192,8 @@ def open_search_of(run: Run, spec: SearchSpec) -> Search:
         "data": sorted(run.digest_of(d) for cell in cells for d in cell.configuration().data.values()),
         "fixed": spec.fixed,
     }
+    if lower := [name for name in header.tune.constraints if Bound(name, 0.0).sign < 0]:
+        depends["lower bounds"] = lower  # upper ones until 2026-11-28: results of before are other ones
     key = hashlib.sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()[:8]
     label = part if part == "pretrain" else f"{part} {cells[0].label}"
     ranges = {
@@ -194,11 +218,6 @@ def directions(part: Part, tune: schema.Tune) -> list[Direction]:
     else:
         first = direction_of(tune.target, tune.direction)
     return [first, *(direction_of(name) for name in tune.also)]
-
-
-def sign_of(spec: SearchSpec, tune: schema.Tune) -> float:
-    """-1 where the target is minimised."""
-    return -1.0 if directions(spec.part, tune)[0] == "minimize" else 1.0
 
 
 def trials_of(run: Run, spec: SearchSpec, limits: schema.Budget) -> int:

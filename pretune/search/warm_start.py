@@ -15,6 +15,7 @@ from pretune.search.replicates import Run, Values, values_or_centres
 from pretune.search.samplers import SpaceVisitor, params_of
 from pretune.search_spaces import space
 from pretune.search_spaces.cells import Cell
+from pretune.search_spaces.metrics import Bound
 from pretune.search_spaces.stages import Replicate, Stage, replicates, stages_of
 from pretune.store.lookup import TASK, costs
 from pretune.store.store import Store, write_atomically
@@ -40,7 +41,7 @@ def begin(run: Run, optuna_search: Search, visit: SpaceVisitor, cell: Cell, fixe
         fixed: what the search of the pretraining found.
     """
     own = set(cell.ranges("finetune"))
-    ranges = {found: item for found, item in space.ranges(cell.template) if found in own}
+    ranges = {found: item for found, item in cell.all_ranges if found in own}
     found, said = stored_scores(run, cell, fixed, list(run.earlier()))
     known = []
     for values, score, over in found:
@@ -93,7 +94,7 @@ def stored_scores(run: Run, cell: Cell, fixed: Values, entries: Sequence[Mapping
         return [], "no stored trials match this search at its seeds; starting cold"
     source = max(found, key=lambda key: (key == OWN, len(found[key]), key))
     target, constraints = run.study.header.tune.target, run.study.header.tune.constraints
-    needed = (target, *constraints)
+    needed, bounds = (target, *constraints), constraints.items()
     whole = {
         key: (values, by_seed)
         for key, (values, by_seed) in sorted(found[source].items())
@@ -107,7 +108,7 @@ def stored_scores(run: Run, cell: Cell, fixed: Values, entries: Sequence[Mapping
         Known(
             values,
             float(np.mean([by_seed[seed][target] for seed in common])),
-            tuple(max(by_seed[seed][name] for seed in common) - bound for name, bound in constraints.items()),
+            tuple(Bound(name, bound).excess([by_seed[seed][name] for seed in common]) for name, bound in bounds),
         )
         for values, by_seed in whole.values()
     ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -17,6 +19,7 @@ from pydantic import (
 )
 
 from pretune.search_spaces.schema.base import Settings, Share
+from pretune.search_spaces.schema.palettes import PALETTES
 
 
 def _fold(value: object) -> object:
@@ -43,6 +46,10 @@ def _test_part(value: object) -> object:
     return value if value == "official" else _part(value)
 
 
+def _undivided(value: object) -> object:
+    return {"test": 0, "val": 0} if value == "none" else value
+
+
 class Split(Settings):
     """Which images are for what. Test is drawn once per study with `seed`; validation again for every replicate.
 
@@ -50,6 +57,7 @@ class Split(Settings):
     `fold: 2/5` takes the second of five equal parts as test, in place of `test`: k-fold as a factor.
     `val_folds: 5` cuts what is not test into five parts, in place of `val`; each replicate validates on the next one,
     so that five search seeds are a five-fold cross-validation. `val_fold: 2/5` takes the second for all replicates.
+    `split: none` in place of the mapping is `{test: 0, val: 0}`: a pool without labels, used whole for pretraining.
     """
 
     test: Annotated[Literal["official"] | PositiveInt | Share, BeforeValidator(_test_part)] = 0.1
@@ -118,7 +126,7 @@ class Depth(Settings):
 class _Images(Settings):
     """What every data set shares."""
 
-    split: Split = Split()
+    split: Annotated[Split, BeforeValidator(_undivided)] = Split()  # or none: all images are for pretraining
     limit: PositiveInt | None = None  # use a random subset of this many images (drawn with split.seed)
     cache_size: PositiveInt = 128  # px; images are decoded once to this square, whatever size the views have
     fit: Literal["squash", "pad", "crop"] = "squash"  # how a non-square image becomes square
@@ -294,6 +302,77 @@ class _OwnMasks(_Images):
         return self
 
 
+Channel = Annotated[int, Field(ge=0, le=255)]
+Color = tuple[Channel, Channel, Channel]  # red, green, blue
+
+
+def _colors(value: object) -> object:
+    """{road: [128, 64, 128], car: [[0, 0, 142], [0, 0, 70]]} -> a pair of class and colour for every colour."""
+    if isinstance(value, str):
+        raise ValueError(f"should be class: [red, green, blue], or one of {', '.join(PALETTES)}")
+    if not isinstance(value, Mapping):
+        return value
+    pairs = []
+    for name, given in value.items():
+        several = isinstance(given, list | tuple) and given and isinstance(given[0], list | tuple)
+        pairs += [(name, color) for color in (given if several else [given])]
+    return tuple(pairs)
+
+
+class _MaskFiles(_OwnMasks):
+    """What masks that are image files share: what their pixels mean, where these are not class indices."""
+
+    mask_threshold: Annotated[int, Field(ge=1, le=255)] | None = (
+        None  # of 255: brighter masks are the second of two classes; for black and white with JPEG's soft edges
+    )
+    mask_colors: Annotated[tuple[tuple[str, Color], ...] | None, BeforeValidator(_colors)] = (
+        None  # class: [red, green, blue] (or a list of these), or camvid, voc or cityscapes
+    )
+    ignore_colors: tuple[Color, ...] = ()  # mask colours excluded from losses and metrics
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_palette(cls, values: Any) -> Any:
+        """A palette by its name; colours name the classes unless `classes` does."""
+        if not isinstance(values, Mapping):
+            return values
+        colors = values.get("mask_colors")
+        if isinstance(colors, str) and colors in PALETTES:
+            palette = PALETTES[colors]
+            colors = palette.colors
+            values = {"ignore_colors": palette.ignored, **values, "mask_colors": colors}
+        if isinstance(colors, Mapping) and "classes" not in values:
+            values = {**values, "classes": tuple(colors)}
+        return values
+
+    @model_validator(mode="after")
+    def _one_meaning(self) -> _MaskFiles:
+        if self.mask_threshold is not None and len(self.classes) != 2:
+            raise ValueError(f"mask_threshold tells two classes apart, and classes names {len(self.classes)}")
+        given = [name for name in ("mask_values", "mask_threshold", "mask_colors") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} both say what the pixels of masks mean; keep one")
+        if self.ignore is not None and given and given != ["mask_values"]:
+            way = "use ignore_colors" if self.mask_colors else "a threshold leaves nothing to ignore"
+            raise ValueError(f"ignore is a value of the masks, which {given[0]} does not read; {way}")
+        if self.ignore_colors and self.mask_colors is None:
+            raise ValueError("ignore_colors is beside mask_colors, which is missing")
+        return self
+
+    @model_validator(mode="after")
+    def _one_color_each(self) -> _MaskFiles:
+        if self.mask_colors is None:
+            return self
+        named = {name for name, _ in self.mask_colors}
+        if named != set(self.classes):
+            other = sorted(named ^ set(self.classes))
+            raise ValueError(f"mask_colors and classes should name the same classes; only one has {', '.join(other)}")
+        colors = [*(color for _, color in self.mask_colors), *self.ignore_colors]
+        if twice := sorted({color for color in colors if colors.count(color) > 1}):
+            raise ValueError(f"mask_colors: {list(twice[0])} stands twice; each colour has one meaning")
+        return self
+
+
 class Npz(_OwnMasks):
     """One .npz file: `images` (N, H, W, 3) or (N, H, W) uint8; `masks` (N, H, W), `labels` (N,) where there are any."""
 
@@ -301,7 +380,7 @@ class Npz(_OwnMasks):
     root: str  # the file, relative to --data if given
 
 
-class Parquet(_OwnMasks):
+class Parquet(_MaskFiles):
     """Parquet shards with the bytes of an image file in every row; read nearly in their order, see `shuffle_window`."""
 
     dataset: Literal["parquet"]
@@ -322,14 +401,33 @@ class ImageFolder(_Images):
     root: str
 
 
-class ImageMaskFolder(_OwnMasks):
-    """Two folders with equal file stems: images, and masks whose pixel values are class indices."""
+def _name_pattern(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch(r"[^{}]*\{stem\}[^{}]*", value):
+        raise ValueError("should hold {stem} once, such as {stem}_mask")
+    return value
+
+
+class ImageMaskFolder(_MaskFiles):
+    """Images and masks in two folders, or in one, paired by their names; see `mask_values` and the keys below it.
+
+    Equal names without suffix are a pair. `mask_name: "{stem}_mask"` pairs x.jpg with x_mask.png.
+    """
 
     dataset: Literal["image-mask-folder"]
     root: str
-    images: str = "images"
-    masks: str = "masks"
-    classes: tuple[str, ...]  # names of the mask values 0, 1, 2, ..., or of `mask_values`
+    images: str = "images"  # folder below root; . for root itself
+    masks: str = "masks"  # the same; may be the folder of the images where the names tell masks apart
+    image_name: Annotated[str, BeforeValidator(_name_pattern)] = "{stem}"  # without suffix, as `{stem}_img`
+    mask_name: Annotated[str, BeforeValidator(_name_pattern)] = "{stem}"  # without suffix, as `{stem}_mask`
+    classes: tuple[str, ...]  # names of the mask values 0, 1, 2, ..., or of `mask_values`; mask_colors name them too
+
+    @model_validator(mode="after")
+    def _distinguished(self) -> ImageMaskFolder:
+        if self.images == self.masks and self.image_name == self.mask_name:
+            raise ValueError(
+                f"images and masks are both {self.images}; mask_name should tell them apart: {{stem}}_mask"
+            )
+        return self
 
 
 class _Volumes(_Images):

@@ -28,6 +28,7 @@ __all__ = [
     "FACTS",
     "MAE",
     "SAMCLR",
+    "SINKHORN_EXACT_FROM",
     "BarlowTwins",
     "Classification",
     "ConRec",
@@ -157,7 +158,7 @@ class DINO(Settings):
     )
     hidden: PositiveInt = 2048
     bottleneck: PositiveInt = 256
-    prototypes: PositiveInt = 65536  # outputs; a few thousand do on small data
+    prototypes: Annotated[int, Field(ge=2)] = 65536  # outputs; a few thousand do on small data
     head_norm: bool = True  # batch norm in the head: the authors' choice for ResNet-50, not for transformers
     student_temperature: PositiveFloat = 0.1
     teacher_temperature: PositiveFloat = 0.04
@@ -174,6 +175,9 @@ class DINO(Settings):
     blur: tuple[Fraction, Fraction] | None = (1.0, 0.1)  # probability in each large view; none: views.blur in all
     local_blur: Fraction | None = 0.5  # none: views.blur
     solarize: tuple[Fraction, Fraction] = (0.0, 0.2)  # probability in each large view
+
+
+SINKHORN_EXACT_FROM = 1 / 40  # epsilon; below it exp of two cosines' difference over it may leave float32
 
 
 class SwAV(Settings):

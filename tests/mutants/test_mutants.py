@@ -8,16 +8,23 @@ from pathlib import Path
 
 import pytest
 from mutations import deletions, later_comparisons, other_streams, swaps
+from runner import SOURCES, TARGETS
 
 RUNNER = Path(__file__).with_name("runner.py")
 
 
 @pytest.mark.slow  # some hundred faults, a second or two each
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("target", ["table", "finetune", "pretrain", "loop"])
+@pytest.mark.parametrize("target", TARGETS)
 def test_every_fault_is_seen(target: str) -> None:
     done = subprocess.run([sys.executable, RUNNER, target], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+
+
+def test_every_file_that_hands_settings_to_a_module_is_a_target() -> None:
+    methods = set((RUNNER.parents[2] / SOURCES / "methods").glob("*.py"))
+    methods = {path for path in methods if path.stem != "restored"}  # its `method` is a module
+    assert {f"methods/{path.stem}" for path in methods if swaps(path.read_text())} <= TARGETS.keys()
 
 
 def test_every_statement_is_deleted_in_turn_blocks_as_a_whole_too() -> None:

@@ -46,7 +46,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_study_runs_whole_and_again_without_ray(tiny: dict[str, Any], root: Path, monkeypatch: Any) -> None:
     """Two pretrainings and four fine-tunings; the second time everything is in the store."""
     ended, text = run(tiny, root)
-    assert (ended.exit_code, ended.trained, ended.reused, ended.failed) == (0, 6, 0, {})
+    assert (ended.exit_code, ended.trained, ended.reused, ended.failed) == (0, 6, 0, ())
     assert "0 of 6 stage runs are in the store" in text
     first = results(root)
     confirmed = first[(first.metric == "test/jaccard") & (first.phase == "confirm")]
@@ -91,13 +91,14 @@ def test_a_stage_that_fails_is_retried_and_named_and_the_rest_goes_on(
     assert chosen.header.retries == 2
     assert ended.exit_code == 3
     assert ended.trained == 3
-    assert set(ended.failed) == {
+    causes = {run.label: run.cause for run in ended.failed}
+    assert set(causes) == {
         "pretrain seed 1",
         "finetune encoder=unfrozen seed 1",
         "finetune encoder=frozen seed 1",
     }
-    assert ended.failed["pretrain seed 1"].startswith("crashed: ")
-    assert ended.failed["finetune encoder=frozen seed 1"].startswith("blocked: its pretrain crashed: ")
+    assert causes["pretrain seed 1"].startswith("crashed: ")
+    assert causes["finetune encoder=frozen seed 1"].startswith("blocked: its pretrain crashed: ")
     log = (tmp_path / "tiny" / "pretune.log").read_text()
     assert log.count("retried   pretrain seed 1") == 2
     frame = results(tmp_path)

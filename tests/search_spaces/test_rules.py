@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -49,6 +50,16 @@ def test_the_same_files_split_twice_are_said() -> None:
     again = {"dataset": "scenes", "split": {"seed": 1}}
     made = study(data=DATA | {"again": again}, finetune={"data": "again", "epochs": 1})
     assert any("same files, split apart differently" in warning for warning in made.warnings)
+
+
+@pytest.mark.parametrize(("split", "said"), [({}, True), ({"fold": "1/2"}, True), ("none", False)])
+def test_a_pool_that_holds_back_a_test_set_is_said(split: Any, said: bool) -> None:
+    pool = {"dataset": "image-folder", "root": "pool", "split": split}
+    pretrain = {"data": "pool", "method": {"name": "simclr"}, "epochs": 1}
+    made = study(data=DATA | {"pool": pool}, pretrain=pretrain)
+    assert any("`split: none` pretrains on all of it" in warning for warning in made.warnings) == said
+    of_the_tested = study(pretrain=pretrain | {"data": "d"})
+    assert not any("`split: none`" in warning for warning in of_the_tested.warnings)
 
 
 def test_cells_with_other_test_images_are_said_and_other_validation_images_are_not() -> None:
@@ -102,3 +113,36 @@ def test_views_move_no_pixels_that_targets_cannot_follow(
     else:
         with pytest.raises(ValueError, match=f"views.extra: {said} that this method's targets cannot follow"):
             schema.Pretrain.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("where", "changes"),
+    [
+        ("report.metrics", {"report": {"metrics": "test/boundary_f1/sky"}}),
+        ("tune.target", {"tune": {"target": "val/boundary_f1"}}),
+        ("tune.also", {"tune": {"also": "val/boundary_f1", "sampler": "nsga2"}}),
+        ("tune.constraints", {"tune": {"constraints": {"val/boundary_f1": 0.5}}}),
+    ],
+)
+def test_a_metric_that_a_setting_turns_on_is_named_only_where_it_is_on(where: str, changes: dict[str, Any]) -> None:
+    (name,) = {"test/boundary_f1/sky", "val/boundary_f1"} & {*re.findall(r"[\w/]+", str(changes))}
+    message = rf"{where}: {name} is computed only with finetune.boundary_tolerance \(set .*boundary_tolerance: 0.0075\)"
+    with pytest.raises(StudyError, match=message):
+        study(**changes)
+    assert study(finetune={"data": "d", "epochs": 1, "boundary_tolerance": 0.01}, **changes)
+
+
+@pytest.mark.parametrize("tolerance", [2, 0.75, -0.1])
+def test_a_tolerance_in_px_or_percent_is_refused(tolerance: float) -> None:
+    with pytest.raises(StudyError, match=r"finetune\.boundary_tolerance: should be .* than or equal to 0"):
+        study(finetune={"data": "d", "epochs": 1, "boundary_tolerance": tolerance})
+
+
+def test_the_tolerance_of_boundaries_is_part_of_the_fingerprint_where_it_is_given() -> None:
+    found = set()
+    for extra in ({}, {"boundary_tolerance": None}, {"boundary_tolerance": 0.0075}, {"boundary_tolerance": 0.01}):
+        made = study(finetune={"data": "d", "epochs": 1} | extra)
+        seed = replicates(made.header.seeds, "report")[0]
+        stages = stages_of(made.cells[0].configuration(), seed, made.header, lambda data: "x", True)
+        found.add(stages["finetune"].fingerprint)
+    assert len(found) == 3

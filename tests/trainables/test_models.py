@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -166,6 +167,21 @@ def test_p1s_head_has_five_convolutions_and_no_norm() -> None:
     assert parameters(network.decoder) + parameters(network.head) == weights + 256 + 128 + 64 + 32 + 3
     assert [m for m in network.decoder.modules() if isinstance(m, nn.BatchNorm2d)] == []
     assert parameters(network.encoder) == 21_284_672  # torchvision's 21,797,672 without 512 * 1000 + 1000
+
+
+def test_a_resnet_unet_is_segmentation_models_pytorchs() -> None:
+    """With ours' weights in its order; its head has 3x3 kernels, so that our 1x1 stand in their centres."""
+    torch.manual_seed(0)
+    ours, theirs = (
+        build_unet(model_of("resnet"), 3).eval(),
+        smp.Unet("resnet18", encoder_weights=None, classes=3).eval(),
+    )
+    weights = [value for part in (ours.encoder, ours.decoder, ours.head) for value in part.state_dict().values()]
+    weights[-2] = F.pad(weights[-2], (1, 1, 1, 1))
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), weights, strict=True)))
+    x = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x))
 
 
 def test_a_resnet_unets_decoder_by_hand() -> None:

@@ -70,12 +70,32 @@ class Listing:
     classes: tuple[str, ...] = ()  # names of the mask classes
     mask_values: Mapping[int, int] | None = None  # value in the file -> class index or IGNORE; None: no masks
     mask_colors: Colors | None = None  # where masks are coloured images; `mask_values` then holds the class indices
+    mask_threshold: int | None = None  # where masks are black and white; the same
     label_names: tuple[str, ...] = ()  # names of the image classes, where the data set gives them
     unpack: Callable[[Path], Pack] | None = None  # opens a file that holds many images
     content: Sequence[Any] | None = None  # what the entries hold, where it is known without reading them
     hashed: tuple[Path, ...] = ()  # files to read whole beside `content`
     unlisted: int = 0  # images that are there and, with a problem, in no entry
     ignored: Mapping[str, int] = field(default_factory=dict)  # suffix -> files of it, which are not read
+
+
+class Meaning(NamedTuple):
+    """What the pixels of the user's masks mean; the fields are those of a Listing."""
+
+    mask_values: dict[int, int]
+    mask_colors: Colors | None
+    mask_threshold: int | None
+
+
+def meaning_of(settings: schema.ImageMaskFolder | schema.Parquet) -> Meaning:
+    """By values, by colours or by a threshold. Raises DataError as `class_of_value`."""
+    values = class_of_value(settings)
+    if settings.mask_colors is None:
+        return Meaning(values, None, settings.mask_threshold)
+    index = {name: i for i, name in enumerate(settings.classes)}
+    colors = [(color, index[name]) for name, color in settings.mask_colors]
+    colors += [(color, IGNORE) for color in settings.ignore_colors]
+    return Meaning(values, Colors(tuple(colors), None, 0), None)
 
 
 def class_of_value(settings: schema.ImageMaskFolder | schema.Parquet | schema.Npz) -> dict[int, int]:

@@ -36,7 +36,8 @@ def draw_split(
 
     `official_test` is (n,) True for test, used by `test: official`. Fractions are of all `n` images, rounded.
     `labels` (n,) are the image classes that `stratify` holds to their shares.
-    Raises DataError where a part that must hold something would be empty, or `stratify` finds no classes.
+    `test: 0` leaves test empty, for a pool that is only pretrained on.
+    Raises DataError where another part that must hold something would be empty, or `stratify` finds no classes.
     """
     strata = _strata(n, settings, labels)
     test = _test(n, settings, official_test, strata)
@@ -47,7 +48,8 @@ def draw_split(
     if settings.val_fold is not None:
         inside = _fold(settings.val_fold, None if strata is None else strata[rest], len(rest))
         rest, n_val = np.concatenate([rest[inside], rest[~inside]]), int(inside.sum())
-    if len(test) == 0 or n_val >= len(rest):
+    lacks_test = len(test) == 0 and (settings.test != 0 or settings.fold is not None)
+    if lacks_test or n_val >= len(rest):
         n_train = max(len(rest) - n_val, 0)
         raise DataError(
             f"split: {n} images leave train {n_train}, val {n_val} (of the {len(rest)} that are not test), "

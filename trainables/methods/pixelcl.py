@@ -98,7 +98,12 @@ def propagate(features: Tensor, values: Tensor, gamma: float) -> Tensor:
     """
     x, g = (F.normalize(part.float().flatten(2), dim=1) for part in (features, values))
     with torch.autocast(x.device.type, enabled=False):
-        similarity = (x.transpose(1, 2) @ x).clamp(min=0) ** gamma  # B, h*w, h*w, symmetric
+        similarity = x.transpose(1, 2) @ x  # B, h*w, h*w, symmetric
+        if gamma < 1:  # the slope at 0 is infinite: one place without features would make all gradients NaN
+            alike = similarity > 0
+            similarity = torch.where(alike, similarity, 1.0) ** gamma * alike
+        else:
+            similarity = similarity.clamp(min=0) ** gamma
         return (g @ similarity).reshape(*g.shape[:2], *features.shape[2:])
 
 

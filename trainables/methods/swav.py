@@ -37,6 +37,8 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int, world: World = ALO
         (N, K) float32 without a gradient; each row sums to 1.
     """
     scores = scores.float()
+    if epsilon < schema.SINKHORN_EXACT_FROM:
+        return _sinkhorn_of_logarithms(scores / epsilon, iterations, world)
     highest = world.gather(scores.max()[None]).max()
     q = ((scores - highest) / epsilon).exp()  # a common factor cancels; without it small epsilons overflow
     tiny = torch.finfo(q.dtype).tiny
@@ -44,6 +46,16 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int, world: World = ALO
         q = q / world.sum(q.sum(dim=0, keepdim=True)).clamp(min=tiny)
         q = q / q.sum(dim=1, keepdim=True).clamp(min=tiny)
     return q
+
+
+def _sinkhorn_of_logarithms(q: Tensor, iterations: int, world: World) -> Tensor:
+    """`sinkhorn` of exp(q), (N, K), which underflows in whole rows: each is then normalised in its own range."""
+    absent = torch.isneginf(q).all(dim=1, keepdim=True)
+    for _ in range(iterations):
+        highest = world.gather(q.amax(dim=0, keepdim=True)).amax(dim=0, keepdim=True)
+        q = q - highest - world.sum((q - highest).exp().sum(dim=0, keepdim=True)).log()
+        q = torch.log_softmax(q.masked_fill(absent, 0.0), dim=1).masked_fill(absent, -math.inf)
+    return q.exp()
 
 
 def swapped_prediction(scores: Tensor, codes: Tensor, temperature: float) -> Tensor:

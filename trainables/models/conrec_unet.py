@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from pretune.search_spaces import schema
 from pretune.trainables.models import interface
 
+TINY = torch.finfo(torch.float32).tiny  # a mask of zeros pools to zeros, and not to NaN
+
 
 def convolution(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
     """Convolution with bias, batch norm, ReLU: (B, inputs, H, W) -> (B, outputs, H, W)."""
@@ -97,6 +99,8 @@ class AttentionPooling(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         widths = (width, width // 2, width // 4, width // 8)
+        if not widths[-1]:
+            raise ValueError(f"pooling: attention needs 8 channels or more, and the coarsest level has {width}")
         layers: list[nn.Module] = []
         for i, o in pairwise(widths):
             layers += [glorot(nn.Conv2d(i, o, 1)), nn.BatchNorm2d(o, eps=1e-3, momentum=0.01), nn.ReLU(inplace=True)]
@@ -109,7 +113,7 @@ class AttentionPooling(nn.Module):
         if self.training and draws is not None:
             kept = features * (draws >= self.dropout) / (1 - self.dropout)
         mask = self.layers(kept).float() * self.spread  # B, C, H, W
-        pooled: Tensor = (features * mask).mean(dim=(2, 3)) / mask.mean(dim=(2, 3))
+        pooled: Tensor = (features * mask).mean(dim=(2, 3)) / mask.mean(dim=(2, 3)).clamp(min=TINY)
         return pooled
 
 

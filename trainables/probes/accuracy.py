@@ -86,6 +86,8 @@ def knn(queries: Tensor, bank: Tensor, labels: Tensor, k: int, temperature: floa
         Predicted classes (Q,).
     """
     similarity, neighbours = (queries @ bank.T).topk(min(k, len(bank)), dim=1)  # Q, k
+    if temperature < schema.KNN_EXACT_FROM:  # a common factor cancels, and no weight is inf, nor all of them 0
+        similarity = similarity - similarity[:, :1]
     votes = torch.zeros(len(queries), int(labels.max()) + 1, device=queries.device)
     votes.scatter_add_(1, labels[neighbours], (similarity / temperature).exp())
     return votes.argmax(dim=1)

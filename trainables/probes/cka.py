@@ -19,7 +19,7 @@ from pretune.search_spaces import schema
 from pretune.trainables.constants import MIN_CKA_BATCH
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.splits import Split
-from pretune.trainables.loop import DataFeed, IntArray, Lookup, epoch_order
+from pretune.trainables.loop import DataFeed, DivergedError, IntArray, Lookup, epoch_order
 from pretune.trainables.models.interface import Encoder
 from pretune.trainables.probes.features import PROBE_SEED, load_encoder, pixels_of
 
@@ -51,8 +51,11 @@ def hsics(x: Tensor, y: Tensor) -> Tensor:
 
 
 def cka_from(sums: Tensor) -> float:
-    """CKA from summed `hsics`. Raises ValueError where the features of one side do not vary."""
+    """CKA from summed `hsics`. Raises ValueError where the features of one side do not vary, DivergedError where they
+    are not finite."""
     both, first, second = map(float, sums)
+    if not math.isfinite(first + second):
+        raise DivergedError("features", 0, math.nan)
     if first <= 0 or second <= 0:
         raise ValueError("CKA needs features that vary over the images; those of one encoder do not")
     return both / math.sqrt(first * second)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from pretune.search_spaces import schema
 from pretune.trainables import checkpoints
 from pretune.trainables.distributed import ALONE, World
-from pretune.trainables.loop import IntArray, Lookup, layout
+from pretune.trainables.loop import DivergedError, IntArray, Lookup, layout
 from pretune.trainables.models.interface import Encoder
 from pretune.trainables.models.table import build_encoder
 
@@ -35,18 +35,23 @@ def embed(encoder: nn.Module, feed: Lookup, images: IntArray, size: int, world: 
 
 @torch.no_grad()
 def pooled_features(encoder: nn.Module, feed: Lookup, images: IntArray, size: int, world: World = ALONE) -> Tensor:
-    """Global average pooled features (N, C) of the coarsest level, in eval mode; every worker does its part."""
+    """Global average pooled features (N, C) of the coarsest level, in eval mode; every worker does its part.
+
+    Raises DivergedError where they are not finite: every vote and argmax would quietly be for class 0.
+    """
     encoder.eval()
     if len(images) < world.size:  # some would have none
         world = ALONE
     own = world.part(np.arange(len(images)))
     batches = np.array_split(images[own], math.ceil(len(own) / 256))
     features = torch.cat([encoder(pixels_of(feed, batch, size))[-1].mean(dim=(2, 3)) for batch in batches])
-    if world.size == 1:
-        return features
-    everyone = features.new_zeros((len(images), features.shape[1]))
-    everyone[torch.from_numpy(own).to(features.device)] = features
-    return world.sum(everyone)
+    if world.size > 1:
+        everyone = features.new_zeros((len(images), features.shape[1]))
+        everyone[torch.from_numpy(own).to(features.device)] = features
+        features = world.sum(everyone)
+    if not torch.isfinite(features).all():
+        raise DivergedError("features", 0, math.nan)
+    return features
 
 
 def pixels_of(feed: Lookup, images: IntArray, size: int) -> Tensor:

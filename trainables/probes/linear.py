@@ -6,6 +6,7 @@ classifier. The features of each image are taken once, without augmentation, whi
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pretune.trainables.loop import epoch_order, set_lr
+from pretune.trainables.loop import DivergedError, epoch_order, set_lr
 from pretune.trainables.probes.features import PROBE_SEED
 from pretune.trainables.schedules import cosine_ramp
 
@@ -40,6 +41,8 @@ def linear_probe(train: Labelled, val: Labelled, epochs: int, lr: float, batch_s
     Args:
         batch_norm: normalise features by the statistics of their batch first, without learned scale or shift (MAE's
             habit).
+
+    Raises DivergedError where the classifier is not finite after an epoch: the rate is too high.
     """
     torch.manual_seed(PROBE_SEED)
     x, y = train
@@ -51,6 +54,8 @@ def linear_probe(train: Labelled, val: Labelled, epochs: int, lr: float, batch_s
         for step, batch in enumerate(batches):
             set_lr(optimizer, cosine_ramp(lr, 0.0, epoch * len(batches) + step, epochs * len(batches)))
             _step(network, optimizer, x[batch], y[batch])
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in network.parameters()):
+            raise DivergedError("classifier", (epoch + 1) * len(batches), math.nan)  # argmax would say class 0
         accuracies.append(accuracy(network, *val))
     return Scores(accuracies[-1], max(accuracies))
 

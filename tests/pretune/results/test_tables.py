@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pretune.analysis.load.replicates import replicate_results
 from pretune.analysis.load.results import RESULT_COLUMNS, STUDY_FORMAT, load, load_header
 from pretune.analysis.load.runs import load_stage_runs
 from pretune.dispatch.scheduler import Scheduler
@@ -183,3 +184,54 @@ def test_without_a_finished_fine_tuning_there_is_no_best_model(tiny: dict[str, A
     run, _ = drive(study)
     assert tables.keep_best(study, run.replicates, {}, Store(tmp_path / "store"), tmp_path) is None
     assert not (tmp_path / "best").exists()
+
+
+TWO_METHODS = {
+    "method": {"a": {"pretrain.method": {"name": "simclr"}}, "b": {"pretrain.method": {"name": "byol"}}},
+    "encoder": {"unfrozen": {"finetune.freeze": "none"}, "frozen": {"finetune.freeze": "encoder"}},
+}
+ROWS = {  # a and b share their pretraining, and no level
+    "row": {
+        "a": {"pretrain.method": {"name": "simclr"}, "finetune.freeze": "none"},
+        "b": {"pretrain.method": {"name": "simclr"}, "finetune.freeze": "encoder"},
+        "c": {"pretrain.method": {"name": "byol"}},
+        "d": {"pretrain.method": {"name": "byol"}, "finetune.freeze": "encoder"},
+    }
+}
+
+
+@pytest.mark.parametrize("factors", [TWO_METHODS, ROWS], ids=["two factors", "rows"])
+def test_a_shared_probe_counts_in_the_cells_that_share_it_and_in_no_other(
+    tiny: dict[str, Any], tmp_path: Path, factors: dict[str, Any]
+) -> None:
+    tiny |= {"factors": factors, "report": {"metrics": ["test/jaccard"]}}
+    tiny["data"]["many"] = {"dataset": "cifar10"}
+    tiny["probe"] = {"knn": {"kind": "knn", "data": "many"}}
+    study = from_dict(tiny)
+
+    def by_parent(stage: Stage) -> Outcome:
+        probed = stage.parent.fingerprint if stage.kind == "probe" and stage.parent else stage.fingerprint
+        return Outcome("finished", ends(stage).metrics | {"probe/accuracy": int(probed[:6], 16) / 16**6})
+
+    found = replicate_results(written(study, tmp_path, by_parent), load_header(tmp_path), "probe/knn/accuracy")
+    run, scheduler = drive(study, by_parent)
+    for use in run.replicates:
+        expected = scheduler.outcomes[use.stages["probe:knn"].fingerprint].metrics["probe/accuracy"]
+        (one,) = [r for r in found[use.cell.label] if r.seeds[0] == use.replicate.seed]
+        assert one.value == expected
+
+
+def test_the_values_of_a_shared_pretraining_and_the_hash_of_weights_stand_in_its_rows(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    """The winner of a search is used by all cells: it keeps its own values there, and none of the fine-tuning's."""
+    tiny["pretrain"]["method"] = {"name": "simclr", "temperature": {"log_uniform": [0.1, 0.5]}}
+    tiny["finetune"]["optimizer"] = {"lr": {"log_uniform": [0.001, 0.1]}}
+    tiny["tune"] = {"trials": 3, "batch": 1, "sampler": "random"}
+    frame = written(from_dict(tiny), tmp_path)
+    shared = frame[(frame["cell"] == "") & (frame["stage"] == "pretrain")]
+    assert len(shared)
+    assert all(list(json.loads(chosen)) == ["pretrain.0.method.temperature"] for chosen in shared["chosen"])
+    tried = set(frame[(frame["stage"] == "pretrain") & (frame["phase"] == "search")]["chosen"])
+    assert len(tried) == 3
+    assert set(frame["weights"]) == {""}  # the store is empty here

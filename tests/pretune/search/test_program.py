@@ -5,20 +5,24 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Outcome
 from pretune.search import program
 from pretune.search.optuna_study import open_storage
-from pretune.search.pruning import end_of
+from pretune.search.pruning import Pruning
 from pretune.search.replicates import ReplicatePlan, Run
 from pretune.search_spaces import schema
-from pretune.search_spaces.resolve import Study, from_dict
-from pretune.search_spaces.stages import Stage
+from pretune.search_spaces.metrics import Bound
+from pretune.search_spaces.resolve import Study, from_dict, load
+from pretune.search_spaces.stages import Stage, replicates, stream_seed
 
 BASE: dict[str, Any] = {
     "study": "s",
@@ -33,6 +37,7 @@ BASE: dict[str, Any] = {
     "tune": {"trials": 4, "batch": 2, "startup": 4},
 }
 TEMPERATURE = ("pretrain.method.temperature", {"log_uniform": [0.1, 0.4]})
+LEAF = "val/jaccard/leaf"
 RATE = ("finetune.optimizer", {"lr": {"log_uniform": [1e-3, 1e-1]}})
 Ends = Callable[[Stage], Outcome]
 
@@ -244,7 +249,7 @@ def test_a_target_that_a_stage_does_not_report_is_said_and_not_a_traceback() -> 
 
 
 def outcome(state: Any, value: float = 0.5, root: str = "") -> Outcome:
-    return Outcome(state, {"m": value} if state == "finished" else {}, "", root)
+    return Outcome(state, {LEAF: value} if state == "finished" else {}, "", root)
 
 
 @pytest.mark.parametrize(
@@ -257,14 +262,164 @@ def outcome(state: Any, value: float = 0.5, root: str = "") -> Outcome:
         ([outcome("finished"), outcome("blocked", root="diverged")], ("infeasible", None)),
         ([outcome("diverged"), outcome("crashed")], ("failed", None)),
         ([outcome("finished", math.nan), outcome("finished")], ("infeasible", None)),
-        ([outcome("finished", math.inf)], ("infeasible", None)),
-        ([Outcome("finished", {})], ("infeasible", None)),
+        ([outcome("finished", math.inf), outcome("finished")], ("infeasible", None)),
+        ([Outcome("finished", {}), outcome("finished", 0.2)], ("complete", 0.2)),
+        ([Outcome("finished", {}), Outcome("finished", {})], ("unscored", None)),
+        ([Outcome("finished", {}), outcome("diverged")], ("infeasible", None)),
+        ([Outcome("finished", {}), outcome("crashed")], ("failed", None)),
     ],
 )
 def test_what_is_told_of_a_configuration(outcomes: Sequence[Outcome], expected: tuple[str, float | None]) -> None:
-    state, value = end_of(outcomes, "m")
-    assert state == expected[0]
-    assert value == (None if expected[1] is None else pytest.approx(expected[1]))
+    """A configuration of two search seeds. A replicate without a score in the target is no part of the mean."""
+    chosen = study(RATE, ("factors", {}), ("tune.target", LEAF), ("tune.trials", 1))
+    at = {seed.seed: end for seed, end in zip(replicates(chosen.header.seeds, "search"), outcomes, strict=True)}
+    run = Run(chosen, lambda data: "digest", open_storage(None))
+    pruning = Pruning(run, "finetune", chosen.cells, lambda plan: (plan.stages["finetune"], LEAF), 1.0)
+    plans = run.plan_replicates("search", chosen.cells[0], {}, replicates(chosen.header.seeds, "search"))
+    result = pruning.result_of(plans, {p.stages["finetune"].fingerprint: at[p.replicate.seed] for p in plans})
+    assert result.state == expected[0]
+    assert result.value == (None if expected[1] is None else pytest.approx(expected[1]))
+
+
+# ------------------------------------------------------------------------------------- no score is not infeasible
+
+
+def leaf_scores(of: Callable[[Stage], float | None]) -> Ends:
+    """A study whose target is a class that `of` gives no score in some runs."""
+
+    def ends(stage: Stage) -> Outcome:
+        value = of(stage) if stage.kind == "finetune" else None
+        return Outcome("finished", {"val/jaccard": 0.5} | ({} if value is None else {LEAF: value}))
+
+    return ends
+
+
+def tuned_by_leaf(trials: int = 4, **tune: Any) -> Study:
+    settings = {"trials": trials, "batch": 2, "startup": 4, "target": LEAF} | tune
+    return study(RATE, ("factors", {}), ("seeds", {"search": 3, "report": 2}), ("tune", settings))
+
+
+def seed_number(chosen: Study, stage: Stage) -> int:
+    """0, 1, 2: which search seed a fine-tuning is of."""
+    seeds = replicates(chosen.header.seeds, "search")
+    return next((i for i, s in enumerate(seeds) if stage.streams["init"] == stream_seed("init", s.seed)), 0)
+
+
+@given(
+    found=st.lists(st.sampled_from([0.0, 0.1, 0.5, 0.9]), min_size=4, max_size=4),
+    careful=st.lists(st.booleans(), min_size=4, max_size=4),
+    present=st.lists(st.booleans(), min_size=3, max_size=3),
+)
+@settings(max_examples=25, deadline=None)
+def test_predicting_no_leaf_where_there_is_none_is_never_worse_than_predicting_one(
+    found: list[float], careful: list[bool], present: list[bool]
+) -> None:
+    """Trials of which each scores `found` where the truth has a leaf; elsewhere a careful one has no score, others 0.
+
+    The confirmed trial is never a careless one where a careful one finds as much; and none is infeasible.
+    """
+    chosen = tuned_by_leaf()
+    order: dict[float, int] = {}
+
+    def score(stage: Stage) -> float | None:
+        trial = order.setdefault(rate(stage), len(order))
+        if trial >= 4 or present[seed_number(chosen, stage)]:
+            return found[trial % 4]
+        return None if careful[trial] else 0.0
+
+    run, _ = drive(chosen, leaf_scores(score))
+    assert {trial.result.state for trial in run.trials} <= {"complete", "unscored"}
+    confirmed = {order[next(iter(plan.values.values()))] for plan in of_phase(run, "confirm")}
+    assert len(confirmed) == 1
+    (best,) = confirmed
+    for other in range(4):
+        if careful[other] and not careful[best]:
+            assert found[best] > found[other] or found[best] == found[other] == 0 or all(present)
+
+
+def test_where_no_trial_can_have_a_score_one_is_confirmed_and_it_is_said() -> None:
+    run, _ = drive(tuned_by_leaf(), leaf_scores(lambda stage: None))
+    assert {trial.result.state for trial in run.trials} == {"unscored"}
+    assert {plan.values["finetune.optimizer.lr"] for plan in of_phase(run, "confirm")} == {
+        run.trials[0].values["finetune.optimizer.lr"]
+    }
+    assert run.messages == []
+    assert any(
+        "no validation image of the search seeds has the class of val/jaccard/leaf" in note for note in run.notes
+    )
+
+
+def test_an_unscored_trial_is_told_to_no_sampler_and_the_search_goes_on_alike_after_a_restart() -> None:
+    chosen, first = tuned_by_leaf(sampler="tpe", startup=1), list[float]()
+
+    def score(stage: Stage) -> float | None:
+        first.append(rate(stage)) if rate(stage) not in first else None
+        return None if first.index(rate(stage)) == 1 else rate(stage)
+
+    run, _ = drive(chosen, leaf_scores(score))
+    (found,) = run.storage.get_all_studies()
+    states = [trial.state.name for trial in run.storage.get_all_trials(found._study_id)]
+    assert states == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    again = Run(chosen, lambda data: "digest", run.storage)
+    scheduler = Scheduler(lambda key: None, 0)
+    scheduler.start(program.start(again))
+    while (stage := scheduler.take()) is not None:
+        scheduler.complete(stage, leaf_scores(score)(stage))
+    assert [(t.values, t.result) for t in again.trials] == [(t.values, t.result) for t in run.trials]
+
+
+@pytest.mark.parametrize(
+    "tune", [{"racing": {"first": 2}}, {"rungs": {"epochs": [2]}}, {"top_k": 2}], ids=["race", "rungs", "top_k"]
+)
+def test_trials_without_a_score_go_through_races_rungs_and_selection(tune: dict[str, Any]) -> None:
+    """Seed 0 has no leaf at all: no trial has a score there, and the best at the other seeds is confirmed."""
+    settings = {"trials": 4, "batch": 4, "target": LEAF} | tune
+    chosen = study(
+        ("finetune", {"data": "d", "epochs": 5}), RATE, ("factors", {}), ("seeds", {"search": 3, "report": 2}),
+        ("tune", settings),
+    )  # fmt: skip
+    run, _ = drive(
+        chosen,
+        leaf_scores(lambda stage: None if stage.streams["init"] == stream_seed("init", 1000) else rate(stage)),
+    )
+    assert "infeasible" not in {trial.result.state for trial in run.trials}
+    whole = [t for t in run.trials if t.result.state == "complete"]
+    assert all(math.isnan(trial.result.scores[0]) for trial in whole)
+    assert all("no score at 1 of 3 seeds" in trial.result.reason for trial in whole)
+    highest = max(trial.values["finetune.optimizer.lr"] for trial in run.trials)
+    assert {plan.values["finetune.optimizer.lr"] for plan in of_phase(run, "confirm")} == {highest}
+
+
+@pytest.mark.parametrize(
+    ("bound", "values", "over", "side"),
+    [
+        (Bound("cost/seconds", 600), [500.0, 700.0], 100.0, "above 600"),
+        (Bound("val/recall/leaf", 0.9), [0.95, 0.7], 0.2, "below 0.9"),
+        (Bound("val/recall/leaf", 0.9), [0.95, 0.92], -0.02, "below 0.9"),
+        (Bound("val/pretext_loss", 1.0), [0.5], -0.5, "above 1"),
+    ],
+)
+def test_a_constraint_bounds_the_side_on_which_a_metric_is_worse(
+    bound: Bound, values: list[float], over: float, side: str
+) -> None:
+    assert (bound.excess(values), bound.side) == (pytest.approx(over), side)
+
+
+def test_a_score_that_falls_below_its_constraint_is_infeasible() -> None:
+    chosen = study(
+        RATE, ("factors", {}), ("seeds", {"search": 2, "report": 2}),
+        ("tune", {"trials": 4, "batch": 2, "sampler": "random", "constraints": {"val/recall": 0.02}}),
+    )  # fmt: skip
+
+    def ends(stage: Stage) -> Outcome:
+        return Outcome("finished", {"val/jaccard": 0.5, "val/recall": rate(stage) if stage.kind == "finetune" else 0.0})
+
+    run, _ = drive(chosen, ends)
+    for trial in run.trials:
+        within = trial.values["finetune.optimizer.lr"] >= 0.02
+        assert (trial.result.state, trial.result.reason) == (
+            ("complete", "") if within else ("infeasible", "val/recall below 0.02")
+        )
 
 
 def test_the_score_of_a_configuration_is_its_mean_over_cells_and_seeds() -> None:
@@ -295,3 +450,24 @@ def test_more_trials_continue_a_search_and_any_other_change_starts_a_new_one() -
     assert names_of(study(TEMPERATURE, ("pretrain.steps", 6))).isdisjoint(old)
     assert names_of(study(TEMPERATURE, ("seeds.search", 3))).isdisjoint(old)
     assert names_of(study(TEMPERATURE, ("tune.target", "val/dice"))).isdisjoint(old)
+
+
+RARE = Path(__file__).parents[4] / "shared" / "cases" / "tune-on-rare-class" / "study.yaml"
+
+
+@pytest.mark.skipif(not RARE.is_file(), reason="needs ../shared/cases")
+def test_the_case_of_a_rare_class_tells_no_trial_infeasible() -> None:
+    """Scores that the case gave: one image of 12 has a leaf, and the third trial predicts none at the last seed."""
+    chosen, order = load(RARE, None, ()), list[float]()
+    scores = [[0.0, 0.0326, 0.0], [0.0, 0.0326, 0.0], [0.0, 0.0, None]]
+
+    def score(stage: Stage) -> float | None:
+        if rate(stage) not in order:
+            order.append(rate(stage))
+        return scores[order.index(rate(stage))][seed_number(chosen, stage)]
+
+    run, _ = drive(chosen, leaf_scores(score))
+    told = [(trial.result.state, trial.result.value, trial.result.reason) for trial in run.trials]
+    assert told[:2] == [("complete", pytest.approx(0.0326 / 3), "")] * 2
+    assert told[2] == ("complete", 0.0, "no score at 1 of 3 seeds")
+    assert run.messages == []

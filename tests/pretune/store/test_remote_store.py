@@ -411,7 +411,7 @@ def _whole_study(server: tuple[int, Proxy], tiny: dict[str, Any], tmp_path: Path
             results=address(proxy.port, "study/out") if remote else None,
         )
         ended = run_study(from_dict(tiny), options, console)
-        assert (ended.exit_code, ended.failed) == (0, {})
+        assert (ended.exit_code, ended.failed) == (0, ())
         assert (ended.trained, ended.reused) == ((0, 6) if where == "elsewhere" else (6, 0))
         tables.append(pd.read_parquet(root / "tiny" / "results.parquet"))
         assert (root / "tiny" / "best" / "model.safetensors").exists()

@@ -46,6 +46,18 @@ def test_the_draw_of_a_seed_is_pinned() -> None:
     assert [part.tolist() for part in split] == [[9, 4, 5, 2, 3], [6, 1], [8, 0, 7]]
 
 
+def test_a_pool_that_is_not_divided_trains_on_every_image() -> None:
+    pool = schema.ImageFolder.model_validate({"dataset": "image-folder", "root": "x", "split": "none"})
+    split = draw_split(200, pool.split, 3, None)
+    assert [len(part) for part in split] == [200, 0, 0]
+    assert visible(split, "train").tolist() == list(range(200))
+
+
+def test_a_test_share_that_rounds_to_nothing_is_refused() -> None:
+    with pytest.raises(DataError, match="train and test must not be empty"):
+        draw_split(4, schema.Split(test=0.1, val=0), 0, None)
+
+
 def test_the_official_list_is_the_test_set_and_validation_is_a_share_of_all_images() -> None:
     official = np.arange(20) % 2 == 1
     split = draw_split(20, schema.Split(test="official", val=0.25), 3, official)

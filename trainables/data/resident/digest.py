@@ -88,4 +88,5 @@ def _header(settings: schema.Data, listing: Listing | None) -> dict[str, Any]:
         values = None if listing.mask_values is None else sorted(listing.mask_values.items())
         header |= {"classes": listing.classes, "mask_values": values, "problems": listing.problems}
         header |= {} if listing.mask_colors is None else {"mask_colors": listing.mask_colors}
+        header |= {} if listing.mask_threshold is None else {"mask_threshold": listing.mask_threshold}
     return header | {"fit": settings.fit, "on_error": settings.on_error}

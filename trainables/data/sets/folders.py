@@ -6,30 +6,33 @@ Either may be cut into train/, val/ and test/, as torchvision and others expect 
 from __future__ import annotations
 
 import os
-from collections import Counter
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from pretune.search_spaces import schema
 from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.listing import Entry, Listing, class_of_value
+from pretune.trainables.data.image_files import NOT_A_FILE, ImageFiles, by_suffix, composed, image_files
+from pretune.trainables.data.listing import Entry, Listing, meaning_of
 from pretune.trainables.data.sets.catalogue import DataSet
 
 STRAY = 0.1  # share of images beside class folders up to which they are a mistake, and not the way of the folder
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
 TRAIN = ("train", "training")
 VAL = ("val", "valid", "validation")
 TEST = ("test", "testing")
 
 
-@dataclass
-class Found:
-    """The files below a folder."""
+class Names(NamedTuple):
+    """How images and masks are called, without suffix: {stem} is what the two of a pair share."""
 
-    images: list[Path] = field(default_factory=list)
-    others: list[Path] = field(default_factory=list)  # of types that are not read
+    image: str = "{stem}"
+    mask: str = "{stem}"
+
+
+EQUAL_STEMS = Names()
 
 
 def list_image_folder(settings: schema.ImageFolder, root: Path) -> Listing:
@@ -39,8 +42,12 @@ def list_image_folder(settings: schema.ImageFolder, root: Path) -> Listing:
 
 def list_image_mask_folder(settings: schema.ImageMaskFolder, root: Path) -> Listing:
     """See `list_images_and_masks`."""
-    values = class_of_value(settings)
-    return list_images_and_masks(root, settings.images, settings.masks, settings.classes, values)
+    names = Names(settings.image_name, settings.mask_name)
+    meaning = meaning_of(settings)
+    found = list_images_and_masks(
+        root, settings.images, settings.masks, settings.classes, meaning.mask_values, names=names
+    )
+    return replace(found, **meaning._asdict())
 
 
 def list_images(root: Path) -> Listing:
@@ -50,7 +57,8 @@ def list_images(root: Path) -> Listing:
     A class folder without an image is a problem: ignored silently, the classes would not be those of the folders. So
     is an image beside class folders that hold nearly all: it would take the classes from all others.
     """
-    found = _found(root)
+    found = image_files(root)
+    _refuse_equal_classes(root, found.images)
     paths = dict(sorted((path.relative_to(root).as_posix(), path) for path in found.images))
     _refuse_parts_among_others(root, paths)
     tests = official_tests(paths)
@@ -73,9 +81,10 @@ def list_images(root: Path) -> Listing:
     bases = [root] if tests is None else sorted({root / name.split("/")[0] for name in paths})
     empty = (problem for base in bases for problem in _empty_folders(root, base, paths))
     problems = (*beside, *empty) if labelled else ()
+    problems = (*problems, *_irregular(root, found))
     return Listing(
         root, entries, problems, label_names=tuple(sorted(index)) if labelled else (),
-        unlisted=len(paths) - len(entries), ignored=_suffixes(found.others),
+        unlisted=len(paths) - len(entries), ignored=by_suffix(found.others),
     )  # fmt: skip
 
 
@@ -120,14 +129,29 @@ def _empty_folders(root: Path, base: Path, names: Iterable[str]) -> Iterator[str
 
 
 def list_images_and_masks(
-    root: Path, images: str, masks: str, classes: tuple[str, ...], values: Mapping[int, int]
+    root: Path,
+    images: str,
+    masks: str,
+    classes: tuple[str, ...],
+    values: Mapping[int, int],
+    names: Names = EQUAL_STEMS,
 ) -> Listing:
     """Images and masks below two folders of `root`, paired by path without suffix; or below those of each of train/,
     val/ and test/ where `root` has these. `values`: of the masks' pixels -> class index or IGNORE.
 
+    One folder may be the other, or lie in it: `names` tell masks apart in the first case.
+
     Names that cannot be paired are problems. Raises DataError for a missing folder.
     """
     pairs = _folder_pairs(root, images, masks)
+    pairs = [(part, a, a if os.path.realpath(a) == os.path.realpath(b) else b) for part, a, b in pairs]
+    for _, image_folder, mask_folder in pairs:
+        if image_folder == mask_folder and names.image == names.mask:
+            raise DataError(
+                f"image-mask-folder: `images:` and `masks:` are one folder, {image_folder}, in which every file would "
+                "be its own mask; name the masks' folder by `masks:`, or say how they are called by "
+                "`mask_name: '{stem}_mask'`"
+            )
     if not pairs:
         missing = next(folder for folder in (images, masks) if not (root / folder).is_dir())
         raise DataError(
@@ -138,16 +162,19 @@ def list_images_and_masks(
     entries: list[Entry] = []
     unlisted, others = 0, list[Path]()
     for part, image_folder, mask_folder in pairs:
-        found_images, found_masks = _found(image_folder), _found(mask_folder)
-        paired = _paired(root, (image_folder, found_images), (mask_folder, found_masks), problems)
-        entries += [Entry(f"{part}{stem}", image, mask) for stem, (image, mask) in paired.items()]
+        found_images, found_masks = _distinguished(image_folder, mask_folder, names)
+        problems += [*_irregular(root, found_images), *_irregular(root, found_masks)]
+        paired = _paired(root, (image_folder, found_images), (mask_folder, found_masks), names, problems)
+        for image, mask in paired:
+            stem = _key(image_folder, image, names.image)
+            entries.append(Entry(f"{part}{stem}", image, mask))
         unlisted += len(found_images.images) - len(paired)
         others += [*found_images.others, *(found_masks.others if mask_folder != image_folder else [])]
     tests = official_tests([entry.name for entry in entries])
     if tests is not None:
         entries = [entry._replace(test=tests[entry.name]) for entry in entries]
     return Listing(
-        root, tuple(sorted(entries)), tuple(problems), classes, values, unlisted=unlisted, ignored=_suffixes(others)
+        root, tuple(sorted(entries)), tuple(problems), classes, values, unlisted=unlisted, ignored=by_suffix(others)
     )
 
 
@@ -160,15 +187,36 @@ def _folder_pairs(root: Path, images: str, masks: str) -> list[tuple[str, Path, 
     return found if found and all(a.is_dir() and b.is_dir() for _, a, b in found) else []
 
 
+def _distinguished(images: Path, masks: Path, names: Names) -> tuple[ImageFiles, ImageFiles]:
+    """The images and the masks, where all may lie in one folder. A mask is what is called as one."""
+    found = image_files(images)
+    if images == masks:
+        called = [path for path in found.images if _key(masks, path, names.mask) is not None]
+        if names.mask == "{stem}":  # all are called so, and images are what is called as one
+            called = [path for path in called if _key(images, path, names.image) is None]
+        of_masks = set(called)
+        return (
+            found._replace(images=[path for path in found.images if path not in of_masks]),
+            ImageFiles(called, found.others, []),
+        )
+    if masks.is_relative_to(images):
+        found = ImageFiles(*([p for p in paths if not p.is_relative_to(masks)] for paths in found))
+    return found, image_files(masks)
+
+
 def _paired(
-    root: Path, images: tuple[Path, Found], masks: tuple[Path, Found], problems: list[str]
-) -> dict[str, tuple[Path, Path]]:
-    """Stem -> image and mask. Of two files with one stem neither is taken."""
-    image_of, mask_of = (_by_stem(folder, found.images) for folder, found in (images, masks))
-    unread_image, unread_mask = (_by_stem(folder, found.others) for folder, found in (images, masks))
+    root: Path, images: tuple[Path, ImageFiles], masks: tuple[Path, ImageFiles], names: Names, problems: list[str]
+) -> list[tuple[Path, Path]]:
+    """Image and mask of equal stem, in whatever Unicode form. Of two files with one stem neither is taken, nor what is
+    not called as `names` say."""
+    image_of, unread_image = (_by_stem(images[0], paths, names.image) for paths in images[1][:2])
+    mask_of, unread_mask = (_by_stem(masks[0], paths, names.mask) for paths in masks[1][:2])
+    for folder, found, name, kind in ((*images, names.image, "image"), (*masks, names.mask, "mask")):
+        odd = sorted(_in(root, path) for path in found.images if _key(folder, path, name) is None)
+        problems += [f"{path}: not called as `{kind}_name: {name}`; rename or remove it" for path in odd]
     problems += [*_equal_stems(root, image_of), *_equal_stems(root, mask_of)]
     for stem in sorted(image_of.keys() - mask_of.keys()):
-        expected = f"{masks[0].relative_to(root).as_posix()}/{stem}.png"
+        expected = f"{_in(root, masks[0] / _called(stem, names.mask))}.png"
         if stem in unread_mask:
             how = f"its mask {_in(root, unread_mask[stem][0])} is of a type that is not read; save it as PNG"
         else:
@@ -178,10 +226,27 @@ def _paired(
         if stem in unread_image:
             how = f"its image {_in(root, unread_image[stem][0])} is of a type that is not read; save it as PNG or JPEG"
         else:
-            how = f"a mask without an image; add {images[0].relative_to(root).as_posix()}/{stem}.jpg or remove the mask"
+            how = f"a mask without an image; add {_in(root, images[0] / _called(stem, names.image))}.jpg "
+            how += "or remove the mask"
         problems += [f"{_in(root, path)}: {how}" for path in mask_of[stem][: len(mask_of[stem]) == 1]]
     both = sorted(image_of.keys() & mask_of.keys())
-    return {s: (image_of[s][0], mask_of[s][0]) for s in both if len(image_of[s]) == len(mask_of[s]) == 1}
+    return [(image_of[s][0], mask_of[s][0]) for s in both if len(image_of[s]) == len(mask_of[s]) == 1]
+
+
+def _called(stem: str, name: str) -> str:
+    """('deep/a', '{stem}_mask') -> 'deep/a_mask'."""
+    folder, _, last = stem.rpartition("/")
+    return f"{folder}/{name.format(stem=last)}" if folder else name.format(stem=last)
+
+
+def _key(folder: Path, path: Path, name: str) -> str | None:
+    """The stem of a file below `folder`, with the folders above it; None where it is not called as `name` says."""
+    within = path.relative_to(folder).with_suffix("").as_posix()
+    if name == "{stem}":
+        return within
+    before, after = map(re.escape, name.split("{stem}"))
+    found = re.fullmatch(rf"((?:.*/)?){before}([^/]+){after}", within)
+    return found and found[1] + found[2]
 
 
 def _equal_stems(root: Path, files_of: Mapping[str, Sequence[Path]]) -> Iterator[str]:
@@ -191,41 +256,34 @@ def _equal_stems(root: Path, files_of: Mapping[str, Sequence[Path]]) -> Iterator
             yield f"{names}: files with one stem cannot be told apart; keep one"
 
 
-def _by_stem(folder: Path, paths: Iterable[Path]) -> dict[str, list[Path]]:
-    """Path below the folder, without suffix -> files."""
+def _by_stem(folder: Path, paths: Iterable[Path], name: str) -> dict[str, list[Path]]:
+    """Path below the folder, without suffix and what `name` puts around the stem, in one Unicode form -> files."""
     found: dict[str, list[Path]] = {}
     for path in paths:
-        found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+        if (key := _key(folder, path, name)) is not None:
+            found.setdefault(composed(key), []).append(path)
     return found
+
+
+def _irregular(root: Path, found: ImageFiles) -> Iterator[str]:
+    return (f"{_in(root, path)}: {NOT_A_FILE}" for path in found.irregular)
+
+
+def _refuse_equal_classes(root: Path, images: Iterable[Path]) -> None:
+    """Raises DataError where two folders of one name, in two Unicode forms, would be two classes."""
+    below = {path.parent for path in images}
+    folders = sorted({parent.as_posix() for path in below for parent in (path / "file").relative_to(root).parents})
+    held: dict[str, str] = {}
+    for name in folders:
+        if held.setdefault(composed(name), name) != name:
+            raise DataError(
+                f"image-folder: {root} holds the folder {name} twice, its accented letters stored in two Unicode forms "
+                f"({held[composed(name)]!a} and {name!a}); move all images into one of them"
+            )
 
 
 def _in(root: Path, path: Path) -> str:
     return path.relative_to(root).as_posix()
-
-
-def _suffixes(paths: Iterable[Path]) -> dict[str, int]:
-    return dict(Counter(path.suffix.lower() for path in paths))
-
-
-def _found(folder: Path) -> Found:
-    """Files at any depth, without hidden ones. Links are followed, but never in a circle."""
-    found = Found()
-    for path in _visible_files(folder):
-        (found.images if path.suffix.lower() in SUFFIXES else found.others).append(path)
-    return found
-
-
-def _visible_files(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    real = os.path.realpath(folder)
-    if real in above:
-        return
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            yield from _visible_files(path, (*above, real))
-        else:
-            yield path
 
 
 FOLDER_SETS = {

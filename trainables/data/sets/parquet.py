@@ -23,7 +23,7 @@ from pyarrow import fs
 
 from pretune.search_spaces import schema
 from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.listing import Entry, Listing, Member, Pack, check_labels, class_of_value
+from pretune.trainables.data.listing import Entry, Listing, Member, Pack, check_labels, meaning_of
 from pretune.trainables.data.sets.catalogue import DataSet
 
 HASHED = 1 << 30  # bytes of a set on a disk up to which its shards are read whole to name it
@@ -145,7 +145,7 @@ def list_parquet(settings: schema.Parquet, root: Path) -> Listing:
     here = isinstance(files, fs.LocalFileSystem) and sum(path.stat().st_size for path in paths) <= HASHED
     if labels is not None:
         content.append(hashlib.sha256(labels.tobytes()).hexdigest())
-    masks: dict[str, Any] = {} if settings.mask is None else {"mask_values": class_of_value(settings)}
+    masks: dict[str, Any] = {} if settings.mask is None else meaning_of(settings)._asdict()
     hashed = tuple(paths) if here else ()
     named: dict[str, Any] = {"content": content, "hashed": hashed} | masks
     return Listing(Path(base), entries, classes=settings.classes, unpack=reader, **named)

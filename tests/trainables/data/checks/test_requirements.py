@@ -125,6 +125,12 @@ def split(**values: Any) -> dict[str, Any]:
         ),
         (schema.CKA(kind="cka", data="mine", between="f", batch_size=4), split(val=5), "and 5 images of data.mine"),
         (finetune(), split(test=20), "data.mine.split: 20 images leave train 0"),
+        (
+            finetune(),
+            FOLDER | {"split": "none"},
+            "finetune is scored on test images, and data.mine.split.test: 0 leaves",
+        ),
+        (schema.KNN(kind="knn", data="mine", on="test"), split(test=0), "probe.p: knn is scored on test images, and"),
     ],
 )
 def test_too_few_images_are_counted(settings: Any, data: dict[str, Any], expected: str) -> None:
