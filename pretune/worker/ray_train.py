@@ -100,7 +100,8 @@ def news_of(failures: Mapping[int, Exception]) -> str:
     """One sentence on workers of a group that failed, by rank."""
     ranks = ", ".join(map(str, sorted(failures)))
     one = len(failures) == 1
-    cause = describe(worker_exception(failures[min(failures)]))[:300]
+    first = worker_exception(failures[min(failures)])
+    cause = describe(getattr(first, "health_check_failure", first)).split(" | ")[0][:300]
     return (
         f"worker{'s' * (not one)} {ranks} {'was' if one else 'were'} lost ({cause}); "
         f"Ray Train starts all workers again from the last saved state, {RESTARTS} times at most"

@@ -228,7 +228,9 @@ def test_what_a_worker_group_lost_is_said_and_counts_as_a_sign_of_life_and_not_a
         "pretrain seed 0: workers 0, 1 were lost (ValueError: a fault); Ray Train starts all workers again from the "
         "last saved state, 3 times at most"
     ]
-    assert news_of({1: RuntimeError("killed")}).startswith("worker 1 was lost (RuntimeError: killed); ")
+    lost = RuntimeError("A worker health check failed.")
+    lost.health_check_failure = OSError("The actor died.\nclass: RayTrainWorker")  # type: ignore[attr-defined]
+    assert news_of({1: lost}).startswith("worker 1 was lost (OSError: The actor died.); ")
 
 
 def test_the_store_shows_what_ended_whatever_the_trial_said_last(tiny: dict[str, Any], tmp_path: Path) -> None:
