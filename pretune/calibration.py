@@ -31,6 +31,13 @@ def calibrate(stages: list[Stage], images: Callable[[schema.Data], int]) -> tupl
     return seconds, gpu_seconds / 3600, disk
 
 
+def has_gpu() -> bool:
+    """Whether torch finds a GPU here."""
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
 def _size(stage: Stage) -> int:
     return stage.settings.views.size if isinstance(stage.settings, schema.Pretrain) else stage.settings.size
 

@@ -65,7 +65,7 @@ def list_images(root: Path) -> Listing:
     A class folder without an image is a problem: ignored silently, the classes would not be those of the folders. So
     is an image beside class folders that hold nearly all: it would take the classes from all others.
     """
-    found = _found(root)
+    found = find_files(root)
     paths = dict(sorted((path.relative_to(root).as_posix(), path) for path in found.images))
     _refuse_parts_among_others(root, paths)
     tests = official_tests(paths)
@@ -149,7 +149,7 @@ def list_images_and_masks(
 
     Names that cannot be paired are problems. Raises DataError for a missing folder.
     """
-    pairs = _folder_pairs(root, images, masks)
+    pairs = folder_pairs(root, images, masks)
     if not pairs:
         missing = next(folder for folder in (images, masks) if not (root / folder).is_dir())
         raise DataError(
@@ -160,7 +160,7 @@ def list_images_and_masks(
     entries: list[Entry] = []
     unlisted, others = 0, list[Path]()
     for part, image_folder, mask_folder in pairs:
-        found_images, found_masks = _told_apart(image_folder, mask_folder, names)
+        found_images, found_masks = tell_apart(image_folder, mask_folder, names)
         paired = _paired(root, (image_folder, found_images), (mask_folder, found_masks), names, problems)
         entries += [Entry(f"{part}{stem}", image, mask) for stem, (image, mask) in paired.items()]
         unlisted += len(found_images.images) - len(paired)
@@ -173,7 +173,7 @@ def list_images_and_masks(
     )
 
 
-def _folder_pairs(root: Path, images: str, masks: str) -> list[tuple[str, Path, Path]]:
+def folder_pairs(root: Path, images: str, masks: str) -> list[tuple[str, Path, Path]]:
     """('', root/images, root/masks), else ('train/', root/train/images, root/train/masks) and so on."""
     if (root / images).is_dir() and (root / masks).is_dir():
         return [("", root / images, root / masks)]
@@ -182,19 +182,19 @@ def _folder_pairs(root: Path, images: str, masks: str) -> list[tuple[str, Path, 
     return found if found and all(a.is_dir() and b.is_dir() for _, a, b in found) else []
 
 
-def _told_apart(images: Path, masks: Path, names: Names) -> tuple[Found, Found]:
+def tell_apart(images: Path, masks: Path, names: Names) -> tuple[Found, Found]:
     """The images and the masks, where all may lie in one folder. A mask is what is called as one."""
-    found_images = _found(images)
+    found_images = find_files(images)
     if images == masks:
-        called = [path for path in found_images.images if _key(masks, path, names.mask) is not None]
+        called = [path for path in found_images.images if key_of(masks, path, names.mask) is not None]
         if names.mask == "{stem}":  # all are called so, and images are what is called as one
-            called = [path for path in called if _key(images, path, names.image) is None]
+            called = [path for path in called if key_of(images, path, names.image) is None]
         of_masks = set(called)
         found_masks = Found(called, found_images.others)
         return Found([path for path in found_images.images if path not in of_masks], found_images.others), found_masks
     if masks.is_relative_to(images):
         found_images = Found(*([p for p in paths if not p.is_relative_to(masks)] for paths in found_images))
-    return found_images, _found(masks)
+    return found_images, find_files(masks)
 
 
 def _paired(
@@ -204,7 +204,7 @@ def _paired(
     image_of, unread_image = (_by_stem(images[0], paths, names.image) for paths in images[1])
     mask_of, unread_mask = (_by_stem(masks[0], paths, names.mask) for paths in masks[1])
     for folder, found, name, kind in ((*images, names.image, "image"), (*masks, names.mask, "mask")):
-        odd = sorted(_in(root, path) for path in found.images if _key(folder, path, name) is None)
+        odd = sorted(_in(root, path) for path in found.images if key_of(folder, path, name) is None)
         problems += [f"{path}: not called as `{kind}_name: {name}`; rename or remove it" for path in odd]
     problems += [*_equal_stems(root, image_of), *_equal_stems(root, mask_of)]
     for stem in sorted(image_of.keys() - mask_of.keys()):
@@ -231,7 +231,7 @@ def _called(stem: str, name: str) -> str:
     return f"{folder}/{name.format(stem=last)}" if folder else name.format(stem=last)
 
 
-def _key(folder: Path, path: Path, name: str) -> str | None:
+def key_of(folder: Path, path: Path, name: str) -> str | None:
     """The stem of a file below `folder`, with the folders above it; None where it is not called as `name` says."""
     within = path.relative_to(folder).with_suffix("").as_posix()
     if name == "{stem}":
@@ -252,7 +252,7 @@ def _by_stem(folder: Path, paths: Iterable[Path], name: str) -> dict[str, list[P
     """Path below the folder, without suffix and what `name` puts around the stem -> files."""
     found: dict[str, list[Path]] = {}
     for path in paths:
-        if (key := _key(folder, path, name)) is not None:
+        if (key := key_of(folder, path, name)) is not None:
             found.setdefault(key, []).append(path)
     return found
 
@@ -265,7 +265,7 @@ def _suffixes(paths: Iterable[Path]) -> dict[str, int]:
     return dict(Counter(path.suffix.lower() for path in paths))
 
 
-def _found(folder: Path) -> Found:
+def find_files(folder: Path) -> Found:
     """Files at any depth, without hidden ones. Links are followed, but never in a circle."""
     found = Found([], [])
     for path in _visible_files(folder):
