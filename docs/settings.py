@@ -25,6 +25,7 @@ PARTS = {
     "model": "Models",
     "methods": "Pretraining methods",
     "stages": "Stages and probes",
+    "scores": "Scores that a setting turns on",
     "optim": "Optimizers and schedules",
 }
 CHOSEN_BY = ("name", "dataset", "kind")  # settings whose value says which mapping it is
@@ -152,7 +153,11 @@ def groups_of(path: Path) -> Iterator[Group]:
     """The classes of settings in a file of the schema, in its order, each without what it inherits."""
     text = path.read_text("utf-8")
     for node in ast.parse(text).body:
-        if isinstance(node, ast.ClassDef) and "Facts" not in node.name:
+        if (
+            isinstance(node, ast.ClassDef)
+            and "Facts" not in node.name
+            and "NamedTuple" not in map(ast.unparse, node.bases)
+        ):
             words = (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
             fields = [
                 f for f in node.body if isinstance(f, ast.AnnAssign) and "ClassVar" not in ast.unparse(f.annotation)
@@ -167,8 +172,7 @@ def groups_of(path: Path) -> Iterator[Group]:
 
 
 def _base(node: ast.ClassDef) -> str:
-    base = ast.unparse(node.bases[0]) if node.bases else ""
-    return "" if base in ("Settings", "") else base.lstrip("_")
+    return " and ".join(base.lstrip("_") for base in map(ast.unparse, node.bases) if base != "Settings")
 
 
 def _name(field: ast.AnnAssign) -> str:

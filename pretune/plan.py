@@ -16,6 +16,7 @@ from optuna.storages import BaseStorage
 
 from pretune.analysis.statistics import detectable_difference, smallest_possible_p
 from pretune.data.backbones import check_backbones
+from pretune.data.facts import DataFacts
 from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Outcome
 from pretune.search import program
@@ -44,6 +45,7 @@ class Plan:
     gpu_hours: float | None
     disk_bytes: int | None
     warnings: tuple[str, ...]
+    data: tuple[DataFacts, ...] = ()
 
 
 def make_plan(

@@ -10,8 +10,8 @@ Full names are built from parts, and are read by them alone, never by what lette
     probe/NAME/LEVEL/METRIC         of a pairwise probe, LEVEL being the one compared with
     cost/METRIC                     of a stage run, kept beside its results
 
-A new metric is a row here, and where it is a ratio of pixel counts a line in RATIOS. Terms of a pretraining method's
-loss have their rows from its facts.
+A new metric that is a ratio of pixel counts is a row here and a line in RATIOS. Other scores of fine-tuning have their
+rows beside their setting (schema/scores.py). Terms of a pretraining method's loss have theirs from its facts.
 """
 
 from __future__ import annotations
@@ -20,11 +20,16 @@ import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from pretune.search_spaces.schema import FACTS
-
-Direction = Literal["maximize", "minimize"]
+from pretune.search_spaces.schema.scores import CLASSES as _CLASSES
+from pretune.search_spaces.schema.scores import COMMONEST as _COMMONEST
+from pretune.search_spaces.schema.scores import EXTRA_SCORES
+from pretune.search_spaces.schema.scores import INF as _INF
+from pretune.search_spaces.schema.scores import PIXELS as _PIXELS
+from pretune.search_spaces.schema.scores import Direction as Direction
+from pretune.search_spaces.schema.scores import MetricDefinition as MetricDefinition
 
 PRETEXT_LOSS = "val/pretext_loss"
 PROBE_ACCURACY = "probe/accuracy"
@@ -50,33 +55,11 @@ class MetricName(NamedTuple):
         return self.part.partition("@")[2]
 
 
-class MetricDefinition(NamedTuple):
-    """One row of the table."""
-
-    direction: Direction | None  # which is better; None: neither, as of a similarity
-    unit: str  # fraction (which a report may print in percent), loss, ratio, count, epochs, s, bytes
-    low: float  # range
-    high: float
-    average: str  # over what, and how
-    baseline: str  # what it is worth without any learning; "" where nothing general can be said
-    meaning: str
-
-    @property
-    def span(self) -> float:
-        """The largest possible difference of two values."""
-        return self.high - self.low
-
-
 # ------------------------------------------------------------------------------------------------------- the table
 
-_INF = math.inf
-_PIXELS = "all pixels of the split in one confusion matrix"
-_CLASSES = _PIXELS + ", then the mean over the classes that occur"
-_THRESHOLDS = _CLASSES + " and over thresholds 0.5 to 0.95"
 _EPOCH = "mean over the batches of the last epoch"
 _BATCH = "last batch of the last epoch"
 _IMAGES = "validation images, or those that a probe is `on`, each once"
-_COMMONEST = "the most frequent class everywhere: metrics.segmentation.most_frequent_class"
 _FREQUENT = "share of the most frequent class; 1 / classes where all are as frequent"
 
 DEFINITIONS: dict[str, MetricDefinition] = {  # SPLIT is val, test or test@SIZE; N a number
@@ -100,10 +83,6 @@ DEFINITIONS: dict[str, MetricDefinition] = {  # SPLIT is val, test or test@SIZE;
         "maximize", "fraction", 0, 1, _CLASSES, "1 / classes", "share of true pixels that are found"),
     "SPLIT/recall/CLASS": MetricDefinition(
         "maximize", "fraction", 0, 1, _PIXELS, _COMMONEST, "share of the pixels of a class that are found"),
-    "SPLIT/jaccard_thresholds": MetricDefinition(
-        "maximize", "fraction", 0, 1, _THRESHOLDS, _COMMONEST, "intersection over union at ten thresholds (P3)"),
-    "SPLIT/soft_dice": MetricDefinition(
-        "maximize", "fraction", 0, 1, "sums over all pixels of the split, 1 added", "", "Dice of probabilities (P3)"),
     PRETEXT_LOSS: MetricDefinition(
         "minimize", "loss", -_INF, _INF, _IMAGES, "", "the pretext task's loss on images it did not train on"),
     "val/online_knn": MetricDefinition(
@@ -183,8 +162,9 @@ DEFINITIONS |= {
     for name, meaning in facts.terms
 }
 
+DEFINITIONS |= {name: row for extra in EXTRA_SCORES.values() for name, row in extra.rows.items()}
+
 SCORES = tuple(key.removeprefix("SPLIT/") for key in DEFINITIONS if re.fullmatch("SPLIT/[^/]+", key))
-OF_PROBABILITIES = ("jaccard_thresholds", "soft_dice")  # only with finetune.threshold_scores
 COSTS = tuple(key for key in DEFINITIONS if key.startswith("cost/"))
 
 
@@ -230,6 +210,11 @@ def definition_of(name: str) -> MetricDefinition:
     return found
 
 
+def setting_of(name: str) -> str | None:
+    """The setting of `finetune` that a metric is computed with; None for one that is always computed."""
+    return next((setting for setting, extra in EXTRA_SCORES.items() if pattern_of(name) in extra.rows), None)
+
+
 def direction_of(name: str, asked: Direction | None = None) -> Direction:
     """The study's own choice, or else the table's. Raises UnknownMetricError, also where neither is better."""
     found = asked or definition_of(name).direction
@@ -244,7 +229,7 @@ def sign_of(direction: Direction) -> float:
 
 
 def same_score(name: str, other: str) -> bool:
-    """Whether two names are one score, whatever the split: val/jaccard/leaf, test/jaccard/leaf, test@64/jaccard/leaf."""
+    """Whether two names are one score, whatever the split: val/jaccard/leaf, test@64/jaccard/leaf."""
     if name == other:
         return True
     (one, *rest), (two, *others) = parts_of(name), parts_of(other)

@@ -10,10 +10,12 @@ from pretune.search_spaces import space
 from pretune.search_spaces.cells import Cell, Level, Template, level_label
 from pretune.search_spaces.check import problems_of
 from pretune.search_spaces.document import KeyPath, Locations, Problem, did_you_mean
-from pretune.search_spaces.metrics import OF_PROBABILITIES, SCORES, is_reportable, parts_of
+from pretune.search_spaces.metrics import SCORES, is_reportable, parts_of, setting_of
+from pretune.search_spaces.rules_building import check_axes, check_building
 from pretune.search_spaces.rules_probes import check_pairs, check_probe_metric, check_probe_target, check_probes
 from pretune.search_spaces.rules_volumes import check_volumes
-from pretune.search_spaces.schema import Configuration, Data, Header, batch_parts, levels_of
+from pretune.search_spaces.schema import Configuration, Data, Finetune, Header, batch_parts, levels_of
+from pretune.search_spaces.schema.scores import EXTRA_SCORES
 from pretune.search_spaces.tuning import check_metrics, check_searched, check_tune
 
 
@@ -125,13 +127,14 @@ def _check_configuration(
 ) -> Iterator[Problem]:
     if settings.finetune is not None:
         yield from _check_finetune(cell, settings, locations, warnings)
-        yield from _check_probabilities(settings.finetune.threshold_scores, header, locations)
+        yield from _check_extra_scores(settings.finetune, header, locations)
     yield from _check_pretrain(settings, locations)
     yield from _check_workers(settings, header, locations)
     yield from check_probes(settings, locations)
     warnings += [*_leaks(settings), *_held_back(settings)]
     yield from _check_sizes(settings, locations)
     yield from check_volumes(settings, locations)
+    yield from check_building(settings, locations)
     yield from _check_tuning(cell, settings, header, locations)
 
 
@@ -148,11 +151,19 @@ def _check_finetune(
         warnings.append(f"cell {cell.label}: the frozen encoder is a random one, nothing is transferred to it")
 
 
-def _check_probabilities(scored: bool, header: Header, locations: Locations) -> Iterator[Problem]:
-    for metric in header.report.metrics:
-        if not scored and parts_of(metric).metric in OF_PROBABILITIES:
-            what = f"{metric} is of probabilities, which are not scored"
-            yield locations.problem(("report", "metrics"), what, "set finetune.threshold_scores: true")
+def _check_extra_scores(finetune: Finetune, header: Header, locations: Locations) -> Iterator[Problem]:
+    """A metric that a setting turns on is named only where it is on."""
+    tune = header.tune
+    named: dict[KeyPath, tuple[str, ...]] = {("report", "metrics"): header.report.metrics}
+    named |= {("tune", "target"): (tune.target,), ("tune", "also"): tune.also}
+    named |= {("tune", "constraints"): tuple(tune.constraints)}
+    for path, metrics in named.items():
+        for metric in metrics:
+            setting = setting_of(metric)
+            if setting is not None and getattr(finetune, setting) in (None, False):
+                what = f"{metric} is computed only with finetune.{setting}"
+                fix = f"set finetune.{setting}: {level_label(EXTRA_SCORES[setting].value)}"
+                yield locations.problem(path, what, fix)
 
 
 def _check_pretrain(settings: Configuration, locations: Locations) -> Iterator[Problem]:
@@ -278,6 +289,7 @@ def check_header(
         for name in getattr(header.report, key) or ():
             if name not in factors:
                 yield locations.problem(("report", key), f"there is no factor {name!r}", did_you_mean(name, factors))
+    yield from check_axes(header, locations)
     yield from _check_published(header, locations)
     yield from _check_levels(header.report.baseline, ("report", "baseline"), factors, locations)
     yield from _check_levels(header.tune.pretrain.cells, ("tune", "pretrain", "cells"), factors, locations)

@@ -170,10 +170,13 @@ def in_its_fold(configuration: Configuration, replicate: Replicate) -> Configura
 
 
 def shortened(settings: Trained, until: int | None) -> tuple[Trained, int | None]:
-    """Training for the first `until` epochs: the settings of a shorter training where that is the same thing."""
+    """Training for the first `until` epochs: the settings of a shorter training where that is the same thing.
+
+    One that ends within the warm-up is a part of a longer training alone.
+    """
     if until is None or settings.epochs is None or until >= settings.epochs:
         return settings, None
-    if depends_on_length(settings) is None:
+    if depends_on_length(settings) is None and until > settings.schedule.warmup_epochs:
         return settings.model_copy(update={"epochs": until}), None
     return settings, until
 
@@ -389,6 +392,12 @@ def _build(
 def encoder_stage(stages: Mapping[str, Stage], of: Literal["pretrain", "finetune"]) -> Stage | None:
     """The stage whose encoder a pairwise probe compares: the last of the pretraining, or the fine-tuning."""
     return next((stage for stage in reversed(list(stages.values())) if stage.kind == of), None)
+
+
+def split_seeds(replicate: Replicate, seeds: Seeds) -> tuple[int, int]:
+    """Seeds by which a fine-tuning splits its images, and chooses those whose masks it uses."""
+    drawn = _streams(["split", "labels"], replicate.finetune, replicate, seeds)
+    return drawn["split"], drawn["labels"]
 
 
 def _streams(used: list[str], seed: int, replicate: Replicate, seeds: Seeds) -> Streams:

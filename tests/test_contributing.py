@@ -27,6 +27,11 @@ EXAMPLES = {  # heading -> the tests that must know the new thing: files, and an
     "A model": (["tests/trainables/test_models.py"], "plain"),
     "A view transform": (["tests/trainables/test_mirror.py"], ""),
     "A fine-tuning loss": (["tests/trainables/test_losses.py"], "brier"),
+    "A metric": (
+        ["tests/trainables/test_log_loss.py", "tests/trainables/test_metric_names.py",
+         "tests/search_spaces/test_metrics.py"],
+        "log_loss or extra_score or writes_what_the_table_knows",
+    ),
     "A data set": (["tests/trainables/data/sets/test_leaves.py", "tests/trainables/data/sets/test_table.py"], "leaves"),
 }  # fmt: skip
 
@@ -116,3 +121,23 @@ def test_what_is_forgotten_of_a_method_is_named(forgotten: str, said: str, copy:
     ran = run(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", chosen)
     assert ran.returncode == 1, ran.stdout[-3000:]
     assert re.search(said, ran.stdout), ran.stdout[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("forgotten", "said"),
+    [
+        ("    threshold_scores: bool", r"search_spaces/schema/scores.py.*'log_loss'"),
+        ('    "threshold_scores": ExtraScores(', r"search_spaces/schema/scores.py.*'log_loss'"),
+        ('    "boundary_tolerance": BoundaryScorer,', r"SCORERS in trainables/metrics/table.py.*'log_loss'"),
+        ("trainables/metrics/log_loss.py", r"No module named 'pretune.trainables.metrics.log_loss'"),
+        ("tests/trainables/test_log_loss.py", r"log_loss: tests/trainables/test_log_loss.py"),
+    ],
+)
+def test_what_is_forgotten_of_a_metric_is_named(forgotten: str, said: str, copy: Path) -> None:
+    for block in blocks_of("A metric"):
+        if forgotten not in (block.path, block.anchor):
+            carry_out(block, copy)
+    files = ["tests/trainables/test_metric_names.py"]
+    ran = run(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", "has_its")
+    assert ran.returncode > 0, ran.stdout[-3000:]
+    assert re.search(said, ran.stdout, re.S), ran.stdout[-3000:]

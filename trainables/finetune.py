@@ -31,8 +31,8 @@ from pretune.trainables.loop import (
     training_length,
 )
 from pretune.trainables.losses import LOSSES
-from pretune.trainables.metrics.probabilities import Sums, no_sums, probability_scores, probability_sums
 from pretune.trainables.metrics.segmentation import confusion_by_image, hits_truth_predicted, scores
+from pretune.trainables.metrics.table import Build, extra_scorers
 from pretune.trainables.models.table import build_unet
 from pretune.trainables.models.unet import UNet
 from pretune.trainables.views.joint import evaluation_batch, fine_tune_batch
@@ -59,9 +59,9 @@ def finetune(
     one writes. With `stratify` the labelled images hold each image class by its share in the training images.
 
     Returns:
-        `val/*` and, if `on_test`, `test/*` scores, each from one confusion matrix over the whole split,
-        `test@SIZE/*` at other sizes of images and masks, `train/loss` (mean over the last epoch), and
-        `train/stopped_epoch` where patience ended it.
+        `val/*` and, if `on_test`, `test/*` scores, from one confusion matrix over the whole split, and the extra ones
+        that `settings` ask for; `test@SIZE/*` at other sizes of images and masks, `train/loss` (mean over the last
+        epoch), and `train/stopped_epoch` where patience ended it.
 
     Raises:
         DivergedError: the loss or the scored logits are not finite.
@@ -98,7 +98,7 @@ def finetune(
     progress = Progress(context, length, "loss", {"network": network, "optimizer": optimizer, "best": best})
     progress.resume()
     statistics = RunningStatistics(network, world)
-    evaluator = Evaluator(network, feed, masks, data.classes, settings.threshold_scores, world)
+    evaluator = Evaluator(network, feed, masks, data.classes, extra_scorers(settings), world)
 
     # --- training
     for step in range(progress.first, length.end):
@@ -237,12 +237,14 @@ class Evaluator:
     feed: DataFeed
     masks: DataFeed
     classes: tuple[str, ...]
-    soft: bool = False  # also by the foreground's probability
+    extra: tuple[Build, ...] = ()  # scores that need more than pixel counts
     world: World = ALONE
 
     @torch.no_grad()
     def evaluate(self, images: IntArray, size: int, role: str, step: int) -> Evaluated:
-        """Scores `role/...` from one confusion matrix over all `images` at `size` px. Workers take turns with batches.
+        """Scores `role/...` of all `images` at `size` px: of one confusion matrix, and the extra ones.
+
+        Workers take turns with batches.
 
         Raises:
             DivergedError: logits that are not finite; argmax would quietly call them class 0. The update of `step`
@@ -250,9 +252,10 @@ class Evaluator:
         """
         self.network.eval()
         device = next(self.network.parameters()).device
-        bad, sums = torch.zeros((), dtype=torch.int64, device=device), no_sums(device)
+        bad = torch.zeros((), dtype=torch.int64, device=device)
         total = torch.zeros((len(self.classes), len(self.classes)), dtype=torch.int64, device=device)
         counts = torch.zeros((len(images), len(self.classes), 3), dtype=torch.int64, device=device)
+        extra = [build(self.classes, len(images), device) for build in self.extra]
         at_once = 64 if self.feed(images[:1]).ndim == 4 else 8  # volumes are larger
         batches = np.array_split(np.arange(len(images)), math.ceil(len(images) / at_once))
         for rows in batches[self.world.rank :: self.world.size]:
@@ -262,11 +265,13 @@ class Evaluator:
             bad += ~torch.isfinite(logits).all()
             confusion = confusion_by_image(logits.argmax(dim=1), target, len(self.classes))
             total += confusion.sum(dim=0)
-            counts[rows[0] : rows[-1] + 1] = hits_truth_predicted(confusion)
-            if self.soft:
-                sums = probability_sums(logits, target, sums)
+            positions = slice(rows[0], rows[-1] + 1)
+            counts[positions] = hits_truth_predicted(confusion)
+            for scorer in extra:
+                scorer.add(positions, logits, target)
         if self.world.sum(bad):
             raise DivergedError(f"{role}/logits", step, math.nan)
         values = scores(self.world.sum(total), self.classes)
-        values |= probability_scores(Sums(*(self.world.sum(part) for part in sums))) if self.soft else {}
+        for scorer in extra:
+            values |= scorer.scores(self.world)
         return Evaluated({f"{role}/{name}": value for name, value in values.items()}, counts)

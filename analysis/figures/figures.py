@@ -23,10 +23,11 @@ def dot_plot(
 ) -> go.Figure:
     """Every replicate as a dot, and the mean with its 95 % t interval; one row per cell, the first on top.
 
+    A cell of which replicates have no value says how many behind its name.
     `published`: cell -> a paper's value, drawn as a star with its standard deviation where it gives one.
     """
     figure = go.Figure(layout=theme.figure_layout(height=theme.tall(len(cells))))
-    names = [theme.text(cell.cell) for cell in cells]
+    names = [theme.text(cell.cell + (f" ({cell.short})" if cell.short else "")) for cell in cells]
     seeds = [(value, name) for cell, name in zip(cells, names, strict=True) for value in cell.values]
     figure.add_trace(
         theme.markers("one seed", [v for v, _ in seeds], [n for _, n in seeds], theme.COLORS[5], "circle-open", 8)
@@ -116,13 +117,13 @@ def _seed_band(response: Response) -> go.Scatter:
 
 
 def importance_plot(importance: Importance) -> go.Figure:
-    """Shares of PED-ANOVA importance, with their 5th to 95th percentile over resampled trials."""
+    """Shares of importance, with their 5th to 95th percentile over resampled trials."""
     figure = go.Figure(layout=theme.figure_layout(height=theme.tall(len(importance.parameters))))
     names = [theme.text(name) for name in importance.parameters]
     figure.add_trace(theme.markers("share", importance.share, names, theme.COLORS[2], "square", 10))
     parts = zip(importance.share, importance.low, importance.high, strict=True)
     figure.data[-1].error_x = theme.whiskers([Interval(*map(float, part)) for part in parts])
-    figure.update_xaxes(title="share of importance (PED-ANOVA)", range=[-0.02, 1.02])
+    figure.update_xaxes(title=f"share of importance ({importance.method})", range=[-0.02, 1.02])
     figure.update_layout(showlegend=False)
     return theme.in_rows(figure, names)
 

@@ -6,6 +6,7 @@ common; Welch's test needs no pairing, at the price of a wider interval.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -22,9 +23,11 @@ from scipy import stats
 from pretune.analysis.digits import DASH
 from pretune.analysis.load.replicates import FINISHED, ReplicateResult, independent_values, replicate_results
 from pretune.analysis.load.results import ResultsError, load, load_header
+from pretune.analysis.load.searches import shown_values
 from pretune.analysis.statistics import MeanStd, holm, mean_std
 
-_NAMES = ("study", "question", "report", "published", "scales", "tune", "resources")  # what no result depends on
+_NAMES = ("study", "question", "report", "published", "scales")  # what no result depends on
+_COMPARED = ("settings", "tuned values", "data")
 
 
 class Welch(NamedTuple):
@@ -58,6 +61,7 @@ class Comparison:
     only_second: tuple[str, ...]
     settings: tuple[tuple[str, str, str], ...]  # dotted key, value in the first, value in the second
     percent: bool = False  # where both studies print percent
+    not_compared: tuple[str, ...] = _COMPARED  # of settings, tuned values and data: what could not be, or was not
     shared: str = ""  # which confirmed stage runs are in both, which makes them no independent samples
 
 
@@ -70,10 +74,13 @@ def compare_folders(first: Path, second: Path, metric: str | None = None) -> tup
     metrics = [metric] if metric else [name for name in a.report.metrics if name in b.report.metrics]
     if not metrics:
         raise ResultsError(f"{a.study} and {b.study} report no metric in common: name one with --metric")
-    settings = tuple(different_settings(first, second))
+    found = [*different_settings(first, second)]
     names = (a.study, b.study) if a.study != b.study else (str(first), str(second))
     results = load(first), load(second)
-    found = (
+    found += different_values(*results)
+    data = different_data(first, second)
+    settings, unknown = (*found, *(data or ())), ("data",) if data is None else ()
+    compared = (
         compare_replicates(
             replicate_results(results[0], a, name), replicate_results(results[1], b, name), name, names, settings
         )
@@ -81,7 +88,13 @@ def compare_folders(first: Path, second: Path, metric: str | None = None) -> tup
     )
     shared = shared_runs(*results)
     return tuple(
-        replace(one, percent=a.in_percent(one.metric) and b.in_percent(one.metric), shared=shared) for one in found
+        replace(
+            one,
+            percent=a.in_percent(one.metric) and b.in_percent(one.metric),
+            shared=shared,
+            not_compared=unknown,
+        )
+        for one in compared
     )
 
 
@@ -141,7 +154,7 @@ def welch(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> Welch:
     x, y = mean_std(a), mean_std(b)
     errors = np.array([x.std**2 / x.n, y.std**2 / y.n])
     difference, total = y.mean - x.mean, float(errors.sum())
-    if not total > 0:  # one run (NaN), or copies of one run on both sides
+    if not total > 0:  # one run (NaN), or no spread on either side
         return Welch(difference, math.nan, math.nan, math.nan)
     degrees = total**2 / float((errors**2 / np.array([x.n - 1, y.n - 1])).sum())
     half = float(stats.t.ppf((1 + confidence) / 2, degrees)) * math.sqrt(total)
@@ -157,6 +170,40 @@ def different_settings(first: Path, second: Path) -> Iterator[tuple[str, str, st
             yield key, str(a.get(key, DASH)), str(b.get(key, DASH))
 
 
+def different_values(first: pandas.DataFrame, second: pandas.DataFrame) -> Iterator[tuple[str, str, str]]:
+    """'tuned values of CELL' and both, for the cells of which the two studies confirmed other ones."""
+    ours, theirs = _confirmed_values(first), _confirmed_values(second)
+    for cell in ours:
+        if cell in theirs and ours[cell] != theirs[cell]:
+            yield f"tuned values of {cell}", shown_values(ours[cell]) or DASH, shown_values(theirs[cell]) or DASH
+
+
+def _confirmed_values(results: pandas.DataFrame) -> dict[str, str]:
+    """Cell -> chosen values as JSON, of the confirm phase; {} where results do not hold them."""
+    if "chosen" not in results:
+        return {}
+    rows = results[(results["phase"] == "confirm") & (results["cell"] != "")].drop_duplicates("cell")
+    return dict(zip(rows["cell"].astype(str), rows["chosen"].fillna("{}").astype(str), strict=True))
+
+
+def different_data(first: Path, second: Path) -> list[tuple[str, str, str]] | None:
+    """'content of data NAME' and both digests, where they differ; None where a study did not store them."""
+    ours, theirs = (_data_digests(folder) for folder in (first, second))
+    if not ours or not theirs:
+        return None
+    differing = [name for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]
+    return [(f"content of data {name}", _joined(ours, name), _joined(theirs, name)) for name in differing]
+
+
+def _joined(digests: Mapping[str, list[str]], name: str) -> str:
+    return ", ".join(digests.get(name, [DASH]))
+
+
+def _data_digests(folder: Path) -> dict[str, list[str]]:
+    content = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    return dict(content.get("data") or {})
+
+
 def _study_file(folder: Path) -> Any:
     try:
         return yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
@@ -168,5 +215,5 @@ def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict) and value:
         for name, item in value.items():
             yield from _flat(item, f"{key}.{name}" if key else str(name))
-    else:
+    elif value != {}:  # a mapping without keys says nothing
         yield key, value

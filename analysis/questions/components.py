@@ -167,9 +167,10 @@ def components(results: pandas.DataFrame, header: StudyHeader, metric: str) -> C
     )
     searched = _of_searches(results, header.target) if metric == header.report.metrics[0] else []
     if searched:
-        notes.append(
-            f"searches: spread of {header.target} over what was tried, which a sampler crowds where scores are good"
+        crowded = (
+            "points laid out beforehand" if header.designed else "what a sampler tried, crowded where scores are good"
         )
+        notes.append(f"searches: spread of {header.target} over {crowded}")
     return Components(header.study, metric, (*seeds, *searched), percent, (*notes, *held_note(header)))
 
 

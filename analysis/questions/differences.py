@@ -183,16 +183,16 @@ def _few_pairs_note(rows: Sequence[Difference]) -> tuple[str, ...]:
 def _out_of_range(rows: Sequence[Difference], span: float) -> tuple[str, ...]:
     if not any(row.low < -span or row.high > span for row in rows):
         return ()
-    known = f"what two fractions can differ by, -{span:g} to {span:g}"
+    known = f"what two values of this metric can differ by, -{span:g} to {span:g}"
     return (f"an interval leaves {known}: t intervals know no bounds",)
 
 
 def _no_spread_note(pairs: Sequence[_Pairs]) -> tuple[str, ...]:
-    """Rows whose differences are all equal: copies of one run, of which no test can say anything."""
+    """Rows whose differences are all equal, of which no test can say anything."""
     several = [pair for pair in pairs if len(pair.ours) > 1]
     same = [p.cell for p in several if np.ptp(d := np.subtract(p.ours, p.theirs)) == 0 and d[0] == 0]
     copies = [p.cell for p in several if np.ptp(d := np.subtract(p.ours, p.theirs)) == 0 and d[0] != 0]
-    said = [f"no spread at all: the runs of {few(same, 4)} are identical to the baseline's"] if same else []
+    said = [f"no spread at all: every seed of {few(same, 4)} scores what the baseline does"] if same else []
     return (*said, *([f"no spread at all: every seed of {few(copies, 4)} differs by the same"] if copies else []))
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pandas
 
-from pretune.analysis.load.replicates import ReplicateResult, independent_values, replicate_results
+from pretune.analysis.load.replicates import ReplicateResult, independent_values, is_probe, replicate_results
 from pretune.analysis.load.results import StudyHeader
 from pretune.analysis.statistics import Interval, t_interval
 
@@ -18,14 +18,17 @@ class CellDots(NamedTuple):
     cell: str
     values: tuple[float, ...]
     mean: Interval
+    short: str = ""  # '3 of 5' where replicates have no value
 
 
 def cell_dots(results: pandas.DataFrame, header: StudyHeader, metric: str) -> tuple[CellDots, ...]:
     """All cells in the study's order; one without a finished replicate has no values. Raises ResultsError."""
     found = replicate_results(results, header, metric)
-    return tuple(_dots(cell.label, found[cell.label]) for cell in header.cells)
+    expected = header.pretrainings if is_probe(metric) else header.replicates
+    return tuple(_dots(cell.label, found[cell.label], expected) for cell in header.cells)
 
 
-def _dots(label: str, found: tuple[ReplicateResult, ...]) -> CellDots:
-    values = tuple(independent_values(found).values())
-    return CellDots(label, values, t_interval(values) if values else Interval(math.nan, math.nan, math.nan))
+def _dots(label: str, found: tuple[ReplicateResult, ...], expected: int) -> CellDots:
+    values, runs = tuple(independent_values(found).values()), sum(math.isfinite(one.value) for one in found)
+    mean = t_interval(values) if values else Interval(math.nan, math.nan, math.nan)
+    return CellDots(label, values, mean, f"{runs} of {expected}" if runs < expected else "")

@@ -16,6 +16,7 @@ import numpy as np
 import pandas
 from numpy.typing import NDArray
 
+from pretune.analysis.digits import few
 from pretune.analysis.load.replicates import (
     FINISHED,
     ReplicateResult,
@@ -31,13 +32,14 @@ from pretune.search_spaces.metrics import Direction, MetricDefinition, parts_of
 # -------------------------------------------------------------------------------------------------------- numbers
 
 
+NO_SCORE, NOT_RUN = "no score", "not run"  # finished without a value of the metric; not ended yet
+
+
 @dataclass(frozen=True)
 class OutcomeCount:
     """How many of a cell's replicates ended in one way, and why (cause "" where there is nothing to say)."""
 
-    outcome: (
-        str  # as the study stored it (finished, diverged, crashed, blocked, ...); "no value" and "not run" are ours
-    )
+    outcome: str  # as the study stored it (finished, diverged, crashed, blocked, ...), NO_SCORE or NOT_RUN
     cause: str
     count: int
 
@@ -59,6 +61,17 @@ class CellValue:
     runs: int  # replicates that finished: fine-tunings, where seeds are nested
     runs_expected: int
     outcomes: tuple[OutcomeCount, ...]
+    same_weights: bool | None = None  # whether all replicates are one model, by SHA-256; None: not known
+
+    @property
+    def is_short(self) -> bool:
+        """Whether replicates lack a value."""
+        return self.runs < self.runs_expected
+
+    @property
+    def failed(self) -> int:
+        """Replicates that failed: those may be the ones that would have scored worst."""
+        return sum(end.count for end in self.outcomes if end.outcome not in (FINISHED, NO_SCORE, NOT_RUN))
 
 
 class Tested(NamedTuple):
@@ -105,7 +118,9 @@ def build_table(results: pandas.DataFrame, header: StudyHeader, metric: str) -> 
     runs = {_key(cell, row_factors + column_factors): found[cell.label] for cell in header.cells}
     definition, partner = header.definition(metric), parts_of(metric).level
     by_levels = {
-        levels: _summary(part, *expected) for levels, part in runs.items() if not partner or partner not in levels
+        levels: _summary(part, *expected, parts_of(metric).label)
+        for levels, part in runs.items()
+        if not partner or partner not in levels
     }
     values = tuple(tuple(by_levels.get(row + column) for column in columns) for row in rows)
     best = _best(values, definition.direction)
@@ -135,6 +150,7 @@ def build_table(results: pandas.DataFrame, header: StudyHeader, metric: str) -> 
         notes=(
             *_itself_note(partner),
             *_nested_note(header, metric),
+            *_checkpoint_note(header, metric),
             *_patience_note(results, metric),
             *held_note(header),
             *notes,
@@ -178,16 +194,22 @@ def _labels(header: StudyHeader, factors: tuple[str, ...]) -> tuple[tuple[str, .
     return tuple(labels for labels in product(*orders) if labels in present)
 
 
-def _summary(found: tuple[ReplicateResult, ...], expected: int, runs_expected: int) -> CellValue:
+def _summary(found: tuple[ReplicateResult, ...], expected: int, runs_expected: int, label: str) -> CellValue:
     runs = sum(math.isfinite(replicate.value) for replicate in found)
     values = list(independent_values(found).values())
     mean, std, n = mean_std(values) if values else (math.nan, math.nan, 0)
     _, low, high = t_interval(values) if values else (math.nan,) * 3
-    ends = Counter((_end(replicate), replicate.cause) for replicate in found)
+    ends = Counter(_end(replicate, label) for replicate in found)
     outcomes = [OutcomeCount(outcome, cause, count) for (outcome, cause), count in ends.items()]
     if len(found) < runs_expected:
-        outcomes.append(OutcomeCount("not run", "", runs_expected - len(found)))
-    return CellValue(mean, std, n, expected, low, high, runs, runs_expected, tuple(outcomes))
+        outcomes.append(OutcomeCount(NOT_RUN, "", runs_expected - len(found)))
+    same = _same_weights(found)
+    return CellValue(mean, std, n, expected, low, high, runs, runs_expected, tuple(outcomes), same)
+
+
+def _same_weights(found: tuple[ReplicateResult, ...]) -> bool | None:
+    hashes = [replicate.weights for replicate in found if math.isfinite(replicate.value)]
+    return None if len(hashes) < 2 or not all(hashes) else len(set(hashes)) == 1
 
 
 def _best(
@@ -223,9 +245,22 @@ def _why_untested(y: int, pairs: NDArray[np.int64]) -> str:
     )
 
 
-def _end(replicate: ReplicateResult) -> str:
-    unreported = replicate.outcome == FINISHED and math.isnan(replicate.value)
-    return "no value" if unreported else replicate.outcome
+def _end(replicate: ReplicateResult, label: str) -> tuple[str, str]:
+    """How a replicate ended, and why; `label` is the class that the metric is of."""
+    if replicate.outcome == FINISHED and math.isnan(replicate.value):
+        absent = f"{label} is in neither truth nor prediction" if label else ""
+        return NO_SCORE, replicate.cause or absent
+    return replicate.outcome, replicate.cause
+
+
+def _checkpoint_note(header: StudyHeader, metric: str) -> tuple[str, ...]:
+    """Which weights are scored, where it is not simply the last."""
+    best = [cell for cell, kept in header.checkpoints.items() if kept != "last"]
+    if is_probe(metric) or not best:
+        return ()
+    named = "" if len(best) == len(header.checkpoints) else f": {few(best)}; elsewhere the last"
+    tuned = " (tuned)" if "tuned" in header.checkpoints.values() else ""
+    return (f"scored are the weights with the best val/jaccard of a training{tuned}, whatever tune.target is{named}",)
 
 
 def _patience_note(results: pandas.DataFrame, metric: str) -> tuple[str, ...]:

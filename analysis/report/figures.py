@@ -12,6 +12,7 @@ import numpy as np
 import pandas
 import plotly.graph_objects as go
 
+from pretune.analysis.digits import few
 from pretune.analysis.figures import figures
 from pretune.analysis.figures import pairs as figures_pairs
 from pretune.analysis.figures.timeline import timeline_plot
@@ -24,6 +25,7 @@ from pretune.analysis.load.timeline import sentence, timeline
 from pretune.analysis.questions import curves, pairs, sensitivity, tables
 from pretune.analysis.questions import differences as against
 from pretune.analysis.questions.dots import cell_dots
+from pretune.analysis.questions.facts import SIGNS
 from pretune.analysis.questions.image_bootstrap import out_of_range
 from pretune.analysis.report import panels
 
@@ -52,12 +54,23 @@ def figure_groups(folder: Path) -> tuple[tuple[FigureGroup, ...], tuple[str, ...
     header, results = load_header(folder), load(folder)
     asked = of_metrics(results, header.report.metrics)
     content = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-    groups = [*_cells(asked, header), *_over_amounts(asked, header), *_interactions(asked, header)]
-    groups += [*_tradeoffs(asked, header), *_learning(load_curves(folder), header), *_alignment(results, header)]
+    by_cell = [*_cells(asked, header), *_over_amounts(asked, header), *_interactions(asked, header)]
+    missing = missing_values(asked, header)
+    groups = [
+        group._replace(note=f"{group.note} {missing}".strip()) for group in (*by_cell, *_tradeoffs(asked, header))
+    ]
+    groups += [*_learning(load_curves(folder), header), *_alignment(results, header)]
     groups += _targets(folder, content)
     found, notes = _tuned(results, content)
     found += _when(load_stage_runs(folder))
     return tuple(group for group in [*groups, *found] if group.figures), notes
+
+
+def missing_values(results: pandas.DataFrame, header: StudyHeader) -> str:
+    """A sentence on the cells of which replicates have no value, which figures of means cannot show; "" for none."""
+    found = {(d.cell, d.short): None for m in header.report.metrics for d in cell_dots(results, header, m) if d.short}
+    cells = few([f"{cell} ({short})" for cell, short in found], 8)
+    return f"Replicates without a value are in no mean; how many have one: {cells}." if cells else ""
 
 
 def write_figures(folder: Path, kind: str) -> list[Path]:
@@ -89,7 +102,7 @@ def of_metrics(results: pandas.DataFrame, metrics: Sequence[str]) -> pandas.Data
     part alone.
     """
     confirm = results[results["phase"] == "confirm"]
-    names = {*metrics, *(metric.split("/", 2)[-1] for metric in metrics if is_probe(metric))}
+    names = {*metrics, SIGNS, *(metric.split("/", 2)[-1] for metric in metrics if is_probe(metric))}
     first = ~confirm.duplicated(["cell", "seed", "stage", "fingerprint"])
     return confirm[first | confirm["metric"].isin(names)]
 

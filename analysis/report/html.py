@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,7 +27,7 @@ from pretune.analysis.load import runs
 from pretune.analysis.load.counts import load_counts
 from pretune.analysis.load.results import ResultsError, StudyHeader, load, load_header
 from pretune.analysis.load.searches import load_notes, load_searches, summaries
-from pretune.analysis.questions import tables
+from pretune.analysis.questions import facts as questions
 from pretune.analysis.report.figures import difference_tables, figure_groups, of_metrics, write_figures
 from pretune.analysis.report.panels import load_panels
 from pretune.analysis.report.tables import (
@@ -37,9 +37,11 @@ from pretune.analysis.report.tables import (
     interval_tables,
     marginal_tables,
     several_factors,
+    value_tables,
 )
 from pretune.analysis.text import formats
 from pretune.analysis.text.answer import answer
+from pretune.search_spaces.metrics import parts_of
 
 REPORT_NAME = "report.html"
 ASSETS = Path(__file__).parent / "assets"
@@ -64,7 +66,7 @@ def build_page(folder: Path, live: bool = False) -> str:
     header, everything, stage_runs = load_header(folder), load(folder), runs.load_stage_runs(folder)
     groups, notes = figure_groups(folder)
     metrics, searched = header.report.metrics, summaries(load_searches(folder))
-    results = of_metrics(everything, metrics)
+    results, counts = of_metrics(everything, metrics), load_counts(folder)
     app, draw, plotly = _asset("report_runs.js"), _asset("report_draw.js"), _plotly()
     return _template().render(
         header=header,
@@ -72,13 +74,14 @@ def build_page(folder: Path, live: bool = False) -> str:
             bool(header.report.baseline), several_factors(header), bool(panels := load_panels(folder)), bool(searched)
         ),
         progress=progress(folder),
-        answers=[(metric, answer(results, header, metric)) for metric in metrics],
+        answers=[(m, answer(results, header, m, questions.facts(results, header, m, counts))) for m in metrics],
+        how=table_caption(metrics),
         facts=facts(everything, stage_runs, header),
         tables=[
-            *(Markup(formats.to_html(tables.build_table(results, header, metric))) for metric in metrics),
+            *(Markup(formats.to_html(table)) for table in value_tables(results, header, counts)),
             *(Markup(formats.to_html(table)) for table in fold_tables(results, header)),
         ],
-        intervals=[Markup(formats.to_html(table)) for table in interval_tables(results, header, load_counts(folder))],
+        intervals=[Markup(formats.to_html(table)) for table in interval_tables(results, header, counts)],
         differences=[Markup(formats.to_html(table)) for table in difference_tables(results, header)],
         marginal=[Markup(formats.to_html(table)) for table in marginal_tables(everything, header)],
         effects=[(Markup(formats.to_html(table)), said) for table, said in effect_tables(results, header)],
@@ -159,6 +162,12 @@ def facts(results: pandas.DataFrame, stage_runs: pandas.DataFrame, header: Study
         ("did not finish", f"{failed:,}"),
         ("work", readable_seconds(float(stage_runs["seconds"].sum()))),
     ]
+
+
+def table_caption(metrics: Sequence[str]) -> str:
+    """What the table is of."""
+    tested = all(parts_of(metric).part.startswith("test") for metric in metrics)
+    return "From the confirm phase alone: fresh seeds" + (", test data that no choice has seen." if tested else ".")
 
 
 def _cost_row(cost: runs.Cost) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,12 +17,14 @@ from pretune.analysis.load.searches import load_notes, load_searches, summaries
 from pretune.analysis.questions.components import Components, components
 from pretune.analysis.questions.differences import Differences, differences
 from pretune.analysis.questions.effects import Effects, effects, sentences
+from pretune.analysis.questions.facts import facts
 from pretune.analysis.questions.folds import Folds, over_folds
 from pretune.analysis.questions.image_bootstrap import Intervals, intervals
 from pretune.analysis.questions.marginal import marginal_effects
 from pretune.analysis.questions.tables import Table, build_table
 from pretune.analysis.text import formats
 from pretune.analysis.text.csv import joined
+from pretune.analysis.text.facts import fact_sentences
 from pretune.analysis.text.grids import AnyTable
 
 
@@ -41,13 +44,21 @@ def all_tables(results: pandas.DataFrame, header: StudyHeader, counts: Mapping[s
     """The tables of a study's results; `counts`: of single test images, by fingerprint. Raises ResultsError."""
     metrics = header.report.metrics
     return Tables(
-        tuple(build_table(results, header, metric) for metric in metrics),
+        value_tables(results, header, counts),
         fold_tables(results, header),
         interval_tables(results, header, counts),
         tuple(differences(results, header, metric) for metric in metrics if header.report.baseline),
         marginal_tables(results, header),
         tuple(table for table, _ in effect_tables(results, header)),
         component_tables(results, header),
+    )
+
+
+def value_tables(results: pandas.DataFrame, header: StudyHeader, counts: Mapping[str, Counts]) -> tuple[Table, ...]:
+    """Mean ± standard deviation of every metric, with the facts beside them as notes."""
+    return tuple(
+        replace(table, notes=(*fact_sentences(facts(results, header, table.metric, counts)), *table.notes))
+        for table in (build_table(results, header, metric) for metric in header.report.metrics)
     )
 
 

@@ -8,15 +8,17 @@ from dataclasses import replace
 
 import pandas
 
-from pretune.analysis.digits import number
+from pretune.analysis.digits import few, number
 from pretune.analysis.load.results import StudyHeader
 from pretune.analysis.questions.differences import Differences, differences
 from pretune.analysis.questions.dots import cell_dots
 from pretune.analysis.questions.effects import effects, main_effects
+from pretune.analysis.questions.facts import Facts
 from pretune.analysis.questions.image_bootstrap import out_of_range
-from pretune.analysis.questions.tables import CellValue, Table, build_table
+from pretune.analysis.questions.tables import CellValue, Table, build_table, places
 from pretune.analysis.statistics import ALPHA
-from pretune.analysis.text.grids import difference_digits, table_digits
+from pretune.analysis.text.facts import fact_sentences
+from pretune.analysis.text.grids import WEIGHTS_SAID, difference_digits, place_name, shortfall, table_digits
 
 _SELECTED = (
     "Every interval here is of one number alone: of the best of several cells, or the largest of several differences, "
@@ -25,13 +27,20 @@ _SELECTED = (
 MOST_COLUMNS = 6  # whose best is said; a wider table is read as a table
 
 
-def answer(results: pandas.DataFrame, header: StudyHeader, metric: str) -> tuple[str, ...]:
+def answer(results: pandas.DataFrame, header: StudyHeader, metric: str, facts: Facts | None = None) -> tuple[str, ...]:
     """Sentences: per column of the table its best cell with interval and those not shown to be worse, as the table
-    marks them; the factors' main effects; and what Holm's test says of the baseline. Raises ResultsError."""
+    marks them; cells without some of their values; `facts`; the factors' main effects; and what Holm's test says of
+    the baseline. Raises ResultsError."""
     dots = cell_dots(results, header, metric)
+    cells = _table(results, header, metric)
     if not any(cell.values for cell in dots):
-        return (f"No replicate has finished with a value of {metric} yet: there is nothing to answer.",)
-    sentences = list(_columns(_table(results, header, metric)))
+        return (
+            f"No replicate has finished with a value of {metric} yet: there is nothing to answer.",
+            *_missing(cells),
+        )
+    sentences = [*_columns(cells), *_missing(cells)]
+    if facts is not None:
+        sentences += [f"{_sentence(said)}." for said in fact_sentences(facts)]
     sentences += main_effects(effects(results, header, metric))
     if header.report.baseline and (table := differences(results, header, metric)).rows:
         sentences.append(_baseline_sentence(table))
@@ -58,25 +67,58 @@ def _columns(table: Table) -> Iterator[str]:
         column = [(y, value) for y, row in enumerate(table.values) if (value := row[x]) is not None and value.n]
         if column:
             yield _best_sentence(table, x, column)
-        if len(column) > 1 and table.definition.direction is not None:
+            yield from _survivors(table, x, column)
+        if any(not table.best[y][x] for y, _ in column) and table.definition.direction is not None:
             yield _rivals_sentence(table, x, [y for y, _ in column])
     if len(table.columns) > MOST_COLUMNS:
         yield f"The table has {len(table.columns) - MOST_COLUMNS} more columns, each with its own best."
 
 
+def _best_of(table: Table, column: list[tuple[int, CellValue]]) -> tuple[int, CellValue]:
+    lowest = table.definition.direction == "minimize"
+    return (min if lowest else max)(column, key=lambda place: place[1].mean)
+
+
+def _survivors(table: Table, x: int, column: list[tuple[int, CellValue]]) -> Iterator[str]:
+    """What the best cell of a column would have to answer for if replicates of it failed."""
+    y, best = _best_of(table, column)
+    if not best.failed:
+        return
+    said = f"{best.failed} of its {best.runs_expected} replicates failed and are not in this mean"
+    yield f"{_where(table, x)}{_row(table, y)}: {said}; if they would have scored worst, it is too good."
+    whole = [place for place in column if not place[1].is_short]
+    if whole:
+        z, other = _best_of(table, whole)
+        value = number(other.mean, table_digits(table), table.percent) + (" %" if table.percent else "")
+        yield _sentence(f"{_where(table, x)}of the cells with all their values, {_row(table, z)} is best: {value}.")
+
+
+def _missing(table: Table) -> Iterator[str]:
+    """Cells without any value, and those without some."""
+    short = [(place_name(table, y, x), value) for y, x, value in places(table) if value.is_short]
+    none = [f"{name} ({shortfall(value)})" for name, value in short if not value.n]
+    some = [f"{name} ({shortfall(value)})" for name, value in short if value.n]
+    if none:
+        yield f"Without any value: {few(none)}."
+    if some:
+        yield f"With fewer values than planned: {few(some)}."
+
+
 def _best_sentence(table: Table, x: int, column: list[tuple[int, CellValue]]) -> str:
     lowest = table.definition.direction == "minimize"
-    y, best = (min if lowest else max)(column, key=lambda place: place[1].mean)
+    y, best = _best_of(table, column)
     ties = sum(value.mean == best.mean for _, value in column) - 1
     shared = f" (a tie with {ties} more)" if ties else ""
     what = "pretraining" if best.runs_expected > best.n_expected else "seed"
+    count = f"{best.n} of {best.n_expected}" if best.n < best.n_expected else str(best.n)
     digits = table_digits(table)
     doubt = f"one {what}, so its uncertainty is not known"
     if math.isfinite(best.low):
         low, high = (number(bound, digits, table.percent) for bound in (best.low, best.high))
-        doubt = f"95 % t interval {low} to {high}, {best.n} {what}s"
+        doubt = f"95 % t interval {low} to {high}, {count} {what}s"
     elif best.n > 1:
-        doubt = f"{best.n} {what}s without any spread, copies of one run, so its uncertainty is not known"
+        alike = WEIGHTS_SAID[best.same_weights]
+        doubt = f"{count} {what}s without any spread{alike}, so its uncertainty is not known"
     mean = number(best.mean, digits, table.percent) + (" %" if table.percent else "")
     direction = "lowest" if lowest else "highest"
     return f"{_where(table, x)}{_row(table, y)} has the {direction} mean {table.metric}{shared}: {mean} ({doubt})."
@@ -94,12 +136,14 @@ def _rivals_sentence(table: Table, x: int, column: list[int]) -> str:
     which = "all" if tests == pairs else f"{tests} of {pairs}"
     how = f"paired t-tests of {which} pairs, n={fewest}{f' to {most}' * (most > fewest)}, Holm"
     shown = ", ".join(rivals[:4]) + (f" and {len(rivals) - 4} more" if len(rivals) > 4 else "")
-    said = f"{len(rivals)} of the {len(tested)} other cells {_are(len(rivals))} not shown to be worse ({how}): {shown}"
-    if not rivals:
-        said = f"every other cell is shown to be worse ({how})"
-    elif len(rivals) == len(tested):
-        said = f"no other cell is shown to be worse ({how})"
     untested = len(others) - len(tested)
+    compared = " that could be compared" if untested else ""
+    counted = f"{len(rivals)} of the {len(tested)} other cells{compared} {_are(len(rivals))}"
+    said = f"{counted} not shown to be worse ({how}): {shown}"
+    if not rivals:
+        said = f"every other cell{compared} is shown to be worse ({how})"
+    elif len(rivals) == len(tested):
+        said = f"no other cell{compared} is shown to be worse ({how})"
     return _sentence(_where(table, x) + said + (f"; {untested} could not be compared." if untested else "."))
 
 

@@ -86,7 +86,16 @@ def notes(found: Comparison) -> list[str]:
     for name, cells in ((found.first, found.only_first), (found.second, found.only_second)):
         said += [f"only in {name}: {', '.join(cells)}"] if cells else []
     said += [f"{key}: {ours} against {theirs}" for key, ours, theirs in found.settings]
-    return said if found.settings else [*said, "the settings that results depend on are equal"]
+    return [*said, *_equal(found)]
+
+
+def _equal(found: Comparison) -> list[str]:
+    """What was compared and is equal, and what could not be compared."""
+    unknown = [f"not compared: {', '.join(found.not_compared)}"] if found.not_compared else []
+    if found.settings:
+        return unknown
+    equal = [name for name in ("settings", "tuned values", "data") if name not in found.not_compared]
+    return [*([f"compared and equal: {', '.join(equal)}"] if equal else []), *unknown]
 
 
 def _mean(value: MeanStd, digits: int, percent: bool) -> str:

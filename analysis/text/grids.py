@@ -19,6 +19,7 @@ from pretune.analysis.questions.tables import CellValue, OutcomeCount, Table, in
 
 AnyTable = Table | Folds | Intervals | Differences | Effects | Components
 _WIDE = 0.5  # of an interval, in shares of the metric's range
+WEIGHTS_SAID = {True: ", their weights are equal (SHA-256)", False: ", their weights differ (SHA-256)", None: ""}
 RIVAL = " ≈"  # beside a cell that is not shown to be worse than its column's best
 
 
@@ -64,7 +65,7 @@ def _table_grid(table: Table, beneath: bool) -> TextGrid:
         _caption(table, common), len(left), (*left, *_head(table, beneath)), tuple(map(tuple, body)), best,
         (
             *_rivals_note(table), *_published_note(table), *_single_note(table), *_no_spread_note(table),
-            *notes, *table.notes,
+            *_best_of_survivors_note(table), *notes, *table.notes,
         ),
     )  # fmt: skip
 
@@ -219,11 +220,19 @@ def difference_digits(table: Differences) -> int:
 
 
 def _format_value(value: CellValue, digits: int, percent: bool, show_n: bool) -> str:
-    """'0.712 ± 0.013 (n=3)', '0.712 ± –' for one seed, '–' for none."""
+    """'0.712 ± 0.013 (n=3)', '0.712 ± –' for one seed, '–' for none; '(n=2 of 3)' where a replicate has no value."""
     if value.n == 0:
         return DASH
     std = DASH if math.isnan(value.std) else number(value.std, digits, percent)
-    return f"{number(value.mean, digits, percent)} ± {std}" + (f" (n={value.n})" if show_n else "")
+    text = f"{number(value.mean, digits, percent)} ± {std}"
+    return f"{text} ({count_of(value)})" if show_n or value.is_short else text
+
+
+def count_of(value: CellValue) -> str:
+    """'n=3'; 'n=2 of 3' where replicates have no value, and of nested seeds the fine-tunings too."""
+    text = f"n={value.n}" + (f" of {value.n_expected}" if value.n < value.n_expected else "")
+    nested = value.is_short and value.runs_expected > value.n_expected
+    return text + (f", {value.runs} of {value.runs_expected} runs" if nested else "")
 
 
 def _format_published(value: PublishedValue | None, digits: int, percent: bool) -> str:
@@ -270,7 +279,7 @@ def _rivals_note(table: Table) -> tuple[str, ...]:
         )
     untested: dict[str, list[str]] = {}
     for y, x, why in _untested(table):
-        untested.setdefault(why, []).append(_name(table, y, x))
+        untested.setdefault(why, []).append(place_name(table, y, x))
     if untested and not counts:
         whys = " or ".join(untested)
         said.append(f"no cells of a column could be compared ({whys}): nothing shows which are worse than the best")
@@ -288,8 +297,15 @@ def _untested(table: Table) -> Iterator[tuple[int, int, str]]:
 
 
 def _no_spread_note(table: Table) -> tuple[str, ...]:
-    names = [_name(table, y, x) for y, x, value in places(table) if value.n > 1 and math.isnan(value.low)]
-    return (f"no spread at all, so no interval: the runs of {few(names)} are copies of one run",) if names else ()
+    alike = [(place_name(table, y, x), v) for y, x, v in places(table) if v.n > 1 and math.isnan(v.low)]
+    said = {
+        same: [name for name, value in alike if value.same_weights is same] for same in (True, False, None)
+    }  # by the hash of the weights
+    return tuple(
+        f"no spread at all, so no interval: the replicates of {few(names)} score the same{WEIGHTS_SAID[same]}"
+        for same, names in said.items()
+        if names
+    )
 
 
 def _published_note(table: Table) -> tuple[str, ...]:
@@ -302,7 +318,7 @@ def _published_note(table: Table) -> tuple[str, ...]:
     ]
     most = _WIDE * table.definition.span
     wide = [
-        _name(table, y, x)
+        place_name(table, y, x)
         for y, x, ours, theirs in pairs
         if inside_interval(ours, theirs) and ours.high - ours.low > most
     ]
@@ -326,17 +342,33 @@ def _single_note(table: Table) -> tuple[str, ...]:
 
 def _footnotes(table: Table) -> dict[tuple[int, int], str]:
     """Positions of cells with fewer replicates than expected -> which cell, how many, and why."""
-    short = [(y, x, value) for y, x, value in places(table) if value.runs < value.runs_expected]
+    short = [(y, x, value) for y, x, value in places(table) if value.is_short]
     return {(y, x): _shortfall(table, y, x, value) for y, x, value in short}
 
 
 def _shortfall(table: Table, y: int, x: int, value: CellValue) -> str:
+    return f"{place_name(table, y, x)}: {shortfall(value)}"
+
+
+def shortfall(value: CellValue) -> str:
+    """'3 of 5 seeds; 2 diverged (loss is NaN)'."""
     whys = (_why(outcome) for outcome in value.outcomes if outcome.outcome != "finished")
     what = "seeds" if value.runs_expected == value.n_expected else "fine-tunings"
-    return f"{_name(table, y, x)}: {value.runs} of {value.runs_expected} {what}; {', '.join(whys)}"
+    return f"{value.runs} of {value.runs_expected} {what}; {', '.join(whys)}"
 
 
-def _name(table: Table, y: int, x: int) -> str:
+def _best_of_survivors_note(table: Table) -> tuple[str, ...]:
+    """Bold cells whose failed replicates are in no mean."""
+    names = [place_name(table, y, x) for y, x, value in places(table) if table.best[y][x] and value.failed]
+    if not names:
+        return ()
+    return (
+        f"bold by the mean of those that finished alone: {few(names)}; if the runs that failed are the ones that would "
+        "have scored worst, such a mean is too good",
+    )
+
+
+def place_name(table: Table, y: int, x: int) -> str:
     factors, levels = table.row_factors + table.column_factors, table.rows[y] + table.columns[x]
     return " ".join(f"{factor}={level}" for factor, level in zip(factors, levels, strict=True) if level) or "all"
 

@@ -27,6 +27,9 @@ def print_plan(plan: Plan, parallel: int, console: Console) -> None:
         table.add_row("GPU hours", f"{plan.gpu_hours or 0:.2g}")
         table.add_row("disk", f"{(plan.disk_bytes or 0) / 1e6:.0f} MB of weights")
     console.print(table)
+    for facts in plan.data:
+        for sentence in facts.sentences():
+            console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     console.print(plan.sharing, highlight=False)
     if plan.continuing:
         console.print(plan.continuing, highlight=False)

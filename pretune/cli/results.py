@@ -94,6 +94,16 @@ def compare(first: Path, second: Path, metric: str | None, markdown: Path | None
         markdown.write_text("\n".join(map(comparison_markdown, found)), encoding="utf-8")
 
 
+def warn(folder: Path) -> None:
+    """Say what should be known of a study's best model before it is used."""
+    try:
+        card = json.loads((folder / "best" / "model.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # whoever loads the model says so
+    for text in card.get("warnings", ()):
+        click.echo(f"warning: {text}", err=True)
+
+
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("images", type=click.Path(path_type=Path, exists=True, file_okay=False))
@@ -138,6 +148,7 @@ def predict(
     from pretune.model.predict_folder import How, predict_folder
 
     how = How(overlays, device, tile, overlap, workers, address)
+    warn(folder)
     ended = predict_folder(folder, images, out, how, Console(stderr=True))
     for name, why in ended.failed.items():
         click.echo(f"failed {name}: {why}", err=True)
@@ -178,6 +189,7 @@ def export(folder: Path, kind: str, encoder_only: bool, keys: str, out: Path | N
         exported = export_encoder(folder, out or folder / f"export-encoder-{keys}", keys, held)
     else:
         exported = export_model(folder, out or folder / f"export-{kind}", kind, held)
+    warn(folder)
     click.echo(exported.checked)
     for path in exported.files:
         click.echo(f"wrote {path}")

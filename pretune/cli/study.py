@@ -62,7 +62,8 @@ def run(
     \b
     Exit code 0: whole; trials of a search that diverged are answers, and count as such.
     2: the study or its data are not usable; nothing was started.
-    3: the table lacks replicates or cells, or a stage run crashed; each is named. The same command tries crashed ones again.
+    3: the table lacks replicates or cells, or a stage run crashed; each is named. The same command tries
+    crashed ones again.
     130: stopped with Ctrl-C; the same command goes on.
     """
     from pretune.run import run_study
@@ -216,38 +217,47 @@ def idle_share(folder: Path) -> str:
 @options.data
 @options.root
 @options.store
+@click.option("--time", "timed", is_flag=True, help="Time a few steps of each kind of stage, and estimate the costs.")
 @click.option("--parallel", type=click.IntRange(1), help="Stage runs at once, for the estimate.  [default: CPUs]")
-@click.option("--calibrate/--no-calibrate", default=True, help="Time a few steps of each kind of stage.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def plan(
     file: Path, scale: str | None, overrides: tuple[str, ...], data: Path | None, root: Path, store: str | None,
-    parallel: int | None, calibrate: bool, as_json: bool,
+    timed: bool, parallel: int | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Show what a study would run, what it shares and what it costs. Trains nothing.
+    """Show what a study would run, what it shares and what its data hold. Trains nothing.
+
+    Every stage is built without values, so that a study that cannot be run is refused (exit code 2).
 
     \b
     pretune plan study.yaml --data ~/datasets
-    pretune plan study.yaml --no-calibrate --json
+    pretune plan study.yaml --time          what it costs, too
     """
-    from pretune.calibration import calibrate as time_steps
     from pretune.cli.plan_table import print_plan
-    from pretune.data.requirements import check_study_requirements, facts_before_decoding
+    from pretune.data.facts import data_facts
+    from pretune.data.preflight import check_before_training, check_masks
+    from pretune.data.requirements import facts_before_decoding
     from pretune.plan import make_plan, searches_before
     from pretune.search_spaces.schema import Data
     from pretune.store.lookup import find_in
     from pretune.store.store import open_store
 
     study = load(file, scale, overrides)
-    check_study_requirements(study, facts_before_decoding(data, missing=True))
+    facts_of = facts_before_decoding(data, missing=True)
+    check_before_training(study, facts_of)
     digest_of, size_of = _contents(data, root)
+    glance_of = _glances(data, root / "cache", digest_of)
+    check_masks(study, facts_of, glance_of)
     held = open_store(store or root / "store", root / "cache")
     with searches_before(root / study.name) as asked:
         made, stages = make_plan(study, digest_of, find_in(held), asked)
-    if calibrate and size_of is not None:
+    made = dataclasses.replace(made, data=tuple(data_facts(study, facts_of, glance_of, data)))
+    if timed:
+        from pretune.calibration import calibrate
+
         click.echo("timing a few steps of each kind of stage ...", err=True)
         sizes: Callable[[Data], int] = size_of
         missing = [stage for stage in stages if held.find(stage.fingerprint) is None]
-        seconds, gpu_hours, disk = time_steps(missing, sizes)
+        seconds, gpu_hours, disk = calibrate(missing, sizes)
         made = dataclasses.replace(made, seconds=seconds, gpu_hours=gpu_hours, disk_bytes=disk)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(made), indent=1))
@@ -255,6 +265,19 @@ def plan(
         print_plan(made, parallel or os.cpu_count() or 1, Console())
         for line in _sources(stages, data, root / "cache"):
             click.echo(line)
+
+
+def _glances(data: Path | None, cache: Path, digest_of: Callable[[Any], str]) -> Callable[[Any], Any]:
+    """How to look at the masks of a data set; None for one that is not at hand."""
+    from pretune.data.requirements import is_at_hand, without_folds
+    from pretune.search_spaces.schema import Data
+    from pretune.trainables.data.checks.contents import Glance, glance
+
+    @functools.cache
+    def look(settings: Data) -> Glance | None:
+        return glance(settings, data, cache, digest_of(settings)) if is_at_hand(settings, data) else None
+
+    return lambda settings: look(without_folds(settings))
 
 
 def _sources(stages: list[Stage], data: Path | None, cache: Path) -> Iterator[str]:
@@ -299,8 +322,6 @@ def _contents(data: Path | None, root: Path) -> tuple[Any, Any]:
             return count_images(settings, data)
         except DataError:
             return settings.limit or 1000
-
-    import functools
 
     return functools.cache(digest_of), functools.cache(size_of)
 

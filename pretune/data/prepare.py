@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 
 from pretune.data.leaks import find_leaks
-from pretune.data.requirements import check_study_requirements, facts_before_decoding
+from pretune.data.preflight import check_before_training, check_masks
+from pretune.data.requirements import facts_before_decoding
 from pretune.search_spaces import schema
 from pretune.search_spaces.resolve import Study
 from pretune.search_spaces.stages import DigestOf
@@ -32,6 +33,7 @@ def prepare_data(
         DataError: data that cannot be used. RequirementsError, before anything is decoded where the listed files show
             it: data that do not have what the study asks for.
     """
+    from pretune.trainables.data.checks.contents import glance_at_images
     from pretune.trainables.data.checks.requirements import Facts, facts_of_images
     from pretune.trainables.data.sources import Choice, open_set, prepare
 
@@ -51,7 +53,7 @@ def prepare_data(
     def facts(data: schema.Data) -> Facts:
         return facts_of_images(opened(data))
 
-    check_study_requirements(study, facts_before_decoding(data_root))
+    check_before_training(study, facts_before_decoding(data_root))
     reported: set[str] = set()
     excluded: list[str] = []
     for cell in study.cells:
@@ -62,7 +64,8 @@ def prepare_data(
                 if console is not None:
                     console.print(f"[dim]data {name}: {choice.why}[/]", highlight=False)
                 excluded += report_excluded(name, data, opened(data), data_root, console)
-    check_study_requirements(study, facts)
+    check_before_training(study, facts)
+    check_masks(study, facts, functools.cache(lambda data: glance_at_images(opened(data))))
     leaks = list(find_leaks(study, lambda data: (prepared(data)[0], opened(data)), cache))
     if console is not None:
         for sentence in leaks:

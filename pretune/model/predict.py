@@ -61,6 +61,11 @@ class Model:
         return (len(self.classes), *self.shape[1:])
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What should be known before it is used; () of a model that was kept before 2026-11-28."""
+        return tuple(map(str, self.card.get("warnings", ())))
+
+    @property
     def background(self) -> int:
         """The class that is left uncoloured: the one of that name, else class 0."""
         return self.classes.index("background") if "background" in self.classes else 0

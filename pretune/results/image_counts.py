@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pretune.analysis.load.counts import Counts
 from pretune.search.replicates import ReplicatePlan
-from pretune.store.store import Store
+from pretune.store.store import Entry, Store
 from pretune.trainables.files import NOTES, TEST_IMAGES
 
 NAME = "test_images.parquet"
@@ -32,9 +33,16 @@ def write_test_images(uses: Sequence[ReplicatePlan], store: Store, folder: Path)
     with pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
         for fingerprint in sorted(found):
             entry = store.find(fingerprint)
-            if entry is not None and TEST_IMAGES in entry.files:
-                classes = json.loads(store.file(entry, NOTES).read_text(encoding="utf-8"))["classes"]
-                with np.load(store.file(entry, TEST_IMAGES)) as kept:
-                    row = {"classes": classes, "images": kept["images"], "counts": kept["counts"].ravel()}
+            if entry is not None and (kept := read_counts(store, entry)) is not None:
+                row = {"classes": list(kept.classes), "images": kept.images, "counts": kept.counts.ravel()}
                 writer.write_table(pa.Table.from_pylist([{"fingerprint": fingerprint} | row], _SCHEMA))
     temporary.replace(folder / NAME)
+
+
+def read_counts(store: Store, entry: Entry) -> Counts | None:
+    """What one fine-tuning counted; None where it was stored before single images were counted."""
+    if TEST_IMAGES not in entry.files:
+        return None
+    classes = json.loads(store.file(entry, NOTES).read_text(encoding="utf-8"))["classes"]
+    with np.load(store.file(entry, TEST_IMAGES)) as kept:
+        return Counts(tuple(classes), kept["images"], kept["counts"])

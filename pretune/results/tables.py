@@ -32,6 +32,8 @@ import yaml
 
 from pretune.analysis.load.results import STUDY_FORMAT
 from pretune.outcomes import Outcome, Outcomes
+from pretune.results.image_counts import read_counts
+from pretune.results.warnings import warnings_of
 from pretune.search.replicates import ReplicatePlan, Run, TrialRecord, Values, stages_in
 from pretune.search_spaces import schema, space
 from pretune.search_spaces.cells import Cell
@@ -190,7 +192,7 @@ def result_rows(study: Study, uses: Sequence[ReplicatePlan], outcomes: Outcomes)
 
 
 def _where_shared(study: Study, sharing: Sequence[Cell]) -> tuple[Mapping[str, str], str]:
-    """Levels that the cells sharing a stage have in common; where others have these too, the labels as JSON, else ""."""
+    """Levels that the cells sharing a stage have in common; labels as JSON where others have these levels too."""
     levels = common_levels(sharing)
     alike = [cell for cell in study.cells if all(cell.levels.get(name) == level for name, level in levels.items())]
     return levels, json.dumps([cell.label for cell in sharing]) if len(alike) > len(sharing) else ""
@@ -397,15 +399,18 @@ def keep_best(
     entry = store.find(use.stages["finetune"].fingerprint)
     if entry is None:
         return None
-    weights, notes = store.file(entry, WEIGHTS), store.file(entry, NOTES)
-    return _copy_model(study, use, outcomes, weights, notes, folder / "best")
+    warnings = warnings_of(study, use, uses, outcomes, read_counts(store, entry))
+    files = {name: store.file(entry, name) for name in (WEIGHTS, NOTES)}
+    return _copy_model(study, use, outcomes, files, warnings, folder / "best")
 
 
-def _copy_model(study: Study, use: ReplicatePlan, outcomes: Outcomes, weights: Path, noted: Path, target: Path) -> Path:
+def _copy_model(
+    study: Study, use: ReplicatePlan, outcomes: Outcomes, files: Mapping[str, Path], warnings: list[str], target: Path
+) -> Path:
     target.mkdir(exist_ok=True)
     stage = use.stages["finetune"]
-    shutil.copyfile(weights, target / WEIGHTS)
-    notes: Mapping[str, Any] = json.loads(noted.read_text())
+    shutil.copyfile(files[WEIGHTS], target / WEIGHTS)
+    notes: Mapping[str, Any] = json.loads(files[NOTES].read_text(encoding="utf-8"))
     order = "RGB, channels first" if schema.slices_of(stage.data) is None else "grey volumes, channels first"
     card = {
         "study": study.name,
@@ -426,6 +431,7 @@ def _copy_model(study: Study, use: ReplicatePlan, outcomes: Outcomes, weights: P
         "input": {"size": notes["size"], "range": [0.0, 1.0], "order": order},
         "test": notes["test"] if stage.on_test else [],
         "scores": dict(outcomes[stage.fingerprint].metrics),
+        "warnings": warnings,
     }
     write_atomically(target / "model.json", json.dumps(card, indent=1))
     return target

@@ -47,6 +47,7 @@ from pretune.search_spaces.schema.data import (
 from pretune.search_spaces.schema.methods import *  # noqa: F403
 from pretune.search_spaces.schema.model import *  # noqa: F403
 from pretune.search_spaces.schema.optim import LARS, SGD, Adam, AdamW, Constant, Cosine, Optimizer, Schedule, Step
+from pretune.search_spaces.schema.scores import ExtraSettings
 from pretune.search_spaces.schema.stages import (
     CAM,
     CKA,
@@ -107,6 +108,7 @@ __all__ = [
     "Cosine",
     "Data",
     "Depth",
+    "ExtraSettings",
     "ExtraTransform",
     "FeatureMaps",
     "Felzenszwalb",

@@ -17,6 +17,7 @@ from pretune.search_spaces.schema.data import Data
 from pretune.search_spaces.schema.methods import Method, Weights, cut_targets
 from pretune.search_spaces.schema.model import Model, UNet
 from pretune.search_spaces.schema.optim import Adam, Constant, Optimizer, Schedule
+from pretune.search_spaces.schema.scores import ExtraSettings
 
 ExtraTransform = Literal["elastic", "posterize", "solarize", "rotation"]
 # What a transform moves within a view, which its box does not tell: single pixels a little, or whole places.
@@ -129,7 +130,7 @@ class Augment(Settings):
     aspect: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
 
 
-class Finetune(_Length):
+class Finetune(_Length, ExtraSettings):
     """Supervised segmentation, from pretrained weights or from scratch. P2's values are the defaults."""
 
     data: str
@@ -149,9 +150,6 @@ class Finetune(_Length):
     patience: PositiveInt | None = None  # stop after this many validations without a better val/jaccard
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False  # encoder and decoder by torch.compile: other last digits, and a minute to begin with
-    threshold_scores: bool = (
-        False  # two classes: also score probabilities, jaccard_thresholds and soft_dice (P3 Table 3)
-    )
 
     @model_validator(mode="after")
     def _validated_meanwhile(self) -> Finetune:

@@ -71,7 +71,7 @@ def test_an_infinite_metric_is_no_value_with_a_footnote_in_table_and_report(tmp_
     text, page = text_of(tmp_path), (tmp_path / "report.html")
     write_page(tmp_path)
     for shown in (text, page.read_text()):
-        assert "a=y: 2 of 3 seeds; 1 no value (the value is infinite)" in shown
+        assert "a=y: 2 of 3 seeds; 1 no score (the value is infinite)" in shown
         assert "0.650 ± 0.071" in shown
         assert "Infinity" not in shown.split("<script")[0]
     run_data = page.read_text().rpartition('{"columns"')[2].split("</script>")[0]
@@ -117,8 +117,8 @@ def test_a_metric_that_is_nan_is_no_value_and_never_a_number(tmp_path):
     results.loc[lost, "value"] = math.nan
     results.to_parquet(tmp_path / "results.parquet")
     text = text_of(tmp_path)
-    assert "0.650 ± 0.071 (n=2)" in text  # 0.6 and 0.7 alone
-    assert "a=x: 2 of 3 seeds; 1 no value" in text
+    assert "0.650 ± 0.071 (n=2 of 3)" in text  # 0.6 and 0.7 alone
+    assert "a=x: 2 of 3 seeds; 1 no score" in text
     assert "nan" not in text.lower()
 
 

@@ -15,7 +15,7 @@ def study(method: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "study": "s",
         "data": {"scenes": {"dataset": "scenes"}},
         "model": {"widths": [4, 8]},
-        "pretrain": {"data": "scenes", "method": method, "views": {"size": 16}, "epochs": 1},
+        "pretrain": {"data": "scenes", "method": method, "views": {"size": 32}, "epochs": 1},
         "finetune": {"data": "scenes", "size": 16, "epochs": 1},
         "factors": {"skip": {"model.skip_connections": [True, False]}},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -112,3 +113,36 @@ def test_views_move_no_pixels_that_targets_cannot_follow(
     else:
         with pytest.raises(ValueError, match=f"views.extra: {said} that this method's targets cannot follow"):
             schema.Pretrain.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("where", "changes"),
+    [
+        ("report.metrics", {"report": {"metrics": "test/boundary_f1/sky"}}),
+        ("tune.target", {"tune": {"target": "val/boundary_f1"}}),
+        ("tune.also", {"tune": {"also": "val/boundary_f1", "sampler": "nsga2"}}),
+        ("tune.constraints", {"tune": {"constraints": {"val/boundary_f1": 0.5}}}),
+    ],
+)
+def test_a_metric_that_a_setting_turns_on_is_named_only_where_it_is_on(where: str, changes: dict[str, Any]) -> None:
+    (name,) = {"test/boundary_f1/sky", "val/boundary_f1"} & {*re.findall(r"[\w/]+", str(changes))}
+    message = rf"{where}: {name} is computed only with finetune.boundary_tolerance \(set .*boundary_tolerance: 0.0075\)"
+    with pytest.raises(StudyError, match=message):
+        study(**changes)
+    assert study(finetune={"data": "d", "epochs": 1, "boundary_tolerance": 0.01}, **changes)
+
+
+@pytest.mark.parametrize("tolerance", [2, 0.75, -0.1])
+def test_a_tolerance_in_px_or_percent_is_refused(tolerance: float) -> None:
+    with pytest.raises(StudyError, match=r"finetune\.boundary_tolerance: should be .* than or equal to 0"):
+        study(finetune={"data": "d", "epochs": 1, "boundary_tolerance": tolerance})
+
+
+def test_the_tolerance_of_boundaries_is_part_of_the_fingerprint_where_it_is_given() -> None:
+    found = set()
+    for extra in ({}, {"boundary_tolerance": None}, {"boundary_tolerance": 0.0075}, {"boundary_tolerance": 0.01}):
+        made = study(finetune={"data": "d", "epochs": 1} | extra)
+        seed = replicates(made.header.seeds, "report")[0]
+        stages = stages_of(made.cells[0].configuration(), seed, made.header, lambda data: "x", True)
+        found.add(stages["finetune"].fingerprint)
+    assert len(found) == 3

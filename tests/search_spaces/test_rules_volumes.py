@@ -54,7 +54,10 @@ def test_a_study_of_volumes_is_accepted() -> None:
         ({"finetune.test_sizes": [32]}, "volumes are taken whole, at one size"),
         ({"pretrain.method": {"name": "mae"}}, "mae takes images, and cubes holds volumes.*use genesis"),
         ({"probe": {"knn": {"kind": "knn", "data": "cubes"}}}, "probes take images, not volumes"),
-        ({"finetune.threshold_scores": False}, "of probabilities, which are not scored.*threshold_scores: true"),
+        (
+            {"finetune.threshold_scores": False},
+            "only with finetune.threshold_scores.*set finetune.threshold_scores: true",
+        ),
         ({"model.widths": [4, 7]}, "multiple of 2"),
         ({"data.cubes.regions": {"name": "slic"}}, "data.cubes.regions"),
         ({"data.cubes.fit": "pad"}, "squash"),

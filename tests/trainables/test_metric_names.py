@@ -14,13 +14,16 @@ import pytest
 import torch
 
 from pretune.search_spaces import schema
-from pretune.search_spaces.metrics import DEFINITIONS, OF_PROBABILITIES, RATIOS, SCORES, is_reportable, pattern_of
+from pretune.search_spaces.identities import trained_settings
+from pretune.search_spaces.metrics import DEFINITIONS, SCORES, is_reportable, pattern_of, setting_of
+from pretune.search_spaces.schema.scores import EXTRA_SCORES
 from pretune.trainables import checkpoints
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split
 from pretune.trainables.finetune import finetune
 from pretune.trainables.loop import RunContext
+from pretune.trainables.metrics.table import SCORERS
 from pretune.trainables.models.table import build_encoder
 from pretune.trainables.probes import accuracy, cka, maps
 
@@ -55,16 +58,38 @@ def parent(tmp_path: Path) -> Path:
 
 def test_finetuning_writes_what_the_table_knows(data: ImageSet, tmp_path: Path) -> None:
     plain = {"data": "d", "size": 32, "epochs": 9, "validate_every": 1, "patience": 1, "optimizer": {"lr": 1e-12}}
-    chosen = schema.Finetune.model_validate(plain | {"threshold_scores": True, "test_sizes": [16]})
+    asked = {setting: extra.value for setting, extra in EXTRA_SCORES.items()}
+    chosen = schema.Finetune.model_validate(plain | asked | {"test_sizes": [16]})
     written = finetune(chosen, MODEL, data, SPLIT, STREAMS, RunContext(tmp_path, CPU), on_test=True)
     history = json.loads((tmp_path / "history.json").read_text(encoding="utf-8"))
     names = {*written, *(key for row in history for key in row if key not in ("step", "epoch"))}
     assert missing(names) == []
-    per_class = {f"{score}/{label}" for score in RATIOS for label in data.classes}
+    of_classes = [key.split("/")[1] for key in DEFINITIONS if key.startswith("SPLIT/") and key.endswith("/CLASS")]
+    per_class = {f"{score}/{label}" for score in of_classes for label in data.classes}
     expected = {f"{split}/{name}" for split in ("val", "test", "test@16") for name in {*SCORES, *per_class}}
-    assert names == expected | {"train/loss", "train/stopped_epoch"}
-    assert all(map(is_reportable, expected))
-    assert {*OF_PROBABILITIES} < {*SCORES}
+    expected |= {"train/loss", "train/stopped_epoch"}
+    assert sorted(expected - names) == [], "defined in search_spaces, and not computed"
+    assert sorted(names - expected) == []
+    assert all(map(is_reportable, expected - {"train/loss", "train/stopped_epoch"}))
+
+
+def test_every_extra_score_has_its_setting_and_its_scorer() -> None:
+    assert sorted(schema.ExtraSettings.model_fields) == sorted(EXTRA_SCORES), "search_spaces/schema/scores.py"
+    assert sorted(SCORERS) == sorted(EXTRA_SCORES), "SCORERS in trainables/metrics/table.py"
+
+
+@pytest.mark.parametrize("setting", EXTRA_SCORES)
+def test_an_extra_score_has_its_test_and_is_in_no_fingerprint_where_it_is_off(setting: str) -> None:
+    module = SCORERS[setting].__module__.rpartition(".")[2]
+    assert (Path(__file__).parent / f"test_{module}.py").exists(), f"{setting}: tests/trainables/test_{module}.py"
+    if setting != "threshold_scores":  # older than this rule, and in the fingerprints of all fine-tunings
+        assert setting not in trained_settings(schema.Finetune(data="d", epochs=1)), f"{setting}: default it to None"
+
+
+def test_an_extra_score_is_computed_where_asked_alone(data: ImageSet, tmp_path: Path) -> None:
+    plain = schema.Finetune.model_validate({"data": "d", "size": 32, "epochs": 1, "optimizer": {"lr": 1e-12}})
+    written = finetune(plain, MODEL, data, SPLIT, STREAMS, RunContext(tmp_path, CPU), on_test=True)
+    assert [name for name in written if setting_of(name)] == []
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ class MoCo(nn.Module):
                 f"moco: with {world.size} workers bn_splits {self.bn_splits} must be a multiple of them and divide the "
                 f"batch of {batch_size}: no part can lie on two workers"
             )
-        if batch_size > len(self.queue.rows):
+        if self.training and batch_size > len(self.queue.rows):  # in eval mode nothing joins the queue
             raise ValueError(f"moco: a queue of {len(self.queue.rows)} cannot hold a batch of {batch_size}")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -16,6 +17,7 @@ from pretune.search_spaces import schema
 from pretune.search_spaces.errors import UsageError
 from pretune.trainables.loop import RunContext, finish
 from pretune.trainables.models import timm_unet
+from pretune.trainables.models.interface import Encoder
 from pretune.trainables.models.table import build_encoder
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -33,16 +35,37 @@ def import_weights(settings: schema.Weights, model: schema.Model, context: RunCo
     Returns `train/weights_loaded`, how many tensors the encoder took. Raises WeightsError.
     """
     encoder = build_encoder(model)
-    of_timm = isinstance(encoder, timm_unet.Encoder)
-    names = {timm_unet.name_in_timm(name) if of_timm else name: name for name in encoder.state_dict()}
-    wanted = {theirs: encoder.state_dict()[ours] for theirs, ours in names.items() if ours not in ("mean", "std")}
+    names, wanted = _wanted_by(encoder)
     state = matching(read(settings.source), wanted, settings.source)
-    encoder.load_state_dict({names[name]: value for name, value in state.items()}, strict=not of_timm)
+    strict = not isinstance(encoder, timm_unet.Encoder)
+    encoder.load_state_dict({names[name]: value for name, value in state.items()}, strict=strict)
     if settings.inputs == "imagenet":
         take_unit_inputs(encoder)
     if context.world.first:
         finish(nn.ModuleDict({"encoder": encoder}), [], {"source": settings.source}, context.out)
     return {"train/weights_loaded": float(len(state))}
+
+
+def check_weights(settings: schema.Weights, model: schema.Model) -> None:
+    """Raise WeightsError for weights that do not fit the encoder, as far as it shows without a download."""
+    with torch.device("meta"):
+        encoder = build_encoder(model)
+    library, _, name = settings.source.partition(":")
+    if library == "torchvision":
+        _torchvision_weights(name)
+    elif library == "timm":
+        _check_timm(name)
+    else:
+        matching(read(settings.source), _wanted_by(encoder)[1], settings.source)
+    if settings.inputs == "imagenet" and not isinstance(encoder, timm_unet.Encoder):
+        _first_layers(encoder)
+
+
+def _wanted_by(encoder: Encoder) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The encoder's own names by those of the library that trains it, and its tensors by the latter."""
+    held, of_timm = encoder.state_dict(), isinstance(encoder, timm_unet.Encoder)
+    names = {timm_unet.name_in_timm(name) if of_timm else name: name for name in held}
+    return names, {theirs: held[ours] for theirs, ours in names.items() if ours not in ("mean", "std")}
 
 
 def read(source: str) -> State:
@@ -64,13 +87,17 @@ def _of_file(path: Path) -> State:
     return {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
 
 
-def _of_torchvision(name: str) -> State:
+def _torchvision_weights(name: str) -> Any:
     from torchvision import models
 
     try:
-        weights = models.get_model_weights(name).DEFAULT
+        return models.get_model_weights(name).DEFAULT
     except ValueError:
         raise WeightsError(f"torchvision has no model {name!r}; its names are those of torchvision.models") from None
+
+
+def _of_torchvision(name: str) -> State:
+    weights = _torchvision_weights(name)
     try:
         state: State = weights.get_state_dict(progress=False, check_hash=True)
     except OSError as error:
@@ -81,11 +108,17 @@ def _of_torchvision(name: str) -> State:
     return state
 
 
-def _of_timm(name: str) -> State:
+def _check_timm(name: str) -> None:
     import timm
 
     if not timm.is_model(name.split(".")[0]):
         raise WeightsError(f"timm has no model {name!r}; its names are those of timm.list_models(pretrained=True)")
+
+
+def _of_timm(name: str) -> State:
+    import timm
+
+    _check_timm(name)
     try:
         state: State = timm.create_model(name, pretrained=True).state_dict()
     except (OSError, RuntimeError) as error:
@@ -134,11 +167,17 @@ def take_unit_inputs(encoder: nn.Module) -> None:
     if isinstance(encoder, timm_unet.Encoder):
         encoder.normalise_as_trained()
         return
+    conv, norm = _first_layers(encoder)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    conv.weight /= std
+    assert norm.running_mean is not None
+    norm.running_mean += (conv.weight * mean).sum(dim=(1, 2, 3))
+
+
+def _first_layers(encoder: nn.Module) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
     conv, norm = getattr(encoder, "conv1", None), getattr(encoder, "bn1", None)
     if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
         raise WeightsError(
             "inputs: imagenet needs a ResNet or timm encoder; set inputs: unit for weights trained on [0, 1]"
         )
-    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
-    conv.weight /= std
-    norm.running_mean += (conv.weight * mean).sum(dim=(1, 2, 3))
+    return conv, norm

@@ -7,12 +7,14 @@ mean over batches.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pretune.trainables.constants import IGNORE
+from pretune.trainables.distributed import World
 from pretune.trainables.metrics.segmentation import confusion, scores
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * k, 2) for k in range(10))  # 0.5, 0.55, ..., 0.95
@@ -49,3 +51,16 @@ def probability_scores(sums: Sums) -> dict[str, float]:
     jaccards = [scores(matrix, CLASSES)["jaccard"] for matrix in sums.confusions]
     soft = (2 * sums.overlap + SMOOTH) / (sums.total + SMOOTH)
     return {"jaccard_thresholds": sum(jaccards) / len(jaccards), "soft_dice": float(soft)}
+
+
+class ProbabilityScorer:
+    """Both scores of a split of two classes."""
+
+    def __init__(self, _: bool, classes: Sequence[str], images: int, device: torch.device) -> None:
+        self._sums = no_sums(device)
+
+    def add(self, rows: slice, logits: Tensor, target: Tensor) -> None:
+        self._sums = probability_sums(logits, target, self._sums)
+
+    def scores(self, world: World) -> dict[str, float]:
+        return probability_scores(Sums(*(world.sum(part) for part in self._sums)))

@@ -153,3 +153,55 @@ def test_what_cannot_be_compared_is_one_sentence(two, tmp_path):
     (two[1] / "study.yaml").write_text("{")
     with pytest.raises(ResultsError, match="missing or damaged"):
         compare_folders(*two)
+
+
+def equal_studies(tmp_path, change=None, data=({"d": ["1"]}, {"d": ["1"]})):
+    """Two studies of equal settings, values and data, of which `change` alters the second; compared, in words."""
+    folders = []
+    for name, digests in zip("ab", data, strict=True):
+        folder = write_study(tmp_path / name, {"a=x": [0.5, 0.6], "a=y": [0.1, 0.2]}, FACTORS, name)
+        (folder / "study.yaml").write_text(f"study: {name}\ntune: {{trials: 20}}\nfinetune: {{size: 32}}\n")
+        content = json.loads((folder / "study.json").read_text())
+        (folder / "study.json").write_text(json.dumps(content | ({} if digests is None else {"data": digests})))
+        folders.append(folder)
+    if change:
+        change(folders[1])
+    (found,) = compare_folders(*folders)
+    return comparison_markdown(found)
+
+
+def other_values(folder):
+    results = pandas.read_parquet(folder / "results.parquet")
+    results.loc[results["cell"] == "a=x", "chosen"] = '{"pretrain.0.method.temperature": 0.188}'
+    results.to_parquet(folder / "results.parquet")
+
+
+def set_yaml(old, new):
+    return lambda f: (f / "study.yaml").write_text((f / "study.yaml").read_text().replace(old, new))
+
+
+EQUAL = "compared and equal: settings, tuned values, data"
+
+
+@pytest.mark.parametrize(
+    ("change", "data", "said"),
+    [
+        (None, ({"d": ["1"]}, {"d": ["1"]}), EQUAL),
+        (set_yaml("trials: 20", "trials: 30"), ({"d": ["1"]}, {"d": ["1"]}), "tune.trials: 20 against 30"),
+        (set_yaml("size: 32", "size: 64"), ({"d": ["1"]}, {"d": ["1"]}), "finetune.size: 32 against 64"),
+        (
+            other_values,
+            ({"d": ["1"]}, {"d": ["1"]}),
+            "tuned values of a=x: – against pretrain.0.method.temperature 0.188",
+        ),
+        (None, ({"d": ["1"]}, {"d": ["2"]}), "content of data d: 1 against 2"),
+        (None, ({"d": ["1"]}, {"d": ["1"], "e": ["3"]}), "content of data e: – against 3"),
+        (None, ({"d": ["1"]}, None), "not compared: data"),
+    ],
+    ids=["equal", "tune", "settings", "values", "content", "more data", "not stored"],
+)
+def test_studies_are_called_equal_only_in_what_was_compared(tmp_path, change, data, said):
+    text = equal_studies(tmp_path, change, data)
+    assert f"- {said}" in text
+    assert (EQUAL in text) == (said == EQUAL)
+    assert ("compared and equal: settings, tuned values\n" in text) == (said == "not compared: data")

@@ -209,7 +209,7 @@ def test_one_lost_seed_costs_no_other_cell_its_mark_and_what_was_not_tested_is_s
     table = build_table(make_results(scores), make_header({"a": list("xyz")}, 4, rows="a"), JACCARD)
     assert [value is True or best[0] for (value,), best in zip(table.rivals, table.best, strict=True)][:2] == [True] * 2
     assert table.rivals[2] == (None,)
-    assert "| y | 0.503 ± 0.008 (n=3) ≈¹ |" in to_markdown(table)
+    assert "| y | 0.503 ± 0.008 (n=3 of 4) ≈¹ |" in to_markdown(table)
     assert table.tested == ((3, 3, 1, 3, ("", "", "fewer than two seeds in common")),)
     assert "(one-sided paired t-tests of 1 of 3 pairs, n=3, Holm within the column, 5 %)" in to_markdown(table)
     assert "not compared (fewer than two seeds in common): a=z" in to_markdown(table)
@@ -228,15 +228,13 @@ def test_runs_without_any_spread_have_no_interval_and_nothing_lies_inside_it():
     assert math.isnan(table.values[0][0].low)
     text = to_markdown(table)
     assert "0.70 (0.000) |" in text
-    assert (
-        "no spread at all, so no interval: the runs of encoder=unfrozen, encoder=frozen are copies of one run" in text
-    )
+    assert "no spread at all, so no interval: the replicates of encoder=unfrozen, encoder=frozen score the same" in text
     assert "paired t-tests" not in text  # none was made
     assert "no cells of a column could be compared (differences without any spread)" in text
     assert "| encoder=frozen | −0.100 | – | – | 3 |" in to_markdown(against)
     assert "every seed of encoder=frozen differs by the same" in to_markdown(against)
     first, second, *_ = answer(results, header, JACCARD)
-    assert first.endswith("0.700 (3 seeds without any spread, copies of one run, so its uncertainty is not known).")
+    assert first.endswith("0.700 (3 seeds without any spread, so its uncertainty is not known).")
     assert second == "With differences without any spread, nothing shows which others are worse."
 
 
@@ -261,7 +259,7 @@ def test_an_infinite_value_is_no_value_and_said_so():
     results = make_results(SCORES | {"encoder=frozen labels=1%": [0.6, 0.62, math.inf]})
     table = build_table(results, make_header(), JACCARD)
     assert table.values[1][1].mean == pytest.approx(0.61)
-    assert "2 of 3 seeds; 1 no value (the value is infinite)" in to_markdown(table)
+    assert "2 of 3 seeds; 1 no score (the value is infinite)" in to_markdown(table)
 
 
 @settings(deadline=None)
@@ -321,7 +319,7 @@ def test_a_short_cell_carries_its_n_and_a_footnote_with_the_reason():
     text = to_markdown(build_table(results, make_header(), JACCARD))
     assert "over seeds\n" in text
     assert "0.710 ± 0.010 (n=3)" in text
-    assert "| **0.610 ± 0.014 (n=2)¹** |" in text
+    assert "| **0.610 ± 0.014 (n=2 of 3)¹** |" in text
     assert "- ¹ encoder=frozen labels=1%: 2 of 3 seeds; 1 diverged (loss is NaN at step 12)\n" in text
 
 
@@ -337,7 +335,7 @@ def test_a_cell_without_any_result_is_a_dash_with_its_cause():
 def test_a_finished_run_without_the_metric_is_said_so():
     cell = "encoder=frozen labels=1%"
     results = make_results(SCORES | {cell: [0.6, 0.62, math.nan]})
-    assert "2 of 3 seeds; 1 no value" in to_markdown(build_table(results, make_header(), JACCARD))
+    assert "2 of 3 seeds; 1 no score" in to_markdown(build_table(results, make_header(), JACCARD))
 
 
 def test_one_seed_has_no_standard_deviation():

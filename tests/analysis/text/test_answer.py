@@ -57,8 +57,9 @@ def test_a_tie_is_said(tmp_path):
 
 
 def test_with_one_common_seed_nothing_is_claimed_of_the_others(tmp_path):
-    _, second = sentences(tmp_path, {"a=x": [0.7], "a=y": [0.5], "a=z": [math.nan]})
+    _, second, missing = sentences(tmp_path, {"a=x": [0.7], "a=y": [0.5], "a=z": [math.nan]})
     assert second.startswith("With fewer than two seeds in common")
+    assert missing == "Without any value: a=z (0 of 1 seeds; 1 diverged (loss is NaN))."
 
 
 def test_the_baseline_sentence_counts_what_holms_test_shows(tmp_path):

@@ -145,7 +145,7 @@ def test_ctrl_c_exits_with_130(pretune: Any, tiny: dict[str, Any], tmp_path: Pat
 def test_plan_prints_counts_as_json_and_trains_nothing(pretune: Any, tiny: dict[str, Any], tmp_path: Path) -> None:
     """2 cells x 2 seeds: 4 fine-tunings on 2 pretrainings."""
     file = write(tiny, tmp_path)
-    code, out, _ = pretune("plan", file, "--no-calibrate", "--json", "--root", tmp_path / "runs")
+    code, out, _ = pretune("plan", file, "--json", "--root", tmp_path / "runs")
     plan = json.loads(out)
     assert code == 0
     assert (plan["cells"], plan["replicates"], plan["stage_runs"], plan["stage_runs_without_sharing"]) == (2, 4, 6, 8)
@@ -154,7 +154,9 @@ def test_plan_prints_counts_as_json_and_trains_nothing(pretune: Any, tiny: dict[
 
 
 def test_plan_for_people_says_what_is_shared(pretune: Any, tiny: dict[str, Any], tmp_path: Path) -> None:
-    code, out, _ = pretune("plan", write(tiny, tmp_path), "--root", tmp_path / "runs", "--set", "seeds.report=3")
+    code, out, _ = pretune(
+        "plan", write(tiny, tmp_path), "--root", tmp_path / "runs", "--set", "seeds.report=3", "--time"
+    )
     assert code == 0
     assert "6 fine-tunings share 3 pretrainings: 9 stage runs, not 12" in out
     assert "estimated time" in out
@@ -164,7 +166,7 @@ def test_plan_for_people_says_what_is_shared(pretune: Any, tiny: dict[str, Any],
 def test_a_plan_can_be_made_without_the_data(pretune: Any, tiny: dict[str, Any], tmp_path: Path) -> None:
     tiny["data"] = {"scenes": {"dataset": "oxford-iiit-pet", "cache_size": 32}}
     file = write(tiny, tmp_path)
-    code, out, err = pretune("plan", file, "--no-calibrate", "--json", "--root", tmp_path / "runs")
+    code, out, err = pretune("plan", file, "--json", "--root", tmp_path / "runs")
     assert code == 0
     assert json.loads(out)["stage_runs"] == 6
     assert err.count("planned without the data itself") == 1
@@ -181,17 +183,17 @@ def test_init_then_plan_works_on_ones_own_folders(pretune: Any, tmp_path: Path) 
     code, out, _ = pretune("init", file, *folders)
     assert code == 0
     assert f"next: pretune plan {file}" in out
-    code, out, err = pretune("plan", file, "--no-calibrate", "--json", "--root", tmp_path / "runs")
+    code, out, err = pretune("plan", file, "--json", "--root", tmp_path / "runs")
     assert (code, err) == (0, "")
     plan = json.loads(out)
     # 3 starts x 2 label amounts x 3 seeds, of which two starts share 3 pretrainings; freezing shares them too
     assert (plan["cells"], plan["by_stage"]) == (6, {"pretrain": 3, "finetune": 18})
     for i in (3, 4):
         (tmp_path / "my labels" / f"{i}.png").unlink()
-    _, out, _ = pretune("plan", file, "--no-calibrate", "--root", tmp_path / "runs")
+    _, out, _ = pretune("plan", file, "--root", tmp_path / "runs")
     assert out.count("note: data image-mask-folder: 2 problems that pretune run refuses") == 1
     assert "first my photos/3.png: no mask; expected my labels/3.png" in out
-    _, out, _ = pretune("plan", file, "--no-calibrate", "--root", tmp_path / "runs", "--set", "data.mine.on_error=skip")
+    _, out, _ = pretune("plan", file, "--root", tmp_path / "runs", "--set", "data.mine.on_error=skip")
     assert "refuses" not in out
 
 

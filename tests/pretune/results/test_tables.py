@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pretune.analysis.load.results import RESULT_COLUMNS, STUDY_FORMAT, load, load_header
 from pretune.analysis.load.replicates import replicate_results
+from pretune.analysis.load.results import RESULT_COLUMNS, STUDY_FORMAT, load, load_header
 from pretune.analysis.load.runs import load_stage_runs
 from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Outcome

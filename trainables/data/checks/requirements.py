@@ -20,7 +20,9 @@ from pretune.trainables.data.errors import DataError, RequirementsError
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.listing import Listing
 from pretune.trainables.data.sets.present import labels_of, tests_of
+from pretune.trainables.data.sets.scenes import SCENE_CLASSES
 from pretune.trainables.data.sets.table import GENERATED, generated_indices
+from pretune.trainables.data.sets.volumes import VOLUME_CLASSES
 from pretune.trainables.data.splits import draw_split
 
 StageSettings = schema.Pretrain | schema.Finetune | schema.Probe
@@ -67,6 +69,7 @@ class Facts:
     regions: bool
     depth: bool
     unknown: frozenset[Offer] = frozenset()  # what only the files can tell
+    classes: tuple[str, ...] = ()  # names of the mask classes; () where they are not known
     _drawn: dict[schema.Split, tuple[Sizes | None, tuple[str, ...]]] = field(init=False, default_factory=dict)
 
     def lacks(self, wanted: Offer) -> bool:
@@ -105,9 +108,12 @@ def facts_of_settings(settings: schema.Data) -> Facts:
     if isinstance(settings, GENERATED):
         exact = isinstance(settings, schema.Scenes)
         count = len(generated_indices(settings))
-        return Facts(count, settings.classes, None, None, regions or exact, depth or exact)
+        names = (SCENE_CLASSES if exact else VOLUME_CLASSES)[: settings.classes]
+        return Facts(count, settings.classes, None, None, regions or exact, depth or exact, classes=names)
     unknown: set[Offer] = {"image classes"} if isinstance(settings, schema.ImageFolder) else {"image classes", "masks"}
-    return Facts(None, 0, None, None, regions, depth, frozenset(unknown))
+    named = getattr(settings, "classes", ())  # elsewhere it is a number, or the name of a set of classes
+    classes = named if isinstance(named, tuple) else ()
+    return Facts(None, 0, None, None, regions, depth, frozenset(unknown), classes)
 
 
 def facts_of_listing(settings: schema.Data, listing: Listing) -> Facts:
@@ -115,14 +121,16 @@ def facts_of_listing(settings: schema.Data, listing: Listing) -> Facts:
     classes = 0 if listing.mask_values is None else len(listing.classes)
     regions, depth = settings.regions is not None, settings.depth is not None
     entries = listing.entries
-    return Facts(len(entries), classes, labels_of(entries), tests_of(entries), regions, depth)
+    names = listing.classes if classes else ()
+    return Facts(len(entries), classes, labels_of(entries), tests_of(entries), regions, depth, classes=names)
 
 
 def facts_of_images(data: ImageSet) -> Facts:
     """Facts of an opened data set."""
     classes = 0 if data.masks is None else len(data.classes)
     regions, depth = data.regions is not None, data.depth is not None
-    return Facts(len(data.images), classes, data.labels, data.official_test, regions, depth)
+    names = data.classes if classes else ()
+    return Facts(len(data.images), classes, data.labels, data.official_test, regions, depth, classes=names)
 
 
 def check_requirements(where: str, settings: StageSettings, data: schema.Data, facts: Facts, workers: int = 1) -> None:
@@ -203,12 +211,60 @@ def _pretrain(stage: _Stage, settings: schema.Pretrain, workers: int) -> Iterato
         yield from stage.lacks_validation(f"{key} scores")
     if stage.sizes is not None:
         yield from _batch(stage, settings, stage.sizes, workers)
+    yield from _lengths(stage, settings, seen_by(settings, stage.sizes))
+
+
+def seen_by(settings: schema.Pretrain, sizes: Sizes | None) -> int | None:
+    """How many images a pretraining sees; None where that is not known."""
+    return None if sizes is None else sum(sizes[: 1 + ("train", "train+val", "all").index(settings.sees)])
+
+
+def labelled_by(settings: schema.Finetune, sizes: Sizes | None) -> int | None:
+    """How many images a fine-tuning is taught by; None where that is not known."""
+    if isinstance(settings.labels, int):
+        return settings.labels
+    return None if sizes is None else max(1, round(sizes.train * settings.labels))
+
+
+def _lengths(stage: _Stage, settings: schema.Pretrain | schema.Finetune, images: int | None) -> Iterator[str]:
+    """What depends on how many steps the images make: the warm-up of a training given in steps, and queues."""
+    pretrained = isinstance(settings, schema.Pretrain)
+    batch = settings.batch_size if images is None else min(settings.batch_size, images)
+    per_epoch = None if images is None else (images // batch if pretrained else -(-images // batch))
+    if settings.steps is not None and per_epoch is not None:
+        warm_up = settings.schedule.warmup_epochs * per_epoch
+        if warm_up >= settings.steps:
+            yield (
+                f"{stage.where}.schedule.warmup_epochs: {settings.schedule.warmup_epochs} are {warm_up} steps of the "
+                f"{settings.steps} trained ({per_epoch} to an epoch of {_images(images or 0)} of {stage.there}), and a "
+                "warm-up must end before the training; lower it, or raise steps"
+            )
+    if isinstance(settings, schema.Pretrain):
+        yield from _queue(stage, settings, batch, per_epoch)
+
+
+def _queue(stage: _Stage, settings: schema.Pretrain, batch: int, per_epoch: int | None) -> Iterator[str]:
+    """A queue takes a whole batch at once; SwAV's only once it is in use."""
+    method = settings.method
+    if not isinstance(method, schema.MoCo | schema.SwAV) or not method.queue or batch <= method.queue:
+        return
+    if isinstance(method, schema.SwAV):
+        epochs = settings.epochs
+        if settings.steps is not None and per_epoch is not None:
+            epochs = -(-settings.steps // per_epoch)
+        if epochs is not None and epochs <= method.queue_from_epoch:
+            return
+    or_none = ", set queue: 0" if isinstance(method, schema.SwAV) else ""
+    yield (
+        f"{stage.where}.method.queue: {method.queue} cannot hold a batch of {_images(batch)} "
+        f"(batch_size {settings.batch_size}); set it to {batch} or more{or_none}, or lower batch_size"
+    )
 
 
 def _batch(stage: _Stage, settings: schema.Pretrain, sizes: Sizes, workers: int) -> Iterator[str]:
     """Requirements on the number of images that pretraining sees."""
     where, method = stage.where, settings.method
-    seen = {"train": sizes.train, "train+val": sizes.train + sizes.val, "all": sum(sizes)}[settings.sees]
+    seen = seen_by(settings, sizes) or 0
     batch = min(settings.batch_size, seen)
     if seen < 2:
         yield (
@@ -247,6 +303,7 @@ def _finetune(stage: _Stage, settings: schema.Finetune) -> Iterator[str]:
         yield from stage.lacks_validation(f"{where}.checkpoint: best needs")
     if settings.patience:
         yield from stage.lacks_validation(f"{where}.patience: {settings.patience} needs")
+    yield from _lengths(stage, settings, labelled_by(settings, sizes))
 
 
 def _probe(stage: _Stage, settings: schema.Probe) -> Iterator[str]:
@@ -262,6 +319,17 @@ def _probe(stage: _Stage, settings: schema.Probe) -> Iterator[str]:
         yield from stage.lacks_test(f"{where}: {settings.kind} is scored on")
     else:
         yield from stage.lacks_validation(f"{where}: {settings.kind} is scored on")
+    if isinstance(settings, schema.LinearProbe) and settings.batch_norm and sizes is not None:
+        yield from _normalised(stage, settings, sizes.train + (sizes.val if settings.on == "test" else 0))
+
+
+def _normalised(stage: _Stage, settings: schema.LinearProbe, count: int) -> Iterator[str]:
+    """Batches of a linear probe are as even as they can be."""
+    if count // -(-count // settings.batch_size) < 2:
+        yield (
+            f"{stage.where}.batch_norm: true takes statistics of a batch, and {_images(count)} of {stage.there} in "
+            f"batches of at most {settings.batch_size} leave a batch of one; raise batch_size, or remove batch_norm"
+        )
 
 
 def _cka(stage: _Stage, settings: schema.CKA, count: int) -> Iterator[str]:

@@ -1,0 +1,36 @@
+"""Facts beside scores in words, the same in tables, answer and report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pretune.analysis.digits import few, number
+from pretune.analysis.questions.facts import CountedRuns, Facts, MostFrequent
+
+_DIGITS = 3
+
+
+def fact_sentences(facts: Facts) -> tuple[str, ...]:
+    """Notes without a full stop: the most frequent class, what is not above it, classes never predicted, collapse."""
+    alone = len(facts.most_frequent) == 1
+    said = [_most_frequent(one, facts, alone) for one in facts.most_frequent]
+    said += [
+        f"no pixel of the test images is predicted as {label} by: {_runs(rows)}" for label, rows in facts.never.items()
+    ]
+    if facts.collapsed:
+        said.append(f"signs of collapse were raised in pretrainings of: {_runs(facts.collapsed)}")
+    return tuple(said)
+
+
+def _most_frequent(one: MostFrequent, facts: Facts, alone: bool) -> str:
+    value = number(one.score, _DIGITS, facts.percent) + (" %" if facts.percent else "")
+    where = "" if alone else f" ({few(one.cells, 4)})"
+    said = f"predicting the most frequent class of the test images ({one.label}) everywhere scores {value}{where}"
+    if not one.not_above:
+        return said
+    every = len(one.not_above) == len(one.cells) > 1
+    return f"{said}; {'no cell is above it' if every and alone else f'not above it: {few(one.not_above)}'}"
+
+
+def _runs(rows: Sequence[CountedRuns]) -> str:
+    return few([f"{row.cell} ({row.runs} of {row.of})" for row in rows])

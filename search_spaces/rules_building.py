@@ -1,0 +1,100 @@
+"""What must hold between the numbers of one stage, so that it can be built and trains something.
+
+These rules need neither data nor torch; those that need the number of images stand in
+`trainables/data/checks/requirements.py`, those that need the network in `trainables/buildable.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pretune.search_spaces.document import KeyPath, Locations, Problem
+from pretune.search_spaces.schema import (
+    DINO,
+    MAE,
+    Configuration,
+    FeatureMaps,
+    Finetune,
+    Header,
+    Pretrain,
+    SwAV,
+    levels_of,
+)
+
+
+def check_building(settings: Configuration, locations: Locations) -> Iterator[Problem]:
+    """Numbers with which a stage cannot be built, or with which it would train nothing."""
+    trained: list[tuple[KeyPath, Pretrain | Finetune]] = [
+        (("pretrain", i), stage) for i, stage in enumerate(settings.pretrain)
+    ]
+    trained += [] if settings.finetune is None else [(("finetune",), settings.finetune)]
+    for path, stage in trained:
+        yield from _check_warm_up(stage, path, locations)
+    for i, stage in enumerate(settings.pretrain):
+        yield from _check_local_views(stage, settings.model.stride, ("pretrain", i), locations)
+        if isinstance(stage.method, MAE):
+            yield from _check_masking(stage.method, stage.views.size, ("pretrain", i, "method"), locations)
+    yield from _check_feature_maps(settings, locations)
+
+
+def _check_warm_up(stage: Pretrain | Finetune, path: KeyPath, locations: Locations) -> Iterator[Problem]:
+    """The whole training, however much of it a rung or `stop_after` runs; of one in steps the data's size decides."""
+    if stage.epochs is not None and stage.schedule.warmup_epochs >= stage.epochs:
+        what = f"a warm-up of {stage.schedule.warmup_epochs} epochs does not end within the {stage.epochs} trained"
+        fix = f"set it below {stage.epochs}" if stage.epochs > 1 else "set it to 0"
+        yield locations.problem((*path, "schedule", "warmup_epochs"), what, fix)
+
+
+def _check_local_views(stage: Pretrain, stride: int, path: KeyPath, locations: Locations) -> Iterator[Problem]:
+    method = stage.method
+    if isinstance(method, DINO | SwAV) and method.local_views and method.local_size < stride:
+        what = f"small views of {method.local_size} px are below {stride}, what the encoder needs"
+        yield locations.problem((*path, "method", "local_size"), what, f"set it to {stride} or more")
+
+
+def _check_masking(method: MAE, size: int, path: KeyPath, locations: Locations) -> Iterator[Problem]:
+    """A share of few patches rounds to none, or to all of them."""
+    if method.masking == "none":
+        return
+    side = method.patch if method.masking == "patches" else 1
+    parts = (-(-size // side)) ** 2
+    masked = round(method.ratio * parts)
+    if 0 < masked < parts:
+        return
+    amount = f"a ratio of {method.ratio:g} masks {'nothing' if masked == 0 else 'everything'}"
+    if method.masking == "pixels":
+        yield locations.problem((*path, "ratio"), f"{amount} of {parts} pixels ({size} px views)", "take another ratio")
+        return
+    held = "one patch covers" if parts == 1 else f"{parts} patches cover"
+    what = f"{held} a view of {size} px (patch {side}), and {amount}"
+    yield locations.problem((*path, "patch"), what, _smaller_patch(method.ratio, size))
+
+
+def _smaller_patch(ratio: float, size: int) -> str:
+    """P2's patch has 20 px in a view of 64; smaller ones where that masks no part of the view either."""
+    for side in range(max(1, 20 * size // 64), 0, -1):
+        parts = (-(-size // side)) ** 2
+        if 0 < round(ratio * parts) < parts:
+            return f"set patch to {side}, or take another ratio"
+    return "take another ratio"
+
+
+def _check_feature_maps(settings: Configuration, locations: Locations) -> Iterator[Problem]:
+    held = levels_of(settings.model)
+    for name, probe in settings.probe.items():
+        if isinstance(probe, FeatureMaps) and held is not None and probe.level > held:
+            what = f"level {probe.level}, and the encoder has {held} levels"
+            yield locations.problem(("probe", name, "level"), what, f"at most {held}")
+
+
+def check_axes(header: Header, locations: Locations) -> Iterator[Problem]:
+    """A factor stands either in the rows of the table or in its columns, and once."""
+    rows, columns = header.report.rows or (), header.report.columns or ()
+    for name in dict.fromkeys(rows):
+        if name in columns:
+            what = f"factor {name!r} is in the rows and in the columns of the table"
+            yield locations.problem(("report", "columns"), what, "leave it out of one of them")
+    for key, names in (("rows", rows), ("columns", columns)):
+        for name in dict.fromkeys(names):
+            if names.count(name) > 1:
+                yield locations.problem(("report", key), f"factor {name!r} is named twice", "name it once")

@@ -1,0 +1,516 @@
+"""Every sentence that analysis can print: a study in which it is true, and one in which it must not appear.
+
+`SENTENCES` is the inventory. A sentence that is added to `analysis/` fails the last test until it stands here, or is
+named in `ELSEWHERE` with the test that holds both cases.
+"""
+
+import ast
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+from studies import JACCARD, write_study
+
+import pretune.analysis
+from pretune.analysis import load, load_header
+from pretune.analysis.load.results import ResultsError
+from pretune.analysis.questions.compare import compare_folders
+from pretune.analysis.questions.image_bootstrap import score
+from pretune.analysis.report.figures import figure_groups
+from pretune.analysis.report.html import progress, table_caption
+from pretune.analysis.report.tables import write_tables
+from pretune.analysis.text.answer import answer
+from pretune.analysis.text.comparison import comparison_markdown
+
+NAN = math.nan
+THREE = {"a": ["x", "y", "z"]}
+TWO = {"a": ["x", "y"]}
+CROSSED = {"a": ["x", "y"], "b": ["p", "q"]}
+
+
+def header_of(folder, **content):
+    path = folder / "study.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | content))
+
+
+def columns_of(folder, **columns):
+    path = folder / "results.parquet"
+    results = pandas.read_parquet(path)
+    pandas.DataFrame(results.assign(**{k: v(results) if callable(v) else v for k, v in columns.items()})).to_parquet(
+        path
+    )
+
+
+def three(f):
+    write_study(f, {"a=x": [0.70, 0.71, 0.72], "a=y": [0.69, 0.72, 0.70], "a=z": [0.10, 0.12, 0.11]}, THREE,
+                baseline={"a": "x"}, rows=["a"], columns=[])  # fmt: skip
+
+
+def apart(f):
+    write_study(f, {"a=x": [0.70, 0.71, 0.72], "a=y": [0.30, 0.32, 0.30]}, TWO, rows=["a"], columns=[])
+
+
+def close(f):
+    write_study(f, {"a=x": [0.70, 0.71, 0.72], "a=y": [0.69, 0.72, 0.71]}, TWO, rows=["a"], columns=[])
+
+
+def flat(f, weights=None):
+    write_study(f, {"a=x": [0.5] * 3, "a=y": [0.5] * 3}, TWO, rows=["a"], columns=[], baseline={"a": "x"})
+    if weights:
+        columns_of(f, weights=weights)
+
+
+def shifted(f):
+    write_study(f, {"a=x": [0.25] * 3, "a=y": [0.5] * 3}, TWO, rows=["a"], columns=[], baseline={"a": "x"})
+
+
+def failed(f):
+    write_study(f, {"a=x": [0.90, 0.92, NAN], "a=y": [0.5, 0.51, 0.52], "a=z": [NAN] * 3}, THREE,
+                baseline={"a": "x"}, rows=["a"], columns=[])  # fmt: skip
+
+
+def apart_by_seeds(f):
+    write_study(f, {"a=x": [0.9, 0.8, NAN, NAN], "a=y": [NAN, NAN, 0.5, 0.6], "a=z": [0.2, 0.12, NAN, NAN]}, THREE,
+                rows=["a"], columns=[], baseline={"a": "y"})  # fmt: skip
+
+
+def one_seed(f):
+    write_study(f, {"a=x": [0.7], "a=y": [0.5]}, TWO, rows=["a"], columns=[], baseline={"a": "x"})
+
+
+def nothing(f):
+    write_study(f, {"a=x": [NAN], "a=y": [NAN]}, TWO)
+
+
+def wild(f):
+    write_study(f, {"a=x": [0.99, 0.5, 0.9], "a=y": [0.1, 0.9, 0.02]}, TWO, rows=["a"], columns=[], baseline={"a": "x"})
+
+
+def crossed(f, seeds=3, effect=0.2, noise=0.01, lost=None):
+    draw = np.random.default_rng(3)
+    scores = {
+        f"a={a} b={b}": list(
+            0.3 + effect * (a == "y") * (b == "q") + effect * (b == "q") + noise * draw.normal(size=seeds)
+        )
+        for a in CROSSED["a"]
+        for b in CROSSED["b"]
+    }
+    if lost is not None:
+        scores["a=x b=p"][lost] = NAN
+    write_study(f, scores, CROSSED, rows=["a", "b"], columns=[])
+
+
+def wide(f):
+    levels = [str(i) for i in range(8)]
+    scores = {f"a={a} b={b}": [0.1, 0.2] for a in ("x", "y") for b in levels}
+    write_study(f, scores, {"a": ["x", "y"], "b": levels}, rows=["a"], columns=["b"])
+
+
+def published(f, mean=0.71):
+    three(f)
+    header_of(f, published={"values": [["x", mean]], "note": "of a paper"})
+
+
+def searched(f, sampler):
+    three(f)
+    header_of(f, tune={"target": "val/jaccard", "sampler": sampler}, ranges={"finetune.lr": {"uniform": [0, 1]}})
+    results = pandas.read_parquet(f / "results.parquet")
+    head = results.iloc[0].to_dict() | {"phase": "search", "metric": "val/jaccard"}
+    rows = [
+        head
+        | {
+            "seed": 1000 + s,
+            "chosen": json.dumps({"finetune.lr": t / 10}),
+            "value": 0.5 + t / 30 + s / 50 + (t * s % 3) / 90,
+        }
+        for t in range(10)
+        for s in range(2)
+    ]
+    pandas.concat([results, pandas.DataFrame(rows)]).to_parquet(f / "results.parquet")
+
+
+def checkpoints(f, kept):
+    three(f)
+    header_of(f, checkpoints={f"a={a}": kept if a != "z" else "last" for a in "xyz"})
+
+
+def patient(f):
+    three(f)
+    results = pandas.read_parquet(f / "results.parquet")
+    row = results.iloc[:1].assign(metric="train/stopped_epoch", value=3.0)
+    pandas.concat([results, row]).to_parquet(f / "results.parquet")
+
+
+def held(f):
+    three(f)
+    header_of(f, seeds={"report": 3, "hold": {"labels": 0}})
+
+
+def margin(f):
+    three(f)
+    content = json.loads((f / "study.json").read_text())
+    header_of(f, report=content["report"] | {"margin": 0.05})
+
+
+def loss(f):
+    write_study(f, {"a=x": [0.3, 0.4], "a=y": [0.1, 0.2]}, TWO, metrics=("val/jaccard",))
+
+
+def nested(f, lost=(), pretrainings=3):
+    values = {"a=x": [0.5, 0.52, 0.6, 0.63, 0.7, 0.69], "a=y": [0.4, 0.43, 0.5, 0.5, 0.61, 0.6]}
+    for cell, place in lost:
+        values[cell][place] = NAN
+    write_study(f, values, TWO, rows=["a"], columns=[])
+    header_of(f, seeds={"report": {"pretrain": 3, "finetune": 2}})
+    columns_of(f, seed_pretrain=lambda r: r["seed"] // 2, seed_finetune=lambda r: r["seed"])
+
+
+def nested_copies(f):
+    nested(f)
+    columns_of(f, value=lambda r: 0.5 + r["seed_pretrain"] / 10)
+
+
+def folds(f):
+    levels = ["1/3", "2/3", "3/3"]
+    write_study(f, {f"fold={level}": [0.5, 0.6, 0.7] for level in levels}, {"fold": levels})
+
+
+def counted(f, images, shift=0.0, draws=True):
+    """Fine-tunings that counted single test images, with the scores of these counts plus `shift`."""
+    draw, scores, rows = np.random.default_rng(0), {"a=x": [], "a=y": []}, []
+    for i, cell in enumerate(["a=x", "a=x", "a=y", "a=y"]):
+        draw = draw if draws else np.random.default_rng(0)
+        right = draw.integers(20, 60, (images, 2))
+        wrong = draw.integers(0, 9, (images, 2))
+        counts = np.stack([right, right + wrong, right + wrong[:, ::-1]], axis=-1)
+        scores[cell].append(float(score(counts.sum(axis=0), JACCARD, ("bg", "leaf"))) + shift)
+        rows.append(
+            {
+                "fingerprint": f"run{i:06d}",
+                "classes": ["bg", "leaf"],
+                "images": np.arange(images),
+                "counts": counts.ravel(),
+            }
+        )
+    write_study(f, scores, TWO, rows=["a"], columns=[])
+    pandas.DataFrame(rows).to_parquet(f / "test_images.parquet")
+
+
+def partly_counted(f):
+    counted(f, 10)
+    kept = pandas.read_parquet(f / "test_images.parquet")
+    kept.iloc[1:].to_parquet(f / "test_images.parquet")
+
+
+def uncrossed(f):
+    crossed(f)
+    header_of(f, cells=json.loads((f / "study.json").read_text())["cells"][:3])
+
+
+def no_common_seed(f):
+    crossed(f, 2)
+    columns_of(f, seed=lambda r: range(len(r)))
+
+
+def trials(f, count, flat=False):
+    searched(f, "tpe")
+    results = pandas.read_parquet(f / "results.parquet")
+    kept = results[(results["phase"] == "confirm") | (results["chosen"].map(len) > 0)]
+    tried = sorted(set(kept[kept["phase"] == "search"]["chosen"]))[:count]
+    kept = kept[(kept["phase"] == "confirm") | kept["chosen"].isin(tried)]
+    kept.assign(value=np.where(flat & (kept["phase"] == "search"), 0.5, kept["value"])).to_parquet(
+        f / "results.parquet"
+    )
+
+
+def told(f):
+    three(f)
+    ends = ["complete", "partial", "infeasible", "failed", "unscored"]
+    rows = [
+        {"search": "s", "index": i, "told": end, "reason": "r", "chosen": "{}", "value": 0.5}
+        for i, end in enumerate(ends)
+    ]
+    pandas.DataFrame(rows).to_parquet(f / "searches.parquet")
+
+
+def far(f):
+    write_study(
+        f, {"a=x": [1.0, 90.0, 30.0], "a=y": [50.0, 2.0, 9.0]}, TWO, metrics=("val/pretext_loss",), baseline={"a": "x"}
+    )
+
+
+def itself(f):
+    metric = "probe/cka/x/output"
+    write_study(f, {"a=x": [0.4, 0.5], "a=y": [0.4, 0.5]}, TWO, metrics=(metric,), rows=["a"], columns=[])
+    columns_of(f, stage="probe:cka/x")
+
+
+def under_way(f):
+    three(f)
+    (f / "status.json").write_text(
+        json.dumps({"finished": 1, "reused": 0, "failed": 0, "total": 9, "phase": "confirm"})
+    )
+
+
+SCENES = {
+    "nested": nested, "nested, lost": lambda f: nested(f, [("a=y", 5)]), "nested copies": nested_copies, "folds": folds,
+    "nested, one pretraining": lambda f: nested(f, [(c, i) for c in ("a=x", "a=y") for i in (2, 3, 4, 5)]),
+    "nested, two of three": lambda f: (nested(f, [("a=y", 5)]), None), "partly counted": partly_counted,
+    "counted": lambda f: counted(f, 10), "many counted": lambda f: counted(f, 120), "uncrossed": uncrossed,
+    "counted, other score": lambda f: counted(f, 10, 0.01), "counted copies": lambda f: counted(f, 10, draws=False),
+    "no common seed": no_common_seed, "few trials": lambda f: trials(f, 4), "flat trials": lambda f: trials(f, 10, True),
+    "partly wrong": lambda f: (counted(f, 10), columns_of(f, value=lambda r: r["value"] + 0.01 * (r["cell"] == "a=x"))),
+    "told": told, "far": far, "itself": itself, "under way": under_way,
+    "three": three, "apart": apart, "close": close, "flat": flat, "shifted": shifted, "failed": failed,
+    "apart by seeds": apart_by_seeds, "one seed": one_seed, "nothing": nothing, "wild": wild, "crossed": crossed,
+    "crossed, no effect": lambda f: crossed(f, effect=0.0), "crossed, 8 seeds": lambda f: crossed(f, 8),
+    "crossed, one seed": lambda f: crossed(f, 1), "crossed, lost": lambda f: crossed(f, lost=1),
+    "crossed, no spread": lambda f: crossed(f, noise=0.0), "wide": wide, "published": published,
+    "flat, equal weights": lambda f: flat(f, "hash"), "searched": lambda f: searched(f, "tpe"),
+    "flat, other weights": lambda f: flat(f, lambda r: r["fingerprint"]),
+    "Sobol": lambda f: searched(f, "qmc"), "best": lambda f: checkpoints(f, "best"),
+    "last": lambda f: checkpoints(f, "last"), "tuned checkpoint": lambda f: checkpoints(f, "tuned"),
+    "patient": patient, "held": held, "margin": margin, "validation": loss,
+    "published, wide": lambda f: (wild(f), header_of(f, published={"values": [["x", 0.7], ["y", 0.3]]})),
+}  # fmt: skip
+
+# part of the sentence, a scene in which it is true, one in which it must not appear
+SENTENCES = [
+    ("has the highest mean", "three", "nothing"),
+    ("No replicate has finished with a value of", "nothing", "three"),
+    (": nothing has finished", "nothing", "three"),
+    ("(a tie with 1 more)", "flat", "three"),
+    ("Every other cell is shown to be worse (", "apart", "close"),
+    ("No other cell is shown to be worse (", "close", "apart"),
+    ("other cells is not shown to be worse (", "three", "apart"),
+    ("very other cell that could be compared is shown to be worse (", "apart by seeds", "three"),
+    ("could not be compared.", "apart by seeds", "three"),
+    ("With fewer than two seeds in common, nothing shows which others are worse.", "one seed", "three"),
+    ("95 % t interval 0.", "three", "flat"),
+    ("one seed, so its uncertainty is not known", "one seed", "three"),
+    ("seeds without any spread, so its uncertainty is not known", "flat", "three"),
+    ("any spread, their weights are equal (SHA-256), so", "flat, equal weights", "flat, other weights"),
+    ("any spread, their weights differ (SHA-256), so", "flat, other weights", "flat"),
+    ("a=y score the same, their weights are equal (SHA-256)", "flat, equal weights", "flat"),
+    ("a=y score the same, their weights differ (SHA-256)", "flat, other weights", "flat, equal weights"),
+    ("no spread at all, so no interval: the replicates of", "flat", "three"),
+    ("no spread at all: every seed of a=y scores what the baseline does", "flat", "shifted"),
+    ("no spread at all: every seed of a=y differs by the same", "shifted", "flat"),
+    ("replicates failed and are not in this mean; if they would have scored worst, it is too good.", "failed", "three"),
+    ("Of the cells with all their values, a=y is best", "failed", "three"),
+    ("Without any value: a=z (", "failed", "three"),
+    ("With fewer values than planned: a=x (", "failed", "three"),
+    ("bold by the mean of those that finished alone: a=x; if the runs that failed are the ones that would have scored "
+     "worst, such a mean is too good", "failed", "apart by seeds, absent"),
+    ("Replicates without a value are in no mean; how many have one: a=x (2 of 3), a=z (0 of 3)", "failed", "three"),
+    ("Every interval here is of one number alone: of the best of several", "three", "one seed"),
+    ("The table has 2 more columns, each with its own best.", "wide", "three"),
+    ("Against the baseline a=x, of 2 comparisons 1 is higher", "shifted, three", "three"),
+    ("at a family-wise 5 % (Holm); the largest difference is", "three", "apart"),
+    ("could not be tested", "one seed", "three"),
+    ("≈ not shown to be worse than any other of its column; neither bold nor ≈: shown to be (one-sided paired t-tests of "
+     "all pairs, n=3, Holm within the column, 5 %)", "three", "one seed"),
+    ("no cells of a column could be compared (fewer than two seeds in common): nothing shows which are worse than the best",
+     "one seed", "three"),
+    ("not compared (fewer than two seeds in common): a=y", "apart by seeds", "three"),
+    ("differences without any spread", "shifted", "three"),
+    ("one seed: no standard deviation", "one seed", "three"),
+    ("n=1 in 1 of 1 rows: no interval and no test", "one seed", "three"),
+    ("p and interval lean on normal differences; an exact sign-flip test cannot fall below p=", "three", "one seed"),
+    ("and the smallest of 2 after Holm not below", "three", "wild"),
+    ("an interval leaves what two values of this metric can differ by, -1 to 1: t intervals know no bounds", "wild", "three"),
+    ("An interval leaves the metric's range of 0 to 1: t intervals know no bounds, and are not cut to them", "wild", "three"),
+    ("that finished in the cell or in its baseline alone have no partner and are excluded here, so that a difference may "
+     "not be that of the table's means", "failed", "three"),
+    ("no seed finished both here and in the baseline", "failed", "three"),
+    ("at the median spread of these differences 3 seeds find", "three", "one seed"),
+    ("with power 0.8 in one comparison alone at 5 % (0.01: ", "three", "one seed"),
+    ("; at Holm's first of 2 steps", "three", "wild"),
+    ("(p < 0.001 after Holm)", "crossed", "crossed, no effect"),
+    ("Not shown at n=3, which is no evidence of absence: ", "crossed, no effect", "crossed"),
+    ("tuned values × seed", "searched", "three"),
+    ("yet: there is nothing to answer.", "nothing", "three"),
+    (": paired difference to a=x", "three", "close"),
+    ("equivalence: p of two one-sided t-tests that the difference is within ±0.05, Holm over this metric's comparisons; its "
+     "90 % interval is of each alone", "margin", "three"),
+    ("published, in brackets: ours minus published, and whether the published mean is inside our 95 % t interval",
+     "published", "three"),
+    ("inside says little where our interval is wider than half of the metric's range", "published, wide", "published"),
+    ("Stars: published values, with the paper's own standard deviation.", "published", "three"),
+    ("held at one seed: labels (0); standard deviations, intervals and tests leave out what these would add", "held", "three"),
+    ("stopped early by patience, seeds in brackets: a=x (1)", "patient", "three"),
+    ("scored are the weights with the best val/jaccard of a training, whatever tune.target is: a=x, a=y; elsewhere the last",
+     "best", "last"),
+    ("with the best val/jaccard of a training (tuned), whatever", "tuned checkpoint", "best"),
+    ("a has an effect on average (p", "crossed", "crossed, no effect"),
+    ("It depends on b: read cells, not averages.", "crossed", "crossed, no effect"),
+    ("a and b interact (p", "crossed", "crossed, no effect"),
+    ("the effect of one depends on the level of the other, so read cells, not averages", "crossed", "crossed, no effect"),
+    ("a is not shown to have an effect on average (p", "crossed, no effect", "crossed"),
+    ("which is no evidence of absence: ", "crossed, no effect", "crossed"),
+    ("on average: no test, there is no spread over 3 seeds", "crossed, no spread", "crossed"),
+    ("no spread at all over seeds, so no test: ", "crossed, no spread", "crossed"),
+    ("is small: an effect of two levels, tested alone at 5 %, shows (power 0.8) from 3.3 standard deviations of its seeds "
+     "on; more levels, and Holm over several effects, take more", "crossed", "crossed, 8 seeds"),
+    ("one seed: effects have sizes but no test", "crossed, one seed", "crossed"),
+    ("seeds 1 did not finish in every cell and are excluded", "crossed, lost", "crossed"),
+    ("size: largest minus smallest term of the effect (of two levels: the difference of their means); degrees of freedom "
+     "and p are after Greenhouse and Geisser's correction where a factor has more than two levels", "crossed", "three"),
+    ("searches: spread of val/jaccard over what a sampler tried, crowded where scores are good", "searched", "Sobol"),
+    ("searches: spread of val/jaccard over points laid out beforehand", "Sobol", "searched"),
+    ("From the sampler's trials, which crowd where scores are good and move all parameters at once: a map of where good "
+     "scores were found, not the effect of one parameter alone.", "searched", "Sobol"),
+    ("From points laid out beforehand, whatever was found: an average is the effect of a parameter over all values of the "
+     "others.", "Sobol", "searched"),
+    ("there is one parameter, so nothing to rank", "searched", "three"),
+    (", test data that no choice has seen.", "three", "validation"),
+    ("nested seeds: variance between pretrainings, and between fine-tunings of one pretraining", "nested", "three"),
+    ("nested seeds: n counts pretrainings, which are what is independent; each is the mean of its fine-tunings that "
+     "finished, of 2", "nested", "three"),
+    ("all cells: mean of the cells' variances; cells share seeds, so the interval counts one cell's", "nested", "nested, lost"),
+    ("one pretraining: the spread of its fine-tunings alone, which says nothing of what another would give",
+     "nested, one pretraining", "nested"),
+    ("one pretraining: no standard deviation; the spread of its fine-tunings alone is below", "nested, one pretraining", "nested"),
+    ("no spread at all between the fine-tunings of one pretraining, so no share: ", "nested copies", "nested"),
+    ("mean ± standard deviation over pretrainings", "nested", "three"),
+    ("mean ± standard deviation over seeds", "three", "nested"),
+    ("each fold is its mean over seeds (n=3); folds share training images, so no interval is made of them", "folds", "three"),
+    ("mean ± standard deviation over folds (factor fold)", "folds", "three"),
+    ("over seeds: Student-t, for this test set: what other seeds would give on the same images", "counted", "three"),
+    ("over test images: bootstrap of whole images, for these trained models", "counted", "three"),
+    ("neither interval holds the other's doubt", "counted", "three"),
+    ("the stored counts of single images do not make the stored score; run the study again", "partly wrong", "counted"),
+    ("10 test images are few: in simulation such intervals hold in 91 (20 images) to 93 % (60)", "counted", "many counted"),
+    ("1 of 2 runs were stored before single images were counted", "partly counted", "counted"),
+    ("no spread at all over seeds, so no interval over them: a=x, a=y", "counted copies", "counted"),
+    ("not every level of a factor is combined with every level of the others: no analysis of variance", "uncrossed", "crossed"),
+    ("no seed finished in every cell: no analysis of variance", "no common seed", "crossed"),
+    ("4 finished trials are too few to rank parameters (8 are needed)", "few trials", "searched"),
+    ("every trial scored the same", "flat trials", "searched"),
+    ("1 went the whole way, 1 raced out or stopped early, 1 diverged or broke a constraint, 1 crashed, 1 had no score",
+     "told", "three"),
+    ("more than a million seeds", "far", "three"),
+    ("empty: x beside itself, 1 by definition; none is the best", "itself", "three"),
+    ("This study has not ended (confirm phase): 1 of 9 stage runs are done. The tables hold those.", "under way", "three"),
+    ("the studies share 3 confirmed stage runs (3 finetune) of 6 and 9: they are not independent, which Welch's interval "
+     "and p take them to be", "shared", "three"),
+    ("both hold the same 9 stage runs: this is one study beside itself, and nothing is compared", "three", "shared"),
+    ("one seed on a side: no interval", "one seed", "three"),
+    ("the studies' seeds are not paired", "three", "nothing"),
+    ("From the confirm phase alone: fresh seeds.", "validation", "three"),
+]  # fmt: skip
+SCENES |= {
+    "shared": lambda f: (
+        apart(f),
+        columns_of(f, fingerprint=lambda r: [k if i < 3 else f"other {k}" for i, k in enumerate(r["fingerprint"])]),
+    ),
+    "apart by seeds, absent": apart,
+    "shifted, three": lambda f: write_study(
+        f, {"a=x": [0.5, 0.51, 0.52], "a=y": [0.7, 0.71, 0.723], "a=z": [0.49, 0.53, 0.51]}, THREE, baseline={"a": "x"}
+    ),
+}
+
+
+def compared(folder, beside):
+    """The comparison with the scene `three`, in words; nothing where they have no cell in common."""
+    if not beside.exists():
+        three(beside)
+    try:
+        return comparison_markdown(compare_folders(folder, beside, JACCARD)[0])
+    except ResultsError:
+        return ""
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory):
+    """All that analysis prints of a scene, in one line."""
+    texts = {}
+
+    def text_of(name):
+        if name not in texts:
+            folder = tmp_path_factory.mktemp("scene") / "study"
+            SCENES[name](folder)
+            results, header = load(folder), load_header(folder)
+            write_tables(folder)
+            groups, notes = figure_groups(folder)
+            parts = [*answer(results, header, header.report.metrics[0]), (folder / "table.md").read_text()]
+            parts += [progress(folder), compared(folder, tmp_path_factory.getbasetemp() / "beside")]
+            parts += [group.note for group in groups] + [*notes, table_caption(header.report.metrics)]
+            texts[name] = " ".join(" ".join(parts).split())
+        return texts[name]
+
+    return text_of
+
+
+@pytest.mark.parametrize(("sentence", "true", "absent"), SENTENCES, ids=[s[:40] for s, *_ in SENTENCES])
+def test_a_sentence_is_said_where_it_is_true_and_nowhere_else(said, sentence, true, absent):
+    assert sentence in said(true)
+    assert sentence not in said(absent)
+
+
+# ---------------------------------------------------------------------------------------------------- completeness
+
+TESTS = Path(__file__).parent
+ELSEWHERE = {  # part of a sentence -> the test file that holds where it is true and where it is not
+    "compared and equal": "questions/test_compare.py",
+    "predicting the most frequent class": "questions/test_facts.py",
+    "everywhere scores": "questions/test_facts.py",
+    "no pixel of the test images is predicted as": "questions/test_facts.py",
+    "signs of collapse were raised": "questions/test_facts.py",
+    "no cell is above it": "questions/test_facts.py",
+    "is in neither truth nor prediction": "questions/test_missing.py",
+    "the value is infinite": "questions/test_tables.py",
+    "cells that lost a run are not in it": "questions/test_components.py",
+    "no spread at all, so no interval: ": "questions/test_marginal.py",
+    "differs between cells, so there is no common space": "questions/test_sensitivity.py",
+    "which is no cell of this study": "questions/test_tables.py",
+}
+LABELS = {  # names of axes, columns and groups, and captions that hold for every figure of their kind
+    *("system-ui", "mean of an option's trials", "mean of neighbouring trials", "mean and 95 % t interval", "± std of that mean"),
+    *("band: ± one standard deviation", "seconds since the first stage run", "% at", "%{", "Mean with its 95 % Student-t"),
+    *("Paired over seeds, 95 % t interval", "Means over seeds and over the levels", "Filled: the Pareto front"),
+    *("One mark per configuration", "Debiased linear CKA", "rotation and scale", "PED-ANOVA: what tells", "Whiskers are"),
+    *("The first parameter stays first in", "Mean score of the trials in each", "One line per trial", "Each bar is a stage run"),
+    *("Times in which the study was not run", "Of the confirm phase; click", "Bars: one standard deviation over seeds"),
+    *("pretraining seed (and split)", "fine-tuning seed (and label subset)", "main effects and interactions", "95 % interval (Welch)"),
+    *("mean ± standard deviation over seeds", "mean ± standard deviation (n)", "where the spread comes from", "When stage runs ran"),
+    *("p after Holm over this metric's", "95 % t interval (each alone)", "share of the variance", "How alike encoders are"),
+    *("(study.yaml is not there)", "% of resamples or more", "figure files need", "nothing to show yet", "mean ± standard deviation over"),
+    *("Differences to the baseline", "no longer watching", "is written as soon as results are stored", "over seeds and over test images", "bar: their std"),
+    *("share of importance (", "no stage of this study has ended yet", "the study has not started yet", "at once, idle for"),
+    *("it is cut off or damaged", "was not written by a Pretune study", "cannot be read"),
+}  # fmt: skip
+
+
+def literals(path):
+    """Text of four words or more that is neither a docstring nor an error's."""
+    tree = ast.parse(path.read_text("utf-8"))
+    apart = {id(part) for node in ast.walk(tree) if isinstance(node, ast.Raise) for part in ast.walk(node)}
+    apart |= {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in apart:
+            if node.value.strip().count(" ") >= 3:
+                yield " ".join(node.value.split())
+
+
+def test_every_sentence_of_analysis_stands_in_the_inventory():
+    folder = Path(pretune.analysis.__file__).parent
+    known = [*(sentence for sentence, *_ in SENTENCES), *ELSEWHERE, *LABELS]
+    unknown = [
+        f"{path.relative_to(folder)}: {text}"
+        for path in sorted(folder.rglob("*.py"))
+        for text in literals(path)
+        if not any(
+            part.strip().lower() in text.lower() or text.strip("; .,:").lower() in part.lower() for part in known
+        )
+    ]
+    assert not unknown, "name a study in which it is true, and one in which it must not appear"
+
+
+@pytest.mark.parametrize(("part", "file"), ELSEWHERE.items())
+def test_what_is_tested_elsewhere_is(part, file):
+    words = "".join((TESTS / file).read_text("utf-8").split())
+    assert any("".join(part.split())[i : i + 18] in words for i in range(0, max(1, len("".join(part.split())) - 18)))
