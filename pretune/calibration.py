@@ -46,7 +46,7 @@ def _steps(stage: Stage, n: int) -> tuple[int, int]:
     """Training steps and scored images of a stage on a data set of n images."""
     split, settings = stage.data.split, stage.settings
     test = split.test if isinstance(split.test, int) else round(n * (0.5 if split.test == "official" else split.test))
-    val = split.val if isinstance(split.val, int) else round(n * split.val)
+    val = split.val if isinstance(split.val, int) else round(n * (0.1 if split.val == "official" else split.val))
     train = max(1, n - test - val)
     if isinstance(settings, schema.CKA):
         return 0, 2 * (val if settings.images == "val" else n)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import yaml
 
 if TYPE_CHECKING:
-    from pretune.data.survey import ImagesSeen, PairsSeen, Sizes
+    from pretune.data.survey import Groups, ImagesSeen, PairsSeen, Sizes
 
 RARE = 0.05  # share of pixels below which a class is rare
 ROUND = 1.34  # longer over shorter side up to which squashing to a square changes shapes little
@@ -122,6 +122,12 @@ class _Plan:
         return None if not marks or None in marks else sum(map(bool, marks))
 
     @property
+    def groups(self) -> Groups | None:
+        from pretune.data.survey import find_groups
+
+        return None if self.labelled is None else find_groups([entry.name for entry in self.labelled.listing.entries])
+
+    @property
     def parts(self) -> tuple[float, float]:
         """Shares of test and validation: of few images more, since a score on three images says little."""
         return (0.2, 0.1) if self.count >= 50 else (0.25, 0.25)
@@ -208,11 +214,24 @@ def _common(plan: _Plan) -> Iterator[str]:
         yield "    on_error: skip\tleave bad files out and record which; fail refuses them"
     else:
         yield "    on_error: fail\tor skip: leave bad files out and record which"
-    test, val = plan.parts
+    yield from _split(plan)
+
+
+def _split(plan: _Plan) -> Iterator[str]:
+    (test, val), groups = plan.parts, plan.groups
     if plan.tests is not None:
         yield f"    split: {{test: official, val: {val}, seed: 0}}\tthe folders train/, val/ and test/ say which"
-    else:
+    elif groups is None:
         yield f"    split: {{test: {test}, val: {val}, seed: 0}}\t{plan.train} are left for training"
+    else:
+        form = (
+            groups.setting if isinstance(groups.setting, str) else f"{{pattern: {quoted(groups.setting['pattern'])}}}"
+        )
+        yield f"    split:\t{groups.count} groups by name, such as {groups.example}: none is in two parts"
+        yield f"      test: {test}\treplaced by the folds below"
+        yield f"      val: {val}"
+        yield "      seed: 0"
+        yield f"      group: {form}\tor parent, or {{column: ...}} of a split.file"
 
 
 def _aspect(plan: _Plan) -> float:
@@ -285,11 +304,18 @@ def _question(plan: _Plan) -> Iterator[str]:
         yield f"  labels: {{finetune.labels: [all, {few}]}}"
     else:
         column = ""
+    rows = "start"
+    if plan.groups is not None and plan.tests is None:
+        folds = min(5, plan.groups.count)
+        levels = ", ".join(f"{k + 1}/{folds}" for k in range(folds))
+        yield f"  fold: {{data.{plan.data}.split.fold: [{levels}]}}\teach group is tested once; the table has the mean"
+        rows = f"[start, {column}]" if column else "start"
+        column = "fold"
     columns = f", columns: {column}" if column else ""
     yield ""
     yield "seeds: {search: 1, report: 3}"
     yield "# tune: {sampler: tpe, trials: 20}\tonly where there are ranges"
-    yield f"report: {{rows: start{columns}, metrics: [test/jaccard], baseline: {{start: random}}}}"
+    yield f"report: {{rows: {rows}{columns}, metrics: [test/jaccard], baseline: {{start: random}}}}"
     limit = f", data.{plan.data}.limit: 200" if plan.count > 200 else ""
     pool = ", data.unlabelled.limit: 200" if plan.pool is not None and plan.pool.seen.count > 200 else ""
     yield "scales:"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -368,3 +369,41 @@ def _sample(paths: Sequence[Path], most: int) -> list[Path]:
     """Evenly spread over the names."""
     at: Iterable[int] = np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int).tolist()
     return [paths[i] for i in at]
+
+
+# -------------------------------------------------------------------------------------------------------------- groups
+
+
+class Groups(NamedTuple):
+    """Images that belong together, such as those of one patient."""
+
+    setting: str | dict[str, str]  # as `split.group` takes it
+    count: int
+    example: str
+
+
+YEAR = re.compile(r"(19|20)\d\d")
+GROUP_PATTERNS = (r"([^/_-]+)[_-][^/]*$", r"([^/]+)[_-][^/_-]*$")  # up to the first, or to the last, _ or - of the name
+
+
+def find_groups(names: Sequence[str]) -> Groups | None:
+    """Groups that names tell: parent folders or beginnings with a number in them, each of two images on average.
+
+    `patient03_slice07` is one of patient03; `img_0012` and `Abyssinian_12` are of no group, and years are none.
+    """
+    candidates: list[tuple[str | dict[str, str], list[str | None]]] = [
+        ("parent", [name.rpartition("/")[0] or None for name in names])
+    ]
+    for pattern in GROUP_PATTERNS:
+        found = (re.search(pattern, name) for name in names)
+        candidates.append(({"pattern": pattern}, [one and one[1] for one in found]))
+    possible = [found for setting, keys in candidates if (found := _grouped(setting, keys, len(names)))]
+    return next((one for one in possible if one.count >= 5), possible[0] if possible else None)
+
+
+def _grouped(setting: str | dict[str, str], keys: Sequence[str | None], count: int) -> Groups | None:
+    held = {key for key in keys if key}
+    numbered = all(re.search(r"\d", key) and not YEAR.fullmatch(key) for key in held)
+    if None in keys or not 3 <= len(held) <= count / 2 or not numbered:
+        return None
+    return Groups(setting, len(held), min(held))

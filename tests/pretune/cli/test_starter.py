@@ -15,9 +15,11 @@ from PIL import Image
 
 from pretune.cli import cli
 from pretune.cli.starter import Hardware, quoted, starter
+from pretune.data.survey import find_groups
 from pretune.search_spaces import schema
 from pretune.search_spaces.resolve import Study, from_yaml
 from pretune.trainables.data.resident.build import load_images
+from pretune.trainables.data.splits import draw_split
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Zl", "Zp")), min_size=1, max_size=20)
 CPU, GPU = Hardware(gpu=False, cores=2), Hardware(gpu=True, cores=16)
@@ -194,6 +196,43 @@ def test_a_file_without_a_partner_is_said_and_excluded(tmp_path: Path) -> None:
     study, _ = init(tmp_path, "--images", images, "--masks", masks)
     assert mine(study).on_error == "skip"
     assert "1 files are in no pair, the first images/lonely.png" in (tmp_path / "my.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ([f"patient{p:02}_slice{i}" for p in range(6) for i in range(3)], r"([^/_-]+)[_-][^/]*$"),
+        ([f"site/P{p}-L-{i}" for p in range(6) for i in range(3)], r"([^/_-]+)[_-][^/]*$"),
+        ([f"scan_{p}_{i}" for p in range(6) for i in range(3)], r"([^/]+)[_-][^/_-]*$"),
+        ([f"case{p}/{i}" for p in range(6) for i in range(3)], "parent"),
+        ([f"img_{i:04}" for i in range(20)], None),
+        ([f"{i:04}" for i in range(20)], None),
+        ([f"{breed}_{i}" for breed in ("Abyssinian", "pug", "Bengal", "beagle") for i in range(5)], None),
+        ([f"{year}_{i:06}" for year in range(2007, 2013) for i in range(5)], None),
+        ([f"p{i}_x" for i in range(20)], None),
+    ],
+)
+def test_groups_are_found_in_names_with_numbers(names: list[str], expected: str | None) -> None:
+    found = find_groups(names)
+    setting = found.setting if found else None
+    assert (setting["pattern"] if isinstance(setting, dict) else setting) == expected
+    assert found is None or found.count == 6
+
+
+def test_patients_become_groups_and_folds(tmp_path: Path) -> None:
+    for patient in range(4):
+        for i in range(5):
+            image(tmp_path / "images" / f"patient{patient}_{i}.png")
+            mask(tmp_path / "masks" / f"patient{patient}_{i}.png")
+    study, _ = init(tmp_path, "--images", tmp_path / "images", "--masks", tmp_path / "masks")
+    assert {cell.levels["fold"] for cell in study.cells} == {"1/4", "2/4", "3/4", "4/4"}
+    for cell in study.cells:
+        data = cell.configuration().data["mine"]
+        made = load_images(data, None, tmp_path / "cache")
+        drawn = draw_split(20, data.split, 0, None, None, made.marks(data.split))
+        patients = [{made.names[i].split("_")[0] for i in part} for part in drawn]
+        assert sum(map(len, patients)) == 4
+        assert len(patients[2]) == 1
 
 
 # --------------------------------------------------------------------------------------------------------------- names

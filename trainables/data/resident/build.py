@@ -27,6 +27,7 @@ from pretune.trainables.data.resident import maps
 from pretune.trainables.data.resident.digest import digest_with_maps, files_digest, generated_digest
 from pretune.trainables.data.resident.open import INDEX, open_built
 from pretune.trainables.data.sets import cubes, scenes, volumes
+from pretune.trainables.data.sets.present import marks_of
 from pretune.trainables.data.sets.table import GENERATED, generated_indices, list_files
 
 PACKS = 2  # files of many images that stay open while they are decoded: rows run on threads across their border
@@ -135,7 +136,8 @@ def _write_files(settings: schema.Data, listing: Listing, folder: Path, progress
     _keep_rows(folder, arrays, good)
     entries = [listing.entries[row] for row in good]
     labels, tests = [entry.label for entry in entries], [entry.test for entry in entries]
-    return _index([entry.name for entry in entries], listing.classes, labels, tests, skipped, listing.label_names)
+    index = _index([entry.name for entry in entries], listing.classes, labels, tests, skipped, listing.label_names)
+    return index | {"parts": marks_of(entries, 0), "groups": marks_of(entries, 1)}
 
 
 def _decoded(settings: schema.Data, listing: Listing, arrays: Arrays) -> Iterator[tuple[str, ...]]:
