@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import json
 import math
@@ -36,6 +37,11 @@ class Cell:
         """Every range filled in by `suggest`; by default with its centre."""
         return Configuration.model_validate(space.fill(self.template, suggest))
 
+    @functools.cached_property
+    def all_ranges(self) -> tuple[tuple[str, space.Range], ...]:
+        """Every range of the template by name, those inside branches included."""
+        return tuple(space.ranges(self.template))
+
     @property
     def pretrained(self) -> bool:
         """Whether the fine-tuning (or, without one, the study) starts from a pretraining."""
@@ -49,7 +55,7 @@ class Cell:
         Where nothing is transferred, the ranges of model and data are tuned with the fine-tuning, and those of a
         pretraining that nobody uses not at all.
         """
-        names = [name for name, _ in space.ranges(self.template)]
+        names = [name for name, _ in self.all_ranges]
         if not self.pretrained:
             return [name for name in names if part == "finetune" and not name.startswith("pretrain")]
         return [name for name in names if name.startswith("finetune") == (part == "finetune")]

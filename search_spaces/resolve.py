@@ -101,7 +101,7 @@ def resolve(document: Document, scale: str | None = None, overrides: Sequence[st
     warnings: list[str] = []
     problems += check_cells(cells, header, warnings)
     problems += check_header(header, cells, factors, Locations(lines))
-    if "tune" in data and not any(True for cell, _ in cells for _ in space.ranges(cell.template)):
+    if "tune" in data and not any(cell.all_ranges for cell, _ in cells):
         warnings.append("the study has a tune section but no ranges: nothing is searched, it goes straight to confirm")
     if not problems:
         warnings += tuning_warnings([cell for cell, _ in cells], header)

@@ -50,11 +50,11 @@ def extremes(cell: Cell) -> Iterator[space.Suggest]:
 
     All at once, and each alone with all others at their first, since a range inside a branch is met only there.
     """
-    found = list(space.ranges(cell.template))
+    found = cell.all_ranges
     most = max((len(space.representatives(item)) for _, item in found), default=1)
     for k in range(most):
         yield lambda _name, item, k=k: _nth(item, k)  # type: ignore[misc]
-    for target, item in found:
+    for target, item in found if len(found) > 1 else ():  # of one range that was all
         for k in range(len(space.representatives(item))):
             yield _towards(target, k)
 
@@ -82,9 +82,10 @@ def _check_finite(value: Any, path: KeyPath, locations: Locations) -> Iterator[P
     """`.inf` and `.nan` are numbers to YAML, and settings of nothing."""
     if isinstance(value, float) and not math.isfinite(value):
         yield locations.problem(path, f"should be a finite number, received {value}")
-    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
-        yield from _check_finite(item, (*path, key), locations)
+        if isinstance(item, float | dict | list):
+            yield from _check_finite(item, (*path, key), locations)
 
 
 def _check_parts(settings: Template, header: Header, locations: Locations) -> Iterator[Problem]:

@@ -29,7 +29,7 @@ def check_building(settings: Configuration, locations: Locations) -> Iterator[Pr
     ]
     trained += [] if settings.finetune is None else [(("finetune",), settings.finetune)]
     for path, stage in trained:
-        yield from _check_warm_up(stage, path, locations)
+        yield from _check_warmup(stage, path, locations)
     for i, stage in enumerate(settings.pretrain):
         yield from _check_local_views(stage, settings.model.stride, ("pretrain", i), locations)
         if isinstance(stage.method, MAE):
@@ -37,7 +37,7 @@ def check_building(settings: Configuration, locations: Locations) -> Iterator[Pr
     yield from _check_feature_maps(settings, locations)
 
 
-def _check_warm_up(stage: Pretrain | Finetune, path: KeyPath, locations: Locations) -> Iterator[Problem]:
+def _check_warmup(stage: Pretrain | Finetune, path: KeyPath, locations: Locations) -> Iterator[Problem]:
     """The whole training, however much of it a rung or `stop_after` runs; of one in steps the data's size decides."""
     if stage.epochs is not None and stage.schedule.warmup_epochs >= stage.epochs:
         what = f"a warm-up of {stage.schedule.warmup_epochs} epochs does not end within the {stage.epochs} trained"

@@ -73,7 +73,7 @@ def check_metrics(tune: Tune, locations: Locations) -> Iterator[Problem]:
 def check_searched(cell: Cell, settings: Configuration, header: Header, locations: Locations) -> Iterator[Problem]:
     """Whether the sampler can search the ranges of a cell, and rungs can shorten what is trained."""
     tune = header.tune
-    found = dict(space.ranges(cell.template))
+    found = dict(cell.all_ranges)
     for part in ("pretrain", "finetune"):
         own = {name: found[name] for name in cell.ranges(part)}
         if not own:
@@ -125,7 +125,7 @@ def _check_rungs(tune: Tune, part: str, settings: Configuration, locations: Loca
 def tuning_warnings(cells: Sequence[Cell], header: Header) -> Iterator[str]:
     """What is allowed, and probably not meant."""
     tune, seeds = header.tune, len(replicates(header.seeds, "search"))
-    if not any(True for cell in cells for _ in space.ranges(cell.template)):
+    if not any(cell.all_ranges for cell in cells):
         return
     if tune.sampler in ("nsga2", "genetic") and tune.population >= tune.trials:
         yield f"tune.population {tune.population} is not below trials {tune.trials}: there will be no second generation"

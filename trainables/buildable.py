@@ -102,8 +102,11 @@ def _built(settings: schema.Pretrain, model: schema.Model, facts: Facts) -> Meth
 def _fine_tuning(
     where: str, settings: schema.Finetune, model: schema.Model, slices: int | None, images: int | None, shares: int
 ) -> Iterator[str]:
-    rest = MANY if images is None else images % min(settings.batch_size, images) or min(settings.batch_size, images)
-    rows = max(1, rest // shares)
+    batch = MANY if images is None else min(settings.batch_size, images)
+    rest = 0 if images is None else images % batch
+    if settings.steps is not None and images is not None and settings.steps < -(-images // batch):
+        rest = 0  # the training ends before the last step of an epoch
+    rows = max(1, (rest or batch) // shares)
     frozen = settings.freeze == "encoder" and settings.unfreeze_epoch is None
     said = unet_error(model, settings.size, slices, min(MANY, rows), training=True, frozen=frozen)
     if ONE_VALUE in said:

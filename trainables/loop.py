@@ -324,8 +324,8 @@ def finish(model: nn.Module, history: list[dict[str, float]], notes: dict[str, A
 
 
 def build_optimizer(settings: schema.Optimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer over the parameters that are trained; one kernel per step, on a CPU too."""
-    kept = [parameter for parameter in parameters if parameter.requires_grad]
+    """The optimizer over these parameters, also those that are frozen now; one kernel per step, on a CPU too."""
+    kept = list(parameters)
     trained: list[Any] = kept
     if not isinstance(settings, schema.LARS) and settings.decay == "weights":  # LARS leaves them out by itself
         still = [parameter for parameter in kept if parameter.ndim < 2]

@@ -227,7 +227,7 @@ def _split(plan: _Plan) -> Iterator[str]:
         form = (
             groups.setting if isinstance(groups.setting, str) else f"{{pattern: {quoted(groups.setting['pattern'])}}}"
         )
-        yield f"    split:\t{groups.count} groups by name, such as {groups.example}: none is in two parts"
+        yield f"    split:\t{groups.groups} groups by name, such as {groups.example}: none is in two parts"
         yield f"      test: {test}\treplaced by the folds below"
         yield f"      val: {val}"
         yield "      seed: 0"
@@ -306,7 +306,7 @@ def _question(plan: _Plan) -> Iterator[str]:
         column = ""
     rows = "start"
     if plan.groups is not None and plan.tests is None:
-        folds = min(5, plan.groups.count)
+        folds = min(5, plan.groups.groups)
         levels = ", ".join(f"{k + 1}/{folds}" for k in range(folds))
         yield f"  fold: {{data.{plan.data}.split.fold: [{levels}]}}\teach group is tested once; the table has the mean"
         rows = f"[start, {column}]" if column else "start"

@@ -115,6 +115,8 @@ def submit(
     Exit codes: those of `pretune run`; with --no-wait 0 once the job is there. Ctrl-C leaves the job running.
     """
     from pretune.cluster import jobs
+    from pretune.data.preflight import check_before_training
+    from pretune.data.requirements import facts_before_decoding
 
     study = load(file, scale, overrides)
     given: dict[str, Any] = {
@@ -136,6 +138,7 @@ def submit(
     words += [word for group in may_grow for word in ("--may-grow", group)]
     words += [word for override in overrides for word in ("--set", override)]
     jobs.check_arguments(words)
+    check_before_training(study, facts_before_decoding(Path(data) if data else None, missing=True))
     job = jobs.submit(jobs.connect(address), address, study.name, file, words, pip)
     click.echo(f"submitted {job}")
     click.echo(f"pretune stop {job} --address {address} stops it", err=True)
@@ -267,7 +270,7 @@ def plan(
             click.echo(line)
 
 
-def _glances(data: Path | None, cache: Path, digest_of: Callable[[Any], str]) -> Callable[[Any], Any]:
+def _glances(data: Path | None, cache: Path | None, digest_of: Callable[[Any], str]) -> Callable[[Any], Any]:
     """How to look at the masks of a data set; None for one that is not at hand."""
     from pretune.data.requirements import is_at_hand, without_folds
     from pretune.search_spaces.schema import Data
@@ -370,6 +373,23 @@ def init(
     if pool is not None:
         click.echo(f"unlabelled: {pool.seen}")
     click.echo(f"wrote {file}; next: pretune plan {file}")
+    if images is not None and masks is not None:
+        _check_starter(file)
+
+
+def _check_starter(file: Path) -> None:
+    """What `pretune plan` would refuse is told while the folders and class names are at hand."""
+    from pretune.data.facts import data_facts
+    from pretune.data.preflight import check_before_training, check_masks
+    from pretune.data.requirements import facts_before_decoding
+
+    study, facts_of = load(file, None, ()), facts_before_decoding(None, missing=True)
+    glance_of = _glances(None, None, lambda settings: "")
+    check_before_training(study, facts_of)
+    for facts in data_facts(study, facts_of, glance_of, None):
+        for sentence in facts.sentences():
+            click.echo(sentence)
+    check_masks(study, facts_of, glance_of)
 
 
 COMMANDS = (run, submit, stop, plan, init)

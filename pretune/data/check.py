@@ -180,6 +180,9 @@ def describe(image_set: ImageSet) -> list[str]:
         seen = counts[counts > 0]
         empty = f", {len(counts) - len(seen)} of them without an image" if len(seen) < len(counts) else ""
         lines.append(f"{len(counts)} image classes with {seen.min()} to {seen.max()} images each{empty}")
+    if count := len(image_set.transparent):
+        many = "1 image has" if count == 1 else f"{count} images have"
+        lines.append(f"{many} transparent parts, which were laid over black, first {image_set.transparent[0]}")
     if image_set.masks is not None:
         lines.append(
             "share of pixels: " + ", ".join(f"{name} {share:.1%}" for name, share in mask_shares(image_set).items())

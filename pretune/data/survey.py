@@ -21,12 +21,11 @@ from PIL import Image
 from pretune.search_spaces.schema.palettes import PALETTES, RGB
 from pretune.trainables.data import decode
 from pretune.trainables.data.errors import BadFileError, DataError
+from pretune.trainables.data.image_files import SUFFIXES, by_suffix, image_files
 from pretune.trainables.data.listing import Listing, file_of
 from pretune.trainables.data.sets.folders import (
     EQUAL_STEMS,
-    SUFFIXES,
     Names,
-    find_files,
     folder_pairs,
     key_of,
     list_images_and_masks,
@@ -121,10 +120,10 @@ class PairsSeen:
 
 def survey_images(folder: Path) -> ImagesSeen:
     """Every image below a folder. Raises DataError where there is none that can be read."""
-    found = find_files(folder)
+    found = image_files(folder)
     if not found.images:
         raise DataError(f"{folder} holds no image of a type that is read ({', '.join(sorted(SUFFIXES))})")
-    return images_seen(found.images, Counter(path.suffix.lower() for path in found.others))
+    return images_seen(found.images, by_suffix(found.others))
 
 
 def images_seen(paths: Sequence[Path], unread: Mapping[str, int]) -> ImagesSeen:
@@ -188,8 +187,8 @@ def _folders_below(folder: Path) -> Iterator[tuple[Path, str, str]]:
 def _rules(root: Path, images: str, masks: str) -> Iterator[Names]:
     """Rules that may pair the files, the plainest first; of the words for masks those that some file has."""
     pairs = folder_pairs(root, images, masks)
-    of_images = [path.stem for _, folder, _ in pairs for path in find_files(folder).images]
-    of_masks = [path.stem for _, _, folder in pairs for path in find_files(folder).images]
+    of_images = [path.stem for _, folder, _ in pairs for path in image_files(folder).images]
+    of_masks = [path.stem for _, _, folder in pairs for path in image_files(folder).images]
     if images != masks:
         yield EQUAL_STEMS
         yield from _derived(of_images, of_masks)
@@ -378,7 +377,7 @@ class Groups(NamedTuple):
     """Images that belong together, such as those of one patient."""
 
     setting: str | dict[str, str]  # as `split.group` takes it
-    count: int
+    groups: int
     example: str
 
 
@@ -395,10 +394,10 @@ def find_groups(names: Sequence[str]) -> Groups | None:
         ("parent", [name.rpartition("/")[0] or None for name in names])
     ]
     for pattern in GROUP_PATTERNS:
-        found = (re.search(pattern, name) for name in names)
-        candidates.append(({"pattern": pattern}, [one and one[1] for one in found]))
+        matches = (re.search(pattern, name) for name in names)
+        candidates.append(({"pattern": pattern}, [one and one[1] for one in matches]))
     possible = [found for setting, keys in candidates if (found := _grouped(setting, keys, len(names)))]
-    return next((one for one in possible if one.count >= 5), possible[0] if possible else None)
+    return next((one for one in possible if one.groups >= 5), possible[0] if possible else None)
 
 
 def _grouped(setting: str | dict[str, str], keys: Sequence[str | None], count: int) -> Groups | None:

@@ -110,7 +110,7 @@ def compared_by(study: Study) -> list[str]:
 
 def readable(cell: Cell, values: Values) -> Values:
     """Chosen values as a study file would write them: the option's name in place of its number."""
-    ranges = dict(space.ranges(cell.template))
+    ranges = dict(cell.all_ranges)
     return {
         name: item.labels()[value] if isinstance(item := ranges.get(name), space.Choice) else value
         for name, value in values.items()
@@ -137,7 +137,7 @@ def described_ranges(study: Study) -> dict[str, Any]:
     """Every range of the study by its dotted key, as a study file writes it; a choice by its options' names."""
     found: dict[str, Any] = {}
     for cell in study.cells:
-        for name, item in space.ranges(cell.template):
+        for name, item in cell.all_ranges:
             found[name] = {"choice": list(item.labels())} if isinstance(item, space.Choice) else space.to_plain(item)
     return found
 

@@ -41,7 +41,7 @@ def begin(run: Run, optuna_search: Search, visit: SpaceVisitor, cell: Cell, fixe
         fixed: what the search of the pretraining found.
     """
     own = set(cell.ranges("finetune"))
-    ranges = {found: item for found, item in space.ranges(cell.template) if found in own}
+    ranges = {found: item for found, item in cell.all_ranges if found in own}
     found, said = stored_scores(run, cell, fixed, list(run.earlier()))
     known = []
     for values, score, over in found:

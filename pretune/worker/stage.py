@@ -39,7 +39,7 @@ def run_worker(
 
     from pretune.trainables.data.checks.requirements import check_requirements, facts_of_images
     from pretune.trainables.data.sources import open_set
-    from pretune.trainables.data.splits import draw_split
+    from pretune.trainables.data.splits import draw_split, marks_for
     from pretune.trainables.distributed import ALONE
     from pretune.trainables.finetune import finetune
     from pretune.trainables.loop import RunContext
@@ -60,7 +60,7 @@ def run_worker(
     with contextlib.closing(open_set(stage.data, stage.digest, root, cache, processes=stage.resources.cpus)) as data:
         workers = 1 if world is None else world.size
         check_requirements(stage.name.replace(":", "."), settings, stage.data, facts_of_images(data), workers)
-        asked, marks = stage.data.split, data.marks(stage.data.split)
+        asked, marks = stage.data.split, marks_for(stage.data.split, data)
         seed = stage.streams.get("split", 0)
         split = draw_split(len(data.images), asked, seed, data.official_test, data.labels, marks)
         store = task.folders.open_store()

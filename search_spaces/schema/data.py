@@ -68,7 +68,7 @@ class NamePattern(Settings):
 class NameColumn(Settings):
     """Groups by a column of `split.file`."""
 
-    column: str
+    column: str  # whose values name the groups
 
 
 def _undivided(value: object) -> object:
@@ -480,7 +480,7 @@ class ImageMaskFolder(_MaskFiles):
     classes: tuple[str, ...]  # names of the mask values 0, 1, 2, ..., or of `mask_values`; mask_colors name them too
 
     @model_validator(mode="after")
-    def _two_names(self) -> ImageMaskFolder:
+    def _distinguished(self) -> ImageMaskFolder:
         if self.images == self.masks and self.image_name == self.mask_name:
             raise ValueError(
                 f"images and masks are both {self.images}; mask_name should tell them apart: {{stem}}_mask"

@@ -20,6 +20,7 @@ from pretune.search_spaces.stages import Stage, replicates, stages_of
 EXPECTED = {
     Failure.ERROR: (True, True, False, False),
     Failure.BAD_DATA: (False, False, False, False),
+    Failure.DEFECT: (False, False, False, False),
     Failure.OUT_OF_MEMORY: (False, False, False, False),
     Failure.NO_GPU: (True, True, True, False),
     Failure.NOT_SHARED: (True, True, True, False),

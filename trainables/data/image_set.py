@@ -9,10 +9,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pretune.search_spaces import schema
-from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.splits import Marks, pixel_strata
-
 Progress = Callable[[int, int], None]  # images done, images in all
 
 
@@ -51,21 +47,13 @@ class ImageSet:
     label_names: tuple[str, ...] = ()  # names of the image classes, where the data set gives them
     parts: Sequence[str | None] | None = None  # N, train, val, test or a fold, by `split.file`
     groups: Sequence[str | None] | None = None  # N, by `split.file`
+    transparent: tuple[str, ...] = ()  # images, by name, of which part was laid over black; not known of a stream
     shuffle_window: int | None = None  # images that an epoch shuffles together; None: all
     stream: ReadAhead | None = None  # of a streamed set
 
     @property
     def streamed(self) -> bool:
         return self.stream is not None
-
-    def marks(self, split: schema.Split) -> Marks:
-        """What the split asks for of each image. Strata by pixels read every mask. Raises DataError for a stream."""
-        strata = None
-        if split.stratify == "pixels" and self.masks is not None:
-            if self.streamed:
-                raise DataError("split: `stratify: pixels` reads every mask first; set `source: resident`")
-            strata = pixel_strata(self.masks, len(self.classes))  # type: ignore[arg-type]
-        return Marks(self.names if split.group or split.val == "official" else (), self.parts, self.groups, strata)
 
     def coming(self, orders: Sequence[NDArray[np.int64]], batch: int) -> None:
         """Announce the images of the next epochs, `batch` at a time: a streamed set starts to read."""

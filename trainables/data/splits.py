@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pretune.search_spaces import schema
 from pretune.trainables.data.errors import DataError
+from pretune.trainables.data.image_set import ImageSet, Pixels
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
@@ -41,6 +42,16 @@ class Marks(NamedTuple):
 
 
 NOTHING_KNOWN = Marks()
+
+
+def marks_for(split: schema.Split, data: ImageSet) -> Marks:
+    """What the split asks for of each image. Strata by pixels read every mask. Raises DataError for a stream."""
+    strata = None
+    if split.stratify == "pixels" and data.masks is not None:
+        if data.streamed:
+            raise DataError("split: `stratify: pixels` reads every mask first; set `source: resident`")
+        strata = pixel_strata(data.masks, len(data.classes))
+    return Marks(data.names if split.group or split.val == "official" else (), data.parts, data.groups, strata)
 
 
 def draw_split(
@@ -205,11 +216,12 @@ def group_codes(n: int, group: schema.Group, marks: Marks) -> IntArray:
     return np.array([codes[key] for key in keys], np.int64)
 
 
-def pixel_strata(masks: Sequence[NDArray[np.uint8]], classes: int) -> IntArray:
+def pixel_strata(masks: Pixels, classes: int) -> IntArray:
     """(N,) strata by which every part gets its share of each mask class: the rarest class that an image shows, and
     in which quarter of such images it is by its pixels. -1 where it shows none. `masks` (N, ...), IGNORE not counted.
     """
-    counts = np.stack([np.bincount(np.asarray(mask).ravel(), minlength=256)[:classes] for mask in masks])  # N, C
+    flat = (np.asarray(masks[i]).ravel() for i in range(len(masks)))
+    counts = np.stack([np.bincount(row, minlength=256)[:classes] for row in flat])  # N, C
     by_rarity = np.argsort(counts.sum(0), kind="stable")
     shown = counts[:, by_rarity] > 0
     rarest = np.where(shown.any(1), by_rarity[shown.argmax(1)], -1)

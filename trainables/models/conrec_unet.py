@@ -99,6 +99,8 @@ class AttentionPooling(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         widths = (width, width // 2, width // 4, width // 8)
+        if not widths[-1]:
+            raise ValueError(f"pooling: attention needs 8 channels or more, and the coarsest level has {width}")
         layers: list[nn.Module] = []
         for i, o in pairwise(widths):
             layers += [glorot(nn.Conv2d(i, o, 1)), nn.BatchNorm2d(o, eps=1e-3, momentum=0.01), nn.ReLU(inplace=True)]

@@ -19,7 +19,7 @@ from pretune.data.survey import find_groups
 from pretune.search_spaces import schema
 from pretune.search_spaces.resolve import Study, from_yaml
 from pretune.trainables.data.resident.build import load_images
-from pretune.trainables.data.splits import draw_split
+from pretune.trainables.data.splits import draw_split, marks_for
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Zl", "Zp")), min_size=1, max_size=20)
 CPU, GPU = Hardware(gpu=False, cores=2), Hardware(gpu=True, cores=16)
@@ -216,7 +216,7 @@ def test_groups_are_found_in_names_with_numbers(names: list[str], expected: str 
     found = find_groups(names)
     setting = found.setting if found else None
     assert (setting["pattern"] if isinstance(setting, dict) else setting) == expected
-    assert found is None or found.count == 6
+    assert found is None or found.groups == 6
 
 
 def test_patients_become_groups_and_folds(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_patients_become_groups_and_folds(tmp_path: Path) -> None:
     for cell in study.cells:
         data = cell.configuration().data["mine"]
         made = load_images(data, None, tmp_path / "cache")
-        drawn = draw_split(20, data.split, 0, None, None, made.marks(data.split))
+        drawn = draw_split(20, data.split, 0, None, None, marks_for(data.split, made))
         patients = [{made.names[i].split("_")[0] for i in part} for part in drawn]
         assert sum(map(len, patients)) == 4
         assert len(patients[2]) == 1

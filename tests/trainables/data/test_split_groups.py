@@ -18,7 +18,7 @@ from pretune.trainables.constants import IGNORE
 from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.resident.digest import content_digest
-from pretune.trainables.data.splits import Marks, draw_split, group_codes, pixel_strata
+from pretune.trainables.data.splits import Marks, draw_split, group_codes, marks_for, pixel_strata
 
 DATA: TypeAdapter[Any] = TypeAdapter(schema.Data)
 sizes_of_groups = st.lists(st.integers(1, 12), min_size=3, max_size=25)
@@ -141,14 +141,14 @@ def test_strata_are_the_rarest_class_of_an_image_in_quarters_of_its_pixels() -> 
     for i in range(1, 9):
         masks[i].flat[:i] = 1
     masks[9] = IGNORE
-    found = pixel_strata(masks, 3)  # type: ignore[arg-type]
+    found = pixel_strata(masks, 3)
     assert found.tolist() == [0, 4, 4, 5, 5, 6, 6, 7, 7, -1]
 
 
 def test_every_part_shows_a_rare_class_by_its_share() -> None:
     masks = np.zeros((100, 8, 8), np.uint8)
     masks[:10, 0, 0] = 1  # 10 of 100 images, 0.2 % of the pixels
-    marks = Marks(strata=pixel_strata(masks, 2))  # type: ignore[arg-type]
+    marks = Marks(strata=pixel_strata(masks, 2))
     for seed in range(5):
         drawn = draw_split(100, split(test=0.2, val=0.2, stratify="pixels", seed=seed), seed, None, None, marks)
         assert [int((part < 10).sum()) for part in drawn] == [6, 2, 2]
@@ -160,7 +160,7 @@ def test_strata_and_groups_together() -> None:
     """Of ten patients of ten images two are ill: each fold of two has one of these."""
     masks = np.zeros((100, 4, 4), np.uint8)
     masks[:20, 0, 0] = 1
-    marks = marks_of([10] * 10)._replace(strata=pixel_strata(masks, 2))  # type: ignore[arg-type]
+    marks = marks_of([10] * 10)._replace(strata=pixel_strata(masks, 2))
     for k in (1, 2):
         test = draw_split(100, split(fold=f"{k}/2", stratify="pixels", group=BY_PATIENT), 3, None, None, marks).test
         assert (len(test), int((test < 20).sum())) == (50, 10)
@@ -187,7 +187,7 @@ def opened(root: Path, file: str, text: str, **changes: Any) -> tuple[Any, Any]:
     given = {"dataset": "image-folder", "root": "photos", "cache_size": 4, "split": {"file": file} | changes}
     settings = DATA.validate_python(given)
     made = load_images(settings, root, root / "cache")
-    drawn = draw_split(len(made.images), settings.split, 0, made.official_test, None, made.marks(settings.split))
+    drawn = draw_split(len(made.images), settings.split, 0, made.official_test, None, marks_for(settings.split, made))
     return made, [[made.names[i] for i in sorted(part)] for part in drawn]
 
 
@@ -285,7 +285,7 @@ def test_official_validation_is_used_as_it_is(tmp_path: Path) -> None:
     for seed in (0, 1):
         settings = DATA.validate_python(given | {"split": {"test": "official", "val": "official"}})
         made = load_images(settings, tmp_path, tmp_path / "cache")
-        drawn = draw_split(9, settings.split, seed, made.official_test, None, made.marks(settings.split))
+        drawn = draw_split(9, settings.split, seed, made.official_test, None, marks_for(settings.split, made))
         assert [sorted({made.names[i].split("/")[0] for i in part}) for part in drawn] == [["train"], ["val"], ["test"]]
         assert [len(part) for part in drawn] == [4, 2, 3]
 

@@ -76,9 +76,12 @@ def glance_at_images(data: ImageSet) -> Glance:
     return Glance(len(data.images), data.classes, look, exact=True)
 
 
-def glance(settings: schema.Data, data_root: Path | None, cache: Path, digest: str) -> Glance | None:
-    """Of a data set as it lies there; None where its masks cannot be looked at one by one. Raises DataError."""
-    if (found := open_cached(digest, cache)) is not None:
+def glance(settings: schema.Data, data_root: Path | None, cache: Path | None, digest: str) -> Glance | None:
+    """Of a data set as it lies there, or of its copy in the cache; None where masks cannot be looked at one by one.
+
+    Raises DataError.
+    """
+    if cache is not None and (found := open_cached(digest, cache)) is not None:
         return glance_at_images(found)
     if isinstance(settings, GENERATED):
         return _generated(settings)

@@ -59,6 +59,7 @@ def _open(folder: Path) -> ImageSet:
         label_names=tuple(map(printable, index.get("label_names", ()))),  # caches of before the adapters have none
         parts=index.get("parts"),
         groups=index.get("groups"),
+        transparent=tuple(map(printable, index.get("transparent", ()))),
     )
 
 
