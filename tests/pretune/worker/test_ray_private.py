@@ -144,7 +144,9 @@ def test_what_ray_lacks_is_named_with_what_is_lost(
     owner: Any, name: str, use: Callable[[], Any], sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(owner, name)
-    with pytest.raises(MissingInRayError, match=rf"Ray {re.escape(ray.__version__)} lacks .*{name}.*: {sentence}; {KNOWS}"):
+    with pytest.raises(
+        MissingInRayError, match=rf"Ray {re.escape(ray.__version__)} lacks .*{name}.*: {sentence}; {KNOWS}"
+    ):
         use()
 
 
