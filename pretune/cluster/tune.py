@@ -13,7 +13,8 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from pretune.cluster import import_path, join
@@ -69,9 +70,27 @@ def closed_to_others(own_token: bool) -> Iterator[None]:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     if own_token and not os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    if not own_token:
+        keep_token_private()
     ray_private.read_authentication_again()
     with ray_private.loopback_only():
         yield
+
+
+def keep_token_private(path: Path | None = None) -> None:
+    """Have the file of Ray's token there, readable by its owner alone; Ray would make it readable by everybody.
+
+    Args:
+        path: default: ~/.ray/auth_token, where Ray looks.
+    """
+    path = path or Path.home() / ".ray" / "auth_token"
+    if os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError), open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    with suppress(PermissionError):  # somebody else's, as on a node that many share
+        path.chmod(0o600)
 
 
 def start_ray(

@@ -27,6 +27,7 @@ from pretune.worker.task import NEWS, StageTask
 RESTARTS = 3  # of the workers within one attempt; a preempted node's are not counted
 REPORT_SECONDS = 1.0  # least time between two progress reports
 FINAL = "failed.json"  # in the attempt's folder: a failure that no restart would change
+ANSWER = "answer.json"  # in the attempt's folder, until its workers have ended: how they did
 STORAGE = "train"  # a folder of Ray Train's inside the attempt's, which all nodes see
 
 
@@ -49,7 +50,7 @@ def run_worker_group(task: StageTask, attempt: Path) -> tuple[dict[str, float], 
     resources = task.stage.resources
     counts = resources.worker_counts
     trainer = TorchTrainer(
-        work,  # type: ignore[arg-type]  # Ray's types know no return value, and of Result only the older form
+        work,
         train_loop_config={"task": task.to_json(), "attempt": str(attempt)},
         torch_config=TorchConfig(backend="nccl" if task.gpus >= 1 else "gloo"),  # NCCL refuses to share a GPU
         scaling_config=ScalingConfig(
@@ -64,7 +65,9 @@ def run_worker_group(task: StageTask, attempt: Path) -> tuple[dict[str, float], 
             callbacks=_forwarding(),
         ),
     )
-    answer = trainer.fit().return_value  # type: ignore[attr-defined]
+    trainer.fit()  # what `train_loop` returns is known to newer versions of Ray alone
+    answer = json.loads((attempt / ANSWER).read_text(encoding="utf-8"))
+    (attempt / ANSWER).unlink()
     shutil.rmtree(attempt / STORAGE, ignore_errors=True)
     if "refused" in answer:
         raise RequirementsError(*answer["refused"])
@@ -108,8 +111,17 @@ def news_of(failures: Mapping[int, Exception]) -> str:
     )
 
 
-def work(config: dict[str, Any]) -> dict[str, Any]:
-    """Run the stage as one worker of the process group that Ray Train made."""
+def work(config: dict[str, Any]) -> None:
+    """Run the stage as one worker of the process group that Ray Train made; the first writes how it ended."""
+    import torch.distributed as dist
+
+    answer = run_as_worker(config)
+    if dist.get_rank() == 0:
+        write_atomically(Path(config["attempt"]) / ANSWER, json.dumps(answer))
+
+
+def run_as_worker(config: dict[str, Any]) -> dict[str, Any]:
+    """The answer of the stage: metrics, or why there are none."""
     import ray.train
     import torch
     import torch.distributed as dist
