@@ -101,11 +101,20 @@ def run(
 @click.option("--store", metavar="PATH", help="Store on the cluster, or an s3:// or gs:// address.")
 @click.option("--parallel", type=click.IntRange(1), help="Most stage runs at once.  [default: what the cluster holds]")
 @options.may_grow
+@click.option(
+    "--search-storage",
+    metavar="URL",
+    help="Database of the searches, without a password.  [default: OUT/optuna.journal]",
+)
+@click.option("--dashboard", is_flag=True, help="Name an actor for every stage run on Ray's dashboard: about 4 s each.")
+@click.option("--log-to", type=click.Choice(["tensorboard", "mlflow", "wandb"]), multiple=True,
+              help="Also log what stages report there; repeatable.")  # fmt: skip
 @click.option("--pip", is_flag=True, help="Install what Pretune needs on every node, where their image lacks it.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Follow the log until the study has ended.")
 def submit(
     file: Path, address: str, scale: str | None, overrides: tuple[str, ...], data: str | None, root: str,
-    out: str | None, store: str | None, parallel: int | None, may_grow: tuple[str, ...], pip: bool, wait: bool,
+    out: str | None, store: str | None, parallel: int | None, may_grow: tuple[str, ...], search_storage: str | None,
+    dashboard: bool, log_to: tuple[str, ...], pip: bool, wait: bool,
 ) -> None:  # fmt: skip
     """Run a study on a cluster as a Ray job, which goes on without this machine. All paths are the cluster's.
 
@@ -128,6 +137,7 @@ def submit(
         "--out": out,
         "--store": store,
         "--parallel": parallel,
+        "--search-storage": search_storage,
     }
     for option in ("--data", "--root", "--out", "--store"):  # a job's own folder is deleted with it
         if (path := given[option]) is not None and not path.startswith("/") and "://" not in path:
@@ -138,6 +148,8 @@ def submit(
     words = [word for option, value in given.items() if value is not None for word in (option, str(value))]
     options.node_groups(may_grow, address)
     words += [word for group in may_grow for word in ("--may-grow", group)]
+    words += ["--dashboard"] * dashboard
+    words += [word for logger in log_to for word in ("--log-to", logger)]
     words += [word for override in overrides for word in ("--set", override)]
     jobs.check_arguments(words)
     check_before_training(study, facts_before_decoding(Path(data) if data else None, missing=True))

@@ -37,6 +37,7 @@ ADVICE = (
 TUNNEL = "ssh -N -L 8265:localhost:8265 HEAD"
 REQUEST_SECONDS = (5.0, 60.0)  # to connect, and between two bytes: a laptop that slept would wait for ever
 # In a URL, loosely: a secret may hold a `/` and an `@`. What is refused by mistake can be set elsewhere.
+DATABASE = re.compile(r"(sqlite|postgresql|mysql)(\+[a-z0-9]+)?://")  # of --search-storage
 PASSWORD = re.compile(r"://.*:.*@|[?&#;][^=]*(pass|secret|token|key)[^=]*=", re.IGNORECASE | re.DOTALL)
 
 
@@ -66,7 +67,8 @@ def is_another_server(error: Exception) -> bool:
 def check_arguments(arguments: Sequence[str]) -> None:
     """Raises ClusterError or ObjectError for a secret in an address, without repeating it."""
     for argument in arguments:
-        if re.match(r"[^=?]*://", argument):  # all of it; --set has a setting before it
+        # all of it: --set has a setting before it
+        if re.match(r"[^=?]*://", argument) and not DATABASE.match(argument):
             parse(argument)
         elif PASSWORD.search(unquote(argument)):
             raise ClusterError(

@@ -228,7 +228,7 @@ def run_trials(
                 num_samples=-1,
                 reuse_actors=not named,
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
-                trial_name_creator=lambda trial: str(trial.trial_id),
+                trial_name_creator=lambda trial: str(trial.config["name"]),
             ),
             run_config=tune.RunConfig(
                 name="study",

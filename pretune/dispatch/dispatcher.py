@@ -85,7 +85,13 @@ class Dispatcher:
         # A trial that launches workers holds nothing that they need: any CPU of its own could keep them out for ever.
         reserved = each if stage.resources.workers == 1 else LAUNCHER
         pause = max(REPORT_SECONDS, len(self.live) / REPORTS)
-        return {"task": task.to_json(), "resources": reserved, "excluded": sorted(excluded), "pause": pause}
+        return {
+            "name": task.label,
+            "task": task.to_json(),
+            "resources": reserved,
+            "excluded": sorted(excluded),
+            "pause": pause,
+        }
 
     def _fits(self, stage: Stage) -> bool:
         return self.resources.fits(stage, self.excluded(stage))

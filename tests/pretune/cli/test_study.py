@@ -17,6 +17,7 @@ from PIL import Image
 
 from pretune.cli import cli, main
 from pretune.run import Ended
+from pretune.status import FailedRun
 from pretune.store.store import Store
 
 
@@ -118,7 +119,7 @@ def test_a_store_that_cannot_be_written_is_said(pretune: Any, tiny: dict[str, An
 def test_the_exit_code_and_the_failures_are_those_of_the_study(
     pretune: Any, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    failed = {"finetune seed 1": "crashed: out of memory"} if code == 3 else {}
+    failed = (FailedRun("finetune seed 1", "", "crashed: out of memory", False),) if code == 3 else ()
     ended = Ended(code, 4, 2, failed, 12.0, ("nothing to confirm",) if code == 3 else ())
     monkeypatch.setattr("pretune.run.run_study", lambda *arguments: ended)
     monkeypatch.setattr("pretune.cli.study.print_report", lambda *arguments: None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import subprocess
 import sys
@@ -422,6 +423,31 @@ def test_a_secret_is_refused_before_anything_is_asked(pretune: Any, tiny: dict[s
     code, _, err = pretune("submit", tmp_path / "tiny.yaml", *where[:3], "s3://AKIAXX:ab/cdSECRET@bucket/x")
     assert (code, "--root must be a folder on the cluster nodes, not an address" in err) == (2, True)
     assert "SECRET" not in err
+
+
+def test_submit_takes_all_that_run_takes_and_passes_it_on(
+    pretune: Any, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pretune.cli import study as commands
+
+    by_name = [{option.name for option in command.params} for command in (commands.run, commands.submit)]
+    assert by_name[1] - by_name[0] == {"pip", "wait"}
+    assert by_name[0] <= by_name[1]
+    sent: list[list[str]] = []
+    monkeypatch.setattr(jobs, "connect", lambda address: Client())
+    monkeypatch.setattr(jobs, "submit", lambda client, address, name, file, words, pip: sent.append(words) or "job")
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny))
+    options = [
+        "--root", "/a/runs", "--data", "/a/data", "--out", "/a/out", "--store", "s3://bucket/x", "--parallel", "3",
+        "--search-storage", "postgresql://host/x", "--may-grow", "2xCPU=4", "--dashboard",
+        "--log-to", "tensorboard", "--log-to", "mlflow", "--set", "seeds.report=2",
+    ]  # fmt: skip
+    code, _, err = pretune("submit", tmp_path / "tiny.yaml", "--address", "http://h:1", "--no-wait", *options)
+    assert code == 0, err
+    commands.run.make_context("run", ["study.yaml", *sent[0]])  # `run` takes them
+    pairs = set(itertools.pairwise(options)) - {("--dashboard", "--log-to")}
+    assert {pair for pair in pairs if pair[0].startswith("--")} <= set(zip(sent[0], sent[0][1:], strict=False))
+    assert "--dashboard" in sent[0]
 
 
 class Page(BaseHTTPRequestHandler):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -157,7 +158,7 @@ class Stream:
     def _started(self, orders: Sequence[Indices], batch: int) -> Iterator[dict[str, NDArray[Any]]]:
         import pyarrow as pa
         import ray
-        from ray.data import DataContext, ExecutionResources, TaskPoolStrategy, from_blocks
+        from ray.data import ExecutionOptions, ExecutionResources, TaskPoolStrategy, from_blocks
 
         logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of every epoch
         if self._sent is None:
@@ -166,13 +167,13 @@ class Stream:
         announced = sum(map(len, orders))
         task = self._window or min(TASK_BYTES // per_image, announced // (TASKS * self._processes))
         task = max(SMALLEST, task)
-        context = DataContext.get_current().copy()
-        context.enable_progress_bars = False
-        context.execution_options.preserve_order = True
-        context.execution_options.resource_limits = ExecutionResources(object_store_memory=AHEAD * TASK_BYTES)
-        context.target_max_block_size = max(1 << 20, batch * per_image)
+        limits = ExecutionResources(object_store_memory=AHEAD * TASK_BYTES)
         sent = self._sent
-        with DataContext.current(context):
+        with _set_for_new_datasets(
+            enable_progress_bars=False,
+            execution_options=ExecutionOptions(preserve_order=True, resource_limits=limits),
+            target_max_block_size=max(1 << 20, batch * per_image),
+        ):
             # from_numpy and from_arrow would ask for a CPU to count rows
             parts = [order[first : first + task] for order in orders for first in range(0, len(order), task)]
             tasks = from_blocks([pa.table({"index": part}) for part in parts])
@@ -185,6 +186,22 @@ class Stream:
                 compute=TaskPoolStrategy(size=min(AT_ONCE * self._processes, len(parts))),
             )
         return iter(read.iter_batches(batch_size=None, prefetch_batches=1, batch_format="numpy"))
+
+
+@contextmanager
+def _set_for_new_datasets(**values: Any) -> Iterator[None]:
+    """Settings of Ray Data for the data sets that are made inside; each keeps those of its making."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    before = {name: getattr(context, name) for name in values}
+    for name, value in values.items():
+        setattr(context, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(context, name, value)
 
 
 @dataclass(frozen=True)
