@@ -203,7 +203,7 @@ class Scenes(_Images):
     """Generated textured scenes with objects: image, class mask, region map and depth map, all exact."""
 
     dataset: Literal["scenes"]
-    images: PositiveInt = 600
+    images: Annotated[int, Field(ge=1, le=1_000_000)] = 600
     classes: Annotated[int, Field(ge=2, le=6)] = 3  # background included
     seed: NonNegativeInt = 0
     cache_size: PositiveInt = 64
@@ -519,7 +519,7 @@ class Volumes(_Volumes):
     """Generated volumes: round bodies among tubes as bright as they are, with exact masks."""
 
     dataset: Literal["volumes"]
-    images: PositiveInt = 200
+    images: Annotated[int, Field(ge=1, le=1_000_000)] = 200
     classes: Annotated[int, Field(ge=2, le=3)] = 2  # background included
     seed: NonNegativeInt = 0
     cache_size: PositiveInt = 32
