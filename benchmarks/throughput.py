@@ -111,7 +111,8 @@ def ours(a: argparse.Namespace, name: str) -> dict[str, Any]:
 
 def our_shares(method: Method, settings: schema.Pretrain, feeds: Any, a: argparse.Namespace) -> dict[str, float]:
     """Milliseconds of a step's parts, medians over steps."""
-    optimizer = build_optimizer(settings.optimizer, method.parameters())  # type: ignore[attr-defined]
+    trained = [parameter for parameter in method.parameters() if parameter.requires_grad]  # type: ignore[attr-defined]
+    optimizer = build_optimizer(settings.optimizer, trained)
     laps = Laps(torch.device(a.device))
     for step in range(a.images // a.batch):
         indices = np.random.default_rng(step).permutation(a.images)[: a.batch]

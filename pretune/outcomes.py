@@ -13,8 +13,8 @@ class Failure(StrEnum):
     """Kinds of failure. The kind travels with an outcome and decides what follows; its sentence is for people."""
 
     ERROR = "error"  # anything that no other kind is about
-    DETERMINISTIC = "deterministic"  # the code refused its arguments: another attempt would end the same
     BAD_DATA = "bad_data"  # files that cannot be read, or data that lack what the stage requires
+    DEFECT = "defect"  # a mistake in settings or code, which every attempt repeats
     OUT_OF_MEMORY = "out_of_memory"  # of the GPU or the node, while the process lived on to tell
     NO_GPU = "no_gpu"  # Ray gave the stage a GPU, and torch finds none
     NOT_SHARED = "not_shared"  # the node does not see the folder that all nodes share
@@ -35,8 +35,8 @@ class FailurePolicy(NamedTuple):
 
 FAILURES = {
     Failure.ERROR: FailurePolicy(retried=True, counts=True),
-    Failure.DETERMINISTIC: FailurePolicy(retried=False, counts=False),
     Failure.BAD_DATA: FailurePolicy(retried=False, counts=False),
+    Failure.DEFECT: FailurePolicy(retried=False, counts=False),
     Failure.OUT_OF_MEMORY: FailurePolicy(retried=False, counts=False),
     Failure.NO_GPU: FailurePolicy(retried=True, counts=False, of_node=True),
     Failure.NOT_SHARED: FailurePolicy(retried=True, counts=False, of_node=True),

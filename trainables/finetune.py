@@ -27,11 +27,12 @@ from pretune.trainables.loop import (
     build_optimizer,
     compile_parts,
     layout,
+    multiply_lr,
     set_lr_and_decay,
     training_length,
 )
 from pretune.trainables.losses import LOSSES
-from pretune.trainables.metrics.segmentation import confusion_by_image, hits_truth_predicted, scores
+from pretune.trainables.metrics.segmentation import check_labels, confusion_by_image, hits_truth_predicted, scores
 from pretune.trainables.metrics.table import Build, extra_scorers
 from pretune.trainables.models.table import build_unet
 from pretune.trainables.models.unet import UNet
@@ -93,6 +94,8 @@ def finetune(
     # --- optimiser, and where an earlier attempt stopped
     freezing = Freezing(settings, length.steps_per_epoch)
     optimizer = build_optimizer(settings.optimizer, freezing.trained_parameters(network))
+    if settings.encoder_lr_mult is not None:
+        multiply_lr(optimizer, network.encoder.parameters(), settings.encoder_lr_mult)
     loss_of = LOSSES[settings.loss]
     best = BestWeights(network, settings)
     progress = Progress(context, length, "loss", {"network": network, "optimizer": optimizer, "best": best})
@@ -252,7 +255,7 @@ class Evaluator:
         """
         self.network.eval()
         device = next(self.network.parameters()).device
-        bad = torch.zeros((), dtype=torch.int64, device=device)
+        bad, wrong = torch.zeros((2,), dtype=torch.int64, device=device)
         total = torch.zeros((len(self.classes), len(self.classes)), dtype=torch.int64, device=device)
         counts = torch.zeros((len(images), len(self.classes), 3), dtype=torch.int64, device=device)
         extra = [build(self.classes, len(images), device) for build in self.extra]
@@ -263,7 +266,8 @@ class Evaluator:
             pixels, target = evaluation_batch(self.feed(batch), self.masks(batch), size)
             logits = self.network(pixels)
             bad += ~torch.isfinite(logits).all()
-            confusion = confusion_by_image(logits.argmax(dim=1), target, len(self.classes))
+            confusion, no_class = confusion_by_image(logits.argmax(dim=1), target, len(self.classes))
+            wrong += no_class
             total += confusion.sum(dim=0)
             positions = slice(rows[0], rows[-1] + 1)
             counts[positions] = hits_truth_predicted(confusion)
@@ -271,6 +275,7 @@ class Evaluator:
                 scorer.add(positions, logits, target)
         if self.world.sum(bad):
             raise DivergedError(f"{role}/logits", step, math.nan)
+        check_labels(self.world.sum(wrong), len(self.classes))
         values = scores(self.world.sum(total), self.classes)
         for scorer in extra:
             values |= scorer.scores(self.world)

@@ -101,7 +101,7 @@ def pretrain(
     trained = world.parallel(method)
 
     # --- optimiser, and where an earlier attempt stopped
-    optimizer = build_optimizer(settings.optimizer, method.parameters())
+    optimizer = build_optimizer(settings.optimizer, [p for p in method.parameters() if p.requires_grad])
     progress = Progress(context, length, "pretext_loss", {"method": method, "optimizer": optimizer})
     progress.resume()
     statistics = RunningStatistics(method, world)

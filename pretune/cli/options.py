@@ -69,6 +69,11 @@ def run_options(
     if data is not None and not data.is_dir():
         on = f" on {platform.node()}, where the study would run" if os.environ.get("PRETUNE_JOB") else ""
         raise click.UsageError(f"--data {data}: there is no such folder{on}")
+    for name, taken in (("store", store or root / "store"), ("cache", root / "cache")):
+        if out is None or is_address(out) or is_address(taken):
+            continue
+        if Path(out).resolve().is_relative_to(Path(taken).resolve()):
+            raise click.UsageError(f"--out {out} lies in the {name} of all studies ({taken}); choose another folder")
     return Options(
         out=root / study.name if out is None or is_address(out) else Path(out),
         results=out if out is not None and is_address(out) else None,

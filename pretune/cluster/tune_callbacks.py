@@ -36,7 +36,7 @@ class StageSearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if result:
             self.dispatcher.progress(trial_id, result)
-        self.dispatcher.end(trial_id, result, error)
+        self.dispatcher.end(trial_id, result)
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         return True

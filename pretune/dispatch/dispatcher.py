@@ -172,12 +172,12 @@ class Dispatcher:
             live.latest, live.heard, live.mentioned = result, time.monotonic(), False
             self.resources.settle(live.stage.fingerprint, result.get("node", ""))
 
-    def end(self, trial: str, result: Mapping[str, Any] | None, error: bool) -> None:
+    def end(self, trial: str, result: Mapping[str, Any] | None) -> None:
         """A trial has ended; told twice, it counts once."""
         if live := self.live.pop(trial, None):
             self.resources.release(live.stage.fingerprint)
             try:
-                outcome = outcome_of(live.stage, result or live.latest, error, self.scheduler)
+                outcome = outcome_of(live.stage, result or live.latest, self.scheduler)
                 outcome = self._blame(live, str((result or live.latest).get("node", "")), outcome)
                 if outcome.policy and outcome.policy.stops_study:
                     raise StoreError(
@@ -208,14 +208,14 @@ class Dispatcher:
             if trial in ended:
                 live.seen_ended = live.seen_ended or now
             if live.seen_ended is not None and now - live.seen_ended > LOST_SECONDS:
-                self.end(trial, None, error=True)
+                self.end(trial, None)
             elif now - live.heard > QUIET_SECONDS and not live.mentioned:
                 live.mentioned = True
                 what = "no report" if live.latest else "not yet begun: no node took it"
                 self.say(f"{live.label}: {what} for {QUIET_SECONDS / 60:.0f} min")
 
 
-def outcome_of(stage: Stage, result: Mapping[str, Any], error: bool, scheduler: Scheduler) -> Outcome:
+def outcome_of(stage: Stage, result: Mapping[str, Any], scheduler: Scheduler) -> Outcome:
     """How a trial ended: what the store holds counts, then what the trial said, then that Tune saw it die."""
     if found := scheduler.find(stage.fingerprint):
         return found

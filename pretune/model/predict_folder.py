@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +21,17 @@ from pretune.errors import ModelError
 from pretune.model.predict import Mask, Model, colored, load_model, logits_of, mask_of, overlay, prepare
 from pretune.model.tiles import tiled_mask
 from pretune.trainables.data.decode import read_image
-from pretune.trainables.data.errors import BadFileError
+from pretune.trainables.data.errors import BadFileError, printable
+from pretune.trainables.data.image_files import (
+    NOT_A_FILE,
+    SUFFIXES,
+    ImageFiles,
+    by_suffix,
+    composed,
+    image_files,
+    not_read,
+)
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
 _BATCH = 16  # images read together and put through the network together
 _READERS = 2  # threads
 
@@ -67,41 +76,65 @@ def predict_folder(study: Path, images: Path, out: Path, how: How, console: Cons
             f"the best model of {study} takes volumes {volumes}, not images: export it to use it elsewhere"
         )
     paths = find_images(images, out)
+    names = output_names(paths.images, images)
     write_classes(model, out)
-    items = [(str(path), name) for path, name in output_names(paths, images).items()]
+    if ignored := not_read(by_suffix(paths.others)):
+        console.print(printable(ignored), highlight=False, markup=False, soft_wrap=True)
+    items = [(str(path), name) for path, name in names.items()]
     going = _by_workers(study, items, out, how) if how.workers > 1 else _here(model, items, out, how)
     columns = (TextColumn("segmenting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    causes: dict[str, str] = {}
+    causes = {str(path): NOT_A_FILE for path in paths.irregular}
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("segmenting", total=len(items))
         for path, cause in going:
             bar.advance(task)
             causes |= {path: cause} if cause else {}
-    failed = {path.relative_to(images).as_posix(): causes[str(path)] for path in paths if str(path) in causes}
-    return Predicted(len(paths) - len(failed), failed)
+    everything = sorted([*paths.images, *paths.irregular])
+    failed = {path.relative_to(images).as_posix(): causes[str(path)] for path in everything if str(path) in causes}
+    return Predicted(len(everything) - len(failed), failed)
 
 
-def find_images(images: Path, out: Path) -> list[Path]:
-    """Image files below a folder in the order of their names, without what an earlier run wrote to `out`.
+def find_images(images: Path, out: Path) -> ImageFiles:
+    """Image files below a folder as training lists them, without what an earlier run wrote to `out`.
 
-    Raises ModelError where there are none.
+    Raises ModelError where there are none, or the folder may not be read.
     """
-    ours = [(out / part).resolve() for part in ("masks", "overlays")]
-    files = (path for path in sorted(images.rglob("*")) if path.suffix.lower() in EXTENSIONS and path.is_file())
-    found = [path for path in files if not any(path.resolve().is_relative_to(folder) for folder in ours)]
-    if not found:
-        raise ModelError(f"{images} holds no images ({', '.join(sorted(EXTENSIONS))}): check the path")
+    ours = [os.path.realpath(out / part) for part in ("masks", "overlays")]
+
+    def others(files: Sequence[Path]) -> list[Path]:
+        return [path for path in files if not any(_below(path, folder) for folder in ours)]
+
+    try:
+        found = ImageFiles(*map(others, image_files(images)))
+    except OSError as error:
+        raise ModelError(f"{error.filename} cannot be read ({error.strerror}): check the path") from error
+    if not found.images and not found.irregular:
+        raise ModelError(f"{images} holds no images ({', '.join(sorted(SUFFIXES))}): check the path")
     return found
 
 
+def _below(path: Path, folder: str) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(folder)
+
+
 def output_names(paths: Sequence[Path], images: Path) -> dict[Path, str]:
-    """Path -> its name below `images` without the ending; with it, where two files would get one name."""
-    short = [path.relative_to(images).with_suffix("").as_posix() for path in paths]
-    times = Counter(short)
-    return {
-        path: name if times[name] == 1 else path.relative_to(images).as_posix()
-        for path, name in zip(paths, short, strict=True)
-    }
+    """Path -> its name below `images` without the ending; with it, where two files would get one name.
+
+    Names that differ in case or Unicode form alone count as one: there are disks to which they are. Whoever keeps its
+    ending may meet a file of that name without one (a.jpg and a.jpg.png), which then keeps its own.
+    """
+    whole = {path: path.relative_to(images).as_posix() for path in paths}
+    chosen = {path: path.relative_to(images).with_suffix("").as_posix() for path in paths}
+    while True:
+        times = Counter(_key(name) for name in chosen.values())
+        twice = {path for path, name in chosen.items() if times[_key(name)] > 1 and name != whole[path]}
+        if not twice:
+            return chosen
+        chosen |= {path: whole[path] for path in twice}
+
+
+def _key(name: str) -> str:
+    return composed(name).casefold()
 
 
 def write_classes(model: Model, out: Path) -> None:

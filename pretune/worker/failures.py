@@ -21,14 +21,24 @@ from pretune.worker.ray_private import worker_exception
 LEAST_BYTES = 65_536  # below which a disk is full
 NO_SPACE = os.strerror(errno.ENOSPC)  # safetensors and Arrow pass the system's words on, and no number
 NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of memory")  # torch on a CPU; a worker of a group
-# Raised for what was asked, not for what happened. Subclasses (JSONDecodeError, ArrowInvalid) tell of files instead.
-DETERMINISTIC = (
-    ValueError, TypeError, AssertionError, KeyError, IndexError, AttributeError, ZeroDivisionError, NotImplementedError,
-)  # fmt: skip
+
+# What Python raises for a mistake in settings or code; their subclasses tell of files and networks (json, pyarrow).
+DEFECTS = {
+    *(ArithmeticError, AssertionError, AttributeError, IndexError, KeyError, NameError, NotImplementedError),
+    *(OverflowError, TypeError, UnboundLocalError, ValueError, ZeroDivisionError),
+}
 
 
 class NoGPUError(RuntimeError):
     """Ray assigned a GPU, and torch finds none."""
+
+
+class StageFailedError(RuntimeError):
+    """A worker of a group failed in a way that no restart would change; its outcome was found out there."""
+
+    def __init__(self, cause: str, failure: Failure) -> None:
+        super().__init__(cause, failure)
+        self.outcome = Outcome("crashed", {}, cause, failure=failure)
 
 
 def failed(error: Exception, batch_size: int | None, store: Path) -> Outcome:
@@ -39,6 +49,8 @@ def failed(error: Exception, batch_size: int | None, store: Path) -> Outcome:
         store: the folder of the store on this node.
     """
     error = worker_exception(error)
+    if isinstance(error, StageFailedError):
+        return error.outcome
     if isinstance(error, DataError):
         kind = Failure.BAD_DATA if error.stays else Failure.ERROR
         return Outcome("crashed", {}, " | ".join([error.summary, *error.problems]), failure=kind)
@@ -58,7 +70,7 @@ def kind_of(error: Exception, store: Path) -> Failure:
         return Failure.NODE_DISK_FULL if _elsewhere(error, store) else Failure.STORE_FULL
     if NO_SPACE in str(error):
         return Failure.STORE_FULL
-    return Failure.DETERMINISTIC if type(error) in DETERMINISTIC else Failure.ERROR
+    return Failure.DEFECT if type(error) in DEFECTS else Failure.ERROR
 
 
 def is_out_of_memory(error: Exception) -> bool:

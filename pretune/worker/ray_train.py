@@ -1,23 +1,30 @@
 """One stage on several workers: Ray Train places them, and each runs the loop that a single process would.
 
 Ray Train restarts the workers when one is lost; they go on from the state that the stage last wrote, on as many as
-the study allows. Its own checkpoints stay unused, since the store holds all state. Where one of them is preempted
-(its node is drained, the study is stopped) all write and stop after the same step (loop.CheckpointTimer).
+the study allows. It restarts them whatever they failed of, so a failure that would repeat is noted in the attempt's
+folder, and restarted workers end at once. Its own checkpoints stay unused, since the store holds all state. Where one
+of them is preempted (its node is drained, the study is stopped) all write and stop after the same step
+(loop.CheckpointTimer).
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
+from pretune.outcomes import Failure
+from pretune.store.store import write_atomically
 from pretune.trainables.data.errors import RequirementsError
+from pretune.worker.failures import StageFailedError, failed
 from pretune.worker.stage import device_for, hardware, run_worker, state_to_resume
 from pretune.worker.task import StageTask
 
 RESTARTS = 3  # of the workers within one attempt; a preempted node's are not counted
 REPORT_SECONDS = 1.0  # least time between two progress reports
+FINAL = "failed.json"  # in the attempt's folder: a failure that no restart would change
 STORAGE = "train"  # a folder of Ray Train's inside the attempt's, which all nodes see
 
 
@@ -29,6 +36,7 @@ def run_worker_group(task: StageTask, attempt: Path) -> tuple[dict[str, float], 
     Raises:
         DivergedError, PreemptedError: as the loops do.
         RequirementsError: the data set does not have what the stage asks for.
+        StageFailedError: a worker failed in a way that no restart would change; none was tried.
         TrainingFailedError: workers were lost or failed more often than they are restarted.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -58,6 +66,10 @@ def run_worker_group(task: StageTask, attempt: Path) -> tuple[dict[str, float], 
     shutil.rmtree(attempt / STORAGE, ignore_errors=True)
     if "refused" in answer:
         raise RequirementsError(*answer["refused"])
+    if "failed" in answer:
+        (attempt / FINAL).unlink(missing_ok=True)
+        cause, failure = answer["failed"]
+        raise StageFailedError(cause, Failure(failure))
     if "left" in answer:
         raise PreemptedError(answer["left"])
     if "diverged" in answer:
@@ -103,6 +115,8 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
             ray.train.report(values)
 
     resume = _where_to_resume(task, world)
+    if ended := _ended_for_good(attempt, world):
+        return {"failed": ended}
     try:
         with at_work() as preempted:  # a drain of this worker's node, or a stop of the study
             metrics = run_worker(task, attempt, report, device, resume, world, preempted)
@@ -112,8 +126,34 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
         return {"diverged": (error.metric, error.step, error.value, str(error))}
     except PreemptedError as left:  # likewise: they have told each other
         return {"left": str(left)}
+    except Exception as error:  # perhaps on this worker alone: it raises, or the others would wait for it
+        note_if_final(error, task, attempt)
+        raise
     about = {"machine": hardware(task), "workers": world.size, "resumed": resume is not None}
     return {"metrics": metrics, "about": about}
+
+
+def note_if_final(error: Exception, task: StageTask, attempt: Path) -> None:
+    """Note a failure that no restart would change: Ray Train restarts workers whatever they failed of."""
+    batch_size = getattr(task.stage.settings, "batch_size", None)
+    outcome = failed(error, batch_size, task.folders.open_store().root)
+    if outcome.policy is not None and not outcome.policy.retried:
+        write_atomically(attempt / FINAL, json.dumps([outcome.cause, outcome.failure]))
+
+
+def _ended_for_good(attempt: Path, world: Any) -> list[str]:
+    """Cause and kind of a failure that an earlier start of these workers noted; [] for none. Equal on all workers."""
+    import torch.distributed as dist
+
+    found = [final_failure(attempt) if world.first else []]
+    dist.broadcast_object_list(found)
+    return found[0]
+
+
+def final_failure(attempt: Path) -> list[str]:
+    """What `note_if_final` wrote, [] for nothing."""
+    path = attempt / FINAL
+    return list(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else []
 
 
 def _where_to_resume(task: StageTask, world: Any) -> Path | None:

@@ -422,7 +422,7 @@ class ImageMaskFolder(_MaskFiles):
     classes: tuple[str, ...]  # names of the mask values 0, 1, 2, ..., or of `mask_values`; mask_colors name them too
 
     @model_validator(mode="after")
-    def _told_apart(self) -> ImageMaskFolder:
+    def _distinguished(self) -> ImageMaskFolder:
         if self.images == self.masks and self.image_name == self.mask_name:
             raise ValueError(
                 f"images and masks are both {self.images}; mask_name should tell them apart: {{stem}}_mask"

@@ -6,6 +6,7 @@ import itertools
 from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     NonNegativeInt,
@@ -180,10 +181,19 @@ class Resources(Settings):
     probe: StageResources = StageResources()
 
 
+TAKEN = ("store", "cache")  # folders beside those of studies: finished stage runs, decoded images
+
+
+def _own_folder(name: str) -> str:
+    if name.lower() in TAKEN:
+        raise ValueError(f"{name} is the folder that holds the {name.lower()} of all studies; choose another name")
+    return name
+
+
 class Header(Settings):
     """What is about the study and not about a stage."""
 
-    study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+    study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100), AfterValidator(_own_folder)]
     question: str = ""
     seeds: Seeds = Seeds()
     tune: Tune = Tune()

@@ -19,8 +19,8 @@ from pretune.search_spaces.stages import Stage, replicates, stages_of
 # retried; the node is excluded after CRASHES such stages; after one; the study stops
 EXPECTED = {
     Failure.ERROR: (True, True, False, False),
-    Failure.DETERMINISTIC: (False, False, False, False),
     Failure.BAD_DATA: (False, False, False, False),
+    Failure.DEFECT: (False, False, False, False),
     Failure.OUT_OF_MEMORY: (False, False, False, False),
     Failure.NO_GPU: (True, True, True, False),
     Failure.NOT_SHARED: (True, True, True, False),

@@ -8,6 +8,7 @@ import pytest
 
 from pretune.search_spaces.document import StudyError
 from pretune.search_spaces.resolve import from_dict, from_yaml
+from pretune.search_spaces.schema import Header
 
 GOOD = """\
 study: s
@@ -325,3 +326,11 @@ def test_nothing_to_run_is_said():
         "s: study: neither pretrain nor finetune: there is nothing to run (add one of them)",
         "s:4: report.metrics: no stage reports test/dice (add finetune, or report a probe)",
     ]
+
+
+@pytest.mark.parametrize("name", ["store", "cache", "Store", "CACHE"])
+def test_a_study_is_not_named_like_a_folder_that_all_studies_share(name: str) -> None:
+    """It would write among the fingerprints; a disk may not tell upper case from lower."""
+    with pytest.raises(ValueError, match=f"{name} is the folder that holds the {name.lower()} of all studies; choose"):
+        Header(study=name)
+    assert Header(study=f"{name}-2").study == f"{name}-2"

@@ -337,6 +337,14 @@ def test_scoring_refuses_logits_that_are_not_finite(data: ImageSet, split: Split
         evaluator.evaluate(split.test, settings().size, "test", 6)
 
 
+def test_scoring_refuses_labels_that_are_no_class(data: ImageSet, split: Split) -> None:
+    masks = np.array(data.masks)
+    masks[split.test[0], 0, 0] = masks[split.test[-1], 0, :2] = len(data.classes)
+    evaluator = Evaluator(fresh(), DataFeed(data.images, CPU), DataFeed(masks, CPU), data.classes)
+    with pytest.raises(ValueError, match="3 labels are none of the"):
+        evaluator.evaluate(split.test, masks.shape[-1], "test", 6)
+
+
 @pytest.mark.parametrize(
     ("changes", "due"),
     [({}, [False] * 3), ({"validate_every": 2}, [False, True, False]), ({"checkpoint": "best"}, [True] * 3)],

@@ -294,11 +294,12 @@ def test_an_optimizer_is_what_the_settings_say(
     assert expected.items() <= made.param_groups[0].items()
 
 
-def test_frozen_parameters_are_not_optimised_and_the_rate_can_be_set() -> None:
+def test_an_optimizer_has_all_that_it_is_given_and_its_rate_can_be_set() -> None:
+    """What is frozen now may thaw later, so nobody but the caller leaves a parameter out."""
     layer = nn.Linear(2, 2)
     layer.weight.requires_grad_(False)
     optimizer = build_optimizer(schema.Adam(), layer.parameters())
-    assert optimizer.param_groups[0]["params"] == [layer.bias]
+    assert optimizer.param_groups[0]["params"] == [layer.weight, layer.bias]
     set_lr(optimizer, 0.25)
     assert optimizer.param_groups[0]["lr"] == 0.25
 

@@ -76,7 +76,8 @@ def test_counts_of_single_images_are_those_of_scikit_learn_and_add_up_to_the_who
     truth, predicted = (torch.randint(0, 4, (5, 6, 7), generator=generator) for _ in range(2))
     truth[truth == 3] = 255
     predicted[predicted == 3] = 0
-    by_image = confusion_by_image(predicted, truth, 3)
+    by_image, wrong = confusion_by_image(predicted, truth, 3)
+    assert int(wrong) == 0
     for t, p, matrix in zip(truth, predicted, by_image, strict=True):
         kept = (t != 255).numpy()
         assert np.array_equal(matrix, sk.confusion_matrix(t.numpy()[kept], p.numpy()[kept], labels=range(3)))
@@ -121,15 +122,22 @@ def test_the_commonest_class_is_what_to_beat() -> None:
 @pytest.mark.parametrize(
     ("predicted", "truth", "message"),
     [
-        ([[0, 1]], [[0, 3]], "truth holds label 3, but there are 3 classes"),
-        ([[0, 3]], [[0, 1]], "predicted holds label 3"),
-        ([[0, 1]], [[-1, 1]], "truth holds label -1"),
+        ([[0, 1]], [[0, 3]], "1 labels are none of the 3 classes"),
+        ([[0, 3]], [[0, 1]], "1 labels are none"),
+        ([[0, 1]], [[-1, 3]], "2 labels are none"),
         ([[0, 1]], [[0, 1, 1]], "differ in shape"),
     ],
 )
 def test_confusion_refuses_wrong_labels_and_shapes(predicted: list, truth: list, message: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(ValueError, match=message):
         confusion(torch.tensor(predicted), torch.tensor(truth), 3)
+
+
+def test_counting_reads_nothing_back_from_the_device() -> None:
+    """A meta tensor holds no data: whoever reads one raises."""
+    labels = torch.empty((2, 4, 4), dtype=torch.int64, device="meta")
+    counts, wrong = confusion_by_image(labels, labels.to(torch.uint8), 3)
+    assert (counts.shape, wrong.shape) == ((2, 3, 3), ())
 
 
 def test_scores_refuse_an_empty_matrix_and_missing_names() -> None:

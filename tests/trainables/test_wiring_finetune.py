@@ -21,8 +21,8 @@ from pretune.trainables import checkpoints
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split, label_subset
-from pretune.trainables.finetune import finetune
-from pretune.trainables.loop import RunContext
+from pretune.trainables.finetune import Freezing, finetune
+from pretune.trainables.loop import RunContext, build_optimizer
 from pretune.trainables.losses import LOSSES
 from pretune.trainables.models.table import build_unet
 
@@ -37,6 +37,8 @@ FREEZINGS: dict[str, dict[str, Any]] = {
     "encoder": {"freeze": "encoder"},
     "encoder for an epoch": {"freeze": "encoder", "unfreeze_epoch": 1},
     "encoder for two": {"freeze": "encoder", "unfreeze_epoch": 2},
+    "none, encoder slower": {"encoder_lr_mult": 0.1},
+    "encoder for an epoch, then slower": {"freeze": "encoder", "unfreeze_epoch": 1, "encoder_lr_mult": 0.1},
 }
 
 
@@ -117,7 +119,7 @@ def test_every_optimizer_takes_the_steps_of_the_plain_one_through_every_freezing
         assert_alike(left, expected[step:])
 
 
-@pytest.mark.parametrize("freezing", [name for name in FREEZINGS if name != "none"])
+@pytest.mark.parametrize("freezing", [name for name, how in FREEZINGS.items() if "freeze" in how])
 def test_a_frozen_encoder_moves_from_the_step_after_its_thaw_on_and_not_before(
     freezing: str, data: ImageSet, tmp_path: Path
 ) -> None:
@@ -154,3 +156,24 @@ def test_the_labelled_images_are_those_of_the_labels_stream(labels: Any, data: I
 
 def test_volumes_are_trained_on_as_by_the_plain_loop(volumes: ImageSet, tmp_path: Path) -> None:
     assert_alike(*both(stage(size=8, optimizer=OPTIMIZERS["sgd"]), volumes, tmp_path, SOLID))
+
+
+@pytest.mark.parametrize("freezing", FREEZINGS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_an_optimizer_has_the_same_parameters_before_and_after_the_encoder_is_frozen(
+    optimizer: str, freezing: str
+) -> None:
+    """Built after the freezing it would leave out for good what is to thaw."""
+    settings = stage(optimizer=OPTIMIZERS[optimizer], **FREEZINGS[freezing])
+    network = build_unet(MODEL, 3)
+    held = []
+    for step in (None, 0, STEPS - 1):
+        plan = Freezing(settings, 3)
+        if step is not None:
+            plan.apply(network, step)
+        made = build_optimizer(settings.optimizer, plan.trained_parameters(network))
+        held.append({id(p) for group in made.param_groups for p in group["params"]})
+    encoder = {id(parameter) for parameter in network.encoder.parameters()}
+    assert held[0] == held[1] == held[2]
+    assert encoder.isdisjoint(held[0]) == (freezing == "encoder")
+    assert {id(p) for p in network.parameters()} - held[0] == (encoder if freezing == "encoder" else set())

@@ -11,9 +11,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from pretune.trainables.constants import IGNORE
-from pretune.trainables.data.errors import UNOPENED, BadFileError
+from pretune.trainables.data.errors import BadFileError, UnopenedFileError
+from pretune.trainables.data.image_files import NOT_A_FILE, is_file
 from pretune.trainables.data.listing import Box, Colors, Entry, Listing, Member, Pack, file_of
 
 Source = Path | bytes | NDArray[Any]  # a file, its content, or decoded pixels
@@ -29,6 +31,11 @@ ORIENTATION = 0x0112  # EXIF's tag
 TURNED = "pretune:turned"  # in an image's info: the orientation that it was stored in
 SHRUNK = "pretune:shrunk"  # in an image's info: its size (width, height), and by what it was divided while decoded
 LEAST_DEEP = 4096  # of 65,536; an image whose brightest pixel is below would be black with 8 bits
+LARGEST = 1_000_000_000  # px; with three colours such an image takes 4 GB of memory while it is decoded
+TRANSPARENT = "pretune:transparent"  # in an image's info: that some of it was laid over black
+SUBFILE, SAMPLES = 254, 277  # TIFF's tags: kind of a page (1: smaller copy, 4: mask), channels in the file
+
+Image.MAX_IMAGE_PIXELS = None  # Pillow refuses above 179 million; `_refuse_unfit` has our limit
 
 
 class Decoded(NamedTuple):
@@ -37,6 +44,7 @@ class Decoded(NamedTuple):
     image: NDArray[np.uint8] | None
     mask: NDArray[np.uint8] | None
     problems: tuple[str, ...]
+    transparent: bool = False  # whether part of the image was laid over black
 
 
 def decode(entry: Entry, listing: Listing, unpack: Unpack | None, size: int, fit: Fit) -> Decoded:
@@ -61,7 +69,8 @@ def decode(entry: Entry, listing: Listing, unpack: Unpack | None, size: int, fit
     if image is None or problems:
         return Decoded(None, None, tuple(problems))
     fitted = None if mask is None else np.asarray(fit_mask(_cut(mask, entry.box), size, fit))
-    return Decoded(np.asarray(fit_image(_cut(image, entry.box), size, fit)), fitted, ())
+    transparent = TRANSPARENT in image.info
+    return Decoded(np.asarray(fit_image(_cut(image, entry.box), size, fit)), fitted, (), transparent)
 
 
 def read_image(source: Source, wanted: tuple[int, Fit] | None = None) -> Image.Image:
@@ -74,13 +83,22 @@ def read_image(source: Source, wanted: tuple[int, Fit] | None = None) -> Image.I
     Raises BadFileError.
     """
     image = _open(source, wanted)
+    rgb = _rgb(image)
+    rgb.info |= {key: image.info[key] for key in (TURNED, SHRUNK) if key in image.info}
+    return rgb
+
+
+def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in DEEP_MODES:
         return Image.fromarray(_eight_bit(np.asarray(image))).convert("RGB")
     if image.mode == "F":
         raise BadFileError("floating-point pixels have no fixed range; save it with 8 or 16 bits")
     if image.mode in ALPHA_MODES or "transparency" in image.info:
         rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
+        laid = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
+        if rgba.getchannel("A").getextrema() != (255, 255):
+            laid.info[TRANSPARENT] = True
+        return laid
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -236,19 +254,73 @@ def _open(source: Source, wanted: tuple[int, Fit] | None = None) -> Image.Image:
         raise BadFileError("empty file (0 bytes); replace or remove it")
     try:
         image = Image.open(io.BytesIO(data))
+        _refuse_unfit(image)
+        deep = any(";16" in str(tile[3]) for tile in image.tile)
         whole, orientation = image.size, image.getexif().get(ORIENTATION, 1)
         by = _shrink(image, *wanted, orientation != 1) if wanted else 1
         image.load()
+        if deep:
+            _refuse_dark(image)
         ImageOps.exif_transpose(image, in_place=True)  # in place: upright images are not copied
         if orientation != 1:
             image.info[TURNED] = orientation
         if by > 1:
             image.info[SHRUNK] = (whole[::-1] if orientation > 4 else whole), by
         return image
+    except BadFileError:
+        raise
     except UnidentifiedImageError as error:
         raise BadFileError("not an image that can be read; replace or remove it") from error
     except Exception as error:  # Pillow's decoders raise almost any type on damaged files
         raise BadFileError(f"damaged ({type(error).__name__}: {error}); replace or remove it") from error
+
+
+def _refuse_unfit(image: Image.Image) -> None:
+    """Raises BadFileError for an image that is too large, several, or has channels that Pillow drops."""
+    width, height = image.size
+    if width * height > LARGEST:
+        raise BadFileError(
+            f"{width}x{height} are {width * height / 1e6:,.0f} million pixels, above the limit of "
+            f"{LARGEST // 10**6:,} million; cut it into smaller images"
+        )
+    pages = _pages(image)
+    if pages > 1:
+        raise BadFileError(
+            f"holds {pages} pages or frames, of which an image is one; save those to be used as files of their own"
+        )
+    channels = image.tag_v2.get(SAMPLES, 1) if isinstance(image, TiffImageFile) else 0
+    if channels > len(image.getbands()):
+        raise BadFileError(
+            f"has {channels} channels, of which only {len(image.getbands())} can be read; save it with those three "
+            "that are to be seen as red, green and blue"
+        )
+
+
+def _pages(image: Image.Image) -> int:
+    """Pages of a TIFF without smaller copies and masks of pages; frames of an animation."""
+    count = int(getattr(image, "n_frames", 1))
+    if image.format == "MPO" or count == 1:  # cameras put a preview behind a photo
+        return 1
+    if not isinstance(image, TiffImageFile):
+        return count
+    whole = 0
+    for page in range(count):
+        image.seek(page)
+        whole += not int(image.tag_v2.get(SUBFILE, 0)) & 5
+    image.seek(0)
+    return whole
+
+
+def _refuse_dark(image: Image.Image) -> None:
+    """Raises BadFileError for 16-bit colours that Pillow cuts to 8 bits and that are nearly black then."""
+    if len(image.getbands()) < 3:
+        return  # grey keeps its 16 bits and is looked at later
+    brightest = max(high for _, high in image.getextrema()[:3])  # type: ignore[misc]
+    if 0 < brightest < LEAST_DEEP // 256:
+        raise BadFileError(
+            f"16-bit colour whose largest value is below {256 * (brightest + 1)} of 65535 would turn black (are these "
+            "8 or 12 bits?); scale it to the full range or save it with 8 bits"
+        )
 
 
 def _shrink(image: Image.Image, size: int, fit: Fit, turned: bool) -> int:
@@ -269,10 +341,12 @@ def _shrink(image: Image.Image, size: int, fit: Fit, turned: bool) -> int:
 
 
 def _read(path: Path) -> bytes:
+    if not is_file(path):  # a pipe need not end
+        raise BadFileError(NOT_A_FILE)
     try:
         return path.read_bytes()
     except OSError as error:
-        raise BadFileError(f"{UNOPENED} ({error.strerror})") from error
+        raise UnopenedFileError(f"cannot be opened ({error.strerror})") from error
 
 
 def _eight_bit(grey: NDArray[np.generic]) -> NDArray[np.uint8]:
@@ -308,7 +382,7 @@ def _attempt(
     try:
         return read()
     except BadFileError as error:
-        problems.append(f"{_relative(source, root)}: {error}")
+        problems.append(error.of(_relative(source, root)))
         return None
 
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pretune.search_spaces.errors import UsageError
 
 SHOWN = 10  # problems listed in a message; the rest are counted
-UNOPENED = "cannot be opened"  # of a file: its disk or network may be at fault, and another try may help
 
 
 def printable(text: str) -> str:
@@ -24,6 +23,12 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+class Unopened(str):
+    """A problem of a file that cannot be opened: its disk or network may be at fault, and another try may help."""
+
+    __slots__ = ()
+
+
 class DataError(UsageError):
     """The data set cannot be used. `problems` holds every single one; the message shows the first ten.
 
@@ -32,13 +37,13 @@ class DataError(UsageError):
 
     def __init__(self, summary: str, problems: Sequence[str] = ()) -> None:
         self.summary = printable(summary)
-        self.problems = tuple(map(printable, problems))
+        self.problems = tuple(type(problem)(printable(problem)) for problem in problems)
         super().__init__(self.summary, self.problems)
 
     @property
     def stays(self) -> bool:
         """Whether trying again would end the same: what files hold does not change by itself."""
-        return bool(self.problems) and not any(UNOPENED in problem for problem in self.problems)
+        return bool(self.problems) and not any(isinstance(problem, Unopened) for problem in self.problems)
 
     def __str__(self) -> str:
         lines = [self.summary, *(f"  {problem}" for problem in self.problems[:SHOWN])]
@@ -57,3 +62,15 @@ class RequirementsError(DataError):
 
 class BadFileError(Exception):
     """One file cannot be used; the message says why and what to do, without the file's name."""
+
+    def of(self, name: str) -> str:
+        """The problem of the file with this name."""
+        return f"{name}: {self}"
+
+
+class UnopenedFileError(BadFileError):
+    """One file cannot be opened."""
+
+    def of(self, name: str) -> str:
+        """The problem of the file with this name, of a kind that may be gone at the next try."""
+        return Unopened(super().of(name))

@@ -45,6 +45,7 @@ class ImageSet:
     classes: tuple[str, ...]  # names of the mask classes
     skipped: tuple[str, ...]  # files excluded by `on_error: skip`, with the reason
     label_names: tuple[str, ...] = ()  # names of the image classes, where the data set gives them
+    transparent: tuple[str, ...] = ()  # images, by name, of which part was laid over black; not known of a stream
     shuffle_window: int | None = None  # images that an epoch shuffles together; None: all
     stream: ReadAhead | None = None  # of a streamed set
 

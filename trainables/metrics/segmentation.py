@@ -18,21 +18,35 @@ def confusion(predicted: Tensor, truth: Tensor, classes: int, ignore: int = IGNO
     """Pixel counts, int64 (classes, classes): rows are the truth, columns the prediction. Add them up over batches.
 
     predicted and truth: integer tensors of one shape, such as (B, H, W). Pixels whose truth is `ignore` do not count.
+    Raises ValueError for a label that is no class.
     """
-    return confusion_by_image(predicted[None], truth[None], classes, ignore)[0]
+    counts, wrong = confusion_by_image(predicted[None], truth[None], classes, ignore)
+    check_labels(wrong, classes)
+    return counts[0]
 
 
-def confusion_by_image(predicted: Tensor, truth: Tensor, classes: int, ignore: int = IGNORE) -> Tensor:
-    """As `confusion`, but of every image alone: int64 (B, classes, classes)."""
+def confusion_by_image(predicted: Tensor, truth: Tensor, classes: int, ignore: int = IGNORE) -> tuple[Tensor, Tensor]:
+    """As `confusion`, but of every image alone: int64 (B, classes, classes), and how many labels are no class: ().
+
+    Nothing is read back from the device: what does not count goes to two places of its own.
+    """
     if predicted.shape != truth.shape:
         raise ValueError(f"predicted {tuple(predicted.shape)} and truth {tuple(truth.shape)} differ in shape")
-    kept, count = truth != ignore, len(truth)
-    t, p = truth[kept].long(), predicted[kept].long()
-    _check_labels("truth", t, classes)
-    _check_labels("predicted", p, classes)
-    image = torch.arange(count, device=truth.device).view(-1, *[1] * (truth.ndim - 1)).expand_as(truth)[kept]
-    places = (image * classes + t) * classes + p
-    return torch.bincount(places, minlength=count * classes * classes).reshape(count, classes, classes)
+    t, p = truth.flatten(1).long(), predicted.flatten(1).long()
+    image = torch.arange(len(t), device=t.device).unsqueeze(1)
+    ignored = len(t) * classes * classes
+    no_class = (t < 0) | (t >= classes) | (p < 0) | (p >= classes)
+    places = torch.where(no_class, ignored + 1, (image * classes + t) * classes + p)
+    places = torch.where(t == ignore, ignored, places).flatten()
+    counts = torch.zeros(ignored + 2, dtype=torch.int64, device=t.device)
+    counts.scatter_add_(0, places, torch.ones_like(places))
+    return counts[:ignored].reshape(len(t), classes, classes), counts[-1]
+
+
+def check_labels(wrong: Tensor, classes: int) -> None:
+    """Raises ValueError where labels were no class."""
+    if int(wrong) > 0:
+        raise ValueError(f"{int(wrong)} labels are none of the {classes} classes (0 to {classes - 1})")
 
 
 def hits_truth_predicted(confusion: Tensor) -> Tensor:
@@ -41,13 +55,6 @@ def hits_truth_predicted(confusion: Tensor) -> Tensor:
     All that `scores` needs, for images to be resampled by.
     """
     return torch.stack([confusion.diagonal(dim1=-2, dim2=-1), confusion.sum(-1), confusion.sum(-2)], dim=-1)
-
-
-def _check_labels(name: str, labels: Tensor, classes: int) -> None:
-    """A label out of range would be counted in another class's cell."""
-    wrong = labels[(labels < 0) | (labels >= classes)]
-    if len(wrong) > 0:
-        raise ValueError(f"{name} holds label {int(wrong[0])}, but there are {classes} classes (0 to {classes - 1})")
 
 
 def scores(confusion: Tensor, classes: Sequence[str]) -> dict[str, float]:

@@ -55,7 +55,7 @@ def cka_from(sums: Tensor) -> float:
     are not finite."""
     both, first, second = map(float, sums)
     if not math.isfinite(first + second):
-        raise DivergedError("probe/features", 0, math.nan)
+        raise DivergedError("features", 0, math.nan)
     if first <= 0 or second <= 0:
         raise ValueError("CKA needs features that vary over the images; those of one encoder do not")
     return both / math.sqrt(first * second)

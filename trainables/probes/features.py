@@ -50,7 +50,7 @@ def pooled_features(encoder: nn.Module, feed: Lookup, images: IntArray, size: in
         everyone[torch.from_numpy(own).to(features.device)] = features
         features = world.sum(everyone)
     if not torch.isfinite(features).all():
-        raise DivergedError("probe/features", 0, math.nan)
+        raise DivergedError("features", 0, math.nan)
     return features
 
 

@@ -55,7 +55,7 @@ def linear_probe(train: Labelled, val: Labelled, epochs: int, lr: float, batch_s
             set_lr(optimizer, cosine_ramp(lr, 0.0, epoch * len(batches) + step, epochs * len(batches)))
             _step(network, optimizer, x[batch], y[batch])
         if not all(bool(torch.isfinite(parameter).all()) for parameter in network.parameters()):
-            raise DivergedError("probe/classifier", (epoch + 1) * len(batches), math.nan)  # argmax would say class 0
+            raise DivergedError("classifier", (epoch + 1) * len(batches), math.nan)  # argmax would say class 0
         accuracies.append(accuracy(network, *val))
     return Scores(accuracies[-1], max(accuracies))
 

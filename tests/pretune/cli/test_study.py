@@ -139,6 +139,15 @@ def test_ctrl_c_exits_with_130(pretune: Any, tiny: dict[str, Any], tmp_path: Pat
     assert code == 130
 
 
+@pytest.mark.parametrize("place", ["store", "store/mine", "cache", "elsewhere"])
+def test_results_are_not_written_into_the_store(place: str, pretune: Any, tiny: dict[str, Any], tmp_path: Path) -> None:
+    store = ("--store", tmp_path / "elsewhere") if place == "elsewhere" else ()
+    out = tmp_path / ("elsewhere" if store else f"runs/{place}")
+    code, _, err = pretune("run", write(tiny, tmp_path), "--root", tmp_path / "runs", "--out", out, *store)
+    assert code == 2
+    assert f"--out {out} lies in the {'cache' if place == 'cache' else 'store'} of all studies" in err
+
+
 # ------------------------------------------------------------------------------------------------------------ plan
 
 

@@ -60,7 +60,7 @@ def test_no_more_is_dispatched_than_the_node_has() -> None:
     assert h.take("1") is not None
     assert h.take("2") is not None
     assert h.take("3") is None
-    h.end("1", {"state": "crashed", "cause": "x"}, error=False)
+    h.end("1", {"state": "crashed", "cause": "x"})
     assert h.take("3") is not None
 
 
@@ -112,8 +112,8 @@ def test_a_trial_carries_the_order_and_its_resources() -> None:
 def test_an_end_told_twice_counts_once_and_frees_its_resources_once() -> None:
     h = dispatcher([stage("a"), stage("b")], ClusterResources([ClusterNode({"CPU": 1.0})]), retries=1)
     h.take("1")
-    h.end("1", None, error=True)
-    h.end("1", None, error=True)
+    h.end("1", None)
+    h.end("1", None)
     assert h.scheduler.attempts == {"a": 1}
     assert h.resources.running == {}
     assert h.resources.fits(stage("c"))
@@ -130,10 +130,10 @@ def test_over_only_when_nothing_is_live_and_nothing_can_come() -> None:
     assert h.take("2") is None
     assert not h.over
     held["p"] = FINISHED
-    h.end("1", {}, error=False)
+    h.end("1", {})
     assert not h.over
     h.take("3")
-    h.end("3", {"state": "crashed", "cause": "x"}, error=False)
+    h.end("3", {"state": "crashed", "cause": "x"})
     assert h.over
 
 
@@ -159,19 +159,17 @@ UNSEEN = "the stage finished but its result is not visible in the store; is the 
 
 
 @pytest.mark.parametrize(
-    ("held", "result", "error", "state", "cause"),
+    ("held", "result", "state", "cause"),
     [
-        (FINISHED, {"state": "crashed", "cause": "late"}, True, "finished", ""),  # the store has the last word
-        (None, {"state": "crashed", "cause": "KeyError: x"}, False, "crashed", "KeyError: x"),
-        (None, {"state": "finished"}, False, "crashed", UNSEEN),
-        # a trial raises after it has told its cause, so that its actor is not used again
-        (None, {"state": "crashed", "cause": "KeyError: x"}, True, "crashed", "KeyError: x"),
-        (None, {}, True, "crashed", DIED),
+        (FINISHED, {"state": "crashed", "cause": "late"}, "finished", ""),  # the store has the last word
+        (None, {"state": "crashed", "cause": "KeyError: x"}, "crashed", "KeyError: x"),
+        (None, {"state": "finished"}, "crashed", UNSEEN),
+        (None, {}, "crashed", DIED),
     ],
 )
-def test_how_a_trial_ended(held: Outcome | None, result: dict[str, str], error: bool, state: str, cause: str) -> None:
+def test_how_a_trial_ended(held: Outcome | None, result: dict[str, str], state: str, cause: str) -> None:
     scheduler = Scheduler(lambda key: held, 0)
-    outcome = outcome_of(stage("a"), result, error, scheduler)
+    outcome = outcome_of(stage("a"), result, scheduler)
     assert (outcome.state, outcome.cause) == (state, cause)
 
 
@@ -196,7 +194,7 @@ def test_a_fault_of_ours_ends_the_study_and_is_not_swallowed_by_tune() -> None:
     h = dispatcher([stage("a"), stage("b")], ClusterResources([ClusterNode({"CPU": 1.0})]))
     h.scheduler.on_event = fail
     assert h.take("1") is not None
-    h.end("1", {"state": "crashed", "cause": "x"}, error=False)
+    h.end("1", {"state": "crashed", "cause": "x"})
     assert h.over
     assert isinstance(h.fault, OSError)
 
@@ -211,7 +209,7 @@ def two_nodes(cpus: float = 4.0) -> ClusterResources:
 
 
 def crash(h: Dispatcher, trial: str, node: str, failure: Failure = Failure.ERROR) -> None:
-    h.end(trial, {"state": "crashed", "cause": "it failed", "failure": str(failure), "node": node}, error=True)
+    h.end(trial, {"state": "crashed", "cause": "it failed", "failure": str(failure), "node": node})
 
 
 def test_a_stage_that_crashed_is_tried_again_on_another_node() -> None:
@@ -257,7 +255,7 @@ def test_one_that_cannot_be_sent_to_another_node_yet_holds_up_nobody() -> None:
     assert config is not None
     assert StageTask.from_json(config["task"]).fingerprint == "c"
     assert h.take("4") is None
-    h.end("2", {"state": "crashed", "cause": "x", "node": "good"}, error=True)
+    h.end("2", {"state": "crashed", "cause": "x", "node": "good"})
     config = h.take("4")
     assert config is not None
     assert (StageTask.from_json(config["task"]).fingerprint, config["excluded"]) == ("a", ["bad"])
@@ -308,7 +306,7 @@ def test_a_node_on_which_stages_crash_is_excluded_and_named() -> None:
         assert config["excluded"] == ["bad"]
         name = StageTask.from_json(config["task"]).fingerprint
         held[name] = FINISHED
-        h.end(str(trial), {"state": "finished", "node": "good"}, error=False)
+        h.end(str(trial), {"state": "finished", "node": "good"})
     assert h.scheduler.outcomes == dict.fromkeys("abcdef", FINISHED)
     assert len(said) == 1
 

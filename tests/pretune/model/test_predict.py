@@ -1,7 +1,10 @@
 """A network whose logits are known by hand: class 1 where red is above one half, class 0 elsewhere."""
 
 import json
+import os
+import unicodedata
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from pretune.model.predict import Model, colored, load_model, logits_of, mask_of
 from pretune.model.predict_folder import How, find_images, output_names, predict_folder
 from pretune.model.tiles import spans, tiled_mask
 from pretune.search_spaces import schema
+from pretune.trainables.data.sets.folders import list_images
 from pretune.trainables.models.table import build_unet
 
 QUIET = Console(quiet=True)
@@ -142,7 +146,7 @@ def test_a_second_run_into_the_same_folder_does_not_segment_its_own_masks(tmp_pa
     left_half_red(20, 20).save(images / "a.png")
     for _ in range(2):
         assert predict_folder(study, images, images, How(device="cpu"), QUIET).done == 1
-    assert [path.name for path in find_images(images, images)] == ["a.png"]
+    assert [path.name for path in find_images(images, images).images] == ["a.png"]
 
 
 # ------------------------------------------------------------------------------------------------------------- tiles
@@ -217,6 +221,58 @@ def test_workers_on_ray_data_write_the_same_files_and_name_the_same_failures(tmp
 def test_two_files_of_one_stem_keep_their_endings(tmp_path):
     paths = [tmp_path / "a.jpg", tmp_path / "a.png", tmp_path / "b.png"]
     assert list(output_names(paths, tmp_path).values()) == ["a.jpg", "a.png", "b"]
+
+
+NAMES = st.sampled_from([f"{stem}{ending}" for stem in ("a", "A", "é", "e\u0301", "d/a") for ending in
+                        (".jpg", ".png", ".jpg.png", ".png.jpg", ".jpg.png.tif", ".png.png")])  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sets(NAMES, min_size=1, max_size=12))
+def test_every_file_has_a_mask_of_its_own_also_where_a_disk_ignores_case(names):
+    """The endings of names may be those of others (a.jpg beside a.jpg.png): no mask is lost."""
+    root = Path("/photos")
+    chosen = output_names([root / name for name in sorted(names)], root)
+    forms = [unicodedata.normalize("NFC", name).casefold() for name in names]
+    for path, name in chosen.items():
+        assert name in (path.relative_to(root).as_posix(), path.relative_to(root).with_suffix("").as_posix())
+    assert len(set(chosen.values())) == len(names)
+    if len(set(forms)) == len(names):  # else a disk that ignores case could not even hold the photos
+        assert len({unicodedata.normalize("NFC", name).casefold() for name in chosen.values()}) == len(names)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """../shared/cases/predict-folder, and a pipe."""
+    folder, other = tmp_path / "photos", tmp_path / "other"
+    (folder / ".ipynb_checkpoints").mkdir(parents=True)
+    other.mkdir()
+    for name in ("photos/a.jpg", "photos/a.png", "photos/a.jpg.png", "other/l.png", "photos/.ipynb_checkpoints/a.png"):
+        Image.fromarray(np.full((20, 30, 3), 99, np.uint8)).save(tmp_path / name)
+    (folder / "linked").symlink_to(other)
+    (folder / "._a.jpg").write_bytes(bytes((0, 5, 22, 7)))
+    return folder
+
+
+def test_a_folder_is_listed_as_for_training_and_each_image_has_a_mask(tmp_path, photos):
+    study = write_best(tmp_path / "study")
+    ended = predict_folder(study, photos, tmp_path / "out", How(overlays=False, device="cpu"), QUIET)
+    assert ended == (4, {})
+    masks = sorted(
+        path.relative_to(tmp_path / "out" / "masks").as_posix() for path in (tmp_path / "out").rglob("*.png")
+    )
+    assert masks == ["a.jpg.png", "a.jpg.png.png", "a.png.png", "linked/l.png"]
+    listed = [entry.name for entry in list_images(photos).entries]
+    assert listed == ["a.jpg", "a.jpg.png", "a.png", "linked/l.png"]
+
+
+def test_a_pipe_is_named_and_not_waited_for(tmp_path, photos):
+    os.mkfifo(photos / "live.png")
+    (photos / "film.gif").touch()
+    ended = predict_folder(write_best(tmp_path / "study"), photos, tmp_path / "out", How(device="cpu"), QUIET)
+    assert ended.done == 4
+    assert list(ended.failed) == ["live.png"]
+    assert "a pipe, a socket or a device" in ended.failed["live.png"]
 
 
 def test_the_background_stays_black_in_masks_and_uncoloured_in_overlays():

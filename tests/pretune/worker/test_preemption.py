@@ -71,7 +71,7 @@ def test_a_preempted_stage_is_dispatched_again_and_costs_no_retry(tiny: dict[str
     scheduler.start([program_of(stage)])
     for _ in range(3):
         assert scheduler.take() == stage
-        scheduler.complete(stage, outcome_of(stage, {"state": "preempted", "cause": "asked to leave"}, True, scheduler))
+        scheduler.complete(stage, outcome_of(stage, {"state": "preempted", "cause": "asked to leave"}, scheduler))
     assert told == [("started", ""), ("retried", "asked to leave")] * 3
     assert scheduler.take() == stage
     scheduler.complete(stage, Outcome("crashed", {}, "a fault"))  # no retry is left, and none was used up
@@ -98,7 +98,7 @@ def test_a_stopped_dispatcher_dispatches_no_more_and_is_over_when_nothing_is_und
     assert dispatcher.take("a") is not None
     dispatcher.stop()
     assert not dispatcher.over
-    dispatcher.end("a", {"state": "preempted", "cause": ""}, error=True)
+    dispatcher.end("a", {"state": "preempted", "cause": ""})
     assert dispatcher.take("b") is None
     assert dispatcher.over
     assert not scheduler.finished
@@ -210,7 +210,7 @@ def test_the_store_shows_what_ended_whatever_the_trial_said_last(tiny: dict[str,
     store = Store(tmp_path / "store")
     execute(StageTask(stage, "", 0.0, Folders(str(store.root), str(tmp_path / "cache"), None)), lambda values: None)
     scheduler = Scheduler(find_in(store), 0)
-    assert outcome_of(stage, {"state": "preempted"}, True, scheduler).state == "finished"
+    assert outcome_of(stage, {"state": "preempted"}, scheduler).state == "finished"
 
 
 @pytest.mark.parametrize(
@@ -234,5 +234,5 @@ def test_only_what_a_trial_says_it_has_ended_well_is_looked_for_again(
 
     stage = stage_of(tiny, "pretrain")
     scheduler = Scheduler(lambda key: None, 0, find_announced=announced)
-    assert outcome_of(stage, {"state": said, "cause": "x"}, said is None, scheduler).state == expected
+    assert outcome_of(stage, {"state": said, "cause": "x"}, scheduler).state == expected
     assert looks == ([stage.fingerprint] if looked_again else [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import signal
 import threading
@@ -25,6 +26,8 @@ from pretune.trainables.data.resident.digest import content_digest
 from pretune.trainables.files import STATE
 from pretune.worker import ray_private
 from pretune.worker.execute import execute
+from pretune.worker.failures import StageFailedError
+from pretune.worker.ray_train import FINAL, run_worker_group
 from pretune.worker.task import Folders, StageTask
 
 pytestmark = [
@@ -164,3 +167,15 @@ def descendants(process: int) -> list[int]:
             children.setdefault(int(entry.read_text().rpartition(")")[2].split()[1]), []).append(int(entry.parent.name))
     found = children.get(process, [])
     return found + [grandchild for child in found for grandchild in descendants(child)]
+
+
+@pytest.mark.slow
+def test_workers_that_are_started_again_after_a_defect_end_at_once(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """Workers that are started again after such a failure end at once, with its kind."""
+    asked = task(tiny, tmp_path / "store", 2)
+    store = Store(tmp_path / "store")
+    attempt = store.begin(asked.fingerprint)
+    (attempt / FINAL).write_text(json.dumps(["ValueError: it cannot be", "defect"]))
+    with pytest.raises(StageFailedError, match="it cannot be"):
+        run_worker_group(asked, attempt)
+    assert not (attempt / FINAL).exists()

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import io
+import os
+import struct
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from pretune.trainables.data import decode
 from pretune.trainables.data.errors import BadFileError
 from pretune.trainables.data.listing import Colors, Entry, Listing, Member, Pack
+from pretune.trainables.data.resident.hashes import UNREADABLE, hash_files
 
 ORIENTATION = 0x0112
 IDENTITY = {0: 0, 1: 1, 2: 2}
@@ -248,7 +252,7 @@ def test_a_mask_may_follow_the_upright_image(tmp_path: Path) -> None:
     exif[ORIENTATION] = 8
     saved(tmp_path / "a.png", Image.new("RGB", (6, 4)), exif=exif)
     saved(tmp_path / "m.png", Image.new("L", (4, 6), 1))
-    image, mask, problems = decode.decode(entry(tmp_path), listing(tmp_path), None, 8, "squash")
+    image, mask, problems, _ = decode.decode(entry(tmp_path), listing(tmp_path), None, 8, "squash")
     assert problems == ()
     assert image is not None
     assert image.shape == (8, 8, 3)
@@ -261,7 +265,7 @@ def test_a_box_cuts_image_and_mask_alike(tmp_path: Path) -> None:
     saved(tmp_path / "m.png", halves(32, 16))
     saved(tmp_path / "a.png", Image.fromarray(np.asarray(halves(32, 16)) * np.uint8(200)))
     boxed = entry(tmp_path)._replace(box=(20, 4, 28, 12))
-    image, mask, problems = decode.decode(boxed, listing(tmp_path), None, 4, "squash")
+    image, mask, problems, _ = decode.decode(boxed, listing(tmp_path), None, 4, "squash")
     assert problems == ()
     assert image is not None
     assert image.tolist() == [[[200] * 3] * 4] * 4
@@ -360,3 +364,127 @@ def test_members_of_a_file_are_read_and_named_by_their_index(tmp_path: Path) -> 
     assert good.image[..., 0].tolist() == pixels[0].tolist()
     (problem,) = decode.decode(entries[1], whole, lambda path: pack, 4, "squash").problems
     assert problem.startswith("all.npz[1]: mask values outside the classes: 9")
+
+
+# ------------------------------------------------------------------------ files of which a part would be lost, unsaid
+
+
+def tiff(pixels: NDArray[Any], extra: int | None = None) -> bytes:
+    """Colour first, then channels of the kind `extra` (TIFF's ExtraSamples; None: the tag is left out)."""
+    height, width, channels = pixels.shape
+    data, more = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes(), channels - 3
+    rows = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, channels, None), (259, 3, 1, 1), (262, 3, 1, 2)]
+    rows += [(273, 4, 1, None), (277, 3, 1, channels), (278, 3, 1, height), (279, 4, 1, len(data))]
+    rows += [] if extra is None or more == 0 else [(338, 3, more, extra if more == 1 else None)]
+    bits = 8 + 2 + 12 * len(rows) + 4
+    extras, start = bits + 2 * channels, bits + 2 * channels + 2 * more
+    places = {258: bits, 273: start, 338: extras}
+    out = b"II*\0" + struct.pack("<IH", 8, len(rows))
+    for tag, kind, count, value in rows:
+        out += struct.pack("<HHII", tag, kind, count, places[tag] if value is None else value)
+    out += struct.pack("<I", 0) + struct.pack(f"<{channels}H", *[pixels.itemsize * 8] * channels)
+    return out + struct.pack(f"<{more}H", *[extra or 0] * more) + data
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("extra", [None, 0, 2])
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("share", [0.9, 0.05])
+def test_a_tiff_loses_no_channel_and_turns_black_with_a_word(
+    dtype: type[np.generic], extra: int | None, channels: int, share: float
+) -> None:
+    """Four channels of unstated meaning are refused; 16 bits that hold 12 too; all else keeps its brightness."""
+    pixels = np.full((4, 5, channels), int(share * np.iinfo(dtype).max), dtype)  # type: ignore[type-var]
+    if channels == 4 and extra != 0:
+        pixels[..., 3] = np.iinfo(dtype).max  # type: ignore[type-var]  # opaque
+    if channels == 4 and extra == 0:
+        with pytest.raises(BadFileError, match="4 channels, of which only 3 can be read"):
+            decode.read_image(tiff(pixels, extra))
+    elif dtype is np.uint16 and share < 0.06:
+        with pytest.raises(BadFileError, match="would turn black"):
+            decode.read_image(tiff(pixels, extra))
+    else:
+        found = np.asarray(decode.read_image(tiff(pixels, extra))).astype(int)
+        assert np.abs(found - share * 255).max() <= 1
+
+
+def several(kind: str, count: int) -> bytes:
+    held = io.BytesIO()
+    first, *rest = [Image.fromarray(np.full((8, 8, 3), 40 * i, np.uint8)) for i in range(count)]
+    first.save(held, kind, save_all=True, append_images=rest)
+    return held.getvalue()
+
+
+@pytest.mark.parametrize("count", [2, 5])
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "WEBP", "GIF"])
+def test_pages_and_frames_are_counted_and_refused_in_images_and_masks(kind: str, count: int) -> None:
+    """../shared/cases/first-page-only: all but the first were left out without a word."""
+    for read in (decode.read_image, lambda data: decode.read_mask(data, IDENTITY)):
+        with pytest.raises(BadFileError, match=f"holds {count} pages or frames, of which an image is one; save those"):
+            read(several(kind, count))
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "WEBP"])
+def test_one_page_is_an_image(kind: str) -> None:
+    assert decode.read_image(several(kind, 1)).size == (8, 8)
+
+
+def test_a_preview_behind_a_photo_and_smaller_copies_of_a_scan_are_no_pages() -> None:
+    assert decode.read_image(several("MPO", 2)).getpixel((0, 0)) == (0, 0, 0)
+    held = io.BytesIO()
+    whole, smaller = (Image.new("RGB", (side, side), (90, 0, 0)) for side in (16, 8))
+    smaller.encoderinfo = {"tiffinfo": {254: 1}}
+    whole.save(held, "TIFF", save_all=True, append_images=[smaller])
+    assert decode.read_image(held.getvalue()).size == (16, 16)
+
+
+def test_an_image_above_pillows_limit_is_read_and_one_above_ours_says_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """../shared/cases/large-image has 182 million pixels; here limits are a thousandth of it."""
+    path = saved(tmp_path / "a.png", Image.new("L", (140, 130), 7))
+    assert Image.MAX_IMAGE_PIXELS is None  # Pillow's, which calls larger ones damaged
+    assert decode.LARGEST >= 182_000_000
+    monkeypatch.setattr(decode, "LARGEST", 140 * 130)
+    assert decode.read_image(path).size == (140, 130)
+    monkeypatch.setattr(decode, "LARGEST", 140 * 130 - 1)
+    with pytest.raises(BadFileError, match=r"140x130 are 0 million pixels, above the limit .*; cut it into smaller"):
+        decode.read_image(path)
+
+
+@pytest.mark.slow
+def test_an_image_of_182_million_pixels_is_read(tmp_path: Path) -> None:
+    """Pillow's sums in fixed point over 1,750 pixels a side may round a level away."""
+    path = saved(tmp_path / "a.png", Image.new("L", (14000, 13000), 200))
+    assert decode.fit_image(decode.read_image(path), 8, "squash").getpixel((3, 3)) == pytest.approx((200,) * 3, abs=1)
+
+
+def test_what_is_laid_over_black_is_told(tmp_path: Path) -> None:
+    for name, alpha in (("clear", 0), ("half", 128), ("opaque", 255)):
+        path = saved(tmp_path / f"{name}.png", Image.new("RGBA", (4, 4), (200, 100, 50, alpha)))
+        found = decode.decode(Entry(name, path), Listing(tmp_path, ()), None, 4, "squash")
+        assert found.transparent == (alpha < 255)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "I;16"])
+def test_a_turned_image_of_any_kind_is_known_to_be_turned(mode: str, tmp_path: Path) -> None:
+    """Transparency and 16 bits lost what was known of the orientation."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = 3
+    image = (
+        Image.new("RGBA", (4, 4), (9, 9, 9, 99))
+        if mode == "RGBA"
+        else Image.fromarray(np.full((4, 4), 60000, np.uint16))
+    )
+    mask = saved(tmp_path / "m.png", Image.new("L", (4, 4)))
+    entry = Entry("a", saved(tmp_path / "a.png", image, exif=exif), mask)
+    found = decode.decode(entry, Listing(tmp_path, (), mask_values=IDENTITY), None, 4, "squash")
+    assert "turned by EXIF orientation 3" in found.problems[0]
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "live.png")
+    for path in (tmp_path / "live.png", Path("/dev/zero")):
+        with pytest.raises(BadFileError, match="a pipe, a socket or a device"):
+            decode.read_image(path)
+    assert hash_files([tmp_path / "live.png", Path("/dev/zero")], None) == [UNREADABLE, UNREADABLE]

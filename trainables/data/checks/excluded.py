@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pretune.search_spaces import schema
-from pretune.trainables.data.sets.folders import SUFFIXES
+from pretune.trainables.data.image_files import not_read
 from pretune.trainables.data.sets.table import GENERATED, list_files
 
 
@@ -20,13 +20,7 @@ def types_not_read(settings: schema.Data, data_root: Path | None) -> str:
     """How many files of which types lie among the images and are not read; nothing where there are none."""
     if not isinstance(settings, schema.ImageFolder | schema.ImageMaskFolder):
         return ""
-    ignored = list_files(settings, data_root).ignored
-    if not ignored:
-        return ""
-    count = sum(ignored.values())
-    kinds = ", ".join(f"{number} {suffix or 'without a suffix'}" for suffix, number in sorted(ignored.items()))
-    files = "1 file is" if count == 1 else f"{count} files are"
-    return f"{files} not read as images: {kinds} (read are {', '.join(sorted(SUFFIXES))}; convert what is an image)"
+    return not_read(list_files(settings, data_root).ignored)
 
 
 def refused_by_name(settings: schema.Data, data_root: Path | None) -> str:

@@ -124,9 +124,11 @@ def _write_volumes(settings: schema.Volumes, folder: Path, progress: Progress | 
 def _write_files(settings: schema.Data, listing: Listing, folder: Path, progress: Progress | None) -> dict[str, Any]:
     arrays = _allocate(folder, len(listing.entries), _shape(settings), listing.mask_values is not None, scenes=False)
     bad: dict[int, tuple[str, ...]] = {}
-    for row, problems in enumerate(_decoded(settings, listing, arrays)):
+    transparent: list[str] = []
+    for row, (problems, over_black) in enumerate(_decoded(settings, listing, arrays)):
         if problems:
             bad[row] = problems
+        transparent += [listing.entries[row].name] * over_black
         if progress is not None:
             progress(row + 1, len(listing.entries))
     skipped = (*listing.problems, *(problem for problems in bad.values() for problem in problems))
@@ -135,26 +137,29 @@ def _write_files(settings: schema.Data, listing: Listing, folder: Path, progress
     _keep_rows(folder, arrays, good)
     entries = [listing.entries[row] for row in good]
     labels, tests = [entry.label for entry in entries], [entry.test for entry in entries]
-    return _index([entry.name for entry in entries], listing.classes, labels, tests, skipped, listing.label_names)
+    names = [entry.name for entry in entries]
+    index = _index(names, listing.classes, labels, tests, skipped, listing.label_names)
+    return index | ({"transparent": transparent} if transparent else {})
 
 
-def _decoded(settings: schema.Data, listing: Listing, arrays: Arrays) -> Iterator[tuple[str, ...]]:
-    """Decode every entry into its row, on threads (Pillow releases the GIL); yields each one's problems, in order."""
+def _decoded(settings: schema.Data, listing: Listing, arrays: Arrays) -> Iterator[tuple[tuple[str, ...], bool]]:
+    """Decode every entry into its row, on threads (Pillow releases the GIL); yields each one's problems, in order, and
+    whether it was laid over black."""
 
     unpack = _remembering(listing)
 
-    def fill(row: int) -> tuple[str, ...]:
+    def fill(row: int) -> tuple[tuple[str, ...], bool]:
         entry = listing.entries[row]
         if isinstance(settings, schema.LUNA16):
             read = cubes.decode_cube(entry, listing, unpack, settings.slices, settings.cache_size)
         else:
             read = decode.decode(entry, listing, unpack, settings.cache_size, settings.fit)
-        image, mask, problems = read
+        image, mask, problems, transparent = read
         if image is not None:
             arrays.images[row] = image
         if mask is not None and arrays.masks is not None:
             arrays.masks[row] = mask
-        return problems
+        return problems, transparent
 
     with ThreadPoolExecutor() as pool:
         yield from pool.map(fill, range(len(listing.entries)))

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pretune.trainables.data.image_files import is_file
+
 MEMO = "hashes.json"
 UNREADABLE = "unreadable"  # stands for the hash; decoding the file reports why
 SETTLED = 2_000_000_000  # ns; a file changed more recently could change again within one tick of its clock
@@ -35,6 +37,8 @@ def hash_files(paths: Sequence[Path], cache: Path | None) -> list[str]:
 def _hash(path: Path, memo: Memo) -> tuple[str, tuple[int, int, str]]:
     key = os.path.abspath(path)
     try:
+        if not is_file(path):
+            return key, (-1, time.time_ns(), UNREADABLE)
         stat = path.stat()
         known = memo.get(key)
         if known is not None and tuple(known[:2]) == (stat.st_size, stat.st_mtime_ns):

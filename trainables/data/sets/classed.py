@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pretune.search_spaces import schema
 from pretune.trainables.data.errors import DataError
+from pretune.trainables.data.image_files import SUFFIXES
 from pretune.trainables.data.listing import Entry, Listing
 from pretune.trainables.data.sets.catalogue import IMAGENET_TERMS, About, DataSet, Download
-from pretune.trainables.data.sets.folders import SUFFIXES
 from pretune.trainables.data.sets.packed import list_tiny_npz
 from pretune.trainables.data.sets.wnids import TINY_IMAGENET
 

@@ -103,7 +103,7 @@ def decode_cube(entry: Entry, listing: Listing, unpack: Unpack | None, slices: i
             else:
                 mask = binary(cube)
         except BadFileError as error:
-            problems.append(f"{source.file.name}[{source.row}]: {error}")
+            problems.append(error.of(f"{source.file.name}[{source.row}]"))
     return Decoded(None, None, tuple(problems)) if problems else Decoded(image, mask, ())
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,22 +14,15 @@ from typing import NamedTuple
 
 from pretune.search_spaces import schema
 from pretune.trainables.data.errors import DataError
+from pretune.trainables.data.image_files import NOT_A_FILE, ImageFiles, by_suffix, composed, image_files
 from pretune.trainables.data.listing import Entry, Listing, meaning_of
 from pretune.trainables.data.sets.catalogue import DataSet
 
 STRAY = 0.1  # share of images beside class folders up to which they are a mistake, and not the way of the folder
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
 TRAIN = ("train", "training")
 VAL = ("val", "valid", "validation")
 TEST = ("test", "testing")
-
-
-class Found(NamedTuple):
-    """The files below a folder."""
-
-    images: list[Path]
-    others: list[Path]  # of types that are not read
 
 
 class Names(NamedTuple):
@@ -65,7 +57,8 @@ def list_images(root: Path) -> Listing:
     A class folder without an image is a problem: ignored silently, the classes would not be those of the folders. So
     is an image beside class folders that hold nearly all: it would take the classes from all others.
     """
-    found = _found(root)
+    found = image_files(root)
+    _refuse_equal_classes(root, found.images)
     paths = dict(sorted((path.relative_to(root).as_posix(), path) for path in found.images))
     _refuse_parts_among_others(root, paths)
     tests = official_tests(paths)
@@ -88,9 +81,10 @@ def list_images(root: Path) -> Listing:
     bases = [root] if tests is None else sorted({root / name.split("/")[0] for name in paths})
     empty = (problem for base in bases for problem in _empty_folders(root, base, paths))
     problems = (*beside, *empty) if labelled else ()
+    problems = (*problems, *_irregular(root, found))
     return Listing(
         root, entries, problems, label_names=tuple(sorted(index)) if labelled else (),
-        unlisted=len(paths) - len(entries), ignored=_suffixes(found.others),
+        unlisted=len(paths) - len(entries), ignored=by_suffix(found.others),
     )  # fmt: skip
 
 
@@ -150,6 +144,14 @@ def list_images_and_masks(
     Names that cannot be paired are problems. Raises DataError for a missing folder.
     """
     pairs = _folder_pairs(root, images, masks)
+    pairs = [(part, a, a if os.path.realpath(a) == os.path.realpath(b) else b) for part, a, b in pairs]
+    for _, image_folder, mask_folder in pairs:
+        if image_folder == mask_folder and names.image == names.mask:
+            raise DataError(
+                f"image-mask-folder: `images:` and `masks:` are one folder, {image_folder}, in which every file would "
+                "be its own mask; name the masks' folder by `masks:`, or say how they are called by "
+                "`mask_name: '{stem}_mask'`"
+            )
     if not pairs:
         missing = next(folder for folder in (images, masks) if not (root / folder).is_dir())
         raise DataError(
@@ -160,16 +162,19 @@ def list_images_and_masks(
     entries: list[Entry] = []
     unlisted, others = 0, list[Path]()
     for part, image_folder, mask_folder in pairs:
-        found_images, found_masks = _told_apart(image_folder, mask_folder, names)
+        found_images, found_masks = _distinguished(image_folder, mask_folder, names)
+        problems += [*_irregular(root, found_images), *_irregular(root, found_masks)]
         paired = _paired(root, (image_folder, found_images), (mask_folder, found_masks), names, problems)
-        entries += [Entry(f"{part}{stem}", image, mask) for stem, (image, mask) in paired.items()]
+        for image, mask in paired:
+            stem = _key(image_folder, image, names.image)
+            entries.append(Entry(f"{part}{stem}", image, mask))
         unlisted += len(found_images.images) - len(paired)
         others += [*found_images.others, *(found_masks.others if mask_folder != image_folder else [])]
     tests = official_tests([entry.name for entry in entries])
     if tests is not None:
         entries = [entry._replace(test=tests[entry.name]) for entry in entries]
     return Listing(
-        root, tuple(sorted(entries)), tuple(problems), classes, values, unlisted=unlisted, ignored=_suffixes(others)
+        root, tuple(sorted(entries)), tuple(problems), classes, values, unlisted=unlisted, ignored=by_suffix(others)
     )
 
 
@@ -182,27 +187,30 @@ def _folder_pairs(root: Path, images: str, masks: str) -> list[tuple[str, Path, 
     return found if found and all(a.is_dir() and b.is_dir() for _, a, b in found) else []
 
 
-def _told_apart(images: Path, masks: Path, names: Names) -> tuple[Found, Found]:
+def _distinguished(images: Path, masks: Path, names: Names) -> tuple[ImageFiles, ImageFiles]:
     """The images and the masks, where all may lie in one folder. A mask is what is called as one."""
-    found_images = _found(images)
+    found = image_files(images)
     if images == masks:
-        called = [path for path in found_images.images if _key(masks, path, names.mask) is not None]
+        called = [path for path in found.images if _key(masks, path, names.mask) is not None]
         if names.mask == "{stem}":  # all are called so, and images are what is called as one
             called = [path for path in called if _key(images, path, names.image) is None]
         of_masks = set(called)
-        found_masks = Found(called, found_images.others)
-        return Found([path for path in found_images.images if path not in of_masks], found_images.others), found_masks
+        return (
+            found._replace(images=[path for path in found.images if path not in of_masks]),
+            ImageFiles(called, found.others, []),
+        )
     if masks.is_relative_to(images):
-        found_images = Found(*([p for p in paths if not p.is_relative_to(masks)] for paths in found_images))
-    return found_images, _found(masks)
+        found = ImageFiles(*([p for p in paths if not p.is_relative_to(masks)] for paths in found))
+    return found, image_files(masks)
 
 
 def _paired(
-    root: Path, images: tuple[Path, Found], masks: tuple[Path, Found], names: Names, problems: list[str]
-) -> dict[str, tuple[Path, Path]]:
-    """Stem -> image and mask. Of two files with one stem neither is taken, nor what is not called as `names` say."""
-    image_of, unread_image = (_by_stem(images[0], paths, names.image) for paths in images[1])
-    mask_of, unread_mask = (_by_stem(masks[0], paths, names.mask) for paths in masks[1])
+    root: Path, images: tuple[Path, ImageFiles], masks: tuple[Path, ImageFiles], names: Names, problems: list[str]
+) -> list[tuple[Path, Path]]:
+    """Image and mask of equal stem, in whatever Unicode form. Of two files with one stem neither is taken, nor what is
+    not called as `names` say."""
+    image_of, unread_image = (_by_stem(images[0], paths, names.image) for paths in images[1][:2])
+    mask_of, unread_mask = (_by_stem(masks[0], paths, names.mask) for paths in masks[1][:2])
     for folder, found, name, kind in ((*images, names.image, "image"), (*masks, names.mask, "mask")):
         odd = sorted(_in(root, path) for path in found.images if _key(folder, path, name) is None)
         problems += [f"{path}: not called as `{kind}_name: {name}`; rename or remove it" for path in odd]
@@ -222,7 +230,7 @@ def _paired(
             how += "or remove the mask"
         problems += [f"{_in(root, path)}: {how}" for path in mask_of[stem][: len(mask_of[stem]) == 1]]
     both = sorted(image_of.keys() & mask_of.keys())
-    return {s: (image_of[s][0], mask_of[s][0]) for s in both if len(image_of[s]) == len(mask_of[s]) == 1}
+    return [(image_of[s][0], mask_of[s][0]) for s in both if len(image_of[s]) == len(mask_of[s]) == 1]
 
 
 def _called(stem: str, name: str) -> str:
@@ -249,41 +257,33 @@ def _equal_stems(root: Path, files_of: Mapping[str, Sequence[Path]]) -> Iterator
 
 
 def _by_stem(folder: Path, paths: Iterable[Path], name: str) -> dict[str, list[Path]]:
-    """Path below the folder, without suffix and what `name` puts around the stem -> files."""
+    """Path below the folder, without suffix and what `name` puts around the stem, in one Unicode form -> files."""
     found: dict[str, list[Path]] = {}
     for path in paths:
         if (key := _key(folder, path, name)) is not None:
-            found.setdefault(key, []).append(path)
+            found.setdefault(composed(key), []).append(path)
     return found
+
+
+def _irregular(root: Path, found: ImageFiles) -> Iterator[str]:
+    return (f"{_in(root, path)}: {NOT_A_FILE}" for path in found.irregular)
+
+
+def _refuse_equal_classes(root: Path, images: Iterable[Path]) -> None:
+    """Raises DataError where two folders of one name, in two Unicode forms, would be two classes."""
+    below = {path.parent for path in images}
+    folders = sorted({parent.as_posix() for path in below for parent in (path / "file").relative_to(root).parents})
+    held: dict[str, str] = {}
+    for name in folders:
+        if held.setdefault(composed(name), name) != name:
+            raise DataError(
+                f"image-folder: {root} holds the folder {name} twice, its accented letters stored in two Unicode forms "
+                f"({held[composed(name)]!a} and {name!a}); move all images into one of them"
+            )
 
 
 def _in(root: Path, path: Path) -> str:
     return path.relative_to(root).as_posix()
-
-
-def _suffixes(paths: Iterable[Path]) -> dict[str, int]:
-    return dict(Counter(path.suffix.lower() for path in paths))
-
-
-def _found(folder: Path) -> Found:
-    """Files at any depth, without hidden ones. Links are followed, but never in a circle."""
-    found = Found([], [])
-    for path in _visible_files(folder):
-        (found.images if path.suffix.lower() in SUFFIXES else found.others).append(path)
-    return found
-
-
-def _visible_files(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    real = os.path.realpath(folder)
-    if real in above:
-        return
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            yield from _visible_files(path, (*above, real))
-        else:
-            yield path
 
 
 FOLDER_SETS = {

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretune.trainables.data import decode
-from pretune.trainables.data.errors import DataError
+from pretune.trainables.data.errors import DataError, Unopened
 from pretune.trainables.data.listing import Entry, Listing, Pack
 from pretune.trainables.data.sets import parquet
 
@@ -149,6 +149,7 @@ class Stream:
             if batch.masks is not None:
                 batch.masks[into] = self._block["mask"][rows]
             problems += [str(text) for text in self._block["problem"][rows] if text]
+            problems += [Unopened(text) for text in self._block["unopened"][rows] if text]
             filled, self._row = filled + count, self._row + count
         self._at += filled
         return batch, problems
@@ -221,8 +222,11 @@ def _decode_task(block: dict[str, Indices], sent: list[Any], step: int) -> Itera
     for i in range(0, len(indices), step):
         part = slice(i, i + step)
         batch, problems = recipe.fill(indices[part], entries[part], unpack)
-        said = np.array(["\n".join(problems), *[""] * (len(batch.indices) - 1)], object)
-        columns: dict[str, NDArray[Any]] = {"index": batch.indices, "image": batch.images, "problem": said}
+        rest = [""] * (len(batch.indices) - 1)
+        unopened = "\n".join(problem for problem in problems if isinstance(problem, Unopened))
+        others = "\n".join(problem for problem in problems if not isinstance(problem, Unopened))
+        columns: dict[str, NDArray[Any]] = {"index": batch.indices, "image": batch.images}
+        columns |= {"problem": np.array([others, *rest], object), "unopened": np.array([unopened, *rest], object)}
         yield columns if batch.masks is None else columns | {"mask": batch.masks}
 
 

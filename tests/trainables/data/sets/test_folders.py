@@ -259,3 +259,47 @@ def test_a_folder_that_may_not_be_read_is_one_sentence(
     settings = schema.ImageMaskFolder(dataset="image-mask-folder", root=str(tmp_path), classes=("x",))
     with pytest.raises(DataError, match=rf"{tmp_path / where} may not be read by this user \(Permission denied\)"):
         list_files(settings, None)
+
+
+# -------------------------------------------------------------------------------- names, links and files that are none
+
+
+@pytest.mark.parametrize("images", ["images", "./images", "masks/../images", "linked"])
+def test_images_and_masks_in_one_folder_are_refused_by_whatever_way(images: str, tmp_path: Path) -> None:
+    """Every file would be its own mask, and with `on_error: skip` the masks would be images."""
+    touch(tmp_path, "images/a.jpg", "images/a_mask.png", "masks/b.png")
+    (tmp_path / "linked").symlink_to(tmp_path / "images")
+    with pytest.raises(DataError, match=r"are one folder, .* name the masks' folder by `masks:`, or say how"):
+        list_images_and_masks(tmp_path, images, "images", ("a",), {0: 0})
+
+
+def test_names_are_paired_in_whatever_unicode_form(tmp_path: Path) -> None:
+    """A Mac stores accents apart, and a zip file keeps them so; names are those of the images' files."""
+    touch(tmp_path, "images/caf\u00e9.jpg", "masks/cafe\u0301.png", "images/u\u0308/x.jpg", "masks/\u00fc/x.png")
+    assert pairs(tmp_path) == (sorted(["caf\u00e9", "u\u0308/x"]), [])
+
+
+def test_two_names_that_differ_by_unicode_form_alone_cannot_be_told_apart(tmp_path: Path) -> None:
+    touch(tmp_path, "images/\u00e9.jpg", "images/e\u0301.jpg", "masks/\u00e9.png", "masks/e\u0301.png")
+    names, problems = pairs(tmp_path)
+    assert names == []
+    assert [problem.split(": ")[1] for problem in problems] == [
+        "files with one stem cannot be told apart; keep one"
+    ] * 2
+
+
+def test_one_class_in_two_unicode_forms_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "\u00e9/1.jpg", "e\u0301/2.jpg", "b/3.jpg")
+    with pytest.raises(DataError, match=r"twice, its accented letters .*'\\xe9'.* move all images into one"):
+        list_images(tmp_path)
+
+
+def test_a_pipe_among_images_is_a_problem_and_not_waited_for(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.jpg", "masks/a.png")
+    for name in ("images/b.jpg", "masks/c.png", "images/notes"):
+        os.mkfifo(tmp_path / name)
+    names, problems = pairs(tmp_path)
+    assert names == ["a"]
+    why = "a pipe, a socket or a device, and no file; remove it"
+    assert problems == [f"images/b.jpg: {why}", f"masks/c.png: {why}"]
+    assert list_images(tmp_path).problems == tuple(problems)
