@@ -240,34 +240,39 @@ def plan(
     from pretune.data.preflight import check_before_training, check_masks
     from pretune.data.requirements import facts_before_decoding
     from pretune.plan import make_plan, searches_before
-    from pretune.search_spaces.schema import Data
     from pretune.store.lookup import find_in
     from pretune.store.store import open_store
+    from pretune.trainables.data.sets.table import listings_remembered
 
     study = load(file, scale, overrides)
-    facts_of = facts_before_decoding(data, missing=True)
-    check_before_training(study, facts_of)
-    digest_of, size_of = _contents(data, root)
-    glance_of = _glances(data, root / "cache", digest_of)
-    check_masks(study, facts_of, glance_of)
-    held = open_store(store or root / "store", root / "cache")
-    with searches_before(root / study.name) as asked:
-        made, stages = make_plan(study, digest_of, find_in(held), asked)
-    made = dataclasses.replace(made, data=tuple(data_facts(study, facts_of, glance_of, data)))
-    if timed:
-        from pretune.calibration import calibrate
-
-        click.echo("timing a few steps of each kind of stage ...", err=True)
-        sizes: Callable[[Data], int] = size_of
-        missing = [stage for stage in stages if held.find(stage.fingerprint) is None]
-        seconds, gpu_hours, disk = calibrate(missing, sizes)
-        made = dataclasses.replace(made, seconds=seconds, gpu_hours=gpu_hours, disk_bytes=disk)
+    with listings_remembered():
+        facts_of = facts_before_decoding(data, missing=True)
+        check_before_training(study, facts_of)
+        digest_of, size_of = _contents(data, root)
+        glance_of = _glances(data, root / "cache", digest_of)
+        check_masks(study, facts_of, glance_of)
+        held = open_store(store or root / "store", root / "cache")
+        with searches_before(root / study.name) as asked:
+            made, stages = make_plan(study, digest_of, find_in(held), asked)
+        made = dataclasses.replace(made, data=tuple(data_facts(study, facts_of, glance_of, data)))
+        sources = list(_sources(stages, data, root / "cache"))
+        if timed:
+            made = _timed(made, [stage for stage in stages if held.find(stage.fingerprint) is None], size_of)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(made), indent=1))
     else:
         print_plan(made, parallel or os.cpu_count() or 1, Console())
-        for line in _sources(stages, data, root / "cache"):
+        for line in sources:
             click.echo(line)
+
+
+def _timed(made: Any, missing: list[Stage], size_of: Callable[[Any], int]) -> Any:
+    """The plan with what the missing stages cost."""
+    from pretune.calibration import calibrate
+
+    click.echo("timing a few steps of each kind of stage ...", err=True)
+    seconds, gpu_hours, disk = calibrate(missing, size_of)
+    return dataclasses.replace(made, seconds=seconds, gpu_hours=gpu_hours, disk_bytes=disk)
 
 
 def _glances(data: Path | None, cache: Path | None, digest_of: Callable[[Any], str]) -> Callable[[Any], Any]:

@@ -40,6 +40,28 @@ def list_files(settings: schema.Data, data_root: Path | None) -> Listing:
 
     Raises DataError for missing folders or lists, and where there is no image.
     """
+    if _REMEMBERED:
+        found = _REMEMBERED[-1]
+        if (settings, data_root) not in found:
+            found[settings, data_root] = _listed(settings, data_root)
+        return found[settings, data_root]
+    return _listed(settings, data_root)
+
+
+_REMEMBERED: list[dict[tuple[schema.Data, Path | None], Listing]] = []  # of the contexts below that are open
+
+
+@contextmanager
+def listings_remembered() -> Iterator[None]:
+    """List each data set once while this lasts: a plan asks for the same files many times."""
+    _REMEMBERED.append({})
+    try:
+        yield
+    finally:
+        _REMEMBERED.pop()
+
+
+def _listed(settings: schema.Data, data_root: Path | None) -> Listing:
     root = locate(settings, data_root)
     assert root is not None  # only what is generated has no folder
     with readable(settings.dataset):
