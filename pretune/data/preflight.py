@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal
 
-from pretune.data.backbones import check_backbones
+from pretune.data.backbones import check_backbones, check_packaged_weights
 from pretune.data.requirements import FactsOf, of_cells, unmet_requirements
 from pretune.search_spaces import schema
 from pretune.search_spaces.cells import Cell
@@ -31,6 +31,7 @@ def check_before_training(study: Study, facts_of: FactsOf) -> None:
     from pretune.trainables.data.errors import RequirementsError
 
     check_backbones(study)
+    check_packaged_weights(study)
     problems = [*unmet_requirements(study, facts_of), *metric_problems(study, facts_of)]
     if problems:
         raise RequirementsError(f"{study.name} cannot be run as it is; nothing was started:", problems)
@@ -180,7 +181,9 @@ def _ignored(
 ) -> Iterator[str]:
     from pretune.trainables.data.splits import draw_split, label_subset
 
-    drawn = draw_split(seen.images, data.split, seeds[0], facts.official_test, facts.labels)
+    if data.split.stratify == "pixels":  # which reads every mask before it can be drawn
+        return
+    drawn = draw_split(seen.images, data.split, seeds[0], facts.official_test, facts.labels, facts.marks)
     labelled = label_subset(drawn.train, labels, seeds[1], facts.labels if data.split.stratify else None)
     parts = {"labelled": labelled, "validation": drawn.val} | ({"test": drawn.test} if phase == "report" else {})
     for part, rows in parts.items():

@@ -40,7 +40,7 @@ def run_worker(
 
     from pretune.trainables.data.checks.requirements import check_requirements, facts_of_images
     from pretune.trainables.data.sources import open_set
-    from pretune.trainables.data.splits import draw_split
+    from pretune.trainables.data.splits import draw_split, marks_for
     from pretune.trainables.distributed import ALONE
     from pretune.trainables.finetune import finetune
     from pretune.trainables.loop import RunContext
@@ -61,9 +61,9 @@ def run_worker(
     with contextlib.closing(open_set(stage.data, stage.digest, root, cache, processes=stage.resources.cpus)) as data:
         workers = 1 if world is None else world.size
         check_requirements(stage.name.replace(":", "."), settings, stage.data, facts_of_images(data), workers)
-        split = draw_split(
-            len(data.images), stage.data.split, stage.streams.get("split", 0), data.official_test, data.labels
-        )
+        asked, marks = stage.data.split, marks_for(stage.data.split, data)
+        seed = stage.streams.get("split", 0)
+        split = draw_split(len(data.images), asked, seed, data.official_test, data.labels, marks)
         store = task.folders.open_store()
         parent, other = weights_of(stage.parent, store), weights_of(stage.other, store)
         context = RunContext(
@@ -82,9 +82,9 @@ def run_worker(
         if isinstance(settings, schema.Pretrain):
             return pretrain(settings, stage.model, data, split, stage.streams, context)
         if isinstance(settings, schema.Finetune):
-            on_test, stratify = stage.on_test, stage.data.split.stratify
+            strata = (marks.strata if asked.stratify == "pixels" else data.labels) if asked.stratify else None
             return finetune(
-                settings, stage.model, data, split, stage.streams, context, on_test=on_test, stratify=stratify
+                settings, stage.model, data, split, stage.streams, context, on_test=stage.on_test, strata=strata
             )
         if isinstance(settings, schema.CKA):
             assert stage.other is not None
