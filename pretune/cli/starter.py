@@ -168,6 +168,10 @@ def _labelled(plan: _Plan) -> Iterator[str]:
         yield from _common(plan)
         return
     yield f"  {name}:\t{plan.images}"
+    if seen.annotations is not None:
+        yield from _coco(seen, seen.annotations)
+        yield from _common(plan)
+        return
     yield "    dataset: image-mask-folder"
     yield f"    root: {quoted(str(seen.root))}"
     yield f"    images: {quoted(seen.images)}"
@@ -177,6 +181,14 @@ def _labelled(plan: _Plan) -> Iterator[str]:
             yield f"    {key}: {quoted(pattern)}\tnames without suffix"
     yield from _meaning(seen)
     yield from _common(plan)
+
+
+def _coco(seen: PairsSeen, annotations: str) -> Iterator[str]:
+    yield "    dataset: coco"
+    yield f"    root: {quoted(str(seen.root))}"
+    yield f"    images: {quoted(seen.images)}"
+    yield f"    annotations: {quoted(annotations)}\tpolygons or run lengths; crowds are ignored"
+    yield f"    classes: [{', '.join(map(quoted, seen.meaning.classes[1:]))}]\t{seen.meaning.why}"
 
 
 def _meaning(seen: PairsSeen) -> Iterator[str]:

@@ -7,22 +7,25 @@ many; nothing is written.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
 
+from pretune.search_spaces import schema
 from pretune.search_spaces.schema.palettes import PALETTES, RGB
 from pretune.trainables.data import decode
 from pretune.trainables.data.errors import BadFileError, DataError
 from pretune.trainables.data.image_files import SUFFIXES, by_suffix, image_files
-from pretune.trainables.data.listing import Listing, file_of
+from pretune.trainables.data.listing import Listing, Member, file_of
+from pretune.trainables.data.sets.coco import list_coco
 from pretune.trainables.data.sets.folders import (
     EQUAL_STEMS,
     Names,
@@ -31,6 +34,8 @@ from pretune.trainables.data.sets.folders import (
     list_images_and_masks,
     tell_apart,
 )
+
+Item = TypeVar("Item")
 
 MOST_HEADERS = 2000  # images whose size and mode are read
 MOST_MASKS = 300  # masks whose values are read
@@ -112,6 +117,7 @@ class PairsSeen:
     listing: Listing
     meaning: Meaning
     looked_at: int  # masks whose values were read
+    annotations: str | None = None  # COCO JSON below root, in place of `masks` and `names`
 
     @property
     def count(self) -> int:
@@ -160,6 +166,44 @@ def survey_pairs(images: Path, masks: Path | None, names: Sequence[str] | None =
     chosen = _sample(files, MOST_MASKS)
     meaning = meaning_of_masks(chosen, names)
     return PairsSeen(root, image_folder, mask_folder, rule, listing, meaning, len(chosen))
+
+
+def survey_coco(images: Path, file: Path, names: Sequence[str] | None = None) -> PairsSeen:
+    """Images with a COCO JSON file. `names`: categories to keep; default: all. Raises DataError."""
+    root = Path(os.path.commonpath([images.resolve(), file.resolve().parent]))
+    below = images.resolve().relative_to(root).as_posix()
+    settings = schema.Coco(
+        dataset="coco", root=str(root), images=below, annotations=file.resolve().relative_to(root).as_posix(),
+        classes=tuple(names or ()),
+    )  # fmt: skip
+    listing = list_coco(settings, root)
+    if not listing.entries:
+        raise DataError(f"{file}: none of its images is in {images}", listing.problems)
+    rows = [entry.mask.row for entry in _sample(listing.entries, MOST_MASKS) if isinstance(entry.mask, Member)]
+    assert listing.unpack is not None
+    masks = listing.unpack(file.resolve()).masks
+    assert masks is not None
+    counts = np.sum([np.bincount(np.asarray(masks[row]).ravel(), minlength=256) for row in rows], axis=0)
+    kept = counts[: len(listing.classes)] / max(1, counts[: len(listing.classes)].sum())
+    text = ", ".join(f"{name} {share:.1%}" for name, share in zip(listing.classes, kept, strict=True))
+    shown = tuple(share for share in kept.tolist() if share)
+    ignored = float(counts[255] / counts.sum())
+    meaning = Meaning(listing.classes, shown, ignored, {}, f"share of pixels: {text}")
+    return PairsSeen(root, below, "", EQUAL_STEMS, listing, meaning, len(rows), str(settings.annotations))
+
+
+def coco_file_in(folder: Path) -> Path | None:
+    """The one COCO JSON file in a folder, beside images."""
+    found = [path for path in sorted(folder.glob("*.json")) if _is_coco(path)]
+    return found[0] if len(found) == 1 else None
+
+
+def _is_coco(path: Path) -> bool:
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(read, dict) and {"images", "annotations", "categories"} <= set(read)
 
 
 # ------------------------------------------------------------------------------------------------------------- pairing
@@ -364,10 +408,10 @@ def _headers(paths: Sequence[Path]) -> Iterator[tuple[tuple[int, int], str]]:
             continue
 
 
-def _sample(paths: Sequence[Path], most: int) -> list[Path]:
+def _sample(of: Sequence[Item], most: int) -> list[Item]:
     """Evenly spread over the names."""
-    at: Iterable[int] = np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int).tolist()
-    return [paths[i] for i in at]
+    at: Iterable[int] = np.linspace(0, len(of) - 1, min(most, len(of))).astype(int).tolist()
+    return [of[i] for i in at]
 
 
 # -------------------------------------------------------------------------------------------------------------- groups

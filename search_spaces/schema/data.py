@@ -488,6 +488,25 @@ class ImageMaskFolder(_MaskFiles):
         return self
 
 
+class AnnotationParts(Settings):
+    """A COCO file for each part, used as official lists."""
+
+    train: str  # file below root
+    val: str | None = None  # the test list where there is no test
+    test: str | None = None
+
+
+class Coco(_Images):
+    """Images with a COCO JSON file: polygons and run-length masks (pip install 'pretune[coco]'). Crowds are ignored."""
+
+    dataset: Literal["coco"]
+    root: str  # folder with images and file, relative to --data if given
+    images: str = "."  # folder below root to which the file's names belong
+    annotations: str | AnnotationParts = "annotations.json"  # below root; or {train: a.json, val: b.json, test: c.json}
+    classes: tuple[str, ...] = ()  # categories, in the order of their classes; others are background; default: all
+    background: str = "background"  # name of the first class, which is where no object is
+
+
 class _Volumes(_Images):
     """Grey volumes of `slices` times `cache_size` x `cache_size` voxels. Stages take them whole, at this size."""
 
@@ -543,6 +562,7 @@ Data = Annotated[
     | Parquet
     | ImageFolder
     | ImageMaskFolder
+    | Coco
     | Volumes
     | LUNA16,
     Field(discriminator="dataset"),

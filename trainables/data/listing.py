@@ -50,7 +50,7 @@ class Pack(NamedTuple):
     """An opened file that holds many images."""
 
     images: Rows
-    masks: NDArray[Any] | None = None  # (N, H, W) integers
+    masks: NDArray[Any] | Rows | None = None  # (N, H, W) integers, or by index
 
 
 class Colors(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -300,6 +301,26 @@ def test_jpeg_masks_are_black_and_white(tmp_path: Path) -> None:
     made = load_images(mine(study), None, tmp_path / "cache")
     assert made.masks is not None
     assert set(np.unique(made.masks)) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("file", "given"), [("photos/x.json", False), ("photos/x.json", True), ("labels/x.json", True)]
+)
+def test_a_coco_file_is_found_beside_the_images_or_given(tmp_path: Path, file: str, given: bool) -> None:
+    pytest.importorskip("pycocotools")
+    square = [[8, 8, 24, 8, 24, 24, 8, 24]]
+    for i in range(6):
+        image(tmp_path / "photos" / f"{i}.jpg")
+    (tmp_path / "gt").mkdir()
+    images = [{"id": i, "file_name": f"{i}.jpg", "height": 48, "width": 48} for i in range(6)]
+    objects = [{"id": i, "image_id": i, "category_id": 1 + i % 2, "segmentation": square} for i in range(6)]
+    names = [{"id": 1, "name": "leaf"}, {"id": 2, "name": "stem: old"}]
+    (tmp_path / file).write_text(json.dumps({"images": images, "annotations": objects, "categories": names}))
+    study, _ = init(tmp_path, "--images", tmp_path / "photos", *(["--masks", tmp_path / file] if given else []))
+    data = mine(study)
+    assert (data.dataset, data.classes) == ("coco", ("leaf", "stem: old"))
+    made = load_images(data, None, tmp_path / "cache")
+    assert (made.classes, len(made.images)) == (("background", "leaf", "stem: old"), 6)
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals
