@@ -1,18 +1,40 @@
-"""Stored results -> tables, statistics and figures. Reads a study's output folder and nothing else."""
+"""Stored results -> tables, statistics and figures. Reads a study's output folder and nothing else.
+
+`load` and `load_header` import their reader, and pandas with it, when they are called: a plan needs the statistics
+alone. The room `load` is imported before they are defined, or its first import would take the function's name.
+"""
 
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pretune.analysis.load.results import ResultsError, load, load_header
+    import pandas
+
+    from pretune.analysis.load.results import ResultsError, StudyHeader
 
 __all__ = ["ResultsError", "load", "load_header"]
 
+import_module("pretune.analysis.load")
+
+
+def load(folder: Path | str) -> pandas.DataFrame:
+    """The tidy results of the study stored in `folder`: see `pretune.analysis.load.results.load`."""
+    from pretune.analysis.load import results
+
+    return results.load(folder)
+
+
+def load_header(folder: Path | str) -> StudyHeader:
+    """The study's own description: see `pretune.analysis.load.results.load_header`."""
+    from pretune.analysis.load import results
+
+    return results.load_header(folder)
+
 
 def __getattr__(name: str) -> Any:
-    """Import the reader of results, and pandas with it, when it is asked for: a plan needs the statistics alone."""
-    if name not in __all__:
+    if name != "ResultsError":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("pretune.analysis.load.results"), name)
+    return import_module("pretune.analysis.load.results").ResultsError

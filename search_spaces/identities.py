@@ -122,7 +122,7 @@ def workers_identity(resources: StageResources) -> dict[str, Any]:
 def weights_identity(method: Weights, model: Model) -> dict[str, Any]:
     """Ready-made weights depend on no data and no seed; a file counts by what it holds, not by where it is."""
     source = method.source
-    if not source.startswith(("torchvision:", "timm:")):
+    if not source.startswith(("torchvision:", "timm:", "package:")):
         with open(source, "rb") as file:
             source = hashlib.file_digest(file, "sha256").hexdigest()
     recipe = ["weights", RECIPE["pretrain"]]

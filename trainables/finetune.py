@@ -27,6 +27,7 @@ from pretune.trainables.loop import (
     build_optimizer,
     compile_parts,
     layout,
+    multiply_lr,
     set_lr_and_decay,
     training_length,
 )
@@ -93,6 +94,8 @@ def finetune(
     # --- optimiser, and where an earlier attempt stopped
     freezing = Freezing(settings, length.steps_per_epoch)
     optimizer = build_optimizer(settings.optimizer, freezing.trained_parameters(network))
+    if settings.encoder_lr_mult is not None:
+        multiply_lr(optimizer, network.encoder.parameters(), settings.encoder_lr_mult)
     loss_of = LOSSES[settings.loss]
     best = BestWeights(network, settings)
     progress = Progress(context, length, "loss", {"network": network, "optimizer": optimizer, "best": best})

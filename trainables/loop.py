@@ -363,9 +363,18 @@ def set_lr_and_decay(
     set_decay(optimizer, settings.optimizer, step, steps)
 
 
+def multiply_lr(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], factor: float) -> None:
+    """Train these parameters at `factor` times the rate, in groups of their own behind the ones there are."""
+    chosen = {id(parameter) for parameter in parameters}
+    for group in list(optimizer.param_groups):
+        moved = [parameter for parameter in group["params"] if id(parameter) in chosen]
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in chosen]
+        optimizer.add_param_group({**group, "params": moved, "lr_mult": factor})
+
+
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_mult", 1.0)
 
 
 def set_decay(optimizer: torch.optim.Optimizer, settings: schema.Optimizer, step: int, steps: int) -> None:
@@ -373,7 +382,8 @@ def set_decay(optimizer: torch.optim.Optimizer, settings: schema.Optimizer, step
     if not isinstance(settings, schema.AdamW) or settings.weight_decay_end is None:
         return
     decay = cosine_ramp(settings.weight_decay, settings.weight_decay_end, step, steps)
-    optimizer.param_groups[0]["weight_decay"] = decay  # what has none is the second group
+    for group in optimizer.param_groups[:: 2 if settings.decay == "weights" else 1]:  # every second one has none
+        group["weight_decay"] = decay
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], norm: float | None, clip: Literal["parameter"] | None) -> None:

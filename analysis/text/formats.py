@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import rich.table
 from pylatexenc.latexencode import UnicodeToLatexEncoder
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from pretune.analysis.text.grids import AnyTable, TextGrid, text_grid
@@ -80,13 +81,13 @@ def _html_row(cells: Sequence[str], left: int) -> str:
     return f"<tr>{labels}{''.join(f'<td>{cell}</td>' for cell in cells[left:])}</tr>"
 
 
-def to_rich(table: AnyTable) -> rich.table.Table | Text:
+def to_rich(table: AnyTable) -> RenderableType:
     """The table for a terminal: best of each column bold, published numbers beneath ours, notes below."""
     laid = text_grid(table, beneath=True)
     if not laid.body:
         return Text(f"{laid.caption}: {'; '.join(laid.notes) or _NOTHING}")
     title = Text(f"{table.study}: {table.metric}", style="bold")
-    pretty = rich.table.Table(title=title, caption=Text("\n".join([laid.caption, *laid.notes])), caption_justify="left")
+    pretty = rich.table.Table(title=title)
     for position, name in enumerate(laid.head):
         label = position < laid.left
         pretty.add_column(Text(name), justify="left" if label else "right", style="cyan" if label else "")
@@ -94,7 +95,8 @@ def to_rich(table: AnyTable) -> rich.table.Table | Text:
         last_of_group = laid.left > 1 and y + 1 < len(laid.body) and laid.body[y + 1][0] != row[0]
         cells = (_rich_cell(text, (y, x) in laid.bold) for x, text in enumerate(row))
         pretty.add_row(*cells, end_section=last_of_group)
-    return pretty
+    below = Text("\n".join([laid.caption, *laid.notes]), style="dim italic")  # as wide as the terminal, not the table
+    return Group(pretty, below)
 
 
 def _embolden(grid: TextGrid, bold: Callable[[str], str]) -> list[list[str]]:

@@ -1,4 +1,5 @@
-"""Which backbones of timm a study asks for, and whether timm has them: found out before anything starts."""
+"""Which backbones of timm and which packages of weights a study asks for, and whether they are there: found out before
+anything starts."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from typing import Any
 
 from pretune.errors import ModelError
 from pretune.search_spaces import space
+from pretune.search_spaces.packaged_weights import PACKAGED_WEIGHTS
 from pretune.search_spaces.resolve import Study
 
 
@@ -22,6 +24,26 @@ def check_backbones(study: Study) -> None:
             levels(name)
         except BackboneError as error:
             raise ModelError(f"model.backbone: {error}") from None
+
+
+def check_packaged_weights(study: Study) -> None:
+    """Raises WeightsError for weights of a package (`source: package:NAME`) that is not installed."""
+    wanted = {name for cell in study.cells for name in packages(space.to_plain(cell.template.get("pretrain")))}
+    if not wanted:
+        return
+    from pretune.trainables.methods.weights import packaged_file
+
+    for name in sorted(wanted):
+        packaged_file(PACKAGED_WEIGHTS[name])
+
+
+def packages(settings: Any) -> Iterator[str]:
+    """Every package of weights in the settings of pretrainings, those inside a range too."""
+    if isinstance(settings, str) and settings.startswith("package:"):
+        yield settings.removeprefix("package:")
+    elif isinstance(settings, list | Mapping):
+        for part in settings if isinstance(settings, list) else settings.values():
+            yield from packages(part)
 
 
 def backbones(model: Any) -> Iterator[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal
 
-from pretune.data.backbones import check_backbones
+from pretune.data.backbones import check_backbones, check_packaged_weights
 from pretune.data.requirements import FactsOf, of_cells, unmet_requirements
 from pretune.search_spaces import schema
 from pretune.search_spaces.cells import Cell
@@ -31,6 +31,7 @@ def check_before_training(study: Study, facts_of: FactsOf) -> None:
     from pretune.trainables.data.errors import RequirementsError
 
     check_backbones(study)
+    check_packaged_weights(study)
     problems = [*unmet_requirements(study, facts_of), *metric_problems(study, facts_of)]
     if problems:
         raise RequirementsError(f"{study.name} cannot be run as it is; nothing was started:", problems)

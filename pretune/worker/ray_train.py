@@ -2,8 +2,9 @@
 
 Ray Train restarts the workers when one is lost; they go on from the state that the stage last wrote, on as many as
 the study allows. It restarts them whatever they failed of, so a failure that would repeat is noted in the attempt's
-folder, and restarted workers end at once. Its own checkpoints stay unused, since the store holds all state. Where one of them is preempted
-(its node is drained, the study is stopped) all write and stop after the same step (loop.CheckpointTimer).
+folder, and restarted workers end at once. Its own checkpoints stay unused, since the store holds all state. Where one
+of them is preempted (its node is drained, the study is stopped) all write and stop after the same step
+(loop.CheckpointTimer).
 """
 
 from __future__ import annotations

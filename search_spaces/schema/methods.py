@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from pretune.search_spaces.packaged_weights import PACKAGED_WEIGHTS
 from pretune.search_spaces.schema.base import Fraction, Settings
 
 __all__ = [
@@ -404,9 +405,14 @@ def _weights_source(value: object) -> object:
     """A library's name as it is; a file must exist, and its path is made absolute, since workers run elsewhere."""
     if not isinstance(value, str) or value.startswith(("torchvision:", "timm:")):
         return value
+    if value.startswith("package:"):
+        if (name := value.removeprefix("package:")) not in PACKAGED_WEIGHTS:
+            raise ValueError(f"no package is known for {name!r}; use package:{' or package:'.join(PACKAGED_WEIGHTS)}")
+        return value
     path = Path(value).expanduser().absolute()
     if not path.is_file():
-        raise ValueError(f"no file {value}; give a .safetensors or torch file, torchvision:NAME or timm:NAME")
+        kinds = "a .safetensors or torch file, torchvision:NAME, timm:NAME or package:NAME"
+        raise ValueError(f"no file {value}; give {kinds}")
     return str(path)
 
 
@@ -415,7 +421,7 @@ class Weights(Settings):
 
     name: Literal["weights"]
     facts: ClassVar[MethodFacts] = MethodFacts(trains=False)
-    source: Annotated[str, BeforeValidator(_weights_source)]  # a file, torchvision:resnet34 or timm:NAME
+    source: Annotated[str, BeforeValidator(_weights_source)]  # file, torchvision:resnet34, timm:NAME, package:NAME
     inputs: Literal["imagenet", "unit"] = "imagenet"  # trained on pixels normalised by ImageNet's statistics, or [0, 1]
 
 

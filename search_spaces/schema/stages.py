@@ -140,12 +140,13 @@ class Finetune(_Length, ExtraSettings):
     transfer: Literal["none", "encoder", "encoder+decoder"] = "encoder"
     freeze: Literal["none", "encoder"] = "none"
     unfreeze_epoch: PositiveInt | None = None  # the first epoch, counted from 0, that trains a frozen encoder too
+    encoder_lr_mult: PositiveFloat | None = None  # encoder's rate as a multiple of the decoder's; default: the same
     loss: Literal["dice", "foreground-dice", "cross-entropy", "dice+cross-entropy", "focal"] = "dice"
     augment: Augment = Augment()
     optimizer: Optimizer = Adam()
     schedule: Schedule = Constant()
     batch_size: PositiveInt = 256  # images per step (P2)
-    checkpoint: Literal["last", "best"] = "last"  # which weights are scored: the last, or the best on validation
+    checkpoint: Literal["last", "best"] = "last"  # which weights are scored: the last, or those of the best val/jaccard
     validate_every: NonNegativeInt = 0  # epochs between validations for the learning curve; 0: only at the end
     patience: PositiveInt | None = None  # stop after this many validations without a better val/jaccard
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -161,6 +162,12 @@ class Finetune(_Length, ExtraSettings):
     def _frozen_first(self) -> Finetune:
         if self.unfreeze_epoch is not None and self.freeze == "none":
             raise ValueError("unfreeze_epoch needs freeze: encoder")
+        return self
+
+    @model_validator(mode="after")
+    def _encoder_trained(self) -> Finetune:
+        if self.encoder_lr_mult is not None and self.freeze == "encoder" and self.unfreeze_epoch is None:
+            raise ValueError("encoder_lr_mult has no effect on a frozen encoder; leave it out, or set unfreeze_epoch")
         return self
 
     @model_validator(mode="after")

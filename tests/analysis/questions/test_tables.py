@@ -439,7 +439,7 @@ def test_rich_shows_study_metric_and_numbers():
 
 
 def test_rich_bolds_the_best_of_each_column():
-    pretty = to_rich(build_table(make_results(), make_header(), JACCARD))
+    pretty, _ = to_rich(build_table(make_results(), make_header(), JACCARD)).renderables
     bold = [
         [cell.spans[0].style == "bold" if cell.spans else cell.style == "bold" for cell in column.cells]
         for column in pretty.columns

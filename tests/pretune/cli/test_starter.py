@@ -304,7 +304,7 @@ def test_jpeg_masks_are_black_and_white(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "given"), [("photos/x.json", False), ("photos/x.json", True), ("labels/x.json", True)]
+    ("file", "given"), [("photos/x.json", False), ("photos/x.json", True), ("gt/x.json", True)]
 )
 def test_a_coco_file_is_found_beside_the_images_or_given(tmp_path: Path, file: str, given: bool) -> None:
     pytest.importorskip("pycocotools")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from pretune.search.pruning import Pruning
 from pretune.search.replicates import ReplicatePlan, Run
 from pretune.search_spaces import schema
 from pretune.search_spaces.metrics import Bound
-from pretune.search_spaces.resolve import Study, from_dict
+from pretune.search_spaces.resolve import Study, from_dict, load
 from pretune.search_spaces.stages import Stage, replicates, stream_seed
 
 BASE: dict[str, Any] = {
@@ -449,3 +450,24 @@ def test_more_trials_continue_a_search_and_any_other_change_starts_a_new_one() -
     assert names_of(study(TEMPERATURE, ("pretrain.steps", 6))).isdisjoint(old)
     assert names_of(study(TEMPERATURE, ("seeds.search", 3))).isdisjoint(old)
     assert names_of(study(TEMPERATURE, ("tune.target", "val/dice"))).isdisjoint(old)
+
+
+RARE = Path(__file__).parents[4] / "shared" / "cases" / "tune-on-rare-class" / "study.yaml"
+
+
+@pytest.mark.skipif(not RARE.is_file(), reason="needs ../shared/cases")
+def test_the_case_of_a_rare_class_tells_no_trial_infeasible() -> None:
+    """Scores that the case gave: one image of 12 has a leaf, and the third trial predicts none at the last seed."""
+    chosen, order = load(RARE, None, ()), list[float]()
+    scores = [[0.0, 0.0326, 0.0], [0.0, 0.0326, 0.0], [0.0, 0.0, None]]
+
+    def score(stage: Stage) -> float | None:
+        if rate(stage) not in order:
+            order.append(rate(stage))
+        return scores[order.index(rate(stage))][seed_number(chosen, stage)]
+
+    run, _ = drive(chosen, leaf_scores(score))
+    told = [(trial.result.state, trial.result.value, trial.result.reason) for trial in run.trials]
+    assert told[:2] == [("complete", pytest.approx(0.0326 / 3), "")] * 2
+    assert told[2] == ("complete", 0.0, "no score at 1 of 3 seeds")
+    assert run.messages == []

@@ -454,8 +454,9 @@ def test_an_image_above_pillows_limit_is_read_and_one_above_ours_says_the_limit(
 
 @pytest.mark.slow
 def test_an_image_of_182_million_pixels_is_read(tmp_path: Path) -> None:
+    """Pillow's sums in fixed point over 1,750 pixels a side may round a level away."""
     path = saved(tmp_path / "a.png", Image.new("L", (14000, 13000), 200))
-    assert decode.fit_image(decode.read_image(path), 8, "squash").getpixel((3, 3)) == (200, 200, 200)
+    assert decode.fit_image(decode.read_image(path), 8, "squash").getpixel((3, 3)) == pytest.approx((200,) * 3, abs=1)
 
 
 def test_what_is_laid_over_black_is_told(tmp_path: Path) -> None:
