@@ -14,6 +14,7 @@ import yaml
 if TYPE_CHECKING:
     from pretune.data.survey import Groups, ImagesSeen, PairsSeen, Sizes
 
+SCHEMA_FILE = ".pretune.schema.json"  # beside the study, for editors
 RARE = 0.05  # share of pixels below which a class is rare
 ROUND = 1.34  # longer over shorter side up to which squashing to a square changes shapes little
 FEW = 40  # labelled training images below which a tenth of them is too few to train on
@@ -48,6 +49,7 @@ def starter(name: str, labelled: PairsSeen | None, pool: Pool | None, hardware: 
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:100] or "my-study"
     plan = _Plan(labelled, _images_of(labelled), pool, hardware)
     lines = [
+        f"# yaml-language-server: $schema={SCHEMA_FILE}",
         f"# A Pretune study. `pretune plan {name}.yaml` shows what it would run, `pretune run {name}.yaml` runs it.",
         f"study: {quoted(name)}",
         "question: Does pretraining help, and should the encoder be frozen?",

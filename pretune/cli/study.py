@@ -352,8 +352,9 @@ def init(
     pretune init my-study.yaml --images photos/ --masks labels/ --classes background,leaf
     """
     from pretune.calibration import has_gpu
-    from pretune.cli.starter import Hardware, Pool, starter
+    from pretune.cli.starter import SCHEMA_FILE, Hardware, Pool, starter
     from pretune.data.survey import coco_file_in, survey_coco, survey_images, survey_pairs
+    from pretune.search_spaces.json_schema import json_schema
 
     if file.exists():
         raise click.UsageError(f"{file} exists; choose another name or delete it")
@@ -369,6 +370,7 @@ def init(
     text = starter(file.stem, labelled, pool, Hardware(has_gpu(), os.cpu_count() or 1))
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
+    (file.parent / SCHEMA_FILE).write_text(json.dumps(json_schema(), indent=1) + "\n", encoding="utf-8")
     if labelled is None:
         click.echo("--images not given: placeholders stand in their place, edit them before running")
     else:
@@ -397,4 +399,24 @@ def _check_starter(file: Path) -> None:
     check_masks(study, facts_of, glance_of)
 
 
-COMMANDS = (run, submit, stop, plan, init)
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), help="Write it there.  [default: print it]")
+def schema(out: Path | None) -> None:
+    """Print the JSON Schema of study files, by which editors complete and check them.
+
+    \b
+    pretune schema --out pretune.schema.json
+    # yaml-language-server: $schema=pretune.schema.json    as the first line of a study, which `pretune init` writes
+    """
+    from pretune.search_spaces.json_schema import json_schema
+
+    text = json.dumps(json_schema(), indent=1)
+    if out is None:
+        click.echo(text)
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text + "\n", encoding="utf-8")
+        click.echo(f"wrote {out}")
+
+
+COMMANDS = (run, submit, stop, plan, init, schema)
