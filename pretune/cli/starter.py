@@ -222,6 +222,8 @@ def _common(plan: _Plan) -> Iterator[str]:
     alone = plan.labelled.listing.problems if plan.labelled is not None else ()
     sides = f"median short side {plan.sizes.short} px; " if plan.sizes is not None else ""
     yield f"    cache_size: {plan.size}\tpx; {sides}at most {plan.hardware.largest} on {where}"
+    if plan.images is not None:
+        yield from (f"    {setting}\t{why}" for setting, why in plan.images.reading.items())
     if plan.fit == "pad":
         yield f"    fit: pad\tshapes are kept: images are up to {_aspect(plan):.1f} times as long as wide"
     if alone:
@@ -262,6 +264,7 @@ def _unlabelled(plan: _Plan) -> Iterator[str]:
     yield "    dataset: image-folder"
     yield f"    root: {quoted(str(plan.pool.folder.resolve()))}"
     yield f"    cache_size: {plan.size}\tpx, as above"
+    yield from (f"    {setting}\t{why}" for setting, why in plan.pool.seen.reading.items())
     if plan.fit == "pad":
         yield "    fit: pad"
     yield "    on_error: skip\tleave bad files out and record which"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from pretune.search_spaces import schema
@@ -38,6 +39,7 @@ from pretune.trainables.data.sets.folders import (
 Item = TypeVar("Item")
 
 MOST_HEADERS = 2000  # images whose size and mode are read
+MOST_DEEP = 50  # images of which pages are counted, and values read where they have more than 8 bits
 MOST_MASKS = 300  # masks whose values are read
 SOFT = 0.1  # share of pixels between black and white up to which a mask is black and white with soft edges
 NEAR = 64  # of 255: what counts as black or white there
@@ -85,6 +87,7 @@ class ImagesSeen:
     sizes: Sizes
     modes: Mapping[str, int]  # Pillow's, such as RGB or I;16 -> images
     unread: Mapping[str, int]  # suffix -> files of it, which are not read
+    reading: Mapping[str, str]  # value_range or page, as a study has them -> why
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{count} {mode}" for mode, count in sorted(self.modes.items(), key=lambda item: -item[1]))
@@ -138,7 +141,46 @@ def images_seen(paths: Sequence[Path], unread: Mapping[str, int]) -> ImagesSeen:
     if not headers:
         raise DataError(f"{paths[0].parent}: none of the {len(paths)} images can be read")
     sizes = Counter(size for size, _ in headers)
-    return ImagesSeen(len(paths), Sizes(sizes), Counter(mode for _, mode in headers), unread)
+    modes = Counter(mode for _, mode in headers)
+    return ImagesSeen(len(paths), Sizes(sizes), modes, unread, _reading(paths, modes))
+
+
+def _reading(paths: Sequence[Path], modes: Mapping[str, int]) -> dict[str, str]:
+    """What files with several pages, with floating-point and with dark 16-bit pixels need to be read."""
+    asked: dict[str, str] = {}
+    chosen = _sample(paths, MOST_DEEP)
+    if (pages := max((_frames(path) for path in chosen), default=1)) > 1:
+        asked["page: 1"] = f"files have up to {pages} pages; of each only this one is used"
+    if not {"F", *decode.DEEP_MODES} & set(modes):
+        return asked
+    found = [values for path in chosen if (values := _deep_values(path)) is not None]
+    low, high = min((v.min() for v in found), default=0.0), max((v.max() for v in found), default=0.0)
+    if "F" not in modes and high >= decode.LEAST_DEEP:
+        return asked  # the whole range of 16 bits, which is the default
+    if "F" not in modes:
+        white = (1 << int(high).bit_length()) - 1
+        return asked | {f"value_range: [0, {white}]": f"16-bit files whose largest value is {high:g}"}
+    if low >= 0 and high <= 1:
+        return asked | {"value_range: [0, 1]": "floating-point files between 0 and 1"}
+    return asked | {"value_range: {percentiles: [1, 99]}": f"floating-point files from {low:g} to {high:g}"}
+
+
+def _deep_values(path: Path) -> NDArray[np.float64] | None:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image).astype(np.float64) if image.mode in {"F", *decode.DEEP_MODES} else None
+    except Exception:  # Pillow raises almost any type on damaged files; the run names them
+        return None
+
+
+def _frames(path: Path) -> int:
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return 1
+    try:
+        with Image.open(path) as image:
+            return int(getattr(image, "n_frames", 1))
+    except Exception:
+        return 1
 
 
 def survey_pairs(images: Path, masks: Path | None, names: Sequence[str] | None = None) -> PairsSeen:

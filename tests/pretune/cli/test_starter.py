@@ -303,9 +303,7 @@ def test_jpeg_masks_are_black_and_white(tmp_path: Path) -> None:
     assert set(np.unique(made.masks)) == {0, 1}
 
 
-@pytest.mark.parametrize(
-    ("file", "given"), [("photos/x.json", False), ("photos/x.json", True), ("gt/x.json", True)]
-)
+@pytest.mark.parametrize(("file", "given"), [("photos/x.json", False), ("photos/x.json", True), ("gt/x.json", True)])
 def test_a_coco_file_is_found_beside_the_images_or_given(tmp_path: Path, file: str, given: bool) -> None:
     pytest.importorskip("pycocotools")
     square = [[8, 8, 24, 8, 24, 24, 8, 24]]
@@ -321,6 +319,37 @@ def test_a_coco_file_is_found_beside_the_images_or_given(tmp_path: Path, file: s
     assert (data.dataset, data.classes) == ("coco", ("leaf", "stem: old"))
     made = load_images(data, None, tmp_path / "cache")
     assert (made.classes, len(made.images)) == (("background", "leaf", "stem: old"), 6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "high", "expected"),
+    [
+        (np.uint16, 65535, None), (np.uint16, 4000, (0, 4095)), (np.uint16, 900, (0, 1023)), (np.float32, 1, (0, 1)),
+        (np.float32, 300, "percentiles"),
+    ],
+)  # fmt: skip
+def test_deep_images_get_the_range_that_their_values_have(tmp_path: Path, dtype: Any, high: int, expected: Any) -> None:
+    for i in range(4):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        ramp = np.linspace(0, high, 48 * 48).reshape(48, 48).astype(dtype)
+        Image.fromarray(ramp).save(tmp_path / "images" / f"{i}.tif")
+        mask(tmp_path / "masks" / f"{i}.png")
+    study, _ = init(tmp_path, "--images", tmp_path / "images", "--masks", tmp_path / "masks")
+    asked = mine(study).value_range
+    assert asked == expected or (expected == "percentiles" and asked.percentiles == (1, 99))
+    made = load_images(mine(study), None, tmp_path / "cache")
+    assert np.asarray(made.images).max() > 200
+
+
+def test_stacks_get_their_first_page(tmp_path: Path) -> None:
+    for i in range(4):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        pages = [Image.new("L", (48, 48), value) for value in (50, 90)]
+        pages[0].save(tmp_path / "images" / f"{i}.tif", save_all=True, append_images=pages[1:])
+        mask(tmp_path / "masks" / f"{i}.png")
+    study, _ = init(tmp_path, "--images", tmp_path / "images", "--masks", tmp_path / "masks")
+    assert mine(study).page == 1
+    assert np.unique(load_images(mine(study), None, tmp_path / "cache").images).tolist() == [50]
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals

@@ -101,7 +101,7 @@ def list_coco(settings: schema.Coco, root: Path) -> Listing:
     there = with_files(entries, root, problems)
     indices = {root / file: _indices(read[part].names, kept) for part, file in files.items()}
     opened = {root / file: read[part] for part, file in files.items()}
-    classes = (settings.background, *kept)
+    classes = (settings.rest, *kept)
     return Listing(
         root, tuple(sorted(there)), tuple(problems), classes,
         {i: i for i in range(len(classes))} | {IGNORE: IGNORE},

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pretune.search_spaces import schema
 from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.listing import Listing, where_all_are
+from pretune.trainables.data.listing import Listing, reading_of, where_all_are
 from pretune.trainables.data.sets import classed, coco, cubes, flowers, folders, packed, parquet, pets, segmented
 from pretune.trainables.data.sets.catalogue import About, DataSet
 from pretune.trainables.data.split_file import with_split_file
@@ -49,7 +49,7 @@ def list_files(settings: schema.Data, data_root: Path | None) -> Listing:
         raise DataError(
             f"{settings.dataset}: no usable image in {root}{where_all_are(listing.problems)}", listing.problems
         )
-    listing = with_split_file(listing, settings.split, data_root)
+    listing = replace(with_split_file(listing, settings.split, data_root), reading=reading_of(settings))
     return _limited(listing, settings.limit, settings.split.seed)
 
 
