@@ -72,6 +72,7 @@ def _tested_on(settings: Configuration) -> str:
 TASK = {  # of a data set's settings: which images are tested, and what their masks mean
     *("dataset", "root", "limit", "seed", "images", "labels", "classes", "classify"),
     *("mask_values", "mask_threshold", "mask_colors", "ignore", "ignore_colors"),
+    *("masks", "image_name", "mask_name", "annotations", "rest", "page"),
 }
 
 

@@ -373,6 +373,7 @@ def _by_values(
         )
     ignore = 255 if 255 in held and len(held) > 2 and 0 < max(v for v in held if v < 255) < len(held) + 20 else None
     kept = [value for value in held if value != ignore]
+    _refuse_one_class(kept, paths)
     plain = ["background", "object"] if len(kept) == 2 and kept[0] == 0 else []
     classes = _named(names, len(kept), plain or _counted(kept, palette))
     counted = sum(values[value] for value in kept)
@@ -405,12 +406,21 @@ def _by_colors(colors: Counter[RGB], names: Sequence[str] | None, paths: Sequenc
             f"{paths[0].parent}: the masks hold {len(colors)} colours, which are no classes; save them as PNG, as JPEG "
             "blurs colours, and take care that they are masks"
         )
+    _refuse_one_class(list(colors), paths)
     held = [color for color, _ in sorted(colors.items(), key=lambda item: (item[0] != (0, 0, 0), -item[1]))]
     classes = _named(names, len(held), _counted(list(range(len(held))), ()))
     mapping = {name: list(color) for name, color in zip(classes, held, strict=True)}
     text = ", ".join(f"{list(color)} {colors[color] / total:.1%}" for color in held[:6])
     why = f"colours and their share of pixels: {text}{', ...' if len(held) > 6 else ''}"
     return Meaning(classes, tuple(colors[color] / total for color in held), 0.0, {"mask_colors": mapping}, why)
+
+
+def _refuse_one_class(held: Sequence[object], paths: Sequence[Path]) -> None:
+    if len(held) < 2:
+        raise DataError(
+            f"{paths[0].parent}: all {len(paths)} masks looked at hold {held[0]} alone, which is no task; a task "
+            "has two classes or more"
+        )
 
 
 def _named(given: Sequence[str] | None, count: int, made: Sequence[str]) -> tuple[str, ...]:

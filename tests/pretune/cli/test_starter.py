@@ -92,9 +92,9 @@ def test_what_is_quoted_reads_as_it_was(name: str) -> None:
 def test_odd_folders_and_classes_are_quoted(tmp_path: Path, folder: str) -> None:
     pairs(tmp_path / folder, 4)
     study, _ = init(tmp_path, "--images", tmp_path / folder / "images", "--masks", tmp_path / folder / "masks",
-                    "--classes", f"no,{folder}".replace(", ", ""))  # fmt: skip
+                    "--classes", f"off,{folder}".replace(", ", ""))  # fmt: skip
     assert mine(study).root == str((tmp_path / folder).resolve())
-    assert mine(study).classes == ("no", folder)
+    assert mine(study).classes == ("off", folder)
 
 
 # ---------------------------------------------------------------------------------------------------- what it has seen

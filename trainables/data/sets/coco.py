@@ -83,6 +83,10 @@ def list_coco(settings: schema.Coco, root: Path) -> Listing:
     if unknown := sorted({*settings.classes} - {*names}):
         raise DataError(f"coco: no category is called {', '.join(unknown)}; there are {', '.join(names)}")
     kept = settings.classes or tuple(names)
+    if odd := [name for name in kept if "/" in name or not name.strip() or not name.isprintable()]:
+        raise DataError(
+            f"coco: the category {odd[0]!r} cannot stand in the name of a metric; leave it out by `classes:`"
+        )
     if len(kept) >= IGNORE:
         raise DataError(f"coco: {len(kept)} categories, but a mask holds up to {IGNORE - 1}; name some by `classes:`")
     last = "test" if "test" in files else "val"

@@ -150,6 +150,7 @@ def test_an_annotation_that_is_no_mask_says_why(segmentation: Any, expected: str
         (json.dumps({"images": [], "annotations": [{"image_id": 1}], "categories": []}), {}, "holds boxes"),
         (json.dumps({"images": [], "annotations": [], "categories": [{"id": 1, "name": "x"}, {"id": 2, "name": "x"}]}),
          {}, "two categories called x"),
+        (json.dumps({"images": [], "annotations": [], "categories": [{"id": 1, "name": "a/b"}]}), {}, "category 'a/b'"),
         (json.dumps({"images": [], "annotations": [], "categories": CATEGORIES}), {"classes": ["cow"]},
          "no category is called cow; there are cat, dog"),
     ],
