@@ -73,6 +73,7 @@ MOST_REPLICATES = 100_000
 TASK = {  # of a data set's settings: which images are tested, and what their masks mean
     *("dataset", "root", "limit", "seed", "images", "labels", "classes", "classify"),
     *("mask_values", "mask_threshold", "mask_colors", "ignore", "ignore_colors"),
+    *("masks", "image_name", "mask_name", "annotations", "rest", "page"),
 }
 
 

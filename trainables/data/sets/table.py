@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pretune.search_spaces import schema
 from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.listing import Listing, where_all_are
-from pretune.trainables.data.sets import classed, cubes, flowers, folders, packed, parquet, pets, segmented
+from pretune.trainables.data.listing import Listing, reading_of, where_all_are
+from pretune.trainables.data.sets import classed, coco, cubes, flowers, folders, packed, parquet, pets, segmented
 from pretune.trainables.data.sets.catalogue import About, DataSet
 from pretune.trainables.data.split_file import with_split_file
 from pretune.trainables.data.splits import draw_subset
@@ -31,6 +31,7 @@ DATA_SETS: dict[str, DataSet] = {
     **cubes.CUBE_SETS,
     **parquet.PARQUET_SETS,
     **folders.FOLDER_SETS,
+    **coco.COCO_SETS,
 }
 ABOUT: dict[str, About] = {name: row.about for name, row in DATA_SETS.items() if isinstance(row.about, About)}
 
@@ -70,7 +71,7 @@ def _listed(settings: schema.Data, data_root: Path | None) -> Listing:
         raise DataError(
             f"{settings.dataset}: no usable image in {root}{where_all_are(listing.problems)}", listing.problems
         )
-    listing = with_split_file(listing, settings.split, data_root)
+    listing = replace(with_split_file(listing, settings.split, data_root), reading=reading_of(settings))
     return _limited(listing, settings.limit, settings.split.seed)
 
 
