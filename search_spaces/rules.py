@@ -21,11 +21,15 @@ from pretune.search_spaces.schema import Configuration, Data, Finetune, Header, 
 from pretune.search_spaces.schema.scores import EXTRA_SCORES
 from pretune.search_spaces.tuning import check_metrics, check_searched, check_tune
 
+ENOUGH = 500  # problems, with repetitions, after which further cells are looked at once these are mended
+
 
 def check_cells(cells: Sequence[tuple[Cell, Locations]], header: Header, warnings: list[str]) -> list[Problem]:
     problems: list[Problem] = []
     tested: dict[str, str] = {}
     for cell, locations in cells:
+        if len(problems) > ENOUGH:
+            break
         for suggest in extremes(cell):
             settings = space.fill(cell.template, suggest)
             configuration, found = problems_of(Configuration, settings, locations)
@@ -332,6 +336,7 @@ def check_header(
                 yield locations.problem(("report", key), f"there is no factor {name!r}", did_you_mean(name, factors))
     yield from check_axes(header, locations)
     yield from check_equal_levels(factors, cells)
+    yield from _check_runs(header, len(cells), locations)
     yield from _check_published(header, locations)
     yield from _check_levels(header.report.baseline, ("report", "baseline"), factors, locations)
     yield from _check_levels(header.tune.pretrain.cells, ("tune", "pretrain", "cells"), factors, locations)
@@ -339,6 +344,21 @@ def check_header(
     yield from check_tune(header, locations)
     yield from check_metrics(header.tune, locations)
     yield from check_pairs(header, cells, factors)
+
+
+MAX_REPLICATES = 100_000  # of a phase, in all cells: `plan` counts them one by one, in seconds
+
+
+def _check_runs(header: Header, cells: int, locations: Locations) -> Iterator[Problem]:
+    """A slip of a few zeros would be planned, and reported on, for hours."""
+    for phase in ("search", "select", "report"):
+        seeds = getattr(header.seeds, phase)
+        total = 0 if seeds is None else seeds.pretrain * seeds.finetune * max(cells, 1)
+        if total > MAX_REPLICATES:
+            what = f"{total} replicates in {cells} cells are more than {MAX_REPLICATES}"
+            yield locations.problem(("seeds", phase), what, "lower it")
+    if header.tune.trials > MAX_REPLICATES:
+        yield locations.problem(("tune", "trials"), f"{header.tune.trials} are more than {MAX_REPLICATES}", "lower it")
 
 
 def _check_metrics(header: Header, locations: Locations) -> Iterator[Problem]:

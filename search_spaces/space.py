@@ -66,6 +66,7 @@ PLAIN = (str, int, float, type(None))
 RANGE_KEYS = ("choice", "uniform", "log_uniform", "int", "log_int", "subset")
 STEPPED = ("int", "uniform")  # kinds that may have a step beside them
 INSIDE = 0.3819660112501051  # of the way from low to high: no simple fraction
+MAX_OPTIONS = 500  # of a choice, each of which is checked as a whole study is
 FEW = 16  # whole numbers that are all tried when a range is checked
 
 
@@ -103,6 +104,8 @@ def _parse_range(kind: str, body: Any, step: Any = None) -> Range:
         raise ValueError(f"{kind} needs a list, received {body!r}")
     if step is not None and kind not in STEPPED:
         raise ValueError(f"{kind} has no step; {' and '.join(STEPPED)} have one")
+    if kind in ("choice", "subset") and len(body) > MAX_OPTIONS:
+        raise ValueError(f"{kind} of {len(body)}: at most {MAX_OPTIONS} are searched")
     if kind == "choice":
         return Choice(tuple(parse_ranges(item) for item in body))
     if kind == "subset":
