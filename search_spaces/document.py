@@ -19,8 +19,8 @@ import yaml
 from pretune.search_spaces.errors import UsageError
 
 KeyPath = tuple[str | int, ...]
-MAX_VALUES = 100_000  # aliases of aliases can make a short file stand for billions of values
-MAX_BYTES = 500_000  # a hundred times a study; reading so much YAML takes seconds
+MAX_VALUES = 20_000  # aliases of aliases can make a short file stand for billions of values
+MAX_BYTES = 500_000  # a hundred times a study; reading YAML takes about five seconds for so many
 MAX_DEPTH = 50  # of mappings and lists in each other
 
 

@@ -21,11 +21,15 @@ from pretune.search_spaces.schema import Configuration, Data, Finetune, Header, 
 from pretune.search_spaces.schema.scores import EXTRA_SCORES
 from pretune.search_spaces.tuning import check_metrics, check_searched, check_tune
 
+ENOUGH = 500  # problems, with repetitions, after which further cells are looked at once these are mended
+
 
 def check_cells(cells: Sequence[tuple[Cell, Locations]], header: Header, warnings: list[str]) -> list[Problem]:
     problems: list[Problem] = []
     tested: dict[str, str] = {}
     for cell, locations in cells:
+        if len(problems) > ENOUGH:
+            break
         for suggest in extremes(cell):
             settings = space.fill(cell.template, suggest)
             configuration, found = problems_of(Configuration, settings, locations)
@@ -69,7 +73,6 @@ def _tested_on(settings: Configuration) -> str:
     return data.model_dump_json(include=TASK) + data.split.model_dump_json(exclude={"val", "val_folds", "val_fold"})
 
 
-MOST_REPLICATES = 100_000
 TASK = {  # of a data set's settings: which images are tested, and what their masks mean
     *("dataset", "root", "limit", "seed", "images", "labels", "classes", "classify"),
     *("mask_values", "mask_threshold", "mask_colors", "ignore", "ignore_colors"),
@@ -335,8 +338,8 @@ def check_header(
             if name not in factors:
                 yield locations.problem(("report", key), f"there is no factor {name!r}", did_you_mean(name, factors))
     yield from check_axes(header, locations)
-    yield from _check_extent(header, len(cells), locations)
     yield from check_equal_levels(factors, cells)
+    yield from _check_runs(header, len(cells), locations)
     yield from _check_published(header, locations)
     yield from _check_levels(header.report.baseline, ("report", "baseline"), factors, locations)
     yield from _check_levels(header.tune.pretrain.cells, ("tune", "pretrain", "cells"), factors, locations)
@@ -346,14 +349,19 @@ def check_header(
     yield from check_pairs(header, cells, factors)
 
 
-def _check_extent(header: Header, cells: int, locations: Locations) -> Iterator[Problem]:
-    """So many replicates would not be planned within a minute, nor ever be trained."""
+MAX_REPLICATES = 100_000  # of a phase, in all cells: `plan` counts them one by one, in seconds
+
+
+def _check_runs(header: Header, cells: int, locations: Locations) -> Iterator[Problem]:
+    """A slip of a few zeros would be planned, and reported on, for hours."""
     for phase in ("search", "select", "report"):
         seeds = getattr(header.seeds, phase)
-        count = max(cells, 1) * seeds.pretrain * seeds.finetune if seeds is not None else 0
-        if count > MOST_REPLICATES:
-            what = f"{count} replicates ({max(cells, 1)} cells) are more than {MOST_REPLICATES}"
-            yield locations.problem(("seeds", phase), what, "a mean over 3 to 20 seeds is what tables show")
+        total = 0 if seeds is None else seeds.pretrain * seeds.finetune * max(cells, 1)
+        if total > MAX_REPLICATES:
+            what = f"{total} replicates in {cells} cells are more than {MAX_REPLICATES}"
+            yield locations.problem(("seeds", phase), what, "lower it")
+    if header.tune.trials > MAX_REPLICATES:
+        yield locations.problem(("tune", "trials"), f"{header.tune.trials} are more than {MAX_REPLICATES}", "lower it")
 
 
 def _check_metrics(header: Header, locations: Locations) -> Iterator[Problem]:

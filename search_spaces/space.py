@@ -68,7 +68,7 @@ PLAIN = (str, int, float, type(None))
 RANGE_KEYS = ("choice", "uniform", "log_uniform", "int", "log_int", "subset")
 STEPPED = ("int", "uniform")  # kinds that may have a step beside them
 INSIDE = 0.3819660112501051  # of the way from low to high: no simple fraction
-MOST_OPTIONS = 256
+MAX_OPTIONS = 500  # of a choice, each of which is checked as a whole study is
 LARGEST = 2**53  # up to which whole numbers are floating-point numbers too
 FEW = 16  # whole numbers that are all tried when a range is checked
 
@@ -107,8 +107,8 @@ def _parse_range(kind: str, body: Any, step: Any = None) -> Range:
         raise ValueError(f"{kind} needs a list, received {body!r}")
     if step is not None and kind not in STEPPED:
         raise ValueError(f"{kind} has no step; {' and '.join(STEPPED)} have one")
-    if kind in ("choice", "subset") and len(body) > MOST_OPTIONS:
-        raise ValueError(f"{kind} has {len(body)} options, and at most {MOST_OPTIONS} can be searched")
+    if kind in ("choice", "subset") and len(body) > MAX_OPTIONS:
+        raise ValueError(f"{kind} has {len(body)} options, and at most {MAX_OPTIONS} can be searched")
     if kind == "choice":
         return Choice(tuple(parse_ranges(item) for item in body))
     if kind == "subset":
