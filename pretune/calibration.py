@@ -31,6 +31,13 @@ def calibrate(stages: list[Stage], images: Callable[[schema.Data], int]) -> tupl
     return seconds, gpu_seconds / 3600, disk
 
 
+def has_gpu() -> bool:
+    """Whether torch finds a GPU here."""
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
 def _size(stage: Stage) -> int:
     return stage.settings.views.size if isinstance(stage.settings, schema.Pretrain) else stage.settings.size
 
@@ -39,7 +46,7 @@ def _steps(stage: Stage, n: int) -> tuple[int, int]:
     """Training steps and scored images of a stage on a data set of n images."""
     split, settings = stage.data.split, stage.settings
     test = split.test if isinstance(split.test, int) else round(n * (0.5 if split.test == "official" else split.test))
-    val = split.val if isinstance(split.val, int) else round(n * split.val)
+    val = split.val if isinstance(split.val, int) else round(n * (0.1 if split.val == "official" else split.val))
     train = max(1, n - test - val)
     if isinstance(settings, schema.CKA):
         return 0, 2 * (val if settings.images == "val" else n)

@@ -50,14 +50,14 @@ def finetune(
     context: RunContext,
     *,
     on_test: bool,
-    stratify: bool = False,
+    strata: IntArray | None = None,
 ) -> dict[str, float]:
     """Train a U-Net on `settings.labels` of the training images and score it.
 
     Writes `model.safetensors`, `history.json`, `notes.json` and, if `on_test`, `test_images.npz` (pixel counts of
     every test image) into `context.out`, and now and then a state to resume from. A resumed run ends in the same
     weights as an uninterrupted one. Each of several workers (`context.world`) takes its part of every batch; the first
-    one writes. With `stratify` the labelled images hold each image class by its share in the training images.
+    one writes. The labelled images hold each of the `strata` (N,) of all images by its share in the training images.
 
     Returns:
         `val/*` and, if `on_test`, `test/*` scores, from one confusion matrix over the whole split, and the extra ones
@@ -73,7 +73,7 @@ def finetune(
     if settings.threshold_scores and len(data.classes) != 2:
         raise ValueError(f"threshold_scores needs two classes, the data set has {len(data.classes)}; leave it out")
     world, device = context.world, context.device
-    images = label_subset(split.train, settings.labels, streams["labels"], data.labels if stratify else None)
+    images = label_subset(split.train, settings.labels, streams["labels"], strata)
     batch_size = min(settings.batch_size, len(images))
     length = training_length(settings, math.ceil(len(images) / batch_size), context.until)
     epochs = Epochs(images, batch_size, streams["order"], length, data, world)

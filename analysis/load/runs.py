@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,8 +81,22 @@ def hardware_used(stage_runs: pandas.DataFrame) -> tuple[str, ...]:
     return tuple(_node(json.loads(str(text)) or {}) for text in counts.index)
 
 
+def processors_of_table(results: pandas.DataFrame, stage_runs: pandas.DataFrame) -> dict[str, int]:
+    """Kind of GPU or processor, with its instruction sets -> stage runs of the table's replicates, most first."""
+    behind = set(results.loc[results["phase"] == "confirm", "fingerprint"])
+    texts = stage_runs.loc[stage_runs["fingerprint"].isin(behind), "machine"].dropna()
+    return dict(Counter(_processor(json.loads(str(text)) or {}) for text in texts).most_common())
+
+
+def _processor(about: Mapping[str, Any]) -> str:
+    if about.get("gpu"):
+        return str(about["gpu"])
+    instructions = f" [{about['instructions']}]" if "instructions" in about else ""
+    return f"{about.get('cpu') or 'unknown processor'}{instructions}"
+
+
 def _node(about: Mapping[str, Any]) -> str:
-    where = about.get("gpu") or about.get("cpu") or "unknown node"
+    where = _processor(about)
     threads = f", {about['threads']} thread{'s' * (about['threads'] != 1)}" if "threads" in about else ""
     return f"{where}{threads}, Python {about.get('python', '?')}, PyTorch {about.get('torch', '?')}"
 

@@ -36,6 +36,7 @@ from pretune.analysis.report.tables import (
     fold_tables,
     interval_tables,
     marginal_tables,
+    processor_notes,
     several_factors,
     value_tables,
 )
@@ -67,6 +68,7 @@ def build_page(folder: Path, live: bool = False) -> str:
     groups, notes = figure_groups(folder)
     metrics, searched = header.report.metrics, summaries(load_searches(folder))
     results, counts = of_metrics(everything, metrics), load_counts(folder)
+    processors = processor_notes(folder, everything)
     app, draw, plotly = _asset("report_runs.js"), _asset("report_draw.js"), _plotly()
     return _template().render(
         header=header,
@@ -78,7 +80,7 @@ def build_page(folder: Path, live: bool = False) -> str:
         how=table_caption(metrics),
         facts=facts(everything, stage_runs, header),
         tables=[
-            *(Markup(formats.to_html(table)) for table in value_tables(results, header, counts)),
+            *(Markup(formats.to_html(table)) for table in value_tables(results, header, counts, processors)),
             *(Markup(formats.to_html(table)) for table in fold_tables(results, header)),
         ],
         intervals=[Markup(formats.to_html(table)) for table in interval_tables(results, header, counts)],

@@ -11,6 +11,7 @@ import pandas
 from rich.console import RenderableType
 from rich.text import Text
 
+from pretune.analysis.load import runs
 from pretune.analysis.load.counts import Counts, load_counts
 from pretune.analysis.load.results import StudyHeader, load, load_header
 from pretune.analysis.load.searches import load_notes, load_searches, summaries
@@ -24,7 +25,7 @@ from pretune.analysis.questions.marginal import marginal_effects
 from pretune.analysis.questions.tables import Table, build_table
 from pretune.analysis.text import formats
 from pretune.analysis.text.csv import joined
-from pretune.analysis.text.facts import fact_sentences
+from pretune.analysis.text.facts import fact_sentences, processor_sentences
 from pretune.analysis.text.grids import AnyTable
 
 
@@ -40,11 +41,14 @@ class Tables(NamedTuple):
     components: tuple[Components, ...]  # with nested seeds, or a search on two seeds or more
 
 
-def all_tables(results: pandas.DataFrame, header: StudyHeader, counts: Mapping[str, Counts]) -> Tables:
-    """The tables of a study's results; `counts`: of single test images, by fingerprint. Raises ResultsError."""
+def all_tables(
+    results: pandas.DataFrame, header: StudyHeader, counts: Mapping[str, Counts], notes: tuple[str, ...] = ()
+) -> Tables:
+    """The tables of a study's results; `counts`: of single test images, by fingerprint; `notes`: for the tables of
+    values. Raises ResultsError."""
     metrics = header.report.metrics
     return Tables(
-        value_tables(results, header, counts),
+        value_tables(results, header, counts, notes),
         fold_tables(results, header),
         interval_tables(results, header, counts),
         tuple(differences(results, header, metric) for metric in metrics if header.report.baseline),
@@ -54,12 +58,19 @@ def all_tables(results: pandas.DataFrame, header: StudyHeader, counts: Mapping[s
     )
 
 
-def value_tables(results: pandas.DataFrame, header: StudyHeader, counts: Mapping[str, Counts]) -> tuple[Table, ...]:
-    """Mean ± standard deviation of every metric, with the facts beside them as notes."""
+def value_tables(
+    results: pandas.DataFrame, header: StudyHeader, counts: Mapping[str, Counts], notes: tuple[str, ...] = ()
+) -> tuple[Table, ...]:
+    """Mean ± standard deviation of every metric, with the facts beside them and `notes` as notes."""
     return tuple(
-        replace(table, notes=(*fact_sentences(facts(results, header, table.metric, counts)), *table.notes))
+        replace(table, notes=(*fact_sentences(facts(results, header, table.metric, counts)), *table.notes, *notes))
         for table in (build_table(results, header, metric) for metric in header.report.metrics)
     )
+
+
+def processor_notes(folder: Path, results: pandas.DataFrame) -> tuple[str, ...]:
+    """A note on tables whose stage runs ran on several kinds of processor."""
+    return processor_sentences(runs.processors_of_table(results, runs.load_stage_runs(folder)))
 
 
 def fold_tables(results: pandas.DataFrame, header: StudyHeader) -> tuple[Folds, ...]:
@@ -109,7 +120,7 @@ def write_tables(folder: Path) -> list[RenderableType]:
     Returns them for a terminal, effects in words. Raises ResultsError where there is nothing to read.
     """
     results, header = load(folder), load_header(folder)
-    found = all_tables(results, header, load_counts(folder))
+    found = all_tables(results, header, load_counts(folder), processor_notes(folder, results))
     shown: list[AnyTable] = [table for kind in found for table in kind]
     text = _markdown(header, shown) + searches_as_text(folder)
     (folder / "table.md").write_text(text, encoding="utf-8", errors="backslashreplace")  # as names in old notes

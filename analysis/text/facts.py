@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pretune.analysis.digits import few, number
 from pretune.analysis.questions.facts import CountedRuns, Facts, MostFrequent
@@ -20,6 +20,14 @@ def fact_sentences(facts: Facts) -> tuple[str, ...]:
     if facts.collapsed:
         said.append(f"signs of collapse were raised in pretrainings of: {_runs(facts.collapsed)}")
     return tuple(said)
+
+
+def processor_sentences(kinds: Mapping[str, int]) -> tuple[str, ...]:
+    """A note where stage runs of one table ran on several kinds of processor: digits are equal within a kind alone."""
+    if len(kinds) < 2:
+        return ()
+    shown = few([f"{kind}: {count} stage run{'s' * (count != 1)}" for kind, count in kinds.items()])
+    return (f"the replicates ran on {len(kinds)} kinds of processor, whose rounding differs ({shown})",)
 
 
 def _most_frequent(one: MostFrequent, facts: Facts, alone: bool) -> str:

@@ -1,92 +1,340 @@
-"""`pretune init`: a commented starter study for one's own folders."""
+"""`pretune init`: a commented study for one's own folders, made of what the files show."""
 
 from __future__ import annotations
 
-import json
-import os
+import math
 import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
 
-TEMPLATE = """\
-# A Pretune study. `pretune plan {file}` shows what it would run, `pretune run {file}` runs it.
-study: {name}
-question: Does pretraining help, and should the encoder be frozen?
+if TYPE_CHECKING:
+    from pretune.data.survey import Groups, ImagesSeen, PairsSeen, Sizes
 
-data:
-  mine:
-    dataset: image-mask-folder      # pairs of files with equal stems, e.g. photos/a.jpg and labels/a.png
-    root: {root}
-    images: {images}
-    masks: {masks}                  # pixel value 0 is the first class, 1 the second, ...
-    classes: [{classes}]
-    # ignore: 255                   # a mask value left out of losses and scores
-    cache_size: 128                 # px; images are decoded once to this square
-    on_error: fail                  # or skip: leave bad files out and record which
-    split: {{test: 0.2, val: 0.1, seed: 0}}
-
-model: {{name: unet, widths: [32, 64, 128, 256]}}
-
-pretrain:                           # without labels, on the training images
-  data: mine
-  method: {{name: simclr, temperature: 0.2}}
-  views: {{size: 64, crop: [0.2, 1.0], color_jitter: 0.8, gray: 0.2}}
-  optimizer: {{name: adam, lr: 1.0e-3}}
-  batch_size: 128
-  epochs: 50
-
-finetune:
-  data: mine
-  size: 128                         # px
-  labels: all                       # or 10%, or a count such as 74
-  transfer: encoder                 # none | encoder
-  freeze: none                      # none | encoder
-  loss: dice                        # dice | cross-entropy | dice+cross-entropy
-  optimizer: {{name: adam, lr: 1.0e-3}}   # a range in place of a value is tuned: lr: {{log_uniform: [1.0e-4, 1.0e-2]}}
-  batch_size: 16
-  epochs: 30
-
-factors:                            # what the question is about; all combinations are the cells of the table
-  start:
-    random: {{finetune.transfer: none}}
-    pretrained: {{finetune.transfer: encoder}}
-    pretrained and frozen: {{finetune.transfer: encoder, finetune.freeze: encoder}}
-  labels: {{finetune.labels: [all, 10%]}}
-
-seeds: {{search: 1, report: 3}}
-# tune: {{sampler: tpe, trials: 20}}  # only where there are ranges
-report: {{rows: start, columns: labels, metrics: [test/jaccard], baseline: {{start: random}}}}
-scales:
-  small: {{pretrain.epochs: 2, finetune.epochs: 2, data.mine.limit: 200}}   # pretune run {file} --scale small
-"""
+RARE = 0.05  # share of pixels below which a class is rare
+ROUND = 1.34  # longer over shorter side up to which squashing to a square changes shapes little
+FEW = 40  # labelled training images below which a tenth of them is too few to train on
 
 
-def starter(name: str, images: Path | None, masks: Path | None, classes: str | None) -> str:
-    """The text of a starter study; folders that are not given stand as examples to be changed."""
-    root, image_folder, mask_folder = _folders(images, masks)
+class Hardware(NamedTuple):
+    """What one stage run may take, from where `pretune init` runs."""
+
+    gpu: bool
+    cores: int
+
+    @property
+    def largest(self) -> int:
+        """px of the cached square."""
+        return 256 if self.gpu else 128
+
+    @property
+    def pixels(self) -> float:
+        """Pixels that a training stage may see in all: about ten minutes, by U-Net steps on one core and an A100."""
+        return 6e10 if self.gpu else 4e8
+
+
+class Pool(NamedTuple):
+    """A folder of images without labels."""
+
+    folder: Path
+    seen: ImagesSeen
+
+
+def starter(name: str, labelled: PairsSeen | None, pool: Pool | None, hardware: Hardware) -> str:
+    """The text of a study. Without `labelled`, a path and classes stand as examples to be changed."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:100] or "my-study"
-    names = ", ".join(quoted(part.strip()) for part in (classes or "background, object").split(","))
-    return TEMPLATE.format(
-        file=f"{name}.yaml",
-        name=quoted(name),
-        root=quoted(root),
-        images=quoted(image_folder),
-        masks=quoted(mask_folder),
-        classes=names,
-    )
+    plan = _Plan(labelled, _images_of(labelled), pool, hardware)
+    lines = [
+        f"# A Pretune study. `pretune plan {name}.yaml` shows what it would run, `pretune run {name}.yaml` runs it.",
+        f"study: {quoted(name)}",
+        "question: Does pretraining help, and should the encoder be frozen?",
+        "",
+        "data:",
+        *_labelled(plan),
+        *_unlabelled(plan),
+        "",
+        *_stages(plan),
+        "",
+        *_question(plan),
+    ]
+    return "\n".join(_aligned(lines)) + "\n"
 
 
 def quoted(text: str) -> str:
     """As YAML that reads as this text: quoted unless it is plain letters, which `no`, `1` and `a: b` are not."""
     plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_./-]*", text) and yaml.safe_load(text) == text
-    return text if plain else json.dumps(text, ensure_ascii=False)
+    return text if plain else yaml.safe_dump(text, default_style='"', allow_unicode=True, width=math.inf).strip()
 
 
-def _folders(images: Path | None, masks: Path | None) -> tuple[str, str, str]:
-    """The common root, and both folders below it."""
-    if images is None or masks is None:
-        return (str(images.parent) if images else "path/to/my-data"), (images.name if images else "images"), "masks"
-    both = images.resolve(), masks.resolve()
-    root = Path(os.path.commonpath([folder.parent for folder in both]))
-    return str(root), *(str(folder.relative_to(root)) for folder in both)  # type: ignore[return-value]
+def _images_of(labelled: PairsSeen | None) -> ImagesSeen | None:
+    from pretune.data.survey import images_seen
+    from pretune.trainables.data.listing import file_of
+
+    return None if labelled is None else images_seen([file_of(e.image) for e in labelled.listing.entries], {})
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Numbers of the study that follow from what was seen."""
+
+    labelled: PairsSeen | None
+    images: ImagesSeen | None  # the labelled ones
+    pool: Pool | None
+    hardware: Hardware
+
+    @property
+    def data(self) -> str:
+        return "labelled" if self.pool else "mine"
+
+    @property
+    def count(self) -> int:
+        """Labelled images."""
+        return self.labelled.count if self.labelled is not None else 100
+
+    @property
+    def sizes(self) -> Sizes | None:
+        seen = self.images or (self.pool.seen if self.pool is not None else None)
+        return seen.sizes if seen is not None else None
+
+    @property
+    def size(self) -> int:
+        short = self.sizes.short if self.sizes is not None else self.hardware.largest
+        return max(32, min(self.hardware.largest, short // 32 * 32))
+
+    @property
+    def view(self) -> int:
+        return min(self.size, 128 if self.hardware.gpu else 64)
+
+    @property
+    def fit(self) -> str:
+        """pad where images of several shapes are not square; images of one shape are all squashed alike."""
+        if self.sizes is None or self.sizes.aspect <= ROUND:
+            return "squash"
+        return "pad" if len({round(width / height, 2) for width, height in self.sizes.counts}) > 1 else "squash"
+
+    @property
+    def tests(self) -> int | None:
+        """Images on an official test list."""
+        marks = [] if self.labelled is None else [entry.test for entry in self.labelled.listing.entries]
+        return None if not marks or None in marks else sum(map(bool, marks))
+
+    @property
+    def groups(self) -> Groups | None:
+        from pretune.data.survey import find_groups
+
+        return None if self.labelled is None else find_groups([entry.name for entry in self.labelled.listing.entries])
+
+    @property
+    def parts(self) -> tuple[float, float]:
+        """Shares of test and validation: of few images more, since a score on three images says little."""
+        return (0.2, 0.1) if self.count >= 50 else (0.25, 0.25)
+
+    @property
+    def train(self) -> int:
+        test, val = self.parts
+        held = round(self.count * test) if self.tests is None else self.tests
+        return max(1, self.count - held - round(self.count * val))
+
+    @property
+    def pool_count(self) -> int:
+        return self.pool.seen.count if self.pool is not None else self.train
+
+    @property
+    def rarest(self) -> float:
+        """Share of pixels of the rarest class."""
+        return 1.0 if self.labelled is None else self.labelled.meaning.rarest
+
+    def epochs(self, images: int, size: int, most: int) -> int:
+        return int(max(5, min(most, self.hardware.pixels / (images * size * size))))
+
+
+def _batch(images: int, most: int) -> int:
+    """The largest power of two up to half of the images, from 2 to `most`."""
+    return max(2, min(most, 1 << max(0, (images // 2).bit_length() - 1)))
+
+
+def _labelled(plan: _Plan) -> Iterator[str]:
+    seen, name = plan.labelled, plan.data
+    if seen is None:
+        yield f"  {name}:"
+        yield "    dataset: image-mask-folder\tpairs of files with equal stems, e.g. photos/a.jpg and labels/a.png"
+        yield "    root: path/to/my-data\tthe folder with the two below"
+        yield "    images: images"
+        yield "    masks: masks\tpixel value 0 is the first class, 1 the second, ..."
+        yield "    classes: [background, object]"
+        yield from _common(plan)
+        return
+    yield f"  {name}:\t{plan.images}"
+    yield "    dataset: image-mask-folder"
+    yield f"    root: {quoted(str(seen.root))}"
+    yield f"    images: {quoted(seen.images)}"
+    yield f"    masks: {quoted(seen.masks)}\t{_pairing(seen)}"
+    for key, pattern in (("image_name", seen.names.image), ("mask_name", seen.names.mask)):
+        if pattern != "{stem}":
+            yield f"    {key}: {quoted(pattern)}\tnames without suffix"
+    yield from _meaning(seen)
+    yield from _common(plan)
+
+
+def _meaning(seen: PairsSeen) -> Iterator[str]:
+    """The classes, and what in the masks is which of them."""
+    meaning = seen.meaning
+    why = meaning.why + ("" if seen.looked_at == seen.count else f" (of {seen.looked_at} masks)")
+    colors = meaning.settings.get("mask_colors")
+    if isinstance(colors, dict):
+        yield f"    mask_colors:\t{why}; rename the classes"
+        yield from (f"      {quoted(one)}: {color}" for one, color in colors.items())
+    elif colors is not None:
+        yield f"    mask_colors: {colors}\t{why}"
+    else:
+        yield f"    classes: [{', '.join(map(quoted, meaning.classes))}]\t{why}"
+        yield from (f"    {key}: {value}" for key, value in meaning.settings.items())
+        if "ignore" not in meaning.settings:
+            yield "    # ignore: 255\ta mask value left out of losses and scores"
+
+
+def _pairing(seen: PairsSeen) -> str:
+    count, alone = seen.count, len(seen.listing.problems)
+    rule = "equal names" if seen.names.mask == seen.names.image == "{stem}" else "by name"
+    text = f"{count} pairs, {rule}"
+    return text + (f"; {alone} files are in no pair, the first {seen.listing.problems[0]}" if alone else "")
+
+
+def _common(plan: _Plan) -> Iterator[str]:
+    where = "a GPU" if plan.hardware.gpu else "CPUs"
+    alone = plan.labelled.listing.problems if plan.labelled is not None else ()
+    sides = f"median short side {plan.sizes.short} px; " if plan.sizes is not None else ""
+    yield f"    cache_size: {plan.size}\tpx; {sides}at most {plan.hardware.largest} on {where}"
+    if plan.fit == "pad":
+        yield f"    fit: pad\tshapes are kept: images are up to {_aspect(plan):.1f} times as long as wide"
+    if alone:
+        yield "    on_error: skip\tleave bad files out and record which; fail refuses them"
+    else:
+        yield "    on_error: fail\tor skip: leave bad files out and record which"
+    yield from _split(plan)
+
+
+def _split(plan: _Plan) -> Iterator[str]:
+    (test, val), groups = plan.parts, plan.groups
+    if plan.tests is not None:
+        yield f"    split: {{test: official, val: {val}, seed: 0}}\tthe folders train/, val/ and test/ say which"
+    elif groups is None:
+        yield f"    split: {{test: {test}, val: {val}, seed: 0}}\t{plan.train} are left for training"
+    else:
+        form = (
+            groups.setting if isinstance(groups.setting, str) else f"{{pattern: {quoted(groups.setting['pattern'])}}}"
+        )
+        yield f"    split:\t{groups.groups} groups by name, such as {groups.example}: none is in two parts"
+        yield f"      test: {test}\treplaced by the folds below"
+        yield f"      val: {val}"
+        yield "      seed: 0"
+        yield f"      group: {form}\tor parent, or {{column: ...}} of a split.file"
+
+
+def _aspect(plan: _Plan) -> float:
+    return 1.0 if plan.sizes is None else plan.sizes.aspect
+
+
+def _unlabelled(plan: _Plan) -> Iterator[str]:
+    if plan.pool is None:
+        return
+    unread = ", ".join(f"{count} {suffix}" for suffix, count in sorted(plan.pool.seen.unread.items()))
+    yield f"  unlabelled:\t{plan.pool.seen}"
+    if unread:
+        yield f"    # not read: {unread}"
+    yield "    dataset: image-folder"
+    yield f"    root: {quoted(str(plan.pool.folder.resolve()))}"
+    yield f"    cache_size: {plan.size}\tpx, as above"
+    if plan.fit == "pad":
+        yield "    fit: pad"
+    yield "    on_error: skip\tleave bad files out and record which"
+    yield "    split: none\tall of it is for pretraining; tests are drawn from the labelled images"
+
+
+def _stages(plan: _Plan) -> Iterator[str]:
+    gpu, pool = plan.hardware.gpu, plan.pool_count
+    widths = [32, 64, 128, 256] if gpu else [16, 32, 64, 128]
+    batch, tuned = _batch(pool, 256 if gpu else 64), _batch(plan.train, 32 if gpu else 8)
+    epochs = plan.epochs(pool, plan.view * 2, 200)
+    yield f"model: {{name: unet, widths: {widths}}}" + ("" if gpu else "\thalf as wide as on a GPU")
+    yield ""
+    seen = "without labels, on the whole pool" if plan.pool else "without labels, on the training images"
+    yield f"pretrain:\t{seen}"
+    yield f"  data: {'unlabelled' if plan.pool else 'mine'}"
+    yield "  method: {name: simclr, temperature: 0.2}"
+    yield f"  views: {{size: {plan.view}, crop: [0.2, 1.0], color_jitter: 0.8, gray: 0.2}}"
+    yield "  optimizer: {name: adam, lr: 1.0e-3}"
+    yield f"  batch_size: {batch}\tof {pool} images"
+    yield f"  epochs: {epochs}\tabout ten minutes of {'a GPU' if gpu else 'a CPU core'}, or the most that is usual"
+    yield ""
+    yield "finetune:"
+    yield f"  data: {plan.data}"
+    yield f"  size: {plan.size}\tpx"
+    yield "  labels: all\tor 10%, or a count such as 74"
+    yield "  transfer: encoder\tnone | encoder"
+    yield "  freeze: none\tnone | encoder"
+    yield _loss(plan)
+    yield "  optimizer: {name: adam, lr: 1.0e-3}\ta range is tuned: lr: {log_uniform: [1.0e-4, 1.0e-2]}"
+    yield f"  batch_size: {tuned}\tof {plan.train} training images"
+    yield f"  epochs: {plan.epochs(plan.train, plan.size, 100)}"
+
+
+def _loss(plan: _Plan) -> str:
+    if plan.rarest < RARE:
+        why = f"the rarest class has {plan.rarest:.1%} of the pixels, and cross-entropy alone forgets it"
+        return f"  loss: dice+cross-entropy\t{why}"
+    return "  loss: dice\tdice | cross-entropy | dice+cross-entropy | focal"
+
+
+def _question(plan: _Plan) -> Iterator[str]:
+    few = "10%" if plan.train >= FEW else str(max(1, plan.train // 4))
+    yield "factors:\twhat the question is about; all combinations are the cells of the table"
+    yield "  start:"
+    yield "    random: {finetune.transfer: none}"
+    yield "    pretrained: {finetune.transfer: encoder}"
+    yield "    pretrained and frozen: {finetune.transfer: encoder, finetune.freeze: encoder}"
+    column = "labels"
+    if plan.rarest < RARE:
+        column = "loss"
+        yield "  loss: {finetune.loss: [dice+cross-entropy, focal]}\ttwo ways to keep a rare class"
+    elif plan.train >= 4:
+        yield f"  labels: {{finetune.labels: [all, {few}]}}"
+    else:
+        column = ""
+    rows = "start"
+    if plan.groups is not None and plan.tests is None:
+        folds = min(5, plan.groups.groups)
+        levels = ", ".join(f"{k + 1}/{folds}" for k in range(folds))
+        yield f"  fold: {{data.{plan.data}.split.fold: [{levels}]}}\teach group is tested once; the table has the mean"
+        rows = f"[start, {column}]" if column else "start"
+        column = "fold"
+    columns = f", columns: {column}" if column else ""
+    yield ""
+    yield "seeds: {search: 1, report: 3}"
+    yield "# tune: {sampler: tpe, trials: 20}\tonly where there are ranges"
+    yield f"report: {{rows: {rows}{columns}, metrics: [test/jaccard], baseline: {{start: random}}}}"
+    limit = f", data.{plan.data}.limit: 200" if plan.count > 200 else ""
+    pool = ", data.unlabelled.limit: 200" if plan.pool is not None and plan.pool.seen.count > 200 else ""
+    yield "scales:"
+    yield f"  small: {{pretrain.epochs: 2, finetune.epochs: 2{limit}{pool}}}\tpretune run FILE --scale small"
+
+
+def _aligned(lines: Sequence[str]) -> Iterator[str]:
+    """`text<tab>why` -> text and comment in columns, above it where that is long. No text holds a tab."""
+    for line in lines:
+        text, _, why = line.partition("\t")
+        if not why:
+            yield line
+        elif len(text) < 40:
+            yield f"{text:<40}# {_one_line(why)}"
+        else:
+            indent = text[: len(text) - len(text.lstrip())]
+            yield f"{indent}# {_one_line(why)}"
+            yield text
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -332,26 +332,46 @@ def _contents(data: Path | None, root: Path) -> tuple[Any, Any]:
 # ------------------------------------------------------------------------------------------------------------- init
 
 
+FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+
+
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--images", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of images.")
-@click.option("--masks", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of masks.")
-@click.option("--classes", help="Names of the mask values 0, 1, 2, ..., separated by commas.")
-def init(file: Path, images: Path | None, masks: Path | None, classes: str | None) -> None:
-    """Write a commented starter study for your own folder.
+@click.option("--unlabelled", type=FOLDER, help="Folder of images without masks, used whole for pretraining.")
+@click.option("--images", type=FOLDER, help="Folder of images that have masks.")
+@click.option("--masks", type=FOLDER, help="Folder of their masks.  [default: in, below or beside --images]")
+@click.option("--classes", help="Names of the classes in the order of their mask values, separated by commas.")
+def init(
+    file: Path, unlabelled: Path | None, images: Path | None, masks: Path | None, classes: str | None
+) -> None:  # fmt: skip
+    """Look at your folders and write a commented study that fits them.
 
     \b
+    pretune init my-study.yaml --unlabelled photos/ --images labelled/images --masks labelled/masks
     pretune init my-study.yaml --images photos/ --masks labels/ --classes background,leaf
     """
-    from pretune.cli.starter import starter
+    from pretune.calibration import has_gpu
+    from pretune.cli.starter import Hardware, Pool, starter
+    from pretune.data.survey import survey_images, survey_pairs
 
     if file.exists():
         raise click.UsageError(f"{file} exists; choose another name or delete it")
+    if images is None and (masks is not None or classes is not None):
+        raise click.UsageError(f"{'--masks' if masks else '--classes'} needs --images, the folder of the images")
+    names = None if classes is None else [part.strip() for part in classes.split(",")]
+    labelled = None if images is None else survey_pairs(images, masks, names)
+    pool = None if unlabelled is None else Pool(unlabelled, survey_images(unlabelled))
+    text = starter(file.stem, labelled, pool, Hardware(has_gpu(), os.cpu_count() or 1))
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(starter(file.stem, images, masks, classes), encoding="utf-8")
-    assumed = [word for given, word in ((images, "--images"), (masks, "--masks"), (classes, "--classes")) if not given]
-    if assumed:
-        click.echo(f"{', '.join(assumed)} not given: placeholders were written, edit them before running")
+    file.write_text(text, encoding="utf-8")
+    if labelled is None:
+        click.echo("--images not given: placeholders stand in their place, edit them before running")
+    else:
+        click.echo(
+            f"{labelled.count} images with masks, {len(labelled.meaning.classes)} classes; {labelled.meaning.why}"
+        )
+    if pool is not None:
+        click.echo(f"unlabelled: {pool.seen}")
     click.echo(f"wrote {file}; next: pretune plan {file}")
     if images is not None and masks is not None:
         _check_starter(file)

@@ -175,6 +175,8 @@ def describe(image_set: ImageSet) -> list[str]:
     if image_set.official_test is not None:
         tests = int(image_set.official_test.sum())
         lines.append(f"official lists: {len(image_set.names) - tests} train, {tests} test")
+        if count := sum(of_validation(image_set)):
+            lines.append(f"val/ is no list of its own: training and validation are drawn from its {count} images too")
     if image_set.labels is not None:
         counts = np.bincount(image_set.labels)  # as many classes as the stages count
         seen = counts[counts > 0]
@@ -188,6 +190,15 @@ def describe(image_set: ImageSet) -> list[str]:
             "share of pixels: " + ", ".join(f"{name} {share:.1%}" for name, share in mask_shares(image_set).items())
         )
     return lines
+
+
+def of_validation(image_set: ImageSet) -> list[bool]:
+    """(N,) whether an image lies in a folder val/ and is not on the test list."""
+    from pretune.trainables.data.sets.folders import VAL
+
+    tests = image_set.official_test
+    tops = (name.partition("/")[0].lower() for name in image_set.names)
+    return [top in VAL and (tests is None or not tests[row]) for row, top in enumerate(tops)]
 
 
 def mask_shares(image_set: ImageSet) -> Mapping[str, float]:

@@ -80,19 +80,30 @@ def sees_other_data(stage: schema.Pretrain, configuration: schema.Configuration)
 
 def _searched(name: str, data: schema.Data, opened: Opened) -> Searched | None:
     """The set with its test split; None where it is too large to search."""
-    from pretune.trainables.data.splits import draw_split
+    from pretune.trainables.data.splits import draw_split, marks_for
 
     digest, images = opened(data)
     if images.streamed or len(images.images) > MAX_SEARCHED:
         return None
     test = np.zeros(len(images.images), np.bool_)
-    test[draw_split(len(images.images), data.split, 0, images.official_test, images.labels).test] = True
+    marks = marks_for(data.split, images)
+    test[draw_split(len(images.images), data.split, 0, images.official_test, images.labels, marks).test] = True
     return Searched(name, digest, images, test, data.split)
 
 
 def _leaks_inside(one: Searched, cache: Path) -> Iterator[str]:
-    """Duplicates across the test split of one data set."""
+    """Groups and duplicates across the test split of one data set."""
     from pretune.trainables.data.checks.duplicates import duplicates_among
+    from pretune.trainables.data.splits import group_codes, marks_for
+
+    if one.split.group is not None:  # only lists that are used as they are can cut a group
+        groups = group_codes(len(one.test), one.split.group, marks_for(one.split, one.images))
+        if len(both := np.intersect1d(groups[one.test], groups[~one.test])):
+            first = next(name for name, group in zip(one.images.names, groups, strict=True) if group == both[0])
+            yield (
+                f"{one.where}: {len(both)} groups of split.group are in the test set and outside of it, that of "
+                f"{first} first: {INFLATED}"
+            )
 
     found = duplicates_among(_alike([one], cache), one.test, ~one.test)
     if found:

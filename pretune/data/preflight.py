@@ -181,7 +181,9 @@ def _ignored(
 ) -> Iterator[str]:
     from pretune.trainables.data.splits import draw_split, label_subset
 
-    drawn = draw_split(seen.images, data.split, seeds[0], facts.official_test, facts.labels)
+    if data.split.stratify == "pixels":  # which reads every mask before it can be drawn
+        return
+    drawn = draw_split(seen.images, data.split, seeds[0], facts.official_test, facts.labels, facts.marks)
     labelled = label_subset(drawn.train, labels, seeds[1], facts.labels if data.split.stratify else None)
     parts = {"labelled": labelled, "validation": drawn.val} | ({"test": drawn.test} if phase == "report" else {})
     for part, rows in parts.items():

@@ -135,4 +135,7 @@ def is_at_hand(settings: schema.Data, data_root: Path | None) -> bool:
 
 def without_folds(data: schema.Data) -> schema.Data:
     """The data set whatever its split: folds of one set have equal files."""
-    return data.model_copy(update={"split": schema.Split(seed=data.split.seed)})
+    kept = schema.Split(seed=data.split.seed)  # what `split.file` says is part of the files
+    return data.model_copy(
+        update={"split": kept.model_copy(update={"file": data.split.file, "group": data.split.group})}
+    )

@@ -6,6 +6,7 @@ The loops report through a plain callable and know neither Ray nor the store.
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +40,7 @@ def run_worker(
 
     from pretune.trainables.data.checks.requirements import check_requirements, facts_of_images
     from pretune.trainables.data.sources import open_set
-    from pretune.trainables.data.splits import draw_split
+    from pretune.trainables.data.splits import draw_split, marks_for
     from pretune.trainables.distributed import ALONE
     from pretune.trainables.finetune import finetune
     from pretune.trainables.loop import RunContext
@@ -60,9 +61,9 @@ def run_worker(
     with contextlib.closing(open_set(stage.data, stage.digest, root, cache, processes=stage.resources.cpus)) as data:
         workers = 1 if world is None else world.size
         check_requirements(stage.name.replace(":", "."), settings, stage.data, facts_of_images(data), workers)
-        split = draw_split(
-            len(data.images), stage.data.split, stage.streams.get("split", 0), data.official_test, data.labels
-        )
+        asked, marks = stage.data.split, marks_for(stage.data.split, data)
+        seed = stage.streams.get("split", 0)
+        split = draw_split(len(data.images), asked, seed, data.official_test, data.labels, marks)
         store = task.folders.open_store()
         parent, other = weights_of(stage.parent, store), weights_of(stage.other, store)
         context = RunContext(
@@ -81,9 +82,9 @@ def run_worker(
         if isinstance(settings, schema.Pretrain):
             return pretrain(settings, stage.model, data, split, stage.streams, context)
         if isinstance(settings, schema.Finetune):
-            on_test, stratify = stage.on_test, stage.data.split.stratify
+            strata = (marks.strata if asked.stratify == "pixels" else data.labels) if asked.stratify else None
             return finetune(
-                settings, stage.model, data, split, stage.streams, context, on_test=on_test, stratify=stratify
+                settings, stage.model, data, split, stage.streams, context, on_test=stage.on_test, strata=strata
             )
         if isinstance(settings, schema.CKA):
             assert stage.other is not None
@@ -137,21 +138,42 @@ def hardware(task: StageTask) -> dict[str, Any]:
         "gpu": cuda,
         "gpu_memory": memory,
         "gpu_memory_total": torch.cuda.mem_get_info()[1] if on_gpu else None,
-        "cpu": _cpu(),
+        **processor(),
         "threads": task.stage.resources.cpus,
-    } | {
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
 
 
-def _cpu() -> str:
-    """The processor's model name, where the system tells it."""
+def processor() -> dict[str, str]:
+    """The processor's model, and the instruction sets by which digits differ between processors.
+
+    `instructions`: of PyTorch's own kernels, then those of the processor that oneDNN and MKL choose from, and where
+    the environment lowers one of the three, to what.
+    """
+    import torch
+
+    info = _cpuinfo()
+    name = info.get("model name") or platform.processor() or platform.machine()
+    numbers = [f"{key.rpartition(' ')[2]} {info[key]}" for key in NUMBERS if key in info]
+    held = {*info.get("flags", info.get("Features", "")).split()}
+    lowered = [f"{variable}={os.environ[variable]}" for variable in LOWERED if variable in os.environ]
+    chosen = [torch.backends.cpu.get_cpu_capability(), *(flag for flag in INSTRUCTIONS if flag in held), *lowered]
+    return {"cpu": f"{name} ({', '.join(numbers)})" if numbers else name, "instructions": " ".join(chosen)}
+
+
+NUMBERS = ("cpu family", "model", "stepping", "CPU implementer", "CPU part")  # a hypervisor may hide the name
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "asimd", "sve", "bf16")
+LOWERED = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS")
+
+
+def _cpuinfo() -> dict[str, str]:
+    """What Linux tells of the first processor; nothing elsewhere."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
+        pairs = (line.partition(":") for line in first.splitlines())
+        return {key.strip(): value.strip() for key, _, value in pairs}
+    return {}
 
 
 def not_shared(task: StageTask) -> str:

@@ -602,6 +602,8 @@ ELSEWHERE = {  # part of a sentence -> the test file that holds where it is true
     "no pixel of the test images is predicted as": "questions/test_facts.py",
     "signs of collapse were raised": "questions/test_facts.py",
     "no cell is above it": "questions/test_facts.py",
+    "the replicates ran on": "load/test_processors.py",
+    "kinds of processor, whose rounding differs": "load/test_processors.py",
     "is in neither truth nor prediction": "questions/test_missing.py",
     "the value is infinite": "questions/test_tables.py",
     "cells that lost a run are not in it": "questions/test_components.py",

@@ -34,7 +34,7 @@ FOLD = "should be one of 1/k to k/k, of at least two folds: 2/5 is the second of
         ({"split": {"fold": "6/5"}}, f"x.split.fold: {FOLD}, received '6/5'"),
         ({"split": {"fold": 3}}, f"x.split.fold: {FOLD}, received 3"),
         ({"split": {"val_fold": "1/1"}}, f"x.split.val_fold: {FOLD}, received '1/1'"),
-        ({"split": {"stratify": "maybe"}}, "x.split.stratify: should be true or false, received 'maybe'"),
+        ({"split": {"stratify": "maybe"}}, "x.split.stratify: should be true, false or pixels, received 'maybe'"),
         ({"classes": "a"}, "x.classes: should be a list such as [a, b], received 'a'"),
         ({"mask_values": 255}, "x.mask_values: should be a list such as [a, b], received 255"),
         ({"mask_values": [0]}, "x: mask_values: [0] should be one value for each of the 2 classes, none twice"),

@@ -79,12 +79,12 @@ def pretrained(data: ImageSet, out: Path, until: int | None = None, split: Split
 def finetuned(data: ImageSet, out: Path, until: int | None = None, split: Split = SPLIT, **changes: Any) -> Done:
     """Three steps to an epoch: five are an epoch and two steps."""
     how = {name: changes.pop(name) for name in list(changes) if name in vars(RunContext(out, CPU))}
-    on_test, stratify = changes.pop("on_test", False), changes.pop("stratify", False)
+    on_test, strata = changes.pop("on_test", False), changes.pop("strata", None)
     body: dict[str, Any] = {"data": "d", "size": 16, "batch_size": 8, "steps": 5, "optimizer": SGD}
     settings = schema.Finetune.model_validate(body | changes)
 
     def train(context: RunContext) -> Any:
-        return finetuning.finetune(settings, MODEL, data, split, STREAMS, context, on_test=on_test, stratify=stratify)
+        return finetuning.finetune(settings, MODEL, data, split, STREAMS, context, on_test=on_test, strata=strata)
 
     return done(train, out, how | {"until": until})
 
@@ -184,7 +184,7 @@ def test_label_subsets_hold_each_class_by_its_share_where_asked(data: ImageSet, 
     """Of 22 images 20 are of one class: of eleven labelled ones the other class has one, whatever is drawn."""
     rare = dataclasses.replace(data, labels=np.isin(np.arange(32), [10, 20]).astype(np.int64))
     assert rare.labels is not None
-    notes = finetuned(rare, tmp_path, labels=11, steps=1, stratify=True).notes
+    notes = finetuned(rare, tmp_path, labels=11, steps=1, strata=rare.labels).notes
     assert rare.labels[notes["labelled"]].sum() == 1
     assert notes["labelled"] == label_subset(SPLIT.train, 11, STREAMS["labels"], rare.labels).tolist()
     assert notes["labelled"] != label_subset(SPLIT.train, 11, STREAMS["labels"]).tolist()

@@ -115,6 +115,15 @@ def size_of(image: Image.Image) -> tuple[int, int]:
     return size
 
 
+def open_mask(source: Source) -> NDArray[Any]:
+    """The values of a mask (H, W), or its colours (H, W, 3) uint8, before they mean anything. Raises BadFileError."""
+    image = _open(source)
+    if image.mode in MASK_MODES:
+        return np.asarray(image).astype(np.uint8) if image.mode == "1" else np.asarray(image)
+    pixels = np.asarray(read_image(source))
+    return pixels[..., 0] if (pixels[..., :1] == pixels).all() else pixels
+
+
 def read_mask(source: Source, values: Mapping[int, int]) -> Image.Image:
     """The mask's values mapped through `values`, as mode L. A palette is not looked at: its indices are the values.
 

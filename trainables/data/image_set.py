@@ -45,6 +45,8 @@ class ImageSet:
     classes: tuple[str, ...]  # names of the mask classes
     skipped: tuple[str, ...]  # files excluded by `on_error: skip`, with the reason
     label_names: tuple[str, ...] = ()  # names of the image classes, where the data set gives them
+    parts: Sequence[str | None] | None = None  # N, train, val, test or a fold, by `split.file`
+    groups: Sequence[str | None] | None = None  # N, by `split.file`
     transparent: tuple[str, ...] = ()  # images, by name, of which part was laid over black; not known of a stream
     shuffle_window: int | None = None  # images that an epoch shuffles together; None: all
     stream: ReadAhead | None = None  # of a streamed set

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pretune.search_spaces import schema
 from pretune.trainables.constants import IGNORE
-from pretune.trainables.data.errors import SHOWN, DataError
+from pretune.trainables.data.errors import SHOWN, DataError, printable
 
 MAX_LABELS = 100_000  # image classes; ImageNet-21k has 21,841
 
@@ -37,6 +37,7 @@ class Entry(NamedTuple):
     label: int | None = None  # image class
     test: bool | None = None  # on the data set's own test list
     box: Box | None = None  # the part of image and mask that is used; None: all of it
+    listed: tuple[str | None, str | None] = (None, None)  # part and group, as `split.file` has them
 
 
 class Rows(Protocol):
@@ -146,6 +147,20 @@ def file_of(source: Path | Member) -> Path:
     return source.file if isinstance(source, Member) else source
 
 
+@dataclass(frozen=True)
+class EntryNames(Sequence[str]):
+    """Names of entries, made when they are asked for."""
+
+    entries: Sequence[Entry]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: Any) -> Any:
+        found = self.entries[index]
+        return tuple(printable(entry.name) for entry in found) if isinstance(index, slice) else printable(found.name)
+
+
 class Columns(Sequence[Entry]):
     """Entries as an Arrow table: sent to other processes without a copy, however many there are."""
 
@@ -166,18 +181,22 @@ class Columns(Sequence[Entry]):
         if isinstance(index, slice):
             return tuple(self[i] for i in range(*index.indices(len(self))))
         values = [column[index].as_py() for column in self._columns]
-        name, image, image_row, mask, mask_row, label, test, box = values
+        name, image, image_row, mask, mask_row, label, test, box, part, group = values
         first = _source(self._root, image, image_row)
         assert first is not None
-        return Entry(os.fsdecode(name), first, _source(self._root, mask, mask_row), label, test, box and tuple(box))
+        second = _source(self._root, mask, mask_row)
+        return Entry(os.fsdecode(name), first, second, label, test, box and tuple(box), (part, group))
 
 
-_KINDS = (pa.binary(), pa.binary(), pa.int64(), pa.binary(), pa.int64(), pa.int64(), pa.bool_(), pa.list_(pa.int64()))
+_KINDS = (
+    pa.binary(), pa.binary(), pa.int64(), pa.binary(), pa.int64(), pa.int64(), pa.bool_(), pa.list_(pa.int64()),
+    pa.string(), pa.string(),
+)  # fmt: skip
 
 
 def _flat(entry: Entry, root: Path) -> tuple[Any, ...]:
     image, mask = (_name_and_row(source, root) for source in (entry.image, entry.mask))
-    return os.fsencode(entry.name), *image, *mask, entry.label, entry.test, entry.box
+    return os.fsencode(entry.name), *image, *mask, entry.label, entry.test, entry.box, *entry.listed
 
 
 def _name_and_row(source: Path | Member | None, root: Path) -> tuple[bytes | None, int | None]:

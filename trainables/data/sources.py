@@ -116,6 +116,8 @@ def why_not(settings: schema.Data, listing: Listing) -> str:
     maps = [name for name in ("regions", "depth") if getattr(settings, name) is not None]
     if maps:
         return f"{' and '.join(f'`{name}:`' for name in maps)} are computed from the decoded copy"
+    if settings.split.stratify == "pixels":
+        return "`stratify: pixels` reads every mask before a split is drawn"
     if listing.unpack is not None and not isinstance(listing.unpack, Reader) and settings.dataset != "stl10":
         return "its images lie in files that are only read whole (Parquet shards are not)"
     return ""

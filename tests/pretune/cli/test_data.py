@@ -327,3 +327,34 @@ def test_classes_without_an_image_count_as_they_do_in_training(tmp_path: Path) -
     np.savez(tmp_path / "a.npz", images=np.zeros((3, 8, 8), np.uint8), labels=np.array([0, 4, 4]))
     ended = call("check", "npz", "--set", f"root={tmp_path / 'a.npz'}", "--root", tmp_path, "--out", tmp_path / "s.png")
     assert "5 image classes with 1 to 2 images each, 3 of them without an image" in ended.output
+
+
+def test_a_folder_of_validation_images_and_transparency_are_said(tmp_path: Path) -> None:
+    """val/ beside test/ is no list of its own; what is transparent is black."""
+    for part in ("train", "val", "test"):
+        for kind in ("cat", "dog"):
+            (tmp_path / "d" / part / kind).mkdir(parents=True)
+            for i in range(3):
+                image = Image.fromarray(np.random.default_rng(len(part) + i).integers(0, 256, (8, 8, 4), np.uint8))
+                image.putalpha(0 if (part, i) == ("train", 0) else 255)
+                image.save(tmp_path / "d" / part / kind / f"{i}.png")
+    found = call("check", "image-folder", "--set", f"root={tmp_path / 'd'}", "--root", tmp_path / "runs",
+                 "--out", tmp_path / "sheet.png")  # fmt: skip
+    assert found.exit_code == 0, found.output
+    assert "official lists: 12 train, 6 test" in found.output
+    assert "val/ is no list of its own: training and validation are drawn from its 6 images too" in found.output
+    assert "2 images have transparent parts, which were laid over black, first train/cat/0.png" in found.output
+
+
+def test_stacks_and_animations_are_named(tmp_path: Path) -> None:
+    """../shared/cases/first-page-only."""
+    for part in ("images", "masks"):
+        (tmp_path / "stack" / part).mkdir(parents=True)
+    for i in range(4):
+        pages = [Image.fromarray(np.full((32, 32), value, np.uint8)) for value in (10, 200, 250)]
+        pages[0].save(tmp_path / "stack" / "images" / f"{i}.tif", save_all=True, append_images=pages[1:])
+        Image.new("L", (32, 32)).save(tmp_path / "stack" / "masks" / f"{i}.png")
+    found = call("check", "image-mask-folder", "--set", f"root={tmp_path / 'stack'}", "--set", "classes=[a,b]",
+                 "--root", tmp_path / "runs", "--out", tmp_path / "sheet.png")  # fmt: skip
+    assert isinstance(found.exception, DataError)
+    assert "images/0.tif: holds 3 pages or frames, of which an image is one" in str(found.exception)

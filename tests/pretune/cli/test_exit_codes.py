@@ -41,7 +41,9 @@ INTERNAL = {
     "EndedWaitError": "the outcome of a stage: preempted",
     "NoGPUError": "a kind of failure",
     "PreemptedError": "the outcome of a stage: preempted",
+    "StageFailedError": "the outcome of a stage: crashed",
     "UnknownMetricError": "rules of search_spaces and analysis.load make a StudyError and a ResultsError of it",
+    "UnopenedFileError": "whoever reads many files collects them",
 }
 
 

@@ -1,56 +1,334 @@
-"""The starter study: valid for whatever the folders and classes are called."""
+"""The starter study: valid and fitting for whatever the folders hold and are called."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from pretune.cli.starter import starter
-from pretune.search_spaces.resolve import from_yaml
+from pretune.cli import cli
+from pretune.cli.starter import Hardware, quoted, starter
+from pretune.data.survey import find_groups
+from pretune.search_spaces import schema
+from pretune.search_spaces.resolve import Study, from_yaml
+from pretune.trainables.data.resident.build import load_images
+from pretune.trainables.data.splits import draw_split, marks_for
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Zl", "Zp")), min_size=1, max_size=20)
+CPU, GPU = Hardware(gpu=False, cores=2), Hardware(gpu=True, cores=16)
+
+
+def image(path: Path, width: int = 48, height: int = 48, seed: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+    Image.fromarray(pixels).resize((width, height)).save(path)
+
+
+def mask(path: Path, values: tuple[int, ...] = (0, 1), width: int = 48, height: int = 48) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.full((height, width), values[0], np.uint8)
+    for i, value in enumerate(values):
+        pixels[:, i * width // len(values) :] = value
+    Image.fromarray(pixels).save(path)
+
+
+def pairs(root: Path, count: int = 12, **options: Any) -> tuple[Path, Path]:
+    for i in range(count):
+        image(root / "images" / f"a{i:02}.jpg", seed=i, **options)
+        mask(root / "masks" / f"a{i:02}.png", **options)
+    return root / "images", root / "masks"
+
+
+def init(folder: Path, *options: Any) -> tuple[Study, str]:
+    """The study that `pretune init` writes, and what it says."""
+    ended = CliRunner().invoke(cli, ["init", str(folder / "my.yaml"), *map(str, options)], catch_exceptions=False)
+    assert ended.exit_code == 0, ended.output
+    return from_yaml((folder / "my.yaml").read_text(encoding="utf-8")), ended.output
+
+
+def mine(study: Study, name: str = "mine") -> Any:
+    return study.cells[0].configuration().data[name]
+
+
+# -------------------------------------------------------------------------------------------------- what it is called
 
 
 def test_without_folders_the_starter_is_a_valid_study_with_examples() -> None:
-    study = from_yaml(starter("leaves", None, None, None))
-    assert study.name == "leaves"
-    assert len(study.cells) == 6
-    assert "pretune run leaves.yaml" in starter("leaves", None, None, None)
+    text = starter("leaves", None, None, CPU)
+    study = from_yaml(text)
+    assert (study.name, len(study.cells)) == ("leaves", 6)
+    assert "pretune run leaves.yaml" in text
+    assert study.warnings == ()
 
 
-def test_folders_become_a_root_and_two_names_below_it(tmp_path: Path) -> None:
-    text = starter("s", tmp_path / "photos", tmp_path / "labels" / "fine", "background,leaf")
-    data = yaml.safe_load(text)["data"]["mine"]
-    assert data["root"] == str(tmp_path)
-    assert (data["images"], data["masks"]) == ("photos", "labels/fine")
-    assert data["classes"] == ["background", "leaf"]
-
-
-def test_the_small_scale_is_valid_too() -> None:
-    from_yaml(starter("s", None, None, None), "small")
+@pytest.mark.parametrize("hardware", [CPU, GPU])
+def test_the_small_scale_is_valid_too(hardware: Hardware) -> None:
+    from_yaml(starter("s", None, None, hardware), "small")
 
 
 @pytest.mark.parametrize("name", ["2024", "true", "null", "-a", ".hidden", "_x", "ü", "", "a b#c", "x" * 300, "1e3"])
 def test_any_file_name_gives_a_valid_study_name(name: str) -> None:
-    from_yaml(starter(name, None, None, None))
+    from_yaml(starter(name, None, None, CPU))
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    folder=NAMES.filter(lambda name: "/" not in name and name not in (".", "..")), classes=st.lists(NAMES, min_size=1)
+@settings(max_examples=100, deadline=None)
+@given(name=NAMES | st.text(max_size=5))
+def test_what_is_quoted_reads_as_it_was(name: str) -> None:
+    if "\ud800" <= max(name, default="a") <= "\udfff":
+        return
+    assert yaml.safe_load(f"x: [{quoted(name)}]  # why") == {"x": [name]}
+    assert "\t" not in quoted(name)
+
+
+@pytest.mark.parametrize("folder", ["a b", "no", "1: 2", "x#y", "ü | é", "'q\"", "{a}", "%s"])
+def test_odd_folders_and_classes_are_quoted(tmp_path: Path, folder: str) -> None:
+    pairs(tmp_path / folder, 4)
+    study, _ = init(tmp_path, "--images", tmp_path / folder / "images", "--masks", tmp_path / folder / "masks",
+                    "--classes", f"no,{folder}".replace(", ", ""))  # fmt: skip
+    assert mine(study).root == str((tmp_path / folder).resolve())
+    assert mine(study).classes == ("no", folder)
+
+
+# ---------------------------------------------------------------------------------------------------- what it has seen
+
+
+def test_a_pool_and_few_labels_are_two_data_sets_and_the_pool_is_used_whole(tmp_path: Path) -> None:
+    images, masks = pairs(tmp_path / "B")
+    for i in range(20):
+        image(tmp_path / "A" / "deep" / f"{i}.png", seed=100 + i)
+    study, said = init(tmp_path, "--unlabelled", tmp_path / "A", "--images", images, "--masks", masks)
+    configuration = study.cells[0].configuration()
+    assert [stage.data for stage in configuration.pretrain] == ["unlabelled"]
+    assert configuration.finetune is not None
+    assert configuration.finetune.data == "labelled"
+    assert (mine(study, "unlabelled").split.test, mine(study, "unlabelled").split.val) == (0, 0)
+    assert study.warnings == ()
+    assert "12 images with masks, 2 classes" in said
+    assert "unlabelled: 20 images (all 48 x 48 px; 20 RGB)" in said
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "changes"),
+    [
+        ((0, 1), ("background", "object"), {}),
+        ((0, 255), ("background", "object"), {"mask_values": (0, 255)}),
+        ((0, 1, 2), ("background", "class 1", "class 2"), {}),
+        ((1, 2, 3), ("class 1", "class 2", "class 3"), {"mask_values": (1, 2, 3)}),
+        ((0, 1, 255), ("background", "object"), {"ignore": 255}),
+        ((0, 1, 2, 255), ("background", "class 1", "class 2"), {"ignore": 255}),
+        ((0, 128, 255), ("background", "class 128", "class 255"), {"mask_values": (0, 128, 255)}),
+        ((0, 7), ("background", "object"), {"mask_values": (0, 7)}),
+    ],
 )
-def test_odd_folders_and_classes_are_quoted(folder: str, classes: list[str]) -> None:
-    given_classes = [name.replace(",", "").strip() or "x" for name in classes]
-    text = starter("s", Path("/data") / folder / "a", Path("/data") / folder / "b", ",".join(given_classes))
-    data = yaml.safe_load(text)["data"]["mine"]
-    assert data["root"] == f"/data/{folder}"
-    assert data["classes"] == given_classes
+def test_the_values_of_masks_become_classes(
+    tmp_path: Path, values: tuple[int, ...], classes: tuple[str, ...], changes: dict[str, Any]
+) -> None:
+    for i in range(4):
+        image(tmp_path / "images" / f"{i}.png")
+        mask(tmp_path / "masks" / f"{i}.png", values)
+    study, _ = init(tmp_path, "--images", tmp_path / "images", "--masks", tmp_path / "masks")
+    data = mine(study)
+    assert data.classes == classes
+    plain = {"mask_values": None, "ignore": None, "mask_threshold": None, "mask_colors": None}
+    assert {key: getattr(data, key) for key in plain} == plain | changes
+    made = load_images(data, None, tmp_path / "cache")
+    assert made.masks is not None
+    assert set(np.unique(made.masks)) == {*range(len(classes)), *([255] if data.ignore else [])}
 
 
-def test_yes_no_and_numbers_stay_names_of_classes() -> None:
-    data = yaml.safe_load(starter("s", None, None, "no, yes, 3"))["data"]["mine"]
-    assert data["classes"] == ["no", "yes", "3"]
+@pytest.mark.parametrize(
+    ("sizes", "cpu", "gpu", "fit"),
+    [
+        ([(48, 48)], 32, 32, "squash"),
+        ([(500, 400)], 128, 256, "squash"),
+        ([(1024, 512)], 128, 256, "squash"),  # all are squashed alike
+        ([(300, 100), (100, 300), (200, 200)], 96, 96, "pad"),
+        ([(20, 20)], 32, 32, "squash"),
+    ],
+)
+def test_the_size_follows_the_images_and_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: list[tuple[int, int]], cpu: int, gpu: int, fit: str
+) -> None:
+    for i in range(6):
+        width, height = sizes[i % len(sizes)]
+        image(tmp_path / "images" / f"{i}.png", width, height)
+        mask(tmp_path / "masks" / f"{i}.png", width=width, height=height)
+    for has_gpu, expected in ((False, cpu), (True, gpu)):
+        monkeypatch.setattr("pretune.calibration.has_gpu", lambda has_gpu=has_gpu: has_gpu)
+        (tmp_path / "my.yaml").unlink(missing_ok=True)
+        study, _ = init(tmp_path, "--images", tmp_path / "images", "--masks", tmp_path / "masks")
+        finetune = study.cells[0].configuration().finetune
+        assert finetune is not None
+        assert (mine(study).cache_size, finetune.size, mine(study).fit) == (expected, expected, fit)
+
+
+def test_a_rare_class_asks_for_other_losses(tmp_path: Path) -> None:
+    images, masks = pairs(tmp_path)
+    for path in masks.iterdir():
+        pixels = np.zeros((48, 48), np.uint8)
+        pixels[:4, :5] = 1
+        Image.fromarray(pixels).save(path)
+    study, _ = init(tmp_path, "--images", images, "--masks", masks)
+    losses = {cell.levels["loss"] for cell in study.cells}
+    assert losses == {"dice+cross-entropy", "focal"}
+    assert "the rarest class has 0.9% of the pixels" in (tmp_path / "my.yaml").read_text()
+
+
+def test_official_parts_are_the_split(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        for i in range(4):
+            image(tmp_path / part / "images" / f"{i}.png")
+            mask(tmp_path / part / "masks" / f"{i}.png")
+    study, _ = init(tmp_path, "--images", tmp_path)
+    assert mine(study).split.test == "official"
+
+
+def test_a_file_without_a_partner_is_said_and_excluded(tmp_path: Path) -> None:
+    images, masks = pairs(tmp_path)
+    image(images / "lonely.png")
+    study, _ = init(tmp_path, "--images", images, "--masks", masks)
+    assert mine(study).on_error == "skip"
+    assert "1 files are in no pair, the first images/lonely.png" in (tmp_path / "my.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ([f"patient{p:02}_slice{i}" for p in range(6) for i in range(3)], r"([^/_-]+)[_-][^/]*$"),
+        ([f"site/P{p}-L-{i}" for p in range(6) for i in range(3)], r"([^/_-]+)[_-][^/]*$"),
+        ([f"scan_{p}_{i}" for p in range(6) for i in range(3)], r"([^/]+)[_-][^/_-]*$"),
+        ([f"case{p}/{i}" for p in range(6) for i in range(3)], "parent"),
+        ([f"img_{i:04}" for i in range(20)], None),
+        ([f"{i:04}" for i in range(20)], None),
+        ([f"{breed}_{i}" for breed in ("Abyssinian", "pug", "Bengal", "beagle") for i in range(5)], None),
+        ([f"{year}_{i:06}" for year in range(2007, 2013) for i in range(5)], None),
+        ([f"p{i}_x" for i in range(20)], None),
+    ],
+)
+def test_groups_are_found_in_names_with_numbers(names: list[str], expected: str | None) -> None:
+    found = find_groups(names)
+    setting = found.setting if found else None
+    assert (setting["pattern"] if isinstance(setting, dict) else setting) == expected
+    assert found is None or found.groups == 6
+
+
+def test_patients_become_groups_and_folds(tmp_path: Path) -> None:
+    for patient in range(4):
+        for i in range(5):
+            image(tmp_path / "images" / f"patient{patient}_{i}.png")
+            mask(tmp_path / "masks" / f"patient{patient}_{i}.png")
+    study, _ = init(tmp_path, "--images", tmp_path / "images", "--masks", tmp_path / "masks")
+    assert {cell.levels["fold"] for cell in study.cells} == {"1/4", "2/4", "3/4", "4/4"}
+    for cell in study.cells:
+        data = cell.configuration().data["mine"]
+        made = load_images(data, None, tmp_path / "cache")
+        drawn = draw_split(20, data.split, 0, None, None, marks_for(data.split, made))
+        patients = [{made.names[i].split("_")[0] for i in part} for part in drawn]
+        assert sum(map(len, patients)) == 4
+        assert len(patients[2]) == 1
+
+
+# --------------------------------------------------------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize(
+    ("image_file", "mask_file", "expected"),
+    [
+        ("x/images/p{i}.jpg", "x/masks/p{i}.png", ("images", "masks", "{stem}", "{stem}")),
+        ("x/p{i}.jpg", "x/p{i}_mask.png", (".", ".", "{stem}", "{stem}_mask")),
+        ("x/p{i}.jpg", "x/masks/p{i}_gt.png", (".", "masks", "{stem}", "{stem}_gt")),
+        ("x/s{i}/p.jpg", "x/s{i}/p_mask.png", (".", ".", "{stem}", "{stem}_mask")),
+        ("x/s{i}/image.jpg", "x/s{i}/mask.png", (".", ".", "{stem}/image", "{stem}/mask")),
+        ("x/images/{i}_training.png", "x/1st/{i}_manual1.png", ("images", "1st", "{stem}_training", "{stem}_manual1")),
+        ("x/images/img_{i}.png", "x/labels/lbl_{i}.png", ("images", "labels", "img_{stem}", "lbl_{stem}")),
+        ("x/train/images/{i}.png", "x/train/labels/{i}.png", ("images", "labels", "{stem}", "{stem}")),
+    ],
+)
+def test_how_files_pair_is_found(
+    tmp_path: Path, image_file: str, mask_file: str, expected: tuple[str, str, str, str]
+) -> None:
+    for i in range(11, 15):
+        image(tmp_path / image_file.format(i=i))
+        mask(tmp_path / mask_file.format(i=i))
+    given = ["--masks", tmp_path / "x" / "1st"] if "1st" in mask_file else []
+    where = tmp_path / "x" / "images" if given else tmp_path / "x"
+    study, said = init(tmp_path, "--images", where, *given)
+    data = mine(study)
+    assert isinstance(data, schema.ImageMaskFolder)
+    assert (data.images, data.masks, data.image_name, data.mask_name) == expected
+    assert "4 images with masks" in said
+    assert len(load_images(data, None, tmp_path / "cache").images) == 4
+
+
+# ------------------------------------------------------------------------------------------------------------- formats
+
+
+def test_colours_are_written_as_a_mapping_and_a_known_palette_by_its_name(tmp_path: Path) -> None:
+    images, masks = pairs(tmp_path)
+    for path in masks.iterdir():
+        pixels = np.zeros((48, 48, 3), np.uint8)
+        pixels[:20, :20], pixels[30:] = (9, 8, 7), (200, 0, 0)
+        Image.fromarray(pixels).save(path)
+    study, _ = init(tmp_path, "--images", images, "--masks", masks)
+    assert mine(study).mask_colors == (
+        ("background", (0, 0, 0)), ("class 1", (200, 0, 0)), ("class 2", (9, 8, 7)),
+    )  # fmt: skip
+    for path in masks.iterdir():
+        pixels[:20, :20], pixels[30:] = (128, 64, 128), (128, 128, 0)
+        Image.fromarray(pixels).save(path)
+    (tmp_path / "my.yaml").unlink()
+    study, _ = init(tmp_path, "--images", images, "--masks", masks)
+    assert "mask_colors: camvid" in (tmp_path / "my.yaml").read_text()
+    assert mine(study).classes[17] == "Road"
+
+
+def test_jpeg_masks_are_black_and_white(tmp_path: Path) -> None:
+    for i in range(6):
+        image(tmp_path / "images" / f"{i}.jpg", 64, 64)
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        disc = np.hypot(*(np.mgrid[:64, :64] - 31.5)) < 15 + i
+        Image.fromarray((disc * 255).astype(np.uint8)).save(tmp_path / "masks" / f"{i}.jpg", quality=70)
+    study, _ = init(tmp_path, "--images", tmp_path / "images", "--masks", tmp_path / "masks")
+    assert (mine(study).mask_threshold, mine(study).classes) == (128, ("background", "object"))
+    made = load_images(mine(study), None, tmp_path / "cache")
+    assert made.masks is not None
+    assert set(np.unique(made.masks)) == {0, 1}
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "expected"),
+    [
+        (lambda root: image(root / "a" / "x.png"), ["--images", "a"], "no image has a mask that is called like it"),
+        (lambda root: (root / "a").mkdir(), ["--unlabelled", "a"], "holds no image of a type that is read"),
+        (lambda root: pairs(root), ["--images", "images", "--masks", "masks", "--classes", "a,b,c"],
+         "--classes names 3 classes, and the masks hold 2"),
+        (lambda root: pairs(root), ["--masks", "masks"], "--masks needs --images"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_is_one_sentence_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any, options: list[str], expected: str
+) -> None:
+    make(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    ended = CliRunner().invoke(cli, ["init", "my.yaml", *options])
+    assert expected in (ended.output + str(ended.exception))
+    assert ended.exit_code != 0
+    assert not (tmp_path / "my.yaml").exists()
+
+
+def test_photographs_given_as_masks_are_refused(tmp_path: Path) -> None:
+    for i in range(3):
+        for folder in ("images", "masks"):
+            image(tmp_path / folder / f"{i}.jpg", 64, 64, seed=i)
+    ended = CliRunner().invoke(cli, ["init", str(tmp_path / "m.yaml"), "--images", str(tmp_path)])
+    assert "colours, which are no classes" in str(ended.exception)

@@ -52,6 +52,26 @@ def test_copies_on_both_sides_of_the_test_split_are_said_whatever_the_split(tmp_
     assert said("1/2") == []
 
 
+def test_groups_that_an_official_list_cuts_are_said(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for part, names in (("train", ["p1_a", "p2_a"]), ("test", ["p1_b", "p3_a"])):
+        for kind in ("images", "masks"):
+            (tmp_path / part / kind).mkdir(parents=True)
+        for name in names:
+            noise(random).save(tmp_path / part / "images" / f"{name}.png")
+            Image.new("L", (32, 32)).save(tmp_path / part / "masks" / f"{name}.png")
+    data = {"dataset": "image-mask-folder", "root": str(tmp_path), "classes": ["a", "b"], "cache_size": 32}
+    split = {"test": "official", "val": 0, "group": {"pattern": r"(p\d)_"}}
+    made = from_dict({"study": "s", "data": {"d": data | {"split": split}}, "finetune": {"data": "d", "epochs": 1}})
+
+    def opened(data):  # type: ignore[no-untyped-def]
+        digest = prepare(data, None, tmp_path / "cache")[0]
+        return digest, open_set(data, digest, None, tmp_path / "cache")
+
+    (sentence,) = find_leaks(made, opened, tmp_path / "cache")
+    assert "data d: 1 groups of split.group are in the test set and outside of it, that of test/p1_b first" in sentence
+
+
 @pytest.mark.parametrize(
     ("pretrain", "transfer", "expected"),
     [

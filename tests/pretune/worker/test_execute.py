@@ -21,6 +21,7 @@ from pretune.search_spaces.resolve import from_dict
 from pretune.store.store import Store
 from pretune.trainables import checkpoints
 from pretune.trainables.data.resident.digest import content_digest
+from pretune.worker import stage as stage_module
 from pretune.worker.execute import execute
 from pretune.worker.failures import NO_SPACE, describe, failed
 from pretune.worker.stage import run_worker
@@ -279,3 +280,24 @@ def test_a_gpu_that_torch_does_not_find_is_a_crash_and_not_the_cpu(
     outcome = execute(replace(tasks(tiny, folders)["pretrain"], gpus=1.0), ignore)
     assert (outcome.state, outcome.failure) == ("crashed", Failure.NO_GPU)
     assert "`gpus: 0` under `resources` trains on the CPU" in outcome.cause
+
+
+def test_a_processor_is_known_by_model_and_instruction_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hypervisors hide names ("Intel(R) Xeon(R) Processor"): family, model and stepping stay."""
+    info = {"model name": "Intel(R) Xeon(R) Processor", "cpu family": "6", "model": "143", "stepping": "8"}
+    monkeypatch.setattr(stage_module, "_cpuinfo", lambda: info | {"flags": "fpu avx2 avx512f amx_tile amx_int8"})
+    for name in stage_module.LOWERED:
+        monkeypatch.delenv(name, raising=False)
+    found = stage_module.processor()
+    assert found["cpu"] == "Intel(R) Xeon(R) Processor (family 6, model 143, stepping 8)"
+    kernels = torch.backends.cpu.get_cpu_capability()
+    assert found["instructions"] == f"{kernels} avx2 avx512f amx_tile"
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert stage_module.processor()["instructions"] == f"{kernels} avx2 avx512f amx_tile ONEDNN_MAX_CPU_ISA=AVX2"
+    monkeypatch.setattr(
+        stage_module, "_cpuinfo", lambda: {"CPU implementer": "0x41", "CPU part": "0xd40", "Features": "asimd sve"}
+    )
+    assert stage_module.processor()["cpu"].endswith("(implementer 0x41, part 0xd40)")
+    assert stage_module.processor()["instructions"].startswith(f"{kernels} asimd sve")
+    monkeypatch.setattr(stage_module, "_cpuinfo", dict)
+    assert set(stage_module.processor()) == {"cpu", "instructions"}

@@ -80,7 +80,7 @@ def test_a_test_list_of_another_length_is_refused() -> None:
     [
         (10, 5, 5, "train 0, val 5 .*, test 5"),
         (10, 2, 30, "train 0, val 30 .*, test 2"),
-        (10, 0.0, 0.1, "train 9, val 1 .*, test 0"),
+        (10, 0.04, 0.1, "train 9, val 1 .*, test 0"),
         (10, 30, 0, "train 0, val 0 .*, test 10"),
         (0, 0.1, 0.1, "0 images leave train 0"),
     ],

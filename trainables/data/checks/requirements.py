@@ -18,12 +18,12 @@ from pretune.search_spaces import schema
 from pretune.trainables.constants import MIN_CKA_BATCH
 from pretune.trainables.data.errors import DataError, RequirementsError
 from pretune.trainables.data.image_set import ImageSet
-from pretune.trainables.data.listing import Listing
-from pretune.trainables.data.sets.present import labels_of, tests_of
+from pretune.trainables.data.listing import EntryNames, Listing
+from pretune.trainables.data.sets.present import labels_of, marks_of, tests_of
 from pretune.trainables.data.sets.scenes import SCENE_CLASSES
 from pretune.trainables.data.sets.table import GENERATED, generated_indices
 from pretune.trainables.data.sets.volumes import VOLUME_CLASSES
-from pretune.trainables.data.splits import draw_split
+from pretune.trainables.data.splits import NOTHING_KNOWN, Marks, draw_split
 
 StageSettings = schema.Pretrain | schema.Finetune | schema.Probe
 Offer = Literal["masks", "image classes", "regions", "depth maps"]
@@ -70,6 +70,7 @@ class Facts:
     depth: bool
     unknown: frozenset[Offer] = frozenset()  # what only the files can tell
     classes: tuple[str, ...] = ()  # names of the mask classes; () where they are not known
+    marks: Marks = NOTHING_KNOWN  # names, and what `split.file` says of the images
     _drawn: dict[schema.Split, tuple[Sizes | None, tuple[str, ...]]] = field(init=False, default_factory=dict)
 
     def lacks(self, wanted: Offer) -> bool:
@@ -92,9 +93,14 @@ class Facts:
 
     def _draw(self, images: int, split: schema.Split) -> tuple[Sizes | None, tuple[str, ...]]:
         problems: list[str] = []
+        if split.stratify == "pixels" and not self.lacks(
+            "masks"
+        ):  # which reads every mask; sizes differ by one at most
+            split = split.model_copy(update={"stratify": False})
         for tried in (split, split.model_copy(update={"stratify": False})):  # the second shows what the first hides
             try:
-                drawn = draw_split(images, tried, 0, self.official_test, self.labels if tried.stratify else None)
+                labels = self.labels if tried.stratify else None
+                drawn = draw_split(images, tried, 0, self.official_test, labels, self.marks)
             except DataError as error:
                 problems.append(str(error))
                 continue
@@ -122,7 +128,9 @@ def facts_of_listing(settings: schema.Data, listing: Listing) -> Facts:
     regions, depth = settings.regions is not None, settings.depth is not None
     entries = listing.entries
     names = listing.classes if classes else ()
-    return Facts(len(entries), classes, labels_of(entries), tests_of(entries), regions, depth, classes=names)
+    marks = Marks(EntryNames(entries), marks_of(entries, 0), marks_of(entries, 1))
+    tests = tests_of(entries)
+    return Facts(len(entries), classes, labels_of(entries), tests, regions, depth, classes=names, marks=marks)
 
 
 def facts_of_images(data: ImageSet) -> Facts:
@@ -130,7 +138,9 @@ def facts_of_images(data: ImageSet) -> Facts:
     classes = 0 if data.masks is None else len(data.classes)
     regions, depth = data.regions is not None, data.depth is not None
     names = data.classes if classes else ()
-    return Facts(len(data.images), classes, data.labels, data.official_test, regions, depth, classes=names)
+    marks = Marks(data.names, data.parts, data.groups)
+    tests = data.official_test
+    return Facts(len(data.images), classes, data.labels, tests, regions, depth, classes=names, marks=marks)
 
 
 def check_requirements(where: str, settings: StageSettings, data: schema.Data, facts: Facts, workers: int = 1) -> None:

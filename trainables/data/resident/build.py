@@ -27,6 +27,7 @@ from pretune.trainables.data.resident import maps
 from pretune.trainables.data.resident.digest import digest_with_maps, files_digest, generated_digest
 from pretune.trainables.data.resident.open import INDEX, open_built
 from pretune.trainables.data.sets import cubes, scenes, volumes
+from pretune.trainables.data.sets.present import marks_of
 from pretune.trainables.data.sets.table import GENERATED, generated_indices, list_files
 
 PACKS = 2  # files of many images that stay open while they are decoded: rows run on threads across their border
@@ -139,6 +140,7 @@ def _write_files(settings: schema.Data, listing: Listing, folder: Path, progress
     labels, tests = [entry.label for entry in entries], [entry.test for entry in entries]
     names = [entry.name for entry in entries]
     index = _index(names, listing.classes, labels, tests, skipped, listing.label_names)
+    index |= {"parts": marks_of(entries, 0), "groups": marks_of(entries, 1)}
     return index | ({"transparent": transparent} if transparent else {})
 
 

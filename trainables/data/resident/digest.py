@@ -64,9 +64,10 @@ def digest_with_maps(images: str, settings: schema.Data, data_root: Path | None,
 
 def _identity(entry: Entry, found: dict[Path, str]) -> list[Any]:
     mask = None if entry.mask is None else found[file_of(entry.mask)]
-    whole = [entry.name, entry.label, entry.test, found[file_of(entry.image)], mask]
+    whole: list[Any] = [entry.name, entry.label, entry.test, found[file_of(entry.image)], mask]
     inside = [source.row for source in (entry.image, entry.mask) if isinstance(source, Member)]
-    return [*whole, inside, entry.box] if inside or entry.box else whole
+    whole = [*whole, inside, entry.box] if inside or entry.box else whole
+    return [*whole, entry.listed] if any(entry.listed) else whole
 
 
 def _sha256(parts: Sequence[Any]) -> str:

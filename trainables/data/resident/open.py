@@ -57,6 +57,8 @@ def _open(folder: Path) -> ImageSet:
         classes=tuple(index["classes"]),
         skipped=tuple(map(printable, index["skipped"])),
         label_names=tuple(map(printable, index.get("label_names", ()))),  # caches of before the adapters have none
+        parts=index.get("parts"),
+        groups=index.get("groups"),
         transparent=tuple(map(printable, index.get("transparent", ()))),
     )
 

@@ -143,7 +143,7 @@ def list_images_and_masks(
 
     Names that cannot be paired are problems. Raises DataError for a missing folder.
     """
-    pairs = _folder_pairs(root, images, masks)
+    pairs = folder_pairs(root, images, masks)
     pairs = [(part, a, a if os.path.realpath(a) == os.path.realpath(b) else b) for part, a, b in pairs]
     for _, image_folder, mask_folder in pairs:
         if image_folder == mask_folder and names.image == names.mask:
@@ -162,11 +162,11 @@ def list_images_and_masks(
     entries: list[Entry] = []
     unlisted, others = 0, list[Path]()
     for part, image_folder, mask_folder in pairs:
-        found_images, found_masks = _distinguished(image_folder, mask_folder, names)
+        found_images, found_masks = tell_apart(image_folder, mask_folder, names)
         problems += [*_irregular(root, found_images), *_irregular(root, found_masks)]
         paired = _paired(root, (image_folder, found_images), (mask_folder, found_masks), names, problems)
         for image, mask in paired:
-            stem = _key(image_folder, image, names.image)
+            stem = key_of(image_folder, image, names.image)
             entries.append(Entry(f"{part}{stem}", image, mask))
         unlisted += len(found_images.images) - len(paired)
         others += [*found_images.others, *(found_masks.others if mask_folder != image_folder else [])]
@@ -178,7 +178,7 @@ def list_images_and_masks(
     )
 
 
-def _folder_pairs(root: Path, images: str, masks: str) -> list[tuple[str, Path, Path]]:
+def folder_pairs(root: Path, images: str, masks: str) -> list[tuple[str, Path, Path]]:
     """('', root/images, root/masks), else ('train/', root/train/images, root/train/masks) and so on."""
     if (root / images).is_dir() and (root / masks).is_dir():
         return [("", root / images, root / masks)]
@@ -187,13 +187,13 @@ def _folder_pairs(root: Path, images: str, masks: str) -> list[tuple[str, Path, 
     return found if found and all(a.is_dir() and b.is_dir() for _, a, b in found) else []
 
 
-def _distinguished(images: Path, masks: Path, names: Names) -> tuple[ImageFiles, ImageFiles]:
+def tell_apart(images: Path, masks: Path, names: Names) -> tuple[ImageFiles, ImageFiles]:
     """The images and the masks, where all may lie in one folder. A mask is what is called as one."""
     found = image_files(images)
     if images == masks:
-        called = [path for path in found.images if _key(masks, path, names.mask) is not None]
+        called = [path for path in found.images if key_of(masks, path, names.mask) is not None]
         if names.mask == "{stem}":  # all are called so, and images are what is called as one
-            called = [path for path in called if _key(images, path, names.image) is None]
+            called = [path for path in called if key_of(images, path, names.image) is None]
         of_masks = set(called)
         return (
             found._replace(images=[path for path in found.images if path not in of_masks]),
@@ -212,7 +212,7 @@ def _paired(
     image_of, unread_image = (_by_stem(images[0], paths, names.image) for paths in images[1][:2])
     mask_of, unread_mask = (_by_stem(masks[0], paths, names.mask) for paths in masks[1][:2])
     for folder, found, name, kind in ((*images, names.image, "image"), (*masks, names.mask, "mask")):
-        odd = sorted(_in(root, path) for path in found.images if _key(folder, path, name) is None)
+        odd = sorted(_in(root, path) for path in found.images if key_of(folder, path, name) is None)
         problems += [f"{path}: not called as `{kind}_name: {name}`; rename or remove it" for path in odd]
     problems += [*_equal_stems(root, image_of), *_equal_stems(root, mask_of)]
     for stem in sorted(image_of.keys() - mask_of.keys()):
@@ -239,7 +239,7 @@ def _called(stem: str, name: str) -> str:
     return f"{folder}/{name.format(stem=last)}" if folder else name.format(stem=last)
 
 
-def _key(folder: Path, path: Path, name: str) -> str | None:
+def key_of(folder: Path, path: Path, name: str) -> str | None:
     """The stem of a file below `folder`, with the folders above it; None where it is not called as `name` says."""
     within = path.relative_to(folder).with_suffix("").as_posix()
     if name == "{stem}":
@@ -260,7 +260,7 @@ def _by_stem(folder: Path, paths: Iterable[Path], name: str) -> dict[str, list[P
     """Path below the folder, without suffix and what `name` puts around the stem, in one Unicode form -> files."""
     found: dict[str, list[Path]] = {}
     for path in paths:
-        if (key := _key(folder, path, name)) is not None:
+        if (key := key_of(folder, path, name)) is not None:
             found.setdefault(composed(key), []).append(path)
     return found
 

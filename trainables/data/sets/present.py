@@ -67,6 +67,14 @@ def tests_of(entries: Sequence[Entry]) -> NDArray[np.bool_] | None:
     return None if not tests or None in tests else np.array(tests, np.bool_)
 
 
+def marks_of(entries: Sequence[Entry], which: int) -> tuple[str | None, ...] | None:
+    """Part (0) or group (1) of each image, by `split.file`; None where it has none."""
+    if isinstance(entries, Shards):
+        return None
+    found = tuple(entry.listed[which] for entry in entries)
+    return found if any(found) else None
+
+
 @lru_cache(maxsize=200_000)
 def _values_in_mask(path: Path, size: int, mtime_ns: int) -> frozenset[int]:
     return frozenset(np.flatnonzero(np.bincount(read_indices(path).ravel())).tolist())

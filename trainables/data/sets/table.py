@@ -12,6 +12,7 @@ from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.listing import Listing, where_all_are
 from pretune.trainables.data.sets import classed, cubes, flowers, folders, packed, parquet, pets, segmented
 from pretune.trainables.data.sets.catalogue import About, DataSet
+from pretune.trainables.data.split_file import with_split_file
 from pretune.trainables.data.splits import draw_subset
 
 GENERATED = schema.Scenes | schema.Volumes  # data sets without files, by functions of scenes.py and volumes.py
@@ -47,6 +48,7 @@ def list_files(settings: schema.Data, data_root: Path | None) -> Listing:
         raise DataError(
             f"{settings.dataset}: no usable image in {root}{where_all_are(listing.problems)}", listing.problems
         )
+    listing = with_split_file(listing, settings.split, data_root)
     return _limited(listing, settings.limit, settings.split.seed)
 
 

@@ -16,26 +16,12 @@ from numpy.typing import NDArray
 from pretune.search_spaces import schema
 from pretune.trainables.data.errors import printable
 from pretune.trainables.data.image_set import ImageSet, Progress
-from pretune.trainables.data.listing import Columns, Entry, Listing, refuse_bad_files
+from pretune.trainables.data.listing import Columns, Entry, EntryNames, Listing, refuse_bad_files
 from pretune.trainables.data.sets.parquet import Reader, Shards
-from pretune.trainables.data.sets.present import labels_of, tests_of
+from pretune.trainables.data.sets.present import labels_of, marks_of, tests_of
 from pretune.trainables.data.streaming.stream import Column, Recipe, Stream
 
 CHECKED = 256  # images of one step of the pass that finds bad files
-
-
-@dataclass(frozen=True)
-class Names(Sequence[str]):
-    """Names of entries, made when they are asked for."""
-
-    entries: Sequence[Entry]
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def __getitem__(self, index: Any) -> Any:
-        found = self.entries[index]
-        return tuple(printable(entry.name) for entry in found) if isinstance(index, slice) else printable(found.name)
 
 
 @dataclass(frozen=True)
@@ -70,10 +56,12 @@ def open_streamed(settings: schema.Data, listing: Listing, digest: str, cache: P
         depth=None,
         labels=labels_of(entries),
         official_test=tests_of(entries),
-        names=Names(entries),
+        names=EntryNames(entries),
         classes=listing.classes,
         skipped=tuple(map(printable, skipped)),
         label_names=tuple(map(printable, listing.label_names)),
+        parts=marks_of(entries, 0),
+        groups=marks_of(entries, 1),
         stream=stream,
     )
 

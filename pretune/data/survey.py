@@ -1,0 +1,408 @@
+"""What a person's own folders hold, before there is a study: how files pair, how large they are, what masks mean.
+
+`pretune init` writes a study from it. Headers of images and all values of masks are read, of a sample where there are
+many; nothing is written.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from pretune.search_spaces.schema.palettes import PALETTES, RGB
+from pretune.trainables.data import decode
+from pretune.trainables.data.errors import BadFileError, DataError
+from pretune.trainables.data.image_files import SUFFIXES, by_suffix, image_files
+from pretune.trainables.data.listing import Listing, file_of
+from pretune.trainables.data.sets.folders import (
+    EQUAL_STEMS,
+    Names,
+    folder_pairs,
+    key_of,
+    list_images_and_masks,
+    tell_apart,
+)
+
+MOST_HEADERS = 2000  # images whose size and mode are read
+MOST_MASKS = 300  # masks whose values are read
+SOFT = 0.1  # share of pixels between black and white up to which a mask is black and white with soft edges
+NEAR = 64  # of 255: what counts as black or white there
+MOST_VALUES = 64  # classes that a mask is believed to have
+
+# What people put behind or before the name of an image to call its mask.
+MASK_WORDS = (
+    "mask", "masks", "gt", "seg", "segmentation", "label", "labels", "annotation", "groundtruth", "ground_truth",
+    "manual", "lbl", "Mask", "GT", "Segmentation", "Label", "L",
+)  # fmt: skip
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "photos", "JPEGImages")
+MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "gt", "groundtruth", "SegmentationClass")
+
+
+class Sizes(NamedTuple):
+    """Sizes of images, px."""
+
+    counts: Mapping[tuple[int, int], int]  # (width, height) -> images
+
+    @property
+    def short(self) -> int:
+        """Median of the shorter side."""
+        return int(np.median(np.repeat([min(size) for size in self.counts], list(self.counts.values()))))
+
+    @property
+    def aspect(self) -> float:
+        """Longer over shorter side that nine of ten images do not exceed."""
+        ratios = np.repeat([max(size) / min(size) for size in self.counts], list(self.counts.values()))
+        return float(np.quantile(ratios, 0.9))
+
+    def __str__(self) -> str:
+        if len(self.counts) == 1:
+            width, height = next(iter(self.counts))
+            return f"all {width} x {height} px"
+        widths, heights = ([size[side] for size in self.counts] for side in (0, 1))
+        wide, high = (f"{min(s)} to {max(s)}" if len(set(s)) > 1 else str(s[0]) for s in (widths, heights))
+        return f"{wide} px wide, {high} px high"
+
+
+@dataclass(frozen=True)
+class ImagesSeen:
+    """A folder of images."""
+
+    count: int
+    sizes: Sizes
+    modes: Mapping[str, int]  # Pillow's, such as RGB or I;16 -> images
+    unread: Mapping[str, int]  # suffix -> files of it, which are not read
+
+    def __str__(self) -> str:
+        kinds = ", ".join(f"{count} {mode}" for mode, count in sorted(self.modes.items(), key=lambda item: -item[1]))
+        return f"{self.count} images ({self.sizes}; {kinds})"
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What the pixels of masks mean, as settings of a data set."""
+
+    classes: tuple[str, ...]
+    shares: tuple[float, ...]  # of the pixels that count, by class
+    ignored: float  # share of all pixels
+    settings: Mapping[str, Any]  # mask_values, ignore, mask_threshold, mask_colors, ignore_colors
+    why: str  # one line for people
+
+    @property
+    def rarest(self) -> float:
+        return min(self.shares)
+
+
+@dataclass(frozen=True)
+class PairsSeen:
+    """Images with masks."""
+
+    root: Path
+    images: str  # folder below root
+    masks: str
+    names: Names
+    listing: Listing
+    meaning: Meaning
+    looked_at: int  # masks whose values were read
+
+    @property
+    def count(self) -> int:
+        return len(self.listing.entries)
+
+
+def survey_images(folder: Path) -> ImagesSeen:
+    """Every image below a folder. Raises DataError where there is none that can be read."""
+    found = image_files(folder)
+    if not found.images:
+        raise DataError(f"{folder} holds no image of a type that is read ({', '.join(sorted(SUFFIXES))})")
+    return images_seen(found.images, by_suffix(found.others))
+
+
+def images_seen(paths: Sequence[Path], unread: Mapping[str, int]) -> ImagesSeen:
+    """Sizes and modes by the headers of a sample; damaged files are left to the run, which names them."""
+    headers = list(_headers(paths))
+    if not headers:
+        raise DataError(f"{paths[0].parent}: none of the {len(paths)} images can be read")
+    sizes = Counter(size for size, _ in headers)
+    return ImagesSeen(len(paths), Sizes(sizes), Counter(mode for _, mode in headers), unread)
+
+
+def survey_pairs(images: Path, masks: Path | None, names: Sequence[str] | None = None) -> PairsSeen:
+    """Images and masks, paired by the rule that pairs most of them.
+
+    Args:
+        masks: None: looked for in the folder of the images, or in a folder beside or below them.
+        names: of the classes, in the order of their values; default: background and counted ones.
+
+    Raises DataError where no rule pairs anything, or where masks are no masks.
+    """
+    root, image_folder, mask_folder = _root(images, masks)
+    tried = [(root, image_folder, mask_folder)] if masks else [*_folders_below(images), (images, ".", ".")]
+    counted = [(_pairs(*place, rule), place, rule) for place in tried for rule in _rules(*place)]
+    most = max((count for count, _, _ in counted), default=0)
+    if not most:
+        where = f"{images} and {masks}" if masks else f"{images}"
+        raise DataError(
+            f"{where}: no image has a mask that is called like it (a.jpg and a.png, or a_mask.png); `image_name:` and "
+            "`mask_name:` of a study say how yours are called"
+        )
+    (root, image_folder, mask_folder), rule = next((place, rule) for count, place, rule in counted if count == most)
+    listing = list_images_and_masks(root, image_folder, mask_folder, (), {}, names=rule)
+    files = [file_of(entry.mask) for entry in listing.entries if entry.mask is not None]
+    chosen = _sample(files, MOST_MASKS)
+    meaning = meaning_of_masks(chosen, names)
+    return PairsSeen(root, image_folder, mask_folder, rule, listing, meaning, len(chosen))
+
+
+# ------------------------------------------------------------------------------------------------------------- pairing
+
+
+def _root(images: Path, masks: Path | None) -> tuple[Path, str, str]:
+    """The folder above both, and both below it."""
+    both = images.resolve(), (masks or images).resolve()
+    root = Path(os.path.commonpath(both)) if both[0] != both[1] else both[0]
+    return root, *(path.relative_to(root).as_posix() for path in both)  # type: ignore[return-value]
+
+
+def _folders_below(folder: Path) -> Iterator[tuple[Path, str, str]]:
+    """images/ and masks/ (and what else people call them) below `folder`, or below its train/, val/ and test/."""
+    there = {path.name for path in folder.iterdir() if path.is_dir()}
+    parts = {path.name for part in folder.iterdir() if part.is_dir() for path in part.iterdir() if path.is_dir()}
+    yield from ((folder, ".", mask) for mask in MASK_FOLDERS if mask in there and not there & {*IMAGE_FOLDERS})
+    for held in (there, parts):
+        for image in (name for name in IMAGE_FOLDERS if name in held):
+            for mask in (name for name in MASK_FOLDERS if name in held):
+                if (held is there) or all((part / image).is_dir() for part in folder.iterdir() if part.is_dir()):
+                    yield folder, image, mask
+
+
+def _rules(root: Path, images: str, masks: str) -> Iterator[Names]:
+    """Rules that may pair the files, the plainest first; of the words for masks those that some file has."""
+    pairs = folder_pairs(root, images, masks)
+    of_images = [path.stem for _, folder, _ in pairs for path in image_files(folder).images]
+    of_masks = [path.stem for _, _, folder in pairs for path in image_files(folder).images]
+    if images != masks:
+        yield EQUAL_STEMS
+        yield from _derived(of_images, of_masks)
+    for word, joint in itertools.product(MASK_WORDS, "_-. "):
+        if any(stem.endswith(f"{joint}{word}") for stem in of_masks):
+            yield Names(mask=f"{{stem}}{joint}{word}")
+        if any(stem.startswith(f"{word}{joint}") for stem in of_masks):
+            yield Names(mask=f"{word}{joint}{{stem}}")
+    if images == masks:  # a folder for each pair
+        kinds = sorted(set(of_masks)) if len(set(of_masks)) < 10 else []
+        yield from (Names(f"{{stem}}/{one}", f"{{stem}}/{other}") for one in kinds for other in kinds
+                    if other in MASK_WORDS and one != other)  # fmt: skip
+
+
+def _pairs(root: Path, images: str, masks: str, rule: Names) -> int:
+    """How many pairs a rule makes, by names alone."""
+    count = 0
+    for _, image_folder, mask_folder in folder_pairs(root, images, masks):
+        found = tell_apart(image_folder, mask_folder, rule)
+        image_keys = {key_of(image_folder, path, rule.image) for path in found[0].images}
+        mask_keys = {key_of(mask_folder, path, rule.mask) for path in found[1].images}
+        count += len((image_keys & mask_keys) - {None})
+    return count
+
+
+def _derived(images: Sequence[str], masks: Sequence[str]) -> Iterator[Names]:
+    """What all images have before and behind what differs, and all masks: 21_training and 21_manual1."""
+    if len(images) < 2 or len(masks) < 2:
+        return
+    before = [_common_start(list(stems)) for stems in (images, masks)]
+    behind = [_common_start([stem[::-1] for stem in stems])[::-1] for stems in (images, masks)]
+    shared_before = _common_start([text[::-1] for text in before])[::-1].lstrip("_-. ")
+    shared_behind = _common_start(behind).rstrip("_-. ")
+    parts = [
+        f"{text[: len(text) - len(shared_before)]}{{stem}}{end[len(shared_behind) :]}"
+        for text, end in zip(before, behind, strict=True)
+    ]
+    if not any("{" in text or "}" in text for text in (*before, *behind)):
+        yield Names(*parts)
+
+
+def _common_start(texts: Sequence[str]) -> str:
+    return os.path.commonprefix(list(texts))  # noqa: RUF071  # characters are meant, not parts of paths
+
+
+# --------------------------------------------------------------------------------------------------------------- masks
+
+
+def meaning_of_masks(paths: Sequence[Path], names: Sequence[str] | None = None) -> Meaning:
+    """What the values or colours of some masks mean. Raises DataError where they cannot be masks."""
+    values: Counter[int] = Counter()
+    colors: Counter[RGB] = Counter()
+    for path in paths:
+        of_values, of_colors = _pixels(path)
+        values.update(of_values)
+        colors.update(of_colors)
+    if not values and not colors:
+        raise DataError(f"none of the {len(paths)} masks can be read, {paths[0]} first")
+    if colors:
+        return _by_colors(colors + Counter({(v, v, v): count for v, count in values.items()}), names, paths)
+    return _by_values(values, names, _palette_names(paths[0]), paths)
+
+
+def _pixels(path: Path) -> tuple[Mapping[int, int], Mapping[RGB, int]]:
+    """Value -> pixels, or colour -> pixels; nothing of a damaged file, which the run names."""
+    try:
+        mask = decode.open_mask(path)
+    except BadFileError:
+        return {}, {}
+    if mask.ndim == 3:
+        codes, counts = np.unique(mask.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1]), return_counts=True)
+        colors = [(code >> 16, code >> 8 & 255, code & 255) for code in codes.tolist()]
+        return {}, dict(zip(colors, counts.tolist(), strict=True))
+    if mask.dtype == np.uint8:  # counting is many times faster than sorting
+        counts = np.bincount(mask.ravel(), minlength=256)
+        return {value: int(counts[value]) for value in np.flatnonzero(counts).tolist()}, {}
+    found, counts = np.unique(mask, return_counts=True)
+    return dict(zip(found.tolist(), counts.tolist(), strict=True)), {}
+
+
+def _by_values(
+    values: Counter[int], names: Sequence[str] | None, palette: Sequence[str], paths: Sequence[Path]
+) -> Meaning:
+    total = values.total()
+    held = sorted(values)
+    between = sum(count for value, count in values.items() if NEAR <= value <= 255 - NEAR) / total
+    if len(held) > 2 and held[-1] <= 255 and held[-1] > 255 - NEAR and held[0] < NEAR and _soft(values, between):
+        white = sum(count for value, count in values.items() if value >= 128) / total
+        classes = _named(names, 2, ["background", "object"])
+        why = f"black and white with soft edges ({between:.1%} grey): brighter than half is the second class"
+        return Meaning(classes, (1 - white, white), 0.0, {"mask_threshold": 128}, why)
+    if len(held) > MOST_VALUES:
+        raise DataError(
+            f"{paths[0].parent}: the masks hold {len(held)} values, too many for classes; are these images? "
+            "(a mask holds one value or one colour for each class)"
+        )
+    ignore = 255 if 255 in held and len(held) > 2 and 0 < max(v for v in held if v < 255) < len(held) + 20 else None
+    kept = [value for value in held if value != ignore]
+    plain = ["background", "object"] if len(kept) == 2 and kept[0] == 0 else []
+    classes = _named(names, len(kept), plain or _counted(kept, palette))
+    counted = sum(values[value] for value in kept)
+    settings: dict[str, Any] = {} if kept == list(range(len(kept))) else {"mask_values": kept}
+    settings |= {} if ignore is None else {"ignore": ignore}
+    shares = tuple(values[value] / counted for value in kept)
+    text = ", ".join(f"{value} {values[value] / total:.1%}" for value in held[:12])
+    why = f"values and their share of pixels: {text}{', ...' if len(held) > 12 else ''}"
+    return Meaning(classes, shares, values[ignore] / total if ignore is not None else 0.0, settings, why)
+
+
+def _soft(values: Counter[int], between: float) -> bool:
+    """Whether values spread around black and white, as JPEG leaves them: most pixels at the ends, many values."""
+    ends = sum(count for value, count in values.items() if value < NEAR or value > 255 - NEAR) / values.total()
+    return len(values) > 8 and between <= SOFT and ends >= 1 - SOFT
+
+
+def _by_colors(colors: Counter[RGB], names: Sequence[str] | None, paths: Sequence[Path]) -> Meaning:
+    total = colors.total()
+    for name, palette in PALETTES.items():
+        color_of = {color: one for one, several in palette.colors.items() for color in several}
+        if set(colors) <= {*color_of, *palette.ignored} and names is None:
+            counts = Counter({one: sum(colors[c] for c in several) for one, several in palette.colors.items()})
+            shares = tuple(counts[one] / max(1, counts.total()) for one in palette.colors if counts[one])
+            ignored = sum(colors[color] for color in palette.ignored) / total
+            why = f"the {len(colors)} colours are among those of {name}"
+            return Meaning(tuple(palette.colors), shares, ignored, {"mask_colors": name}, why)
+    if len(colors) > MOST_VALUES:
+        raise DataError(
+            f"{paths[0].parent}: the masks hold {len(colors)} colours, which are no classes; save them as PNG, as JPEG "
+            "blurs colours, and take care that they are masks"
+        )
+    held = [color for color, _ in sorted(colors.items(), key=lambda item: (item[0] != (0, 0, 0), -item[1]))]
+    classes = _named(names, len(held), _counted(list(range(len(held))), ()))
+    mapping = {name: list(color) for name, color in zip(classes, held, strict=True)}
+    text = ", ".join(f"{list(color)} {colors[color] / total:.1%}" for color in held[:6])
+    why = f"colours and their share of pixels: {text}{', ...' if len(held) > 6 else ''}"
+    return Meaning(classes, tuple(colors[color] / total for color in held), 0.0, {"mask_colors": mapping}, why)
+
+
+def _named(given: Sequence[str] | None, count: int, made: Sequence[str]) -> tuple[str, ...]:
+    if given is None:
+        return tuple(made)
+    if len(given) != count:
+        raise DataError(f"--classes names {len(given)} classes, and the masks hold {count}; name {count}")
+    return tuple(given)
+
+
+def _counted(values: Sequence[int], palette: Sequence[str]) -> list[str]:
+    """Names of values: those of the palette, else background for 0 and numbers."""
+    if palette and values and max(values) < len(palette):
+        return [palette[value] for value in values]
+    return ["background" if value == 0 else f"class {value}" for value in values]
+
+
+def _palette_names(path: Path) -> tuple[str, ...]:
+    """VOC's classes where a palette PNG has VOC's colours."""
+    colors = [several[0] for several in PALETTES["voc"].colors.values()]
+    with Image.open(path) as image:
+        palette = image.getpalette() if image.mode == "P" else None
+    first = None if palette is None else list(zip(*[iter(palette[: 3 * len(colors)])] * 3, strict=False))
+    return tuple(PALETTES["voc"].colors) if first == colors else ()
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+def _headers(paths: Sequence[Path]) -> Iterator[tuple[tuple[int, int], str]]:
+    for path in _sample(paths, MOST_HEADERS):
+        try:
+            with Image.open(path) as image:
+                turned = image.getexif().get(decode.ORIENTATION, 1) > 4
+                yield (image.size[::-1] if turned else image.size), image.mode
+        except Exception:  # Pillow raises almost any type on damaged files; the run names them
+            continue
+
+
+def _sample(paths: Sequence[Path], most: int) -> list[Path]:
+    """Evenly spread over the names."""
+    at: Iterable[int] = np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int).tolist()
+    return [paths[i] for i in at]
+
+
+# -------------------------------------------------------------------------------------------------------------- groups
+
+
+class Groups(NamedTuple):
+    """Images that belong together, such as those of one patient."""
+
+    setting: str | dict[str, str]  # as `split.group` takes it
+    groups: int
+    example: str
+
+
+YEAR = re.compile(r"(19|20)\d\d")
+GROUP_PATTERNS = (r"([^/_-]+)[_-][^/]*$", r"([^/]+)[_-][^/_-]*$")  # up to the first, or to the last, _ or - of the name
+
+
+def find_groups(names: Sequence[str]) -> Groups | None:
+    """Groups that names tell: parent folders or beginnings with a number in them, each of two images on average.
+
+    `patient03_slice07` is one of patient03; `img_0012` and `Abyssinian_12` are of no group, and years are none.
+    """
+    candidates: list[tuple[str | dict[str, str], list[str | None]]] = [
+        ("parent", [name.rpartition("/")[0] or None for name in names])
+    ]
+    for pattern in GROUP_PATTERNS:
+        matches = (re.search(pattern, name) for name in names)
+        candidates.append(({"pattern": pattern}, [one and one[1] for one in matches]))
+    possible = [found for setting, keys in candidates if (found := _grouped(setting, keys, len(names)))]
+    return next((one for one in possible if one.groups >= 5), possible[0] if possible else None)
+
+
+def _grouped(setting: str | dict[str, str], keys: Sequence[str | None], count: int) -> Groups | None:
+    held = {key for key in keys if key}
+    numbered = all(re.search(r"\d", key) and not YEAR.fullmatch(key) for key in held)
+    if None in keys or not 3 <= len(held) <= count / 2 or not numbered:
+        return None
+    return Groups(setting, len(held), min(held))
