@@ -169,7 +169,7 @@ def cross(
 
 
 def parse_part(value: Any, path: KeyPath, lines: Lines, problems: list[Problem]) -> Any:
-    if isinstance(value, Mapping) and not (len(value) == 1 and next(iter(value)) in space.RANGE_KEYS):
+    if isinstance(value, Mapping) and not space.is_written_range(value):
         return {key: parse_part(item, (*path, key), lines, problems) for key, item in value.items()}
     if isinstance(value, list):
         return [parse_part(item, (*path, i), lines, problems) for i, item in enumerate(value)]

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
+import itertools
+import operator
+import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -11,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from pretune.search_spaces.document import KeyPath, Locations, Problem, did_you_mean
+from pretune.search_spaces.document import KeyPath, Locations, Problem, did_you_mean, dotted
 
 BROKEN = ...  # stands in the settings for a value whose fault was reported before
 Checked = TypeVar("Checked", bound=BaseModel)
@@ -26,11 +30,13 @@ def problems_of(
     in for the real one while the rest of the study is looked through, so that all is reported at once.
     """
     with contextlib.suppress(ValidationError):  # nearly always; without the copy that taking faults out needs
-        return model.model_validate(dict(data)), []
+        checked = model.model_validate(dict(data))
+        return checked, [*_no_numbers(data, checked, (), locations)]
     kept, problems, removed = copy.deepcopy(dict(data)), list[Problem](), set[KeyPath]()
     for turn in range(3):  # what is left of a mapping may be faulty in its turn, up to the whole stage
         try:
-            return model.model_validate(kept), problems
+            checked = model.model_validate(kept)
+            return checked, [*problems, *_no_numbers(kept, checked, (), locations)]
         except ValidationError as error:
             found = [(_path_in(kept, item), item) for item in error.errors()]
         new = [item for path, item in found if turn == 0 or _breaks_a_rule(path, item, removed)]
@@ -39,6 +45,25 @@ def problems_of(
             removed.add(path)
             _remove(kept, path)
     return None, problems
+
+
+def _no_numbers(given: Any, taken: Any, path: KeyPath, locations: Locations) -> Iterator[Problem]:
+    """What pydantic takes for a number and YAML 1.2 does not: true for 1, 010 for 10."""
+    if isinstance(given, Mapping):
+        for key, value in given.items():
+            inner = taken.get(key) if isinstance(taken, Mapping) else getattr(taken, str(key), None)
+            yield from _no_numbers(value, inner, (*path, key), locations)
+    elif isinstance(given, list | tuple) and isinstance(taken, list | tuple):
+        for i, (value, inner) in enumerate(zip(given, taken, strict=False)):
+            yield from _no_numbers(value, inner, (*path, i), locations)
+    elif isinstance(taken, int | float) and not isinstance(taken, bool):
+        if isinstance(given, bool):
+            yield locations.problem(path, f"{SHOULD}a number, received {str(given).lower()}")
+        elif isinstance(given, str) and LEADING_ZERO.match(given):
+            yield locations.problem(path, f"{SHOULD}a number, received {given}", f"write {given.lstrip('0')}")
+
+
+LEADING_ZERO = re.compile(r"0[0-9_]+$")
 
 
 def _breaks_a_rule(path: KeyPath, error: Any, removed: set[KeyPath]) -> bool:
@@ -91,7 +116,8 @@ def _problem(model: type[BaseModel], data: Mapping[str, Any], locations: Locatio
     path, kind = _path_in(data, error), error["type"]
     if kind == "extra_forbidden":
         known = _known_keys(model, error["loc"][:-1])
-        return locations.problem(path, "there is no such key", did_you_mean(str(error["loc"][-1]), known))
+        fix = elsewhere(model, path) or did_you_mean(str(error["loc"][-1]), known)
+        return locations.problem(path, "there is no such key", fix)
     if kind == "union_tag_invalid":
         tags = [tag.strip(" '") for tag in error["ctx"]["expected_tags"].split(",")]
         key, received = error["ctx"]["discriminator"].strip("'"), error["ctx"]["tag"]
@@ -155,6 +181,34 @@ def _path_in(data: Any, error: Any) -> KeyPath:
                 continue
         path.append(part)
     return tuple(path)
+
+
+def elsewhere(model: type[BaseModel], path: KeyPath) -> str:
+    """'it is pretrain.schedule': where a key of this name stands, of several those closest to `path`; else ''."""
+    words = tuple(part for part in path if isinstance(part, str))
+    found = [place for place in places_of_keys(model) if place[-1] == path[-1]]
+    if words in found:  # right there, beside another `name`
+        return ""
+    shared = {place: sum(1 for _ in itertools.takewhile(bool, map(operator.eq, place, words))) for place in found}
+    best = [place for place in found if shared[place] == max(shared.values())]
+    shortest = sorted(dotted(place) for place in best if len(place) == min(map(len, best)))
+    return f"it is {' or '.join(shortest)}" if 0 < len(shortest) <= 3 else ""
+
+
+@functools.lru_cache
+def places_of_keys(annotation: Any, depth: int = 5) -> frozenset[tuple[str, ...]]:
+    """Every key that settings have, with the keys above it; NAME for one that the user names."""
+    found: set[tuple[str, ...]] = set()
+    for member in _members(annotation):
+        if isinstance(member, type) and issubclass(member, BaseModel) and depth:
+            for key, field in member.model_fields.items():
+                below: Any = field.annotation
+                found |= {(key,), *((key, *inner) for inner in places_of_keys(below, depth - 1))}
+        elif get_origin(member) in (tuple, list):
+            found |= places_of_keys(get_args(member)[0], depth)
+        elif get_origin(member) is dict:
+            found |= {("NAME", *inner) for inner in places_of_keys(get_args(member)[1], depth)}
+    return frozenset(found)
 
 
 def _known_keys(annotation: Any, loc: tuple[str | int, ...]) -> list[str]:

@@ -7,6 +7,7 @@ finding, however deep, can be reported as `file:line: what, and what to do`.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,25 @@ from pretune.search_spaces.errors import UsageError
 
 KeyPath = tuple[str | int, ...]
 MAX_VALUES = 100_000  # aliases of aliases can make a short file stand for billions of values
+MAX_BYTES = 2_000_000  # a thousand times a study; reading YAML takes about ten seconds for each of them
+MAX_DEPTH = 50  # of mappings and lists in each other
+
+
+class Loader(yaml.SafeLoader):
+    """YAML 1.2's booleans and numbers: `yes`, `on`, `1:30` and `010` are text, which no number is made of."""
+
+
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rsplit(":", 1)[-1] not in ("bool", "int", "float")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern, _first in (
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    ("int", r"^(?:[-+]?(?:0|[1-9][0-9]*)|0x[0-9a-fA-F]+)$", "-+0123456789"),
+    ("float", r"^(?:[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN))$",
+     "-+0123456789."),
+):  # fmt: skip
+    Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
 
 
 @dataclass(frozen=True, order=True)
@@ -74,7 +94,13 @@ class Locations:
 def read(path: Path) -> Document:
     """Read a YAML file. Raises `StudyError` where it is missing, is not YAML, or repeats a key."""
     try:
-        text = path.read_text(encoding="utf-8")
+        if path.exists() and not path.is_file():  # a pipe may never end
+            raise StudyError(
+                [Problem(0, "file", "cannot be read: it is no regular file", "save the study as one")], str(path)
+            )
+        if path.exists() and path.stat().st_size > MAX_BYTES:
+            raise StudyError([Problem(0, "file", _too_large(path.stat().st_size))], str(path))
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise StudyError([Problem(0, "file", "there is no such file", "check the path")], str(path)) from None
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no path at all
@@ -82,8 +108,14 @@ def read(path: Path) -> Document:
     return parse(text, str(path))
 
 
+def _too_large(size: int) -> str:
+    return f"has {size / 1e6:.1f} MB; a study is a few kilobytes, and at most {MAX_BYTES / 1e6:.0f} MB are read"
+
+
 def parse(text: str, source: str = "study") -> Document:
     """The same from a string."""
+    if len(text) > MAX_BYTES:
+        raise StudyError([Problem(0, "file", _too_large(len(text)))], source)
     lines: dict[KeyPath, int] = {}
     problems: list[Problem] = []
     try:
@@ -119,13 +151,14 @@ def _plain(value: Any) -> Any:
 
 
 def _parse(text: str, lines: dict[KeyPath, int], problems: list[Problem]) -> dict[str, Any]:
-    loader = yaml.SafeLoader(text)
+    loader = Loader(text)
     try:
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
             problems.append(Problem(1, "file", "a study is a mapping of keys to values, this is not one"))
             return {}
         _check_keys(node, (), set(), problems)
+        _check_merged(node, {})
         return {} if problems else _mapping(loader, node, (), lines, problems)
     finally:
         loader.dispose()
@@ -136,6 +169,8 @@ def _check_keys(node: yaml.Node, path: KeyPath, seen: set[int], problems: list[P
     if id(node) in seen or not isinstance(node, yaml.CollectionNode):
         return
     seen.add(id(node))
+    if len(path) > MAX_DEPTH:
+        raise yaml.YAMLError(f"more than {MAX_DEPTH} mappings and lists in each other")
     if isinstance(node, yaml.SequenceNode):
         for i, item in enumerate(node.value):
             _check_keys(item, (*path, i), seen, problems)
@@ -152,8 +187,29 @@ def _check_keys(node: yaml.Node, path: KeyPath, seen: set[int], problems: list[P
         _check_keys(value, inner, seen, problems)
 
 
+def _check_merged(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """How many keys a mapping has once `<<` is resolved, which doubles what it merges twice: few lines make billions.
+
+    Raises YAMLError above MAX_VALUES.
+    """
+    if id(node) in sizes or not isinstance(node, yaml.CollectionNode):
+        return sizes.get(id(node), 0)
+    sizes[id(node)] = size = 0
+    for item in node.value:
+        key, value = item if isinstance(node, yaml.MappingNode) else (None, item)
+        within = _check_merged(value, sizes)
+        merged = key is not None and key.tag.endswith(":merge")
+        if merged and isinstance(value, yaml.SequenceNode):
+            within = sum(_check_merged(part, sizes) for part in value.value)
+        size += within if merged else 1
+        if size > MAX_VALUES:
+            raise yaml.YAMLError(f"more than {MAX_VALUES} values")
+    sizes[id(node)] = size
+    return size
+
+
 def _construct(
-    loader: yaml.SafeLoader, node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], problems: list[Problem]
+    loader: Loader, node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], problems: list[Problem]
 ) -> Any:
     lines.setdefault(path, node.start_mark.line + 1)
     if len(lines) > MAX_VALUES:
@@ -170,7 +226,7 @@ def _construct(
 
 
 def _mapping(
-    loader: yaml.SafeLoader, node: yaml.MappingNode, path: KeyPath, lines: dict[KeyPath, int], problems: list[Problem]
+    loader: Loader, node: yaml.MappingNode, path: KeyPath, lines: dict[KeyPath, int], problems: list[Problem]
 ) -> dict[str, Any]:
     loader.flatten_mapping(node)  # resolves `<<: *anchor`
     lines.setdefault(path, node.start_mark.line + 1)
@@ -186,12 +242,14 @@ def dotted(path: Iterable[str | int]) -> str:
     return ".".join(str(part) for part in path) or "study"
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """'did you mean "freeze"?', or the known words where none is close."""
+def did_you_mean(word: str, known: Iterable[str], or_else: str = "") -> str:
+    """'did you mean "freeze"?', or where none is close `or_else` or the known words."""
     words = sorted(set(known))
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     if close:
         return f'did you mean "{close[0]}"?'
+    if or_else:
+        return or_else
     return f"known here: {', '.join(words)}" if words else ""
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from pretune.search_spaces import space
-from pretune.search_spaces.document import Document, KeyPath, Locations, Problem, did_you_mean, dotted, line_of
+from pretune.search_spaces.document import Document, KeyPath, Loader, Locations, Problem, did_you_mean, dotted, line_of
 
 Lines = dict[KeyPath, int]
 
@@ -31,7 +31,7 @@ def apply_overrides(
             problems.append(Problem(0, f"--set {text}", "is not of the form dotted.key=value"))
             continue
         try:
-            parsed = yaml.safe_load(value)
+            parsed = yaml.load(value, Loader)  # a SafeLoader
         except yaml.YAMLError:
             problems.append(Problem(0, f"--set {text}", "the value is not valid YAML", "quote it"))
             continue

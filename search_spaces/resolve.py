@@ -15,7 +15,7 @@ import yaml
 
 from pretune.search_spaces import space
 from pretune.search_spaces.cells import Cell, cross, level_label, parse_part, read_factors
-from pretune.search_spaces.check import problems_of
+from pretune.search_spaces.check import elsewhere, problems_of
 from pretune.search_spaces.document import (
     Document,
     Locations,
@@ -29,6 +29,7 @@ from pretune.search_spaces.document import (
 )
 from pretune.search_spaces.overrides import Lines, apply_overrides
 from pretune.search_spaces.rules import check_cells, check_header
+from pretune.search_spaces.rules_task import check_writers
 from pretune.search_spaces.schema import Configuration, Header
 from pretune.search_spaces.tuning import tuning_warnings
 
@@ -97,7 +98,9 @@ def resolve(document: Document, scale: str | None = None, overrides: Sequence[st
     header = _read_header(data, lines, problems)
     template = {key: parse_part(data[key], (key,), lines, problems) for key in STAGE_KEYS if key in data}
     factors = read_factors(data.get("factors") or {}, lines, problems)
-    cells = list(cross(template, lines, factors, problems))
+    collisions = list(check_writers(factors, Locations(lines)))
+    problems += collisions
+    cells = list(cross(template, lines, {} if collisions else factors, problems))  # the rest is checked all the same
     warnings: list[str] = []
     problems += check_cells(cells, header, warnings)
     problems += check_header(header, cells, factors, Locations(lines))
@@ -130,11 +133,14 @@ def lengths_vary(cells: Sequence[Cell]) -> bool:
 
 
 def _unknown_keys(data: Mapping[str, Any], lines: Lines) -> list[Problem]:
-    unknown = [key for key in data if key not in STUDY_KEYS]
+    unknown = [str(key) for key in data if key not in STUDY_KEYS]
     return [
-        Problem(line_of(lines, (key,)), str(key), "there is no such key", did_you_mean(str(key), STUDY_KEYS))
+        Problem(
+            line_of(lines, (key,)), key, "there is no such key",
+            did_you_mean(key, STUDY_KEYS, or_else=elsewhere(Configuration, (key,)) or elsewhere(Header, (key,))),
+        )
         for key in unknown
-    ]
+    ]  # fmt: skip
 
 
 def _read_header(data: Mapping[str, Any], lines: Lines, problems: list[Problem]) -> Header:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pretune.search_spaces import space
 from pretune.search_spaces.cells import Cell, Level, Template, level_label
 from pretune.search_spaces.check import problems_of
-from pretune.search_spaces.document import KeyPath, Locations, Problem, did_you_mean
+from pretune.search_spaces.document import KeyPath, Locations, Problem, did_you_mean, dotted
 from pretune.search_spaces.metrics import SCORES, is_reportable, parts_of, setting_of
+from pretune.search_spaces.overrides import split_key
 from pretune.search_spaces.rules_building import check_axes, check_building
 from pretune.search_spaces.rules_probes import check_pairs, check_probe_metric, check_probe_target, check_probes
+from pretune.search_spaces.rules_task import check_equal_levels, check_tuned
 from pretune.search_spaces.rules_volumes import check_volumes
 from pretune.search_spaces.schema import Configuration, Data, Finetune, Header, batch_parts, levels_of
 from pretune.search_spaces.schema.scores import EXTRA_SCORES
@@ -26,23 +29,50 @@ def check_cells(cells: Sequence[tuple[Cell, Locations]], header: Header, warning
         for suggest in extremes(cell):
             settings = space.fill(cell.template, suggest)
             configuration, found = problems_of(Configuration, settings, locations)
+            found = _offered(cell, found, locations)
             problems += [*found, *_check_finite(settings, (), locations), *_check_parts(settings, header, locations)]
             if configuration is not None:
                 problems += _check_configuration(cell, configuration, header, locations, warnings)
                 tested.setdefault(_tested_on(configuration), cell.label)
     if len(tested) > 1:
-        warnings.append(f"not all cells are measured on the same test images ({' / '.join(tested.values())})")
-    return problems
+        of = " / ".join(tested.values())
+        warnings.append(
+            f"not all cells are measured on the same test images and classes, they are different tasks ({of})"
+        )
+    return once_each_fix(problems)
+
+
+def once_each_fix(problems: Sequence[Problem]) -> list[Problem]:
+    """One of the problems at a place that have one fix: the values of a range fail one by one."""
+    kept: dict[tuple[int, str, str], Problem] = {}
+    for i, problem in enumerate(problems):
+        kept.setdefault((problem.line, problem.where, problem.fix or str(i)), problem)
+    return list(kept.values())
+
+
+def _offered(cell: Cell, found: Sequence[Problem], locations: Locations) -> list[Problem]:
+    """Where a range gives numbers with fractions and whole ones are wanted, the range of whole ones is the fix."""
+    fixes: dict[str, str] = {}
+    for name, item in cell.all_ranges if found else ():
+        if isinstance(item, space.Uniform | space.LogUniform) and item.low.is_integer() and item.high.is_integer():
+            kind = "log_int" if isinstance(item, space.LogUniform) else "int"
+            where = locations.problem(split_key(name, cell.template), "").where
+            fixes[where] = f"write {{{kind}: [{item.low:.0f}, {item.high:.0f}]}}"
+    return [replace(problem, fix=problem.fix or fixes.get(problem.where, "")) for problem in found]
 
 
 def _tested_on(settings: Configuration) -> str:
-    """What decides which images the fine-tuning is tested on."""
+    """What decides on which images and classes the fine-tuning is tested."""
     if settings.finetune is None or settings.finetune.data not in settings.data:
         return ""
     data = settings.data[settings.finetune.data]
-    return data.model_dump_json(include={"dataset", "root", "limit", "seed", "images"}) + data.split.model_dump_json(
-        exclude={"val"}
-    )
+    return data.model_dump_json(include=TASK) + data.split.model_dump_json(exclude={"val", "val_folds", "val_fold"})
+
+
+TASK = {  # of a data set's settings: which images are tested, and what their masks mean
+    *("dataset", "root", "limit", "seed", "images", "labels", "classes", "classify"),
+    *("mask_values", "mask_threshold", "mask_colors", "ignore", "ignore_colors"),
+}
 
 
 def extremes(cell: Cell) -> Iterator[space.Suggest]:
@@ -133,7 +163,8 @@ def _check_configuration(
     yield from _check_workers(settings, header, locations)
     yield from check_probes(settings, locations)
     warnings += [*_leaks(settings), *_held_back(settings)]
-    yield from _check_sizes(settings, locations)
+    yield from check_tuned(cell, settings, locations)
+    yield from _check_sizes(cell, settings, locations)
     yield from check_volumes(settings, locations)
     yield from check_building(settings, locations)
     yield from _check_tuning(cell, settings, header, locations)
@@ -223,7 +254,7 @@ def _files(data: Data) -> str:
     return data.model_dump_json(include={"dataset", "root", "images", "seed"})
 
 
-def _check_sizes(settings: Configuration, locations: Locations) -> Iterator[Problem]:
+def _check_sizes(cell: Cell, settings: Configuration, locations: Locations) -> Iterator[Problem]:
     """An encoder halves the size a few times, and a decoder has to meet its skips on the way up."""
     factor, name = settings.model.stride, settings.model.name
     model = f"a U-Net of {factor.bit_length()} levels" if name.endswith("unet") else f"the model {name}"
@@ -238,11 +269,20 @@ def _check_sizes(settings: Configuration, locations: Locations) -> Iterator[Prob
     for path, size in decoded:
         if size % factor:
             what = f"{size} px is not a multiple of {factor}, as {model} needs"
-            yield locations.problem(path, what)
+            yield locations.problem(path, what, _in_steps(cell, path, factor))
     for path, size in encoded:
         if size < factor:
             what = f"{size} px is below {factor}, what the encoder of {model} needs"
             yield locations.problem(path, what)
+
+
+def _in_steps(cell: Cell, path: KeyPath, factor: int) -> str:
+    """The range of multiples of `factor` in place of a range of whole numbers, where there are two or more."""
+    item = dict(cell.all_ranges).get(dotted(path))
+    if not isinstance(item, space.Int):
+        return ""
+    low, high = -(-item.low // factor) * factor, item.high // factor * factor
+    return f"write {{int: [{low}, {high}], step: {factor}}}" if low < high else f"write {high}"
 
 
 def _check_tuning(cell: Cell, settings: Configuration, header: Header, locations: Locations) -> Iterator[Problem]:
@@ -291,6 +331,7 @@ def check_header(
             if name not in factors:
                 yield locations.problem(("report", key), f"there is no factor {name!r}", did_you_mean(name, factors))
     yield from check_axes(header, locations)
+    yield from check_equal_levels(factors, cells)
     yield from _check_published(header, locations)
     yield from _check_levels(header.report.baseline, ("report", "baseline"), factors, locations)
     yield from _check_levels(header.tune.pretrain.cells, ("tune", "pretrain", "cells"), factors, locations)

@@ -30,8 +30,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class Uniform:
+    """Numbers from low to high, or with a step low, low + step, ..., high."""
+
     low: float
     high: float
+    step: float | None = None
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,12 @@ class LogUniform:
 
 @dataclass(frozen=True)
 class Int:
-    """Whole numbers from low to high, both included; `log` spaces them evenly in their logarithm."""
+    """Whole numbers from low to high, both included, `step` apart; `log` spaces them evenly in their logarithm."""
 
     low: int
     high: int
     log: bool = False
+    step: int = 1
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,20 @@ Range = Choice | Uniform | LogUniform | Int | Subset
 Suggest = Callable[[str, Range], Any]
 PLAIN = (str, int, float, type(None))
 RANGE_KEYS = ("choice", "uniform", "log_uniform", "int", "log_int", "subset")
+STEPPED = ("int", "uniform")  # kinds that may have a step beside them
+INSIDE = 0.3819660112501051  # of the way from low to high: no simple fraction
+FEW = 16  # whole numbers that are all tried when a range is checked
 
 
 def is_range(value: object) -> bool:
     return isinstance(value, Choice | Uniform | LogUniform | Int | Subset)
+
+
+def is_written_range(value: object) -> bool:
+    """Whether a mapping is a range as a study file writes one: `{KIND: [...]}`, or with `step` beside it."""
+    return isinstance(value, Mapping) and len([key for key in value if key in RANGE_KEYS]) == 1 and (
+        value.keys() <= {*RANGE_KEYS, "step"}
+    )  # fmt: skip
 
 
 def parse_ranges(value: Any) -> Any:
@@ -73,8 +87,9 @@ def parse_ranges(value: Any) -> Any:
         ValueError: a malformed range; the message states the rule and the received value.
     """
     if isinstance(value, Mapping):
-        if len(value) == 1 and next(iter(value)) in RANGE_KEYS:
-            return _parse_range(*next(iter(value.items())))
+        if is_written_range(value):
+            kind = next(key for key in value if key in RANGE_KEYS)
+            return _parse_range(kind, value[kind], value.get("step"))
         return {key: parse_ranges(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [parse_ranges(item) for item in value]
@@ -83,9 +98,11 @@ def parse_ranges(value: Any) -> Any:
     return value
 
 
-def _parse_range(kind: str, body: Any) -> Range:
+def _parse_range(kind: str, body: Any, step: Any = None) -> Range:
     if not isinstance(body, list | tuple) or not body:
         raise ValueError(f"{kind} needs a list, received {body!r}")
+    if step is not None and kind not in STEPPED:
+        raise ValueError(f"{kind} has no step; {' and '.join(STEPPED)} have one")
     if kind == "choice":
         return Choice(tuple(parse_ranges(item) for item in body))
     if kind == "subset":
@@ -93,14 +110,18 @@ def _parse_range(kind: str, body: Any) -> Range:
             raise ValueError(f"subset names an item twice, received {body!r}")
         return Subset(tuple(body))
     low, high = _bounds(kind, body)
+    if step is not None:
+        _check_step(kind, low, high, step)
     if kind in ("int", "log_int"):
-        if low != int(low) or high != int(high):
-            raise ValueError(f"{kind} needs whole numbers, received {body!r}")
-        return Int(int(low), int(high), log=kind == "log_int")
-    return LogUniform(low, high) if kind == "log_uniform" else Uniform(low, high)
+        if any(number != int(number) for number in (low, high, step or 1)):
+            raise ValueError(f"{kind} needs whole numbers, received {body!r}" + (f", step {step}" if step else ""))
+        return Int(int(low), int(high), log=kind == "log_int", step=int(step or 1))
+    return LogUniform(low, high) if kind == "log_uniform" else Uniform(low, high, None if step is None else float(step))
 
 
 def _bounds(kind: str, body: list[Any] | tuple[Any, ...]) -> tuple[float, float]:
+    if any(isinstance(item, bool) for item in body):
+        raise ValueError(f"{kind} needs two numbers [low, high], received {body!r}")
     try:
         low, high = (float(item) for item in body)
     except (TypeError, ValueError, OverflowError):
@@ -110,6 +131,17 @@ def _bounds(kind: str, body: list[Any] | tuple[Any, ...]) -> tuple[float, float]
     if kind.startswith("log") and low <= 0:
         raise ValueError(f"{kind} needs bounds above 0, received {body!r}")
     return low, high
+
+
+def _check_step(kind: str, low: float, high: float, step: object) -> None:
+    """Steps lead from low to high."""
+    if isinstance(step, bool) or not isinstance(step, int | float) or not (0 < step < math.inf):
+        raise ValueError(f"step should be a number above 0, received {step!r}")
+    steps = (high - low) / step
+    if steps < 1 or abs(steps - round(steps)) > 1e-9 * steps:
+        end = low + math.floor(steps + 1e-9) * step
+        way = f"end at {end:.10g}, or choose" if steps >= 1 else "choose"
+        raise ValueError(f"{kind}: steps of {step:g} from {low:g} do not end at {high:g}; {way} another step")
 
 
 def _option_name(option: Any) -> str:
@@ -157,12 +189,28 @@ def ranges(template: Any, name: str = "") -> Iterator[tuple[str, Range]]:
 
 
 def representatives(item: Range) -> tuple[Any, ...]:
-    """The answers to `suggest` that between them show whether a range holds only valid values."""
+    """The answers to `suggest` that between them show whether a range holds only valid values; both ends come first.
+
+    Of whole numbers, all where they are few; else the ends, their neighbours and the middle, since what must divide
+    does so at the ends alone by chance. Of others an odd number inside, for what must be whole.
+    """
     if isinstance(item, Choice):
         return tuple(range(len(item.options)))
     if isinstance(item, Subset):
         return ((), item.of)
-    return (item.low, item.high)
+    ends = (item.low, item.high)
+    if isinstance(item, Int):
+        inside = range(item.low + item.step, item.high, item.step)
+        few = len(inside) + 2 <= FEW
+        return ends + (tuple(inside) if few else tuple(sorted({inside[0], inside[len(inside) // 2], inside[-1]})))
+    return (*ends, stepped(item, item.low + (item.high - item.low) * INSIDE))
+
+
+def stepped(item: Uniform | LogUniform, value: float) -> float:
+    """The value itself, or of a range with steps the closest one."""
+    if isinstance(item, LogUniform) or item.step is None:
+        return value
+    return min(item.high, item.low + round((value - item.low) / item.step) * item.step)
 
 
 def centre(name: str, item: Range) -> Any:
@@ -173,8 +221,10 @@ def centre(name: str, item: Range) -> Any:
         return []
     if isinstance(item, Int):
         middle = math.sqrt(item.low * item.high) if item.log else (item.low + item.high) / 2
-        return round(middle)
-    return math.sqrt(item.low * item.high) if isinstance(item, LogUniform) else (item.low + item.high) / 2
+        return round(middle) if item.step == 1 else item.low + round((middle - item.low) / item.step) * item.step
+    if isinstance(item, LogUniform):
+        return math.sqrt(item.low * item.high)
+    return stepped(item, (item.low + item.high) / 2)
 
 
 def suggest_from(trial: optuna.trial.BaseTrial) -> Suggest:
@@ -186,8 +236,10 @@ def suggest_from(trial: optuna.trial.BaseTrial) -> Suggest:
         if isinstance(item, Subset):
             return [option for option in item.of if trial.suggest_categorical(f"{name}[{option}]", (False, True))]
         if isinstance(item, Int):
-            return trial.suggest_int(name, item.low, item.high, log=item.log)
-        return trial.suggest_float(name, item.low, item.high, log=isinstance(item, LogUniform))
+            return trial.suggest_int(name, item.low, item.high, step=item.step, log=item.log)
+        if isinstance(item, LogUniform):
+            return trial.suggest_float(name, item.low, item.high, log=True)
+        return trial.suggest_float(name, item.low, item.high, step=item.step)
 
     return suggest
 
@@ -199,9 +251,12 @@ def to_plain(template: Any) -> Any:
     if isinstance(template, Subset):
         return {"subset": list(template.of)}
     if isinstance(template, Int):
-        return {"log_int" if template.log else "int": [template.low, template.high]}
-    if isinstance(template, Uniform | LogUniform):
-        return {"log_uniform" if isinstance(template, LogUniform) else "uniform": [template.low, template.high]}
+        step = {} if template.step == 1 else {"step": template.step}
+        return {"log_int" if template.log else "int": [template.low, template.high]} | step
+    if isinstance(template, Uniform):
+        return {"uniform": [template.low, template.high]} | ({} if template.step is None else {"step": template.step})
+    if isinstance(template, LogUniform):
+        return {"log_uniform": [template.low, template.high]}
     if isinstance(template, Mapping):
         return {key: to_plain(item) for key, item in template.items()}
     return [to_plain(item) for item in template] if isinstance(template, list | tuple) else template

@@ -216,10 +216,15 @@ def values_of(item: space.Range, points: int) -> list[Any]:
     if isinstance(item, space.Subset):
         return [[o for k, o in enumerate(item.of) if mask >> k & 1] for mask in range(2 ** len(item.of))]
     if isinstance(item, space.Int):
-        if item.high - item.low < points:
-            return list(range(item.low, item.high + 1))
+        steps = range(item.low, item.high + 1, item.step)
+        if len(steps) <= points:
+            return list(steps)
+        if item.step > 1:
+            return sorted({steps[round(float(at))] for at in np.linspace(0, len(steps) - 1, points)})
         spaced = (np.geomspace if item.log else np.linspace)(item.low, item.high, points)
         return sorted({round(float(value)) for value in spaced})
+    if isinstance(item, space.Uniform) and item.step is not None:
+        return list(dict.fromkeys(space.stepped(item, float(v)) for v in np.linspace(item.low, item.high, points)))
     spaced = (np.geomspace if isinstance(item, space.LogUniform) else np.linspace)(item.low, item.high, points)
     return [item.low, *(float(value) for value in spaced[1:-1]), item.high]
 
@@ -262,9 +267,11 @@ def at(item: space.Range, u: Sequence[float]) -> Any:
         if item.log:
             low, high = math.log(item.low), math.log(item.high + 1)
             return min(item.high, int(math.exp(low + u[0] * (high - low))))
-        return min(item.high, item.low + int(u[0] * (item.high - item.low + 1)))
+        return min(item.high, item.low + item.step * int(u[0] * ((item.high - item.low) // item.step + 1)))
     if isinstance(item, space.LogUniform):
         return min(item.high, item.low * (item.high / item.low) ** u[0])
+    if item.step is not None:
+        return min(item.high, item.low + item.step * int(u[0] * (round((item.high - item.low) / item.step) + 1)))
     return item.low + u[0] * (item.high - item.low)
 
 

@@ -352,6 +352,23 @@ class _OwnMasks(_Images):
     ignore: Annotated[int, Field(ge=0, le=255)] | None = None  # mask value excluded from losses and metrics
 
     @model_validator(mode="after")
+    def _a_task(self) -> _OwnMasks:
+        """Two classes or more (none: no masks are read), each with a name of its own that metrics can hold."""
+        twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
+        if twice:
+            raise ValueError(f"classes: {twice[0]!r} stands there twice, and its scores would be one line")
+        if len(self.classes) == 1:
+            raise ValueError(f"classes: {self.classes[0]!r} alone is no task; name the background too")
+        for name in self.classes:
+            if "/" in name or not name.strip() or not name.isprintable():
+                raise ValueError(f"classes: {name!r} cannot stand in the name of a metric, test/jaccard/{name}")
+        values = range(len(self.classes)) if self.mask_values is None else self.mask_values
+        if self.ignore is not None and self.ignore in values:
+            name = self.classes[list(values).index(self.ignore)]
+            raise ValueError(f"ignore: {self.ignore} is the mask value of {name!r} too, which would have no pixel")
+        return self
+
+    @model_validator(mode="after")
     def _one_value_each(self) -> _OwnMasks:
         given = self.mask_values
         if given is not None and (len(given) != len(self.classes) or len(set(given)) < len(given)):

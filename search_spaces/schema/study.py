@@ -34,6 +34,8 @@ class PhaseSeeds(Settings):
 
 def _phase_seeds(value: object) -> object:
     """`3` means three replicates, each with a pretraining of its own."""
+    if isinstance(value, bool | str):
+        raise ValueError("should be a whole number, or {pretrain: 3, finetune: 2}")
     return {"pretrain": value, "finetune": 1} if isinstance(value, int) else value
 
 

@@ -176,20 +176,22 @@ FACTORS = GOOD + "factors:\n"  # line 12
         ("  epochs: {pretrain.epochs: [1, -1]}\n", "s:13: pretrain.epochs: should be greater than 0, received -1"),
         ("  a: {finetune.fre: [none]}\n", 's:13: finetune.fre: there is no such key (did you mean "freeze"?)'),
         ("  a: {finetune.size.px: [3]}\n  b: {finetune.size: [4]}\n",
-         None),
+         "s:14: factors.b.finetune.size.0: factor 'a' sets finetune.size.px too (line 13)"),
         ("  start: {x: {pretrain: none}}\n  t: {pretrain.method.temperature: [0.1]}\n",
-         "s:14: factors.t.pretrain.method.temperature.0: cannot be set, because pretrain is 'none' "
-         "(set the whole of it, in one level if factors meet here)"),
+         "s:14: factors.t.pretrain.method.temperature.0: factor 'start' sets pretrain too (line 13)"),
+        ("  lr: {finetune.optimizer.lr: [0.001, '1e-3']}\n",
+         "s:13: factors.lr.finetune.optimizer.lr.1: the levels '0.001' and '1e-3' mean the same"),
+        ("  labels: {finetune.labels: [10%, 5%, 10.0%]}\n",
+         "s:13: factors.labels.finetune.labels.2: the levels '10%' and '10.0%' mean the same"),
+        ("  a: {x: {finetune: {data: d}, finetune.size: 8}}\n",
+         "s:13: factors.a.x.finetune.size: the same level sets finetune too (line 13)"),
         ("  a: {model.widths: [[4, 8], [4, 8, 16]]}\n  b: {finetune.size: [34]}\n",
          "s:14: finetune.size: 34 px is not a multiple of 4"),
     ],
 )  # fmt: skip
 def test_each_bad_level_is_said_with_the_line_on_which_its_value_stands(factors, said):
-    if said is None:  # a key inside a plain value: `size` is put first, then replaced by the other factor
-        assert len(from_yaml(FACTORS + factors).cells) == 1
-    else:
-        (found,) = problems(FACTORS + factors)
-        assert found.startswith(said)
+    (found,) = problems(FACTORS + factors)
+    assert found.startswith(said)
 
 
 def test_a_bad_value_in_a_scale_is_on_the_line_of_the_scale():

@@ -73,13 +73,11 @@ def test_a_named_level_overrides_settings_of_any_stage_together():
     assert plain == make().cells[0].configuration()
 
 
-def test_a_level_may_replace_a_whole_section_and_a_later_factor_a_part_of_it():
-    factors = {
-        "optimizer": {"sgd": {"finetune.optimizer": {"name": "sgd", "lr": 0.5, "momentum": 0.1}}},
-        "lr": {"finetune.optimizer.lr": [0.1, 0.2]},
-    }
+def test_a_level_may_replace_a_whole_section():
+    factors = {"optimizer": {"sgd": {"finetune.optimizer": {"name": "sgd", "lr": 0.5, "momentum": 0.1}}, "own": {}}}
     found = [cell.configuration().finetune.optimizer for cell in make(factors=factors).cells]
-    assert [(one.name, one.lr, one.momentum) for one in found] == [("sgd", 0.1, 0.1), ("sgd", 0.2, 0.1)]
+    assert (found[0].name, found[0].lr, found[0].momentum) == ("sgd", 0.5, 0.1)
+    assert found[1] == make().cells[0].configuration().finetune.optimizer
 
 
 def test_a_level_may_be_a_range():
@@ -90,9 +88,9 @@ def test_a_level_may_be_a_range():
 
 def test_levels_of_one_cell_do_not_leak_into_another():
     study = make(
-        factors={"a": {"x": {"finetune.augment": {"flip": 0.5}}, "y": {}}, "b": {"finetune.augment.flip": [0.1]}}
+        factors={"a": {"x": {"finetune.augment": {"flip": 0.5}}, "y": {}}, "b": {"finetune.labels": [1.0, 0.5]}}
     )
-    assert [cell.template["finetune"]["augment"] for cell in study.cells] == [{"flip": 0.1}] * 2
+    assert [cell.template["finetune"].get("augment") for cell in study.cells] == [{"flip": 0.5}] * 2 + [None] * 2
     assert "augment" not in BASE["finetune"]
 
 

@@ -1,6 +1,7 @@
 """Ranges: their parsing, their Optuna distributions, branches, and the order in which they are asked."""
 
 import math
+import re
 
 import optuna
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from pretune.search.samplers import at, values_of
 from pretune.search_spaces.space import (
     Choice,
     Int,
@@ -157,12 +159,57 @@ def test_centres(item, middle):
     [
         (Choice(("a", "b", "c")), (0, 1, 2)),
         (Subset(("a", "b")), ((), ("a", "b"))),
-        (Int(1, 9), (1, 9)),
-        (Uniform(0.5, 1.0), (0.5, 1.0)),
+        (Int(1, 9), (1, 9, 2, 3, 4, 5, 6, 7, 8)),
+        (Int(8, 16, step=4), (8, 16, 12)),
+        (Int(1, 100), (1, 100, 2, 51, 99)),
+        (Uniform(0.5, 1.0, 0.25), (0.5, 1.0, 0.75)),
     ],
 )
-def test_representatives_are_the_ends_and_every_option(item, ends):
+def test_representatives_are_the_ends_every_option_and_points_inside(item, ends):
     assert representatives(item) == ends
+
+
+@pytest.mark.parametrize("item", [Uniform(2, 8), LogUniform(1, 100)])
+def test_a_representative_of_a_continuous_range_is_no_whole_number(item):
+    low, high, inside = representatives(item)
+    assert (low, high) == (item.low, item.high)
+    assert low < inside < high
+    assert not inside.is_integer()
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ({"int": [8, 16], "step": 3}, "steps of 3 from 8 do not end at 16; end at 14, or choose another step"),
+        ({"int": [8, 16], "step": 9}, "do not end at 16; choose another step"),
+        ({"int": [8, 16], "step": 0}, "step should be a number above 0, received 0"),
+        ({"int": [8, 16], "step": True}, "step should be a number above 0, received True"),
+        ({"int": [8, 16], "step": 0.5}, "int needs whole numbers"),
+        ({"log_int": [8, 16], "step": 4}, "log_int has no step"),
+        ({"choice": [8, 16], "step": 4}, "choice has no step"),
+        ({"uniform": [0.0, 1.0], "step": 0.3}, "end at 0.9, or"),
+        ({"uniform": [True, 2]}, "uniform needs two numbers"),
+    ],
+)
+def test_a_step_leads_from_end_to_end(written, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        parse_ranges(written)
+
+
+@given(st.integers(-20, 20), st.integers(1, 7), st.integers(1, 30), st.booleans())
+def test_whatever_asks_a_range_with_a_step_gets_one_of_its_values(low, step, count, whole):
+    """Optuna, a grid, Sobol points, the centre and the values tried, for whole numbers and for halves of them."""
+    scale = 1 if whole else 0.5
+    item = parse_ranges(
+        {"int" if whole else "uniform": [low * scale, (low + count * step) * scale], "step": step * scale}
+    )
+    assert parse_ranges(to_plain(item)) == item
+    values = [(low + i * step) * scale for i in range(count + 1)]
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+    asked = [suggest_from(trial)("x", item), centre("x", item), *representatives(item), *values_of(item, 5)]
+    asked += [at(item, [u]) for u in (0.0, 0.3, 0.999)]
+    assert all(min(abs(one - value) for value in values) < 1e-9 for one in asked)
+    assert {at(item, [(i + 0.5) / len(values)]) for i in range(len(values))} == set(values)
 
 
 numbers = st.floats(1e-6, 1e6)

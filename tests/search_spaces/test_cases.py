@@ -1,0 +1,233 @@
+"""Small studies that once ended in a wrong table (../shared/cases), and what is beyond each of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from pretune.search_spaces import schema
+from pretune.search_spaces.document import StudyError
+from pretune.search_spaces.resolve import Study, from_dict, from_yaml, load
+
+CASES = Path(__file__).resolve().parents[2].parent / "shared" / "cases"
+needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason="needs ../shared/cases")
+
+STUDY = """
+study: t
+data:
+  s: {dataset: scenes, images: 24, cache_size: 32, split: {test: 6, val: 6}}
+model: {widths: [4, 8]}
+finetune: {data: s, size: 16, epochs: 1, batch_size: 4}
+seeds: {search: 1, report: 2}
+"""
+
+
+def study(**changes: str) -> Study:
+    return from_yaml(STUDY, overrides=[f"{key}={value}" for key, value in changes.items()])
+
+
+def refused(*overrides: str) -> list[str]:
+    with pytest.raises(StudyError) as error:
+        from_yaml(STUDY, overrides=overrides)
+    return [f"{problem.where}: {problem.what} ({problem.fix})" for problem in error.value.problems]
+
+
+@needs_cases
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("two-factors-one-key/study.yaml",
+         ["study.yaml:37: factors.b.x.finetune.freeze: factor 'a' sets finetune.freeze too (line 33)"]),
+        ("tuned-data/classes.yaml", ["classes.yaml:10: data.s.classes: a range here changes what is measured"]),
+        ("tuned-data/seed.yaml", ["seed.yaml:10: data.s.seed: a range here changes what is measured"]),
+        ("bool-as-number/study.yaml", ["study.yaml:17: finetune.epochs: should be a whole number, received 'yes'",
+                                       "study.yaml:18: finetune.labels: should be a whole number or a number"]),
+        ("range-interior/batch-uniform.yaml", ["batch-uniform.yaml:18: finetune.batch_size: should be a whole number"]),
+        ("range-interior/size-int.yaml", ["size-int.yaml:17: finetune.size: 9 px is not a multiple of 4"]),
+        ("ignore-hits-class/study.yaml", ["data.s: ignore: 255 is the mask value of 'leaf' too"]),
+        ("classes-not-a-task/one.yaml", ["data.s: classes: 'bg' alone is no task"]),
+        ("classes-not-a-task/dup.yaml", ["data.s: classes: 'leaf' stands there twice"]),
+    ],
+)  # fmt: skip
+def test_a_case_is_refused_with_its_line(file: str, said: list[str]) -> None:
+    with pytest.raises(StudyError) as error:
+        load(CASES / file)
+    lines = str(error.value).splitlines()
+    assert len(lines) == len(said)
+    assert all(part in line for line, part in zip(lines, said, strict=True))
+
+
+# ------------------------------------------------------------------------------------------------------- one writer
+KEYS = [
+    "finetune",
+    "finetune.augment",
+    "finetune.augment.flip",
+    "finetune.freeze",
+    "finetune.size",
+    "model",
+    "model.widths",
+]
+VALUES: dict[str, Any] = {
+    "finetune": {"data": "s", "size": 8, "epochs": 1}, "finetune.augment": {"flip": 0.1}, "finetune.augment.flip": 0.2,
+    "finetune.freeze": "encoder", "finetune.size": 8, "model": {"widths": [4, 4]}, "model.widths": [4, 6],
+}  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(sorted(VALUES)), st.sampled_from(sorted(VALUES)))
+def test_two_factors_are_refused_exactly_where_one_key_holds_the_other(one: str, other: str) -> None:
+    touch = one == other or one.startswith(f"{other}.") or other.startswith(f"{one}.")
+    factors = {"a": {"x": {one: VALUES[one]}, "y": {}}, "b": {"x": {other: VALUES[other]}, "y": {}}}
+    plain = from_yaml(STUDY).resolved
+    if touch:
+        with pytest.raises(StudyError, match=f"factor 'a' sets {one} too"):
+            from_dict(plain | {"factors": factors})
+    else:
+        assert len(from_dict(plain | {"factors": factors}).cells) == 4
+
+
+# ------------------------------------------------------------------------------------------------ nothing measured
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.s.classes={choice: [2, 6]}", "data.s.seed={int: [0, 9]}", "data.s.images={int: [24, 30]}",
+        "data.s.split.test={choice: [6, 7]}", "data.s.split.seed={int: [0, 3]}", "data.s.split.val={int: [5, 6]}",
+        "data.s.cache_size={choice: [32, 16]}", "data.s={choice: [{dataset: scenes}, {dataset: scenes, seed: 1}]}",
+        "finetune.data={choice: [s, s]}", "finetune.test_sizes={choice: [[8], [32]]}",
+        "finetune.boundary_tolerance={uniform: [0.001, 0.1]}",
+    ],
+)  # fmt: skip
+def test_a_range_on_what_is_measured_is_refused_and_a_factor_is_said_to_be_another_task(override: str) -> None:
+    assert any("a range here changes what is measured" in line for line in refused(override))
+    key = override.partition("=")[0]
+    if key in ("data.s.classes", "data.s.split.test"):
+        levels = {"data.s.classes": "[2, 6]", "data.s.split.test": "[6, 7]"}[key]
+        found = from_yaml(STUDY, overrides=[f"factors={{a: {{{key}: {levels}}}}}"])
+        assert [w for w in found.warnings if "they are different tasks" in w]
+
+
+def test_a_range_on_images_that_pretraining_alone_sees_is_allowed() -> None:
+    pool = "data.pool={dataset: scenes, images: {int: [20, 40]}, cache_size: 32, split: none}"
+    pretrain = "pretrain={data: pool, method: {name: simclr}, views: {size: 16}, epochs: 1, batch_size: 4}"
+    found = from_yaml(STUDY, overrides=[pool, pretrain])
+    assert [name for cell in found.cells for name, _ in cell.all_ranges] == ["data.pool.images"]
+
+
+# ---------------------------------------------------------------------------------------------------------- types
+def number_fields(model: type[BaseModel], path: str) -> list[str]:
+    """Dotted keys of a model's own fields that take a number and nothing else."""
+    found = []
+    for key, field in model.model_fields.items():
+        taker = TypeAdapter(field.annotation)
+        try:
+            taken = taker.validate_python(True)
+        except ValidationError:
+            continue
+        if isinstance(taken, int | float) and not isinstance(taken, bool):
+            found.append(f"{path}.{key}")
+    return found
+
+
+NUMBERS = [
+    *number_fields(schema.Finetune, "finetune"), *number_fields(schema.Tune, "tune"),
+    *number_fields(schema.Adam, "finetune.optimizer"), *number_fields(schema.Augment, "finetune.augment"),
+]  # fmt: skip
+
+BESIDE = {  # what these need, so that nothing else is wrong
+    "finetune.steps": ["finetune.epochs=null"],
+    "finetune.unfreeze_epoch": ["finetune.freeze=encoder"],
+    "finetune.patience": ["finetune.checkpoint=best"],
+}
+
+
+def test_there_are_numbers_to_try() -> None:
+    assert {"finetune.epochs", "finetune.size", "finetune.optimizer.lr", "tune.trials"} <= set(NUMBERS)
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+@pytest.mark.parametrize("written", ["yes", "on", "true", "No", "1:30", "010"])
+def test_what_is_a_number_to_yaml_1_1_alone_is_refused(key: str, written: str) -> None:
+    start = ["finetune.optimizer.name=adam", *BESIDE.get(key, ())]
+    assert any(line.startswith(f"{key}: should be") for line in refused(*start, f"{key}={written}"))
+
+
+def test_words_for_true_and_false_stay_what_they_were_where_these_are_wanted() -> None:
+    """Seeds are numbers too."""
+    assert not study(**{"model.skip_connections": "no"}).cells[0].configuration().model.skip_connections
+    assert study(**{"model.skip_connections": "on"}).cells[0].configuration().model.skip_connections
+    assert refused("seeds.report=true") == ["seeds.report: should be a whole number, or {pretrain: 3, finetune: 2}, "
+                                            "received True ()"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("override", "fix"),
+    [
+        ("finetune.optimizer={name: adam, schedule: {name: cosine}}", "(it is finetune.schedule)"),
+        ("finetune.lr=0.1", "(it is finetune.optimizer.lr)"),
+        ("epochs=3", "(it is finetune.epochs or pretrain.epochs)"),
+        ("seeds.trials=3", "(it is tune.trials)"),
+        ("finetune.fre=none", '(did you mean "freeze"?)'),
+    ],
+)
+def test_a_key_that_stands_elsewhere_is_pointed_to(override: str, fix: str) -> None:
+    (line,) = refused(override)
+    assert fix.removesuffix(")") in line
+
+
+# -------------------------------------------------------------------------------------------------------- classes
+MASKS = "data.s={dataset: image-mask-folder, root: here, cache_size: 32, split: {test: 6, val: 6}, "
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        ("classes: [a]}", "'a' alone is no task"),
+        ("classes: [a, b, a]}", "'a' stands there twice"),
+        ("classes: [a, b/c]}", "'b/c' cannot stand in the name of a metric"),
+        ("classes: [a, '']}", "'' cannot stand in the name of a metric"),
+        ("classes: [a, b], ignore: 1}", "ignore: 1 is the mask value of 'b' too"),
+        ("classes: [a, b], mask_values: [3, 9], ignore: 3}", "ignore: 3 is the mask value of 'a' too"),
+        ("classes: [a, b], mask_values: [3, 3]}", "one value for each of the 2 classes, none twice"),
+        ("classes: [a, b], mask_values: [3]}", "one value for each of the 2 classes, none twice"),
+    ],
+)
+def test_classes_that_are_no_task_are_refused(classes: str, said: str) -> None:
+    assert [line for line in refused(MASKS + classes) if said in line]
+
+
+@pytest.mark.parametrize("name", ["bone loss", "glossy", "cost", "Accuracy", "jaccard", "ä b"])
+def test_any_other_name_of_a_class_is_right(name: str) -> None:
+    found = from_yaml(STUDY, overrides=[MASKS + f"classes: [bg, {name}]}}", f"report.metrics=[test/jaccard/{name}]"])
+    assert found.cells
+
+
+# ---------------------------------------------------------------------------------------------------------- ranges
+@settings(max_examples=30, deadline=None)
+@given(low=st.integers(5, 40), length=st.integers(1, 60), levels=st.integers(2, 5))
+def test_a_range_of_sizes_is_let_through_exactly_if_all_of_its_values_fit(low: int, length: int, levels: int) -> None:
+    """And what the message offers in its place is let through."""
+    factor, high = 2 ** (levels - 1), low + length
+    override = f"model.widths={[4] * levels}"
+    fits = all(size % factor == 0 for size in range(low, high + 1))
+    if fits:
+        assert from_yaml(STUDY, overrides=[override, f"finetune.size={{int: [{low}, {high}]}}"]).cells
+        return
+    (line,) = [line for line in refused(override, f"finetune.size={{int: [{low}, {high}]}}") if "multiple" in line]
+    offered = line.partition("(write ")[2].removesuffix(")")
+    first, last = -(-low // factor) * factor, high // factor * factor
+    if first <= last:
+        assert from_yaml(STUDY, overrides=[override, f"finetune.size={offered}"]).cells
+
+
+@pytest.mark.parametrize("kind", ["uniform", "log_uniform"])
+def test_a_range_of_fractions_for_a_whole_number_is_refused_with_the_range_of_whole_ones(kind: str) -> None:
+    whole = {"uniform": "int", "log_uniform": "log_int"}[kind]
+    (line,) = refused(f"finetune.batch_size={{{kind}: [2, 8]}}")
+    assert line.endswith(f"(write {{{whole}: [2, 8]}})")
+    assert study(**{"finetune.batch_size": f"{{{whole}: [2, 8]}}"}).cells
+    assert study(**{"finetune.batch_size": "{int: [2, 8], step: 3}"}).cells
