@@ -30,7 +30,7 @@ def check_cells(cells: Sequence[tuple[Cell, Locations]], header: Header, warning
             settings = space.fill(cell.template, suggest)
             configuration, found = problems_of(Configuration, settings, locations)
             found = _offered(cell, found, locations)
-            problems += [*found, *_check_finite(settings, (), locations), *_check_parts(settings, header, locations)]
+            problems += [*found, *check_finite(settings, (), locations), *_check_parts(settings, header, locations)]
             if configuration is not None:
                 problems += _check_configuration(cell, configuration, header, locations, warnings)
                 tested.setdefault(_tested_on(configuration), cell.label)
@@ -69,9 +69,11 @@ def _tested_on(settings: Configuration) -> str:
     return data.model_dump_json(include=TASK) + data.split.model_dump_json(exclude={"val", "val_folds", "val_fold"})
 
 
+MOST_REPLICATES = 100_000
 TASK = {  # of a data set's settings: which images are tested, and what their masks mean
     *("dataset", "root", "limit", "seed", "images", "labels", "classes", "classify"),
     *("mask_values", "mask_threshold", "mask_colors", "ignore", "ignore_colors"),
+    *("masks", "image_name", "mask_name", "annotations", "rest", "page"),
 }
 
 
@@ -108,14 +110,16 @@ def _towards(target: str, k: int) -> space.Suggest:
     return suggest
 
 
-def _check_finite(value: Any, path: KeyPath, locations: Locations) -> Iterator[Problem]:
-    """`.inf` and `.nan` are numbers to YAML, and settings of nothing."""
+def check_finite(value: Any, path: KeyPath, locations: Locations) -> Iterator[Problem]:
+    """`.inf` and `.nan` are numbers to YAML, and settings of nothing; nor are numbers of a hundred digits."""
     if isinstance(value, float) and not math.isfinite(value):
         yield locations.problem(path, f"should be a finite number, received {value}")
+    if isinstance(value, int) and abs(value) > space.LARGEST:
+        yield locations.problem(path, "is a number above 2^53", "no setting is so large")
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
-        if isinstance(item, float | dict | list):
-            yield from _check_finite(item, (*path, key), locations)
+        if isinstance(item, int | float | dict | list):
+            yield from check_finite(item, (*path, key), locations)
 
 
 def _check_parts(settings: Template, header: Header, locations: Locations) -> Iterator[Problem]:
@@ -331,6 +335,7 @@ def check_header(
             if name not in factors:
                 yield locations.problem(("report", key), f"there is no factor {name!r}", did_you_mean(name, factors))
     yield from check_axes(header, locations)
+    yield from _check_extent(header, len(cells), locations)
     yield from check_equal_levels(factors, cells)
     yield from _check_published(header, locations)
     yield from _check_levels(header.report.baseline, ("report", "baseline"), factors, locations)
@@ -339,6 +344,16 @@ def check_header(
     yield from check_tune(header, locations)
     yield from check_metrics(header.tune, locations)
     yield from check_pairs(header, cells, factors)
+
+
+def _check_extent(header: Header, cells: int, locations: Locations) -> Iterator[Problem]:
+    """So many replicates would not be planned within a minute, nor ever be trained."""
+    for phase in ("search", "select", "report"):
+        seeds = getattr(header.seeds, phase)
+        count = max(cells, 1) * seeds.pretrain * seeds.finetune if seeds is not None else 0
+        if count > MOST_REPLICATES:
+            what = f"{count} replicates ({max(cells, 1)} cells) are more than {MOST_REPLICATES}"
+            yield locations.problem(("seeds", phase), what, "a mean over 3 to 20 seeds is what tables show")
 
 
 def _check_metrics(header: Header, locations: Locations) -> Iterator[Problem]:
