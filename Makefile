@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart install test test-all lint bench clean
+.PHONY: quickstart install test test-all lint bench sbom audit clean
 
 quickstart: .venv/installed  ## install, then run the main job on generated scenes
 	$(BIN)/pretune run quickstart
@@ -48,6 +48,13 @@ bench: .venv/installed-test  ## quick forms of the measurements, one after the o
 	$(BENCH).finetune_throughput --data $(DATA) --images 300 --repeats 1
 	$(BENCH).data --data $(DATA) --skip-views --images 200
 	$(BENCH).sharing --data $(DATA)
+
+sbom: .venv/installed  ## sbom.json: the packages of .venv, in CycloneDX
+	$(BIN)/python docs/sbom.py
+
+audit: .venv/installed  ## known vulnerabilities of these packages; needs pip-audit's data
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/python -m pip_audit --skip-editable
 
 clean:
 	rm -rf .venv runs .mypy_cache .ruff_cache .pytest_cache

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from pretune.cluster import join
 from pretune.cluster.autoscaling import Autoscaling, Group
+from pretune.cluster.heartbeat import Heartbeat, heartbeat
 from pretune.cluster.log_to import LogTo, check_packages
 from pretune.cluster.metrics import published
 from pretune.cluster.tune import run_trials, start_ray, stop_ray
@@ -27,6 +28,7 @@ from pretune.dispatch import gpu_sharing
 from pretune.dispatch.resources import ClusterResources, ResourceError
 from pretune.dispatch.scheduler import Scheduler
 from pretune.errors import EXIT_FAILED_STAGES, EXIT_STOPPED, SearchStorageError
+from pretune.monitor.plain import plain
 from pretune.monitor.terminal import monitor
 from pretune.results import tables
 from pretune.results.changes import say_changes, set_aside
@@ -98,7 +100,7 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
     with (
         faults_in_a_sentence(options),
         only_driver(options.out),
-        publisher.alone(functools.partial(console.print, highlight=False, soft_wrap=True)),
+        publisher.alone(functools.partial(say_plainly, console)),
         searches_in(options) as storage,
         log_file.open("a", encoding="utf-8", errors="backslashreplace") as log,
     ):
@@ -121,25 +123,28 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
         )
         scheduler.start(program.start(run))
         if not scheduler.finished:
-            try:
-                train(study, state, options, console)
-            finally:
-                stop_ray()
+            with heartbeat(options.address, state.say, stop_ray) as watch:
+                train(study, state, options, console, watch)
         return conclude(study, state, options)
 
 
-def train(study: Study, state: State, options: Options, console: Console) -> None:
+def say_plainly(console: Console, text: str) -> None:
+    console.print(plain(text), highlight=False, soft_wrap=True)
+
+
+def train(study: Study, state: State, options: Options, console: Console, watch: Heartbeat) -> None:
     """Start Ray and run stages until there is nothing left to do."""
-    console.print(f"[dim]{state.reused_text()}starting Ray ...[/]", highlight=False, soft_wrap=True)
-    say = functools.partial(console.print, highlight=False, soft_wrap=True)
+    console.print(f"[dim]{plain(state.reused_text())}starting Ray ...[/]", highlight=False, soft_wrap=True)
+    say = functools.partial(say_plainly, console)
     start_ray(options.address, None, options.dashboard, say)
+    watch.begin()
     nodes = functools.partial(join.cluster_nodes, autoscaling_of(options))
     state.resources = resources = ClusterResources(nodes(), options.parallel)
     check_room(resources, stages_in(state.run.replicates), options)
     if options.address:
         with join.explained(options.address):
             state.run.notes.extend(join.look_around(*folders_of_all(study, options)))
-        say(f"[dim]{join.describe(resources)}[/]")
+        say(join.describe(resources))
         state.write(join.describe(resources))
     scraped = published(state.facts, time.monotonic) if options.dashboard or options.address else nullcontext()
     with marked(options) as mark, monitor(lambda: state.snapshot(options.out), console) as shown, scraped:
@@ -161,6 +166,7 @@ def train(study: Study, state: State, options: Options, console: Console) -> Non
             tuple(LogTo(name, study.name, options.out.resolve()) for name in options.log_to),
             nodes,
             state.say,
+            state.announce,
         )
     state.tell = None
 

@@ -109,6 +109,12 @@ class State:
         if self.tell:
             self.tell(text)
 
+    def announce(self, text: str) -> None:
+        """What should be known only while the study runs."""
+        self.write(text)
+        if self.tell:
+            self.tell(text)
+
     def label(self, stage: Stage) -> str:
         """`finetune encoder=frozen skip=true seed 2`; a shared pretraining goes by its seed alone."""
         end = len(self.run.replicates)  # two threads ask, and uses are added meanwhile

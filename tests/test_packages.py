@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -95,3 +96,15 @@ def test_the_installed_wheel_runs_the_quickstart_from_an_empty_folder(
     assert (empty / "runs" / "quickstart" / "report.html").stat().st_size > 10_000
     status = json.loads((empty / "runs" / "quickstart" / "status.json").read_text())
     assert status["finished"] == 14  # 2 pretrainings, and 3 starts x 2 numbers of labels x 2 seeds
+
+
+def test_the_bill_of_materials_names_every_package_with_its_version(tmp_path: Path) -> None:
+    top = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, top / "docs" / "sbom.py", tmp_path / "sbom.json"], check=False, timeout=60)
+    assert done.returncode == 0
+    made = json.loads((tmp_path / "sbom.json").read_text())
+    assert (made["bomFormat"], made["specVersion"]) == ("CycloneDX", "1.5")
+    found = {one["name"].lower(): one["version"] for one in made["components"]}
+    for name in ("ray", "optuna", "numpy"):
+        assert found[name] == importlib.metadata.version(name)
+    assert "Apache License" in (top / "LICENSE").read_text()

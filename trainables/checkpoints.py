@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,12 @@ def load_state(path: Path | None, device: torch.device) -> dict[str, Any] | None
     """The state at `path`, or None where there is none or it is damaged. Never unpickles objects."""
     if path is None or not zipfile.is_zipfile(path):
         return None  # damaged: starting over gives the same digits, trying it again never would
-    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, ValueError, EOFError, KeyError, OSError, pickle.UnpicklingError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        return None
     return state
 
 

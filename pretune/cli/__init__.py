@@ -12,6 +12,7 @@ from pretune.cli.data import data as data_group
 from pretune.cli.grafana import monitor as monitor_command
 from pretune.cli.store import store_group
 from pretune.errors import EXIT_STOPPED, EXIT_USAGE
+from pretune.monitor.plain import visible
 from pretune.search_spaces.document import StudyError
 from pretune.search_spaces.errors import UsageError
 
@@ -51,10 +52,10 @@ def main() -> None:
         sys.exit(EXIT_USAGE)
     except StudyError as error:
         count = len(error.problems)
-        click.echo(f"{error}\n{count} problem{'s' * (count != 1)}; nothing was started.", err=True)
+        click.echo(f"{visible(error)}\n{count} problem{'s' * (count != 1)}; nothing was started.", err=True)
         sys.exit(EXIT_USAGE)
     except (UsageError, ConnectionError) as error:  # Ray's own ConnectionError, of a cluster that went away
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {visible(error)}", err=True)
         sys.exit(EXIT_USAGE)
     except KeyboardInterrupt:
         click.echo("stopped; run the same command to go on", err=True)

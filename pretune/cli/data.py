@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Column, Table
 
+from pretune.monitor.plain import plain
+
 if TYPE_CHECKING:  # numpy and torch are imported where they are used: the command line starts without them
     from pretune.trainables.data.sets.catalogue import Download
 
@@ -163,7 +165,9 @@ def fetch_data(name: str, root: Path, keep: bool, console: Console) -> None:
         raise click.UsageError(f"{name!r} cannot be fetched; there are: {', '.join(sorted(ABOUT))}")
     about = ABOUT[name]
     if found := find_folder(root, about):
-        console.print(f"{name} is there: {found}; pretune data check {name} --data {root}", highlight=False)
+        console.print(
+            f"{name} is there: {plain(found)}; pretune data check {name} --data {plain(root)}", highlight=False
+        )
         return
     console.print(f"{about.title}: {about.size}, licence: {about.licence}", highlight=False)
     if not about.downloads:
@@ -175,7 +179,10 @@ def fetch_data(name: str, root: Path, keep: bool, console: Console) -> None:
             f"{root / about.folders[0]} is there already, and is no whole copy; move it away, then fetch again"
         )
     _fetch_all(about.downloads, root, about.folders[0], keep, console)
-    console.print(f"{name} is in {root / about.folders[0]}; pretune data check {name} --data {root}", highlight=False)
+    console.print(
+        f"{name} is in {plain(root / about.folders[0])}; pretune data check {name} --data {plain(root)}",
+        highlight=False,
+    )
 
 
 def _fetch_all(downloads: Sequence[Download], root: Path, name: str, keep: bool, console: Console) -> None:
@@ -202,7 +209,7 @@ def _fetch_all(downloads: Sequence[Download], root: Path, name: str, keep: bool,
 def _fetch_one(download: Download, folder: Path, console: Console) -> Path:
     from pretune.trainables.data.sets.download import fetch
 
-    console.print(f"  fetching {download.url} ...", highlight=False, soft_wrap=True)
+    console.print(f"  fetching {plain(download.url)} ...", highlight=False, soft_wrap=True)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(download.url.rsplit("/", 1)[1], total=None)
         archive = fetch(
@@ -212,5 +219,5 @@ def _fetch_one(download: Download, folder: Path, console: Console) -> Path:
             say=lambda text: bar.console.print(f"  {text}", highlight=False, markup=False, soft_wrap=True),
         )
     note = "" if download.checksum else " (no published checksum is known: not verified)"
-    console.print(f"  fetched {download.url}{note}", highlight=False)
+    console.print(f"  fetched {plain(download.url)}{plain(note)}", highlight=False)
     return archive

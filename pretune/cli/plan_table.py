@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from pretune.monitor.plain import plain
 from pretune.plan import Plan
 
 
 def print_plan(plan: Plan, parallel: int, console: Console) -> None:
-    table = Table(title=f"plan of {plan.study}", show_header=False, title_justify="left")
+    table = Table(title=Text(f"plan of {plan.study}"), show_header=False, title_justify="left")
     table.add_row("cells", str(plan.cells))
     table.add_row("configurations", str(plan.configurations))
     table.add_row("replicates (confirm)", str(plan.replicates))
@@ -30,11 +32,11 @@ def print_plan(plan: Plan, parallel: int, console: Console) -> None:
     for facts in plan.data:
         for sentence in facts.sentences():
             console.print(sentence, highlight=False, markup=False, soft_wrap=True)
-    console.print(plan.sharing, highlight=False)
+    console.print(plain(plan.sharing), highlight=False)
     if plan.continuing:
-        console.print(plan.continuing, highlight=False)
+        console.print(plain(plan.continuing), highlight=False)
     for warning in plan.warnings:
-        console.print(f"[yellow]note:[/] {warning}", highlight=False)
+        console.print(f"[yellow]note:[/] {plain(warning)}", highlight=False)
 
 
 def duration(seconds: float) -> str:

@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from pretune.errors import EXIT_FAILED_STAGES
+from pretune.monitor.plain import plain
 
 
 @click.command()
@@ -34,15 +35,15 @@ def report(folder: Path, html: bool, watch: bool, figures: str | None, cache: Pa
     console = Console()
     load_header(folder)  # says what is missing, before anything else does
     if watch:
-        report_html.watch(folder, lambda line: console.print(line, highlight=False, soft_wrap=True))
+        report_html.watch(folder, lambda line: console.print(plain(line), highlight=False, soft_wrap=True))
     if html:
         for missing in draw_panels(folder, cache or folder.parent / "cache", store or folder.parent / "store"):
-            console.print(f"[dim]images left out of the report: {missing}[/]", highlight=False)
+            console.print(f"[dim]images left out of the report: {plain(missing)}[/]", highlight=False)
     print_report(folder, console, html)
     if html:
-        console.print(f"report  {folder / report_html.REPORT_NAME}", highlight=False, soft_wrap=True)
+        console.print(f"report  {plain(folder / report_html.REPORT_NAME)}", highlight=False, soft_wrap=True)
     if figures:
-        console.print(f"{len(report_figures.write_figures(folder, figures))} figures in {folder / 'figures'}")
+        console.print(f"{len(report_figures.write_figures(folder, figures))} figures in {plain(folder / 'figures')}")
 
 
 def draw_panels(folder: Path, cache: Path, store: Path | str) -> list[str]:

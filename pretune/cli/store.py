@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pretune.cli import options
+from pretune.monitor.plain import plain
 from pretune.store.object_store import is_address
 from pretune.store.store import Entry, Store, StoreError, open_store
 
@@ -58,8 +59,8 @@ def print_entries(root: Path | str, cache: Path, console: Console) -> None:
         label = str(entry.about.get("label", ""))
         table.add_row(
             entry.fingerprint[:12],
-            entry.stage,
-            label,
+            plain(entry.stage),
+            plain(label),
             entry.outcome,
             f"{entry.seconds:.1f}",
             f"{size(entry) / 1e6:.2f}",

@@ -14,11 +14,11 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
 
 from pretune.cli import options
 from pretune.cli.results import draw_panels, print_report
 from pretune.errors import EXIT_FAILED_STAGES, EXIT_STOPPED
+from pretune.monitor.plain import plain
 from pretune.search_spaces.resolve import load
 from pretune.search_spaces.stages import Stage
 
@@ -64,11 +64,13 @@ def run(
     2: the study or its data are not usable; nothing was started.
     3: the table lacks replicates or cells, or a stage run crashed; each is named. The same command tries
     crashed ones again.
-    130: stopped with Ctrl-C; the same command goes on.
+    130: stopped with Ctrl-C, SIGTERM or SIGHUP; the same command goes on. So it does where Ray died (2).
     """
     from pretune.run import run_study
     from pretune.store.mirror import Publisher
+    from pretune.worker.preemption import interrupted_by_signals
 
+    interrupted_by_signals()
     study = load(file, scale, overrides)
     where = dataclasses.replace(
         options.run_options(study, data, root, out, store, parallel, address),
@@ -79,7 +81,7 @@ def run(
     )
     console = Console()
     for warning in study.warnings:
-        console.print(f"[yellow]note:[/] {warning}", highlight=False)
+        console.print(f"[yellow]note:[/] {plain(warning)}", highlight=False)
     ended = run_study(study, where, console)
     if ended.exit_code in (0, EXIT_FAILED_STAGES):
         draw_panels(where.out, where.cache, where.store)
@@ -174,15 +176,15 @@ def show_end(ended: Any, folder: Path, console: Console) -> None:
         print_report(folder, console)
     for word, colour, runs in (("failed", "red", ended.failed), ("search", "yellow", ended.diverged)):
         for run in runs[:MOST_LINES]:
-            console.print(f"[{colour}]{word}[/] {escape(str(run))}", highlight=False, soft_wrap=True)
+            console.print(f"[{colour}]{word}[/] {plain(run)}", highlight=False, soft_wrap=True)
         if len(runs) > MOST_LINES:
-            console.print(f"... and {len(runs) - MOST_LINES} more, in {folder / 'pretune.log'}", soft_wrap=True)
+            console.print(f"... and {len(runs) - MOST_LINES} more, in {plain(folder / 'pretune.log')}", soft_wrap=True)
     if ended.diverged:
         console.print("a trial of a search that diverges is an answer: the search goes on without it", highlight=False)
     for message in ended.messages:
-        console.print(f"[red]{escape(message)}[/]", highlight=False)
+        console.print(f"[red]{plain(message)}[/]", highlight=False)
     for note in ended.notes:
-        console.print(f"note: {escape(note)}", highlight=False)
+        console.print(f"note: {plain(note)}", highlight=False)
     console.print(
         f"{ended.trained} stage runs trained, {ended.reused} reused, {duration(ended.seconds)}", highlight=False
     )
@@ -198,7 +200,7 @@ def show_end(ended: Any, folder: Path, console: Console) -> None:
         ("pretune.log", "log"),
     ):
         if (folder / name).exists():
-            console.print(f"{what:>10}  {folder / name}", highlight=False, soft_wrap=True)
+            console.print(f"{what:>10}  {plain(folder / name)}", highlight=False, soft_wrap=True)
 
 
 def idle_share(folder: Path) -> str:

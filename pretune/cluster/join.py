@@ -52,22 +52,27 @@ def check_address(address: str) -> None:
 
 
 def _check_speaks_http2(address: str) -> None:
-    """Raises `ClusterError` where what answers is no gRPC server. Ray would ask it again and again, for 47 s.
+    """Raises `ClusterError` where what answers is no gRPC server. Ray would ask it again and again, for 47 s."""
+    if not speaks_http2(address):
+        raise ClusterError(f"--address {address}: what answers there is no Ray head; {HEAD}")
+
+
+def speaks_http2(address: str) -> bool:
+    """Whether a gRPC server answers at HOST:PORT; with TLS, whether anything does. Raises OSError where nobody listens.
 
     Such a server's first words, whoever calls, are a SETTINGS frame (RFC 9113, 3.4), whose fourth byte is its type, 4.
     """
-    if os.environ.get("RAY_USE_TLS", "0") == "1":
-        return
     host, _, port = address.rpartition(":")
     said = b""
     with socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") == "1":
+            return True
         connection.settimeout(CONNECT_SECONDS)
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
         with suppress(TimeoutError, ConnectionError):
             while len(said) < 4 and (more := connection.recv(9)):
                 said += more
-    if len(said) < 4 or said[3] != 4:
-        raise ClusterError(f"--address {address}: what answers there is no Ray head; {HEAD}")
+    return len(said) >= 4 and said[3] == 4
 
 
 @contextmanager

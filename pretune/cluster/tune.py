@@ -9,9 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from pretune.cluster import import_path, join
@@ -67,9 +70,27 @@ def closed_to_others(own_token: bool) -> Iterator[None]:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     if own_token and not os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    if not own_token:
+        keep_token_private()
     ray_private.read_authentication_again()
     with ray_private.loopback_only():
         yield
+
+
+def keep_token_private(path: Path | None = None) -> None:
+    """Have the file of Ray's token there, readable by its owner alone; Ray would make it readable by everybody.
+
+    Args:
+        path: default: ~/.ray/auth_token, where Ray looks.
+    """
+    path = path or Path.home() / ".ray" / "auth_token"
+    if os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError), open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    with suppress(PermissionError):  # somebody else's, as on a node that many share
+        path.chmod(0o600)
 
 
 def start_ray(
@@ -84,7 +105,8 @@ def start_ray(
     _set_environment(QUIET)
     import ray
 
-    with join.explained(address) if address else _started(own_token=not dashboard), import_path.beside_our_code():
+    starting = join.explained(address) if address else _started(own_token=not dashboard)
+    with starting, import_path.beside_our_code(), _our_signals():
         context = ray.init(
             **(_there(address) if address else _here(cpus, dashboard)),
             dashboard_host="127.0.0.1",
@@ -94,6 +116,17 @@ def start_ray(
         )
         if dashboard:
             say(f"dashboard: http://{context.dashboard_url} (it asks for the token that `ray get-auth-token` prints)")
+
+
+@contextmanager
+def _our_signals() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM: Ray replaces it by one that exits without a word."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -162,6 +195,7 @@ def run_trials(
     log_to: Sequence[LogTo] = (),
     nodes: Callable[[], Sequence[ClusterNode]] | None = None,
     say: Callable[[str], None] = lambda text: None,
+    announce: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Run stages as Tune trials until the scheduler is finished or the user stops.
 
@@ -173,6 +207,7 @@ def run_trials(
         log_to: Ray's loggers that also get what stages report.
         nodes: what the cluster has now, asked every few seconds; default: as at the start.
         say: told what whoever watches should know: nodes excluded, stages that nothing is heard of.
+        announce: told what they should know only while the study runs.
     """
     from ray import tune
 
@@ -184,7 +219,7 @@ def run_trials(
     for sentence in warnings_of_ray():
         say(sentence)
     counts = {} if images is None else images
-    dispatcher = Dispatcher(scheduler, resources, task_for, live, counts, nodes=nodes, say=say)
+    dispatcher = Dispatcher(scheduler, resources, task_for, live, counts, nodes=nodes, say=say, announce=announce)
     with tempfile.TemporaryDirectory(prefix="pretune-tune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
             tune.with_resources(NamedStage if named else StageTrial, place_of),

@@ -13,7 +13,7 @@ from ray import tune
 from ray.tune.search import Searcher
 from ray.tune.trainable import wrap_function
 
-from pretune.dispatch.dispatcher import Dispatcher
+from pretune.dispatch.dispatcher import LEAVE_SECONDS, Dispatcher
 from pretune.worker import preemption, ray_private
 from pretune.worker.execute import execute
 from pretune.worker.task import StageTask
@@ -75,6 +75,11 @@ class Watchdog(tune.Callback):
 
     def _ask_stages_to_leave(self) -> None:
         """Where they cannot be asked, they are ended."""
+        if self.dispatcher.live:
+            self.dispatcher.announce(
+                f"stopping: {len(self.dispatcher.live)} stage runs save their state, in {LEAVE_SECONDS:g} s at most "
+                "(a second Ctrl-C does not wait)"
+            )
         try:
             ray_private.ask_to_stop()
         except Exception as error:  # Ray raises bare errors while its head does not answer

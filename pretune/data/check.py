@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
+from pretune.monitor.plain import plain
 from pretune.trainables.data.errors import printable
 
 if TYPE_CHECKING:  # numpy and torch are imported where they are used: the command line starts without them
@@ -91,9 +92,9 @@ def check_data(
     except DataError as error:
         if error.problems:
             page = write_page(title, [error.summary], error.problems, sheet, drawn=False)
-            console.print(f"wrote {page}, which lists all {len(error.problems)} problems", highlight=False)
+            console.print(f"wrote {plain(page)}, which lists all {len(error.problems)} problems", highlight=False)
         raise
-    console.print(printable(f"{settings.dataset} {f'in {where}' if where else '(generated)'}"), highlight=False)
+    console.print(plain(f"{settings.dataset} {f'in {where}' if where else '(generated)'}"), highlight=False)
     lines = [*describe(image_set), *duplicate_report(image_set)]
     if image_set.skipped:
         lines.append(f"{count_excluded(settings, root, len(image_set.names))} cannot be used")
@@ -103,7 +104,7 @@ def check_data(
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     draw_sheet(image_set, count, sheet)
     page = write_page(title, lines, image_set.skipped, sheet)
-    console.print(f"wrote {sheet} and {page}", highlight=False)
+    console.print(f"wrote {plain(sheet)} and {plain(page)}", highlight=False)
     return image_set.skipped
 
 
@@ -126,7 +127,7 @@ def check_study(
                 continue
             again = sum(label.split(".")[0] == name for label in drawn.values())
             drawn[data] = label = f"{name}.{again + 1}" if again else name
-            console.print(f"data {label}:", highlight=False)
+            console.print(f"data {plain(label)}:", highlight=False)
             path = sheet.with_name(f"{sheet.stem}-{label}{sheet.suffix}")
             try:
                 problems += [f"{label}: {line}" for line in check_data(data, root, cache, count, path, console)]

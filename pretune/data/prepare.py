@@ -12,6 +12,7 @@ from rich.progress import Progress as Bar
 from pretune.data.leaks import find_leaks
 from pretune.data.preflight import check_before_training, check_masks
 from pretune.data.requirements import facts_before_decoding
+from pretune.monitor.plain import plain
 from pretune.search_spaces import schema
 from pretune.search_spaces.resolve import Study
 from pretune.search_spaces.stages import DigestOf
@@ -62,14 +63,14 @@ def prepare_data(
             if digest not in reported:
                 reported.add(digest)
                 if console is not None:
-                    console.print(f"[dim]data {name}: {choice.why}[/]", highlight=False)
+                    console.print(f"[dim]data {plain(name)}: {plain(choice.why)}[/]", highlight=False)
                 excluded += report_excluded(name, data, opened(data), data_root, console)
     check_before_training(study, facts)
     check_masks(study, facts, functools.cache(lambda data: glance_at_images(opened(data))))
     leaks = list(find_leaks(study, lambda data: (prepared(data)[0], opened(data)), cache))
     if console is not None:
         for sentence in leaks:
-            console.print(f"[yellow]note:[/] {sentence}", highlight=False, soft_wrap=True)
+            console.print(f"[yellow]note:[/] {plain(sentence)}", highlight=False, soft_wrap=True)
     return lambda data: prepared(data)[0], leaks, excluded
 
 
@@ -89,10 +90,10 @@ def report_excluded(
             console.print(f"note: data {name}: {ignored}", highlight=False, markup=False, soft_wrap=True)
         if skipped:
             many = count_excluded(data, data_root, len(images.images))
-            console.print(f"note: data {name}: {many} excluded (on_error: skip)", highlight=False)
+            console.print(f"note: data {plain(name)}: {many} excluded (on_error: skip)", highlight=False)
         for line in skipped[:SHOWN]:
             console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
         if len(skipped) > SHOWN:
             all_of_them = "pretune.log and pretune data check list all (on its page)"
-            console.print(f"  and {len(skipped) - SHOWN} more; {all_of_them}", highlight=False)
+            console.print(f"  and {len(skipped) - SHOWN} more; {plain(all_of_them)}", highlight=False)
     return [f"data {name}: excluded: {line}" for line in skipped] + ([f"data {name}: {ignored}"] if ignored else [])

@@ -18,13 +18,13 @@ from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Failure, Outcome
 from pretune.search_spaces.stages import Stage
 from pretune.store.store import StoreError
-from pretune.worker.task import StageTask
+from pretune.worker.task import NEWS, StageTask
 
 LAUNCHER = {"memory": 1048576}  # bytes; Ray refuses a trial that reserves nothing
 REPORT_SECONDS = 1.0  # least time between two progress reports of a stage
 REPORTS = 50.0  # most reports a second that the driver is to take; each costs it some milliseconds
 LOST_SECONDS = 15.0  # after which a trial that Tune ended without telling us counts as crashed
-LEAVE_SECONDS = 45.0  # which stages get to write their state when the study is stopped
+LEAVE_SECONDS = 38.0  # which stages get to write their state when the study is stopped: all of it stays under 50 s
 RESOURCE_SECONDS = 5.0  # between two looks at what the cluster has
 GROUP_SECONDS = 10.0  # without a report of a stage on several workers, after which idle processes make room for it
 QUIET_SECONDS = 600.0  # without a report, after which a stage run is mentioned; nothing is ended for it
@@ -62,6 +62,7 @@ class Dispatcher:
     fault: Exception | None = None  # ours, raised while Tune called us: it would log it and go on
     nodes: Callable[[], Sequence[ClusterNode]] | None = None  # what the cluster has now: nodes come and go
     say: Callable[[str], None] = _ignore  # to whoever watches and reads the log
+    announce: Callable[[str], None] = _ignore  # likewise, but only while the study runs
     stopping: float | None = None  # since when nothing is dispatched any more
     health: Health = field(default_factory=Health)
     _excluded: dict[str, str] = field(default_factory=dict)  # nodes to keep stages off, and why
@@ -165,7 +166,10 @@ class Dispatcher:
 
     def progress(self, trial: str, result: dict[str, Any]) -> None:
         """A trial reports. A stage that goes on from its checkpoint counts the images before it once more."""
-        if live := self.live.get(trial):
+        if (live := self.live.get(trial)) and NEWS in result:
+            live.heard = time.monotonic()
+            self.say(f"{live.label}: {result[NEWS]}")
+        elif live:
             steps = result.get("step", 0) - live.latest.get("step", 0)
             seen = round(max(0, steps) * getattr(live.stage.settings, "batch_size", 0))
             self.images[live.stage.name] = self.images.get(live.stage.name, 0) + seen

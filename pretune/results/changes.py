@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from pretune.monitor.plain import plain
 from pretune.search_spaces.resolve import Study
 
 EARLIER = "earlier"  # folder for the results from before an edit of the study file
@@ -46,8 +47,8 @@ def say_changes(study: Study, folder: Path, console: Console) -> bool:
         return False
     changed = sorted(differing(before, yaml.safe_load(study.to_yaml())))
     if changed:
-        console.print(f"the study changed since its last run: {', '.join(changed)}", highlight=False)
-        console.print(f"its earlier results are in {folder / EARLIER}", highlight=False, soft_wrap=True)
+        console.print(f"the study changed since its last run: {plain(', '.join(changed))}", highlight=False)
+        console.print(f"its earlier results are in {plain(folder / EARLIER)}", highlight=False, soft_wrap=True)
     return bool(changed)
 
 

@@ -6,6 +6,7 @@ A new Optuna that breaks one of them fails a test of `tests/pretune/search/test_
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from pathlib import Path
 
@@ -13,6 +14,14 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial
+
+from pretune.errors import SearchStorageError
+
+OPERATIONS = range(11)  # of Optuna's journals, versions 4 and 5
+MOVE_AWAY = (
+    "move the file away and run again; the searches then suggest their trials anew, and stage runs that are finished "
+    "come from the store"
+)
 
 
 def continued_trial(study: optuna.Study, storage: BaseStorage, running: FrozenTrial) -> optuna.Trial:
@@ -31,13 +40,37 @@ def open_journal(path: Path) -> JournalStorage:
 
     Optuna waits for a lock that a killed process held (4: for ever, 5: for 30 s), and a line that a full disk or a
     power cut left unfinished makes its journal unreadable from the next write on.
+
+    Raises:
+        SearchStorageError: a line in the middle is damaged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = JournalFileSymlinkLock(str(path))
     with contextlib.suppress(RuntimeError):  # nobody held it
         lock.release()
     _cut_torn_line(path)
-    return JournalStorage(JournalFileBackend(str(path), lock))
+    _check_lines(path)
+    try:
+        return JournalStorage(JournalFileBackend(str(path), lock))
+    except Exception as error:  # Optuna raises whatever its replay meets
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise SearchStorageError(f"{path} cannot be replayed ({what}): {MOVE_AWAY}") from None
+
+
+def _check_lines(path: Path) -> None:
+    """Raises SearchStorageError for the first line that is none of Optuna's."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                log = json.loads(line)
+                sound = log["op_code"] in OPERATIONS and isinstance(log["worker_id"], str)
+            except (ValueError, TypeError, KeyError, RecursionError):
+                sound = False
+            if not sound:
+                shown = line.strip()[:40].decode("utf-8", "backslashreplace")
+                raise SearchStorageError(f"{path}, line {number} is damaged ({shown!r}): {MOVE_AWAY}")
 
 
 def _cut_torn_line(path: Path) -> None:

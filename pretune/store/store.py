@@ -24,6 +24,7 @@ import re
 import shutil
 import time
 import uuid
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -32,6 +33,7 @@ from typing import Any
 
 from pretune.search_spaces.errors import UsageError
 from pretune.store.object_store import ObjectError, Objects, is_address, open_bucket
+from pretune.trainables.checksums import is_as_recorded, say_damaged
 from pretune.trainables.files import CONTINUE, STATE
 
 DONE = "done.json"
@@ -41,6 +43,8 @@ LEASE = "lease.json"  # who is at work on a fingerprint (pretune.store.lease)
 READS = 3  # looks at a marker that is there before it counts as damaged: an answer may have been cut
 AT_ONCE = 16  # requests to a bucket side by side
 ANNOUNCED_WAITS = (0.0, 0.5, 1.0, 2.0)  # seconds before each look for an entry that was said to be there
+DAMAGED = "done.damaged.json"  # a marker that was set aside
+CHECKSUM = "sha256"  # in a marker's `about`: of all the rest
 LENGTHS = ".length"  # <root>/<series>/<epochs>.length names the fingerprint of a training of that many epochs
 
 
@@ -106,11 +110,19 @@ class Store:
         """The finished entry, or None where there is none or its files are not whole."""
         here = self._marker_here(fingerprint)
         if self.bucket is None:
-            whole = here is not None and all(
-                _size(self._path(here, name)) == about["size"] for name, about in here.files.items()
-            )
-            return here if whole else None
+            return here if here is not None and self._is_whole(here) else None
         return here or self._find_there(fingerprint, self.bucket)
+
+    def _is_whole(self, entry: Entry) -> bool:
+        """Whether the files are those that were written; large ones by size, unless they were changed since."""
+        written = _modified(self.root / entry.fingerprint / DONE)
+        for name, about in entry.files.items():
+            path = self._path(entry, name)
+            if not is_as_recorded(path, about, written):
+                if path.exists():
+                    say_damaged(path, "the stage is run again")
+                return False
+        return True
 
     def find_announced(self, fingerprint: str, waits: tuple[float, ...] = ANNOUNCED_WAITS) -> Entry | None:
         """The entry that another node says it has just finished; None where it stays unseen.
@@ -128,14 +140,27 @@ class Store:
         return None
 
     def file(self, entry: Entry, name: str) -> Path:
-        """A file of an entry, fetched if need be. Raises FileNotFoundError where the bucket lost it."""
+        """A file of an entry, fetched if need be, with the content that was recorded.
+
+        Raises:
+            FileNotFoundError: it is lost or damaged; the entry counts as none from then on.
+        """
         path = self._path(entry, name)
-        if self.bucket is not None and _size(path) != entry.files[name]["size"]:
-            try:
-                self.bucket.download(f"{entry.fingerprint}/{entry.attempt}/{name}", path, entry.files[name])
-            except FileNotFoundError:
-                (self.root / entry.fingerprint / DONE).unlink(missing_ok=True)  # cleaned there: to be made again
-                raise FileNotFoundError(f"{name} of {entry.fingerprint} is gone from {self.where}; run again") from None
+        if is_as_recorded(path, entry.files[name]):
+            return path
+        if self.bucket is None:
+            if path.exists():
+                say_damaged(path, "the stage is run again")
+            here = self._marker_here(entry.fingerprint)
+            if here is not None and here.attempt == entry.attempt:
+                with contextlib.suppress(OSError):  # another driver may have been faster
+                    (self.root / entry.fingerprint / DONE).replace(self.root / entry.fingerprint / DAMAGED)
+            raise FileNotFoundError(f"{name} of {entry.fingerprint} is damaged or gone from {self.where}; run again")
+        try:
+            self.bucket.download(f"{entry.fingerprint}/{entry.attempt}/{name}", path, entry.files[name])
+        except FileNotFoundError:
+            (self.root / entry.fingerprint / DONE).unlink(missing_ok=True)  # cleaned there: to be made again
+            raise FileNotFoundError(f"{name} of {entry.fingerprint} is gone from {self.where}; run again") from None
         return path
 
     def begin(self, fingerprint: str) -> Path:
@@ -149,7 +174,15 @@ class Store:
         if self.bucket is not None:
             self._fetch_states(fingerprint, self.bucket)
         states = [path for path in (self.root / fingerprint).glob(f"*/{STATE}") if path.exists()]
-        return max(states, key=_modified, default=None)
+        for path in sorted(states, key=_modified, reverse=True):
+            if _is_whole_state(path):
+                return path
+            if not path.exists():  # another driver finished and dropped it
+                continue
+            say_damaged(path, "the stage goes on from the state before it, or from the beginning")
+            with contextlib.suppress(OSError):  # another process was faster
+                path.replace(path.with_name(f"{STATE}.damaged"))
+        return None
 
     def keep_state(self, attempt: Path, kept: int) -> int:
         """Upload the resumable state of an attempt under way if it is newer than `kept`; when it was written (ns)."""
@@ -194,9 +227,11 @@ class Store:
             names += [Path(name).name for name in self.bucket.sizes(series)]
         lengths = {int(stem) for name in names if name.endswith(LENGTHS) and (stem := Path(name).stem).isdigit()}
         for length in sorted((length for length in lengths if length < epochs), reverse=True):
-            entry = self.find(self.read(f"{series}/{length}{LENGTHS}").decode().strip())
+            fingerprint = self.read(f"{series}/{length}{LENGTHS}").decode("ascii", "replace").strip()
+            entry = self.find(fingerprint) if re.fullmatch("[0-9a-f]+", fingerprint) else None
             if entry is not None and CONTINUE in entry.files:
-                return self.file(entry, CONTINUE)
+                with contextlib.suppress(FileNotFoundError):  # damaged: a shorter one, or the beginning
+                    return self.file(entry, CONTINUE)
         return None
 
     def finish(
@@ -215,7 +250,7 @@ class Store:
         files = {path.name: _describe(path) for path in sorted(attempt.iterdir()) if path.is_file()}
         files.pop(STATE, None)  # with a bucket it is dropped last: an upload may fail, and the stage goes on from it
         entry = Entry(attempt.parent.name, attempt.name, stage, outcome, cause, metrics, seconds, files, about)
-        marker = json.dumps(asdict(entry), indent=1)
+        marker = marker_of(entry)
         if self.bucket is not None:
             for name in files:
                 self.bucket.upload(attempt / name, f"{entry.fingerprint}/{attempt.name}/{name}")
@@ -339,13 +374,53 @@ def _mapping(text: bytes | None) -> dict[str, Any]:
         return {}
 
 
+def marker_of(entry: Entry) -> str:
+    """The text of an entry's marker, with a checksum of the rest in `about`."""
+    about = {name: value for name, value in entry.about.items() if name != CHECKSUM}
+    content = asdict(entry) | {"about": about}
+    return json.dumps(content | {"about": about | {CHECKSUM: _checksum(content)}}, indent=1)
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    plain = json.dumps(json.loads(json.dumps(content)), sort_keys=True)
+    return hashlib.sha256(plain.encode()).hexdigest()
+
+
 def _parse(text: bytes) -> Entry | None:
     """An entry from its marker, or None: unreadable is not finished, and a new attempt will replace it."""
     try:
-        entry = Entry(**json.loads(text))
-        return entry if all(int(about["size"]) >= 0 for about in entry.files.values()) else None
-    except (ValueError, TypeError, KeyError, AttributeError):
+        content = json.loads(text)
+        recorded = content["about"].pop(CHECKSUM, None)  # none in stores of before 2026-11-28
+        if recorded is not None and recorded != _checksum(content):
+            return None
+        entry = Entry(**content)
+        return entry if _is_sound(entry) else None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
+
+
+def _is_sound(entry: Entry) -> bool:
+    """Whether the parts that others rely on are what they should be, in a marker without a checksum."""
+    task, machine = entry.about.get("order") or {}, entry.about.get("machine") or {}
+    texts = (entry.fingerprint, entry.attempt, entry.stage, entry.cause)
+    return (
+        all(isinstance(text, str) for text in texts)
+        and entry.outcome in ("finished", "diverged")
+        and all(isinstance(value, int | float) for value in (entry.seconds, *entry.metrics.values()))
+        and all(isinstance(name, str) and "/" not in name for name in entry.files)
+        and all(int(about["size"]) >= 0 and isinstance(about["sha256"], str) for about in entry.files.values())
+        and isinstance(task, dict)
+        and isinstance(machine, dict)
+    )
+
+
+def _is_whole_state(path: Path) -> bool:
+    """Whether a state, a zip file of torch's, has the checksums that it holds; torch does not compare them."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except Exception:  # zipfile raises a dozen kinds for damaged files
+        return False
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -374,12 +449,5 @@ def _modified(path: Path) -> int:
     """Nanoseconds; the oldest of all for a file that another driver has just dropped."""
     try:
         return path.stat().st_mtime_ns
-    except OSError:
-        return -1
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
     except OSError:
         return -1

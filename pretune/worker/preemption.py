@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -90,9 +91,17 @@ def warnings_of_ray() -> list[str]:
     return found
 
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, `kill` or `pretune stop`, a closed terminal
+
+
+def handled() -> list[signal.Signals]:
+    """Return the signals by which a study is stopped, without those that this process ignores (`nohup`)."""
+    return [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+
+
 @contextmanager
 def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM call `stop`; a second one makes Tune end at once, whatever is under way.
+    """The signals of `STOP_SIGNALS` call `stop`; a second one makes Tune end at once, whatever is under way.
 
     Tune's own handler is for SIGUSR1 then: QUIET (pretune.cluster.tune) turns off the one for SIGINT, which would give
     stages 10 s.
@@ -100,11 +109,13 @@ def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in handled()}
     asked = False
 
     def on_signal(number: int, frame: Any) -> None:
         nonlocal asked
+        if number == signal.SIGHUP:
+            without_terminal()
         if asked:
             end_at_once()
         asked = True
@@ -117,6 +128,28 @@ def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def without_terminal() -> None:
+    """Print to nowhere: a write to a terminal that was closed is an error, which would end what is being saved."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for number in (1, 2):
+        if stat.S_ISCHR(os.fstat(number).st_mode):  # isatty says no of a terminal that was closed
+            os.dup2(nowhere, number)
+    os.close(nowhere)
+
+
+def interrupted_by_signals() -> None:
+    """Let SIGTERM and SIGHUP interrupt this process as Ctrl-C does, from start to end."""
+
+    def on_signal(number: int, frame: Any) -> None:
+        if number == signal.SIGHUP:
+            without_terminal()
+        raise KeyboardInterrupt
+
+    for number in handled():
+        if number != signal.SIGINT:
+            signal.signal(number, on_signal)
 
 
 def end_at_once() -> None:

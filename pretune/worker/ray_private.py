@@ -15,7 +15,7 @@ from typing import Any
 
 from pretune.errors import ClusterError
 
-KNOWN_RAY = "2.60"  # pyproject.toml pins it
+TRIED_RAY = ("2.52", "2.60")  # the lowest and the newest version that Pretune was tried with: docs/cluster.md
 
 
 class MissingInRayError(ClusterError):
@@ -28,7 +28,8 @@ def another_ray(error: Exception, without: str = "") -> str:
 
     return (
         f"Ray {ray.__version__} lacks what Pretune uses of it ({error}){without and ': ' + without}; "
-        f"it knows Ray {KNOWN_RAY}: pip install 'ray[default,tune]~={KNOWN_RAY}.0'"
+        f"it was tried with {TRIED_RAY[0]} to {TRIED_RAY[1]}: "
+        f"pip install 'ray[default,data,train,tune]~={TRIED_RAY[1]}.0'"
     )
 
 

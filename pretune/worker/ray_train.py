@@ -12,19 +12,22 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pretune.outcomes import Failure
 from pretune.store.store import write_atomically
 from pretune.trainables.data.errors import RequirementsError
-from pretune.worker.failures import StageFailedError, failed
+from pretune.worker.failures import StageFailedError, describe, failed
+from pretune.worker.ray_private import worker_exception
 from pretune.worker.stage import device_for, hardware, run_worker, state_to_resume
-from pretune.worker.task import StageTask
+from pretune.worker.task import NEWS, StageTask
 
 RESTARTS = 3  # of the workers within one attempt; a preempted node's are not counted
 REPORT_SECONDS = 1.0  # least time between two progress reports
 FINAL = "failed.json"  # in the attempt's folder: a failure that no restart would change
+ANSWER = "answer.json"  # in the attempt's folder, until its workers have ended: how they did
 STORAGE = "train"  # a folder of Ray Train's inside the attempt's, which all nodes see
 
 
@@ -47,7 +50,7 @@ def run_worker_group(task: StageTask, attempt: Path) -> tuple[dict[str, float], 
     resources = task.stage.resources
     counts = resources.worker_counts
     trainer = TorchTrainer(
-        work,  # type: ignore[arg-type]  # Ray's types know no return value, and of Result only the older form
+        work,
         train_loop_config={"task": task.to_json(), "attempt": str(attempt)},
         torch_config=TorchConfig(backend="nccl" if task.gpus >= 1 else "gloo"),  # NCCL refuses to share a GPU
         scaling_config=ScalingConfig(
@@ -62,7 +65,9 @@ def run_worker_group(task: StageTask, attempt: Path) -> tuple[dict[str, float], 
             callbacks=_forwarding(),
         ),
     )
-    answer = trainer.fit().return_value  # type: ignore[attr-defined]
+    trainer.fit()  # what `train_loop` returns is known to newer versions of Ray alone
+    answer = json.loads((attempt / ANSWER).read_text(encoding="utf-8"))
+    (attempt / ANSWER).unlink()
     shutil.rmtree(attempt / STORAGE, ignore_errors=True)
     if "refused" in answer:
         raise RequirementsError(*answer["refused"])
@@ -81,17 +86,42 @@ def run_worker_group(task: StageTask, attempt: Path) -> tuple[dict[str, float], 
 
 
 def _forwarding() -> list[Any]:
-    """Return the callbacks that pass the first worker's reports to Tune; none outside a trial."""
+    """Return the callbacks that pass the first worker's reports, and losses, to Tune; none outside a trial."""
     from ray.tune.integration.ray_train import TuneReportCallback
 
+    class Forwarding(TuneReportCallback):
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            self.after_report(run_context, [{NEWS: news_of(worker_exceptions)}], None)
+
     try:
-        return [TuneReportCallback()]  # type: ignore[no-untyped-call]
+        return [Forwarding()]  # type: ignore[no-untyped-call]
     except RuntimeError:
         return []
 
 
-def work(config: dict[str, Any]) -> dict[str, Any]:
-    """Run the stage as one worker of the process group that Ray Train made."""
+def news_of(failures: Mapping[int, Exception]) -> str:
+    """One sentence on workers of a group that failed, by rank."""
+    ranks = ", ".join(map(str, sorted(failures)))
+    one = len(failures) == 1
+    first = worker_exception(failures[min(failures)])
+    cause = describe(getattr(first, "health_check_failure", first)).split(" | ")[0][:300]
+    return (
+        f"worker{'s' * (not one)} {ranks} {'was' if one else 'were'} lost ({cause}); "
+        f"Ray Train starts all workers again from the last saved state, {RESTARTS} times at most"
+    )
+
+
+def work(config: dict[str, Any]) -> None:
+    """Run the stage as one worker of the process group that Ray Train made; the first writes how it ended."""
+    import torch.distributed as dist
+
+    answer = run_as_worker(config)
+    if dist.get_rank() == 0:
+        write_atomically(Path(config["attempt"]) / ANSWER, json.dumps(answer))
+
+
+def run_as_worker(config: dict[str, Any]) -> dict[str, Any]:
+    """The answer of the stage: metrics, or why there are none."""
     import ray.train
     import torch
     import torch.distributed as dist

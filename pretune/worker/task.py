@@ -10,6 +10,8 @@ from pydantic import TypeAdapter
 from pretune.search_spaces.stages import Stage
 from pretune.store.store import Store, open_store
 
+NEWS = "news"  # key of a trial's report that is a sentence for the study's log, and no progress
+
 
 @dataclass(frozen=True)
 class Folders:

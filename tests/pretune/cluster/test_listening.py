@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pretune.cluster.tune import keep_token_private
+
 SCRIPT = """
 import os, psutil, ray, sys, time
 from pretune.cluster.tune import start_ray, stop_ray
@@ -47,3 +49,26 @@ def test_a_local_cluster_listens_on_loopback_and_asks_for_its_token(shown: str, 
     assert "listens 127.0.0.1\n" in done.stdout, done.stdout + done.stderr
     assert "refused True" in done.stdout, done.stdout + done.stderr
     assert (tmp_path / ".ray" / "auth_token").exists() == (shown == "dashboard")  # a person needs that one
+
+
+@pytest.mark.parametrize("before", [None, 0o644, 0o600])
+def test_the_file_of_the_token_is_for_its_owner_alone_and_keeps_its_token(
+    before: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    path = tmp_path / ".ray" / "auth_token"
+    if before is not None:
+        path.parent.mkdir()
+        path.write_text("a" * 64)
+        path.chmod(before)
+    keep_token_private(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert len(path.read_text()) == 64
+    assert before is None or path.read_text() == "a" * 64
+
+
+def test_a_token_in_the_environment_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "a" * 64)
+    keep_token_private(tmp_path / "auth_token")
+    assert not (tmp_path / "auth_token").exists()

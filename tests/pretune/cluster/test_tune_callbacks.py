@@ -23,7 +23,9 @@ def test_the_watchdog_tells_of_every_ended_trial_until_the_handout_is_done_with_
     trials = [SimpleNamespace(trial_id=str(i), status="RUNNING") for i in range(3 * len(endings))]
     live: dict[str, Any] = {}
     reap = mock.Mock()
-    watchdog = Watchdog(cast(Dispatcher, SimpleNamespace(live=live, reap=reap, stopping=None, overdue=False)))
+    watchdog = Watchdog(
+        cast(Dispatcher, SimpleNamespace(live=live, reap=reap, announce=print, stopping=None, overdue=False))
+    )
     forgotten = (forgets * len(endings))[: len(endings)]
     for step, (ends, done) in enumerate(zip(endings, forgotten, strict=True)):
         there = trials[: 3 * (step + 1)]

@@ -21,6 +21,7 @@ import s3
 import yaml
 from rich.console import Console
 from s3 import Proxy, address, served
+from zipped import zipped
 
 from pretune.cli.store import collect, print_usage
 from pretune.run import Options, run_study
@@ -140,14 +141,14 @@ def test_a_state_goes_on_on_another_node_and_only_a_newer_one(server: Server, tm
     assert second.resumable(KEY) is None
     kept = -1
     for content in (b"early", b"later"):
-        (folder / STATE).write_bytes(content)
+        (folder / STATE).write_bytes(zipped(content))
         kept = first.keep_state(folder, kept)
     assert first.keep_state(folder, kept) == kept
     path = second.resumable(KEY)
     assert path is not None
-    assert path.read_bytes() == b"later"
+    assert path.read_bytes() == zipped(b"later")
     own = second.begin(KEY) / STATE
-    own.write_bytes(b"newest")
+    own.write_bytes(zipped(b"newest"))
     assert second.resumable(KEY) == own
 
 
@@ -164,7 +165,7 @@ def test_of_a_state_only_the_newest_stays_and_of_a_finished_stage_none(server: S
         flight.attempt = written(store)
         kept = -1
         for content in (b"early", b"later", b"last"):
-            (flight.attempt / STATE).write_bytes(content)
+            (flight.attempt / STATE).write_bytes(zipped(content))
             kept = store.keep_state(flight.attempt, kept)
             assert states(store) == [f"state-{kept}.pt", "state.json"]
     assert len(states(store)) == 2
@@ -172,8 +173,8 @@ def test_of_a_state_only_the_newest_stays_and_of_a_finished_stage_none(server: S
         flight.attempt = written(store)
         path = store.resumable(KEY)
         assert path is not None
-        assert path.read_bytes() == b"last"
-        (flight.attempt / STATE).write_bytes(b"of the second attempt")
+        assert path.read_bytes() == zipped(b"last")
+        (flight.attempt / STATE).write_bytes(zipped(b"of the second attempt"))
         store.keep_state(flight.attempt, -1)
         assert len(states(store)) == 4
         entry = finish(store, flight.attempt)
@@ -185,14 +186,14 @@ def test_of_a_state_only_the_newest_stays_and_of_a_finished_stage_none(server: S
 def test_a_state_that_cannot_be_deleted_harms_nothing(server: Server, tmp_path: Path, fault: OSError) -> None:
     store = open_store(server.address(f"stays-{type(fault).__name__}"), tmp_path / "a")
     folder = written(store)
-    (folder / STATE).write_bytes(b"early")
+    (folder / STATE).write_bytes(zipped(b"early"))
     kept = store.keep_state(folder, -1)
-    (folder / STATE).write_bytes(b"later")
+    (folder / STATE).write_bytes(zipped(b"later"))
     with mock.patch.object(type(store.bucket), "remove", side_effect=fault):
         assert store.keep_state(folder, kept) > kept
     path = Store(tmp_path / "b", store.bucket).resumable(KEY)
     assert path is not None
-    assert path.read_bytes() == b"later"
+    assert path.read_bytes() == zipped(b"later")
 
 
 def test_removing_what_is_not_there_is_no_error(server: Server) -> None:
@@ -306,7 +307,7 @@ def test_a_store_in_a_bucket_is_measured_and_cleaned(server: Server, tmp_path: P
     place = server.address("clean")
     store = open_store(place, tmp_path / "cache")
     left = written(store, b"old")
-    (left / STATE).write_bytes(b"state")
+    (left / STATE).write_bytes(zipped(b"state"))
     store.keep_state(left, -1)
     entry = finish(store, written(store))
     assert list(store.unfinished()) == [left]

@@ -14,6 +14,7 @@ from unittest import mock
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zipped import zipped
 
 from pretune.store.store import DONE, Entry, Store, StoreError, write_atomically
 from pretune.trainables.files import STATE
@@ -54,7 +55,7 @@ def attempt(store: Store, weights: bytes = b"weights", state: bool = False) -> P
     (folder / "model.safetensors").write_bytes(weights)
     (folder / "notes.json").write_text("{}")
     if state:
-        (folder / STATE).write_bytes(b"state")
+        (folder / STATE).write_bytes(zipped(b"state"))
     return folder
 
 
@@ -184,6 +185,18 @@ def test_the_newest_state_is_the_one_to_resume_from(tmp_path: Path) -> None:
     assert store.resumable(FINGERPRINT) == newer / STATE
     os.utime(older / STATE, (3, 3))
     assert store.resumable(FINGERPRINT) == older / STATE
+
+
+def test_a_damaged_state_is_set_aside_and_the_one_before_is_resumed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    older, newer = attempt(store, state=True), attempt(store, state=True)
+    os.utime(older / STATE, (1, 1))
+    content = bytearray((newer / STATE).read_bytes())
+    content[content.index(b"state")] ^= 1
+    (newer / STATE).write_bytes(content)
+    assert store.resumable(FINGERPRINT) == older / STATE
+    assert not (newer / STATE).exists()
+    assert (newer / f"{STATE}.damaged").read_bytes() == content
 
 
 def test_a_state_that_vanishes_while_it_is_looked_at_is_not_resumed(tmp_path: Path) -> None:

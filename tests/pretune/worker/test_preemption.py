@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from pretune.dispatch.dispatcher import Dispatcher, outcome_of
+from pretune.dispatch.dispatcher import Dispatcher, RunningTrial, outcome_of
 from pretune.dispatch.resources import ClusterNode, ClusterResources
 from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Outcome
@@ -28,7 +28,8 @@ from pretune.store.store import Store
 from pretune.trainables.data.resident.digest import content_digest
 from pretune.worker import preemption
 from pretune.worker.execute import execute
-from pretune.worker.task import Folders, StageTask
+from pretune.worker.ray_train import news_of
+from pretune.worker.task import NEWS, Folders, StageTask
 
 
 @pytest.fixture(autouse=True)
@@ -125,13 +126,16 @@ def test_sigterm_is_held_back_while_a_stage_runs_and_obeyed_otherwise() -> None:
 def test_the_first_signal_to_a_driver_stops_and_the_second_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(preemption, "end_at_once", lambda: said.append("at once"))
-    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(preemption, "without_terminal", lambda: said.append("no terminal"))
+    handlers = [signal.getsignal(number) for number in preemption.STOP_SIGNALS]
     with preemption.stopped_by_signals(lambda: said.append("stop")):
         signal.raise_signal(signal.SIGTERM)
         assert said == ["stop"]
         signal.raise_signal(signal.SIGINT)
-    assert said == ["stop", "at once", "stop"]
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+        assert said == ["stop", "at once", "stop"]
+        signal.raise_signal(signal.SIGHUP)
+    assert said == ["stop", "at once", "stop", "no terminal", "at once", "stop"]
+    assert [signal.getsignal(number) for number in preemption.STOP_SIGNALS] == handlers
 
 
 # -------------------------------------------------------------------------------------------------------- real Ray
@@ -202,6 +206,31 @@ def test_a_terminated_stage_and_a_stopped_study_lose_nothing_and_change_nothing(
         assert again.returncode == 0, again.stdout + again.stderr
     tables = [pd.read_parquet(tmp_path / root / "tiny" / "results.parquet") for root in ("a", "b")]
     pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
+def test_what_a_worker_group_lost_is_said_and_counts_as_a_sign_of_life_and_not_as_progress(
+    tiny: dict[str, Any],
+) -> None:
+    stage, said = stage_of(tiny, "pretrain"), list[str]()
+    scheduler = Scheduler(lambda key: None, 0)
+    scheduler.start([program_of(stage)])
+    folders = Folders("store", "cache", None)
+    nodes, live = ClusterResources([ClusterNode({"CPU": 4.0})]), dict[str, RunningTrial]()
+    task_for = lambda stage, gpus: StageTask(stage, "pretrain seed 0", gpus, folders)  # noqa: E731
+    dispatcher = Dispatcher(scheduler, nodes, task_for, live, say=said.append)
+    dispatcher.take("a")
+    dispatcher.progress("a", {"step": 3})
+    live["a"].heard = 0.0
+    dispatcher.progress("a", {NEWS: news_of({1: RuntimeError("killed"), 0: ValueError("a fault")})})
+    assert live["a"].latest == {"step": 3}
+    assert live["a"].heard > 0
+    assert said == [
+        "pretrain seed 0: workers 0, 1 were lost (ValueError: a fault); Ray Train starts all workers again from the "
+        "last saved state, 3 times at most"
+    ]
+    lost = RuntimeError("A worker health check failed.")
+    lost.health_check_failure = OSError("The actor died.\nclass: RayTrainWorker")  # type: ignore[attr-defined]
+    assert news_of({1: lost}).startswith("worker 1 was lost (OSError: The actor died.); ")
 
 
 def test_the_store_shows_what_ended_whatever_the_trial_said_last(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -1,0 +1,183 @@
+"""Notice that Ray died under a study, and end the study with a sentence in place of waiting for it.
+
+Ray's own driver waits: for ever after the loss of a local raylet, and 60 s after the loss of the head, at whose end its
+C++ part ends the process without a word of ours. Both processes are asked here every two seconds, over the ports on
+which they listen, from a thread of its own.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pretune.cluster import join
+from pretune.errors import EXIT_USAGE, ClusterError
+
+LOOK_SECONDS = 2.0  # between two looks
+REFUSED_SECONDS = 3.0  # after which a process of this machine, whose port nobody listens on, is taken for dead
+MENTION_SECONDS = 6.0  # after which a head that does not answer is mentioned
+SILENT_SECONDS = 35.0  # for which a head may be away, or a process be stopped, before the study ends
+END_SECONDS = 15.0  # for the study to end by itself; then the process is ended. All of it stays under a minute
+AGAIN = "what is finished is kept, and the same command goes on from the last saved states"
+
+Answer = Literal["answers", "silent", "refused"]
+
+
+@dataclass
+class Part:
+    """A process of Ray's without which the study cannot go on."""
+
+    name: str
+    address: str  # HOST:PORT
+    here: bool  # on this machine: nobody starts it again
+    away_since: float | None = None
+    mentioned: bool = False
+
+
+@dataclass
+class Heartbeat:
+    """Asks Ray's processes whether they live.
+
+    Args:
+        address: of the cluster; None for a Ray that this process started.
+        say: told once of a head that does not answer, and of the end.
+    """
+
+    address: str | None
+    say: Callable[[str], None]
+    lost: str = ""  # why the study ends
+    parts: list[Part] = field(default_factory=list)
+    _over: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+    _before: Any = None  # the handler of SIGUSR2
+
+    def begin(self) -> None:
+        """Watch the Ray that this process is connected to."""
+        self.parts = parts_of_ray(self.address is None)
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGUSR2, self._interrupt)
+        self._thread = threading.Thread(target=self._watch, name="pretune-heartbeat", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Watch no more: from here on Ray may end."""
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self._before is not None:
+            signal.signal(signal.SIGUSR2, self._before)
+
+    def look(self, now: float) -> str:
+        """Why the study cannot go on, or nothing."""
+        for part in self.parts:
+            said = answer_of(part.address)
+            if said == "answers":
+                if part.mentioned:
+                    self.say(f"{part.name} answers again")
+                part.away_since, part.mentioned = None, False
+                continue
+            part.away_since = part.away_since or now
+            away = now - part.away_since
+            if away >= (REFUSED_SECONDS if part.here and said == "refused" else SILENT_SECONDS):
+                return self._sentence(part, away)
+            if away >= MENTION_SECONDS and not part.mentioned:
+                part.mentioned = True
+                self.say(f"{part.name} does not answer; waiting {SILENT_SECONDS:g} s for it")
+        return ""
+
+    def dead_now(self) -> str:
+        """Why the study cannot go on, where something already went wrong: no time is given."""
+        dead = next((part for part in self.parts if answer_of(part.address) != "answers"), None)
+        return self._sentence(dead, 0.0) if dead else ""
+
+    def _sentence(self, part: Part, away: float) -> str:
+        if self.address is None:
+            return (
+                f"the study stopped: {part.name} died (killed, or out of memory), and a Ray on one machine cannot "
+                f"replace it; {AGAIN}"
+            )
+        since = f" for {away:.0f} s" if away >= 1 else ""
+        return f"the study stopped: {part.name} of --address {self.address} did not answer{since}; {AGAIN} once it does"
+
+    def _watch(self) -> None:
+        while not self._over.wait(LOOK_SECONDS):
+            if lost := self.look(time.monotonic()):
+                self.lost = lost
+                self.say(lost)
+                if self._before is not None:
+                    os.kill(os.getpid(), signal.SIGUSR2)
+                else:
+                    _thread.interrupt_main()
+                return
+
+    def _interrupt(self, number: int, frame: Any) -> None:
+        if not self._over.is_set():
+            raise KeyboardInterrupt
+
+
+def parts_of_ray(local: bool) -> list[Part]:
+    """The head, and the raylet by which this process speaks to the cluster."""
+    import ray
+
+    context = ray.get_runtime_context()
+    mine = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())  # type: ignore[no-untyped-call]
+    raylet = f"{mine['NodeManagerAddress']}:{mine['NodeManagerPort']}"
+    head = "the head process of Ray (GCS)" if local else "the head"
+    return [
+        Part("the node process of Ray (raylet)", raylet, here=True),
+        Part(head, context.gcs_address, here=local),
+    ]
+
+
+def answer_of(address: str) -> Answer:
+    """Whether the gRPC server at HOST:PORT answers; a stopped process takes connections and says nothing."""
+    try:
+        return "answers" if join.speaks_http2(address) else "silent"
+    except (ConnectionRefusedError, ConnectionResetError):
+        return "refused"
+    except OSError:
+        return "silent"
+
+
+@contextmanager
+def heartbeat(address: str | None, say: Callable[[str], None], leave: Callable[[], None]) -> Iterator[Heartbeat]:
+    """Run a study inside, after which `leave` leaves Ray. Where Ray died, the study ends within a minute.
+
+    Raises:
+        ClusterError: Ray died. Where this process hangs in Ray, it is ended with the same sentence and exit code.
+    """
+    watch = Heartbeat(address, say)
+    done = threading.Event()
+
+    def end_at_last() -> None:
+        while not watch.lost and not done.wait(LOOK_SECONDS):
+            pass
+        if not done.wait(END_SECONDS):
+            with suppress(OSError):
+                sys.stderr.write(f"\r\nerror: {watch.lost}\n")
+                sys.stderr.flush()
+            os._exit(EXIT_USAGE)
+
+    threading.Thread(target=end_at_last, name="pretune-end", daemon=True).start()
+    try:
+        yield watch
+    except BaseException as error:
+        if not watch.lost and not isinstance(error, KeyboardInterrupt | ClusterError):
+            watch.lost = watch.dead_now()
+        if watch.lost:
+            raise ClusterError(watch.lost) from None
+        raise
+    finally:
+        watch.stop()
+        try:
+            leave()
+        finally:
+            done.set()

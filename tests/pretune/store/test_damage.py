@@ -1,0 +1,195 @@
+"""Fault injection on what is stored: whatever happened to a file, its content is believed as written or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pretune.errors import SearchStorageError
+from pretune.search.optuna_study import close_storage, open_storage
+from pretune.store.lookup import stored_outcome
+from pretune.store.store import DAMAGED, DONE, Entry, Store
+from pretune.trainables.checkpoints import load_state, save_state
+from pretune.trainables.checksums import SMALL
+from pretune.trainables.files import CONTINUE, STATE
+
+KEY, SERIES = "f" * 32, "e" * 32
+KINDS = ["flip", "zeros", "cut", "empty", "foreign", "text for a number"]
+
+
+def damage(path: Path, kind: str, place: float) -> bool:
+    """Damage a file as a disk, a crash or a person would; whether anything changed."""
+    before = content = path.read_bytes()
+    at = int(place * max(0, len(content) - 1))
+    if kind == "flip" and content:
+        content = content[:at] + bytes([content[at] ^ (1 << int(place * 7.99))]) + content[at + 1 :]
+    elif kind == "zeros":
+        content = content[:at] + bytes(len(content[at : at + 600])) + content[at + 600 :]
+    elif kind == "cut":
+        content = content[:at]
+    elif kind == "empty":
+        content = b""
+    elif kind == "foreign":
+        content = b'\xff\xfe{"another": "file"}'
+    elif kind == "text for a number":
+        content = content.replace(b"0.5", b'"x"')
+    path.write_bytes(content)
+    return content != before
+
+
+def make(root: Path) -> Entry:
+    """A store with an entry of every kind of file, and a shorter training to go on from."""
+    store = Store(root)
+    folder = store.begin(KEY)
+    for name in ("model.safetensors", "history.json", "notes.json", "test_images.npz", CONTINUE):
+        (folder / name).write_bytes(f'{{"{name}": 0.5}}'.encode() * 30)
+    about = {"label": "a", "order": {"gpus": 0.5, "workers": 1}, "machine": {"gpu_memory": 1e9}}
+    entry = store.finish(folder, "pretrain", "finished", "", {"val/jaccard": 0.5, "pretext_loss": 3.25}, 1.5, about)
+    store.note_length(SERIES, 5, KEY)
+    return entry
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), kind=st.sampled_from(KINDS), place=st.floats(0, 1))
+def test_an_entry_is_the_one_that_was_written_or_none(data: st.DataObject, kind: str, place: float) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store, entry = Store(Path(folder)), make(Path(folder))
+        files = sorted(path for path in store.root.rglob("*") if path.is_file())
+        path = data.draw(st.sampled_from(files))
+        content = {name: store.file(entry, name).read_bytes() for name in entry.files}
+        changed = damage(path, kind, place)
+        found, listed = store.find(KEY), list(store.entries())
+        assert found in (None, entry)
+        assert listed == [entry] * (found is not None)
+        assert (found is not None) == (not changed or path.name.endswith(".length") or _is_same(path, entry))
+        if found is not None:
+            assert {name: store.file(found, name).read_bytes() for name in found.files} == content
+            stored_outcome(found)
+        if (going_on := store.shorter(SERIES, 9)) is not None:
+            assert going_on.read_bytes() == content[CONTINUE]
+        again = make(Path(folder))  # running again is all it takes
+        assert store.find(KEY) == again
+
+
+def _is_same(marker: Path, entry: Entry) -> bool:
+    """Whether a damaged marker still says the same, as with another space between two words."""
+    try:
+        return marker.name == DONE and Entry(**_without_checksum(marker)) == entry
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return False
+
+
+def _without_checksum(marker: Path) -> dict[str, object]:
+    content: dict[str, dict[str, object]] = json.loads(marker.read_bytes())
+    del content["about"]["sha256"]
+    return content  # type: ignore[return-value]
+
+
+@settings(max_examples=30, deadline=None)
+@given(kind=st.sampled_from(KINDS), place=st.floats(0, 1))
+def test_a_marker_of_before_checksums_is_read_or_none_and_never_a_traceback(kind: str, place: float) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder))
+        entry = make(store.root)
+        marker = store.root / KEY / DONE
+        marker.write_text(json.dumps(_without_checksum(marker)))
+        assert store.find(KEY) == entry
+        damage(marker, kind, place)
+        if (found := store.find(KEY)) is not None:
+            stored_outcome(found)
+
+
+def test_a_large_file_that_was_changed_later_is_not_believed_and_one_that_was_not_costs_no_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    folder = store.begin(KEY)
+    (folder / "model.safetensors").write_bytes(bytes(SMALL + 1))
+    entry = store.finish(folder, "pretrain", "finished", "", {}, 1.0, {})
+    read: list[Path] = []
+    monkeypatch.setattr("pretune.trainables.checksums.sha256_of", lambda path: read.append(path) or "another")
+    assert store.find(KEY) == entry
+    assert read == []
+    (folder / "model.safetensors").write_bytes(bytes(SMALL) + b"1")
+    assert store.find(KEY) is None
+    assert len(read) == 1
+
+
+def test_a_file_that_is_damaged_without_a_trace_is_noticed_when_it_is_used(tmp_path: Path) -> None:
+    """A disk that loses bits changes no times; the next run makes the entry again."""
+    store = Store(tmp_path)
+    folder = store.begin(KEY)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(bytes(SMALL + 1))
+    older = store.finish(store.begin(KEY), "pretrain", "finished", "", {}, 1.0, {})
+    entry = store.finish(folder, "pretrain", "finished", "", {}, 1.0, {})
+    marker = tmp_path / KEY / DONE
+    weights.write_bytes(bytes(SMALL) + b"1")
+    marker.touch()
+    assert store.find(KEY) == entry != older
+    with pytest.raises(FileNotFoundError, match=r"model.safetensors of f+ is damaged or gone from .*; run again"):
+        store.file(entry, "model.safetensors")
+    assert store.find(KEY) is None
+    assert (tmp_path / KEY / DAMAGED).exists()
+
+
+@settings(max_examples=60, deadline=None)
+@given(kind=st.sampled_from(KINDS), place=st.floats(0, 1))
+def test_a_state_is_the_one_that_was_written_or_none(kind: str, place: float) -> None:
+    """600 zeroed bytes inside once blocked a stage for ever; zeroed weights inside would have changed its digits."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder))
+        attempt = store.begin(KEY)
+        save_state({"step": 3, "weights": torch.arange(500.0), "best": {"a": 0.5}}, attempt)
+        damage(attempt / STATE, kind, place)
+        state = load_state(store.resumable(KEY), torch.device("cpu"))
+        if state is not None:
+            assert (state["step"], state["best"]) == (3, {"a": 0.5})
+            assert torch.equal(state["weights"], torch.arange(500.0))
+
+
+# ------------------------------------------------------------------------------------------------------ the searches
+
+
+@pytest.fixture(scope="module")
+def journal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("journal") / "optuna.journal"
+    storage = open_storage(path)
+    study = optuna.create_study(storage=storage, study_name="a")
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=5)
+    close_storage(storage)
+    return path
+
+
+@pytest.mark.parametrize("line", [b"", b"{}", b"\xff\xfe", b"[]", b"7", b'{"op_code": 99, "worker_id": "a"}'])
+@pytest.mark.parametrize("at", [0, 4, 11])
+def test_a_bad_line_of_a_journal_is_named_with_its_number_and_what_to_do(
+    line: bytes, at: int, journal: Path, tmp_path: Path
+) -> None:
+    lines = journal.read_bytes().splitlines()
+    path = tmp_path / "optuna.journal"
+    path.write_bytes(b"\n".join([*lines[:at], line, *lines[at:]]) + b"\n")
+    with pytest.raises(SearchStorageError, match=rf"optuna.journal, line {at + 1} is damaged .*move the file away"):
+        open_storage(path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(kind=st.sampled_from(KINDS), place=st.floats(0, 1))
+def test_a_damaged_journal_opens_or_is_refused_in_one_sentence(kind: str, place: float, journal: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(shutil.copy(journal, folder))
+        damage(path, kind, place)
+        said = "move the file away"
+        try:
+            close_storage(open_storage(path))
+        except SearchStorageError as error:
+            said = str(error)
+        assert "move the file away" in said
