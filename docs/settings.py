@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from pretune.search_spaces.meanings import comment_of
+
 TOP = Path(__file__).resolve().parents[1]
 SCHEMA = TOP / "search_spaces" / "schema"
 PAGE = TOP / "docs" / "settings.md"
@@ -189,7 +191,7 @@ def _setting(field: ast.AnnAssign, lines: list[str]) -> Setting:
     default = "" if field.value is None else ast.unparse(field.value).replace("'", "")
     name = _name(field)
     return Setting(
-        name, _type(ast.unparse(field.annotation)), default, _comment(field, lines) or MEANINGS.get(name, "")
+        name, _type(ast.unparse(field.annotation)), default, comment_of(field, lines) or MEANINGS.get(name, "")
     )
 
 
@@ -209,17 +211,6 @@ def _type(annotation: str) -> str:
                         "Fraction": "0 to 1", "Share": "0 to below 1", " | None": " or none"}.items():  # fmt: skip
         text = text.replace(name, words)
     return text.replace("|", "or")
-
-
-def _comment(field: ast.AnnAssign, lines: list[str]) -> str:
-    """What stands behind `#` on the field's lines, and on lines of nothing else right below."""
-    last = field.end_lineno or field.lineno
-    found = [line.partition("  # ")[2] for line in lines[field.lineno - 1 : last]]
-    below = last
-    while below < len(lines) and lines[below].strip().startswith("# "):
-        found.append(lines[below].strip().removeprefix("# "))
-        below += 1
-    return " ".join(part for part in found if part)
 
 
 def page() -> str:

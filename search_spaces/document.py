@@ -19,8 +19,8 @@ import yaml
 from pretune.search_spaces.errors import UsageError
 
 KeyPath = tuple[str | int, ...]
-MAX_VALUES = 100_000  # aliases of aliases can make a short file stand for billions of values
-MAX_BYTES = 2_000_000  # a thousand times a study; reading YAML takes about ten seconds for each of them
+MAX_VALUES = 20_000  # aliases of aliases can make a short file stand for billions of values
+MAX_BYTES = 500_000  # a hundred times a study; reading YAML takes about five seconds for so many
 MAX_DEPTH = 50  # of mappings and lists in each other
 
 
@@ -109,7 +109,7 @@ def read(path: Path) -> Document:
 
 
 def _too_large(size: int) -> str:
-    return f"has {size / 1e6:.1f} MB; a study is a few kilobytes, and at most {MAX_BYTES / 1e6:.0f} MB are read"
+    return f"has {size / 1e6:.1f} MB; a study is a few kilobytes, and at most {MAX_BYTES / 1e6:g} MB are read"
 
 
 def parse(text: str, source: str = "study") -> Document:

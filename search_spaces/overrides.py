@@ -9,7 +9,17 @@ from typing import Any
 import yaml
 
 from pretune.search_spaces import space
-from pretune.search_spaces.document import Document, KeyPath, Loader, Locations, Problem, did_you_mean, dotted, line_of
+from pretune.search_spaces.document import (
+    MAX_DEPTH,
+    Document,
+    KeyPath,
+    Loader,
+    Locations,
+    Problem,
+    did_you_mean,
+    dotted,
+    line_of,
+)
 
 Lines = dict[KeyPath, int]
 
@@ -65,6 +75,9 @@ def split_key(key: str, data: Any) -> KeyPath:
 
 def put(data: Any, lines: Lines, path: KeyPath, value: Any, new: Lines, where: str, problems: list[Problem]) -> None:
     """Put `value` at `path`, in place; what stood there goes, whole, with its line numbers."""
+    if len(path) > MAX_DEPTH:
+        problems.append(Problem(new.get((), 0), where[:80], f"is a key of {len(path)} parts: at most {MAX_DEPTH}"))
+        return
     for i, part in enumerate(path):
         fits = isinstance(data, dict) or (isinstance(data, list) and isinstance(part, int) and part < len(data))
         if not fits:

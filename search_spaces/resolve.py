@@ -28,7 +28,7 @@ from pretune.search_spaces.document import (
     read,
 )
 from pretune.search_spaces.overrides import Lines, apply_overrides
-from pretune.search_spaces.rules import check_cells, check_header
+from pretune.search_spaces.rules import check_cells, check_finite, check_header
 from pretune.search_spaces.rules_task import check_writers
 from pretune.search_spaces.schema import Configuration, Header
 from pretune.search_spaces.tuning import tuning_warnings
@@ -147,5 +147,5 @@ def _read_header(data: Mapping[str, Any], lines: Lines, problems: list[Problem])
     """The header; where it has faults, one with defaults in their place, so that the rest is checked all the same."""
     given = {key: data[key] for key in HEADER_KEYS if key in data}
     header, found = problems_of(Header, given, Locations(lines))
-    problems += found
+    problems += [*found, *check_finite(given, (), Locations(lines))]
     return header or problems_of(Header, {**given, "study": "study"}, Locations(lines))[0] or Header(study="study")

@@ -21,16 +21,20 @@ from pretune.search_spaces.schema import Configuration, Data, Finetune, Header, 
 from pretune.search_spaces.schema.scores import EXTRA_SCORES
 from pretune.search_spaces.tuning import check_metrics, check_searched, check_tune
 
+ENOUGH = 500  # problems, with repetitions, after which further cells are looked at once these are mended
+
 
 def check_cells(cells: Sequence[tuple[Cell, Locations]], header: Header, warnings: list[str]) -> list[Problem]:
     problems: list[Problem] = []
     tested: dict[str, str] = {}
     for cell, locations in cells:
+        if len(problems) > ENOUGH:
+            break
         for suggest in extremes(cell):
             settings = space.fill(cell.template, suggest)
             configuration, found = problems_of(Configuration, settings, locations)
             found = _offered(cell, found, locations)
-            problems += [*found, *_check_finite(settings, (), locations), *_check_parts(settings, header, locations)]
+            problems += [*found, *check_finite(settings, (), locations), *_check_parts(settings, header, locations)]
             if configuration is not None:
                 problems += _check_configuration(cell, configuration, header, locations, warnings)
                 tested.setdefault(_tested_on(configuration), cell.label)
@@ -72,6 +76,7 @@ def _tested_on(settings: Configuration) -> str:
 TASK = {  # of a data set's settings: which images are tested, and what their masks mean
     *("dataset", "root", "limit", "seed", "images", "labels", "classes", "classify"),
     *("mask_values", "mask_threshold", "mask_colors", "ignore", "ignore_colors"),
+    *("masks", "image_name", "mask_name", "annotations", "rest", "page"),
 }
 
 
@@ -108,14 +113,16 @@ def _towards(target: str, k: int) -> space.Suggest:
     return suggest
 
 
-def _check_finite(value: Any, path: KeyPath, locations: Locations) -> Iterator[Problem]:
-    """`.inf` and `.nan` are numbers to YAML, and settings of nothing."""
+def check_finite(value: Any, path: KeyPath, locations: Locations) -> Iterator[Problem]:
+    """`.inf` and `.nan` are numbers to YAML, and settings of nothing; nor are numbers of a hundred digits."""
     if isinstance(value, float) and not math.isfinite(value):
         yield locations.problem(path, f"should be a finite number, received {value}")
+    if isinstance(value, int) and abs(value) > space.LARGEST:
+        yield locations.problem(path, "is a number above 2^53", "no setting is so large")
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
-        if isinstance(item, float | dict | list):
-            yield from _check_finite(item, (*path, key), locations)
+        if isinstance(item, int | float | dict | list):
+            yield from check_finite(item, (*path, key), locations)
 
 
 def _check_parts(settings: Template, header: Header, locations: Locations) -> Iterator[Problem]:
@@ -332,6 +339,7 @@ def check_header(
                 yield locations.problem(("report", key), f"there is no factor {name!r}", did_you_mean(name, factors))
     yield from check_axes(header, locations)
     yield from check_equal_levels(factors, cells)
+    yield from _check_runs(header, len(cells), locations)
     yield from _check_published(header, locations)
     yield from _check_levels(header.report.baseline, ("report", "baseline"), factors, locations)
     yield from _check_levels(header.tune.pretrain.cells, ("tune", "pretrain", "cells"), factors, locations)
@@ -339,6 +347,21 @@ def check_header(
     yield from check_tune(header, locations)
     yield from check_metrics(header.tune, locations)
     yield from check_pairs(header, cells, factors)
+
+
+MAX_REPLICATES = 100_000  # of a phase, in all cells: `plan` counts them one by one, in seconds
+
+
+def _check_runs(header: Header, cells: int, locations: Locations) -> Iterator[Problem]:
+    """A slip of a few zeros would be planned, and reported on, for hours."""
+    for phase in ("search", "select", "report"):
+        seeds = getattr(header.seeds, phase)
+        total = 0 if seeds is None else seeds.pretrain * seeds.finetune * max(cells, 1)
+        if total > MAX_REPLICATES:
+            what = f"{total} replicates in {cells} cells are more than {MAX_REPLICATES}"
+            yield locations.problem(("seeds", phase), what, "lower it")
+    if header.tune.trials > MAX_REPLICATES:
+        yield locations.problem(("tune", "trials"), f"{header.tune.trials} are more than {MAX_REPLICATES}", "lower it")
 
 
 def _check_metrics(header: Header, locations: Locations) -> Iterator[Problem]:

@@ -16,12 +16,17 @@ from pretune.search_spaces.schema import Configuration
 # What decides on which images, classes and sizes a stage is scored: as a factor it makes columns different tasks.
 SCORING = ("finetune.data", "finetune.test_sizes", "finetune.boundary_tolerance")
 
+MAX_FACTORS = 100  # each is compared with each
+
 
 def check_writers(factors: Mapping[str, Mapping[str, Level]], locations: Locations) -> Iterator[Problem]:
     """No two factors, and no two keys of a level, set one key, or one a part of what the other replaces.
 
     The later would win, and cells would not be what their labels say.
     """
+    if len(factors) > MAX_FACTORS:
+        yield locations.problem(("factors",), f"{len(factors)} factors are more than {MAX_FACTORS}")
+        return
     for levels in factors.values():
         for level in levels.values():
             for one, other in itertools.combinations(level.written, 2):
@@ -87,7 +92,7 @@ def _mean_the_same(factor: str, one: str, other: str, cells: Sequence[tuple[Cell
         settings = [cell.configuration() for cell in first if cell is not None]
     except ValidationError:  # what is wrong there is reported for itself
         return False
-    return len(settings) == 2 and settings[0] == settings[1]
+    return len({one.model_dump_json() for one in settings}) == 1 == len(settings) - 1  # text: 1 image is not 1.0, all
 
 
 def check_tuned(cell: Cell, settings: Configuration, locations: Locations) -> Iterator[Problem]:

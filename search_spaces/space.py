@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,8 @@ class Choice:
     def labels(self) -> tuple[str, ...]:
         """Distinct, readable names of the options, in order: a mapping's `name`, else the value itself."""
         names = [_option_name(option) for option in self.options]
-        return tuple(f"{name}#{i}" if names.count(name) > 1 else name for i, name in enumerate(names))
+        counts = Counter(names)
+        return tuple(f"{name}#{i}" if counts[name] > 1 else name for i, name in enumerate(names))
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ PLAIN = (str, int, float, type(None))
 RANGE_KEYS = ("choice", "uniform", "log_uniform", "int", "log_int", "subset")
 STEPPED = ("int", "uniform")  # kinds that may have a step beside them
 INSIDE = 0.3819660112501051  # of the way from low to high: no simple fraction
+MAX_OPTIONS = 500  # of a choice, each of which is checked as a whole study is
+LARGEST = 2**53  # up to which whole numbers are floating-point numbers too
 FEW = 16  # whole numbers that are all tried when a range is checked
 
 
@@ -103,6 +107,8 @@ def _parse_range(kind: str, body: Any, step: Any = None) -> Range:
         raise ValueError(f"{kind} needs a list, received {body!r}")
     if step is not None and kind not in STEPPED:
         raise ValueError(f"{kind} has no step; {' and '.join(STEPPED)} have one")
+    if kind in ("choice", "subset") and len(body) > MAX_OPTIONS:
+        raise ValueError(f"{kind} has {len(body)} options, and at most {MAX_OPTIONS} can be searched")
     if kind == "choice":
         return Choice(tuple(parse_ranges(item) for item in body))
     if kind == "subset":
@@ -128,6 +134,8 @@ def _bounds(kind: str, body: list[Any] | tuple[Any, ...]) -> tuple[float, float]
         raise ValueError(f"{kind} needs two numbers [low, high], received {body!r}") from None
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(f"{kind} needs low < high, received {body!r}")
+    if max(-low, high) > LARGEST:
+        raise ValueError(f"{kind} needs numbers up to 2^53, received {body!r}")
     if kind.startswith("log") and low <= 0:
         raise ValueError(f"{kind} needs bounds above 0, received {body!r}")
     return low, high

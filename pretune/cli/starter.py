@@ -14,6 +14,7 @@ import yaml
 if TYPE_CHECKING:
     from pretune.data.survey import Groups, ImagesSeen, PairsSeen, Sizes
 
+SCHEMA_FILE = ".pretune.schema.json"  # beside the study, for editors
 RARE = 0.05  # share of pixels below which a class is rare
 ROUND = 1.34  # longer over shorter side up to which squashing to a square changes shapes little
 FEW = 40  # labelled training images below which a tenth of them is too few to train on
@@ -48,6 +49,7 @@ def starter(name: str, labelled: PairsSeen | None, pool: Pool | None, hardware: 
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:100] or "my-study"
     plan = _Plan(labelled, _images_of(labelled), pool, hardware)
     lines = [
+        f"# yaml-language-server: $schema={SCHEMA_FILE}",
         f"# A Pretune study. `pretune plan {name}.yaml` shows what it would run, `pretune run {name}.yaml` runs it.",
         f"study: {quoted(name)}",
         "question: Does pretraining help, and should the encoder be frozen?",
@@ -168,6 +170,10 @@ def _labelled(plan: _Plan) -> Iterator[str]:
         yield from _common(plan)
         return
     yield f"  {name}:\t{plan.images}"
+    if seen.annotations is not None:
+        yield from _coco(seen, seen.annotations)
+        yield from _common(plan)
+        return
     yield "    dataset: image-mask-folder"
     yield f"    root: {quoted(str(seen.root))}"
     yield f"    images: {quoted(seen.images)}"
@@ -177,6 +183,14 @@ def _labelled(plan: _Plan) -> Iterator[str]:
             yield f"    {key}: {quoted(pattern)}\tnames without suffix"
     yield from _meaning(seen)
     yield from _common(plan)
+
+
+def _coco(seen: PairsSeen, annotations: str) -> Iterator[str]:
+    yield "    dataset: coco"
+    yield f"    root: {quoted(str(seen.root))}"
+    yield f"    images: {quoted(seen.images)}"
+    yield f"    annotations: {quoted(annotations)}\tpolygons or run lengths; crowds are ignored"
+    yield f"    classes: [{', '.join(map(quoted, seen.meaning.classes[1:]))}]\t{seen.meaning.why}"
 
 
 def _meaning(seen: PairsSeen) -> Iterator[str]:
@@ -208,6 +222,8 @@ def _common(plan: _Plan) -> Iterator[str]:
     alone = plan.labelled.listing.problems if plan.labelled is not None else ()
     sides = f"median short side {plan.sizes.short} px; " if plan.sizes is not None else ""
     yield f"    cache_size: {plan.size}\tpx; {sides}at most {plan.hardware.largest} on {where}"
+    if plan.images is not None:
+        yield from (f"    {setting}\t{why}" for setting, why in plan.images.reading.items())
     if plan.fit == "pad":
         yield f"    fit: pad\tshapes are kept: images are up to {_aspect(plan):.1f} times as long as wide"
     if alone:
@@ -248,6 +264,7 @@ def _unlabelled(plan: _Plan) -> Iterator[str]:
     yield "    dataset: image-folder"
     yield f"    root: {quoted(str(plan.pool.folder.resolve()))}"
     yield f"    cache_size: {plan.size}\tpx, as above"
+    yield from (f"    {setting}\t{why}" for setting, why in plan.pool.seen.reading.items())
     if plan.fit == "pad":
         yield "    fit: pad"
     yield "    on_error: skip\tleave bad files out and record which"

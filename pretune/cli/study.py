@@ -254,34 +254,39 @@ def plan(
     from pretune.data.preflight import check_before_training, check_masks
     from pretune.data.requirements import facts_before_decoding
     from pretune.plan import make_plan, searches_before
-    from pretune.search_spaces.schema import Data
     from pretune.store.lookup import find_in
     from pretune.store.store import open_store
+    from pretune.trainables.data.sets.table import listings_remembered
 
     study = load(file, scale, overrides)
-    facts_of = facts_before_decoding(data, missing=True)
-    check_before_training(study, facts_of)
-    digest_of, size_of = _contents(data, root)
-    glance_of = _glances(data, root / "cache", digest_of)
-    check_masks(study, facts_of, glance_of)
-    held = open_store(store or root / "store", root / "cache")
-    with searches_before(root / study.name) as asked:
-        made, stages = make_plan(study, digest_of, find_in(held), asked)
-    made = dataclasses.replace(made, data=tuple(data_facts(study, facts_of, glance_of, data)))
-    if timed:
-        from pretune.calibration import calibrate
-
-        click.echo("timing a few steps of each kind of stage ...", err=True)
-        sizes: Callable[[Data], int] = size_of
-        missing = [stage for stage in stages if held.find(stage.fingerprint) is None]
-        seconds, gpu_hours, disk = calibrate(missing, sizes)
-        made = dataclasses.replace(made, seconds=seconds, gpu_hours=gpu_hours, disk_bytes=disk)
+    with listings_remembered():
+        facts_of = facts_before_decoding(data, missing=True)
+        check_before_training(study, facts_of)
+        digest_of, size_of = _contents(data, root)
+        glance_of = _glances(data, root / "cache", digest_of)
+        check_masks(study, facts_of, glance_of)
+        held = open_store(store or root / "store", root / "cache")
+        with searches_before(root / study.name) as asked:
+            made, stages = make_plan(study, digest_of, find_in(held), asked)
+        made = dataclasses.replace(made, data=tuple(data_facts(study, facts_of, glance_of, data)))
+        sources = list(_sources(stages, data, root / "cache"))
+        if timed:
+            made = _timed(made, [stage for stage in stages if held.find(stage.fingerprint) is None], size_of)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(made), indent=1))
     else:
         print_plan(made, parallel or os.cpu_count() or 1, Console())
-        for line in _sources(stages, data, root / "cache"):
+        for line in sources:
             click.echo(line)
+
+
+def _timed(made: Any, missing: list[Stage], size_of: Callable[[Any], int]) -> Any:
+    """The plan with what the missing stages cost."""
+    from pretune.calibration import calibrate
+
+    click.echo("timing a few steps of each kind of stage ...", err=True)
+    seconds, gpu_hours, disk = calibrate(missing, size_of)
+    return dataclasses.replace(made, seconds=seconds, gpu_hours=gpu_hours, disk_bytes=disk)
 
 
 def _glances(data: Path | None, cache: Path | None, digest_of: Callable[[Any], str]) -> Callable[[Any], Any]:
@@ -353,7 +358,8 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--unlabelled", type=FOLDER, help="Folder of images without masks, used whole for pretraining.")
 @click.option("--images", type=FOLDER, help="Folder of images that have masks.")
-@click.option("--masks", type=FOLDER, help="Folder of their masks.  [default: in, below or beside --images]")
+@click.option("--masks", type=click.Path(path_type=Path, exists=True),
+              help="Folder of their masks, or a COCO JSON file.  [default: in or below --images]")  # fmt: skip
 @click.option("--classes", help="Names of the classes in the order of their mask values, separated by commas.")
 def init(
     file: Path, unlabelled: Path | None, images: Path | None, masks: Path | None, classes: str | None
@@ -365,19 +371,25 @@ def init(
     pretune init my-study.yaml --images photos/ --masks labels/ --classes background,leaf
     """
     from pretune.calibration import has_gpu
-    from pretune.cli.starter import Hardware, Pool, starter
-    from pretune.data.survey import survey_images, survey_pairs
+    from pretune.cli.starter import SCHEMA_FILE, Hardware, Pool, starter
+    from pretune.data.survey import coco_file_in, survey_coco, survey_images, survey_pairs
+    from pretune.search_spaces.json_schema import json_schema
 
     if file.exists():
         raise click.UsageError(f"{file} exists; choose another name or delete it")
     if images is None and (masks is not None or classes is not None):
         raise click.UsageError(f"{'--masks' if masks else '--classes'} needs --images, the folder of the images")
     names = None if classes is None else [part.strip() for part in classes.split(",")]
-    labelled = None if images is None else survey_pairs(images, masks, names)
+    labelled = None
+    if images is not None:
+        annotations = masks if masks is not None and masks.is_file() else None
+        annotations = coco_file_in(images) if masks is None else annotations
+        labelled = survey_coco(images, annotations, names) if annotations else survey_pairs(images, masks, names)
     pool = None if unlabelled is None else Pool(unlabelled, survey_images(unlabelled))
     text = starter(file.stem, labelled, pool, Hardware(has_gpu(), os.cpu_count() or 1))
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
+    (file.parent / SCHEMA_FILE).write_text(json.dumps(json_schema(), indent=1) + "\n", encoding="utf-8")
     if labelled is None:
         click.echo("--images not given: placeholders stand in their place, edit them before running")
     else:
@@ -406,4 +418,24 @@ def _check_starter(file: Path) -> None:
     check_masks(study, facts_of, glance_of)
 
 
-COMMANDS = (run, submit, stop, plan, init)
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), help="Write it there.  [default: print it]")
+def schema(out: Path | None) -> None:
+    """Print the JSON Schema of study files, by which editors complete and check them.
+
+    \b
+    pretune schema --out pretune.schema.json
+    # yaml-language-server: $schema=pretune.schema.json    as the first line of a study, which `pretune init` writes
+    """
+    from pretune.search_spaces.json_schema import json_schema
+
+    text = json.dumps(json_schema(), indent=1)
+    if out is None:
+        click.echo(text)
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text + "\n", encoding="utf-8")
+        click.echo(f"wrote {out}")
+
+
+COMMANDS = (run, submit, stop, plan, init, schema)

@@ -7,22 +7,26 @@ many; nothing is written.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from pretune.search_spaces import schema
 from pretune.search_spaces.schema.palettes import PALETTES, RGB
 from pretune.trainables.data import decode
 from pretune.trainables.data.errors import BadFileError, DataError
 from pretune.trainables.data.image_files import SUFFIXES, by_suffix, image_files
-from pretune.trainables.data.listing import Listing, file_of
+from pretune.trainables.data.listing import Listing, Member, file_of
+from pretune.trainables.data.sets.coco import list_coco
 from pretune.trainables.data.sets.folders import (
     EQUAL_STEMS,
     Names,
@@ -32,7 +36,10 @@ from pretune.trainables.data.sets.folders import (
     tell_apart,
 )
 
+Item = TypeVar("Item")
+
 MOST_HEADERS = 2000  # images whose size and mode are read
+MOST_DEEP = 50  # images of which pages are counted, and values read where they have more than 8 bits
 MOST_MASKS = 300  # masks whose values are read
 SOFT = 0.1  # share of pixels between black and white up to which a mask is black and white with soft edges
 NEAR = 64  # of 255: what counts as black or white there
@@ -80,6 +87,7 @@ class ImagesSeen:
     sizes: Sizes
     modes: Mapping[str, int]  # Pillow's, such as RGB or I;16 -> images
     unread: Mapping[str, int]  # suffix -> files of it, which are not read
+    reading: Mapping[str, str]  # value_range or page, as a study has them -> why
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{count} {mode}" for mode, count in sorted(self.modes.items(), key=lambda item: -item[1]))
@@ -112,6 +120,7 @@ class PairsSeen:
     listing: Listing
     meaning: Meaning
     looked_at: int  # masks whose values were read
+    annotations: str | None = None  # COCO JSON below root, in place of `masks` and `names`
 
     @property
     def count(self) -> int:
@@ -132,7 +141,46 @@ def images_seen(paths: Sequence[Path], unread: Mapping[str, int]) -> ImagesSeen:
     if not headers:
         raise DataError(f"{paths[0].parent}: none of the {len(paths)} images can be read")
     sizes = Counter(size for size, _ in headers)
-    return ImagesSeen(len(paths), Sizes(sizes), Counter(mode for _, mode in headers), unread)
+    modes = Counter(mode for _, mode in headers)
+    return ImagesSeen(len(paths), Sizes(sizes), modes, unread, _reading(paths, modes))
+
+
+def _reading(paths: Sequence[Path], modes: Mapping[str, int]) -> dict[str, str]:
+    """What files with several pages, with floating-point and with dark 16-bit pixels need to be read."""
+    asked: dict[str, str] = {}
+    chosen = _sample(paths, MOST_DEEP)
+    if (pages := max((_frames(path) for path in chosen), default=1)) > 1:
+        asked["page: 1"] = f"files have up to {pages} pages; of each only this one is used"
+    if not {"F", *decode.DEEP_MODES} & set(modes):
+        return asked
+    found = [values for path in chosen if (values := _deep_values(path)) is not None]
+    low, high = min((v.min() for v in found), default=0.0), max((v.max() for v in found), default=0.0)
+    if "F" not in modes and high >= decode.LEAST_DEEP:
+        return asked  # the whole range of 16 bits, which is the default
+    if "F" not in modes:
+        white = (1 << int(high).bit_length()) - 1
+        return asked | {f"value_range: [0, {white}]": f"16-bit files whose largest value is {high:g}"}
+    if low >= 0 and high <= 1:
+        return asked | {"value_range: [0, 1]": "floating-point files between 0 and 1"}
+    return asked | {"value_range: {percentiles: [1, 99]}": f"floating-point files from {low:g} to {high:g}"}
+
+
+def _deep_values(path: Path) -> NDArray[np.float64] | None:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image).astype(np.float64) if image.mode in {"F", *decode.DEEP_MODES} else None
+    except Exception:  # Pillow raises almost any type on damaged files; the run names them
+        return None
+
+
+def _frames(path: Path) -> int:
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return 1
+    try:
+        with Image.open(path) as image:
+            return int(getattr(image, "n_frames", 1))
+    except Exception:
+        return 1
 
 
 def survey_pairs(images: Path, masks: Path | None, names: Sequence[str] | None = None) -> PairsSeen:
@@ -160,6 +208,44 @@ def survey_pairs(images: Path, masks: Path | None, names: Sequence[str] | None =
     chosen = _sample(files, MOST_MASKS)
     meaning = meaning_of_masks(chosen, names)
     return PairsSeen(root, image_folder, mask_folder, rule, listing, meaning, len(chosen))
+
+
+def survey_coco(images: Path, file: Path, names: Sequence[str] | None = None) -> PairsSeen:
+    """Images with a COCO JSON file. `names`: categories to keep; default: all. Raises DataError."""
+    root = Path(os.path.commonpath([images.resolve(), file.resolve().parent]))
+    below = images.resolve().relative_to(root).as_posix()
+    settings = schema.Coco(
+        dataset="coco", root=str(root), images=below, annotations=file.resolve().relative_to(root).as_posix(),
+        classes=tuple(names or ()),
+    )  # fmt: skip
+    listing = list_coco(settings, root)
+    if not listing.entries:
+        raise DataError(f"{file}: none of its images is in {images}", listing.problems)
+    rows = [entry.mask.row for entry in _sample(listing.entries, MOST_MASKS) if isinstance(entry.mask, Member)]
+    assert listing.unpack is not None
+    masks = listing.unpack(file.resolve()).masks
+    assert masks is not None
+    counts = np.sum([np.bincount(np.asarray(masks[row]).ravel(), minlength=256) for row in rows], axis=0)
+    kept = counts[: len(listing.classes)] / max(1, counts[: len(listing.classes)].sum())
+    text = ", ".join(f"{name} {share:.1%}" for name, share in zip(listing.classes, kept, strict=True))
+    shown = tuple(share for share in kept.tolist() if share)
+    ignored = float(counts[255] / counts.sum())
+    meaning = Meaning(listing.classes, shown, ignored, {}, f"share of pixels: {text}")
+    return PairsSeen(root, below, "", EQUAL_STEMS, listing, meaning, len(rows), str(settings.annotations))
+
+
+def coco_file_in(folder: Path) -> Path | None:
+    """The one COCO JSON file in a folder, beside images."""
+    found = [path for path in sorted(folder.glob("*.json")) if _is_coco(path)]
+    return found[0] if len(found) == 1 else None
+
+
+def _is_coco(path: Path) -> bool:
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(read, dict) and {"images", "annotations", "categories"} <= set(read)
 
 
 # ------------------------------------------------------------------------------------------------------------- pairing
@@ -287,6 +373,7 @@ def _by_values(
         )
     ignore = 255 if 255 in held and len(held) > 2 and 0 < max(v for v in held if v < 255) < len(held) + 20 else None
     kept = [value for value in held if value != ignore]
+    _refuse_one_class(kept, paths)
     plain = ["background", "object"] if len(kept) == 2 and kept[0] == 0 else []
     classes = _named(names, len(kept), plain or _counted(kept, palette))
     counted = sum(values[value] for value in kept)
@@ -319,12 +406,21 @@ def _by_colors(colors: Counter[RGB], names: Sequence[str] | None, paths: Sequenc
             f"{paths[0].parent}: the masks hold {len(colors)} colours, which are no classes; save them as PNG, as JPEG "
             "blurs colours, and take care that they are masks"
         )
+    _refuse_one_class(list(colors), paths)
     held = [color for color, _ in sorted(colors.items(), key=lambda item: (item[0] != (0, 0, 0), -item[1]))]
     classes = _named(names, len(held), _counted(list(range(len(held))), ()))
     mapping = {name: list(color) for name, color in zip(classes, held, strict=True)}
     text = ", ".join(f"{list(color)} {colors[color] / total:.1%}" for color in held[:6])
     why = f"colours and their share of pixels: {text}{', ...' if len(held) > 6 else ''}"
     return Meaning(classes, tuple(colors[color] / total for color in held), 0.0, {"mask_colors": mapping}, why)
+
+
+def _refuse_one_class(held: Sequence[object], paths: Sequence[Path]) -> None:
+    if len(held) < 2:
+        raise DataError(
+            f"{paths[0].parent}: all {len(paths)} masks looked at hold {held[0]} alone, which is no task; a task "
+            "has two classes or more"
+        )
 
 
 def _named(given: Sequence[str] | None, count: int, made: Sequence[str]) -> tuple[str, ...]:
@@ -364,10 +460,10 @@ def _headers(paths: Sequence[Path]) -> Iterator[tuple[tuple[int, int], str]]:
             continue
 
 
-def _sample(paths: Sequence[Path], most: int) -> list[Path]:
+def _sample(of: Sequence[Item], most: int) -> list[Item]:
     """Evenly spread over the names."""
-    at: Iterable[int] = np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int).tolist()
-    return [paths[i] for i in at]
+    at: Iterable[int] = np.linspace(0, len(of) - 1, min(most, len(of))).astype(int).tolist()
+    return [of[i] for i in at]
 
 
 # -------------------------------------------------------------------------------------------------------------- groups

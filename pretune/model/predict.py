@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from pretune.errors import ModelError
 from pretune.search_spaces import schema
 from pretune.trainables.data.decode import fit_image
+from pretune.trainables.data.listing import Reading
 from pretune.trainables.models.table import build_unet
 from pretune.trainables.views.joint import evaluation_batch
 
@@ -64,6 +65,15 @@ class Model:
     def warnings(self) -> tuple[str, ...]:
         """What should be known before it is used; () of a model that was kept before 2026-11-28."""
         return tuple(map(str, self.card.get("warnings", ())))
+
+    @property
+    def reading(self) -> Reading:
+        """How the study's image files were read; those of a published set plainly."""
+        data, asked = self.card["data"], self.card["data"].get("value_range")
+        percentiles = tuple(asked["percentiles"]) if isinstance(asked, dict) else None
+        fixed = tuple(asked) if isinstance(asked, list) else None
+        background = data.get("background")
+        return Reading(fixed, percentiles, None if background is None else tuple(background), data.get("page"))
 
     @property
     def background(self) -> int:

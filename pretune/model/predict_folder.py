@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections import Counter
@@ -31,6 +32,7 @@ from pretune.trainables.data.image_files import (
     image_files,
     not_read,
 )
+from pretune.trainables.data.listing import Reading
 
 _BATCH = 16  # images read together and put through the network together
 _READERS = 2  # threads
@@ -178,7 +180,7 @@ def batch_size(how: How) -> int:
 def segment(model: Model, items: Sequence[Item], out: Path, how: How) -> list[str]:
     """Write the masks of some images; for each "", or what is wrong with its file."""
     with ThreadPoolExecutor(_READERS) as pool:
-        found = list(pool.map(_read, (path for path, _ in items)))
+        found = list(pool.map(functools.partial(_read, model.reading), (path for path, _ in items)))
     images = [image for image in found if isinstance(image, Image.Image)]
     masks = iter(_masks(model, images, how))
     for (_, name), image in zip(items, found, strict=True):
@@ -198,10 +200,10 @@ def _masks(model: Model, images: Sequence[Image.Image], how: How) -> Iterator[Ma
         yield from (mask_of(model, scores, image.size) for image, scores in zip(images, logits, strict=True))
 
 
-def _read(path: str) -> Image.Image | str:
-    """The image, or what is wrong with its file."""
+def _read(reading: Reading, path: str) -> Image.Image | str:
+    """The image as the study's were read, or what is wrong with its file."""
     try:
-        return read_image(Path(path))
+        return read_image(Path(path), reading=reading)
     except BadFileError as error:
         return str(error)
 

@@ -203,7 +203,7 @@ class Scenes(_Images):
     """Generated textured scenes with objects: image, class mask, region map and depth map, all exact."""
 
     dataset: Literal["scenes"]
-    images: PositiveInt = 600
+    images: Annotated[int, Field(ge=1, le=1_000_000)] = 600
     classes: Annotated[int, Field(ge=2, le=6)] = 3  # background included
     seed: NonNegativeInt = 0
     cache_size: PositiveInt = 64
@@ -342,6 +342,41 @@ class INaturalist2021(_Archive):
     leave_out: tuple[Supercategory, ...] = ()  # P2: [Plants, Fungi]
 
 
+Channel = Annotated[int, Field(ge=0, le=255)]
+Color = tuple[Channel, Channel, Channel]  # red, green, blue
+
+
+class Percentiles(Settings):
+    """Black and white of each image by its own values."""
+
+    percentiles: tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]] = (
+        1.0,
+        99.0,
+    )  # what is below the first is black, above the second white
+
+    @model_validator(mode="after")
+    def _rising(self) -> Percentiles:
+        if self.percentiles[0] >= self.percentiles[1]:
+            raise ValueError(f"percentiles: {list(self.percentiles)} should rise")
+        return self
+
+
+class _Reading(_Images):
+    """What the user's own image files share: how pixels become 8-bit RGB. `pretune predict` reads them the same way."""
+
+    value_range: tuple[float, float] | Percentiles | None = (
+        None  # grey values for black and white, or {percentiles: [1, 99]}; needed for 12 bits in 16, and for floats
+    )
+    background: Color | None = None  # what transparent images are laid over; default: black
+    page: PositiveInt | None = None  # of files with several (TIFF stacks), counted from 1; default: they are refused
+
+    @model_validator(mode="after")
+    def _black_below_white(self) -> _Reading:
+        if isinstance(self.value_range, tuple) and not self.value_range[0] < self.value_range[1]:
+            raise ValueError(f"value_range: {list(self.value_range)} should rise: black first, white second")
+        return self
+
+
 class _OwnMasks(_Images):
     """What the user's own masks share."""
 
@@ -375,10 +410,6 @@ class _OwnMasks(_Images):
             wanted = f"one value for each of the {len(self.classes)} classes, none twice"
             raise ValueError(f"mask_values: {list(given)} should be {wanted}")
         return self
-
-
-Channel = Annotated[int, Field(ge=0, le=255)]
-Color = tuple[Channel, Channel, Channel]  # red, green, blue
 
 
 def _colors(value: object) -> object:
@@ -466,7 +497,7 @@ class Parquet(_MaskFiles):
     shuffle_window: PositiveInt | None = 4096
 
 
-class ImageFolder(_Images):
+class ImageFolder(_Reading):
     """Any folder of images; sub-folders, where there are any, are taken as classes. No masks: for pretraining.
 
     train/, val/ and test/ are not taken as classes: what lies below test/ (or val/) is the official test list.
@@ -482,7 +513,7 @@ def _name_pattern(value: object) -> object:
     return value
 
 
-class ImageMaskFolder(_MaskFiles):
+class ImageMaskFolder(_MaskFiles, _Reading):
     """Images and masks in two folders, or in one, paired by their names; see `mask_values` and the keys below it.
 
     Equal names without suffix are a pair. `mask_name: "{stem}_mask"` pairs x.jpg with x_mask.png.
@@ -505,6 +536,25 @@ class ImageMaskFolder(_MaskFiles):
         return self
 
 
+class AnnotationParts(Settings):
+    """A COCO file for each part, used as official lists."""
+
+    train: str  # file below root
+    val: str | None = None  # the test list where there is no test
+    test: str | None = None
+
+
+class Coco(_Reading):
+    """Images with a COCO JSON file: polygons and run-length masks (pip install 'pretune[coco]'). Crowds are ignored."""
+
+    dataset: Literal["coco"]
+    root: str  # folder with images and file, relative to --data if given
+    images: str = "."  # folder below root to which the file's names belong
+    annotations: str | AnnotationParts = "annotations.json"  # below root; or {train: a.json, val: b.json, test: c.json}
+    classes: tuple[str, ...] = ()  # categories, in the order of their classes; others are background; default: all
+    rest: str = "background"  # name of the first class, which is where no object is
+
+
 class _Volumes(_Images):
     """Grey volumes of `slices` times `cache_size` x `cache_size` voxels. Stages take them whole, at this size."""
 
@@ -519,7 +569,7 @@ class Volumes(_Volumes):
     """Generated volumes: round bodies among tubes as bright as they are, with exact masks."""
 
     dataset: Literal["volumes"]
-    images: PositiveInt = 200
+    images: Annotated[int, Field(ge=1, le=1_000_000)] = 200
     classes: Annotated[int, Field(ge=2, le=3)] = 2  # background included
     seed: NonNegativeInt = 0
     cache_size: PositiveInt = 32
@@ -560,6 +610,7 @@ Data = Annotated[
     | Parquet
     | ImageFolder
     | ImageMaskFolder
+    | Coco
     | Volumes
     | LUNA16,
     Field(discriminator="dataset"),

@@ -1,6 +1,8 @@
 """Whatever a study file holds: it is a study that expands, or every problem of it is a `StudyError`."""
 
 import copy
+import os
+import time
 
 import optuna
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from pretune.search_spaces import space
 from pretune.search_spaces.document import StudyError
-from pretune.search_spaces.resolve import from_dict, from_yaml
+from pretune.search_spaces.resolve import from_dict, from_yaml, load
 from pretune.search_spaces.stages import fingerprint, replicates, stages_of
 
 STUDY = {
@@ -175,3 +177,72 @@ def test_any_text_is_a_study_error(text):
 def test_any_override_is_a_study_or_a_study_error(key, value):
     override = f"{key}={yaml.safe_dump(value, default_flow_style=True)}"
     assert study_or_error(from_dict, STUDY, overrides=[override])
+
+
+GOOD = "study: s\ndata: {d: {dataset: scenes}}\nfinetune: {data: d, epochs: 1}\n"
+MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}\n" for i in range(1, 9))
+HOSTILE = {  # the whole file, and a part of what is said of it; None: it is a study
+    "merge bomb": (MERGES, "more than 20000 values"),
+    "mapping merged into itself": ("a: &a {<<: *a, b: 1}", "there is nothing to run"),
+    "alias bomb": ("".join(f"a{i}: &a{i} {{p: *a{i - 1}, q: *a{i - 1}}}\n" if i else "a0: &a0 1\n" for i in range(30)),
+                   "more than 20000 values"),
+    "many seeds": (GOOD + "seeds: {report: 100001}", "100001 replicates in 1 cells are more than 100000"),
+    "nested seeds": (GOOD + "seeds: {report: {pretrain: 1000, finetune: 1000}}", "1000000 replicates"),
+    "many trials": (GOOD + "tune: {trials: 1000000000}", "1000000000 are more than 100000"),
+    "huge number": (GOOD + f"seeds: {{report: {'9' * 5000}}}", "not a value: Exceeds the limit"),
+    "many options": (GOOD.replace("1}", f"{{choice: {list(range(1, 9000))}}}}}"), "choice of 8999: at most 500"),
+    "many levels": (GOOD + f"factors: {{a: {{finetune.epochs: {list(range(1, 10002))}}}}}", "10001 cells are more"),
+    "many factors": (GOOD + "factors:\n" + "".join(f"  f{i}: {{finetune.epochs: [1]}}\n" for i in range(2000)),
+                     "2000 factors are more than 100"),
+    "many faults": (GOOD + f"factors: {{a: {{finetune.epochs: {list(range(-2000, 0))}}}}}", "should be greater than 0"),
+    "many unknown keys": (GOOD + "".join(f"k{i}: 1\n" for i in range(3000)), "k2999: there is no such key"),
+    "large": (GOOD + "#" * 10_000_000, "has 10.0 MB; a study is a few kilobytes, and at most 0.5 MB are read"),
+    "long list": (GOOD + f"model: {{widths: [{'4,' * 30_000}4]}}", "more than 20000 values"),
+    "deep lists": ("a: " + "[" * 1500 + "]" * 1500, "is nested too deeply"),
+    "deep mappings": ("\n".join(" " * i + "a:" for i in range(100)), "more than 50 mappings and lists in each other"),
+    "deep key": (GOOD + f"factors: {{a: {{{'.' * 500}: [1]}}}}", "is a key of 501 parts: at most 50"),
+    "infinite rate": (GOOD.replace("1}", "1, optimizer: {lr: 1e400}}"), "should be a finite number"),
+    "infinite word": (GOOD.replace("1}", "1, optimizer: {lr: inf}}"), "should be a finite number"),
+    "infinite hours": (GOOD + "tune: {budget: {study: {hours: .inf}}}", "should be a finite number"),
+    "no number": (GOOD + "tune: {constraints: {val/dice: .nan}}", "should be a finite number"),
+    "numbers as keys": ("1: 2\n~: 3\n" + GOOD, "there is no such key"),
+    "list as key": ("? [a]\n: 1\n" + GOOD, "a key is a list or a mapping"),
+    "key twice": (GOOD + "study: t", "the key is given twice"),
+    "byte-order mark": ("\ufeff" + GOOD, None),
+    "Windows lines": (GOOD.replace("\n", "\r\n"), None),
+    "UTF-16": (GOOD.encode("utf-16"), "cannot be read: 'utf-8' codec"),
+    "bytes": (bytes(range(256)), "cannot be read: 'utf-8' codec"),
+    "half a pair": ('study: "\\ud800"\n' + GOOD[9:], "should be a valid string"),
+    "empty": ("", "a study is a mapping of keys to values"),
+    "blank": (" \n# nothing\n", "a study is a mapping of keys to values"),
+    "tabs": ("study: s\n\tdata: x", "cannot start any token"),
+    "long key": ("k" * 100_000 + ": 1\n" + GOOD, "not valid YAML"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_answered_in_seconds(tmp_path, name):
+    content, said = HOSTILE[name]
+    path = tmp_path / "study.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    begun = time.process_time()
+    if said is None:
+        assert load(path).name == "s"
+    else:
+        with pytest.raises(StudyError) as caught:
+            load(path)
+        assert said in str(caught.value)
+        assert "Traceback" not in str(caught.value)
+    assert time.process_time() - begun < 10
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for path in (tmp_path, tmp_path / "pipe.yaml", "/dev/zero"):
+        with pytest.raises(StudyError, match="cannot be read: it is no regular file"):
+            load(path)
+
+
+def test_levels_that_differ_in_type_alone_differ_in_meaning():
+    study = from_yaml(GOOD + "factors: {labels: {finetune.labels: [1, 1.0]}}")  # one image, and all of them
+    assert [cell.configuration().finetune.labels for cell in study.cells] == [1, 1.0]

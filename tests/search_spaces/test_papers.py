@@ -48,6 +48,7 @@ TABLES = [
 CELLS = {
     "p1_table1_text": 9,
     "p1_table1_code": 9,
+    "p1_figure3": 2,
     "p1_figure5": 20,
     "p1_outlook_genetic": 2,
     "p1_outlook_optimizer_batch": 9,
@@ -60,7 +61,10 @@ CELLS = {
     "p2_outlook_projection": 18,
     "p3_figure4a": 4,
     "p3_figure4b": 4,
+    "p3_figure6": 4,
     "p3_figure7": 6,
+    "p3_outlook_methods": 15,
+    "p3_outlook_tasks": 15,
     "p3_table2_pets": 18,
     "p3_table2_flowers": 18,
     "p3_table3": 3,
@@ -72,6 +76,9 @@ CELLS = {
     "p4_table2": 24,
     "p4_table3": 8,
     "p4_regions_x_temperature": 24,
+    "p4_outlook_regions": 16,
+    "p4_outlook_segmentation": 12,
+    "p5_figure1": 2,
     "p5_table1": 4,
 }
 BESIDE_OURS = {  # studies that show more than one published metric

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from torch.nn import functional as F
 from pretune.search_spaces import schema
 from pretune.search_spaces.identities import pretrain_recipe, probe_recipe
 from pretune.trainables.constants import IGNORE
-from pretune.trainables.loop import DivergedError
+from pretune.trainables.files import WEIGHTS
+from pretune.trainables.loop import DivergedError, Length, Progress, RunContext
 from pretune.trainables.losses import LOSSES
 from pretune.trainables.methods.barlow_twins import cross_correlation
 from pretune.trainables.methods.byol import byol_loss
@@ -265,3 +267,16 @@ def test_features_that_are_not_finite_are_not_probed() -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
     with pytest.raises(DivergedError, match="features is nan"):
         pooled_features(Broken(), lambda rows: torch.from_numpy(images[rows]), np.arange(4), 8)
+
+
+def test_weights_that_the_last_step_broke_are_not_stored(tmp_path: Path) -> None:
+    """No loss comes after it to tell, and each of its scores would be that of class 0."""
+    progress = Progress(RunContext(tmp_path, torch.device("cpu")), Length(2, 4, 4), "loss", {})
+    progress.record(3, {"train/loss": 1.0})
+    network = torch.nn.BatchNorm1d(3)
+    progress.finish(network, {})
+    assert (tmp_path / WEIGHTS).exists()
+    assert network.running_var is not None
+    network.running_var[1] = math.inf
+    with pytest.raises(DivergedError, match="weights is nan at step 3"):
+        progress.finish(network, {})

@@ -16,7 +16,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from pretune.trainables.constants import IGNORE
 from pretune.trainables.data.errors import BadFileError, UnopenedFileError
 from pretune.trainables.data.image_files import NOT_A_FILE, is_file
-from pretune.trainables.data.listing import Box, Colors, Entry, Listing, Member, Pack, file_of
+from pretune.trainables.data.listing import PLAIN, Box, Colors, Entry, Listing, Member, Pack, Reading, file_of
 
 Source = Path | bytes | NDArray[Any]  # a file, its content, or decoded pixels
 Unpack = Callable[[Path], Pack]
@@ -54,7 +54,7 @@ def decode(entry: Entry, listing: Listing, unpack: Unpack | None, size: int, fit
     """
     problems: list[str] = []
     wanted = (size, fit) if entry.box is None else None
-    read = partial(_image, entry.image, unpack, wanted)
+    read = partial(_image, entry.image, unpack, wanted, listing.reading)
     image = _attempt(read, entry.image, listing.root, problems)
     mask = None
     if entry.mask is not None:
@@ -73,8 +73,9 @@ def decode(entry: Entry, listing: Listing, unpack: Unpack | None, size: int, fit
     return Decoded(np.asarray(fit_image(_cut(image, entry.box), size, fit)), fitted, (), transparent)
 
 
-def read_image(source: Source, wanted: tuple[int, Fit] | None = None) -> Image.Image:
-    """The image as 8-bit RGB, upright. 16-bit grey is scaled (65535 -> 255), transparency laid over black.
+def read_image(source: Source, wanted: tuple[int, Fit] | None = None, reading: Reading = PLAIN) -> Image.Image:
+    """The image as 8-bit RGB, upright. 16-bit grey is scaled (65535 -> 255), transparency laid over black, unless
+    `reading` says otherwise.
 
     Args:
         wanted: what the image will be fitted to, if it is: a JPEG far larger than that is decoded at a half, a quarter
@@ -82,21 +83,36 @@ def read_image(source: Source, wanted: tuple[int, Fit] | None = None) -> Image.I
 
     Raises BadFileError.
     """
-    image = _open(source, wanted)
-    rgb = _rgb(image)
+    image = _open(source, wanted, reading.page)
+    rgb = _rgb(_in_range(image, reading), reading.background or (0, 0, 0))
     rgb.info |= {key: image.info[key] for key in (TURNED, SHRUNK) if key in image.info}
     return rgb
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _in_range(image: Image.Image, reading: Reading) -> Image.Image:
+    """Grey values of any depth as 8 bits, from black to white as `reading` has them. Colours are left as they are."""
+    asked = reading.value_range or reading.percentiles
+    if asked is None or image.mode not in {*DEEP_MODES, "F", "L"}:
+        return image
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise BadFileError("some pixels are NaN or infinite; replace them by a value")
+    low, high = reading.value_range or np.percentile(values, asked).tolist()
+    scaled = (values - low) / (high - low) if high > low else np.zeros_like(values)  # an even image is black
+    return Image.fromarray(np.rint(scaled.clip(0, 1) * 255).astype(np.uint8))
+
+
+def _rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     if image.mode in DEEP_MODES:
         return Image.fromarray(_eight_bit(np.asarray(image))).convert("RGB")
     if image.mode == "F":
-        raise BadFileError("floating-point pixels have no fixed range; save it with 8 or 16 bits")
+        raise BadFileError(
+            "floating-point pixels have no fixed range; say which values are black and white by `value_range: [0, 1]`"
+        )
     if image.mode in ALPHA_MODES or "transparency" in image.info:
         rgba = image.convert("RGBA")
-        laid = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
-        if rgba.getchannel("A").getextrema() != (255, 255):
+        laid = Image.alpha_composite(Image.new("RGBA", rgba.size, (*background, 255)), rgba).convert("RGB")
+        if background == (0, 0, 0) and rgba.getchannel("A").getextrema() != (255, 255):
             laid.info[TRANSPARENT] = True
         return laid
     return image if image.mode == "RGB" else image.convert("RGB")
@@ -124,12 +140,12 @@ def open_mask(source: Source) -> NDArray[Any]:
     return pixels[..., 0] if (pixels[..., :1] == pixels).all() else pixels
 
 
-def read_mask(source: Source, values: Mapping[int, int]) -> Image.Image:
+def read_mask(source: Source, values: Mapping[int, int], page: int | None = None) -> Image.Image:
     """The mask's values mapped through `values`, as mode L. A palette is not looked at: its indices are the values.
 
     Raises BadFileError for colour masks and for values that `values` does not name.
     """
-    image = _open(source)
+    image = _open(source, page=page)
     array = np.asarray(image) if image.mode in MASK_MODES else _grey_in_color(image)
     if array.dtype == np.bool_:
         array = array.astype(np.uint8)
@@ -151,17 +167,17 @@ def _grey_in_color(image: Image.Image) -> NDArray[np.uint8]:
     )
 
 
-def read_threshold_mask(source: Source, threshold: int) -> Image.Image:
+def read_threshold_mask(source: Source, threshold: int, page: int | None = None) -> Image.Image:
     """A black and white mask, mode L: 1 where it is at least `threshold` bright (of 255), else 0."""
-    grey = np.asarray(read_image(source).convert("L"))
+    grey = np.asarray(read_image(source, reading=Reading(page=page)).convert("L"))
     return Image.fromarray((grey >= threshold).astype(np.uint8))
 
 
-def read_color_mask(source: Source, colors: Colors) -> Image.Image:
+def read_color_mask(source: Source, colors: Colors, page: int | None = None) -> Image.Image:
     """The mask's colours as class indices, mode L. Raises BadFileError for a colour that means nothing."""
     if colors.other is None and colors.tolerance == 0:
-        return _exact_colors(np.asarray(read_image(source)), colors)
-    pixels = np.asarray(read_image(source)).astype(np.int16)
+        return _exact_colors(np.asarray(read_image(source, reading=Reading(page=page))), colors)
+    pixels = np.asarray(read_image(source, reading=Reading(page=page))).astype(np.int16)
     left = np.ones(pixels.shape[:2], np.bool_)
     mask = np.full(pixels.shape[:2], 0 if colors.other is None else colors.other, np.uint8)
     for color, index in colors.classes:
@@ -225,8 +241,10 @@ def _divided(box: tuple[float, float, float, float], by: int) -> tuple[float, fl
     return left / by, top / by, right / by, bottom / by
 
 
-def _image(source: Path | Member, unpack: Unpack | None, wanted: tuple[int, Fit] | None) -> Image.Image:
-    return read_image(_source(source, unpack, False), wanted)
+def _image(
+    source: Path | Member, unpack: Unpack | None, wanted: tuple[int, Fit] | None, reading: Reading
+) -> Image.Image:
+    return read_image(_source(source, unpack, False), wanted, reading)
 
 
 def _source(source: Path | Member, unpack: Unpack | None, mask: bool) -> Source:
@@ -242,19 +260,19 @@ def _source(source: Path | Member, unpack: Unpack | None, mask: bool) -> Source:
 
 
 def _mask(source: Path | Member, listing: Listing, unpack: Unpack | None) -> Image.Image:
-    read = _source(source, unpack, True)
+    read, page = _source(source, unpack, True), listing.reading.page
     if listing.mask_colors is not None:
-        return read_color_mask(read, listing.mask_colors)
+        return read_color_mask(read, listing.mask_colors, page)
     if listing.mask_threshold is not None:
-        return read_threshold_mask(read, listing.mask_threshold)
-    return read_mask(read, listing.mask_values or {})
+        return read_threshold_mask(read, listing.mask_threshold, page)
+    return read_mask(read, listing.mask_values or {}, page)
 
 
 def _cut(image: Image.Image, box: Box | None) -> Image.Image:
     return image if box is None else image.crop(box)
 
 
-def _open(source: Source, wanted: tuple[int, Fit] | None = None) -> Image.Image:
+def _open(source: Source, wanted: tuple[int, Fit] | None = None, page: int | None = None) -> Image.Image:
     """Decoded whole and turned upright by its EXIF orientation."""
     if isinstance(source, np.ndarray):
         return Image.fromarray(source)
@@ -263,7 +281,9 @@ def _open(source: Source, wanted: tuple[int, Fit] | None = None) -> Image.Image:
         raise BadFileError("empty file (0 bytes); replace or remove it")
     try:
         image = Image.open(io.BytesIO(data))
-        _refuse_unfit(image)
+        _refuse_unfit(image, page)
+        if page is not None and getattr(image, "n_frames", 1) > 1:
+            image.seek(page - 1)
         deep = any(";16" in str(tile[3]) for tile in image.tile)
         whole, orientation = image.size, image.getexif().get(ORIENTATION, 1)
         by = _shrink(image, *wanted, orientation != 1) if wanted else 1
@@ -284,7 +304,7 @@ def _open(source: Source, wanted: tuple[int, Fit] | None = None) -> Image.Image:
         raise BadFileError(f"damaged ({type(error).__name__}: {error}); replace or remove it") from error
 
 
-def _refuse_unfit(image: Image.Image) -> None:
+def _refuse_unfit(image: Image.Image, page: int | None) -> None:
     """Raises BadFileError for an image that is too large, several, or has channels that Pillow drops."""
     width, height = image.size
     if width * height > LARGEST:
@@ -293,10 +313,13 @@ def _refuse_unfit(image: Image.Image) -> None:
             f"{LARGEST // 10**6:,} million; cut it into smaller images"
         )
     pages = _pages(image)
-    if pages > 1:
+    if pages > 1 and page is None:
         raise BadFileError(
-            f"holds {pages} pages or frames, of which an image is one; save those to be used as files of their own"
+            f"holds {pages} pages or frames, of which an image is one; say which by `page: 1`, or save those to be "
+            "used as files of their own"
         )
+    if page is not None and page > (frames := max(pages, getattr(image, "n_frames", 1))) and frames > 1:
+        raise BadFileError(f"holds {frames} pages, and `page: {page}` is behind the last")
     channels = image.tag_v2.get(SAMPLES, 1) if isinstance(image, TiffImageFile) else 0
     if channels > len(image.getbands()):
         raise BadFileError(

@@ -50,7 +50,28 @@ class Pack(NamedTuple):
     """An opened file that holds many images."""
 
     images: Rows
-    masks: NDArray[Any] | None = None  # (N, H, W) integers
+    masks: NDArray[Any] | Rows | None = None  # (N, H, W) integers, or by index
+
+
+class Reading(NamedTuple):
+    """How the pixels of image files become 8-bit RGB; see the settings of these names."""
+
+    value_range: tuple[float, float] | None = None
+    percentiles: tuple[float, float] | None = None
+    background: tuple[int, int, int] | None = None
+    page: int | None = None
+
+
+PLAIN = Reading()
+
+
+def reading_of(settings: schema.Data) -> Reading:
+    """The settings of the user's own files; `PLAIN` for all other data sets."""
+    if not isinstance(settings, schema.ImageFolder | schema.ImageMaskFolder | schema.Coco):
+        return PLAIN
+    asked = settings.value_range
+    percentiles = asked.percentiles if isinstance(asked, schema.Percentiles) else None
+    return Reading(asked if isinstance(asked, tuple) else None, percentiles, settings.background, settings.page)
 
 
 class Colors(NamedTuple):
@@ -72,6 +93,7 @@ class Listing:
     mask_values: Mapping[int, int] | None = None  # value in the file -> class index or IGNORE; None: no masks
     mask_colors: Colors | None = None  # where masks are coloured images; `mask_values` then holds the class indices
     mask_threshold: int | None = None  # where masks are black and white; the same
+    reading: Reading = PLAIN
     label_names: tuple[str, ...] = ()  # names of the image classes, where the data set gives them
     unpack: Callable[[Path], Pack] | None = None  # opens a file that holds many images
     content: Sequence[Any] | None = None  # what the entries hold, where it is known without reading them

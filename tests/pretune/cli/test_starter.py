@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,9 @@ def test_what_is_quoted_reads_as_it_was(name: str) -> None:
 def test_odd_folders_and_classes_are_quoted(tmp_path: Path, folder: str) -> None:
     pairs(tmp_path / folder, 4)
     study, _ = init(tmp_path, "--images", tmp_path / folder / "images", "--masks", tmp_path / folder / "masks",
-                    "--classes", f"no,{folder}".replace(", ", ""))  # fmt: skip
+                    "--classes", f"off,{folder}".replace(", ", ""))  # fmt: skip
     assert mine(study).root == str((tmp_path / folder).resolve())
-    assert mine(study).classes == ("no", folder)
+    assert mine(study).classes == ("off", folder)
 
 
 # ---------------------------------------------------------------------------------------------------- what it has seen
@@ -300,6 +301,55 @@ def test_jpeg_masks_are_black_and_white(tmp_path: Path) -> None:
     made = load_images(mine(study), None, tmp_path / "cache")
     assert made.masks is not None
     assert set(np.unique(made.masks)) == {0, 1}
+
+
+@pytest.mark.parametrize(("file", "given"), [("photos/x.json", False), ("photos/x.json", True), ("gt/x.json", True)])
+def test_a_coco_file_is_found_beside_the_images_or_given(tmp_path: Path, file: str, given: bool) -> None:
+    pytest.importorskip("pycocotools")
+    square = [[8, 8, 24, 8, 24, 24, 8, 24]]
+    for i in range(6):
+        image(tmp_path / "photos" / f"{i}.jpg")
+    (tmp_path / "gt").mkdir()
+    images = [{"id": i, "file_name": f"{i}.jpg", "height": 48, "width": 48} for i in range(6)]
+    objects = [{"id": i, "image_id": i, "category_id": 1 + i % 2, "segmentation": square} for i in range(6)]
+    names = [{"id": 1, "name": "leaf"}, {"id": 2, "name": "stem: old"}]
+    (tmp_path / file).write_text(json.dumps({"images": images, "annotations": objects, "categories": names}))
+    study, _ = init(tmp_path, "--images", tmp_path / "photos", *(["--masks", tmp_path / file] if given else []))
+    data = mine(study)
+    assert (data.dataset, data.classes) == ("coco", ("leaf", "stem: old"))
+    made = load_images(data, None, tmp_path / "cache")
+    assert (made.classes, len(made.images)) == (("background", "leaf", "stem: old"), 6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "high", "expected"),
+    [
+        (np.uint16, 65535, None), (np.uint16, 4000, (0, 4095)), (np.uint16, 900, (0, 1023)), (np.float32, 1, (0, 1)),
+        (np.float32, 300, "percentiles"),
+    ],
+)  # fmt: skip
+def test_deep_images_get_the_range_that_their_values_have(tmp_path: Path, dtype: Any, high: int, expected: Any) -> None:
+    for i in range(4):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        ramp = np.linspace(0, high, 48 * 48).reshape(48, 48).astype(dtype)
+        Image.fromarray(ramp).save(tmp_path / "images" / f"{i}.tif")
+        mask(tmp_path / "masks" / f"{i}.png")
+    study, _ = init(tmp_path, "--images", tmp_path / "images", "--masks", tmp_path / "masks")
+    asked = mine(study).value_range
+    assert asked == expected or (expected == "percentiles" and asked.percentiles == (1, 99))
+    made = load_images(mine(study), None, tmp_path / "cache")
+    assert np.asarray(made.images).max() > 200
+
+
+def test_stacks_get_their_first_page(tmp_path: Path) -> None:
+    for i in range(4):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        pages = [Image.new("L", (48, 48), value) for value in (50, 90)]
+        pages[0].save(tmp_path / "images" / f"{i}.tif", save_all=True, append_images=pages[1:])
+        mask(tmp_path / "masks" / f"{i}.png")
+    study, _ = init(tmp_path, "--images", tmp_path / "images", "--masks", tmp_path / "masks")
+    assert mine(study).page == 1
+    assert np.unique(load_images(mine(study), None, tmp_path / "cache").images).tolist() == [50]
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals

@@ -503,5 +503,5 @@ def test_init_says_what_plan_would_refuse(tmp_path: Path) -> None:
     folders = ["--images", str(tmp_path / "g" / "images"), "--masks", str(tmp_path / "g" / "masks")]
     ended = CliRunner().invoke(cli, ["init", str(tmp_path / "s.yaml"), *folders, "--classes", "ground,leaf"])
     assert isinstance(ended.exception, UsageError)
-    assert "none of the 12 pairs" in str(ended.exception)
-    assert (tmp_path / "s.yaml").exists()
+    assert "all 12 masks looked at hold 5 alone, which is no task" in str(ended.exception)
+    assert not (tmp_path / "s.yaml").exists()

@@ -154,7 +154,7 @@ def test_every_data_set_of_a_study_has_a_licence_or_says_that_it_is_ones_own():
     names = {get_args(data.model_fields["dataset"].annotation)[0] for data in get_args(get_args(schema.Data)[0])}
     unknown = {name for name in names if "not known to Pretune" in licence(name)}
     assert {"scenes", "oxford-iiit-pet", "camvid", "cityscapes"} <= names - unknown
-    assert unknown <= {"image-folder", "image-mask-folder", "npz", "parquet"}  # of one's own
+    assert unknown <= {"coco", "image-folder", "image-mask-folder", "npz", "parquet"}  # of one's own
 
 
 def test_a_study_without_a_model_is_one_sentence(tmp_path):

@@ -420,7 +420,9 @@ def several(kind: str, count: int) -> bytes:
 def test_pages_and_frames_are_counted_and_refused_in_images_and_masks(kind: str, count: int) -> None:
     """../shared/cases/first-page-only: all but the first were left out without a word."""
     for read in (decode.read_image, lambda data: decode.read_mask(data, IDENTITY)):
-        with pytest.raises(BadFileError, match=f"holds {count} pages or frames, of which an image is one; save those"):
+        with pytest.raises(
+            BadFileError, match=f"holds {count} pages or frames, of which an image is one; say which by"
+        ):
             read(several(kind, count))
 
 

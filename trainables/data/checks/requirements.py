@@ -70,7 +70,7 @@ class Facts:
     depth: bool
     unknown: frozenset[Offer] = frozenset()  # what only the files can tell
     classes: tuple[str, ...] = ()  # names of the mask classes; () where they are not known
-    marks: Marks = NOTHING_KNOWN  # names, and what `split.file` says of the images
+    marks: Marks = field(default=NOTHING_KNOWN, compare=False)  # names, and what `split.file` says of the images
     _drawn: dict[schema.Split, tuple[Sizes | None, tuple[str, ...]]] = field(init=False, default_factory=dict)
 
     def lacks(self, wanted: Offer) -> bool:

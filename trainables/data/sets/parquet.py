@@ -69,7 +69,7 @@ class Reader:
 
     def __call__(self, path: Path) -> Pack:
         groups = Groups(self, path)
-        return Pack(Cells(groups, self.image), Cells(groups, self.mask) if self.mask else None)  # type: ignore[arg-type]
+        return Pack(Cells(groups, self.image), Cells(groups, self.mask) if self.mask else None)
 
     def only(self, entries: Iterable[Entry]) -> Callable[[Path], Pack]:
         """As calling it, for the images of `entries` alone: each row group they lie in is read once, in order."""
@@ -95,7 +95,7 @@ class Reader:
             table = shard.read_row_group(int(group), self.columns()).take(pa.array(inside - starts[group]))
             for name in found:
                 found[name] |= zip(inside.tolist(), cells(table[name]), strict=True)
-        return Pack(found[self.image], found[self.mask] if self.mask else None)  # type: ignore[arg-type]
+        return Pack(found[self.image], found[self.mask] if self.mask else None)
 
 
 class Groups:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pretune.search_spaces import schema
 from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.listing import Listing, where_all_are
-from pretune.trainables.data.sets import classed, cubes, flowers, folders, packed, parquet, pets, segmented
+from pretune.trainables.data.listing import Listing, reading_of, where_all_are
+from pretune.trainables.data.sets import classed, coco, cubes, flowers, folders, packed, parquet, pets, segmented
 from pretune.trainables.data.sets.catalogue import About, DataSet
 from pretune.trainables.data.split_file import with_split_file
 from pretune.trainables.data.splits import draw_subset
@@ -31,6 +31,7 @@ DATA_SETS: dict[str, DataSet] = {
     **cubes.CUBE_SETS,
     **parquet.PARQUET_SETS,
     **folders.FOLDER_SETS,
+    **coco.COCO_SETS,
 }
 ABOUT: dict[str, About] = {name: row.about for name, row in DATA_SETS.items() if isinstance(row.about, About)}
 
@@ -40,6 +41,28 @@ def list_files(settings: schema.Data, data_root: Path | None) -> Listing:
 
     Raises DataError for missing folders or lists, and where there is no image.
     """
+    if _REMEMBERED:
+        found = _REMEMBERED[-1]
+        if (settings, data_root) not in found:
+            found[settings, data_root] = _listed(settings, data_root)
+        return found[settings, data_root]
+    return _listed(settings, data_root)
+
+
+_REMEMBERED: list[dict[tuple[schema.Data, Path | None], Listing]] = []  # of the contexts below that are open
+
+
+@contextmanager
+def listings_remembered() -> Iterator[None]:
+    """List each data set once while this lasts: a plan asks for the same files many times."""
+    _REMEMBERED.append({})
+    try:
+        yield
+    finally:
+        _REMEMBERED.pop()
+
+
+def _listed(settings: schema.Data, data_root: Path | None) -> Listing:
     root = locate(settings, data_root)
     assert root is not None  # only what is generated has no folder
     with readable(settings.dataset):
@@ -48,7 +71,7 @@ def list_files(settings: schema.Data, data_root: Path | None) -> Listing:
         raise DataError(
             f"{settings.dataset}: no usable image in {root}{where_all_are(listing.problems)}", listing.problems
         )
-    listing = with_split_file(listing, settings.split, data_root)
+    listing = replace(with_split_file(listing, settings.split, data_root), reading=reading_of(settings))
     return _limited(listing, settings.limit, settings.split.seed)
 
 

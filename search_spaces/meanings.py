@@ -1,0 +1,37 @@
+"""Meanings of settings: the comments beside them in the schema's source, for the settings page and for editors."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from pathlib import Path
+
+SCHEMA = Path(__file__).parent / "schema"
+
+
+def comment_of(field: ast.AnnAssign, lines: Sequence[str]) -> str:
+    """What stands behind `#` on the field's lines, and on lines of nothing else right below."""
+    last = field.end_lineno or field.lineno
+    found = [line.partition("  # ")[2] for line in lines[field.lineno - 1 : last]]
+    below = last
+    while below < len(lines) and lines[below].strip().startswith("# "):
+        found.append(lines[below].strip().removeprefix("# "))
+        below += 1
+    return " ".join(part for part in found if part)
+
+
+def meanings() -> dict[str, dict[str, str]]:
+    """Class of settings -> setting -> meaning, also of what it inherits from a class of the same file."""
+    found: dict[str, dict[str, str]] = {}
+    for path in sorted(SCHEMA.glob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.ClassDef):
+                inherited = [found.get(ast.unparse(base), {}) for base in node.bases]
+                own = {
+                    ast.unparse(field.target): comment_of(field, text.splitlines())
+                    for field in node.body
+                    if isinstance(field, ast.AnnAssign)
+                }
+                found[node.name] = {key: value for one in inherited for key, value in one.items()} | own
+    return found
