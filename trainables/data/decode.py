@@ -146,7 +146,7 @@ def read_mask(source: Source, values: Mapping[int, int], page: int | None = None
     Raises BadFileError for colour masks and for values that `values` does not name.
     """
     image = _open(source, page=page)
-    array = np.asarray(image) if image.mode in MASK_MODES else _grey_in_color(image)
+    array = np.asarray(image) if image.mode in MASK_MODES else _grey_in(image)
     if array.dtype == np.bool_:
         array = array.astype(np.uint8)
     _check_values(array, values)
@@ -155,12 +155,27 @@ def read_mask(source: Source, values: Mapping[int, int], page: int | None = None
     return Image.fromarray(table[array])
 
 
-def _grey_in_color(image: Image.Image) -> NDArray[np.uint8]:
-    """The values of a mask that was saved with three equal channels. Raises BadFileError where they differ."""
+def _grey_in(image: Image.Image) -> NDArray[Any]:
+    """The values of a mask that was saved with three equal channels, with opacity, or as whole floating-point numbers.
+
+    Raises BadFileError for others.
+    """
+    pixels = np.asarray(image)
     if image.mode in ("RGB", "RGBA"):
-        pixels = np.asarray(image)
         if (pixels[..., :1] == pixels[..., :3]).all() and (pixels[..., 3:] == 255).all():
             return pixels[..., 0]
+    elif image.mode == "LA":
+        if (pixels[..., 1] == 255).all():
+            return pixels[..., 0]
+        raise BadFileError("a mask that is transparent in part, and nothing says what those pixels are; save it opaque")
+    elif image.mode == "F":
+        odd = (pixels != np.floor(pixels)) | (pixels < 0) | (pixels > 65535)
+        if not odd.any():
+            return pixels.astype(np.int32)
+        raise BadFileError(
+            f"a mask holds one class index per pixel, and {pixels[odd][0]:g} is none (floating-point values); save it "
+            "with whole numbers"
+        )
     raise BadFileError(
         f"a mask holds one class index per pixel, this one is a colour image (mode {image.mode}); `mask_colors:` says "
         "which colour is which class"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,6 +16,7 @@ from pretune.trainables.data.listing import Entry, Listing, file_of
 NAME_COLUMNS = ("name", "image", "file", "filename", "file_name", "path", "stem", "id", "image_id")
 PART_COLUMNS = ("split", "part", "set", "subset", "partition", "fold")
 PARTS = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
+KNOWN = frozenset({"train", "val", "test"})
 
 
 def with_split_file(listing: Listing, split: schema.Split, data_root: Path | None) -> Listing:
@@ -30,14 +31,47 @@ def with_split_file(listing: Listing, split: schema.Split, data_root: Path | Non
             f"split.file: {path} lists image files, and this data set holds its images in shards; remove it"
         )
     column = split.group.column if isinstance(split.group, schema.NameColumn) else None
-    rows = dict(_rows(path, column))
+    rows = _agreeing(_rows(path, column), path)
+    _check_parts({part for part, _ in rows.values() if part is not None}, split, path)
     entries = tuple(_listed(listing, rows, path))
     tested = any(part == "test" for part, _ in rows.values())
     return replace(listing, entries=tuple(e._replace(test=e.listed[0] == "test") if tested else e for e in entries))
 
 
+def _agreeing(
+    rows: Iterable[tuple[str, tuple[str | None, str | None]]], path: Path
+) -> dict[str, tuple[str | None, str | None]]:
+    """Name -> part and group. Raises DataError for a name that stands in two parts or groups."""
+    found: dict[str, tuple[str | None, str | None]] = {}
+    for name, row in rows:
+        before = found.setdefault(name, row)
+        if before != row:
+            one, two = (" of ".join(filter(None, listed)) or "no part" for listed in (before, row))
+            raise DataError(f"split.file: {path} names {name} twice, in {one} and in {two}; leave one row")
+    return found
+
+
+def _check_parts(parts: Set[str], split: schema.Split, path: Path) -> None:
+    """Raises DataError for parts that mean nothing, or that the split would not use."""
+    if parts & KNOWN and (unknown := sorted(parts - KNOWN)):
+        raise DataError(
+            f"split.file: {path} has the parts {', '.join(unknown[:5])} beside train, val and test, and images of them "
+            "would be trained on; call them train, val or test, or take those images out of the data set"
+        )
+    if "test" in parts and split.test != "official" and split.fold is None:
+        raise DataError(
+            f"split.file: {path} says which images are test, and `test: {split.test}` would draw others; say "
+            "`test: official`, or leave the column out"
+        )
+    if split.fold is not None and split.group is not None and parts - KNOWN:
+        raise DataError(
+            f"split.file: {path} says which image is in which fold, and `group` would draw other folds; remove "
+            "`group`, or the column of folds"
+        )
+
+
 def _listed(listing: Listing, rows: Mapping[str, tuple[str | None, str | None]], path: Path) -> Iterator[Entry]:
-    """The entries with what their rows say. Raises DataError where an image has no row, or two that differ."""
+    """The entries with what their rows say. Raises DataError where an image has no row."""
     lost: list[str] = []
     called = [_names(entry, listing.root) for entry in listing.entries]
     counts: dict[str, int] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any, get_args
 
@@ -234,3 +235,34 @@ def test_a_name_that_fits_neither_pattern_is_a_problem(tmp_path: Path) -> None:
 def test_settings_that_contradict_are_refused(changes: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         own(**changes)
+
+
+# ------------------------------------------------------------------------------------------ what is no class index
+
+
+@given(values=st.lists(st.integers(0, 2), min_size=16, max_size=16), form=st.sampled_from(["LA", "RGB", "RGBA", "F"]))
+def test_a_mask_means_the_same_however_its_values_are_stored(values: list[int], form: str) -> None:
+    plain = np.array(values, np.uint8).reshape(4, 4)
+    stored = Image.fromarray(plain.astype(np.float32) if form == "F" else plain)
+    read = decode.read_mask(as_file(stored.convert(form), "TIFF" if form == "F" else "PNG"), {0: 0, 1: 1, 2: 2})
+    assert np.array_equal(np.asarray(read), plain)
+
+
+@pytest.mark.parametrize("value", [0.9999, 10.921457, -1.0, 65536.0, float("nan"), float("inf")])
+def test_a_floating_point_mask_whose_values_are_no_indices_is_refused_with_one_of_them(value: float) -> None:
+    pixels = np.zeros((4, 4), np.float32)
+    pixels[2, 1] = value
+    with pytest.raises(BadFileError, match=rf"{value:g} is none \(floating-point values\); save it with whole numbers"):
+        decode.read_mask(as_file(Image.fromarray(pixels), "TIFF"), {0: 0, 1: 1})
+
+
+def test_a_mask_that_is_transparent_in_part_is_refused() -> None:
+    pixels = np.zeros((4, 4, 2), np.uint8)
+    with pytest.raises(BadFileError, match="transparent in part"):
+        decode.read_mask(as_file(Image.fromarray(pixels, "LA"), "PNG"), {0: 0, 1: 1})
+
+
+def as_file(image: Image.Image, form: str) -> bytes:
+    content = io.BytesIO()
+    image.save(content, form)
+    return content.getvalue()

@@ -293,3 +293,59 @@ def test_official_validation_is_used_as_it_is(tmp_path: Path) -> None:
 def test_a_set_without_validation_list_refuses_official() -> None:
     with pytest.raises(DataError, match="lists no validation images beside its test"):
         draw_split(4, split(test=0.25, val="official"), 0, None, None, Marks(["a", "b", "val/c", "d"]))
+
+
+# ---------------------------------------------------------------------------------- split files that say two things
+
+
+def listed_by(tmp_path: Path, rows: str, **asked: Any) -> Any:
+    """The split of six images under a file with these rows."""
+    for i in range(6):
+        for folder in ("images", "masks"):
+            (tmp_path / "d" / folder).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4, 3), 40 * i, np.uint8)).save(tmp_path / "d" / "images" / f"{i}.png")
+        Image.fromarray(np.full((4, 4), i % 2, np.uint8)).save(tmp_path / "d" / "masks" / f"{i}.png")
+    (tmp_path / "s.csv").write_text(rows)
+    plain = {"dataset": "image-mask-folder", "root": "d", "classes": ["a", "b"], "cache_size": 4}
+    data = DATA.validate_python(plain | {"split": {"file": "s.csv", "val": 1, **asked}})
+    made = load_images(data, tmp_path, tmp_path / "cache")
+    return draw_split(6, data.split, 0, made.official_test, None, marks_for(data.split, made))
+
+
+PARTS = ["test", "train", "train", "val", "train", "test"]
+HEAD = "name,split\n" + "".join(f"{i},{part}\n" for i, part in enumerate(PARTS))
+
+
+@pytest.mark.parametrize("again", range(6))
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_an_image_in_two_parts_is_refused_and_in_one_part_twice_is_not(tmp_path: Path, again: int, part: str) -> None:
+    rows = f"{HEAD}{again},{part}\n"
+    if PARTS[again] == part:
+        assert sorted(listed_by(tmp_path, rows, test="official").test) == [0, 5]
+        return
+    with pytest.raises(DataError, match=f"names {again} twice, in {PARTS[again]} and in {part}; leave one row"):
+        listed_by(tmp_path, rows, test="official")
+
+
+def test_images_of_an_unknown_part_are_not_trained_on(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has the parts exclude beside train, val and test, and images of them would"):
+        listed_by(tmp_path, HEAD.replace("2,train", "2,exclude"), test="official")
+
+
+@pytest.mark.parametrize("test", [0.3, 2])
+def test_a_test_list_that_the_split_would_not_use_is_refused(tmp_path: Path, test: float) -> None:
+    rows = "name,split,patient\n" + "".join(f"{i},{part},p{i // 2}\n" for i, part in enumerate(PARTS))
+    by_patient = {"group": {"column": "patient"}}
+    with pytest.raises(DataError, match=f"says which images are test, and `test: {test}` would draw others"):
+        listed_by(tmp_path, rows, test=test, **by_patient)
+    assert sorted(listed_by(tmp_path, rows, test="official", **by_patient).test) == [0, 5]
+
+
+def test_own_folds_and_groups_are_refused_together_and_each_alone_holds(tmp_path: Path) -> None:
+    rows = "name,fold,patient\n" + "".join(f"{i},{i % 3},p{i // 2}\n" for i in range(6))
+    with pytest.raises(DataError, match="says which image is in which fold, and `group` would draw other folds"):
+        listed_by(tmp_path, rows, fold="1/3", group={"column": "patient"})
+    assert sorted(listed_by(tmp_path, rows, fold="1/3").test) == [0, 3]
+    alone = rows.replace("fold", "number_of_scan")
+    held = listed_by(tmp_path, alone, fold="1/3", group={"column": "patient"}).test
+    assert sorted(held) in ([0, 1], [2, 3], [4, 5])
