@@ -360,8 +360,6 @@ def _check_runs(header: Header, cells: int, locations: Locations) -> Iterator[Pr
         if total > MAX_REPLICATES:
             what = f"{total} replicates in {cells} cells are more than {MAX_REPLICATES}"
             yield locations.problem(("seeds", phase), what, "lower it")
-    if header.tune.trials > MAX_REPLICATES:
-        yield locations.problem(("tune", "trials"), f"{header.tune.trials} are more than {MAX_REPLICATES}", "lower it")
 
 
 def _check_metrics(header: Header, locations: Locations) -> Iterator[Problem]:
