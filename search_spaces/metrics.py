@@ -210,6 +210,12 @@ def definition_of(name: str) -> MetricDefinition:
     return found
 
 
+def as_fraction(definition: MetricDefinition, value: float) -> str:
+    """What to write in place of a value beyond the range, where it is one in percent; else ""."""
+    in_percent = definition.unit == "fraction" and definition.low <= value / 100 <= definition.high
+    return f"write {value / 100:g} for {value:g} %" if in_percent else ""
+
+
 def setting_of(name: str) -> str | None:
     """The setting of `finetune` that a metric is computed with; None for one that is always computed."""
     return next((setting for setting, extra in EXTRA_SCORES.items() if pattern_of(name) in extra.rows), None)

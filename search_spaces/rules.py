@@ -11,9 +11,17 @@ from pretune.search_spaces import space
 from pretune.search_spaces.cells import Cell, Level, Template, level_label
 from pretune.search_spaces.check import problems_of
 from pretune.search_spaces.document import KeyPath, Locations, Problem, did_you_mean, dotted
-from pretune.search_spaces.metrics import SCORES, is_reportable, parts_of, setting_of
+from pretune.search_spaces.metrics import (
+    DEFINITIONS,
+    SCORES,
+    as_fraction,
+    is_reportable,
+    parts_of,
+    pattern_of,
+    setting_of,
+)
 from pretune.search_spaces.overrides import split_key
-from pretune.search_spaces.rules_building import check_axes, check_building
+from pretune.search_spaces.rules_building import check_axes, check_building, never_reached
 from pretune.search_spaces.rules_probes import check_pairs, check_probe_metric, check_probe_target, check_probes
 from pretune.search_spaces.rules_task import check_equal_levels, check_tuned
 from pretune.search_spaces.rules_volumes import check_volumes
@@ -169,7 +177,7 @@ def _check_configuration(
     yield from _check_pretrain(settings, locations)
     yield from _check_workers(settings, header, locations)
     yield from check_probes(settings, locations)
-    warnings += [*_leaks(settings), *_held_back(settings)]
+    warnings += [*_leaks(settings), *_held_back(settings), *never_reached(settings)]
     yield from check_tuned(cell, settings, locations)
     yield from _check_sizes(cell, settings, locations)
     yield from check_volumes(settings, locations)
@@ -314,7 +322,7 @@ def _check_tuning(cell: Cell, settings: Configuration, header: Header, locations
 
 
 def _check_published(header: Header, locations: Locations) -> Iterator[Problem]:
-    """Every key names a table, and no two tables stand beside one metric."""
+    """Every key names a table, no two tables stand beside one metric, and values are ones that it can have."""
     seen: dict[str, str] = {}
     for key in header.report.published or ():
         if key not in header.published:
@@ -325,6 +333,24 @@ def _check_published(header: Header, locations: Locations) -> Iterator[Problem]:
             yield locations.problem(("report", "published"), what, "name one table for each metric")
         else:
             seen[metric] = key
+    for key, table in header.published.items():
+        found = DEFINITIONS.get(pattern_of(table.metric))
+        means = [row[-1][0] if isinstance(row[-1], tuple) else row[-1] for row in table.values]
+        scores = [mean / 100 if table.percent else mean for mean in means if isinstance(mean, float)]
+        if found is not None and (beyond := [n for n in scores if not found.low <= n <= found.high]):
+            what = f"{beyond[0]:g} is outside {found.low:g} to {found.high:g}, the range of {table.metric}"
+            fix = "" if table.percent else "set percent: true if these are percent"
+            yield locations.problem(("published", key, "values"), what, fix)
+
+
+def _check_margin(header: Header, locations: Locations) -> Iterator[Problem]:
+    """A margin that no difference can exceed would call all cells equal."""
+    margin = header.report.margin
+    for metric in header.report.metrics if margin is not None else ():
+        found = DEFINITIONS.get(pattern_of(metric))
+        if margin is not None and found is not None and margin >= found.span:
+            what = f"no two values of {metric} differ by more than {found.span:g}, and by {margin:g} all would be equal"
+            yield locations.problem(("report", "margin"), what, as_fraction(found, margin))
 
 
 def check_header(
@@ -341,6 +367,7 @@ def check_header(
     yield from check_equal_levels(factors, cells)
     yield from _check_runs(header, len(cells), locations)
     yield from _check_published(header, locations)
+    yield from _check_margin(header, locations)
     yield from _check_levels(header.report.baseline, ("report", "baseline"), factors, locations)
     yield from _check_levels(header.tune.pretrain.cells, ("tune", "pretrain", "cells"), factors, locations)
     yield from _check_metrics(header, locations)

@@ -17,6 +17,7 @@ from pretune.search_spaces.schema import (
     Finetune,
     Header,
     Pretrain,
+    Step,
     SwAV,
     levels_of,
 )
@@ -85,6 +86,36 @@ def _check_feature_maps(settings: Configuration, locations: Locations) -> Iterat
         if isinstance(probe, FeatureMaps) and held is not None and probe.level > held:
             what = f"level {probe.level}, and the encoder has {held} levels"
             yield locations.problem(("probe", name, "level"), what, f"at most {held}")
+
+
+def never_reached(settings: Configuration) -> Iterator[str]:
+    """Settings that wait for an epoch behind the last, and so change nothing; of trainings in steps nothing is said."""
+    stages: list[tuple[str, Pretrain | Finetune]] = [("pretrain", stage) for stage in settings.pretrain]
+    stages += [] if settings.finetune is None else [("finetune", settings.finetune)]
+    for part, stage in stages:
+        for key, epoch, then in _awaited(stage):
+            if stage.epochs is not None and epoch >= stage.epochs:
+                yield f"{part}.{key} is {epoch}, and {stage.epochs} epochs are trained: {then}"
+
+
+def _awaited(stage: Pretrain | Finetune) -> Iterator[tuple[str, int, str]]:
+    """Key, epoch from which on it changes something, and what is so before."""
+    if isinstance(stage.schedule, Step):
+        yield "schedule.every", stage.schedule.every, "the rate never falls"
+    if isinstance(stage, Finetune):
+        if stage.unfreeze_epoch is not None:
+            yield "unfreeze_epoch", stage.unfreeze_epoch, "the encoder stays frozen"
+        return
+    method = stage.method
+    if isinstance(method, DINO):
+        yield "method.freeze_last_epochs", method.freeze_last_epochs, "the last layer never moves"
+        if method.teacher_temperature_start != method.teacher_temperature:
+            warmup = method.teacher_warmup_epochs
+            yield "method.teacher_warmup_epochs", warmup, "the teacher's temperature does not come to its value"
+    if isinstance(method, SwAV):
+        yield "method.freeze_prototypes_epochs", method.freeze_prototypes_epochs, "the prototypes never move"
+        if method.queue:
+            yield "method.queue_from_epoch", method.queue_from_epoch, "the queue is never used"
 
 
 def check_axes(header: Header, locations: Locations) -> Iterator[Problem]:

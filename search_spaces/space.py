@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import optuna
@@ -122,7 +123,18 @@ def _parse_range(kind: str, body: Any, step: Any = None) -> Range:
         if any(number != int(number) for number in (low, high, step or 1)):
             raise ValueError(f"{kind} needs whole numbers, received {body!r}" + (f", step {step}" if step else ""))
         return Int(int(low), int(high), log=kind == "log_int", step=int(step or 1))
-    return LogUniform(low, high) if kind == "log_uniform" else Uniform(low, high, None if step is None else float(step))
+    if kind == "log_uniform":
+        return LogUniform(low, high)
+    return Uniform(low, high) if step is None else Uniform(low, _last(low, high, float(step)), float(step))
+
+
+def _last(low: float, high: float, step: float) -> float:
+    """The end that the steps lead to, not below it: Optuna counts them in decimal digits, and would leave it out."""
+    exact = Decimal(repr(low)) + round((high - low) / step) * Decimal(repr(step))
+    if Decimal(repr(high)) >= exact:
+        return high
+    end = float(exact)
+    return end if Decimal(repr(end)) >= exact else math.nextafter(end, math.inf)
 
 
 def _bounds(kind: str, body: list[Any] | tuple[Any, ...]) -> tuple[float, float]:
@@ -146,7 +158,7 @@ def _check_step(kind: str, low: float, high: float, step: object) -> None:
     if isinstance(step, bool) or not isinstance(step, int | float) or not (0 < step < math.inf):
         raise ValueError(f"step should be a number above 0, received {step!r}")
     steps = (high - low) / step
-    if steps < 1 or abs(steps - round(steps)) > 1e-9 * steps:
+    if round(steps) < 1 or abs(steps - round(steps)) > 1e-9 * steps:
         end = low + math.floor(steps + 1e-9) * step
         way = f"end at {end:.10g}, or choose" if steps >= 1 else "choose"
         raise ValueError(f"{kind}: steps of {step:g} from {low:g} do not end at {high:g}; {way} another step")

@@ -8,7 +8,16 @@ from collections.abc import Iterator, Sequence
 from pretune.search_spaces import space
 from pretune.search_spaces.cells import Cell
 from pretune.search_spaces.document import KeyPath, Locations, Problem, did_you_mean
-from pretune.search_spaces.metrics import COSTS, PRETEXT_LOSS, SCORES, is_reportable, parts_of
+from pretune.search_spaces.metrics import (
+    COSTS,
+    DEFINITIONS,
+    PRETEXT_LOSS,
+    SCORES,
+    as_fraction,
+    is_reportable,
+    parts_of,
+    pattern_of,
+)
 from pretune.search_spaces.schema import Configuration, Header, Tune
 from pretune.search_spaces.stages import replicates
 
@@ -68,6 +77,11 @@ def check_metrics(tune: Tune, locations: Locations) -> Iterator[Problem]:
                 yield locations.problem(("tune", key), f"{name}: tuning on the test set", "use val/...")
             elif name not in known and not (parts_of(name).part == "val" and is_reportable(name)):
                 yield locations.problem(("tune", key), f"no stage reports {name!r}", did_you_mean(name, known))
+    for name, value in tune.constraints.items():
+        found = DEFINITIONS.get(pattern_of(name))
+        if found is not None and not found.low <= value <= found.high:
+            what = f"{value:g} is outside {found.low:g} to {found.high:g}, the range of {name}"
+            yield locations.problem(("tune", "constraints", name), what, as_fraction(found, value))
 
 
 def check_searched(cell: Cell, settings: Configuration, header: Header, locations: Locations) -> Iterator[Problem]:
@@ -127,6 +141,12 @@ def tuning_warnings(cells: Sequence[Cell], header: Header) -> Iterator[str]:
     tune, seeds = header.tune, len(replicates(header.seeds, "search"))
     if not any(cell.all_ranges for cell in cells):
         return
+    found = DEFINITIONS.get(pattern_of(tune.target))
+    best = None if found is None else found.direction
+    if tune.direction is not None and best is not None and tune.direction != best:
+        yield f"tune.direction: {tune.direction} looks for the worst {tune.target}, of which high values are " + (
+            "better" if best == "maximize" else "worse"
+        )
     if tune.sampler in ("nsga2", "genetic") and tune.population >= tune.trials:
         yield f"tune.population {tune.population} is not below trials {tune.trials}: there will be no second generation"
     if tune.sampler in ("tpe", "gp", "cmaes") and tune.startup >= tune.trials:

@@ -231,3 +231,77 @@ def test_a_range_of_fractions_for_a_whole_number_is_refused_with_the_range_of_wh
     assert line.endswith(f"(write {{{whole}: [2, 8]}})")
     assert study(**{"finetune.batch_size": f"{{{whole}: [2, 8]}}"}).cells
     assert study(**{"finetune.batch_size": "{int: [2, 8], step: 3}"}).cells
+
+
+# ------------------------------------------------------------- numbers that mean nothing, settings that change nothing
+
+SEARCHED = "finetune.optimizer.lr={log_uniform: [1e-4, 1e-2]}"
+SCORES_OF_CLASSES = ("jaccard", "dice", "recall", "precision", "accuracy")
+
+
+@given(score=st.sampled_from(SCORES_OF_CLASSES), value=st.floats(-2, 101).filter(lambda value: value < 0 or value > 1))
+@settings(max_examples=20, deadline=None)
+def test_a_constraint_that_no_score_can_meet_or_miss_is_refused(score: str, value: float) -> None:
+    said = refused(SEARCHED, f"tune.constraints={{val/{score}: {value!r}}}")
+    assert len(said) == 1
+    assert f"is outside 0 to 1, the range of val/{score}" in said[0]
+
+
+@pytest.mark.parametrize("value", [0, 0.5, 1])
+def test_a_constraint_within_the_range_is_allowed(value: float) -> None:
+    assert from_yaml(STUDY, overrides=[SEARCHED, f"tune.constraints={{val/jaccard: {value}, cost/seconds: 900}}"]).cells
+
+
+@pytest.mark.parametrize(("margin", "fix"), [(1, "write 0.01 for 1 %"), (2.5, "write 0.025 for 2.5 %")])
+@pytest.mark.parametrize("percent", ["true", "false"])
+def test_a_margin_that_no_difference_exceeds_is_refused(margin: float, fix: str, percent: str) -> None:
+    said = refused(f"report.margin={margin}", f"report.percent={percent}")
+    assert said[0].startswith("report.margin: no two values of test/jaccard differ by more than 1")
+    assert fix in said[0]
+    assert from_yaml(STUDY, overrides=["report.margin=0.99"]).cells
+
+
+def test_published_values_beyond_the_metric_are_refused_and_levels_are_no_values() -> None:
+    table = "published={p: {values: [[64, 57.3]], metric: test/jaccard}}"
+    factor = "factors={f: {finetune.batch_size: [4, 64]}}"
+    said = refused(factor, table, "report.published=[p]")
+    assert said == ["published.p.values: 57.3 is outside 0 to 1, the range of test/jaccard "
+                    "(set percent: true if these are percent)"]  # fmt: skip
+    right = table.replace("metric", "percent: true, metric")
+    assert from_yaml(STUDY, overrides=[factor, right, "report.published=[p]"]).cells
+
+
+@pytest.mark.parametrize(
+    ("target", "direction", "said"),
+    [("val/jaccard", "minimize", True), ("val/jaccard", "maximize", False), ("val/dice", "minimize", True)],
+)
+def test_a_search_for_the_worst_is_said(target: str, direction: str, said: bool) -> None:
+    found = from_yaml(STUDY, overrides=[SEARCHED, f"tune.target={target}", f"tune.direction={direction}"]).warnings
+    assert any(f"looks for the worst {target}" in warning for warning in found) == said
+
+
+PRETRAIN = "pretrain={data: s, method: {name: simclr}, views: {size: 16}, epochs: 3, batch_size: 4}"
+DINO = "pretrain.method={name: dino, local_size: 8, prototypes: 8, %s}"
+SWAV = "pretrain.method={name: swav, local_size: 8, prototypes: 8, %s}"
+
+
+@pytest.mark.parametrize(
+    ("form", "setting", "said"),
+    [
+        ("finetune.freeze=encoder,finetune.unfreeze_epoch=%d", "finetune.unfreeze_epoch", "stays frozen"),
+        ("finetune.schedule={name: step; every: %d}", "finetune.schedule.every", "the rate never falls"),
+        (DINO % "freeze_last_epochs: %d", "pretrain.method.freeze_last_epochs", "the last layer never moves"),
+        (DINO % "teacher_temperature: 0.07; teacher_warmup_epochs: %d", "pretrain.method.teacher_warmup_epochs",
+         "does not come to its value"),
+        (SWAV % "queue: 0; freeze_prototypes_epochs: %d", "pretrain.method.freeze_prototypes_epochs", "never move"),
+        (SWAV % "queue: 4; queue_from_epoch: %d", "pretrain.method.queue_from_epoch", "the queue is never used"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_waits_for_an_epoch_behind_the_last_is_said(form: str, setting: str, said: str) -> None:
+    changes = [PRETRAIN, "finetune.epochs=3"]
+    for epoch in (1, 2, 3, 50):
+        written = form.split(",") if form.startswith("finetune.freeze") else [form]
+        asked = [(part % epoch if "%d" in part else part).replace(";", ",") for part in written]
+        found = [one for one in from_yaml(STUDY, overrides=[*changes, *asked]).warnings if one.startswith(setting)]
+        assert len(found) == (epoch >= 3), found
+        assert all(f"is {epoch}, and 3 epochs are trained: " in one and said in one for one in found)

@@ -2,6 +2,7 @@
 
 import math
 import re
+import warnings
 
 import optuna
 import pytest
@@ -210,6 +211,17 @@ def test_whatever_asks_a_range_with_a_step_gets_one_of_its_values(low, step, cou
     asked += [at(item, [u]) for u in (0.0, 0.3, 0.999)]
     assert all(min(abs(one - value) for value in values) < 1e-9 for one in asked)
     assert {at(item, [(i + 0.5) / len(values)]) for i in range(len(values))} == set(values)
+
+
+@given(low=st.floats(-10, 10), step=st.floats(0.01, 3), count=st.integers(1, 40))
+def test_the_last_step_is_tried_however_its_digits_are_rounded(low, step, count):
+    """Optuna counts steps in decimal digits: pi / 4 to 15 pi / 4 by pi / 2 would end one step early."""
+    item = parse_ranges({"uniform": [low, low + count * step], "step": step})
+    assert parse_ranges(to_plain(item)) == item
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        known = optuna.distributions.FloatDistribution(item.low, item.high, step=item.step)
+    assert known.high == pytest.approx(low + count * step, abs=1e-9 * step + 1e-12)
 
 
 numbers = st.floats(1e-6, 1e6)
