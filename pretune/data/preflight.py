@@ -139,7 +139,8 @@ def _pretext_problems(study: Study, facts_of: FactsOf) -> Iterator[str]:
 
 
 def check_masks(study: Study, facts_of: FactsOf, glance_of: GlanceOf) -> None:
-    """Raise RequirementsError for test, validation or labelled images of which no pixel counts, in any replicate."""
+    """Raise RequirementsError for masks of one class alone, and for test, validation or labelled images of which no
+    pixel counts in any replicate."""
     from pretune.trainables.data.errors import RequirementsError
 
     if problems := list(dict.fromkeys(_ignored_parts(study, facts_of, glance_of))):
@@ -160,6 +161,9 @@ def _ignored_parts(study: Study, facts_of: FactsOf, glance_of: GlanceOf) -> Iter
         done.add((data, labels))
         seen = glance_of(data)
         if seen is None or not seen.exact or not seen.classes:
+            continue
+        if (only := seen.only_class()) is not None:
+            yield _ONE_CLASS.format(name=name, count=seen.images, only=only)
             continue
         searched = bool(cell.ranges("pretrain") or cell.ranges("finetune"))
         phases: tuple[Literal["search", "report"], ...] = ("search", "report") if searched else ("report",)
@@ -191,6 +195,10 @@ def _ignored(
             yield _IGNORED[part].format(name=name, count=len(rows))
 
 
+_ONE_CLASS = (
+    "data.{name}: all {count} masks hold {only!r} alone, beside what is ignored, which is no task: a model that calls "
+    "everything {only!r} scores 1; check the masks, `mask_values` and `ignore`"
+)
 _IGNORED = {
     "labelled": "finetune.labels: in a replicate, the masks of all {count} labelled images of data.{name} are ignored, "
     "so that there is nothing to learn; label more images, or change the masks",

@@ -446,6 +446,24 @@ def test_a_part_that_is_wholly_ignored_in_one_replicate_is_refused(tmp_path: Pat
     assert said not in looked_at(study_of(data))
 
 
+@pytest.mark.parametrize(
+    ("masks", "only"),
+    [
+        ([0] * 20, "ground"),
+        ([2] * 20, "stem"),
+        ([0, 255] * 10, "ground"),  # white was the second class, and is ignored
+        ([0] * 7 + [1] + [0] * 12, ""),
+        ([255] * 9 + [0, 1] + [255] * 9, ""),
+    ],
+)
+def test_masks_of_one_class_alone_are_refused_and_one_image_of_another_is_enough(
+    tmp_path: Path, masks: list[int], only: str
+) -> None:
+    said = looked_at(study_of(folder(tmp_path / "a", masks)))
+    assert (f"data.s: all 20 masks hold '{only}' alone, beside what is ignored, which is no task" in said) == bool(only)
+    assert ("is no task" in said) == bool(only)
+
+
 def test_a_plan_shows_what_the_data_hold(tmp_path: Path) -> None:
     """Five masks in ten are ground, four leaf, one is ignored; no mask shows stem."""
     study = study_of(folder(tmp_path / "d", [0, 0, 1, 1, 255, 0, 0, 1, 1, 0] * 2))
