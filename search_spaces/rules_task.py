@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pretune.search_spaces.cells import Cell, Level
 from pretune.search_spaces.document import KeyPath, Locations, Problem, line_of
 from pretune.search_spaces.schema import Configuration
+from pretune.search_spaces.space import Range
 
 # What decides on which images, classes and sizes a stage is scored: as a factor it makes columns different tasks.
 SCORING = ("finetune.data", "finetune.test_sizes", "finetune.boundary_tolerance")
@@ -99,11 +100,18 @@ def check_tuned(cell: Cell, settings: Configuration, locations: Locations) -> It
     """A range on what defines the task or the score would choose the easiest task, not the best training."""
     scored = {probe.data for probe in settings.probe.values()}
     scored |= set() if settings.finetune is None else {settings.finetune.data}
-    for name, _ in cell.all_ranges:
+    for name, item in cell.all_ranges:
         parts = tuple(part.partition("[")[0] for part in name.split("."))  # without the options of choices
         of_data = parts[0] == "data" and (len(parts) < 2 or parts[1] in scored)
-        if of_data or parts[0] == "probe" or name in SCORING:
+        if of_data or parts[0] == "probe" or name in SCORING or (name == "finetune" and _differ_in_scoring(item)):
             what = "a range here changes what is measured: a search would choose the easiest task"
             yield locations.problem(
                 parts, what, "give one value, or make it a factor, whose levels are different tasks"
             )
+
+
+def _differ_in_scoring(item: Range) -> bool:
+    """Whether a choice between whole fine-tunings is one between tasks."""
+    options = [option for option in getattr(item, "options", ()) if isinstance(option, Mapping)]
+    keys = [key.partition(".")[2] for key in SCORING]
+    return len({repr([option.get(key) for key in keys]) for option in options}) > 1
