@@ -111,7 +111,10 @@ def _parse_range(kind: str, body: Any, step: Any = None) -> Range:
     if kind in ("choice", "subset") and len(body) > MAX_OPTIONS:
         raise ValueError(f"{kind} has {len(body)} options, and at most {MAX_OPTIONS} can be searched")
     if kind == "choice":
-        return Choice(tuple(parse_ranges(item) for item in body))
+        found = Choice(tuple(parse_ranges(item) for item in body))
+        if len(set(found.labels())) < len(body):  # 1#1 beside two options called 1
+            raise ValueError(f"choice has options that are told apart by nothing, received {body!r}")
+        return found
     if kind == "subset":
         if len({str(item) for item in body}) < len(body):
             raise ValueError(f"subset names an item twice, received {body!r}")

@@ -190,6 +190,7 @@ def test_a_representative_of_a_continuous_range_is_no_whole_number(item):
         ({"choice": [8, 16], "step": 4}, "choice has no step"),
         ({"uniform": [0.0, 1.0], "step": 0.3}, "end at 0.9, or"),
         ({"uniform": [True, 2]}, "uniform needs two numbers"),
+        ({"choice": ["1#1", 1, "1"]}, "choice has options that are told apart by nothing"),
     ],
 )
 def test_a_step_leads_from_end_to_end(written, said):
