@@ -28,8 +28,8 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 class PhaseSeeds(Settings):
     """Nested seeds: `finetune` fine-tunings for each of `pretrain` pretrainings."""
 
-    pretrain: Annotated[int, Field(ge=1, le=1000)]
-    finetune: Annotated[int, Field(ge=1, le=1000)]
+    pretrain: Annotated[int, Field(gt=0, le=1000)]
+    finetune: Annotated[int, Field(gt=0, le=1000)]
 
 
 def _phase_seeds(value: object) -> object:
@@ -106,7 +106,7 @@ class Tune(Settings):
     """How ranges are searched."""
 
     sampler: Sampler = "tpe"
-    trials: Annotated[int, Field(ge=1, le=10_000)] = 20
+    trials: Annotated[int, Field(gt=0, le=10_000)] = 20
     batch: PositiveInt = 4  # asked together and told together, so that a search does not depend on timing
     startup: NonNegativeInt = 8  # first trials drawn at random
     target: str = "val/jaccard"

@@ -22,7 +22,7 @@ def run_inline(study: Study, root: Path, data: Path | None = None) -> Ended:
     )
     folders = Folders(str(options.store), str(options.cache), str(data) if data else None)
 
-    def train(study: Study, state: Any, options: Options, console: Console) -> None:
+    def train(study: Study, state: Any, options: Options, console: Console, watch: Any) -> None:
         while stage := state.scheduler.take():
             state.scheduler.complete(stage, execute(StageTask(stage, state.label(stage), 0.0, folders), _silent))
         assert state.scheduler.finished

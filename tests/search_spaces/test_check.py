@@ -97,7 +97,7 @@ def test_the_text_that_is_changed_here_is_in_order():
         ("finetune:\n", "finetune:\n  optimizer: {lr: .inf}\n",
          "s:10: finetune.optimizer.lr: should be a finite number, received inf"),
         ("study: s", "study: s\nseeds: {report: 0}",
-         "s:2: seeds.report: should be greater than or equal to 1, received 0"),
+         "s:2: seeds.report: should be greater than 0, received 0"),
         # rules between settings
         ("  epochs: 1\nfine", "  epochs: 1\n  steps: 9\nfine", "s:5: pretrain: give exactly one of epochs and steps"),
         ("  epochs: 1\nfine", "fine", "s:5: pretrain: give exactly one of epochs and steps"),

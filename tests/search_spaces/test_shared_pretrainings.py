@@ -92,14 +92,16 @@ def test_a_range_of_the_decoder_is_tuned_with_the_pretraining_and_keeps_searches
     assert searches(study("simclr", resnet, resnet | {"decoder_widths": WIDTHS})) == 1
 
 
-MODELS = st.fixed_dictionaries(
-    {"name": st.sampled_from(["unet", "conrec-unet", "resnet-unet", "resnet-head"])},
-    optional={
-        "widths": st.sampled_from([[4, 8], [8, 16]]),
-        "depth": st.sampled_from([18, 34]),
-        "skip_connections": st.booleans(),
-        "decoder_widths": st.just(WIDTHS),
+OPTIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "unet": {"widths": st.sampled_from([[4, 8], [8, 16]]), "skip_connections": st.booleans()},
+    "conrec-unet": {"widths": st.sampled_from([[4, 8], [8, 16]]), "skip_connections": st.booleans()},
+    "resnet-unet": {
+        "depth": st.sampled_from([18, 34]), "skip_connections": st.booleans(), "decoder_widths": st.just(WIDTHS),
     },
+    "resnet-head": {"depth": st.sampled_from([18, 34])},
+}  # fmt: skip
+MODELS = st.one_of(
+    *(st.fixed_dictionaries({"name": st.just(name)}, optional=options) for name, options in OPTIONS.items())
 )
 
 

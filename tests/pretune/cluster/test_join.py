@@ -143,7 +143,7 @@ def test_submit_names_an_address_where_nothing_answers(
         (ConnectionError("lost\nit"), r"the cluster cannot be used: lost it$"),
         (
             ImportError("cannot import name 'GcsClient' from 'ray._raylet'"),
-            r"lacks what Pretune uses of it \(cannot import name 'GcsClient' .*\); it knows Ray 2\.60: pip install",
+            r"lacks what Pretune uses of it \(cannot import name 'GcsClient' .*\); it was tried with 2\.52 to",
         ),
         (AttributeError("no attribute 'state'"), r"Ray 2\.60\.\d+ lacks what Pretune uses of it \(no attr"),
     ],
