@@ -101,6 +101,7 @@ def test_two_factors_are_refused_exactly_where_one_key_holds_the_other(one: str,
         "data.s.cache_size={choice: [32, 16]}", "data.s={choice: [{dataset: scenes}, {dataset: scenes, seed: 1}]}",
         "finetune.data={choice: [s, s]}", "finetune.test_sizes={choice: [[8], [32]]}",
         "finetune.boundary_tolerance={uniform: [0.001, 0.1]}",
+        "finetune={choice: [{data: s, size: 16, epochs: 1}, {data: s, size: 16, epochs: 1, test_sizes: [8]}]}",
     ],
 )  # fmt: skip
 def test_a_range_on_what_is_measured_is_refused_and_a_factor_is_said_to_be_another_task(override: str) -> None:
