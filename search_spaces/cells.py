@@ -15,9 +15,9 @@ import yaml
 
 from pretune.search_spaces import space
 from pretune.search_spaces.check import BROKEN
-from pretune.search_spaces.document import KeyPath, Locations, Problem, dotted
+from pretune.search_spaces.document import KeyPath, Locations, Problem, dotted, line_of
 from pretune.search_spaces.identities import settings_that_reach
-from pretune.search_spaces.overrides import Lines, lines_under, put, split_key
+from pretune.search_spaces.overrides import Lines, put, split_key
 from pretune.search_spaces.schema import FACTS, Configuration
 
 MAX_CELLS = 10_000
@@ -41,6 +41,11 @@ class Cell:
     def all_ranges(self) -> tuple[tuple[str, space.Range], ...]:
         """Every range of the template by name, those inside branches included."""
         return tuple(space.ranges(self.template))
+
+    @property
+    def written_ranges(self) -> str:
+        """Its ranges as text, equal for cells that have the same ones."""
+        return repr(self.all_ranges)
 
     @property
     def pretrained(self) -> bool:
@@ -152,17 +157,30 @@ def cross(
     if total > MAX_CELLS:
         problems.append(Locations(lines).problem(("factors",), f"{total} cells are more than {MAX_CELLS}"))
         return
+    under = _lines_of_levels(lines, usable)
+    own = {path: line for path, line in lines.items() if path[:1] not in (("factors",), ("scales",))}
     for combination in itertools.product(*(levels.items() for levels in usable.values())):
-        settings, own_lines = copy.deepcopy(template), dict(lines)
+        settings, own_lines = copy.deepcopy(template), dict(own)
         for _, (override, written) in combination:
             for key, value in override.items():
-                new, where = lines_under(lines, written[key]), dotted(written[key])
-                put(settings, own_lines, split_key(key, settings), value, new, where, problems)
+                path = written[key]
+                put(settings, own_lines, split_key(key, settings), value, under[path], dotted(path), problems)
         chain = _as_chain(settings.get("pretrain"))
         settings["pretrain"] = [stage for _, stage in chain]
         levels_of = {name: label for name, (label, _) in zip(usable, combination, strict=True)}
         label = " ".join(f"{name}={level}" for name, level in levels_of.items()) or "all"
         yield Cell(label, levels_of, settings), Locations(own_lines, tuple(path for path, _ in chain))
+
+
+def _lines_of_levels(lines: Lines, factors: Mapping[str, Mapping[str, Level]]) -> dict[KeyPath, Lines]:
+    """The lines below each place at which a level sets a key, as `lines_under` gives them, in one pass."""
+    places = {path for levels in factors.values() for level in levels.values() for path in level.written.values()}
+    under: dict[KeyPath, Lines] = {}
+    for path, line in lines.items():
+        for end in range(2, len(path) + 1):
+            if path[:end] in places:
+                under.setdefault(path[:end], {})[path[end:]] = line
+    return {path: under.get(path) or {(): line_of(lines, path)} for path in places}
 
 
 # ------------------------------------------------------------------------------------------------- ranges and chains

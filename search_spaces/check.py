@@ -7,7 +7,6 @@ import copy
 import functools
 import itertools
 import operator
-import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -15,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from pretune.search_spaces.document import KeyPath, Locations, Problem, did_you_mean, dotted
+from pretune.search_spaces.document import KeyPath, Locations, Problem, did_you_mean, dotted, is_number
 
 BROKEN = ...  # stands in the settings for a value whose fault was reported before
 Checked = TypeVar("Checked", bound=BaseModel)
@@ -56,14 +55,23 @@ def _no_numbers(given: Any, taken: Any, path: KeyPath, locations: Locations) -> 
     elif isinstance(given, list | tuple) and isinstance(taken, list | tuple):
         for i, (value, inner) in enumerate(zip(given, taken, strict=False)):
             yield from _no_numbers(value, inner, (*path, i), locations)
+    elif isinstance(given, bytes):
+        yield locations.problem(path, f"{SHOULD}text, received {_short(given)}")
     elif isinstance(taken, int | float) and not isinstance(taken, bool):
         if isinstance(given, bool):
             yield locations.problem(path, f"{SHOULD}a number, received {str(given).lower()}")
-        elif isinstance(given, str) and LEADING_ZERO.match(given):
-            yield locations.problem(path, f"{SHOULD}a number, received {given}", f"write {given.lstrip('0')}")
+        elif isinstance(given, str) and given != "all" and not is_number(given.strip().removesuffix("%")):
+            yield locations.problem(path, f"{SHOULD}a number, received {_shown(given)}", f"write {_plain(given)}")
 
 
-LEADING_ZERO = re.compile(r"0[0-9_]+$")
+def _shown(text: str) -> str:
+    return text if text.isascii() and len(text) <= 80 else _short(text)
+
+
+def _plain(text: str) -> str:
+    """010 -> 10, 1_000 -> 1000: how a number is written that Python reads and YAML 1.2 does not."""
+    number, sign, _ = text.strip().replace("_", "").partition("%")
+    return f"{int(number) if number.lstrip('+-').isdecimal() else float(number):.15g}{sign}"
 
 
 def _breaks_a_rule(path: KeyPath, error: Any, removed: set[KeyPath]) -> bool:

@@ -41,6 +41,14 @@ for _tag, _pattern, _first in (
     Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
 
 
+NUMBER = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|[0-9]*\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+
+
+def is_number(text: str) -> bool:
+    """Whether text may stand where a number is wanted: `1e-3`, quoted or not, but neither `010` nor `1_000`."""
+    return NUMBER.fullmatch(text.strip()) is not None
+
+
 @dataclass(frozen=True, order=True)
 class Problem:
     """One thing wrong with a study: where, what, and what to do about it."""
@@ -114,12 +122,21 @@ def _too_large(size: int) -> str:
 
 def parse(text: str, source: str = "study") -> Document:
     """The same from a string."""
+    lines: dict[KeyPath, int] = {}
+    return Document(_parse(text, lines, source, whole=True), lines, source)
+
+
+def parse_value(text: str) -> Any:
+    """One value, as `--set` writes it, held to the limits of a file. Raises `StudyError`."""
+    return _parse(text, {}, "value", whole=False)
+
+
+def _parse(text: str, lines: dict[KeyPath, int], source: str, whole: bool) -> Any:
     if len(text) > MAX_BYTES:
         raise StudyError([Problem(0, "file", _too_large(len(text)))], source)
-    lines: dict[KeyPath, int] = {}
     problems: list[Problem] = []
     try:
-        data = _parse(text, lines, problems)
+        data = _read_nodes(text, lines, problems, whole)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         what = f"not valid YAML: {getattr(error, 'problem', None) or error}"
@@ -130,7 +147,7 @@ def parse(text: str, source: str = "study") -> Document:
         ) from None
     if problems:
         raise StudyError(problems, source)
-    return Document(data, lines, source)
+    return data
 
 
 def from_mapping(data: Mapping[str, Any], source: str = "study") -> Document:
@@ -150,16 +167,18 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _parse(text: str, lines: dict[KeyPath, int], problems: list[Problem]) -> dict[str, Any]:
+def _read_nodes(text: str, lines: dict[KeyPath, int], problems: list[Problem], whole: bool) -> Any:
     loader = Loader(text)
     try:
         node = loader.get_single_node()
-        if not isinstance(node, yaml.MappingNode):
+        if whole and not isinstance(node, yaml.MappingNode):
             problems.append(Problem(1, "file", "a study is a mapping of keys to values, this is not one"))
             return {}
+        if node is None:
+            return None
         _check_keys(node, (), set(), problems)
         _check_merged(node, {})
-        return {} if problems else _mapping(loader, node, (), lines, problems)
+        return {} if problems else _construct(loader, node, (), lines, problems)
     finally:
         loader.dispose()
 

@@ -6,19 +6,18 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from pretune.search_spaces import space
 from pretune.search_spaces.document import (
     MAX_DEPTH,
     Document,
     KeyPath,
-    Loader,
     Locations,
     Problem,
+    StudyError,
     did_you_mean,
     dotted,
     line_of,
+    parse_value,
 )
 
 Lines = dict[KeyPath, int]
@@ -41,9 +40,10 @@ def apply_overrides(
             problems.append(Problem(0, f"--set {text}", "is not of the form dotted.key=value"))
             continue
         try:
-            parsed = yaml.load(value, Loader)  # a SafeLoader
-        except yaml.YAMLError:
-            problems.append(Problem(0, f"--set {text}", "the value is not valid YAML", "quote it"))
+            parsed = parse_value(value)
+        except StudyError as error:
+            what = f"the value cannot be read: {error.problems[0].what}"
+            problems.append(Problem(0, f"--set {text[:80]}", what, "quote it"))
             continue
         put(data, lines, split_key(key.strip(), data), parsed, {(): 0}, f"--set {key}", problems)
     return data, lines
@@ -64,7 +64,7 @@ def split_key(key: str, data: Any) -> KeyPath:
     """'pretrain.0.epochs' -> ('pretrain', 0, 'epochs') where pretrain is a list."""
     path: list[str | int] = []
     for part in str(key).split("."):
-        if isinstance(data, list) and part.isdecimal():
+        if isinstance(data, list) and part.isdecimal() and part == str(int(part[:9])):  # 00 would be a second name
             path.append(int(part))
             data = data[int(part)] if int(part) < len(data) else None
         else:

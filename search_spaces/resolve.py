@@ -29,7 +29,7 @@ from pretune.search_spaces.document import (
 )
 from pretune.search_spaces.overrides import Lines, apply_overrides
 from pretune.search_spaces.rules import check_cells, check_finite, check_header
-from pretune.search_spaces.rules_task import check_writers
+from pretune.search_spaces.rules_task import check_overlaid, check_writers
 from pretune.search_spaces.schema import Configuration, Header
 from pretune.search_spaces.tuning import tuning_warnings
 
@@ -100,6 +100,7 @@ def resolve(document: Document, scale: str | None = None, overrides: Sequence[st
     factors = read_factors(data.get("factors") or {}, lines, problems)
     collisions = list(check_writers(factors, Locations(lines)))
     problems += collisions
+    problems += check_overlaid(document, scale, overrides, factors)
     cells = list(cross(template, lines, {} if collisions else factors, problems))  # the rest is checked all the same
     warnings: list[str] = []
     problems += check_cells(cells, header, warnings)

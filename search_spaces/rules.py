@@ -23,7 +23,7 @@ from pretune.search_spaces.metrics import (
 from pretune.search_spaces.overrides import split_key
 from pretune.search_spaces.rules_building import check_axes, check_building, never_reached
 from pretune.search_spaces.rules_probes import check_pairs, check_probe_metric, check_probe_target, check_probes
-from pretune.search_spaces.rules_task import check_equal_levels, check_tuned
+from pretune.search_spaces.rules_task import check_equal_levels, check_options, check_tuned
 from pretune.search_spaces.rules_volumes import check_volumes
 from pretune.search_spaces.schema import Configuration, Data, Finetune, Header, batch_parts, levels_of
 from pretune.search_spaces.schema.scores import EXTRA_SCORES
@@ -38,7 +38,10 @@ def check_cells(cells: Sequence[tuple[Cell, Locations]], header: Header, warning
     for cell, locations in cells:
         if len(problems) > ENOUGH:
             break
+        problems += check_options(cell, locations)
         for suggest in extremes(cell):
+            if len(problems) > ENOUGH:
+                break
             settings = space.fill(cell.template, suggest)
             configuration, found = problems_of(Configuration, settings, locations)
             found = _offered(cell, found, locations)
@@ -47,10 +50,9 @@ def check_cells(cells: Sequence[tuple[Cell, Locations]], header: Header, warning
                 problems += _check_configuration(cell, configuration, header, locations, warnings)
                 tested.setdefault(_tested_on(configuration), cell.label)
     if len(tested) > 1:
+        task = "the same test images, classes and tolerances"
         of = " / ".join(tested.values())
-        warnings.append(
-            f"not all cells are measured on the same test images and classes, they are different tasks ({of})"
-        )
+        warnings.append(f"not all cells are measured on {task}, they are different tasks ({of})")
     return once_each_fix(problems)
 
 
@@ -78,7 +80,12 @@ def _tested_on(settings: Configuration) -> str:
     if settings.finetune is None or settings.finetune.data not in settings.data:
         return ""
     data = settings.data[settings.finetune.data]
-    return data.model_dump_json(include=TASK) + data.split.model_dump_json(exclude={"val", "val_folds", "val_fold"})
+    measured = settings.finetune.model_dump_json(include={"boundary_tolerance"})
+    return (
+        measured
+        + data.model_dump_json(include=TASK)
+        + data.split.model_dump_json(exclude={"val", "val_folds", "val_fold"})
+    )
 
 
 TASK = {  # of a data set's settings: which images are tested, and what their masks mean
@@ -91,14 +98,15 @@ TASK = {  # of a data set's settings: which images are tested, and what their ma
 def extremes(cell: Cell) -> Iterator[space.Suggest]:
     """Ways to fill the ranges that between them try both ends of each, and every option.
 
-    All at once, and each alone with all others at their first, since a range inside a branch is met only there.
+    All at once, and each alone with all others at their first: at its ends, or in full inside a branch, which is met
+    only there.
     """
     found = cell.all_ranges
     most = max((len(space.representatives(item)) for _, item in found), default=1)
     for k in range(most):
         yield lambda _name, item, k=k: _nth(item, k)  # type: ignore[misc]
     for target, item in found if len(found) > 1 else ():  # of one range that was all
-        for k in range(len(space.representatives(item))):
+        for k in range(len(space.representatives(item)) if "[" in target else 2):
             yield _towards(target, k)
 
 
@@ -178,7 +186,7 @@ def _check_configuration(
     yield from _check_workers(settings, header, locations)
     yield from check_probes(settings, locations)
     warnings += [*_leaks(settings), *_held_back(settings), *never_reached(settings)]
-    yield from check_tuned(cell, settings, locations)
+    yield from check_tuned(cell, settings, header.tune.pretrain.target, locations)
     yield from _check_sizes(cell, settings, locations)
     yield from check_volumes(settings, locations)
     yield from check_building(settings, locations)
@@ -364,7 +372,7 @@ def check_header(
             if name not in factors:
                 yield locations.problem(("report", key), f"there is no factor {name!r}", did_you_mean(name, factors))
     yield from check_axes(header, locations)
-    yield from check_equal_levels(factors, cells)
+    yield from check_equal_levels(factors, cells, locations)
     yield from _check_runs(header, len(cells), locations)
     yield from _check_published(header, locations)
     yield from _check_margin(header, locations)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
+from pretune.search_spaces import space
 from pretune.search_spaces.cells import Cell, Level
-from pretune.search_spaces.document import KeyPath, Locations, Problem, line_of
+from pretune.search_spaces.document import Document, KeyPath, Locations, Problem, dotted, line_of
 from pretune.search_spaces.schema import Configuration
-from pretune.search_spaces.space import Range
 
 # What decides on which images, classes and sizes a stage is scored: as a factor it makes columns different tasks.
 SCORING = ("finetune.data", "finetune.test_sizes", "finetune.boundary_tolerance")
@@ -60,58 +61,118 @@ def _twice(path: KeyPath, place: KeyPath, key: str, whose: str, locations: Locat
     return locations.problem(path, also, "one factor may set a key: join them into one with named levels")
 
 
-def check_equal_levels(
-    factors: Mapping[str, Mapping[str, Level]], cells: Sequence[tuple[Cell, Locations]]
+def check_overlaid(
+    document: Document, scale: str | None, overrides: Sequence[str], factors: Mapping[str, Mapping[str, Level]]
 ) -> Iterator[Problem]:
-    """Levels that are written otherwise and mean the same: 0.001 and "1e-3", 10% and 10.0%."""
+    """A key of a scale or of --set that a factor writes in all of its levels changes nothing; two of a scale may not
+    touch."""
+    scales, locations = document.data.get("scales"), Locations(document.lines)
+    chosen = scales.get(scale) if isinstance(scales, Mapping) else None
+    keys = list(chosen) if isinstance(chosen, Mapping) else []
+    for one, other in itertools.combinations(keys, 2):
+        if _touch(one, other):
+            what = f"the same scale sets {one} too"
+            yield locations.problem(("scales", str(scale), other), what, "set each key once")
     for name, levels in factors.items():
-        alike: dict[str, str] = {}  # overrides -> the first level that has them
-        for label, level in levels.items():
-            first = alike.setdefault(repr(_canonical(level.override)), label)
-            if first != label and _mean_the_same(name, first, label, cells):
-                path = next(iter(level.written.values()), ("factors", name, label))
-                yield cells[0][1].problem(path, f"the levels {first!r} and {label!r} mean the same", "remove one")
+        what, fix = f"has no effect: factor {name!r} sets it in every level", f"change factors.{name}, or leave it out"
+        for key in keys:
+            if _written_over(key, levels):
+                yield locations.problem(("scales", str(scale), key), what, fix)
+        for key in (text.partition("=")[0].strip() for text in overrides):
+            if _written_over(key, levels):
+                yield Problem(0, f"--set {key}", what, fix)
+
+
+def _written_over(key: str, levels: Mapping[str, Level]) -> bool:
+    return bool(levels) and all(any(_holds(own, key) for own in level.written) for level in levels.values())
+
+
+def _holds(outer: str, inner: str) -> bool:
+    return outer == inner or inner.startswith(f"{outer}.")
+
+
+def check_equal_levels(
+    factors: Mapping[str, Mapping[str, Level]], cells: Sequence[tuple[Cell, Locations]], locations: Locations
+) -> Iterator[Problem]:
+    """Levels that are written otherwise and mean the same: 0.001 and "1e-3", all and 100%, a default and nothing.
+
+    Levels are compared where all other factors are at their first level: since no two factors set one key, what is
+    equal there is equal everywhere.
+    """
+    crossed = cells[0][0].levels if cells else {}  # nothing is crossed where factors collide
+    first = {name: next(iter(levels)) for name, levels in factors.items() if name in crossed}
+    for name, levels in ((name, factors[name]) for name in first):
+        alike: dict[object, str] = {}  # settings -> the first level that has them
+        others = {key: level for key, level in first.items() if key != name}
+        for cell in (cell for cell, _ in cells if others.items() <= cell.levels.items()):
+            label = cell.levels[name]
+            meant = _settings_of(cell)
+            if meant is not None and alike.setdefault(meant, label) != label:
+                path = next(iter(levels[label].written.values()), ("factors", name, label))
+                what = f"the levels {alike[meant]!r} and {label!r} mean the same"
+                yield locations.problem(path, what, "remove one")
+
+
+def _settings_of(cell: Cell) -> object:
+    """What a cell's settings are once they are read, and its ranges; None where they cannot be read."""
+    try:
+        return cell.configuration().model_dump_json(), cell.written_ranges
+    except ValidationError:  # what is wrong there is reported for itself
+        return None
+
+
+def check_options(cell: Cell, locations: Locations) -> Iterator[Problem]:
+    """Options of a choice that are written otherwise and mean the same: one would be tried twice as often."""
+    for name, item in cell.all_ranges:
+        if isinstance(item, space.Choice):
+            alike: dict[str, str] = {}
+            for option, label in zip(item.options, item.labels(), strict=True):
+                first = alike.setdefault(repr(_canonical(space.to_plain(option))), label)
+                if first != label:
+                    what = f"the options {first!r} and {label!r} mean the same"
+                    yield locations.problem(path_of(name), what, "remove one")
 
 
 def _canonical(value: Any) -> Any:
-    """Equal for values that may mean the same: numbers and texts of numbers, shares and percentages."""
+    """Equal for values that mean the same: numbers and their texts, shares and percentages; 1 is not 1.0."""
     if isinstance(value, Mapping):
         return {key: _canonical(value[key]) for key in sorted(value, key=str)}
     if isinstance(value, list):
         return [_canonical(item) for item in value]
-    if isinstance(value, str | int | float) and not isinstance(value, bool):
-        text = str(value).strip()
+    if isinstance(value, str):
+        text = value.strip()
         with contextlib.suppress(ValueError):
-            return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+            return int(text) if text.isdecimal() else float(text[:-1]) / 100 if text.endswith("%") else float(text)
     return value
 
 
-def _mean_the_same(factor: str, one: str, other: str, cells: Sequence[tuple[Cell, Locations]]) -> bool:
-    """Whether the first cells of two levels have equal settings once these are read: labels 1 and 1.0 have not."""
-    first = [next((cell for cell, _ in cells if cell.levels.get(factor) == level), None) for level in (one, other)]
-    try:
-        settings = [cell.configuration() for cell in first if cell is not None]
-    except ValidationError:  # what is wrong there is reported for itself
-        return False
-    return len({one.model_dump_json() for one in settings}) == 1 == len(settings) - 1  # text: 1 image is not 1.0, all
+def path_of(name: str) -> KeyPath:
+    """Where a range is written, from its name, without the options of choices."""
+    parts = re.sub(r"\[[^]]*\]", "", name).split(".")
+    return tuple(int(part) if part.isdecimal() else part for part in parts)
 
 
-def check_tuned(cell: Cell, settings: Configuration, locations: Locations) -> Iterator[Problem]:
-    """A range on what defines the task or the score would choose the easiest task, not the best training."""
+def check_tuned(cell: Cell, settings: Configuration, target: str, locations: Locations) -> Iterator[Problem]:
+    """A range on what defines the task or the score would choose the easiest task, not the best training.
+
+    `target` is `tune.pretrain.target`: by `pretext`, a pretraining is scored on its own data.
+    """
     scored = {probe.data for probe in settings.probe.values()}
     scored |= set() if settings.finetune is None else {settings.finetune.data}
+    scored |= {stage.data for stage in settings.pretrain[-1:] if target == "pretext"}
     for name, item in cell.all_ranges:
-        parts = tuple(part.partition("[")[0] for part in name.split("."))  # without the options of choices
-        of_data = parts[0] == "data" and (len(parts) < 2 or parts[1] in scored)
-        if of_data or parts[0] == "probe" or name in SCORING or (name == "finetune" and _differ_in_scoring(item)):
+        path = path_of(name)
+        of_data = path[0] == "data" and (len(path) < 2 or path[1] in scored)
+        sees = path[0] == "pretrain" and (path[-1] == "sees" or (path[-1] == "data" and target == "pretext"))
+        if of_data or sees or path[0] == "probe" or dotted(path) in SCORING or _scored_otherwise(path, item):
             what = "a range here changes what is measured: a search would choose the easiest task"
-            yield locations.problem(
-                parts, what, "give one value, or make it a factor, whose levels are different tasks"
-            )
+            yield locations.problem(path, what, "give one value, or make it a factor, whose levels are different tasks")
 
 
-def _differ_in_scoring(item: Range) -> bool:
-    """Whether a choice between whole fine-tunings is one between tasks."""
-    options = [option for option in getattr(item, "options", ()) if isinstance(option, Mapping)]
-    keys = [key.partition(".")[2] for key in SCORING]
-    return len({repr([option.get(key) for key in keys]) for option in options}) > 1
+def _scored_otherwise(path: KeyPath, item: space.Range) -> bool:
+    """Whether the options of a whole stage are scored on other data, at other sizes, or have seen other images."""
+    if not isinstance(item, space.Choice) or path[0] not in ("finetune", "pretrain"):
+        return False
+    keys = [key.rpartition(".")[2] for key in SCORING] if path == ("finetune",) else ["sees"]
+    options = [option for option in item.options if isinstance(option, Mapping)]
+    return any(len({str(option.get(key)) for option in options}) > 1 for key in keys)

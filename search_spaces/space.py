@@ -17,6 +17,8 @@ from typing import Any
 
 import optuna
 
+from pretune.search_spaces.document import is_number
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -94,6 +96,8 @@ def parse_ranges(value: Any) -> Any:
     if isinstance(value, Mapping):
         if is_written_range(value):
             kind = next(key for key in value if key in RANGE_KEYS)
+            if "step" in value and value["step"] is None:
+                raise ValueError("step is empty; give it a number above 0, or leave it out")
             return _parse_range(kind, value[kind], value.get("step"))
         return {key: parse_ranges(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -141,7 +145,7 @@ def _last(low: float, high: float, step: float) -> float:
 
 
 def _bounds(kind: str, body: list[Any] | tuple[Any, ...]) -> tuple[float, float]:
-    if any(isinstance(item, bool) for item in body):
+    if any(isinstance(item, bool) or (isinstance(item, str) and not is_number(item)) for item in body):
         raise ValueError(f"{kind} needs two numbers [low, high], received {body!r}")
     try:
         low, high = (float(item) for item in body)
@@ -158,7 +162,7 @@ def _bounds(kind: str, body: list[Any] | tuple[Any, ...]) -> tuple[float, float]
 
 def _check_step(kind: str, low: float, high: float, step: object) -> None:
     """Steps lead from low to high."""
-    if isinstance(step, bool) or not isinstance(step, int | float) or not (0 < step < math.inf):
+    if isinstance(step, bool) or not isinstance(step, int | float) or not (0 < step <= LARGEST):
         raise ValueError(f"step should be a number above 0, received {step!r}")
     steps = (high - low) / step
     if round(steps) < 1 or abs(steps - round(steps)) > 1e-9 * steps:

@@ -300,12 +300,13 @@ def _silent_study(direction: Literal["minimize", "maximize"]) -> optuna.Study:
 
 
 def _distribution(described: Mapping[str, Any]) -> optuna.distributions.BaseDistribution:
-    kind, body = next(iter(described.items()))
+    kind, body = next((kind, body) for kind, body in described.items() if kind != "step")  # in whatever order
+    step = described.get("step")
     if kind == "choice":
         return optuna.distributions.CategoricalDistribution(tuple(body))
     if kind in ("int", "log_int"):
-        return optuna.distributions.IntDistribution(body[0], body[1], log=kind == "log_int")
-    return optuna.distributions.FloatDistribution(body[0], body[1], log=kind == "log_uniform")
+        return optuna.distributions.IntDistribution(body[0], body[1], log=kind == "log_int", step=step or 1)
+    return optuna.distributions.FloatDistribution(body[0], body[1], log=kind == "log_uniform", step=step)
 
 
 def _value(value: Any, described: Mapping[str, Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -389,7 +390,8 @@ class _OwnMasks(_Images):
     @model_validator(mode="after")
     def _a_task(self) -> _OwnMasks:
         """Two classes or more (none: no masks are read), each with a name of its own that metrics can hold."""
-        twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
+        read = [" ".join(unicodedata.normalize("NFC", name).split()) for name in self.classes]  # one name to a reader
+        twice = sorted({name for name in read if read.count(name) > 1})
         if twice:
             raise ValueError(f"classes: {twice[0]!r} stands there twice, and its scores would be one line")
         if len(self.classes) == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -281,7 +282,7 @@ def test_a_search_for_the_worst_is_said(target: str, direction: str, said: bool)
     assert any(f"looks for the worst {target}" in warning for warning in found) == said
 
 
-PRETRAIN = "pretrain={data: s, method: {name: simclr}, views: {size: 16}, epochs: 3, batch_size: 4}"
+TRAINED = "pretrain={data: s, method: {name: simclr}, views: {size: 16}, epochs: 3, batch_size: 4}"
 DINO = "pretrain.method={name: dino, local_size: 8, prototypes: 8, %s}"
 SWAV = "pretrain.method={name: swav, local_size: 8, prototypes: 8, %s}"
 
@@ -299,10 +300,164 @@ SWAV = "pretrain.method={name: swav, local_size: 8, prototypes: 8, %s}"
     ],
 )  # fmt: skip
 def test_a_setting_that_waits_for_an_epoch_behind_the_last_is_said(form: str, setting: str, said: str) -> None:
-    changes = [PRETRAIN, "finetune.epochs=3"]
+    changes = [TRAINED, "finetune.epochs=3"]
     for epoch in (1, 2, 3, 50):
         written = form.split(",") if form.startswith("finetune.freeze") else [form]
         asked = [(part % epoch if "%d" in part else part).replace(";", ",") for part in written]
         found = [one for one in from_yaml(STUDY, overrides=[*changes, *asked]).warnings if one.startswith(setting)]
         assert len(found) == (epoch >= 3), found
         assert all(f"is {epoch}, and 3 epochs are trained: " in one and said in one for one in found)
+
+
+# -------------------------------------------------------------------------------- what a second look at the kinds found
+POOL = "data.pool={dataset: scenes, images: 30, cache_size: 32, split: none}"
+PRETRAIN = "pretrain={data: pool, method: {name: simclr}, views: {size: 16}, epochs: 1, batch_size: 4}"
+
+
+@pytest.mark.parametrize(
+    ("key", "levels"),
+    [
+        ("finetune.labels", "[all, 100%]"), ("finetune.labels", "[10%, 0.1]"), ("finetune.labels", "['0.5', 0.5]"),
+        ("model.skip_connections", "['yes', true]"), ("finetune.optimizer", "[{name: adam}, {lr: 0.001}]"),
+        ("finetune.optimizer.lr", "[0.001, 1e-3]"),
+        ("finetune.optimizer.lr", "[{uniform: [1, 2]}, {uniform: [1, 2.0]}]"),
+    ],
+)  # fmt: skip
+def test_levels_that_mean_the_same_are_refused_however_they_are_written(key: str, levels: str) -> None:
+    found = refused("finetune.optimizer={name: adam}", f"factors={{f: {{{key}: {levels}}}}}")
+    assert [line for line in found if "mean the same" in line] or [
+        line for line in found if "stands there twice" in line
+    ]
+
+
+def test_a_level_that_names_a_default_is_the_level_that_names_nothing() -> None:
+    (line,) = refused("factors={f: {plain: {}, named: {finetune.freeze: none}}, g: {finetune.size: [8, 16]}}")
+    assert line == "factors.f.named.finetune.freeze: the levels 'plain' and 'named' mean the same (remove one)"
+
+
+@pytest.mark.parametrize(
+    "levels", ["[1, 1.0]", "[{uniform: [0.2, 0.4]}, 0.3]", "[{int: [1, 3]}, 2]", "[{choice: [1, 2]}, 1]"]
+)
+def test_one_image_and_all_of_them_or_a_range_and_its_middle_are_two_levels(levels: str) -> None:
+    assert len(study(factors=f"{{f: {{finetune.labels: {levels}}}}}").cells) == 2
+
+
+@pytest.mark.parametrize("options", ["[0.001, 0.001]", "[0.001, 1e-3]", "['8', 8]", "[{a: 1}, {a: '1'}]"])
+def test_options_of_a_choice_that_mean_the_same_are_refused(options: str) -> None:
+    assert [line for line in refused(f"finetune.optimizer.lr={{choice: {options}}}") if "mean the same" in line]
+
+
+def test_options_that_differ_by_kind_are_two() -> None:
+    assert study(**{"finetune.labels": "{choice: [1, 1.0]}"}).cells
+
+
+def test_the_same_stage_of_a_chain_has_one_name() -> None:
+    chain = "pretrain=[{data: pool, method: {name: simclr}, views: {size: 16}, epochs: 1, batch_size: 4}]"
+    factors = "factors={a: {pretrain.0.epochs: [1, 2]}, b: {pretrain.00.epochs: [3, 4]}}"
+    assert refused(POOL, chain, factors)
+
+
+@pytest.mark.parametrize(
+    ("level", "key"), [("finetune.freeze", "finetune.freeze"), ("finetune.augment", "finetune.augment.flip")]
+)
+def test_an_override_that_a_factor_writes_over_is_refused(level: str, key: str) -> None:
+    values = {"finetune.freeze": "[none, encoder]", "finetune.augment": "[{flip: 0.1}, {flip: 0.2}]"}[level]
+    value = {"finetune.freeze": "encoder", "finetune.augment.flip": "0.3"}[key]
+    factors = f"factors={{f: {{{level}: {values}}}}}"
+    assert (
+        f"--set {key}: has no effect: factor 'f' sets it in every level (change factors.f, or leave it out)"
+        in refused(f"{key}={value}", factors)
+    )
+    text = from_yaml(STUDY, overrides=[factors]).to_yaml() + f"scales: {{x: {{{key}: {value}}}}}\n"
+    with pytest.raises(StudyError, match=f"scales.x.{key}: has no effect: factor 'f' sets it in every level"):
+        from_yaml(text, scale="x")
+    assert from_yaml(text).cells
+
+
+def test_an_override_that_some_levels_leave_alone_is_taken() -> None:
+    found = study(**{"finetune.size": "8", "factors": "{f: {as it is: {}, large: {finetune.size: 32}}}"})
+    sizes = [cell.configuration().finetune for cell in found.cells]
+    assert [stage.size for stage in sizes if stage is not None] == [8, 32]
+
+
+def test_two_keys_of_a_scale_that_touch_are_refused() -> None:
+    text = STUDY + "scales: {x: {finetune: {data: s, epochs: 2, size: 16}, finetune.epochs: 3}}\n"
+    with pytest.raises(StudyError, match=r"scales\.x\.finetune\.epochs: the same scale sets finetune too"):
+        from_yaml(text, scale="x")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["pretrain.sees={choice: [train, train+val]}"],
+        ["tune.pretrain.target=pretext", "data.pool.images={int: [20, 40]}", "data.pool.split={val: 6, test: 6}"],
+        ["tune.pretrain.target=pretext", "pretrain.data={choice: [pool, s]}", "data.pool.split={val: 6, test: 6}"],
+        ["finetune={choice: [{data: s, size: 16, epochs: 1}, {data: s, size: 16, epochs: 1, test_sizes: [32]}]}"],
+    ],
+)
+def test_a_range_on_what_a_score_is_taken_of_is_refused_wherever_it_stands(overrides: list[str]) -> None:
+    found = refused(POOL, PRETRAIN, *overrides)
+    assert [line for line in found if "a range here changes what is measured" in line]
+
+
+def test_levels_of_a_tolerance_are_different_tasks() -> None:
+    found = study(factors="{f: {finetune.boundary_tolerance: [0.01, 0.1]}}")
+    assert [warning for warning in found.warnings if "they are different tasks" in warning]
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+@pytest.mark.parametrize("written", ["1_0", "1__0", "٣", "0_1", "-010", "'1_0'"])
+def test_what_is_a_number_to_python_alone_is_refused(key: str, written: str) -> None:
+    start = ["finetune.optimizer.name=adam", *BESIDE.get(key, ())]
+    assert [line for line in refused(*start, f"{key}={written}") if line.startswith(f"{key}: ")]
+
+
+@pytest.mark.parametrize("written", ["010", "1_0", "yes", "0x10", "'010'"])
+@pytest.mark.parametrize("kind", ["int", "uniform", "log_int", "log_uniform"])
+def test_ends_of_ranges_are_yaml_numbers_too(kind: str, written: str) -> None:
+    """A whole number in hexadecimal is one to YAML 1.2."""
+    override = f"finetune.batch_size={{{kind}: [{written}, 20]}}"
+    if written == "0x10" and kind in ("int", "log_int"):
+        assert study(**{"finetune.batch_size": f"{{{kind}: [0x10, 20]}}"}).cells
+    else:
+        assert refused(override)
+
+
+@pytest.mark.parametrize("step", ["", "0", "-1", "true", "'1'", "yes", ".inf", ".nan", "1" + "0" * 400, "3", "[1]"])
+@pytest.mark.parametrize("kind", ["int", "uniform"])
+def test_a_step_that_leads_nowhere_is_refused(kind: str, step: str) -> None:
+    assert refused(f"finetune.batch_size={{{kind}: [2, 9], step: {step}}}")
+
+
+def test_classes_whose_names_look_alike_are_one() -> None:
+    for names in ('[leaf, "leaf "]', '["bl\\u00e4tt", "bla\\u0308tt"]', '[big leaf, "big  leaf"]'):
+        assert [line for line in refused(MASKS + f"classes: {names}}}") if "stands there twice" in line]
+
+
+def nested(levels: int, merged: bool) -> str:
+    """Aliases of aliases: 9 to the power of `levels` values."""
+    first = "{x: 1, y: 2}" if merged else "1"
+    below = "{<<: [%s]}" if merged else "[%s]"
+    held = [f"a{i}: &a{i} " + (below % ", ".join([f"*a{i - 1}"] * 9) if i else first) for i in range(levels)]
+    return f"{{{', '.join(held)}}}"
+
+
+@pytest.mark.parametrize("value", [nested(12, merged=False), nested(12, merged=True), "1" + "0" * 5000, "[" * 3000])
+def test_an_override_is_held_to_the_limits_of_a_file(value: str) -> None:
+    assert [line for line in refused(f"model={value}") if line.startswith("--set model=")]
+
+
+def test_bytes_are_no_text() -> None:
+    assert refused("data.f={dataset: image-folder, root: !!binary aGVsbG8=}") == [
+        "data.f.root: should be text, received b'hello' ()"
+    ]
+
+
+def test_many_levels_and_many_ranges_are_looked_through_in_seconds() -> None:
+    """2,000 levels take 2 s of processor time, 20 s where every line is looked at for each of them."""
+    levels = ", ".join(str(1 + i / 10_000) for i in range(2_000))
+    began = time.process_time()
+    assert len(study(factors=f"{{a: {{finetune.optimizer.lr: [{levels}]}}}}").cells) == 2_000
+    probes = "".join(f"p{i}: {{kind: knn, data: s, k: {{int: [1, 9]}}}}, " for i in range(300))
+    assert refused(f"probe={{{probes}}}")
+    assert time.process_time() - began < 15

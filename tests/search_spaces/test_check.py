@@ -96,7 +96,8 @@ def test_the_text_that_is_changed_here_is_in_order():
          "received 74.5"),
         ("finetune:\n", "finetune:\n  optimizer: {lr: .inf}\n",
          "s:10: finetune.optimizer.lr: should be a finite number, received inf"),
-        ("study: s", "study: s\nseeds: {report: 0}", "s:2: seeds.report: should be greater than 0, received 0"),
+        ("study: s", "study: s\nseeds: {report: 0}",
+         "s:2: seeds.report: should be greater than 0, received 0"),
         # rules between settings
         ("  epochs: 1\nfine", "  epochs: 1\n  steps: 9\nfine", "s:5: pretrain: give exactly one of epochs and steps"),
         ("  epochs: 1\nfine", "fine", "s:5: pretrain: give exactly one of epochs and steps"),
@@ -211,7 +212,8 @@ def test_a_bad_value_in_a_scale_is_on_the_line_of_the_scale():
         ("finetune.epochs=0", "s: finetune.epochs: should be greater than 0, received 0"),
         ("finetune.epoch=1", 's: finetune.epoch: there is no such key (did you mean "epochs"?)'),
         ("finetune.epochs", "s: --set finetune.epochs: is not of the form dotted.key=value"),
-        ("finetune.epochs=[1", "s: --set finetune.epochs=[1: the value is not valid YAML (quote it)"),
+        ("finetune.epochs=[1", "s: --set finetune.epochs=[1: the value cannot be read: not valid YAML: "
+                               "expected ',' or ']', but got '<stream end>' (quote it)"),
         ("study.name=3", "s: --set study.name: cannot be set, because study is 's' "
                          "(set the whole of it, in one level if factors meet here)"),
     ],

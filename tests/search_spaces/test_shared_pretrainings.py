@@ -88,8 +88,8 @@ def test_a_range_of_the_decoder_is_tuned_with_the_pretraining_and_keeps_searches
     """The search of the one has a parameter that the other has not."""
     skips = {"skip_connections": {"choice": [True, False]}}
     assert searches(study("simclr", {"widths": [4, 8]} | skips, {"widths": [4, 8]})) == 2
-    other = {"name": "unet", "widths": [4, 8]}  # written otherwise: equal levels are refused
-    assert searches(study("simclr", {"widths": [4, 8]} | skips, other | skips)) == 1
+    resnet = {"name": "resnet-unet"} | skips
+    assert searches(study("simclr", resnet, resnet | {"decoder_widths": WIDTHS})) == 1
 
 
 OPTIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {

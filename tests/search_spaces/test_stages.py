@@ -190,7 +190,7 @@ MEANING = {
         probe: {near: {kind: knn, data: pictures}}""",
     "number formatting": """
         study: s
-        data: {scenes: {dataset: scenes, images: 6_00, split: {test: 1.0e-1, val: .1}}}
+        data: {scenes: {dataset: scenes, images: 600, split: {test: 1.0e-1, val: .1}}}
         model: {widths: [0x4, 8]}
         pretrain: {data: scenes, method: {name: simclr, temperature: 2e-1}, epochs: 2, optimizer: {lr: 0.001}}
         finetune: {data: scenes, epochs: 2, optimizer: {lr: 1e-3}, labels: 1.0}

@@ -4,11 +4,13 @@ import json
 import math
 
 import numpy as np
+import optuna
 import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pretune.analysis.questions import sensitivity
 from pretune.analysis.questions.sensitivity import (
     BIASED,
     DESIGNED,
@@ -20,6 +22,7 @@ from pretune.analysis.questions.sensitivity import (
     searches,
     varied,
 )
+from pretune.search_spaces.space import Int, Uniform, suggest_from, to_plain
 
 LR, T, LOSS = "finetune.optimizer.lr", "pretrain.method.temperature", "finetune.loss"
 RANGES = {LR: {"log_uniform": [1e-4, 1e-1]}, T: {"uniform": [0.0, 1.0]}, LOSS: {"choice": ["dice", "cross-entropy"]}}
@@ -189,3 +192,19 @@ def test_cells_with_ranges_of_their_own_are_not_ranked_together():
     found = importance(SearchRuns("s", "m", False, trials), RANGES, np.random.default_rng(0))
     assert "optimizer.lr differs between cells" in found.note
     assert not found.parameters
+
+
+@pytest.mark.parametrize(
+    ("item", "values"),
+    [(Int(8, 32, step=8), [8, 16, 24, 32]), (Uniform(0.0, 1.0, 0.25), [0.0, 0.25, 0.5, 0.75, 1.0])],
+)
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_range_with_steps_is_optunas_distribution_in_whatever_order_its_keys_are_stored(item, values, backwards):
+    described = to_plain(item)
+    stored = dict(reversed(described.items())) if backwards else described
+    distribution = sensitivity._distribution(json.loads(json.dumps(stored)))
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+    suggest_from(trial)("x", item)
+    assert distribution == trial.distributions["x"]
+    assert [value for value in values if distribution._contains(value)] == values
+    assert not distribution._contains(values[0] + distribution.step / 2)
