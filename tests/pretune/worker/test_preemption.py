@@ -123,10 +123,14 @@ def test_sigterm_is_held_back_while_a_stage_runs_and_obeyed_otherwise() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_the_first_signal_to_a_driver_stops_and_the_second_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_signal_to_a_driver_stops_and_the_second_ends_at_once(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     said: list[str] = []
     monkeypatch.setattr(preemption, "end_at_once", lambda: said.append("at once"))
     monkeypatch.setattr(preemption, "without_terminal", lambda: said.append("no terminal"))
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in preemption.STOP_SIGNALS}  # some shells ignore
+    request.addfinalizer(lambda: [signal.signal(number, handler) for number, handler in before.items()])
     handlers = [signal.getsignal(number) for number in preemption.STOP_SIGNALS]
     with preemption.stopped_by_signals(lambda: said.append("stop")):
         signal.raise_signal(signal.SIGTERM)
