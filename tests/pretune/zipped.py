@@ -9,5 +9,5 @@ import zipfile
 def zipped(content: bytes) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("archive/data.pkl", content)
+        archive.writestr(zipfile.ZipInfo("archive/data.pkl"), content)
     return file.getvalue()
