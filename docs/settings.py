@@ -24,6 +24,7 @@ PAGE = TOP / "docs" / "settings.md"
 PARTS = {
     "study": "Study",
     "data": "Data",
+    "splits": "Splits",
     "model": "Models",
     "methods": "Pretraining methods",
     "stages": "Stages and probes",
@@ -197,7 +198,8 @@ def _setting(field: ast.AnnAssign, lines: list[str]) -> Setting:
 
 def _type(annotation: str) -> str:
     """The annotation without what only Python wants: Annotated[int, Field(ge=2)] is int ≥ 2."""
-    text = re.sub(r"Annotated\[(.+?), BeforeValidator\(\w+\)\]", r"\1", annotation)
+    text = re.sub(r"Annotated\[str, .+\]", "str", annotation)
+    text = re.sub(r"Annotated\[(.+?), BeforeValidator\(\w+\)\]", r"\1", text)
     bounds = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
     def bounded(match: re.Match[str]) -> str:

@@ -43,11 +43,6 @@ class Cell:
         return tuple(space.ranges(self.template))
 
     @property
-    def written_ranges(self) -> str:
-        """Its ranges as text, equal for cells that have the same ones."""
-        return repr(self.all_ranges)
-
-    @property
     def pretrained(self) -> bool:
         """Whether the fine-tuning (or, without one, the study) starts from a pretraining."""
         finetune = self.template.get("finetune")

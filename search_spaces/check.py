@@ -47,7 +47,7 @@ def problems_of(
 
 
 def _no_numbers(given: Any, taken: Any, path: KeyPath, locations: Locations) -> Iterator[Problem]:
-    """What pydantic takes for a number and YAML 1.2 does not: true for 1, 010 for 10."""
+    """Values that pydantic takes for a number and YAML 1.2 does not: true for 1, 010 for 10."""
     if isinstance(given, Mapping):
         for key, value in given.items():
             inner = taken.get(key) if isinstance(taken, Mapping) else getattr(taken, str(key), None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,12 +103,13 @@ class Locations:
 def read(path: Path) -> Document:
     """Read a YAML file. Raises `StudyError` where it is missing, is not YAML, or repeats a key."""
     try:
-        if path.exists() and not path.is_file():  # a pipe may never end
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):  # a pipe may never end
             raise StudyError(
                 [Problem(0, "file", "cannot be read: it is no regular file", "save the study as one")], str(path)
             )
-        if path.exists() and path.stat().st_size > MAX_BYTES:
-            raise StudyError([Problem(0, "file", _too_large(path.stat().st_size))], str(path))
+        if about.st_size > MAX_BYTES:
+            raise StudyError([Problem(0, "file", _too_large(about.st_size))], str(path))
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise StudyError([Problem(0, "file", "there is no such file", "check the path")], str(path)) from None
@@ -207,7 +209,7 @@ def _check_keys(node: yaml.Node, path: KeyPath, seen: set[int], problems: list[P
 
 
 def _check_merged(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """How many keys a mapping has once `<<` is resolved, which doubles what it merges twice: few lines make billions.
+    """The number of keys of a mapping once `<<` is resolved: what is merged twice doubles, and few lines make billions.
 
     Raises YAMLError above MAX_VALUES.
     """

@@ -10,7 +10,7 @@ SCHEMA = Path(__file__).parent / "schema"
 
 
 def comment_of(field: ast.AnnAssign, lines: Sequence[str]) -> str:
-    """What stands behind `#` on the field's lines, and on lines of nothing else right below."""
+    """The words behind `#` on the field's lines, and on lines of nothing else right below."""
     last = field.end_lineno or field.lineno
     found = [line.partition("  # ")[2] for line in lines[field.lineno - 1 : last]]
     below = last

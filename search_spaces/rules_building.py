@@ -1,4 +1,4 @@
-"""What must hold between the numbers of one stage, so that it can be built and trains something.
+"""Rules between the numbers of one stage, so that it can be built and trains something.
 
 These rules need neither data nor torch; those that need the number of images stand in
 `trainables/data/checks/requirements.py`, those that need the network in `trainables/buildable.py`.

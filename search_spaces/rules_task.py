@@ -52,7 +52,11 @@ def _written(levels: Mapping[str, Level]) -> dict[str, KeyPath]:
 
 
 def _touch(one: str, other: str) -> bool:
-    return one == other or one.startswith(f"{other}.") or other.startswith(f"{one}.")
+    return _holds(one, other) or _holds(other, one)
+
+
+def _holds(outer: str, inner: str) -> bool:
+    return outer == inner or inner.startswith(f"{outer}.")
 
 
 def _twice(path: KeyPath, place: KeyPath, key: str, whose: str, locations: Locations) -> Problem:
@@ -87,10 +91,6 @@ def _written_over(key: str, levels: Mapping[str, Level]) -> bool:
     return bool(levels) and all(any(_holds(own, key) for own in level.written) for level in levels.values())
 
 
-def _holds(outer: str, inner: str) -> bool:
-    return outer == inner or inner.startswith(f"{outer}.")
-
-
 def check_equal_levels(
     factors: Mapping[str, Mapping[str, Level]], cells: Sequence[tuple[Cell, Locations]], locations: Locations
 ) -> Iterator[Problem]:
@@ -114,9 +114,9 @@ def check_equal_levels(
 
 
 def _settings_of(cell: Cell) -> object:
-    """What a cell's settings are once they are read, and its ranges; None where they cannot be read."""
+    """A cell's settings once they are read, and its ranges; None where they cannot be read."""
     try:
-        return cell.configuration().model_dump_json(), cell.written_ranges
+        return cell.configuration().model_dump_json(), repr(cell.all_ranges)
     except ValidationError:  # what is wrong there is reported for itself
         return None
 
@@ -147,7 +147,7 @@ def _canonical(value: Any) -> Any:
 
 
 def path_of(name: str) -> KeyPath:
-    """Where a range is written, from its name, without the options of choices."""
+    """The key path at which a range is written, from its name, without the options of choices."""
     parts = re.sub(r"\[[^]]*\]", "", name).split(".")
     return tuple(int(part) if part.isdecimal() else part for part in parts)
 

@@ -26,15 +26,12 @@ from pretune.search_spaces.schema.data import (
     Felzenszwalb,
     Flowers17,
     Flowers102,
-    Group,
     ImageFolder,
     ImageMaskFolder,
     ImageNet,
     ImageNet64,
     Imagenette,
     INaturalist2021,
-    NameColumn,
-    NamePattern,
     Npz,
     Parquet,
     Patches,
@@ -42,7 +39,6 @@ from pretune.search_spaces.schema.data import (
     Pets,
     Regions,
     Scenes,
-    Split,
     Supercategory,
     TinyImageNet,
     VOCClass,
@@ -53,6 +49,7 @@ from pretune.search_spaces.schema.methods import *  # noqa: F403
 from pretune.search_spaces.schema.model import *  # noqa: F403
 from pretune.search_spaces.schema.optim import LARS, SGD, Adam, AdamW, Constant, Cosine, Optimizer, Schedule, Step
 from pretune.search_spaces.schema.scores import ExtraSettings
+from pretune.search_spaces.schema.splits import Group, NameColumn, NamePattern, Split
 from pretune.search_spaces.schema.stages import (
     CAM,
     CKA,

@@ -53,7 +53,7 @@ class ExtraSettings(Settings):
 
 
 class ExtraScores(NamedTuple):
-    """What a setting of `ExtraSettings` turns on."""
+    """The scores that a setting of `ExtraSettings` turns on."""
 
     value: bool | float  # what a study that lacks the setting is told to set
     rows: Mapping[str, MetricDefinition]  # SPLIT/METRIC, SPLIT/METRIC/CLASS
