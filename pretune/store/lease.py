@@ -42,6 +42,9 @@ class Lease:
         return not self.owner or (self.host == _host() and not _alive(self.pid))
 
 
+UNREADABLE = Lease("unknown", "another node", 0, 0.0)
+
+
 class EndedWaitError(Exception):
     """Waited for another in vain: asked to leave, or for longer than is worth a place."""
 
@@ -130,12 +133,19 @@ class Flight:
 
 
 def read_lease(store: Store, fingerprint: str) -> Lease | None:
-    """Who was last at work; None where nobody was, or where the lease cannot be read."""
+    """Return the lease of whoever was last at work, or None where nobody was.
+
+    A lease that cannot be read is nobody's to take at once: from a bucket, a renewal between the request for its size
+    and the one for its content leaves it cut short. It dies like any other, once it has not changed for a while.
+    """
+    content = store.read(f"{fingerprint}/{LEASE}")
+    if not content:
+        return None
     try:
-        values = json.loads(store.read(f"{fingerprint}/{LEASE}"))
+        values = json.loads(content)
         return Lease(str(values["owner"]), str(values["host"]), int(values["pid"]), float(values["renewed"]))
     except (ValueError, TypeError, KeyError):
-        return None
+        return UNREADABLE
 
 
 def write_lease(store: Store, fingerprint: str, owner: str) -> None:

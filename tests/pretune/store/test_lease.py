@@ -67,18 +67,59 @@ def test_who_is_asked_to_leave_waits_no_longer(tmp_path: Path) -> None:
         raise AssertionError
 
 
-def test_a_dead_holder_a_lease_that_was_given_back_and_a_damaged_one_are_not_waited_for(tmp_path: Path) -> None:
+def test_a_dead_holder_and_a_lease_that_was_given_back_are_not_waited_for(tmp_path: Path) -> None:
     """The process of the dead holder has ended before its number is used here."""
     store = Store(tmp_path)
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    for change in ({"owner": ""}, {"pid": ended.pid}, {"renewed": None}, {"pid": "x"}):
+    for change in ({"owner": ""}, {"pid": ended.pid}):
         leased(store, **change)
         with single_flight(store, KEY, waiting_raises):
             held = read_lease(store, KEY)
             assert held is not None
             assert not held.free
             assert held.owner != "other"
+
+
+def cut_short(store: Store) -> None:
+    """As a reader of a bucket finds it where it was renewed between the request for its size and that for its content."""
+    leased(store, host="another", renewed=1234.5678)
+    store.write(f"{KEY}/{LEASE}", store.read(f"{KEY}/{LEASE}")[:-1])
+
+
+def test_a_lease_that_was_read_in_the_middle_of_a_renewal_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flight, "WAIT_SECONDS", 0.02)
+    store = Store(tmp_path)
+    cut_short(store)
+    leases: list[flight.Lease | None] = []
+
+    def wait(values: dict[str, float]) -> None:
+        leases.append(read_lease(store, KEY))
+        write_lease(store, KEY, "other" if len(leases) == 1 else "")  # renewed whole, then given back
+
+    with single_flight(store, KEY, wait):
+        pass
+    assert [lease.owner if lease else None for lease in leases] == ["unknown", "other"]
+
+
+@pytest.mark.parametrize("change", [{"renewed": None}, {"pid": "x"}, {"owner": "cut short"}])
+def test_a_damaged_lease_is_waited_for_until_it_is_dead(
+    tmp_path: Path, change: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flight, "LEASE_SECONDS", 0.3)
+    monkeypatch.setattr(flight, "WAIT_SECONDS", 0.02)
+    store, waits = Store(tmp_path), list[float]()
+    if change == {"owner": "cut short"}:
+        cut_short(store)
+    else:
+        leased(store, **change)
+    with single_flight(store, KEY, lambda values: waits.append(time.monotonic())):
+        held = read_lease(store, KEY)
+        assert waits[-1] - waits[0] > 0.2
+    assert held is not None
+    assert held.owner not in ("other", "unknown")
 
 
 @pytest.mark.parametrize("skew", [-86400.0, 0.0, 86400.0])
