@@ -110,7 +110,7 @@ class State:
             self.tell(text)
 
     def announce(self, text: str) -> None:
-        """What should be known only while the study runs."""
+        """Log a line and tell it to whoever watches; for what should be known only while the study runs."""
         self.write(text)
         if self.tell:
             self.tell(text)

@@ -246,7 +246,7 @@ def _why_untested(y: int, pairs: NDArray[np.int64]) -> str:
 
 
 def _end(replicate: ReplicateResult, label: str) -> tuple[str, str]:
-    """How a replicate ended, and why; `label` is the class that the metric is of."""
+    """The ending of a replicate and its cause; `label` is the class that the metric is of."""
     if replicate.outcome == FINISHED and math.isnan(replicate.value):
         absent = f"{label} is in neither truth nor prediction" if label else ""
         return NO_SCORE, replicate.cause or absent
@@ -254,7 +254,7 @@ def _end(replicate: ReplicateResult, label: str) -> tuple[str, str]:
 
 
 def _checkpoint_note(header: StudyHeader, metric: str) -> tuple[str, ...]:
-    """Which weights are scored, where it is not simply the last."""
+    """A note on the weights that are scored, where they are not simply the last."""
     best = [cell for cell, kept in header.checkpoints.items() if kept != "last"]
     if is_probe(metric) or not best:
         return ()

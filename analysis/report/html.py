@@ -167,7 +167,7 @@ def facts(results: pandas.DataFrame, stage_runs: pandas.DataFrame, header: Study
 
 
 def table_caption(metrics: Sequence[str]) -> str:
-    """What the table is of."""
+    """The sentence above the tables: their seeds, and the test data where every metric is of a test set."""
     tested = all(parts_of(metric).part.startswith("test") for metric in metrics)
     return "From the confirm phase alone: fresh seeds" + (", test data that no choice has seen." if tested else ".")
 

@@ -80,7 +80,7 @@ def _best_of(table: Table, column: list[tuple[int, CellValue]]) -> tuple[int, Ce
 
 
 def _survivors(table: Table, x: int, column: list[tuple[int, CellValue]]) -> Iterator[str]:
-    """What the best cell of a column would have to answer for if replicates of it failed."""
+    """Sentences on a best cell of which replicates failed, and on the best of the cells with all their values."""
     y, best = _best_of(table, column)
     if not best.failed:
         return

@@ -90,7 +90,7 @@ def notes(found: Comparison) -> list[str]:
 
 
 def _equal(found: Comparison) -> list[str]:
-    """What was compared and is equal, and what could not be compared."""
+    """Lines on the parts that were compared and are equal, and on those that could not be compared."""
     unknown = [f"not compared: {', '.join(found.not_compared)}"] if found.not_compared else []
     if found.settings:
         return unknown

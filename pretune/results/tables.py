@@ -85,7 +85,7 @@ def definition_in(name: str, tune: schema.Tune) -> MetricDefinition:
 
 
 def _checkpoint(cell: Cell) -> str:
-    """Which weights of a cell's fine-tunings are scored: last, best, or "tuned" where that is searched."""
+    """The weights of a cell's fine-tunings that are scored: last, best, or "tuned" where that is searched."""
     found = cell.template["finetune"].get("checkpoint", "last")
     return found if isinstance(found, str) else "tuned"
 
