@@ -18,7 +18,7 @@ from pretune.search_spaces.metrics import (
     UnknownMetricError,
     definition_of,
     from_json,
-    same_score,
+    turned,
 )
 
 RESULT_COLUMNS = (
@@ -96,9 +96,7 @@ class StudyHeader:
 
     def definition(self, metric: str) -> MetricDefinition:
         """As stored with the results, else today's table. Raises ResultsError for a metric that neither knows."""
-        found = known_definition(self.metrics, metric)
-        turned = self.direction is not None and same_score(metric, self.target)
-        return found._replace(direction=self.direction) if turned else found
+        return turned(known_definition(self.metrics, metric), metric, self.target, self.direction)
 
     def in_percent(self, metric: str) -> bool:
         """Whether tables print it in percent."""

@@ -27,7 +27,7 @@ from pretune.analysis.load.searches import shown_values
 from pretune.analysis.statistics import MeanStd, holm, mean_std
 
 _NAMES = ("study", "question", "report", "published", "scales")  # what no result depends on
-_COMPARED = ("settings", "tuned values", "data")
+COMPARED = ("settings", "tuned values", "data")
 
 
 class Welch(NamedTuple):
@@ -61,7 +61,7 @@ class Comparison:
     only_second: tuple[str, ...]
     settings: tuple[tuple[str, str, str], ...]  # dotted key, value in the first, value in the second
     percent: bool = False  # where both studies print percent
-    not_compared: tuple[str, ...] = _COMPARED  # of settings, tuned values and data: what could not be, or was not
+    not_compared: tuple[str, ...] = COMPARED  # of settings, tuned values and data: what could not be, or was not
     shared: str = ""  # which confirmed stage runs are in both, which makes them no independent samples
 
 

@@ -34,7 +34,7 @@ class MostFrequent(NamedTuple):
 
 
 class CountedRuns(NamedTuple):
-    """In how many of its runs something is so of a cell."""
+    """A cell, and the number of its runs in which something is so."""
 
     cell: str
     runs: int

@@ -24,6 +24,7 @@ from pretune.analysis.load.replicates import (
     independent_values,
     is_probe,
     replicate_results,
+    runs_expected,
 )
 from pretune.analysis.load.results import PublishedTable, PublishedValue, ResultsError, StoredCell, StudyHeader
 from pretune.analysis.statistics import mean_std, not_distinguishable_from_best, t_interval
@@ -114,7 +115,7 @@ def build_table(results: pandas.DataFrame, header: StudyHeader, metric: str) -> 
     found = replicate_results(results, header, metric)
     row_factors, column_factors = _layout(header)
     rows, columns = _labels(header, row_factors), _labels(header, column_factors)
-    expected = (header.pretrainings, header.pretrainings if is_probe(metric) else header.replicates)
+    expected = (header.pretrainings, runs_expected(header, metric))
     runs = {_key(cell, row_factors + column_factors): found[cell.label] for cell in header.cells}
     definition, partner = header.definition(metric), parts_of(metric).level
     by_levels = {

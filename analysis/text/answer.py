@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pandas
 
-from pretune.analysis.digits import few, number
+from pretune.analysis.digits import few, in_unit, number
 from pretune.analysis.load.results import StudyHeader
 from pretune.analysis.questions.differences import Differences, differences
 from pretune.analysis.questions.dots import cell_dots
@@ -89,7 +89,7 @@ def _survivors(table: Table, x: int, column: list[tuple[int, CellValue]]) -> Ite
     whole = [place for place in column if not place[1].is_short]
     if whole:
         z, other = _best_of(table, whole)
-        value = number(other.mean, table_digits(table), table.percent) + (" %" if table.percent else "")
+        value = in_unit(other.mean, table_digits(table), table.percent)
         yield _sentence(f"{_where(table, x)}of the cells with all their values, {_row(table, z)} is best: {value}.")
 
 
@@ -119,7 +119,7 @@ def _best_sentence(table: Table, x: int, column: list[tuple[int, CellValue]]) ->
     elif best.n > 1:
         alike = WEIGHTS_SAID[best.same_weights]
         doubt = f"{count} {what}s without any spread{alike}, so its uncertainty is not known"
-    mean = number(best.mean, digits, table.percent) + (" %" if table.percent else "")
+    mean = in_unit(best.mean, digits, table.percent)
     direction = "lowest" if lowest else "highest"
     return f"{_where(table, x)}{_row(table, y)} has the {direction} mean {table.metric}{shared}: {mean} ({doubt})."
 
