@@ -35,6 +35,11 @@ def p_value(p: float) -> str:
     return DASH if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def out_of(n: int, expected: int) -> str:
+    """'2 of 3'; '3' where none is missing."""
+    return f"{n} of {expected}" if n < expected else str(n)
+
+
 def few(names: Sequence[str], most: int = 6) -> str:
     """'a, b, c and 4 more'."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -93,6 +93,7 @@ class StudyHeader:
     direction: Direction | None = None  # of `target` on every split, where the study gives one
     designed: bool = False  # searches try points laid out beforehand, whatever was found
     checkpoints: Mapping[str, str] = field(default_factory=dict)  # cell -> weights that are scored: last, best, tuned
+    data: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # data set -> digests of its content
 
     def definition(self, metric: str) -> MetricDefinition:
         """As stored with the results, else today's table. Raises ResultsError for a metric that neither knows."""
@@ -169,6 +170,7 @@ def parse_header(content: Mapping[str, Any]) -> StudyHeader:
         direction=(content.get("tune") or {}).get("direction"),
         designed=is_design(content.get("tune") or {}),
         checkpoints={str(cell): str(kept) for cell, kept in (content.get("checkpoints") or {}).items()},
+        data={str(name): tuple(map(str, digests)) for name, digests in (content.get("data") or {}).items()},
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pandas
 
-from pretune.analysis.digits import few, in_unit, number
+from pretune.analysis.digits import few, in_unit, number, out_of
 from pretune.analysis.load.results import StudyHeader
 from pretune.analysis.questions.differences import Differences, differences
 from pretune.analysis.questions.dots import cell_dots
@@ -110,7 +110,7 @@ def _best_sentence(table: Table, x: int, column: list[tuple[int, CellValue]]) ->
     ties = sum(value.mean == best.mean for _, value in column) - 1
     shared = f" (a tie with {ties} more)" if ties else ""
     what = "pretraining" if best.runs_expected > best.n_expected else "seed"
-    count = f"{best.n} of {best.n_expected}" if best.n < best.n_expected else str(best.n)
+    count = out_of(best.n, best.n_expected)
     digits = table_digits(table)
     doubt = f"one {what}, so its uncertainty is not known"
     if math.isfinite(best.low):
@@ -135,7 +135,7 @@ def _rivals_sentence(table: Table, x: int, column: list[int]) -> str:
         return _sentence(f"{_where(table, x)}with {whys}, nothing shows which others are worse.")
     which = "all" if tests == pairs else f"{tests} of {pairs}"
     how = f"paired t-tests of {which} pairs, n={fewest}{f' to {most}' * (most > fewest)}, Holm"
-    shown = ", ".join(rivals[:4]) + (f" and {len(rivals) - 4} more" if len(rivals) > 4 else "")
+    shown = few(rivals, 4)
     untested = len(others) - len(tested)
     compared = " that could be compared" if untested else ""
     counted = f"{len(rivals)} of the {len(tested)} other cells{compared} {_are(len(rivals))}"
