@@ -25,9 +25,19 @@ def number(value: float, digits: int, percent: bool, sign: bool = False) -> str:
     return text.lstrip("+-") if not text.strip("+-0.") else text.replace("-", "−")
 
 
+def in_unit(value: float, digits: int, percent: bool) -> str:
+    """A number in a sentence: '71.2 %' or '0.712'."""
+    return number(value, digits, percent) + (" %" if percent else "")
+
+
 def p_value(p: float) -> str:
     """Three digits; a dash where there was no test."""
     return DASH if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def out_of(n: int, expected: int) -> str:
+    """'2 of 3'; '3' where none is missing."""
+    return f"{n} of {expected}" if n < expected else str(n)
 
 
 def few(names: Sequence[str], most: int = 6) -> str:

@@ -233,7 +233,7 @@ def conclude(study: Study, state: State, options: Options) -> Ended:
 
 
 def exit_code(finished: bool, incomplete: bool) -> int:
-    """Of a study that came this far; `incomplete`: something of its table or of its searches is missing."""
+    """The exit code of a study that came this far; `incomplete`: its table or its searches lack something."""
     if not finished:
         return EXIT_STOPPED
     return EXIT_FAILED_STAGES if incomplete else 0

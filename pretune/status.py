@@ -103,14 +103,12 @@ class State:
 
     def say(self, text: str) -> None:
         """What should be known while the study runs and beside its table."""
-        self.write(text)
         self.notes.append(text)
         self.run.notes.append(text)
-        if self.tell:
-            self.tell(text)
+        self.announce(text)
 
     def announce(self, text: str) -> None:
-        """What should be known only while the study runs."""
+        """Log a line and tell it to whoever watches; for what should be known only while the study runs."""
         self.write(text)
         if self.tell:
             self.tell(text)

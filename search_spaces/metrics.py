@@ -242,6 +242,11 @@ def same_score(name: str, other: str) -> bool:
     return rest == others and all(re.fullmatch(_SPLIT, part) for part in (one, two))
 
 
+def turned(definition: MetricDefinition, name: str, target: str, asked: Direction | None) -> MetricDefinition:
+    """The definition of `name` in a study: the direction asked for its target holds on every split."""
+    return definition if asked is None or not same_score(name, target) else definition._replace(direction=asked)
+
+
 class Bound(NamedTuple):
     """The worst value of a metric that a constraint allows: at most, or at least where higher values are better."""
 

@@ -72,6 +72,11 @@ def is_probe(metric: str) -> bool:
     return parts_of(metric).part == "probe"
 
 
+def runs_expected(header: StudyHeader, metric: str) -> int:
+    """Stage runs of a cell in the confirm phase that report `metric`: a probe runs once for each pretraining."""
+    return header.pretrainings if is_probe(metric) else header.replicates
+
+
 def _stage_runs(results: pandas.DataFrame, metric: str) -> pandas.DataFrame:
     """Confirm-phase rows of the stage that reports `metric`; a probe named in the metric leaves out the others."""
     confirm = results[results["phase"] == "confirm"]

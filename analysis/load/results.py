@@ -18,7 +18,7 @@ from pretune.search_spaces.metrics import (
     UnknownMetricError,
     definition_of,
     from_json,
-    same_score,
+    turned,
 )
 
 RESULT_COLUMNS = (
@@ -93,12 +93,11 @@ class StudyHeader:
     direction: Direction | None = None  # of `target` on every split, where the study gives one
     designed: bool = False  # searches try points laid out beforehand, whatever was found
     checkpoints: Mapping[str, str] = field(default_factory=dict)  # cell -> weights that are scored: last, best, tuned
+    data: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # data set -> digests of its content
 
     def definition(self, metric: str) -> MetricDefinition:
         """As stored with the results, else today's table. Raises ResultsError for a metric that neither knows."""
-        found = known_definition(self.metrics, metric)
-        turned = self.direction is not None and same_score(metric, self.target)
-        return found._replace(direction=self.direction) if turned else found
+        return turned(known_definition(self.metrics, metric), metric, self.target, self.direction)
 
     def in_percent(self, metric: str) -> bool:
         """Whether tables print it in percent."""
@@ -171,6 +170,7 @@ def parse_header(content: Mapping[str, Any]) -> StudyHeader:
         direction=(content.get("tune") or {}).get("direction"),
         designed=is_design(content.get("tune") or {}),
         checkpoints={str(cell): str(kept) for cell, kept in (content.get("checkpoints") or {}).items()},
+        data={str(name): tuple(map(str, digests)) for name, digests in (content.get("data") or {}).items()},
     )
 
 

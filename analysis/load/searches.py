@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas
 import pyarrow
@@ -81,8 +82,12 @@ def _summary(name: str, rows: pandas.DataFrame) -> SearchSummary:
 
 def shown_values(chosen: str) -> str:
     """'finetune.optimizer.lr 0.003, ...' of the JSON in a column `chosen`."""
-    shown = {k: f"{v:.3g}" if isinstance(v, float) else str(v) for k, v in json.loads(chosen).items()}
-    return ", ".join(f"{name} {value}" for name, value in shown.items())
+    return listed_values(json.loads(chosen))
+
+
+def listed_values(values: Mapping[str, Any]) -> str:
+    """'finetune.optimizer.lr 0.003, ...' of values by their dotted keys."""
+    return ", ".join(f"{name} {v:.3g}" if isinstance(v, float) else f"{name} {v}" for name, v in values.items())
 
 
 def load_notes(folder: Path) -> tuple[str, ...]:

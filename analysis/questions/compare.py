@@ -6,7 +6,6 @@ common; Welch's test needs no pairing, at the price of a wider interval.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -22,12 +21,12 @@ from scipy import stats
 
 from pretune.analysis.digits import DASH
 from pretune.analysis.load.replicates import FINISHED, ReplicateResult, independent_values, replicate_results
-from pretune.analysis.load.results import ResultsError, load, load_header
+from pretune.analysis.load.results import ResultsError, StudyHeader, load, load_header
 from pretune.analysis.load.searches import shown_values
 from pretune.analysis.statistics import MeanStd, holm, mean_std
 
 _NAMES = ("study", "question", "report", "published", "scales")  # what no result depends on
-_COMPARED = ("settings", "tuned values", "data")
+COMPARED = ("settings", "tuned values", "data")
 
 
 class Welch(NamedTuple):
@@ -61,7 +60,7 @@ class Comparison:
     only_second: tuple[str, ...]
     settings: tuple[tuple[str, str, str], ...]  # dotted key, value in the first, value in the second
     percent: bool = False  # where both studies print percent
-    not_compared: tuple[str, ...] = _COMPARED  # of settings, tuned values and data: what could not be, or was not
+    not_compared: tuple[str, ...] = COMPARED  # of settings, tuned values and data: what could not be, or was not
     shared: str = ""  # which confirmed stage runs are in both, which makes them no independent samples
 
 
@@ -78,11 +77,12 @@ def compare_folders(first: Path, second: Path, metric: str | None = None) -> tup
     names = (a.study, b.study) if a.study != b.study else (str(first), str(second))
     results = load(first), load(second)
     found += different_values(*results)
-    data = different_data(first, second)
-    settings, unknown = (*found, *(data or ())), ("data",) if data is None else ()
+    unknown = () if a.data and b.data else ("data",)  # a study of before 2026-11-28 did not store their content
+    if not unknown:
+        found += different_data(a, b)
     compared = (
         compare_replicates(
-            replicate_results(results[0], a, name), replicate_results(results[1], b, name), name, names, settings
+            replicate_results(results[0], a, name), replicate_results(results[1], b, name), name, names, tuple(found)
         )
         for name in metrics
     )
@@ -186,22 +186,12 @@ def _confirmed_values(results: pandas.DataFrame) -> dict[str, str]:
     return dict(zip(rows["cell"].astype(str), rows["chosen"].fillna("{}").astype(str), strict=True))
 
 
-def different_data(first: Path, second: Path) -> list[tuple[str, str, str]] | None:
-    """'content of data NAME' and both digests, where they differ; None where a study did not store them."""
-    ours, theirs = (_data_digests(folder) for folder in (first, second))
-    if not ours or not theirs:
-        return None
-    differing = [name for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]
-    return [(f"content of data {name}", _joined(ours, name), _joined(theirs, name)) for name in differing]
-
-
-def _joined(digests: Mapping[str, list[str]], name: str) -> str:
-    return ", ".join(digests.get(name, [DASH]))
-
-
-def _data_digests(folder: Path) -> dict[str, list[str]]:
-    content = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-    return dict(content.get("data") or {})
+def different_data(first: StudyHeader, second: StudyHeader) -> Iterator[tuple[str, str, str]]:
+    """'content of data NAME' and both digests, where they differ."""
+    for name in sorted(first.data.keys() | second.data.keys()):
+        ours, theirs = (", ".join(one.data.get(name, [DASH])) for one in (first, second))
+        if ours != theirs:
+            yield f"content of data {name}", ours, theirs
 
 
 def _study_file(folder: Path) -> Any:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pandas
 
-from pretune.analysis.load.replicates import ReplicateResult, independent_values, is_probe, replicate_results
+from pretune.analysis.load.replicates import ReplicateResult, independent_values, replicate_results, runs_expected
 from pretune.analysis.load.results import StudyHeader
 from pretune.analysis.statistics import Interval, t_interval
 
@@ -24,7 +24,7 @@ class CellDots(NamedTuple):
 def cell_dots(results: pandas.DataFrame, header: StudyHeader, metric: str) -> tuple[CellDots, ...]:
     """All cells in the study's order; one without a finished replicate has no values. Raises ResultsError."""
     found = replicate_results(results, header, metric)
-    expected = header.pretrainings if is_probe(metric) else header.replicates
+    expected = runs_expected(header, metric)
     return tuple(_dots(cell.label, found[cell.label], expected) for cell in header.cells)
 
 

@@ -25,7 +25,7 @@ _SAME = 1e-9  # between a mean and the baseline
 
 
 class MostFrequent(NamedTuple):
-    """What predicting the most frequent class of the test images everywhere scores, and in which cells that holds."""
+    """Score of predicting the most frequent class of the test images everywhere, and the cells that it holds for."""
 
     label: str
     score: float
@@ -34,7 +34,7 @@ class MostFrequent(NamedTuple):
 
 
 class CountedRuns(NamedTuple):
-    """In how many of its runs something is so of a cell."""
+    """A cell, and the number of its runs in which something is so."""
 
     cell: str
     runs: int

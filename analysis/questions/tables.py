@@ -24,6 +24,7 @@ from pretune.analysis.load.replicates import (
     independent_values,
     is_probe,
     replicate_results,
+    runs_expected,
 )
 from pretune.analysis.load.results import PublishedTable, PublishedValue, ResultsError, StoredCell, StudyHeader
 from pretune.analysis.statistics import mean_std, not_distinguishable_from_best, t_interval
@@ -114,7 +115,7 @@ def build_table(results: pandas.DataFrame, header: StudyHeader, metric: str) -> 
     found = replicate_results(results, header, metric)
     row_factors, column_factors = _layout(header)
     rows, columns = _labels(header, row_factors), _labels(header, column_factors)
-    expected = (header.pretrainings, header.pretrainings if is_probe(metric) else header.replicates)
+    expected = (header.pretrainings, runs_expected(header, metric))
     runs = {_key(cell, row_factors + column_factors): found[cell.label] for cell in header.cells}
     definition, partner = header.definition(metric), parts_of(metric).level
     by_levels = {
@@ -246,7 +247,7 @@ def _why_untested(y: int, pairs: NDArray[np.int64]) -> str:
 
 
 def _end(replicate: ReplicateResult, label: str) -> tuple[str, str]:
-    """How a replicate ended, and why; `label` is the class that the metric is of."""
+    """The ending of a replicate and its cause; `label` is the class that the metric is of."""
     if replicate.outcome == FINISHED and math.isnan(replicate.value):
         absent = f"{label} is in neither truth nor prediction" if label else ""
         return NO_SCORE, replicate.cause or absent
@@ -254,7 +255,7 @@ def _end(replicate: ReplicateResult, label: str) -> tuple[str, str]:
 
 
 def _checkpoint_note(header: StudyHeader, metric: str) -> tuple[str, ...]:
-    """Which weights are scored, where it is not simply the last."""
+    """A note on the weights that are scored, where they are not simply the last."""
     best = [cell for cell, kept in header.checkpoints.items() if kept != "last"]
     if is_probe(metric) or not best:
         return ()

@@ -27,12 +27,12 @@ from pretune.analysis.load import runs
 from pretune.analysis.load.counts import load_counts
 from pretune.analysis.load.results import ResultsError, StudyHeader, load, load_header
 from pretune.analysis.load.searches import load_notes, load_searches, summaries
-from pretune.analysis.questions import facts as questions
 from pretune.analysis.report.figures import difference_tables, figure_groups, of_metrics, write_figures
 from pretune.analysis.report.panels import load_panels
 from pretune.analysis.report.tables import (
     component_tables,
     effect_tables,
+    facts_of,
     fold_tables,
     interval_tables,
     marginal_tables,
@@ -68,7 +68,7 @@ def build_page(folder: Path, live: bool = False) -> str:
     groups, notes = figure_groups(folder)
     metrics, searched = header.report.metrics, summaries(load_searches(folder))
     results, counts = of_metrics(everything, metrics), load_counts(folder)
-    processors = processor_notes(folder, everything)
+    found = facts_of(results, header, counts)
     app, draw, plotly = _asset("report_runs.js"), _asset("report_draw.js"), _plotly()
     return _template().render(
         header=header,
@@ -76,11 +76,14 @@ def build_page(folder: Path, live: bool = False) -> str:
             bool(header.report.baseline), several_factors(header), bool(panels := load_panels(folder)), bool(searched)
         ),
         progress=progress(folder),
-        answers=[(m, answer(results, header, m, questions.facts(results, header, m, counts))) for m in metrics],
+        answers=[(metric, answer(results, header, metric, found[metric])) for metric in metrics],
         how=table_caption(metrics),
         facts=facts(everything, stage_runs, header),
         tables=[
-            *(Markup(formats.to_html(table)) for table in value_tables(results, header, counts, processors)),
+            *(
+                Markup(formats.to_html(table))
+                for table in value_tables(results, header, found, processor_notes(everything, stage_runs))
+            ),
             *(Markup(formats.to_html(table)) for table in fold_tables(results, header)),
         ],
         intervals=[Markup(formats.to_html(table)) for table in interval_tables(results, header, counts)],
@@ -167,7 +170,7 @@ def facts(results: pandas.DataFrame, stage_runs: pandas.DataFrame, header: Study
 
 
 def table_caption(metrics: Sequence[str]) -> str:
-    """What the table is of."""
+    """The sentence above the tables: their seeds, and the test data where every metric is of a test set."""
     tested = all(parts_of(metric).part.startswith("test") for metric in metrics)
     return "From the confirm phase alone: fresh seeds" + (", test data that no choice has seen." if tested else ".")
 

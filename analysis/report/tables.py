@@ -18,7 +18,7 @@ from pretune.analysis.load.searches import load_notes, load_searches, summaries
 from pretune.analysis.questions.components import Components, components
 from pretune.analysis.questions.differences import Differences, differences
 from pretune.analysis.questions.effects import Effects, effects, sentences
-from pretune.analysis.questions.facts import facts
+from pretune.analysis.questions.facts import Facts, facts
 from pretune.analysis.questions.folds import Folds, over_folds
 from pretune.analysis.questions.image_bootstrap import Intervals, intervals
 from pretune.analysis.questions.marginal import marginal_effects
@@ -48,7 +48,7 @@ def all_tables(
     values. Raises ResultsError."""
     metrics = header.report.metrics
     return Tables(
-        value_tables(results, header, counts, notes),
+        value_tables(results, header, facts_of(results, header, counts), notes),
         fold_tables(results, header),
         interval_tables(results, header, counts),
         tuple(differences(results, header, metric) for metric in metrics if header.report.baseline),
@@ -58,19 +58,24 @@ def all_tables(
     )
 
 
+def facts_of(results: pandas.DataFrame, header: StudyHeader, counts: Mapping[str, Counts]) -> dict[str, Facts]:
+    """Metric of the report -> the facts beside its scores."""
+    return {metric: facts(results, header, metric, counts) for metric in header.report.metrics}
+
+
 def value_tables(
-    results: pandas.DataFrame, header: StudyHeader, counts: Mapping[str, Counts], notes: tuple[str, ...] = ()
+    results: pandas.DataFrame, header: StudyHeader, found: Mapping[str, Facts], notes: tuple[str, ...]
 ) -> tuple[Table, ...]:
-    """Mean ± standard deviation of every metric, with the facts beside them and `notes` as notes."""
+    """Mean ± standard deviation of every metric, with the facts found beside its scores and `notes` as notes."""
     return tuple(
-        replace(table, notes=(*fact_sentences(facts(results, header, table.metric, counts)), *table.notes, *notes))
+        replace(table, notes=(*fact_sentences(found[table.metric]), *table.notes, *notes))
         for table in (build_table(results, header, metric) for metric in header.report.metrics)
     )
 
 
-def processor_notes(folder: Path, results: pandas.DataFrame) -> tuple[str, ...]:
+def processor_notes(results: pandas.DataFrame, stage_runs: pandas.DataFrame) -> tuple[str, ...]:
     """A note on tables whose stage runs ran on several kinds of processor."""
-    return processor_sentences(runs.processors_of_table(results, runs.load_stage_runs(folder)))
+    return processor_sentences(runs.processors_of_table(results, stage_runs))
 
 
 def fold_tables(results: pandas.DataFrame, header: StudyHeader) -> tuple[Folds, ...]:
@@ -120,7 +125,7 @@ def write_tables(folder: Path) -> list[RenderableType]:
     Returns them for a terminal, effects in words. Raises ResultsError where there is nothing to read.
     """
     results, header = load(folder), load_header(folder)
-    found = all_tables(results, header, load_counts(folder), processor_notes(folder, results))
+    found = all_tables(results, header, load_counts(folder), processor_notes(results, runs.load_stage_runs(folder)))
     shown: list[AnyTable] = [table for kind in found for table in kind]
     text = _markdown(header, shown) + searches_as_text(folder)
     (folder / "table.md").write_text(text, encoding="utf-8", errors="backslashreplace")  # as names in old notes

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pandas
 
-from pretune.analysis.digits import few, number
+from pretune.analysis.digits import few, in_unit, number, out_of
 from pretune.analysis.load.results import StudyHeader
 from pretune.analysis.questions.differences import Differences, differences
 from pretune.analysis.questions.dots import cell_dots
@@ -80,7 +80,7 @@ def _best_of(table: Table, column: list[tuple[int, CellValue]]) -> tuple[int, Ce
 
 
 def _survivors(table: Table, x: int, column: list[tuple[int, CellValue]]) -> Iterator[str]:
-    """What the best cell of a column would have to answer for if replicates of it failed."""
+    """Sentences on a best cell of which replicates failed, and on the best of the cells with all their values."""
     y, best = _best_of(table, column)
     if not best.failed:
         return
@@ -89,7 +89,7 @@ def _survivors(table: Table, x: int, column: list[tuple[int, CellValue]]) -> Ite
     whole = [place for place in column if not place[1].is_short]
     if whole:
         z, other = _best_of(table, whole)
-        value = number(other.mean, table_digits(table), table.percent) + (" %" if table.percent else "")
+        value = in_unit(other.mean, table_digits(table), table.percent)
         yield _sentence(f"{_where(table, x)}of the cells with all their values, {_row(table, z)} is best: {value}.")
 
 
@@ -110,7 +110,7 @@ def _best_sentence(table: Table, x: int, column: list[tuple[int, CellValue]]) ->
     ties = sum(value.mean == best.mean for _, value in column) - 1
     shared = f" (a tie with {ties} more)" if ties else ""
     what = "pretraining" if best.runs_expected > best.n_expected else "seed"
-    count = f"{best.n} of {best.n_expected}" if best.n < best.n_expected else str(best.n)
+    count = out_of(best.n, best.n_expected)
     digits = table_digits(table)
     doubt = f"one {what}, so its uncertainty is not known"
     if math.isfinite(best.low):
@@ -119,7 +119,7 @@ def _best_sentence(table: Table, x: int, column: list[tuple[int, CellValue]]) ->
     elif best.n > 1:
         alike = WEIGHTS_SAID[best.same_weights]
         doubt = f"{count} {what}s without any spread{alike}, so its uncertainty is not known"
-    mean = number(best.mean, digits, table.percent) + (" %" if table.percent else "")
+    mean = in_unit(best.mean, digits, table.percent)
     direction = "lowest" if lowest else "highest"
     return f"{_where(table, x)}{_row(table, y)} has the {direction} mean {table.metric}{shared}: {mean} ({doubt})."
 
@@ -135,7 +135,7 @@ def _rivals_sentence(table: Table, x: int, column: list[int]) -> str:
         return _sentence(f"{_where(table, x)}with {whys}, nothing shows which others are worse.")
     which = "all" if tests == pairs else f"{tests} of {pairs}"
     how = f"paired t-tests of {which} pairs, n={fewest}{f' to {most}' * (most > fewest)}, Holm"
-    shown = ", ".join(rivals[:4]) + (f" and {len(rivals) - 4} more" if len(rivals) > 4 else "")
+    shown = few(rivals, 4)
     untested = len(others) - len(tested)
     compared = " that could be compared" if untested else ""
     counted = f"{len(rivals)} of the {len(tested)} other cells{compared} {_are(len(rivals))}"

@@ -11,7 +11,7 @@ from rich.console import JustifyMethod
 from rich.text import Text
 
 from pretune.analysis.digits import DASH, decimals, number, p_value
-from pretune.analysis.questions.compare import ComparedCell, Comparison
+from pretune.analysis.questions.compare import COMPARED, ComparedCell, Comparison
 from pretune.analysis.statistics import MeanStd
 
 _LONGEST_NAME = 16  # of a column: at 80 columns, longer ones are cut
@@ -90,11 +90,11 @@ def notes(found: Comparison) -> list[str]:
 
 
 def _equal(found: Comparison) -> list[str]:
-    """What was compared and is equal, and what could not be compared."""
+    """Lines on the parts that were compared and are equal, and on those that could not be compared."""
     unknown = [f"not compared: {', '.join(found.not_compared)}"] if found.not_compared else []
     if found.settings:
         return unknown
-    equal = [name for name in ("settings", "tuned values", "data") if name not in found.not_compared]
+    equal = [name for name in COMPARED if name not in found.not_compared]
     return [*([f"compared and equal: {', '.join(equal)}"] if equal else []), *unknown]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pretune.analysis.digits import few, number
+from pretune.analysis.digits import few, in_unit
 from pretune.analysis.questions.facts import CountedRuns, Facts, MostFrequent
 
 _DIGITS = 3
@@ -31,7 +31,7 @@ def processor_sentences(kinds: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def _most_frequent(one: MostFrequent, facts: Facts, alone: bool) -> str:
-    value = number(one.score, _DIGITS, facts.percent) + (" %" if facts.percent else "")
+    value = in_unit(one.score, _DIGITS, facts.percent)
     where = "" if alone else f" ({few(one.cells, 4)})"
     said = f"predicting the most frequent class of the test images ({one.label}) everywhere scores {value}{where}"
     if not one.not_above:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import NamedTuple
 
-from pretune.analysis.digits import DASH, decimals, few, number, p_value
+from pretune.analysis.digits import DASH, decimals, few, number, out_of, p_value
 from pretune.analysis.load.results import PublishedValue
 from pretune.analysis.questions.components import Component, Components
 from pretune.analysis.questions.differences import Difference, Differences
@@ -230,7 +230,7 @@ def _format_value(value: CellValue, digits: int, percent: bool, show_n: bool) ->
 
 def count_of(value: CellValue) -> str:
     """'n=3'; 'n=2 of 3' where replicates have no value, and of nested seeds the fine-tunings too."""
-    text = f"n={value.n}" + (f" of {value.n_expected}" if value.n < value.n_expected else "")
+    text = f"n={out_of(value.n, value.n_expected)}"
     nested = value.is_short and value.runs_expected > value.n_expected
     return text + (f", {value.runs} of {value.runs_expected} runs" if nested else "")
 

@@ -63,12 +63,12 @@ class Model:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What should be known before it is used; () of a model that was kept before 2026-11-28."""
+        """Phrases to read before it is used; () of a model that was kept before 2026-11-28."""
         return tuple(map(str, self.card.get("warnings", ())))
 
     @property
     def reading(self) -> Reading:
-        """How the study's image files were read; those of a published set plainly."""
+        """The settings that the study's image files were read with; those of a published set plainly."""
         data, asked = self.card["data"], self.card["data"].get("value_range")
         percentiles = tuple(asked["percentiles"]) if isinstance(asked, dict) else None
         fixed = tuple(asked) if isinstance(asked, list) else None

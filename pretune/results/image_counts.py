@@ -40,7 +40,7 @@ def write_test_images(uses: Sequence[ReplicatePlan], store: Store, folder: Path)
 
 
 def read_counts(store: Store, entry: Entry) -> Counts | None:
-    """What one fine-tuning counted; None where it was stored before single images were counted."""
+    """Pixel counts of one fine-tuning; None where it was stored before single images were counted."""
     if TEST_IMAGES not in entry.files:
         return None
     classes = json.loads(store.file(entry, NOTES).read_text(encoding="utf-8"))["classes"]

@@ -31,6 +31,7 @@ import pandas as pd
 import yaml
 
 from pretune.analysis.load.results import STUDY_FORMAT
+from pretune.analysis.load.searches import listed_values
 from pretune.outcomes import Outcome, Outcomes
 from pretune.results.image_counts import read_counts
 from pretune.results.warnings import warnings_of
@@ -38,17 +39,16 @@ from pretune.search.replicates import ReplicatePlan, Run, TrialRecord, Values, s
 from pretune.search_spaces import schema, space
 from pretune.search_spaces.cells import Cell
 from pretune.search_spaces.metrics import (
-    MetricDefinition,
     definition_of,
     direction_of,
-    same_score,
     scored_by,
     sign_of,
     to_json,
+    turned,
 )
 from pretune.search_spaces.resolve import Study
 from pretune.search_spaces.stages import DigestOf, Stage
-from pretune.store.store import Store, write_atomically
+from pretune.store.store import Entry, Store, write_atomically
 from pretune.trainables.files import HISTORY, NOTES, WEIGHTS
 
 Row = dict[str, Any]
@@ -57,7 +57,7 @@ Row = dict[str, Any]
 def write_header(study: Study, folder: Path, digest_of: DigestOf | None = None) -> None:
     """study.yaml and study.json; `digest_of` names the content of the data."""
     write_atomically(folder / "study.yaml", study.to_yaml())
-    report = study.header.report
+    report, tune = study.header.report, study.header.tune
     content = {
         "format": STUDY_FORMAT,
         "study": study.name,
@@ -67,25 +67,20 @@ def write_header(study: Study, folder: Path, digest_of: DigestOf | None = None) 
         "report": report.model_dump(mode="json"),
         "seeds": study.header.seeds.model_dump(mode="json"),
         "published": study.published,
-        "tune": study.header.tune.model_dump(mode="json"),
+        "tune": tune.model_dump(mode="json"),
         "ranges": described_ranges(study),
         "sets": sets_of_levels(study),
-        "metrics": {name: to_json(definition_in(name, study.header.tune)) for name in compared_by(study)},
+        "metrics": {
+            name: to_json(turned(definition_of(name), name, tune.target, tune.direction)) for name in compared_by(study)
+        },
         "checkpoints": {cell.label: _checkpoint(cell) for cell in study.cells if "finetune" in cell.template},
         "data": {} if digest_of is None else data_digests(study, digest_of),
     }
     write_atomically(folder / "study.json", json.dumps(content, indent=1))
 
 
-def definition_in(name: str, tune: schema.Tune) -> MetricDefinition:
-    """A metric's definition in this study: `tune.direction` holds for the target on every split."""
-    found = definition_of(name)
-    turned = tune.direction is not None and same_score(name, tune.target)
-    return found._replace(direction=tune.direction) if turned else found
-
-
 def _checkpoint(cell: Cell) -> str:
-    """Which weights of a cell's fine-tunings are scored: last, best, or "tuned" where that is searched."""
+    """The weights of a cell's fine-tunings that are scored: last, best, or "tuned" where that is searched."""
     found = cell.template["finetune"].get("checkpoint", "last")
     return found if isinstance(found, str) else "tuned"
 
@@ -127,10 +122,7 @@ def values_reaching(use: ReplicatePlan, stage: Stage) -> Values:
 
 def shown_values(use: ReplicatePlan, stage: Stage) -> str:
     """'finetune.optimizer.lr 0.003', for people."""
-    chosen = readable(use.cell, values_reaching(use, stage))
-    return ", ".join(
-        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in chosen.items()
-    )
+    return listed_values(readable(use.cell, values_reaching(use, stage)))
 
 
 def described_ranges(study: Study) -> dict[str, Any]:
@@ -265,17 +257,17 @@ def write_results(study: Study, uses: Sequence[ReplicatePlan], outcomes: Outcome
     rows = result_rows(study, uses, outcomes)
     if rows:
         frame = pd.DataFrame(rows)
-        weights = {key: _weights_hash(store, key) for key in frame["fingerprint"].unique()}
-        _write_parquet(frame.assign(weights=frame["fingerprint"].map(weights)), folder / "results.parquet")
-        if ended := list(_stage_runs(uses, store)):  # none did where everything crashed
-            _write_parquet(pd.DataFrame(ended), folder / "stage_runs.parquet")
+        entries = {key: entry for key in stages_in(uses) if (entry := store.find(key))}
+        weights = [_weights_hash(entries.get(key)) for key in frame["fingerprint"]]
+        _write_parquet(frame.assign(weights=weights), folder / "results.parquet")
+        if entries:  # no stage run ended where everything crashed
+            _write_parquet(pd.DataFrame(map(_stage_run, entries.values())), folder / "stage_runs.parquet")
     if curves := list(curve_rows(uses, outcomes, store)):
         _write_parquet(pd.DataFrame(curves), folder / "curves.parquet")
 
 
-def _weights_hash(store: Store, fingerprint: str) -> str:
+def _weights_hash(entry: Entry | None) -> str:
     """SHA-256 of the weights that a stage run left; "" where it left none."""
-    entry = store.find(fingerprint)
     return "" if entry is None or WEIGHTS not in entry.files else str(entry.files[WEIGHTS]["sha256"])
 
 
@@ -299,13 +291,11 @@ def _history(store: Store, fingerprint: str) -> tuple[Mapping[str, float], ...]:
     return tuple(json.loads(store.file(entry, HISTORY).read_text(encoding="utf-8")))
 
 
-def _stage_runs(uses: Sequence[ReplicatePlan], store: Store) -> Iterator[Row]:
-    for fingerprint in stages_in(uses):
-        if entry := store.find(fingerprint):
-            size = sum(int(about["size"]) for about in entry.files.values())
-            row = {"fingerprint": fingerprint, "stage": entry.stage, "outcome": entry.outcome, "seconds": entry.seconds}
-            row |= {"bytes": size, "attempt": entry.attempt, "machine": json.dumps(entry.about.get("machine"))}
-            yield row | {"started": entry.about.get("started"), "pid": entry.about.get("pid")}
+def _stage_run(entry: Entry) -> Row:
+    size = sum(int(about["size"]) for about in entry.files.values())
+    row = {"fingerprint": entry.fingerprint, "stage": entry.stage, "outcome": entry.outcome, "seconds": entry.seconds}
+    row |= {"bytes": size, "attempt": entry.attempt, "machine": json.dumps(entry.about.get("machine"))}
+    return row | {"started": entry.about.get("started"), "pid": entry.about.get("pid")}
 
 
 def write_searches(study: Study, run: Run, folder: Path) -> None:

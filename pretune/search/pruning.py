@@ -224,7 +224,7 @@ def adjusted(result: TrialResult, reference: tuple[float, ...]) -> float:
 
 
 def end_of(outcomes: Sequence[Outcome]) -> TrialEnd:
-    """How a trial ends whose replicates ended so: never a mean over survivors."""
+    """The end of a trial whose replicates ended so: never a mean over survivors."""
     if any(outcome.state == "crashed" or outcome.root == "crashed" for outcome in outcomes):
         return "failed"
     if any(outcome.state == "diverged" or outcome.root == "diverged" for outcome in outcomes):

@@ -50,7 +50,7 @@ def test_kinds_are_told_apart_by_model_and_instruction_sets(study, machines, kin
 
 
 def test_the_note_counts_the_tables_own_stage_runs(study):
-    """What a search tried elsewhere is in no table."""
+    """Stage runs of a search are in no table, wherever they ran."""
     ran_on(study, XEON, EPYC)
     results, runs = pandas.read_parquet(study / "results.parquet"), pandas.read_parquet(study / "stage_runs.parquet")
     assert list(processors_of_table(results, runs).values()) == [3, 3]

@@ -1,4 +1,4 @@
-"""What is said of the best model before it is used: facts beside its scores."""
+"""Warnings about the best model, to be read before it is used: facts beside its scores."""
 
 from __future__ import annotations
 
