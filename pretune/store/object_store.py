@@ -87,7 +87,7 @@ class Bucket:
         return content
 
     def write(self, name: str, content: bytes) -> None:
-        """A small object, in one request. A reader sees the old one, the new one, or the new one cut at the old size."""
+        """A small object, in one request. A reader sees the old, the new, or the new one cut at the size of the old."""
 
         def once() -> None:
             with self.files.open_output_stream(self._path(name)) as stream:

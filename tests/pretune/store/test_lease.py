@@ -82,7 +82,7 @@ def test_a_dead_holder_and_a_lease_that_was_given_back_are_not_waited_for(tmp_pa
 
 
 def cut_short(store: Store) -> None:
-    """As a reader of a bucket finds it where it was renewed between the request for its size and that for its content."""
+    """As a reader of a bucket finds it where it was renewed between the request for its size and its content's."""
     leased(store, host="another", renewed=1234.5678)
     store.write(f"{KEY}/{LEASE}", store.read(f"{KEY}/{LEASE}")[:-1])
 
