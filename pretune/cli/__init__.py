@@ -9,6 +9,7 @@ import click
 
 from pretune.cli import results, study
 from pretune.cli.data import data as data_group
+from pretune.cli.doctor import doctor
 from pretune.cli.grafana import monitor as monitor_command
 from pretune.cli.store import store_group
 from pretune.errors import EXIT_STOPPED, EXIT_USAGE
@@ -35,7 +36,7 @@ def cli() -> None:
     """
 
 
-for command in (data_group, monitor_command, store_group, *study.COMMANDS, *results.COMMANDS):
+for command in (data_group, doctor, monitor_command, store_group, *study.COMMANDS, *results.COMMANDS):
     cli.add_command(command)
 
 
