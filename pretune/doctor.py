@@ -1,4 +1,4 @@
-"""What this computer offers to studies: versions, CPUs, GPUs, memory, disk, Ray, and where stages would run."""
+"""Examination of this computer for studies: versions, CPUs, GPUs, memory, disk, Ray, and where stages would run."""
 
 from __future__ import annotations
 

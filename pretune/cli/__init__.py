@@ -21,7 +21,7 @@ from pretune.search_spaces.errors import UsageError
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="pretune")
 def cli() -> None:
-    """Which pretraining, and which fine-tuning of it, gives the best segmentation model, and how sure are we?
+    """Find the pretraining that gives the best segmentation model on your images, and how sure that is.
 
     \b
     pretune init my-study.yaml --images photos/ --masks labels/    write a starter study

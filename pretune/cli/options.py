@@ -62,7 +62,7 @@ def run_options(
     parallel: int | None,
     address: str | None,
 ) -> Options:
-    """Where a study runs and writes. Raises click.UsageError."""
+    """Return where a study runs and writes. Raises click.UsageError."""
     from pretune.run import Options
     from pretune.store.object_store import is_address
 

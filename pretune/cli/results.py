@@ -200,7 +200,7 @@ def export(folder: Path, kind: str, encoder_only: bool, keys: str, out: Path | N
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(folder: Path, as_json: bool) -> None:
-    """How far a study is, from its folder; works while it runs and afterwards.
+    """Show how far a study is, from its folder; works while it runs and afterwards.
 
     \b
     pretune status runs/quickstart

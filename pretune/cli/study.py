@@ -216,7 +216,7 @@ def show_end(ended: Any, folder: Path, console: Console) -> None:
 
 
 def idle_share(folder: Path) -> str:
-    """How many stage runs ran at once and how long lanes were idle; nothing where no times are known."""
+    """Say how many stage runs ran at once and how long lanes were idle; "" where no times are known."""
     from pretune.analysis.load.runs import load_stage_runs
     from pretune.analysis.load.timeline import sentence, timeline
 
@@ -290,7 +290,7 @@ def _timed(made: Any, missing: list[Stage], size_of: Callable[[Any], int]) -> An
 
 
 def _glances(data: Path | None, cache: Path | None, digest_of: Callable[[Any], str]) -> Callable[[Any], Any]:
-    """How to look at the masks of a data set; None for one that is not at hand."""
+    """Return a function that looks at the masks of a data set; it gives None for one that is not at hand."""
     from pretune.data.requirements import is_at_hand, without_folds
     from pretune.search_spaces.schema import Data
     from pretune.trainables.data.checks.contents import Glance, glance
@@ -303,7 +303,7 @@ def _glances(data: Path | None, cache: Path | None, digest_of: Callable[[Any], s
 
 
 def _sources(stages: list[Stage], data: Path | None, cache: Path) -> Iterator[str]:
-    """Which data sets will be decoded once and which streamed, and which have files that a run will refuse.
+    """Yield which data sets are decoded once and which streamed, and which have files that a run will refuse.
 
     Data sets that are missing are skipped.
     """
@@ -321,7 +321,7 @@ def _sources(stages: list[Stage], data: Path | None, cache: Path) -> Iterator[st
 
 
 def _contents(data: Path | None, root: Path) -> tuple[Any, Any]:
-    """How to name and count the content of data sets; a plan can be made without the data, by their settings."""
+    """Return functions that name and count the content of data sets; without the data, by their settings."""
     from pretune.search_spaces.identities import fingerprint
     from pretune.search_spaces.schema import Data
     from pretune.trainables.data.errors import DataError
@@ -404,7 +404,7 @@ def init(
 
 
 def _check_starter(file: Path) -> None:
-    """What `pretune plan` would refuse is told while the folders and class names are at hand."""
+    """Report what `pretune plan` would refuse, while the folders and class names are at hand."""
     from pretune.data.facts import data_facts
     from pretune.data.preflight import check_before_training, check_masks
     from pretune.data.requirements import facts_before_decoding
