@@ -59,7 +59,7 @@ class Depth(Settings):
 
 
 class _Images(Settings):
-    """What every data set shares."""
+    """Settings that every data set has."""
 
     split: Annotated[Split, BeforeValidator(undivided)] = Split()  # or none: all images are for pretraining
     limit: PositiveInt | None = None  # use a random subset of this many images (drawn with split.seed)
@@ -256,7 +256,7 @@ class _Reading(_Images):
 
 
 class _OwnMasks(_Images):
-    """What the user's own masks share."""
+    """Settings of the user's own masks."""
 
     classes: tuple[str, ...] = ()  # names of the classes; needed with masks
     mask_values: tuple[Annotated[int, Field(ge=0, le=65535)], ...] | None = (
@@ -465,7 +465,7 @@ class LUNA16(_Volumes):
 
 
 def slices_of(data: Data) -> int | None:
-    """How many slices the volumes of a data set have; None for images."""
+    """Return the number of slices of a data set's volumes; None for images."""
     return data.slices if isinstance(data, Volumes | LUNA16) else None
 
 

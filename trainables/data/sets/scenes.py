@@ -35,7 +35,7 @@ class Scene(NamedTuple):
 
 
 class Body(NamedTuple):
-    """Where an object is and how it is turned."""
+    """Place and angle of an object."""
 
     kind: int  # class, 1..5
     u: _Map  # (S, S) its own coordinates: the outline lies within the unit circle
@@ -95,7 +95,7 @@ def _skin(rng: _Rng, kind: int, u: _Map, v: _Map) -> _Map:
 
 
 def _shadowed(image: _Map, body: Body) -> _Map:
-    """What lies behind an object is darker around it."""
+    """Darken what lies behind an object, around it."""
     distance = np.sqrt(body.u**2 + body.v**2)
     light: _Map = 1 - 0.4 * np.exp(-4 * np.clip(distance - 0.7, 0, None))
     return image * light[..., None]
