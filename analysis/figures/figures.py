@@ -14,7 +14,6 @@ from pretune.analysis.load.results import PublishedValue, ResultsError
 from pretune.analysis.questions.curves import AmountCurves, Band, LearningCurves
 from pretune.analysis.questions.differences import Differences
 from pretune.analysis.questions.dots import CellDots
-from pretune.analysis.questions.sensitivity import Importance, Response
 from pretune.analysis.statistics import Interval
 
 
@@ -76,56 +75,6 @@ def amount_plot(curves: AmountCurves) -> go.Figure:
     figure.update_xaxes(title=theme.text(curves.factor), type="log" if curves.log else "linear", minor={}, **ticks)
     figure.update_yaxes(title=theme.text(curves.metric))
     return figure
-
-
-def response_plot(response: Response) -> go.Figure:
-    """Scores of the sampler's trials over one parameter, with the means of equally filled bins.
-
-    Bars are the spread of a bin's trials; the band, where there are two search seeds or more, that of the bin's mean
-    over seeds.
-    """
-    figure = go.Figure(layout=theme.figure_layout())
-    if len(response.seed_std):
-        figure.add_trace(_seed_band(response))
-    figure.add_trace(theme.markers("one trial", response.x, response.score, theme.COLORS[5], "circle-open", 8))
-    name = "mean of an option's trials" if response.options else "mean of neighbouring trials"
-    means = theme.markers(f"{name}, bar: their std", response.bin_x, response.bin_mean, theme.COLORS[1], "square", 9)
-    means.mode = "markers" if response.options else "lines+markers"
-    means.error_y = {"array": theme.finite(response.bin_std), "color": theme.COLORS[1], "thickness": 1.5}
-    figure.add_trace(means)
-    figure.update_xaxes(title=theme.text(response.parameter), type="log" if response.log else "linear")
-    if response.log:
-        figure.update_xaxes(**theme.log_ticks(response.x))
-    if response.options:
-        options = [theme.text(option) for option in response.options]
-        figure.update_xaxes(tickvals=list(range(len(options))), ticktext=options)
-    figure.update_yaxes(title=theme.text(response.metric))
-    return figure
-
-
-def _seed_band(response: Response) -> go.Scatter:
-    """An area for numbers, wide faint bars for options."""
-    name, color = f"± std of that mean over {response.seeds} search seeds", theme.faint(theme.COLORS[1])
-    x, low, high = response.bin_x, response.bin_mean - response.seed_std, response.bin_mean + response.seed_std
-    if response.options:
-        bars = {"array": theme.finite(response.seed_std), "color": color, "thickness": 14, "width": 0}
-        wide = go.Scatter(x=theme.finite(x), y=theme.finite(response.bin_mean), mode="markers", name=name, error_y=bars)
-        return wide.update(marker={"symbol": "square", "color": color}, hoverinfo="skip", legendrank=2000)
-    around, edge = np.concatenate([x, x[::-1]]), np.concatenate([high, low[::-1]])
-    area = go.Scatter(x=theme.finite(around), y=theme.finite(edge), fill="toself", fillcolor=color, line={"width": 0})
-    return area.update(mode="lines", name=name, hoverinfo="skip", legendrank=2000)
-
-
-def importance_plot(importance: Importance) -> go.Figure:
-    """Shares of importance, with their 5th to 95th percentile over resampled trials."""
-    figure = go.Figure(layout=theme.figure_layout(height=theme.tall(len(importance.parameters))))
-    names = [theme.text(name) for name in importance.parameters]
-    figure.add_trace(theme.markers("share", importance.share, names, theme.COLORS[2], "square", 10))
-    parts = zip(importance.share, importance.low, importance.high, strict=True)
-    figure.data[-1].error_x = theme.whiskers([Interval(*map(float, part)) for part in parts])
-    figure.update_xaxes(title=f"share of importance ({importance.method})", range=[-0.02, 1.02])
-    figure.update_layout(showlegend=False)
-    return theme.in_rows(figure, names)
 
 
 def write_files(figures: Sequence[tuple[str, go.Figure]], folder: Path, kind: str) -> list[Path]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pretune.analysis.load.replicates import independent_values, replicate_results
 from pretune.analysis.load.results import StoredCell, StudyHeader, known_definition
-from pretune.analysis.questions.sensitivity import ScoredTrial, SearchRuns, varied
+from pretune.analysis.questions.searched import ScoredTrial, SearchRuns, place_of, varied
 from pretune.analysis.statistics import Array
 from pretune.search_spaces.metrics import Direction, MetricDefinition, sign_of
 
@@ -113,7 +113,7 @@ def _finished(results: pandas.DataFrame, header: StudyHeader, metric: str) -> di
 def trial_grids(search: SearchRuns, ranges: Mapping[str, Any]) -> tuple[HeatMapGrid, ...]:
     """The mean score of the trials in every field of two parameters, each cut into equally filled bins or its options.
 
-    From the sampler's own trials: `sensitivity.BIASED` holds for it.
+    From the sampler's own trials: `searched.BIASED` holds for it.
     """
     names = [name for name in varied(search) if all(name in trial.values for trial in search.trials)]
     return tuple(_trial_grid(search, ranges, *pair) for pair in combinations(names, 2))
@@ -133,7 +133,7 @@ def _bins(
     trials: Sequence[ScoredTrial], name: str, described: Mapping[str, Any]
 ) -> tuple[tuple[str, ...], NDArray[np.intp]]:
     """Names of the bins of a parameter, and the bin of each trial; equal values always share one."""
-    x = np.array([_place(trial.values[name]) for trial in trials], np.float64)
+    x = np.array([place_of(trial.values[name]) for trial in trials], np.float64)
     values = np.unique(x)
     most = max(2, min(_MOST_BINS, round(_SQRT_TRIALS_PER_BIN * len(x) ** 0.5 / 2)))
     if "choice" in described:
@@ -147,11 +147,6 @@ def _bins(
     return tuple(f"{part.min():.2g} to {part.max():.2g}" for part in parts), at
 
 
-def _place(value: Any) -> float:
-    """A number; how many items of a subset."""
-    return float(len(value)) if isinstance(value, list) else float(value)
-
-
 def parallel(search: SearchRuns, ranges: Mapping[str, Any]) -> Parallel:
     """Every trial of a search over the parameters that all of them have and that took more than one value."""
     names = [name for name in varied(search) if all(name in trial.values for trial in search.trials)]
@@ -163,7 +158,7 @@ def parallel(search: SearchRuns, ranges: Mapping[str, Any]) -> Parallel:
 
 
 def _axis(name: str, values: Sequence[Any], described: Mapping[str, Any]) -> Axis:
-    x = np.array([_place(value) for value in values], np.float64)
+    x = np.array([place_of(value) for value in values], np.float64)
     log = bool(described.keys() & {"log_uniform", "log_int"}) and bool((x > 0).all())
     shown = np.log(x) if log else x
     low, high = (float(shown.min()), float(shown.max())) if len(shown) else (0.0, 1.0)

@@ -129,6 +129,21 @@ def searched(f, sampler):
         for s in range(2)
     ]
     pandas.concat([results, pandas.DataFrame(rows)]).to_parquet(f / "results.parquet")
+    write_trials(f, [json.dumps({"finetune.lr": t / 10}) for t in range(10)], [0.5 + t / 30 for t in range(10)])
+
+
+def write_trials(f, chosen, values, told=None):
+    rows = [
+        {
+            "search": "search of finetune for a=x",
+            "cells": '["a=x"]',
+            "index": i,
+            "told": (told or {}).get(i, "complete"),
+        }
+        | {"value": value, "reason": "", "confirmed": False, "scores": json.dumps([value, value]), "chosen": setting}
+        for i, (setting, value) in enumerate(zip(chosen, values, strict=True))
+    ]
+    pandas.DataFrame(rows).to_parquet(f / "searches.parquet")
 
 
 def checkpoints(f, kept):
@@ -216,13 +231,14 @@ def no_common_seed(f):
 
 def trials(f, count, flat=False):
     searched(f, "tpe")
-    results = pandas.read_parquet(f / "results.parquet")
-    kept = results[(results["phase"] == "confirm") | (results["chosen"].map(len) > 0)]
-    tried = sorted(set(kept[kept["phase"] == "search"]["chosen"]))[:count]
-    kept = kept[(kept["phase"] == "confirm") | kept["chosen"].isin(tried)]
-    kept.assign(value=np.where(flat & (kept["phase"] == "search"), 0.5, kept["value"])).to_parquet(
-        f / "results.parquet"
-    )
+    values = [0.5 if flat else 0.5 + t / 30 for t in range(count)]
+    write_trials(f, [json.dumps({"finetune.lr": t / 10}) for t in range(count)], values)
+
+
+def same_everywhere(f):
+    """One value of the only parameter: nothing was varied."""
+    searched(f, "tpe")
+    write_trials(f, [json.dumps({"finetune.lr": 0.1})] * 10, [0.5 + t / 30 for t in range(10)])
 
 
 def told(f):
@@ -271,6 +287,7 @@ SCENES = {
     "few trials": lambda f: trials(f, 4),
     "flat trials": lambda f: trials(f, 10, True),
     "partly wrong": lambda f: (counted(f, 10), columns_of(f, value=lambda r: r["value"] + 0.01 * (r["cell"] == "a=x"))),
+    "one value": same_everywhere,
     "told": told,
     "far": far,
     "itself": itself,
@@ -462,7 +479,9 @@ SENTENCES = [
         "Sobol",
         "searched",
     ),
-    ("there is one parameter, so nothing to rank", "searched", "three"),
+    ("no parameter is common to all trials", "one value", "searched"),
+    ("only in 5 % of studies without any effect is a parameter of a figure filled", "searched", "three"),
+    ("What failed stands below its panel.", "searched", "three"),
     (", test data that no choice has seen.", "three", "validation"),
     ("nested seeds: variance between pretrainings, and between fine-tunings of one pretraining", "nested", "three"),
     (
@@ -562,7 +581,7 @@ def compared(folder, beside):
 
 
 # scenes of sentences beside figures: drawing takes most of the time
-DRAWN = ("three", "failed", "published", "searched", "Sobol", "few trials", "flat trials")
+DRAWN = ("three", "failed", "published", "searched", "Sobol", "few trials", "flat trials", "one value")
 
 
 @pytest.fixture(scope="module")
@@ -608,16 +627,16 @@ ELSEWHERE = {  # part of a sentence -> the test file that holds where it is true
     "the value is infinite": "questions/test_tables.py",
     "cells that lost a run are not in it": "questions/test_components.py",
     "no spread at all, so no interval: ": "questions/test_marginal.py",
-    "differs between cells, so there is no common space": "questions/test_sensitivity.py",
+    "differs between cells, so there is no common space": "questions/test_importance.py",
+    "there is one parameter, so nothing to rank": "questions/test_importance.py",
+    "more often at": "questions/test_sensitivity.py",
+    "Not on this page": "figures/test_figures_sensitivity.py",
     "which is no cell of this study": "questions/test_tables.py",
 }
 LABELS = {  # names of axes, columns and groups, and captions that hold for every figure of their kind
     *(
         "system-ui",
-        "mean of an option's trials",
-        "mean of neighbouring trials",
         "mean and 95 % t interval",
-        "± std of that mean",
     ),
     *(
         "band: ± one standard deviation",
@@ -631,11 +650,21 @@ LABELS = {  # names of axes, columns and groups, and captions that hold for ever
         "One mark per configuration",
         "Debiased linear CKA",
         "rotation and scale",
-        "PED-ANOVA: what tells",
-        "Whiskers are",
+        "what tells the best tenth of trials apart",
+        "by fANOVA: variance of a forest's fit",
+        "a parameter explains alone",
+        "How much of the variance of scores each parameter",
+        "what chance reaches",
+        "One mark per trial, the mean over its search seeds",
+        "with 95 % interval",
+        "searches, one mark per trial",
+        "score as far as it went",
+        "chosen for the table",
+        "share, with its interval",
+        "all searches of",
+        "`pretune report FOLDER --figures svg` writes all",
     ),
     *(
-        "The first parameter stays first in",
         "Mean score of the trials in each",
         "One line per trial",
         "Each bar is a stage run",
@@ -661,7 +690,6 @@ LABELS = {  # names of axes, columns and groups, and captions that hold for ever
     ),
     *(
         "(study.yaml is not there)",
-        "% of resamples or more",
         "figure files need",
         "nothing to show yet",
         "mean ± standard deviation over",
@@ -671,10 +699,8 @@ LABELS = {  # names of axes, columns and groups, and captions that hold for ever
         "no longer watching",
         "is written as soon as results are stored",
         "over seeds and over test images",
-        "bar: their std",
     ),
     *(
-        "share of importance (",
         "no stage of this study has ended yet",
         "the study has not started yet",
         "at once, idle for",
