@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pretune.analysis.load.results import PublishedValue, ResultsError
 from pretune.analysis.questions.curves import AmountCurves, Band, LearningCurves
 from pretune.analysis.questions.differences import Differences
 from pretune.analysis.questions.dots import CellDots
+from pretune.analysis.questions.savings import Saving
 from pretune.analysis.statistics import Interval
 
 
@@ -68,9 +70,16 @@ def learning_plot(curves: LearningCurves) -> go.Figure:
     return figure
 
 
-def amount_plot(curves: AmountCurves) -> go.Figure:
-    """A metric against an amount, e.g. of labels; a logarithmic axis where amounts span a factor of five."""
+def amount_plot(curves: AmountCurves, saved: Sequence[Saving] = ()) -> go.Figure:
+    """A metric against an amount, e.g. of labels; a logarithmic axis where amounts span a factor of five.
+
+    `saved`: dotted, from a setting at its smallest amount to the amount at which the baseline scores the same, with
+    its 95 % interval.
+    """
     figure = _bands(curves.bands, lines_only=False, published=curves.published)
+    colors = {band.label: theme.COLORS[number % len(theme.COLORS)] for number, band in enumerate(curves.bands)}
+    for saving in saved:
+        figure.add_trace(_saving(saving, colors.get(saving.setting, theme.INK)))
     ticks = {"tickvals": list(curves.amounts), "ticktext": [theme.text(level) for level in curves.levels]}
     figure.update_xaxes(title=theme.text(curves.factor), type="log" if curves.log else "linear", minor={}, **ticks)
     figure.update_yaxes(title=theme.text(curves.metric))
@@ -131,6 +140,18 @@ def _band(band: Band, number: int, lines_only: bool) -> list[go.Scatter]:
     )
     area.update(mode="lines", legendgroup=name, showlegend=False, hoverinfo="skip")
     return [area, mean]
+
+
+def _saving(saving: Saving, color: str) -> go.Scatter:
+    """From a setting to the amount at which the baseline equals it; to the baseline's largest where none does."""
+    end = min(max(saving.equal, saving.amount), saving.largest)
+    line = go.Scatter(x=[saving.amount, end], y=[saving.score] * 2, mode="lines+markers", showlegend=False)
+    low, high = max(saving.low, saving.amount), min(saving.high, saving.largest)
+    bars = {"type": "data", "symmetric": False, "array": [0, max(0.0, high - end)], "color": color, "thickness": 1.5}
+    line.update(error_x=bars | {"arrayminus": [0, max(0.0, end - low)], "width": 5})
+    marker = {"symbol": ["circle", "line-ns" if math.isfinite(saving.equal) else "triangle-right"], "size": [1, 12]}
+    line.update(marker=marker | {"color": color, "line": {"width": 2, "color": color}})
+    return line.update(line={"color": color, "width": 1.5, "dash": "dot"}, hovertext=theme.text(saving.sentence))
 
 
 def _published(band: Band, number: int) -> go.Scatter:

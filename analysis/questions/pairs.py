@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from pretune.analysis.load.replicates import independent_values, replicate_results
 from pretune.analysis.load.results import StoredCell, StudyHeader, known_definition
-from pretune.analysis.questions.searched import ScoredTrial, SearchRuns, place_of, varied
+from pretune.analysis.questions.searched import ScoredTrial, SearchRuns, place_of, seed_std, varied
 from pretune.analysis.statistics import Array
 from pretune.search_spaces.metrics import Direction, MetricDefinition, sign_of
 
 _MOST_BINS = 4
+_SPAN = 6.0  # standard deviations that a colour scale spans at least
 _SQRT_TRIALS_PER_BIN = 1.5  # so many bins per parameter that a field holds two trials or so
 
 
@@ -33,6 +34,7 @@ class HeatMapGrid(NamedTuple):
     columns: tuple[str, ...]
     values: Array  # (rows, columns)
     counts: NDArray[np.int64]  # (rows, columns), of what each number is the mean
+    span: float = 0.0  # least width of the colour scale: six standard deviations over seeds, so that noise looks alike
 
 
 class Tradeoff(NamedTuple):
@@ -73,10 +75,18 @@ def factor_grids(results: pandas.DataFrame, header: StudyHeader, metric: str) ->
     Only those settings of the other factors count that have a value at every place of the grid, so that all places
     are means over the same; a pair that has no such setting has no grid.
     """
-    means = {label: np.mean(values) for label, values in _finished(results, header, metric).items() if values}
+    values = _finished(results, header, metric)
+    means = {label: np.mean(part) for label, part in values.items() if part}
     names = [name for name, levels in header.factors.items() if len(levels) > 1]
     grids = (_factor_grid(header, metric, means, *pair) for pair in combinations(names, 2))
-    return tuple(grid for grid in grids if grid is not None)
+    span = _SPAN * pooled_std([_std(part) for part in values.values()])
+    return tuple(grid._replace(span=span) for grid in grids if grid is not None)
+
+
+def pooled_std(stds: Sequence[float]) -> float:
+    """Root of the mean variance of those that are known; 0 without any."""
+    known = [std for std in stds if math.isfinite(std)]
+    return float(np.sqrt(np.mean(np.square(known)))) if known else 0.0
 
 
 def _factor_grid(
@@ -116,7 +126,8 @@ def trial_grids(search: SearchRuns, ranges: Mapping[str, Any]) -> tuple[HeatMapG
     From the sampler's own trials: `searched.BIASED` holds for it.
     """
     names = [name for name in varied(search) if all(name in trial.values for trial in search.trials)]
-    return tuple(_trial_grid(search, ranges, *pair) for pair in combinations(names, 2))
+    span = _SPAN * pooled_std([seed_std(trial) for trial in search.trials])
+    return tuple(_trial_grid(search, ranges, *pair)._replace(span=span) for pair in combinations(names, 2))
 
 
 def _trial_grid(search: SearchRuns, ranges: Mapping[str, Any], row: str, column: str) -> HeatMapGrid:

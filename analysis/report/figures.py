@@ -14,6 +14,7 @@ import pandas
 import plotly.graph_objects as go
 
 from pretune.analysis.digits import few
+from pretune.analysis.figures import factors as figures_factors
 from pretune.analysis.figures import figures
 from pretune.analysis.figures import pairs as figures_pairs
 from pretune.analysis.figures import sensitivity as figures_sensitivity
@@ -30,6 +31,9 @@ from pretune.analysis.questions.dots import cell_dots
 from pretune.analysis.questions.facts import SIGNS
 from pretune.analysis.questions.image_bootstrap import out_of_range
 from pretune.analysis.questions.importance import Importance, importance
+from pretune.analysis.questions.interactions import interactions
+from pretune.analysis.questions.ranks import ranks
+from pretune.analysis.questions.savings import Saving, savings
 from pretune.analysis.questions.searched import SearchRuns, origin, searches
 from pretune.analysis.report import panels
 
@@ -75,6 +79,7 @@ def figure_groups(folder: Path, most: int = MOST_FIGURES) -> tuple[tuple[FigureG
     asked = of_metrics(results, header.report.metrics)
     content = json.loads((folder / "study.json").read_text(encoding="utf-8"))
     by_cell = [*_cells(asked, header), *_over_amounts(asked, header), *_interactions(asked, header, most)]
+    by_cell += _order(asked, header)
     missing = missing_values(asked, header)
     groups = [
         group._replace(note=f"{group.note} {missing}".strip()) for group in (*by_cell, *_tradeoffs(asked, header, most))
@@ -181,18 +186,45 @@ def published_by_cell(results: pandas.DataFrame, header: StudyHeader, metric: st
 def _over_amounts(results: pandas.DataFrame, header: StudyHeader) -> Iterator[FigureGroup]:
     factor = curves.amount_factor(header)
     if factor is not None:
-        theirs = {metric: published_by_cell(results, header, metric) for metric in header.report.metrics}
-        made = [curves.amount_curves(results, header, factor, m, theirs[m]) for m in header.report.metrics]
-        yield FigureGroup(f"Over {factor}", "", tuple((item.metric, figures.amount_plot(item)) for item in made))
+        saved = {metric: savings(results, header, factor, metric) for metric in header.report.metrics}
+        said = [saving.sentence for found in saved.values() for saving in found]
+        note = f"Dotted: to the {factor} at which the baseline scores the same. {'; '.join(said)}." if said else ""
+        drawn = [(m, amount_figure(results, header, factor, m, saved[m])) for m in header.report.metrics]
+        yield FigureGroup(f"Over {factor}", note, tuple(drawn))
+
+
+def amount_figure(
+    results: pandas.DataFrame, header: StudyHeader, factor: str, metric: str, saved: Sequence[Saving] = ()
+) -> go.Figure:
+    """The metric over the amounts of a factor. Raises ResultsError."""
+    theirs = published_by_cell(results, header, metric)
+    return figures.amount_plot(curves.amount_curves(results, header, factor, metric, theirs), saved)
 
 
 def _interactions(results: pandas.DataFrame, header: StudyHeader, most: int) -> Iterator[FigureGroup]:
-    grids = [grid for metric in header.report.metrics for grid in pairs.factor_grids(results, header, metric)]
+    metrics = header.report.metrics
+    lines = [found for metric in metrics for found in interactions(results, header, metric)]
+    items = [(f"{found.metric}: {found.line_factor} over {found.axis_factor}", found) for found in lines]
+    note = "Thin lines are seeds, thick ones their mean. Lines that run side by side: the factors do not interact."
+    yield group_of("Interactions", note, items, figures_factors.interaction_plot, most)
+    grids = [grid for metric in metrics for grid in pairs.factor_grids(results, header, metric)]
     note = (
         "Means over seeds and over the levels of the other factors. Where rows differ by a constant, the two factors "
     )
-    note += "do not interact."
+    note += "do not interact. Colours span six standard deviations over seeds, or more."
     yield group_of("Pairs of factors", note, _titled(grids), figures_pairs.heat_map, most)
+
+
+def _order(results: pandas.DataFrame, header: StudyHeader) -> Iterator[FigureGroup]:
+    found = [one for metric in header.report.metrics if (one := ranks(results, header, metric)) is not None]
+    note = (
+        "In which share of resampled seeds (one fewer than ran) a cell takes a rank. It describes these seeds; what is "
+    )
+    note += "shown to be worse stands in the table."
+    short = dict.fromkeys(cell for one in found for cell in one.excluded)
+    note += f" Not ranked, since replicates have no value: {few(list(short), 8)}." if short else ""
+    drawn = tuple((one.metric, figures_factors.rank_plot(one)) for one in found)
+    yield FigureGroup("How stable the order is", note, drawn)
 
 
 def _titled(grids: Sequence[pairs.HeatMapGrid]) -> list[tuple[str, pairs.HeatMapGrid]]:

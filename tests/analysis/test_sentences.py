@@ -241,6 +241,20 @@ def same_everywhere(f):
     write_trials(f, [json.dumps({"finetune.lr": 0.1})] * 10, [0.5 + t / 30 for t in range(10)])
 
 
+def labels(f):
+    scores = {"start=random": [0.50, 0.60, 0.70], "start=pretrained": [0.60, 0.70, 0.80]}
+    write_study(
+        f,
+        {
+            f"{start} labels={n}": [value + 0.01 * seed * (1 + i % 2) for seed in range(3)]
+            for start, values in scores.items()
+            for i, (n, value) in enumerate(zip(("50", "100", "400"), values, strict=True))
+        },
+        {"start": ["random", "pretrained"], "labels": ["50", "100", "400"]},
+        baseline={"start": "random"},
+    )
+
+
 def told(f):
     three(f)
     ends = ["complete", "partial", "infeasible", "failed", "unscored"]
@@ -287,6 +301,10 @@ SCENES = {
     "few trials": lambda f: trials(f, 4),
     "flat trials": lambda f: trials(f, 10, True),
     "partly wrong": lambda f: (counted(f, 10), columns_of(f, value=lambda r: r["value"] + 0.01 * (r["cell"] == "a=x"))),
+    "labels": labels,
+    "one lost": lambda f: write_study(
+        f, {"a=x": [0.5, 0.6, 0.7], "a=y": [0.5, 0.6, 0.8], "a=z": [0.5, NAN, 0.7]}, THREE
+    ),
     "one value": same_everywhere,
     "told": told,
     "far": far,
@@ -482,6 +500,11 @@ SENTENCES = [
     ("no parameter is common to all trials", "one value", "searched"),
     ("only in 5 % of studies without any effect is a parameter of a figure filled", "searched", "three"),
     ("What failed stands below its panel.", "searched", "three"),
+    ("In which share of resampled seeds (one fewer than ran) a cell takes a rank.", "three", "one seed"),
+    ("Not ranked, since replicates have no value: a=z", "one lost", "three"),
+    ("Dotted: to the labels at which the baseline scores the same.", "labels", "three"),
+    ("Lines that run side by side: the factors do not interact.", "labels", "three"),
+    ("scores what start=random does with about", "labels", "three"),
     (", test data that no choice has seen.", "three", "validation"),
     ("nested seeds: variance between pretrainings, and between fine-tunings of one pretraining", "nested", "three"),
     (
@@ -581,7 +604,19 @@ def compared(folder, beside):
 
 
 # scenes of sentences beside figures: drawing takes most of the time
-DRAWN = ("three", "failed", "published", "searched", "Sobol", "few trials", "flat trials", "one value")
+DRAWN = (
+    "three",
+    "failed",
+    "published",
+    "searched",
+    "Sobol",
+    "few trials",
+    "flat trials",
+    "one value",
+    "labels",
+    "one seed",
+    "one lost",
+)
 
 
 @pytest.fixture(scope="module")
@@ -629,6 +664,9 @@ ELSEWHERE = {  # part of a sentence -> the test file that holds where it is true
     "no spread at all, so no interval: ": "questions/test_marginal.py",
     "differs between cells, so there is no common space": "questions/test_importance.py",
     "there is one parameter, so nothing to rank": "questions/test_importance.py",
+    "above what": "questions/test_factors.py",
+    "below what": "questions/test_factors.py",
+    "about": "questions/test_factors.py",
     "more often at": "questions/test_sensitivity.py",
     "Not on this page": "figures/test_figures_sensitivity.py",
     "which is no cell of this study": "questions/test_tables.py",
@@ -662,6 +700,17 @@ LABELS = {  # names of axes, columns and groups, and captions that hold for ever
         "chosen for the table",
         "share, with its interval",
         "all searches of",
+        "does with the fewest tried (",
+        "(95 %: at least",
+        "How stable the order is",
+        "difference of differences",
+        "share of resampled seeds",
+        "is shown to be worse stands in the table",
+        "fewer than the fewest tried",
+        "more than were tried",
+        "the most tried",
+        "Thin lines are seeds, thick ones their mean",
+        "Colours span six standard deviations",
         "`pretune report FOLDER --figures svg` writes all",
     ),
     *(

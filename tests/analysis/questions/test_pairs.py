@@ -279,7 +279,8 @@ def test_every_figure_that_the_data_allow_is_in_the_report(tmp_path):
     pandas.DataFrame(trials).to_parquet(folder / "searches.parquet")
     groups, notes = figure_groups(folder)
     assert [group.title for group in groups] == [
-        "Every seed", "Differences to the baseline", "Over labels", "Pairs of factors", "Trade-offs", "Learning curves",
+        "Every seed", "Differences to the baseline", "Over labels", "Interactions", "Pairs of factors",
+        "Trade-offs", "Learning curves",
         "Sensitivity", "Importance", "Pairs of parameters", "Every trial",
     ]  # fmt: skip
     assert notes == ()
