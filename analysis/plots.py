@@ -52,7 +52,7 @@ def sensitivity(study: Folder, stage: str = "finetune", cell: str = "", columns:
 def importance(
     study: Folder, stage: str = "finetune", cell: str = "", method: ImportanceMethod = "main effects", seed: int = 0
 ) -> go.Figure:
-    """How much each searched parameter matters, beside what chance reaches.
+    """The importance of each searched parameter, beside what chance reaches.
 
     `method`: main effects (all searches of the stage together), or Optuna's PED-ANOVA or fANOVA, which rank within one
     search: name it by `cell`. `seed` is of the permutations.

@@ -47,7 +47,7 @@ def sensitivity_plot(group: PanelGroup, columns: int = 1) -> go.Figure:
 
 
 class _Place:
-    """Where a panel stands: the numbers of its axes, and its domains in the plotting area."""
+    """A panel's place: the numbers of its axes, and its domains in the plotting area."""
 
     def __init__(self, number: int, columns: int, rows: int, rug: int) -> None:
         row, column = divmod(number, columns)

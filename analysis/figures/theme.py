@@ -1,4 +1,4 @@
-"""How every figure looks, and the parts that several of them share.
+"""Look of every figure, and the parts that several of them share.
 
 One theme for all: Okabe and Ito's colours, which stay apart for colour-blind readers, and with them line styles and
 marker shapes, which stay apart in grey print; for amounts cividis, which is ordered for colour-blind eyes and in grey.
@@ -118,7 +118,7 @@ def for_print(figure: go.Figure, inches: float) -> go.Figure:
 
 
 def _few_ticks(axis: Any, width: int) -> None:
-    """Of a logarithmic axis that is short, powers of ten alone are named."""
+    """Name powers of ten alone on a logarithmic axis that is short."""
     first, last = axis.domain or (0.0, 1.0)
     wide = 48 * len(axis.tickvals or ())  # pixels that all names take
     if axis.type == "log" and axis.tickvals is not None and (last - first) * width < wide:

@@ -1,4 +1,4 @@
-"""How many labels a start saves: at which amount the baseline scores what another setting scores with fewer.
+"""Labels that a start saves: the amount at which the baseline scores what another setting scores with fewer.
 
 The baseline's scores between its amounts are read off a line through them (over the logarithm where the axis has it),
 seed by seed. The interval is a test turned round: the amounts at which the paired difference over seeds is not shown
@@ -117,7 +117,7 @@ def _saving(
 
 
 def _crossing(difference: Array, amount: Array) -> float:
-    """Where the baseline first comes to the score; inf beyond its last amount, 0 before its first."""
+    """The amount at which the baseline first comes to the score; inf beyond its last amount, 0 before its first."""
     rising = difference[-1] >= difference[0]
     signed = difference if rising else -difference
     if signed[0] > 0:

@@ -1,4 +1,4 @@
-"""Which figures a study's results allow, in the order of the report."""
+"""Figures that a study's results allow, in the order of the report."""
 
 from __future__ import annotations
 
@@ -338,7 +338,7 @@ def ranked_searches(found: Sequence[SearchRuns], ranges: Mapping[str, Any]) -> l
 
 
 def _unranked(ranked: Sequence[Importance]) -> tuple[str, ...]:
-    """Why parameters of some searches have no importance: one sentence per reason."""
+    """Say why parameters of some searches have no importance: one sentence per reason."""
     reasons: dict[str, list[str]] = {}
     for item in ranked:
         if item.note and item.search not in reasons.get(item.note, ()):
