@@ -1,4 +1,4 @@
-"""Rates at which the answer's sentence or an importance claim something where nothing is.
+"""The share of studies in which the answer's sentence or an importance claims something where nothing is.
 
     python -m benchmarks.null_studies [STUDIES] > benchmarks/results/null_studies.md
 

@@ -86,15 +86,23 @@ def amount_plot(curves: AmountCurves, saved: Sequence[Saving] = ()) -> go.Figure
     return figure
 
 
-def write_files(figures: Sequence[tuple[str, go.Figure]], folder: Path, kind: str) -> list[Path]:
-    """Every (name, figure) as a file `name.kind` (svg, pdf or png), offline.
+def write_files(
+    figures: Sequence[tuple[str, go.Figure]], folder: Path, kind: str, inches: float | None = None
+) -> list[Path]:
+    """Every (name, figure) as a file `name.kind` (svg, pdf or png), offline; `inches` wide with 8 pt type, for a paper.
 
     Raises ResultsError where kaleido, or the browser that it draws with, is missing.
     """
     paths = [folder / f"{name}.{kind}" for name, _ in figures]
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        pio.write_images([figure for _, figure in figures], paths, width=900, scale=2 if kind == "png" else 1)
+        drawn = [figure if inches is None else theme.for_print(figure, inches) for _, figure in figures]
+        width, dots = (
+            [900 if inches is None else figure.layout.width for figure in drawn],
+            2 if inches is None else 3.125,
+        )
+        height = [figure.layout.height for figure in drawn]
+        pio.write_images(drawn, paths, width=width, height=height, scale=dots if kind == "png" else 1)
     except Exception as error:  # kaleido and the browser each raise their own
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         required = "figure files need `pip install 'pretune[figures]'` and a Chromium or Chrome"

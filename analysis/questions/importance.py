@@ -1,4 +1,4 @@
-"""Importance of each searched parameter, beside what chance alone would show under the same design.
+"""The importance of each searched parameter, beside what chance alone would show under the same design.
 
 main effects: the share of the variance of the scores that one parameter explains by itself (R squared of its means, or
 of a natural spline), each search's own level taken out. Shares need not add up to one: noise stays what it is. Its
@@ -100,10 +100,8 @@ def _nothing_to_rank(names: Sequence[str]) -> str:
 
 
 def _floor(observed: Array, permuted: Array) -> Array:
-    """The importance that chance reaches, `(parameters,)`, of that in permutations, `(permutations, parameters)`.
-
-    A multiple of each parameter's mean, such that in 5 % of the permutations any is above it (the largest ratio of
-    each permutation, as max-T tests do).
+    """The share that chance reaches, `(parameters,)`: a multiple of each parameter's mean over permutations `(permutations,
+    parameters)`, such that in 5 % of them any is above it (the largest ratio of each permutation, as max-T tests do).
     """
     mean = np.maximum(permuted.mean(axis=0), 1e-12)
     largest = np.sort((permuted / mean).max(axis=1))

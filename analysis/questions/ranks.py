@@ -1,4 +1,4 @@
-"""Stability of the order of the cells over seeds: in which share of resampled seeds each cell takes each rank.
+"""Stability of the cells' order over seeds: the share of resampled seeds in which each cell takes each rank.
 
 Seeds are resampled for all cells together, one fewer than there are, so that the spread of a mean is that of the mean
 of all of them. It describes the seeds that ran; what is shown to be worse is for the table's tests to say.

@@ -1,4 +1,4 @@
-"""Labels that a start saves: at which amount the baseline scores what another setting scores with fewer.
+"""Labels that a start saves: the amount at which the baseline scores what another setting scores with fewer.
 
 The baseline's scores between its amounts are read off a line through them (over the logarithm where the axis has it),
 seed by seed. The interval is a test turned round: the amounts at which the paired difference over seeds is not shown

@@ -99,15 +99,20 @@ def missing_values(results: pandas.DataFrame, header: StudyHeader) -> str:
     return f"Replicates without a value are in no mean; how many have one: {cells}." if cells else ""
 
 
-def write_figures(folder: Path, kind: str) -> list[Path]:
+def write_figures(folder: Path, kind: str, inches: float | None = None) -> list[Path]:
     """Every figure of the report as a file in `figures/` (svg, pdf or png), and the image panels as PNG.
+
+    With `inches`: so wide, with 8 pt type, for a paper.
 
     Raises ResultsError.
     """
     groups, _ = figure_groups(folder, sys.maxsize)
     shown = [(f"{group.title} {name}", figure) for group in groups for name, figure in group.figures]
     drawn = list(zip(_file_names([name for name, _ in shown]), (figure for _, figure in shown), strict=True))
-    return [*figures.write_files(drawn, folder / "figures", kind), *panels.write_sheets(folder, folder / "figures")]
+    return [
+        *figures.write_files(drawn, folder / "figures", kind, inches),
+        *panels.write_sheets(folder, folder / "figures"),
+    ]
 
 
 def _file_names(texts: Sequence[str]) -> list[str]:

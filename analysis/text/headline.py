@@ -118,7 +118,7 @@ def _improvement(row: Difference, table: Differences, means: dict[str, float], h
 
 
 def _in_practice(row: Difference, means: dict[str, float], header: StudyHeader, metric: str) -> str:
-    """Return what the baseline lacks to a perfect score, and how much of it this closes."""
+    """The share that this closes of what the baseline lacks to a perfect score, in words."""
     definition = header.definition(metric)
     if definition.unit != "fraction" or definition.direction != "maximize" or row.p_holm >= ALPHA:
         return ""
@@ -129,7 +129,7 @@ def _in_practice(row: Difference, means: dict[str, float], header: StudyHeader, 
 
 
 def _seeds(row: Difference, comparisons: int) -> str:
-    """Return how many seeds would show a difference of this size, in Holm's first step."""
+    """The number of seeds that would show a difference of this size, in Holm's first step."""
     if not (row.std > 0) or row.difference == 0:
         return "no spread is known from which to say how many seeds would show a difference"
     try:
@@ -169,7 +169,7 @@ def _among_cells(
 
 
 def _rivals(table: Table) -> int | None:
-    """Count the cells that are not shown to be worse than another; None where none could be tested."""
+    """The number of cells that are not shown to be worse than another; None where none could be tested."""
     marks = [mark for row, best in zip(table.rivals, table.best, strict=True) for mark in _others(row, best)]
     if not marks or all(mark is None for mark in marks):
         return None
