@@ -82,6 +82,7 @@ class Scenes(_Images):
     dataset: Literal["scenes"]
     images: Annotated[int, Field(ge=1, le=1_000_000)] = 600
     classes: Annotated[int, Field(ge=2, le=6)] = 3  # background included
+    noise: Annotated[float, Field(ge=0, le=1)] = 0.0  # more sensor noise: standard deviation, of the brightest value
     seed: NonNegativeInt = 0
     cache_size: PositiveInt = 64
 
