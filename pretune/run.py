@@ -282,7 +282,7 @@ def searches_in(options: Options) -> Iterator[BaseStorage]:
 @contextmanager
 def faults_in_a_sentence(options: Options) -> Iterator[None]:
     """A disk or a database that fails under the driver ends the run; what is finished is in the store."""
-    again = "what is finished is kept, and the same command goes on"
+    again = "finished work is kept; the same command continues"
     try:
         yield
     except OSError as error:

@@ -53,7 +53,7 @@ def report(
         report_html.watch(folder, lambda line: console.print(plain(line), highlight=False, soft_wrap=True))
     if html:
         for missing in draw_panels(folder, cache or folder.parent / "cache", store or folder.parent / "store"):
-            console.print(f"[dim]images left out of the report: {plain(missing)}[/]", highlight=False)
+            console.print(f"[dim]no image panels in the report: {plain(missing)}[/]", highlight=False)
     print_report(folder, console, html, details)
     if html:
         console.print(f"report  {plain(folder / report_html.REPORT_NAME)}", highlight=False, soft_wrap=True)

@@ -44,7 +44,7 @@ PASSWORD = re.compile(r"://.*:.*@|[?&#;][^=]*(pass|secret|token|key)[^=]*=", re.
 def connect(address: str) -> Any:
     """A JobSubmissionClient. Raises `ClusterError` where nothing, or no dashboard, answers."""
     if not address.startswith(("http://", "https://")):
-        raise ClusterError(f"--address {address} is no dashboard address: {ADVICE}{TUNNEL}")
+        raise ClusterError(f"--address {address} is not a dashboard address: {ADVICE}{TUNNEL}")
     check_port(address, ADVICE + TUNNEL)
     with explained(address):
         try:
@@ -53,7 +53,7 @@ def connect(address: str) -> Any:
             if not is_another_server(error):
                 raise
             raise ClusterError(
-                f"--address {address}: what answers there is no Ray dashboard; {ADVICE}{TUNNEL}"
+                f"--address {address}: something other than a Ray dashboard answers there; {ADVICE}{TUNNEL}"
             ) from None
 
 
@@ -183,24 +183,24 @@ def stop(target: str, address: str | None) -> str:
     folder = Path(target)
     if not folder.is_dir():
         if address is None:
-            raise ClusterError(f"{target} is no folder of a study; to stop a job of that name give --address")
+            raise ClusterError(f"{target} is not a study folder; to stop a job of that name give --address")
         return stop_job(target, address)
     driver = driver_of(folder)
     if driver is None:
         raise ClusterError(f"no study is running on {folder}")
     if driver["job"]:
         if address is None:
-            raise ClusterError(f"{folder} is worked on by the job {driver['job']}: give --address of its cluster")
+            raise ClusterError(f"{folder} is in use by the job {driver['job']}: give --address of its cluster")
         return stop_job(driver["job"], address)
     if driver["host"] != socket.gethostname():
-        raise ClusterError(f"{folder} is worked on by a process of {driver['host']}: run pretune stop there")
+        raise ClusterError(f"{folder} is in use by a process on {driver['host']}: run pretune stop there")
     os.kill(driver["pid"], signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS
     while driver_of(folder) is not None:
         if time.monotonic() > deadline:
-            raise ClusterError(f"{folder}: process {driver['pid']} has not ended within {STOP_SECONDS} s; it was asked")
+            raise ClusterError(f"{folder}: process {driver['pid']} did not exit within {STOP_SECONDS} s of SIGTERM")
         time.sleep(0.2)
-    return f"stopped; `pretune run` with --out {folder} goes on"
+    return f"stopped; `pretune run` with --out {folder} continues"
 
 
 def stop_job(job: str, address: str) -> str:
@@ -217,7 +217,7 @@ def stop_job(job: str, address: str) -> str:
             raise unknown(job, address) from None
         raise
     if status.value == "STOPPED":
-        return f"{job} stopped; submitting the study again goes on where it stopped"
+        return f"{job} stopped; submit the study again to continue"
     return f"{job} had ended by itself: {status.value.lower()}"
 
 

@@ -141,7 +141,7 @@ class Dispatcher:
             on_gpus = self.resources.on_gpus
             self.resources.look(self.nodes())
             if self.resources.on_gpus and not on_gpus:
-                self.say("a node with a GPU has joined: stages whose `gpus` is left open run on one from now on")
+                self.say("a node with a GPU has joined: stages without an explicit `gpus` now use a GPU")
             self._judge()
 
     def _judge(self) -> None:
@@ -191,15 +191,15 @@ class Dispatcher:
                 outcome = self._blame(live, str((result or live.latest).get("node", "")), outcome)
                 if outcome.policy and outcome.policy.stops_study:
                     raise StoreError(
-                        f"the study stopped: the disk of the store is full ({outcome.cause}); make room: what is "
-                        "finished is kept, and the same command goes on"
+                        f"the study stopped: the disk of the store is full ({outcome.cause}); free some: "
+                        "finished work is kept, and the same command continues"
                     )
                 self.scheduler.complete(live.stage, outcome)
             except Exception as fault:
                 self.fault = self.fault or fault
 
     def _blame(self, live: RunningTrial, node: str, outcome: Outcome) -> Outcome:
-        """Note on which node it ended. Where only that is at fault, the stage is run again at no cost."""
+        """Note on which node it ended. Where only that is at fault, the stage runs again at no cost."""
         if not node or live.stage.resources.workers > 1:
             return outcome
         if outcome.state in ("finished", "diverged"):
@@ -221,7 +221,7 @@ class Dispatcher:
                 self.end(trial, None)
             elif now - live.heard > QUIET_SECONDS and not live.mentioned:
                 live.mentioned = True
-                what = "no report" if live.latest else "not yet begun: no node took it"
+                what = "no report" if live.latest else "not started: no node has taken it"
                 self.say(f"{live.label}: {what} for {QUIET_SECONDS / 60:.0f} min")
 
 

@@ -374,7 +374,7 @@ def test_a_stage_of_which_nothing_is_heard_is_mentioned_once_and_not_ended(now: 
     h.progress("1", {"step": 1})
     now[0] += QUIET_SECONDS / 2 + 1
     h.reap()
-    assert said == ["b: not yet begun: no node took it for 10 min"]
+    assert said == ["b: not started: no node has taken it for 10 min"]
     now[0] += QUIET_SECONDS / 2
     h.reap()
     h.reap()
@@ -398,7 +398,7 @@ def test_what_is_waited_for_is_said_once_where_nothing_runs(now: list[float]) ->
     assert said == ["nothing can run: no node has room for 1 CPU and 1 GPU; waiting for one"]
     there = [*there, ClusterNode({"CPU": 1.0, "GPU": 1.0}, "2", "b")]
     assert h.take("1") is not None
-    assert said[1:] == ["a node with a GPU has joined: stages whose `gpus` is left open run on one from now on"]
+    assert said[1:] == ["a node with a GPU has joined: stages without an explicit `gpus` now use a GPU"]
 
 
 def test_many_stages_at_once_report_less_often() -> None:
