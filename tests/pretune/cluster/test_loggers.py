@@ -11,6 +11,7 @@ import pytest
 
 from pretune.cluster.log_to import LogTo
 from pretune.cluster.loggers import Forward, callbacks
+from pretune.dispatch.dispatcher import TRANSPORT
 from pretune.dispatch.scheduler import Scheduler
 from pretune.errors import LoggerError
 from pretune.outcomes import Outcome
@@ -25,7 +26,11 @@ def played(tiny: dict[str, Any], name: str, out: Path) -> Forward:
     stage = next(stage for stage in stages if stage.kind == "finetune")
     task = StageTask(stage, "finetune a/b seed 0", 0.0, Folders("", "", None))
     scheduler = Scheduler(lambda key: None, 0, lambda *event: None)
-    trial = SimpleNamespace(trial_id="1", config={"task": task.to_json()}, last_result={"step": 6})
+    trial = SimpleNamespace(
+        trial_id="1",
+        config={"label": task.label, "seed": 0, "finetune.optimizer.lr": 0.01, TRANSPORT: {"task": task.to_json()}},
+        last_result={"step": 6},
+    )
     (forward,) = callbacks([LogTo(name, "tiny", out)], scheduler)
     forward.setup()
     forward.on_trial_start(0, [trial], trial)
