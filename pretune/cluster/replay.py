@@ -77,6 +77,7 @@ def replay(configs: Sequence[dict[str, Any]], points: Sequence[Sequence[dict[str
             name=target.name,
             storage_path=str(target.resolve().parent),
             verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             callbacks=[JsonLoggerCallback(), CSVLoggerCallback(), TBXLoggerCallback()],  # type: ignore[no-untyped-call]
         ),
     ).fit()

@@ -276,6 +276,7 @@ def run_trials(
                 verbose=0,
                 callbacks=[Watchdog(dispatcher), *callbacks(log_to, scheduler)],
                 failure_config=tune.FailureConfig(max_failures=0),  # retries are the scheduler's
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # states are the store's
             ),
         )
         with stopped_by_signals(dispatcher.stop):

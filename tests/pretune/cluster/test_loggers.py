@@ -54,6 +54,23 @@ def test_tensorboard_gets_curves_over_training_steps_in_a_readable_folder(tiny: 
     assert "ray/tune/time_total_s" not in found.Tags()["scalars"]
 
 
+def test_tensorboards_hparams_show_what_tells_a_stage_run_from_others(tiny: dict[str, Any], tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    hparams = pytest.importorskip("tensorboard.plugins.hparams.metadata")
+    played(tiny, "tensorboard", tmp_path)
+    (folder,) = (tmp_path / "tensorboard").iterdir()
+    found = reader.EventAccumulator(str(folder))
+    found.Reload()
+    written = found.PluginTagToContent("hparams")
+    shown = hparams.parse_session_start_info_plugin_data(written[hparams.SESSION_START_INFO_TAG]).hparams
+    assert shown["label"].string_value == "finetune a/b seed 0"
+    assert (shown["seed"].number_value, shown["finetune.optimizer.lr"].number_value) == (0, 0.01)
+    assert shown["settings/optimizer/lr"].number_value == 0.01
+    assert not [name for name in shown if "task" in name]
+    experiment = hparams.parse_experiment_plugin_data(written[hparams.EXPERIMENT_TAG])
+    assert "ray/tune/val/jaccard" in {info.name.tag for info in experiment.metric_infos}
+
+
 @pytest.mark.filterwarnings("ignore")  # of MLflow and what it imports
 def test_mlflow_gets_a_run_named_by_stage_with_its_settings(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
