@@ -19,19 +19,29 @@ from pretune.monitor.plain import plain
 @click.option("--html/--no-html", default=True, show_default=True, help="Also write report.html, which opens offline.")
 @click.option("--watch", is_flag=True, help="Write report.html anew whenever results change, until the study ends.")
 @click.option("--figures", type=click.Choice(["svg", "pdf", "png"]), help="Also write every figure to figures/.")
+@click.option(
+    "--inches", type=click.FloatRange(2, 20), help="Width of these files, with 8 pt type: 3.4 (a column) or 7 (a page)."
+)
 @options.details
 @click.option("--cache", type=click.Path(path_type=Path), help="Decoded images, for panels.  [default: ROOT/cache]")
 @click.option("--store", metavar="PATH", help="Finished stage runs, for panels. [default: ROOT/store]")
 def report(
-    folder: Path, html: bool, watch: bool, figures: str | None, details: bool, cache: Path | None, store: str | None
-) -> None:  # fmt: skip
+    folder: Path,
+    html: bool,
+    watch: bool,
+    figures: str | None,
+    inches: float | None,
+    details: bool,
+    cache: Path | None,
+    store: str | None,
+) -> None:
     """Print and rewrite the tables of a study from its stored results, and its HTML report.
 
     \b
     pretune report runs/quickstart                  the table, and runs/quickstart/report.html
     pretune report runs/quickstart --details        also differences, intervals and tests
     pretune report runs/quickstart --watch          while the study runs
-    pretune report runs/quickstart --figures pdf    figures for a paper
+    pretune report runs/quickstart --figures pdf --inches 3.4    figures for a paper's column
     """
     from pretune.analysis.load.results import load_header
     from pretune.analysis.report import figures as report_figures
@@ -48,7 +58,9 @@ def report(
     if html:
         console.print(f"report  {plain(folder / report_html.REPORT_NAME)}", highlight=False, soft_wrap=True)
     if figures:
-        console.print(f"{len(report_figures.write_figures(folder, figures))} figures in {plain(folder / 'figures')}")
+        console.print(
+            f"{len(report_figures.write_figures(folder, figures, inches))} figures in {plain(folder / 'figures')}"
+        )
 
 
 def draw_panels(folder: Path, cache: Path, store: Path | str) -> list[str]:
