@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from pretune.errors import ModelError
 from pretune.search_spaces import schema
-from pretune.trainables.data.decode import fit_image
+from pretune.trainables.data.decode import Bands, fit_bands
 from pretune.trainables.data.listing import Reading
 from pretune.trainables.models.table import build_unet
 from pretune.trainables.views.joint import evaluation_batch
@@ -43,7 +43,7 @@ Mask = NDArray[np.uint8]
 class Model:
     """A trained network in eval mode, and how images reach it."""
 
-    network: nn.Module  # (B, 3, size, size) in [0, 1] -> logits (B, classes, size, size)
+    network: nn.Module  # (B, C, size, size) in [0, 1] -> logits (B, classes, size, size)
     classes: tuple[str, ...]
     size: int  # px
     cache_size: int  # px of the square that images are first fitted to
@@ -52,9 +52,11 @@ class Model:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of what the network takes, without the batch: (3, size, size), or (1, slices, size, size) of a volume."""
+        """Of what the network takes, without the batch: (C, size, size), or (1, slices, size, size) of a volume."""
         slices = self.card["data"].get("slices")
-        return (3, self.size, self.size) if slices is None else (1, slices, self.size, self.size)
+        return (
+            (self.reading.channels or 3, self.size, self.size) if slices is None else (1, slices, self.size, self.size)
+        )
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -71,9 +73,12 @@ class Model:
         """The settings that the study's image files were read with; those of a published set plainly."""
         data, asked = self.card["data"], self.card["data"].get("value_range")
         percentiles = tuple(asked["percentiles"]) if isinstance(asked, dict) else None
-        fixed = tuple(asked) if isinstance(asked, list) else None
+        fixed = (
+            tuple(tuple(one) if isinstance(one, list) else one for one in asked) if isinstance(asked, list) else None
+        )
         background = data.get("background")
-        return Reading(fixed, percentiles, None if background is None else tuple(background), data.get("page"))
+        laid_over = None if background is None else tuple(background)
+        return Reading(fixed, percentiles, laid_over, data.get("page"), data.get("channels"))
 
     @property
     def background(self) -> int:
@@ -103,13 +108,14 @@ def load_model(study: Path, device: torch.device | None = None) -> Model:
 # ------------------------------------------------------------------------------------------------------- one image
 
 
-def prepare(model: Model, image: Image.Image) -> Mask:
-    """An RGB image -> uint8 (cache_size, cache_size, 3), fitted as the study's images were.
+def prepare(model: Model, image: Image.Image | Bands) -> Mask:
+    """An RGB image, or one for each channel -> uint8 (cache_size, cache_size, C), fitted as the study's images were.
 
     A study that took centre squares (`fit: crop`) gets the whole image padded to a square, so that every pixel is
     segmented and nothing is distorted.
     """
-    return np.asarray(fit_image(image, model.cache_size, "pad" if model.fit == "crop" else model.fit))
+    bands = (image,) if isinstance(image, Image.Image) else image
+    return fit_bands(bands, model.cache_size, "pad" if model.fit == "crop" else model.fit)
 
 
 @torch.no_grad()

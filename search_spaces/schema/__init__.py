@@ -43,6 +43,7 @@ from pretune.search_spaces.schema.data import (
     TinyImageNet,
     VOCClass,
     Volumes,
+    image_channels,
     slices_of,
 )
 from pretune.search_spaces.schema.methods import *  # noqa: F403
@@ -163,6 +164,7 @@ __all__ = [
     "VOCClass",
     "Views",
     "Volumes",
+    "image_channels",
     "slices_of",
 ]
 __all__ += methods.__all__
