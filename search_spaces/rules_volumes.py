@@ -1,4 +1,4 @@
-"""What must hold between settings where volumes are concerned: who takes them, and at which size. And channels."""
+"""Rules between settings and the kind of images: volumes, who takes them and at which size; numbers of channels."""
 
 from __future__ import annotations
 

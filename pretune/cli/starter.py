@@ -21,7 +21,7 @@ FEW = 40  # labelled training images below which a tenth of them is too few to t
 
 
 class Hardware(NamedTuple):
-    """What one stage run may take, from where `pretune init` runs."""
+    """Hardware that one stage run may take, from where `pretune init` runs."""
 
     gpu: bool
     cores: int
@@ -103,7 +103,7 @@ class _Plan:
 
     @property
     def channels(self) -> int | None:
-        """Where images are not colour."""
+        """Channels of the images; None of three colours."""
         seen = self.images or (self.pool.seen if self.pool is not None else None)
         return seen.channels if seen is not None else None
 

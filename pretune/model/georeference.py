@@ -1,4 +1,4 @@
-"""Where on earth the pixels of a GeoTIFF lie, carried over to its mask."""
+"""Georeference of a GeoTIFF (where on earth its pixels lie), carried over to its mask."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ _READERS = 2  # threads
 
 @dataclass(frozen=True)
 class How:
-    """How a folder is segmented.
+    """Options of segmenting a folder.
 
     tile: None resizes every image whole to the model's size, as in training. A number cuts squares of so many px out of
         the image at its own resolution and segments each: for images much larger than those of the study, in which
@@ -58,7 +58,7 @@ class How:
 
 
 class Predicted(NamedTuple):
-    """How a folder went: images segmented, and why others were not (by name)."""
+    """Result of a folder: count of segmented images, and the reason for each that failed, by name."""
 
     done: int
     failed: dict[str, str]
@@ -66,7 +66,7 @@ class Predicted(NamedTuple):
 
 
 class Segmented(NamedTuple):
-    """How one image went."""
+    """Outcome of one image."""
 
     cause: str  # why its file cannot be used; "" where it was segmented
     transparent: bool  # whether part of it was laid over black

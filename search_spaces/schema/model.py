@@ -41,7 +41,7 @@ class ModelFacts:
 
 
 class _ImageModel(Settings):
-    """What the models of images share."""
+    """Settings that models of images share."""
 
     channels: Annotated[int, Field(ge=1, le=64)] | None = (
         None  # of the images, as their data set says; default: 3 colours
@@ -73,7 +73,7 @@ class UNet(_ImageModel):
 
     @property
     def stride(self) -> int:
-        """How many times smaller than the image the coarsest features are."""
+        """Size of the image over that of the coarsest features."""
         return 1 << (len(self.widths) - 1)
 
 
@@ -158,14 +158,14 @@ class GenesisUNet(Settings):
 
 
 def channels_of(model: Model) -> int:
-    """Of what the model takes: three colours unless it says otherwise, one grey value of volumes."""
+    """Channels of the model's input: three colours unless it says otherwise, one grey value of volumes."""
     if isinstance(model, GenesisUNet):
         return 3 if model.dimensions == 2 else 1
     return getattr(model, "channels", None) or 3
 
 
 def dimensions_of(model: Model) -> int:
-    """Of what the model takes: 2 for images, 3 for volumes."""
+    """Return the dimensions of the model's input: 2 for images, 3 for volumes."""
     return model.dimensions if isinstance(model, GenesisUNet) else 2
 
 

@@ -114,7 +114,7 @@ def deep_to_eight_bit(pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
 
 
 class Header(NamedTuple):
-    """What a file holds that is read channel by channel."""
+    """Contents of a file that is read channel by channel."""
 
     size: tuple[int, int]  # width, height
     kind: str  # '4 x uint16'
@@ -122,7 +122,7 @@ class Header(NamedTuple):
 
 
 def array_header(path: Path) -> Header | None:
-    """Of an .npy array (H, W, C), (C, H, W) or (H, W); None of others."""
+    """Header of an .npy array (H, W, C), (C, H, W) or (H, W); None of others."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError):
@@ -135,7 +135,7 @@ def array_header(path: Path) -> Header | None:
 
 
 def tiff_header(path: Path) -> Header | None:
-    """Of a TIFF file with more samples than colours have; None of others, and where tifffile is not installed."""
+    """Header of a TIFF file with more samples than colours have; None of others, and where tifffile is not installed."""
     try:
         with _tifffile().TiffFile(path) as file:
             page = whole_pages(file)[0]

@@ -138,7 +138,7 @@ def read_raw_channels(path: Path, channels: int) -> NDArray[Any]:
 
 
 def in_color(bands: Sequence[Image.Image]) -> Image.Image:
-    """What people are shown of an image: its first three channels as red, green and blue, one or two as grey."""
+    """RGB image that people are shown: the first three channels as red, green and blue, one or two as grey."""
     if len(bands) == 1:
         return bands[0].convert("RGB")
     return Image.merge("RGB", bands[:3]) if len(bands) > 2 else Image.merge("RGB", (bands[0],) * 3)

@@ -77,6 +77,6 @@ class UnopenedFileError(BadFileError):
 
 
 def laid_over_black(count: int) -> str:
-    """Of images with transparent parts, where no background was given."""
+    """Sentence on images with transparent parts, where no background was given."""
     many = "1 image has" if count == 1 else f"{count} images have"
     return f"{many} transparent parts, which were laid over black (`background:` of a data set chooses another colour)"

@@ -140,7 +140,7 @@ def integers(draws: FloatArray, low: IntArray | int, high: IntArray | int) -> In
 
 
 def covered(blocks: Blocks, size: int, device: torch.device) -> Tensor:
-    """Which pixels each used block covers, (B, n, size, size) bool."""
+    """Return the pixels that each used block covers, (B, n, size, size) bool."""
     top, left, height, width, used = (torch.from_numpy(part).to(device)[..., None] for part in blocks)
     place = torch.arange(size, device=device)
     rows = (place >= top) & (place < top + height) & used  # B, n, S

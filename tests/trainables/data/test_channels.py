@@ -316,7 +316,7 @@ def test_views_treat_all_channels_alike(order: list[int]) -> None:
 
 @pytest.mark.parametrize("channels", [3, 5])
 def test_grey_views_go_on_to_the_next_transform(channels: int) -> None:
-    """All samples of a block grey, some of them blurred: they were views of one channel, which torch refuses to write."""
+    """All samples of a block grey, some of them blurred: torch refuses to write into an expanded tensor."""
     recipe = schema.Views(size=16, color_jitter=0.0, gray=1.0, blur=0.5)
     images = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (8, 20, 20, channels), np.uint8))
     for view in make_views(images, np.arange(8), recipe, 0, 0):
