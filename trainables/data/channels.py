@@ -135,7 +135,7 @@ def array_header(path: Path) -> Header | None:
 
 
 def tiff_header(path: Path) -> Header | None:
-    """Header of a TIFF file with more samples than colours have; None of others, and where tifffile is not installed."""
+    """Header of a TIFF file with more samples than colours have; None of others, and without tifffile."""
     try:
         with _tifffile().TiffFile(path) as file:
             page = whole_pages(file)[0]

@@ -67,7 +67,7 @@ class ImageSet:
 
 
 def shown_in_color(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Colours that people are shown of pixels (..., C): the first three channels as red, green, blue; of fewer, the first."""
+    """Colours that people are shown of pixels (..., C): its first three channels; of fewer, the first."""
     if pixels.shape[-1] < 3:
         return np.repeat(pixels[..., :1], 3, axis=-1)
     return pixels[..., :3]
