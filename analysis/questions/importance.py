@@ -100,8 +100,10 @@ def _nothing_to_rank(names: Sequence[str]) -> str:
 
 
 def _floor(observed: Array, permuted: Array) -> Array:
-    """The share that chance reaches, `(parameters,)`: a multiple of each parameter's mean over permutations `(permutations,
-    parameters)`, such that in 5 % of them any is above it (the largest ratio of each permutation, as max-T tests do).
+    """The importance that chance reaches, `(parameters,)`, of that in permutations, `(permutations, parameters)`.
+
+    A multiple of each parameter's mean, such that in 5 % of the permutations any is above it (the largest ratio of
+    each permutation, as max-T tests do).
     """
     mean = np.maximum(permuted.mean(axis=0), 1e-12)
     largest = np.sort((permuted / mean).max(axis=1))

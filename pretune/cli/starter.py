@@ -102,6 +102,12 @@ class _Plan:
         return seen.sizes if seen is not None else None
 
     @property
+    def channels(self) -> int | None:
+        """Channels of the images; None of three colours."""
+        seen = self.images or (self.pool.seen if self.pool is not None else None)
+        return seen.channels if seen is not None else None
+
+    @property
     def size(self) -> int:
         short = self.sizes.short if self.sizes is not None else self.hardware.largest
         return max(32, min(self.hardware.largest, short // 32 * 32))
@@ -276,12 +282,15 @@ def _stages(plan: _Plan) -> Iterator[str]:
     widths = [32, 64, 128, 256] if gpu else [16, 32, 64, 128]
     batch, tuned = _batch(pool, 256 if gpu else 64), _batch(plan.train, 32 if gpu else 8)
     epochs = plan.epochs(pool, plan.view * 2, 200)
-    yield f"model: {{name: unet, widths: {widths}}}" + ("" if gpu else "\thalf as wide as on a GPU")
+    channels = "" if plan.channels is None else f", channels: {plan.channels}"
+    yield f"model: {{name: unet, widths: {widths}{channels}}}" + ("" if gpu else "\thalf as wide as on a GPU")
     yield ""
     seen = "without labels, on the whole pool" if plan.pool else "without labels, on the training images"
     yield f"pretrain:\t{seen}"
     yield f"  data: {'unlabelled' if plan.pool else 'mine'}"
     yield "  method: {name: simclr, temperature: 0.2}"
+    if plan.channels is not None:
+        yield "  # jitter changes brightness, contrast and distance from the channels' mean; there is no hue"
     yield f"  views: {{size: {plan.view}, crop: [0.2, 1.0], color_jitter: 0.8, gray: 0.2}}"
     yield "  optimizer: {name: adam, lr: 1.0e-3}"
     yield f"  batch_size: {batch}\tof {pool} images"

@@ -242,17 +242,38 @@ class Percentiles(Settings):
 class _Reading(_Images):
     """Settings of the user's own image files: how pixels become 8-bit RGB. `pretune predict` reads them likewise."""
 
-    value_range: tuple[float, float] | Percentiles | None = (
-        None  # grey values for black and white, or {percentiles: [1, 99]}; needed for 12 bits in 16, and for floats
+    channels: Annotated[int, Field(ge=1, le=64)] | None = None  # where not three colours: multispectral TIFF, .npy
+    value_range: tuple[float, float] | tuple[tuple[float, float], ...] | Percentiles | None = (
+        None  # black and white, of each channel if need be, or {percentiles: [1, 99]}; needed for 12 bits and floats
     )
     background: Color | None = None  # what transparent images are laid over; default: black
     page: PositiveInt | None = None  # of files with several (TIFF stacks), counted from 1; default: they are refused
 
     @model_validator(mode="after")
     def _black_below_white(self) -> _Reading:
-        if isinstance(self.value_range, tuple) and not self.value_range[0] < self.value_range[1]:
-            raise ValueError(f"value_range: {list(self.value_range)} should rise: black first, white second")
+        for low, high in self.ranges:
+            if not low < high:
+                raise ValueError(f"value_range: {[low, high]} should rise: black first, white second")
         return self
+
+    @model_validator(mode="after")
+    def _of_every_channel(self) -> _Reading:
+        if len(self.ranges) > 1 and len(self.ranges) != self.channels:
+            held = f"{len(self.ranges)} ranges, and channels is {self.channels or 'not given'}"
+            raise ValueError(f"value_range has {held}; give one range, or one for each channel")
+        if self.channels is not None:
+            for key in ("regions", "depth", "background"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key} is of colour images, and channels says that there are {self.channels}")
+        return self
+
+    @property
+    def ranges(self) -> tuple[tuple[float, float], ...]:
+        """Fixed ranges: one of all channels or one of each; () where there are none."""
+        given = self.value_range
+        if given is None or isinstance(given, Percentiles):
+            return ()
+        return (given,) if not isinstance(given[0], tuple) else given
 
 
 class _OwnMasks(_Images):
@@ -462,6 +483,13 @@ class LUNA16(_Volumes):
     root: str | None = None  # the folder with the files; default: found under --data by the usual names
     part: Literal["cubes", "nodules"] = "cubes"
     folds: tuple[Annotated[int, Field(ge=0, le=9)], ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)  # of the cubes; 7 to 9: test
+
+
+def image_channels(data: Data) -> int:
+    """Channels of the images of a data set, or of its volumes' voxels."""
+    if isinstance(data, Volumes | LUNA16):
+        return 1
+    return getattr(data, "channels", None) or 3
 
 
 def slices_of(data: Data) -> int | None:
