@@ -235,3 +235,12 @@ def test_the_values_of_a_shared_pretraining_and_the_hash_of_weights_stand_in_its
     tried = set(frame[(frame["stage"] == "pretrain") & (frame["phase"] == "search")]["chosen"])
     assert len(tried) == 3
     assert set(frame["weights"]) == {""}  # the store is empty here
+
+
+def test_the_columns_of_the_results_are_the_documented_ones(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """docs/analysis.md has a row for each, and names none that is not there."""
+    page = (Path(__file__).parents[3] / "docs" / "analysis.md").read_text(encoding="utf-8")
+    table = page[page.index("`analysis.load` gives") :].split("\n\n")[1].splitlines()[2:]
+    documented = {name.strip() for row in table for name in row.split("|")[1].split(",")}
+    columns = written(from_dict(tiny), tmp_path).columns
+    assert {"factor.NAME" if name.startswith("factor.") else name for name in columns} | {"factor.NAME"} == documented
