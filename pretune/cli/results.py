@@ -53,7 +53,7 @@ def report(
         report_html.watch(folder, lambda line: console.print(plain(line), highlight=False, soft_wrap=True))
     if html:
         for missing in draw_panels(folder, cache or folder.parent / "cache", store or folder.parent / "store"):
-            console.print(f"[dim]images left out of the report: {plain(missing)}[/]", highlight=False)
+            console.print(f"[dim]no image panels in the report: {plain(missing)}[/]", highlight=False)
     print_report(folder, console, html, details)
     if html:
         console.print(f"report  {plain(folder / report_html.REPORT_NAME)}", highlight=False, soft_wrap=True)
@@ -179,8 +179,13 @@ def predict(
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--format", "kind", type=click.Choice(["safetensors", "onnx", "torch-export"]), default="safetensors",
-              show_default=True)  # fmt: skip
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["safetensors", "onnx", "torch-export", "ray-tune"]),
+    default="safetensors",
+    show_default=True,
+)
 @click.option("--encoder-only", is_flag=True, help="The encoder alone, as safetensors.")
 @click.option(
     "--keys",
@@ -194,8 +199,11 @@ def predict(
 def export(folder: Path, kind: str, encoder_only: bool, keys: str, out: Path | None, cache: Path | None) -> None:
     """Export the best model of a study with a model card, and check that it gives the same masks.
 
+    `--format ray-tune` exports all stage runs instead, as an experiment that Ray's ResultGrid reads.
+
     \b
     pretune export runs/my-study --format onnx
+    pretune export runs/my-study --format ray-tune
     pretune export runs/my-study --encoder-only --keys timm     a backbone for other work
     """
     from pretune.model.export import export_model
@@ -205,6 +213,12 @@ def export(folder: Path, kind: str, encoder_only: bool, keys: str, out: Path | N
         raise click.UsageError(f"--keys {keys} names the tensors of an encoder: add --encoder-only")
     if encoder_only and kind != "safetensors":
         raise click.UsageError(f"--encoder-only writes safetensors: leave out --format {kind}")
+    if kind == "ray-tune":
+        from pretune.cluster.experiment import write_experiment
+
+        target = out or folder / f"export-{kind}"
+        click.echo(f"wrote {write_experiment(folder, target)} stage runs to {target}")
+        return
     held = cache or folder.parent / "cache"
     if encoder_only:
         exported = export_encoder(folder, out or folder / f"export-encoder-{keys}", keys, held)

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from pretune.errors import ModelError
 from pretune.search_spaces import schema
-from pretune.trainables.data.decode import fit_image
+from pretune.trainables.data.decode import fit_image, read_image
 from pretune.trainables.data.listing import Reading
 from pretune.trainables.models.table import build_unet
 from pretune.trainables.views.joint import evaluation_batch
@@ -37,6 +37,13 @@ PALETTE = (
 OVERLAY = 0.5  # share of the class colour in an overlay
 
 Mask = NDArray[np.uint8]
+
+
+class Prediction(NamedTuple):
+    """What a model makes of one image of `height` x `width` px."""
+
+    mask: Mask  # (height, width) class indices
+    probabilities: NDArray[np.float32]  # (classes, height, width), the softmax of the logits
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,32 @@ class Model:
         background = data.get("background")
         return Reading(fixed, percentiles, None if background is None else tuple(background), data.get("page"))
 
+    def predict(self, image: str | Path | Image.Image | NDArray[Any]) -> Prediction:
+        """Segment one image of any size.
+
+        Args:
+            image: a file, a Pillow image, or an array: (H, W, 3) uint8 RGB, or (H, W) grey as a file would hold it.
+
+        Raises:
+            ModelError: the model takes volumes.
+            pretune.trainables.data.errors.BadFileError: an image that cannot be read, or is none.
+        """
+        if len(self.shape) == 4:
+            raise ModelError(f"this model takes volumes {self.shape}, not images")
+        rgb = read_image(Path(image) if isinstance(image, str) else image, reading=self.reading)
+        scores = resized_logits(self, logits_of(self, [prepare(self, rgb)])[0], rgb.size)
+        return Prediction(scores.argmax(dim=0).to(torch.uint8).cpu().numpy(), scores.softmax(dim=0).cpu().numpy())
+
+    def overlay(self, image: str | Path | Image.Image | NDArray[Any], mask: Mask) -> Image.Image:
+        """The image as RGB with the colours of its mask (H, W) over it; the background is left as it is."""
+        rgb = read_image(Path(image) if isinstance(image, str) else image, reading=self.reading)
+        return overlay(rgb, mask, self.background)
+
+    @property
+    def palette(self) -> tuple[tuple[int, int, int], ...]:
+        """The RGB colour of each class in masks and overlays."""
+        return tuple(PALETTE[_color(number, self.background)] for number in range(len(self.classes)))
+
     @property
     def background(self) -> int:
         """The class that is left uncoloured: the one of that name, else class 0."""
@@ -98,6 +131,18 @@ def load_model(study: Path, device: torch.device | None = None) -> Model:
         raise ModelError(f"{folder} cannot be used ({type(error).__name__}: {why}): {fix}") from error
     network.to(device or torch.device("cpu")).eval()
     return Model(network, tuple(card["classes"]), size, cache_size, fit, card)
+
+
+def pick_device(name: str) -> torch.device:
+    """auto, cpu, cuda or another name PyTorch knows. Raises ModelError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ModelError("device cuda: PyTorch sees no GPU here; use cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ModelError(f"device {name}: there is no such device; use auto, cpu or cuda") from error
 
 
 # ------------------------------------------------------------------------------------------------------- one image
@@ -136,8 +181,14 @@ def mask_of(model: Model, logits: Tensor, size: tuple[int, int]) -> Mask:
     return found.cpu().numpy()
 
 
+def resized_logits(model: Model, logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Logits (classes, S, S) -> (classes, height, width) of an image: what `mask_of` compares class by class."""
+    grid = _grid(model, size).to(logits.device) if model.fit in ("pad", "crop") else None
+    return _sampled(logits[None], (size[1], size[0]), grid)[0]
+
+
 def _sampled(plane: Tensor, shape: tuple[int, int], grid: Tensor | None) -> Tensor:
-    """(1, 1, S, S) -> (1, 1, height, width): the whole square, or the part of it that `grid` covers."""
+    """(1, C, S, S) -> (1, C, height, width): the whole square, or the part of it that `grid` covers."""
     if grid is None:
         return F.interpolate(plane, shape, mode="bilinear")
     return F.grid_sample(plane, grid, mode="bilinear", padding_mode="border", align_corners=False)

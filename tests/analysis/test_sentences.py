@@ -364,7 +364,11 @@ SENTENCES = [
     ("no spread at all, so no interval: the replicates of", "flat", "three"),
     ("no spread at all: every seed of a=y scores what the baseline does", "flat", "shifted"),
     ("no spread at all: every seed of a=y differs by the same", "shifted", "flat"),
-    ("replicates failed and are not in this mean; if they would have scored worst, it is too good.", "failed", "three"),
+    (
+        "replicates failed and are not in this mean; if these would have scored worst, the mean is too good.",
+        "failed",
+        "three",
+    ),
     ("Of the cells with all their values, a=y is best", "failed", "three"),
     ("Without any value: a=z (", "failed", "three"),
     ("With fewer values than planned: a=x (", "failed", "three"),
@@ -382,7 +386,7 @@ SENTENCES = [
     ("at a family-wise 5 % (Holm); the largest difference is", "three", "apart"),
     ("could not be tested", "one seed", "three"),
     (
-        "≈ not shown to be worse than any other of its column; neither bold nor ≈: shown to be "
+        "≈ not clearly worse than any other of its column; neither bold nor ≈: clearly worse "
         "(one-sided paired t-tests of "
         "all pairs, n=3, Holm within the column, 5 %)",
         "three",
@@ -398,7 +402,11 @@ SENTENCES = [
     ("differences without any spread", "shifted", "three"),
     ("one seed: no standard deviation", "one seed", "three"),
     ("n=1 in 1 of 1 rows: no interval and no test", "one seed", "three"),
-    ("p and interval lean on normal differences; an exact sign-flip test cannot fall below p=", "three", "one seed"),
+    (
+        "p-values and intervals assume normally distributed differences; an exact sign-flip test cannot fall below p=",
+        "three",
+        "one seed",
+    ),
     ("and the smallest of 2 after Holm not below", "three", "wild"),
     (
         "an interval leaves what two values of this metric can differ by, -1 to 1: t intervals know no bounds",
@@ -447,12 +455,12 @@ SENTENCES = [
     ),
     ("stopped early by patience, seeds in brackets: a=x (1)", "patient", "three"),
     (
-        "scored are the weights with the best val/jaccard of a training, whatever tune.target is: a=x, "
+        "scores are of the weights with the best val/jaccard of each training, whatever tune.target is: a=x, "
         "a=y; elsewhere the last",
         "best",
         "last",
     ),
-    ("with the best val/jaccard of a training (tuned), whatever", "tuned checkpoint", "best"),
+    ("with the best val/jaccard of each training (tuned), whatever", "tuned checkpoint", "best"),
     ("a has an effect on average (p", "crossed", "crossed, no effect"),
     ("It depends on b: read cells, not averages.", "crossed", "crossed, no effect"),
     ("a and b interact (p", "crossed", "crossed, no effect"),
@@ -466,9 +474,9 @@ SENTENCES = [
     ("on average: no test, there is no spread over 3 seeds", "crossed, no spread", "crossed"),
     ("no spread at all over seeds, so no test: ", "crossed, no spread", "crossed"),
     (
-        "is small: an effect of two levels, tested alone at 5 %, shows (power 0.8) from 3.3 standard "
-        "deviations of its seeds "
-        "on; more levels, and Holm over several effects, take more",
+        "is small: with power 0.8, one test at 5 % detects effects of two levels above 3.3 standard "
+        "deviations of their seeds; "
+        "more levels, and Holm over several effects, need more",
         "crossed",
         "crossed, 8 seeds",
     ),
@@ -508,8 +516,8 @@ SENTENCES = [
     (", test data that no choice has seen.", "three", "validation"),
     ("nested seeds: variance between pretrainings, and between fine-tunings of one pretraining", "nested", "three"),
     (
-        "nested seeds: n counts pretrainings, which are what is independent; each is the mean of its fine-tunings that "
-        "finished, of 2",
+        "nested seeds: n counts pretrainings, since only these are independent; each is the mean of its fine-tunings "
+        "that finished, of 2",
         "nested",
         "three",
     ),
@@ -539,7 +547,7 @@ SENTENCES = [
     ("mean ± standard deviation over folds (factor fold)", "folds", "three"),
     ("over seeds: Student-t, for this test set: what other seeds would give on the same images", "counted", "three"),
     ("over test images: bootstrap of whole images, for these trained models", "counted", "three"),
-    ("neither interval holds the other's doubt", "counted", "three"),
+    ("neither interval includes the other source of uncertainty", "counted", "three"),
     ("the stored counts of single images do not make the stored score; run the study again", "partly wrong", "counted"),
     (
         "10 test images are few: in simulation such intervals hold in 91 (20 images) to 93 % (60)",
@@ -576,7 +584,7 @@ SENTENCES = [
         "shared",
         "three",
     ),
-    ("both hold the same 9 stage runs: this is one study beside itself, and nothing is compared", "three", "shared"),
+    ("both hold the same 9 stage runs: this is one study compared with itself; nothing is compared", "three", "shared"),
     ("one seed on a side: no interval", "one seed", "three"),
     ("the studies' seeds are not paired", "three", "nothing"),
     ("From the confirm phase alone: fresh seeds.", "validation", "three"),

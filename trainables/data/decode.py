@@ -18,7 +18,7 @@ from pretune.trainables.data.errors import BadFileError, UnopenedFileError
 from pretune.trainables.data.image_files import NOT_A_FILE, is_file
 from pretune.trainables.data.listing import PLAIN, Box, Colors, Entry, Listing, Member, Pack, Reading, file_of
 
-Source = Path | bytes | NDArray[Any]  # a file, its content, or decoded pixels
+Source = Path | bytes | NDArray[Any] | Image.Image  # a file, its content, or decoded pixels
 Unpack = Callable[[Path], Pack]
 Fit = Literal["squash", "pad", "crop"]
 
@@ -289,6 +289,8 @@ def _cut(image: Image.Image, box: Box | None) -> Image.Image:
 
 def _open(source: Source, wanted: tuple[int, Fit] | None = None, page: int | None = None) -> Image.Image:
     """Decoded whole and turned upright by its EXIF orientation."""
+    if isinstance(source, Image.Image):
+        return ImageOps.exif_transpose(source)
     if isinstance(source, np.ndarray):
         return Image.fromarray(source)
     data = _read(source) if isinstance(source, Path) else source
