@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +45,8 @@ _READERS = 2  # threads
 class How:
     """Options of segmenting a folder.
 
-    tile: None resizes every image whole to the model's size, as in training. A number cuts squares of so many px out of
+    tile: None resizes every image whole to the model's size, as in training; of a model that was trained on tiles
+        (`fit: tile`) these are the default. A number cuts squares of so many px out of
         the image at its own resolution and segments each: for images much larger than those of the study, in which
         things are as many px large as in the study's own images when these are `tile` px.
     """
@@ -92,6 +93,7 @@ def predict_folder(study: Path, images: Path, out: Path, how: How, console: Cons
         raise ModelError(
             f"the best model of {study} takes volumes {volumes}, not images: export it to use it elsewhere"
         )
+    how = for_model(how, model)
     paths = find_images(images, out, WITH_ARRAYS if model.reading.channels is not None else SUFFIXES)
     names = output_names(paths.images, images)
     write_classes(model, out)
@@ -115,6 +117,11 @@ def predict_folder(study: Path, images: Path, out: Path, how: How, console: Cons
         masks = {file: out / "masks" / f"{name}.png" for file, name in whole.items() if file not in failed}
         write_coco(masks, model.classes, model.background, out / "annotations.json")
     return Predicted(len(everything) - len(failed), failed, transparent)
+
+
+def for_model(how: How, model: Model) -> How:
+    """A model that was trained on tiles of its images segments new ones tile by tile too."""
+    return replace(how, tile=model.cache_size) if model.fit == "tile" and how.tile is None else how
 
 
 def find_images(images: Path, out: Path, suffixes: frozenset[str] = SUFFIXES) -> ImageFiles:
@@ -236,7 +243,7 @@ class Worker:
     def __init__(self, study: str, out: str, how: How) -> None:
         torch.set_num_threads(1)
         self.model = load_model(Path(study), pick_device(how.device))
-        self.out, self.how = Path(out), how
+        self.out, self.how = Path(out), for_model(how, self.model)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         items = [(str(path), str(name)) for path, name in zip(batch["path"], batch["name"], strict=True)]
