@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 SCHEMA_FILE = ".pretune.schema.json"  # beside the study, for editors
 RARE = 0.05  # share of pixels below which a class is rare
 ROUND = 1.34  # longer over shorter side up to which squashing to a square changes shapes little
+LARGE = 4  # times the cached square: images of which much would be lost
 FEW = 40  # labelled training images below which a tenth of them is too few to train on
 
 
@@ -228,6 +229,8 @@ def _common(plan: _Plan) -> Iterator[str]:
     alone = plan.labelled.listing.problems if plan.labelled is not None else ()
     sides = f"median short side {plan.sizes.short} px; " if plan.sizes is not None else ""
     yield f"    cache_size: {plan.size}\tpx; {sides}at most {plan.hardware.largest} on {where}"
+    if plan.sizes is not None and plan.sizes.short >= LARGE * plan.size:
+        yield "    # fit: tile\tfull resolution: each image is cut into squares of cache_size px"
     if plan.images is not None:
         yield from (f"    {setting}\t{why}" for setting, why in plan.images.reading.items())
     if plan.fit == "pad":

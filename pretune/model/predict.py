@@ -54,7 +54,7 @@ class Model:
     classes: tuple[str, ...]
     size: int  # px
     cache_size: int  # px of the square that images are first fitted to
-    fit: Literal["squash", "pad", "crop"]
+    fit: Literal["squash", "pad", "crop", "tile"]
     card: dict[str, Any]  # the whole of best/model.json
 
     @property

@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pretune.errors import ModelError
+from pretune.model.coco import write_coco
 from pretune.model.georeference import georeference, write_geotiff
 from pretune.model.predict import Mask, Model, colored, load_model, logits_of, mask_of, overlay, pick_device, prepare
 from pretune.model.tiles import tiled_mask
@@ -44,7 +45,8 @@ _READERS = 2  # threads
 class How:
     """Options of segmenting a folder.
 
-    tile: None resizes every image whole to the model's size, as in training. A number cuts squares of so many px out of
+    tile: None resizes every image whole to the model's size, as in training; of a model that was trained on tiles
+        (`fit: tile`) these are the default. A number cuts squares of so many px out of
         the image at its own resolution and segments each: for images much larger than those of the study, in which
         things are as many px large as in the study's own images when these are `tile` px.
     """
@@ -55,6 +57,7 @@ class How:
     overlap: float = 0.25  # of a tile, shared by neighbours
     workers: int = 1  # more: so many processes on Ray Data
     address: str | None = None  # of a Ray cluster; None: this machine
+    coco: bool = False  # also annotations.json
 
 
 class Predicted(NamedTuple):
@@ -76,7 +79,8 @@ Item = tuple[str, str]  # an image's path, and its name below masks/ and overlay
 
 
 def predict_folder(study: Path, images: Path, out: Path, how: How, console: Console) -> Predicted:
-    """Write out/masks/NAME.png (class indices) and out/overlays/NAME.jpg for every image below `images`.
+    """Write out/masks/NAME.png (class indices) and out/overlays/NAME.jpg for every image below `images`;
+    out/annotations.json if `how.coco`.
 
     Of a GeoTIFF out/masks/NAME.tif too, with its georeference.
 
@@ -89,6 +93,7 @@ def predict_folder(study: Path, images: Path, out: Path, how: How, console: Cons
         raise ModelError(
             f"the best model of {study} takes volumes {volumes}, not images: export it to use it elsewhere"
         )
+    how = for_model(how, model)
     paths = find_images(images, out, WITH_ARRAYS if model.reading.channels is not None else SUFFIXES)
     names = output_names(paths.images, images)
     write_classes(model, out)
@@ -107,7 +112,16 @@ def predict_folder(study: Path, images: Path, out: Path, how: How, console: Cons
             transparent += one.transparent
     everything = sorted([*paths.images, *paths.irregular])
     failed = {path.relative_to(images).as_posix(): causes[str(path)] for path in everything if str(path) in causes}
+    if how.coco:
+        whole = {path.relative_to(images).as_posix(): name for path, name in names.items()}
+        masks = {file: out / "masks" / f"{name}.png" for file, name in whole.items() if file not in failed}
+        write_coco(masks, model.classes, model.background, out / "annotations.json")
     return Predicted(len(everything) - len(failed), failed, transparent)
+
+
+def for_model(how: How, model: Model) -> How:
+    """A model that was trained on tiles of its images segments new ones tile by tile too."""
+    return replace(how, tile=model.cache_size) if model.fit == "tile" and how.tile is None else how
 
 
 def find_images(images: Path, out: Path, suffixes: frozenset[str] = SUFFIXES) -> ImageFiles:
@@ -229,7 +243,7 @@ class Worker:
     def __init__(self, study: str, out: str, how: How) -> None:
         torch.set_num_threads(1)
         self.model = load_model(Path(study), pick_device(how.device))
-        self.out, self.how = Path(out), how
+        self.out, self.how = Path(out), for_model(how, self.model)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         items = [(str(path), str(name)) for path, name in zip(batch["path"], batch["name"], strict=True)]

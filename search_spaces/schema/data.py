@@ -64,7 +64,7 @@ class _Images(Settings):
     split: Annotated[Split, BeforeValidator(undivided)] = Split()  # or none: all images are for pretraining
     limit: PositiveInt | None = None  # use a random subset of this many images (drawn with split.seed)
     cache_size: PositiveInt = 128  # px; images are decoded once to this square, whatever size the views have
-    fit: Literal["squash", "pad", "crop"] = "squash"  # how a non-square image becomes square
+    fit: Literal["squash", "pad", "crop", "tile"] = "squash"  # into a square, or (tile) into squares of full resolution
     on_error: Literal["fail", "skip"] = "fail"  # a bad file stops the study, or is excluded and recorded
     regions: Regions | None = None  # region maps, computed once; scenes have exact ones unless this is given
     depth: Depth | None = None  # depth maps, computed once; scenes have exact ones unless this is given
@@ -74,6 +74,17 @@ class _Images(Settings):
     shuffle_window: PositiveInt | None = (
         None  # images shuffled together: a set in shards is read nearly in its order; default: all
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tiles_together(cls, values: Any) -> Any:
+        """Tiles of one image are of one part: they are a group unless another is named."""
+        if not isinstance(values, Mapping) or values.get("fit") != "tile":
+            return values
+        split = values.get("split", {})
+        if not isinstance(split, Mapping) or "group" in split or ("file" in split and "fold" in split):
+            return values
+        return {**values, "split": {**split, "group": {"pattern": "(.*)"}}}
 
 
 class Scenes(_Images):

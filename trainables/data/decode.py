@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from pretune.trainables.constants import IGNORE
 from pretune.trainables.data.channels import (
     LEAST_DEEP,
+    array_header,
     channels_last,
     deep_to_eight_bit,
     eight_bit,
@@ -23,6 +25,7 @@ from pretune.trainables.data.channels import (
     raw_channels,
     read_channels,
     read_numpy,
+    tiff_header,
 )
 from pretune.trainables.data.errors import BadFileError, DataError, UnopenedFileError
 from pretune.trainables.data.image_files import NOT_A_FILE, is_file
@@ -32,7 +35,7 @@ Source = Path | bytes | NDArray[Any] | Image.Image  # a file, its content, or de
 Bands = tuple[Image.Image, ...]  # one image of three colours, or a grey one for each channel
 Read = TypeVar("Read")
 Unpack = Callable[[Path], Pack]
-Fit = Literal["squash", "pad", "crop"]
+Fit = Literal["squash", "pad", "crop", "tile"]  # a tile is a square already
 
 DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 ALPHA_MODES = frozenset({"RGBA", "RGBa", "LA", "La", "PA"})
@@ -45,6 +48,7 @@ SHRUNK = "pretune:shrunk"  # in an image's info: its size (width, height), and b
 LARGEST = 1_000_000_000  # px; with three colours such an image takes 4 GB of memory while it is decoded
 TRANSPARENT = "pretune:transparent"  # in an image's info: that some of it was laid over black
 PALETTE = "pretune:palette"  # in a mask's info: the colours of the indices that occur in its file
+REMEMBERED = 4  # whole images and masks while their tiles are cut
 SUBFILE, SAMPLES = 254, 277  # TIFF's tags: kind of a page (1: smaller copy, 4: mask), channels in the file
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow refuses above 179 million; `_refuse_unfit` has our limit
@@ -70,12 +74,21 @@ def decode(entry: Entry, listing: Listing, unpack: Unpack | None, size: int, fit
     """
     problems: list[str] = []
     wanted = (size, fit) if entry.box is None else None
-    read = partial(_image, entry.image, unpack, wanted, listing.reading)
-    bands = _attempt(read, entry.image, listing.root, problems)
+    tile = entry.box is not None and fit == "tile"
+    read: Callable[[], Bands] = partial(_image, entry.image, unpack, wanted, listing.reading)
+    bands = _attempt(
+        partial(_remembered, (*_stamp(entry.image), listing.reading), read) if tile else read,
+        entry.image,
+        listing.root,
+        problems,
+    )
     image = None if bands is None else bands[0]
     mask = None
     if entry.mask is not None:
-        mask = _attempt(partial(_mask, entry.mask, listing, unpack), entry.mask, listing.root, problems)
+        read_it: Callable[[], Image.Image] = partial(_mask, entry.mask, listing, unpack)
+        if tile:
+            read_it = partial(_remembered, (*_stamp(entry.mask), *_meaning(listing)), read_it)
+        mask = _attempt(read_it, entry.mask, listing.root, problems)
     if image is not None and mask is not None and size_of(image) != mask.size:
         problems.append(f"{_relative(entry.mask, listing.root)}: {_sizes(mask, image)}")
     elif image is not None and mask is not None and _ambiguous(image):
@@ -85,10 +98,39 @@ def decode(entry: Entry, listing: Listing, unpack: Unpack | None, size: int, fit
         )
     if bands is None or image is None or problems:
         return Decoded(None, None, tuple(problems))
-    fitted = None if mask is None else np.asarray(fit_mask(_cut(mask, entry.box), size, fit))
+    fitted = None if mask is None else np.asarray(fit_mask(_cut_mask(mask, entry.box), size, fit))
     palette = None if mask is None else mask.info.get(PALETTE)
     pixels = fit_bands([_cut(band, entry.box) for band in bands], size, fit)
     return Decoded(pixels, fitted, (), TRANSPARENT in image.info, palette)
+
+
+_HELD: dict[Any, Any] = {}  # whole images and masks, of which tiles are cut one after the other
+_LOCK = threading.Lock()
+
+
+def _remembered(key: Any, read: Callable[[], Read]) -> Read:
+    """Read once for all tiles of an image: they come in turn, on several threads."""
+    with _LOCK:
+        if key not in _HELD:
+            while len(_HELD) >= REMEMBERED:
+                _HELD.pop(next(iter(_HELD)))
+            _HELD[key] = read()
+        found: Read = _HELD[key]
+        return found
+
+
+def _stamp(source: Path | Member) -> tuple[Any, ...]:
+    """A file and its state: one that was changed is read anew."""
+    try:
+        return source, file_of(source).stat().st_mtime_ns
+    except OSError:
+        return source, 0
+
+
+def _meaning(listing: Listing) -> tuple[Any, ...]:
+    """Return what decides how a mask is read."""
+    values = tuple(sorted((listing.mask_values or {}).items()))
+    return values, listing.mask_colors, listing.mask_threshold, listing.reading.page
 
 
 class Palettes:
@@ -197,6 +239,22 @@ def size_of(image: Image.Image) -> tuple[int, int]:
     """Width and height (px) of the image in its file, which `read_image` may have decoded smaller."""
     size: tuple[int, int] = image.info.get(SHRUNK, (image.size, 1))[0]
     return size
+
+
+def size_in_file(source: Path | Member, reading: Reading) -> tuple[int, int] | None:
+    """Width and height (px) by the header, turned upright; None of a file that cannot be read."""
+    path = file_of(source)
+    if reading.channels is not None:
+        of_channels = array_header(path) if path.suffix.lower() == ".npy" else tiff_header(path)
+        if of_channels is not None:
+            return of_channels.size
+    try:
+        with Image.open(path) as image:
+            if reading.page is not None and getattr(image, "n_frames", 1) > 1:
+                image.seek(reading.page - 1)
+            return image.size[::-1] if image.getexif().get(ORIENTATION, 1) > 4 else image.size
+    except Exception:  # Pillow raises almost any type on damaged files
+        return None
 
 
 def open_mask(source: Source) -> NDArray[Any]:
@@ -372,7 +430,18 @@ def _mask(source: Path | Member, listing: Listing, unpack: Unpack | None) -> Ima
 
 
 def _cut(image: Image.Image, box: Box | None) -> Image.Image:
+    """The part in the box; black where that is beyond the image."""
     return image if box is None else image.crop(box)
+
+
+def _cut_mask(mask: Image.Image, box: Box | None) -> Image.Image:
+    """The part in the box; IGNORE where that is beyond the mask."""
+    if box is None:
+        return mask
+    left, top, right, bottom = box
+    cut = Image.new("L", (right - left, bottom - top), IGNORE)
+    cut.paste(mask.crop((left, top, min(right, mask.width), min(bottom, mask.height))))
+    return cut
 
 
 def _open(source: Source, wanted: tuple[int, Fit] | None = None, page: int | None = None) -> Image.Image:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+TILE = re.compile(r"#r\d{3,}c\d{3,}$")  # behind the name of an image, of each of its tiles: row and column
 
 Progress = Callable[[int, int], None]  # images done, images in all
 
@@ -71,3 +74,16 @@ def shown_in_color(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if pixels.shape[-1] < 3:
         return np.repeat(pixels[..., :1], 3, axis=-1)
     return pixels[..., :3]
+
+
+def whole_images(names: Sequence[str], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the first row of each image that `rows` (n,) show, and (n,) the place of a row's image among them.
+
+    Rows are images of their own unless they are tiles (`fit: tile`).
+    """
+    called = [TILE.sub("", names[int(row)]) for row in rows]
+    places = {name: place for place, name in enumerate(dict.fromkeys(called))}
+    if len(places) == len(rows):
+        return rows, np.arange(len(rows))
+    at = np.array([places[name] for name in called], np.int64)
+    return rows[np.unique(at, return_index=True)[1]], at
