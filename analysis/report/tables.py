@@ -141,7 +141,8 @@ def write_tables(folder: Path, details: bool = True) -> list[RenderableType]:
     _write_csv(folder / "components.csv", found.components)
     if not details:
         summed = [headline(results, header, metric) for metric in header.report.metrics]
-        return [*map(formats.to_rich, [*found.values, *found.folds]), *map(Text, dict.fromkeys(summed))]
+        values: list[AnyTable] = [*found.values, *found.folds]
+        return [*map(formats.to_rich, values), *map(Text, dict.fromkeys(summed))]
     said = [
         Text(f"{table.metric}: {sentence}")
         for table in found.effects
