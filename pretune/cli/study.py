@@ -256,6 +256,7 @@ def plan(
     from pretune.data.preflight import check_before_training, check_masks
     from pretune.data.requirements import facts_before_decoding
     from pretune.plan import make_plan, searches_before
+    from pretune.store.index import look
     from pretune.store.lookup import find_in
     from pretune.store.store import open_store
     from pretune.trainables.data.sets.table import listings_remembered
@@ -269,7 +270,7 @@ def plan(
         check_masks(study, facts_of, glance_of)
         held = open_store(store or root / "store", root / "cache")
         with searches_before(root / study.name) as asked:
-            made, stages = make_plan(study, digest_of, find_in(held), asked)
+            made, stages = make_plan(study, digest_of, find_in(held, listing=look(held)), asked)
         made = dataclasses.replace(made, data=tuple(data_facts(study, facts_of, glance_of, data)))
         sources = list(_sources(stages, data, root / "cache"))
         if timed:

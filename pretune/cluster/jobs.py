@@ -9,12 +9,14 @@ import fcntl
 import importlib.metadata
 import json
 import os
+import queue
 import re
 import shlex
 import shutil
 import signal
 import socket
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -26,7 +28,6 @@ from pretune.cluster.import_path import code_folder
 from pretune.cluster.join import JOB, check_port, explained
 from pretune.errors import ClusterError
 from pretune.store.object_store import parse
-from pretune.worker import ray_private
 
 STUDY = "study.yaml"
 POLL_SECONDS = 2.0
@@ -35,7 +36,7 @@ ADVICE = (
     "give the dashboard's address, such as http://HOST:8265; where it listens on the head alone, through a tunnel: "
 )
 TUNNEL = "ssh -N -L 8265:localhost:8265 HEAD"
-REQUEST_SECONDS = (5.0, 60.0)  # to connect, and between two bytes: a laptop that slept would wait for ever
+REQUEST_SECONDS, SUBMIT_SECONDS = 60.0, 600.0  # for a request of the job client; for one that sends our code
 # In a URL, loosely: a secret may hold a `/` and an `@`. What is refused by mistake can be set elsewhere.
 DATABASE = re.compile(r"(sqlite|postgresql|mysql)(\+[a-z0-9]+)?://")  # of --search-storage
 PASSWORD = re.compile(r"://.*:.*@|[?&#;][^=]*(pass|secret|token|key)[^=]*=", re.IGNORECASE | re.DOTALL)
@@ -46,9 +47,11 @@ def connect(address: str) -> Any:
     if not address.startswith(("http://", "https://")):
         raise ClusterError(f"--address {address} is not a dashboard address: {ADVICE}{TUNNEL}")
     check_port(address, ADVICE + TUNNEL)
+    from ray.job_submission import JobSubmissionClient
+
     with explained(address):
         try:
-            return ray_private.job_client(address, REQUEST_SECONDS)
+            return limited(lambda: Limited(JobSubmissionClient(address)), REQUEST_SECONDS)
         except (OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
             if not is_another_server(error):
                 raise
@@ -57,9 +60,41 @@ def connect(address: str) -> Any:
             ) from None
 
 
+class Limited:
+    """Ray's job client, each of whose calls raises TimeoutError at last: its own requests wait for ever on a connection
+    that died, such as that of a laptop that slept."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        call, seconds = getattr(self._client, name), SUBMIT_SECONDS if name == "submit_job" else REQUEST_SECONDS
+        return lambda *args, **given: limited(lambda: call(*args, **given), seconds)
+
+
+def limited(call: Callable[[], Any], seconds: float) -> Any:
+    """Return or raise what the call does. Raises TimeoutError, and leaves the call to itself, after so many seconds."""
+    ended: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            ended.put((call(), None))
+        except BaseException as error:
+            ended.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        answer, error = ended.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"the answer timed out after {seconds:g} s") from None
+    if error is not None:
+        raise error
+    return answer
+
+
 def is_another_server(error: Exception) -> bool:
     """Whether Ray's client failed for what answered it: no HTTP, not in time, not the page, no JSON, no version."""
-    if isinstance(error, (ConnectionError, ValueError, LookupError, TypeError)):
+    if isinstance(error, (ConnectionError, TimeoutError, ValueError, LookupError, TypeError)):
         return True
     return re.search("returned 404|timed out", str(error)) is not None
 

@@ -478,7 +478,7 @@ def test_submit_says_that_another_server_is_no_dashboard(code: int, text: bytes)
 @pytest.mark.parametrize("banner", [b"SSH-2.0-OpenSSH_9.6\r\n", b""])
 def test_submit_says_that_what_speaks_no_http_is_no_dashboard(banner: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second accepts and stays silent."""
-    monkeypatch.setattr(jobs, "REQUEST_SECONDS", (5.0, 0.5))
+    monkeypatch.setattr(jobs, "REQUEST_SECONDS", 0.5)
     with ExitStack() as held:
         server = held.enter_context(socket.create_server(("127.0.0.1", 0)))
 

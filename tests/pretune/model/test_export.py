@@ -82,7 +82,7 @@ def test_an_exported_program_gives_the_same_logits_at_any_batch_size(study, imag
 
 
 def test_an_export_that_computes_something_else_is_an_error_and_not_kept(study, tmp_path, monkeypatch):
-    def wrong(model, study, out):
+    def wrong(model, traced, out, config):
         (out / "model.onnx").write_bytes(b"wrong")
         return out / "model.onnx", lambda images: -model.network(images)
 
