@@ -168,12 +168,15 @@ def predict(
     Exit code 0: all of them. 3: some files could not be read; they are named.
     """
     from pretune.model.predict_folder import How, predict_folder
+    from pretune.trainables.data.errors import laid_over_black
 
     how = How(overlays, device, tile, overlap, workers, address, coco)
     warn(folder)
     ended = predict_folder(folder, images, out, how, Console(stderr=True))
     for name, why in ended.failed.items():
         click.echo(f"failed {name}: {why}", err=True)
+    if ended.transparent:
+        click.echo(f"note: {laid_over_black(ended.transparent)}", err=True)
     click.echo(f"{ended.done} images segmented, {len(ended.failed)} failed; masks in {out / 'masks'}")
     sys.exit(EXIT_FAILED_STAGES if ended.failed else 0)
 

@@ -314,9 +314,10 @@ def write_searches(study: Study, run: Run, folder: Path) -> None:
         if study.header.tune.also:
             frame["front"] = [on_front(row, rows, study.header.tune) for row in rows]
         _write_parquet(frame, folder / "searches.parquet")
-    if run.notes and (folder / "study.json").exists():
+    notes = sorted({*study.warnings, *run.notes})
+    if notes and (folder / "study.json").exists():
         header = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-        write_atomically(folder / "study.json", json.dumps(header | {"notes": sorted(run.notes)}, indent=1))
+        write_atomically(folder / "study.json", json.dumps(header | {"notes": notes}, indent=1))
 
 
 def in_search_order(study: Study, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
