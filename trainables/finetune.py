@@ -31,7 +31,7 @@ from pretune.trainables.loop import (
     set_lr_and_decay,
     training_length,
 )
-from pretune.trainables.losses import LOSSES
+from pretune.trainables.losses import loss_of
 from pretune.trainables.metrics.segmentation import check_labels, confusion_by_image, hits_truth_predicted, scores
 from pretune.trainables.metrics.table import Build, extra_scorers
 from pretune.trainables.models.table import build_unet
@@ -96,7 +96,8 @@ def finetune(
     optimizer = build_optimizer(settings.optimizer, freezing.trained_parameters(network))
     if settings.encoder_lr_mult is not None:
         multiply_lr(optimizer, network.encoder.parameters(), settings.encoder_lr_mult)
-    loss_of = LOSSES[settings.loss]
+    counted = pixels_of_classes(masks, images, len(data.classes)) if settings.class_weights == "balanced" else []
+    loss_function = loss_of(settings, data.classes, counted)
     best = BestWeights(network, settings)
     progress = Progress(context, length, "loss", {"network": network, "optimizer": optimizer, "best": best})
     progress.resume()
@@ -119,7 +120,7 @@ def finetune(
 
         set_lr_and_decay(optimizer, settings, step, length)
         with autocast(settings.precision, device):
-            loss = loss_of(trained(pixels), target, world)
+            loss = loss_function(trained(pixels), target, world)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -157,6 +158,15 @@ def finetune(
     notes = {"labelled": images.tolist(), "val": split.val.tolist(), "test": split.test.tolist(), "steps": steps}
     progress.finish(network, notes | {"classes": list(data.classes), "size": settings.size})
     return metrics
+
+
+def pixels_of_classes(masks: DataFeed, images: IntArray, classes: int) -> list[int]:
+    """Pixels of each class in the masks of `images`, as they are cached; ignored ones do not count."""
+    total = torch.zeros(256, dtype=torch.int64)
+    for part in np.array_split(images, math.ceil(len(images) / 64)):
+        total += torch.bincount(masks(part).flatten().long().cpu(), minlength=256)
+    counts: list[int] = total[:classes].tolist()
+    return counts
 
 
 class Freezing:

@@ -92,7 +92,7 @@ def _survivors(table: Table, x: int, column: list[tuple[int, CellValue]]) -> Ite
     if not best.failed:
         return
     said = f"{best.failed} of its {best.runs_expected} replicates failed and are not in this mean"
-    yield f"{_where(table, x)}{_row(table, y)}: {said}; if they would have scored worst, it is too good."
+    yield f"{_where(table, x)}{_row(table, y)}: {said}; if these would have scored worst, the mean is too good."
     whole = [place for place in column if not place[1].is_short]
     if whole:
         z, other = _best_of(table, whole)

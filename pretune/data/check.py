@@ -221,9 +221,9 @@ def duplicate_report(image_set: ImageSet) -> list[str]:
     from pretune.trainables.data.checks.duplicates import duplicates_among, find_alike, pairs, summarised
 
     if len(image_set.images.shape) == 5:
-        return ["volumes are not searched for duplicates"]
+        return ["duplicates are not searched in volumes"]
     if image_set.streamed:
-        return ["a streamed data set is not searched for duplicates"]
+        return ["duplicates are not searched in a streamed data set"]
     alike = find_alike(summarised(np.asarray(image_set.images)))
     found = [(pair.first, pair.second) for pair in pairs(alike)]
     if not found:

@@ -134,7 +134,7 @@ def survey_images(folder: Path) -> ImagesSeen:
     """Every image below a folder. Raises DataError where there is none that can be read."""
     found = image_files(folder, suffixes_in(folder))
     if not found.images:
-        raise DataError(f"{folder} holds no image of a type that is read ({', '.join(sorted(SUFFIXES))})")
+        raise DataError(f"{folder} holds no image of a supported type ({', '.join(sorted(SUFFIXES))})")
     return images_seen(found.images, by_suffix(found.others))
 
 
@@ -236,8 +236,8 @@ def survey_pairs(images: Path, masks: Path | None, names: Sequence[str] | None =
     if not most:
         where = f"{images} and {masks}" if masks else f"{images}"
         raise DataError(
-            f"{where}: no image has a mask that is called like it (a.jpg and a.png, or a_mask.png); `image_name:` and "
-            "`mask_name:` of a study say how yours are called"
+            f"{where}: no image has a mask with a matching name (a.jpg and a.png, or a_mask.png); `image_name:` and "
+            "`mask_name:` of a study say how yours are named"
         )
     (root, image_folder, mask_folder), rule = next((place, rule) for count, place, rule in counted if count == most)
     listing = list_images_and_masks(root, image_folder, mask_folder, (), {}, names=rule, suffixes=suffixes)
@@ -419,7 +419,7 @@ def _by_values(
         return Meaning(classes, (1 - white, white), 0.0, {"mask_threshold": 128}, why)
     if len(held) > MOST_VALUES:
         raise DataError(
-            f"{paths[0].parent}: the masks hold {len(held)} values, too many for classes; are these images? "
+            f"{paths[0].parent}: the masks hold {len(held)} values, too many for classes: are these images? "
             "(a mask holds one value or one colour for each class)"
         )
     ignore = 255 if 255 in held and len(held) > 2 and 0 < max(v for v in held if v < 255) < len(held) + 20 else None

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pretune.errors import ModelError
 from pretune.model.georeference import georeference, write_geotiff
-from pretune.model.predict import Mask, Model, colored, load_model, logits_of, mask_of, overlay, prepare
+from pretune.model.predict import Mask, Model, colored, load_model, logits_of, mask_of, overlay, pick_device, prepare
 from pretune.model.tiles import tiled_mask
 from pretune.trainables.data.decode import TRANSPARENT, Bands, in_color, read_bands
 from pretune.trainables.data.errors import BadFileError, printable
@@ -168,18 +168,6 @@ def write_classes(model: Model, out: Path) -> None:
         (out / "classes.json").write_text(json.dumps(names, indent=1), encoding="utf-8")
     except OSError as error:
         raise ModelError(f"{out} cannot be written ({error.strerror}): choose another output folder") from error
-
-
-def pick_device(name: str) -> torch.device:
-    """auto, cpu, cuda or another name PyTorch knows. Raises ModelError for one that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ModelError("--device cuda: PyTorch sees no GPU here; use --device cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise ModelError(f"--device {name}: there is no such device; use auto, cpu or cuda") from error
 
 
 # ------------------------------------------------------------------------------------------------------------ work

@@ -125,6 +125,14 @@ def shown_values(use: ReplicatePlan, stage: Stage) -> str:
     return listed_values(readable(use.cell, values_reaching(use, stage)))
 
 
+def parameters(use: ReplicatePlan, name: str, stage: Stage) -> Row:
+    """What tells a stage run from others of its study, in the words of results.parquet."""
+    seed = use.replicate.finetune if stage.kind == "finetune" else use.replicate.pretrain
+    levels = {f"factor.{factor}": level for factor, level in use.cell.levels.items()}
+    chosen = readable(use.cell, values_reaching(use, stage))
+    return {"stage": name, "phase": use.phase, "seed": seed} | levels | chosen
+
+
 def described_ranges(study: Study) -> dict[str, Any]:
     """Every range of the study by its dotted key, as a study file writes it; a choice by its options' names."""
     found: dict[str, Any] = {}

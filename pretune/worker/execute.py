@@ -59,7 +59,7 @@ def _run_and_keep(task: StageTask, store: Store, attempt: Path, report: Any, pre
     began, started = time.monotonic(), time.time()
     try:
         if task.stage.resources.workers > 1:
-            metrics, where = run_worker_group(task, attempt)
+            metrics, where = run_worker_group(task, attempt, report)
         else:
             device, resume = device_for(task.gpus), state_to_resume(task)
             metrics = run_worker(task, attempt, report, device, resume, preempted=preempted)

@@ -48,7 +48,18 @@ from pretune.search_spaces.schema.data import (
 )
 from pretune.search_spaces.schema.methods import *  # noqa: F403
 from pretune.search_spaces.schema.model import *  # noqa: F403
-from pretune.search_spaces.schema.optim import LARS, SGD, Adam, AdamW, Constant, Cosine, Optimizer, Schedule, Step
+from pretune.search_spaces.schema.optim import (
+    LARS,
+    SGD,
+    Adam,
+    AdamW,
+    Constant,
+    Cosine,
+    Optimizer,
+    Polynomial,
+    Schedule,
+    Step,
+)
 from pretune.search_spaces.schema.scores import ExtraSettings
 from pretune.search_spaces.schema.splits import Group, NameColumn, NamePattern, Split
 from pretune.search_spaces.schema.stages import (
@@ -141,6 +152,7 @@ __all__ = [
     "Percentiles",
     "Pets",
     "PhaseSeeds",
+    "Polynomial",
     "Pretrain",
     "Probe",
     "Published",

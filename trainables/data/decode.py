@@ -31,7 +31,7 @@ from pretune.trainables.data.errors import BadFileError, DataError, UnopenedFile
 from pretune.trainables.data.image_files import NOT_A_FILE, is_file
 from pretune.trainables.data.listing import PLAIN, Box, Colors, Entry, Listing, Member, Pack, Reading, file_of
 
-Source = Path | bytes | NDArray[Any]  # a file, its content, or decoded pixels
+Source = Path | bytes | NDArray[Any] | Image.Image  # a file, its content, or decoded pixels
 Bands = tuple[Image.Image, ...]  # one image of three colours, or a grey one for each channel
 Read = TypeVar("Read")
 Unpack = Callable[[Path], Pack]
@@ -163,8 +163,8 @@ def read_bands(source: Source, wanted: tuple[int, Fit] | None = None, reading: R
     """
     if reading.channels is None:
         return (read_image(source, wanted, reading),)
-    if isinstance(source, np.ndarray):
-        pixels = eight_bit(channels_last(source, reading.channels), reading)
+    if isinstance(source, np.ndarray | Image.Image):
+        pixels = eight_bit(channels_last(np.asarray(source), reading.channels), reading)
     else:
         data = _content(source)
         pixels = read_channels(data, reading, lambda: _open(data, page=reading.page))
@@ -446,6 +446,8 @@ def _cut_mask(mask: Image.Image, box: Box | None) -> Image.Image:
 
 def _open(source: Source, wanted: tuple[int, Fit] | None = None, page: int | None = None) -> Image.Image:
     """Decoded whole and turned upright by its EXIF orientation."""
+    if isinstance(source, Image.Image):
+        return ImageOps.exif_transpose(source)
     if isinstance(source, np.ndarray):
         return Image.fromarray(source)
     data = _content(source)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pretune.search_spaces import schema
+from pretune.trainables.constants import IGNORE
 from pretune.trainables.views import geometry, volumes
 from pretune.trainables.views.random import IntArray, uniforms
+from pretune.trainables.views.two_views import BLUR_SIGMA, blur, jitter, jitter_factors
+
+Drawn = Callable[[str, int], Tensor]  # (what for, how many) -> (B, how many) in [0, 1)
 
 WHOLE = (1.0, 1.0)  # of the image's area, and of its aspect: no crop
 
@@ -20,10 +28,53 @@ def fine_tune_batch(
 
     Images are bilinear, channels_last; masks nearest neighbour. An image's transform depends on its index in `indices`
     (B,) and on the epoch. Without a crop (both ranges (1, 1), the default) this is `evaluation_batch` with flips. A
-    crop is resized without antialiasing. Volumes (B, D, H, W, 1) go through `volumes.fine_tune_batch`.
+    crop is resized without antialiasing. Then come vertical flip, rotation and scale, colour jitter and blur; what a
+    rotation or a scale below 1 takes from outside the image is black and IGNORE. Volumes (B, D, H, W, 1) go through
+    `volumes.fine_tune_batch`.
     """
     if images.ndim == 5:
         return volumes.fine_tune_batch(images, masks, indices, settings, seed, epoch)
+    pixels, target = _cut(images, masks, indices, size, settings, seed, epoch)
+
+    def draw(purpose: str, count: int) -> Tensor:
+        """(B, count) in [0, 1); one stream per transform, so that switching one on leaves the others' draws."""
+        drawn = uniforms(seed, f"joint/{purpose}", epoch, indices, 0, count).astype(np.float32)
+        return torch.from_numpy(drawn).to(pixels.device, non_blocking=True)
+
+    pixels, target = _moved(pixels, target, settings, draw)
+    return _recolored(pixels, settings, draw), target
+
+
+def _moved(pixels: Tensor, target: Tensor, settings: schema.Augment, draw: Drawn) -> tuple[Tensor, Tensor]:
+    if settings.flip_vertical:
+        turned = draw("flip vertical", 1)[:, 0] < settings.flip_vertical
+        pixels = torch.where(turned[:, None, None, None], pixels.flip(2), pixels)
+        target = torch.where(turned[:, None, None], target.flip(1), target)
+    if settings.rotation is None and settings.scale is None:
+        return pixels, target
+    degrees = (settings.rotation or 0.0) * (2 * draw("rotation", 1)[:, 0] - 1)
+    low, high = (math.log(bound) for bound in settings.scale or (1.0, 1.0))
+    factor = torch.exp(low + (high - low) * draw("scale", 1)[:, 0])
+    pixels, target = geometry.rotate_and_scale(pixels, target, degrees, factor, IGNORE)
+    return _channels_last(pixels), target
+
+
+def _recolored(pixels: Tensor, settings: schema.Augment, draw: Drawn) -> Tensor:
+    if settings.color_jitter is not None:
+        factors = jitter_factors(draw("jitter", 4).double().cpu().numpy(), settings.color_jitter)
+        pixels = _channels_last(jitter(pixels, torch.from_numpy(factors).to(pixels)))
+    if settings.blur:
+        low, high = BLUR_SIGMA
+        chosen = draw("blur?", 1)[:, 0] < settings.blur
+        blurred = blur(pixels, low + (high - low) * draw("blur", 1))
+        pixels = _channels_last(torch.where(chosen[:, None, None, None], blurred, pixels))
+    return pixels
+
+
+def _cut(
+    images: Tensor, masks: Tensor, indices: IntArray, size: int, settings: schema.Augment, seed: int, epoch: int
+) -> tuple[Tensor, Tensor]:
+    """Flipped left to right, cropped and resized."""
     _check(images, masks)
     if indices.shape != (len(images),):
         raise ValueError(f"indices must name the {len(images)} images of the batch, got shape {indices.shape}")

@@ -149,7 +149,7 @@ def _photometric(draw: Draw, settings: schema.Views) -> Iterator[Step]:
         yield _step(lambda x, _: color.to_gray(x), chance, settings.gray, chance)
     if settings.blur > 0:
         low, high = BLUR_SIGMA
-        yield _step(_blur, draw("blur?", 1), settings.blur, low + (high - low) * draw("blur", 1))
+        yield _step(blur, draw("blur?", 1), settings.blur, low + (high - low) * draw("blur", 1))
     if settings.solarize > 0:
         chance = draw("plain solarize?", 1)
         yield _step(apply_solarize, chance, settings.solarize, np.full_like(chance, SOLARIZE_THRESHOLD))
@@ -194,7 +194,8 @@ def jitter(x: Tensor, factors: Tensor) -> Tensor:
     return color.adjust_hue(x, factors[:, 3])
 
 
-def _blur(x: Tensor, sigma: Tensor) -> Tensor:
+def blur(x: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian blur by sigma (B, 1) in px."""
     return color.gaussian_blur(x, sigma[:, 0], blur_kernel(x.shape[-1]))
 
 
