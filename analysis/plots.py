@@ -108,7 +108,7 @@ def order(study: Folder, metric: str = "") -> go.Figure:
 
 
 def save(figure: go.Figure, path: Folder, inches: float = 7.0) -> Path:
-    """Write a figure `inches` wide with 8 pt type: svg and pdf hold vectors, png 300 dots per inch. Returns the path.
+    """Write a figure `inches` wide with 8 pt type: svg and pdf hold vectors, png 200 dots per inch. Returns the path.
 
     3.4 inches are a column of two, 7 a page. Raises ResultsError where kaleido or a browser is missing.
     """

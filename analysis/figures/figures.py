@@ -99,7 +99,7 @@ def write_files(
         drawn = [figure if inches is None else theme.for_print(figure, inches) for _, figure in figures]
         width, dots = (
             [900 if inches is None else figure.layout.width for figure in drawn],
-            2 if inches is None else 3.125,
+            2 if inches is None else 200 / 96,
         )
         height = [figure.layout.height for figure in drawn]
         pio.write_images(drawn, paths, width=width, height=height, scale=dots if kind == "png" else 1)

@@ -99,9 +99,11 @@ def _nothing_to_rank(names: Sequence[str]) -> str:
     return "" if len(names) > 1 else "there is one parameter, so nothing to rank"
 
 
-def _floor(observed: Array, permuted: Array) -> Array:
-    """The share that chance reaches, `(parameters,)`: a multiple of each parameter's mean over permutations `(permutations,
-    parameters)`, such that in 5 % of them any is above it (the largest ratio of each permutation, as max-T tests do).
+def _floor(permuted: Array) -> Array:
+    """The share that chance reaches, `(parameters,)`, from `(permutations, parameters)`.
+
+    A multiple of each parameter's mean, such that in 5 % of permutations any parameter is above it: the largest ratio
+    of each permutation counts, as in max-T tests.
     """
     mean = np.maximum(permuted.mean(axis=0), 1e-12)
     largest = np.sort((permuted / mean).max(axis=1))
@@ -135,7 +137,7 @@ def _main_effects(
     rest = len(y) - len(sizes)
     bounds = [_interval(float(r), q.shape[1], rest - q.shape[1]) for r, q in zip(share, spaces, strict=True)]
     low, high = np.array(bounds, np.float64).reshape(-1, 2).T
-    return _in_order(name, names, len(y), "main effects", share, low, high, _floor(share, chance))
+    return _in_order(name, names, len(y), "main effects", share, low, high, _floor(chance))
 
 
 def _centred(values: Array, group: NDArray[np.intp]) -> Array:
@@ -210,7 +212,7 @@ def _by_optuna(
         if len(set(scores[draw])) > 1
     ]
     low, high = np.nanpercentile(np.array(again), (5, 95), axis=0)
-    floor = _floor(whole, chance) / max(float(whole.sum()), 1e-300)
+    floor = _floor(chance) / max(float(whole.sum()), 1e-300)
     return _in_order(search.name, names, count, method, _shares(whole), low, high, floor)
 
 

@@ -78,7 +78,11 @@ def build_page(folder: Path, live: bool = False) -> str:
         ),
         progress=progress(folder),
         answers=[
-            (metric, headline(results, header, metric), answer(results, header, metric, found[metric]))
+            (
+                metric,
+                first := headline(results, header, metric),
+                [said for said in answer(results, header, metric, found[metric]) if said != first],
+            )
             for metric in metrics
         ],
         how=table_caption(metrics),

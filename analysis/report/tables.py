@@ -24,10 +24,10 @@ from pretune.analysis.questions.image_bootstrap import Intervals, intervals
 from pretune.analysis.questions.marginal import marginal_effects
 from pretune.analysis.questions.tables import Table, build_table
 from pretune.analysis.text import formats
-from pretune.analysis.text.answer import headline
 from pretune.analysis.text.csv import joined
 from pretune.analysis.text.facts import fact_sentences, processor_sentences
 from pretune.analysis.text.grids import AnyTable
+from pretune.analysis.text.headline import headline
 
 
 class Tables(NamedTuple):

@@ -18,23 +18,24 @@ from pretune.analysis.load.results import StudyHeader
 from pretune.analysis.questions.differences import Difference, Differences, differences
 from pretune.analysis.questions.tables import Table, build_table
 from pretune.analysis.statistics import ALPHA, seeds_needed
+from pretune.analysis.text.answer import answer
 from pretune.analysis.text.grids import difference_digits
 
 _POWER = 0.8
 
 
 def headline(results: pandas.DataFrame, header: StudyHeader, metric: str) -> str:
-    """One sentence; "" where the metric has no direction or nothing has finished. Raises ResultsError."""
+    """One sentence: the first of `answer` where no direction is better or nothing has finished. Raises ResultsError."""
     definition = header.definition(metric)
     means = _means(results, header, metric)
     if definition.direction is None or not means:
-        return ""
+        return answer(results, header, metric)[0]
     sign = 1 if definition.direction == "maximize" else -1
     if header.report.baseline:
         said = _against_baseline(results, header, metric, means, sign)
     else:
         said = _among_cells(results, header, metric, means, sign)
-    return f"{said}{_missing(results, header, metric)}." if said else ""
+    return f"{said}{_missing(results, header, metric)}."
 
 
 def _means(results: pandas.DataFrame, header: StudyHeader, metric: str) -> dict[str, float]:

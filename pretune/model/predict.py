@@ -93,8 +93,8 @@ class Model:
         """Segment one image of any size.
 
         Args:
-            image: a file, a Pillow image, or an array: (H, W, 3) uint8 RGB, (H, W) grey as a file would hold it, or
-                (H, W, C) of a study with `channels`.
+            image: a file, a Pillow image, or an array: (H, W, 3) uint8 RGB, (H, W) grey or, for a
+                model of other channels, (H, W, C), as a file would hold it.
 
         Raises:
             ModelError: the model takes volumes.
@@ -102,7 +102,7 @@ class Model:
         """
         if len(self.shape) == 4:
             raise ModelError(f"this model takes volumes {self.shape}, not images")
-        bands = read_bands(Path(image) if isinstance(image, str) else image, reading=self.reading)
+        bands = self._bands(image)
         if self.fit == "tile":
             scores = tiled_logits(self, bands)
         else:
@@ -111,8 +111,10 @@ class Model:
 
     def overlay(self, image: str | Path | Image.Image | NDArray[Any], mask: Mask) -> Image.Image:
         """The image as RGB with the colours of its mask (H, W) over it; the background is left as it is."""
-        bands = read_bands(Path(image) if isinstance(image, str) else image, reading=self.reading)
-        return overlay(in_color(bands), mask, self.background)
+        return overlay(in_color(self._bands(image)), mask, self.background)
+
+    def _bands(self, image: str | Path | Image.Image | NDArray[Any]) -> Bands:
+        return read_bands(Path(image) if isinstance(image, str) else image, reading=self.reading)
 
     @property
     def palette(self) -> tuple[tuple[int, int, int], ...]:

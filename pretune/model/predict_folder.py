@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pretune.errors import ModelError
+from pretune.model.coco import write_coco
 from pretune.model.georeference import georeference, write_geotiff
 from pretune.model.predict import Mask, Model, colored, load_model, logits_of, mask_of, overlay, pick_device, prepare
 from pretune.model.tiles import tiled_mask
@@ -56,6 +57,7 @@ class How:
     overlap: float = 0.25  # of a tile, shared by neighbours
     workers: int = 1  # more: so many processes on Ray Data
     address: str | None = None  # of a Ray cluster; None: this machine
+    coco: bool = False  # also annotations.json
 
 
 class Predicted(NamedTuple):
@@ -77,7 +79,8 @@ Item = tuple[str, str]  # an image's path, and its name below masks/ and overlay
 
 
 def predict_folder(study: Path, images: Path, out: Path, how: How, console: Console) -> Predicted:
-    """Write out/masks/NAME.png (class indices) and out/overlays/NAME.jpg for every image below `images`.
+    """Write out/masks/NAME.png (class indices) and out/overlays/NAME.jpg for every image below `images`;
+    out/annotations.json if `how.coco`.
 
     Of a GeoTIFF out/masks/NAME.tif too, with its georeference.
 
@@ -109,6 +112,10 @@ def predict_folder(study: Path, images: Path, out: Path, how: How, console: Cons
             transparent += one.transparent
     everything = sorted([*paths.images, *paths.irregular])
     failed = {path.relative_to(images).as_posix(): causes[str(path)] for path in everything if str(path) in causes}
+    if how.coco:
+        whole = {path.relative_to(images).as_posix(): name for path, name in names.items()}
+        masks = {file: out / "masks" / f"{name}.png" for file, name in whole.items() if file not in failed}
+        write_coco(masks, model.classes, model.background, out / "annotations.json")
     return Predicted(len(everything) - len(failed), failed, transparent)
 
 

@@ -72,7 +72,7 @@ def test_a_lower_loss_is_the_better_one(tmp_path):
     ("scores", "start"),
     [
         ({"a=x": [0.5], "a=y": [0.6]}, "Not answered: a=y has test/jaccard 0.600, and nothing can be compared with it"),
-        ({"a=x": [NAN], "a=y": [NAN]}, ""),
+        ({"a=x": [NAN], "a=y": [NAN]}, "No replicate has finished with a value of test/jaccard yet"),
         ({"a=x": [0.5] * 3, "a=y": [0.6] * 3}, "Not answered: a=y has test/jaccard 0.600"),
     ],
 )

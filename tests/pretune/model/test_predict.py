@@ -134,6 +134,24 @@ def test_transparent_images_are_counted_unless_the_study_names_a_background(tmp_
     assert predict_folder(study, images, tmp_path / "out", How(device="cpu"), QUIET) == (2, {}, said)
 
 
+def test_coco_names_the_images_that_were_segmented(tmp_path):
+    study, images, out = write_best(tmp_path / "study"), tmp_path / "images", tmp_path / "out"
+    (images / "more").mkdir(parents=True)
+    left_half_red(50, 30).save(images / "a.png")
+    left_half_red(20, 40).save(images / "more" / "b.jpg")
+    (images / "broken.png").write_text("no image")
+    predict_folder(study, images, out, How(device="cpu", coco=True), QUIET)
+    held = json.loads((out / "annotations.json").read_text())
+    assert [(one["file_name"], one["width"], one["height"]) for one in held["images"]] == [
+        ("a.png", 50, 30), ("more/b.jpg", 20, 40),
+    ]  # fmt: skip
+    assert held["categories"] == [{"id": 2, "name": "blob"}]
+    areas = {one["image_id"]: one["area"] for one in held["annotations"]}
+    for number, name in ((1, "a"), (2, "more/b")):
+        with Image.open(out / "masks" / f"{name}.png") as mask:
+            assert areas.get(number, 0) == int((np.asarray(mask) == 1).sum())
+
+
 def test_the_masks_of_a_folder_are_those_of_the_network_itself(tmp_path):
     study, images = write_best(tmp_path / "study"), tmp_path / "images"
     images.mkdir()

@@ -250,3 +250,12 @@ def test_what_a_plan_warns_of_stands_in_the_report_too(tiny: dict[str, Any], tmp
     (task,) = study.warnings
     assert "they are different tasks" in task
     assert load_notes(tmp_path) == tuple(sorted(("a leak", task)))
+
+
+def test_the_columns_of_the_results_are_the_documented_ones(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """docs/analysis.md has a row for each, and names none that is not there."""
+    page = (Path(__file__).parents[3] / "docs" / "analysis.md").read_text(encoding="utf-8")
+    table = page[page.index("`analysis.load` gives") :].split("\n\n")[1].splitlines()[2:]
+    documented = {name.strip() for row in table for name in row.split("|")[1].split(",")}
+    columns = written(from_dict(tiny), tmp_path).columns
+    assert {"factor.NAME" if name.startswith("factor.") else name for name in columns} | {"factor.NAME"} == documented
