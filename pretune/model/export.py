@@ -93,11 +93,10 @@ def export_model(study: Path, out: Path, kind: str, cache: Path) -> Exported:
             raise ModelError(f"the exported {kind} model computes something else ({wrong}); it was deleted")
     shape = [len(model.classes), *config["input"]["shape"][1:]]
     what = f"logits (B, {', '.join(map(str, shape))}): {', '.join(model.classes)}"
-    images = len(model.shape) == 3  # volumes have no photo that a script could take
     texts = {
         "config.json": json.dumps(config, indent=1),
         "README.md": model_card(model, study, path.name, check.sentence(), what, USE[kind], config),
-        **({"predict.py": script(kind)} if images else {}),
+        **({"predict.py": script(kind)} if config["steps"] else {}),
         **({"network.py": source(traced, stride, what)} if kind == "safetensors" else {}),
     }
     for name, text in texts.items():
@@ -209,7 +208,7 @@ def config_of(model: Model, traced: Traced, stride: int) -> dict[str, Any]:
     reading = model.reading
     given: dict[str, Any] = {
         "cache_size": model.cache_size,
-        "fit": "squash" if model.fit == "squash" else "pad",
+        "fit": "pad" if model.fit == "crop" else model.fit,
         "stride": stride,
     }
     given["shape"] = [model.shape[0], "H", "W"] if traced.free else list(model.shape)
@@ -227,8 +226,11 @@ def config_of(model: Model, traced: Traced, stride: int) -> dict[str, Any]:
 
 
 def photo_to_mask(model: Model) -> list[str]:
-    """The steps from a photo to its mask, as predict.py takes them; none for volumes."""
-    if len(model.shape) > 3:
+    """The steps from a photo to its mask, as predict.py takes them.
+
+    None for volumes, for other channels than RGB and for models of tiles: predict.py does not know these.
+    """
+    if len(model.shape) > 3 or model.reading.channels is not None or model.fit == "tile":
         return []
     square, size = model.cache_size, model.size
     sides = "both sides" if model.fit == "squash" else "the longer side, the aspect kept and the rest black around it,"

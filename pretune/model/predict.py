@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from pretune.errors import ModelError
 from pretune.search_spaces import schema
-from pretune.trainables.data.decode import Bands, fit_bands, in_color, read_bands
+from pretune.trainables.data.decode import Bands, fit_bands
 from pretune.trainables.data.listing import Reading
 from pretune.trainables.models.table import build_unet
 from pretune.trainables.views.joint import evaluation_batch
@@ -37,13 +37,6 @@ PALETTE = (
 OVERLAY = 0.5  # share of the class colour in an overlay
 
 Mask = NDArray[np.uint8]
-
-
-class Prediction(NamedTuple):
-    """Mask and probabilities of one image of `height` x `width` px."""
-
-    mask: Mask  # (height, width) class indices
-    probabilities: NDArray[np.float32]  # (classes, height, width), the softmax of the logits
 
 
 @dataclass(frozen=True)
@@ -86,30 +79,6 @@ class Model:
         background = data.get("background")
         laid_over = None if background is None else tuple(background)
         return Reading(fixed, percentiles, laid_over, data.get("page"), data.get("channels"))
-
-    def predict(self, image: str | Path | Image.Image | NDArray[Any]) -> Prediction:
-        """Segment one image of any size.
-
-        Args:
-            image: a file, a Pillow image, or an array: (H, W, 3) uint8 RGB, (H, W) grey or, for a
-                model of other channels, (H, W, C), as a file would hold it.
-
-        Raises:
-            ModelError: the model takes volumes.
-            pretune.trainables.data.errors.BadFileError: an image that cannot be read, or is none.
-        """
-        if len(self.shape) == 4:
-            raise ModelError(f"this model takes volumes {self.shape}, not images")
-        bands = self._bands(image)
-        scores = resized_logits(self, logits_of(self, [prepare(self, bands)])[0], bands[0].size)
-        return Prediction(scores.argmax(dim=0).to(torch.uint8).cpu().numpy(), scores.softmax(dim=0).cpu().numpy())
-
-    def overlay(self, image: str | Path | Image.Image | NDArray[Any], mask: Mask) -> Image.Image:
-        """The image as RGB with the colours of its mask (H, W) over it; the background is left as it is."""
-        return overlay(in_color(self._bands(image)), mask, self.background)
-
-    def _bands(self, image: str | Path | Image.Image | NDArray[Any]) -> Bands:
-        return read_bands(Path(image) if isinstance(image, str) else image, reading=self.reading)
 
     @property
     def palette(self) -> tuple[tuple[int, int, int], ...]:
