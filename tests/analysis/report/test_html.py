@@ -60,7 +60,7 @@ def test_the_page_opens_without_an_error_or_a_request_and_draws_its_plots(page, 
     page.run("window.dispatchEvent(new Event('beforeprint'))")
     page.wait("[...document.querySelectorAll('.plot')].every((plot) => plot.querySelector('svg'))")
     assert (
-        page.run("document.querySelectorAll('.plot').length") == 5
+        page.run("document.querySelectorAll('.plot').length") == 7
     )  # seeds, differences, over labels, pairs, learning
     assert page.problems() == []
     assert page.requests() == [(folder / "report.html").as_uri()]
