@@ -93,7 +93,7 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
     began = time.monotonic()
     store = open_store(options.store, options.cache)
     store.check()
-    digest_of, leaks, excluded = prepare_data(study, options.data, options.cache, console)
+    digest_of, notes, excluded = prepare_data(study, options.data, options.cache, console)
     make_folder(options.out)
     publisher = Publisher(options.out, options.results)
     publisher.check()
@@ -110,7 +110,7 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
             set_aside(options.out)
         tables.write_header(study, options.out, digest_of)
         run = Run(study, digest_of, storage)
-        run.notes += leaks
+        run.notes += notes
         run.elapsed = lambda: time.monotonic() - began
         run.is_stored = lambda fingerprint: store.find(fingerprint) is not None
         run.earlier = functools.partial(warm_start.earlier, store, options.out)

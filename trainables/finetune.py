@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pretune.search_spaces import schema
 from pretune.trainables import checkpoints
-from pretune.trainables.data.image_set import ImageSet
+from pretune.trainables.data.image_set import ImageSet, whole_images
 from pretune.trainables.data.splits import Split, label_subset
 from pretune.trainables.distributed import ALONE, RunningStatistics, World, whole_batch_norm
 from pretune.trainables.files import TEST_IMAGES
@@ -149,7 +149,10 @@ def finetune(
             metrics |= evaluator.evaluate(split.test, size, f"test@{size}", steps - 1).scores
         counts = world.sum(tested.counts).cpu().numpy()
         if world.first:
-            np.savez_compressed(context.out / TEST_IMAGES, images=split.test, counts=counts)
+            first, places = whole_images(data.names, split.test)
+            summed = np.zeros((len(first), *counts.shape[1:]), counts.dtype)
+            np.add.at(summed, places, counts)  # of the tiles of an image
+            np.savez_compressed(context.out / TEST_IMAGES, images=first, counts=summed)
     if steps < length.end:
         metrics["train/stopped_epoch"] = last["epoch"]
     notes = {"labelled": images.tolist(), "val": split.val.tolist(), "test": split.test.tolist(), "steps": steps}

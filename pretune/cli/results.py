@@ -130,6 +130,7 @@ def warn(folder: Path) -> None:
 @click.argument("images", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--overlays/--no-overlays", default=True, show_default=True, help="Also write image and mask blended.")
+@click.option("--coco/--no-coco", default=False, show_default=True, help="Also write annotations.json (COCO).")
 @click.option(
     "--tile",
     type=click.IntRange(16),
@@ -154,7 +155,7 @@ def warn(folder: Path) -> None:
 @click.option("--address", help="Address of a Ray cluster that sees the same folders.  [default: this machine]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 def predict(
-    folder: Path, images: Path, out: Path, overlays: bool, tile: int | None, overlap: float, workers: int,
+    folder: Path, images: Path, out: Path, overlays: bool, coco: bool, tile: int | None, overlap: float, workers: int,
     address: str | None, device: str,
 ) -> None:  # fmt: skip
     """Segment a folder of images, of any sizes, with the best model of a study.
@@ -167,12 +168,15 @@ def predict(
     Exit code 0: all of them. 3: some files could not be read; they are named.
     """
     from pretune.model.predict_folder import How, predict_folder
+    from pretune.trainables.data.errors import laid_over_black
 
-    how = How(overlays, device, tile, overlap, workers, address)
+    how = How(overlays, device, tile, overlap, workers, address, coco)
     warn(folder)
     ended = predict_folder(folder, images, out, how, Console(stderr=True))
     for name, why in ended.failed.items():
         click.echo(f"failed {name}: {why}", err=True)
+    if ended.transparent:
+        click.echo(f"note: {laid_over_black(ended.transparent)}", err=True)
     click.echo(f"{ended.done} images segmented, {len(ended.failed)} failed; masks in {out / 'masks'}")
     sys.exit(EXIT_FAILED_STAGES if ended.failed else 0)
 

@@ -126,7 +126,7 @@ def shown_values(use: ReplicatePlan, stage: Stage) -> str:
 
 
 def parameters(use: ReplicatePlan, name: str, stage: Stage) -> Row:
-    """What tells a stage run from others of its study, in the words of results.parquet."""
+    """Return what tells a stage run from others of its study, in the words of results.parquet."""
     seed = use.replicate.finetune if stage.kind == "finetune" else use.replicate.pretrain
     levels = {f"factor.{factor}": level for factor, level in use.cell.levels.items()}
     chosen = readable(use.cell, values_reaching(use, stage))
@@ -314,9 +314,10 @@ def write_searches(study: Study, run: Run, folder: Path) -> None:
         if study.header.tune.also:
             frame["front"] = [on_front(row, rows, study.header.tune) for row in rows]
         _write_parquet(frame, folder / "searches.parquet")
-    if run.notes and (folder / "study.json").exists():
+    notes = sorted({*study.warnings, *run.notes})
+    if notes and (folder / "study.json").exists():
         header = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-        write_atomically(folder / "study.json", json.dumps(header | {"notes": sorted(run.notes)}, indent=1))
+        write_atomically(folder / "study.json", json.dumps(header | {"notes": notes}, indent=1))
 
 
 def in_search_order(study: Study, trials: Sequence[TrialRecord]) -> list[TrialRecord]:

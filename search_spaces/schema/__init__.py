@@ -43,6 +43,7 @@ from pretune.search_spaces.schema.data import (
     TinyImageNet,
     VOCClass,
     Volumes,
+    image_channels,
     slices_of,
 )
 from pretune.search_spaces.schema.methods import *  # noqa: F403
@@ -175,6 +176,7 @@ __all__ = [
     "VOCClass",
     "Views",
     "Volumes",
+    "image_channels",
     "slices_of",
 ]
 __all__ += methods.__all__

@@ -24,7 +24,7 @@ WHOLE = (1.0, 1.0)  # of the image's area, and of its aspect: no crop
 def fine_tune_batch(
     images: Tensor, masks: Tensor, indices: IntArray, size: int, settings: schema.Augment, seed: int, epoch: int
 ) -> tuple[Tensor, Tensor]:
-    """uint8 images (B, H, W, 3) and masks (B, H, W) -> float32 (B, 3, size, size) in [0, 1] and int64 (B, size, size).
+    """uint8 images (B, H, W, C) and masks (B, H, W) -> float32 (B, C, size, size) in [0, 1] and int64 (B, size, size).
 
     Images are bilinear, channels_last; masks nearest neighbour. An image's transform depends on its index in `indices`
     (B,) and on the epoch. Without a crop (both ranges (1, 1), the default) this is `evaluation_batch` with flips. A
@@ -112,8 +112,8 @@ def _crop(images: Tensor, masks: Tensor, boxes: Tensor, flipped: Tensor, size: i
 
 
 def _check(images: Tensor, masks: Tensor) -> None:
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(f"images must be uint8 (B, H, W, 3), got {images.dtype} {tuple(images.shape)}")
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        raise ValueError(f"images must be uint8 (B, H, W, C), got {images.dtype} {tuple(images.shape)}")
     if masks.dtype != torch.uint8 or masks.shape != images.shape[:3]:
         expected = tuple(images.shape[:3])
         raise ValueError(f"masks must be uint8 {expected} like their images, got {masks.dtype} {tuple(masks.shape)}")

@@ -28,7 +28,7 @@ CPU_BLOCK = 32  # samples; at 64 px within 10 % of the fastest of 4 to 256, and 
 class View(NamedTuple):
     """One view of a batch."""
 
-    pixels: Tensor  # (B, 3, size, size) float32 in [0, 1], channels_last
+    pixels: Tensor  # (B, C, size, size), C 3 for colours, float32 in [0, 1], channels_last
     boxes: Tensor  # (B, 4) float32: top, left, height, width of the crop as fractions of the image
     flipped: Tensor  # (B,) bool: the crop was mirrored left to right
 
@@ -36,7 +36,7 @@ class View(NamedTuple):
 def make_views(
     images: Tensor, indices: IntArray, settings: schema.Views, seed: int, epoch: int, views: int = 2
 ) -> list[View]:
-    """Views of uint8 images (B, H, W, 3), on the images' device.
+    """Views of uint8 images (B, H, W, C), on the images' device.
 
     `indices` (B,) names the images: a view depends on its image's index and not on its place in the batch. Crops are
     resized without antialiasing. The order is fixed: crop and flip, colour jitter, grey, blur, solarize, then
@@ -86,8 +86,8 @@ def _windows(
 
 
 def _check(images: Tensor, indices: IntArray) -> None:
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(f"images must be uint8 (B, H, W, 3), got {images.dtype} {tuple(images.shape)}")
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        raise ValueError(f"images must be uint8 (B, H, W, C), got {images.dtype} {tuple(images.shape)}")
     if indices.shape != (len(images),):
         raise ValueError(f"indices must name the {len(images)} images of the batch, got shape {indices.shape}")
 
@@ -106,12 +106,12 @@ class Step(NamedTuple):
 
 
 def _make_view(planes: Tensor, windows: NDArray[np.int64], draw: Draw, settings: schema.Views) -> View:
-    (count, _, height, width), size = planes.shape, settings.size
+    (count, channels, height, width), size = planes.shape, settings.size
     boxes = geometry.crop_boxes_within(draw("crop", geometry.CROP_DRAWS), windows, settings.crop, settings.aspect)
     flipped = draw("flip", 1)[:, 0] < settings.flip
     steps = [*_photometric(draw, settings), *_extra(draw, settings)]
 
-    pixels = torch.empty((count, 3, size, size), device=planes.device, memory_format=torch.channels_last)
+    pixels = torch.empty((count, channels, size, size), device=planes.device, memory_format=torch.channels_last)
     for rows in _blocks(count, planes.device):
         x = geometry.crop_resize(planes[rows], _tensor(boxes[rows], planes), _tensor(flipped[rows], planes), size)
         x.div_(255)
