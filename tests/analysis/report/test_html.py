@@ -61,7 +61,7 @@ def test_the_page_opens_without_an_error_or_a_request_and_draws_its_plots(page, 
     page.wait("[...document.querySelectorAll('.plot')].every((plot) => plot.querySelector('svg'))")
     assert (
         page.run("document.querySelectorAll('.plot').length") == 7
-    )  # seeds, differences, over labels, pairs, learning
+    )  # seeds, differences, over labels, interactions, pairs, order, learning
     assert page.problems() == []
     assert page.requests() == [(folder / "report.html").as_uri()]
 
