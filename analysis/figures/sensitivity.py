@@ -168,15 +168,15 @@ def _confirmed(one: SearchPoints, color: str, shift: float) -> list[go.Scatter]:
 # ------------------------------------------------------------------------------------------------------- importance
 
 _AXES: Mapping[str, str] = {
-    "main effects": "share of the variance of scores that a parameter explains alone",
-    "PED-ANOVA": "share of importance by PED-ANOVA: what tells the best tenth of trials apart",
-    "fANOVA": "share of importance by fANOVA: variance of a forest's fit",
+    "main effects": "share of the variance of scores<br>that a parameter explains alone",
+    "PED-ANOVA": "share of importance by PED-ANOVA:<br>what tells the best tenth of trials apart",
+    "fANOVA": "share of importance by fANOVA:<br>variance of a forest's fit",
 }
 
 
 def importance_plot(found: Importance) -> go.Figure:
     """Shares with their intervals, and for each parameter the share that chance reaches; filled where it is above."""
-    figure = go.Figure(layout=theme.figure_layout(height=theme.tall(len(found.parameters)) + 30))
+    figure = go.Figure(layout=theme.figure_layout(height=theme.tall(len(found.parameters)) + 50))
     names = [theme.text(name) for name in found.parameters]
     shares = theme.markers("share, with its interval", found.share, names, theme.COLORS[2], "square", 10)
     parts = zip(found.share, found.low, found.high, strict=True)

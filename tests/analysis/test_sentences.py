@@ -712,7 +712,7 @@ LABELS = {  # names of axes, columns and groups, and captions that hold for ever
         "Debiased linear CKA",
         "rotation and scale",
         "what tells the best tenth of trials apart",
-        "by fANOVA: variance of a forest's fit",
+        "variance of a forest's fit",
         "a parameter explains alone",
         "How much of the variance of scores each parameter",
         "what chance reaches",
