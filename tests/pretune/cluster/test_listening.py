@@ -12,9 +12,12 @@ import pytest
 from pretune.cluster.tune import keep_token_private
 
 SCRIPT = """
-import os, psutil, ray, sys, time
+import os, psutil, sys, time
+if sys.argv[1] == "imported before":
+    import ray
 from pretune.cluster.tune import start_ray, stop_ray
 start_ray(None, 1, dashboard=sys.argv[1] == "dashboard")
+import ray
 ray.get(ray.remote(lambda: 1).remote())
 me, where, found, deadline = psutil.Process(), set(), 0, time.monotonic() + 60
 while found < 3 and time.monotonic() < deadline:  # agents start later; 3 to 5 ports were seen
@@ -38,7 +41,7 @@ stop_ray()
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("shown", [pytest.param("dashboard", marks=pytest.mark.slow), "none"])
+@pytest.mark.parametrize("shown", [pytest.param("dashboard", marks=pytest.mark.slow), "none", "imported before"])
 def test_a_local_cluster_listens_on_loopback_and_asks_for_its_token(shown: str, tmp_path: Path) -> None:
     """In a process of its own, as Ray reads its settings when it is imported. Metrics are served by an agent."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
