@@ -59,9 +59,9 @@ def carry_out(path: Path, folder: Path, **more: str) -> None:
     """Write the page's files and run its commands in `folder`, as a shell in which `pretune` is installed would."""
     bin_folder = folder / ".bin"
     bin_folder.mkdir()
-    (bin_folder / "pretune").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pretune "$@"\n', "utf-8")
-    (bin_folder / "pretune").chmod(0o755)
-    (bin_folder / "python").symlink_to(sys.executable)
+    for name, words in (("pretune", "-m pretune "), ("python", "")):
+        (bin_folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {words}"$@"\n', "utf-8")
+        (bin_folder / name).chmod(0o755)
     places = os.pathsep.join([str(bin_folder), os.environ["PATH"]])
     environment = os.environ | {"PATH": places, "PYTHONPATH": str(TOP), "OMP_NUM_THREADS": "1", **more}
     for block in blocks_of(path):
