@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pretune.model.predictor import Predictor
+    from pretune.model.predict import Model
 
 
-def load(folder: str | Path, device: str = "auto") -> Predictor:
+def load(folder: str | Path, device: str = "auto") -> Model:
     """The best model of a study, ready to `predict`.
 
     Args:
@@ -19,6 +19,7 @@ def load(folder: str | Path, device: str = "auto") -> Predictor:
     Raises:
         pretune.errors.ModelError: no model there, it cannot be read, or no such device.
     """
-    from pretune.model.predictor import load_predictor
+    from pretune.model.predict import load_model, pick_device
 
-    return load_predictor(Path(folder), device)
+    path = Path(folder)
+    return load_model(path.parent if path.name == "best" else path, pick_device(device))

@@ -93,10 +93,12 @@ def export_model(study: Path, out: Path, kind: str, cache: Path) -> Exported:
             raise ModelError(f"the exported {kind} model computes something else ({wrong}); it was deleted")
     shape = [len(model.classes), *config["input"]["shape"][1:]]
     what = f"logits (B, {', '.join(map(str, shape))}): {', '.join(model.classes)}"
+    # the script takes whole colour photos: neither volumes, nor other channels, nor tiles
+    images = len(model.shape) == 3 and model.reading.channels is None and model.fit != "tile"
     texts = {
         "config.json": json.dumps(config, indent=1),
         "README.md": model_card(model, study, path.name, check.sentence(), what, USE[kind], config),
-        **({"predict.py": script(kind)} if takes_photos(model) else {}),
+        **({"predict.py": script(kind)} if images else {}),
         **({"network.py": source(traced, stride, what)} if kind == "safetensors" else {}),
     }
     for name, text in texts.items():
@@ -225,13 +227,8 @@ def config_of(model: Model, traced: Traced, stride: int) -> dict[str, Any]:
     }
 
 
-def takes_photos(model: Model) -> bool:
-    """Whether predict.py is for such a model: of whole colour photos, not of volumes, other channels or tiles."""
-    return len(model.shape) == 3 and model.reading.channels is None and model.fit != "tile"
-
-
 def photo_to_mask(model: Model) -> list[str]:
-    """The steps from a photo to its mask, as predict.py takes them where it is for such a model; none for volumes."""
+    """The steps from a photo to its mask, as predict.py takes them; none for volumes."""
     if len(model.shape) > 3:
         return []
     square, size = model.cache_size, model.size

@@ -40,7 +40,7 @@ def model_card(
     pretrained_on = card.get("pretraining_data", [card["data"]] if card["pretraining"] else [])
     shape = model.shape if config is None else config["input"]["shape"]
     free = f", H and W multiples of {config['input']['stride']}" if config is not None and "H" in shape else ""
-    colors = "grey" if len(model.shape) > 3 else "RGB" if model.reading.channels is None else "channels"
+    colors = "grey" if len(model.shape) == 4 else "RGB" if model.reading.channels is None else "channels"
     fitted = "cut into tiles of" if model.fit == "tile" else f"fitted by `{model.fit}` to"
     lines = [
         f"# {card['study']}: {card['cell'] or 'best model'}",

@@ -19,7 +19,6 @@ from torch import nn
 from pretune.errors import ModelError
 from pretune.model.predict import Model, colored, load_model, logits_of, mask_of, overlay, prepare
 from pretune.model.predict_folder import How, find_images, output_names, predict_folder
-from pretune.model.predictor import Predictor
 from pretune.model.tiles import spans, tiled_mask
 from pretune.search_spaces import schema
 from pretune.trainables.data.sets.folders import list_images
@@ -335,13 +334,12 @@ def test_a_model_of_tiles_segments_any_size_tile_by_tile(tmp_path):
     model = Model(Red(), ("background", "red"), 16, 16, "tile", card | {"input": {"size": 16}})
     pixels = np.zeros((37, 50, 3), np.uint8)
     pixels[5:20, 7:41, 0] = 255
-    predictor = Predictor(model)
-    found = predictor.predict(pixels)
+    found = model.predict(pixels)
     assert found.mask.shape == (37, 50)
     assert (found.mask == (pixels[..., 0] > 0)).all()
     assert (found.mask == tiled_mask(model, Image.fromarray(pixels), 16, 0.25)).all()
     np.testing.assert_allclose(found.probabilities.sum(axis=0), 1, atol=1e-5)
-    assert predictor.predict(pixels[:9, :9]).mask.shape == (9, 9)
+    assert model.predict(pixels[:9, :9]).mask.shape == (9, 9)
 
 
 def test_a_model_of_channels_reads_arrays_and_shows_the_first_three(tmp_path):
@@ -357,4 +355,4 @@ def test_a_model_of_channels_reads_arrays_and_shows_the_first_three(tmp_path):
         assert over.size == mask.size == (30, 20)
     model = load_model(study)
     assert model.shape == (5, 16, 16)
-    assert Predictor(model).predict(images / "a.npy").mask.shape == (20, 30)
+    assert model.predict(images / "a.npy").mask.shape == (20, 30)

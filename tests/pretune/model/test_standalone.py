@@ -19,9 +19,8 @@ from safetensors.torch import save_file
 
 import pretune
 from pretune.errors import ModelError
-from pretune.model.export import export_model, photo_to_mask, takes_photos
-from pretune.model.predict import logits_of, mask_of, prepare
-from pretune.model.tiles import tiled_mask
+from pretune.model.export import export_model
+from pretune.model.predict import load_model, logits_of, mask_of, prepare
 from pretune.search_spaces import schema
 from pretune.trainables.models.table import build_unet
 
@@ -81,21 +80,9 @@ def test_three_lines_give_a_mask_and_probabilities_of_the_images_size(tmp_path: 
 @pytest.mark.parametrize("size", SIZES)
 def test_predict_gives_the_masks_of_the_command(fit: str, size: tuple[int, int], tmp_path: Path) -> None:
     model = pretune.load(study_of(tmp_path / "study", fit))
-    image, inner = photo(*size), model.model
-    of_command = mask_of(inner, logits_of(inner, [prepare(inner, (image,))])[0], image.size)
+    image = photo(*size)
+    of_command = mask_of(model, logits_of(model, [prepare(model, image)])[0], image.size)
     assert (model.predict(image).mask == of_command).all()
-
-
-@pytest.mark.parametrize("size", [(97, 41), (16, 12)])
-def test_a_model_of_tiles_predicts_in_tiles(size: tuple[int, int], tmp_path: Path) -> None:
-    """As the command does, and an export has no script that would resize the photo instead."""
-    study = study_of(tmp_path / "study", "tile", size=32)
-    model, image = pretune.load(study), photo(*size)
-    mask, probabilities = model.predict(image)
-    assert (mask == tiled_mask(model.model, (image,), 32, 0.25)).all()
-    assert (probabilities.argmax(axis=0) == mask).all()
-    assert not takes_photos(model.model)
-    assert "overlapping tiles of 32 px" in photo_to_mask(model.model)[1]
 
 
 def test_files_arrays_and_pillow_images_are_read_alike(tmp_path: Path) -> None:
@@ -152,7 +139,7 @@ def test_the_script_alone_gives_the_masks_of_predict(tmp_path: Path) -> None:
         [sys.executable, "-I", "-c", code, "-", *names], cwd=alone, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    model = pretune.load(study)
+    model = load_model(study)
     for name, size in zip(names, SIZES, strict=True):
         with Image.open(alone / f"{name}.mask.png") as mask:
             assert agreement(np.asarray(mask), model.predict(photo(*size)).mask) >= 0.999
@@ -175,7 +162,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_other_formats_agree_with_predict(kind: str, size: tuple[int, int], exported: dict[str, Path]) -> None:
     used = runpy.run_path(str(exported[kind] / "out" / "predict.py"))
     mask, probabilities = used["predict"](photo(*size))
-    expected = pretune.load(exported[kind]).predict(photo(*size))
+    expected = load_model(exported[kind]).predict(photo(*size))
     assert agreement(mask, expected.mask) >= 0.999
     assert probabilities == pytest.approx(expected.probabilities, abs=1e-3)
 
@@ -185,7 +172,7 @@ def test_an_onnx_file_takes_any_height_and_width_and_says_what_it_is(exported: d
 
     path = exported["onnx"] / "out" / "model.onnx"
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    network = pretune.load(exported["onnx"]).model.network
+    network = load_model(exported["onnx"]).network
     for count, height, width in ((1, 16, 16), (3, 2, 40), (2, 50, 6)):  # the stride is 2
         images = torch.rand(count, 3, height, width)
         (logits,) = session.run(["logits"], {"image": images.numpy()})
