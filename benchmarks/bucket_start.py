@@ -16,11 +16,11 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "pretune"))
-from s3 import Proxy, address, served  # noqa: E402  # of the tests
+from s3 import Proxy, address, served  # of the tests
 
-from pretune.store.index import look  # noqa: E402
-from pretune.store.lookup import find_in  # noqa: E402
-from pretune.store.store import DONE, Entry, Store, marker_of, open_store  # noqa: E402
+from pretune.store.index import look
+from pretune.store.lookup import find_in
+from pretune.store.store import DONE, Entry, Store, marker_of, open_store
 
 METRICS = {f"val/jaccard/class {i}": 0.5 for i in range(40)}
 

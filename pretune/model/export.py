@@ -93,7 +93,8 @@ def export_model(study: Path, out: Path, kind: str, cache: Path) -> Exported:
             raise ModelError(f"the exported {kind} model computes something else ({wrong}); it was deleted")
     shape = [len(model.classes), *config["input"]["shape"][1:]]
     what = f"logits (B, {', '.join(map(str, shape))}): {', '.join(model.classes)}"
-    images = len(model.shape) == 3  # volumes have no photo that a script could take
+    # the script takes whole colour photos: neither volumes, nor other channels, nor tiles
+    images = len(model.shape) == 3 and model.reading.channels is None and model.fit != "tile"
     texts = {
         "config.json": json.dumps(config, indent=1),
         "README.md": model_card(model, study, path.name, check.sentence(), what, USE[kind], config),
@@ -209,7 +210,7 @@ def config_of(model: Model, traced: Traced, stride: int) -> dict[str, Any]:
     reading = model.reading
     given: dict[str, Any] = {
         "cache_size": model.cache_size,
-        "fit": "squash" if model.fit == "squash" else "pad",
+        "fit": model.fit if model.fit in ("squash", "tile") else "pad",
         "stride": stride,
     }
     given["shape"] = [model.shape[0], "H", "W"] if traced.free else list(model.shape)
@@ -233,13 +234,21 @@ def photo_to_mask(model: Model) -> list[str]:
     square, size = model.cache_size, model.size
     sides = "both sides" if model.fit == "squash" else "the longer side, the aspect kept and the rest black around it,"
     back = "" if model.fit == "squash" else ", the black border left out"
+    whole = "photo"
+    read = "decode to 8-bit RGB and turn upright by the EXIF orientation"
+    if (channels := model.reading.channels) is not None:
+        read = f"read all {channels} channels, each with 8 bits from black to white by `value_range`"
+    fitted = f"resize {sides} to {square} px: bilinear, antialiased (Pillow's BILINEAR), rounded to 8 bits"
+    if model.fit == "tile":
+        whole, back = "tile", "; of tiles that share a pixel, the one in which it lies further from the edge counts"
+        fitted = f"cut it into overlapping tiles of {square} px at its own resolution; what follows is for each"
     return [
-        "decode to 8-bit RGB and turn upright by the EXIF orientation",
-        f"resize {sides} to {square} px: bilinear, antialiased (Pillow's BILINEAR), rounded to 8 bits",
+        read,
+        fitted,
         f"resize to {size} x {size} px: bilinear, antialiased, in float32"
         if size != square
         else f"nothing to resize: the network takes {size} x {size} px",
         "divide by 255; channels first; no normalisation by mean and standard deviation",
-        f"resize the logits to the size of the photo: bilinear, half-pixel centres, not antialiased{back}",
+        f"resize the logits to the size of the {whole}: bilinear, half-pixel centres, not antialiased{back}",
         "the mask is the class with the largest logit; probabilities are the softmax of the resized logits",
     ]

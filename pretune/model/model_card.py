@@ -40,7 +40,8 @@ def model_card(
     pretrained_on = card.get("pretraining_data", [card["data"]] if card["pretraining"] else [])
     shape = model.shape if config is None else config["input"]["shape"]
     free = f", H and W multiples of {config['input']['stride']}" if config is not None and "H" in shape else ""
-    colors = "RGB" if len(model.shape) == 3 else "grey"
+    colors = "grey" if len(model.shape) == 4 else "RGB" if model.reading.channels is None else "channels"
+    fitted = "cut into tiles of" if model.fit == "tile" else f"fitted by `{model.fit}` to"
     lines = [
         f"# {card['study']}: {card['cell'] or 'best model'}",
         *(["", f"> {card['question']}"] if card["question"] else []),
@@ -50,7 +51,7 @@ def model_card(
         f"| file | `{file}` ({checked}) |",
         f"| input | float32 {colors} in [0, 1], (B, {', '.join(map(str, shape))}){free} |",
         f"| output | {output} |",
-        f"| images | fitted to {model.cache_size} px by `{model.fit}`, then resized to {model.size} px |",
+        f"| images | {fitted} {model.cache_size} px, then resized to {model.size} px |",
         f"| network | {card['model']['name']} |",
         f"| pretraining | {before} |",
         *(f"| pretraining data | {_data(data)} |" for data in pretrained_on),
@@ -78,6 +79,8 @@ def _steps(config: Mapping[str, Any] | None) -> list[str]:
         return []
     steps = [f"{number}. {step}" for number, step in enumerate(config["steps"], 1)]
     script = "`python predict.py photo.jpg mask.png` does this without Pretune:"
+    if config["input"]["fit"] == "tile" or config["input"]["shape"][0] != 3:
+        script = "`pretune predict` does this:"
     colors = [f"{name} {tuple(rgb)}" for name, rgb in zip(config["classes"], config["palette"], strict=True)]
     return ["", "## From photo to mask", "", script, "", *steps, "", f"Colours of the mask: {', '.join(colors)}."]
 

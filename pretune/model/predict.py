@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pretune.errors import ModelError
+from pretune.model.spans import bands_of, spans, stacked
 from pretune.search_spaces import schema
 from pretune.trainables.data.decode import Bands, fit_bands, in_color, read_bands
 from pretune.trainables.data.listing import Reading
@@ -34,6 +35,7 @@ PALETTE = (
     *((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115)),
     *((240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)),
 )
+TILE_OVERLAP = 0.25  # of a tile, shared by neighbours
 OVERLAY = 0.5  # share of the class colour in an overlay
 
 Mask = NDArray[np.uint8]
@@ -101,7 +103,10 @@ class Model:
         if len(self.shape) == 4:
             raise ModelError(f"this model takes volumes {self.shape}, not images")
         bands = self._bands(image)
-        scores = resized_logits(self, logits_of(self, [prepare(self, bands)])[0], bands[0].size)
+        if self.fit == "tile":
+            scores = tiled_logits(self, bands)
+        else:
+            scores = resized_logits(self, logits_of(self, [prepare(self, bands)])[0], bands[0].size)
         return Prediction(scores.argmax(dim=0).to(torch.uint8).cpu().numpy(), scores.softmax(dim=0).cpu().numpy())
 
     def overlay(self, image: str | Path | Image.Image | NDArray[Any], mask: Mask) -> Image.Image:
@@ -194,6 +199,24 @@ def resized_logits(model: Model, logits: Tensor, size: tuple[int, int]) -> Tenso
     """Logits (classes, S, S) -> (classes, height, width) of an image: what `mask_of` compares class by class."""
     grid = _grid(model, size).to(logits.device) if model.fit in ("pad", "crop") else None
     return _sampled(logits[None], (size[1], size[0]), grid)[0]
+
+
+def tiled_logits(model: Model, bands: Bands) -> Tensor:
+    """Logits (classes, height, width) of an image of a model that was trained on tiles, by tiles of that size.
+
+    They overlap by a quarter; each pixel is taken from the tile in which it lies further from the edge.
+    """
+    tile, pixels = model.cache_size, stacked(bands)
+    height, width = pixels.shape[:2]
+    pixels = np.pad(pixels, [(0, max(0, tile - height)), (0, max(0, tile - width)), (0, 0)], mode="symmetric")
+    found = torch.empty(len(model.classes), *pixels.shape[:2])
+    for y in spans(pixels.shape[0], tile, TILE_OVERLAP):
+        for x in spans(pixels.shape[1], tile, TILE_OVERLAP):
+            square = bands_of(pixels[y.start : y.start + tile, x.start : x.start + tile], model.reading)
+            own = resized_logits(model, logits_of(model, [prepare(model, square)])[0], (tile, tile))
+            inside = slice(y.first - y.start, y.end - y.start), slice(x.first - x.start, x.end - x.start)
+            found[:, y.first : y.end, x.first : x.end] = own[:, *inside].cpu()
+    return found[:, :height, :width]
 
 
 def _sampled(plane: Tensor, shape: tuple[int, int], grid: Tensor | None) -> Tensor:

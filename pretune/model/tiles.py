@@ -6,38 +6,14 @@ tile in which it lies further from the edge. Nothing but the mask is kept whole,
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import NamedTuple
-
 import numpy as np
 from PIL import Image
 
 from pretune.model.predict import Mask, Model, logits_of, mask_of, prepare
+from pretune.model.spans import bands_of, spans, stacked
 from pretune.trainables.data.decode import Bands
 
 _BATCH = 16  # tiles put through the network together
-
-
-class Span(NamedTuple):
-    """A tile along one side of an image: it begins at `start`, and pixels `first` to `end` (exclusive) are its own."""
-
-    start: int
-    first: int
-    end: int
-
-
-def spans(length: int, tile: int, overlap: float) -> list[Span]:
-    """Evenly spread tiles of `tile` px, neighbours sharing at least `overlap` of one; borders halve what is shared.
-
-    Raises ValueError unless 1 <= tile <= length and 0 <= overlap < 1.
-    """
-    if not 1 <= tile <= length or not 0 <= overlap < 1:
-        raise ValueError(f"need 1 <= tile <= {length} and 0 <= overlap < 1, got tile {tile} and overlap {overlap}")
-    step = max(1, tile - round(tile * overlap))
-    count = 1 + -(-(length - tile) // step)
-    starts = [round(i * (length - tile) / max(1, count - 1)) for i in range(count)]
-    borders = [(left + tile + right) // 2 for left, right in pairwise(starts)]
-    return [Span(*span) for span in zip(starts, [0, *borders], [*borders, length], strict=True)]
 
 
 def tiled_mask(model: Model, image: Image.Image | Bands, tile: int, overlap: float) -> Mask:
@@ -53,7 +29,7 @@ def tiled_mask(model: Model, image: Image.Image | Bands, tile: int, overlap: flo
     places = [(y, x) for y in spans(pixels.shape[0], tile, overlap) for x in spans(pixels.shape[1], tile, overlap)]
     for first in range(0, len(places), _BATCH):
         part = places[first : first + _BATCH]
-        cut = [bands_of(pixels[y.start : y.start + tile, x.start : x.start + tile], model) for y, x in part]
+        cut = [bands_of(pixels[y.start : y.start + tile, x.start : x.start + tile], model.reading) for y, x in part]
         logits = logits_of(model, [prepare(model, square) for square in cut])
         for (y, x), scores in zip(part, logits, strict=True):
             own = mask_of(model, scores, (tile, tile))
@@ -61,15 +37,3 @@ def tiled_mask(model: Model, image: Image.Image | Bands, tile: int, overlap: flo
                 y.first - y.start : y.end - y.start, x.first - x.start : x.end - x.start
             ]
     return mask[:height, :width]
-
-
-def stacked(bands: Bands) -> Mask:
-    """(H, W, 3) of one image of three colours, (H, W, C) of grey ones."""
-    return np.asarray(bands[0]) if bands[0].mode == "RGB" else np.stack([np.asarray(band) for band in bands], axis=-1)
-
-
-def bands_of(pixels: Mask, model: Model) -> Bands:
-    """The reverse, as the model's images were read."""
-    if model.reading.channels is None:
-        return (Image.fromarray(pixels),)
-    return tuple(Image.fromarray(np.ascontiguousarray(band)) for band in np.moveaxis(pixels, -1, 0))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from inline import run_inline
@@ -257,3 +258,29 @@ def test_init_leads_to_a_table_and_a_mask(tmp_path: Path, situation: str) -> Non
         assert mask.size == (61, 47)
     if situation == "four-channel GeoTIFF":
         assert_same_place(tmp_path / "new" / "x.tif", tmp_path / "out" / "masks" / "x.tif")
+
+
+@pytest.mark.slow
+def test_large_images_are_trained_and_segmented_at_full_resolution(tmp_path: Path) -> None:
+    """`fit: tile` and nothing else: three by two tiles of each image, together in the split, counted by image."""
+    for i in range(8):
+        image, inside = photo(i, 90, 60)
+        saved(image, tmp_path / "d" / "images" / f"{i}.png")
+        saved(grey(inside), tmp_path / "d" / "masks" / f"{i}.png")
+    study = tmp_path / "mine.yaml"
+    given = ["--images", f"{tmp_path}/d/images", "--masks", f"{tmp_path}/d/masks"]
+    assert CliRunner().invoke(cli, ["init", str(study), *given], catch_exceptions=False).exit_code == 0
+    tiled = ("data.mine.fit=tile", "data.mine.cache_size=32", "finetune.batch_size=4", "pretrain.batch_size=8")
+    ended = run_inline(load(study, None, (*SMALL, *tiled)), tmp_path / "runs")
+    assert (ended.exit_code, list(ended.failed)) == (0, [])
+    card = json.loads((tmp_path / "runs" / "mine" / "best" / "model.json").read_text(encoding="utf-8"))
+    assert len(card["test"]) % 6 == 0
+    counts = pd.read_parquet(tmp_path / "runs" / "mine" / "test_images.parquet")
+    assert {len(images) for images in counts["images"]} == {len(card["test"]) // 6}
+    saved(photo(7, 70, 50)[0], tmp_path / "new" / "x.png")
+    found = CliRunner().invoke(
+        cli, ["predict", str(tmp_path / "runs" / "mine"), str(tmp_path / "new"), str(tmp_path / "out")]
+    )
+    assert found.exit_code == 0, found.output
+    with Image.open(tmp_path / "out" / "masks" / "x.png") as mask:
+        assert mask.size == (70, 50)

@@ -13,7 +13,7 @@ from studies import write_study
 
 from pretune.errors import ModelError
 from pretune.model.check_images import CheckImages, check_images, generated_images
-from pretune.model.export import WRITERS, compare, export_model
+from pretune.model.export import WRITERS, compare, config_of, export_model, stride_of, trace
 from pretune.model.model_card import licence, model_card
 from pretune.model.predict import load_model
 from pretune.search_spaces import schema
@@ -155,6 +155,20 @@ def test_every_data_set_of_a_study_has_a_licence_or_says_that_it_is_ones_own():
     unknown = {name for name in names if "not known to Pretune" in licence(name)}
     assert {"scenes", "oxford-iiit-pet", "camvid", "cityscapes"} <= names - unknown
     assert unknown <= {"coco", "image-folder", "image-mask-folder", "npz", "parquet"}  # of one's own
+
+
+@pytest.mark.parametrize(
+    ("changes", "step"), [({"fit": "tile"}, "overlapping tiles of"), ({"channels": 3}, "read all 3 channels")]
+)
+def test_what_the_script_cannot_do_is_left_to_pretune(study, changes, step):
+    """Tiles and other channels: the card describes them, and names no script."""
+    model = load_model(study)
+    model = dataclasses.replace(
+        model, fit=changes.get("fit", model.fit), card=model.card | {"data": model.card["data"] | changes}
+    )
+    stride = stride_of(model)
+    config = config_of(model, trace(model.network, generated_images(model, 2), stride), stride)
+    assert any(step in line for line in config["steps"])
 
 
 def test_a_study_without_a_model_is_one_sentence(tmp_path):

@@ -326,3 +326,33 @@ def test_what_cannot_be_used_is_one_sentence(tmp_path):
     weights.write_bytes(weights.read_bytes()[:200])
     with pytest.raises(ModelError, match="damaged or of another version"):
         load_model(study)
+
+
+def test_a_model_of_tiles_segments_any_size_tile_by_tile(tmp_path):
+    """Red pixels are found at the image's own resolution, by one call and for a folder."""
+    card = CARD | {"data": CARD["data"] | {"fit": "tile"}}
+    model = Model(Red(), ("background", "red"), 16, 16, "tile", card | {"input": {"size": 16}})
+    pixels = np.zeros((37, 50, 3), np.uint8)
+    pixels[5:20, 7:41, 0] = 255
+    found = model.predict(pixels)
+    assert found.mask.shape == (37, 50)
+    assert (found.mask == (pixels[..., 0] > 0)).all()
+    assert (found.mask == tiled_mask(model, Image.fromarray(pixels), 16, 0.25)).all()
+    np.testing.assert_allclose(found.probabilities.sum(axis=0), 1, atol=1e-5)
+    assert model.predict(pixels[:9, :9]).mask.shape == (9, 9)
+
+
+def test_a_model_of_channels_reads_arrays_and_shows_the_first_three(tmp_path):
+    data = CARD["data"] | {"channels": 5, "value_range": [[0, 100]] * 5}
+    card = CARD | {"model": CARD["model"] | {"channels": 5}, "data": data}
+    study, images = write_best(tmp_path / "study", card), tmp_path / "images"
+    images.mkdir()
+    np.save(images / "a.npy", np.random.default_rng(0).integers(0, 100, (20, 30, 5), np.uint16))
+    np.save(images / "b.npy", np.zeros((20, 30, 4), np.uint16))
+    ended = predict_folder(study, images, tmp_path / "out", How(device="cpu", tile=16), QUIET)
+    assert (ended.done, list(ended.failed)) == (1, ["b.npy"])
+    with Image.open(tmp_path / "out" / "overlays" / "a.jpg") as over, Image.open(tmp_path / "out/masks/a.png") as mask:
+        assert over.size == mask.size == (30, 20)
+    model = load_model(study)
+    assert model.shape == (5, 16, 16)
+    assert model.predict(images / "a.npy").mask.shape == (20, 30)

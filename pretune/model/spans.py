@@ -1,0 +1,47 @@
+"""Places of overlapping tiles along the sides of an image, and an image as one array to cut them from."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pretune.trainables.data.decode import Bands
+from pretune.trainables.data.listing import Reading
+
+
+class Span(NamedTuple):
+    """A tile along one side of an image: it begins at `start`, and pixels `first` to `end` (exclusive) are its own."""
+
+    start: int
+    first: int
+    end: int
+
+
+def spans(length: int, tile: int, overlap: float) -> list[Span]:
+    """Evenly spread tiles of `tile` px, neighbours sharing at least `overlap` of one; borders halve what is shared.
+
+    Raises ValueError unless 1 <= tile <= length and 0 <= overlap < 1.
+    """
+    if not 1 <= tile <= length or not 0 <= overlap < 1:
+        raise ValueError(f"need 1 <= tile <= {length} and 0 <= overlap < 1, got tile {tile} and overlap {overlap}")
+    step = max(1, tile - round(tile * overlap))
+    count = 1 + -(-(length - tile) // step)
+    starts = [round(i * (length - tile) / max(1, count - 1)) for i in range(count)]
+    borders = [(left + tile + right) // 2 for left, right in pairwise(starts)]
+    return [Span(*span) for span in zip(starts, [0, *borders], [*borders, length], strict=True)]
+
+
+def stacked(bands: Bands) -> NDArray[np.uint8]:
+    """(H, W, 3) of one image of three colours, (H, W, C) of grey ones."""
+    return np.asarray(bands[0]) if bands[0].mode == "RGB" else np.stack([np.asarray(band) for band in bands], axis=-1)
+
+
+def bands_of(pixels: NDArray[np.uint8], reading: Reading) -> Bands:
+    """The reverse, as images were read."""
+    if reading.channels is None:
+        return (Image.fromarray(pixels),)
+    return tuple(Image.fromarray(np.ascontiguousarray(band)) for band in np.moveaxis(pixels, -1, 0))
