@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pretune.search_spaces import schema
+from pretune.trainables.upload import constant, upload
 from pretune.trainables.views import geometry, volumes
 from pretune.trainables.views.random import IntArray, uniforms
 
@@ -27,15 +28,14 @@ def fine_tune_batch(
     _check(images, masks)
     if indices.shape != (len(images),):
         raise ValueError(f"indices must name the {len(images)} images of the batch, got shape {indices.shape}")
-    flipped = torch.from_numpy(uniforms(seed, "joint/flip", epoch, indices, 0, 1)[:, 0] < settings.flip)
-    flipped = flipped.to(images.device, non_blocking=True)
+    flipped = upload(uniforms(seed, "joint/flip", epoch, indices, 0, 1)[:, 0] < settings.flip, images.device)
     if settings.crop == WHOLE and settings.aspect == WHOLE:
         images = _flip(images, flipped) if settings.flip > 0 else images
         masks = _flip(masks, flipped) if settings.flip > 0 else masks
         return evaluation_batch(images, masks, size)
     draws = uniforms(seed, "joint/crop", epoch, indices, 0, geometry.CROP_DRAWS)
     boxes = geometry.crop_boxes(draws, images.shape[1], images.shape[2], settings.crop, settings.aspect)
-    return _crop(images, masks, torch.from_numpy(boxes).to(images.device, non_blocking=True), flipped, size)
+    return _crop(images, masks, upload(boxes, images.device), flipped, size)
 
 
 def evaluation_batch(images: Tensor, masks: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -49,7 +49,7 @@ def evaluation_batch(images: Tensor, masks: Tensor, size: int) -> tuple[Tensor, 
     if images.shape[1:3] == (size, size):
         return _planes(images).div_(255), masks.long()
     pixels = F.interpolate(_planes(images), (size, size), mode="bilinear", antialias=True).div_(255)
-    box = torch.tensor((0, 0, *images.shape[1:3])).to(images.device, non_blocking=True)
+    box = constant((0, 0, *images.shape[1:3]), images.device, torch.int64)
     boxes = box.expand(len(images), 4)
     straight = torch.zeros(len(images), dtype=torch.bool, device=images.device)
     return _channels_last(pixels), geometry.crop_resize_masks(masks, boxes, straight, size).long()
