@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart install test test-all lint bench sbom audit clean
+.PHONY: quickstart install test test-all lint docs bench sbom audit clean
 
 quickstart: .venv/installed  ## install, then run the main job on generated scenes
 	$(BIN)/pretune run quickstart
@@ -37,6 +37,13 @@ test-all: .venv/installed-test lint  ## also the long forms
 	$(PAIRED) -m 'not slow and not ray'
 	$(BIN)/python -m pytest -m 'slow or ray'
 
+docs: .venv/installed  ## site/: the documentation as pages that open without a server; links are checked
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python docs/settings.py
+	$(BIN)/python docs/cli.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 DATA ?= $(HOME)/datasets
 BENCH := $(BIN)/python -m benchmarks
 
@@ -57,4 +64,4 @@ audit: .venv/installed  ## known vulnerabilities of these packages; needs pip-au
 	$(BIN)/python -m pip_audit --skip-editable
 
 clean:
-	rm -rf .venv runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv runs site .mypy_cache .ruff_cache .pytest_cache

@@ -1,4 +1,4 @@
-"""How numbers are printed, the same everywhere: digits by the uncertainty, a true minus, small p as "< 0.001"."""
+"""Printing of numbers, the same everywhere: digits by the uncertainty, a true minus, small p as "< 0.001"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often intervals cover and tests err, by simulation through the functions that the tables use.
+"""Simulation of how often intervals cover and tests err, by simulation through the functions that the tables use.
 
     python -m benchmarks.coverage                # writes benchmarks/results/coverage.md; about 10 minutes on one core
     python -m benchmarks.coverage --studies 500  # quick
@@ -41,7 +41,7 @@ class Noise(NamedTuple):
 
 
 class Rate(NamedTuple):
-    """How often something happened, against how often it should."""
+    """Rate at which something happened, against how often it should."""
 
     what: str
     noise: str

@@ -1,4 +1,4 @@
-"""How often the bootstrap over test images covers the score on all images of the kind, simulated.
+"""Simulation of how often the bootstrap over test images covers the score on all images of the kind.
 
     python -m benchmarks.coverage_images --sets 1000
 

@@ -1,4 +1,4 @@
-"""How fast a step could be on this machine: its arithmetic and its memory traffic over what the machine can do."""
+"""Lower bound of the time of a step: its arithmetic and its memory traffic, over what this machine can do."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 class Peak(NamedTuple):
-    """Of the cores in use, float32; the better of a few trials each."""
+    """Return the speed of the cores in use, float32; the better of a few trials each."""
 
     gflops: float  # the faster of a 2048 x 2048 matrix product and a 3x3 convolution of 128 channels, forward
     gbytes: float  # per second, read and written: one tensor of 256 MB added to another in place
 
 
 class Need(NamedTuple):
-    """Of one step."""
+    """Costs of one step."""
 
     gflop: float  # forward and backward, products and convolutions alone
     gbyte: float  # what is saved for the backward written and read once; weights, gradients, Adam's state once each way

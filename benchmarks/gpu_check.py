@@ -1,4 +1,4 @@
-"""What a CPU cannot show, in at most 25 minutes of a GPU: one command for the day there is one.
+"""A check of all that a CPU cannot show, in at most 25 minutes of a GPU: one command for the day there is one.
 
     python -m benchmarks.gpu_check --out gpu.json [--parts waits,rates] [--minutes 25] [--device cuda]
 
@@ -67,7 +67,7 @@ RATED = ("simclr", "dino", "mae", "conrec")
 
 @dataclass(frozen=True)
 class Bench:
-    """Where and how large."""
+    """Device, scratch folder and scale of a check."""
 
     device: torch.device
     out: Path  # scratch

@@ -37,7 +37,7 @@ def spread(values: pandas.Series) -> str:
 
 
 def seeds_above(gain: pandas.Series) -> str:
-    """How many seeds are above the random encoder of the same seed."""
+    """Count the seeds that are above the random encoder of the same seed."""
     return f"{int((gain > 0).sum())} of {int(gain.count())}"
 
 

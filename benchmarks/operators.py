@@ -64,7 +64,7 @@ FINETUNINGS: dict[str, dict[str, Any]] = {"fine-tuning": {}, "fine-tuning with c
 
 @dataclass
 class Counts:
-    """Of one part of a step."""
+    """Counts of one part of a step."""
 
     operators: int = 0
     reads: int = 0

@@ -1,4 +1,4 @@
-"""What racing buys: regret for the same number of stage runs, on a closed-form benchmark with noise over seeds.
+"""Gain of racing: regret for the same number of stage runs, on a closed-form benchmark with noise over seeds.
 
 python -m benchmarks.regret               20 repetitions, Hartmann-3, 240 stage runs each
 
@@ -53,7 +53,7 @@ def hartmann(x: np.ndarray) -> float:
 
 
 def place(settings: schema.Finetune) -> np.ndarray:
-    """Where in the unit cube a configuration is."""
+    """Return the place of a configuration in the unit cube."""
     lr, decay = settings.optimizer.lr, settings.optimizer.weight_decay
     return np.array([math.log10(lr / 1e-4) / 3, decay / 0.1, settings.augment.flip])
 

@@ -169,7 +169,7 @@ def resized(images: Tensor) -> Tensor:
 
 
 def open_pets(folder: Path, seed: int) -> Pets:
-    """What `whole_study` wrote for a seed."""
+    """Return the results of `whole_study` for a seed."""
     names = ("images", "masks", f"train{seed}", f"test{seed}", f"order{seed}")
     return Pets(*(torch.from_numpy(np.load(folder / f"{name}.npy")) for name in names))
 
@@ -204,7 +204,7 @@ def script(folder: Path, work: Work, cells: list[Cell], seeds: int, shared: bool
 
 
 def train_per_worker(config: dict[str, Any]) -> None:
-    """What the one worker of a `TorchTrainer` does: Lightly's SimCLR, then fine-tuning."""
+    """Training of the one worker of a `TorchTrainer`: Lightly's SimCLR, then fine-tuning."""
     import ray.train
     from lightly.loss import NTXentLoss
     from lightly.models.modules.heads import SimCLRProjectionHead

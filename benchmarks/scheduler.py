@@ -1,4 +1,4 @@
-"""What the scheduler itself costs: stage runs handed out and ended at once, by the real scheduler and programs.
+"""Cost of the scheduler itself: stage runs handed out and ended at once, by the real scheduler and programs.
 
 python -m benchmarks.scheduler            200 cells: about 1,000 and 10,000 stage runs; plain, with races, with rungs
 """

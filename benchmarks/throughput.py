@@ -208,7 +208,7 @@ def now() -> tuple[float, float]:
 
 
 def rates(stamps: list[tuple[float, float]], a: argparse.Namespace) -> dict[str, float]:
-    """Of the median epoch after the first, whole batches. CPU time is what other work on the machine disturbs least."""
+    """Return the median epoch after the first, whole batches; other work disturbs CPU time least."""
     wall, cpu = np.median(np.diff(stamps, axis=0)[1:], axis=0)
     seen = a.images // a.batch * a.batch
     return {"rate": seen / wall, "cpu_ms": 1000 * cpu / seen}

@@ -1,4 +1,4 @@
-"""What transport costs per stage run: an empty trainable through Pretune's engine, and through plain Ray Tune.
+"""Cost of transport per stage run: an empty trainable through Pretune's engine, and through plain Ray Tune.
 
 python -m benchmarks.tune_overhead search      250 configurations x 4 seeds: Pretune, and OptunaSearch with Repeater
 python -m benchmarks.tune_overhead growth      2000: stage runs without a search, by how many there were before

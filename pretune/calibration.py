@@ -16,7 +16,7 @@ CALIBRATION_STEPS = 3
 
 
 class Estimate(NamedTuple):
-    """What stages cost."""
+    """Costs of stages."""
 
     seconds: float  # of work on one worker
     gpu_hours: float
@@ -77,7 +77,7 @@ def _steps(stage: Stage, n: int) -> tuple[int, int]:
 
 
 class Costs(NamedTuple):
-    """Of a shape of stage."""
+    """Costs of a shape of stage."""
 
     per_step: float  # seconds
     per_image: float  # seconds, scored

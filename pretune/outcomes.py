@@ -1,4 +1,4 @@
-"""How stage runs end, and the generators that wait for them: what rooms of the engine say to each other."""
+"""Ends of stage runs, and the generators that wait for them: the language between rooms of the engine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Failure(StrEnum):
 
 
 class FailurePolicy(NamedTuple):
-    """How the engine treats a kind of failure."""
+    """Treatment of a kind of failure."""
 
     retried: bool  # another attempt may end otherwise
     counts: bool  # against the node: three different stages in a row exclude it
@@ -48,7 +48,7 @@ FAILURES = {
 
 
 class Outcome(NamedTuple):
-    """How a stage run ended. A blocked one never ran: `root` says how its ancestor ended.
+    """End of a stage run. A blocked one never ran: `root` says how its ancestor ended.
 
     A preempted one has not ended: its process was preempted, its state is in the store, and it is dispatched again.
     """
@@ -62,7 +62,7 @@ class Outcome(NamedTuple):
 
     @property
     def policy(self) -> FailurePolicy | None:
-        """How to treat a crash; None for every other end."""
+        """Treatment of a crash; None for every other end."""
         return FAILURES[self.failure] if self.state == "crashed" else None
 
 

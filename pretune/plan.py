@@ -174,7 +174,7 @@ def continuing_sentence(stages: Sequence[Stage]) -> str:
 
 
 def at_most(study: Study) -> tuple[str, ...]:
-    """Which settings may make the study smaller than planned."""
+    """Say which settings may make the study smaller than planned."""
     tune = study.header.tune
     median = tune.rungs is not None and tune.rungs.rule == "median"
     ends = [
@@ -187,7 +187,7 @@ def at_most(study: Study) -> tuple[str, ...]:
 
 
 def few_seeds(study: Study) -> tuple[str, ...]:
-    """Where n is too small for the comparison that the study declares."""
+    """Say where n is too small for the comparison that the study declares."""
     n = len({replicate.pretrain for replicate in replicates(study.header.seeds, "report")})
     if n < 2:
         return (

@@ -50,7 +50,7 @@ DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPER
 
 @dataclass(frozen=True)
 class Options:
-    """Where a study runs and writes. Nothing here changes a result."""
+    """Places and limits of a run. Nothing here changes a result."""
 
     out: Path  # the study's own folder
     store: Path | str  # a folder, or the s3:// or gs:// address of one
@@ -67,7 +67,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a study ended. `exit_code`: 0 whole, 3 with failed stages, 130 stopped by the user."""
+    """End of a study. `exit_code`: 0 whole, 3 with failed stages, 130 stopped by the user."""
 
     exit_code: int
     trained: int
@@ -172,7 +172,7 @@ def train(study: Study, state: State, options: Options, console: Console, watch:
 
 
 def autoscaling_of(options: Options) -> Autoscaling:
-    """How far the cluster may grow; this machine alone never does."""
+    """Return how far the cluster may grow; this machine alone never does."""
     if not options.address:
         return Autoscaling()
     with join.explained(options.address):
@@ -271,7 +271,7 @@ def only_driver(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def searches_in(options: Options) -> Iterator[BaseStorage]:
-    """Where the searches are kept, as long as the study runs."""
+    """Keep the searches open as long as the study runs."""
     storage = open_storage(options.search_storage or options.out / "optuna.journal")
     try:
         yield storage

@@ -1,4 +1,4 @@
-"""What there is to say about a run under way: labels, counts, times left. Decides nothing."""
+"""Status of a run under way: labels, counts, times left. Decides nothing."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class FailedRun(NamedTuple):
 
 @dataclass
 class State:
-    """What there is to say about a run under way: labels, counts, times. Decides nothing."""
+    """Status of a run under way: labels, counts, times. Decides nothing."""
 
     study: Study
     run: Run
@@ -102,7 +102,7 @@ class State:
         self.log.flush()
 
     def say(self, text: str) -> None:
-        """What should be known while the study runs and beside its table."""
+        """Return notes to read while the study runs and beside its table."""
         self.notes.append(text)
         self.run.notes.append(text)
         self.announce(text)
@@ -143,7 +143,7 @@ class State:
         return found
 
     def reused_text(self) -> str:
-        """What the store already holds of the stage runs known so far."""
+        """Return the stage runs known so far that the store already holds."""
         known, reused = len(stages_in(self.run.replicates)), len(self.scheduler.reused)
         kinds = [
             stage.name for key, stage in stages_in(self.run.replicates).items() if key not in self.scheduler.outcomes
@@ -168,7 +168,7 @@ class State:
         return shot
 
     def facts(self) -> Facts:
-        """What is published as metrics."""
+        """Return the numbers that are published as metrics."""
         seconds = {name: tuple(values) for name, values in list(self.seconds.items())}
         memory = {name: taken.most for name, taken in list(self.taken.items())}
         return Facts(self.snapshot(self.out), seconds, dict(self.images), memory)

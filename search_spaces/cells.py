@@ -84,7 +84,7 @@ class Cell:
 
 
 def level_label(value: object) -> str:
-    """How a level is written in tables: `true`, `none`, `10%`, `0.2`."""
+    """Return a level as it is written in tables: `true`, `none`, `10%`, `0.2`."""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -98,7 +98,7 @@ def level_label(value: object) -> str:
 
 
 class Level(NamedTuple):
-    """What a level sets, by dotted key, and where each is written."""
+    """Return the settings of a level, by dotted key, and where each is written."""
 
     override: dict[str, Any]
     written: dict[str, KeyPath]

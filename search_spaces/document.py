@@ -84,7 +84,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Locations:
-    """Where settings stand in the file.
+    """Places of settings in the file.
 
     `pretrain` is a chain in the settings, but may be written as one stage, or with stages `none` that are excluded:
     `chain[i]` is the path at which stage i is written.

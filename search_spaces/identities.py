@@ -1,4 +1,4 @@
-"""What a stage's result depends on, as plain data, and the fingerprint that is made of it.
+"""Identity of a stage: all that its result depends on, as plain data, and the fingerprint made of it.
 
 A fingerprint covers the resolved settings that a stage depends on, the seed streams it uses, its parent's fingerprint
 if something is transferred from it, the content of the data, the recipe's version and whatever changes digits; and
@@ -83,7 +83,7 @@ def trained_part(settings: Pretrain, model: Model) -> dict[str, Any]:
 
 
 def data_identity(data: Data, digest: str, role: str) -> dict[str, Any]:
-    """What a stage depends on in a data set: its content, and the parts of the split that reach it."""
+    """Return what a stage depends on in a data set: its content, and the parts of the split that reach it."""
     roles: dict[str, set[str]] = {"train": {"test", "val", "seed"}, "train+val": {"test", "seed"}, "all": set()}
     parts = roles[role]
     identity: dict[str, Any] = {"digest": digest, "split": data.split.model_dump(mode="json", include=parts)}
@@ -109,7 +109,7 @@ def pretrain_identity(
 
 
 def trained_settings(settings: Pretrain | Finetune) -> dict[str, Any]:
-    """What changes digits; `compile` counts where it is on, so that what was trained before it existed stays valid."""
+    """Return the resources that change digits. `compile` counts where it is on: older stage runs stay valid."""
     ignored = {"data"} if settings.compile else {"data", "compile"}
     return settings.model_dump(mode="json", exclude=ignored, exclude_none=True)
 

@@ -1,4 +1,4 @@
-"""What must hold between settings that are each fine alone: references, sizes, what a search needs to be scored by."""
+"""Rules between settings that are each fine alone: references, sizes, what a search needs to be scored by."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def check_finite(value: Any, path: KeyPath, locations: Locations) -> Iterator[Pr
 
 
 def _check_parts(settings: Template, header: Header, locations: Locations) -> Iterator[Problem]:
-    """What the study refers to must be there, whether or not it is free of faults."""
+    """Check that what the study refers to is there, whether or not it is free of faults."""
     finetune, probes = settings.get("finetune"), _mapping_at(settings, "probe")
     users: list[tuple[KeyPath, Any]] = [(("pretrain", i), stage) for i, stage in enumerate(settings["pretrain"])]
     users += [(("finetune",), finetune), *((("probe", name), probe) for name, probe in probes.items())]

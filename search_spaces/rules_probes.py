@@ -1,4 +1,4 @@
-"""What must hold of probes: a pretraining to look at, a factor to compare along, and metrics that they report."""
+"""Rules of probes: a pretraining to look at, a factor to compare along, and metrics that they report."""
 
 from __future__ import annotations
 

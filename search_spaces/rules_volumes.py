@@ -1,4 +1,4 @@
-"""What must hold between settings where volumes are concerned: who takes them, and at which size."""
+"""Rules between settings where volumes are concerned: who takes them, and at which size."""
 
 from __future__ import annotations
 

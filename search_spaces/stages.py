@@ -86,7 +86,7 @@ class Stage:
 
     @property
     def parents(self) -> tuple[Stage, ...]:
-        """What must be finished before: none, one, or the two of a pairwise probe."""
+        """Stages that must be finished before: none, one, or the two of a pairwise probe."""
         return tuple(stage for stage in (self.parent, self.other) if stage is not None)
 
     def ancestors(self) -> list[Stage]:
@@ -157,7 +157,7 @@ def uses_pretraining(configuration: Configuration) -> bool:
 
 
 def in_its_fold(configuration: Configuration, replicate: Replicate) -> Configuration:
-    """Where validation goes round `val_folds` parts, the part of this replicate: the first seed takes the first."""
+    """Return this replicate's part of `val_folds` validation parts: the first seed takes the first."""
     folded = {name: data for name, data in configuration.data.items() if data.split.val_folds}
     if not folded:
         return configuration
@@ -193,7 +193,7 @@ def series_of(settings: Pretrain | Finetune, identity: Mapping[str, Any]) -> str
 
 
 def depends_on_length(settings: Pretrain | Finetune) -> str | None:
-    """What in a training knows how long it will be, so that a longer one is not its continuation; None if nothing."""
+    """Name what in a training depends on its total length, so that no longer one continues it; None if nothing."""
     if settings.schedule.name == "cosine":
         return "its cosine schedule"
     if getattr(settings.optimizer, "weight_decay_end", None) is not None:

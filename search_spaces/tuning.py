@@ -1,4 +1,4 @@
-"""What must hold in the section `tune`, alone and together with the ranges that it searches."""
+"""Rules of the section `tune`, alone and together with the ranges that it searches."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def _check_rungs(tune: Tune, part: str, settings: Configuration, locations: Loca
 
 
 def tuning_warnings(cells: Sequence[Cell], header: Header) -> Iterator[str]:
-    """What is allowed, and probably not meant."""
+    """Warn about what is allowed and probably not meant."""
     tune, seeds = header.tune, len(replicates(header.seeds, "search"))
     if not any(cell.all_ranges for cell in cells):
         return

@@ -137,3 +137,18 @@ def test_pages_are_in_the_fields_words(path):
     lines = path.read_text("utf-8").splitlines()
     bad = [f"{path.name}:{i}: {found}" for i, line in enumerate(lines, 1) for found in found_in_text(line)]
     assert not bad, "\n".join(bad)
+
+
+# A docstring is a verb or a noun phrase that is the thing, not a question about it.
+QUESTION = re.compile(r"(What|Of|Who|Whose|Where|How|Which|Why|Whom)\b")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(TOP)))
+def test_no_docstring_begins_as_a_question(path):
+    found = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    bad = [
+        f"{path.relative_to(TOP)}:{getattr(node, 'lineno', 1)}: {words.splitlines()[0]}"
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, found) and QUESTION.match(words := ast.get_docstring(node) or "")
+    ]
+    assert not bad, "begin with a verb or a noun phrase:\n" + "\n".join(bad)

@@ -135,7 +135,7 @@ def _other_batch(images: int, batch: int) -> str:
 
 @functools.lru_cache(maxsize=10_000)
 def encoding_error(model: schema.Model, size: int, slices: int | None, rows: int, *, training: bool) -> str:
-    """What an encoder says to `rows` images of `size` px; "" where it takes them."""
+    """Return an encoder's error for `rows` images of `size` px; "" where it takes them."""
     try:
         with torch.device("meta"), torch.no_grad(), _Shapes():
             build_encoder(model).train(training)(_images(model, size, slices, rows))

@@ -62,7 +62,7 @@ class PreemptedError(Exception):
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where and how a stage runs: its device and workers, what it starts from, where it writes and reports."""
+    """Place of a stage run: its device and workers, what it starts from, where it writes and reports."""
 
     out: Path  # an existing folder of this attempt alone
     device: torch.device

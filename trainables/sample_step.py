@@ -72,7 +72,7 @@ def _feeds(batch: int, space: tuple[int, ...], channels: int) -> dict[str, Looku
 
 
 def memory_of(settings: StageSettings, model: schema.Model, slices: int | None) -> Need:
-    """What a training step of the stage needs in float32, from one of few images on this CPU.
+    """Memory of a training step of the stage in float32, from one of few images on this CPU.
 
     Raises whatever building the stage raises.
     """

@@ -1,4 +1,4 @@
-"""How every figure looks, and the parts that several of them share.
+"""Look of every figure, and the parts that several of them share.
 
 One theme for all: Okabe and Ito's colours, which stay apart for colour-blind readers, and with them line styles and
 marker shapes, which stay apart in grey print; for amounts cividis, which is ordered for colour-blind eyes and in grey.

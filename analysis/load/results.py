@@ -193,7 +193,7 @@ def known_definition(stored: Mapping[str, MetricDefinition], metric: str) -> Met
 
 
 def stored_label(level: object) -> str:
-    """How a level is written everywhere: true and false as in YAML, all else as Python prints it."""
+    """Return a level as it is written everywhere: true and false as in YAML, all else as Python prints it."""
     return str(level).lower() if isinstance(level, bool) else str(level)
 
 

@@ -197,7 +197,7 @@ def _no_spread_note(pairs: Sequence[_Pairs]) -> tuple[str, ...]:
 
 
 def _unpaired_note(pairs: Sequence[_Pairs], nested: bool) -> tuple[str, ...]:
-    """Where a difference is not that of the table's two means."""
+    """Say where a difference is not that of the table's two means."""
     alone = [f"{pair.cell} ({pair.unpaired})" for pair in pairs if pair.unpaired]
     if not alone:
         return ()

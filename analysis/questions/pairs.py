@@ -213,7 +213,7 @@ def search_tradeoffs(
 
 
 def pareto(scores: Array) -> NDArray[np.bool_]:
-    """Which of the rows of (items, metrics), higher is better, no other row equals or beats everywhere and beats
+    """Return the rows of (items, metrics), higher is better, that no other row equals or beats everywhere and beats
     somewhere. Equal rows stand or fall together."""
     beaten = [bool(((scores >= row).all(axis=1) & (scores > row).any(axis=1)).any()) for row in scores]
     return ~np.array(beaten, np.bool_)
@@ -224,7 +224,7 @@ def _direction(metric: str, stored: Mapping[str, MetricDefinition]) -> Direction
 
 
 def _front(x: Array, y: Array, directions: Sequence[Direction | None]) -> NDArray[np.bool_]:
-    """Which items are on the Pareto front; none where a metric has no direction, as a similarity has none."""
+    """Return the items on the Pareto front; none where a metric has no direction, as a similarity has none."""
     if None in directions:
         return np.zeros(len(x), np.bool_)
     return pareto(np.stack([x, y], axis=1) * [sign_of(direction) for direction in directions if direction])

@@ -38,7 +38,7 @@ NO_SCORE, NOT_RUN = "no score", "not run"  # finished without a value of the met
 
 @dataclass(frozen=True)
 class OutcomeCount:
-    """How many of a cell's replicates ended in one way, and why (cause "" where there is nothing to say)."""
+    """Count of a cell's replicates that ended in one way, and why (cause "" where there is nothing to say)."""
 
     outcome: str  # as the study stored it (finished, diverged, crashed, blocked, ...), NO_SCORE or NOT_RUN
     cause: str
@@ -76,7 +76,7 @@ class CellValue:
 
 
 class Tested(NamedTuple):
-    """How the cells of one column were compared with one another."""
+    """Comparison of the cells of one column with one another."""
 
     fewest: int  # common seeds of the pairs that were tested; 0 where none was
     most: int
@@ -265,7 +265,7 @@ def _checkpoint_note(header: StudyHeader, metric: str) -> tuple[str, ...]:
 
 
 def _patience_note(results: pandas.DataFrame, metric: str) -> tuple[str, ...]:
-    """Which fine-tunings patience ended before their last epoch; a probe's metric is of none."""
+    """Return the fine-tunings that patience ended before their last epoch; a probe's metric is of none."""
     found = results[(results["phase"] == "confirm") & (results["metric"] == "train/stopped_epoch")]
     if is_probe(metric) or found.empty:
         return ()

@@ -1,4 +1,4 @@
-"""Which figures a study's results allow, in the order of the report."""
+"""Figures that a study's results allow, in the order of the report."""
 
 from __future__ import annotations
 
@@ -248,13 +248,13 @@ def _tuned(results: pandas.DataFrame, content: Mapping[str, Any]) -> tuple[list[
 
 
 def _stable(ranked: Sequence[sensitivity.Importance]) -> str:
-    """How often resampled trials name the same first parameter."""
+    """Say how often resampled trials name the same first parameter."""
     tops = [item.top for item in ranked if not item.note]
     return f"The first parameter stays first in {100 * min(tops):.0f} % of resamples or more. " if tops else ""
 
 
 def _unranked(ranked: Sequence[sensitivity.Importance]) -> tuple[str, ...]:
-    """Why parameters of some searches have no importance: one sentence per reason."""
+    """Say why parameters of some searches have no importance: one sentence per reason."""
     reasons: dict[str, list[str]] = {}
     for item in ranked:
         if item.note and item.search not in reasons.get(item.note, ()):

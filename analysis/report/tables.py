@@ -24,6 +24,7 @@ from pretune.analysis.questions.image_bootstrap import Intervals, intervals
 from pretune.analysis.questions.marginal import marginal_effects
 from pretune.analysis.questions.tables import Table, build_table
 from pretune.analysis.text import formats
+from pretune.analysis.text.answer import headline
 from pretune.analysis.text.csv import joined
 from pretune.analysis.text.facts import fact_sentences, processor_sentences
 from pretune.analysis.text.grids import AnyTable
@@ -119,10 +120,11 @@ def several_factors(header: StudyHeader) -> bool:
     return sum(len(levels) > 1 for levels in header.factors.values()) > 1
 
 
-def write_tables(folder: Path) -> list[RenderableType]:
+def write_tables(folder: Path, details: bool = True) -> list[RenderableType]:
     """Write table.md and table.tex with everything, and table.csv, intervals.csv, differences.csv and so on.
 
-    Returns them for a terminal, effects in words. Raises ResultsError where there is nothing to read.
+    Returns for a terminal: the tables of values, and with `details` all others and effects in words, else one sentence
+    for each metric. Raises ResultsError where there is nothing to read.
     """
     results, header = load(folder), load_header(folder)
     found = all_tables(results, header, load_counts(folder), processor_notes(results, runs.load_stage_runs(folder)))
@@ -137,6 +139,9 @@ def write_tables(folder: Path) -> list[RenderableType]:
     _write_csv(folder / "marginal.csv", found.marginal)
     _write_csv(folder / "effects.csv", found.effects)
     _write_csv(folder / "components.csv", found.components)
+    if not details:
+        summed = [headline(results, header, metric) for metric in header.report.metrics]
+        return [*map(formats.to_rich, [*found.values, *found.folds]), *map(Text, dict.fromkeys(summed))]
     said = [
         Text(f"{table.metric}: {sentence}")
         for table in found.effects

@@ -53,6 +53,13 @@ def answer(results: pandas.DataFrame, header: StudyHeader, metric: str, facts: F
     return tuple(sentences)
 
 
+def headline(results: pandas.DataFrame, header: StudyHeader, metric: str) -> str:
+    """Return the one sentence of a study: the comparison with the baseline, else the best cell. Raises ResultsError."""
+    if header.report.baseline and (table := differences(results, header, metric)).rows:
+        return _baseline_sentence(table)
+    return answer(results, header, metric)[0]
+
+
 def _table(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Table:
     """The report's table; one of a single row is turned, so that its cells are compared with one another."""
     table = build_table(results, header, metric)

@@ -9,6 +9,7 @@ import click
 
 from pretune.cli import results, study
 from pretune.cli.data import data as data_group
+from pretune.cli.doctor import doctor
 from pretune.cli.grafana import monitor as monitor_command
 from pretune.cli.store import store_group
 from pretune.errors import EXIT_STOPPED, EXIT_USAGE
@@ -20,7 +21,7 @@ from pretune.search_spaces.errors import UsageError
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="pretune")
 def cli() -> None:
-    """Which pretraining, and which fine-tuning of it, gives the best segmentation model, and how sure are we?
+    """Find the pretraining that gives the best segmentation model on your images, and how sure that is.
 
     \b
     pretune init my-study.yaml --images photos/ --masks labels/    write a starter study
@@ -35,7 +36,7 @@ def cli() -> None:
     """
 
 
-for command in (data_group, monitor_command, store_group, *study.COMMANDS, *results.COMMANDS):
+for command in (data_group, doctor, monitor_command, store_group, *study.COMMANDS, *results.COMMANDS):
     cli.add_command(command)
 
 

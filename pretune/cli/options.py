@@ -34,6 +34,7 @@ out = click.option("--out", metavar="PATH", help="The study's own folder; s3:// 
 store = click.option(
     "--store", metavar="PATH", help="Finished stage runs: a folder, s3://... or gs://...  [default: ROOT/store]"
 )
+details = click.option("--details", is_flag=True, help="Print differences, intervals, tests and effects, too.")
 may_grow = click.option(
     "--may-grow", multiple=True, metavar="NxCPU=C,GPU=G",
     help="Nodes that the cluster's autoscaler may start, such as 8xCPU=8,GPU=1; repeatable. "
@@ -62,7 +63,7 @@ def run_options(
     parallel: int | None,
     address: str | None,
 ) -> Options:
-    """Where a study runs and writes. Raises click.UsageError."""
+    """Return where a study runs and writes. Raises click.UsageError."""
     from pretune.run import Options
     from pretune.store.object_store import is_address
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from pretune.cli import options
 from pretune.errors import EXIT_FAILED_STAGES
 from pretune.monitor.plain import plain
 
@@ -18,13 +19,17 @@ from pretune.monitor.plain import plain
 @click.option("--html/--no-html", default=True, show_default=True, help="Also write report.html, which opens offline.")
 @click.option("--watch", is_flag=True, help="Write report.html anew whenever results change, until the study ends.")
 @click.option("--figures", type=click.Choice(["svg", "pdf", "png"]), help="Also write every figure to figures/.")
+@options.details
 @click.option("--cache", type=click.Path(path_type=Path), help="Decoded images, for panels.  [default: ROOT/cache]")
 @click.option("--store", metavar="PATH", help="Finished stage runs, for panels. [default: ROOT/store]")
-def report(folder: Path, html: bool, watch: bool, figures: str | None, cache: Path | None, store: str | None) -> None:
+def report(
+    folder: Path, html: bool, watch: bool, figures: str | None, details: bool, cache: Path | None, store: str | None
+) -> None:  # fmt: skip
     """Print and rewrite the tables of a study from its stored results, and its HTML report.
 
     \b
-    pretune report runs/quickstart                  tables, and runs/quickstart/report.html
+    pretune report runs/quickstart                  the table, and runs/quickstart/report.html
+    pretune report runs/quickstart --details        also differences, intervals and tests
     pretune report runs/quickstart --watch          while the study runs
     pretune report runs/quickstart --figures pdf    figures for a paper
     """
@@ -39,7 +44,7 @@ def report(folder: Path, html: bool, watch: bool, figures: str | None, cache: Pa
     if html:
         for missing in draw_panels(folder, cache or folder.parent / "cache", store or folder.parent / "store"):
             console.print(f"[dim]images left out of the report: {plain(missing)}[/]", highlight=False)
-    print_report(folder, console, html)
+    print_report(folder, console, html, details)
     if html:
         console.print(f"report  {plain(folder / report_html.REPORT_NAME)}", highlight=False, soft_wrap=True)
     if figures:
@@ -62,13 +67,16 @@ def draw_panels(folder: Path, cache: Path, store: Path | str) -> list[str]:
     return [why for why in reasons if why]
 
 
-def print_report(folder: Path, console: Console, html: bool = True) -> None:
+def print_report(folder: Path, console: Console, html: bool = True, details: bool = False) -> None:
     """Tables to the terminal, to table.md, table.tex and table.csv, and all of it to report.html."""
     from pretune.analysis.report.html import write
     from pretune.analysis.report.tables import write_tables
 
-    for table in write_tables(folder):
+    for table in write_tables(folder, details):
         console.print(table)
+    if not details:
+        where = f"pretune report {folder} --details"
+        console.print(f"[dim]differences, intervals and tests: {plain(where)}[/]", highlight=False, soft_wrap=True)
     if html:
         write(folder)
 
@@ -200,7 +208,7 @@ def export(folder: Path, kind: str, encoder_only: bool, keys: str, out: Path | N
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(folder: Path, as_json: bool) -> None:
-    """How far a study is, from its folder; works while it runs and afterwards.
+    """Show how far a study is, from its folder; works while it runs and afterwards.
 
     \b
     pretune status runs/quickstart

@@ -21,7 +21,7 @@ FEW = 40  # labelled training images below which a tenth of them is too few to t
 
 
 class Hardware(NamedTuple):
-    """What one stage run may take, from where `pretune init` runs."""
+    """Hardware that one stage run may take, from where `pretune init` runs."""
 
     gpu: bool
     cores: int

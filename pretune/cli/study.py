@@ -47,10 +47,11 @@ MOST_LINES = 40  # stage runs without a result that the terminal names; the rest
 )
 @click.option("--log-to", type=click.Choice(["tensorboard", "mlflow", "wandb"]), multiple=True,
               help="Also log what stages report there; repeatable.")  # fmt: skip
+@options.details
 def run(
     file: Path, scale: str | None, overrides: tuple[str, ...], data: Path | None, root: Path, out: str | None,
     store: str | None, parallel: int | None, address: str | None, may_grow: tuple[str, ...],
-    search_storage: str | None, dashboard: bool, log_to: tuple[str, ...],
+    search_storage: str | None, dashboard: bool, log_to: tuple[str, ...], details: bool,
 ) -> None:  # fmt: skip
     """Run a study, or what is missing of it. STUDY is a file, or the name of a study that comes with Pretune.
 
@@ -85,7 +86,7 @@ def run(
     ended = run_study(study, where, console)
     if ended.exit_code in (0, EXIT_FAILED_STAGES):
         draw_panels(where.out, where.cache, where.store)
-    show_end(ended, where.out, console)
+    show_end(ended, where.out, console, details)
     Publisher(where.out, where.results).send()
     sys.exit(ended.exit_code)
 
@@ -109,12 +110,13 @@ def run(
 @click.option("--dashboard", is_flag=True, help="Name an actor for every stage run on Ray's dashboard: about 4 s each.")
 @click.option("--log-to", type=click.Choice(["tensorboard", "mlflow", "wandb"]), multiple=True,
               help="Also log what stages report there; repeatable.")  # fmt: skip
+@options.details
 @click.option("--pip", is_flag=True, help="Install what Pretune needs on every node, where their image lacks it.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Follow the log until the study has ended.")
 def submit(
     file: Path, address: str, scale: str | None, overrides: tuple[str, ...], data: str | None, root: str,
     out: str | None, store: str | None, parallel: int | None, may_grow: tuple[str, ...], search_storage: str | None,
-    dashboard: bool, log_to: tuple[str, ...], pip: bool, wait: bool,
+    dashboard: bool, log_to: tuple[str, ...], details: bool, pip: bool, wait: bool,
 ) -> None:  # fmt: skip
     """Run a study on a cluster as a Ray job, which goes on without this machine. All paths are the cluster's.
 
@@ -148,7 +150,7 @@ def submit(
     words = [word for option, value in given.items() if value is not None for word in (option, str(value))]
     options.node_groups(may_grow, address)
     words += [word for group in may_grow for word in ("--may-grow", group)]
-    words += ["--dashboard"] * dashboard
+    words += ["--dashboard"] * dashboard + ["--details"] * details
     words += [word for logger in log_to for word in ("--log-to", logger)]
     words += [word for override in overrides for word in ("--set", override)]
     jobs.check_arguments(words)
@@ -180,12 +182,12 @@ def stop(target: str, address: str | None) -> None:
     click.echo(jobs.stop(target, address))
 
 
-def show_end(ended: Any, folder: Path, console: Console) -> None:
-    """The table, the failures, and where everything is."""
+def show_end(ended: Any, folder: Path, console: Console, details: bool = False) -> None:
+    """Print the table, the failures, and where everything is."""
     from pretune.cli.plan_table import duration
 
     if (folder / "results.parquet").exists():
-        print_report(folder, console)
+        print_report(folder, console, details=details)
     for word, colour, runs in (("failed", "red", ended.failed), ("search", "yellow", ended.diverged)):
         for run in runs[:MOST_LINES]:
             console.print(f"[{colour}]{word}[/] {plain(run)}", highlight=False, soft_wrap=True)
@@ -216,7 +218,7 @@ def show_end(ended: Any, folder: Path, console: Console) -> None:
 
 
 def idle_share(folder: Path) -> str:
-    """How many stage runs ran at once and how long lanes were idle; nothing where no times are known."""
+    """Say how many stage runs ran at once and how long lanes were idle; "" where no times are known."""
     from pretune.analysis.load.runs import load_stage_runs
     from pretune.analysis.load.timeline import sentence, timeline
 
@@ -289,7 +291,7 @@ def _timed(made: Any, missing: list[Stage], size_of: Callable[[Any], int]) -> An
 
 
 def _glances(data: Path | None, cache: Path | None, digest_of: Callable[[Any], str]) -> Callable[[Any], Any]:
-    """How to look at the masks of a data set; None for one that is not at hand."""
+    """Return a function that looks at the masks of a data set; it gives None for one that is not at hand."""
     from pretune.data.requirements import is_at_hand, without_folds
     from pretune.search_spaces.schema import Data
     from pretune.trainables.data.checks.contents import Glance, glance
@@ -302,7 +304,7 @@ def _glances(data: Path | None, cache: Path | None, digest_of: Callable[[Any], s
 
 
 def _sources(stages: list[Stage], data: Path | None, cache: Path) -> Iterator[str]:
-    """Which data sets will be decoded once and which streamed, and which have files that a run will refuse.
+    """Yield which data sets are decoded once and which streamed, and which have files that a run will refuse.
 
     Data sets that are missing are skipped.
     """
@@ -320,7 +322,7 @@ def _sources(stages: list[Stage], data: Path | None, cache: Path) -> Iterator[st
 
 
 def _contents(data: Path | None, root: Path) -> tuple[Any, Any]:
-    """How to name and count the content of data sets; a plan can be made without the data, by their settings."""
+    """Return functions that name and count the content of data sets; without the data, by their settings."""
     from pretune.search_spaces.identities import fingerprint
     from pretune.search_spaces.schema import Data
     from pretune.trainables.data.errors import DataError
@@ -403,7 +405,7 @@ def init(
 
 
 def _check_starter(file: Path) -> None:
-    """What `pretune plan` would refuse is told while the folders and class names are at hand."""
+    """Report what `pretune plan` would refuse, while the folders and class names are at hand."""
     from pretune.data.facts import data_facts
     from pretune.data.preflight import check_before_training, check_masks
     from pretune.data.requirements import facts_before_decoding

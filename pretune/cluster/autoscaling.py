@@ -1,4 +1,4 @@
-"""How far a cluster may grow.
+"""Autoscaling: how far a cluster may grow.
 
 Open-source Ray tells no driver: what it has for it (`get_cluster_config`, ray-project/ray#49568) its own autoscaler
 never fills in. So the file with which the autoscaler on the head was started is read, or the user says.
@@ -30,7 +30,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Autoscaling:
-    """How far a cluster may grow; with no groups not at all, as far as is known."""
+    """Limits of a cluster's growth; with no groups it does not grow, as far as is known."""
 
     groups: tuple[Group, ...] = ()
     most: int = MOST  # of all groups together

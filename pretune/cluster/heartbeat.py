@@ -76,7 +76,7 @@ class Heartbeat:
             signal.signal(signal.SIGUSR2, self._before)
 
     def look(self, now: float) -> str:
-        """Why the study cannot go on, or nothing."""
+        """Say why the study cannot go on; "" where it can."""
         for part in self.parts:
             said = answer_of(part.address)
             if said == "answers":
@@ -94,7 +94,7 @@ class Heartbeat:
         return ""
 
     def dead_now(self) -> str:
-        """Why the study cannot go on, where something already went wrong: no time is given."""
+        """Say why the study cannot go on, where something already went wrong: no time is given."""
         dead = next((part for part in self.parts if answer_of(part.address) != "answers"), None)
         return self._sentence(dead, 0.0) if dead else ""
 

@@ -1,4 +1,4 @@
-"""Where Ray's workers look for modules: our own code first, and never the folder that the user works in.
+"""Import path of Ray's workers: our own code first, and never the folder that the user works in.
 
 Ray puts the driver's working folder first on every worker's path, so a `pretune.py`, `yaml.py` or `torch.py` of the
 user's would be imported in place of the real one. The driver is therefore elsewhere while it starts or joins a

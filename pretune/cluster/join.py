@@ -147,7 +147,7 @@ def cluster_nodes(autoscaling: Autoscaling) -> list[ClusterNode]:
 
 
 def find_autoscaling(may_grow: Sequence[Group]) -> Autoscaling:
-    """How far the cluster may grow: as the user says, else as its autoscaler's file on the head does.
+    """Return how far the cluster may grow: as the user says, else as its autoscaler's file on the head does.
 
     An autoscaling cluster starts small; asked for by what it holds now it would never grow.
     """
@@ -174,7 +174,7 @@ def _autoscaler_file() -> dict[str, Any] | None:
 
 
 def describe(resources: ClusterResources) -> str:
-    """How many nodes there are and may come, and on what stages run that leave it open."""
+    """Say how many nodes there are and may come, and on what stages run that leave it open."""
     there = sum(bool(node.id) for node in resources.nodes)
     coming = len(resources.nodes) - there
     may = f", {coming} more may come" if coming else ""

@@ -139,7 +139,7 @@ def _tensorboard(to: LogTo) -> LoggerCallback:
 
 
 def _mlflow(to: LogTo) -> LoggerCallback:
-    """Where MLFLOW_TRACKING_URI says; without it, into a database in the study's folder."""
+    """Log to MLFLOW_TRACKING_URI; without it, into a database in the study's folder."""
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{to.out}/mlflow.db"

@@ -74,7 +74,7 @@ class Watchdog(tune.Callback):
             preemption.end_at_once()
 
     def _ask_stages_to_leave(self) -> None:
-        """Where they cannot be asked, they are ended."""
+        """Ask them to leave; end those that cannot be asked."""
         if self.dispatcher.live:
             self.dispatcher.announce(
                 f"stopping: {len(self.dispatcher.live)} stage runs save their state, in {LEAVE_SECONDS:g} s at most "

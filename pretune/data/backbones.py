@@ -1,4 +1,4 @@
-"""Which backbones of timm and which packages of weights a study asks for, and whether they are there: found out before
+"""Check of timm's backbones and of packages of weights that a study asks for: whether they are there, found out before
 anything starts."""
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ def _decoded(settings: schema.Data, root: Path | None, cache: Path) -> ImageSet:
 
 
 def describe(image_set: ImageSet) -> list[str]:
-    """How many images, classes and tests there are, and how the classes share the pixels."""
+    """Count images, classes and tests, and say how the classes share the pixels."""
     import numpy as np
 
     size = f"{image_set.images.shape[-2]} px"

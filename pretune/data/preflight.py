@@ -100,7 +100,7 @@ def _fine_tuned_on(cell: Cell, header: schema.Header, phase: str) -> Iterator[tu
 
 
 def _lack(key: str, name: str, data: schema.Data, folded: schema.Data, facts_of: FactsOf) -> str:
-    """Why a fine-tuning on a data set has no such metric; "" if it has, or where the files are not at hand."""
+    """Say why a fine-tuning on a data set has no such metric; "" if it has, or where the files are not at hand."""
     found, facts = parts_of(name), facts_of(data)
     if found.label and facts.classes and found.label not in facts.classes:
         fix = did_you_mean(found.label, facts.classes)

@@ -1,4 +1,4 @@
-"""What a person's own folders hold, before there is a study: how files pair, how large they are, what masks mean.
+"""Survey of a person's own folders, before there is a study: how files pair, how large they are, what masks mean.
 
 `pretune init` writes a study from it. Headers of images and all values of masks are read, of a sample where there are
 many; nothing is written.
@@ -96,7 +96,7 @@ class ImagesSeen:
 
 @dataclass(frozen=True)
 class Meaning:
-    """What the pixels of masks mean, as settings of a data set."""
+    """Meaning of the pixels of masks, as settings of a data set."""
 
     classes: tuple[str, ...]
     shares: tuple[float, ...]  # of the pixels that count, by class
@@ -146,7 +146,7 @@ def images_seen(paths: Sequence[Path], unread: Mapping[str, int]) -> ImagesSeen:
 
 
 def _reading(paths: Sequence[Path], modes: Mapping[str, int]) -> dict[str, str]:
-    """What files with several pages, with floating-point and with dark 16-bit pixels need to be read."""
+    """Return the settings by which files with several pages, floating-point or dark 16-bit pixels are read."""
     asked: dict[str, str] = {}
     chosen = _sample(paths, MOST_DEEP)
     if (pages := max((_frames(path) for path in chosen), default=1)) > 1:
@@ -290,7 +290,7 @@ def _rules(root: Path, images: str, masks: str) -> Iterator[Names]:
 
 
 def _pairs(root: Path, images: str, masks: str, rule: Names) -> int:
-    """How many pairs a rule makes, by names alone."""
+    """Count the pairs that a rule makes, by names alone."""
     count = 0
     for _, image_folder, mask_folder in folder_pairs(root, images, masks):
         found = tell_apart(image_folder, mask_folder, rule)
@@ -301,7 +301,7 @@ def _pairs(root: Path, images: str, masks: str, rule: Names) -> int:
 
 
 def _derived(images: Sequence[str], masks: Sequence[str]) -> Iterator[Names]:
-    """What all images have before and behind what differs, and all masks: 21_training and 21_manual1."""
+    """Yield patterns from what stands around the part of the names that differs, as in 21_training and 21_manual1."""
     if len(images) < 2 or len(masks) < 2:
         return
     before = [_common_start(list(stems)) for stems in (images, masks)]
@@ -324,7 +324,7 @@ def _common_start(texts: Sequence[str]) -> str:
 
 
 def meaning_of_masks(paths: Sequence[Path], names: Sequence[str] | None = None) -> Meaning:
-    """What the values or colours of some masks mean. Raises DataError where they cannot be masks."""
+    """Return the meaning of the values or colours of some masks. Raises DataError where they cannot be masks."""
     values: Counter[int] = Counter()
     colors: Counter[RGB] = Counter()
     for path in paths:

@@ -1,1 +1,1 @@
-"""Which stage runs next, where, and how it ended; no Ray in here."""
+"""Dispatch: chooses the next stage and its node, and records how it ended; no Ray in here."""

@@ -145,7 +145,7 @@ class Dispatcher:
             self._judge()
 
     def _judge(self) -> None:
-        """Who is excluded; said when it changes."""
+        """Update the excluded nodes, and report those that changed."""
         hosts = {node.id: node.host for node in self.resources.nodes if node.id}
         before, self._excluded = self._excluded, self.health.excluded(hosts.keys())
         for node in self._excluded.keys() - before.keys():
@@ -226,7 +226,7 @@ class Dispatcher:
 
 
 def outcome_of(stage: Stage, result: Mapping[str, Any], scheduler: Scheduler) -> Outcome:
-    """How a trial ended: what the store holds counts, then what the trial said, then that Tune saw it die."""
+    """Return how a trial ended: what the store holds counts, then what the trial said, then that Tune saw it die."""
     if found := scheduler.find(stage.fingerprint):
         return found
     if (state := result.get("state")) in ("crashed", "preempted"):

@@ -26,7 +26,7 @@ class Taken(NamedTuple):
 
 
 def fitting(taken: Taken) -> int:
-    """How many such stage runs have room on one GPU, 8 at most."""
+    """Count the stage runs of this kind that one GPU has room for, 8 at most."""
     return max(1, min(MOST, int(taken.total / (taken.most * HEADROOM + CONTEXT))))
 
 

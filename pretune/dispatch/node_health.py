@@ -12,7 +12,7 @@ CRASHES = 3  # different stages, in a row, after which a node is excluded
 
 @dataclass
 class Health:
-    """What ended how on which node.
+    """Record of how stages ended on each node.
 
     A node is excluded once three different stages crashed on it with none ending well in between. A stage that
     crashes on a second node too has itself to blame: it no longer counts against either, so that a node excluded
@@ -41,7 +41,7 @@ class Health:
         self.against.pop(node, None)
 
     def excluded(self, there: AbstractSet[str]) -> dict[str, str]:
-        """Of the nodes that are there those to keep all stages off, and why; none where no other would be left."""
+        """Return the excluded nodes and the reason; never excludes the last node."""
         found = {node: why for node in there if (why := self._why(node))}
         return found if len(found) < len(there) else {}
 

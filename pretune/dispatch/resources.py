@@ -1,4 +1,4 @@
-"""What nodes have and what running stages take of it: stages are admitted by this, not by Tune. No Ray in here."""
+"""Resources of nodes and of running stages: stages are admitted by these, not by Tune. No Ray in here."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ClusterNode:
 
 @dataclass(frozen=True)
 class Taken:
-    """What a running stage takes: as much for each of its workers, on these nodes."""
+    """Resources of a running stage: equal for each of its workers, on these nodes."""
 
     each: Amounts
     places: tuple[int, ...]  # indices of nodes, one for each worker
@@ -201,7 +201,7 @@ def _room(left: Amounts, each: Amounts) -> int:
 
 
 def _share_left(left: Amounts, each: Amounts) -> float:
-    """How much would be left of what a worker needs: sum of shares; below 0 where it does not fit."""
+    """Return the room that is left beside a worker, as a sum of shares; below 0 where it does not fit."""
     return sum(
         (left[name] - amount) / left[name] if left.get(name, 0.0) > 0 else -1.0
         for name, amount in each.items()

@@ -18,7 +18,7 @@ COUNT = 8
 
 
 class CheckImages(NamedTuple):
-    """What both networks are shown."""
+    """Images that both networks are shown."""
 
     images: Tensor  # float32 (COUNT or fewer, *model.shape) in [0, 1]
     what: str  # in words

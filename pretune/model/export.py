@@ -40,7 +40,7 @@ Logits = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and what the check found."""
+    """Files that were written, and the result of the check."""
 
     files: tuple[Path, ...]
     checked: str
@@ -48,7 +48,7 @@ class Exported:
 
 @dataclass(frozen=True)
 class Check:
-    """How the exported network compares with the original on the same images."""
+    """Comparison of the exported network with the original on the same images."""
 
     pixels: int
     different: int  # pixels of another class
@@ -184,7 +184,7 @@ def compare(model: Model, exported: Logits, shown: CheckImages) -> Check:
 
 
 def _config(model: Model) -> dict[str, Any]:
-    """What it takes to build the network and to feed it."""
+    """Settings that build the network and feed it."""
     card = model.card
     fitted = {"cache_size": model.cache_size, "fit": model.fit}
     return {"model": card["model"], "classes": card["classes"], "input": card["input"] | fitted}

@@ -52,13 +52,13 @@ class Model:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of what the network takes, without the batch: (3, size, size), or (1, slices, size, size) of a volume."""
+        """Shape of the network's input, without the batch: (3, size, size), or (1, slices, size, size) of a volume."""
         slices = self.card["data"].get("slices")
         return (3, self.size, self.size) if slices is None else (1, slices, self.size, self.size)
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """Of the logits, without the batch."""
+        """Shape of the logits, without the batch."""
         return (len(self.classes), *self.shape[1:])
 
     @property
@@ -144,7 +144,7 @@ def _sampled(plane: Tensor, shape: tuple[int, int], grid: Tensor | None) -> Tens
 
 
 def _grid(model: Model, size: tuple[int, int]) -> Tensor:
-    """Where each pixel of an image lies in its padded square, in [-1, 1]: (1, height, width, 2)."""
+    """Return the place of each pixel of an image in its padded square, in [-1, 1]: (1, height, width, 2)."""
     side = model.cache_size
     theta = torch.zeros(1, 2, 3)
     for axis, length in enumerate(size):

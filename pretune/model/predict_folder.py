@@ -40,7 +40,7 @@ _READERS = 2  # threads
 
 @dataclass(frozen=True)
 class How:
-    """How a folder is segmented.
+    """Options of segmenting a folder.
 
     tile: None resizes every image whole to the model's size, as in training. A number cuts squares of so many px out of
         the image at its own resolution and segments each: for images much larger than those of the study, in which
@@ -56,7 +56,7 @@ class How:
 
 
 class Predicted(NamedTuple):
-    """How a folder went: images segmented, and why others were not (by name)."""
+    """Result of a folder: count of segmented images, and the reason for each that failed, by name."""
 
     done: int
     failed: dict[str, str]

@@ -54,7 +54,7 @@ class Reading(NamedTuple):
 
 
 def readings(now: Facts, before: Facts | None, apart: float) -> Iterator[Reading]:
-    """What to publish of a study.
+    """Numbers to publish of a study.
 
     Args:
         before: as published last; None at first.

@@ -1,4 +1,4 @@
-"""How a running study looks: a panel that refreshes itself on a terminal, plain lines everywhere else.
+"""View of a running study: a panel that refreshes itself on a terminal, plain lines everywhere else.
 
 Drawing only. What is drawn is a `Snapshot`, a plain value that the engine can make at any time; nothing here knows
 about Ray, the store or Optuna.

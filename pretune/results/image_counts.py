@@ -1,4 +1,4 @@
-"""What confirmed fine-tunings counted on single test images, from the store into one file beside the results."""
+"""Pixel counts of confirmed fine-tunings on single test images, from the store into one file beside the results."""
 
 from __future__ import annotations
 

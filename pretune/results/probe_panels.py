@@ -1,4 +1,4 @@
-"""What map probes kept of a study's encoders, as image panels: class-activation maps (P3, Figure 5c), principal
+"""Image panels of what map probes kept of a study's encoders: class-activation maps (P3, Figure 5c), principal
 components and similarity of features (P5, Figure 1)."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What restoring pretrainings (MAE, Genesis, ConRec, reconstruction) made of unseen images (P2, Figure 2)."""
+"""Images that restoring pretrainings (MAE, Genesis, ConRec, reconstruction) made of unseen ones (P2, Figure 2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a study leaves in its output folder, for `analysis` and for people.
+"""Files that a study leaves in its output folder, for `analysis` and for people.
 
 study.yaml          the study as resolved: scales and --set applied
 study.json          header for analysis: factors, cells, report
@@ -284,7 +284,7 @@ def curve_rows(uses: Sequence[ReplicatePlan], outcomes: Outcomes, store: Store) 
 
 
 def _history(store: Store, fingerprint: str) -> tuple[Mapping[str, float], ...]:
-    """What a stage run wrote down while it trained; a probe writes nothing."""
+    """Return the records of a stage run while it trained; a probe writes none."""
     entry = store.find(fingerprint)
     if entry is None or HISTORY not in entry.files:
         return ()
@@ -352,7 +352,7 @@ def _goodness(row: Row, tune: schema.Tune) -> tuple[float, ...]:
 
 
 def own_name(study: Study, folder: Path) -> str:
-    """What tells this study's searches from others' in one database: its name, and an identity of its folder."""
+    """Return the key of this study's searches in a shared database: its name, and an identity of its folder."""
     path = folder / "search-id"
     if not path.exists():
         write_atomically(path, uuid.uuid4().hex[:12])

@@ -1,1 +1,1 @@
-"""What a study tries: programs, pruning and Optuna; no Ray in here."""
+"""The search of a study: programs, pruning and Optuna; no Ray in here."""

@@ -1,4 +1,4 @@
-"""What a search has spent, and whether its budget allows another batch."""
+"""Budgets: the spending of a search, and whether another batch is allowed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pretune.search_spaces import schema
 
 
 def share(budgets: schema.Budgets, searches: int) -> schema.Budget:
-    """What one of `searches` may spend: the smaller of its own budget and an even share of the study's.
+    """Return the limits of one of `searches`: the smaller of its own budget and an even share of the study's.
 
     Even shares, since which search comes first is a matter of timing. Hours pass for all of them together.
     """
@@ -45,7 +45,7 @@ def gpu_hours(run: Run, plans: Iterable[ReplicatePlan]) -> float:
 
 
 def exhausted(run: Run, own: schema.Budget, asked: int, plans: list[ReplicatePlan], began: float) -> str:
-    """Which budget is used up, in words; "" while none is."""
+    """Name the budget that is used up; "" while none is."""
     study = run.study.header.tune.budget.study
     if own.trials is not None and asked >= own.trials:
         return f"{own.trials} trials"

@@ -1,4 +1,4 @@
-"""How the trials of one batch are measured: all seeds at once, in a race over seeds, or up rungs of epochs.
+"""Measuring the trials of one batch: all seeds at once, in a race over seeds, or up rungs of epochs.
 
 Generators like the programs: they yield the stages that they wait for and are sent their outcomes. Each ends with a
 result of every trial. Trials of one batch are compared with each other and with what earlier batches
@@ -139,7 +139,7 @@ class Pruning:
         return results
 
     def _going_on(self, values: dict[int, float], epochs: int) -> tuple[set[int], str]:
-        """Which go on from a rung; of equals the first asked."""
+        """Return those that go on from a rung; of equals the first asked."""
         tune = self.run.study.header.tune
         assert tune.rungs is not None
         if tune.rungs.rule == "halving":
@@ -192,8 +192,10 @@ class Pruning:
         return TrialResult(state, value, 0, "; ".join(filter(None, (exceeded, said))), scores, tuple(also), over)
 
     def _adjusted(self, results: TrialResults) -> TrialResults:
-        """What left the race early is told with the mean it would have on all seeds if it kept its distance to the
-        best: a mean over easy seeds alone would flatter it."""
+        """Return the results; trials that left the race early get the mean of all seeds at their distance to the best.
+
+        A mean over easy seeds alone would flatter them.
+        """
         reference = self.best
         for result in results.values():
             if result.state == "complete" and self._better(result, reference):

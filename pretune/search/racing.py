@@ -1,4 +1,4 @@
-"""Which configurations of a race are clearly worse than the best, from the seeds that all of them ran on.
+"""Racing: find configurations that are clearly worse than the best, on the seeds that all of them ran on.
 
 Scores follow the two-way model score = configuration + seed + noise. Differences are paired by seed, so the seeds'
 own effects drop out, and the noise is estimated from all configurations together: with two or three seeds a

@@ -61,7 +61,7 @@ class ReplicatePlan:
 
 @dataclass
 class Run:
-    """What programs need to know, and what they leave behind for the results."""
+    """Facts that programs need, and what they leave behind for the results."""
 
     study: Study
     digest_of: DigestOf  # the content of a data set

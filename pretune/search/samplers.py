@@ -192,7 +192,7 @@ def grid(visit: SpaceVisitor, points: int) -> Iterator[Params]:
 
 
 def grid_size(visit: SpaceVisitor, points: int) -> int:
-    """How many points the grid has; at most MAX_GRID are counted."""
+    """Count the points of the grid, up to MAX_GRID."""
     return sum(1 for _, _ in zip(range(MAX_GRID), grid(visit, points), strict=False))
 
 
@@ -290,7 +290,7 @@ def values_from(params: Params, visit: SpaceVisitor) -> Values:
 
 
 def suggested(suggest: space.Suggest, visit: SpaceVisitor) -> Values:
-    """What `suggest` gives for each range that is visited."""
+    """Return the answer of `suggest` for each range that is visited."""
     values: Values = {}
 
     def remember(name: str, item: space.Range) -> Any:

@@ -165,7 +165,7 @@ def nothing_found(run: Run, spec: SearchSpec, pruning: Pruning, some_complete: b
 
 
 def nearest(bounds: Mapping[str, float], trials: Sequence[TrialRecord]) -> str:
-    """How far the configuration that exceeds its constraints least is from meeting them, and what to do."""
+    """Say how far the configuration that exceeds its constraints least is from meeting them, and what to do."""
     measured = [trial.result for trial in trials if any(by > 0 for by in trial.result.over)]
     if not bounds or not measured:
         return ""
@@ -221,7 +221,7 @@ def directions(part: Part, tune: schema.Tune) -> list[Direction]:
 
 
 def trials_of(run: Run, spec: SearchSpec, limits: schema.Budget) -> int:
-    """How many trials a search has: as set, and no more than its budget and its grid allow."""
+    """Count the trials of a search: as set, and no more than its budget and its grid allow."""
     tune = run.study.header.tune
     points = grid_size(spec.visit, tune.points) if tune.sampler == "grid" else None
     limited = [number for number in (limits.trials, points) if number is not None]
@@ -252,7 +252,7 @@ def budget_text(run: Run, limits: schema.Budget) -> str:
 
 
 def searches_of(run: Run) -> int:
-    """How many searches a study has: they share its budget evenly."""
+    """Count the searches of a study: they share its budget evenly."""
     cells = run.study.cells
     return len({cell.pretraining() for cell in cells if cell.ranges("pretrain")}) + sum(
         bool(cell.ranges("finetune")) for cell in cells

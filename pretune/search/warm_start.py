@@ -51,7 +51,7 @@ def begin(run: Run, optuna_search: Search, visit: SpaceVisitor, cell: Cell, fixe
 
 
 def earlier(store: Store, out: Path) -> list[dict[str, Any]]:
-    """What the store told of its stage runs when the study was first run: what it adds itself is none of it.
+    """Return the store's stage runs as of the study's first run, without those that the study adds.
 
     The fingerprints are noted in the study's folder, so that a killed study begins with the same.
     """

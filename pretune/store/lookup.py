@@ -23,13 +23,13 @@ def find_in(store: Store, announced: bool = False) -> Callable[[str], Outcome | 
 
 
 def stored_outcome(entry: Entry) -> Outcome:
-    """How the stage run of an entry ended."""
+    """Return how the stage run of an entry ended."""
     state: Literal["diverged", "finished"] = "diverged" if entry.outcome == "diverged" else "finished"
     return Outcome(state, entry.metrics, entry.cause, costs=costs(entry))
 
 
 def costs(entry: Entry) -> dict[str, float]:
-    """What a stage run took: seconds, GPU seconds, and the most GPU memory (bytes) where it had a GPU."""
+    """Return the cost of a stage run: seconds, GPU seconds, and the most GPU memory (bytes) where it had a GPU."""
     task = task_of(entry)
     gpus = float(task.get("gpus") or 0.0) * int(task.get("workers") or 1)
     memory = (entry.about.get("machine") or {}).get("gpu_memory")

@@ -47,7 +47,7 @@ class ObjectError(UsageError, OSError):
 
 
 class Objects(Protocol):
-    """What the store needs of an object store. Names are `/`-separated and relative to the prefix."""
+    """Interface of an object store, as the store needs it. Names are `/`-separated and relative to the prefix."""
 
     @property
     def url(self) -> str: ...

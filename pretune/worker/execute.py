@@ -52,7 +52,7 @@ def execute(task: StageTask, report: Any, preempted: Callable[[], bool] = lambda
 
 
 def _fitting(task: StageTask) -> str:
-    """What would fit into the GPU of a stage that ran out of memory; "" on a CPU."""
+    """Return what would fit into the GPU of a stage that ran out of memory; "" on a CPU."""
     import torch
 
     if task.gpus <= 0 or not torch.cuda.is_available():

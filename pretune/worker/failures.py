@@ -97,7 +97,7 @@ def _elsewhere(error: OSError, store: Path) -> bool:
 
 
 def advice(kind: Failure, batch_size: int | None, fitting: Callable[[], str] = lambda: "") -> str:
-    """What to add to the error's own words."""
+    """Return an addition to the error's own words."""
     if kind is Failure.STORE_FULL:
         return " (the disk of the store is full)"
     if kind is Failure.NODE_DISK_FULL:

@@ -181,7 +181,7 @@ def _ended_for_good(attempt: Path, world: Any) -> list[str]:
 
 
 def final_failure(attempt: Path) -> list[str]:
-    """What `note_if_final` wrote, [] for nothing."""
+    """Return the text of `note_if_final`, [] for nothing."""
     path = attempt / FINAL
     return list(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else []
 

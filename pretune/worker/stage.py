@@ -102,7 +102,7 @@ def run_worker(
 
 
 def state_to_resume(task: StageTask) -> Path | None:
-    """What an earlier attempt left, or the end of a shorter training of the same."""
+    """Return the state of an earlier attempt, or the end of a shorter training of the same."""
     store = task.folders.open_store()
     return store.resumable(task.fingerprint) or store.shorter(task.stage.series, task.stage.reach)
 
@@ -173,7 +173,7 @@ LOWERED = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_
 
 
 def _cpuinfo() -> dict[str, str]:
-    """What Linux tells of the first processor; nothing elsewhere."""
+    """Return Linux's facts of the first processor; nothing elsewhere."""
     with contextlib.suppress(OSError):
         first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
         pairs = (line.partition(":") for line in first.splitlines())

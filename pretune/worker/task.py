@@ -15,7 +15,7 @@ NEWS = "news"  # key of a trial's report that is a sentence for the study's log,
 
 @dataclass(frozen=True)
 class Folders:
-    """Where a study keeps things. Paths of a node, in no fingerprint."""
+    """Places where a study keeps things: paths of a node, in no fingerprint."""
 
     store: str  # a path, or an address of an object store
     cache: str

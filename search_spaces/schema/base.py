@@ -1,4 +1,4 @@
-"""What all settings share."""
+"""Base class of all settings."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class Depth(Settings):
 
 
 class _Images(Settings):
-    """What every data set shares."""
+    """Settings that every data set has."""
 
     split: Annotated[Split, BeforeValidator(undivided)] = Split()  # or none: all images are for pretraining
     limit: PositiveInt | None = None  # use a random subset of this many images (drawn with split.seed)
@@ -82,6 +82,7 @@ class Scenes(_Images):
     dataset: Literal["scenes"]
     images: Annotated[int, Field(ge=1, le=1_000_000)] = 600
     classes: Annotated[int, Field(ge=2, le=6)] = 3  # background included
+    noise: Annotated[float, Field(ge=0, le=1)] = 0.0  # more sensor noise: standard deviation, of the brightest value
     seed: NonNegativeInt = 0
     cache_size: PositiveInt = 64
 
@@ -255,7 +256,7 @@ class _Reading(_Images):
 
 
 class _OwnMasks(_Images):
-    """What the user's own masks share."""
+    """Settings of the user's own masks."""
 
     classes: tuple[str, ...] = ()  # names of the classes; needed with masks
     mask_values: tuple[Annotated[int, Field(ge=0, le=65535)], ...] | None = (
@@ -464,7 +465,7 @@ class LUNA16(_Volumes):
 
 
 def slices_of(data: Data) -> int | None:
-    """How many slices the volumes of a data set have; None for images."""
+    """Return the number of slices of a data set's volumes; None for images."""
     return data.slices if isinstance(data, Volumes | LUNA16) else None
 
 

@@ -465,12 +465,12 @@ FACTS: Mapping[str, MethodFacts] = _by_name()
 
 
 def requirements_of(method: Method) -> frozenset[Map]:
-    """What a method with these settings reads of a data set beside its views."""
+    """Return what a method with these settings reads of a data set beside its views."""
     return frozenset(method.facts.requires) | requirements_of_tasks(getattr(method, "tasks", ()))
 
 
 def requirements_of_tasks(tasks: Sequence[str]) -> frozenset[Map]:
-    """What P3's decoding tasks read: original colours are those of the images before any view."""
+    """Inputs of P3's decoding tasks: original colours are those of the images before any view."""
     return frozenset({"images"} if "original-colors" in tasks else ())
 
 
@@ -481,7 +481,7 @@ def metrics_of(method: Method) -> frozenset[str]:
 
 
 def cut_targets(method: Method) -> Literal["places", "pixels"] | None:
-    """What a method with these settings cuts out by a view's box, so that nothing may move it within the view."""
+    """Return what a method with these settings cuts out by a view's box: nothing may move it in the view."""
     return "pixels" if "original-colors" in getattr(method, "tasks", ()) else method.facts.targets
 
 

@@ -51,7 +51,7 @@ class UNet(Settings):
 
     @property
     def stride(self) -> int:
-        """How many times smaller than the image the coarsest features are."""
+        """Size of the image over that of the coarsest features."""
         return 1 << (len(self.widths) - 1)
 
 
@@ -136,7 +136,7 @@ class GenesisUNet(Settings):
 
 
 def dimensions_of(model: Model) -> int:
-    """Of what the model takes: 2 for images, 3 for volumes."""
+    """Return the dimensions of the model's input: 2 for images, 3 for volumes."""
     return model.dimensions if isinstance(model, GenesisUNet) else 2
 
 

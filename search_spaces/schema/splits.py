@@ -82,7 +82,9 @@ def _by_column(group: object) -> bool:
 
 
 class Split(Settings):
-    """Which images are for what. Test is drawn once per study with `seed`; validation again for every replicate.
+    """Division into training, validation and test images.
+
+    Test is drawn once per study with `seed`; validation again for every replicate.
 
     `test: official` takes the data set's own test list. A float is a fraction of all images, an int a count.
     `fold: 2/5` takes the second of five equal parts as test, in place of `test`: k-fold as a factor.

@@ -211,7 +211,7 @@ class LinearProbe(Settings):
 
 
 class CKA(Settings):
-    """How alike the encoders of every two levels of a factor are (P3, Figure 7): debiased linear CKA, in mini-batches.
+    """Similarity of the encoders of every two levels of a factor (P3, Figure 7): debiased linear CKA, in mini-batches.
 
     One stage run for each pair of levels and replicate, in the confirm phase.
     """
@@ -239,7 +239,7 @@ class CAM(Settings):
 
 
 class FeatureMaps(Settings):
-    """Where an encoder finds things alike (P5, Figure 1), as maps.npz: of each image the first three principal
+    """Maps of what an encoder finds alike (P5, Figure 1), as maps.npz: of each image the first three principal
     components of its features, and the cosine of every place's features with those of one place."""
 
     kind: Literal["maps"]

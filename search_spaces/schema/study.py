@@ -1,4 +1,4 @@
-"""What is about the study and not about a stage: seeds, tuning, report, resources."""
+"""Study-level settings: seeds, tuning, report, resources."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PerPhase = Annotated[PhaseSeeds, BeforeValidator(_phase_seeds)]
 
 
 class Seeds(Settings):
-    """How many replicates; search and report seeds never overlap. `hold` fixes a stream at one seed."""
+    """Number of replicates; search and report seeds never overlap. `hold` fixes a stream at one seed."""
 
     search: PerPhase = PhaseSeeds(pretrain=1, finetune=1)
     select: PerPhase | None = None  # of `tune.top_k`; default: as many as search
@@ -52,7 +52,7 @@ class Seeds(Settings):
 
 
 class TunePretrain(Settings):
-    """How a pretraining's own ranges are tuned: by validation scores of cells, its pretext loss, or a probe."""
+    """Tuning of a pretraining's own ranges: by validation scores of cells, its pretext loss, or a probe."""
 
     trials: PositiveInt | None = None  # default: tune.trials
     target: str = "cells"  # cells | pretext | probe.NAME
@@ -93,7 +93,7 @@ class Budget(Settings):
 
 
 class Budgets(Settings):
-    """Of all searches together (trials and epochs are shared evenly among them), and of each search."""
+    """Budget of all searches together (trials and epochs are shared evenly among them), and of each search."""
 
     study: Budget = Budget()
     cell: Budget = Budget()
@@ -103,7 +103,7 @@ Sampler = Literal["grid", "random", "qmc", "tpe", "gp", "cmaes", "nsga2", "genet
 
 
 class Tune(Settings):
-    """How ranges are searched."""
+    """Search of ranges."""
 
     sampler: Sampler = "tpe"
     trials: Annotated[int, Field(gt=0, le=10_000)] = 20
@@ -145,7 +145,7 @@ class Published(Settings):
 
 
 class StageResources(Settings):
-    """What one run of a stage takes. With several workers each trains on its share of every batch (Ray Train)."""
+    """Resources of one stage run. With several workers each trains on its share of every batch (Ray Train)."""
 
     cpus: PositiveInt = 1  # of each worker; also the number of threads, which changes digits: in the fingerprint
     gpus: Annotated[float, Field(ge=0)] | None = None  # default: one where there are GPUs, none where there are not
@@ -161,7 +161,7 @@ class StageResources(Settings):
 
     @property
     def worker_counts(self) -> range:
-        """How many workers may come to run the stage."""
+        """Number of workers that may come to run the stage."""
         return range(self.min_workers or self.workers, self.workers + 1)
 
     @model_validator(mode="after")
@@ -193,7 +193,7 @@ def _own_folder(name: str) -> str:
 
 
 class Header(Settings):
-    """What is about the study and not about a stage."""
+    """Study-level settings."""
 
     study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100), AfterValidator(_own_folder)]
     question: str = ""

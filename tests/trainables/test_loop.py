@@ -240,6 +240,21 @@ def test_the_first_worker_alone_writes_outputs(tmp_path: Path, rank: int) -> Non
         assert json.loads((tmp_path / NOTES).read_text()) == {"steps": 1, "workers": 2}
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_a_divergence_at_the_last_step_and_are_not_written(
+    tmp_path: Path, value: float
+) -> None:
+    """A buffer counts too: the running statistics of a batch norm."""
+    progress, model = Progress(RunContext(tmp_path, CPU), Length(1, 3, 3), "loss", {}), nn.BatchNorm1d(2)
+    progress.record(2, {"train/loss": 0.5})
+    assert isinstance(model.running_var, torch.Tensor)
+    model.running_var[1] = value
+    with pytest.raises(DivergedError) as caught:
+        progress.finish(model, {})
+    assert (caught.value.metric, caught.value.step) == ("weights", 2)
+    assert not list(tmp_path.iterdir())
+
+
 # ------------------------------------------------------------------------------------------- feeds and optimisers
 
 

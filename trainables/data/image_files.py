@@ -15,7 +15,7 @@ NOT_A_FILE = "a pipe, a socket or a device, and no file; remove it"
 
 
 class ImageFiles(NamedTuple):
-    """What lies below a folder, each in the order of folders and names; nothing hidden."""
+    """Files below a folder, in the order of folders and names; nothing hidden."""
 
     images: list[Path]
     others: list[Path]  # of types that are not read

@@ -54,7 +54,7 @@ class Pack(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """How the pixels of image files become 8-bit RGB; see the settings of these names."""
+    """Reading of image files as 8-bit RGB; see the settings of these names."""
 
     value_range: tuple[float, float] | None = None
     percentiles: tuple[float, float] | None = None
@@ -103,7 +103,7 @@ class Listing:
 
 
 class Meaning(NamedTuple):
-    """What the pixels of the user's masks mean; the fields are those of a Listing."""
+    """Meaning of the pixels of the user's masks; the fields are those of a Listing."""
 
     mask_values: dict[int, int]
     mask_colors: Colors | None
@@ -160,7 +160,7 @@ def refuse_bad_files(settings: schema.Data, listing: Listing, problems: Sequence
 
 
 def where_all_are(problems: Sequence[str]) -> str:
-    """Where to find the problems that an error message does not show."""
+    """Say where to find the problems that an error message does not show."""
     return " (pretune data check lists all on its page)" if len(problems) > SHOWN else ""
 
 

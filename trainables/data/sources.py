@@ -75,7 +75,7 @@ def prepare(
 
 
 def choose_source(settings: schema.Data, data_root: Path | None, cache: Path) -> Choice:
-    """Where the images will come from and why; nothing is decoded. Raises DataError where it cannot be as asked."""
+    """Choose the source of the images, and say why; decodes nothing. Raises DataError where it cannot be as asked."""
     listing = _listing(settings, data_root)
     if listing is None:
         return Choice("resident", "generated: resident")
@@ -112,7 +112,7 @@ def _resident(settings: schema.Data, listing: Listing, cache: Path) -> bool:
 
 
 def why_not(settings: schema.Data, listing: Listing) -> str:
-    """Why a data set cannot be streamed, or nothing."""
+    """Say why a data set cannot be streamed; "" where it can."""
     maps = [name for name in ("regions", "depth") if getattr(settings, name) is not None]
     if maps:
         return f"{' and '.join(f'`{name}:`' for name in maps)} are computed from the decoded copy"

@@ -94,7 +94,7 @@ def _listed(listing: Listing, rows: Mapping[str, tuple[str | None, str | None]],
 
 
 def _names(entry: Entry, root: Path) -> dict[str, None]:
-    """What a row may call an image: its path with or without folders and suffix, the longest first."""
+    """Return the names of an image in a row: its path with or without folders and suffix, the longest first."""
     path = PurePosixPath(file_of(entry.image).relative_to(root).as_posix())
     below = [PurePosixPath(*path.parts[i:]) for i in range(len(path.parts))]
     return dict.fromkeys(

@@ -33,7 +33,7 @@ class Split(NamedTuple):
 
 
 class Marks(NamedTuple):
-    """What is known of each image beside its class, for splits that ask for it."""
+    """Facts of each image beside its class, for splits that ask for them."""
 
     names: Sequence[str] = ()
     parts: Sequence[str | None] | None = None  # train, val, test or the name of a fold, by `split.file`
@@ -45,7 +45,7 @@ NOTHING_KNOWN = Marks()
 
 
 def marks_for(split: schema.Split, data: ImageSet) -> Marks:
-    """What the split asks for of each image. Strata by pixels read every mask. Raises DataError for a stream."""
+    """Return what the split asks for of each image. Strata by pixels read every mask. Raises DataError for a stream."""
     strata = None
     if split.stratify == "pixels" and data.masks is not None:
         if data.streamed:

@@ -49,7 +49,7 @@ def corrupted(batch: Batch) -> Corrupted:
 
 
 def targets_of(tasks: Sequence[str], views: Sequence[View], images: Tensor | None, mask: Tensor) -> dict[str, Tensor]:
-    """What each task is to give, (views * B, 1 or 3, S, S) in [0, 1]; `mask` is where views were corrupted."""
+    """Return the target of each task, (views * B, 1 or 3, S, S) in [0, 1]; `mask` is where views were corrupted."""
     clean = torch.cat([view.pixels for view in views])
     targets: dict[str, Callable[[], Tensor]] = {
         "reconstruction": lambda: clean,
@@ -61,7 +61,7 @@ def targets_of(tasks: Sequence[str], views: Sequence[View], images: Tensor | Non
 
 
 class TaskHeads(nn.Module):
-    """What each decoding task has of its own, beyond the decoder: outputs, and with `branch: block` the last block.
+    """Parts of each decoding task beyond the decoder: outputs, and with `branch: block` the last block.
 
     The first task uses the decoder's own last block.
     """

@@ -47,7 +47,7 @@ class Genesis(nn.Module):
         return original, corrupt(original, batch.draw, self.rates)
 
     def restore(self, shown: Tensor) -> Tensor:
-        """Of the same shape, in [0, 1], float32."""
+        """Return the restored images: the same shape, in [0, 1], float32."""
         logits = self.output(self.decoder(self.encoder(shown)))
         return resized(logits, (shown.shape[-2], shown.shape[-1])).float().sigmoid()
 

@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 def lowest(draws: NDArray[Any], share: float) -> NDArray[np.bool_]:
-    """Which of the draws (B, n) in [0, 1) are the round(share * n) lowest of their row."""
+    """Return which of the draws (B, n) in [0, 1) are the round(share * n) lowest of their row."""
     count = round(share * draws.shape[1])
     chosen = np.zeros(draws.shape, np.bool_)
     if count:
@@ -106,7 +106,7 @@ class MAE(nn.Module):
         return loss, {"error": whole.detach(), "masked_error": masked.detach(), "loss_over_uniform": relative}
 
     def mask(self, batch: Batch) -> Tensor:
-        """What is black: (B, 1, S, S) bool, by draws that depend on the image alone."""
+        """Return the black pixels: (B, 1, S, S) bool, by draws that depend on the image alone."""
         pixels = batch.views[0].pixels
         (count, _, size, _), device = pixels.shape, pixels.device
         if self.masking == "patches":

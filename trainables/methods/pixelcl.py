@@ -28,7 +28,7 @@ from pretune.trainables.views.geometry import crop_resize
 
 
 class Grid(NamedTuple):
-    """Where the bins of a view's feature map (h, w) lie in the image, in fractions of its height and width."""
+    """Return where the bins of a view's feature map (h, w) lie in the image, as fractions of its height and width."""
 
     y: Tensor  # (B, h * w) centres
     x: Tensor  # (B, h * w)
@@ -53,7 +53,7 @@ def grid_of(boxes: Tensor, flipped: Tensor, height: int, width: int) -> Grid:
 
 
 def positives(first: Grid, second: Grid, threshold: float) -> Tensor:
-    """Which pairs of places show the same part of the image (PixPro equation 1).
+    """Return the pairs of places that show the same part of the image (PixPro equation 1).
 
     A(i, j) = 1 where |c_i - c_j| / max(d_1, d_2) < threshold, c the centres of the bins and d their diagonals.
 

@@ -1,4 +1,4 @@
-"""What every pretraining method is to the loop, and what the loop gives it.
+"""Interface between the loop and every pretraining method.
 
 A method is a module: whatever must survive a checkpoint (queues, centres, momentum encoders) is a parameter or buffer
 of it. Tensors in, a loss and named diagnostics out; it sees no settings objects after construction, moves nothing
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What a method is built from."""
+    """Parts that a method is built from."""
 
     encoder: Encoder
     decoder: Callable[[], Decoder]  # made on demand: a method that trains none draws no random numbers for it
@@ -57,12 +57,12 @@ class Method(Protocol):
 
     @property
     def recipes(self) -> tuple[schema.Views, ...]:
-        """How each view is made."""
+        """Recipe of each view."""
         ...
 
     @property
     def requirements(self) -> frozenset[schema.Map]:
-        """Which of images, labels, masks, regions and depth a batch must carry."""
+        """Those of images, labels, masks, regions and depth that a batch must carry."""
         ...
 
     def __call__(self, batch: Batch, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""What a restoring method makes of what it is shown: for looking at (P2, Figure 2), never for training."""
+"""Output of a restoring method for the images that it is shown: for looking at (P2, Figure 2), never for training."""
 
 from __future__ import annotations
 

@@ -35,6 +35,6 @@ Build = Callable[[Sequence[str], int, torch.device], Scorer]
 
 
 def extra_scorers(settings: schema.Finetune) -> tuple[Build, ...]:
-    """How to build the scorers that a fine-tuning asks for."""
+    """Builders of the scorers that a fine-tuning asks for."""
     asked = {name: getattr(settings, name) for name in SCORERS}
     return tuple(partial(SCORERS[name], value) for name, value in asked.items() if value not in (None, False))

@@ -8,7 +8,7 @@ from torch import nn
 
 
 class Layers(NamedTuple):
-    """What a block is made of; each entry takes the arguments of torch's own class."""
+    """Layers of a block; each entry takes the arguments of torch's own class."""
 
     convolution: Any
     transposed: Any

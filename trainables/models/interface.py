@@ -1,4 +1,4 @@
-"""What every encoder and every decoder is to the rest, and the few lines that all decoders share.
+"""Interface of encoders and decoders, and the few lines that all decoders share.
 
 An encoder gives feature maps of several resolutions, the finest first. A decoder goes back up through them, one block
 per step, and each block may look at the encoder's map of its own resolution (a skip connection).

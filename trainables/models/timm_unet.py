@@ -85,7 +85,7 @@ def decoder(backbone: str, outputs: tuple[int, ...], skip_connections: bool) -> 
 
 @functools.cache
 def levels(backbone: str) -> Levels:
-    """What a backbone's maps are like, found without memory or computation (torch's meta device).
+    """Return the shapes of a backbone's maps, found without memory or computation (torch's meta device).
 
     Raises BackboneError for a name that timm does not know, for a backbone without feature maps, and for one that is
     tied to one image size or does not halve it down to at most 1/32.

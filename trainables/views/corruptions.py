@@ -188,7 +188,7 @@ def integers(draws: FloatArray, low: IntArray | int, high: IntArray | int) -> In
 
 
 def covered(blocks: Blocks, size: int, device: torch.device) -> Tensor:
-    """Which pixels each used block covers, (B, n, size, size) bool."""
+    """Return the pixels that each used block covers, (B, n, size, size) bool."""
     return _covered(_placed(blocks, device), size)
 
 

@@ -1,4 +1,4 @@
-"""What is drawn for a view on the host, before any pixel is looked at."""
+"""Parameters of a view, drawn on the host before any pixel is looked at."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ CURVE_POINTS = 4096  # at which the Bezier curve is taken, with straight lines b
 
 
 class Rates(NamedTuple):
-    """How often, and how many blocks are shuffled."""
+    """Chances of the corruptions, and the number of shuffled blocks."""
 
     shuffle: float
     blocks: int
@@ -38,7 +38,7 @@ class Rates(NamedTuple):
 
 
 def corrupt(x: Tensor, draw: Draw, rates: Rates) -> Tensor:
-    """What happens to an image depends on its own draws alone."""
+    """Return the images corrupted, each by its own draws alone."""
     shape = tuple(x.shape[2:])
     x = x.clone()
     generators = _generators(draw, "shuffle")
@@ -58,7 +58,7 @@ def corrupt(x: Tensor, draw: Draw, rates: Rates) -> Tensor:
 
 
 def _painting(shape: Shape, generator: np.random.Generator, inside: bool) -> tuple[BoolArray, NDArray[np.float32]]:
-    """Where an image of `shape` (C, ...) is painted over, (...), and the noise, (C, ...)."""
+    """Return where an image of `shape` (C, ...) is painted over, (...), and the noise, (C, ...)."""
     painted = in_painted(shape[1:], generator) if inside else out_painted(shape[1:], generator)
     return painted, generator.random(shape, np.float32)
 
@@ -125,24 +125,24 @@ def change_intensity(x: Tensor, points: NDArray[np.float64], falling: BoolArray)
 
 
 def in_painted(shape: Shape, rng: np.random.Generator) -> BoolArray:
-    """Where up to five blocks are, with sides of a sixth to a third: what is in them becomes noise."""
+    """Return the places of up to five blocks, with sides of a sixth to a third: what is in them becomes noise."""
     count = going_on(IN_PAINT_BLOCKS, rng)
     return covered(shape, [(n // 6, n // 3) for n in shape], count, rng)
 
 
 def out_painted(shape: Shape, rng: np.random.Generator) -> BoolArray:
-    """Where none of one to five windows is, with sides of 3/7 to 4/7: what is outside of them all becomes noise."""
+    """Return the places outside of one to five windows, with sides of 3/7 to 4/7: these become noise."""
     count = 1 + going_on(OUT_PAINT_WINDOWS - 1, rng)
     return ~covered(shape, [(n - 4 * n // 7, n - 3 * n // 7) for n in shape], count, rng)
 
 
 def going_on(most: int, rng: np.random.Generator) -> int:
-    """How many blocks: another one while the chance PAINT_ON comes true, up to `most`."""
+    """Draw the number of blocks: another one while the chance PAINT_ON comes true, up to `most`."""
     return int(np.logical_and.accumulate(rng.random(most) < PAINT_ON).sum())
 
 
 def covered(shape: Shape, sides: list[tuple[int, int]], count: int, rng: np.random.Generator) -> BoolArray:
-    """Which voxels lie in any of `count` blocks whose sides are drawn from `sides` (both ends included)."""
+    """Return the voxels in any of `count` blocks whose sides are drawn from `sides` (both ends included)."""
     inside = np.zeros(shape, np.bool_)
     for _ in range(count):
         block = []

@@ -153,7 +153,7 @@ def rotate(x: Tensor, degrees: Tensor) -> Tensor:
 
 
 def elastic_nodes(size: int) -> int:
-    """How many noise nodes per side an elastic field of `size` px needs; it takes 2 * nodes^2 draws per sample."""
+    """Count the noise nodes per side of an elastic field of `size` px; it takes 2 * nodes^2 draws per sample."""
     return math.ceil((size - 1) / _node_distance(size)) + 1 + 2 * _MARGIN
 
 

@@ -59,7 +59,7 @@ def seeded(device: torch.device, seed: int) -> torch.Generator:
 
 
 def _shifted(bits: Tensor, by: int) -> Tensor:
-    """Of 64 bits to the right, zeros from the left; torch's own shift repeats the sign."""
+    """Shift 64 bits to the right, zeros from the left; torch's own shift repeats the sign."""
     return (bits >> by).bitwise_and_((1 << (64 - by)) - 1)
 
 

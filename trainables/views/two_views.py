@@ -89,7 +89,7 @@ def on_device(planes: Tensor, drawn: Sequence[Drawn], sizes: Sequence[int]) -> l
 def _windows(
     planes: Tensor, table: NDArray[np.integer[Any]] | None, which: FloatArray, settings: schema.Views
 ) -> NDArray[np.int64]:
-    """Where each image's crop may lie, (B, 4) px."""
+    """Return the box in which each image's crop may lie, (B, 4) px."""
     count, _, height, width = planes.shape
     if settings.within == "image":
         return np.broadcast_to(np.array((0, 0, height, width)), (count, 4))

@@ -1,4 +1,4 @@
-"""What masks of a data set hold, read one by one when they are asked for: before it is decoded, or from its copy.
+"""Contents of a data set's masks, read one by one when they are asked for: before it is decoded, or from its copy.
 
 `pretune plan` looks at a sample and says what it saw; both `plan` and `run` ask whether the images of a part have any
 pixel that counts.
@@ -74,7 +74,7 @@ class Glance:
 
 
 class Contents(NamedTuple):
-    """What a sample of a data set's masks holds."""
+    """Contents of a sample of a data set's masks."""
 
     images: int  # of the data set
     looked_at: int
@@ -85,7 +85,7 @@ class Contents(NamedTuple):
 
 
 def glance_at_images(data: ImageSet) -> Glance:
-    """Of an opened data set."""
+    """Return the glance of an opened data set."""
     masks = data.masks
     if masks is None:
         return Glance(len(data.images), (), lambda row: Looked(None), exact=True)
@@ -98,9 +98,9 @@ def glance_at_images(data: ImageSet) -> Glance:
 
 
 def glance(settings: schema.Data, data_root: Path | None, cache: Path | None, digest: str) -> Glance | None:
-    """Of a data set as it lies there, or of its copy in the cache; None where masks cannot be looked at one by one.
+    """Return the glance of a data set as it lies there, or of its copy in the cache.
 
-    Raises DataError.
+    None where masks cannot be looked at one by one. Raises DataError.
     """
     if cache is not None and (found := open_cached(digest, cache)) is not None:
         return glance_at_images(found)

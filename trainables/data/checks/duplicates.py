@@ -38,7 +38,7 @@ class Summaries(NamedTuple):
 
 
 class Alike(NamedTuple):
-    """Which of N images look alike."""
+    """Groups of N images that look alike."""
 
     first: NDArray[np.int64]  # (N,) the first row whose summary equals this row's
     near: list[Duplicate]  # of such first rows alone, so that a thousand blank frames are one

@@ -17,7 +17,7 @@ def count_excluded(settings: schema.Data, data_root: Path | None, kept: int) -> 
 
 
 def types_not_read(settings: schema.Data, data_root: Path | None) -> str:
-    """How many files of which types lie among the images and are not read; nothing where there are none."""
+    """Count the files among the images that are not read, by type; "" where there are none."""
     if not isinstance(settings, schema.ImageFolder | schema.ImageMaskFolder):
         return ""
     return not_read(list_files(settings, data_root).ignored)

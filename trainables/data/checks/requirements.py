@@ -51,7 +51,7 @@ ANYWHERE: dict[Offer, str] = {
 
 
 class Sizes(NamedTuple):
-    """How many images each part of a split has."""
+    """Number of images of each part of a split."""
 
     train: int
     val: int
@@ -225,19 +225,19 @@ def _pretrain(stage: _Stage, settings: schema.Pretrain, workers: int) -> Iterato
 
 
 def seen_by(settings: schema.Pretrain, sizes: Sizes | None) -> int | None:
-    """How many images a pretraining sees; None where that is not known."""
+    """Count the images that a pretraining sees; None where that is not known."""
     return None if sizes is None else sum(sizes[: 1 + ("train", "train+val", "all").index(settings.sees)])
 
 
 def labelled_by(settings: schema.Finetune, sizes: Sizes | None) -> int | None:
-    """How many images a fine-tuning is taught by; None where that is not known."""
+    """Count the images that a fine-tuning is taught by; None where that is not known."""
     if isinstance(settings.labels, int):
         return settings.labels
     return None if sizes is None else max(1, round(sizes.train * settings.labels))
 
 
 def _lengths(stage: _Stage, settings: schema.Pretrain | schema.Finetune, images: int | None) -> Iterator[str]:
-    """What depends on how many steps the images make: the warm-up of a training given in steps, and queues."""
+    """Check what depends on the number of steps: the warm-up of a training given in steps, and queues."""
     pretrained = isinstance(settings, schema.Pretrain)
     batch = settings.batch_size if images is None else min(settings.batch_size, images)
     per_epoch = None if images is None else (images // batch if pretrained else -(-images // batch))

@@ -99,7 +99,7 @@ def _write_scenes(settings: schema.Scenes, folder: Path, progress: Progress | No
     indices = generated_indices(settings)
     arrays = _allocate(folder, len(indices), _shape(settings), masks=True, scenes=True)
     for row, i in enumerate(indices):
-        scene = scenes.generate_scene(settings.seed, i, settings.cache_size, settings.classes)
+        scene = scenes.generate_scene(settings.seed, i, settings.cache_size, settings.classes, settings.noise)
         pairs: Iterable[tuple[NDArray[Any] | None, NDArray[Any]]] = zip(arrays, scene, strict=True)
         for array, values in pairs:
             assert array is not None  # all four were allocated

@@ -84,7 +84,8 @@ def _header(settings: schema.Data, listing: Listing | None) -> dict[str, Any]:
     if (slices := schema.slices_of(settings)) is not None:
         header |= {"slices": slices}
     if isinstance(settings, GENERATED):
-        return header | {"classes": settings.classes, "seed": settings.seed}
+        noise = {"noise": settings.noise} if isinstance(settings, schema.Scenes) and settings.noise else {}
+        return header | {"classes": settings.classes, "seed": settings.seed} | noise
     if listing is not None:
         values = None if listing.mask_values is None else sorted(listing.mask_values.items())
         header |= {"classes": listing.classes, "mask_values": values, "problems": listing.problems}

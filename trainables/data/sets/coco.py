@@ -48,7 +48,9 @@ class Masks:
 
 
 def drawn(annotation: Mapping[str, Any], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Where an object is: polygons, or run lengths as a list or compressed. Raises BadFileError for other forms."""
+    """Return the pixels of an object: polygons, or run lengths as a list or compressed.
+
+    Raises BadFileError for other forms."""
     from pycocotools import mask as coco
 
     height, width = shape

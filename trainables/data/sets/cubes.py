@@ -64,7 +64,7 @@ def _nodules(settings: schema.LUNA16, root: Path) -> list[Entry]:
 
 
 def _rows(settings: schema.LUNA16, file: Path) -> int:
-    """How many cubes a file holds, from its header. Raises DataError for another shape."""
+    """Count the cubes of a file, from its header. Raises DataError for another shape."""
     shape = open_array(file).shape
     cube = (settings.cache_size, settings.cache_size, settings.slices)
     if len(shape) < 4 or tuple(n for n in shape[1:] if n > 1) != tuple(n for n in cube if n > 1):

@@ -26,7 +26,7 @@ TEST = ("test", "testing")
 
 
 class Names(NamedTuple):
-    """How images and masks are called, without suffix: {stem} is what the two of a pair share."""
+    """Patterns of the names of images and masks, without suffix: {stem} is what the two of a pair share."""
 
     image: str = "{stem}"
     mask: str = "{stem}"
@@ -89,7 +89,7 @@ def list_images(root: Path) -> Listing:
 
 
 def official_tests(names: Iterable[str]) -> dict[str, bool | None] | None:
-    """Which of the files are on the official test list: those below test/, or val/ where there is no test/.
+    """Return which of the files are on the official test list: those below test/, or val/ where there is no test/.
 
     None where not all files lie below train/, val/ and test/, train/ among them. Of train/ alone there is no test list,
     and what lies below it is cut as if it was the whole.

@@ -35,7 +35,7 @@ class Scene(NamedTuple):
 
 
 class Body(NamedTuple):
-    """Where an object is and how it is turned."""
+    """Place and angle of an object."""
 
     kind: int  # class, 1..5
     u: _Map  # (S, S) its own coordinates: the outline lies within the unit circle
@@ -43,8 +43,11 @@ class Body(NamedTuple):
     depth: float
 
 
-def generate_scene(seed: int, index: int, size: int, classes: int) -> Scene:
-    """Scene `index` of the data set `seed`: `size` px square, with `classes` classes, background included (2 to 6)."""
+def generate_scene(seed: int, index: int, size: int, classes: int, noise: float = 0.0) -> Scene:
+    """Scene `index` of the data set `seed`: `size` px square, with `classes` classes, background included (2 to 6).
+
+    `noise` is the standard deviation of sensor noise (of the brightest value, 1) beyond what every scene has.
+    """
     rng = np.random.default_rng([seed, index])
     image, depth = _background(rng, size)
     mask, regions = np.zeros((size, size), np.uint8), np.zeros((size, size), np.uint16)
@@ -56,7 +59,7 @@ def generate_scene(seed: int, index: int, size: int, classes: int) -> Scene:
         image[shape] = _skin(rng, body.kind, body.u[shape], body.v[shape])
         mask[shape], regions[shape] = body.kind, number + 1
         depth[shape] = _leaning(rng, body.depth, body.u[shape], count)
-    return Scene(_develop(rng, image), mask, _renumbered(regions, count), depth.astype(np.float16))
+    return Scene(_develop(rng, image, noise), mask, _renumbered(regions, count), depth.astype(np.float16))
 
 
 # ------------------------------------------------------------------------------------------------- composition
@@ -92,7 +95,7 @@ def _skin(rng: _Rng, kind: int, u: _Map, v: _Map) -> _Map:
 
 
 def _shadowed(image: _Map, body: Body) -> _Map:
-    """What lies behind an object is darker around it."""
+    """Darken what lies behind an object, around it."""
     distance = np.sqrt(body.u**2 + body.v**2)
     light: _Map = 1 - 0.4 * np.exp(-4 * np.clip(distance - 0.7, 0, None))
     return image * light[..., None]
@@ -103,12 +106,12 @@ def _leaning(rng: _Rng, depth: float, u: _Map, count: int) -> _Map:
     return depth + u * (rng.uniform(-1, 1) * SLOPE * (FAR - NEAR) / count / 2)
 
 
-def _develop(rng: _Rng, image: _Map) -> NDArray[np.uint8]:
+def _develop(rng: _Rng, image: _Map, more: float) -> NDArray[np.uint8]:
     """Light from one side, exposure, sensor noise, 8 bits."""
     x, y = _grid(len(image))
     along, _ = _turned(x, y, rng.uniform(0, TAU))
     light = rng.uniform(0.85, 1.1) * (1 + rng.uniform(0, 0.25) * along)
-    noise = rng.standard_normal(image.shape, np.float32) * rng.uniform(0.01, 0.05)
+    noise = rng.standard_normal(image.shape, np.float32) * (rng.uniform(0.01, 0.05) + more)
     developed: _Map = np.clip(image * light[..., None] + noise, 0, 1) * 255 + 0.5
     return developed.astype(np.uint8)
 

@@ -81,7 +81,7 @@ def generated_indices(settings: schema.Scenes | schema.Volumes) -> list[int]:
 
 
 def count_images(settings: schema.Data, data_root: Path | None) -> int:
-    """How many images the data set will hold, before any is opened. Raises DataError for missing folders or lists."""
+    """Count the images of a data set, before any is opened. Raises DataError for missing folders or lists."""
     if isinstance(settings, GENERATED):
         return len(generated_indices(settings))
     return len(list_files(settings, data_root).entries)

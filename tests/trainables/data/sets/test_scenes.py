@@ -74,6 +74,18 @@ def test_another_seed_or_index_is_another_scene(seed: int, index: int) -> None:
     assert not np.array_equal(generate_scene(seed, index, 64, 4).image, generate_scene(3, 11, 64, 4).image)
 
 
+def test_more_noise_changes_the_image_alone_and_has_the_deviation_asked_for() -> None:
+    """Of 20 scenes; a pixel near 0 or 255 is cut off, so the middle ones are counted. Own noise is 0.01 to 0.05."""
+    deviations = []
+    for index in range(20):
+        plain, noisy = generate_scene(3, index, 64, 4), generate_scene(3, index, 64, 4, noise=0.1)
+        for a, b in zip(plain[1:], noisy[1:], strict=True):
+            assert np.array_equal(a, b)
+        middle = (plain.image > 100) & (plain.image < 155)
+        deviations.append((noisy.image.astype(float) - plain.image)[middle].std() / 255)
+    assert np.mean(deviations) == pytest.approx(0.1, rel=0.03)
+
+
 @pytest.mark.parametrize("classes", [2, 3, 6])
 def test_every_class_occurs_and_no_other(classes: int) -> None:
     masks = np.stack([generate_scene(0, i, 32, classes).mask for i in range(40)])

@@ -119,6 +119,7 @@ def test_what_is_generated_is_named_as_before_the_adapters() -> None:
     """Pinned: another digest means that finished studies are run again."""
     digest = "266272095ccd24686ebe837851b0d08c6cfa08b42d79e3cf4fd19ddb7117b485"
     assert content_digest(schema.Scenes(dataset="scenes"), None) == digest
+    assert content_digest(schema.Scenes(dataset="scenes", noise=0.1), None) != digest
 
 
 # -------------------------------------------------------------------------------------------------------------- pets
