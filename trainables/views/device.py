@@ -73,7 +73,7 @@ def _everywhere(step: Step | None, like: Step, count: int) -> Floats:
 
 
 def _placed(drawn: Sequence[Drawn], sides: Sequence[int], size: int) -> Iterator[tuple[str, Floats]]:
-    """Coordinates at which every row and column of a view is read, as grid_sample's coordinates, and its box and mirroring."""
+    """Coordinates of the rows and columns to read, as grid_sample has them, and the view's box and mirroring."""
     height, width = sides
     boxes = np.stack([view.boxes for view in drawn], axis=1).reshape(-1, 4).astype(np.float64)  # B * V, 4
     flipped = np.stack([view.flipped for view in drawn], axis=1).reshape(-1, 1)
