@@ -17,6 +17,18 @@ from pydantic import BaseModel, ValidationError
 from pretune.search_spaces.document import KeyPath, Locations, Problem, did_you_mean, dotted, is_number
 
 NUMBERS = frozenset((int, float, type(None)))  # which a mapping holds for the most part
+ACCUMULATION = (
+    "gradients are not accumulated: batch norm, contrastive losses and dice take the whole batch at once; set "
+    "resources.*.workers to share a batch, or lower batch_size"
+)
+REFUSED = {  # settings of other tools that there are none of, with the reason
+    "accumulate": ACCUMULATION,
+    "accumulate_grad_batches": ACCUMULATION,
+    "accumulation_steps": ACCUMULATION,
+    "grad_accumulation": ACCUMULATION,
+    "gradient_accumulation": ACCUMULATION,
+    "gradient_accumulation_steps": ACCUMULATION,
+}
 BROKEN = ...  # stands in the settings for a value whose fault was reported before
 Checked = TypeVar("Checked", bound=BaseModel)
 
@@ -129,7 +141,8 @@ def _problem(model: type[BaseModel], data: Mapping[str, Any], locations: Locatio
     path, kind = _path_in(data, error), error["type"]
     if kind == "extra_forbidden":
         known = _known_keys(model, error["loc"][:-1])
-        fix = elsewhere(model, path) or did_you_mean(str(error["loc"][-1]), known)
+        name = str(error["loc"][-1])
+        fix = REFUSED.get(name) or elsewhere(model, path) or did_you_mean(name, known)
         return locations.problem(path, "there is no such key", fix)
     if kind == "union_tag_invalid":
         tags = [tag.strip(" '") for tag in error["ctx"]["expected_tags"].split(",")]
