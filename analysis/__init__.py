@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pretune.analysis.load.results import ResultsError, StudyHeader
 
-__all__ = ["ResultsError", "load", "load_header"]
+__all__ = ["ResultsError", "load", "load_header", "plots"]
 
 import_module("pretune.analysis.load")
 
@@ -35,6 +35,8 @@ def load_header(folder: Path | str) -> StudyHeader:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "plots":  # plotly, when it is asked for
+        return import_module("pretune.analysis.plots")
     if name != "ResultsError":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return import_module("pretune.analysis.load.results").ResultsError

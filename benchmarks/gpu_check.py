@@ -314,7 +314,7 @@ def lightly_rate(bench: Bench, size: int) -> Row:
     except ImportError as error:
         return {"result": f"not measured: {error}"}
     encoder = build_encoder(bench.model)
-    model = lightly_methods.build_method(Backbone(encoder), encoder.widths[-1]).to(bench.device)
+    model = lightly_methods.METHODS["simclr"](Backbone(encoder), encoder.widths[-1]).to(bench.device)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     views = [torch.rand(bench.batch, 3, size, size, device=bench.device) for _ in range(2)]
 

@@ -38,6 +38,7 @@ from pretune.trainables import finetune, pretrain
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.distributed import ALONE
 from pretune.trainables.loop import Length, RunContext, build_optimizer
+from pretune.trainables.losses import loss_of
 from pretune.trainables.methods.protocol import Parts
 from pretune.trainables.methods.table import METHODS, build_method
 from pretune.trainables.models.table import build_decoder, build_encoder, build_unet
@@ -59,7 +60,16 @@ VIEWS = {"gray": 0.2, "blur": 0.5}  # SimCLR's own recipe
 EXTRAS = {"extra": ["elastic", "rotation", "posterize", "solarize"]}
 PRETRAININGS = (*sorted(METHODS), "mae by pixels", "simclr with all extras", "simclr with LARS on ResNet-50")
 CROPS = {"augment": {"flip": 0.5, "crop": [0.5, 1.0], "aspect": [0.75, 1.33]}}
-FINETUNINGS: dict[str, dict[str, Any]] = {"fine-tuning": {}, "fine-tuning with crops": CROPS}
+EVERYTHING = {"flip_vertical": 0.5, "rotation": 20, "scale": [0.8, 1.2], "color_jitter": 0.5, "blur": 0.5}
+FINETUNINGS: dict[str, dict[str, Any]] = {
+    "fine-tuning": {},
+    "fine-tuning with crops": CROPS,
+    "fine-tuning with every augmentation and class weights": {
+        "augment": CROPS["augment"] | EVERYTHING,
+        "loss": "dice+cross-entropy",
+        "class_weights": "balanced",
+    },
+}
 
 
 @dataclass
@@ -215,7 +225,8 @@ def count_finetuning(case: str, size: int) -> dict[str, Counts]:
     feed, masks = finetune.DataFeed(data.images, META), finetune.DataFeed(data.masks, META)
     network = build_unet(schema.UNet(name="unet"), CLASSES).to(META).train()
     optimizer = build_optimizer(settings.optimizer, network.parameters())
-    update = finetune.Update(settings, optimizer, Length(100, 100, 100), ALONE, META)
+    loss = loss_of(settings, data.classes, [1] * CLASSES, META)
+    update = finetune.Update(settings, optimizer, Length(100, 100, 100), loss, ALONE, META)
     chosen = np.arange(BATCH)
     with counting() as mode:
         for step in range(2):

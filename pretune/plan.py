@@ -164,7 +164,7 @@ def continuing_sentence(stages: Sequence[Stage]) -> str:
         )
         lengths.add(stage.settings.epochs or 0)
         if len(lengths) > 1 and (why := depends_on_length(stage.settings)) is not None:
-            blocked = f"{stage.name}s of other lengths are trained anew, since {why} depends on the length"
+            blocked = f"{stage.name}s of other lengths are trained separately, because {why} depends on the length"
     shared = [reaches for reaches in series.values() if len(set(reaches)) > 1]
     if not shared:
         return blocked
@@ -197,11 +197,12 @@ def few_seeds(study: Study) -> tuple[str, ...]:
         return ()
     smallest = f"{detectable_difference(n, 1.0):.1f}"
     warnings = [
-        f"with {n} paired seeds a difference to the baseline shows (power 0.8) from {smallest} standard deviations on"
+        f"with {n} paired seeds only differences to the baseline above {smallest} standard deviations are detectable "
+        "(power 0.8)"
     ]
     if smallest_possible_p(n) > 0.05:
         p = smallest_possible_p(n)
         warnings.append(
-            f"an exact permutation test cannot reach p = 0.05 with {n} seeds (smallest p {p:.3g}); it can from 6 on"
+            f"an exact permutation test cannot reach p = 0.05 with {n} seeds (smallest p {p:.3g}); use 6 seeds or more"
         )
     return tuple(warnings) if n < 6 else ()

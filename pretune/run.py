@@ -39,6 +39,7 @@ from pretune.search.replicates import Run, stages_in
 from pretune.search_spaces.resolve import Study
 from pretune.search_spaces.stages import Stage
 from pretune.status import FailedRun, State
+from pretune.store import index
 from pretune.store.lookup import find_in
 from pretune.store.mirror import Publisher
 from pretune.store.object_store import is_address
@@ -92,7 +93,7 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
     began = time.monotonic()
     store = open_store(options.store, options.cache)
     store.check()
-    digest_of, leaks, excluded = prepare_data(study, options.data, options.cache, console)
+    digest_of, notes, excluded = prepare_data(study, options.data, options.cache, console)
     make_folder(options.out)
     publisher = Publisher(options.out, options.results)
     publisher.check()
@@ -109,14 +110,16 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
             set_aside(options.out)
         tables.write_header(study, options.out, digest_of)
         run = Run(study, digest_of, storage)
-        run.notes += leaks
+        run.notes += notes
         run.elapsed = lambda: time.monotonic() - began
         run.is_stored = lambda fingerprint: store.find(fingerprint) is not None
         run.earlier = functools.partial(warm_start.earlier, store, options.out)
         run.search_prefix = tables.own_name(study, options.out) if options.search_storage else ""
         state = State(study, run, store, options.out, began, log)
         state.publisher = publisher
-        scheduler = Scheduler(find_in(store), study.header.retries, state.event, find_in(store, announced=True))
+        scheduler = Scheduler(
+            find_in(store, listing=index.look(store)), study.header.retries, state.event, find_in(store, announced=True)
+        )
         state.scheduler = scheduler
         run.gpu_seconds = lambda key: (
             o.costs.get("cost/gpu_seconds", 0.0) if (o := scheduler.outcomes.get(key)) else 0.0
@@ -154,15 +157,17 @@ def train(study: Study, state: State, options: Options, console: Console, watch:
             str((options.data or Path()).resolve()),  # workers have another working folder
             str(mark) if mark else None,
         )
+        asked = study.header.resources
         state.tell = shown.event
         state.snapshot(options.out)
         run_trials(
             state.scheduler,
             resources,
-            lambda stage, gpus: StageTask(stage, state.label(stage), gpus, folders),
+            lambda stage, gpus: StageTask(stage, state.label(stage), gpus, folders, parameters=state.parameters(stage)),
             state.live,
             state.images,
             options.dashboard,
+            any(one.workers > 1 for one in (asked.pretrain, asked.finetune, asked.probe)),
             tuple(LogTo(name, study.name, options.out.resolve()) for name in options.log_to),
             nodes,
             state.say,
@@ -282,7 +287,7 @@ def searches_in(options: Options) -> Iterator[BaseStorage]:
 @contextmanager
 def faults_in_a_sentence(options: Options) -> Iterator[None]:
     """A disk or a database that fails under the driver ends the run; what is finished is in the store."""
-    again = "what is finished is kept, and the same command goes on"
+    again = "finished work is kept; the same command continues"
     try:
         yield
     except OSError as error:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from pretune.dispatch import gpu_sharing
 from pretune.dispatch.dispatcher import RunningTrial
@@ -69,6 +69,7 @@ class State:
     resources: ClusterResources | None = None
     _labels: dict[str, str] = field(default_factory=dict)
     _values: dict[str, str] = field(default_factory=dict)
+    _parameters: dict[str, dict[str, Any]] = field(default_factory=dict)
     _labelled: int = 0
     _written: float = 0.0
     _counts: Snapshot | None = None
@@ -115,6 +116,16 @@ class State:
 
     def label(self, stage: Stage) -> str:
         """`finetune encoder=frozen skip=true seed 2`; a shared pretraining goes by its seed alone."""
+        self._name_new_runs()
+        return self._labels.get(stage.fingerprint, stage.name)
+
+    def parameters(self, stage: Stage) -> dict[str, Any]:
+        """Stage, phase, seed, levels of factors and chosen values that all uses of a stage run have in common."""
+        self._name_new_runs()
+        return self._parameters.get(stage.fingerprint, {"stage": stage.name})
+
+    def _name_new_runs(self) -> None:
+        """Note the names of the stage runs that were planned since the last call."""
         end = len(self.run.replicates)  # two threads ask, and uses are added meanwhile
         for use in self.run.replicates[self._labelled : end]:
             for name, part in use.stages.items():
@@ -124,8 +135,10 @@ class State:
                 alone = known is None or known == whole
                 self._labels[part.fingerprint] = whole if alone else known if use.pair and known else short
                 self._values[part.fingerprint] = tables.shown_values(use, part)
+                own = tables.parameters(use, name, part)
+                before = self._parameters.get(part.fingerprint, own)
+                self._parameters[part.fingerprint] = {k: v for k, v in before.items() if k in own and own[k] == v}
         self._labelled = max(self._labelled, end)
-        return self._labels.get(stage.fingerprint, stage.name)
 
     def runs_without_result(self) -> list[FailedRun]:
         """Stage runs that ended and did not finish, one by one, in the order in which they were asked for."""

@@ -67,7 +67,8 @@ def settings_that_reach(model: Mapping[str, Any], decoder: bool) -> dict[str, An
     if decoder:
         return dict(model)
     if model["name"] in ("resnet-unet", "resnet-head"):
-        return {"name": "resnet", "depth": model["depth"], "stem": model.get("stem", "imagenet")}
+        encoder = {"name": "resnet", "depth": model["depth"], "stem": model.get("stem", "imagenet")}
+        return encoder | {key: model[key] for key in ("channels",) if key in model}
     reached_not = MODEL_FACTS[model["name"]].decoder_settings
     return {key: value for key, value in model.items() if key not in reached_not}
 

@@ -239,10 +239,10 @@ def _check_workers(settings: Configuration, header: Header, locations: Locations
         for workers in header.resources.pretrain.worker_counts:
             parts = batch_parts(stage.method)
             if stage.batch_size % workers:
-                what = f"{stage.batch_size} images do not divide among {workers} workers (resources.pretrain)"
+                what = f"{stage.batch_size} images are not divisible by {workers} workers (resources.pretrain)"
                 yield locations.problem(("pretrain", i, "batch_size"), what, f"use a multiple of {workers}")
             elif parts > 1 and workers > 1 and (parts % workers or stage.batch_size % parts):
-                what = f"{parts} parts of {stage.batch_size} images do not divide among {workers} workers"
+                what = f"{parts} parts of {stage.batch_size} images are not divisible by {workers} workers"
                 fix = f"use a multiple of {workers} that divides the batch"
                 yield locations.problem(("pretrain", i, "method", "bn_splits"), what, fix)
 

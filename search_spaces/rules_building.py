@@ -16,6 +16,7 @@ from pretune.search_spaces.schema import (
     FeatureMaps,
     Finetune,
     Header,
+    Method,
     Pretrain,
     Step,
     SwAV,
@@ -32,6 +33,7 @@ def check_building(settings: Configuration, locations: Locations) -> Iterator[Pr
     for path, stage in trained:
         yield from _check_warmup(stage, path, locations)
     for i, stage in enumerate(settings.pretrain):
+        yield from _check_unit_length(stage.method, ("pretrain", i, "method"), locations)
         yield from _check_local_views(stage, settings.model.stride, ("pretrain", i), locations)
         if isinstance(stage.method, MAE):
             yield from _check_masking(stage.method, stage.views.size, ("pretrain", i, "method"), locations)
@@ -51,6 +53,16 @@ def _check_local_views(stage: Pretrain, stride: int, path: KeyPath, locations: L
     if isinstance(method, DINO | SwAV) and method.local_views and method.local_size < stride:
         what = f"small views of {method.local_size} px are below {stride}, what the encoder needs"
         yield locations.problem((*path, "method", "local_size"), what, f"set it to {stride} or more")
+
+
+def _check_unit_length(method: Method, path: KeyPath, locations: Locations) -> Iterator[Problem]:
+    """One number that is scaled to length 1 is 1 or -1, whatever the encoder gives: it has no gradient."""
+    name = method.facts.unit_length
+    if name is not None and getattr(method, name) == 1:
+        what = (
+            f"one output, scaled to length 1, is 1 or -1 and has no gradient: {method.name} would learn nothing by it"
+        )
+        yield locations.problem((*path, name), what, "set it to 2 or more; 128 is usual")
 
 
 def _check_masking(method: MAE, size: int, path: KeyPath, locations: Locations) -> Iterator[Problem]:

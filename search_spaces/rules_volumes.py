@@ -1,11 +1,20 @@
-"""Rules between settings where volumes are concerned: who takes them, and at which size."""
+"""Rules between settings and the kind of images: volumes, who takes them and at which size; numbers of channels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from pretune.search_spaces.document import KeyPath, Locations, Problem
-from pretune.search_spaces.schema import FACTS, Augment, Configuration, Views, dimensions_of, slices_of
+from pretune.search_spaces.schema import (
+    FACTS,
+    Augment,
+    Configuration,
+    Views,
+    channels_of,
+    dimensions_of,
+    image_channels,
+    slices_of,
+)
 
 
 def check_volumes(settings: Configuration, locations: Locations) -> Iterator[Problem]:
@@ -23,6 +32,11 @@ def check_volumes(settings: Configuration, locations: Locations) -> Iterator[Pro
         elif slices is not None and not solid:
             what = f"the model {settings.model.name} takes images, and {name} holds volumes"
             yield locations.problem((*path, "data"), what, "use model: {name: genesis-unet}")
+        elif not solid and (held := image_channels(data)) != (taken := channels_of(settings.model)):
+            what = f"the model {settings.model.name} takes {taken} channels, and images of {name} have {held}"
+            genesis = settings.model.name == "genesis-unet"
+            fix = "take another model" if genesis else f"set model.channels: {held}"
+            yield locations.problem((*path, "data"), what, fix)
         elif slices is not None and slices % settings.model.stride:
             what = f"{slices} slices are not a multiple of {settings.model.stride}, as the model needs"
             yield locations.problem(("data", name, "slices"), what)

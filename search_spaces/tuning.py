@@ -28,7 +28,7 @@ def check_tune(header: Header, locations: Locations) -> Iterator[Problem]:
     """Contradictions within the section."""
     tune, seeds = header.tune, len(replicates(header.seeds, "search"))
     if tune.racing and tune.rungs:
-        yield locations.problem(("tune", "rungs"), "racing and rungs both say when to stop", "leave out one of them")
+        yield locations.problem(("tune", "rungs"), "racing and rungs both decide when to stop", "leave out one of them")
     if tune.racing and tune.racing.first >= seeds:
         what = f"the race begins with {tune.racing.first} seeds, and there are only {seeds} search seeds"
         yield locations.problem(("tune", "racing"), what, f"set seeds.search above {tune.racing.first}")

@@ -20,7 +20,6 @@ from pretune.trainables.data.checks.requirements import Facts, StageSettings, la
 from pretune.trainables.methods.protocol import Method, Parts
 from pretune.trainables.methods.table import build_method
 from pretune.trainables.methods.weights import check_weights
-from pretune.trainables.models.dimensions import CHANNELS
 from pretune.trainables.models.table import build_decoder, build_encoder, build_unet
 
 ONE_VALUE = "Expected more than 1 value per channel"  # torch's words where batch norm has no statistics
@@ -286,7 +285,7 @@ def _joined(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
 def _images(model: schema.Model, size: int, slices: int | None, rows: int) -> Tensor:
     solid = schema.dimensions_of(model) == 3
     space = (slices or size, size, size) if solid else (size, size)
-    return torch.empty(rows, CHANNELS[3 if solid else 2], *space)
+    return torch.empty(rows, schema.channels_of(model), *space)
 
 
 def _cannot_take(model: schema.Model, size: int, error: str) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pretune.search_spaces import schema
 from pretune.trainables import checkpoints
-from pretune.trainables.data.image_set import ImageSet
+from pretune.trainables.data.image_set import ImageSet, whole_images
 from pretune.trainables.data.splits import Split, label_subset
 from pretune.trainables.distributed import ALONE, RunningStatistics, World, whole_batch_norm
 from pretune.trainables.files import TEST_IMAGES
@@ -32,7 +32,7 @@ from pretune.trainables.loop import (
     set_lr_and_decay,
     training_length,
 )
-from pretune.trainables.losses import LOSSES
+from pretune.trainables.losses import Loss, loss_of
 from pretune.trainables.metrics.segmentation import check_labels, confusion_by_image, hits_truth_predicted, scores
 from pretune.trainables.metrics.table import Build, extra_scorers
 from pretune.trainables.models.table import build_unet
@@ -98,10 +98,12 @@ def finetune(
     optimizer = build_optimizer(settings.optimizer, freezing.trained_parameters(network))
     if settings.encoder_lr_mult is not None:
         multiply_lr(optimizer, network.encoder.parameters(), settings.encoder_lr_mult)
+    counted = pixels_of_classes(masks, images, len(data.classes)) if settings.class_weights == "balanced" else []
+    loss_function = loss_of(settings, data.classes, counted, device)
     best = BestWeights(network, settings)
     progress = Progress(context, length, "loss", {"network": network, "optimizer": optimizer, "best": best})
     progress.resume()
-    update = Update(settings, optimizer, length, world, device)
+    update = Update(settings, optimizer, length, loss_function, world, device)
     statistics = RunningStatistics(network, world)
     evaluator = Evaluator(network, feed, masks, data.classes, extra_scorers(settings), world)
 
@@ -145,7 +147,10 @@ def finetune(
             metrics |= evaluator.evaluate(split.test, size, f"test@{size}", steps - 1).scores
         counts = world.sum(tested.counts).cpu().numpy()
         if world.first:
-            np.savez_compressed(context.out / TEST_IMAGES, images=split.test, counts=counts)
+            first, places = whole_images(data.names, split.test)
+            summed = np.zeros((len(first), *counts.shape[1:]), counts.dtype)
+            np.add.at(summed, places, counts)  # of the tiles of an image
+            np.savez_compressed(context.out / TEST_IMAGES, images=first, counts=summed)
     if steps < length.end:
         metrics["train/stopped_epoch"] = last["epoch"]
     notes = {"labelled": images.tolist(), "val": split.val.tolist(), "test": split.test.tolist(), "steps": steps}
@@ -160,6 +165,7 @@ class Update:
     settings: schema.Finetune
     optimizer: torch.optim.Optimizer
     length: Length
+    loss: Loss
     world: World
     device: torch.device
 
@@ -167,11 +173,20 @@ class Update:
         """The loss of step `step` on pixels (B, 3, S, S) and classes (B, S, S)."""
         set_lr_and_decay(self.optimizer, self.settings, step, self.length)
         with autocast(self.settings.precision, self.device):
-            loss = LOSSES[self.settings.loss](trained(pixels), target, self.world)
+            loss = self.loss(trained(pixels), target, self.world)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return loss.detach()
+
+
+def pixels_of_classes(masks: DataFeed, images: IntArray, classes: int) -> list[int]:
+    """Pixels of each class in the masks of `images`, as they are cached; ignored ones do not count."""
+    total = torch.zeros(256, dtype=torch.int64)
+    for part in np.array_split(images, math.ceil(len(images) / 64)):
+        total += torch.bincount(masks(part).flatten().long().cpu(), minlength=256)
+    counts: list[int] = total[:classes].tolist()
+    return counts
 
 
 class Freezing:

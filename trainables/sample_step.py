@@ -42,7 +42,7 @@ def size_of(settings: StageSettings) -> int:
 def sample_step(settings: StageSettings, model: schema.Model, slices: int | None, batch: int) -> Sample:
     """The step on a CPU. `settings` are not those of imported weights."""
     size = size_of(settings)
-    space, channels = ((size, size), 3) if slices is None else ((slices, size, size), 1)
+    space, channels = (size, size) if slices is None else (slices, size, size), schema.channels_of(model)
     pixels = torch.rand(batch, *space, channels).movedim(-1, 1)
     if not isinstance(settings, schema.Pretrain):
         unet, target = build_unet(model, 3), torch.zeros(batch, *space, dtype=torch.int64)

@@ -13,8 +13,9 @@ def learning_rate(
     """The rate of optimiser step `step` (0 to total_steps - 1).
 
     Warm-up is linear: 1/w, 2/w, ..., 1 of the rate over its w steps, so the first step already learns. A step decay
-    counts its epochs from the start of training; a cosine runs from the end of the warm-up to `total_steps`, which
-    the last step is one short of (torch's CosineAnnealingLR with T_max = total_steps).
+    counts its epochs from the start of training; a cosine and a polynomial run from the end of the warm-up to
+    `total_steps`, which the last step is one short of (torch's CosineAnnealingLR with T_max = total_steps, and
+    PolynomialLR with total_iters).
     """
     if not 0 <= step < total_steps:
         raise ValueError(f"step must be in 0 to {total_steps - 1} (total_steps - 1), got {step}")
@@ -30,6 +31,8 @@ def _decay(schedule: schema.Schedule, step: int, steps_per_epoch: int, warmup: i
         return schedule.gamma ** (step // (schedule.every * steps_per_epoch))
     if isinstance(schedule, schema.Cosine):
         return cosine_ramp(1.0, schedule.final, max(0, step - warmup), total_steps - warmup)
+    if isinstance(schedule, schema.Polynomial):
+        return math.pow(1 - max(0, step - warmup) / (total_steps - warmup), schedule.power)
     return 1.0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from pretune.analysis.load.results import PublishedValue, ResultsError
 from pretune.analysis.questions.curves import AmountCurves, Band, LearningCurves
 from pretune.analysis.questions.differences import Differences
 from pretune.analysis.questions.dots import CellDots
-from pretune.analysis.questions.sensitivity import Importance, Response
+from pretune.analysis.questions.savings import Saving
 from pretune.analysis.statistics import Interval
 
 
@@ -69,74 +70,39 @@ def learning_plot(curves: LearningCurves) -> go.Figure:
     return figure
 
 
-def amount_plot(curves: AmountCurves) -> go.Figure:
-    """A metric against an amount, e.g. of labels; a logarithmic axis where amounts span a factor of five."""
+def amount_plot(curves: AmountCurves, saved: Sequence[Saving] = ()) -> go.Figure:
+    """A metric against an amount, e.g. of labels; a logarithmic axis where amounts span a factor of five.
+
+    `saved`: dotted, from a setting at its smallest amount to the amount at which the baseline scores the same, with
+    its 95 % interval.
+    """
     figure = _bands(curves.bands, lines_only=False, published=curves.published)
+    colors = {band.label: theme.COLORS[number % len(theme.COLORS)] for number, band in enumerate(curves.bands)}
+    for saving in saved:
+        figure.add_trace(_saving(saving, colors.get(saving.setting, theme.INK)))
     ticks = {"tickvals": list(curves.amounts), "ticktext": [theme.text(level) for level in curves.levels]}
     figure.update_xaxes(title=theme.text(curves.factor), type="log" if curves.log else "linear", minor={}, **ticks)
     figure.update_yaxes(title=theme.text(curves.metric))
     return figure
 
 
-def response_plot(response: Response) -> go.Figure:
-    """Scores of the sampler's trials over one parameter, with the means of equally filled bins.
-
-    Bars are the spread of a bin's trials; the band, where there are two search seeds or more, that of the bin's mean
-    over seeds.
-    """
-    figure = go.Figure(layout=theme.figure_layout())
-    if len(response.seed_std):
-        figure.add_trace(_seed_band(response))
-    figure.add_trace(theme.markers("one trial", response.x, response.score, theme.COLORS[5], "circle-open", 8))
-    name = "mean of an option's trials" if response.options else "mean of neighbouring trials"
-    means = theme.markers(f"{name}, bar: their std", response.bin_x, response.bin_mean, theme.COLORS[1], "square", 9)
-    means.mode = "markers" if response.options else "lines+markers"
-    means.error_y = {"array": theme.finite(response.bin_std), "color": theme.COLORS[1], "thickness": 1.5}
-    figure.add_trace(means)
-    figure.update_xaxes(title=theme.text(response.parameter), type="log" if response.log else "linear")
-    if response.log:
-        figure.update_xaxes(**theme.log_ticks(response.x))
-    if response.options:
-        options = [theme.text(option) for option in response.options]
-        figure.update_xaxes(tickvals=list(range(len(options))), ticktext=options)
-    figure.update_yaxes(title=theme.text(response.metric))
-    return figure
-
-
-def _seed_band(response: Response) -> go.Scatter:
-    """An area for numbers, wide faint bars for options."""
-    name, color = f"± std of that mean over {response.seeds} search seeds", theme.faint(theme.COLORS[1])
-    x, low, high = response.bin_x, response.bin_mean - response.seed_std, response.bin_mean + response.seed_std
-    if response.options:
-        bars = {"array": theme.finite(response.seed_std), "color": color, "thickness": 14, "width": 0}
-        wide = go.Scatter(x=theme.finite(x), y=theme.finite(response.bin_mean), mode="markers", name=name, error_y=bars)
-        return wide.update(marker={"symbol": "square", "color": color}, hoverinfo="skip", legendrank=2000)
-    around, edge = np.concatenate([x, x[::-1]]), np.concatenate([high, low[::-1]])
-    area = go.Scatter(x=theme.finite(around), y=theme.finite(edge), fill="toself", fillcolor=color, line={"width": 0})
-    return area.update(mode="lines", name=name, hoverinfo="skip", legendrank=2000)
-
-
-def importance_plot(importance: Importance) -> go.Figure:
-    """Shares of importance, with their 5th to 95th percentile over resampled trials."""
-    figure = go.Figure(layout=theme.figure_layout(height=theme.tall(len(importance.parameters))))
-    names = [theme.text(name) for name in importance.parameters]
-    figure.add_trace(theme.markers("share", importance.share, names, theme.COLORS[2], "square", 10))
-    parts = zip(importance.share, importance.low, importance.high, strict=True)
-    figure.data[-1].error_x = theme.whiskers([Interval(*map(float, part)) for part in parts])
-    figure.update_xaxes(title=f"share of importance ({importance.method})", range=[-0.02, 1.02])
-    figure.update_layout(showlegend=False)
-    return theme.in_rows(figure, names)
-
-
-def write_files(figures: Sequence[tuple[str, go.Figure]], folder: Path, kind: str) -> list[Path]:
-    """Every (name, figure) as a file `name.kind` (svg, pdf or png), offline.
+def write_files(
+    figures: Sequence[tuple[str, go.Figure]], folder: Path, kind: str, inches: float | None = None
+) -> list[Path]:
+    """Every (name, figure) as a file `name.kind` (svg, pdf or png), offline; `inches` wide with 8 pt type, for a paper.
 
     Raises ResultsError where kaleido, or the browser that it draws with, is missing.
     """
     paths = [folder / f"{name}.{kind}" for name, _ in figures]
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        pio.write_images([figure for _, figure in figures], paths, width=900, scale=2 if kind == "png" else 1)
+        drawn = [figure if inches is None else theme.for_print(figure, inches) for _, figure in figures]
+        width, dots = (
+            [900 if inches is None else figure.layout.width for figure in drawn],
+            2 if inches is None else 200 / 96,
+        )
+        height = [figure.layout.height for figure in drawn]
+        pio.write_images(drawn, paths, width=width, height=height, scale=dots if kind == "png" else 1)
     except Exception as error:  # kaleido and the browser each raise their own
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         required = "figure files need `pip install 'pretune[figures]'` and a Chromium or Chrome"
@@ -182,6 +148,18 @@ def _band(band: Band, number: int, lines_only: bool) -> list[go.Scatter]:
     )
     area.update(mode="lines", legendgroup=name, showlegend=False, hoverinfo="skip")
     return [area, mean]
+
+
+def _saving(saving: Saving, color: str) -> go.Scatter:
+    """From a setting to the amount at which the baseline equals it; to the baseline's largest where none does."""
+    end = min(max(saving.equal, saving.amount), saving.largest)
+    line = go.Scatter(x=[saving.amount, end], y=[saving.score] * 2, mode="lines+markers", showlegend=False)
+    low, high = max(saving.low, saving.amount), min(saving.high, saving.largest)
+    bars = {"type": "data", "symmetric": False, "array": [0, max(0.0, high - end)], "color": color, "thickness": 1.5}
+    line.update(error_x=bars | {"arrayminus": [0, max(0.0, end - low)], "width": 5})
+    marker = {"symbol": ["circle", "line-ns" if math.isfinite(saving.equal) else "triangle-right"], "size": [1, 12]}
+    line.update(marker=marker | {"color": color, "line": {"width": 2, "color": color}})
+    return line.update(line={"color": color, "width": 1.5, "dash": "dot"}, hovertext=theme.text(saving.sentence))
 
 
 def _published(band: Band, number: int) -> go.Scatter:

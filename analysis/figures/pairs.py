@@ -17,8 +17,7 @@ _GROUPS = 5  # colours of parallel coordinates
 def heat_map(grid: HeatMapGrid, low: float | None = None, high: float | None = None) -> go.Figure:
     """Numbers in coloured fields, the first row on top. `low` and `high` hold the colour scale (CKA: 0 and 1)."""
     finite = grid.values[np.isfinite(grid.values)]
-    bottom = float(finite.min()) if low is None and len(finite) else low or 0.0
-    top = float(finite.max()) if high is None and len(finite) else high or 1.0
+    bottom, top = _scale(finite, grid.span) if low is None or high is None else (low, high)
     columns, rows = ([theme.text(name) for name in names] for names in (grid.columns, grid.rows))
     figure = go.Figure(
         layout=theme.figure_layout(height=150 + (52 if len(rows) <= _MOST_NUMBERS else 22) * max(2, len(rows)))
@@ -40,6 +39,14 @@ def heat_map(grid: HeatMapGrid, low: float | None = None, high: float | None = N
     title = {"text": theme.text(grid.row_name), "standoff": 16}
     figure.update_yaxes(autorange="reversed", title=title)
     return figure
+
+
+def _scale(finite: NDArray[np.float64], span: float) -> tuple[float, float]:
+    """The range of the values, but no narrower than `span`: what is small beside the noise looks small."""
+    if not len(finite):
+        return 0.0, 1.0
+    wider = max(0.0, span - float(np.ptp(finite))) / 2
+    return float(finite.min()) - wider, float(finite.max()) + wider
 
 
 def tradeoff_plot(found: Tradeoff) -> go.Figure:

@@ -90,3 +90,53 @@ def finite(values: Iterable[float]) -> list[float | None]:
 def text(content: str) -> str:
     """Plotly reads a subset of HTML in its labels: what came from a study is escaped."""
     return html.escape(content, quote=True)
+
+
+_PX_PER_INCH, _PX_PER_POINT = 96, 96 / 72  # of CSS, and so of plotly and of the PDFs that a browser prints
+_SCREEN, _NARROW, _MARGINS = 900, 450, ("l", "r", "t", "b")
+
+
+def for_print(figure: go.Figure, inches: float) -> go.Figure:
+    """A copy `inches` wide with 8 pt type: marks, lines and margins shrink with it, and the legend takes its place."""
+    shown = go.Figure(figure)
+    width, size = round(inches * _PX_PER_INCH), 8 * _PX_PER_POINT
+    scale = max(0.55, min(1.0, width / _SCREEN))
+    tall = max(0.75, scale)
+    margin = {key: tall * (getattr(figure.layout.margin, key) or 40) for key in _MARGINS}
+    legend = max(0.0, 60 + 20 * _names(figure) - margin["b"]) if width < _NARROW else 10
+    shown.update_layout(width=width, font={"size": size}, legend={"font": {"size": size}, "tracegroupgap": 0})
+    shown.update_layout(margin=margin | {"b": margin["b"] + legend, "l": scale * margin["l"]})
+    title = {"font": {"size": size}}
+    shown.for_each_xaxis(lambda axis: _few_ticks(axis, width))
+    shown.update_xaxes(tickfont={"size": size}, title=title)
+    shown.update_yaxes(tickfont={"size": size}, title=title)
+    shown.update_annotations(font={"size": size})
+    shown.update_layout(height=round(tall * (figure.layout.height or 380) + legend))
+    for trace in shown.data:
+        _shrink(trace, scale)
+    return shown
+
+
+def _few_ticks(axis: Any, width: int) -> None:
+    """Name powers of ten alone on a logarithmic axis that is short."""
+    first, last = axis.domain or (0.0, 1.0)
+    wide = 48 * len(axis.tickvals or ())  # pixels that all names take
+    if axis.type == "log" and axis.tickvals is not None and (last - first) * width < wide:
+        named = zip(axis.tickvals, axis.ticktext, strict=True)
+        axis.ticktext = [text if f"{value:e}".startswith("1.0") else "" for value, text in named]
+
+
+def _names(figure: go.Figure) -> int:
+    """Lines that a legend takes where each name has its own."""
+    return sum(trace.showlegend is not False and bool(trace.name) for trace in figure.data)
+
+
+def _shrink(trace: Any, scale: float) -> None:
+    """Marks and lines in proportion, none thinner than can be printed."""
+    if trace.type != "scatter":
+        return
+    if trace.marker.size is not None:
+        sizes = trace.marker.size
+        trace.marker.size = [max(1, scale * s) for s in sizes] if isinstance(sizes, tuple) else max(3, scale * sizes)
+    if trace.line.width:
+        trace.line.width = max(0.5, scale * trace.line.width)

@@ -104,7 +104,7 @@ def shared_runs(first: pandas.DataFrame, second: pandas.DataFrame) -> str:
     if not (both := ours.keys() & theirs.keys()):
         return ""
     if ours.keys() == theirs.keys():
-        return f"both hold the same {len(both)} stage runs: this is one study beside itself, and nothing is compared"
+        return f"both hold the same {len(both)} stage runs: this is one study compared with itself; nothing is compared"
     stages = Counter(ours[run] for run in both)
     named = ", ".join(f"{count} {stage}" for stage, count in stages.items())
     return (

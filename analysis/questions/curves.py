@@ -139,16 +139,20 @@ def amount_curves(
     unit, values = described
     at = dict(zip(header.factors[factor], values, strict=True))
     found = replicate_results(results, header, metric)
-    groups = _others(header, factor)
+    groups = settings_beside(header, factor)
     bands = tuple(_over_amounts(name, cells, at, factor, found) for name, cells in groups.items())
     theirs = tuple(_published_band(name, cells, at, factor, published or {}) for name, cells in groups.items())
     levels = tuple(sorted(at, key=lambda level: at[level]))
-    low, high = min(values), max(values)
-    log = low > 0 and high / low >= 5
-    return AmountCurves(factor, metric, unit, levels, tuple(at[x] for x in levels), log, bands, theirs)
+    shown = tuple(at[x] for x in levels)
+    return AmountCurves(factor, metric, unit, levels, shown, is_logarithmic(values), bands, theirs)
 
 
-def _others(header: StudyHeader, factor: str) -> dict[str, list[StoredCell]]:
+def is_logarithmic(values: Sequence[float]) -> bool:
+    """Whether amounts are drawn, and read between, over their logarithm: where they span a factor of five."""
+    return min(values) > 0 and max(values) / min(values) >= 5
+
+
+def settings_beside(header: StudyHeader, factor: str) -> dict[str, list[StoredCell]]:
     """Cells that differ in `factor` alone, by their other levels."""
     groups: dict[str, list[StoredCell]] = {}
     for cell in header.cells:

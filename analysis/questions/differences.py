@@ -175,7 +175,7 @@ def _few_pairs_note(rows: Sequence[Difference]) -> tuple[str, ...]:
             least = " to ".join(f"{min(1.0, tests * smallest_possible_p(n)):.2g}" for n in ends)
             reachable += f", and the smallest of {tests} after Holm not below {least}"
         seeds = "n=" + " to ".join(map(str, ends))
-        assumed = f"{seeds}: p and interval lean on normal differences"
+        assumed = f"{seeds}: p-values and intervals assume normally distributed differences"
         said.append(f"{assumed}; an exact sign-flip test cannot fall below p={reachable}")
     return tuple(said)
 

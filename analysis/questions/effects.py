@@ -151,8 +151,8 @@ def _small(n: int) -> tuple[str, ...]:
         return ()
     least = detectable_difference(n, 1.0)
     return (
-        f"n={n} is small: an effect of two levels, tested alone at 5 %, shows (power 0.8) from {least:.1f} standard "
-        "deviations of its seeds on; more levels, and Holm over several effects, take more",
+        f"n={n} is small: with power 0.8, one test at 5 % detects effects of two levels above {least:.1f} standard "
+        "deviations of their seeds; more levels, and Holm over several effects, need more",
     )
 
 

@@ -169,8 +169,8 @@ def _explained(rows: Sequence[CellInterval], definition: MetricDefinition) -> tu
     said = [
         "over seeds: Student-t, for this test set: what other seeds would give on the same images",
         "over test images: bootstrap of whole images, for these trained models: what other images of this kind would "
-        "give; seeds are not in it. It holds for this test set's kind of image only, and neither interval holds the "
-        "other's doubt",
+        "give; seeds are not in it. It holds for this test set's kind of image only, and neither interval "
+        "includes the other source of uncertainty",
     ]
     if alike := [row.cell for row in rows if row.n > 1 and math.isnan(row.low)]:
         said.append(f"no spread at all over seeds, so no interval over them: {few(alike)}")

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from pretune.analysis.load.replicates import independent_values, replicate_results
 from pretune.analysis.load.results import StoredCell, StudyHeader, known_definition
-from pretune.analysis.questions.sensitivity import ScoredTrial, SearchRuns, varied
+from pretune.analysis.questions.searched import ScoredTrial, SearchRuns, place_of, seed_std, varied
 from pretune.analysis.statistics import Array
 from pretune.search_spaces.metrics import Direction, MetricDefinition, sign_of
 
 _MOST_BINS = 4
+_SPAN = 6.0  # standard deviations that a colour scale spans at least
 _SQRT_TRIALS_PER_BIN = 1.5  # so many bins per parameter that a field holds two trials or so
 
 
@@ -33,6 +34,7 @@ class HeatMapGrid(NamedTuple):
     columns: tuple[str, ...]
     values: Array  # (rows, columns)
     counts: NDArray[np.int64]  # (rows, columns), of what each number is the mean
+    span: float = 0.0  # least width of the colour scale: six standard deviations over seeds, so that noise looks alike
 
 
 class Tradeoff(NamedTuple):
@@ -73,10 +75,18 @@ def factor_grids(results: pandas.DataFrame, header: StudyHeader, metric: str) ->
     Only those settings of the other factors count that have a value at every place of the grid, so that all places
     are means over the same; a pair that has no such setting has no grid.
     """
-    means = {label: np.mean(values) for label, values in _finished(results, header, metric).items() if values}
+    values = _finished(results, header, metric)
+    means = {label: np.mean(part) for label, part in values.items() if part}
     names = [name for name, levels in header.factors.items() if len(levels) > 1]
     grids = (_factor_grid(header, metric, means, *pair) for pair in combinations(names, 2))
-    return tuple(grid for grid in grids if grid is not None)
+    span = _SPAN * pooled_std([_std(part) for part in values.values()])
+    return tuple(grid._replace(span=span) for grid in grids if grid is not None)
+
+
+def pooled_std(stds: Sequence[float]) -> float:
+    """Root of the mean variance of those that are known; 0 without any."""
+    known = [std for std in stds if math.isfinite(std)]
+    return float(np.sqrt(np.mean(np.square(known)))) if known else 0.0
 
 
 def _factor_grid(
@@ -113,10 +123,11 @@ def _finished(results: pandas.DataFrame, header: StudyHeader, metric: str) -> di
 def trial_grids(search: SearchRuns, ranges: Mapping[str, Any]) -> tuple[HeatMapGrid, ...]:
     """The mean score of the trials in every field of two parameters, each cut into equally filled bins or its options.
 
-    From the sampler's own trials: `sensitivity.BIASED` holds for it.
+    From the sampler's own trials: `searched.BIASED` holds for it.
     """
     names = [name for name in varied(search) if all(name in trial.values for trial in search.trials)]
-    return tuple(_trial_grid(search, ranges, *pair) for pair in combinations(names, 2))
+    span = _SPAN * pooled_std([seed_std(trial) for trial in search.trials])
+    return tuple(_trial_grid(search, ranges, *pair)._replace(span=span) for pair in combinations(names, 2))
 
 
 def _trial_grid(search: SearchRuns, ranges: Mapping[str, Any], row: str, column: str) -> HeatMapGrid:
@@ -133,7 +144,7 @@ def _bins(
     trials: Sequence[ScoredTrial], name: str, described: Mapping[str, Any]
 ) -> tuple[tuple[str, ...], NDArray[np.intp]]:
     """Names of the bins of a parameter, and the bin of each trial; equal values always share one."""
-    x = np.array([_place(trial.values[name]) for trial in trials], np.float64)
+    x = np.array([place_of(trial.values[name]) for trial in trials], np.float64)
     values = np.unique(x)
     most = max(2, min(_MOST_BINS, round(_SQRT_TRIALS_PER_BIN * len(x) ** 0.5 / 2)))
     if "choice" in described:
@@ -147,11 +158,6 @@ def _bins(
     return tuple(f"{part.min():.2g} to {part.max():.2g}" for part in parts), at
 
 
-def _place(value: Any) -> float:
-    """A number; how many items of a subset."""
-    return float(len(value)) if isinstance(value, list) else float(value)
-
-
 def parallel(search: SearchRuns, ranges: Mapping[str, Any]) -> Parallel:
     """Every trial of a search over the parameters that all of them have and that took more than one value."""
     names = [name for name in varied(search) if all(name in trial.values for trial in search.trials)]
@@ -163,7 +169,7 @@ def parallel(search: SearchRuns, ranges: Mapping[str, Any]) -> Parallel:
 
 
 def _axis(name: str, values: Sequence[Any], described: Mapping[str, Any]) -> Axis:
-    x = np.array([_place(value) for value in values], np.float64)
+    x = np.array([place_of(value) for value in values], np.float64)
     log = bool(described.keys() & {"log_uniform", "log_int"}) and bool((x > 0).all())
     shown = np.log(x) if log else x
     low, high = (float(shown.min()), float(shown.max())) if len(shown) else (0.0, 1.0)

@@ -1,313 +1,201 @@
-"""Sensitivity to what was tuned, from the trials of searches.
+"""Sensitivity to what was tuned: one panel per parameter, with the trials of all its searches on one scale.
 
-A grid, random points and a quasi-random sequence are designs: laid out whatever is found, so that an average over them
-is the effect of a parameter over all values of the others. A sampler that learns visits good regions more often than
-bad ones: what is shown then is where scores were found. `origin` says which, wherever these numbers are shown.
+The curve of a panel is least squares over the trials that went the whole way: a level of its own for each search (a
+cell that is better everywhere does not tilt it) and one shape for all, a natural cubic spline, or the means of the
+values where these are few. Its interval is pointwise, 95 %, Student's t. Failures are counted and placed beside it.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import optuna
-import pandas
 from numpy.typing import NDArray
+from scipy import interpolate, stats
 
-from pretune.analysis.load.results import is_design, known_definition, stored_definitions
-from pretune.analysis.statistics import Array
-from pretune.search_spaces.metrics import MetricDefinition, scored_by
+from pretune.analysis.questions.searched import PARTIAL, SearchRuns, place_of, seed_std, varied
+from pretune.analysis.statistics import ALPHA, Array
 
-BIASED = (
-    "From the sampler's trials, which crowd where scores are good and move all parameters at once: "
-    "a map of where good scores were found, not the effect of one parameter alone."
-)
-DESIGNED = (
-    "From points laid out beforehand, whatever was found: an average is the effect of a parameter over all values of "
-    "the others."
-)
-_TREES = 32  # of fANOVA's forest
-_FEWEST_FOR_IMPORTANCE = 8
-_MOST_BINS = 6
-_FLAT = "every trial scored the same"
+_FEW_VALUES = 6  # of a parameter: each has its own mean; beyond, a spline
+_SPLINE_DEGREES = 4  # trials more than the fit has coefficients, at least
+_POINTS = 60  # at which a spline is drawn
 
 
-ImportanceMethod = Literal["PED-ANOVA", "fANOVA"]
-
-
-class ScoredTrial(NamedTuple):
-    """One configuration that a search tried: the mean score over its cells and search seeds."""
-
-    values: Mapping[str, Any]  # dotted key -> value; a choice is the position of its option
-    score: float
-    n: int  # scores behind the mean
-    by_seed: Mapping[int, float] = MappingProxyType({})  # search seed -> mean score over the cells; {}: not known
-
-
-class SearchRuns(NamedTuple):
-    """One search: of the pretraining, or of one cell's fine-tuning."""
-
-    name: str
-    metric: str
-    minimize: bool
-    trials: tuple[ScoredTrial, ...]  # those whose every replicate finished with a finite score
-    designed: bool = False  # laid out beforehand, not by a sampler that learns
-
-
-class Response(NamedTuple):
-    """Scores over one parameter; arrays (trials,) and, for the means of equally filled bins, (bins,)."""
+class SearchPoints(NamedTuple):
+    """The trials of one search over one parameter."""
 
     search: str
+    x: Array  # of trials that went the whole way, (trials,)
+    score: Array
+    std: Array  # over search seeds; NaN for one
+    confirmed: NDArray[np.bool_]
+    partial_x: Array  # raced out or stopped early, (partial,)
+    partial_score: Array  # as far as they went
+    failed: tuple[tuple[str, Array], ...]  # (ending, x of the trials that ended so)
+    line: Curve | None  # through the means of its values, where these are few
+
+
+class Curve(NamedTuple):
+    """A response curve with its pointwise 95 % interval (NaN where nothing is left to estimate it), (points,)."""
+
+    x: Array
+    mean: Array
+    low: Array
+    high: Array
+
+
+class Panel(NamedTuple):
+    """One parameter: the trials of every search that varied it, and the curve over all of them."""
+
     parameter: str
     metric: str
     options: tuple[str, ...]  # of a choice, whose x is a position in it; () for numbers
     log: bool
-    x: Array
-    score: Array
-    bin_x: Array
-    bin_mean: Array
-    bin_std: Array  # over the trials of a bin; NaN for one
-    seed_std: Array = np.empty(0)  # (bins,) of a bin's mean over the search seeds; () below two seeds common to all
-    seeds: int = 0  # how many
+    searches: tuple[SearchPoints, ...]
+    curve: Curve | None
+    failures: str  # '7 of 32 diverged, all above 0.008'; "" without any
 
 
-class Importance(NamedTuple):
-    """Importances (they sum to 1) with their 5th to 95th percentile over resampled trials."""
+class PanelGroup(NamedTuple):
+    """The panels of the searches of one stage in one metric."""
 
-    search: str
-    parameters: tuple[str, ...]  # the most important first
-    share: Array
-    low: Array
-    high: Array
-    trials: int
-    note: str  # why there are no numbers, where there are none
-    method: ImportanceMethod = "PED-ANOVA"
-    top: float = math.nan  # share of the resamples in which the first parameter is first too
+    stage: str  # pretrain or finetune
+    metric: str
+    panels: tuple[Panel, ...]
 
 
-def origin(found: Sequence[SearchRuns]) -> str:
-    """A sentence on what may be read from these searches: `DESIGNED` where all of them are, else `BIASED`."""
-    return DESIGNED if found and all(search.designed for search in found) else BIASED
+def panel_groups(found: Sequence[SearchRuns], ranges: Mapping[str, Any]) -> tuple[PanelGroup, ...]:
+    """One panel for every parameter that some search varied, by stage and metric."""
+    groups: dict[tuple[str, str], list[SearchRuns]] = {}
+    for search in found:
+        groups.setdefault((search.stage, search.metric), []).append(search)
+    made = (PanelGroup(*key, panels(part, ranges)) for key, part in groups.items())
+    return tuple(group for group in made if group.panels)
 
 
-def searches(results: pandas.DataFrame, content: Mapping[str, Any]) -> tuple[SearchRuns, ...]:
-    """Every search of a study. `content` is its `study.json` (keys `tune`, `ranges` and `metrics`)."""
-    tune, ranges = content.get("tune") or {}, content.get("ranges") or {}
-    rows = results[(results["phase"] == "search")] if "chosen" in results.columns else results.iloc[:0]
-    if "until" in rows.columns:
-        rows = rows[rows["until"].isna()]  # a rung is not a whole run
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for row in rows.to_dict("records"):
-        groups.setdefault(_search_of(row, ranges), []).append({str(key): value for key, value in row.items()})
-    groups.pop("", None)
-    stored = stored_definitions(content)
-    return tuple(_search(name, part, tune, ranges, stored) for name, part in groups.items())
+def panels(found: Sequence[SearchRuns], ranges: Mapping[str, Any]) -> tuple[Panel, ...]:
+    """One panel for every parameter that some of these searches varied."""
+    names = dict.fromkeys(name for search in found for name in varied(search))
+    return tuple(_panel([s for s in found if name in varied(s)], name, ranges, len(names)) for name in names)
 
 
-def _search_of(row: Mapping[Any, Any], ranges: Mapping[str, Any]) -> str:
-    """The search that asked for a row: a fine-tuning's values name ranges of the fine-tuning too.
-
-    A pretraining that cells share has no cell, and its own values alone.
-    """
-    names = list(json.loads(row["chosen"] or "{}"))
-    if not names or not ranges:
-        return ""
-    tuned_with_finetune = any(name.startswith("finetune") for name in names)
-    return f"fine-tuning of {row['cell']}" if tuned_with_finetune else "pretraining"
-
-
-def _numbered(values: Mapping[str, Any], ranges: Mapping[str, Any]) -> dict[str, Any]:
-    """An option of a choice by its position."""
-    options = {name: list(described["choice"]) for name, described in ranges.items() if "choice" in described}
-    return {
-        name: options[name].index(value) if value in options.get(name, ()) else value for name, value in values.items()
-    }
-
-
-def _search(
-    name: str,
-    rows: Sequence[Mapping[str, Any]],
-    tune: Mapping[str, Any],
-    ranges: Mapping[str, Any],
-    stored: Mapping[str, MetricDefinition],
-) -> SearchRuns:
-    target = str(tune.get("target", "val/jaccard"))
-    asked = str((tune.get("pretrain") or {}).get("target", "cells")) if name == "pretraining" else "cells"
-    metric = scored_by(asked, target)
-    direction = (tune.get("direction") if metric == target else None) or known_definition(stored, metric).direction
-    scores: dict[str, list[tuple[int, float]]] = {}
-    for row in rows:
-        failed = row["outcome"] != "finished" and row["stage"] in ("finetune", "pretrain")
-        if row["metric"] == metric or failed:
-            found = int(row["seed"]), math.nan if failed else float(row["value"])
-            scores.setdefault(str(row["chosen"]), []).append(found)
-    whole = {chosen: found for chosen, found in scores.items() if all(math.isfinite(value) for _, value in found)}
-    if tune.get("racing"):  # what left the race ran on fewer seeds, and its mean may be over the easier ones
-        most = max(map(len, whole.values()), default=0)
-        whole = {chosen: values for chosen, values in whole.items() if len(values) == most}
-    trials = (_trial(_numbered(json.loads(chosen), ranges), found) for chosen, found in whole.items())
-    return SearchRuns(name, metric, direction == "minimize", tuple(trials), is_design(tune))
-
-
-def _trial(values: Mapping[str, Any], found: Sequence[tuple[int, float]]) -> ScoredTrial:
-    by_seed = {seed: float(np.mean([v for s, v in found if s == seed])) for seed in sorted({s for s, _ in found})}
-    return ScoredTrial(values, float(np.mean([value for _, value in found])), len(found), by_seed)
-
-
-def varied(search: SearchRuns) -> tuple[str, ...]:
-    """Parameters that took more than one value: what an earlier search fixed is excluded."""
-    names = dict.fromkeys(name for trial in search.trials for name in trial.values)
-    seen = {name: {json.dumps(t.values[name]) for t in search.trials if name in t.values} for name in names}
-    return tuple(name for name in names if len(seen[name]) > 1)
-
-
-def response(search: SearchRuns, parameter: str, ranges: Mapping[str, Any]) -> Response:
-    """Scores over one parameter, and how far its bins' means differ between the search seeds.
-
-    A subset's x is how many of its items were chosen.
-    """
-    described = ranges.get(parameter, {})
+def _panel(found: Sequence[SearchRuns], name: str, ranges: Mapping[str, Any], parameters: int) -> Panel:
+    described = ranges.get(name, {})
     options = tuple(str(option) for option in described.get("choice", ()))
-    tried = [(_place(trial.values[parameter]), trial) for trial in search.trials if parameter in trial.values]
-    tried.sort(key=lambda item: (item[0], item[1].score))
-    x, score = np.array([(place, trial.score) for place, trial in tried], np.float64).reshape(-1, 2).T
     log = bool(described.keys() & {"log_uniform", "log_int"})
-    bins = _by_option(x) if options else _equally_filled(len(x))
-    means = [(_middle(x[part], log), score[part].mean(), _std(score[part])) for part in bins]
-    bin_x, bin_mean, bin_std = np.array(means, np.float64).reshape(-1, 3).T
-    seeds = sorted(set.intersection(*(set(trial.by_seed) for _, trial in tried)))
-    by_seed = np.array([[trial.by_seed[seed] for seed in seeds] for _, trial in tried], np.float64)  # (trials, seeds)
-    seed_std = np.array([_std(by_seed[part].mean(axis=0)) for part in bins]) if len(seeds) > 1 else np.empty(0)
-    shown = (x, score, bin_x, bin_mean, bin_std, seed_std)
-    return Response(search.name, parameter, search.metric, options, log, *shown, len(seeds))
+    points = tuple(_points(search, name, bool(options), log) for search in found)
+    group = np.repeat(np.arange(len(points)), [len(one.x) for one in points])
+    x, score = (np.concatenate([getattr(one, key) for one in points]) for key in ("x", "score"))
+    curve = response_curve(x, score, group, bool(options), log)
+    return Panel(name, found[0].metric, options, log, points, curve, failures(points, options, parameters))
 
 
-def _place(value: Any) -> float:
-    return float(len(value)) if isinstance(value, list) else float(value)
+def _points(search: SearchRuns, name: str, options: bool, log: bool) -> SearchPoints:
+    whole = [trial for trial in search.trials if name in trial.values]
+    whole.sort(key=lambda trial: (place_of(trial.values[name]), trial.score))
+    lost = [(place_of(trial.values[name]), trial) for trial in search.lost if name in trial.values]
+    partial = [(x, trial.score) for x, trial in lost if trial.ending == PARTIAL]
+    partial_x, partial_score = np.array(partial, np.float64).reshape(-1, 2).T
+    endings = dict.fromkeys(trial.ending for _, trial in lost if trial.ending != PARTIAL)
+    failed = tuple((end, np.array([x for x, trial in lost if trial.ending == end], np.float64)) for end in endings)
+    x = np.array([place_of(trial.values[name]) for trial in whole], np.float64)
+    score = np.array([trial.score for trial in whole], np.float64)
+    return SearchPoints(
+        search.name, x, score,
+        np.array([seed_std(trial) for trial in whole], np.float64),
+        np.array([trial.confirmed for trial in whole], np.bool_),
+        partial_x, partial_score, failed,
+        response_curve(x, score, np.zeros(len(x), np.intp), options, log) if len(np.unique(x)) <= _FEW_VALUES else None,
+    )  # fmt: skip
 
 
-def _by_option(x: Array) -> list[NDArray[np.intp]]:
-    return [np.flatnonzero(x == option) for option in np.unique(x)]
+# ------------------------------------------------------------------------------------------------------------ curve
 
 
-def _equally_filled(count: int) -> list[NDArray[np.intp]]:
-    """At most six bins of neighbours, with three trials or more in each."""
-    return list(np.array_split(np.arange(count), max(1, min(_MOST_BINS, count // 3))))
+def response_curve(x: Array, y: Array, group: NDArray[np.intp], options: bool, log: bool) -> Curve | None:
+    """The mean over groups of y over x, `(trials,)` each, with one shape for all groups; None for too few trials."""
+    place = np.log(x) if log else x
+    values = np.unique(place)
+    if len(values) < 2:
+        return None
+    knots, levels = knots_of(place, options)
+    groups = np.unique(group)
+    if not levels and len(y) < len(knots) + len(groups) - 1 + _SPLINE_DEGREES:
+        return None
+    at = values if levels else np.linspace(values[0], values[-1], _POINTS)
+    basis, shown = (basis_of(where, knots, levels) for where in (place, at))
+    offsets = (group[:, None] == groups[:-1]).astype(np.float64) - (group == groups[-1])[:, None]  # sum to 0
+    mean, half = _least_squares(np.hstack([basis, offsets]), y, shown)
+    return Curve(np.exp(at) if log else at, mean, mean - half, mean + half)
 
 
-def _middle(x: Array, log: bool) -> float:
-    return float(np.exp(np.log(x).mean()) if log else x.mean())
+def knots_of(place: Array, options: bool) -> tuple[Array, bool]:
+    """Knots of a basis over these places, and whether they are all the values there are."""
+    values = np.unique(place)
+    if options or len(values) <= _FEW_VALUES:
+        return values, True
+    knots = max(3, min(8, int(math.log2(max(1, len(place))))))  # 4 from 16 trials on, 5 from 32, 6 from 64
+    return np.quantile(values, np.linspace(0, 1, knots)), False
 
 
-def _std(values: Array) -> float:
-    return float(values.std(ddof=1)) if len(values) > 1 else math.nan
+def basis_of(place: Array, knots: Array, levels: bool) -> Array:
+    """(places, knots): each column is 1 at its own knot and 0 at the others, so coefficients are values there."""
+    if levels:
+        return np.asarray(place[:, None] == knots, np.float64)
+    return np.asarray(interpolate.CubicSpline(knots, np.eye(len(knots)), bc_type="natural")(place), np.float64)
 
 
-# ------------------------------------------------------------------------------------------------------- importance
+def _least_squares(design: Array, y: Array, shown: Array) -> tuple[Array, Array]:
+    """Fitted values at the rows of `shown`, which has the first columns of `design`, and the half of their interval."""
+    inverse = np.linalg.pinv(design.T @ design)
+    coefficients = inverse @ design.T @ y
+    degrees = len(y) - int(np.linalg.matrix_rank(design))
+    mean, kept = shown @ coefficients[: shown.shape[1]], inverse[: shown.shape[1], : shown.shape[1]]
+    if degrees < 1:
+        return mean, np.full(len(mean), math.nan)
+    variance = float(np.sum((y - design @ coefficients) ** 2)) / degrees
+    error = np.sqrt(np.maximum(0.0, np.einsum("ij,jk,ik->i", shown, kept, shown)) * variance)
+    return mean, float(stats.t.ppf(1 - ALPHA / 2, degrees)) * error
 
 
-def importance(
-    search: SearchRuns,
-    ranges: Mapping[str, Any],
-    generator: np.random.Generator,
-    resamples: int = 20,
-    method: ImportanceMethod = "PED-ANOVA",
-) -> Importance:
-    """Over the parameters that every trial has, by Optuna's evaluators; its spread is that over resampled trials.
+# --------------------------------------------------------------------------------------------------------- failures
 
-    PED-ANOVA (Watanabe et al. 2023): what tells the best tenth of trials from the rest. fANOVA (Hutter et al. 2014):
-    the share of the variance of all scores, by a random forest. Below eight trials, or where cells have ranges of their
-    own for one parameter (an optimiser's rates), there are no numbers, and a note.
+
+def failures(points: Sequence[SearchPoints], options: tuple[str, ...], parameters: int) -> str:
+    """'7 of 32 diverged, all above 0.008': how many trials ended how, and where; "" where none did.
+
+    That failures lie on one side is said where a Mann-Whitney test of their values against the others' has p below
+    5 % over `parameters` panels (Bonferroni); else their range is.
     """
-    shared = [name for name in varied(search) if all(name in trial.values for trial in search.trials)]
-    names = [name for name in shared if name in ranges and not isinstance(search.trials[0].values[name], list)]
-    if why := _no_importance(search, names) or _no_common_range(search, names, ranges):
-        return Importance(search.name, (), np.empty(0), np.empty(0), np.empty(0), len(search.trials), why, method)
-    whole = _shares(search, search.trials, names, ranges, method)
-    draws = generator.integers(len(search.trials), size=(resamples, len(search.trials)))
-    several = [[search.trials[i] for i in draw] for draw in draws]
-    again = np.array([_shares(search, part, names, ranges, method) for part in several if not _flat(part)])
-    low, high = np.nanpercentile(again, (5, 95), axis=0)
-    order = np.argsort(-whole, kind="stable")
-    parameters = tuple(names[i] for i in order)
-    top = float(np.mean(np.nan_to_num(again).argmax(axis=1) == order[0]))
-    shares = whole[order], low[order], high[order]
-    return Importance(search.name, parameters, *shares, len(search.trials), "", method, top)
+    going = np.concatenate([part for one in points for part in (one.x, one.partial_x)])
+    lost: dict[str, list[Array]] = {}
+    for one in points:
+        for ending, x in one.failed:
+            lost.setdefault(ending, []).append(x)
+    ended = {ending: np.concatenate(parts) for ending, parts in lost.items()}
+    total = len(going) + sum(map(len, ended.values()))
+    tests = parameters * max(1, len(ended))
+    return "; ".join(
+        f"{len(x)} of {total} {ending}, {_by_option(x, going, options) if options else _where(x, going, tests)}"
+        for ending, x in ended.items()
+    )
 
 
-def _no_importance(search: SearchRuns, names: Sequence[str]) -> str:
-    if len(search.trials) < _FEWEST_FOR_IMPORTANCE:
-        return f"{len(search.trials)} finished trials are too few to rank parameters (8 are needed)"
-    if _flat(search.trials):
-        return _FLAT
-    return "" if len(names) > 1 else "there is one parameter, so nothing to rank"
+def _by_option(failed: Array, going: Array, options: tuple[str, ...]) -> str:
+    lost, kept = Counter(failed.tolist()), Counter(going.tolist())
+    return ", ".join(f"{lost[i]} of {lost[i] + kept[i]} with {options[int(i)]}" for i in sorted(lost))
 
 
-def _no_common_range(search: SearchRuns, names: Sequence[str], ranges: Mapping[str, Any]) -> str:
-    """PED-ANOVA needs one space for all trials; levels of a factor may give the same parameter different ranges."""
-    outside = [name for name in names if not all(_within(trial.values[name], ranges[name]) for trial in search.trials)]
-    return f"the range of {outside[0]} differs between cells, so there is no common space to rank in" if outside else ""
-
-
-def _within(value: Any, described: Mapping[str, Any]) -> bool:
-    kind, body = next(iter(described.items()))
-    return bool(value < len(body) if kind == "choice" else body[0] <= value <= body[1])
-
-
-def _flat(trials: Sequence[ScoredTrial]) -> bool:
-    return len({trial.score for trial in trials}) < 2
-
-
-def _shares(
-    search: SearchRuns,
-    trials: Sequence[ScoredTrial],
-    names: Sequence[str],
-    ranges: Mapping[str, Any],
-    method: ImportanceMethod,
-) -> NDArray[np.float64]:
-    """Importances that sum to 1, in the order of `names`; NaN where the evaluator sees no difference at all."""
-    space = {name: _distribution(ranges[name]) for name in names}
-    study = _silent_study("minimize" if search.minimize else "maximize")
-    for trial in trials:
-        values = {name: _value(trial.values[name], ranges[name]) for name in names}
-        study.add_trial(optuna.trial.create_trial(params=values, distributions=space, value=trial.score))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        found = optuna.importance.get_param_importances(study, evaluator=_evaluator(method), normalize=False)
-    shares = np.array([found[name] for name in names], np.float64)
-    return shares / shares.sum() if shares.sum() > 0 else np.full(len(names), math.nan)
-
-
-def _evaluator(method: ImportanceMethod) -> optuna.importance.BaseImportanceEvaluator:
-    if method == "fANOVA":
-        return optuna.importance.FanovaImportanceEvaluator(n_trees=_TREES, seed=0)
-    return optuna.importance.PedAnovaImportanceEvaluator()
-
-
-def _silent_study(direction: Literal["minimize", "maximize"]) -> optuna.Study:
-    """In memory, without Optuna's line to the terminal for each."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        return optuna.create_study(direction=direction)
-    finally:
-        optuna.logging.set_verbosity(before)
-
-
-def _distribution(described: Mapping[str, Any]) -> optuna.distributions.BaseDistribution:
-    kind, body = next((kind, body) for kind, body in described.items() if kind != "step")  # in whatever order
-    step = described.get("step")
-    if kind == "choice":
-        return optuna.distributions.CategoricalDistribution(tuple(body))
-    if kind in ("int", "log_int"):
-        return optuna.distributions.IntDistribution(body[0], body[1], log=kind == "log_int", step=step or 1)
-    return optuna.distributions.FloatDistribution(body[0], body[1], log=kind == "log_uniform", step=step)
-
-
-def _value(value: Any, described: Mapping[str, Any]) -> Any:
-    return described["choice"][value] if "choice" in described else value
+def _where(failed: Array, going: Array, tests: int) -> str:
+    if len(going) and tests * float(stats.mannwhitneyu(failed, going).pvalue) <= ALPHA:
+        if failed.min() > going.max():
+            return f"all above {going.max():.2g}"
+        if failed.max() < going.min():
+            return f"all below {going.min():.2g}"
+        high = float(np.median(failed)) > float(np.median(going))
+        return f"more often at {'high' if high else 'low'} values ({failed.min():.2g} to {failed.max():.2g})"
+    first, last = f"{failed.min():.2g}", f"{failed.max():.2g}"
+    return f"at {first}" if first == last else f"from {first} to {last}"

@@ -261,7 +261,8 @@ def _checkpoint_note(header: StudyHeader, metric: str) -> tuple[str, ...]:
         return ()
     named = "" if len(best) == len(header.checkpoints) else f": {few(best)}; elsewhere the last"
     tuned = " (tuned)" if "tuned" in header.checkpoints.values() else ""
-    return (f"scored are the weights with the best val/jaccard of a training{tuned}, whatever tune.target is{named}",)
+    what = f"scores are of the weights with the best val/jaccard of each training{tuned}"
+    return (f"{what}, whatever tune.target is{named}",)
 
 
 def _patience_note(results: pandas.DataFrame, metric: str) -> tuple[str, ...]:
@@ -283,7 +284,7 @@ def _nested_note(header: StudyHeader, metric: str) -> tuple[str, ...]:
         return ()
     each = header.replicates // header.pretrainings
     what = "mean of its fine-tunings that finished"
-    return (f"nested seeds: n counts pretrainings, which are what is independent; each is the {what}, of {each}",)
+    return (f"nested seeds: n counts pretrainings, since only these are independent; each is the {what}, of {each}",)
 
 
 def _lay_out_published(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas
 import plotly.graph_objects as go
 
 from pretune.analysis.digits import few
+from pretune.analysis.figures import factors as figures_factors
 from pretune.analysis.figures import figures
 from pretune.analysis.figures import pairs as figures_pairs
+from pretune.analysis.figures import sensitivity as figures_sensitivity
 from pretune.analysis.figures.timeline import timeline_plot
 from pretune.analysis.load.curves import load_curves
 from pretune.analysis.load.replicates import is_probe
@@ -27,10 +30,16 @@ from pretune.analysis.questions import differences as against
 from pretune.analysis.questions.dots import cell_dots
 from pretune.analysis.questions.facts import SIGNS
 from pretune.analysis.questions.image_bootstrap import out_of_range
+from pretune.analysis.questions.importance import Importance, importance
+from pretune.analysis.questions.interactions import interactions
+from pretune.analysis.questions.ranks import ranks
+from pretune.analysis.questions.savings import Saving, savings
+from pretune.analysis.questions.searched import SearchRuns, origin, searches
 from pretune.analysis.report import panels
 
-MOST_FORESTS = 4  # searches whose importance fANOVA gives too, about 2 s each
-MOST_FIGURES = 24  # figures of one group; a study with more cells has them in its table
+MOST_FIGURES = 24  # figures of one group on the page; `--figures` writes all of them
+
+Shown = TypeVar("Shown")
 
 
 class FigureGroup(NamedTuple):
@@ -49,19 +58,36 @@ class FigureGroup(NamedTuple):
         return max(int(figure.layout.height) for _, figure in self.figures)
 
 
-def figure_groups(folder: Path) -> tuple[tuple[FigureGroup, ...], tuple[str, ...]]:
-    """Every figure of a study, and notes on those that could not be made. Raises ResultsError."""
+def group_of(
+    title: str, note: str, items: Sequence[tuple[str, Shown]], draw: Callable[[Shown], go.Figure], most: int
+) -> FigureGroup:
+    """The first `most` of the (name, what to draw), and how many are left out in the note."""
+    left = [name for name, _ in items[most:]]
+    if left:
+        note += (
+            f" Not on this page: {len(left)} more ({few(left, 3)}); `pretune report FOLDER --figures svg` writes all."
+        )
+    return FigureGroup(title, note.strip(), tuple((name, draw(item)) for name, item in items[:most]))
+
+
+def figure_groups(folder: Path, most: int = MOST_FIGURES) -> tuple[tuple[FigureGroup, ...], tuple[str, ...]]:
+    """The figures of a study, at most `most` of each group, and notes on what could not be made. Raises ResultsError.
+
+    A group says how many it leaves out.
+    """
     header, results = load_header(folder), load(folder)
     asked = of_metrics(results, header.report.metrics)
     content = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-    by_cell = [*_cells(asked, header), *_over_amounts(asked, header), *_interactions(asked, header)]
+    by_cell = [*_cells(asked, header), *_over_amounts(asked, header), *_interactions(asked, header, most)]
+    by_cell += _order(asked, header)
     missing = missing_values(asked, header)
     groups = [
-        group._replace(note=f"{group.note} {missing}".strip()) for group in (*by_cell, *_tradeoffs(asked, header))
+        group._replace(note=f"{group.note} {missing}".strip()) for group in (*by_cell, *_tradeoffs(asked, header, most))
     ]
-    groups += [*_learning(load_curves(folder), header), *_alignment(results, header)]
-    groups += _targets(folder, content)
-    found, notes = _tuned(results, content)
+    groups += [*_learning(load_curves(folder), header, most), *_alignment(results, header, most)]
+    tried = load_searches(folder)
+    groups += _targets(tried, content, most)
+    found, notes = _tuned(searches(tried, content), content.get("ranges") or {}, most)
     found += _when(load_stage_runs(folder))
     return tuple(group for group in [*groups, *found] if group.figures), notes
 
@@ -73,15 +99,20 @@ def missing_values(results: pandas.DataFrame, header: StudyHeader) -> str:
     return f"Replicates without a value are in no mean; how many have one: {cells}." if cells else ""
 
 
-def write_figures(folder: Path, kind: str) -> list[Path]:
+def write_figures(folder: Path, kind: str, inches: float | None = None) -> list[Path]:
     """Every figure of the report as a file in `figures/` (svg, pdf or png), and the image panels as PNG.
+
+    With `inches`: so wide, with 8 pt type, for a paper.
 
     Raises ResultsError.
     """
-    groups, _ = figure_groups(folder)
+    groups, _ = figure_groups(folder, sys.maxsize)
     shown = [(f"{group.title} {name}", figure) for group in groups for name, figure in group.figures]
     drawn = list(zip(_file_names([name for name, _ in shown]), (figure for _, figure in shown), strict=True))
-    return [*figures.write_files(drawn, folder / "figures", kind), *panels.write_sheets(folder, folder / "figures")]
+    return [
+        *figures.write_files(drawn, folder / "figures", kind, inches),
+        *panels.write_sheets(folder, folder / "figures"),
+    ]
 
 
 def _file_names(texts: Sequence[str]) -> list[str]:
@@ -160,100 +191,153 @@ def published_by_cell(results: pandas.DataFrame, header: StudyHeader, metric: st
 def _over_amounts(results: pandas.DataFrame, header: StudyHeader) -> Iterator[FigureGroup]:
     factor = curves.amount_factor(header)
     if factor is not None:
-        theirs = {metric: published_by_cell(results, header, metric) for metric in header.report.metrics}
-        made = [curves.amount_curves(results, header, factor, m, theirs[m]) for m in header.report.metrics]
-        yield FigureGroup(f"Over {factor}", "", tuple((item.metric, figures.amount_plot(item)) for item in made))
+        saved = {metric: savings(results, header, factor, metric) for metric in header.report.metrics}
+        said = [saving.sentence for found in saved.values() for saving in found]
+        note = f"Dotted: to the {factor} at which the baseline scores the same. {'; '.join(said)}." if said else ""
+        drawn = [(m, amount_figure(results, header, factor, m, saved[m])) for m in header.report.metrics]
+        yield FigureGroup(f"Over {factor}", note, tuple(drawn))
 
 
-def _interactions(results: pandas.DataFrame, header: StudyHeader) -> Iterator[FigureGroup]:
-    grids = [grid for metric in header.report.metrics for grid in pairs.factor_grids(results, header, metric)]
+def amount_figure(
+    results: pandas.DataFrame, header: StudyHeader, factor: str, metric: str, saved: Sequence[Saving] = ()
+) -> go.Figure:
+    """The metric over the amounts of a factor. Raises ResultsError."""
+    theirs = published_by_cell(results, header, metric)
+    return figures.amount_plot(curves.amount_curves(results, header, factor, metric, theirs), saved)
+
+
+def _interactions(results: pandas.DataFrame, header: StudyHeader, most: int) -> Iterator[FigureGroup]:
+    metrics = header.report.metrics
+    lines = [found for metric in metrics for found in interactions(results, header, metric)]
+    items = [(f"{found.metric}: {found.line_factor} over {found.axis_factor}", found) for found in lines]
+    note = "Thin lines are seeds, thick ones their mean. Lines that run side by side: the factors do not interact."
+    yield group_of("Interactions", note, items, figures_factors.interaction_plot, most)
+    grids = [grid for metric in metrics for grid in pairs.factor_grids(results, header, metric)]
     note = (
         "Means over seeds and over the levels of the other factors. Where rows differ by a constant, the two factors "
     )
-    note += "do not interact."
-    yield FigureGroup("Pairs of factors", note, _heat_maps(grids))
+    note += "do not interact. Colours span six standard deviations over seeds, or more."
+    yield group_of("Pairs of factors", note, _titled(grids), figures_pairs.heat_map, most)
 
 
-def _tradeoffs(results: pandas.DataFrame, header: StudyHeader) -> Iterator[FigureGroup]:
+def _order(results: pandas.DataFrame, header: StudyHeader) -> Iterator[FigureGroup]:
+    found = [one for metric in header.report.metrics if (one := ranks(results, header, metric)) is not None]
+    note = (
+        "In which share of resampled seeds (one fewer than ran) a cell takes a rank. It describes these seeds; what is "
+    )
+    note += "shown to be worse stands in the table."
+    short = dict.fromkeys(cell for one in found for cell in one.excluded)
+    note += f" Not ranked, since replicates have no value: {few(list(short), 8)}." if short else ""
+    drawn = tuple((one.metric, figures_factors.rank_plot(one)) for one in found)
+    yield FigureGroup("How stable the order is", note, drawn)
+
+
+def _titled(grids: Sequence[pairs.HeatMapGrid]) -> list[tuple[str, pairs.HeatMapGrid]]:
+    return [(grid.title, grid) for grid in grids]
+
+
+def _tradeoffs(results: pandas.DataFrame, header: StudyHeader, most: int) -> Iterator[FigureGroup]:
     made = [pairs.tradeoff(results, header, x, y) for x, y in combinations(header.report.metrics, 2)]
-    drawn = tuple((f"{t.x_name} and {t.y_name}", figures_pairs.tradeoff_plot(t)) for t in made if len(t.labels) > 1)
+    items = [(f"{t.x_name} and {t.y_name}", t) for t in made if len(t.labels) > 1]
     note = "Filled: the Pareto front, the cells that no other equals or beats in both metrics by their means. "
-    yield FigureGroup("Trade-offs", note + "Bars: one standard deviation over seeds.", drawn[:MOST_FIGURES])
+    note += "Bars: one standard deviation over seeds."
+    yield group_of("Trade-offs", note, items, figures_pairs.tradeoff_plot, most)
 
 
-def _targets(folder: Path, content: Mapping[str, Any]) -> Iterator[FigureGroup]:
+def _targets(tried: pandas.DataFrame, content: Mapping[str, Any], most: int) -> Iterator[FigureGroup]:
     """Searches for several targets, where the study has any."""
-    if (folder / "searches.parquet").is_file():
+    if not tried.empty:
         tune = content.get("tune") or {}
         target, direction = tune.get("target", "val/jaccard"), tune.get("direction")
-        made = pairs.search_tradeoffs(load_searches(folder), target, direction, stored_definitions(content))
-        drawn = tuple((name, figures_pairs.tradeoff_plot(item)) for name, item in made.items() if len(item.labels) > 1)
+        made = pairs.search_tradeoffs(tried, target, direction, stored_definitions(content))
+        items = [(name, item) for name, item in made.items() if len(item.labels) > 1]
         note = "One mark per configuration that a search tried; filled: the Pareto front of its targets."
-        yield FigureGroup("Several targets", note, drawn[:MOST_FIGURES])
-
-
-def _heat_maps(grids: Sequence[pairs.HeatMapGrid]) -> tuple[tuple[str, go.Figure], ...]:
-    return tuple((grid.title, figures_pairs.heat_map(grid)) for grid in grids[:MOST_FIGURES])
+        yield group_of("Several targets", note, items, figures_pairs.tradeoff_plot, most)
 
 
 # ----------------------------------------------------------------------------------------------- curves, encoders
 
 
-def _learning(rows: pandas.DataFrame, header: StudyHeader) -> Iterator[FigureGroup]:
+def _learning(rows: pandas.DataFrame, header: StudyHeader, most: int) -> Iterator[FigureGroup]:
     order = [cell.label for cell in header.cells]
     asked = sorted(curves.curve_metrics(rows), key=lambda key: (key[1] != "val/jaccard", key))
-    made = [curves.learning_curves(rows, stage, metric, order) for stage, metric in asked[:MOST_FIGURES]]
-    drawn = tuple((f"{item.stage}: {item.metric}", figures.learning_plot(item)) for item in made)
-    yield FigureGroup("Learning curves", "Of the confirm phase; click a name in the legend to hide its line.", drawn)
+
+    def draw(key: tuple[str, str]) -> go.Figure:
+        return figures.learning_plot(curves.learning_curves(rows, *key, order))
+
+    items = [(f"{stage}: {metric}", (stage, metric)) for stage, metric in asked]
+    note = "Of the confirm phase; click a name in the legend to hide its line."
+    yield group_of("Learning curves", note, items, draw, most)
 
 
-def _alignment(results: pandas.DataFrame, header: StudyHeader) -> Iterator[FigureGroup]:
+def _alignment(results: pandas.DataFrame, header: StudyHeader, most: int) -> Iterator[FigureGroup]:
     grids = pairs.cka_grids(pairs.cka_rows(results, header))
-    drawn = tuple((grid.title, figures_pairs.heat_map(grid, 0.0, 1.0)) for grid in grids)
     note = "Debiased linear CKA of the encoders of two levels, layer by layer, mean over seeds: 1 is equal up to "
-    yield FigureGroup("How alike encoders are", note + "rotation and scale, 0 unrelated.", drawn[:MOST_FIGURES])
+    note += "rotation and scale, 0 unrelated."
+    yield group_of(
+        "How alike encoders are", note, _titled(grids), lambda grid: figures_pairs.heat_map(grid, 0.0, 1.0), most
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------- tuning
 
 
-def _tuned(results: pandas.DataFrame, content: Mapping[str, Any]) -> tuple[list[FigureGroup], tuple[str, ...]]:
-    found, ranges = sensitivity.searches(results, content), content.get("ranges") or {}
-    responses = [
-        (f"{search.name}: {name}", figures.response_plot(sensitivity.response(search, name, ranges)))
-        for search in found
-        for name in sensitivity.varied(search)
-    ]
+def _tuned(
+    found: Sequence[SearchRuns], ranges: Mapping[str, Any], most: int
+) -> tuple[list[FigureGroup], tuple[str, ...]]:
+    said = origin(found)
     grids = [grid for search in found for grid in pairs.trial_grids(search, ranges)]
-    lines = [pairs.parallel(search, ranges) for search in found]
-    drawn = [(line.search, figures_pairs.parallel_plot(line)) for line in lines if len(line.axes) > 2]
-    ranked = [
-        sensitivity.importance(search, ranges, np.random.default_rng(0), 10, method)
-        for search in found[:MOST_FIGURES]
-        for method in (("PED-ANOVA", "fANOVA") if len(found) <= MOST_FORESTS else ("PED-ANOVA",))
-    ]
-    shares = tuple((f"{item.search}: {item.method}", figures.importance_plot(item)) for item in ranked if not item.note)
-    origin = sensitivity.origin(found)
-    note = "PED-ANOVA: what tells the best tenth of trials apart; fANOVA: the share of the variance of all scores. "
-    note += "Whiskers are the 5th to 95th percentile over resampled trials. " + _stable(ranked) + origin
-    fields = "Mean score of the trials in each field. " + origin
-    lines_note = "One line per trial; the last axis is its score. " + origin
+    lines = [(line.search, line) for search in found if len((line := pairs.parallel(search, ranges)).axes) > 2]
+    ranked = ranked_searches(found, ranges)
+    shares = [(item.search, item) for item in ranked if not item.note]
+    note = (
+        "How much of the variance of scores each parameter explains by itself, its 95 % interval, and the share that "
+    )
+    note += "chance reaches: only in 5 % of studies without any effect is a parameter of a figure filled. "
     groups = [
-        FigureGroup("Sensitivity", origin, tuple(responses[:MOST_FIGURES])),
-        FigureGroup("Pairs of parameters", fields, _heat_maps(grids)),
-        FigureGroup("Every trial", lines_note, tuple(drawn[:MOST_FIGURES])),
-        FigureGroup("Importance", note, shares),
-    ]
+        group_of(
+            "Sensitivity", _SENSITIVITY + said, panel_items(found, ranges), figures_sensitivity.sensitivity_plot, most
+        ),
+        group_of("Importance", note + said, shares, figures_sensitivity.importance_plot, most),
+        group_of(
+            "Pairs of parameters", "Mean score of the trials in each field. " + said, _titled(grids),
+            figures_pairs.heat_map, most,
+        ),
+        group_of(
+            "Every trial", "One line per trial; the last axis is its score. " + said, lines,
+            figures_pairs.parallel_plot, most,
+        ),
+    ]  # fmt: skip
     return groups, _unranked(ranked)
 
 
-def _stable(ranked: Sequence[sensitivity.Importance]) -> str:
-    """Say how often resampled trials name the same first parameter."""
-    tops = [item.top for item in ranked if not item.note]
-    return f"The first parameter stays first in {100 * min(tops):.0f} % of resamples or more. " if tops else ""
+_SENSITIVITY = (
+    "One mark per trial, the mean over its search seeds, with their standard deviation as a bar; all panels "
+    "of a figure have one scale. The curve takes each search's own level out; its band is a pointwise 95 % interval. "
+    "What failed stands below its panel. "
+)
 
 
-def _unranked(ranked: Sequence[sensitivity.Importance]) -> tuple[str, ...]:
+def panel_items(found: Sequence[SearchRuns], ranges: Mapping[str, Any]) -> list[tuple[str, sensitivity.PanelGroup]]:
+    """All searches of a stage together, and each by itself where colours no longer tell them apart."""
+    together = sensitivity.panel_groups(found, ranges)
+    items = [(f"all searches of {group.stage}, {group.metric}", group) for group in together]
+    many = {group.stage for group in together if len(group.panels[0].searches) > figures_sensitivity.MOST_COLORED}
+    alone = [search for search in found if search.stage in many]
+    return items + [(search.name, group) for search in alone for group in sensitivity.panel_groups([search], ranges)]
+
+
+def ranked_searches(found: Sequence[SearchRuns], ranges: Mapping[str, Any]) -> list[Importance]:
+    """All searches of a stage and metric together, and each by itself."""
+    groups: dict[tuple[str, str], list[SearchRuns]] = {}
+    for search in found:
+        groups.setdefault((search.stage, search.metric), []).append(search)
+    named = [(f"all searches of {stage}, {metric}", part) for (stage, metric), part in groups.items()]
+    named += [(one.name, [one]) for part in groups.values() if len(part) > 1 for one in part]
+    return [importance(part, ranges, np.random.default_rng(0), name=name) for name, part in named]
+
+
+def _unranked(ranked: Sequence[Importance]) -> tuple[str, ...]:
     """Say why parameters of some searches have no importance: one sentence per reason."""
     reasons: dict[str, list[str]] = {}
     for item in ranked:

@@ -42,6 +42,7 @@ from pretune.analysis.report.tables import (
 )
 from pretune.analysis.text import formats
 from pretune.analysis.text.answer import answer
+from pretune.analysis.text.headline import headline
 from pretune.search_spaces.metrics import parts_of
 
 REPORT_NAME = "report.html"
@@ -76,7 +77,14 @@ def build_page(folder: Path, live: bool = False) -> str:
             bool(header.report.baseline), several_factors(header), bool(panels := load_panels(folder)), bool(searched)
         ),
         progress=progress(folder),
-        answers=[(metric, answer(results, header, metric, found[metric])) for metric in metrics],
+        answers=[
+            (
+                metric,
+                first := headline(results, header, metric),
+                [said for said in answer(results, header, metric, found[metric]) if said != first],
+            )
+            for metric in metrics
+        ],
         how=table_caption(metrics),
         facts=facts(everything, stage_runs, header),
         tables=[

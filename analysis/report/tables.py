@@ -24,10 +24,10 @@ from pretune.analysis.questions.image_bootstrap import Intervals, intervals
 from pretune.analysis.questions.marginal import marginal_effects
 from pretune.analysis.questions.tables import Table, build_table
 from pretune.analysis.text import formats
-from pretune.analysis.text.answer import headline
 from pretune.analysis.text.csv import joined
 from pretune.analysis.text.facts import fact_sentences, processor_sentences
 from pretune.analysis.text.grids import AnyTable
+from pretune.analysis.text.headline import headline
 
 
 class Tables(NamedTuple):
@@ -139,16 +139,17 @@ def write_tables(folder: Path, details: bool = True) -> list[RenderableType]:
     _write_csv(folder / "marginal.csv", found.marginal)
     _write_csv(folder / "effects.csv", found.effects)
     _write_csv(folder / "components.csv", found.components)
+    first: list[AnyTable] = [*found.values, *found.folds]
     if not details:
         summed = [headline(results, header, metric) for metric in header.report.metrics]
-        return [*map(formats.to_rich, [*found.values, *found.folds]), *map(Text, dict.fromkeys(summed))]
+        return [*map(formats.to_rich, first), *map(Text, dict.fromkeys(summed))]
     said = [
         Text(f"{table.metric}: {sentence}")
         for table in found.effects
         if table.rows
         for sentence in sentences(table) or table.notes
     ]
-    first: list[AnyTable] = [*found.values, *found.folds, *found.differences, *found.marginal]
+    first += [*found.differences, *found.marginal]
     return [*map(formats.to_rich, first), *said, *map(formats.to_rich, found.components)]
 
 

@@ -53,13 +53,6 @@ def answer(results: pandas.DataFrame, header: StudyHeader, metric: str, facts: F
     return tuple(sentences)
 
 
-def headline(results: pandas.DataFrame, header: StudyHeader, metric: str) -> str:
-    """Return the one sentence of a study: the comparison with the baseline, else the best cell. Raises ResultsError."""
-    if header.report.baseline and (table := differences(results, header, metric)).rows:
-        return _baseline_sentence(table)
-    return answer(results, header, metric)[0]
-
-
 def _table(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Table:
     """The report's table; one of a single row is turned, so that its cells are compared with one another."""
     table = build_table(results, header, metric)
@@ -92,7 +85,7 @@ def _survivors(table: Table, x: int, column: list[tuple[int, CellValue]]) -> Ite
     if not best.failed:
         return
     said = f"{best.failed} of its {best.runs_expected} replicates failed and are not in this mean"
-    yield f"{_where(table, x)}{_row(table, y)}: {said}; if they would have scored worst, it is too good."
+    yield f"{_where(table, x)}{_row(table, y)}: {said}; if these would have scored worst, the mean is too good."
     whole = [place for place in column if not place[1].is_short]
     if whole:
         z, other = _best_of(table, whole)

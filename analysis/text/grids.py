@@ -274,8 +274,8 @@ def _rivals_note(table: Table) -> tuple[str, ...]:
         tests, pairs = sum(used.tests for used in table.tested), sum(used.pairs for used in table.tested)
         which = "all" if tests == pairs else f"{tests} of {pairs}"
         said.append(
-            f"{RIVAL.strip()} not shown to be worse than any other of its column; neither bold nor {RIVAL.strip()}: "
-            f"shown to be (one-sided paired t-tests of {which} pairs, n={seeds}, Holm within the column, 5 %)"
+            f"{RIVAL.strip()} not clearly worse than any other of its column; neither bold nor {RIVAL.strip()}: "
+            f"clearly worse (one-sided paired t-tests of {which} pairs, n={seeds}, Holm within the column, 5 %)"
         )
     untested: dict[str, list[str]] = {}
     for y, x, why in _untested(table):

@@ -26,7 +26,7 @@ def cli() -> None:
     \b
     pretune init my-study.yaml --images photos/ --masks labels/    write a starter study
     pretune plan my-study.yaml                                     what it would run, and what that costs
-    pretune run my-study.yaml                                      run it; again: go on where it stopped
+    pretune run my-study.yaml                                      run it; the same command continues
     pretune report runs/my-study                                   the tables and the HTML report once more
     pretune predict runs/my-study photos/ segmented/               use the best model
 
@@ -59,5 +59,5 @@ def main() -> None:
         click.echo(f"error: {visible(error)}", err=True)
         sys.exit(EXIT_USAGE)
     except KeyboardInterrupt:
-        click.echo("stopped; run the same command to go on", err=True)
+        click.echo("stopped; run the same command to continue", err=True)
         sys.exit(EXIT_STOPPED)

@@ -172,12 +172,10 @@ def fetch_data(name: str, root: Path, keep: bool, console: Console) -> None:
     console.print(f"{about.title}: {about.size}, licence: {about.licence}", highlight=False)
     if not about.downloads:
         reason = "its site asks for an account" if about.login else "it has no archive of its own"
-        console.print(f"Not downloaded: {reason}. To have it: {about.get}.", highlight=False)
+        console.print(f"Not downloaded: {reason}. To get it: {about.get}.", highlight=False)
         return
     if (root / about.folders[0]).exists():
-        raise click.UsageError(
-            f"{root / about.folders[0]} is there already, and is no whole copy; move it away, then fetch again"
-        )
+        raise click.UsageError(f"{root / about.folders[0]} exists but is incomplete; move it away, then fetch again")
     _fetch_all(about.downloads, root, about.folders[0], keep, console)
     console.print(
         f"{name} is in {plain(root / about.folders[0])}; pretune data check {name} --data {plain(root)}",

@@ -47,7 +47,7 @@ def node_groups(may_grow: tuple[str, ...], address: str | None) -> tuple[Group, 
     from pretune.cluster.autoscaling import parse
 
     if may_grow and not address:
-        raise click.UsageError("--may-grow is about a cluster: give its --address too")
+        raise click.UsageError("--may-grow needs a cluster: give its --address too")
     try:
         return tuple(parse(text) for text in may_grow)
     except ValueError as error:

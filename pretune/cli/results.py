@@ -19,19 +19,29 @@ from pretune.monitor.plain import plain
 @click.option("--html/--no-html", default=True, show_default=True, help="Also write report.html, which opens offline.")
 @click.option("--watch", is_flag=True, help="Write report.html anew whenever results change, until the study ends.")
 @click.option("--figures", type=click.Choice(["svg", "pdf", "png"]), help="Also write every figure to figures/.")
+@click.option(
+    "--inches", type=click.FloatRange(2, 20), help="Width of these files, with 8 pt type: 3.4 (a column) or 7 (a page)."
+)
 @options.details
 @click.option("--cache", type=click.Path(path_type=Path), help="Decoded images, for panels.  [default: ROOT/cache]")
 @click.option("--store", metavar="PATH", help="Finished stage runs, for panels. [default: ROOT/store]")
 def report(
-    folder: Path, html: bool, watch: bool, figures: str | None, details: bool, cache: Path | None, store: str | None
-) -> None:  # fmt: skip
+    folder: Path,
+    html: bool,
+    watch: bool,
+    figures: str | None,
+    inches: float | None,
+    details: bool,
+    cache: Path | None,
+    store: str | None,
+) -> None:
     """Print and rewrite the tables of a study from its stored results, and its HTML report.
 
     \b
     pretune report runs/quickstart                  the table, and runs/quickstart/report.html
     pretune report runs/quickstart --details        also differences, intervals and tests
     pretune report runs/quickstart --watch          while the study runs
-    pretune report runs/quickstart --figures pdf    figures for a paper
+    pretune report runs/quickstart --figures pdf --inches 3.4    figures for a paper's column
     """
     from pretune.analysis.load.results import load_header
     from pretune.analysis.report import figures as report_figures
@@ -43,12 +53,14 @@ def report(
         report_html.watch(folder, lambda line: console.print(plain(line), highlight=False, soft_wrap=True))
     if html:
         for missing in draw_panels(folder, cache or folder.parent / "cache", store or folder.parent / "store"):
-            console.print(f"[dim]images left out of the report: {plain(missing)}[/]", highlight=False)
+            console.print(f"[dim]no image panels in the report: {plain(missing)}[/]", highlight=False)
     print_report(folder, console, html, details)
     if html:
         console.print(f"report  {plain(folder / report_html.REPORT_NAME)}", highlight=False, soft_wrap=True)
     if figures:
-        console.print(f"{len(report_figures.write_figures(folder, figures))} figures in {plain(folder / 'figures')}")
+        console.print(
+            f"{len(report_figures.write_figures(folder, figures, inches))} figures in {plain(folder / 'figures')}"
+        )
 
 
 def draw_panels(folder: Path, cache: Path, store: Path | str) -> list[str]:
@@ -118,6 +130,7 @@ def warn(folder: Path) -> None:
 @click.argument("images", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--overlays/--no-overlays", default=True, show_default=True, help="Also write image and mask blended.")
+@click.option("--coco/--no-coco", default=False, show_default=True, help="Also write annotations.json (COCO).")
 @click.option(
     "--tile",
     type=click.IntRange(16),
@@ -142,7 +155,7 @@ def warn(folder: Path) -> None:
 @click.option("--address", help="Address of a Ray cluster that sees the same folders.  [default: this machine]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 def predict(
-    folder: Path, images: Path, out: Path, overlays: bool, tile: int | None, overlap: float, workers: int,
+    folder: Path, images: Path, out: Path, overlays: bool, coco: bool, tile: int | None, overlap: float, workers: int,
     address: str | None, device: str,
 ) -> None:  # fmt: skip
     """Segment a folder of images, of any sizes, with the best model of a study.
@@ -155,20 +168,28 @@ def predict(
     Exit code 0: all of them. 3: some files could not be read; they are named.
     """
     from pretune.model.predict_folder import How, predict_folder
+    from pretune.trainables.data.errors import laid_over_black
 
-    how = How(overlays, device, tile, overlap, workers, address)
+    how = How(overlays, device, tile, overlap, workers, address, coco)
     warn(folder)
     ended = predict_folder(folder, images, out, how, Console(stderr=True))
     for name, why in ended.failed.items():
         click.echo(f"failed {name}: {why}", err=True)
+    if ended.transparent:
+        click.echo(f"note: {laid_over_black(ended.transparent)}", err=True)
     click.echo(f"{ended.done} images segmented, {len(ended.failed)} failed; masks in {out / 'masks'}")
     sys.exit(EXIT_FAILED_STAGES if ended.failed else 0)
 
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--format", "kind", type=click.Choice(["safetensors", "onnx", "torch-export"]), default="safetensors",
-              show_default=True)  # fmt: skip
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["safetensors", "onnx", "torch-export", "ray-tune"]),
+    default="safetensors",
+    show_default=True,
+)
 @click.option("--encoder-only", is_flag=True, help="The encoder alone, as safetensors.")
 @click.option(
     "--keys",
@@ -182,8 +203,11 @@ def predict(
 def export(folder: Path, kind: str, encoder_only: bool, keys: str, out: Path | None, cache: Path | None) -> None:
     """Export the best model of a study with a model card, and check that it gives the same masks.
 
+    `--format ray-tune` exports all stage runs instead, as an experiment that Ray's ResultGrid reads.
+
     \b
     pretune export runs/my-study --format onnx
+    pretune export runs/my-study --format ray-tune
     pretune export runs/my-study --encoder-only --keys timm     a backbone for other work
     """
     from pretune.model.export import export_model
@@ -193,6 +217,12 @@ def export(folder: Path, kind: str, encoder_only: bool, keys: str, out: Path | N
         raise click.UsageError(f"--keys {keys} names the tensors of an encoder: add --encoder-only")
     if encoder_only and kind != "safetensors":
         raise click.UsageError(f"--encoder-only writes safetensors: leave out --format {kind}")
+    if kind == "ray-tune":
+        from pretune.cluster.experiment import write_experiment
+
+        target = out or folder / f"export-{kind}"
+        click.echo(f"wrote {write_experiment(folder, target)} stage runs to {target}")
+        return
     held = cache or folder.parent / "cache"
     if encoder_only:
         exported = export_encoder(folder, out or folder / f"export-encoder-{keys}", keys, held)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 SCHEMA_FILE = ".pretune.schema.json"  # beside the study, for editors
 RARE = 0.05  # share of pixels below which a class is rare
 ROUND = 1.34  # longer over shorter side up to which squashing to a square changes shapes little
+LARGE = 4  # times the cached square: images of which much would be lost
 FEW = 40  # labelled training images below which a tenth of them is too few to train on
 
 
@@ -100,6 +101,12 @@ class _Plan:
     def sizes(self) -> Sizes | None:
         seen = self.images or (self.pool.seen if self.pool is not None else None)
         return seen.sizes if seen is not None else None
+
+    @property
+    def channels(self) -> int | None:
+        """Channels of the images; None of three colours."""
+        seen = self.images or (self.pool.seen if self.pool is not None else None)
+        return seen.channels if seen is not None else None
 
     @property
     def size(self) -> int:
@@ -222,6 +229,8 @@ def _common(plan: _Plan) -> Iterator[str]:
     alone = plan.labelled.listing.problems if plan.labelled is not None else ()
     sides = f"median short side {plan.sizes.short} px; " if plan.sizes is not None else ""
     yield f"    cache_size: {plan.size}\tpx; {sides}at most {plan.hardware.largest} on {where}"
+    if plan.sizes is not None and plan.sizes.short >= LARGE * plan.size:
+        yield "    # fit: tile\tfull resolution: each image is cut into squares of cache_size px"
     if plan.images is not None:
         yield from (f"    {setting}\t{why}" for setting, why in plan.images.reading.items())
     if plan.fit == "pad":
@@ -276,12 +285,15 @@ def _stages(plan: _Plan) -> Iterator[str]:
     widths = [32, 64, 128, 256] if gpu else [16, 32, 64, 128]
     batch, tuned = _batch(pool, 256 if gpu else 64), _batch(plan.train, 32 if gpu else 8)
     epochs = plan.epochs(pool, plan.view * 2, 200)
-    yield f"model: {{name: unet, widths: {widths}}}" + ("" if gpu else "\thalf as wide as on a GPU")
+    channels = "" if plan.channels is None else f", channels: {plan.channels}"
+    yield f"model: {{name: unet, widths: {widths}{channels}}}" + ("" if gpu else "\thalf as wide as on a GPU")
     yield ""
     seen = "without labels, on the whole pool" if plan.pool else "without labels, on the training images"
     yield f"pretrain:\t{seen}"
     yield f"  data: {'unlabelled' if plan.pool else 'mine'}"
     yield "  method: {name: simclr, temperature: 0.2}"
+    if plan.channels is not None:
+        yield "  # jitter changes brightness, contrast and distance from the channels' mean; there is no hue"
     yield f"  views: {{size: {plan.view}, crop: [0.2, 1.0], color_jitter: 0.8, gray: 0.2}}"
     yield "  optimizer: {name: adam, lr: 1.0e-3}"
     yield f"  batch_size: {batch}\tof {pool} images"

@@ -164,7 +164,7 @@ def submit(
         try:
             sys.exit(jobs.follow(jobs.connect(address), address, job, say, note))
         except KeyboardInterrupt:
-            click.echo(f"\n{job} goes on; ray job logs {job} --address {address} --follow shows it", err=True)
+            click.echo(f"\n{job} continues; to follow it: ray job logs {job} --address {address} --follow", err=True)
 
 
 @click.command()
@@ -194,7 +194,7 @@ def show_end(ended: Any, folder: Path, console: Console, details: bool = False) 
         if len(runs) > MOST_LINES:
             console.print(f"... and {len(runs) - MOST_LINES} more, in {plain(folder / 'pretune.log')}", soft_wrap=True)
     if ended.diverged:
-        console.print("a trial of a search that diverges is an answer: the search goes on without it", highlight=False)
+        console.print("a diverged trial is a result: the search continued without it", highlight=False)
     for message in ended.messages:
         console.print(f"[red]{plain(message)}[/]", highlight=False)
     for note in ended.notes:
@@ -205,7 +205,7 @@ def show_end(ended: Any, folder: Path, console: Console, details: bool = False) 
     if ended.trained and (idle := idle_share(folder)):
         console.print(idle, highlight=False)
     if ended.exit_code == EXIT_STOPPED:
-        console.print("stopped; run the same command to go on")
+        console.print("stopped; run the same command to continue")
     for name, what in (
         ("table.md", "table"),
         ("report.html", "report"),
@@ -256,6 +256,7 @@ def plan(
     from pretune.data.preflight import check_before_training, check_masks
     from pretune.data.requirements import facts_before_decoding
     from pretune.plan import make_plan, searches_before
+    from pretune.store.index import look
     from pretune.store.lookup import find_in
     from pretune.store.store import open_store
     from pretune.trainables.data.sets.table import listings_remembered
@@ -269,7 +270,7 @@ def plan(
         check_masks(study, facts_of, glance_of)
         held = open_store(store or root / "store", root / "cache")
         with searches_before(root / study.name) as asked:
-            made, stages = make_plan(study, digest_of, find_in(held), asked)
+            made, stages = make_plan(study, digest_of, find_in(held, listing=look(held)), asked)
         made = dataclasses.replace(made, data=tuple(data_facts(study, facts_of, glance_of, data)))
         sources = list(_sources(stages, data, root / "cache"))
         if timed:
@@ -337,7 +338,7 @@ def _contents(data: Path | None, root: Path) -> tuple[Any, Any]:
         except DataError as error:
             if str(error) not in missing:
                 missing.add(str(error))
-                click.echo(f"note: planned without the data itself: {error}", err=True)
+                click.echo(f"note: planned without the data: {error}", err=True)
             return fingerprint(settings.model_dump(mode="json"))
 
     def size_of(settings: Data) -> int:

@@ -9,12 +9,14 @@ import fcntl
 import importlib.metadata
 import json
 import os
+import queue
 import re
 import shlex
 import shutil
 import signal
 import socket
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -26,7 +28,6 @@ from pretune.cluster.import_path import code_folder
 from pretune.cluster.join import JOB, check_port, explained
 from pretune.errors import ClusterError
 from pretune.store.object_store import parse
-from pretune.worker import ray_private
 
 STUDY = "study.yaml"
 POLL_SECONDS = 2.0
@@ -35,7 +36,7 @@ ADVICE = (
     "give the dashboard's address, such as http://HOST:8265; where it listens on the head alone, through a tunnel: "
 )
 TUNNEL = "ssh -N -L 8265:localhost:8265 HEAD"
-REQUEST_SECONDS = (5.0, 60.0)  # to connect, and between two bytes: a laptop that slept would wait for ever
+REQUEST_SECONDS, SUBMIT_SECONDS = 60.0, 600.0  # for a request of the job client; for one that sends our code
 # In a URL, loosely: a secret may hold a `/` and an `@`. What is refused by mistake can be set elsewhere.
 DATABASE = re.compile(r"(sqlite|postgresql|mysql)(\+[a-z0-9]+)?://")  # of --search-storage
 PASSWORD = re.compile(r"://.*:.*@|[?&#;][^=]*(pass|secret|token|key)[^=]*=", re.IGNORECASE | re.DOTALL)
@@ -44,22 +45,56 @@ PASSWORD = re.compile(r"://.*:.*@|[?&#;][^=]*(pass|secret|token|key)[^=]*=", re.
 def connect(address: str) -> Any:
     """A JobSubmissionClient. Raises `ClusterError` where nothing, or no dashboard, answers."""
     if not address.startswith(("http://", "https://")):
-        raise ClusterError(f"--address {address} is no dashboard address: {ADVICE}{TUNNEL}")
+        raise ClusterError(f"--address {address} is not a dashboard address: {ADVICE}{TUNNEL}")
     check_port(address, ADVICE + TUNNEL)
+    from ray.job_submission import JobSubmissionClient
+
     with explained(address):
         try:
-            return ray_private.job_client(address, REQUEST_SECONDS)
+            return limited(lambda: Limited(JobSubmissionClient(address)), REQUEST_SECONDS)
         except (OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
             if not is_another_server(error):
                 raise
             raise ClusterError(
-                f"--address {address}: what answers there is no Ray dashboard; {ADVICE}{TUNNEL}"
+                f"--address {address}: something other than a Ray dashboard answers there; {ADVICE}{TUNNEL}"
             ) from None
+
+
+class Limited:
+    """Ray's job client, each of whose calls raises TimeoutError at last: its own requests wait for ever on a connection
+    that died, such as that of a laptop that slept."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        call, seconds = getattr(self._client, name), SUBMIT_SECONDS if name == "submit_job" else REQUEST_SECONDS
+        return lambda *args, **given: limited(lambda: call(*args, **given), seconds)
+
+
+def limited(call: Callable[[], Any], seconds: float) -> Any:
+    """What the call answers or raises. Raises TimeoutError, and leaves the call to itself, after so many seconds."""
+    ended: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            ended.put((call(), None))
+        except BaseException as error:
+            ended.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        answer, error = ended.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"the answer timed out after {seconds:g} s") from None
+    if error is not None:
+        raise error
+    return answer
 
 
 def is_another_server(error: Exception) -> bool:
     """Whether Ray's client failed for what answered it: no HTTP, not in time, not the page, no JSON, no version."""
-    if isinstance(error, (ConnectionError, ValueError, LookupError, TypeError)):
+    if isinstance(error, (ConnectionError, TimeoutError, ValueError, LookupError, TypeError)):
         return True
     return re.search("returned 404|timed out", str(error)) is not None
 
@@ -183,24 +218,24 @@ def stop(target: str, address: str | None) -> str:
     folder = Path(target)
     if not folder.is_dir():
         if address is None:
-            raise ClusterError(f"{target} is no folder of a study; to stop a job of that name give --address")
+            raise ClusterError(f"{target} is not a study folder; to stop a job of that name give --address")
         return stop_job(target, address)
     driver = driver_of(folder)
     if driver is None:
         raise ClusterError(f"no study is running on {folder}")
     if driver["job"]:
         if address is None:
-            raise ClusterError(f"{folder} is worked on by the job {driver['job']}: give --address of its cluster")
+            raise ClusterError(f"{folder} is in use by the job {driver['job']}: give --address of its cluster")
         return stop_job(driver["job"], address)
     if driver["host"] != socket.gethostname():
-        raise ClusterError(f"{folder} is worked on by a process of {driver['host']}: run pretune stop there")
+        raise ClusterError(f"{folder} is in use by a process on {driver['host']}: run pretune stop there")
     os.kill(driver["pid"], signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS
     while driver_of(folder) is not None:
         if time.monotonic() > deadline:
-            raise ClusterError(f"{folder}: process {driver['pid']} has not ended within {STOP_SECONDS} s; it was asked")
+            raise ClusterError(f"{folder}: process {driver['pid']} did not exit within {STOP_SECONDS} s of SIGTERM")
         time.sleep(0.2)
-    return f"stopped; `pretune run` with --out {folder} goes on"
+    return f"stopped; `pretune run` with --out {folder} continues"
 
 
 def stop_job(job: str, address: str) -> str:
@@ -217,7 +252,7 @@ def stop_job(job: str, address: str) -> str:
             raise unknown(job, address) from None
         raise
     if status.value == "STOPPED":
-        return f"{job} stopped; submitting the study again goes on where it stopped"
+        return f"{job} stopped; submit the study again to continue"
     return f"{job} had ended by itself: {status.value.lower()}"
 
 

@@ -54,7 +54,7 @@ def check_address(address: str) -> None:
 def _check_speaks_http2(address: str) -> None:
     """Raises `ClusterError` where what answers is no gRPC server. Ray would ask it again and again, for 47 s."""
     if not speaks_http2(address):
-        raise ClusterError(f"--address {address}: what answers there is no Ray head; {HEAD}")
+        raise ClusterError(f"--address {address}: something other than a Ray head answers there; {HEAD}")
 
 
 def speaks_http2(address: str) -> bool:
@@ -125,7 +125,7 @@ def explained(address: str) -> Iterator[None]:
     except (RayError, RuntimeError, ConnectionError, ValueError, OSError) as error:
         text = " ".join(str(error).split())
         if "waiting for GCS" in text or "Method not found" in text:
-            raise ClusterError(f"--address {address}: what answers there is no Ray head; {HEAD}") from None
+            raise ClusterError(f"--address {address}: something other than a Ray head answers there; {HEAD}") from None
         if "Version mismatch" in text:
             raise ClusterError(f"--address {address}: {text}; install the cluster's versions here") from None
         raise ClusterError(f"--address {address}: the cluster cannot be used: {text[:400]}") from None
@@ -179,7 +179,7 @@ def describe(resources: ClusterResources) -> str:
     coming = len(resources.nodes) - there
     may = f", {coming} more may come" if coming else ""
     device = "a GPU each" if resources.on_gpus else "the CPU (no node has a GPU)"
-    return f"{there} node{'s' * (there != 1)}{may}; stages whose `gpus` is left open run on {device}"
+    return f"{there} node{'s' * (there != 1)}{may}; stages without an explicit `gpus` run on {device}"
 
 
 @contextmanager
@@ -227,16 +227,14 @@ def look_around(shared: Mapping[str, Path], readable: Mapping[str, Path]) -> lis
     for host, found in seen:
         for option in found["missing"]:
             folder = {**shared, **readable}[option]
-            raise ClusterError(
-                f"{host} does not see {folder} ({option}): give a folder that all nodes share under this path"
-            )
+            raise ClusterError(f"{host} does not see {folder} ({option}): use a path that is mounted on every node")
     differing = [
         f"{host} has {name} {found[name]}, this machine {mine}: results may differ in their last digits"
         for name, mine in versions().items()
         for host, found in seen
         if found[name] != mine
     ]
-    left = [f"{host} is leaving the cluster, and was not looked at" for host, found in found_on if found is None]
+    left = [f"{host} is draining and was not checked" for host, found in found_on if found is None]
     return list(dict.fromkeys([*left, *differing]))
 
 

@@ -19,6 +19,7 @@ from ray.tune.logger import LoggerCallback
 from ray.tune.utils import flatten_dict
 
 from pretune.cluster.log_to import LogTo
+from pretune.dispatch.dispatcher import TRANSPORT
 from pretune.dispatch.scheduler import Scheduler
 from pretune.errors import LoggerError
 from pretune.worker.task import StageTask
@@ -47,10 +48,11 @@ class Shown:
 
 
 def shown(trial: Any, to: LogTo) -> Shown:
-    """A Tune trial as its logger sees it."""
-    task = StageTask.from_json(trial.config["task"])
+    """A Tune trial as its logger sees it: what tells it from others of its study first, then all of its settings."""
+    task = StageTask.from_json(trial.config[TRANSPORT]["task"])
     record = task.record()
-    parts = {"stage": task.stage.name} | {name: record[name] for name in ("settings", "model", "streams")}
+    own = {name: value for name, value in trial.config.items() if name != TRANSPORT}
+    parts = own | {name: record[name] for name in ("settings", "model", "streams")}
     safe = "".join(c if c.isalnum() or c in "-_=. " else "_" for c in task.label)[:150]
     folder = to.out / to.name / f"{safe} {task.fingerprint[:8]}"
     return Shown(trial.trial_id, task.label, task.fingerprint, flatten_dict(parts), str(folder), to.study)
@@ -90,7 +92,7 @@ class Forward(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        if "step" in result and trial.trial_id in self.trials:
+        if "step" in result and "state" not in result and trial.trial_id in self.trials:
             self._log(self.trials[trial.trial_id], iteration, numbers(result), result["step"])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

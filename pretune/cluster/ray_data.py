@@ -27,9 +27,9 @@ def run_in_pool(
     Args:
         blocks: parts that the rows are cut into; at least one for each worker is made, and none is empty.
     """
+    start_ray(pool.address, pool.workers if pool.address is None else None)
     import ray
 
-    start_ray(pool.address, pool.workers if pool.address is None else None)
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False  # ours counts rows
         parts = min(len(rows), max(pool.workers, blocks))

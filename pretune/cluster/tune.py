@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from typing import Any
 
 from pretune.cluster import import_path, join
 from pretune.cluster.log_to import LogTo
-from pretune.dispatch.dispatcher import Dispatcher, RunningTrial
+from pretune.dispatch.dispatcher import TRANSPORT, Dispatcher, RunningTrial
 from pretune.dispatch.resources import ClusterNode, ClusterResources
 from pretune.dispatch.scheduler import Scheduler
 from pretune.errors import ClusterError
@@ -41,13 +42,14 @@ QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+# Ray binds every address of the machine, and takes 127.0.0.1 as an argument for a mistake. Its switch for laptops with
+# firewalls does what is wanted.
+LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 NODE_ID = "ray.io/node-id"  # a label that Ray gives every node
-# A stopped function may unwind slowly; Tune's default of 2 s would make the *next* trial of the actor an error.
 # THP_MEM_ALLOC_ENABLE: torch backs large CPU tensors with huge pages. Each step allocates its activations anew, and
 # touching them in pages of 4 KiB took up to half of it (docs/decisions/cpu-speed.md). Digits are the same.
 # RAY_TRAIN_*: by default it looks after its workers every 2 s and keeps books that nobody reads: 25 s to a first step.
 ACTOR_ENVIRONMENT = {
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "100000",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "THP_MEM_ALLOC_ENABLE": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
@@ -72,9 +74,31 @@ def closed_to_others(own_token: bool) -> Iterator[None]:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     if not own_token:
         keep_token_private()
-    ray_private.read_authentication_again()
-    with ray_private.loopback_only():
+    with _at_import(LOOPBACK_ONLY):
         yield
+
+
+@contextmanager
+def _at_import(settings: Mapping[str, str]) -> Iterator[None]:
+    """Have Ray imported with these settings in the environment, which it reads then and only then.
+
+    Where something imported it before (a notebook, a test) it is made to read them again, by private names.
+    """
+    if "ray" in sys.modules:
+        with ray_private.settings_read_again():
+            yield
+        return
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        import ray  # noqa: F401
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+    yield
 
 
 def keep_token_private(path: Path | None = None) -> None:
@@ -103,10 +127,10 @@ def start_ray(
     Without an address a bare `ray.init()` would attach to any stale cluster of this machine, hence `local`.
     """
     _set_environment(QUIET)
-    import ray
-
     starting = join.explained(address) if address else _started(own_token=not dashboard)
     with starting, import_path.beside_our_code(), _our_signals():
+        import ray
+
         context = ray.init(
             **(_there(address) if address else _here(cpus, dashboard)),
             dashboard_host="127.0.0.1",
@@ -114,8 +138,20 @@ def start_ray(
             logging_level=logging.ERROR,
             configure_logging=True,
         )
+        if not address:
+            _check_loopback(ray.get_runtime_context().gcs_address)
         if dashboard:
             say(f"dashboard: http://{context.dashboard_url} (it asks for the token that `ray get-auth-token` prints)")
+
+
+def _check_loopback(head: str) -> None:
+    """Raises ClusterError, and ends the cluster, unless the head that was started here is on the loopback interface."""
+    if not head.startswith(("127.0.0.1:", "localhost:", "[::1]:")):
+        stop_ray()
+        raise ClusterError(
+            f"Ray listens on {head}, where others could reach it: it takes no notice of {', '.join(LOOPBACK_ONLY)}; "
+            f"{ray_private.tried()}"
+        )
 
 
 @contextmanager
@@ -179,8 +215,9 @@ def place_of(config: Mapping[str, Any]) -> Any:
     """Return what Tune asks Ray for, for one trial: its resources, on a node that it is not kept off."""
     from ray.tune import PlacementGroupFactory
 
-    bundle = {name: amount for name, amount in config["resources"].items() if amount}
-    off = config.get("excluded")
+    transport = config[TRANSPORT]
+    bundle = {name: amount for name, amount in transport["resources"].items() if amount}
+    off = transport["excluded"]
     selector = {"bundle_label_selector": [{NODE_ID: f"!in({','.join(off)})"}]} if off else {}
     return PlacementGroupFactory([bundle], **selector)  # type: ignore[arg-type]  # of placement_group()
 
@@ -192,6 +229,7 @@ def run_trials(
     live: dict[str, RunningTrial],
     images: dict[str, int] | None = None,
     named: bool = False,
+    groups: bool = False,
     log_to: Sequence[LogTo] = (),
     nodes: Callable[[], Sequence[ClusterNode]] | None = None,
     say: Callable[[str], None] = lambda text: None,
@@ -204,6 +242,8 @@ def run_trials(
         live: filled with what is under way, by trial, for whoever draws it.
         images: counts the training images seen, by name of stage.
         named: every stage run has an actor of its own, shown on the dashboard by stage, cell and seed: about 4 s each.
+        groups: some stages run on several workers. Tune would keep an idle actor for its next trial, and the CPUs that
+            a lost worker needs to come back with it: every stage run has an actor of its own then, too.
         log_to: Ray's loggers that also get what stages report.
         nodes: what the cluster has now, asked every few seconds; default: as at the start.
         say: told what whoever watches should know: nodes excluded, stages that nothing is heard of.
@@ -226,9 +266,9 @@ def run_trials(
             tune_config=tune.TuneConfig(
                 search_alg=StageSearcher(dispatcher),
                 num_samples=-1,
-                reuse_actors=not named,
+                reuse_actors=not (named or groups),
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
-                trial_name_creator=lambda trial: str(trial.config["name"]),
+                trial_name_creator=lambda trial: str(trial.config["label"]),
             ),
             run_config=tune.RunConfig(
                 name="study",
@@ -236,9 +276,10 @@ def run_trials(
                 verbose=0,
                 callbacks=[Watchdog(dispatcher), *callbacks(log_to, scheduler)],
                 failure_config=tune.FailureConfig(max_failures=0),  # retries are the scheduler's
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # states are the store's
             ),
         )
-        with stopped_by_signals(dispatcher.stop), ray_private.idle_actors_released(lambda: dispatcher.group_waits):
+        with stopped_by_signals(dispatcher.stop):
             tuner.fit()
     if dispatcher.fault is not None:
         raise dispatcher.fault

@@ -5,18 +5,20 @@ Kept apart from `tune` because importing Tune takes seconds, and at module level
 
 from __future__ import annotations
 
+import queue
+import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
 from ray import tune
 from ray.tune.search import Searcher
-from ray.tune.trainable import wrap_function
 
-from pretune.dispatch.dispatcher import LEAVE_SECONDS, Dispatcher
-from pretune.worker import preemption, ray_private
+from pretune.dispatch.dispatcher import LEAVE_SECONDS, TRANSPORT, Dispatcher
+from pretune.worker import preemption
 from pretune.worker.execute import execute
-from pretune.worker.task import StageTask
+from pretune.worker.task import NEWS, StageTask
 
 
 class StageSearcher(Searcher):
@@ -81,7 +83,7 @@ class Watchdog(tune.Callback):
                 "(a second Ctrl-C does not wait)"
             )
         try:
-            ray_private.ask_to_stop()
+            preemption.ask_to_stop()
         except Exception as error:  # Ray raises bare errors while its head does not answer
             self.dispatcher.say(f"{error}: stages end now, and go on from their last saved state")
             preemption.end_at_once()
@@ -90,36 +92,68 @@ class Watchdog(tune.Callback):
         return {}
 
 
-def run_stage(config: dict[str, Any]) -> None:
-    """The trial: one stage in this actor; its outcome goes back as the last report. Raises only to end the actor."""
-    last, latest = time.monotonic(), dict[str, float]()
-    where = {"node": ray.get_runtime_context().get_node_id()}
+class StageTrial(tune.Trainable):
+    """A trial: one stage, in a thread of this actor. Each step is a report of its; the last says how it ended.
 
-    def report(values: dict[str, float]) -> None:
-        nonlocal last, latest
-        latest = values
-        if time.monotonic() - last >= config["pause"]:
-            last = time.monotonic()
-            tune.report(values | where)
-
-    with preemption.at_work() as asked:
-        outcome = execute(StageTask.from_json(config["task"]), report, asked)
-    ended = {"state": outcome.state, "cause": outcome.cause, "failure": str(outcome.failure)}
-    tune.report(latest | where | ended)
-    if outcome.state in ("crashed", "preempted"):
-        raise RuntimeError(outcome.cause)  # ends this actor: a CUDA error, say, would break the next stage too
-
-
-class StageTrial(wrap_function(run_stage)):  # type: ignore[misc]  # a class made by a function
-    """The same as an actor class, whose main thread (the stage has another) listens to SIGTERM."""
+    The main thread, on which Tune calls, listens to SIGTERM. An actor takes one stage after another.
+    """
 
     def setup(self, config: dict[str, Any]) -> None:
         preemption.listen()
-        super().setup(config)
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._reports: queue.SimpleQueue[dict[str, Any] | BaseException] = queue.SimpleQueue()
+        self._stage = threading.Thread(target=_reported, args=(config, self._reports.put), daemon=True)
+
+    def step(self) -> dict[str, Any]:
+        if self._stage.ident is None:
+            self._stage.start()
+        report = self._reports.get()
+        if isinstance(report, BaseException):
+            raise report
+        return report
 
 
 class NamedStage(StageTrial):
     """The same as an actor that the dashboard shows by stage, cell and seed. Ray asks once, so it takes one trial."""
 
     def __repr__(self) -> str:
-        return StageTask.from_json(self.config["task"]).label
+        return str(self.config["label"])
+
+
+def _reported(config: dict[str, Any], tell: Callable[[dict[str, Any] | BaseException], None]) -> None:
+    """Run the stage of a trial; whatever ends this thread ends the trial, too."""
+    try:
+        run_stage(config, tell)
+    except BaseException as error:
+        tell(error)
+
+
+def run_stage(config: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> None:
+    """Run one stage, and tell what it reports; its outcome and metrics go last. Raises only to end the actor."""
+    transport = config[TRANSPORT]
+    last, latest = time.monotonic(), dict[str, Any]()
+    where = {"node": ray.get_runtime_context().get_node_id()}
+
+    def report(values: dict[str, Any]) -> None:
+        nonlocal last, latest
+        if NEWS in values:
+            tell(values)
+            return
+        latest = values
+        if time.monotonic() - last >= transport["pause"]:
+            last = time.monotonic()
+            tell(values | where)
+
+    with preemption.at_work() as asked:
+        outcome = execute(StageTask.from_json(transport["task"]), report, asked)
+    ended = {"state": outcome.state, "cause": outcome.cause, "failure": str(outcome.failure)}
+    broken = outcome.state in ("crashed", "preempted")
+    tell(latest | dict(outcome.metrics) | where | ended | {"done": not broken})
+    if broken:
+        raise RuntimeError(outcome.cause)  # ends this actor: a CUDA error, say, would break the next stage too

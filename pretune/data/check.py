@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pretune.monitor.plain import plain
-from pretune.trainables.data.errors import printable
+from pretune.trainables.data.errors import laid_over_black, printable
 
 if TYPE_CHECKING:  # numpy and torch are imported where they are used: the command line starts without them
     from pretune.search_spaces import schema
@@ -184,8 +184,7 @@ def describe(image_set: ImageSet) -> list[str]:
         empty = f", {len(counts) - len(seen)} of them without an image" if len(seen) < len(counts) else ""
         lines.append(f"{len(counts)} image classes with {seen.min()} to {seen.max()} images each{empty}")
     if count := len(image_set.transparent):
-        many = "1 image has" if count == 1 else f"{count} images have"
-        lines.append(f"{many} transparent parts, which were laid over black, first {image_set.transparent[0]}")
+        lines.append(f"{laid_over_black(count)}, first {image_set.transparent[0]}")
     if image_set.masks is not None:
         lines.append(
             "share of pixels: " + ", ".join(f"{name} {share:.1%}" for name, share in mask_shares(image_set).items())
@@ -222,9 +221,9 @@ def duplicate_report(image_set: ImageSet) -> list[str]:
     from pretune.trainables.data.checks.duplicates import duplicates_among, find_alike, pairs, summarised
 
     if len(image_set.images.shape) == 5:
-        return ["volumes are not searched for duplicates"]
+        return ["duplicates are not searched in volumes"]
     if image_set.streamed:
-        return ["a streamed data set is not searched for duplicates"]
+        return ["duplicates are not searched in a streamed data set"]
     alike = find_alike(summarised(np.asarray(image_set.images)))
     found = [(pair.first, pair.second) for pair in pairs(alike)]
     if not found:

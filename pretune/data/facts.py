@@ -11,6 +11,7 @@ from pretune.data.requirements import FactsOf, is_at_hand
 from pretune.search_spaces import schema
 from pretune.search_spaces.resolve import Study
 from pretune.search_spaces.stages import Replicate, in_its_fold
+from pretune.trainables.data.errors import laid_over_black
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class DataFacts:
     shares: dict[str, float] | None = None  # class -> share of the pixels of these masks, `ignored` last
     absent: tuple[str, ...] = ()  # classes in none of these masks
     problems: tuple[str, ...] = ()  # why pairs cannot be used
+    transparent: int = 0  # images of these pairs of which part is laid over black
 
     def sentences(self) -> Iterator[str]:
         """For people: counts, shares of pixels, and what is doubtful."""
@@ -44,6 +46,8 @@ class DataFacts:
         if self.problems:
             bad = self.looked_at - self.usable
             yield f"note: data {self.name}: {bad} of the pairs looked at cannot be used, first {self.problems[0]}"
+        if self.transparent:
+            yield f"note: data {self.name}: of those looked at, {laid_over_black(self.transparent)}"
 
 
 def data_facts(study: Study, facts_of: FactsOf, glance_of: GlanceOf, data_root: Path | None) -> list[DataFacts]:
@@ -73,5 +77,6 @@ def _facts(
     listing = None if isinstance(data, GENERATED) else list_files(data, data_root)
     held = contents(data, seen, listing)
     return DataFacts(
-        name, facts.images, train, val, test, held.looked_at, held.usable, held.shares, held.absent, held.problems
-    )
+        name, facts.images, train, val, test, held.looked_at, held.usable, held.shares, held.absent, held.problems,
+        held.transparent,
+    )  # fmt: skip

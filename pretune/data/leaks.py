@@ -58,7 +58,7 @@ def find_leaks(study: Study, opened: Opened, cache: Path) -> Iterator[str]:
                 continue
             sets[keys[name]] = one = _searched(name, data, opened)
             if one is None:
-                yield f"data {name}: not searched for duplicates, as it is streamed or over {MAX_SEARCHED:,} images"
+                yield f"data {name}: not searched for duplicates (streamed, or over {MAX_SEARCHED:,} images)"
             else:
                 yield from _leaks_inside(one, cache)
         for stage in configuration.pretrain:

@@ -201,7 +201,7 @@ _ONE_CLASS = (
 )
 _IGNORED = {
     "labelled": "finetune.labels: in a replicate, the masks of all {count} labelled images of data.{name} are ignored, "
-    "so that there is nothing to learn; label more images, or change the masks",
+    "so there is nothing to learn; label more images, or change the masks",
     "validation": "data.{name}.split.val: in a replicate, the masks of all {count} validation images are ignored, so "
     "that no pixel is scored; raise it, or change the masks",
     "test": "data.{name}.split.test: the masks of all {count} test images are ignored, so that no pixel is scored; "

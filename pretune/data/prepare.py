@@ -27,8 +27,8 @@ def prepare_data(
     """Decode every data set into the cache, with a progress bar.
 
     Returns:
-        The function from a data set's settings to its digest, a sentence for each leak into a test set, and a line for
-        every file that is excluded.
+        The function from a data set's settings to its digest, sentences to be known beside the table (leaks into test
+        sets, transparent images), and a line for every file that is excluded.
 
     Raises:
         DataError: data that cannot be used. RequirementsError, before anything is decoded where the listed files show
@@ -36,6 +36,7 @@ def prepare_data(
     """
     from pretune.trainables.data.checks.contents import glance_at_images
     from pretune.trainables.data.checks.requirements import Facts, facts_of_images
+    from pretune.trainables.data.errors import laid_over_black
     from pretune.trainables.data.sources import Choice, open_set, prepare
 
     @functools.cache
@@ -57,6 +58,7 @@ def prepare_data(
     check_before_training(study, facts_before_decoding(data_root))
     reported: set[str] = set()
     excluded: list[str] = []
+    notes: list[str] = []
     for cell in study.cells:
         for name, data in cell.configuration().data.items():
             digest, choice = prepared(data)
@@ -65,13 +67,15 @@ def prepare_data(
                 if console is not None:
                     console.print(f"[dim]data {plain(name)}: {plain(choice.why)}[/]", highlight=False)
                 excluded += report_excluded(name, data, opened(data), data_root, console)
+                if count := len(opened(data).transparent):
+                    notes.append(f"data {name}: {laid_over_black(count)}")
     check_before_training(study, facts)
     check_masks(study, facts, functools.cache(lambda data: glance_at_images(opened(data))))
-    leaks = list(find_leaks(study, lambda data: (prepared(data)[0], opened(data)), cache))
+    notes += find_leaks(study, lambda data: (prepared(data)[0], opened(data)), cache)
     if console is not None:
-        for sentence in leaks:
+        for sentence in notes:
             console.print(f"[yellow]note:[/] {plain(sentence)}", highlight=False, soft_wrap=True)
-    return lambda data: prepared(data)[0], leaks, excluded
+    return lambda data: prepared(data)[0], notes, excluded
 
 
 def report_excluded(

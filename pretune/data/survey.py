@@ -23,8 +23,9 @@ from PIL import Image
 from pretune.search_spaces import schema
 from pretune.search_spaces.schema.palettes import PALETTES, RGB
 from pretune.trainables.data import decode
+from pretune.trainables.data.channels import LEAST_DEEP, array_header, tiff_header
 from pretune.trainables.data.errors import BadFileError, DataError
-from pretune.trainables.data.image_files import SUFFIXES, by_suffix, image_files
+from pretune.trainables.data.image_files import SUFFIXES, WITH_ARRAYS, by_suffix, image_files
 from pretune.trainables.data.listing import Listing, Member, file_of
 from pretune.trainables.data.sets.coco import list_coco
 from pretune.trainables.data.sets.folders import (
@@ -41,6 +42,7 @@ Item = TypeVar("Item")
 MOST_HEADERS = 2000  # images whose size and mode are read
 MOST_DEEP = 50  # images of which pages are counted, and values read where they have more than 8 bits
 MOST_MASKS = 300  # masks whose values are read
+CUT = (0.5, 99.5)  # percentiles of a channel that are black and white
 SOFT = 0.1  # share of pixels between black and white up to which a mask is black and white with soft edges
 NEAR = 64  # of 255: what counts as black or white there
 MOST_VALUES = 64  # classes that a mask is believed to have
@@ -87,7 +89,8 @@ class ImagesSeen:
     sizes: Sizes
     modes: Mapping[str, int]  # Pillow's, such as RGB or I;16 -> images
     unread: Mapping[str, int]  # suffix -> files of it, which are not read
-    reading: Mapping[str, str]  # value_range or page, as a study has them -> why
+    reading: Mapping[str, str]  # channels, value_range or page, as a study has them -> why
+    channels: int | None = None  # where images are not colour
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{count} {mode}" for mode, count in sorted(self.modes.items(), key=lambda item: -item[1]))
@@ -129,10 +132,16 @@ class PairsSeen:
 
 def survey_images(folder: Path) -> ImagesSeen:
     """Every image below a folder. Raises DataError where there is none that can be read."""
-    found = image_files(folder)
+    found = image_files(folder, suffixes_in(folder))
     if not found.images:
-        raise DataError(f"{folder} holds no image of a type that is read ({', '.join(sorted(SUFFIXES))})")
+        raise DataError(f"{folder} holds no image of a supported type ({', '.join(sorted(SUFFIXES))})")
     return images_seen(found.images, by_suffix(found.others))
+
+
+def suffixes_in(folder: Path) -> frozenset[str]:
+    """Arrays are images in a folder that holds no others."""
+    found = image_files(folder, WITH_ARRAYS).images
+    return WITH_ARRAYS if found and all(path.suffix.lower() == ".npy" for path in found) else SUFFIXES
 
 
 def images_seen(paths: Sequence[Path], unread: Mapping[str, int]) -> ImagesSeen:
@@ -140,9 +149,33 @@ def images_seen(paths: Sequence[Path], unread: Mapping[str, int]) -> ImagesSeen:
     headers = list(_headers(paths))
     if not headers:
         raise DataError(f"{paths[0].parent}: none of the {len(paths)} images can be read")
-    sizes = Counter(size for size, _ in headers)
-    modes = Counter(mode for _, mode in headers)
-    return ImagesSeen(len(paths), Sizes(sizes), modes, unread, _reading(paths, modes))
+    sizes = Counter(size for size, _, _ in headers)
+    modes = Counter(mode for _, mode, _ in headers)
+    ((channels, _),) = Counter(channels for _, _, channels in headers).most_common(1)
+    reading = _reading(paths, modes) if channels is None else _reading_of_channels(paths, channels)
+    return ImagesSeen(len(paths), Sizes(sizes), modes, unread, reading, channels)
+
+
+def _reading_of_channels(paths: Sequence[Path], channels: int) -> dict[str, str]:
+    """Number of channels, and black and white of each by percentiles of all images that are looked at."""
+    asked = {f"channels: {channels}": "all of them go into the network; people are shown the first three"}
+    found = []
+    for path in _sample(paths, MOST_DEEP):
+        try:
+            found.append(decode.read_raw_channels(path, channels).reshape(-1, channels))
+        except BadFileError:  # the run names it
+            continue
+    if not found or all(values.dtype in (np.uint8, np.bool_) for values in found):
+        return asked
+    together = np.concatenate(found).astype(np.float64)
+    together = together[np.isfinite(together).all(axis=1)]
+    low, high = (np.percentile(together, at, axis=0) for at in CUT)
+    ranges = [
+        [float(f"{a:.4g}"), float(f"{b:.4g}") if b > a else float(f"{a + 1:.6g}")]
+        for a, b in zip(low, high, strict=True)
+    ]
+    why = f"{CUT[0]} to {CUT[1]} % of the values of each channel, of {len(found)} images: black and white"
+    return asked | {f"value_range: {ranges}": why}
 
 
 def _reading(paths: Sequence[Path], modes: Mapping[str, int]) -> dict[str, str]:
@@ -155,7 +188,7 @@ def _reading(paths: Sequence[Path], modes: Mapping[str, int]) -> dict[str, str]:
         return asked
     found = [values for path in chosen if (values := _deep_values(path)) is not None]
     low, high = min((v.min() for v in found), default=0.0), max((v.max() for v in found), default=0.0)
-    if "F" not in modes and high >= decode.LEAST_DEEP:
+    if "F" not in modes and high >= LEAST_DEEP:
         return asked  # the whole range of 16 bits, which is the default
     if "F" not in modes:
         white = (1 << int(high).bit_length()) - 1
@@ -194,16 +227,20 @@ def survey_pairs(images: Path, masks: Path | None, names: Sequence[str] | None =
     """
     root, image_folder, mask_folder = _root(images, masks)
     tried = [(root, image_folder, mask_folder)] if masks else [*_folders_below(images), (images, ".", ".")]
-    counted = [(_pairs(*place, rule), place, rule) for place in tried for rule in _rules(*place)]
-    most = max((count for count, _, _ in counted), default=0)
+    for suffixes in (SUFFIXES, WITH_ARRAYS):
+        counted = [
+            (_pairs(*place, rule, suffixes), place, rule) for place in tried for rule in _rules(*place, suffixes)
+        ]
+        if most := max((count for count, _, _ in counted), default=0):
+            break
     if not most:
         where = f"{images} and {masks}" if masks else f"{images}"
         raise DataError(
-            f"{where}: no image has a mask that is called like it (a.jpg and a.png, or a_mask.png); `image_name:` and "
-            "`mask_name:` of a study say how yours are called"
+            f"{where}: no image has a mask with a matching name (a.jpg and a.png, or a_mask.png); `image_name:` and "
+            "`mask_name:` of a study say how yours are named"
         )
     (root, image_folder, mask_folder), rule = next((place, rule) for count, place, rule in counted if count == most)
-    listing = list_images_and_masks(root, image_folder, mask_folder, (), {}, names=rule)
+    listing = list_images_and_masks(root, image_folder, mask_folder, (), {}, names=rule, suffixes=suffixes)
     files = [file_of(entry.mask) for entry in listing.entries if entry.mask is not None]
     chosen = _sample(files, MOST_MASKS)
     meaning = meaning_of_masks(chosen, names)
@@ -270,11 +307,11 @@ def _folders_below(folder: Path) -> Iterator[tuple[Path, str, str]]:
                     yield folder, image, mask
 
 
-def _rules(root: Path, images: str, masks: str) -> Iterator[Names]:
+def _rules(root: Path, images: str, masks: str, suffixes: frozenset[str]) -> Iterator[Names]:
     """Rules that may pair the files, the plainest first; of the words for masks those that some file has."""
     pairs = folder_pairs(root, images, masks)
-    of_images = [path.stem for _, folder, _ in pairs for path in image_files(folder).images]
-    of_masks = [path.stem for _, _, folder in pairs for path in image_files(folder).images]
+    of_images = [path.stem for _, folder, _ in pairs for path in image_files(folder, suffixes).images]
+    of_masks = [path.stem for _, _, folder in pairs for path in image_files(folder, suffixes).images]
     if images != masks:
         yield EQUAL_STEMS
         yield from _derived(of_images, of_masks)
@@ -289,11 +326,11 @@ def _rules(root: Path, images: str, masks: str) -> Iterator[Names]:
                     if other in MASK_WORDS and one != other)  # fmt: skip
 
 
-def _pairs(root: Path, images: str, masks: str, rule: Names) -> int:
+def _pairs(root: Path, images: str, masks: str, rule: Names, suffixes: frozenset[str]) -> int:
     """Count the pairs that a rule makes, by names alone."""
     count = 0
     for _, image_folder, mask_folder in folder_pairs(root, images, masks):
-        found = tell_apart(image_folder, mask_folder, rule)
+        found = tell_apart(image_folder, mask_folder, rule, suffixes)
         image_keys = {key_of(image_folder, path, rule.image) for path in found[0].images}
         mask_keys = {key_of(mask_folder, path, rule.mask) for path in found[1].images}
         count += len((image_keys & mask_keys) - {None})
@@ -327,8 +364,9 @@ def meaning_of_masks(paths: Sequence[Path], names: Sequence[str] | None = None) 
     """Return the meaning of the values or colours of some masks. Raises DataError where they cannot be masks."""
     values: Counter[int] = Counter()
     colors: Counter[RGB] = Counter()
+    in_color = _palettes_differ(paths)
     for path in paths:
-        of_values, of_colors = _pixels(path)
+        of_values, of_colors = _pixels(path, in_color)
         values.update(of_values)
         colors.update(of_colors)
     if not values and not colors:
@@ -338,10 +376,23 @@ def meaning_of_masks(paths: Sequence[Path], names: Sequence[str] | None = None) 
     return _by_values(values, names, _palette_names(paths[0]), paths)
 
 
-def _pixels(path: Path) -> tuple[Mapping[int, int], Mapping[RGB, int]]:
+def _palettes_differ(paths: Sequence[Path]) -> bool:
+    """Whether one index has two colours in the palettes of two masks, so that colours alone say what is what."""
+    colors: dict[int, tuple[int, ...]] = {}
+    for path in paths:
+        try:
+            palette = decode.palette_of(path)
+        except BadFileError:
+            continue
+        if any(colors.setdefault(index, color) != color for index, color in palette.items()):
+            return True
+    return False
+
+
+def _pixels(path: Path, in_color: bool) -> tuple[Mapping[int, int], Mapping[RGB, int]]:
     """Value -> pixels, or colour -> pixels; nothing of a damaged file, which the run names."""
     try:
-        mask = decode.open_mask(path)
+        mask = np.asarray(decode.read_image(path)) if in_color else decode.open_mask(path)
     except BadFileError:
         return {}, {}
     if mask.ndim == 3:
@@ -368,7 +419,7 @@ def _by_values(
         return Meaning(classes, (1 - white, white), 0.0, {"mask_threshold": 128}, why)
     if len(held) > MOST_VALUES:
         raise DataError(
-            f"{paths[0].parent}: the masks hold {len(held)} values, too many for classes; are these images? "
+            f"{paths[0].parent}: the masks hold {len(held)} values, too many for classes: are these images? "
             "(a mask holds one value or one colour for each class)"
         )
     ignore = 255 if 255 in held and len(held) > 2 and 0 < max(v for v in held if v < 255) < len(held) + 20 else None
@@ -450,14 +501,29 @@ def _palette_names(path: Path) -> tuple[str, ...]:
 # --------------------------------------------------------------------------------------------------------------- files
 
 
-def _headers(paths: Sequence[Path]) -> Iterator[tuple[tuple[int, int], str]]:
+def _headers(paths: Sequence[Path]) -> Iterator[tuple[tuple[int, int], str, int | None]]:
+    """Width and height, mode, and the number of channels where these are not colours."""
     for path in _sample(paths, MOST_HEADERS):
+        suffix = path.suffix.lower()
+        of_channels = tiff_header if suffix in (".tif", ".tiff") else array_header if suffix == ".npy" else None
+        if of_channels is not None and (found := of_channels(path)) is not None and not _is_rgba(path):
+            yield found
+            continue
         try:
             with Image.open(path) as image:
                 turned = image.getexif().get(decode.ORIENTATION, 1) > 4
-                yield (image.size[::-1] if turned else image.size), image.mode
+                yield (image.size[::-1] if turned else image.size), image.mode, None
         except Exception:  # Pillow raises almost any type on damaged files; the run names them
             continue
+
+
+def _is_rgba(path: Path) -> bool:
+    """Whether Pillow reads four channels as colours with opacity, or as those of a printer."""
+    try:
+        with Image.open(path) as image:
+            return image.mode in ("RGBA", "RGBX", "CMYK") and not any(";16" in str(tile[3]) for tile in image.tile)
+    except Exception:  # Pillow cannot read many kinds of channels
+        return False
 
 
 def _sample(of: Sequence[Item], most: int) -> list[Item]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pretune.search_spaces import schema
 from pretune.trainables.data.checks.contact_sheets import Strip, view_sheet
+from pretune.trainables.data.image_set import shown_in_color
 from pretune.trainables.data.sources import open_set, prepare
 from pretune.trainables.data.splits import draw_subset
 from pretune.trainables.loop import RunContext
@@ -96,11 +97,11 @@ def strips_of(
     fallen: NDArray[np.bool_],
 ) -> list[Strip]:
     shown = [*(view.pixels for view in seen), *restored]
-    pixels = [(part.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy() for part in shown]
+    pixels = [shown_in_color((part.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()) for part in shown]
     boxes = [view.boxes.numpy() for view in seen]
     return [
         Strip(
-            images[i].numpy(),
+            shown_in_color(images[i].numpy()),
             [view[i] for view in pixels],
             [box[i] for box in boxes],
             f"{image_set.names[row]}{' (whole image: no large region)' if fallen[i] else ''}",

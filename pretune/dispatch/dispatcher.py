@@ -20,13 +20,13 @@ from pretune.search_spaces.stages import Stage
 from pretune.store.store import StoreError
 from pretune.worker.task import NEWS, StageTask
 
+TRANSPORT = "pretune"  # key of a trial's configuration: what carries the stage; all other keys are for people
 LAUNCHER = {"memory": 1048576}  # bytes; Ray refuses a trial that reserves nothing
 REPORT_SECONDS = 1.0  # least time between two progress reports of a stage
 REPORTS = 50.0  # most reports a second that the driver is to take; each costs it some milliseconds
 LOST_SECONDS = 15.0  # after which a trial that Tune ended without telling us counts as crashed
 LEAVE_SECONDS = 38.0  # which stages get to write their state when the study is stopped: all of it stays under 50 s
 RESOURCE_SECONDS = 5.0  # between two looks at what the cluster has
-GROUP_SECONDS = 10.0  # without a report of a stage on several workers, after which idle processes make room for it
 QUIET_SECONDS = 600.0  # without a report, after which a stage run is mentioned; nothing is ended for it
 FIRST_SECONDS = 60.0  # for which nothing else is dispatched until a retry has its place on another node
 WAIT_SECONDS = 60.0  # with nothing running and something ready, after which it is said what is waited for
@@ -70,7 +70,10 @@ class Dispatcher:
     _idle_since: float | None = None
 
     def take(self, trial: str) -> dict[str, Any] | None:
-        """The configuration of a new trial, or None while nothing is ready or fits."""
+        """The configuration of a new trial, or None while nothing is ready or fits.
+
+        It is the stage run's label, stage, phase, seed, levels and chosen values, and under TRANSPORT what carries it.
+        """
         self._look()
         stage = None if self.stopping or self._held_up() else self.scheduler.take(self._fits)
         self._say_what_is_waited_for(dispatched=stage is not None)
@@ -85,13 +88,8 @@ class Dispatcher:
         # A trial that launches workers holds nothing that they need: any CPU of its own could keep them out for ever.
         reserved = each if stage.resources.workers == 1 else LAUNCHER
         pause = max(REPORT_SECONDS, len(self.live) / REPORTS)
-        return {
-            "name": task.label,
-            "task": task.to_json(),
-            "resources": reserved,
-            "excluded": sorted(excluded),
-            "pause": pause,
-        }
+        transport = {"task": task.to_json(), "resources": reserved, "excluded": sorted(excluded), "pause": pause}
+        return {"label": task.label} | task.parameters | {TRANSPORT: transport}
 
     def _fits(self, stage: Stage) -> bool:
         return self.resources.fits(stage, self.excluded(stage))
@@ -141,7 +139,7 @@ class Dispatcher:
             on_gpus = self.resources.on_gpus
             self.resources.look(self.nodes())
             if self.resources.on_gpus and not on_gpus:
-                self.say("a node with a GPU has joined: stages whose `gpus` is left open run on one from now on")
+                self.say("a node with a GPU has joined: stages without an explicit `gpus` now use a GPU")
             self._judge()
 
     def _judge(self) -> None:
@@ -164,12 +162,6 @@ class Dispatcher:
             self.say(f"nothing can run: no node has room for {shape(self.resources.each(waiting))}; waiting for one")
             self._idle_since = math.inf
 
-    @property
-    def group_waits(self) -> bool:
-        """Whether a stage on several workers gives no sign of life: they may lack room that an idle process holds."""
-        now = time.monotonic()
-        return any(one.stage.resources.workers > 1 and now - one.heard > GROUP_SECONDS for one in self.live.values())
-
     def progress(self, trial: str, result: dict[str, Any]) -> None:
         """A trial reports. A stage that goes on from its checkpoint counts the images before it once more."""
         if (live := self.live.get(trial)) and NEWS in result:
@@ -191,15 +183,15 @@ class Dispatcher:
                 outcome = self._blame(live, str((result or live.latest).get("node", "")), outcome)
                 if outcome.policy and outcome.policy.stops_study:
                     raise StoreError(
-                        f"the study stopped: the disk of the store is full ({outcome.cause}); make room: what is "
-                        "finished is kept, and the same command goes on"
+                        f"the study stopped: the disk of the store is full ({outcome.cause}); free some: "
+                        "finished work is kept, and the same command continues"
                     )
                 self.scheduler.complete(live.stage, outcome)
             except Exception as fault:
                 self.fault = self.fault or fault
 
     def _blame(self, live: RunningTrial, node: str, outcome: Outcome) -> Outcome:
-        """Note on which node it ended. Where only that is at fault, the stage is run again at no cost."""
+        """Note on which node it ended. Where only that is at fault, the stage runs again at no cost."""
         if not node or live.stage.resources.workers > 1:
             return outcome
         if outcome.state in ("finished", "diverged"):
@@ -221,7 +213,7 @@ class Dispatcher:
                 self.end(trial, None)
             elif now - live.heard > QUIET_SECONDS and not live.mentioned:
                 live.mentioned = True
-                what = "no report" if live.latest else "not yet begun: no node took it"
+                what = "no report" if live.latest else "not started: no node has taken it"
                 self.say(f"{live.label}: {what} for {QUIET_SECONDS / 60:.0f} min")
 
 

@@ -32,7 +32,7 @@ def check_images(model: Model, cache: Path) -> CheckImages:
         data = None
     test = model.card["test"]
     if data is None or not test:
-        return CheckImages(generated_images(model, COUNT), f"{COUNT} generated images (the study's are not at hand)")
+        return CheckImages(generated_images(model, COUNT), f"{COUNT} generated images (study images not in the cache)")
     chosen = [int(test[place]) for place in np.linspace(0, len(test) - 1, min(COUNT, len(test))).round().astype(int)]
     squares = torch.from_numpy(np.stack([data.images[index] for index in chosen]))
     pixels, _ = evaluation_batch(squares, torch.zeros(squares.shape[:-1], dtype=torch.uint8), model.size)

@@ -1,10 +1,12 @@
 """`pretune export`: the best model of a study in a format of others, with a model card, checked against the original.
 
-safetensors    weights under PyTorch names, and config.json to build the network from
-onnx           the network as an ONNX graph, any batch size
-torch-export   the network as a PyTorch 2 exported program (.pt2), any batch size
+safetensors    weights under PyTorch names, and the network as plain PyTorch operations (network.py)
+onnx           the network as an ONNX graph
+torch-export   the network as a PyTorch 2 exported program (.pt2)
 
-The exported network maps float32 images (B, 3, size, size) in [0, 1] to logits (B, classes, size, size).
+The exported network maps float32 images (B, 3, H, W) in [0, 1] to logits (B, classes, H, W), H and W being multiples of
+its stride; networks with attention and those of volumes keep the size that they were trained with. predict.py beside
+it takes a photo of any size to its mask without Pretune (`pretune.model.standalone`).
 """
 
 from __future__ import annotations
@@ -12,24 +14,22 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
-from safetensors.torch import load_file
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from pretune.errors import ModelError
 from pretune.model.check_images import CheckImages, check_images, generated_images
 from pretune.model.model_card import model_card
 from pretune.model.predict import Model, load_model
-from pretune.search_spaces import schema
-from pretune.trainables.models.table import build_unet
+from pretune.model.standalone import script
+from pretune.model.trace import Traced, source, trace
 
 OPSET = 18
 LOGITS = 1e-2  # difference of logits beyond which an export is wrong, whatever its masks
@@ -80,32 +80,57 @@ def export_model(study: Path, out: Path, kind: str, cache: Path) -> Exported:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ModelError(f"{out} cannot be made ({error.strerror}): choose another folder with --out") from error
-    path, reload = WRITERS[kind](model, study, out)
-    check = compare(model, reload, check_images(model, cache))
-    if check.different > check.ties or not check.largest <= LOGITS:
-        path.unlink()
-        wrong = f"{check.different} of {check.pixels} pixels, logits differ by up to {check.largest:.2e}"
-        raise ModelError(f"the exported {kind} model computes something else ({wrong}); it was deleted")
-    config, card = out / "config.json", out / "README.md"
-    config.write_text(json.dumps(_config(model), indent=1), encoding="utf-8")
-    what = f"logits (B, {', '.join(map(str, model.output_shape))}): {', '.join(model.classes)}"
-    card.write_text(model_card(model, study, path.name, check.sentence(), what, USE[kind]), encoding="utf-8")
-    return Exported((path, config, card), check.sentence())
+    stride = stride_of(model)
+    traced = trace(model.network, generated_images(model, 2), stride)
+    config = config_of(model, traced, stride)
+    path, reload = WRITERS[kind](model, traced, out, config)
+    shown = check_images(model, cache)
+    check = compare(model, reload, shown)
+    for found in [check, *([compare(model, reload, at_another_size(shown, stride))] if traced.free else [])]:
+        if found.different > found.ties or not found.largest <= LOGITS:
+            path.unlink()
+            wrong = f"{found.different} of {found.pixels} pixels, logits differ by up to {found.largest:.2e}"
+            raise ModelError(f"the exported {kind} model computes something else ({wrong}); it was deleted")
+    shape = [len(model.classes), *config["input"]["shape"][1:]]
+    what = f"logits (B, {', '.join(map(str, shape))}): {', '.join(model.classes)}"
+    images = len(model.shape) == 3  # volumes have no photo that a script could take
+    texts = {
+        "config.json": json.dumps(config, indent=1),
+        "README.md": model_card(model, study, path.name, check.sentence(), what, USE[kind], config),
+        **({"predict.py": script(kind)} if images else {}),
+        **({"network.py": source(traced, stride, what)} if kind == "safetensors" else {}),
+    }
+    for name, text in texts.items():
+        (out / name).write_text(text, encoding="utf-8")
+    return Exported((path, *(out / name for name in texts)), check.sentence())
+
+
+def stride_of(model: Model) -> int:
+    """Height and width of what the network takes are multiples of this."""
+    encoder: Any = model.network.encoder
+    return int(encoder.strides[-1])
+
+
+def at_another_size(shown: CheckImages, stride: int) -> CheckImages:
+    """The same images wider and higher than the network was trained for, and not square."""
+    height, width = shown.images.shape[-2:]
+    sides = (height + stride, width + 2 * stride)
+    return CheckImages(nn.functional.interpolate(shown.images, sides, mode="bilinear"), shown.what)
 
 
 # ---------------------------------------------------------------------------------------------------------- formats
 
 
-def _safetensors(model: Model, study: Path, out: Path) -> tuple[Path, Logits]:
+def _safetensors(model: Model, traced: Traced, out: Path, config: Mapping[str, Any]) -> tuple[Path, Logits]:
     path = out / "model.safetensors"
-    shutil.copyfile(study / "best" / "model.safetensors", path)
-    settings: schema.Model = TypeAdapter(schema.Model).validate_python(model.card["model"])
-    network = build_unet(settings, len(model.classes))
-    network.load_state_dict(load_file(path))
-    return path, network.eval()
+    save_file({name: tensor.contiguous() for name, tensor in model.network.state_dict().items()}, path)
+    written: dict[str, Any] = {}
+    exec(source(traced, config["input"]["stride"], "logits"), written)
+    weights = load_file(path)
+    return path, lambda images: torch.as_tensor(written["network"](weights, images))
 
 
-def _onnx(model: Model, study: Path, out: Path) -> tuple[Path, Logits]:
+def _onnx(_: Model, traced: Traced, out: Path, config: Mapping[str, Any]) -> tuple[Path, Logits]:
     try:
         import onnxruntime  # type: ignore[import-untyped, unused-ignore]
         import onnxscript  # noqa: F401  # torch.onnx needs it, and says so less clearly
@@ -114,24 +139,23 @@ def _onnx(model: Model, study: Path, out: Path) -> tuple[Path, Logits]:
     path = out / "model.onnx"
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # the exporter's own deprecations; the check below is what counts
-        torch.onnx.export(
-            model.network, (generated_images(model, 2),), path, dynamo=True, opset_version=OPSET, external_data=False,
-            input_names=["image"], output_names=["logits"], dynamic_shapes=[{0: torch.export.Dim("batch")}],
-        )  # fmt: skip
+        made = torch.onnx.export(
+            traced.program, opset_version=OPSET, input_names=["image"], output_names=["logits"], verbose=False
+        )
+        assert made is not None
+        made.model.metadata_props.update({key: json.dumps(value) for key, value in config.items()})
+        made.save(path, external_data=False)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = max(1, torch.get_num_threads())
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return path, lambda images: torch.from_numpy(session.run(["logits"], {"image": images.numpy()})[0])
 
 
-def _torch_export(model: Model, study: Path, out: Path) -> tuple[Path, Logits]:
+def _torch_export(_: Model, traced: Traced, out: Path, config: Mapping[str, Any]) -> tuple[Path, Logits]:
     path = out / "model.pt2"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(
-            model.network, (generated_images(model, 2),), dynamic_shapes=[{0: torch.export.Dim("batch")}]
-        )
-        torch.export.save(program, path)
+        torch.export.save(traced.program, path)
         reloaded: Any = torch.export.load(path).module()
     return path, lambda images: torch.as_tensor(reloaded(images))
 
@@ -140,11 +164,8 @@ USE = {
     "safetensors": """\
 ```python
 from safetensors.torch import load_file
-from pydantic import TypeAdapter
-from pretune.search_spaces import schema
-from pretune.trainables.models.table import build_unet
-network = build_unet(TypeAdapter(schema.Model).validate_python(config["model"]), len(config["classes"]))
-network.load_state_dict(load_file("model.safetensors"))   # config: what config.json holds
+from network import network   # network.py
+masks = network(load_file("model.safetensors"), images).argmax(1)   # images: torch float32
 ```""",
     "onnx": """\
 ```python
@@ -160,7 +181,7 @@ masks = torch.export.load("model.pt2").module()(images).argmax(1)
 ```""",
 }
 
-WRITERS: dict[str, Callable[[Model, Path, Path], tuple[Path, Logits]]] = {
+WRITERS: dict[str, Callable[[Model, Traced, Path, Mapping[str, Any]], tuple[Path, Logits]]] = {
     "safetensors": _safetensors,
     "onnx": _onnx,
     "torch-export": _torch_export,
@@ -183,8 +204,42 @@ def compare(model: Model, exported: Logits, shown: CheckImages) -> Check:
     return Check(differ.numel(), int(differ.sum()), int(ties.sum()), largest, shown.what, seen, ours.shape[1])
 
 
-def _config(model: Model) -> dict[str, Any]:
-    """Settings that build the network and feed it."""
-    card = model.card
-    fitted = {"cache_size": model.cache_size, "fit": model.fit}
-    return {"model": card["model"], "classes": card["classes"], "input": card["input"] | fitted}
+def config_of(model: Model, traced: Traced, stride: int) -> dict[str, Any]:
+    """What it takes to feed the network and to read what it gives; an ONNX file has it as its metadata."""
+    reading = model.reading
+    given: dict[str, Any] = {
+        "cache_size": model.cache_size,
+        "fit": "squash" if model.fit == "squash" else "pad",
+        "stride": stride,
+    }
+    given["shape"] = [model.shape[0], "H", "W"] if traced.free else list(model.shape)
+    given["background"] = reading.background or (0, 0, 0)
+    given["value_range"] = reading.value_range or (
+        None if reading.percentiles is None else {"percentiles": reading.percentiles}
+    )
+    return {
+        "model": model.card["model"],
+        "classes": list(model.classes),
+        "palette": [list(color) for color in model.palette],
+        "input": model.card["input"] | given,
+        "steps": photo_to_mask(model),
+    }
+
+
+def photo_to_mask(model: Model) -> list[str]:
+    """The steps from a photo to its mask, as predict.py takes them; none for volumes."""
+    if len(model.shape) > 3:
+        return []
+    square, size = model.cache_size, model.size
+    sides = "both sides" if model.fit == "squash" else "the longer side, the aspect kept and the rest black around it,"
+    back = "" if model.fit == "squash" else ", the black border left out"
+    return [
+        "decode to 8-bit RGB and turn upright by the EXIF orientation",
+        f"resize {sides} to {square} px: bilinear, antialiased (Pillow's BILINEAR), rounded to 8 bits",
+        f"resize to {size} x {size} px: bilinear, antialiased, in float32"
+        if size != square
+        else f"nothing to resize: the network takes {size} x {size} px",
+        "divide by 255; channels first; no normalisation by mean and standard deviation",
+        f"resize the logits to the size of the photo: bilinear, half-pixel centres, not antialiased{back}",
+        "the mask is the class with the largest logit; probabilities are the softmax of the resized logits",
+    ]

@@ -24,17 +24,22 @@ def licence(dataset: str) -> str:
     return ABOUT[dataset].licence if dataset in ABOUT else UNKNOWN
 
 
-def model_card(model: Model, study: Path, file: str, checked: str, output: str, use: str) -> str:
+def model_card(
+    model: Model, study: Path, file: str, checked: str, output: str, use: str, config: Mapping[str, Any] | None = None
+) -> str:
     """Markdown.
 
     Args:
         file, checked: the exported file's name, and what its check found.
         output: what the file gives or holds.
         use: how to load it.
+        config: of an exported model (`config_of`); None for an encoder.
     """
     card = model.card
     before = " then ".join(str(stage["method"]["name"]) for stage in card["pretraining"]) or "none (from scratch)"
     pretrained_on = card.get("pretraining_data", [card["data"]] if card["pretraining"] else [])
+    shape = model.shape if config is None else config["input"]["shape"]
+    free = f", H and W multiples of {config['input']['stride']}" if config is not None and "H" in shape else ""
     colors = "RGB" if len(model.shape) == 3 else "grey"
     lines = [
         f"# {card['study']}: {card['cell'] or 'best model'}",
@@ -43,7 +48,7 @@ def model_card(model: Model, study: Path, file: str, checked: str, output: str, 
         *("with the best. The test set had no say in that.", ""),
         *("| | |", "|---|---|"),
         f"| file | `{file}` ({checked}) |",
-        f"| input | float32 {colors} in [0, 1], (B, {', '.join(map(str, model.shape))}) |",
+        f"| input | float32 {colors} in [0, 1], (B, {', '.join(map(str, shape))}){free} |",
         f"| output | {output} |",
         f"| images | fitted to {model.cache_size} px by `{model.fit}`, then resized to {model.size} px |",
         f"| network | {card['model']['name']} |",
@@ -54,6 +59,7 @@ def model_card(model: Model, study: Path, file: str, checked: str, output: str, 
         f"| seed | {card['seed']} |",
         f"| fingerprint | `{card['fingerprint']}` |",
         *("", "## Use", "", use),
+        *_steps(config),
         *("", "## Scores", ""),
         *_scores(model, study),
         *(["", "## Warnings", "", *(f"- {text}" for text in model.warnings)] if model.warnings else []),
@@ -64,6 +70,16 @@ def model_card(model: Model, study: Path, file: str, checked: str, output: str, 
         "The scores are of the cell, not of this replicate: its own may be better by luck, since it was chosen.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _steps(config: Mapping[str, Any] | None) -> list[str]:
+    """What predict.py does, for those who write it in another language."""
+    if config is None or not config["steps"]:
+        return []
+    steps = [f"{number}. {step}" for number, step in enumerate(config["steps"], 1)]
+    script = "`python predict.py photo.jpg mask.png` does this without Pretune:"
+    colors = [f"{name} {tuple(rgb)}" for name, rgb in zip(config["classes"], config["palette"], strict=True)]
+    return ["", "## From photo to mask", "", script, "", *steps, "", f"Colours of the mask: {', '.join(colors)}."]
 
 
 def _data(data: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from pretune.errors import ModelError
 from pretune.search_spaces import schema
-from pretune.trainables.data.decode import fit_image
+from pretune.trainables.data.decode import Bands, fit_bands, in_color, read_bands
 from pretune.trainables.data.listing import Reading
 from pretune.trainables.models.table import build_unet
 from pretune.trainables.views.joint import evaluation_batch
@@ -39,22 +39,31 @@ OVERLAY = 0.5  # share of the class colour in an overlay
 Mask = NDArray[np.uint8]
 
 
+class Prediction(NamedTuple):
+    """What a model makes of one image of `height` x `width` px."""
+
+    mask: Mask  # (height, width) class indices
+    probabilities: NDArray[np.float32]  # (classes, height, width), the softmax of the logits
+
+
 @dataclass(frozen=True)
 class Model:
     """A trained network in eval mode, and how images reach it."""
 
-    network: nn.Module  # (B, 3, size, size) in [0, 1] -> logits (B, classes, size, size)
+    network: nn.Module  # (B, C, size, size) in [0, 1] -> logits (B, classes, size, size)
     classes: tuple[str, ...]
     size: int  # px
     cache_size: int  # px of the square that images are first fitted to
-    fit: Literal["squash", "pad", "crop"]
+    fit: Literal["squash", "pad", "crop", "tile"]
     card: dict[str, Any]  # the whole of best/model.json
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the network's input, without the batch: (3, size, size), or (1, slices, size, size) of a volume."""
+        """Shape of the network's input, without the batch: (C, size, size), or (1, slices, size, size) of a volume."""
         slices = self.card["data"].get("slices")
-        return (3, self.size, self.size) if slices is None else (1, slices, self.size, self.size)
+        return (
+            (self.reading.channels or 3, self.size, self.size) if slices is None else (1, slices, self.size, self.size)
+        )
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -71,9 +80,41 @@ class Model:
         """The settings that the study's image files were read with; those of a published set plainly."""
         data, asked = self.card["data"], self.card["data"].get("value_range")
         percentiles = tuple(asked["percentiles"]) if isinstance(asked, dict) else None
-        fixed = tuple(asked) if isinstance(asked, list) else None
+        fixed = (
+            tuple(tuple(one) if isinstance(one, list) else one for one in asked) if isinstance(asked, list) else None
+        )
         background = data.get("background")
-        return Reading(fixed, percentiles, None if background is None else tuple(background), data.get("page"))
+        laid_over = None if background is None else tuple(background)
+        return Reading(fixed, percentiles, laid_over, data.get("page"), data.get("channels"))
+
+    def predict(self, image: str | Path | Image.Image | NDArray[Any]) -> Prediction:
+        """Segment one image of any size.
+
+        Args:
+            image: a file, a Pillow image, or an array: (H, W, 3) uint8 RGB, (H, W) grey or, for a
+                model of other channels, (H, W, C), as a file would hold it.
+
+        Raises:
+            ModelError: the model takes volumes.
+            pretune.trainables.data.errors.BadFileError: an image that cannot be read, or is none.
+        """
+        if len(self.shape) == 4:
+            raise ModelError(f"this model takes volumes {self.shape}, not images")
+        bands = self._bands(image)
+        scores = resized_logits(self, logits_of(self, [prepare(self, bands)])[0], bands[0].size)
+        return Prediction(scores.argmax(dim=0).to(torch.uint8).cpu().numpy(), scores.softmax(dim=0).cpu().numpy())
+
+    def overlay(self, image: str | Path | Image.Image | NDArray[Any], mask: Mask) -> Image.Image:
+        """The image as RGB with the colours of its mask (H, W) over it; the background is left as it is."""
+        return overlay(in_color(self._bands(image)), mask, self.background)
+
+    def _bands(self, image: str | Path | Image.Image | NDArray[Any]) -> Bands:
+        return read_bands(Path(image) if isinstance(image, str) else image, reading=self.reading)
+
+    @property
+    def palette(self) -> tuple[tuple[int, int, int], ...]:
+        """The RGB colour of each class in masks and overlays."""
+        return tuple(PALETTE[_color(number, self.background)] for number in range(len(self.classes)))
 
     @property
     def background(self) -> int:
@@ -100,16 +141,29 @@ def load_model(study: Path, device: torch.device | None = None) -> Model:
     return Model(network, tuple(card["classes"]), size, cache_size, fit, card)
 
 
+def pick_device(name: str) -> torch.device:
+    """auto, cpu, cuda or another name PyTorch knows. Raises ModelError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ModelError("device cuda: PyTorch sees no GPU here; use cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ModelError(f"device {name}: there is no such device; use auto, cpu or cuda") from error
+
+
 # ------------------------------------------------------------------------------------------------------- one image
 
 
-def prepare(model: Model, image: Image.Image) -> Mask:
-    """An RGB image -> uint8 (cache_size, cache_size, 3), fitted as the study's images were.
+def prepare(model: Model, image: Image.Image | Bands) -> Mask:
+    """An RGB image, or one for each channel -> uint8 (cache_size, cache_size, C), fitted as the study's images were.
 
     A study that took centre squares (`fit: crop`) gets the whole image padded to a square, so that every pixel is
     segmented and nothing is distorted.
     """
-    return np.asarray(fit_image(image, model.cache_size, "pad" if model.fit == "crop" else model.fit))
+    bands = (image,) if isinstance(image, Image.Image) else image
+    return fit_bands(bands, model.cache_size, "pad" if model.fit == "crop" else model.fit)
 
 
 @torch.no_grad()
@@ -136,8 +190,14 @@ def mask_of(model: Model, logits: Tensor, size: tuple[int, int]) -> Mask:
     return found.cpu().numpy()
 
 
+def resized_logits(model: Model, logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Logits (classes, S, S) -> (classes, height, width) of an image: what `mask_of` compares class by class."""
+    grid = _grid(model, size).to(logits.device) if model.fit in ("pad", "crop") else None
+    return _sampled(logits[None], (size[1], size[0]), grid)[0]
+
+
 def _sampled(plane: Tensor, shape: tuple[int, int], grid: Tensor | None) -> Tensor:
-    """(1, 1, S, S) -> (1, 1, height, width): the whole square, or the part of it that `grid` covers."""
+    """(1, C, S, S) -> (1, C, height, width): the whole square, or the part of it that `grid` covers."""
     if grid is None:
         return F.interpolate(plane, shape, mode="bilinear")
     return F.grid_sample(plane, grid, mode="bilinear", padding_mode="border", align_corners=False)

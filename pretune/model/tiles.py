@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from pretune.model.predict import Mask, Model, logits_of, mask_of, prepare
+from pretune.trainables.data.decode import Bands
 
 _BATCH = 16  # tiles put through the network together
 
@@ -39,12 +40,12 @@ def spans(length: int, tile: int, overlap: float) -> list[Span]:
     return [Span(*span) for span in zip(starts, [0, *borders], [*borders, length], strict=True)]
 
 
-def tiled_mask(model: Model, image: Image.Image, tile: int, overlap: float) -> Mask:
+def tiled_mask(model: Model, image: Image.Image | Bands, tile: int, overlap: float) -> Mask:
     """Class indices (height, width) of an image, each tile segmented as if it were an image of its own.
 
     An image smaller than a tile is continued by its mirror image, so that all things keep their size.
     """
-    pixels = np.asarray(image)
+    pixels = np.asarray(image) if isinstance(image, Image.Image) else stacked(image)
     height, width = pixels.shape[:2]
     missing = [(0, max(0, tile - height)), (0, max(0, tile - width)), (0, 0)]
     pixels = np.pad(pixels, missing, mode="symmetric")
@@ -52,7 +53,7 @@ def tiled_mask(model: Model, image: Image.Image, tile: int, overlap: float) -> M
     places = [(y, x) for y in spans(pixels.shape[0], tile, overlap) for x in spans(pixels.shape[1], tile, overlap)]
     for first in range(0, len(places), _BATCH):
         part = places[first : first + _BATCH]
-        cut = [Image.fromarray(pixels[y.start : y.start + tile, x.start : x.start + tile]) for y, x in part]
+        cut = [bands_of(pixels[y.start : y.start + tile, x.start : x.start + tile], model) for y, x in part]
         logits = logits_of(model, [prepare(model, square) for square in cut])
         for (y, x), scores in zip(part, logits, strict=True):
             own = mask_of(model, scores, (tile, tile))
@@ -60,3 +61,15 @@ def tiled_mask(model: Model, image: Image.Image, tile: int, overlap: float) -> M
                 y.first - y.start : y.end - y.start, x.first - x.start : x.end - x.start
             ]
     return mask[:height, :width]
+
+
+def stacked(bands: Bands) -> Mask:
+    """(H, W, 3) of one image of three colours, (H, W, C) of grey ones."""
+    return np.asarray(bands[0]) if bands[0].mode == "RGB" else np.stack([np.asarray(band) for band in bands], axis=-1)
+
+
+def bands_of(pixels: Mask, model: Model) -> Bands:
+    """The reverse, as the model's images were read."""
+    if model.reading.channels is None:
+        return (Image.fromarray(pixels),)
+    return tuple(Image.fromarray(np.ascontiguousarray(band)) for band in np.moveaxis(pixels, -1, 0))

@@ -332,7 +332,7 @@ class LiveMonitor:
         try:
             self._last = self._take_snapshot()
         except Exception as error:
-            problem = f"no fresh status: {type(error).__name__}: {error}"
+            problem = f"no new status: {type(error).__name__}: {error}"
             if self._last is None:
                 return Text(_plain(problem))
             return render(replace(self._last, messages=(*self._last.messages, problem)))
@@ -372,7 +372,7 @@ class PlainMonitor:
         try:
             line = status_line(self._take_snapshot())
         except Exception as error:  # watching must never stop the study
-            line = f"no fresh status: {type(error).__name__}: {error}"
+            line = f"no new status: {type(error).__name__}: {error}"
         self.event(line)
 
 

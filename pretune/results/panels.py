@@ -19,7 +19,7 @@ from pretune.model.predict import Mask, Model, colored, load_model, logits_of
 from pretune.trainables.constants import IGNORE
 from pretune.trainables.data.checks.contact_sheets import slice_image, telling_slice
 from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.image_set import ImageSet
+from pretune.trainables.data.image_set import ImageSet, shown_in_color
 from pretune.trainables.data.resident.open import open_cached
 
 COLUMNS = ("image", "truth", "prediction", "error")
@@ -108,7 +108,7 @@ def _rows(model: Model, data: ImageSet, test: Sequence[int]) -> list[PanelRow]:
         if solid:
             at = telling_slice(truth)
             image, truth, mask = slice_image(image, at), truth[at], mask[at]
-        images = _panel(image, truth, mask, model.background)
+        images = _panel(shown_in_color(image), truth, mask, model.background)
         rows.append(PanelRow(label, f"{data.names[test[place]]}, Jaccard {jaccards[place]:.3f}", images))
     return rows
 

@@ -21,7 +21,7 @@ from pretune.search_spaces import schema
 from pretune.store.lookup import task_of
 from pretune.store.store import Entry, Store
 from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.image_set import ImageSet
+from pretune.trainables.data.image_set import ImageSet, shown_in_color
 from pretune.trainables.data.resident.open import open_cached
 from pretune.trainables.files import NOTES, WEIGHTS
 from pretune.trainables.loop import RunContext
@@ -111,8 +111,8 @@ def _images(found: Restored, row: int) -> tuple[Image.Image, ...]:
 
 
 def _image(pixels: Tensor) -> Image.Image:
-    """(3, S, S), or (1, D, S, S) by its middle slice, in about [0, 1] -> an image; what lies outside is cut off."""
+    """(C, S, S), or (1, D, S, S) by its middle slice, in about [0, 1] -> an image; what lies outside is cut off."""
     if pixels.ndim == 4:
-        pixels = pixels[:, pixels.shape[1] // 2].expand(3, -1, -1)
+        pixels = pixels[:, pixels.shape[1] // 2]
     scaled = (pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
-    return Image.fromarray(scaled.contiguous().numpy())
+    return Image.fromarray(np.ascontiguousarray(shown_in_color(scaled.numpy())))

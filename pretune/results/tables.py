@@ -125,6 +125,14 @@ def shown_values(use: ReplicatePlan, stage: Stage) -> str:
     return listed_values(readable(use.cell, values_reaching(use, stage)))
 
 
+def parameters(use: ReplicatePlan, name: str, stage: Stage) -> Row:
+    """What tells a stage run from others of its study, in the words of results.parquet."""
+    seed = use.replicate.finetune if stage.kind == "finetune" else use.replicate.pretrain
+    levels = {f"factor.{factor}": level for factor, level in use.cell.levels.items()}
+    chosen = readable(use.cell, values_reaching(use, stage))
+    return {"stage": name, "phase": use.phase, "seed": seed} | levels | chosen
+
+
 def described_ranges(study: Study) -> dict[str, Any]:
     """Every range of the study by its dotted key, as a study file writes it; a choice by its options' names."""
     found: dict[str, Any] = {}
@@ -306,9 +314,10 @@ def write_searches(study: Study, run: Run, folder: Path) -> None:
         if study.header.tune.also:
             frame["front"] = [on_front(row, rows, study.header.tune) for row in rows]
         _write_parquet(frame, folder / "searches.parquet")
-    if run.notes and (folder / "study.json").exists():
+    notes = sorted({*study.warnings, *run.notes})
+    if notes and (folder / "study.json").exists():
         header = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-        write_atomically(folder / "study.json", json.dumps(header | {"notes": sorted(run.notes)}, indent=1))
+        write_atomically(folder / "study.json", json.dumps(header | {"notes": notes}, indent=1))
 
 
 def in_search_order(study: Study, trials: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -19,8 +19,8 @@ from pretune.errors import SearchStorageError
 
 OPERATIONS = range(11)  # of Optuna's journals, versions 4 and 5
 MOVE_AWAY = (
-    "move the file away and run again; the searches then suggest their trials anew, and stage runs that are finished "
-    "come from the store"
+    "move the file away and run again; the searches then suggest their trials again, and finished stage runs come from "
+    "the store"
 )
 
 

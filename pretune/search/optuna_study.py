@@ -6,6 +6,7 @@ never on timing: the sampler is made anew for each trial. So a search that was k
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -215,19 +216,25 @@ def open_search(
     directions: Sequence[Direction],
     prefix: str = "",
     seeded_by: str = "",
+    targets: Sequence[str] = (),
 ) -> Search:
     """Open or continue a search.
 
     Trials that an ended process left running are continued if they were suggested whole, else failed and suggested
     again.
 
-    `prefix` tells studies in one database apart; `seeded_by` is what the sampler's seed depends on, by default `name`.
+    `prefix` tells studies in one database apart; `seeded_by` is what the sampler's seed depends on, by default `name`;
+    `targets` are the names of what it is told, for people.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would announce every search on the terminal
     own = SearchSampler(tune)
     study = optuna.create_study(
         storage=storage, sampler=own, study_name=f"{prefix}{name}", directions=list(directions), load_if_exists=True
     )
+    if targets and study.metric_names != list(targets):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(list(targets))
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if INDEX not in trial.user_attrs:
             study.tell(trial.number, state=TrialState.FAIL)

@@ -31,6 +31,7 @@ from pretune.search_spaces.metrics import (
     Direction,
     direction_of,
     parts_of,
+    scored_by,
     sign_of,
 )
 from pretune.search_spaces.stages import Stage, replicates, stages_of
@@ -207,6 +208,7 @@ def open_search_of(run: Run, spec: SearchSpec) -> Search:
         directions(part, header.tune),
         run.search_prefix,
         space_key,
+        targets(part, header.tune),
     )
 
 
@@ -218,6 +220,12 @@ def directions(part: Part, tune: schema.Tune) -> list[Direction]:
     else:
         first = direction_of(tune.target, tune.direction)
     return [first, *(direction_of(name) for name in tune.also)]
+
+
+def targets(part: Part, tune: schema.Tune) -> list[str]:
+    """Names of a search's target and of those beside it, as Optuna's dashboard shows them."""
+    first = scored_by(tune.pretrain.target, tune.target) if part == "pretrain" else tune.target
+    return [first, *tune.also]
 
 
 def trials_of(run: Run, spec: SearchSpec, limits: schema.Budget) -> int:

@@ -82,11 +82,9 @@ def single_flight(
         if store.find(fingerprint) is not None:
             break  # made by the other: nothing to hold
         if preempted():
-            raise EndedWaitError("asked to leave while another driver was at work on it")
+            raise EndedWaitError("preempted while another driver held its lock")
         if time.monotonic() - began > PATIENCE_SECONDS:
-            raise EndedWaitError(
-                f"another driver ({lease.host.partition(' ')[0]}) is at work on it; looked at again later"
-            )
+            raise EndedWaitError(f"another driver ({lease.host.partition(' ')[0]}) holds its lock; will retry")
         report({"waiting": 1.0})
         time.sleep(WAIT_SECONDS)
     flight = Flight(store, fingerprint, owner)

@@ -6,16 +6,24 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from pretune.outcomes import Outcome
+from pretune.store.index import Listing
 from pretune.store.store import Entry, Store
 
 TASK = "order"  # in an entry's `about`: the task (`StageTask.record`), by the name that tasks had when stores were made
 
 
-def find_in(store: Store, announced: bool = False) -> Callable[[str], Outcome | None]:
-    """The store as the scheduler sees it; `announced`: patiently, for what another node says it has finished."""
+def find_in(store: Store, announced: bool = False, listing: Listing | None = None) -> Callable[[str], Outcome | None]:
+    """The store as the scheduler sees it.
+
+    Args:
+        announced: look patiently, for what another node says it has finished.
+        listing: what a bucket held at the start; it is not asked for what was not there then.
+    """
     look = store.find_announced if announced else store.find
 
     def find(fingerprint: str) -> Outcome | None:
+        if listing is not None and listing.lacks(fingerprint):
+            return None
         entry = look(fingerprint)
         return None if entry is None else stored_outcome(entry)
 

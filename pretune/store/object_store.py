@@ -120,7 +120,7 @@ class Bucket:
                     digest.update(block)
                     file.write(block)
             if (temporary.stat().st_size, digest.hexdigest()) != (about["size"], about["sha256"]):
-                raise OSError("it is not whole: its size or sha256 is not the one that was noted")
+                raise OSError("it is damaged: its size or sha256 differs from the recorded one")
 
         try:
             self._retried("read", name, once)
@@ -203,7 +203,7 @@ def parse(url: str) -> tuple[str, str, str, dict[str, str]]:
     except ValueError:
         raise ObjectError("the address cannot be read; write s3://bucket/folder or gs://bucket/folder") from None
     if parts.scheme not in SCHEMES:
-        raise ObjectError("***://*** is no address of an object store; write s3://bucket/folder or gs://bucket/folder")
+        raise ObjectError("***://*** is not an object store's address; write s3://bucket/folder or gs://bucket/folder")
     if "@" in unquote(url):
         raise ObjectError(
             f"{parts.scheme}://***: keys do not belong in an address; set AWS_ACCESS_KEY_ID and its secret, or a role"
@@ -278,6 +278,6 @@ def reason_of(error: BaseException) -> str:
         "INVALID_ACCESS_KEY_ID|INVALID_CLIENT_TOKEN_ID|UNAUTHENTICATED": "the access key is not known there",
         "SIGNATURE_DOES_NOT_MATCH": "the secret key does not fit the access key",
         "NETWORK_CONNECTION|curlCode|Couldn't connect|Connection refused": "it cannot be reached",
-        "SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|HTTP status 5": "the server goes on failing",
+        "SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|HTTP status 5": "the server keeps failing",
     }
     return next((words for pattern, words in known.items() if re.search(pattern, text)), text[:300])

@@ -120,7 +120,7 @@ class Store:
             path = self._path(entry, name)
             if not is_as_recorded(path, about, written):
                 if path.exists():
-                    say_damaged(path, "the stage is run again")
+                    say_damaged(path, "the stage runs again")
                 return False
         return True
 
@@ -150,7 +150,7 @@ class Store:
             return path
         if self.bucket is None:
             if path.exists():
-                say_damaged(path, "the stage is run again")
+                say_damaged(path, "the stage runs again")
             here = self._marker_here(entry.fingerprint)
             if here is not None and here.attempt == entry.attempt:
                 with contextlib.suppress(OSError):  # another driver may have been faster
@@ -179,7 +179,7 @@ class Store:
                 return path
             if not path.exists():  # another driver finished and dropped it
                 continue
-            say_damaged(path, "the stage goes on from the state before it, or from the beginning")
+            say_damaged(path, "the stage continues from an earlier state, or starts again")
             with contextlib.suppress(OSError):  # another process was faster
                 path.replace(path.with_name(f"{STATE}.damaged"))
         return None

@@ -69,7 +69,7 @@ def _run_and_keep(task: StageTask, store: Store, attempt: Path, report: Any, pre
     began, started = time.monotonic(), time.time()
     try:
         if task.stage.resources.workers > 1:
-            metrics, where = run_worker_group(task, attempt)
+            metrics, where = run_worker_group(task, attempt, report)
         else:
             device = device_for(task.gpus)
 

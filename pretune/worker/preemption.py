@@ -20,10 +20,38 @@ from typing import Any
 from pretune.worker import ray_private
 
 ASK_SECONDS = 2.0  # between two questions to the cluster; a signal is noticed at once
+STOPPING = "pretune-stopping"  # an actor of this name, in the namespace of the driver's job, says that the study stops
+
+
+class _Stopping:
+    """Its name is the message: Ray knows it from the moment on at which it is asked for, whether it ever runs."""
+
+
+_message: Any = None  # the actor, which ends with its last handle
+
+
+def ask_to_stop() -> None:
+    """Ask all stages of the driver's job, on all nodes, to save and end."""
+    import ray
+
+    global _message
+    _message = ray.remote(_Stopping).options(name=STOPPING, get_if_exists=True, num_cpus=0).remote()
+
+
+def is_stopping() -> bool:
+    """Whether the driver asked the stages of its job to save and end."""
+    import ray
+
+    try:
+        ray.get_actor(STOPPING)
+    except ValueError:  # there is none
+        return False
+    return True
+
 
 QUESTIONS: dict[Callable[[], bool], str] = {  # to Ray: a stage must leave where it says yes
     ray_private.is_draining: "this node is draining",
-    ray_private.is_stopping: "the study is being stopped",
+    is_stopping: "the study is being stopped",
 }
 _said: set[Callable[[], bool]] = set()  # questions of which it was said that Ray does not answer them
 _terminated = threading.Event()

@@ -10,9 +10,12 @@ of them is preempted (its node is drained, the study is stopped) all write and s
 from __future__ import annotations
 
 import json
+import logging
 import shutil
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +34,15 @@ ANSWER = "answer.json"  # in the attempt's folder, until its workers have ended:
 STORAGE = "train"  # a folder of Ray Train's inside the attempt's, which all nodes see
 
 
-def run_worker_group(task: StageTask, attempt: Path) -> tuple[dict[str, float], dict[str, Any]]:
+def run_worker_group(
+    task: StageTask, attempt: Path, report: Callable[[dict[str, Any]], None]
+) -> tuple[dict[str, float], dict[str, Any]]:
     """Run a stage on several workers; its metrics, and for the record who ended it: how many, on what hardware.
 
-    To be called within a Ray cluster; inside a Tune trial progress goes to the trial.
+    To be called within a Ray cluster.
+
+    Args:
+        report: called with what the first worker reports, and with sentences (NEWS) on workers that were lost.
 
     Raises:
         DivergedError, PreemptedError: as the loops do.
@@ -49,23 +57,24 @@ def run_worker_group(task: StageTask, attempt: Path) -> tuple[dict[str, float], 
 
     resources = task.stage.resources
     counts = resources.worker_counts
-    trainer = TorchTrainer(
-        work,
-        train_loop_config={"task": task.to_json(), "attempt": str(attempt)},
-        torch_config=TorchConfig(backend="nccl" if task.gpus >= 1 else "gloo"),  # NCCL refuses to share a GPU
-        scaling_config=ScalingConfig(
-            num_workers=(counts[0], counts[-1]) if len(counts) > 1 else counts[0],  # type: ignore[arg-type]
-            use_gpu=task.gpus > 0,
-            resources_per_worker={"CPU": resources.cpus} | ({"GPU": task.gpus} if task.gpus else {}),
-        ),
-        run_config=RunConfig(
-            name=STORAGE,
-            storage_path=str(attempt),
-            failure_config=FailureConfig(max_failures=RESTARTS),
-            callbacks=_forwarding(),
-        ),
-    )
-    trainer.fit()  # what `train_loop` returns is known to newer versions of Ray alone
+    with forwarded(report) as callback:
+        trainer = TorchTrainer(
+            work,
+            train_loop_config={"task": task.to_json(), "attempt": str(attempt)},
+            torch_config=TorchConfig(backend="nccl" if task.gpus >= 1 else "gloo"),  # NCCL refuses to share a GPU
+            scaling_config=ScalingConfig(
+                num_workers=(counts[0], counts[-1]) if len(counts) > 1 else counts[0],  # type: ignore[arg-type]
+                use_gpu=task.gpus > 0,
+                resources_per_worker={"CPU": resources.cpus} | ({"GPU": task.gpus} if task.gpus else {}),
+            ),
+            run_config=RunConfig(
+                name=STORAGE,
+                storage_path=str(attempt),
+                failure_config=FailureConfig(max_failures=RESTARTS),
+                callbacks=[callback],
+            ),
+        )
+        trainer.fit()  # what `train_loop` returns is known to newer versions of Ray alone
     answer = json.loads((attempt / ANSWER).read_text(encoding="utf-8"))
     (attempt / ANSWER).unlink()
     shutil.rmtree(attempt / STORAGE, ignore_errors=True)
@@ -85,18 +94,44 @@ def run_worker_group(task: StageTask, attempt: Path) -> tuple[dict[str, float], 
     return answer["metrics"], answer["about"]
 
 
-def _forwarding() -> list[Any]:
-    """Return the callbacks that pass the first worker's reports, and losses, to Tune; none outside a trial."""
-    from ray.tune.integration.ray_train import TuneReportCallback
+@contextmanager
+def forwarded(report: Callable[[dict[str, Any]], None]) -> Iterator[Any]:
+    """A callback of Ray Train, whose controller is another process: what it hears is reported here meanwhile."""
+    from ray.exceptions import RayError
+    from ray.train import UserCallback
+    from ray.util.queue import Queue
 
-    class Forwarding(TuneReportCallback):
+    heard = Queue(actor_options={"num_cpus": 0})
+
+    def tell(values: dict[str, Any] | None) -> None:
+        """Progress is not worth the training: where nobody listens any more, that is logged."""
+        try:
+            heard.put(values)
+        except RayError as error:
+            logging.getLogger("pretune").warning("what workers report is not shown: %s", error)
+
+    class Forwarding(UserCallback):
+        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+            tell(dict(metrics[0]))
+
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-            self.after_report(run_context, [{NEWS: news_of(worker_exceptions)}], None)
+            tell({NEWS: news_of(worker_exceptions)})
 
+    def pass_on() -> None:
+        try:
+            while (values := heard.get()) is not None:
+                report(values)
+        except RayError as error:
+            logging.getLogger("pretune").warning("what workers report is not shown: %s", error)
+
+    listener = threading.Thread(target=pass_on, name="pretune-reports", daemon=True)
+    listener.start()
     try:
-        return [Forwarding()]  # type: ignore[no-untyped-call]
-    except RuntimeError:
-        return []
+        yield Forwarding()
+    finally:
+        tell(None)
+        listener.join()
+        heard.shutdown(force=True)
 
 
 def news_of(failures: Mapping[int, Exception]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -35,6 +35,7 @@ class StageTask:
     gpus: float  # of each worker
     folders: Folders
     checkpoint_seconds: float = 60.0  # wall time between resumable states
+    parameters: dict[str, Any] = field(default_factory=dict)  # what tells it from others of its study, for people
 
     @property
     def fingerprint(self) -> str:

@@ -43,11 +43,23 @@ from pretune.search_spaces.schema.data import (
     TinyImageNet,
     VOCClass,
     Volumes,
+    image_channels,
     slices_of,
 )
 from pretune.search_spaces.schema.methods import *  # noqa: F403
 from pretune.search_spaces.schema.model import *  # noqa: F403
-from pretune.search_spaces.schema.optim import LARS, SGD, Adam, AdamW, Constant, Cosine, Optimizer, Schedule, Step
+from pretune.search_spaces.schema.optim import (
+    LARS,
+    SGD,
+    Adam,
+    AdamW,
+    Constant,
+    Cosine,
+    Optimizer,
+    Polynomial,
+    Schedule,
+    Step,
+)
 from pretune.search_spaces.schema.scores import ExtraSettings
 from pretune.search_spaces.schema.splits import Group, NameColumn, NamePattern, Split
 from pretune.search_spaces.schema.stages import (
@@ -140,6 +152,7 @@ __all__ = [
     "Percentiles",
     "Pets",
     "PhaseSeeds",
+    "Polynomial",
     "Pretrain",
     "Probe",
     "Published",
@@ -163,6 +176,7 @@ __all__ = [
     "VOCClass",
     "Views",
     "Volumes",
+    "image_channels",
     "slices_of",
 ]
 __all__ += methods.__all__

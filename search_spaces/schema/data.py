@@ -64,7 +64,7 @@ class _Images(Settings):
     split: Annotated[Split, BeforeValidator(undivided)] = Split()  # or none: all images are for pretraining
     limit: PositiveInt | None = None  # use a random subset of this many images (drawn with split.seed)
     cache_size: PositiveInt = 128  # px; images are decoded once to this square, whatever size the views have
-    fit: Literal["squash", "pad", "crop"] = "squash"  # how a non-square image becomes square
+    fit: Literal["squash", "pad", "crop", "tile"] = "squash"  # into a square, or (tile) into squares of full resolution
     on_error: Literal["fail", "skip"] = "fail"  # a bad file stops the study, or is excluded and recorded
     regions: Regions | None = None  # region maps, computed once; scenes have exact ones unless this is given
     depth: Depth | None = None  # depth maps, computed once; scenes have exact ones unless this is given
@@ -74,6 +74,17 @@ class _Images(Settings):
     shuffle_window: PositiveInt | None = (
         None  # images shuffled together: a set in shards is read nearly in its order; default: all
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tiles_together(cls, values: Any) -> Any:
+        """Tiles of one image are of one part: they are a group unless another is named."""
+        if not isinstance(values, Mapping) or values.get("fit") != "tile":
+            return values
+        split = values.get("split", {})
+        if not isinstance(split, Mapping) or "group" in split or ("file" in split and "fold" in split):
+            return values
+        return {**values, "split": {**split, "group": {"pattern": "(.*)"}}}
 
 
 class Scenes(_Images):
@@ -242,17 +253,38 @@ class Percentiles(Settings):
 class _Reading(_Images):
     """Settings of the user's own image files: how pixels become 8-bit RGB. `pretune predict` reads them likewise."""
 
-    value_range: tuple[float, float] | Percentiles | None = (
-        None  # grey values for black and white, or {percentiles: [1, 99]}; needed for 12 bits in 16, and for floats
+    channels: Annotated[int, Field(ge=1, le=64)] | None = None  # where not three colours: multispectral TIFF, .npy
+    value_range: tuple[float, float] | tuple[tuple[float, float], ...] | Percentiles | None = (
+        None  # black and white, of each channel if need be, or {percentiles: [1, 99]}; needed for 12 bits and floats
     )
     background: Color | None = None  # what transparent images are laid over; default: black
     page: PositiveInt | None = None  # of files with several (TIFF stacks), counted from 1; default: they are refused
 
     @model_validator(mode="after")
     def _black_below_white(self) -> _Reading:
-        if isinstance(self.value_range, tuple) and not self.value_range[0] < self.value_range[1]:
-            raise ValueError(f"value_range: {list(self.value_range)} should rise: black first, white second")
+        for low, high in self.ranges:
+            if not low < high:
+                raise ValueError(f"value_range: {[low, high]} should rise: black first, white second")
         return self
+
+    @model_validator(mode="after")
+    def _of_every_channel(self) -> _Reading:
+        if len(self.ranges) > 1 and len(self.ranges) != self.channels:
+            held = f"{len(self.ranges)} ranges, and channels is {self.channels or 'not given'}"
+            raise ValueError(f"value_range has {held}; give one range, or one for each channel")
+        if self.channels is not None:
+            for key in ("regions", "depth", "background"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key} is of colour images, and channels says that there are {self.channels}")
+        return self
+
+    @property
+    def ranges(self) -> tuple[tuple[float, float], ...]:
+        """Fixed ranges: one of all channels or one of each; () where there are none."""
+        given = self.value_range
+        if given is None or isinstance(given, Percentiles):
+            return ()
+        return (given,) if not isinstance(given[0], tuple) else given
 
 
 class _OwnMasks(_Images):
@@ -272,7 +304,7 @@ class _OwnMasks(_Images):
         if twice:
             raise ValueError(f"classes: {twice[0]!r} stands there twice, and its scores would be one line")
         if len(self.classes) == 1:
-            raise ValueError(f"classes: {self.classes[0]!r} alone is no task; name the background too")
+            raise ValueError(f"classes: {self.classes[0]!r} alone is not a task; name the background too")
         for name in self.classes:
             if "/" in name or not name.strip() or not name.isprintable():
                 raise ValueError(f"classes: {name!r} cannot stand in the name of a metric, test/jaccard/{name}")
@@ -462,6 +494,13 @@ class LUNA16(_Volumes):
     root: str | None = None  # the folder with the files; default: found under --data by the usual names
     part: Literal["cubes", "nodules"] = "cubes"
     folds: tuple[Annotated[int, Field(ge=0, le=9)], ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)  # of the cubes; 7 to 9: test
+
+
+def image_channels(data: Data) -> int:
+    """Channels of the images of a data set, or of its volumes' voxels."""
+    if isinstance(data, Volumes | LUNA16):
+        return 1
+    return getattr(data, "channels", None) or 3
 
 
 def slices_of(data: Data) -> int | None:

@@ -78,6 +78,7 @@ class MethodFacts:
     trains: bool = True  # whether there is anything to train: a module of trainables/methods
     freezes_last_layer: bool = False  # whether a last layer's gradient is dropped at first
     ramp: tuple[str, str] | None = None  # settings between which a value moves over the whole training
+    unit_length: str | None = None  # setting: the width of an output that is scaled to length 1
 
 
 AGREEMENT = ("feature_std", "positive_similarity")  # of the projections of two views
@@ -88,7 +89,9 @@ class SimCLR(Settings):
     """SimCLR (Chen et al. 2020): two views of an image against all other views of the batch."""
 
     name: Literal["simclr"]
-    facts: ClassVar[MethodFacts] = MethodFacts(metrics=(*AGREEMENT, "loss_over_uniform"), compares_batch=True)
+    facts: ClassVar[MethodFacts] = MethodFacts(
+        metrics=(*AGREEMENT, "loss_over_uniform"), compares_batch=True, unit_length="dim"
+    )
     temperature: PositiveFloat = 0.2  # P2
     hidden: PositiveInt = 512  # width of the projection head's hidden layer
     dim: PositiveInt = 128  # width of its output
@@ -100,7 +103,9 @@ class MoCo(Settings):
     """MoCo v2. Its colour jitter is views.color_jitter 0.5, its crop (0.2, 1)."""
 
     name: Literal["moco"]
-    facts: ClassVar[MethodFacts] = MethodFacts(metrics=(*AGREEMENT, "loss_over_uniform"), ramp=MOMENTUM)
+    facts: ClassVar[MethodFacts] = MethodFacts(
+        metrics=(*AGREEMENT, "loss_over_uniform"), ramp=MOMENTUM, unit_length="dim"
+    )
     temperature: PositiveFloat = 0.2  # v2's recipes; 0.07 in v1 and as the code's default
     hidden: PositiveInt = 512  # the paper's: as wide as the encoder's output
     dim: PositiveInt = 128
@@ -117,7 +122,7 @@ class MoCoV3(Settings):
 
     name: Literal["moco-v3"]
     facts: ClassVar[MethodFacts] = MethodFacts(
-        metrics=(*AGREEMENT, "loss_over_uniform"), compares_batch=True, ramp=MOMENTUM
+        metrics=(*AGREEMENT, "loss_over_uniform"), compares_batch=True, ramp=MOMENTUM, unit_length="dim"
     )
     projection_levels: PositiveInt = 1  # as in SimCLR
     temperature: PositiveFloat = 1.0
@@ -133,7 +138,7 @@ class BYOL(Settings):
     """BYOL. Its colour jitter is views.color_jitter 0.5 with color_jitter_saturation 0.5."""
 
     name: Literal["byol"]
-    facts: ClassVar[MethodFacts] = MethodFacts(metrics=AGREEMENT, ramp=MOMENTUM)
+    facts: ClassVar[MethodFacts] = MethodFacts(metrics=AGREEMENT, ramp=MOMENTUM, unit_length="dim")
     projection_levels: PositiveInt = 1  # as in SimCLR
     hidden: PositiveInt = 4096
     dim: PositiveInt = 256
@@ -155,6 +160,7 @@ class DINO(Settings):
         metrics=(*AGREEMENT, "loss_over_uniform", "teacher_entropy_over_uniform", "teacher_mean_entropy_over_uniform"),
         freezes_last_layer=True,
         ramp=MOMENTUM,
+        unit_length="bottleneck",
     )
     hidden: PositiveInt = 2048
     bottleneck: PositiveInt = 256
@@ -188,6 +194,7 @@ class SwAV(Settings):
         metrics=(*AGREEMENT, "loss_over_uniform", "prototypes_used", "prototypes_chosen"),
         compares_batch=True,
         freezes_last_layer=True,
+        unit_length="dim",
     )
     hidden: PositiveInt = 2048
     dim: PositiveInt = 128
@@ -320,6 +327,7 @@ class ConRec(_Decoding):
         decoder=True,
         corrupts=True,
         compares_batch=True,
+        unit_length="dim",
     )
     temperature: PositiveFloat = 0.5  # Dippel et al.
     reconstruction_weight: PositiveFloat = 100.0  # Dippel et al.
@@ -359,7 +367,7 @@ class SAMCLR(Settings):
 
     name: Literal["samclr"]
     facts: ClassVar[MethodFacts] = MethodFacts(
-        requires=("regions",), metrics=(*AGREEMENT, "loss_over_uniform"), compares_batch=True
+        requires=("regions",), metrics=(*AGREEMENT, "loss_over_uniform"), compares_batch=True, unit_length="dim"
     )
     temperature: PositiveFloat = 0.07  # P4, from MoCo
     hidden: PositiveInt = 512
@@ -383,6 +391,7 @@ _PIXEL_FACTS = MethodFacts(
     metrics=(*AGREEMENT, "pixel_loss", "positive_pairs", "images_without_pairs", "instance_loss"),
     targets="places",
     ramp=MOMENTUM,
+    unit_length="dim",
 )
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
     Field,
     PositiveInt,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
 )
 
 from pretune.search_spaces.schema.base import Settings, default_name
@@ -23,6 +26,7 @@ __all__ = [
     "ResNetUNet",
     "TimmUNet",
     "UNet",
+    "channels_of",
     "dimensions_of",
     "levels_of",
 ]
@@ -36,10 +40,28 @@ class ModelFacts:
     levels: int | None = None  # of the encoder where they are not its `widths`; None: known once it is built
 
 
+class _ImageModel(Settings):
+    """Settings that models of images share."""
+
+    channels: Annotated[int, Field(ge=1, le=64)] | None = (
+        None  # of the images, as their data set says; default: 3 colours
+    )
+
+    @field_validator("channels")
+    @classmethod
+    def _default(cls, channels: int | None) -> int | None:
+        return None if channels == 3 else channels
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Three colours are left out, as before there were other channels."""
+        return {key: value for key, value in dump(self).items() if key != "channels" or value is not None}
+
+
 EvenWidth = Annotated[int, Field(gt=0, multiple_of=2)]  # the first convolution of a level has half of it
 
 
-class UNet(Settings):
+class UNet(_ImageModel):
     """P2's U-Net: four levels, transposed convolutions. Convolutions per level and the norm are our reading."""
 
     name: Literal["unet"] = "unet"
@@ -55,7 +77,7 @@ class UNet(Settings):
         return 1 << (len(self.widths) - 1)
 
 
-class ConRecUNet(Settings):
+class ConRecUNet(_ImageModel):
     """ConRec's U-Net (P3): nearest up-sampling, and skips through 1x1 convolutions with batch norm and ReLU."""
 
     name: Literal["conrec-unet"]
@@ -68,7 +90,7 @@ class ConRecUNet(Settings):
         return 1 << (len(self.widths) - 1)
 
 
-class ResNetUNet(Settings):
+class ResNetUNet(_ImageModel):
     """A U-Net over a torchvision ResNet (P3, P4: 18; P5: 34). No paper describes the decoder: it has the widths and
     blocks of segmentation_models.pytorch's U-Net (nearest up-sampling, two 3x3 convolutions with batch norm)."""
 
@@ -84,7 +106,7 @@ class ResNetUNet(Settings):
         return 32 if self.stem == "imagenet" else 8
 
 
-class ResNetHead(Settings):
+class ResNetHead(_ImageModel):
     """P1's model: a ResNet, and five 3x3 convolutions with bilinear up-sampling between each pair; no skips.
 
     Widths (256, 128, 64, 32), ReLU, and a fourth up-sampling to the full size follow the authors' code; its ReLU on the
@@ -101,7 +123,7 @@ class ResNetHead(Settings):
         return 32
 
 
-class TimmUNet(Settings):
+class TimmUNet(_ImageModel):
     """A U-Net over any backbone of timm that gives feature maps, with the decoder of `resnet-unet`.
 
     Whether timm has the backbone is seen when a study is planned or started: no torch is imported here.
@@ -133,6 +155,13 @@ class GenesisUNet(Settings):
     @property
     def stride(self) -> int:
         return 1 << (len(self.widths) - 1)
+
+
+def channels_of(model: Model) -> int:
+    """Channels of the model's input: three colours unless it says otherwise, one grey value of volumes."""
+    if isinstance(model, GenesisUNet):
+        return 3 if model.dimensions == 2 else 1
+    return getattr(model, "channels", None) or 3
 
 
 def dimensions_of(model: Model) -> int:

@@ -75,4 +75,14 @@ class Cosine(Settings):
     warmup_epochs: NonNegativeInt = 0
 
 
-Schedule = Annotated[Annotated[Constant | Step | Cosine, Field(discriminator="name")], default_name("constant")]
+class Polynomial(Settings):
+    """(1 - progress)^power from the end of the warm-up on: segmentation's habit since DeepLab (Chen et al. 2018)."""
+
+    name: Literal["polynomial"]
+    power: PositiveFloat = 0.9
+    warmup_epochs: NonNegativeInt = 0
+
+
+Schedule = Annotated[
+    Annotated[Constant | Step | Cosine | Polynomial, Field(discriminator="name")], default_name("constant")
+]

@@ -122,12 +122,28 @@ class Pretrain(_Length):
         return self
 
 
+WEIGHTED = ("cross-entropy", "dice+cross-entropy", "focal")  # losses that take weights of classes
+
+
 class Augment(Settings):
-    """Joint image and mask transforms of fine-tuning. P2 uses none."""
+    """Joint image and mask transforms of fine-tuning, in this order. P2 uses none. New ones default to None: then they
+    are in no fingerprint."""
 
     flip: Fraction = 0.0
     crop: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (1.0, 1.0)  # area share
     aspect: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
+    flip_vertical: Fraction | None = None  # chance of mirroring top to bottom
+    rotation: Annotated[float, Field(gt=0, le=180)] | None = None  # degrees; largest angle to either side
+    scale: tuple[PositiveFloat, PositiveFloat] | None = None  # range of magnification about the centre, log-uniform
+    color_jitter: Annotated[float, Field(gt=0, le=1.25)] | None = None  # strength s of 0.8/0.8/0.8/0.2, as in views
+    blur: Fraction | None = None  # chance of a Gaussian blur of 0.1 to 2 px
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Augment:
+        for name, (low, high) in {"crop": self.crop, "aspect": self.aspect, "scale": self.scale or (1, 1)}.items():
+            if low > high:
+                raise ValueError(f"{name}: the lower bound {low} is above the upper bound {high}")
+        return self
 
 
 class Finetune(_Length, ExtraSettings):
@@ -141,7 +157,14 @@ class Finetune(_Length, ExtraSettings):
     freeze: Literal["none", "encoder"] = "none"
     unfreeze_epoch: PositiveInt | None = None  # the first epoch, counted from 0, that trains a frozen encoder too
     encoder_lr_mult: PositiveFloat | None = None  # encoder's rate as a multiple of the decoder's; default: the same
-    loss: Literal["dice", "foreground-dice", "cross-entropy", "dice+cross-entropy", "focal"] = "dice"
+    loss: Literal["dice", "foreground-dice", "cross-entropy", "dice+cross-entropy", "focal", "tversky"] = "dice"
+    class_weights: Literal["balanced"] | dict[str, PositiveFloat] | None = (
+        None  # of cross-entropy and focal: by the inverse of the classes' pixels, or numbers by class; default: 1
+    )
+    focal_gamma: Annotated[float, Field(ge=0)] | None = (
+        None  # how little easy pixels count in the focal loss; default: 2
+    )
+    tversky_beta: Fraction | None = None  # price of a missed pixel, that of a false one being 1 - beta; default: 0.7
     augment: Augment = Augment()
     optimizer: Optimizer = Adam()
     schedule: Schedule = Constant()
@@ -168,6 +191,15 @@ class Finetune(_Length, ExtraSettings):
     def _encoder_trained(self) -> Finetune:
         if self.encoder_lr_mult is not None and self.freeze == "encoder" and self.unfreeze_epoch is None:
             raise ValueError("encoder_lr_mult has no effect on a frozen encoder; leave it out, or set unfreeze_epoch")
+        return self
+
+    @model_validator(mode="after")
+    def _numbers_of_the_loss(self) -> Finetune:
+        """A number that the chosen loss does not have would change the fingerprint and nothing else."""
+        owners = {"class_weights": WEIGHTED, "focal_gamma": ("focal",), "tversky_beta": ("tversky",)}
+        for name, losses in owners.items():
+            if getattr(self, name) is not None and self.loss not in losses:
+                raise ValueError(f"{name} is of the loss {' or '.join(losses)}, not of {self.loss}; leave it out")
         return self
 
     @model_validator(mode="after")

@@ -129,6 +129,21 @@ def searched(f, sampler):
         for s in range(2)
     ]
     pandas.concat([results, pandas.DataFrame(rows)]).to_parquet(f / "results.parquet")
+    write_trials(f, [json.dumps({"finetune.lr": t / 10}) for t in range(10)], [0.5 + t / 30 for t in range(10)])
+
+
+def write_trials(f, chosen, values, told=None):
+    rows = [
+        {
+            "search": "search of finetune for a=x",
+            "cells": '["a=x"]',
+            "index": i,
+            "told": (told or {}).get(i, "complete"),
+        }
+        | {"value": value, "reason": "", "confirmed": False, "scores": json.dumps([value, value]), "chosen": setting}
+        for i, (setting, value) in enumerate(zip(chosen, values, strict=True))
+    ]
+    pandas.DataFrame(rows).to_parquet(f / "searches.parquet")
 
 
 def checkpoints(f, kept):
@@ -216,12 +231,27 @@ def no_common_seed(f):
 
 def trials(f, count, flat=False):
     searched(f, "tpe")
-    results = pandas.read_parquet(f / "results.parquet")
-    kept = results[(results["phase"] == "confirm") | (results["chosen"].map(len) > 0)]
-    tried = sorted(set(kept[kept["phase"] == "search"]["chosen"]))[:count]
-    kept = kept[(kept["phase"] == "confirm") | kept["chosen"].isin(tried)]
-    kept.assign(value=np.where(flat & (kept["phase"] == "search"), 0.5, kept["value"])).to_parquet(
-        f / "results.parquet"
+    values = [0.5 if flat else 0.5 + t / 30 for t in range(count)]
+    write_trials(f, [json.dumps({"finetune.lr": t / 10}) for t in range(count)], values)
+
+
+def same_everywhere(f):
+    """One value of the only parameter: nothing was varied."""
+    searched(f, "tpe")
+    write_trials(f, [json.dumps({"finetune.lr": 0.1})] * 10, [0.5 + t / 30 for t in range(10)])
+
+
+def labels(f):
+    scores = {"start=random": [0.50, 0.60, 0.70], "start=pretrained": [0.60, 0.70, 0.80]}
+    write_study(
+        f,
+        {
+            f"{start} labels={n}": [value + 0.01 * seed * (1 + i % 2) for seed in range(3)]
+            for start, values in scores.items()
+            for i, (n, value) in enumerate(zip(("50", "100", "400"), values, strict=True))
+        },
+        {"start": ["random", "pretrained"], "labels": ["50", "100", "400"]},
+        baseline={"start": "random"},
     )
 
 
@@ -271,6 +301,11 @@ SCENES = {
     "few trials": lambda f: trials(f, 4),
     "flat trials": lambda f: trials(f, 10, True),
     "partly wrong": lambda f: (counted(f, 10), columns_of(f, value=lambda r: r["value"] + 0.01 * (r["cell"] == "a=x"))),
+    "labels": labels,
+    "one lost": lambda f: write_study(
+        f, {"a=x": [0.5, 0.6, 0.7], "a=y": [0.5, 0.6, 0.8], "a=z": [0.5, NAN, 0.7]}, THREE
+    ),
+    "one value": same_everywhere,
     "told": told,
     "far": far,
     "itself": itself,
@@ -329,7 +364,11 @@ SENTENCES = [
     ("no spread at all, so no interval: the replicates of", "flat", "three"),
     ("no spread at all: every seed of a=y scores what the baseline does", "flat", "shifted"),
     ("no spread at all: every seed of a=y differs by the same", "shifted", "flat"),
-    ("replicates failed and are not in this mean; if they would have scored worst, it is too good.", "failed", "three"),
+    (
+        "replicates failed and are not in this mean; if these would have scored worst, the mean is too good.",
+        "failed",
+        "three",
+    ),
     ("Of the cells with all their values, a=y is best", "failed", "three"),
     ("Without any value: a=z (", "failed", "three"),
     ("With fewer values than planned: a=x (", "failed", "three"),
@@ -347,7 +386,7 @@ SENTENCES = [
     ("at a family-wise 5 % (Holm); the largest difference is", "three", "apart"),
     ("could not be tested", "one seed", "three"),
     (
-        "≈ not shown to be worse than any other of its column; neither bold nor ≈: shown to be "
+        "≈ not clearly worse than any other of its column; neither bold nor ≈: clearly worse "
         "(one-sided paired t-tests of "
         "all pairs, n=3, Holm within the column, 5 %)",
         "three",
@@ -363,7 +402,11 @@ SENTENCES = [
     ("differences without any spread", "shifted", "three"),
     ("one seed: no standard deviation", "one seed", "three"),
     ("n=1 in 1 of 1 rows: no interval and no test", "one seed", "three"),
-    ("p and interval lean on normal differences; an exact sign-flip test cannot fall below p=", "three", "one seed"),
+    (
+        "p-values and intervals assume normally distributed differences; an exact sign-flip test cannot fall below p=",
+        "three",
+        "one seed",
+    ),
     ("and the smallest of 2 after Holm not below", "three", "wild"),
     (
         "an interval leaves what two values of this metric can differ by, -1 to 1: t intervals know no bounds",
@@ -412,12 +455,12 @@ SENTENCES = [
     ),
     ("stopped early by patience, seeds in brackets: a=x (1)", "patient", "three"),
     (
-        "scored are the weights with the best val/jaccard of a training, whatever tune.target is: a=x, "
+        "scores are of the weights with the best val/jaccard of each training, whatever tune.target is: a=x, "
         "a=y; elsewhere the last",
         "best",
         "last",
     ),
-    ("with the best val/jaccard of a training (tuned), whatever", "tuned checkpoint", "best"),
+    ("with the best val/jaccard of each training (tuned), whatever", "tuned checkpoint", "best"),
     ("a has an effect on average (p", "crossed", "crossed, no effect"),
     ("It depends on b: read cells, not averages.", "crossed", "crossed, no effect"),
     ("a and b interact (p", "crossed", "crossed, no effect"),
@@ -431,9 +474,9 @@ SENTENCES = [
     ("on average: no test, there is no spread over 3 seeds", "crossed, no spread", "crossed"),
     ("no spread at all over seeds, so no test: ", "crossed, no spread", "crossed"),
     (
-        "is small: an effect of two levels, tested alone at 5 %, shows (power 0.8) from 3.3 standard "
-        "deviations of its seeds "
-        "on; more levels, and Holm over several effects, take more",
+        "is small: with power 0.8, one test at 5 % detects effects of two levels above 3.3 standard "
+        "deviations of their seeds; "
+        "more levels, and Holm over several effects, need more",
         "crossed",
         "crossed, 8 seeds",
     ),
@@ -462,12 +505,19 @@ SENTENCES = [
         "Sobol",
         "searched",
     ),
-    ("there is one parameter, so nothing to rank", "searched", "three"),
+    ("no parameter is common to all trials", "one value", "searched"),
+    ("only in 5 % of studies without any effect is a parameter of a figure filled", "searched", "three"),
+    ("What failed stands below its panel.", "searched", "three"),
+    ("In which share of resampled seeds (one fewer than ran) a cell takes a rank.", "three", "one seed"),
+    ("Not ranked, since replicates have no value: a=z", "one lost", "three"),
+    ("Dotted: to the labels at which the baseline scores the same.", "labels", "three"),
+    ("Lines that run side by side: the factors do not interact.", "labels", "three"),
+    ("scores what start=random does with about", "labels", "three"),
     (", test data that no choice has seen.", "three", "validation"),
     ("nested seeds: variance between pretrainings, and between fine-tunings of one pretraining", "nested", "three"),
     (
-        "nested seeds: n counts pretrainings, which are what is independent; each is the mean of its fine-tunings that "
-        "finished, of 2",
+        "nested seeds: n counts pretrainings, since only these are independent; each is the mean of its fine-tunings "
+        "that finished, of 2",
         "nested",
         "three",
     ),
@@ -497,7 +547,7 @@ SENTENCES = [
     ("mean ± standard deviation over folds (factor fold)", "folds", "three"),
     ("over seeds: Student-t, for this test set: what other seeds would give on the same images", "counted", "three"),
     ("over test images: bootstrap of whole images, for these trained models", "counted", "three"),
-    ("neither interval holds the other's doubt", "counted", "three"),
+    ("neither interval includes the other source of uncertainty", "counted", "three"),
     ("the stored counts of single images do not make the stored score; run the study again", "partly wrong", "counted"),
     (
         "10 test images are few: in simulation such intervals hold in 91 (20 images) to 93 % (60)",
@@ -534,7 +584,7 @@ SENTENCES = [
         "shared",
         "three",
     ),
-    ("both hold the same 9 stage runs: this is one study beside itself, and nothing is compared", "three", "shared"),
+    ("both hold the same 9 stage runs: this is one study compared with itself; nothing is compared", "three", "shared"),
     ("one seed on a side: no interval", "one seed", "three"),
     ("the studies' seeds are not paired", "three", "nothing"),
     ("From the confirm phase alone: fresh seeds.", "validation", "three"),
@@ -562,7 +612,19 @@ def compared(folder, beside):
 
 
 # scenes of sentences beside figures: drawing takes most of the time
-DRAWN = ("three", "failed", "published", "searched", "Sobol", "few trials", "flat trials")
+DRAWN = (
+    "three",
+    "failed",
+    "published",
+    "searched",
+    "Sobol",
+    "few trials",
+    "flat trials",
+    "one value",
+    "labels",
+    "one seed",
+    "one lost",
+)
 
 
 @pytest.fixture(scope="module")
@@ -608,16 +670,34 @@ ELSEWHERE = {  # part of a sentence -> the test file that holds where it is true
     "the value is infinite": "questions/test_tables.py",
     "cells that lost a run are not in it": "questions/test_components.py",
     "no spread at all, so no interval: ": "questions/test_marginal.py",
-    "differs between cells, so there is no common space": "questions/test_sensitivity.py",
+    "differs between cells, so there is no common space": "questions/test_importance.py",
+    "there is one parameter, so nothing to rank": "questions/test_importance.py",
+    "nothing is shown to be better than the baseline": "text/test_headline.py",
+    "no cell can be compared with the baseline": "text/test_headline.py",
+    "nothing is better than the baseline": "text/test_headline.py",
+    "comparisons show": "text/test_headline.py",
+    "which closes": "text/test_headline.py",
+    "% of what that lacks to 1": "text/test_headline.py",
+    "if that is the difference, about": "text/test_headline.py",
+    "show it in 80 % of studies": "text/test_headline.py",
+    "replicates failed, and may be those that would have scored worst": "text/test_headline.py",
+    "replicates have no value": "text/test_headline.py",
+    "nothing can be compared with it": "text/test_headline.py",
+    "than each of the": "text/test_headline.py",
+    "has the best mean, but": "text/test_headline.py",
+    "other cells are not shown to be worse": "text/test_headline.py",
+    "no spread is known from which": "text/test_headline.py",
+    "above what": "questions/test_factors.py",
+    "below what": "questions/test_factors.py",
+    "about": "questions/test_factors.py",
+    "more often at": "questions/test_sensitivity.py",
+    "Not on this page": "figures/test_figures_sensitivity.py",
     "which is no cell of this study": "questions/test_tables.py",
 }
 LABELS = {  # names of axes, columns and groups, and captions that hold for every figure of their kind
     *(
         "system-ui",
-        "mean of an option's trials",
-        "mean of neighbouring trials",
         "mean and 95 % t interval",
-        "± std of that mean",
     ),
     *(
         "band: ± one standard deviation",
@@ -631,11 +711,33 @@ LABELS = {  # names of axes, columns and groups, and captions that hold for ever
         "One mark per configuration",
         "Debiased linear CKA",
         "rotation and scale",
-        "PED-ANOVA: what tells",
-        "Whiskers are",
+        "what tells the best tenth of trials apart",
+        "by fANOVA: variance of a forest's fit",
+        "a parameter explains alone",
+        "How much of the variance of scores each parameter",
+        "what chance reaches",
+        "One mark per trial, the mean over its search seeds",
+        "with 95 % interval",
+        "searches, one mark per trial",
+        "score as far as it went",
+        "chosen for the table",
+        "share, with its interval",
+        "all searches of",
+        "95 % interval of the difference",
+        "does with the fewest tried (",
+        "(95 %: at least",
+        "How stable the order is",
+        "difference of differences",
+        "share of resampled seeds",
+        "is shown to be worse stands in the table",
+        "fewer than the fewest tried",
+        "more than were tried",
+        "the most tried",
+        "Thin lines are seeds, thick ones their mean",
+        "Colours span six standard deviations",
+        "`pretune report FOLDER --figures svg` writes all",
     ),
     *(
-        "The first parameter stays first in",
         "Mean score of the trials in each",
         "One line per trial",
         "Each bar is a stage run",
@@ -661,7 +763,6 @@ LABELS = {  # names of axes, columns and groups, and captions that hold for ever
     ),
     *(
         "(study.yaml is not there)",
-        "% of resamples or more",
         "figure files need",
         "nothing to show yet",
         "mean ± standard deviation over",
@@ -671,10 +772,8 @@ LABELS = {  # names of axes, columns and groups, and captions that hold for ever
         "no longer watching",
         "is written as soon as results are stored",
         "over seeds and over test images",
-        "bar: their std",
     ),
     *(
-        "share of importance (",
         "no stage of this study has ended yet",
         "the study has not started yet",
         "at once, idle for",

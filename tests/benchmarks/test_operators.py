@@ -31,10 +31,12 @@ MOST = {  # operators of the views and maps, and of the update
     "mae by pixels": (37, 164),
     "simclr with all extras": (73, 135),
     "simclr with LARS on ResNet-50": (38, 485),
-    "fine-tuning": (18, 156),
-    "fine-tuning with crops": (66, 156),
+    "fine-tuning": (18, 154),
+    "fine-tuning with crops": (66, 154),
+    "fine-tuning with every augmentation and class weights": (168, 177),
 }
-MOST_UPLOADS = {"conrec": 23, "reconstruction": 12, "genesis": 11}  # corruptions: one for each kind; others:
+AUGMENTED = "fine-tuning with every augmentation and class weights"
+MOST_UPLOADS = {"conrec": 23, "reconstruction": 12, "genesis": 11, AUGMENTED: 10}  # corruptions: one for each kind
 UPLOADS = 4
 
 

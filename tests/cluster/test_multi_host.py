@@ -147,7 +147,7 @@ def test_a_study_on_three_hosts_one_killed_and_one_added_gives_the_table_of_one_
                 head.ssh(f"mkdir /run/data && mount --bind {data[1]} /run/data")
                 there = ["--address", address, "--root", str(runs), "--data", "/run/data"]
                 say = call([*pretune, "submit", str(file), *there], env, 2)
-                assert "does not see /run/data (--data): give a folder that all nodes share" in say
+                assert "does not see /run/data (--data): use a path that is mounted on every node" in say
                 assert not list((runs / "store").glob("*/*/"))
 
             # --- the study

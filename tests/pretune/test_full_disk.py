@@ -66,7 +66,7 @@ def test_a_store_that_fills_up_stops_the_study_and_with_room_it_goes_on(
     disk: Path, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     """The first stage run that cannot be kept ends the run: no other trains for nothing."""
-    with pytest.raises(StoreError, match=r"the disk of the store is full .*make room.* the same command goes on"):
+    with pytest.raises(StoreError, match=r"the disk of the store is full .*free some.* the same command continues"):
         run(tiny, disk / "store", tmp_path / "out", tmp_path / "cache")
     kept = {entry.fingerprint for entry in Store(disk / "store").entries()}
     assert 0 < len(kept) < 6
@@ -114,9 +114,9 @@ def test_a_store_that_may_not_be_written_is_said_before_anything_starts(
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        (OSError(28, "No space left on device", "/out/pretune.log"), "No space left on device: /out/pretune.log; what"),
+        (OSError(28, "No space left on device", "/out/pretune.log"), "device: /out/pretune.log; finished"),
         (OSError(30, "Read-only file system"), "Read-only file system: "),
-        (optuna.exceptions.StorageInternalError("postgresql://me:secret@h"), "search storage no longer answers; what"),
+        (optuna.exceptions.StorageInternalError("postgresql://me:secret@h"), "storage no longer answers; finished"),
     ],
 )  # fmt: skip
 def test_a_fault_in_the_middle_is_one_sentence_that_says_how_to_go_on(
@@ -131,7 +131,7 @@ def test_a_fault_in_the_middle_is_one_sentence_that_says_how_to_go_on(
     code, err = called(capsys, monkeypatch, "run", file, "--root", tmp_path / "runs")
     assert code == 2
     assert says in err[-1]
-    assert "the same command goes on" in err[-1]
+    assert "the same command continues" in err[-1]
     assert "secret" not in err[-1]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -156,6 +157,40 @@ def rare_foreground(root: Path) -> list[str]:
     return ["--images", f"{root}/images", "--masks", f"{root}/masks"]
 
 
+def spectrum(seed: int, channels: int, width: int = SIZE, height: int = SIZE) -> tuple[NDArray[np.uint16], Any]:
+    """Reflectances of up to about 3,000 of a brighter disc, (height, width, channels), and where it is."""
+    image, inside = photo(seed, width, height)
+    grey = np.asarray(image.convert("L")).astype(np.uint16)[..., None]
+    return 10 * grey + np.arange(channels, dtype=np.uint16) * 100, inside
+
+
+def write_geotiff(path: Path, pixels: NDArray[np.uint16]) -> None:
+    """With pixels of 10 m from a corner in UTM zone 32."""
+    tifffile = pytest.importorskip("tifffile")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    keys = (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, 32632)
+    tags = [(33550, "d", 3, (10.0, 10.0, 0.0), True), (33922, "d", 6, (0, 0, 0, 5e5, 5.4e6, 0), True),
+            (34735, "H", len(keys), keys, True)]  # fmt: skip
+    tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig="contig", extratags=tags)
+
+
+def multispectral(root: Path) -> list[str]:
+    for i in range(12):
+        pixels, inside = spectrum(i, 4)
+        write_geotiff(root / "scenes" / f"{i}.tif", pixels)
+        saved(grey(inside), root / "labels" / f"{i}.png")
+    return ["--images", f"{root}/scenes", "--masks", f"{root}/labels"]
+
+
+def arrays(root: Path) -> list[str]:
+    for i in range(12):
+        pixels, inside = spectrum(i, 6)
+        (root / "images").mkdir(parents=True, exist_ok=True)
+        np.save(root / "images" / f"{i}.npy", pixels)
+        saved(grey(inside), root / "masks" / f"{i}.png")
+    return ["--images", str(root)]
+
+
 SITUATIONS: dict[str, tuple[Callable[[Path], list[str]], int, int]] = {  # files, cells, classes
     "same stems": (same_stems, 6, 2),
     "colour masks": (colour_masks, 6, 31),
@@ -165,9 +200,30 @@ SITUATIONS: dict[str, tuple[Callable[[Path], list[str]], int, int]] = {  # files
     "_mask in nested folders": (suffix_in_one_folder, 6, 2),
     "mixed kinds and sizes": (mixed_kinds, 6, 2),
     "A unlabelled, B labelled": (pool_and_labels, 6, 2),
+    "four-channel GeoTIFF": (multispectral, 6, 2),
+    "six-channel arrays": (arrays, 6, 2),
     "patients with folds": (patients, 24, 2),
     "one in a hundred pixels": (rare_foreground, 6, 2),
 }
+
+
+def write_new(folder: Path, situation: str) -> None:
+    """An image of another size, of the kind that the model was trained on."""
+    folder.mkdir()
+    if situation == "four-channel GeoTIFF":
+        write_geotiff(folder / "x.tif", spectrum(7, 4, 61, 47)[0])
+    elif situation == "six-channel arrays":
+        np.save(folder / "x.npy", spectrum(7, 6, 61, 47)[0])
+    else:
+        saved(photo(7, 61, 47)[0], folder / "x.jpg")
+
+
+def assert_same_place(image: Path, mask: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    with tifffile.TiffFile(image) as a, tifffile.TiffFile(mask) as b:
+        assert b.geotiff_metadata == a.geotiff_metadata
+        assert a.geotiff_metadata["ModelPixelScale"][:2] == [10.0, 10.0]
+        assert b.pages[0].shape == a.pages[0].shape[:2]
 
 
 def written(root: Path, situation: str) -> Path:
@@ -192,10 +248,12 @@ def test_init_leads_to_a_table_and_a_mask(tmp_path: Path, situation: str) -> Non
     assert "| random |" in table
     card = json.loads((tmp_path / "runs" / "mine" / "best" / "model.json").read_text(encoding="utf-8"))
     assert len(card["classes"]) == classes
-    saved(photo(7, 61, 47)[0], tmp_path / "new" / "x.jpg")
+    write_new(tmp_path / "new", situation)
     ended_well = CliRunner().invoke(
         cli, ["predict", str(tmp_path / "runs" / "mine"), str(tmp_path / "new"), str(tmp_path / "out")]
     )
     assert ended_well.exit_code == 0, ended_well.output
     with Image.open(tmp_path / "out" / "masks" / "x.png") as mask:
         assert mask.size == (61, 47)
+    if situation == "four-channel GeoTIFF":
+        assert_same_place(tmp_path / "new" / "x.tif", tmp_path / "out" / "masks" / "x.tif")

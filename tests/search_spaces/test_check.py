@@ -57,9 +57,9 @@ def test_the_text_that_is_changed_here_is_in_order():
          's:2: resources.pretrain.gpu: there is no such key (did you mean "gpus"?)'),
         # workers
         ("study: s", "study: s\nresources: {pretrain: {workers: 5}}",
-         "s:6: pretrain.batch_size: 384 images do not divide among 5 workers (resources.pretrain) (use a multiple of 5)"),  # noqa: E501
+         "s:6: pretrain.batch_size: 384 images are not divisible by 5 workers (resources.pretrain) (use a multiple of 5)"),  # noqa: E501
         ("study: s", "study: s\nresources: {pretrain: {workers: 6, min_workers: 5}}",
-         "s:6: pretrain.batch_size: 384 images do not divide among 5 workers (resources.pretrain) (use a multiple of 5)"),  # noqa: E501
+         "s:6: pretrain.batch_size: 384 images are not divisible by 5 workers (resources.pretrain) (use a multiple of 5)"),  # noqa: E501
         ("study: s", "study: s\nresources: {pretrain: {workers: 2, gpus: 1}}",
          "s:2: resources.pretrain: with several workers, give gpus_per_worker in place of gpus"),
         ("study: s", "study: s\nresources: {pretrain: {gpus: 1.5}}",

@@ -24,4 +24,5 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "step after a warm-up": {"name": "step", "every": 2, "gamma": 0.3, "warmup_epochs": 1},
     "cosine": {"name": "cosine"},
     "cosine after a warm-up": {"name": "cosine", "final": 0.1, "warmup_epochs": 1},
+    "polynomial after a warm-up": {"name": "polynomial", "warmup_epochs": 1},
 }

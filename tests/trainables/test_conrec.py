@@ -166,7 +166,7 @@ def test_each_task_can_stand_alone(kind: str, task: str) -> None:
 def test_the_first_task_uses_the_decoders_last_block_and_the_others_their_own(branch: str, blocks: int) -> None:
     """`block`: three more last blocks; `output`: one convolution each. Outputs have 3, 3, 1 and 3 channels."""
     decoder = Decoder((4, 8), True)
-    heads = TaskHeads(ALL[::-1], decoder, lambda: Decoder((4, 8), True), branch)
+    heads = TaskHeads(ALL[::-1], decoder, lambda: Decoder((4, 8), True), branch, 3)
     assert heads.tasks == ALL
     assert len(heads.blocks) == blocks
     own = parameters(decoder.blocks[-1])
@@ -175,11 +175,11 @@ def test_the_first_task_uses_the_decoders_last_block_and_the_others_their_own(br
 
 def test_predictions_are_in_the_range_of_pixels_and_of_the_views_size() -> None:
     decoder = Decoder((4, 8), True)
-    found = TaskHeads(ALL, decoder, lambda: Decoder((4, 8), True), "block")(
+    found = TaskHeads(ALL, decoder, lambda: Decoder((4, 8), True), "block", 3)(
         decoder, Encoder((4, 8))(torch.rand(2, 3, 16, 16)), (16, 16)
     )
     assert {task: tuple(x.shape) for task, x in found.items()} == {
-        task: (2, channels, 16, 16) for task, channels in conrec.TASKS.items()
+        task: (2, 1 if task == "mask-location" else 3, 16, 16) for task in conrec.TASKS
     }
     assert all(bool(((x >= 0) & (x <= 1)).all()) for x in found.values())
 

@@ -267,6 +267,23 @@ def test_small_views_below_the_encoders_stride_are_refused(name: str) -> None:
         build(small)
 
 
+# Of methods without a decoder, whose other losses have gradients of their own.
+WIDTHS = [(name, key) for name in sorted(METHOD_SETTINGS) for key in ("dim", "bottleneck")
+          if key in SETTINGS_OF[name].model_fields and not schema.FACTS[name].decoder]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "key"), WIDTHS)
+def test_one_number_scaled_to_length_1_has_no_gradient(name: str, key: str, data: ImageSet) -> None:
+    """It is 1 or -1 whatever the encoder gives; the facts say of which output that is."""
+    method = build(stage(name, method=METHOD_SETTINGS[name] | {"name": name, key: 1}))
+    loss, _ = method(batch_of(method, data), 0.0)
+    loss.backward()
+    assert isinstance(method, nn.Module)
+    convolutions = [p for p in method.parameters() if p.ndim == 4 and p.grad is not None]
+    largest = max(float(p.grad.abs().max()) for p in convolutions if p.grad is not None)
+    assert (largest < 1e-5) == (schema.FACTS[name].unit_length == key), largest
+
+
 # ------------------------------------------------------------------------------------------------------ continuing
 
 

@@ -11,17 +11,28 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 from torchmetrics.functional.segmentation import dice_score
 from workers import losses_of_parts, together
 
 from pretune.search_spaces import schema
-from pretune.trainables.losses import LOSSES, cross_entropy_loss, dice_loss, focal_loss
+from pretune.trainables.losses import (
+    LOSSES,
+    Loss,
+    class_weights,
+    cross_entropy_loss,
+    dice_loss,
+    focal_loss,
+    loss_of,
+    tversky_loss,
+)
 
 # two classes, one image of 2 x 2 pixels whose softmax is (3/4, 1/4), (3/4, 1/4), (1/4, 3/4), (1/2, 1/2)
 ODDS = torch.tensor([[math.log(3), math.log(3)], [-math.log(3), 0.0]])
@@ -80,6 +91,94 @@ def test_cross_entropy_equals_torch(seed: int, ignored: list[bool]) -> None:
     target = torch.where(torch.tensor(ignored).reshape(2, 4, 5), 255, target)
     expected = float(F.cross_entropy(logits, target, ignore_index=255))
     assert float(cross_entropy_loss(logits, target)) == pytest.approx(expected, rel=1e-9)
+
+
+CLASSES = ("ground", "leaf", "spot")
+WEIGHTS = {"ground": 0.5, "spot": 4.0}
+
+
+def chosen(loss: str, pixels: tuple[int, ...] = (1, 1, 1), **numbers: Any) -> Loss:
+    """The loss of a fine-tuning with these settings, on three classes of so many pixels."""
+    given = {"data": "x", "epochs": 1, "loss": loss, **numbers}
+    return loss_of(schema.Finetune.model_validate(given), CLASSES, pixels)
+
+
+@given(seed=st.integers(0, 1000), ignored=st.lists(st.booleans(), min_size=40, max_size=40))
+@settings(deadline=None, max_examples=20)
+def test_weighted_cross_entropy_equals_torch(seed: int, ignored: list[bool]) -> None:
+    logits, target = random_case(seed)
+    assume(not all(ignored))
+    target = torch.where(torch.tensor(ignored).reshape(2, 4, 5), 255, target)
+    expected = float(
+        F.cross_entropy(logits, target, torch.tensor([0.5, 1.0, 4.0], dtype=torch.float64), ignore_index=255)
+    )
+    assert float(chosen("cross-entropy", class_weights=WEIGHTS)(logits, target)) == pytest.approx(expected, rel=1e-6)
+    both = float(chosen("dice+cross-entropy", class_weights=WEIGHTS)(logits, target))
+    assert both == pytest.approx(expected + float(dice_loss(logits, target)), rel=1e-6)
+
+
+@given(seed=st.integers(0, 1000), gamma=st.sampled_from([0.5, 1.0, 2.0, 5.0]))
+@settings(deadline=None, max_examples=20)
+def test_focal_loss_equals_segmentation_models_and_its_weighted_definition(seed: int, gamma: float) -> None:
+    """smp sums the binary focal losses of the classes, which for two classes and a sigmoid is twice ours."""
+    logits, target = random_case(seed, 2)
+    difference = (logits[:, 1] - logits[:, 0]).unsqueeze(1)
+    theirs = float(smp.losses.FocalLoss("binary", alpha=None, gamma=gamma)(difference, target.unsqueeze(1)))
+    assert float(chosen("focal", focal_gamma=gamma)(logits, target)) == pytest.approx(theirs, rel=1e-6)
+    logits, target = random_case(seed)
+    p = logits.softmax(1).gather(1, target.unsqueeze(1)).squeeze(1)
+    w = torch.tensor([0.5, 1.0, 4.0])[target]
+    expected = float((-w * (1 - p) ** gamma * p.log()).sum() / w.sum())
+    weighted = chosen("focal", focal_gamma=gamma, class_weights=WEIGHTS)
+    assert float(weighted(logits, target)) == pytest.approx(expected, rel=1e-6)
+
+
+@given(seed=st.integers(0, 1000), beta=st.sampled_from([0.0, 0.3, 0.7, 1.0]))
+@settings(deadline=None, max_examples=20)
+def test_tversky_equals_segmentation_models(seed: int, beta: float) -> None:
+    """smp leaves out classes that do not occur, so all three do; its sums run over the batch, as ours."""
+    logits, target = random_case(seed)
+    target[0, 0, :3] = torch.arange(3)
+    theirs = smp.losses.TverskyLoss("multiclass", alpha=1 - beta, beta=beta)(logits, target)
+    assert float(chosen("tversky", tversky_beta=beta)(logits, target)) == pytest.approx(float(theirs), abs=1e-5)
+
+
+def test_tversky_of_one_half_is_dice() -> None:
+    logits, target = random_case(3)
+    assert float(tversky_loss(logits, target, beta=0.5)) == pytest.approx(float(dice_loss(logits, target)), abs=1e-6)
+
+
+def test_a_confident_focal_loss_with_a_small_gamma_has_a_slope_of_0() -> None:
+    logits = torch.tensor([[1000.0], [-1000.0]])[None, :, :, None].requires_grad_()
+    chosen("focal", focal_gamma=0.5)(logits, torch.zeros(1, 1, 1, dtype=torch.int64)).backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    assert logits.grad.abs().max() == 0
+
+
+@given(st.lists(st.integers(0, 50), min_size=3, max_size=3).filter(any))
+@settings(deadline=None, max_examples=30)
+def test_balanced_weights_are_scikit_learns(pixels: list[int]) -> None:
+    labels = np.repeat(np.arange(3), pixels)
+    found = class_weights("balanced", CLASSES, pixels)
+    assert found is not None
+    present = np.unique(labels)
+    assert found[present].tolist() == pytest.approx(
+        compute_class_weight("balanced", classes=present, y=labels), rel=1e-5
+    )
+
+
+def test_a_weight_of_no_class_is_an_error() -> None:
+    with pytest.raises(ValueError, match="class_weights names 'leef', and the classes are ground, leaf, spot"):
+        class_weights({"leef": 2.0}, CLASSES, (1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("loss", "numbers"),
+    [("dice", {"class_weights": "balanced"}), ("cross-entropy", {"focal_gamma": 1.0}), ("dice", {"tversky_beta": 0.5})],
+)
+def test_a_number_that_the_loss_does_not_have_is_refused(loss: str, numbers: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(numbers))} is of the loss .*, not of {loss}; leave it out"):
+        chosen(loss, **numbers)
 
 
 @given(seed=st.integers(0, 1000))
@@ -153,6 +252,16 @@ def focal_by_definition(p: Array, labels: Array) -> float:
     )
 
 
+def tversky_by_definition(p: Array, labels: Array, beta: float = 0.7, smooth: float = 1e-5) -> float:
+    """Salehi et al. 2017: 1 - mean over classes of TP / (TP + beta FN + (1 - beta) FP), s added to both."""
+    indices = []
+    for c in range(p.shape[1]):
+        q, g = p[:, c], labels == c
+        hits, missed, false = (q * g).sum(), ((1 - q) * g).sum(), (q * ~g).sum()
+        indices.append((hits + smooth) / (hits + beta * missed + (1 - beta) * false + smooth))
+    return 1 - float(np.mean(indices))
+
+
 # each from the probabilities (pixels, classes) and labels (pixels,) of the pixels that count
 REFERENCES: dict[str, Callable[[Array, Array], float]] = {
     "dice": dice_by_definition,
@@ -160,6 +269,7 @@ REFERENCES: dict[str, Callable[[Array, Array], float]] = {
     "cross-entropy": cross_entropy_by_definition,
     "dice+cross-entropy": lambda p, labels: dice_by_definition(p, labels) + cross_entropy_by_definition(p, labels),
     "focal": focal_by_definition,
+    "tversky": tversky_by_definition,
 }
 NAMES = get_args(schema.Finetune.model_fields["loss"].annotation)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, StepLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, PolynomialLR, StepLR
 
 from pretune.search_spaces import schema
 from pretune.trainables.schedules import cosine_ramp, learning_rate
@@ -49,6 +49,15 @@ def test_step_equals_torch() -> None:
 def test_cosine_equals_torch(final: float) -> None:
     expected = torch_rates(CosineAnnealingLR(sgd(), TOTAL, eta_min=0.5 * final), TOTAL)
     assert rates(schema.Cosine(name="cosine", final=final)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("power", [0.5, 0.9, 2.0])
+def test_polynomial_equals_torch_and_starts_after_the_warm_up(power: float) -> None:
+    expected = torch_rates(PolynomialLR(sgd(), TOTAL, power), TOTAL)
+    assert rates(schema.Polynomial(name="polynomial", power=power)) == pytest.approx(expected)
+    warmed = rates(schema.Polynomial(name="polynomial", power=power, warmup_epochs=2))
+    assert warmed[:8] == pytest.approx([0.5 * k / 8 for k in range(1, 9)])
+    assert warmed[8:] == pytest.approx(torch_rates(PolynomialLR(sgd(), 32, power), 32))
 
 
 def test_warm_up_then_cosine_over_the_rest() -> None:

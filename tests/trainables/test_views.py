@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from pretune.trainables.views import color, geometry, two_views
 from pretune.trainables.views.drawn import View, blur_kernel
 from pretune.trainables.views.joint import evaluation_batch, fine_tune_batch
 from pretune.trainables.views.random import _mix, uniforms, uniforms_on
-from pretune.trainables.views.two_views import jitter_factors, make_views
+from pretune.trainables.views.two_views import jitter, jitter_factors, make_views
 
 B = 12
 INDICES = np.arange(100, 100 + B)
@@ -578,6 +579,90 @@ def test_joint_transforms_refuse_what_they_cannot_read() -> None:
         evaluation_batch(images.float(), masks, 16)
     with pytest.raises(ValueError, match="indices must name the 12 images"):
         fine_tune_batch(images, masks, INDICES[:2], 16, schema.Augment(), 0, 0)
+
+
+def augmented(count: int, epoch: int = 0, size: int = 16, **augment: Any) -> tuple[Tensor, Tensor]:
+    """Random images of 20 px with masks of four classes and ignored pixels, through these transforms."""
+    rng = np.random.default_rng(0)
+    images = torch.from_numpy(rng.integers(0, 256, (6, 20, 20, 3), np.uint8))[:count]
+    masks = torch.from_numpy(rng.choice(np.array([0, 1, 2, 3, 255], np.uint8), (6, 20, 20)))[:count]
+    settings = schema.Augment.model_validate(augment)
+    return fine_tune_batch(images, masks, np.arange(count), size, settings, seed=5, epoch=epoch)
+
+
+@pytest.mark.parametrize(("degrees", "factor"), [(0.0, 1.0), (23.7, 1.0), (-71.3, 1.31), (0.0, 0.63), (151.9, 2.2)])
+def test_turned_and_scaled_images_and_masks_are_torchvisions(degrees: float, factor: float) -> None:
+    """torchvision's angle is clockwise. Without a turn and a scale nothing moves."""
+    images, masks = torch.rand(2, 3, 17, 17), torch.randint(0, 5, (2, 17, 17))
+    masks[0, :5] = 255
+    moved, labels = geometry.rotate_and_scale(
+        images, masks, torch.full((2,), degrees), torch.full((2,), factor), outside=255
+    )
+    how: dict[str, Any] = {"angle": -degrees, "translate": [0, 0], "scale": factor, "shear": [0.0, 0.0]}
+    expected = TV.affine(images, interpolation=InterpolationMode.BILINEAR, **how)
+    assert torch.allclose(moved, expected, atol=1e-4)
+    nearest = TV.affine(masks, interpolation=InterpolationMode.NEAREST, fill=[255.0], **how)
+    assert float((labels == nearest).float().mean()) > 0.99  # but for ties between two neighbours
+    if (degrees, factor) == (0.0, 1.0):
+        assert torch.equal(labels, masks)
+
+
+def test_masks_move_with_their_images_and_only_what_comes_from_outside_is_ignored() -> None:
+    """Masks drawn from the red channel: red is 1 where the class is 1, and still is after all transforms."""
+    images = np.zeros((64, 24, 24, 3), np.uint8)
+    images[:, 4:15, 3:12, 0] = 255
+    masks = torch.from_numpy((images[..., 0] > 0).astype(np.uint8))
+    how = {"flip": 0.5, "flip_vertical": 0.5, "rotation": 40, "scale": [0.7, 1.5], "crop": [0.5, 1.0]}
+    pixels, target = fine_tune_batch(
+        torch.from_numpy(images), masks, np.arange(64), 24, schema.Augment.model_validate(how), seed=1, epoch=0
+    )
+    counted = target != 255
+    assert 0.6 < float(counted.float().mean()) < 1
+    assert float(((pixels[:, 0] > 0.5) == (target == 1))[counted].float().mean()) > 0.98
+    assert set(target.unique().tolist()) == {0, 1, 255}
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"flip_vertical": 0.5}, {"rotation": 30}, {"scale": [0.5, 2.0]}, {"color_jitter": 0.5}, {"blur": 0.5}],
+    ids=lambda how: next(iter(how)),
+)
+def test_an_augmentation_depends_on_image_and_epoch_and_not_on_the_batch(how: dict[str, Any]) -> None:
+    pixels, target = augmented(6, **how)
+    alone, alone_target = augmented(3, **how)
+    assert torch.equal(pixels[:3], alone)
+    assert torch.equal(target[:3], alone_target)
+    other, _ = augmented(6, epoch=1, **how)
+    plain, plain_target = augmented(6)
+    assert not torch.equal(pixels, other)
+    assert not torch.equal(pixels, plain)
+    if set(how) <= {"color_jitter", "blur"}:
+        assert torch.equal(target, plain_target)
+    assert 0 <= float(pixels.min()) <= float(pixels.max()) <= 1 + 1e-6
+
+
+def test_a_vertical_flip_is_that_of_the_plain_batch() -> None:
+    plain, plain_target = augmented(4)
+    pixels, target = augmented(4, flip_vertical=1.0)
+    assert torch.equal(pixels, plain.flip(2))
+    assert torch.equal(target, plain_target.flip(1))
+
+
+def test_jitter_and_blur_are_those_of_views() -> None:
+    """As in pretraining: factors by `jitter_factors` and a Gaussian of 0.1 to 2 px, each tested above."""
+    plain, _ = augmented(3)
+    draws = uniforms(5, "joint/jitter", 0, np.arange(3), 0, 4)
+    factors = torch.from_numpy(jitter_factors(draws, 0.5)).float()
+    assert torch.allclose(augmented(3, color_jitter=0.5)[0], jitter(plain, factors), atol=1e-5)
+    sigma = torch.from_numpy(0.1 + 1.9 * uniforms(5, "joint/blur", 0, np.arange(3), 0, 1)[:, 0]).float()
+    expected = color.gaussian_blur(plain, sigma, blur_kernel(16))
+    assert torch.allclose(augmented(3, blur=1.0)[0], expected, atol=1e-5)
+
+
+def test_new_augmentations_are_in_no_fingerprint_until_they_are_named() -> None:
+    assert schema.Augment().model_dump(exclude_none=True) == {"flip": 0.0, "crop": (1.0, 1.0), "aspect": (1.0, 1.0)}
+    with pytest.raises(ValueError, match=r"scale: the lower bound 2\.0 is above the upper bound 1.0"):
+        schema.Augment(scale=(2.0, 1.0))
 
 
 # ------------------------------------------------------------------------------------------ views on an accelerator

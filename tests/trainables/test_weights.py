@@ -191,3 +191,46 @@ def test_the_published_package_is_the_one_that_is_pinned() -> None:
     wanted = [name_in_timm(name) for name in build_encoder(model).state_dict() if name not in ("mean", "std")]
     assert {name for name in wanted if not name.endswith("num_batches_tracked")} <= set(state)
     assert float(state["bn1.running_var"].max()) > 10
+
+
+# ------------------------------------------------------------------------------------------------------------ channels
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 6])
+@pytest.mark.parametrize("inputs", ["unit", "imagenet"])
+def test_weights_of_colour_images_are_repeated_over_other_channels(
+    body: nn.Module, tmp_path: Path, channels: int, inputs: str
+) -> None:
+    """A grey image gives what it gives in three equal colours, whatever the number of channels that show it, where
+    this is 1 or a multiple of 3; of others only the first convolution's weights are timm's."""
+    save_file(body.state_dict(), tmp_path / "w.safetensors")
+    colored = imported(tmp_path / "w.safetensors", tmp_path / "three", inputs=inputs)
+    settings = schema.Weights.model_validate(
+        {"name": "weights", "source": str(tmp_path / "w.safetensors"), "inputs": inputs}
+    )
+    wide = MODEL.model_copy(update={"channels": channels})
+    weights.check_weights(settings, wide)
+    (tmp_path / "wide").mkdir()
+    weights.import_weights(settings, wide, loop.RunContext(tmp_path / "wide", torch.device("cpu")))
+    found = load_file(tmp_path / "wide" / WEIGHTS)
+    expected = timm.models.adapt_input_conv(channels, colored["encoder.conv1.weight"])
+    assert torch.equal(found["encoder.conv1.weight"], expected)
+    if channels in (1, 6):
+        encoders = [Encoder(18, channels=count).eval() for count in (3, channels)]
+        for encoder, state in zip(encoders, (colored, found), strict=True):
+            encoder.load_state_dict({name.removeprefix("encoder."): value for name, value in state.items()})
+        grey = torch.rand(2, 1, 32, 32)
+        with torch.no_grad():
+            three, many = (one(grey.expand(-1, one.channels, -1, -1))[-1] for one in encoders)
+        torch.testing.assert_close(three, many, atol=1e-4, rtol=1e-4)
+
+
+def test_weights_that_were_trained_on_as_many_channels_are_taken_as_they_are(tmp_path: Path) -> None:
+    wide = MODEL.model_copy(update={"channels": 5})
+    torch.manual_seed(0)
+    state = {f"encoder.{name}": value for name, value in build_encoder(wide).state_dict().items()}
+    save_file(state, tmp_path / "w.safetensors")
+    settings = schema.Weights(name="weights", source=str(tmp_path / "w.safetensors"), inputs="unit")
+    (tmp_path / "out").mkdir()
+    weights.import_weights(settings, wide, loop.RunContext(tmp_path / "out", torch.device("cpu")))
+    assert torch.equal(load_file(tmp_path / "out" / WEIGHTS)["encoder.conv1.weight"], state["encoder.conv1.weight"])

@@ -15,6 +15,7 @@ import pytest
 import torch
 from cases import STREAMS
 from recorded import recorded
+from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from workers import in_double_precision
@@ -371,6 +372,37 @@ def test_the_best_weights_are_those_of_the_best_validation_the_one_at_the_end_in
     assert found.metrics["val/jaccard"] == max(scores)
     written = checkpoints.load_file(tmp_path / WEIGHTS)
     assert all(torch.equal(value, written[name]) for name, value in found.moments[kept - 1].weights.items())
+
+
+def test_balanced_weights_are_those_of_the_labelled_pixels(data: ImageSet, tmp_path: Path) -> None:
+    """As scikit-learn weighs them, without ignored pixels and without images whose masks are not used."""
+    assert data.masks is not None
+    masks = np.array(data.masks)
+    masks[:, :3] = 255
+    some = dataclasses.replace(data, masks=masks)
+    labelled = masks[label_subset(SPLIT.train, 5, STREAMS["labels"])]
+    present = np.unique(labelled[labelled != 255])
+    weights = compute_class_weight("balanced", classes=present, y=labelled[labelled != 255])
+    numbers = {some.classes[index]: weight for index, weight in zip(present, weights, strict=True)}
+    found = [
+        finetuned(some, tmp_path / name, labels=5, loss="cross-entropy", class_weights=asked).metrics["train/loss"]
+        for name, asked in (("balanced", "balanced"), ("numbers", numbers), ("none", None))
+    ]
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    assert found[0] != pytest.approx(found[2], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"loss": "focal", "focal_gamma": 0.0}, {"loss": "cross-entropy"}),
+        ({"loss": "focal"}, {"loss": "focal", "focal_gamma": 2.0}),
+        ({"loss": "tversky"}, {"loss": "tversky", "tversky_beta": 0.7}),
+    ],
+)
+def test_numbers_of_a_loss_reach_it(one: dict[str, Any], other: dict[str, Any], data: ImageSet, tmp_path: Path) -> None:
+    found = [finetuned(data, tmp_path / name, **how).metrics for name, how in (("one", one), ("other", other))]
+    assert found[0]["train/loss"] == pytest.approx(found[1]["train/loss"], rel=1e-9)
 
 
 def test_scores_of_probabilities_need_two_classes(data: ImageSet, tmp_path: Path) -> None:

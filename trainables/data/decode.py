@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +15,27 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from pretune.trainables.constants import IGNORE
-from pretune.trainables.data.errors import BadFileError, UnopenedFileError
+from pretune.trainables.data.channels import (
+    LEAST_DEEP,
+    array_header,
+    channels_last,
+    deep_to_eight_bit,
+    eight_bit,
+    is_numpy,
+    raw_channels,
+    read_channels,
+    read_numpy,
+    tiff_header,
+)
+from pretune.trainables.data.errors import BadFileError, DataError, UnopenedFileError
 from pretune.trainables.data.image_files import NOT_A_FILE, is_file
 from pretune.trainables.data.listing import PLAIN, Box, Colors, Entry, Listing, Member, Pack, Reading, file_of
 
-Source = Path | bytes | NDArray[Any]  # a file, its content, or decoded pixels
+Source = Path | bytes | NDArray[Any] | Image.Image  # a file, its content, or decoded pixels
+Bands = tuple[Image.Image, ...]  # one image of three colours, or a grey one for each channel
+Read = TypeVar("Read")
 Unpack = Callable[[Path], Pack]
-Fit = Literal["squash", "pad", "crop"]
+Fit = Literal["squash", "pad", "crop", "tile"]  # a tile is a square already
 
 DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 ALPHA_MODES = frozenset({"RGBA", "RGBa", "LA", "La", "PA"})
@@ -30,12 +45,16 @@ MASK_MODES = frozenset({"1", "L", "P"}) | DEEP_MODES
 ORIENTATION = 0x0112  # EXIF's tag
 TURNED = "pretune:turned"  # in an image's info: the orientation that it was stored in
 SHRUNK = "pretune:shrunk"  # in an image's info: its size (width, height), and by what it was divided while decoded
-LEAST_DEEP = 4096  # of 65,536; an image whose brightest pixel is below would be black with 8 bits
 LARGEST = 1_000_000_000  # px; with three colours such an image takes 4 GB of memory while it is decoded
 TRANSPARENT = "pretune:transparent"  # in an image's info: that some of it was laid over black
+PALETTE = "pretune:palette"  # in a mask's info: the colours of the indices that occur in its file
+REMEMBERED = 4  # whole images and masks while their tiles are cut
 SUBFILE, SAMPLES = 254, 277  # TIFF's tags: kind of a page (1: smaller copy, 4: mask), channels in the file
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow refuses above 179 million; `_refuse_unfit` has our limit
+
+
+Palette = Mapping[int, tuple[int, ...]]  # index -> red, green, blue
 
 
 class Decoded(NamedTuple):
@@ -45,6 +64,7 @@ class Decoded(NamedTuple):
     mask: NDArray[np.uint8] | None
     problems: tuple[str, ...]
     transparent: bool = False  # whether part of the image was laid over black
+    palette: Palette | None = None  # of the mask's file: the indices that occur
 
 
 def decode(entry: Entry, listing: Listing, unpack: Unpack | None, size: int, fit: Fit) -> Decoded:
@@ -54,11 +74,21 @@ def decode(entry: Entry, listing: Listing, unpack: Unpack | None, size: int, fit
     """
     problems: list[str] = []
     wanted = (size, fit) if entry.box is None else None
-    read = partial(_image, entry.image, unpack, wanted, listing.reading)
-    image = _attempt(read, entry.image, listing.root, problems)
+    tile = entry.box is not None and fit == "tile"
+    read: Callable[[], Bands] = partial(_image, entry.image, unpack, wanted, listing.reading)
+    bands = _attempt(
+        partial(_remembered, (*_stamp(entry.image), listing.reading), read) if tile else read,
+        entry.image,
+        listing.root,
+        problems,
+    )
+    image = None if bands is None else bands[0]
     mask = None
     if entry.mask is not None:
-        mask = _attempt(partial(_mask, entry.mask, listing, unpack), entry.mask, listing.root, problems)
+        read_it: Callable[[], Image.Image] = partial(_mask, entry.mask, listing, unpack)
+        if tile:
+            read_it = partial(_remembered, (*_stamp(entry.mask), *_meaning(listing)), read_it)
+        mask = _attempt(read_it, entry.mask, listing.root, problems)
     if image is not None and mask is not None and size_of(image) != mask.size:
         problems.append(f"{_relative(entry.mask, listing.root)}: {_sizes(mask, image)}")
     elif image is not None and mask is not None and _ambiguous(image):
@@ -66,11 +96,94 @@ def decode(entry: Entry, listing: Listing, unpack: Unpack | None, size: int, fit
             f"{_relative(entry.image, listing.root)}: turned by EXIF orientation {image.info[TURNED]}, and nothing "
             "shows whether its mask was drawn on the turned image; save the image upright"
         )
-    if image is None or problems:
+    if bands is None or image is None or problems:
         return Decoded(None, None, tuple(problems))
-    fitted = None if mask is None else np.asarray(fit_mask(_cut(mask, entry.box), size, fit))
-    transparent = TRANSPARENT in image.info
-    return Decoded(np.asarray(fit_image(_cut(image, entry.box), size, fit)), fitted, (), transparent)
+    fitted = None if mask is None else np.asarray(fit_mask(_cut_mask(mask, entry.box), size, fit))
+    palette = None if mask is None else mask.info.get(PALETTE)
+    pixels = fit_bands([_cut(band, entry.box) for band in bands], size, fit)
+    return Decoded(pixels, fitted, (), TRANSPARENT in image.info, palette)
+
+
+_HELD: dict[Any, Any] = {}  # whole images and masks, of which tiles are cut one after the other
+_LOCK = threading.Lock()
+
+
+def _remembered(key: Any, read: Callable[[], Read]) -> Read:
+    """Read once for all tiles of an image: they come in turn, on several threads."""
+    with _LOCK:
+        if key not in _HELD:
+            while len(_HELD) >= REMEMBERED:
+                _HELD.pop(next(iter(_HELD)))
+            _HELD[key] = read()
+        found: Read = _HELD[key]
+        return found
+
+
+def _stamp(source: Path | Member) -> tuple[Any, ...]:
+    """A file and its state: one that was changed is read anew."""
+    try:
+        return source, file_of(source).stat().st_mtime_ns
+    except OSError:
+        return source, 0
+
+
+def _meaning(listing: Listing) -> tuple[Any, ...]:
+    """Return what decides how a mask is read."""
+    values = tuple(sorted((listing.mask_values or {}).items()))
+    return values, listing.mask_colors, listing.mask_threshold, listing.reading.page
+
+
+class Palettes:
+    """The colours of mask indices in one file after another: where two files differ, no index says what it means."""
+
+    def __init__(self, listing: Listing) -> None:
+        self._listing = listing
+        self._first: dict[int, tuple[tuple[int, ...], str]] = {}  # index -> colour, and the file that has it
+
+    def check(self, entry: Entry, palette: Palette | None) -> None:
+        """Raises DataError naming two masks that give one index two colours."""
+        if not self._listing.palettes or palette is None:
+            return
+        name = _relative(entry.mask, self._listing.root)
+        for index, color in palette.items():
+            before, other = self._first.setdefault(index, (color, name))
+            if before != color:
+                raise DataError(
+                    f"{self._listing.root}: index {index} is colour {list(before)} in the palette of {other}, and "
+                    f"{list(color)} in that of {name}, so that an index is no class; say which colour is which class "
+                    "by `mask_colors:`, or, where the indices are right whatever their colours, name them by "
+                    "`mask_values:`"
+                )
+
+
+def read_bands(source: Source, wanted: tuple[int, Fit] | None = None, reading: Reading = PLAIN) -> Bands:
+    """One image of three colours as `read_image` has it; where `reading` names channels, a grey image for each.
+
+    Raises BadFileError.
+    """
+    if reading.channels is None:
+        return (read_image(source, wanted, reading),)
+    if isinstance(source, np.ndarray | Image.Image):
+        pixels = eight_bit(channels_last(np.asarray(source), reading.channels), reading)
+    else:
+        data = _content(source)
+        pixels = read_channels(data, reading, lambda: _open(data, page=reading.page))
+    if pixels.shape[0] * pixels.shape[1] > LARGEST:
+        raise BadFileError(f"{pixels.shape[1]}x{pixels.shape[0]} px are too many; cut it into smaller images")
+    return tuple(Image.fromarray(np.ascontiguousarray(band)) for band in np.moveaxis(pixels, 2, 0))
+
+
+def read_raw_channels(path: Path, channels: int) -> NDArray[Any]:
+    """(H, W, C) with the file's own numbers. Raises BadFileError."""
+    data = _content(path)
+    return raw_channels(data, Reading(channels=channels), lambda: _open(data))
+
+
+def in_color(bands: Sequence[Image.Image]) -> Image.Image:
+    """RGB image that people are shown: the first three channels as red, green and blue, one or two as grey."""
+    if len(bands) == 1:
+        return bands[0].convert("RGB")
+    return Image.merge("RGB", bands[:3]) if len(bands) > 2 else Image.merge("RGB", (bands[0],) * 3)
 
 
 def read_image(source: Source, wanted: tuple[int, Fit] | None = None, reading: Reading = PLAIN) -> Image.Image:
@@ -84,7 +197,7 @@ def read_image(source: Source, wanted: tuple[int, Fit] | None = None, reading: R
     Raises BadFileError.
     """
     image = _open(source, wanted, reading.page)
-    rgb = _rgb(_in_range(image, reading), reading.background or (0, 0, 0))
+    rgb = _rgb(_in_range(image, reading), reading.background)
     rgb.info |= {key: image.info[key] for key in (TURNED, SHRUNK) if key in image.info}
     return rgb
 
@@ -94,25 +207,22 @@ def _in_range(image: Image.Image, reading: Reading) -> Image.Image:
     asked = reading.value_range or reading.percentiles
     if asked is None or image.mode not in {*DEEP_MODES, "F", "L"}:
         return image
-    values = np.asarray(image).astype(np.float64)
-    if not np.isfinite(values).all():
-        raise BadFileError("some pixels are NaN or infinite; replace them by a value")
-    low, high = reading.value_range or np.percentile(values, asked).tolist()
-    scaled = (values - low) / (high - low) if high > low else np.zeros_like(values)  # an even image is black
-    return Image.fromarray(np.rint(scaled.clip(0, 1) * 255).astype(np.uint8))
+    return Image.fromarray(eight_bit(np.asarray(image)[..., None], reading)[..., 0])
 
 
-def _rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+def _rgb(image: Image.Image, background: tuple[int, int, int] | None) -> Image.Image:
     if image.mode in DEEP_MODES:
-        return Image.fromarray(_eight_bit(np.asarray(image))).convert("RGB")
+        return Image.fromarray(deep_to_eight_bit(np.asarray(image))).convert("RGB")
     if image.mode == "F":
         raise BadFileError(
             "floating-point pixels have no fixed range; say which values are black and white by `value_range: [0, 1]`"
         )
     if image.mode in ALPHA_MODES or "transparency" in image.info:
         rgba = image.convert("RGBA")
-        laid = Image.alpha_composite(Image.new("RGBA", rgba.size, (*background, 255)), rgba).convert("RGB")
-        if background == (0, 0, 0) and rgba.getchannel("A").getextrema() != (255, 255):
+        laid = Image.alpha_composite(Image.new("RGBA", rgba.size, (*(background or (0, 0, 0)), 255)), rgba).convert(
+            "RGB"
+        )
+        if background is None and rgba.getchannel("A").getextrema() != (255, 255):
             laid.info[TRANSPARENT] = True
         return laid
     return image if image.mode == "RGB" else image.convert("RGB")
@@ -131,6 +241,22 @@ def size_of(image: Image.Image) -> tuple[int, int]:
     return size
 
 
+def size_in_file(source: Path | Member, reading: Reading) -> tuple[int, int] | None:
+    """Width and height (px) by the header, turned upright; None of a file that cannot be read."""
+    path = file_of(source)
+    if reading.channels is not None:
+        of_channels = array_header(path) if path.suffix.lower() == ".npy" else tiff_header(path)
+        if of_channels is not None:
+            return of_channels.size
+    try:
+        with Image.open(path) as image:
+            if reading.page is not None and getattr(image, "n_frames", 1) > 1:
+                image.seek(reading.page - 1)
+            return image.size[::-1] if image.getexif().get(ORIENTATION, 1) > 4 else image.size
+    except Exception:  # Pillow raises almost any type on damaged files
+        return None
+
+
 def open_mask(source: Source) -> NDArray[Any]:
     """The values of a mask (H, W), or its colours (H, W, 3) uint8, before they mean anything. Raises BadFileError."""
     image = _open(source)
@@ -140,8 +266,15 @@ def open_mask(source: Source) -> NDArray[Any]:
     return pixels[..., 0] if (pixels[..., :1] == pixels).all() else pixels
 
 
+def palette_of(source: Source) -> Palette:
+    """The colours of the indices that occur in a palette image; {} of others. Raises BadFileError."""
+    image = _open(source)
+    return _palette(image, np.asarray(image)) if image.mode == "P" else {}
+
+
 def read_mask(source: Source, values: Mapping[int, int], page: int | None = None) -> Image.Image:
-    """The mask's values mapped through `values`, as mode L. A palette is not looked at: its indices are the values.
+    """The mask's values mapped through `values`, as mode L. Of a palette the indices are the values; its colours are
+    kept in `info`.
 
     Raises BadFileError for colour masks and for values that `values` does not name.
     """
@@ -152,7 +285,16 @@ def read_mask(source: Source, values: Mapping[int, int], page: int | None = None
     _check_values(array, values)
     table = np.zeros(max(values) + 1, np.uint8)
     table[list(values.keys())] = list(values.values())
-    return Image.fromarray(table[array])
+    mask = Image.fromarray(table[array])
+    if image.mode == "P":
+        mask.info[PALETTE] = _palette(image, array)
+    return mask
+
+
+def _palette(image: Image.Image, indices: NDArray[np.uint8]) -> Palette:
+    colors = image.getpalette("RGB") or []
+    held = np.flatnonzero(np.bincount(indices.ravel())).tolist()
+    return {index: tuple(colors[3 * index : 3 * index + 3]) for index in held if 3 * index + 3 <= len(colors)}
 
 
 def _grey_in(image: Image.Image) -> NDArray[Any]:
@@ -219,6 +361,12 @@ def _unknown_color(color: NDArray[Any], colors: Colors) -> BadFileError:
     return BadFileError(f"mask colour {tuple(color.tolist())} has no meaning (known: {known})")
 
 
+def fit_bands(bands: Sequence[Image.Image], size: int, fit: Fit) -> NDArray[np.uint8]:
+    """(size, size, 3) of one image of three colours, (size, size, C) of grey ones; each as `fit_image`."""
+    fitted = [np.asarray(fit_image(band, size, fit)) for band in bands]
+    return fitted[0] if fitted[0].ndim == 3 else np.stack(fitted, axis=-1)
+
+
 def fit_image(image: Image.Image, size: int, fit: Fit) -> Image.Image:
     """To size x size, antialiased. squash: both sides; pad: the rest black; crop: the centre square."""
     return _fit(image, size, fit, Image.Resampling.BILINEAR, padding=0)
@@ -256,10 +404,8 @@ def _divided(box: tuple[float, float, float, float], by: int) -> tuple[float, fl
     return left / by, top / by, right / by, bottom / by
 
 
-def _image(
-    source: Path | Member, unpack: Unpack | None, wanted: tuple[int, Fit] | None, reading: Reading
-) -> Image.Image:
-    return read_image(_source(source, unpack, False), wanted, reading)
+def _image(source: Path | Member, unpack: Unpack | None, wanted: tuple[int, Fit] | None, reading: Reading) -> Bands:
+    return read_bands(_source(source, unpack, False), wanted, reading)
 
 
 def _source(source: Path | Member, unpack: Unpack | None, mask: bool) -> Source:
@@ -284,16 +430,29 @@ def _mask(source: Path | Member, listing: Listing, unpack: Unpack | None) -> Ima
 
 
 def _cut(image: Image.Image, box: Box | None) -> Image.Image:
+    """The part in the box; black where that is beyond the image."""
     return image if box is None else image.crop(box)
+
+
+def _cut_mask(mask: Image.Image, box: Box | None) -> Image.Image:
+    """The part in the box; IGNORE where that is beyond the mask."""
+    if box is None:
+        return mask
+    left, top, right, bottom = box
+    cut = Image.new("L", (right - left, bottom - top), IGNORE)
+    cut.paste(mask.crop((left, top, min(right, mask.width), min(bottom, mask.height))))
+    return cut
 
 
 def _open(source: Source, wanted: tuple[int, Fit] | None = None, page: int | None = None) -> Image.Image:
     """Decoded whole and turned upright by its EXIF orientation."""
+    if isinstance(source, Image.Image):
+        return ImageOps.exif_transpose(source)
     if isinstance(source, np.ndarray):
         return Image.fromarray(source)
-    data = _read(source) if isinstance(source, Path) else source
-    if not data:
-        raise BadFileError("empty file (0 bytes); replace or remove it")
+    data = _content(source)
+    if is_numpy(data):
+        return _of_array(read_numpy(data))
     try:
         image = Image.open(io.BytesIO(data))
         _refuse_unfit(image, page)
@@ -338,8 +497,8 @@ def _refuse_unfit(image: Image.Image, page: int | None) -> None:
     channels = image.tag_v2.get(SAMPLES, 1) if isinstance(image, TiffImageFile) else 0
     if channels > len(image.getbands()):
         raise BadFileError(
-            f"has {channels} channels, of which only {len(image.getbands())} can be read; save it with those three "
-            "that are to be seen as red, green and blue"
+            f"has {channels} channels, of which only {len(image.getbands())} can be read; `channels: {channels}` "
+            "uses all of them, or save it with the three that are to be seen as red, green and blue"
         )
 
 
@@ -387,6 +546,28 @@ def _shrink(image: Image.Image, size: int, fit: Fit, turned: bool) -> int:
     return 1 if drafted is None else round(width / drafted[1][2])
 
 
+def _content(source: Path | bytes) -> bytes:
+    data = _read(source) if isinstance(source, Path) else source
+    if not data:
+        raise BadFileError("empty file (0 bytes); replace or remove it")
+    return data
+
+
+def _of_array(array: NDArray[Any]) -> Image.Image:
+    """An .npy array as an image: a mask of whole numbers, or one of the kinds that image files hold."""
+    if np.issubdtype(array.dtype, np.integer) and array.dtype.itemsize > 2:
+        if array.size and not -(2**31) <= int(array.min()) <= int(array.max()) < 2**31:
+            raise BadFileError(f"values {array.min()} to {array.max()} are beyond 32 bits")
+        array = array.astype(np.int32)
+    try:
+        return Image.fromarray(np.ascontiguousarray(array))
+    except (TypeError, ValueError):
+        raise BadFileError(
+            f"an array of {array.shape} and type {array.dtype} is no colour image; say by `channels:` "
+            "how many channels images have"
+        ) from None
+
+
 def _read(path: Path) -> bytes:
     if not is_file(path):  # a pipe need not end
         raise BadFileError(NOT_A_FILE)
@@ -394,18 +575,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UnopenedFileError(f"cannot be opened ({error.strerror})") from error
-
-
-def _eight_bit(grey: NDArray[np.generic]) -> NDArray[np.uint8]:
-    wide = grey.astype(np.int64)
-    if wide.min() < 0 or wide.max() > 65535:
-        raise BadFileError(f"grey values {wide.min()} to {wide.max()} are beyond 16 bits; save it with 8 or 16 bits")
-    if 0 < wide.max() < LEAST_DEEP:
-        raise BadFileError(
-            f"16-bit grey whose largest value is {wide.max()} of 65535 would turn black (are these 8 or 12 bits?); "
-            "scale it to the full range or save it with 8 bits"
-        )
-    return ((wide + 128) // 257).astype(np.uint8)
 
 
 def _check_values(array: NDArray[np.generic], values: Mapping[int, int]) -> None:
@@ -423,9 +592,7 @@ def _check_values(array: NDArray[np.generic], values: Mapping[int, int]) -> None
         raise BadFileError(f"mask values outside the classes: {shown} (known: {known}); {way}")
 
 
-def _attempt(
-    read: Callable[[], Image.Image], source: Path | Member, root: Path, problems: list[str]
-) -> Image.Image | None:
+def _attempt(read: Callable[[], Read], source: Path | Member, root: Path, problems: list[str]) -> Read | None:
     try:
         return read()
     except BadFileError as error:

@@ -74,3 +74,9 @@ class UnopenedFileError(BadFileError):
     def of(self, name: str) -> str:
         """The problem of the file with this name, of a kind that may be gone at the next try."""
         return Unopened(super().of(name))
+
+
+def laid_over_black(count: int) -> str:
+    """Sentence on images with transparent parts, where no background was given."""
+    many = "1 image has" if count == 1 else f"{count} images have"
+    return f"{many} transparent parts, which were laid over black (`background:` of a data set chooses another colour)"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+WITH_ARRAYS = SUFFIXES | {".npy"}  # where a data set says how many channels its images have
 NOT_A_FILE = "a pipe, a socket or a device, and no file; remove it"
 
 
@@ -22,11 +23,11 @@ class ImageFiles(NamedTuple):
     irregular: list[Path]  # called like images, but pipes or devices, which need not end
 
 
-def image_files(folder: Path) -> ImageFiles:
+def image_files(folder: Path, suffixes: frozenset[str] = SUFFIXES) -> ImageFiles:
     """Files at any depth, without hidden ones and folders. Links are followed, but never in a circle."""
     found = ImageFiles([], [], [])
     for path in _visible(folder):
-        if path.suffix.lower() not in SUFFIXES:
+        if path.suffix.lower() not in suffixes:
             found.others.append(path)
         else:
             (found.images if is_file(path) else found.irregular).append(path)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+TILE = re.compile(r"#r\d{3,}c\d{3,}$")  # behind the name of an image, of each of its tiles: row and column
 
 Progress = Callable[[int, int], None]  # images done, images in all
 
@@ -35,7 +38,7 @@ class ImageSet:
     Or of N grey volumes of D slices: images (N, D, S, S, 1), masks (N, D, S, S), no regions and no depth.
     """
 
-    images: Pixels  # (N, S, S, 3) uint8 RGB
+    images: Pixels  # (N, S, S, 3) uint8 RGB, or (N, S, S, C) where the data set says how many channels
     masks: Pixels | None  # (N, S, S) uint8 class indices; losses and metrics do not count IGNORE
     regions: NDArray[np.uint16] | None  # (N, S, S) 0 background, 1..k objects
     depth: NDArray[np.float16] | None  # (N, S, S) in [0, 1], 0 near
@@ -47,7 +50,7 @@ class ImageSet:
     label_names: tuple[str, ...] = ()  # names of the image classes, where the data set gives them
     parts: Sequence[str | None] | None = None  # N, train, val, test or a fold, by `split.file`
     groups: Sequence[str | None] | None = None  # N, by `split.file`
-    transparent: tuple[str, ...] = ()  # images, by name, of which part was laid over black; not known of a stream
+    transparent: tuple[str, ...] = ()  # images, by name, of which part was laid over black; of a stream, some of them
     shuffle_window: int | None = None  # images that an epoch shuffles together; None: all
     stream: ReadAhead | None = None  # of a streamed set
 
@@ -64,3 +67,23 @@ class ImageSet:
         """Stop reading ahead."""
         if self.stream is not None:
             self.stream.close()
+
+
+def shown_in_color(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Colours that people are shown of pixels (..., C): its first three channels; of fewer, the first."""
+    if pixels.shape[-1] < 3:
+        return np.repeat(pixels[..., :1], 3, axis=-1)
+    return pixels[..., :3]
+
+
+def whole_images(names: Sequence[str], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the first row of each image that `rows` (n,) show, and (n,) the place of a row's image among them.
+
+    Rows are images of their own unless they are tiles (`fit: tile`).
+    """
+    called = [TILE.sub("", names[int(row)]) for row in rows]
+    places = {name: place for place, name in enumerate(dict.fromkeys(called))}
+    if len(places) == len(rows):
+        return rows, np.arange(len(rows))
+    at = np.array([places[name] for name in called], np.int64)
+    return rows[np.unique(at, return_index=True)[1]], at

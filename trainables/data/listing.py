@@ -54,12 +54,13 @@ class Pack(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """Reading of image files as 8-bit RGB; see the settings of these names."""
+    """Reading of image files as 8-bit RGB, or as channels; see the settings of these names."""
 
-    value_range: tuple[float, float] | None = None
+    value_range: tuple[float, float] | tuple[tuple[float, float], ...] | None = None  # of all channels, or of each
     percentiles: tuple[float, float] | None = None
     background: tuple[int, int, int] | None = None
     page: int | None = None
+    channels: int | None = None  # None: three colours
 
 
 PLAIN = Reading()
@@ -71,7 +72,8 @@ def reading_of(settings: schema.Data) -> Reading:
         return PLAIN
     asked = settings.value_range
     percentiles = asked.percentiles if isinstance(asked, schema.Percentiles) else None
-    return Reading(asked if isinstance(asked, tuple) else None, percentiles, settings.background, settings.page)
+    return Reading(asked if isinstance(asked, tuple) else None, percentiles, settings.background, settings.page,
+                   settings.channels)  # fmt: skip
 
 
 class Colors(NamedTuple):
@@ -93,6 +95,7 @@ class Listing:
     mask_values: Mapping[int, int] | None = None  # value in the file -> class index or IGNORE; None: no masks
     mask_colors: Colors | None = None  # where masks are coloured images; `mask_values` then holds the class indices
     mask_threshold: int | None = None  # where masks are black and white; the same
+    palettes: bool = False  # whether the palettes of masks must give each index one colour
     reading: Reading = PLAIN
     label_names: tuple[str, ...] = ()  # names of the image classes, where the data set gives them
     unpack: Callable[[Path], Pack] | None = None  # opens a file that holds many images
@@ -108,17 +111,22 @@ class Meaning(NamedTuple):
     mask_values: dict[int, int]
     mask_colors: Colors | None
     mask_threshold: int | None
+    palettes: bool
 
 
 def meaning_of(settings: schema.ImageMaskFolder | schema.Parquet) -> Meaning:
-    """By values, by colours or by a threshold. Raises DataError as `class_of_value`."""
+    """By values, by colours or by a threshold. Raises DataError as `class_of_value`.
+
+    Palettes are compared unless `mask_values` says that the numbers are meant.
+    """
     values = class_of_value(settings)
     if settings.mask_colors is None:
-        return Meaning(values, None, settings.mask_threshold)
+        by_default = settings.mask_threshold is None and settings.mask_values is None
+        return Meaning(values, None, settings.mask_threshold, by_default)
     index = {name: i for i, name in enumerate(settings.classes)}
     colors = [(color, index[name]) for name, color in settings.mask_colors]
     colors += [(color, IGNORE) for color in settings.ignore_colors]
-    return Meaning(values, Colors(tuple(colors), None, 0), None)
+    return Meaning(values, Colors(tuple(colors), None, 0), None, False)
 
 
 def class_of_value(settings: schema.ImageMaskFolder | schema.Parquet | schema.Npz) -> dict[int, int]:

@@ -21,7 +21,7 @@ from pretune.trainables.data.resident.digest import content_digest
 from pretune.trainables.data.resident.open import open_cached
 from pretune.trainables.data.sets.parquet import Reader
 from pretune.trainables.data.sets.table import GENERATED, list_files
-from pretune.trainables.data.streaming.open import open_streamed, usable_rows
+from pretune.trainables.data.streaming.open import look_at_sample, open_streamed, usable_rows
 
 SHARE = 0.5  # of the memory, that a resident set may take: beyond, its pages are read again from disk in every epoch
 
@@ -35,7 +35,7 @@ class Choice(NamedTuple):
 
 def choose_by_size(settings: schema.Data, count: int, masks: bool, cache: Path, memory: int | None = None) -> Choice:
     """The source that `source:` names; for auto, by the size of the decoded set against memory (bytes) and disk."""
-    size = count * settings.cache_size**2 * (3 + masks)
+    size = count * settings.cache_size**2 * (schema.image_channels(settings) + masks)
     text = f"{count:,} images, {size / 1e9:.3g} GB decoded"
     if settings.source != "auto":
         return Choice(settings.source, f"{text}: {settings.source}, as `source:` says")
@@ -62,8 +62,9 @@ def prepare(
 ) -> tuple[str, Choice]:
     """The data set's digest, and where its images will come from; a resident set is decoded now.
 
-    Raises DataError: for a resident set naming every bad file; for a streamed one what names and sizes show, and every
-    bad file only under `on_error: skip`, which takes one pass over all files to know which to exclude.
+    Raises DataError: for a resident set naming every bad file; for a streamed one what names, sizes and a look at some
+    images show, and every bad file only under `on_error: skip`, which takes one pass over all files to know which to
+    exclude.
     """
     choice = choose_source(settings, data_root, cache)
     if choice.source == "resident":
@@ -71,6 +72,7 @@ def prepare(
     listing = list_files(settings, data_root)
     name = content_digest(settings, data_root, cache)
     usable_rows(settings, listing, name, cache, progress)
+    look_at_sample(settings, listing, name, cache)
     return name, choice
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pretune.search_spaces import schema
 from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.image_set import ImageSet, Pixels
+from pretune.trainables.data.image_set import TILE, ImageSet, Pixels
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
@@ -199,7 +199,7 @@ def group_codes(n: int, group: schema.Group, marks: Marks) -> IntArray:
     if isinstance(group, schema.NameColumn):
         keys, how = marks.groups or (), f"the column {group.column}"
     elif isinstance(group, schema.NamePattern):
-        found = (re.search(group.pattern, name) for name in marks.names)
+        found = (re.search(group.pattern, TILE.sub("", name)) for name in marks.names)
         keys, how = [one and (one[1] if one.re.groups else one[0]) for one in found], f"the pattern {group.pattern}"
     else:
         keys, how = [name.rpartition("/")[0] or None for name in marks.names], "a parent folder"

@@ -32,7 +32,7 @@ from pretune.trainables.views.corruptions import Corrupted, corrupt
 from pretune.trainables.views.drawn import View
 from pretune.trainables.views.random import Draw, DrawHere, seeded
 
-TASKS = {"reconstruction": 3, "original-colors": 3, "mask-location": 1, "black-masks": 3}  # and their channels
+TASKS = ("reconstruction", "original-colors", "mask-location", "black-masks")  # the mask is one channel, others images
 
 
 def corrupted(batch: Batch) -> Corrupted:
@@ -49,7 +49,7 @@ def corrupted(batch: Batch) -> Corrupted:
 
 
 def targets_of(tasks: Sequence[str], views: Sequence[View], images: Tensor | None, mask: Tensor) -> dict[str, Tensor]:
-    """Return the target of each task, (views * B, 1 or 3, S, S) in [0, 1]; `mask` is where views were corrupted."""
+    """Return the target of each task, (views * B, 1 or C, S, S) in [0, 1]; `mask` is where views were corrupted."""
     clean = torch.cat([view.pixels for view in views])
     targets: dict[str, Callable[[], Tensor]] = {
         "reconstruction": lambda: clean,
@@ -63,18 +63,22 @@ def targets_of(tasks: Sequence[str], views: Sequence[View], images: Tensor | Non
 class TaskHeads(nn.Module):
     """Parts of each decoding task beyond the decoder: outputs, and with `branch: block` the last block.
 
-    The first task uses the decoder's own last block.
+    The first task uses the decoder's own last block. `channels` are those of the images.
     """
 
-    def __init__(self, tasks: Sequence[str], decoder: Decoder, more: Callable[[], Decoder], branch: str) -> None:
+    def __init__(
+        self, tasks: Sequence[str], decoder: Decoder, more: Callable[[], Decoder], branch: str, channels: int
+    ) -> None:
         super().__init__()
         self.tasks = tuple(task for task in TASKS if task in tasks)
         others = self.tasks[1:] if branch == "block" else ()
-        self.outputs = nn.ModuleDict({task: pixel_head(decoder, TASKS[task]) for task in self.tasks})
+        self.outputs = nn.ModuleDict(
+            {task: pixel_head(decoder, 1 if task == "mask-location" else channels) for task in self.tasks}
+        )
         self.blocks = nn.ModuleDict({task: more().blocks[-1] for task in others})
 
     def forward(self, decoder: Decoder, features: list[Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
-        """The encoder's maps -> (B, 1 or 3, *size) in [0, 1] for each task, float32."""
+        """The encoder's maps -> (B, 1 or C, *size) in [0, 1] for each task, float32."""
         shared, skip = trunk(decoder, features), skips_of(decoder, features)[-1]
         first = decoder.blocks[-1](shared, skip)
         found = {}
@@ -138,7 +142,7 @@ class Reconstruction(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder()
-        self.heads = TaskHeads(tasks, self.decoder, decoder, branch)
+        self.heads = TaskHeads(tasks, self.decoder, decoder, branch, encoder.channels)
         self.weights = dict(weights)
         self.recipes = (views,)
         self.requirements = schema.requirements_of_tasks(tasks)
@@ -186,7 +190,7 @@ class ConRec(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder()
-        self.heads = TaskHeads(tasks, self.decoder, decoder, branch)
+        self.heads = TaskHeads(tasks, self.decoder, decoder, branch, encoder.channels)
         self.pooling = AttentionPooling(encoder.widths[-1]) if pooling == "attention" else None
         self.projection = Projection(encoder.widths[-1], hidden, dim)
         self.weights = dict(weights)

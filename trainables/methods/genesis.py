@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from pretune.search_spaces import schema
 from pretune.trainables.methods.mae import constant_error, restoration_error
 from pretune.trainables.methods.protocol import Batch, Parts
-from pretune.trainables.models.dimensions import CHANNELS
 from pretune.trainables.models.interface import Decoder, Encoder, pixel_head, resized
 from pretune.trainables.views.genesis import Rates, corrupt
 from pretune.trainables.views.volumes import MIRROR_DRAWS, drawn_mirrors, mirror
@@ -67,4 +66,4 @@ def build_genesis(method: schema.Genesis, views: schema.Views, parts: Parts) -> 
         in_paint=method.in_paint,
     )
     decoder = parts.decoder()
-    return Genesis(parts.encoder, decoder, views, CHANNELS[decoder.dimensions], rates=rates, flip=method.flip)
+    return Genesis(parts.encoder, decoder, views, parts.encoder.channels, rates=rates, flip=method.flip)

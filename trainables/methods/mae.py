@@ -90,7 +90,7 @@ class MAE(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
-        self.output = pixel_head(decoder, 3)
+        self.output = pixel_head(decoder, encoder.channels)
         self.recipes = (views,)
         self.masking, self.ratio, self.patch, self.loss_on = masking, ratio, patch, loss_on
 

@@ -37,15 +37,20 @@ class WeightsError(UsageError):
 def import_weights(settings: schema.Weights, model: schema.Model, context: RunContext) -> dict[str, float]:
     """Write an encoder with the given weights into `context.out`, as a pretraining stage leaves it.
 
+    Those of colour images are repeated over other channels, after their normalisation is folded in: see `adapted`.
+
     Returns `train/weights_loaded`, how many tensors the encoder took. Raises WeightsError.
     """
-    encoder = build_encoder(model)
+    given = read(settings.source)
+    encoder = build_encoder(as_trained(model, given))
     names, wanted = _wanted_by(encoder)
-    state = matching(read(settings.source), wanted, settings.source)
+    state = matching(given, wanted, settings.source)
     strict = not isinstance(encoder, timm_unet.Encoder)
     encoder.load_state_dict({names[name]: value for name, value in state.items()}, strict=strict)
     if settings.inputs == "imagenet":
         take_unit_inputs(encoder)
+    if encoder.channels != schema.channels_of(model):
+        encoder = adapted(encoder, model)
     if context.world.first:
         finish(nn.ModuleDict({"encoder": encoder}), [], {"source": settings.source}, context.out)
     return {"train/weights_loaded": float(len(state))}
@@ -61,9 +66,39 @@ def check_weights(settings: schema.Weights, model: schema.Model) -> None:
     elif library == "timm":
         _check_timm(name)
     else:
-        matching(read(settings.source), _wanted_by(encoder)[1], settings.source)
+        given = read(settings.source)
+        with torch.device("meta"):
+            wanted = _wanted_by(build_encoder(as_trained(model, given)))[1]
+        matching(given, wanted, settings.source)
     if settings.inputs == "imagenet" and not isinstance(encoder, timm_unet.Encoder):
         _first_layers(encoder)
+
+
+def as_trained(model: schema.Model, given: State) -> schema.Model:
+    """The model for three colours where weights of these are given for other channels, else the model itself."""
+    of_colors = any(value.ndim == 4 and value.shape[1] == 3 for value in given.values())
+    return model.model_copy(update={"channels": None}) if of_colors and schema.channels_of(model) != 3 else model
+
+
+@torch.no_grad()
+def adapted(encoder: Encoder, model: schema.Model) -> Encoder:
+    """The encoder of three colours for the channels of `model`, by timm's rule: the first convolution's weights are
+    repeated over the channels and scaled by 3 / channels (of one channel: added up), so that features keep their size.
+    """
+    from timm.models import adapt_input_conv
+
+    wide = build_encoder(model)
+    held = encoder.state_dict()
+    for name, value in wide.state_dict().items():
+        if value.shape == held[name].shape:
+            continue
+        if value.ndim == 4:
+            held[name] = adapt_input_conv(wide.channels, held[name])
+        else:  # mean and std of a timm encoder, in turn
+            repeated = held[name].repeat(-(-wide.channels // 3))[: wide.channels]
+            held[name] = held[name].mean()[None] if wide.channels == 1 else repeated
+    wide.load_state_dict(held)
+    return wide
 
 
 def _wanted_by(encoder: Encoder) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -42,14 +42,14 @@ def double_convolution(inputs: int, outputs: int) -> nn.Sequential:
 class Encoder(interface.Encoder):
     """Levels of two 3x3 convolutions with 2x2 max pooling between them."""
 
-    def __init__(self, widths: Sequence[int]) -> None:
+    def __init__(self, widths: Sequence[int], channels: int = 3) -> None:
         super().__init__()
-        self.widths = tuple(widths)
+        self.widths, self.channels = tuple(widths), channels
         self.strides = tuple(2**k for k in range(len(widths)))
-        self.levels = nn.ModuleList(double_convolution(i, o) for i, o in pairwise((3, *widths)))
+        self.levels = nn.ModuleList(double_convolution(i, o) for i, o in pairwise((channels, *widths)))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> one feature map per level, (B, widths[k], H / 2^k, W / 2^k)."""
+        """(B, channels, H, W) -> one feature map per level, (B, widths[k], H / 2^k, W / 2^k)."""
         features: list[Tensor] = []
         for k, level in enumerate(self.levels):
             x = level(x if k == 0 else F.max_pool2d(x, 2))
@@ -118,7 +118,7 @@ class AttentionPooling(nn.Module):
 
 
 def conrec_encoder(model: schema.ConRecUNet) -> Encoder:
-    return Encoder(model.widths)
+    return Encoder(model.widths, schema.channels_of(model))
 
 
 def conrec_decoder(model: schema.ConRecUNet) -> Decoder:

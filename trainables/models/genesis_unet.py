@@ -38,7 +38,7 @@ class Encoder(interface.Encoder):
 
     def __init__(self, widths: Sequence[int], dimensions: int) -> None:
         super().__init__()
-        self.widths = tuple(widths)
+        self.widths, self.channels = tuple(widths), CHANNELS[dimensions]
         self.strides = tuple(2**k for k in range(len(widths)))
         steps = pairwise((CHANNELS[dimensions], *widths))
         self.levels = nn.ModuleList(level(i, o // 2, o, dimensions) for i, o in steps)

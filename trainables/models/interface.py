@@ -14,10 +14,11 @@ from pretune.trainables.models.dimensions import LAYERS
 
 
 class Encoder(nn.Module):
-    """(B, 3, H, W) -> list of maps, the finest first; map k is (B, widths[k], H / strides[k], W / strides[k])."""
+    """(B, channels, H, W) -> maps, the finest first; map k is (B, widths[k], H / strides[k], W / strides[k])."""
 
     widths: tuple[int, ...]
     strides: tuple[int, ...]
+    channels: int = 3
 
 
 class Decoder(nn.Module):

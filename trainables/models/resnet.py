@@ -109,20 +109,22 @@ class Encoder(interface.Encoder):
     no pooling (SimCLR, appendix B.9).
     """
 
-    def __init__(self, depth: int, stem: str = "imagenet") -> None:
+    def __init__(self, depth: int, stem: str = "imagenet", channels: int = 3) -> None:
         super().__init__()
         body: Any = Body(depth)
         self.widths = WIDTHS[depth]
         self.strides = STRIDES[stem]
+        self.channels = channels
         self.conv1, self.bn1 = body.conv1, body.bn1
         if stem == "cifar":
-            self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-            nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+            self.conv1 = _first_convolution(channels, 3, stride=1)
+        elif channels != 3:
+            self.conv1 = _first_convolution(channels, 7, stride=2)
         self.pool = body.maxpool if stem == "imagenet" else nn.Identity()
         self.layer1, self.layer2, self.layer3, self.layer4 = body.layer1, body.layer2, body.layer3, body.layer4
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> five maps, (B, widths[k], H / strides[k], W / strides[k])."""
+        """(B, channels, H, W) -> five maps, (B, widths[k], H / strides[k], W / strides[k])."""
         stem = F.relu(self.bn1(self.conv1(x)))
         features = [stem]
         x = self.pool(stem)
@@ -130,6 +132,13 @@ class Encoder(interface.Encoder):
             x = layer(x)
             features.append(x)
         return features
+
+
+def _first_convolution(channels: int, kernel: int, stride: int) -> nn.Conv2d:
+    """With torchvision's initialisation."""
+    convolution = nn.Conv2d(channels, 64, kernel, stride=stride, padding=kernel // 2, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    return convolution
 
 
 class UpBlock(nn.Module):
@@ -206,7 +215,8 @@ class FiveConvolutions(interface.Decoder):
 
 
 def resnet_encoder(model: schema.ResNetUNet | schema.ResNetHead) -> Encoder:
-    return Encoder(model.depth, model.stem if isinstance(model, schema.ResNetUNet) else "imagenet")
+    stem = model.stem if isinstance(model, schema.ResNetUNet) else "imagenet"
+    return Encoder(model.depth, stem, schema.channels_of(model))
 
 
 def resnet_unet_decoder(model: schema.ResNetUNet) -> UNetDecoder:

@@ -35,22 +35,23 @@ class Levels(NamedTuple):
 class Encoder(interface.Encoder):
     """A backbone's maps as (B, C, H, W), whatever layout it has inside, of images normalised as it was trained.
 
-    `mean` and `std` (3,) are 0 and 1 until `normalise_as_trained`; they are stored with the weights. Dropout and
+    `mean` and `std` (channels,) are 0 and 1 until `normalise_as_trained`; they are stored with the weights. Dropout and
     stochastic depth are off: all randomness here is a function of seed, epoch and image.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: str) -> None:
+    def __init__(self, backbone: str, channels: int = 3) -> None:
         from timm.layers.drop import DropPath  # most processes never need timm, which takes a second to import
 
         super().__init__()
         self.backbone = backbone
-        self.body = _body(backbone)
+        self.channels = channels
+        self.body = _body(backbone, channels)
         self.widths, self.strides = levels(backbone)
-        self.register_buffer("mean", torch.zeros(3))
-        self.register_buffer("std", torch.ones(3))
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
         for module in self.body.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
@@ -58,7 +59,7 @@ class Encoder(interface.Encoder):
                 module.drop_prob = 0.0
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) in [0, 1] -> one map per level, (B, widths[k], H / strides[k], W / strides[k])."""
+        """(B, channels, H, W) in [0, 1] -> one map per level, (B, widths[k], H / strides[k], W / strides[k])."""
         mean, std = (values.to(x.dtype)[:, None, None] for values in (self.mean, self.std))
         maps = self.body((x - mean) / std)
         if getattr(self.body, "output_fmt", "NCHW") == "NHWC":
@@ -107,7 +108,7 @@ def levels(backbone: str) -> Levels:
     return found
 
 
-def _body(backbone: str) -> Any:
+def _body(backbone: str, channels: int = 3) -> Any:
     """The backbone with random weights, and for any image size where timm can make it so."""
     import timm
 
@@ -119,7 +120,7 @@ def _body(backbone: str) -> Any:
         known_to_transformers: dict[str, Any] = {"dynamic_img_size": True}
         for size in (known_to_transformers, {}):
             try:
-                return timm.create_model(backbone, pretrained=False, features_only=True, **size)
+                return timm.create_model(backbone, pretrained=False, features_only=True, in_chans=channels, **size)
             except TypeError:
                 continue
             except (RuntimeError, AssertionError, AttributeError) as error:
@@ -134,7 +135,7 @@ def name_in_timm(name: str) -> str:
 
 
 def timm_encoder(model: schema.TimmUNet) -> Encoder:
-    return Encoder(model.backbone)
+    return Encoder(model.backbone, schema.channels_of(model))
 
 
 def timm_decoder(model: schema.TimmUNet) -> UNetDecoder:

@@ -33,18 +33,20 @@ class Encoder(interface.Encoder):
         widths: channels of each level, the finest first.
         count: convolutions per level.
         norm: batch norm after each convolution.
+        channels: of the images.
     """
 
-    def __init__(self, widths: Sequence[int], count: int = 2, norm: bool = True) -> None:
+    def __init__(self, widths: Sequence[int], count: int = 2, norm: bool = True, channels: int = 3) -> None:
         super().__init__()
-        inputs = [3, *widths[:-1]]
+        inputs = [channels, *widths[:-1]]
+        self.channels = channels
         self.widths = tuple(widths)
         self.strides = tuple(2**k for k in range(len(widths)))
         self.levels = nn.ModuleList(convolutions(i, o, count, norm) for i, o in zip(inputs, widths, strict=True))
         self.pool = nn.MaxPool2d(2)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> one feature map per level, (B, widths[k], H / 2^k, W / 2^k)."""
+        """(B, channels, H, W) -> one feature map per level, (B, widths[k], H / 2^k, W / 2^k)."""
         features: list[Tensor] = []
         for k, level in enumerate(self.levels):
             x = level(x if k == 0 else self.pool(x))
@@ -95,13 +97,13 @@ class UNet(nn.Module):
         self.head = interface.pixel_head(decoder, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] -> logits (B, classes, H, W). H and W are multiples of the encoder's last stride."""
+        """(B, C, H, W) in [0, 1] -> logits (B, classes, H, W). H and W are multiples of the encoder's last stride."""
         logits: Tensor = self.head(self.decoder(self.encoder(x)))
         return interface.resized(logits, (x.shape[-2], x.shape[-1]))
 
 
 def unet_encoder(model: schema.UNet) -> Encoder:
-    return Encoder(model.widths, model.convolutions, model.norm == "batch")
+    return Encoder(model.widths, model.convolutions, model.norm == "batch", schema.channels_of(model))
 
 
 def unet_decoder(model: schema.UNet) -> Decoder:

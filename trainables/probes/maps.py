@@ -4,14 +4,17 @@ classifier finds its class (P3, Figure 5c).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from pretune.search_spaces import schema
-from pretune.trainables.data.image_set import ImageSet
+from pretune.trainables.data.image_set import ImageSet, shown_in_color
 from pretune.trainables.data.splits import Split
 from pretune.trainables.files import MAPS
 from pretune.trainables.loop import DataFeed, RunContext
@@ -40,7 +43,8 @@ def write_maps(
     with torch.no_grad():
         pixels = pixels_of(feed, images, settings.size)
         features = encoder(pixels)
-    kept = {"images": images, "pixels": (pixels * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()}
+    shown = shown_in_color((pixels * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
+    kept: dict[str, NDArray[Any]] = {"images": images, "pixels": shown}
     if isinstance(settings, schema.FeatureMaps):
         if settings.level > len(features):
             raise ValueError(f"level {settings.level}: this encoder has {len(features)} levels")

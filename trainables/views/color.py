@@ -1,8 +1,9 @@
 """Colour transforms of a batch in which every sample has its own parameter.
 
-Images are float32 (B, 3, H, W) in [0, 1]; a parameter is a tensor (B,) on the same device; the result is a new tensor
+Images are float32 (B, C, H, W) in [0, 1]; a parameter is a tensor (B,) on the same device; the result is a new tensor
 of the same shape. For equal parameters each gives, sample by sample, what torchvision.transforms.v2.functional gives
-for that image alone (grey weights 0.2989, 0.587, 0.114).
+for that image alone (grey weights 0.2989, 0.587, 0.114). Of other than three channels grey is their mean, and there is
+no hue to turn.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ GRAY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R BT.601, with torchvision's digits
 
 
 def grayscale(x: Tensor) -> Tensor:
-    """Luma, (B, 3, H, W) -> (B, 1, H, W)."""
+    """Luma of three channels, the mean of others: (B, C, H, W) -> (B, 1, H, W)."""
+    if x.shape[1] != 3:
+        return x.mean(dim=1, keepdim=True)
     r, g, b = GRAY_WEIGHTS
     return (x[:, :1] * r).add_(x[:, 1:2], alpha=g).add_(x[:, 2:], alpha=b)
 
@@ -40,7 +43,12 @@ def adjust_saturation(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
-    """Turns the hue by `shift` (B,) in [-0.5, 0.5] of the full circle, at constant HSV saturation and value."""
+    """Turns the hue by `shift` (B,) in [-0.5, 0.5] of the full circle, at constant HSV saturation and value.
+
+    Other than three channels are left as they are.
+    """
+    if x.shape[1] != 3:
+        return x
     r, g, b = x.unbind(1)  # each (B, H, W); pairwise extremes are several times as fast as a reduction over three
     low, high = torch.minimum(r, g).minimum(b), torch.maximum(r, g).maximum(b)
     chroma = high - low
@@ -54,8 +62,8 @@ def adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
 
 
 def to_gray(x: Tensor) -> Tensor:
-    """Grey images that keep their three channels."""
-    return grayscale(x).expand(-1, 3, -1, -1)
+    """Grey images that keep their number of channels."""
+    return grayscale(x).repeat(1, x.shape[1], 1, 1)  # not expanded: the next transform may write into it
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor, kernel: int) -> Tensor:

@@ -137,8 +137,9 @@ def in_paint(x: Tensor, draw: Draw) -> Corrupted:
     sides = (int(size * PAINT_SIDES[0]), int(size * PAINT_SIDES[1]))
     blocks = draw_blocks(draw, "in-paint", PAINT_BLOCKS, (max(1, sides[0]), sides[1]), size, MARGIN, PAINT_ON)
     inside = covered(blocks, size, x.device)  # B, n, S, S
-    colors = upload(draw("in-paint/colors", PAINT_BLOCKS * 3), x.device).to(x.dtype)
-    colors = colors.view(len(x), PAINT_BLOCKS, 3, 1, 1)
+    channels = x.shape[1]
+    colors = upload(draw("in-paint/colors", PAINT_BLOCKS * channels), x.device).to(x.dtype)
+    colors = colors.view(len(x), PAINT_BLOCKS, channels, 1, 1)
     for k in range(PAINT_BLOCKS):
         x = torch.where(inside[:, k, None], colors[:, k], x)
     return Corrupted(x, inside.any(dim=1, keepdim=True))
@@ -150,7 +151,7 @@ def out_paint(x: Tensor, draw: Draw) -> Corrupted:
     sides = (size - 3 * size // 7 + 1, size - 2 * size // 7 + 1)  # S - i for i in [2S/7, 3S/7)
     blocks = draw_blocks(draw, "out-paint", PAINT_BLOCKS, sides, size, MARGIN, PAINT_ON, always_first=True)
     kept = covered(blocks, size, x.device).any(dim=1, keepdim=True)
-    color = upload(draw("out-paint/color", 3), x.device).to(x.dtype).view(len(x), 3, 1, 1)
+    color = upload(draw("out-paint/color", x.shape[1]), x.device).to(x.dtype).view(len(x), -1, 1, 1)
     return Corrupted(torch.where(kept, x, color), ~kept)
 
 

@@ -25,7 +25,7 @@ SEXTANTS = np.array((5, 3, 1))  # of the circle of hues, by which the curves of 
 
 
 def render(planes: Tensor, drawn: Sequence[Drawn], size: int) -> list[View]:
-    """Views of `size` px of uint8 images (B, 3, H, W), one for each of `drawn`, in its order."""
+    """Views of `size` px of uint8 images (B, C, H, W), one for each of `drawn`, in its order."""
     B, V = len(planes), len(drawn)
     given = _Given(drawn, planes.shape[-2:], size)
     table = upload(given.table(), planes.device)  # B * V, columns
@@ -37,7 +37,7 @@ def render(planes: Tensor, drawn: Sequence[Drawn], size: int) -> list[View]:
         x = _blurred(x, table[:, given["blur"]])
     for step in given.others:
         x = step.transform(x, table[:, given[step.name]])
-    pixels = x.view(B, V, 3, size, size).permute(1, 0, 3, 4, 2).contiguous()  # V, B, S, S, 3
+    pixels = x.view(B, V, -1, size, size).permute(1, 0, 3, 4, 2).contiguous()  # V, B, S, S, C
     boxes, flipped = table[:, given["box"]].view(B, V, 4), table[:, given["flip"]].view(B, V) > 0.5
     return [View(pixels[v].permute(0, 3, 1, 2), boxes[:, v], flipped[:, v]) for v in range(V)]
 
@@ -127,7 +127,7 @@ def gaussian_weights(sigma: Floats, kernel: int) -> Floats:
 
 
 def _crops(planes: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Images (B, 3, H, W), rows and columns to read (B, V, S) -> (B * V, 3, S, S) in [0, 255].
+    """Images (B, C, H, W), rows and columns to read (B, V, S) -> (B * V, C, S, S) in [0, 255].
 
     The views of an image lie under each other in one grid, so that no image is repeated.
     """
@@ -135,7 +135,7 @@ def _crops(planes: Tensor, y: Tensor, x: Tensor) -> Tensor:
     grid = torch.stack((x[:, :, None, :].expand(B, V, S, S), y[..., None].expand(B, V, S, S)), dim=-1)
     grid = grid.view(B, V * S, S, 2)
     crops = F.grid_sample(planes.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return crops.view(B, 3, V, S, S).transpose(1, 2).reshape(B * V, 3, S, S)
+    return crops.view(B, -1, V, S, S).transpose(1, 2).reshape(B * V, -1, S, S)
 
 
 def _mixed(x: Tensor, matrices: Tensor) -> Tensor:

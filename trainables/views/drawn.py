@@ -13,7 +13,7 @@ from torch import Tensor
 class View(NamedTuple):
     """One view of a batch."""
 
-    pixels: Tensor  # (B, 3, size, size) float32 in [0, 1], channels_last
+    pixels: Tensor  # (B, C, size, size), C 3 for colours, float32 in [0, 1], channels_last
     boxes: Tensor  # (B, 4) float32: top, left, height, width of the crop as fractions of the image
     flipped: Tensor  # (B,) bool: the crop was mirrored left to right
 

@@ -145,11 +145,27 @@ def rotate(x: Tensor, degrees: Tensor) -> Tensor:
 
     Bilinear; what comes from outside the image is black, as in torchvision's rotate.
     """
+    grid = F.affine_grid(_turn(degrees), list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def rotate_and_scale(x: Tensor, masks: Tensor, degrees: Tensor, factor: Tensor, outside: int) -> tuple[Tensor, Tensor]:
+    """Turns as `rotate`, and magnifies by `factor` (B,) about the centre, images (B, C, S, S) and masks (B, S, S).
+
+    Masks by nearest neighbour. What comes from outside is black, and `outside` in masks. Not antialiased.
+    """
+    grid = F.affine_grid(_turn(degrees) / factor[:, None, None], list(x.shape), align_corners=False)
+    moved = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    shifted = (masks + 1).to(x.dtype)[:, None]  # 0 is what grid_sample puts outside
+    labels = F.grid_sample(shifted, grid, mode="nearest", padding_mode="zeros", align_corners=False)[:, 0].long() - 1
+    return moved, labels.masked_fill_(labels < 0, outside)
+
+
+def _turn(degrees: Tensor) -> Tensor:
+    """(B,) -> (B, 2, 3): from where each pixel of a turned image comes."""
     angle = torch.deg2rad(degrees)
     cosine, sine, zero = torch.cos(angle), torch.sin(angle), torch.zeros_like(angle)
-    turn = torch.stack([cosine, -sine, zero, sine, cosine, zero], dim=-1).view(-1, 2, 3)  # from where a pixel comes
-    grid = F.affine_grid(turn, list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return torch.stack([cosine, -sine, zero, sine, cosine, zero], dim=-1).view(-1, 2, 3)
 
 
 def elastic_nodes(size: int) -> int:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pretune.search_spaces import schema
+from pretune.trainables.constants import IGNORE
 from pretune.trainables.upload import constant, upload
 from pretune.trainables.views import geometry, volumes
 from pretune.trainables.views.random import IntArray, uniforms
+from pretune.trainables.views.two_views import BLUR_SIGMA, blur, jitter, jitter_factors
+
+Drawn = Callable[[str, int], Tensor]  # (what for, how many) -> (B, how many) in [0, 1)
+Floats = NDArray[np.float32]
 
 WHOLE = (1.0, 1.0)  # of the image's area, and of its aspect: no crop
 
@@ -17,14 +27,59 @@ WHOLE = (1.0, 1.0)  # of the image's area, and of its aspect: no crop
 def fine_tune_batch(
     images: Tensor, masks: Tensor, indices: IntArray, size: int, settings: schema.Augment, seed: int, epoch: int
 ) -> tuple[Tensor, Tensor]:
-    """uint8 images (B, H, W, 3) and masks (B, H, W) -> float32 (B, 3, size, size) in [0, 1] and int64 (B, size, size).
+    """uint8 images (B, H, W, C) and masks (B, H, W) -> float32 (B, C, size, size) in [0, 1] and int64 (B, size, size).
 
     Images are bilinear, channels_last; masks nearest neighbour. An image's transform depends on its index in `indices`
     (B,) and on the epoch. Without a crop (both ranges (1, 1), the default) this is `evaluation_batch` with flips. A
-    crop is resized without antialiasing. Volumes (B, D, H, W, 1) go through `volumes.fine_tune_batch`.
+    crop is resized without antialiasing. Then come vertical flip, rotation and scale, colour jitter and blur; what a
+    rotation or a scale below 1 takes from outside the image is black and IGNORE. Volumes (B, D, H, W, 1) go through
+    `volumes.fine_tune_batch`.
     """
     if images.ndim == 5:
         return volumes.fine_tune_batch(images, masks, indices, settings, seed, epoch)
+    pixels, target = _cut(images, masks, indices, size, settings, seed, epoch)
+
+    def draw(purpose: str, count: int) -> Floats:
+        """(B, count) in [0, 1); one stream per transform, so that switching one on leaves the others' draws."""
+        return uniforms(seed, f"joint/{purpose}", epoch, indices, 0, count).astype(np.float32)
+
+    def here(purpose: str, count: int) -> Tensor:
+        return upload(draw(purpose, count), pixels.device)
+
+    pixels, target = _moved(pixels, target, settings, here)
+    if settings.color_jitter is not None:
+        factors = jitter_factors(draw("jitter", 4).astype(np.float64), settings.color_jitter)
+        pixels = _channels_last(jitter(pixels, upload(factors.astype(np.float32), pixels.device)))
+    return _blurred(pixels, settings, here), target
+
+
+def _moved(pixels: Tensor, target: Tensor, settings: schema.Augment, draw: Drawn) -> tuple[Tensor, Tensor]:
+    if settings.flip_vertical:
+        turned = draw("flip vertical", 1)[:, 0] < settings.flip_vertical
+        pixels = torch.where(turned[:, None, None, None], pixels.flip(2), pixels)
+        target = torch.where(turned[:, None, None], target.flip(1), target)
+    if settings.rotation is None and settings.scale is None:
+        return pixels, target
+    degrees = (settings.rotation or 0.0) * (2 * draw("rotation", 1)[:, 0] - 1)
+    low, high = (math.log(bound) for bound in settings.scale or (1.0, 1.0))
+    factor = torch.exp(low + (high - low) * draw("scale", 1)[:, 0])
+    pixels, target = geometry.rotate_and_scale(pixels, target, degrees, factor, IGNORE)
+    return _channels_last(pixels), target
+
+
+def _blurred(pixels: Tensor, settings: schema.Augment, draw: Drawn) -> Tensor:
+    if settings.blur:
+        low, high = BLUR_SIGMA
+        chosen = draw("blur?", 1)[:, 0] < settings.blur
+        blurred = blur(pixels, low + (high - low) * draw("blur", 1))
+        pixels = _channels_last(torch.where(chosen[:, None, None, None], blurred, pixels))
+    return pixels
+
+
+def _cut(
+    images: Tensor, masks: Tensor, indices: IntArray, size: int, settings: schema.Augment, seed: int, epoch: int
+) -> tuple[Tensor, Tensor]:
+    """Flipped left to right, cropped and resized."""
     _check(images, masks)
     if indices.shape != (len(images),):
         raise ValueError(f"indices must name the {len(images)} images of the batch, got shape {indices.shape}")
@@ -61,8 +116,8 @@ def _crop(images: Tensor, masks: Tensor, boxes: Tensor, flipped: Tensor, size: i
 
 
 def _check(images: Tensor, masks: Tensor) -> None:
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(f"images must be uint8 (B, H, W, 3), got {images.dtype} {tuple(images.shape)}")
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        raise ValueError(f"images must be uint8 (B, H, W, C), got {images.dtype} {tuple(images.shape)}")
     if masks.dtype != torch.uint8 or masks.shape != images.shape[:3]:
         expected = tuple(images.shape[:3])
         raise ValueError(f"masks must be uint8 {expected} like their images, got {masks.dtype} {tuple(masks.shape)}")

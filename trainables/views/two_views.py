@@ -31,7 +31,7 @@ CPU_BLOCK = 32  # samples; at 64 px within 10 % of the fastest of 4 to 256, and 
 def make_views(
     images: Tensor, indices: IntArray, settings: schema.Views, seed: int, epoch: int, views: int = 2
 ) -> list[View]:
-    """Views of uint8 images (B, H, W, 3), on the images' device.
+    """Views of uint8 images (B, H, W, C), on the images' device.
 
     `indices` (B,) names the images: a view depends on its image's index and not on its place in the batch. Crops are
     resized without antialiasing. The order is fixed: crop and flip, colour jitter, grey, blur, solarize, then
@@ -99,8 +99,8 @@ def _windows(
 
 
 def _check(images: Tensor, indices: IntArray) -> None:
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(f"images must be uint8 (B, H, W, 3), got {images.dtype} {tuple(images.shape)}")
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        raise ValueError(f"images must be uint8 (B, H, W, C), got {images.dtype} {tuple(images.shape)}")
     if indices.shape != (len(images),):
         raise ValueError(f"indices must name the {len(images)} images of the batch, got shape {indices.shape}")
 
@@ -119,8 +119,8 @@ def draw_view(draw: Draw, windows: NDArray[np.int64], settings: schema.Views) ->
 
 def _make_view(planes: Tensor, drawn: Drawn, size: int) -> View:
     """The view on a CPU."""
-    (count, _, height, width), boxes, flipped = planes.shape, drawn.boxes, drawn.flipped
-    pixels = torch.empty((count, 3, size, size), device=planes.device, memory_format=torch.channels_last)
+    (count, channels, height, width), boxes, flipped = planes.shape, drawn.boxes, drawn.flipped
+    pixels = torch.empty((count, channels, size, size), device=planes.device, memory_format=torch.channels_last)
     for rows in _blocks(count):
         x = geometry.crop_resize(planes[rows], _tensor(boxes[rows]), _tensor(flipped[rows]), size)
         x.div_(255)
@@ -158,7 +158,7 @@ def _photometric(draw: Draw, settings: schema.Views) -> Iterator[Step]:
     if settings.blur > 0:
         low, high = BLUR_SIGMA
         sigma = low + (high - low) * draw("blur", 1)
-        yield _step("blur", _blur, draw("blur?", 1), settings.blur, sigma, NO_BLUR)
+        yield _step("blur", blur, draw("blur?", 1), settings.blur, sigma, NO_BLUR)
     if settings.solarize > 0:
         chance = draw("plain solarize?", 1)
         threshold = np.full_like(chance, SOLARIZE_THRESHOLD)
@@ -209,7 +209,8 @@ def jitter(x: Tensor, factors: Tensor) -> Tensor:
     return color.adjust_hue(x, factors[:, 3])
 
 
-def _blur(x: Tensor, sigma: Tensor) -> Tensor:
+def blur(x: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian blur by sigma (B, 1) in px."""
     return color.gaussian_blur(x, sigma[:, 0], blur_kernel(x.shape[-1]))
 
 

@@ -8,25 +8,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from studies import write_study
 
-from pretune.analysis import load, load_header
 from pretune.analysis.figures.figures import (
     CellDots,
     amount_plot,
     difference_plot,
     dot_plot,
-    importance_plot,
     learning_plot,
-    response_plot,
     write_files,
 )
 from pretune.analysis.figures.theme import log_ticks
 from pretune.analysis.load.results import PublishedValue, ResultsError
 from pretune.analysis.questions.curves import AmountCurves, Band, LearningCurves
 from pretune.analysis.questions.differences import Difference, Differences
-from pretune.analysis.questions.sensitivity import Importance, Response
-from pretune.analysis.report.figures import figure_groups
 from pretune.analysis.statistics import Interval
 
 NAN = math.nan
@@ -101,55 +95,6 @@ def test_amounts_are_named_on_a_logarithmic_axis():
     curves = AmountCurves("labels", "m", "percent", ("1%", "all"), (1.0, 100.0), True, (BAND,))
     axis = as_json(amount_plot(curves))["layout"]["xaxis"]
     assert (axis["type"], axis["tickvals"], axis["ticktext"]) == ("log", [1, 100], ["1%", "all"])
-
-
-def test_a_choice_has_its_options_on_the_axis():
-    ones = np.array([0.0, 1.0])
-    figure = response_plot(Response("s", "p", "m", ("dice", "<i>"), False, ones, ones, ones, ones, np.array([NAN, 1])))
-    axis = as_json(figure)["layout"]["xaxis"]
-    assert (axis["tickvals"], axis["ticktext"]) == ([0, 1], ["dice", "&lt;i&gt;"])
-
-
-@pytest.mark.parametrize("options", [(), ("dice", "focal")])
-def test_bars_of_a_response_are_of_trials_and_its_band_of_search_seeds(options):
-    two = np.array([0.0, 1.0])
-    shown = Response("s", "p", "m", options, False, two, two, two, two, np.array([0.3, 0.4]), np.array([0.1, 0.2]), 3)
-    band, trials, means = as_json(response_plot(shown))["data"]
-    assert band["name"] == "± std of that mean over 3 search seeds"
-    assert (trials["name"], means["name"].split(", ")[1]) == ("one trial", "bar: their std")
-    assert means["error_y"]["array"] == pytest.approx([0.3, 0.4])
-    if options:
-        assert band["error_y"]["array"] == pytest.approx([0.1, 0.2])
-    else:
-        assert band["y"] == pytest.approx([0.1, 1.2, 0.8, -0.1])
-        assert band["fill"] == "toself"
-
-
-def test_importance_has_whiskers():
-    found = Importance("s", ("a", "b"), np.array([0.9, 0.1]), np.array([0.8, 0.0]), np.array([0.95, 0.2]), 20, "")
-    (trace,) = as_json(importance_plot(found))["data"]
-    assert trace["error_x"]["array"] == pytest.approx([0.05, 0.1])
-    assert trace["error_x"]["arrayminus"] == pytest.approx([0.1, 0.1])
-
-
-def test_a_study_with_searches_gets_response_curves_and_says_that_they_are_biased(tmp_path):
-    folder = write_study(tmp_path, {"a=x": [0.5, 0.6]}, {"a": ["x"]})
-    content = json.loads((folder / "study.json").read_text())
-    content["ranges"] = {"finetune.optimizer.lr": {"log_uniform": [0.001, 1.0]}}
-    (folder / "study.json").write_text(json.dumps(content))
-    results = load(folder)
-    trials = [
-        {**results.iloc[0], "phase": "search", "metric": "val/jaccard", "fingerprint": f"t{i}", "value": 0.1 * i}
-        | {"chosen": json.dumps({"finetune.optimizer.lr": 0.01 * (i + 1)})}
-        for i in range(5)
-    ]
-    type(results)([*results.to_dict("records"), *trials]).to_parquet(folder / "results.parquet")
-    groups, notes = figure_groups(folder)
-    found = next(group for group in groups if group.title == "Sensitivity")
-    assert found.names == ("fine-tuning of a=x: finetune.optimizer.lr",)
-    assert "not the effect of one parameter alone" in found.note
-    assert notes == ("No importance: 5 finished trials are too few to rank parameters (8 are needed) (fine-tuning of a=x).",)  # fmt: skip # noqa: E501
-    assert load_header(folder).study == "invented"
 
 
 def test_figure_files_without_a_browser_are_one_sentence(tmp_path, monkeypatch):

@@ -130,7 +130,7 @@ def test_studies_that_share_runs_are_not_called_independent(two):
 
 def test_a_study_beside_itself_is_said_to_be_that(two):
     (found,) = compare_folders(two[0], two[0])
-    assert found.shared.startswith("both hold the same 7 stage runs: this is one study beside itself")
+    assert found.shared.startswith("both hold the same 7 stage runs: this is one study compared with itself")
 
 
 def test_two_studies_in_percent_are_compared_in_percent(two):

@@ -68,7 +68,8 @@ def test_of_the_cells_with_all_their_values_the_best_is_named(tmp_path):
     first, second, third, *_ = answer(load(folder), load_header(folder), JACCARD)
     assert first.startswith(f"a=x has the highest mean {JACCARD}: 0.900 (2 of 3 seeds without any spread")
     assert second == (
-        "a=x: 1 of its 3 replicates failed and are not in this mean; if they would have scored worst, it is too good."
+        "a=x: 1 of its 3 replicates failed and are not in this mean; if these would have scored worst, the mean is "
+        "too good."
     )
     assert third == "Of the cells with all their values, a=z is best: 0.610."
 

@@ -24,7 +24,7 @@ from pretune.analysis.questions.pairs import (
     tradeoff,
     trial_grids,
 )
-from pretune.analysis.questions.sensitivity import ScoredTrial, SearchRuns
+from pretune.analysis.questions.searched import ScoredTrial, SearchRuns
 from pretune.analysis.questions.tables import build_table
 from pretune.analysis.report.figures import figure_groups, published_by_cell
 
@@ -271,21 +271,20 @@ def test_every_figure_that_the_data_allow_is_in_the_report(tmp_path):
     content["ranges"] = RANGES
     content["published"] = {"values": [["x", "10%", 0.3], ["x", "all", [0.6, 0.1]]]}
     (folder / "study.json").write_text(json.dumps(content))
-    results = load(folder)
-    head = results.iloc[0].to_dict() | {"phase": "search", "metric": "val/jaccard"}
     trials = [
-        head
-        | {"fingerprint": f"t{i}", "value": 0.1 * (i % 7), "chosen": json.dumps({LR: 0.001 * (i + 1), BATCH: i % 2})}
+        {"search": "search of finetune for a=x labels=10%", "told": "complete", "value": 0.1 * (i % 7), "scores": "[]"}
+        | {"confirmed": i == 6, "chosen": json.dumps({LR: 0.001 * (i + 1), BATCH: (i % 2)})}
         for i in range(10)
     ]
-    pandas.DataFrame([*results.to_dict("records"), *trials]).to_parquet(folder / "results.parquet")
+    pandas.DataFrame(trials).to_parquet(folder / "searches.parquet")
     groups, notes = figure_groups(folder)
     assert [group.title for group in groups] == [
-        "Every seed", "Differences to the baseline", "Over labels", "Pairs of factors", "Trade-offs", "Learning curves",
-        "Sensitivity", "Pairs of parameters", "Every trial", "Importance",
+        "Every seed", "Differences to the baseline", "Over labels", "Interactions", "Pairs of factors",
+        "Trade-offs", "Learning curves",
+        "Sensitivity", "Importance", "Pairs of parameters", "Every trial",
     ]  # fmt: skip
     assert notes == ()
-    found = published_by_cell(results, load_header(folder), JACCARD)
+    found = published_by_cell(load(folder), load_header(folder), JACCARD)
     assert {label: value.mean for label, value in found.items()} == {"a=x labels=10%": 0.3, "a=x labels=all": 0.6}
     for group in groups:
         for _, figure in group.figures:

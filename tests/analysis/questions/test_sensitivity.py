@@ -4,207 +4,193 @@ import json
 import math
 
 import numpy as np
-import optuna
 import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
-from pretune.analysis.questions import sensitivity
-from pretune.analysis.questions.sensitivity import (
-    BIASED,
-    DESIGNED,
-    ScoredTrial,
-    SearchRuns,
-    importance,
-    origin,
-    response,
-    searches,
-    varied,
-)
-from pretune.search_spaces.space import Int, Uniform, suggest_from, to_plain
+from pretune.analysis.questions.searched import BIASED, DESIGNED, ScoredTrial, SearchRuns, origin, searches, varied
+from pretune.analysis.questions.sensitivity import failures, panel_groups, panels, response_curve
 
 LR, T, LOSS = "finetune.optimizer.lr", "pretrain.method.temperature", "finetune.loss"
 RANGES = {LR: {"log_uniform": [1e-4, 1e-1]}, T: {"uniform": [0.0, 1.0]}, LOSS: {"choice": ["dice", "cross-entropy"]}}
 TUNE = {"target": "val/jaccard", "direction": None, "pretrain": {"target": "cells"}}
 CONTENT = {"tune": TUNE, "ranges": RANGES}
+NAN = math.nan
 
 
-def row(chosen, value, cell="a=x", phase="search", outcome="finished", stage="finetune", metric="val/jaccard", seed=0):
+def row(chosen, value=NAN, search="finetune for a=x", told="complete", scores=None, confirmed=False):
     return {
-        "phase": phase, "cell": cell, "stage": stage, "chosen": json.dumps(chosen, sort_keys=True), "outcome": outcome,
-        "metric": metric, "value": value, "seed": seed,
+        "search": f"search of {search}", "told": told, "value": value, "confirmed": confirmed,
+        "scores": json.dumps([value] if scores is None else scores), "chosen": json.dumps(chosen),
     }  # fmt: skip
 
 
-def made(count, score):
-    generator = np.random.default_rng(0)
-    drawn = [{LR: float(10 ** generator.uniform(-4, -1)), LOSS: int(generator.integers(2))} for _ in range(count)]
-    return SearchRuns("s", "val/jaccard", False, tuple(ScoredTrial(values, score(values), 1) for values in drawn))
+def read(*rows, **tune):
+    return searches(pandas.DataFrame(rows), CONTENT | {"tune": TUNE | tune})
 
 
-def test_a_trial_is_the_mean_over_its_seeds_and_cells_and_searches_are_kept_apart():
-    rows = [row({T: 0.1}, 0.4), row({T: 0.1}, 0.6, cell="a=y"), row({T: 0.2}, 0.9)]
-    rows += [row({T: 0.2, LR: 0.01}, 0.7), row({T: 0.2, LR: 0.01}, 0.1, phase="confirm")]
-    pretraining, finetuning = searches(pandas.DataFrame(rows), CONTENT)
-    assert (pretraining.name, finetuning.name) == ("pretraining", "fine-tuning of a=x")
-    assert [(trial.values, trial.score, trial.n) for trial in pretraining.trials] == [
-        ({T: 0.1}, pytest.approx(0.5), 2),
-        ({T: 0.2}, 0.9, 1),
-    ]
-    assert [trial.score for trial in finetuning.trials] == [0.7]
+def line(points, options=False, log=False, group=None):
+    x, y = np.array(points, np.float64).T
+    return response_curve(x, y, np.zeros(len(x), int) if group is None else np.array(group), options, log)
 
 
-def test_an_option_s_name_is_read_back_as_its_place():
-    rows = [row({LR: 0.1, LOSS: "cross-entropy"}, 0.9), row({LR: 0.2, LOSS: "dice"}, 0.5)]
-    (found,) = searches(pandas.DataFrame(rows), CONTENT)
-    assert [trial.values for trial in found.trials] == [{LR: 0.1, LOSS: 1}, {LR: 0.2, LOSS: 0}]
-    assert response(found, LOSS, RANGES).x.tolist() == [0.0, 1.0]
+# ----------------------------------------------------------------------------------------------------------- reading
 
 
-def test_a_trial_with_a_failed_replicate_is_left_out_and_never_a_mean_over_survivors():
-    rows = [row({LR: 0.1}, 0.9), row({LR: 0.1}, math.nan, outcome="diverged", metric=""), row({LR: 0.2}, 0.5)]
-    (found,) = searches(pandas.DataFrame(rows), CONTENT)
-    assert [trial.values for trial in found.trials] == [{LR: 0.2}]
+def test_a_shared_pretraining_is_a_search_of_its_own_with_its_own_target():
+    rows = row({T: 0.1}, 0.9, "pretrain for a=x and a=y ..."), row({LR: 0.1}, 0.5)
+    pretraining, finetuning = read(*rows, pretrain={"target": "probe.knn"})
+    assert (pretraining.name, finetuning.name) == ("pretraining of a=x and a=y ...", "fine-tuning of a=x")
+    assert (pretraining.metric, finetuning.metric) == ("probe/knn/accuracy", "val/jaccard")
+    assert (pretraining.stage, finetuning.stage) == ("pretrain", "finetune")
+    groups = panel_groups(read(*rows, row({T: 0.2}, 0.8, "pretrain for a=x and a=y ..."), pretrain={}), RANGES)
+    assert [(group.stage, [panel.parameter for panel in group.panels]) for group in groups] == [("pretrain", [T])]
 
 
-def test_a_pretraining_is_scored_by_its_own_target():
-    probe = row({T: 0.1}, 0.8, stage="probe:knn", metric="probe/knn/accuracy")
-    content = {"tune": TUNE | {"pretrain": {"target": "probe.knn"}}, "ranges": RANGES}
-    (found,) = searches(pandas.DataFrame([row({T: 0.1}, 0.3), probe]), content)
-    assert (found.metric, found.trials[0].score) == ("probe/knn/accuracy", 0.8)
+def test_a_pretext_loss_is_minimised():
+    (found,) = read(row({T: 0.1}, 0.9, "pretrain for a=x"), pretrain={"target": "pretext"})
+    assert (found.metric, found.minimize) == ("val/pretext_loss", True)
 
 
-def test_a_study_without_ranges_has_no_searches():
-    assert searches(pandas.DataFrame([row({}, 0.3, phase="confirm")]), {}) == ()
+@pytest.mark.parametrize(
+    ("told", "value", "ending", "score"),
+    [
+        ("infeasible", NAN, "diverged", NAN),
+        ("infeasible", 0.4, "beyond a constraint", 0.4),
+        ("failed", NAN, "crashed", NAN),
+        ("unscored", NAN, "without a score", NAN),
+        ("partial", 0.3, "raced out", 0.3),
+    ],
+)
+def test_every_ending_is_kept_as_what_it_is(told, value, ending, score):
+    (found,) = read(row({LR: 0.1}, value, told=told, scores=[]))
+    (lost,) = found.lost
+    assert found.trials == ()
+    assert (lost.ending, lost.score) == (ending, pytest.approx(score, nan_ok=True))
 
 
-def test_what_an_earlier_search_fixed_is_not_varied():
-    trials = tuple(ScoredTrial({T: 0.2, LR: lr}, lr, 1) for lr in (0.1, 0.2))
-    assert varied(SearchRuns("s", "m", False, trials)) == (LR,)
+def test_scores_by_seed_an_option_by_its_place_and_what_was_confirmed_are_read():
+    (found,) = read(row({LOSS: "cross-entropy"}, 0.5, scores=[0.4, None, 0.6], confirmed=True))
+    (trial,) = found.trials
+    assert (trial.values, dict(trial.by_seed), trial.n) == ({LOSS: 1}, {0: 0.4, 2: 0.6}, 2)
+    assert trial.confirmed
 
 
-def test_bins_hold_equally_many_neighbours_and_their_means():
-    trials = tuple(
-        ScoredTrial({T: t}, score, 1) for t, score in zip((6, 1, 2, 3, 4, 5), (6.0, 1, 2, 3, 4, 5), strict=True)
-    )
-    found = response(SearchRuns("s", "m", False, trials), T, RANGES)
-    assert found.x.tolist() == [1, 2, 3, 4, 5, 6]
-    assert found.bin_x.tolist() == [2, 5]
-    assert found.bin_mean.tolist() == [2, 5]
-    assert found.bin_std.tolist() == [1, 1]
-    assert not found.log
-
-
-def test_a_logarithmic_bin_lies_at_its_geometric_mean_and_a_choice_has_a_bin_for_each_option():
-    trials = tuple(ScoredTrial({LR: lr, LOSS: k}, 0.5, 1) for lr, k in ((1e-4, 0), (1e-3, 1), (1e-2, 1)))
-    search = SearchRuns("s", "m", False, trials)
-    assert response(search, LR, RANGES).bin_x == pytest.approx([1e-3])
-    choice = response(search, LOSS, RANGES)
-    assert (choice.options, choice.bin_x.tolist()) == (("dice", "cross-entropy"), [0, 1])
-
-
-def test_the_spread_over_search_seeds_is_that_of_each_seeds_own_curve():
-    """Six trials in two bins, two search seeds, of which the second scores 0.1 x bin more: bins' means 0.2 and 0.5 of
-    the first, 0.3 and 0.7 of the second; stds 0.1 / sqrt 2 and 0.2 / sqrt 2. Two cells per seed are averaged first."""
-    t = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
-    rows = [
-        row({T: x}, i / 10 + (0.1 * (i > 3) + 0.1) * seed + part, seed=seed, cell="a=x")
-        for i, x in enumerate(t, start=1)
-        for seed in (0, 1)
-        for part in (-0.05, 0.05)
-    ]
-    (search,) = searches(pandas.DataFrame(rows), CONTENT)
-    found = response(search, T, RANGES)
-    assert (found.seeds, found.bin_x.tolist()) == (2, pytest.approx([0.2, 0.5]))
-    assert found.seed_std == pytest.approx([0.1 / math.sqrt(2), 0.2 / math.sqrt(2)])
-    assert found.bin_mean == pytest.approx([0.25, 0.6])
-
-
-def test_one_search_seed_has_no_spread_over_seeds():
-    (search,) = searches(pandas.DataFrame([row({T: x}, x, seed=0) for x in (0.1, 0.2, 0.3)]), CONTENT)
-    found = response(search, T, RANGES)
-    assert (found.seeds, len(found.seed_std)) == (1, 0)
-
-
-@given(st.lists(st.tuples(st.floats(0.01, 1), st.floats(-1, 1)), min_size=1, max_size=40))
-def test_bins_lose_no_trial(points):
-    search = SearchRuns("s", "m", False, tuple(ScoredTrial({T: x}, y, 1) for x, y in points))
-    found = response(search, T, RANGES)
-    sizes = [len(part) for part in np.array_split(np.arange(len(points)), len(found.bin_mean))]
-    assert np.average(found.bin_mean, weights=sizes) == pytest.approx(np.mean([y for _, y in points]), abs=1e-9)
-
-
-def test_the_parameter_that_makes_the_score_is_the_important_one():
-    found = importance(made(40, lambda values: -abs(math.log10(values[LR]) + 2)), RANGES, np.random.default_rng(0), 5)
-    assert found.parameters[0] == LR
-    assert found.share[0] > 0.8
-    assert found.share.sum() == pytest.approx(1)
-    assert (found.low <= found.share + 0.2).all()
-    assert (found.low <= found.high).all()
-
-
-def test_fanova_is_the_share_of_the_variance():
-    """Score = 2 a + b with a and b uniform on 0 to 1 and a grid of 7 x 7: variances 4 to 1, shares 0.8 and 0.2."""
-    places = [i / 6 for i in range(7)]
-    trials = tuple(ScoredTrial({"a": a, "b": b}, 2 * a + b, 1) for a in places for b in places)
-    ranges = {"a": {"uniform": [0.0, 1.0]}, "b": {"uniform": [0.0, 1.0]}}
-    search = SearchRuns("s", "m", False, trials, designed=True)
-    found = importance(search, ranges, np.random.default_rng(0), 4, "fANOVA")
-    assert found.parameters == ("a", "b")
-    assert found.share[0] == pytest.approx(0.8, abs=0.08)  # a forest of 32 trees, not the formula
-    assert found.top == 1.0
-    assert (found.method, origin([search])) == ("fANOVA", DESIGNED)
+def test_a_parameter_counts_as_varied_by_trials_of_any_ending():
+    (found,) = read(row({LR: 0.1, T: 0.5}, 0.3), row({LR: 0.2, T: 0.5}, told="infeasible"))
+    assert varied(found) == (LR,)
+    assert searches(pandas.DataFrame(), CONTENT) == ()
 
 
 def test_only_points_laid_out_beforehand_are_a_design():
     kinds = {"grid": DESIGNED, "qmc": DESIGNED, "random": DESIGNED, "tpe": BIASED, "gp": BIASED, "nsga2": BIASED}
     for sampler, text in kinds.items():
-        found = searches(pandas.DataFrame([row({LR: 0.1}, 0.9)]), CONTENT | {"tune": TUNE | {"sampler": sampler}})
-        assert origin(found) == text
+        assert origin(read(row({LR: 0.1}, 0.9), sampler=sampler)) == text
 
 
-def test_a_rung_is_no_trial():
-    """What a configuration scored when it was stopped after two epochs is not its score."""
-    rows = [row({LR: 0.1}, 0.3) | {"until": "finetune 2"}, row({LR: 0.1}, 0.9) | {"until": None}]
-    (found,) = searches(pandas.DataFrame(rows), CONTENT)
-    assert [trial.score for trial in found.trials] == [0.9]
+# ------------------------------------------------------------------------------------------------------------- panels
 
 
-def test_a_minimised_score_ranks_the_same_when_its_sign_is_turned():
-    up = made(30, lambda values: -abs(math.log10(values[LR]) + 2))
-    turned = tuple(trial._replace(score=-trial.score) for trial in up.trials)
-    down = up._replace(minimize=True, trials=turned)
-    first, second = (importance(item, RANGES, np.random.default_rng(0), 2) for item in (up, down))
-    assert first.share == pytest.approx(second.share)
+def test_a_panel_holds_all_cells_and_each_trial_as_what_it_is():
+    rows = [row({LR: 10.0**-i}, i / 10, scores=[i / 10 - 0.1, i / 10 + 0.1], confirmed=i == 3) for i in (1, 2, 3)]
+    rows += [row({LR: 0.05}, told="infeasible"), row({LR: 0.02}, 0.2, told="partial")]
+    rows += [row({LR: 0.01}, 0.7, "finetune for a=y"), row({LR: 0.02}, 0.8, "finetune for a=y")]
+    (panel,) = panels(read(*rows), RANGES)
+    first, second = panel.searches
+    assert (panel.parameter, panel.metric, panel.log) == (LR, "val/jaccard", True)
+    assert first.x == pytest.approx([0.001, 0.01, 0.1])
+    assert first.score == pytest.approx([0.3, 0.2, 0.1])
+    assert first.std == pytest.approx([0.2 / math.sqrt(2)] * 3)
+    assert first.confirmed.tolist() == [True, False, False]
+    assert (first.partial_x.tolist(), first.partial_score.tolist()) == ([0.02], [0.2])
+    assert [(end, x.tolist()) for end, x in first.failed] == [("diverged", [0.05])]
+    assert second.x.tolist() == [0.01, 0.02]
+    assert panel.failures == "1 of 7 diverged, at 0.05"
 
 
-def test_where_there_is_nothing_to_rank_a_note_says_why():
-    generator = np.random.default_rng(0)
-    assert "too few" in importance(made(7, lambda values: values[LR]), RANGES, generator).note
-    assert "scored the same" in importance(made(9, lambda values: 0.5), RANGES, generator).note
-    single = tuple(ScoredTrial({LR: 0.001 * i}, float(i), 1) for i in range(1, 10))
-    assert "one parameter" in importance(SearchRuns("s", "m", False, single), RANGES, generator).note
+def test_a_cell_that_is_better_everywhere_does_not_tilt_the_curve():
+    """Cells a and b score x and x + 5; a has its trials on the left, b on the right, two of each in common."""
+    points = [(1, 1), (2, 2), (3, 3), (3, 8), (2, 7), (4, 9)]
+    found = line(points, group=[0, 0, 0, 1, 1, 1])
+    assert found.x.tolist() == [1, 2, 3, 4]
+    assert found.mean == pytest.approx([3.5, 4.5, 5.5, 6.5])
 
 
-def test_cells_with_ranges_of_their_own_are_not_ranked_together():
-    trials = tuple(ScoredTrial({LR: 0.1 * i, LOSS: i % 2}, float(i), 1) for i in range(1, 11))  # LR up to 1.0
-    found = importance(SearchRuns("s", "m", False, trials), RANGES, np.random.default_rng(0))
-    assert "optimizer.lr differs between cells" in found.note
-    assert not found.parameters
+def test_few_values_have_their_means_and_students_interval_with_the_pooled_spread():
+    found = line([(0, 1.0), (0, 3.0), (1, 6.0), (1, 8.0)])
+    half = stats.t.ppf(0.975, 2) * math.sqrt(2) / math.sqrt(2)  # pooled variance 2, two trials each
+    assert found.mean == pytest.approx([2, 7])
+    assert found.low == pytest.approx([2 - half, 7 - half])
 
 
-@pytest.mark.parametrize(
-    ("item", "values"),
-    [(Int(8, 32, step=8), [8, 16, 24, 32]), (Uniform(0.0, 1.0, 0.25), [0.0, 0.25, 0.5, 0.75, 1.0])],
-)
-@pytest.mark.parametrize("backwards", [False, True])
-def test_a_range_with_steps_is_optunas_distribution_in_whatever_order_its_keys_are_stored(item, values, backwards):
-    described = to_plain(item)
-    stored = dict(reversed(described.items())) if backwards else described
-    distribution = sensitivity._distribution(json.loads(json.dumps(stored)))
-    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
-    suggest_from(trial)("x", item)
-    assert distribution == trial.distributions["x"]
-    assert [value for value in values if distribution._contains(value)] == values
-    assert not distribution._contains(values[0] + distribution.step / 2)
+@given(st.integers(0, 1000), st.floats(-3, 3), st.floats(-3, 3))
+def test_a_spline_holds_a_line_exactly(seed, slope, offset):
+    x = np.exp(np.random.default_rng(seed).uniform(0, 5, 20))
+    found = line(list(zip(x, offset + slope * np.log(x), strict=True)), log=True)
+    assert found.mean == pytest.approx(offset + slope * np.log(found.x), abs=1e-6)
+    assert (found.x.min(), found.x.max()) == (pytest.approx(x.min()), pytest.approx(x.max()))
+
+
+def test_the_curves_interval_covers_the_truth():
+    """Of a smooth truth at every point in 95 % of 400 studies, up to four standard errors."""
+    generator, covered = np.random.default_rng(0), []
+    for _ in range(400):
+        x = generator.uniform(0, 1, 24)
+        found = line(list(zip(x, 2 * x + 0.3 * generator.normal(size=24), strict=True)))
+        covered.append((found.low <= 2 * found.x) & (2 * found.x <= found.high))
+    assert np.mean(covered) == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / 400))
+
+
+def test_too_few_trials_have_no_curve_and_one_value_has_none():
+    assert line([(i, i) for i in range(7)], group=[0, 0, 0, 0, 1, 1, 1]) is None
+    assert line([(1, 0.1), (1, 0.2)]) is None
+    assert np.isnan(line([(1, 0.1), (2, 0.2)]).low).all()
+
+
+# ----------------------------------------------------------------------------------------------------------- failures
+
+
+def failed_at(lost, kept, options=(), parameters=1, told="infeasible"):
+    names = options or ()
+    rows = [row({LR: names[x] if names else x}, told=told) for x in lost]
+    rows += [row({LR: names[x] if names else x}, 0.5) for x in kept]
+    ranges = {LR: {"choice": list(options)}} if options else RANGES
+    (search,) = searches(pandas.DataFrame(rows), {"tune": TUNE, "ranges": ranges})
+    (panel,) = panels([search], ranges)
+    return failures(panel.searches, panel.options, parameters)
+
+
+def test_where_trials_failed_is_said():
+    low, high = [0.0001 * i for i in range(1, 9)], [0.01 * i for i in range(1, 5)]
+    assert failed_at(high, low) == "4 of 12 diverged, all above 0.0008"
+    assert failed_at(low[:4], high, told="failed") == "4 of 8 crashed, all below 0.01"
+    assert failed_at([0.005, *high], [*low, 0.007]) == "5 of 14 diverged, more often at high values (0.005 to 0.04)"
+    assert failed_at([], low) == ""
+
+
+def test_two_failures_that_happen_to_be_the_highest_are_no_cliff():
+    """By chance two of six are the highest or lowest in 2 of 15 cases."""
+    assert failed_at([0.05, 0.06], [0.01, 0.02, 0.03, 0.04]) == "2 of 6 diverged, from 0.05 to 0.06"
+    assert failed_at([0.01 * i for i in (5, 6, 7, 8)], [0.01, 0.02, 0.03, 0.04], parameters=9).endswith("0.05 to 0.08")
+
+
+def test_failures_of_an_option_are_counted_by_option():
+    assert (
+        failed_at([1, 1, 0], [0, 0, 0, 1], ("dice", "focal")) == "3 of 7 diverged, 1 of 4 with dice, 2 of 3 with focal"
+    )
+
+
+@pytest.mark.parametrize("n", [8, 24])
+def test_that_failures_lie_on_one_side_is_claimed_in_five_percent_of_studies_without_any_cause(n):
+    generator, claims = np.random.default_rng(n), 0
+    for _ in range(300):
+        x = np.exp(generator.uniform(-9, -2, n))
+        lost = generator.uniform(size=n) < 0.3
+        if lost.any() and not lost.all():
+            trials = tuple(ScoredTrial({LR: float(v)}, 0.5, 1) for v in x[~lost])
+            (search,) = read(*(row({LR: float(v)}, told="infeasible") for v in x[lost]))
+            (panel,) = panels([SearchRuns("s", "m", False, trials, lost=search.lost)], RANGES)
+            claims += "all" in panel.failures or "more often" in panel.failures
+    assert claims / 300 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 300)

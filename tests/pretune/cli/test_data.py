@@ -343,7 +343,8 @@ def test_a_folder_of_validation_images_and_transparency_are_said(tmp_path: Path)
     assert found.exit_code == 0, found.output
     assert "official lists: 12 train, 6 test" in found.output
     assert "val/ is no list of its own: training and validation are drawn from its 6 images too" in found.output
-    assert "2 images have transparent parts, which were laid over black, first train/cat/0.png" in found.output
+    said = "2 images have transparent parts, which were laid over black (`background:` of a data set chooses another"
+    assert f"{said} colour), first train/cat/0.png" in found.output
 
 
 def test_stacks_and_animations_are_named(tmp_path: Path) -> None:

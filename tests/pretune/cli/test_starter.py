@@ -358,8 +358,8 @@ def test_stacks_get_their_first_page(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "options", "expected"),
     [
-        (lambda root: image(root / "a" / "x.png"), ["--images", "a"], "no image has a mask that is called like it"),
-        (lambda root: (root / "a").mkdir(), ["--unlabelled", "a"], "holds no image of a type that is read"),
+        (lambda root: image(root / "a" / "x.png"), ["--images", "a"], "no image has a mask with a matching name"),
+        (lambda root: (root / "a").mkdir(), ["--unlabelled", "a"], "holds no image of a supported type"),
         (lambda root: pairs(root), ["--images", "images", "--masks", "masks", "--classes", "a,b,c"],
          "--classes names 3 classes, and the masks hold 2"),
         (lambda root: pairs(root), ["--masks", "masks"], "--masks needs --images"),

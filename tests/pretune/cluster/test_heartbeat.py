@@ -93,7 +93,7 @@ def test_a_process_that_is_stopped_for_a_while_and_a_head_that_comes_back_end_no
     assert [one.look(now) for now in (100.0, 120.0)] == ["", ""]
     assert one.look(100.0 + SILENT_SECONDS) == (
         f"the study stopped: the head of --address 10.0.0.1:6379 did not answer for {SILENT_SECONDS:.0f} s; "
-        "what is finished is kept, and the same command goes on from the last saved states once it does"
+        "finished work is kept; the same command continues from the last saved states once it does"
     )
     server.listen()
 
@@ -199,7 +199,7 @@ def test_a_local_study_whose_ray_is_killed_ends_within_a_minute(
     assert time.monotonic() - began < 60
     assert driver.returncode == 2, said
     assert "error: the study stopped: the " in said
-    assert "the same command goes on from the last saved states" in said
+    assert "the same command continues from the last saved states" in said
     assert "Traceback" not in said
     assert "the study stopped" in (tmp_path / "tiny" / "pretune.log").read_text()
     assert not psutil.wait_procs(below, timeout=30)[1]
@@ -241,7 +241,7 @@ def test_a_signal_stops_within_50_s_and_a_second_at_once(
     assert time.monotonic() - began < 50
     assert driver.returncode == 130, said
     assert "stopping: 1 stage runs save their state" in said
-    assert "stopped; run the same command to go on" in said
+    assert "stopped; run the same command to continue" in said
 
     again = start(tiny, tmp_path)
     again.send_signal(number)

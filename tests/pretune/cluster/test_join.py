@@ -77,7 +77,7 @@ def test_another_service_at_the_address_is_told_at_once(answer: bytes, monkeypat
     monkeypatch.setattr(join, "CONNECT_SECONDS", 0.5)
     monkeypatch.setattr(ray_private, "check_head", lambda address: pytest.fail("Ray was asked"))
     address = f"127.0.0.1:{serve(answer)}"
-    with pytest.raises(ClusterError, match=f"--address {address}: what answers there is no Ray head; give HOST:6379"):
+    with pytest.raises(ClusterError, match="something other than a Ray head answers there; give HOST:6379"):
         join.check_address(address)
 
 
@@ -121,7 +121,7 @@ def test_submit_names_an_address_where_nothing_answers(
     assert "nothing answers there (Connection refused)" in err
     assert "ssh -N -L 8265:localhost:8265 HEAD" in err
     code, _, err = pretune("submit", tmp_path / "tiny.yaml", "--address", "head:6379", "--root", "/shared/runs")
-    assert (code, "is no dashboard address" in err) == (2, True)
+    assert (code, "is not a dashboard address" in err) == (2, True)
     code, _, err = pretune("submit", tmp_path / "tiny.yaml", *where[:2], "--root", "runs")
     assert (code, "--root runs: give an absolute path on the cluster nodes" in err) == (2, True)
     tiny["finetune"]["freze"] = "encoder"
@@ -139,7 +139,7 @@ def test_submit_names_an_address_where_nothing_answers(
                          "This process on node 10.0.0.1 was started with:\n    Ray: 2.60.0\n"),
             r"Version mismatch: .* Ray: 2.50.0 Python: 3.10.1 .* Ray: 2.60.0; install the cluster's versions here$",
         ),
-        (ConnectionError("RPC error: Method not found!"), r"what answers there is no Ray head; give HOST:6379"),
+        (ConnectionError("RPC error: Method not found!"), r"something other than a Ray head answers there; give"),
         (ConnectionError("lost\nit"), r"the cluster cannot be used: lost it$"),
         (
             ImportError("cannot import name 'GcsClient' from 'ray._raylet'"),
@@ -168,10 +168,10 @@ def test_a_gpu_that_no_node_has_is_named_before_the_study_starts(tiny: dict[str,
 def test_what_the_cluster_has_and_where_stages_run_is_one_line() -> None:
     head, worker = ClusterNode({"CPU": 4.0}, "1"), ClusterNode({"CPU": 8.0, "GPU": 1.0})
     assert join.describe(ClusterResources([head])) == (
-        "1 node; stages whose `gpus` is left open run on the CPU (no node has a GPU)"
+        "1 node; stages without an explicit `gpus` run on the CPU (no node has a GPU)"
     )
     assert join.describe(ClusterResources([head, head, worker, worker])) == (
-        "2 nodes, 2 more may come; stages whose `gpus` is left open run on a GPU each"
+        "2 nodes, 2 more may come; stages without an explicit `gpus` run on a GPU each"
     )
 
 
@@ -470,7 +470,7 @@ def test_submit_says_that_another_server_is_no_dashboard(code: int, text: bytes)
     with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
         server.code, server.text = code, text  # type: ignore[attr-defined]
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(ClusterError, match="what answers there is no Ray dashboard; give the dashboard's address"):
+        with pytest.raises(ClusterError, match="something other than a Ray dashboard answers there; give the"):
             jobs.connect(f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
 
@@ -478,7 +478,7 @@ def test_submit_says_that_another_server_is_no_dashboard(code: int, text: bytes)
 @pytest.mark.parametrize("banner", [b"SSH-2.0-OpenSSH_9.6\r\n", b""])
 def test_submit_says_that_what_speaks_no_http_is_no_dashboard(banner: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second accepts and stays silent."""
-    monkeypatch.setattr(jobs, "REQUEST_SECONDS", (5.0, 0.5))
+    monkeypatch.setattr(jobs, "REQUEST_SECONDS", 0.5)
     with ExitStack() as held:
         server = held.enter_context(socket.create_server(("127.0.0.1", 0)))
 
@@ -490,7 +490,7 @@ def test_submit_says_that_what_speaks_no_http_is_no_dashboard(banner: bytes, mon
                         caller.sendall(banner)
 
         threading.Thread(target=answer, daemon=True).start()
-        with pytest.raises(ClusterError, match="what answers there is no Ray dashboard; give the dashboard's address"):
+        with pytest.raises(ClusterError, match="something other than a Ray dashboard answers there; give the"):
             jobs.connect(f"http://127.0.0.1:{server.getsockname()[1]}")
         server.shutdown(socket.SHUT_RDWR)
 
@@ -500,7 +500,7 @@ def test_submit_says_that_what_speaks_no_http_is_no_dashboard(banner: bytes, mon
 
 def test_stop_says_what_is_not_there(pretune: Any, tmp_path: Path) -> None:
     code, _, err = pretune("stop", tmp_path / "absent")
-    assert (code, "is no folder of a study; to stop a job of that name give --address" in err) == (2, True)
+    assert (code, "is not a study folder; to stop a job of that name give --address" in err) == (2, True)
     code, _, err = pretune("stop", tmp_path)
     assert (code, f"no study is running on {tmp_path}" in err) == (2, True)
 
@@ -509,14 +509,14 @@ def test_stop_knows_who_works_on_a_folder(pretune: Any, tmp_path: Path, monkeypa
     monkeypatch.setenv(join.JOB, "pretune-x-1")
     with only_driver(tmp_path):
         code, _, err = pretune("stop", tmp_path)
-        assert (code, "is worked on by the job pretune-x-1: give --address of its cluster" in err) == (2, True)
+        assert (code, "is in use by the job pretune-x-1: give --address of its cluster" in err) == (2, True)
         monkeypatch.setattr(socket, "gethostname", lambda: "another")
     assert jobs.driver_of(tmp_path) is None
     monkeypatch.delenv(join.JOB)
     with only_driver(tmp_path):
         monkeypatch.setattr(socket, "gethostname", lambda: "a third")
         code, _, err = pretune("stop", tmp_path)
-        assert (code, "is worked on by a process of another: run pretune stop there" in err) == (2, True)
+        assert (code, "is in use by a process on another: run pretune stop there" in err) == (2, True)
 
 
 class Ended:
@@ -538,7 +538,7 @@ class Ended:
     [
         ([JobStatus.STOPPED], "x had ended before: stopped", 0),
         ([JobStatus.FAILED], "x had ended before: failed", 0),
-        ([JobStatus.RUNNING, JobStatus.RUNNING, JobStatus.STOPPED], "x stopped; submitting the study again goes on", 1),
+        ([JobStatus.RUNNING, JobStatus.RUNNING, JobStatus.STOPPED], "x stopped; submit the study again", 1),
         ([JobStatus.RUNNING, JobStatus.SUCCEEDED], "x had ended by itself: succeeded", 1),
     ],
 )

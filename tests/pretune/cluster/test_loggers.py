@@ -11,6 +11,7 @@ import pytest
 
 from pretune.cluster.log_to import LogTo
 from pretune.cluster.loggers import Forward, callbacks
+from pretune.dispatch.dispatcher import TRANSPORT
 from pretune.dispatch.scheduler import Scheduler
 from pretune.errors import LoggerError
 from pretune.outcomes import Outcome
@@ -25,7 +26,11 @@ def played(tiny: dict[str, Any], name: str, out: Path) -> Forward:
     stage = next(stage for stage in stages if stage.kind == "finetune")
     task = StageTask(stage, "finetune a/b seed 0", 0.0, Folders("", "", None))
     scheduler = Scheduler(lambda key: None, 0, lambda *event: None)
-    trial = SimpleNamespace(trial_id="1", config={"task": task.to_json()}, last_result={"step": 6})
+    trial = SimpleNamespace(
+        trial_id="1",
+        config={"label": task.label, "seed": 0, "finetune.optimizer.lr": 0.01, TRANSPORT: {"task": task.to_json()}},
+        last_result={"step": 6},
+    )
     (forward,) = callbacks([LogTo(name, "tiny", out)], scheduler)
     forward.setup()
     forward.on_trial_start(0, [trial], trial)
@@ -47,6 +52,23 @@ def test_tensorboard_gets_curves_over_training_steps_in_a_readable_folder(tiny: 
     assert [(e.step, e.value) for e in found.Scalars("ray/tune/train/loss")] == [(2, 0.5), (4, 0.25)]
     assert [(e.step, e.value) for e in found.Scalars("ray/tune/val/jaccard")] == [(6, 0.75)]
     assert "ray/tune/time_total_s" not in found.Tags()["scalars"]
+
+
+def test_tensorboards_hparams_show_what_tells_a_stage_run_from_others(tiny: dict[str, Any], tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    hparams = pytest.importorskip("tensorboard.plugins.hparams.metadata")
+    played(tiny, "tensorboard", tmp_path)
+    (folder,) = (tmp_path / "tensorboard").iterdir()
+    found = reader.EventAccumulator(str(folder))
+    found.Reload()
+    written = found.PluginTagToContent("hparams")
+    shown = hparams.parse_session_start_info_plugin_data(written[hparams.SESSION_START_INFO_TAG]).hparams
+    assert shown["label"].string_value == "finetune a/b seed 0"
+    assert (shown["seed"].number_value, shown["finetune.optimizer.lr"].number_value) == (0, 0.01)
+    assert shown["settings/optimizer/lr"].number_value == 0.01
+    assert not [name for name in shown if "task" in name]
+    experiment = hparams.parse_experiment_plugin_data(written[hparams.EXPERIMENT_TAG])
+    assert "ray/tune/val/jaccard" in {info.name.tag for info in experiment.metric_infos}
 
 
 @pytest.mark.filterwarnings("ignore")  # of MLflow and what it imports

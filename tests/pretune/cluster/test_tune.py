@@ -8,10 +8,12 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pretune.cluster.tune import ACTOR_ENVIRONMENT, NODE_ID, place_of
+from pretune.dispatch.dispatcher import TRANSPORT
 from tests.pretune.heads import TOKEN, started_head
 
 SECRET = "k3y-of-this-user"
@@ -28,7 +30,8 @@ start_ray(sys.argv[2] or None, 1)
 keep_keys_to_ourselves()
 place = tune.with_resources(trial, place_of)
 run = tune.RunConfig(storage_path=sys.argv[1], verbose=0)
-print(tune.Tuner(place, param_space={"resources": {"CPU": 1.0}}, run_config=run).fit()[0].metrics["found"])
+space = {"pretune": {"resources": {"CPU": 1.0}, "excluded": []}}
+print(tune.Tuner(place, param_space=space, run_config=run).fit()[0].metrics["found"])
 stop_ray()
 """
 
@@ -52,11 +55,15 @@ def test_an_actor_has_our_settings_and_is_handed_no_key(joined: bool, tmp_path: 
     assert (SECRET in str(found["environment"])) is not joined  # here it is inherited, as by any child; there it is not
 
 
+def asking(resources: dict[str, float], *excluded: str) -> dict[str, Any]:
+    return {"label": "a stage", TRANSPORT: {"resources": resources, "excluded": list(excluded)}}
+
+
 def test_a_trial_asks_for_its_resources_and_for_another_node_where_it_is_kept_off_some() -> None:
-    free = place_of({"resources": {"CPU": 2.0, "GPU": 0.0}})
+    free = place_of(asking({"CPU": 2.0, "GPU": 0.0}))
     assert free.bundles == [{"CPU": 2.0}]
-    assert free == place_of({"resources": {"CPU": 2.0}, "excluded": []})
-    kept = place_of({"resources": {"CPU": 2.0}, "excluded": ["a1", "b2"]})
+    assert free == place_of(asking({"CPU": 2.0}))
+    kept = place_of(asking({"CPU": 2.0}, "a1", "b2"))
     assert kept.bundles == [{"CPU": 2.0}]
     assert kept._bound.kwargs == {"bundle_label_selector": [{NODE_ID: "!in(a1,b2)"}]}
     assert kept != free
@@ -79,7 +86,7 @@ def test_ray_places_a_trial_on_none_of_the_nodes_that_it_is_kept_off() -> None:
         assert set(nodes) < set(ids)
         for wanted in ids:
             others = sorted(set(ids) - {wanted})
-            group = place_of({"resources": {"CPU": 1.0}, "excluded": others}).to_placement_group()
+            group = place_of(asking({"CPU": 1.0}, *others)).to_placement_group()
             ray.get(group.ready(), timeout=30)
             where = ray.remote(lambda: ray.get_runtime_context().get_node_id())
             place = PlacementGroupSchedulingStrategy(group)

@@ -83,6 +83,11 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "the same of SwAV": (pretraining(SWAV), "queue: 4 cannot hold a batch of 6"),
     "small views below the stride": (pretraining({"name": "dino", "local_size": 1}), "small views of 1 px are below 2"),
+    "a single output of length 1": (pretraining({"name": "simclr", "dim": 1}), "pretrain.method.dim"),
+    "the same of DINO": (
+        pretraining({"name": "dino", "local_views": 0, "bottleneck": 1}),
+        "1 or -1 and has no gradient",
+    ),
     "warm-up longer than the training": (
         BODY | {"finetune": FINETUNE | {"schedule": {"name": "cosine", "warmup_epochs": 99}}},
         "a warm-up of 99 epochs does not end within the 1 trained",

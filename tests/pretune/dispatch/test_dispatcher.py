@@ -9,9 +9,9 @@ import pytest
 
 from pretune.dispatch.dispatcher import (
     FIRST_SECONDS,
-    GROUP_SECONDS,
     LOST_SECONDS,
     QUIET_SECONDS,
+    TRANSPORT,
     WAIT_SECONDS,
     Dispatcher,
     outcome_of,
@@ -91,8 +91,8 @@ def test_a_gang_counts_with_all_its_workers_and_its_trial_holds_none_of_it() -> 
     )
     config = h.take("1")
     assert config is not None
-    assert config["resources"] == {"memory": 1048576}
-    task = StageTask.from_json(config["task"])
+    assert config[TRANSPORT]["resources"] == {"memory": 1048576}
+    task = StageTask.from_json(config[TRANSPORT]["task"])
     assert (task.stage.resources.workers, task.stage.resources.cpus, task.gpus) == (2, 2, 1.0)
     assert h.take("2") is not None
     assert h.take("3") is None
@@ -105,8 +105,8 @@ def test_a_trial_carries_the_order_and_its_resources() -> None:
     h = dispatcher([stage("a", 2)], ClusterResources([ClusterNode({"CPU": 2.0})]))
     config = h.take("1")
     assert config is not None
-    assert config["resources"] == {"CPU": 2.0, "GPU": 0.0}
-    assert StageTask.from_json(config["task"]).fingerprint == "a"
+    assert config[TRANSPORT]["resources"] == {"CPU": 2.0, "GPU": 0.0}
+    assert StageTask.from_json(config[TRANSPORT]["task"]).fingerprint == "a"
 
 
 def test_an_end_told_twice_counts_once_and_frees_its_resources_once() -> None:
@@ -216,11 +216,11 @@ def test_a_stage_that_crashed_is_tried_again_on_another_node() -> None:
     h = dispatcher([stage("a")], two_nodes(), retries=1)
     config = h.take("1")
     assert config is not None
-    assert config["excluded"] == []
+    assert config[TRANSPORT]["excluded"] == []
     crash(h, "1", "bad")
     config = h.take("2")
     assert config is not None
-    assert config["excluded"] == ["bad"]
+    assert config[TRANSPORT]["excluded"] == ["bad"]
     assert h.resources.running["a"].places == (1,)
 
 
@@ -231,7 +231,7 @@ def test_where_no_other_node_could_hold_it_the_same_is_tried_again() -> None:
     crash(h, "1", "bad")
     config = h.take("2")
     assert config is not None
-    assert config["excluded"] == []
+    assert config[TRANSPORT]["excluded"] == []
 
 
 def test_nobody_waits_for_a_node_that_may_never_come() -> None:
@@ -242,7 +242,7 @@ def test_nobody_waits_for_a_node_that_may_never_come() -> None:
     crash(h, "1", "only")
     config = h.take("2")
     assert config is not None
-    assert config["excluded"] == []
+    assert config[TRANSPORT]["excluded"] == []
 
 
 def test_one_that_cannot_be_sent_to_another_node_yet_holds_up_nobody() -> None:
@@ -253,12 +253,12 @@ def test_one_that_cannot_be_sent_to_another_node_yet_holds_up_nobody() -> None:
     crash(h, "1", "bad")
     config = h.take("3")
     assert config is not None
-    assert StageTask.from_json(config["task"]).fingerprint == "c"
+    assert StageTask.from_json(config[TRANSPORT]["task"]).fingerprint == "c"
     assert h.take("4") is None
     h.end("2", {"state": "crashed", "cause": "x", "node": "good"})
     config = h.take("4")
     assert config is not None
-    assert (StageTask.from_json(config["task"]).fingerprint, config["excluded"]) == ("a", ["bad"])
+    assert (StageTask.from_json(config[TRANSPORT]["task"]).fingerprint, config[TRANSPORT]["excluded"]) == ("a", ["bad"])
 
 
 def test_one_that_was_sent_to_another_node_comes_before_others(now: list[float]) -> None:
@@ -303,8 +303,8 @@ def test_a_node_on_which_stages_crash_is_excluded_and_named() -> None:
     for trial in range(6):
         config = h.take(str(trial))
         assert config is not None
-        assert config["excluded"] == ["bad"]
-        name = StageTask.from_json(config["task"]).fingerprint
+        assert config[TRANSPORT]["excluded"] == ["bad"]
+        name = StageTask.from_json(config[TRANSPORT]["task"]).fingerprint
         held[name] = FINISHED
         h.end(str(trial), {"state": "finished", "node": "good"})
     assert h.scheduler.outcomes == dict.fromkeys("abcdef", FINISHED)
@@ -320,7 +320,7 @@ def test_one_node_alone_is_never_excluded() -> None:
     for name in "abcd":
         config = h.take(name)
         assert config is not None
-        assert config["excluded"] == []
+        assert config[TRANSPORT]["excluded"] == []
         crash(h, name, "only")
     assert said == []
     assert h.scheduler.finished
@@ -333,7 +333,7 @@ def test_a_node_without_the_shared_folder_costs_no_attempt() -> None:
     assert h.scheduler.attempts["a"] == 0
     config = h.take("2")
     assert config is not None
-    assert config["excluded"] == ["bad"]
+    assert config[TRANSPORT]["excluded"] == ["bad"]
     crash(h, "2", "good", Failure.NOT_SHARED)
     assert h.scheduler.outcomes["a"].state == "crashed"  # no node is left: the end, not a loop
 
@@ -374,7 +374,7 @@ def test_a_stage_of_which_nothing_is_heard_is_mentioned_once_and_not_ended(now: 
     h.progress("1", {"step": 1})
     now[0] += QUIET_SECONDS / 2 + 1
     h.reap()
-    assert said == ["b: not yet begun: no node took it for 10 min"]
+    assert said == ["b: not started: no node has taken it for 10 min"]
     now[0] += QUIET_SECONDS / 2
     h.reap()
     h.reap()
@@ -398,23 +398,22 @@ def test_what_is_waited_for_is_said_once_where_nothing_runs(now: list[float]) ->
     assert said == ["nothing can run: no node has room for 1 CPU and 1 GPU; waiting for one"]
     there = [*there, ClusterNode({"CPU": 1.0, "GPU": 1.0}, "2", "b")]
     assert h.take("1") is not None
-    assert said[1:] == ["a node with a GPU has joined: stages whose `gpus` is left open run on one from now on"]
+    assert said[1:] == ["a node with a GPU has joined: stages without an explicit `gpus` now use a GPU"]
 
 
 def test_many_stages_at_once_report_less_often() -> None:
     """The driver takes 50 reports a second: one a second from each of up to 50, one in 2 s from a hundred."""
     h = dispatcher([stage(str(i)) for i in range(100)], ClusterResources([ClusterNode({"CPU": 100.0})]))
-    pauses = [taken["pause"] for i in range(100) if (taken := h.take(str(i)))]
+    pauses = [taken[TRANSPORT]["pause"] for i in range(100) if (taken := h.take(str(i)))]
     assert pauses == [1.0] * 50 + [n / 50 for n in range(51, 101)]
 
 
-def test_a_group_that_is_not_heard_of_wants_the_room_of_idle_processes(now: list[float]) -> None:
-    alone, group = stage("alone"), dataclasses.replace(stage("group"), resources=schema.StageResources(workers=2))
-    h = dispatcher([alone, group], ClusterResources([ClusterNode({"CPU": 3.0})]))
-    assert h.take("1") is not None
-    assert h.take("2") is not None
-    assert not h.group_waits
-    now[0] += GROUP_SECONDS + 1
-    assert h.group_waits
-    h.progress("2", {"step": 1})
-    assert not h.group_waits  # the other is alone, and may be as quiet as it likes
+def test_a_trial_is_configured_by_what_tells_its_stage_run_from_others() -> None:
+    """As people read it in Tune's tables; what carries the stage stands under a key of its own."""
+    h = dispatcher([stage("a")], ClusterResources([ClusterNode({"CPU": 1.0})]))
+    h.task_for = lambda one, gpus: dataclasses.replace(task_for(one, gpus), parameters={"stage": "finetune", "seed": 2})
+    config = h.take("1")
+    assert config is not None
+    transport = config.pop(TRANSPORT)
+    assert config == {"label": "a", "stage": "finetune", "seed": 2}
+    assert StageTask.from_json(transport["task"]).parameters == {"stage": "finetune", "seed": 2}

@@ -82,7 +82,7 @@ def test_an_exported_program_gives_the_same_logits_at_any_batch_size(study, imag
 
 
 def test_an_export_that_computes_something_else_is_an_error_and_not_kept(study, tmp_path, monkeypatch):
-    def wrong(model, study, out):
+    def wrong(model, traced, out, config):
         (out / "model.onnx").write_bytes(b"wrong")
         return out / "model.onnx", lambda images: -model.network(images)
 
@@ -109,7 +109,7 @@ def test_the_check_counts_pixels_that_differ_and_those_that_were_ties(study):
 def test_without_the_studys_images_the_check_says_that_it_used_generated_ones(study, tmp_path):
     export_model(study, tmp_path / "out", "safetensors", tmp_path / "no-cache")
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "pixels of 8 generated images (the study's are not at hand), in which the model finds" in card
+    assert "pixels of 8 generated images (study images not in the cache), in which the model finds" in card
     assert "of its 3 classes" in card
 
 

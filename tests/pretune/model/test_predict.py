@@ -124,6 +124,34 @@ def test_a_folder_is_segmented_and_bad_files_are_named(tmp_path):
     assert json.loads((out / "classes.json").read_text()) == {"0": "background", "1": "blob"}
 
 
+@pytest.mark.parametrize(("background", "said"), [(None, 1), ([255, 255, 255], 0)])
+def test_transparent_images_are_counted_unless_the_study_names_a_background(tmp_path, background, said):
+    given = {} if background is None else {"background": background}
+    study, images = write_best(tmp_path / "study", CARD | {"data": CARD["data"] | given}), tmp_path / "images"
+    images.mkdir()
+    for name, alpha in (("clear", 0), ("opaque", 255)):
+        Image.new("RGBA", (8, 8), (9, 9, 9, alpha)).save(images / f"{name}.png")
+    assert predict_folder(study, images, tmp_path / "out", How(device="cpu"), QUIET) == (2, {}, said)
+
+
+def test_coco_names_the_images_that_were_segmented(tmp_path):
+    study, images, out = write_best(tmp_path / "study"), tmp_path / "images", tmp_path / "out"
+    (images / "more").mkdir(parents=True)
+    left_half_red(50, 30).save(images / "a.png")
+    left_half_red(20, 40).save(images / "more" / "b.jpg")
+    (images / "broken.png").write_text("no image")
+    predict_folder(study, images, out, How(device="cpu", coco=True), QUIET)
+    held = json.loads((out / "annotations.json").read_text())
+    assert [(one["file_name"], one["width"], one["height"]) for one in held["images"]] == [
+        ("a.png", 50, 30), ("more/b.jpg", 20, 40),
+    ]  # fmt: skip
+    assert held["categories"] == [{"id": 2, "name": "blob"}]
+    areas = {one["image_id"]: one["area"] for one in held["annotations"]}
+    for number, name in ((1, "a"), (2, "more/b")):
+        with Image.open(out / "masks" / f"{name}.png") as mask:
+            assert areas.get(number, 0) == int((np.asarray(mask) == 1).sum())
+
+
 def test_the_masks_of_a_folder_are_those_of_the_network_itself(tmp_path):
     study, images = write_best(tmp_path / "study"), tmp_path / "images"
     images.mkdir()
@@ -257,7 +285,7 @@ def photos(tmp_path):
 def test_a_folder_is_listed_as_for_training_and_each_image_has_a_mask(tmp_path, photos):
     study = write_best(tmp_path / "study")
     ended = predict_folder(study, photos, tmp_path / "out", How(overlays=False, device="cpu"), QUIET)
-    assert ended == (4, {})
+    assert ended == (4, {}, 0)
     masks = sorted(
         path.relative_to(tmp_path / "out" / "masks").as_posix() for path in (tmp_path / "out").rglob("*.png")
     )

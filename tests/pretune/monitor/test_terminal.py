@@ -191,7 +191,7 @@ def test_contract_events_appear_and_a_failing_snapshot_stops_nothing(make):
         watching.event("[stage] seed=1 finished")
     text = console.file.getvalue()
     assert "[stage] seed=1 finished" in text
-    assert "no fresh status: OSError: store is gone" in text
+    assert "no new status: OSError: store is gone" in text
 
 
 @pytest.mark.parametrize("make", [LiveMonitor, PlainMonitor])
@@ -227,7 +227,7 @@ def test_a_later_failure_to_look_keeps_the_last_panel():
         pass
     last = console.file.getvalue().split("╭")[-1]
     assert "38 of 60" in last
-    assert "no fresh status: StopIteration" in last
+    assert "no new status: StopIteration" in last
 
 
 def test_the_plain_monitor_reports_at_every_interval_and_at_the_end():

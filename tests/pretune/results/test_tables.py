@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pretune.analysis.load.replicates import replicate_results
 from pretune.analysis.load.results import RESULT_COLUMNS, STUDY_FORMAT, load, load_header
 from pretune.analysis.load.runs import load_stage_runs
+from pretune.analysis.load.searches import load_notes
 from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Outcome
 from pretune.results import tables
@@ -235,3 +236,26 @@ def test_the_values_of_a_shared_pretraining_and_the_hash_of_weights_stand_in_its
     tried = set(frame[(frame["stage"] == "pretrain") & (frame["phase"] == "search")]["chosen"])
     assert len(tried) == 3
     assert set(frame["weights"]) == {""}  # the store is empty here
+
+
+def test_what_a_plan_warns_of_stands_in_the_report_too(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """Another test split is another task: the table says so, as the plan did."""
+    tiny["factors"] = {"test": {"data.scenes.split.test": [6, 7]}}
+    tiny["report"]["rows"] = "test"
+    study = from_dict(tiny)
+    run = Run(study, lambda data: "digest", open_storage(None))
+    run.notes.append("a leak")
+    tables.write_header(study, tmp_path)
+    tables.write_searches(study, run, tmp_path)
+    (task,) = study.warnings
+    assert "they are different tasks" in task
+    assert load_notes(tmp_path) == tuple(sorted(("a leak", task)))
+
+
+def test_the_columns_of_the_results_are_the_documented_ones(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """docs/analysis.md has a row for each, and names none that is not there."""
+    page = (Path(__file__).parents[3] / "docs" / "analysis.md").read_text(encoding="utf-8")
+    table = page[page.index("`analysis.load` gives") :].split("\n\n")[1].splitlines()[2:]
+    documented = {name.strip() for row in table for name in row.split("|")[1].split(",")}
+    columns = written(from_dict(tiny), tmp_path).columns
+    assert {"factor.NAME" if name.startswith("factor.") else name for name in columns} | {"factor.NAME"} == documented

@@ -208,12 +208,16 @@ def test_the_dashboard_shows_the_searches_while_they_run(place: Path | str, tmp_
         pytest.skip("no optuna-dashboard beside this Python")
     port = free_port()
     seen: list[dict[str, Any]] = []
+    details: dict[str, Any] = {}
     process: subprocess.Popen[bytes] | None = None
 
     def ask() -> bool:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/api/studies") as answer:
             seen[:] = json.load(answer)["study_summaries"]
-        return bool(seen)
+        for one in seen[:1]:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/studies/{one['study_id']}") as answer:
+                details.update(json.load(answer))
+        return bool(details)
 
     def halfway() -> None:
         nonlocal process
@@ -231,6 +235,8 @@ def test_the_dashboard_shows_the_searches_while_they_run(place: Path | str, tmp_
     names = [one["study_name"] for one in seen]
     assert len(names) == 2
     assert all(name.startswith("mine/finetune freeze=") for name in names)
+    assert details["objective_names"] == ["val/jaccard"]
+    assert [one["name"] for one in details["union_search_space"]] == ["finetune.optimizer.lr"]
 
 
 # -------------------------------------------------------------------------------------------------------- real runs

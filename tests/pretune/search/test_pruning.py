@@ -396,7 +396,7 @@ def test_the_record_names_options_and_what_went_on() -> None:
     ("changes", "says"),
     [
         ({"tune.racing": {"first": 6}}, "there are only 6 search seeds"),
-        ({"tune.racing": {}, "tune.rungs": {"epochs": [1]}}, "both say when to stop"),
+        ({"tune.racing": {}, "tune.rungs": {"epochs": [1]}}, "both decide when to stop"),
         ({"tune.rungs": {"epochs": [3, 1]}}, "epochs must rise"),
         ({"tune.rungs": {"epochs": [9]}}, "not before the end of finetune"),
         ({"tune.sampler": "cmaes"}, "cmaes needs two ranges or more"),

@@ -61,7 +61,7 @@ def test_who_is_asked_to_leave_waits_no_longer(tmp_path: Path) -> None:
     store = Store(tmp_path)
     leased(store)
     with (
-        pytest.raises(flight.EndedWaitError, match="asked to leave while another"),
+        pytest.raises(flight.EndedWaitError, match="preempted while another"),
         single_flight(store, KEY, lambda values: None, lambda: True),
     ):
         raise AssertionError
@@ -165,9 +165,7 @@ def test_who_waits_for_long_gives_up_its_place_for_now(tmp_path: Path, monkeypat
     store = Store(tmp_path)
     leased(store, host="another pid:[1]")
     with (
-        pytest.raises(
-            flight.EndedWaitError, match=r"another driver \(another\) is at work on it; looked at again later"
-        ),
+        pytest.raises(flight.EndedWaitError, match=r"another driver \(another\) holds its lock; will retry"),
         single_flight(store, KEY, lambda values: None),
     ):
         raise AssertionError

@@ -130,7 +130,7 @@ def test_other_bytes_of_the_same_size_are_refused_and_leave_nothing(server: Serv
     second = Store(tmp_path / "b", type(bucket)(bucket.url, bucket.files, bucket.prefix, pauses=(0.01,)))
     found = second.find(KEY)
     assert found == entry
-    with pytest.raises(ObjectError, match=r"cannot be read: it is not whole"):
+    with pytest.raises(ObjectError, match=r"cannot be read: it is damaged: its size or sha256"):
         second.file(found, "model.safetensors")
     assert list((tmp_path / "b").rglob("*model*")) == []
 
@@ -182,7 +182,7 @@ def test_of_a_state_only_the_newest_stays_and_of_a_finished_stage_none(server: S
     assert open_store(server.address("dropped"), tmp_path / "b").find(KEY) == entry
 
 
-@pytest.mark.parametrize("fault", [ObjectError("the server goes on failing"), FileNotFoundError()])
+@pytest.mark.parametrize("fault", [ObjectError("the server keeps failing"), FileNotFoundError()])
 def test_a_state_that_cannot_be_deleted_harms_nothing(server: Server, tmp_path: Path, fault: OSError) -> None:
     store = open_store(server.address(f"stays-{type(fault).__name__}"), tmp_path / "a")
     folder = written(store)

@@ -119,7 +119,7 @@ def test_a_group_that_lost_a_node_gets_the_room_of_a_process_that_idles(tiny: di
     loss = threading.Thread(target=lose)
     loss.start()
     try:
-        often = lambda *given: dataclasses.replace(StageTask(*given), checkpoint_seconds=0.2)  # noqa: E731
+        often = lambda *given, **named: dataclasses.replace(StageTask(*given, **named), checkpoint_seconds=0.2)  # noqa: E731
         with mock.patch("pretune.run.StageTask", often):
             ended = run_study(from_dict(tiny), options, Console(file=io.StringIO()))
     finally:

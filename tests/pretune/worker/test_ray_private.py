@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import re
@@ -18,10 +17,8 @@ import pytest
 import ray
 from ray._private import ray_constants
 from ray._private.state import GlobalState
-from ray.experimental import internal_kv
-from ray.job_submission import JobSubmissionClient
+from ray.train import WorkerGroupError
 from ray.tune.execution import class_cache
-from ray.tune.execution.tune_controller import TuneController
 
 from pretune.cluster.tune import keep_keys_to_ourselves
 from pretune.cluster.tune_callbacks import Watchdog
@@ -48,16 +45,16 @@ def test_no_other_module_uses_what_ray_keeps_to_itself() -> None:
 # ---------------------------------------------------------------------------------------------- in the Ray that is here
 
 
-def test_ray_has_the_switch_by_which_a_cluster_listens_on_loopback() -> None:
-    assert ray_constants.ENABLE_RAY_CLUSTER
-    with ray_private.loopback_only():
-        assert not ray_constants.ENABLE_RAY_CLUSTER
-    assert ray_constants.ENABLE_RAY_CLUSTER
-
-
-def test_ray_reads_how_it_authenticates_again() -> None:
-    """Whether it does: tests/pretune/cluster/test_listening.py. In a process of its own, which it changes."""
-    code = "from pretune.worker.ray_private import read_authentication_again as again; again()"
+def test_a_ray_that_was_imported_before_reads_its_settings_again() -> None:
+    """Whether it obeys: tests/pretune/cluster/test_listening.py. In a process of its own, which it changes."""
+    code = """
+from ray._private import ray_constants
+from pretune.worker.ray_private import settings_read_again
+assert ray_constants.ENABLE_RAY_CLUSTER
+with settings_read_again():
+    assert not ray_constants.ENABLE_RAY_CLUSTER
+assert ray_constants.ENABLE_RAY_CLUSTER
+"""
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=120)
 
@@ -69,32 +66,14 @@ def test_ray_has_the_list_of_variables_that_tune_sends_to_actors(monkeypatch: py
     assert {"OTHER"} == class_cache.ENV_VARS_TO_PROPAGATE
 
 
-def test_ray_has_the_method_by_which_tune_ends_idle_actors() -> None:
-    usual = TuneController._cleanup_cached_actors
-    assert list(inspect.signature(usual).parameters) == ["self", "force_all"]
-    forced: list[bool] = []
-    controller = SimpleNamespace(
-        _search_alg=SimpleNamespace(is_finished=lambda: False),
-        _actor_cache=SimpleNamespace(flush_cached_objects=lambda force_all: forced.append(force_all) or []),
-    )
-    for needed in (False, True):
-        with ray_private.idle_actors_released(lambda needed=needed: needed):  # type: ignore[misc]
-            TuneController._cleanup_cached_actors(controller)  # type: ignore[arg-type]
-    assert forced == [False, True]
-    assert TuneController._cleanup_cached_actors is usual
+def test_ray_train_keeps_the_exception_of_a_worker() -> None:
+    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
-
-def test_ray_has_the_method_by_which_its_job_client_sends_requests(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-
-    def request(self: Any, method: str, endpoint: str, **given: Any) -> Any:
-        asked.append(given["timeout"])
-        raise ConnectionError("nobody")
-
-    monkeypatch.setattr(JobSubmissionClient, "_do_request", request)
-    with pytest.raises(ConnectionError, match="nobody"):
-        ray_private.job_client("http://127.0.0.1:1", (5.0, 60.0))
-    assert asked == [(5.0, 60.0)]
+    wrapped = UserExceptionWithTraceback(KeyError("no such class"), "Traceback ...")
+    found = ray_private.worker_exception(WorkerGroupError("failed", {0: wrapped}))
+    assert (type(found), found.args) == (KeyError, ("no such class",))
+    lost = OSError("the actor died")
+    assert ray_private.worker_exception(WorkerGroupError("failed", {1: lost})) is lost
 
 
 QUESTIONS = """
@@ -105,9 +84,9 @@ start_ray(None, 1)
 ray_private.check_head(ray.get_runtime_context().gcs_address)
 assert preemption.warnings_of_ray() == [], preemption.warnings_of_ray()
 assert not ray_private.is_draining()
-assert not ray_private.is_stopping()
-ray_private.ask_to_stop()
-assert ray_private.is_stopping()
+assert not preemption.is_stopping()
+preemption.ask_to_stop()
+assert preemption.is_stopping()
 stop_ray()
 """
 
@@ -123,22 +102,20 @@ def test_ray_answers_who_drains_and_keeps_that_a_study_stops_and_tells_its_versi
 # ------------------------------------------------------------------------------------------------- where Ray lacks it
 
 
+OPEN = "a cluster on this machine would be open to others, so none is started; `pretune run` starts one"
+
+
 @pytest.mark.parametrize(
     ("owner", "name", "use", "sentence"),
     [
-        (ray_constants, "ENABLE_RAY_CLUSTER", lambda: ray_private.loopback_only().__enter__(),
-         "a cluster on this machine would listen on all addresses, so none is started"),
-        (ray._raylet, "Config", ray_private.read_authentication_again,
-         "a cluster on this machine would answer anybody, so none is started"),
+        (ray_constants, "ENABLE_RAY_CLUSTER", lambda: ray_private.settings_read_again().__enter__(), OPEN),
+        (ray._raylet, "Config", lambda: ray_private.settings_read_again().__enter__(), OPEN),
         (class_cache, "ENV_VARS_TO_PROPAGATE", lambda: ray_private.keep_from_actors({"AWS_SECRET_ACCESS_KEY"}),
          "AWS_SECRET_ACCESS_KEY would be shown on Ray's dashboard, so no stage is started"),
         (GlobalState, "get_draining_nodes", ray_private.is_draining,
          "drain notices are not seen; stages of a drained node go on from their last saved state"),
-        (internal_kv, "_internal_kv_get", ray_private.is_stopping,
-         "Ctrl-C and `pretune stop` end stages at once; they go on from their last saved state"),
-        (internal_kv, "_internal_kv_put", ray_private.ask_to_stop, "stages cannot be asked to save"),
     ],
-    ids=["loopback", "authentication", "keys", "drain notices", "asked to stop", "asking to stop"],
+    ids=["loopback", "authentication", "keys", "drain notices"],
 )  # fmt: skip
 def test_what_ray_lacks_is_named_with_what_is_lost(
     owner: Any, name: str, use: Callable[[], Any], sentence: str, monkeypatch: pytest.MonkeyPatch
@@ -157,15 +134,6 @@ def test_a_study_without_keys_needs_no_list_of_variables(monkeypatch: pytest.Mon
     keep_keys_to_ourselves()
 
 
-def test_tune_goes_on_without_the_method_that_ends_idle_actors(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.delattr(TuneController, "_cleanup_cached_actors")
-    with ray_private.idle_actors_released(lambda: True):
-        assert not hasattr(TuneController, "_cleanup_cached_actors")
-    assert [record.message for record in caplog.records if "may wait until another stage ends" in record.message]
-
-
 def test_a_cluster_is_joined_unchecked_where_ray_cannot_check_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -174,23 +142,19 @@ def test_a_cluster_is_joined_unchecked_where_ray_cannot_check_it(
     assert "the cluster is not checked first; joining it may take minutes to fail" in caplog.text
 
 
-def test_jobs_are_submitted_without_a_time_limit_where_ray_has_another_client(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    for owner in JobSubmissionClient.__mro__:
-        if "_do_request" in vars(owner):
-            monkeypatch.delattr(owner, "_do_request")
-    monkeypatch.setattr(JobSubmissionClient, "__init__", lambda self, address: None)
-    assert type(ray_private.job_client("http://x", (5.0, 60.0))) is JobSubmissionClient
-    assert "requests to the dashboard have no time limit" in caplog.text
+def test_a_worker_whose_exception_ray_keeps_elsewhere_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    hidden = type("UserExceptionWithTraceback", (Exception,), {})("Traceback ...")
+    whole = WorkerGroupError("failed", {0: hidden})
+    assert ray_private.worker_exception(whole) is whole
+    assert "_base_exc" in caplog.text
+    assert "the kind of a worker's failure is not known, so the stage is tried again" in caplog.text
 
 
 def test_the_driver_says_before_the_first_stage_which_notices_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(GlobalState, "get_draining_nodes")
-    monkeypatch.delattr(internal_kv, "_internal_kv_get")
-    drained, stopped = preemption.warnings_of_ray()
+    monkeypatch.setattr(ray, "get_actor", lambda name: None)
+    (drained,) = preemption.warnings_of_ray()
     assert "drain notices are not seen" in drained
-    assert "Ctrl-C and `pretune stop` end stages at once" in stopped
 
 
 def test_a_stage_says_once_that_ray_does_not_answer_and_goes_on(
@@ -223,7 +187,7 @@ def test_a_stage_says_once_that_ray_does_not_answer_and_goes_on(
 def test_a_stopped_study_whose_stages_cannot_be_asked_ends_them(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     ended: list[int] = []
-    monkeypatch.delattr(internal_kv, "_internal_kv_put")
+    monkeypatch.setattr(ray, "remote", lambda what: 1 / 0)
     monkeypatch.setattr(os, "kill", lambda pid, number: ended.append(number))
     dispatcher = SimpleNamespace(live={}, reap=lambda ended: None, stopping=1.0, overdue=False, say=said.append)
     watchdog = Watchdog(cast(Dispatcher, dispatcher))
@@ -231,5 +195,4 @@ def test_a_stopped_study_whose_stages_cannot_be_asked_ends_them(monkeypatch: pyt
         watchdog.on_step_end(step, [])
     assert ended == [signal.SIGUSR1]
     assert len(said) == 1
-    assert "stages cannot be asked to save" in said[0]
-    assert said[0].endswith(": stages end now, and go on from their last saved state")
+    assert said[0].endswith("division by zero: stages end now, and go on from their last saved state")

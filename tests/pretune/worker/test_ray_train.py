@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
-from ray.experimental import internal_kv
 from safetensors.torch import load_file
 
 from pretune.cluster.tune import start_ray, stop_ray
@@ -24,7 +24,7 @@ from pretune.search_spaces.resolve import from_dict
 from pretune.store.store import Entry, Store
 from pretune.trainables.data.resident.digest import content_digest
 from pretune.trainables.files import STATE
-from pretune.worker import ray_private
+from pretune.worker import preemption
 from pretune.worker.execute import execute
 from pretune.worker.failures import StageFailedError
 from pretune.worker.ray_train import FINAL, run_worker_group
@@ -133,7 +133,7 @@ def test_workers_of_a_stopped_study_write_their_state_and_leave_together(tiny: d
         until = time.monotonic() + 120
         while time.monotonic() < until and not list((tmp_path / "store" / one.fingerprint).glob(f"*/{STATE}")):
             time.sleep(0.05)
-        ray_private.ask_to_stop()
+        preemption.ask_to_stop()
 
     asking = threading.Thread(target=ask)
     asking.start()
@@ -141,7 +141,9 @@ def test_workers_of_a_stopped_study_write_their_state_and_leave_together(tiny: d
         outcome = execute(one, ignore)
     finally:
         asking.join()
-        internal_kv._internal_kv_del(ray_private._stop_key())
+        ray.kill(preemption._message)
+        while preemption.is_stopping():
+            time.sleep(0.1)
     assert outcome.state == "preempted"
     assert outcome.cause.startswith("preempted, state written after step ")
     assert finished(dataclasses.replace(one, checkpoint_seconds=60.0)).about["resumed"]
@@ -177,5 +179,5 @@ def test_workers_that_are_started_again_after_a_defect_end_at_once(tiny: dict[st
     attempt = store.begin(asked.fingerprint)
     (attempt / FINAL).write_text(json.dumps(["ValueError: it cannot be", "defect"]))
     with pytest.raises(StageFailedError, match="it cannot be"):
-        run_worker_group(asked, attempt)
+        run_worker_group(asked, attempt, ignore)
     assert not (attempt / FINAL).exists()

@@ -252,7 +252,7 @@ def test_a_mask_may_follow_the_upright_image(tmp_path: Path) -> None:
     exif[ORIENTATION] = 8
     saved(tmp_path / "a.png", Image.new("RGB", (6, 4)), exif=exif)
     saved(tmp_path / "m.png", Image.new("L", (4, 6), 1))
-    image, mask, problems, _ = decode.decode(entry(tmp_path), listing(tmp_path), None, 8, "squash")
+    image, mask, problems, *_ = decode.decode(entry(tmp_path), listing(tmp_path), None, 8, "squash")
     assert problems == ()
     assert image is not None
     assert image.shape == (8, 8, 3)
@@ -265,7 +265,7 @@ def test_a_box_cuts_image_and_mask_alike(tmp_path: Path) -> None:
     saved(tmp_path / "m.png", halves(32, 16))
     saved(tmp_path / "a.png", Image.fromarray(np.asarray(halves(32, 16)) * np.uint8(200)))
     boxed = entry(tmp_path)._replace(box=(20, 4, 28, 12))
-    image, mask, problems, _ = decode.decode(boxed, listing(tmp_path), None, 4, "squash")
+    image, mask, problems, *_ = decode.decode(boxed, listing(tmp_path), None, 4, "squash")
     assert problems == ()
     assert image is not None
     assert image.tolist() == [[[200] * 3] * 4] * 4

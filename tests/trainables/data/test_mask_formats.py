@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import TypeAdapter
 
+from pretune.data.survey import meaning_of_masks
 from pretune.search_spaces import schema
 from pretune.search_spaces.schema.palettes import CITYSCAPES, PALETTES, VOC_CLASSES
 from pretune.trainables.constants import IGNORE
@@ -23,6 +24,7 @@ from pretune.trainables.data.listing import Colors
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.resident.digest import content_digest
 from pretune.trainables.data.sets.table import list_files
+from pretune.trainables.data.sources import prepare
 
 DATA: TypeAdapter[Any] = TypeAdapter(schema.Data)
 RED, BLUE, BLACK = (255, 0, 0), (0, 0, 255), (0, 0, 0)
@@ -266,3 +268,55 @@ def as_file(image: Image.Image, form: str) -> bytes:
     content = io.BytesIO()
     image.save(content, form)
     return content.getvalue()
+
+
+# ------------------------------------------------------------------------------------------------------------ palettes
+
+
+def indexed(path: Path, indices: Any, palette: list[tuple[int, int, int]]) -> None:
+    image = Image.fromarray(np.asarray(indices, np.uint8))
+    image.putpalette([channel for color in palette for channel in color])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def two_palettes(root: Path, second: list[tuple[int, int, int]]) -> Path:
+    """Two masks of the same indices; the palette of the second is given."""
+    indices = np.array([[0, 1], [1, 0]]).repeat(2, 0).repeat(2, 1)
+    for name, palette in (("a", [BLACK, RED, BLUE]), ("b", second)):
+        write(root / "images" / f"{name}.png", np.full((4, 4, 3), 90))
+        indexed(root / "masks" / f"{name}.png", indices, palette)
+    return root
+
+
+@pytest.mark.parametrize("source", ["resident", "streaming"])
+@pytest.mark.parametrize("second", [[RED, BLACK], [BLACK, BLUE]])
+def test_one_index_of_two_colours_is_refused_with_both_files(
+    tmp_path: Path, second: list[tuple[int, int, int]], source: str
+) -> None:
+    """mmsegmentation #3531: the order of a palette is the editor's own, and differs between files."""
+    root = two_palettes(tmp_path / "d", second)
+    for on_error in ("fail", "skip"):
+        with pytest.raises(DataError, match=r"index \d is colour .* in the palette of masks/a.png, and .* masks/b.png"):
+            prepare(own(root, classes=["x", "y"], on_error=on_error, source=source), None, tmp_path / "c")
+
+
+@pytest.mark.parametrize("second", [[BLACK, RED], [BLACK, RED, (9, 9, 9)]])
+def test_palettes_that_differ_in_unused_indices_are_read(tmp_path: Path, second: list[tuple[int, int, int]]) -> None:
+    root = two_palettes(tmp_path / "d", second)
+    assert masks_of(own(root, classes=["x", "y"]), tmp_path / "c")[:, 0, ::2].tolist() == [[0, 1], [0, 1]]
+
+
+def test_colours_or_mask_values_say_what_differing_palettes_mean(tmp_path: Path) -> None:
+    root = two_palettes(tmp_path / "d", [RED, BLACK])
+    by_color = own(root, mask_colors={"x": BLACK, "y": RED})
+    assert masks_of(by_color, tmp_path / "c")[:, 0, ::2].tolist() == [[0, 1], [1, 0]]
+    by_index = own(root, classes=["x", "y"], mask_values=[0, 1])
+    assert masks_of(by_index, tmp_path / "c")[:, 0, ::2].tolist() == [[0, 1], [0, 1]]
+
+
+def test_init_reads_differing_palettes_by_their_colours(tmp_path: Path) -> None:
+    root = two_palettes(tmp_path / "d", [RED, BLACK])
+    found = meaning_of_masks(sorted((root / "masks").iterdir()), ["x", "y"])
+    assert found.settings == {"mask_colors": {"x": [0, 0, 0], "y": [255, 0, 0]}}
+    assert found.shares == (0.5, 0.5)

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pretune.trainables.constants import IGNORE
 from pretune.trainables.data.errors import printable
+from pretune.trainables.data.image_set import shown_in_color
 
 TILE = 128  # px, side of an image on the sheet
 GAP, LINE = 6, 14  # px between images; px of a line of text
@@ -205,6 +206,6 @@ def image_to_show(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
     """An image and its mask as they are; of a volume (D, H, W, 1) its telling slice, or the middle one without mask."""
     if image.ndim == 3:
-        return image, mask
+        return np.ascontiguousarray(shown_in_color(image)), mask
     at = len(image) // 2 if mask is None else telling_slice(mask)
     return slice_image(image, at), None if mask is None else mask[at]

@@ -35,6 +35,8 @@ class Looked(NamedTuple):
 
     counts: NDArray[np.int64] | None  # (256,) pixels of each class, IGNORE last; None: no mask, or one of no use
     problems: tuple[str, ...] = ()  # why it cannot be used
+    palette: decode.Palette | None = None  # of the mask's file
+    transparent: bool = False  # whether part of the image was laid over black
 
 
 MOST_READ = 5_000  # masks, some ten seconds' worth, to be sure that they hold one class alone
@@ -82,6 +84,7 @@ class Contents(NamedTuple):
     shares: dict[str, float]  # class -> share of the pixels that were looked at, `ignored` last where there are any
     absent: tuple[str, ...]  # classes in no mask that was looked at
     problems: tuple[str, ...]  # why files that were looked at cannot be used
+    transparent: int = 0  # images that were looked at of which part was laid over black
 
 
 def glance_at_images(data: ImageSet) -> Glance:
@@ -140,7 +143,8 @@ def _reader(settings: schema.Data, listing: Listing) -> Callable[[int], Looked]:
     @functools.cache
     def look(row: int) -> Looked:
         read = decode.decode(listing.entries[row], listing, unpack, settings.cache_size, settings.fit)
-        return Looked(None if read.mask is None else _counts(read.mask), read.problems)
+        counts = None if read.mask is None else _counts(read.mask)
+        return Looked(counts, read.problems, read.palette, read.transparent)
 
     return look
 
@@ -150,7 +154,7 @@ def _counts(mask: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def contents(settings: schema.Data, seen: Glance, listing: Listing | None) -> Contents:
-    """Look at a sample. Raises DataError where no pair of the data set can be used."""
+    """Look at a sample. Raises DataError where no pair of the data set can be used, or palettes differ."""
     rows = np.unique(np.linspace(0, seen.images - 1, SAMPLE).astype(np.int64)).tolist()
     with ThreadPoolExecutor() as pool:  # Pillow releases the GIL
         looked = dict(zip(rows, pool.map(seen.look, rows), strict=True))
@@ -161,6 +165,10 @@ def contents(settings: schema.Data, seen: Glance, listing: Listing | None) -> Co
             many = f"{len(looked)} of {seen.images}" if len(looked) < seen.images else f"{seen.images}"
             where = f"{settings.dataset} in {listing.root}"
             raise DataError(f"{where}: none of the {many} pairs that were looked at can be used:", problems)
+    if listing is not None:
+        palettes = decode.Palettes(listing)
+        for row, one in looked.items():
+            palettes.check(listing.entries[row], one.palette)
     held = [one.counts for one in looked.values() if one.counts is not None]
     total = np.sum(held, axis=0) if held else np.zeros(IGNORE + 1, np.int64)
     shares = {name: float(total[i] / max(1, total.sum())) for i, name in enumerate(seen.classes)}
@@ -169,4 +177,5 @@ def contents(settings: schema.Data, seen: Glance, listing: Listing | None) -> Co
         shares["ignored"] = float(total[IGNORE] / total.sum())
     bad = tuple(problem for one in looked.values() for problem in one.problems)
     usable_count = sum(not one.problems for one in looked.values())
-    return Contents(seen.images, len(rows), usable_count, shares if held else {}, absent, bad)
+    transparent = sum(one.transparent for one in looked.values())
+    return Contents(seen.images, len(rows), usable_count, shares if held else {}, absent, bad, transparent)

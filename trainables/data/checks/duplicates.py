@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pretune.trainables.data.image_set import shown_in_color
+
 ROWS, COLUMNS = 8, 9  # of the thumbnail whose neighbours are compared: 64 bits
 BANDS = 4  # of 16 bits; hashes that differ in fewer bits than there are bands surely share a band, and are compared
 MOST_BITS = 6  # differing bits of a duplicate
@@ -45,7 +47,7 @@ class Alike(NamedTuple):
 
 
 def find_duplicates(images: NDArray[np.uint8]) -> list[Duplicate]:
-    """Pairs of (N, S, S, 3) that show one image: difference hash (Krawetz 2013), then a look at the thumbnails.
+    """Pairs of (N, S, S, C) that show one image: difference hash (Krawetz 2013), then a look at the thumbnails.
 
     Of images whose summaries are equal each is paired with the first of them only, so blank frames cost no more.
     """
@@ -83,8 +85,8 @@ def duplicates_among(alike: Alike, wanted: NDArray[np.bool_], others: NDArray[np
 
 
 def difference_hash(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(S, S, 3) -> (8,) bytes: of a 9 x 8 thumbnail, whether each pixel is darker than its right neighbour."""
-    return _hash(Image.fromarray(image).convert("L"))
+    """(S, S, C) -> (8,) bytes: of a 9 x 8 thumbnail, whether each pixel is darker than its right neighbour."""
+    return _hash(Image.fromarray(np.ascontiguousarray(shown_in_color(image))).convert("L"))
 
 
 def _first_alike(summaries: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -99,11 +101,11 @@ def _hash(grey: Image.Image) -> NDArray[np.uint8]:
 
 
 def summarised(images: NDArray[np.uint8]) -> Summaries:
-    """Summaries of images (N, S, S, 3)."""
+    """Summaries of images (N, S, S, C)."""
     hashes = np.empty((len(images), ROWS), np.uint8)
     thumbnails = np.empty((len(images), THUMBNAIL, THUMBNAIL), np.float32)
     for i, image in enumerate(images):
-        grey = Image.fromarray(image).convert("L")
+        grey = Image.fromarray(np.ascontiguousarray(shown_in_color(image))).convert("L")
         hashes[i] = _hash(grey)
         thumbnails[i] = np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
     return Summaries(hashes, thumbnails - thumbnails.mean(axis=(1, 2), keepdims=True))

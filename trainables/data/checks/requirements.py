@@ -303,6 +303,10 @@ def _finetune(stage: _Stage, settings: schema.Finetune) -> Iterator[str]:
             f"{where}.threshold_scores: true scores the foreground of two classes, and the masks of {stage.there} have "
             f"{facts.mask_classes}; remove it"
         )
+    if facts.classes and isinstance(settings.class_weights, dict):
+        for name in [name for name in settings.class_weights if name not in facts.classes]:
+            known = ", ".join(facts.classes)
+            yield f"{where}.class_weights names {name!r}, and the classes of {stage.there} are {known}; use their names"
     if sizes is not None and isinstance(settings.labels, int) and settings.labels > sizes.train:
         yield (
             f"{where}.labels: {settings.labels} labelled images asked for, and {stage.there} has "

@@ -126,10 +126,12 @@ def _write_files(settings: schema.Data, listing: Listing, folder: Path, progress
     arrays = _allocate(folder, len(listing.entries), _shape(settings), listing.mask_values is not None, scenes=False)
     bad: dict[int, tuple[str, ...]] = {}
     transparent: list[str] = []
-    for row, (problems, over_black) in enumerate(_decoded(settings, listing, arrays)):
-        if problems:
-            bad[row] = problems
-        transparent += [listing.entries[row].name] * over_black
+    palettes = decode.Palettes(listing)
+    for row, found in enumerate(_decoded(settings, listing, arrays)):
+        if found.problems:
+            bad[row] = found.problems
+        palettes.check(listing.entries[row], found.palette)
+        transparent += [listing.entries[row].name] * found.transparent
         if progress is not None:
             progress(row + 1, len(listing.entries))
     skipped = (*listing.problems, *(problem for problems in bad.values() for problem in problems))
@@ -144,24 +146,22 @@ def _write_files(settings: schema.Data, listing: Listing, folder: Path, progress
     return index | ({"transparent": transparent} if transparent else {})
 
 
-def _decoded(settings: schema.Data, listing: Listing, arrays: Arrays) -> Iterator[tuple[tuple[str, ...], bool]]:
-    """Decode every entry into its row, on threads (Pillow releases the GIL); yields each one's problems, in order, and
-    whether it was laid over black."""
+def _decoded(settings: schema.Data, listing: Listing, arrays: Arrays) -> Iterator[decode.Decoded]:
+    """Decode every entry into its row, on threads (Pillow releases the GIL); yields the rest of each one, in order."""
 
     unpack = _remembering(listing)
 
-    def fill(row: int) -> tuple[tuple[str, ...], bool]:
+    def fill(row: int) -> decode.Decoded:
         entry = listing.entries[row]
         if isinstance(settings, schema.LUNA16):
             read = cubes.decode_cube(entry, listing, unpack, settings.slices, settings.cache_size)
         else:
             read = decode.decode(entry, listing, unpack, settings.cache_size, settings.fit)
-        image, mask, problems, transparent = read
-        if image is not None:
-            arrays.images[row] = image
-        if mask is not None and arrays.masks is not None:
-            arrays.masks[row] = mask
-        return problems, transparent
+        if read.image is not None:
+            arrays.images[row] = read.image
+        if read.mask is not None and arrays.masks is not None:
+            arrays.masks[row] = read.mask
+        return read._replace(image=None, mask=None)
 
     with ThreadPoolExecutor() as pool:
         yield from pool.map(fill, range(len(listing.entries)))
@@ -216,9 +216,9 @@ def _fill(
 
 
 def _shape(settings: schema.Data) -> tuple[int, ...]:
-    """Shape of one image, channels last: (S, S, 3), or (D, S, S, 1) of a volume."""
+    """Shape of one image, channels last: (S, S, C), or (D, S, S, 1) of a volume."""
     size, slices = settings.cache_size, schema.slices_of(settings)
-    return (size, size, 3) if slices is None else (slices, size, size, 1)
+    return (size, size, schema.image_channels(settings)) if slices is None else (slices, size, size, 1)
 
 
 def _allocate(folder: Path, n: int, shape: tuple[int, ...], masks: bool, scenes: bool) -> Arrays:

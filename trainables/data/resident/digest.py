@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pretune.search_spaces import schema
-from pretune.trainables.data.listing import PLAIN, Entry, Listing, Member, file_of
+from pretune.trainables.data.listing import PLAIN, Entry, Listing, Member, Reading, file_of
 from pretune.trainables.data.resident import maps
 from pretune.trainables.data.resident.hashes import hash_files
 from pretune.trainables.data.sets.table import GENERATED, generated_indices, list_files
@@ -70,6 +70,11 @@ def _identity(entry: Entry, found: dict[Path, str]) -> list[Any]:
     return [*whole, entry.listed] if any(entry.listed) else whole
 
 
+def _reading(reading: Reading) -> tuple[Any, ...]:
+    """Channels are left out where there are three, as before there were others."""
+    return tuple(reading) if reading.channels is not None else tuple(reading)[:-1]
+
+
 def _sha256(parts: Sequence[Any]) -> str:
     total = hashlib.sha256()
     for part in parts:
@@ -90,6 +95,6 @@ def _header(settings: schema.Data, listing: Listing | None) -> dict[str, Any]:
         values = None if listing.mask_values is None else sorted(listing.mask_values.items())
         header |= {"classes": listing.classes, "mask_values": values, "problems": listing.problems}
         header |= {} if listing.mask_colors is None else {"mask_colors": listing.mask_colors}
-        header |= {} if listing.reading == PLAIN else {"reading": listing.reading}
+        header |= {} if listing.reading == PLAIN else {"reading": _reading(listing.reading)}
         header |= {} if listing.mask_threshold is None else {"mask_threshold": listing.mask_threshold}
     return header | {"fit": settings.fit, "on_error": settings.on_error}

@@ -14,7 +14,15 @@ from typing import NamedTuple
 
 from pretune.search_spaces import schema
 from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.image_files import NOT_A_FILE, ImageFiles, by_suffix, composed, image_files
+from pretune.trainables.data.image_files import (
+    NOT_A_FILE,
+    SUFFIXES,
+    WITH_ARRAYS,
+    ImageFiles,
+    by_suffix,
+    composed,
+    image_files,
+)
 from pretune.trainables.data.listing import Entry, Listing, meaning_of
 from pretune.trainables.data.sets.catalogue import DataSet
 
@@ -37,7 +45,7 @@ EQUAL_STEMS = Names()
 
 def list_image_folder(settings: schema.ImageFolder, root: Path) -> Listing:
     """See `list_images`."""
-    return list_images(root)
+    return list_images(root, _suffixes(settings))
 
 
 def list_image_mask_folder(settings: schema.ImageMaskFolder, root: Path) -> Listing:
@@ -45,19 +53,24 @@ def list_image_mask_folder(settings: schema.ImageMaskFolder, root: Path) -> List
     names = Names(settings.image_name, settings.mask_name)
     meaning = meaning_of(settings)
     found = list_images_and_masks(
-        root, settings.images, settings.masks, settings.classes, meaning.mask_values, names=names
-    )
+        root, settings.images, settings.masks, settings.classes, meaning.mask_values, names=names,
+        suffixes=_suffixes(settings),
+    )  # fmt: skip
     return replace(found, **meaning._asdict())
 
 
-def list_images(root: Path) -> Listing:
+def _suffixes(settings: schema.ImageFolder | schema.ImageMaskFolder) -> frozenset[str]:
+    return SUFFIXES if settings.channels is None else WITH_ARRAYS
+
+
+def list_images(root: Path, suffixes: frozenset[str] = SUFFIXES) -> Listing:
     """Every image below `root`. Where all of them lie in sub-folders, the first level of these is the image class.
 
     Below train/ with val/ or test/ beside it, the next level is: see `official_tests`.
     A class folder without an image is a problem: ignored silently, the classes would not be those of the folders. So
     is an image beside class folders that hold nearly all: it would take the classes from all others.
     """
-    found = image_files(root)
+    found = image_files(root, suffixes)
     _refuse_equal_classes(root, found.images)
     paths = dict(sorted((path.relative_to(root).as_posix(), path) for path in found.images))
     _refuse_parts_among_others(root, paths)
@@ -135,6 +148,7 @@ def list_images_and_masks(
     classes: tuple[str, ...],
     values: Mapping[int, int],
     names: Names = EQUAL_STEMS,
+    suffixes: frozenset[str] = SUFFIXES,
 ) -> Listing:
     """Images and masks below two folders of `root`, paired by path without suffix; or below those of each of train/,
     val/ and test/ where `root` has these. `values`: of the masks' pixels -> class index or IGNORE.
@@ -162,7 +176,7 @@ def list_images_and_masks(
     entries: list[Entry] = []
     unlisted, others = 0, list[Path]()
     for part, image_folder, mask_folder in pairs:
-        found_images, found_masks = tell_apart(image_folder, mask_folder, names)
+        found_images, found_masks = tell_apart(image_folder, mask_folder, names, suffixes)
         problems += [*_irregular(root, found_images), *_irregular(root, found_masks)]
         paired = _paired(root, (image_folder, found_images), (mask_folder, found_masks), names, problems)
         for image, mask in paired:
@@ -187,9 +201,11 @@ def folder_pairs(root: Path, images: str, masks: str) -> list[tuple[str, Path, P
     return found if found and all(a.is_dir() and b.is_dir() for _, a, b in found) else []
 
 
-def tell_apart(images: Path, masks: Path, names: Names) -> tuple[ImageFiles, ImageFiles]:
+def tell_apart(
+    images: Path, masks: Path, names: Names, suffixes: frozenset[str] = SUFFIXES
+) -> tuple[ImageFiles, ImageFiles]:
     """The images and the masks, where all may lie in one folder. A mask is what is called as one."""
-    found = image_files(images)
+    found = image_files(images, suffixes)
     if images == masks:
         called = [path for path in found.images if key_of(masks, path, names.mask) is not None]
         if names.mask == "{stem}":  # all are called so, and images are what is called as one
@@ -201,7 +217,7 @@ def tell_apart(images: Path, masks: Path, names: Names) -> tuple[ImageFiles, Ima
         )
     if masks.is_relative_to(images):
         found = ImageFiles(*([p for p in paths if not p.is_relative_to(masks)] for paths in found))
-    return found, image_files(masks)
+    return found, image_files(masks, suffixes)
 
 
 def _paired(

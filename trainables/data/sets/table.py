@@ -12,6 +12,7 @@ from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.listing import Listing, reading_of, where_all_are
 from pretune.trainables.data.sets import classed, coco, cubes, flowers, folders, packed, parquet, pets, segmented
 from pretune.trainables.data.sets.catalogue import About, DataSet
+from pretune.trainables.data.sets.tiles import cut_into_tiles
 from pretune.trainables.data.split_file import with_split_file
 from pretune.trainables.data.splits import draw_subset
 
@@ -72,7 +73,8 @@ def _listed(settings: schema.Data, data_root: Path | None) -> Listing:
             f"{settings.dataset}: no usable image in {root}{where_all_are(listing.problems)}", listing.problems
         )
     listing = replace(with_split_file(listing, settings.split, data_root), reading=reading_of(settings))
-    return _limited(listing, settings.limit, settings.split.seed)
+    listing = _limited(listing, settings.limit, settings.split.seed)
+    return cut_into_tiles(listing, settings.cache_size) if settings.fit == "tile" else listing
 
 
 def generated_indices(settings: schema.Scenes | schema.Volumes) -> list[int]:

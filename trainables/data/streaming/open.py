@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretune.search_spaces import schema
+from pretune.trainables.data.decode import Palettes, decode
 from pretune.trainables.data.errors import printable
 from pretune.trainables.data.image_set import ImageSet, Progress
 from pretune.trainables.data.listing import Columns, Entry, EntryNames, Listing, refuse_bad_files
@@ -21,6 +22,7 @@ from pretune.trainables.data.sets.parquet import Reader, Shards
 from pretune.trainables.data.sets.present import labels_of, marks_of, tests_of
 from pretune.trainables.data.streaming.stream import Column, Recipe, Stream
 
+SAMPLE = 128  # images that are looked at before a study
 CHECKED = 256  # images of one step of the pass that finds bad files
 
 
@@ -62,8 +64,36 @@ def open_streamed(settings: schema.Data, listing: Listing, digest: str, cache: P
         label_names=tuple(map(printable, listing.label_names)),
         parts=marks_of(entries, 0),
         groups=marks_of(entries, 1),
+        transparent=_transparent(digest, cache),
         stream=stream,
     )
+
+
+def look_at_sample(settings: schema.Data, listing: Listing, digest: str, cache: Path) -> None:
+    """Look at some images before a study: their names are remembered where part of them is laid over black.
+
+    Raises DataError where palettes of masks differ. Damaged files are reported when they come.
+    """
+    recipe = Recipe(listing.entries, replace(listing, entries=()), settings.cache_size, settings.fit)
+    rows = np.unique(np.linspace(0, len(listing.entries) - 1, SAMPLE).astype(np.int64))
+    entries = [listing.entries[int(row)] for row in rows]
+    unpack, palettes, transparent = recipe.opener(entries), Palettes(listing), []
+    for entry in entries:
+        found = decode(entry, listing, unpack, recipe.size, recipe.fit)
+        palettes.check(entry, found.palette)
+        transparent += [entry.name] * found.transparent
+    if transparent:
+        cache.mkdir(parents=True, exist_ok=True)
+        _write_whole(_sample_file(digest, cache), json.dumps(transparent))
+
+
+def _transparent(digest: str, cache: Path) -> tuple[str, ...]:
+    file = _sample_file(digest, cache)
+    return tuple(map(printable, json.loads(file.read_text(encoding="utf-8")))) if file.exists() else ()
+
+
+def _sample_file(digest: str, cache: Path) -> Path:
+    return cache / f"{digest}.transparent.json"
 
 
 def usable_rows(
@@ -76,9 +106,7 @@ def usable_rows(
     file = cache / f"{digest}.usable.json"
     if not file.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(_find_bad(settings, listing, progress)), encoding="utf-8")
-        os.replace(part, file)
+        _write_whole(file, json.dumps(_find_bad(settings, listing, progress)))
     bad = {int(row): problems for row, problems in json.loads(file.read_text(encoding="utf-8")).items()}
     good = np.setdiff1d(np.arange(len(listing.entries)), np.array(list(bad), np.int64))
     skipped = (*listing.problems, *(problem for problems in bad.values() for problem in problems))
@@ -99,3 +127,10 @@ def _find_bad(settings: schema.Data, listing: Listing, progress: Progress | None
             if progress is not None:
                 progress(int(rows[-1]) + 1, count)
     return bad
+
+
+def _write_whole(file: Path, text: str) -> None:
+    """Under its name only once it is whole: others may read it at any time."""
+    part = file.with_suffix(f".{os.getpid()}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, file)

@@ -37,7 +37,7 @@ class Batch(NamedTuple):
     """Some images, in the order asked for."""
 
     indices: Indices  # (B,)
-    images: NDArray[np.uint8]  # (B, S, S, 3)
+    images: NDArray[np.uint8]  # (B, S, S, C)
     masks: NDArray[np.uint8] | None  # (B, S, S)
 
 
@@ -76,11 +76,15 @@ class Recipe:
                 batch.masks[row] = found.mask
         return batch, problems
 
+    @property
+    def channels(self) -> int:
+        return self.listing.reading.channels or 3
+
     def black(self, indices: Indices) -> Batch:
         """A batch to be filled."""
         square = (len(indices), self.size, self.size)
         masks = None if self.listing.mask_values is None else np.zeros(square, np.uint8)
-        return Batch(indices, np.zeros((*square, 3), np.uint8), masks)
+        return Batch(indices, np.zeros((*square, self.channels), np.uint8), masks)
 
     def opener(self, entries: Sequence[Entry]) -> Callable[[Path], Pack] | None:
         """Opens files of many images; of Parquet shards, the rows of `entries` are read at once, in storage order."""
@@ -163,7 +167,7 @@ class Stream:
         logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of every epoch
         if self._sent is None:
             self._sent = ray.put(self.recipe)
-        per_image = self.recipe.size**2 * (3 + (self.recipe.listing.mask_values is not None))
+        per_image = self.recipe.size**2 * (self.recipe.channels + (self.recipe.listing.mask_values is not None))
         announced = sum(map(len, orders))
         task = self._window or min(TASK_BYTES // per_image, announced // (TASKS * self._processes))
         task = max(SMALLEST, task)
@@ -214,7 +218,7 @@ class Column:
     @property
     def shape(self) -> tuple[int, ...]:
         size = self.stream.recipe.size
-        return (len(self), size, size) if self.masks else (len(self), size, size, 3)
+        return (len(self), size, size) if self.masks else (len(self), size, size, self.stream.recipe.channels)
 
     def __len__(self) -> int:
         return len(self.stream)

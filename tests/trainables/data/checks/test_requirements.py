@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,16 @@ def test_what_is_missing_is_named_with_what_there_is_and_a_way(settings: Any, ex
     (sentence,) = unmet_of(settings, BARE)
     assert sentence.startswith(f"{expected}, and data.mine (image-folder) has none; ")
     assert unmet_of(settings, ALL) == []
+
+
+def test_weights_are_of_classes_that_there_are() -> None:
+    named = dataclasses.replace(ALL, classes=("ground", "leaf", "spot"))
+    (sentence,) = unmet_of(finetune(loss="focal", class_weights={"leef": 2.0, "leaf": 3.0}), named)
+    assert sentence == (
+        "finetune.class_weights names 'leef', and the classes of data.mine (image-folder) are ground, leaf, spot; use "
+        "their names"
+    )
+    assert unmet_of(finetune(loss="focal", class_weights={"leaf": 3.0}), named) == []
 
 
 @pytest.mark.parametrize(

@@ -321,3 +321,12 @@ def test_an_interrupted_epoch_goes_on_at_the_right_image(one_cpu: None, tmp_path
         run(stream, "cut")
     assert run(stream, "last", tmp_path / "cut" / STATE) == run(held, "whole")
     stream.close()
+
+
+@pytest.mark.parametrize("source", ["streaming", "resident"])
+def test_transparent_images_are_told_from_both_sources(tmp_path: Path, source: str) -> None:
+    root = folder(tmp_path / "d", 6)
+    with Image.open(root / "images" / "003.png") as image:
+        image.putalpha(100)
+        image.save(root / "images" / "003.png")
+    assert opened(settings_of(root, source=source), tmp_path / "cache").transparent == ("003",)

@@ -1,0 +1,181 @@
+"""The answer of a study in one sentence: what is shown, how large it is, what it means, and what would settle it.
+
+"Shown" is said by the tests that mark the tables alone: Holm over the comparisons with the baseline, or over the pairs
+of a column. Replicates without a value stand in the same sentence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import replace
+
+import pandas
+
+from pretune.analysis.digits import in_unit, number
+from pretune.analysis.load.replicates import FINISHED, independent_values, replicate_results, runs_expected
+from pretune.analysis.load.results import StudyHeader
+from pretune.analysis.questions.differences import Difference, Differences, differences
+from pretune.analysis.questions.tables import Table, build_table
+from pretune.analysis.statistics import ALPHA, seeds_needed
+from pretune.analysis.text.answer import answer
+from pretune.analysis.text.grids import difference_digits
+
+_POWER = 0.8
+
+
+def headline(results: pandas.DataFrame, header: StudyHeader, metric: str) -> str:
+    """One sentence: the first of `answer` where no direction is better or nothing has finished. Raises ResultsError."""
+    definition = header.definition(metric)
+    means = _means(results, header, metric)
+    if definition.direction is None or not means:
+        return answer(results, header, metric)[0]
+    sign = 1 if definition.direction == "maximize" else -1
+    if header.report.baseline:
+        said = _against_baseline(results, header, metric, means, sign)
+    else:
+        said = _among_cells(results, header, metric, means, sign)
+    return f"{said}{_missing(results, header, metric)}."
+
+
+def _means(results: pandas.DataFrame, header: StudyHeader, metric: str) -> dict[str, float]:
+    found = replicate_results(results, header, metric)
+    values = {label: list(independent_values(part).values()) for label, part in found.items()}
+    return {label: sum(part) / len(part) for label, part in values.items() if part}
+
+
+def _missing(results: pandas.DataFrame, header: StudyHeader, metric: str) -> str:
+    """'; 3 of 24 replicates have no value (2 diverged, 1 not run)'."""
+    expected = runs_expected(header, metric) * len(header.cells)
+    found = [run for runs in replicate_results(results, header, metric).values() for run in runs]
+    known = sum(math.isfinite(run.value) for run in found)
+    if known >= expected:
+        return ""
+    ends = Counter(
+        "no score" if run.outcome == "finished" else run.outcome for run in found if not math.isfinite(run.value)
+    )
+    ends += Counter({"not run": max(0, expected - len(found))})
+    return f"; {expected - known} of {expected} replicates have no value ({_listed(ends)})"
+
+
+def _failed(results: pandas.DataFrame, header: StudyHeader, metric: str) -> dict[str, str]:
+    """Cell -> '2 of its 5 replicates failed', of those with any: they may be the ones that would have scored worst."""
+    said = {}
+    for label, runs in replicate_results(results, header, metric).items():
+        if count := sum(run.outcome != FINISHED for run in runs):
+            said[label] = f"{count} of its {len(runs)} replicates failed, and may be those that would have scored worst"
+    return said
+
+
+def _listed(ends: Counter[str]) -> str:
+    return ", ".join(f"{count} {end}" for end, count in ends.items())
+
+
+# --------------------------------------------------------------------------------------------------- with a baseline
+
+
+def _against_baseline(
+    results: pandas.DataFrame, header: StudyHeader, metric: str, means: dict[str, float], sign: int
+) -> str:
+    table, failed = differences(results, header, metric), _failed(results, header, metric)
+    if not table.rows:
+        return f"Not answered: no cell can be compared with the baseline {table.baseline}"
+    shown = [row for row in table.rows if row.p_holm < ALPHA]
+    above = [row for row in shown if sign * row.difference > 0]
+    better = [row for row in above if row.cell not in failed]
+    if above and not better:
+        row = max(above, key=lambda one: sign * one.difference)
+        return f"Not settled: {_improvement(row, table, means, header, metric)}, but {failed[row.cell]}"
+    if better:
+        row = max(better, key=lambda one: sign * one.difference)
+        of = f"; {len(better)} of {len(table.rows)} comparisons show an improvement" if len(table.rows) > 1 else ""
+        return f"Shown: {_improvement(row, table, means, header, metric)}{of}"
+    if len(shown) == len(table.rows):
+        row = min(shown, key=lambda one: abs(one.difference))
+        worse = _improvement(row, table, means, header, metric)
+        return f"Shown: nothing is better than the baseline {table.baseline}; the closest, {worse}"
+    row = max(table.rows, key=lambda one: sign * one.difference)
+    worse = f", and {len(shown)} of {len(table.rows)} comparisons show less" if shown else ""
+    closest = _improvement(row, table, means, header, metric)
+    return (
+        f"Not answered: nothing is shown to be better than the baseline {table.baseline}{worse}; the best, {closest}, "
+        f"and {_seeds(row, len(table.rows))}"
+    )
+
+
+def _improvement(row: Difference, table: Differences, means: dict[str, float], header: StudyHeader, metric: str) -> str:
+    """'a=x has test/jaccard 0.75, 0.17 above the baseline a=y (95 % interval 0.14 to 0.20, 3 paired seeds) ...'."""
+    digits = difference_digits(table)
+    mean = in_unit(means[row.cell], digits, table.percent)
+    side = "above" if row.difference >= 0 else "below"
+    size = number(abs(row.difference), digits, table.percent) + (" points" if table.percent else "")
+    what = "pretrainings" if header.pretrainings < header.replicates else "seeds"
+    doubt = f"{row.n} paired {what}"
+    if math.isfinite(row.low):
+        low, high = (number(bound, digits, table.percent, sign=True) for bound in (row.low, row.high))
+        doubt = f"95 % interval of the difference {low} to {high}, {doubt}"
+    means_so = _in_practice(row, means, header, metric)
+    return f"{row.cell} has {metric} {mean}, {size} {side} {row.baseline} ({doubt}){means_so}"
+
+
+def _in_practice(row: Difference, means: dict[str, float], header: StudyHeader, metric: str) -> str:
+    """The share that this closes of what the baseline lacks to a perfect score, in words."""
+    definition = header.definition(metric)
+    if definition.unit != "fraction" or definition.direction != "maximize" or row.p_holm >= ALPHA:
+        return ""
+    lacking = 1 - (means[row.cell] - row.difference)
+    if row.difference <= 0 or lacking <= 0:
+        return ""
+    return f", which closes {100 * row.difference / lacking:.0f} % of what that lacks to 1"
+
+
+def _seeds(row: Difference, comparisons: int) -> str:
+    """The number of seeds that would show a difference of this size, in Holm's first step."""
+    if not (row.std > 0) or row.difference == 0:
+        return "no spread is known from which to say how many seeds would show a difference"
+    try:
+        n = f"about {seeds_needed(row.difference, row.std, _POWER, ALPHA / comparisons):,} seeds"
+    except ValueError:
+        n = "more than a million seeds"
+    return f"if that is the difference, {n} show it in 80 % of studies"
+
+
+# ------------------------------------------------------------------------------------------------ without a baseline
+
+
+def _among_cells(
+    results: pandas.DataFrame, header: StudyHeader, metric: str, means: dict[str, float], sign: int
+) -> str:
+    """The cell of the best mean against all others, as the marks of a table of one column."""
+    names = tuple(header.factors)
+    alone = replace(header, report=replace(header.report, rows=names, columns=()), published=())
+    table = build_table(results, alone, metric)
+    best = max(means, key=lambda label: sign * means[label])
+    levels = next(cell.levels for cell in header.cells if cell.label == best)
+    rivals = _rivals(table)
+    if len(means) < 2 or rivals is None:
+        return f"Not answered: {best} has {metric} {means[best]:.3f}, and nothing can be compared with it"
+    beside = replace(header, report=replace(header.report, baseline=dict(levels)))
+    rows = differences(results, beside, metric)
+    others = len(means) - 1
+    row = max(rows.rows, key=lambda one: sign * one.difference)
+    closest = f"the closest, {_improvement(row, rows, means, header, metric)}"
+    if not rivals:
+        value = in_unit(means[best], difference_digits(rows), rows.percent)
+        said = f"{best} is better in {metric} ({value}) than each of the {others} others; {closest}"
+        failed = _failed(results, header, metric).get(best)
+        return f"Not settled: {said}, but {failed}" if failed else f"Shown: {said}"
+    said = f"Not answered: {best} has the best mean, but {rivals} of the {others} other cells are not shown to be worse"
+    return f"{said}; {closest}, and {_seeds(row, others * (others + 1))}"
+
+
+def _rivals(table: Table) -> int | None:
+    """The number of cells that are not shown to be worse than another; None where none could be tested."""
+    marks = [mark for row, best in zip(table.rivals, table.best, strict=True) for mark in _others(row, best)]
+    if not marks or all(mark is None for mark in marks):
+        return None
+    return sum(mark is not False for mark in marks)
+
+
+def _others(row: tuple[bool | None, ...], best: tuple[bool, ...]) -> list[bool | None]:
+    return [mark for mark, is_best in zip(row, best, strict=True) if not is_best]

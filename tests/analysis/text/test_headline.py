@@ -1,0 +1,105 @@
+"""One sentence: what is shown, and nothing that is not."""
+
+import math
+
+import numpy as np
+import pytest
+from studies import JACCARD, write_study
+
+from pretune.analysis import load, load_header
+from pretune.analysis.text.headline import headline
+
+NAN = math.nan
+FACTORS = {"a": ["x", "y", "z"]}
+X, Y, Z = [0.50, 0.51, 0.52], [0.70, 0.712, 0.72], [0.49, 0.52, 0.51]
+
+
+def said(folder, x, y, z, metric=JACCARD, **report):
+    write_study(folder, {"a=x": x, "a=y": y, "a=z": z}, FACTORS, metrics=(metric,), **report)
+    return headline(load(folder), load_header(folder), metric)
+
+
+def test_an_improvement_on_the_baseline_is_shown_with_its_size_interval_and_meaning(tmp_path):
+    """y is 0.2, 0.202 and 0.2 above x: mean 0.2007, std 0.00115, t interval ± 4.303 x 0.00115 / sqrt 3 = 0.0029; the
+    baseline lacks 0.49 to 1, of which this closes 41 %."""
+    text = said(tmp_path, X, Y, Z, baseline={"a": "x"})
+    assert text.startswith("Shown: a=y has test/jaccard 0.71")
+    assert text.endswith(
+        "3 paired seeds), which closes 41 % of what that lacks to 1; 1 of 2 comparisons show an improvement."
+    )
+    low, high = (float(part) for part in text.split("difference ")[1].split(",")[0].split(" to "))
+    assert (low, high) == pytest.approx((0.1978, 0.2035), abs=6e-4)
+
+
+def test_where_nothing_is_shown_the_seeds_that_would_show_it_are_named(tmp_path):
+    text = said(tmp_path, X, [0.51, 0.50, 0.54], Z, baseline={"a": "x"})
+    assert text.startswith("Not answered: nothing is shown to be better than the baseline a=x; the best, a=y has ")
+    assert "if that is the difference, about " in text
+    assert "seeds show it in 80 % of studies" in text
+
+
+def test_missing_replicates_stand_in_the_same_sentence(tmp_path):
+    text = said(tmp_path, X, Y, [0.5, NAN, NAN], baseline={"a": "x"})
+    assert text.startswith("Shown: a=y")
+    assert text.endswith("; 2 of 9 replicates have no value (2 diverged).")
+
+
+def test_a_cell_that_lost_replicates_is_not_shown_to_be_better(tmp_path):
+    y = [0.70, 0.711, 0.72, NAN]
+    text = said(tmp_path, [*X, 0.5], y, [*Z, 0.5], baseline={"a": "x"})
+    assert text.startswith("Not settled: a=y has ")
+    assert "but 1 of its 4 replicates failed, and may be those that would have scored worst" in text
+    text = said(tmp_path, [*X, 0.5], y, [0.3, 0.31, 0.32, 0.3])
+    assert text.startswith("Not settled: a=y is better in test/jaccard")
+
+
+def test_without_a_baseline_the_best_is_compared_with_all_others(tmp_path):
+    text = said(tmp_path, X, Y, [0.30, 0.311, 0.32])
+    assert text.startswith("Shown: a=y is better in test/jaccard (0.7")
+    assert "than each of the 2 others; the closest, a=x has " in text
+    text = said(tmp_path, X, [0.5, 0.53, 0.52], Z)
+    assert text.startswith("Not answered: a=y has the best mean, but 2 of the 2 other cells are not shown to be worse")
+
+
+def test_a_lower_loss_is_the_better_one(tmp_path):
+    text = said(tmp_path, Y, X, Y, "val/pretext_loss", baseline={"a": "x"})
+    assert text.startswith("Shown: a=y has val/pretext_loss 0.5")
+    assert "below a=x" in text
+    assert "closes" not in text
+
+
+@pytest.mark.parametrize(
+    ("scores", "start"),
+    [
+        ({"a=x": [0.5], "a=y": [0.6]}, "Not answered: a=y has test/jaccard 0.600, and nothing can be compared with it"),
+        ({"a=x": [NAN], "a=y": [NAN]}, "No replicate has finished with a value of test/jaccard yet"),
+        ({"a=x": [0.5] * 3, "a=y": [0.6] * 3}, "Not answered: a=y has test/jaccard 0.600"),
+    ],
+)
+def test_where_nothing_can_be_tested_nothing_is_shown(tmp_path, scores, start):
+    write_study(tmp_path, scores, {"a": ["x", "y"]})
+    text = headline(load(tmp_path), load_header(tmp_path), JACCARD)
+    assert text.startswith(start)
+    assert "Shown" not in text
+
+
+def test_the_other_ways_to_end(tmp_path):
+    """All worse than the baseline; a baseline without values; one paired seed, of which no spread is known."""
+    text = said(tmp_path, Y, X, [0.30, 0.31, 0.32], baseline={"a": "x"})
+    assert text.startswith("Shown: nothing is better than the baseline a=x; the closest, a=y has ")
+    text = said(tmp_path, [NAN] * 3, X, Y, baseline={"a": "x"})
+    assert text.startswith("Not answered: no cell can be compared with the baseline a=x; 3 of 9 replicates have no")
+    text = said(tmp_path, [0.5], [0.6], [0.4], baseline={"a": "x"})
+    assert "no spread is known from which to say how many seeds would show a difference" in text
+
+
+@pytest.mark.parametrize("baseline", [{}, {"a": "x"}])
+def test_shown_is_said_in_five_percent_of_studies_without_any_difference(tmp_path, baseline):
+    """Three equal cells, paired, three seeds; 20 studies, up to three standard errors."""
+    generator, claims = np.random.default_rng(0), 0
+    said(tmp_path, X, Y, Z, baseline=baseline)
+    results, header = load(tmp_path), load_header(tmp_path)
+    for _ in range(20):
+        drawn = results.assign(value=0.5 + 0.01 * generator.normal(size=9))
+        claims += headline(drawn, header, JACCARD).startswith("Shown")
+    assert claims / 20 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 20)
