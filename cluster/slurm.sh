@@ -18,6 +18,10 @@ set -euo pipefail
 study=${1:?give a study file}
 shift
 
+# Where nodes have several networks, the one by which all reach each other (`ip -br address`); stages on several workers
+# hang or fail on another.
+# export NCCL_SOCKET_IFNAME=ib0 GLOO_SOCKET_IFNAME=ib0
+
 # source .venv/bin/activate        # or: module load ...
 
 patience=${PRETUNE_START_SECONDS:-300} # for all nodes to join
@@ -44,7 +48,13 @@ fail() {
 }
 
 asked='' driver='' steps=()
-trap 'kill "${steps[@]}" 2> /dev/null || true' EXIT
+clean_up() { # Ray on all nodes, then its sockets and logs there
+    trap '' TERM
+    kill "${steps[@]}" 2> /dev/null || true
+    wait "${steps[@]}" 2> /dev/null || true
+    srun --nodes="${#nodes[@]}" --ntasks="${#nodes[@]}" --overlap rm -rf "$RAY_TMPDIR" || true
+}
+trap clean_up EXIT
 trap 'asked=1; [[ -z $driver ]] || kill -TERM "$driver"' TERM
 
 srun --nodes=1 --ntasks=1 --overlap --nodelist="${nodes[0]}" "${ray[@]}" --head \

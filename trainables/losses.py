@@ -175,7 +175,7 @@ def _log_likelihood(logits: Tensor, target: Tensor, ignore: int) -> Tensor:
 
 
 def _counted(target: Tensor, ignore: int, weights: Tensor | None) -> Tensor:
-    """How much each pixel counts (B, H, W): whether it does, or the weight of its class."""
+    """Weight of each pixel (B, H, W): whether it does, or the weight of its class."""
     valid = target != ignore
     return valid if weights is None else weights.to(target.device)[_labels(target, ignore).squeeze(1)] * valid
 

@@ -73,7 +73,7 @@ class Limited:
 
 
 def limited(call: Callable[[], Any], seconds: float) -> Any:
-    """What the call answers or raises. Raises TimeoutError, and leaves the call to itself, after so many seconds."""
+    """Return or raise what the call does. Raises TimeoutError, and leaves the call to itself, after so many seconds."""
     ended: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
     def run() -> None:

@@ -205,7 +205,7 @@ def compare(model: Model, exported: Logits, shown: CheckImages) -> Check:
 
 
 def config_of(model: Model, traced: Traced, stride: int) -> dict[str, Any]:
-    """What it takes to feed the network and to read what it gives; an ONNX file has it as its metadata."""
+    """Settings that feed the network and name its outputs; an ONNX file has it as its metadata."""
     reading = model.reading
     given: dict[str, Any] = {
         "cache_size": model.cache_size,

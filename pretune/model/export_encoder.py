@@ -1,6 +1,6 @@
 """`pretune export --encoder-only`: the fine-tuned encoder under the tensor names that torchvision or timm give it.
 
-own            as Pretune names them; config.json says how to build it
+own            as Pretune names them, of any encoder; network.py computes its feature maps with torch alone
 torchvision    of a ResNet with ImageNet's stem: torchvision.models.resnetN without its classifier
 timm           of such a ResNet, or of a timm backbone: timm.create_model(NAME, num_classes=0)
 
@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pretune.errors import ModelError
-from pretune.model.check_images import check_images
-from pretune.model.export import Exported
+from pretune.model.check_images import check_images, generated_images
+from pretune.model.export import Exported, stride_of
 from pretune.model.model_card import model_card
 from pretune.model.predict import Model, load_model
+from pretune.model.trace import source, trace
 from pretune.trainables.models import resnet, timm_unet
 
 FEATURES = 1e-3  # largest difference of a feature, relative to the largest feature
@@ -30,7 +31,8 @@ FEATURES = 1e-3  # largest difference of a feature, relative to the largest feat
 _LOADING = {
     "own": """\
 from safetensors.torch import load_file
-encoder.load_state_dict(load_file("{file}"))   # as config.json says: pretune.trainables.models.table.build_encoder""",
+from network import network   # network.py; needs torch alone
+maps = network(load_file("{file}"), images)   # a list of feature maps, the finest first""",
     "torchvision": """\
 import torch, torchvision
 from safetensors.torch import load_file
@@ -55,6 +57,11 @@ class Named(NamedTuple):
     mean: list[float]  # what the library's model wants subtracted from images in [0, 1], and
     std: list[float]  # what it wants them divided by
 
+    @property
+    def plain(self) -> bool:
+        """Whether images in [0, 1] are what it wants."""
+        return not any(self.mean) and all(value == 1 for value in self.std)
+
 
 def export_encoder(study: Path, out: Path, keys: str, cache: Path) -> Exported:
     """Write the encoder of a study's best model to `out` as encoder.safetensors, checked, with its card.
@@ -73,23 +80,37 @@ def export_encoder(study: Path, out: Path, keys: str, cache: Path) -> Exported:
         save_file(named.state, path)
     except OSError as error:
         raise ModelError(f"{out} cannot be written ({error.strerror}): choose another folder with --out") from error
+    written = {}
+    if keys == "own":
+        stride = stride_of(model)
+        graph = trace(encoder, generated_images(model, 2), stride)
+        written["network.py"] = source(graph, stride, "its feature maps, a list, the finest first")
+        named = named._replace(features=_by_source(written["network.py"], path))
     sentence = _checked(model, encoder, named, path, cache)
     loading = _LOADING[keys].format(file=path.name, name=named.name, strict=named.strict)
     what = f"the encoder's tensors under {keys} names" if keys != "own" else "the encoder's tensors"
-    card = model_card(model, study, path.name, sentence, what, _use(loading, named))
+    use = _use(loading, named, "RGB images" if len(model.shape) == 3 else "Grey volumes")
     config = {"encoder": model.card["model"], "keys": keys, "name": named.name, "mean": named.mean, "std": named.std}
-    (out / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-    (out / "README.md").write_text(card, encoding="utf-8")
-    return Exported((path, out / "config.json", out / "README.md"), sentence)
+    written["config.json"] = json.dumps(config, indent=1)
+    written["README.md"] = model_card(model, study, path.name, sentence, what, use)
+    for name, text in written.items():
+        (out / name).write_text(text, encoding="utf-8")
+    return Exported((path, *(out / name for name in written)), sentence)
+
+
+def _by_source(text: str, weights: Path) -> Callable[[Tensor], Tensor]:
+    """The last feature map as network.py computes it from the file beside it."""
+    made: dict[str, Any] = {}
+    exec(text, made)
+    return lambda images: torch.as_tensor(made["network"](load_file(weights), images)[-1])
 
 
 @torch.no_grad()
 def _checked(model: Model, encoder: nn.Module, named: Named, path: Path, cache: Path) -> str:
     """Features of the library's model from the file just written, beside ours. Raises ModelError where they differ."""
     images, what = check_images(model, cache)
-    shape = (1, 3, 1, 1)
     ours = encoder(images)[-1]
-    theirs = named.features((images - torch.tensor(named.mean).view(shape)) / torch.tensor(named.std).view(shape))
+    theirs = named.features(images if named.plain else _normalised(images, named))
     largest = float((ours - theirs).abs().max() / ours.abs().max().clamp(min=1e-12))
     if not largest <= FEATURES:
         path.unlink()
@@ -99,12 +120,16 @@ def _checked(model: Model, encoder: nn.Module, named: Named, path: Path, cache: 
     return f"checked: {named.name} gives the same features on {what}, within {largest:.1e} of the largest"
 
 
-def _use(loading: str, named: Named) -> str:
-    normal = named.mean == [0.0] * 3 and named.std == [1.0] * 3
-    scale = (
-        "in [0, 1], with no further normalisation" if normal else f"normalised by mean {named.mean}, std {named.std}"
-    )
-    return f"RGB images {scale}.\n\n```python\n{loading}\n```"
+def _normalised(images: Tensor, named: Named) -> Tensor:
+    mean, std = (torch.tensor(values)[:, None, None] for values in (named.mean, named.std))
+    return (images - mean) / std
+
+
+def _use(loading: str, named: Named, kind: str) -> str:
+    scale = "in [0, 1], with no further normalisation"
+    if not named.plain:
+        scale = f"normalised by mean {named.mean}, std {named.std}"
+    return f"{kind} {scale}.\n\n```python\n{loading}\n```"
 
 
 # ------------------------------------------------------------------------------------------------------------ names

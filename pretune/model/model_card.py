@@ -73,7 +73,7 @@ def model_card(
 
 
 def _steps(config: Mapping[str, Any] | None) -> list[str]:
-    """What predict.py does, for those who write it in another language."""
+    """Steps of predict.py, for those who write it in another language."""
     if config is None or not config["steps"]:
         return []
     steps = [f"{number}. {step}" for number, step in enumerate(config["steps"], 1)]

@@ -40,7 +40,7 @@ Mask = NDArray[np.uint8]
 
 
 class Prediction(NamedTuple):
-    """What a model makes of one image of `height` x `width` px."""
+    """Mask and probabilities of one image of `height` x `width` px."""
 
     mask: Mask  # (height, width) class indices
     probabilities: NDArray[np.float32]  # (classes, height, width), the softmax of the logits

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class _Kind(NamedTuple):
-    """What differs between the formats."""
+    """Parts of the script that differ between the formats."""
 
     libraries: str  # to be installed, beside NumPy and Pillow
     imports: str

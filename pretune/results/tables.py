@@ -126,7 +126,7 @@ def shown_values(use: ReplicatePlan, stage: Stage) -> str:
 
 
 def parameters(use: ReplicatePlan, name: str, stage: Stage) -> Row:
-    """What tells a stage run from others of its study, in the words of results.parquet."""
+    """Return what tells a stage run from others of its study, in the words of results.parquet."""
     seed = use.replicate.finetune if stage.kind == "finetune" else use.replicate.pretrain
     levels = {f"factor.{factor}": level for factor, level in use.cell.levels.items()}
     chosen = readable(use.cell, values_reaching(use, stage))

@@ -1,4 +1,4 @@
-"""What a bucket holds at the start of a study, in few requests: one listing, and the markers of many entries at once.
+"""Index of a bucket at the start of a study, in few requests: one listing, and the markers of many entries at once.
 
     <bucket>/index/<uuid>.jsonl.gz     a marker a line, of entries that some driver had to read one by one
 

@@ -79,7 +79,7 @@ class Polynomial(Settings):
     """(1 - progress)^power from the end of the warm-up on: segmentation's habit since DeepLab (Chen et al. 2018)."""
 
     name: Literal["polynomial"]
-    power: PositiveFloat = 0.9
+    power: PositiveFloat = 0.9  # of the fall of the rate; 1 is linear
     warmup_epochs: NonNegativeInt = 0
 
 

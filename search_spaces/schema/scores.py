@@ -38,6 +38,7 @@ PIXELS = "all pixels of the split in one confusion matrix"
 CLASSES = PIXELS + ", then the mean over the classes that occur"
 COMMONEST = "the most frequent class everywhere: metrics.segmentation.most_frequent_class"
 _THRESHOLDS = CLASSES + " and over thresholds 0.5 to 0.95"
+_ONE_IMAGE = "not known: it depends on how classes share the images"
 _ONE_CLASS = "0 for one class everywhere, in images of more than one"
 
 
@@ -50,6 +51,7 @@ class ExtraSettings(Settings):
     boundary_tolerance: Annotated[float, Field(ge=0, le=0.1)] | None = (
         None  # also score boundary_f1: share of the image diagonal within which boundary pixels match (0.0075)
     )
+    image_scores: Literal[True] | None = None  # also score jaccard_images and dice_images: means over images
 
 
 class ExtraScores(NamedTuple):
@@ -74,5 +76,19 @@ EXTRA_SCORES = {
         "SPLIT/boundary_f1/CLASS": MetricDefinition(
             "maximize", "fraction", 0, 1, "mean over the images in which the class occurs", _ONE_CLASS,
             "F1 of the boundary pixels of one class"),
+    }),
+    "image_scores": ExtraScores(True, {
+        "SPLIT/jaccard_images": MetricDefinition(
+            "maximize", "fraction", 0, 1, "mean over the classes that occur in an image, then over images", _ONE_IMAGE,
+            "intersection over union of single images"),
+        "SPLIT/jaccard_images/CLASS": MetricDefinition(
+            "maximize", "fraction", 0, 1, "mean over the images in which the class occurs", _ONE_IMAGE,
+            "intersection over union of one class in single images"),
+        "SPLIT/dice_images": MetricDefinition(
+            "maximize", "fraction", 0, 1, "mean over the classes that occur in an image, then over images", _ONE_IMAGE,
+            "Dice of single images"),
+        "SPLIT/dice_images/CLASS": MetricDefinition(
+            "maximize", "fraction", 0, 1, "mean over the images in which the class occurs", _ONE_IMAGE,
+            "Dice of one class in single images"),
     }),
 }  # fmt: skip

@@ -144,6 +144,29 @@ def test_on_aws_nodes_get_what_pretune_needs_in_the_tested_versions() -> None:
     assert any("install -y nfs-common" in command for command in config["setup_commands"])
 
 
+def test_on_aws_a_node_whose_image_has_these_versions_installs_nothing() -> None:
+    install = next(command for command in read(AUTOSCALER[0])["setup_commands"] if "pip install" in command)
+    assert install.startswith("cmp --silent ~/constraints.txt ~/venv/installed.txt || ~/venv/bin/pip install ")
+    assert install.endswith(" && cp ~/constraints.txt ~/venv/installed.txt")
+
+
+def test_the_image_copies_what_is_there_and_nothing_else_reaches_its_builder() -> None:
+    lines = (TOP / "cluster" / "Dockerfile").read_text().replace("\\\n", "").splitlines()
+    copied = {name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]}
+    assert not {name for name in copied if not (TOP / name).exists()}
+    ignore = (TOP / ".dockerignore").read_text().splitlines()
+    assert {line[1:] for line in ignore if line.startswith("!")} == copied
+    assert "*" in ignore
+    linked = {path.resolve().name for path in (TOP / "pretune").iterdir() if path.is_symlink()}
+    assert linked <= copied  # a link to what is not there would be copied in silence
+
+
+def test_the_image_gets_what_pretune_needs() -> None:
+    words = [sys.executable, str(TOP / "cluster" / "requirements.py")]
+    asked = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert asked == [*tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["dependencies"], "boto3"]
+
+
 def test_the_key_that_the_head_gets_is_no_users_own() -> None:
     assert read(TOP / "cluster" / "local.yaml")["auth"]["ssh_private_key"] == "~/.ssh/pretune-cluster"
 

@@ -77,6 +77,7 @@ def test_a_head_and_all_others_are_there_before_the_study_starts(tmp_path: Path)
     (tmp_path / "end").write_text("0")
     job.end(0)
     assert "getent ahostsv4 n1" in job.calls
+    assert job.calls[-1] == "srun --nodes=3 --ntasks=3 --overlap rm -rf /tmp/ray-4711"  # nothing stays on a node
     assert any("--nodelist=n3 getent" in call for call in job.calls)  # asked from another node
     head, others = (call for call in job.calls if call.startswith("ray start"))
     assert "--node-ip-address=10.0.0.1 --port=31110 --ray-client-server-port=31111" in head
@@ -87,7 +88,7 @@ def test_a_head_and_all_others_are_there_before_the_study_starts(tmp_path: Path)
     )
     assert all(call.endswith("drain=25 cpus=8") for call in (head, others))
     assert any("--nodes=2 --ntasks=2" in call and "--nodelist=n2,n3" in call for call in job.calls)
-    assert job.calls[-1] == "python -P -m pretune run study.yaml --address 10.0.0.1:31110 --root /shared/runs"
+    assert job.calls[-2] == "python -P -m pretune run study.yaml --address 10.0.0.1:31110 --root /shared/runs"
 
 
 def test_one_node_is_enough(tmp_path: Path) -> None:

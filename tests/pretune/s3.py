@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 METHODS = (b"GET ", b"PUT ", b"POST ", b"HEAD ", b"DELETE ")
+DELAYS = {"slow": 0.3, "far": 0.03}  # seconds; a bucket in another region is 30 ms away
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 REFUSED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 
@@ -21,7 +22,7 @@ def answer(status: bytes, body: bytes) -> bytes:
 
 
 class Proxy:
-    """Forwards TCP to `target`; every request meets the next of `fates`: ok, slow, cut, error or denied.
+    """Forwards TCP to `target`; every request meets the next of `fates`: ok, slow, far, cut, error or denied.
 
     cut: the first half of the first piece of the answer goes through, then the connection ends.
     """
@@ -69,8 +70,7 @@ class Proxy:
                     status, body = (b"503 Slow Down", SLOW_DOWN) if fate[0] == "error" else (b"403 Forbidden", REFUSED)
                     client.sendall(answer(status, body))
                     break
-                if fate[0] == "slow":
-                    time.sleep(0.3)
+                time.sleep(DELAYS.get(fate[0], 0.0))
                 upstream.sendall(data)
         end()
         client.close()

@@ -12,6 +12,7 @@ from torch import Tensor
 from pretune.search_spaces import schema
 from pretune.trainables.distributed import World
 from pretune.trainables.metrics.boundary import BoundaryScorer
+from pretune.trainables.metrics.images import ImageScorer
 from pretune.trainables.metrics.probabilities import ProbabilityScorer
 
 
@@ -29,6 +30,7 @@ class Scorer(Protocol):
 SCORERS: dict[str, Callable[[Any, Sequence[str], int, torch.device], Scorer]] = {
     "threshold_scores": ProbabilityScorer,
     "boundary_tolerance": BoundaryScorer,
+    "image_scores": ImageScorer,
 }
 
 Build = Callable[[Sequence[str], int, torch.device], Scorer]

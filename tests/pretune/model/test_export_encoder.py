@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,32 @@ def test_own_names_build_the_encoder_again(images: Tensor, tmp_path: Path) -> No
     encoder.load_state_dict(load_file(tmp_path / "out" / "encoder.safetensors"))
     with torch.no_grad():
         assert torch.equal(encoder(images)[-1], features_of(study, images)[-1])
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        ({"name": "unet", "widths": [4, 8]}, (3, 24, 40)),  # not the size of training
+        ({"name": "genesis-unet", "widths": [2, 4]}, (1, 8, 64, 64)),  # volumes, of that size alone
+    ],
+    ids=["images", "volumes"],
+)
+def test_an_encoder_of_any_model_runs_without_pretune(
+    model: dict[str, Any], shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    study = study_of(tmp_path / "study", **model)
+    if len(shape) == 4:
+        card = json.loads((study / "best" / "model.json").read_text())
+        card["data"] |= {"dataset": "volumes", "slices": shape[1]}
+        (study / "best" / "model.json").write_text(json.dumps(card))
+    export_encoder(study, tmp_path / "out", "own", tmp_path)
+    used = runpy.run_path(str(tmp_path / "out" / "network.py"))
+    inputs = torch.rand(2, *shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found = used["network"](load_file(tmp_path / "out" / "encoder.safetensors"), inputs)
+    assert isinstance(found, list)
+    for ours, theirs in zip(features_of(study, inputs), found, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
 
 
 @pytest.mark.parametrize(
