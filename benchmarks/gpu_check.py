@@ -449,7 +449,7 @@ def _first_loss(bench: Bench, world: World) -> float:
     whole_batch_norm(training.method, world, bench.device)
     rows = world.part(np.arange(bench.batch))
     batch = make_batch(training.method, training.feeds, rows, 3, 0, world)
-    return float(training.method(batch, 0.0)[0])
+    return float(training.method(batch, 0.0)[0].detach())
 
 
 PARTS: dict[str, tuple[Callable[[Bench], Iterator[Row]], float]] = {  # and its share of the time, minutes
