@@ -145,7 +145,7 @@ def lightly(a: argparse.Namespace, name: str) -> dict[str, Any]:
         dataset, batch_size=a.batch, shuffle=True, drop_last=True, num_workers=a.threads, persistent_workers=True
     )
     encoder = build_encoder(model_of(a.model))
-    model = lightly_methods.build_method(Backbone(encoder), encoder.widths[-1]).to(device)
+    model = lightly_methods.METHODS[name](Backbone(encoder), encoder.widths[-1]).to(device)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     laps, stamps = Laps(device), [now()]
     for _ in range(a.epochs):

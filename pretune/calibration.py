@@ -4,31 +4,48 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 from pretune.search_spaces import schema
 from pretune.search_spaces.stages import Stage
 
+if TYPE_CHECKING:
+    from torch import nn
+
 CALIBRATION_STEPS = 3
 
 
-def calibrate(stages: list[Stage], images: Callable[[schema.Data], int]) -> tuple[float, float, int]:
-    """Seconds of work on one worker, GPU hours and bytes of disk, from a few timed steps of each shape of stage.
+class Estimate(NamedTuple):
+    """Costs of stages."""
+
+    seconds: float  # of work on one worker
+    gpu_hours: float
+    disk_bytes: int
+    peak_bytes: dict[str, int]  # of a training step by kind of stage, the largest of its shapes; of all workers
+
+
+def calibrate(stages: list[Stage], images: Callable[[schema.Data], int]) -> Estimate:
+    """Costs from a few timed steps of each shape of stage.
 
     Steps are timed on this machine, on random pixels, with the stage's own model, batch and size; scoring is counted
     as forward passes. `images` says how many images a data set holds.
     """
-    rates: dict[str, tuple[float, float, int]] = {}
+    from pretune.trainables.sample_step import size_of
+
+    rates: dict[str, Costs] = {}
+    peaks: dict[str, int] = {}
     seconds, gpu_seconds, disk = 0.0, 0.0, 0
     for stage in stages:
-        key = f"{stage.kind} {stage.model} {_size(stage)} {getattr(stage.settings, 'batch_size', 0)}"
+        key = f"{stage.kind} {stage.model} {size_of(stage.settings)} {getattr(stage.settings, 'batch_size', 0)}"
         if key not in rates:
             rates[key] = _time_steps(stage)
-        per_step, per_image, weights = rates[key]
+        per_step, per_image, weights, memory = rates[key]
+        peaks[stage.kind] = max(peaks.get(stage.kind, 0), memory)
         steps, scored = _steps(stage, images(stage.data))
         cost = steps * per_step + scored * per_image
         seconds, disk = seconds + cost, disk + weights
         gpu_seconds += cost * stage.resources.workers * (stage.resources.gpus_each or 0.0)
-    return seconds, gpu_seconds / 3600, disk
+    return Estimate(seconds, gpu_seconds / 3600, disk, {kind: peak for kind, peak in peaks.items() if peak})
 
 
 def has_gpu() -> bool:
@@ -36,10 +53,6 @@ def has_gpu() -> bool:
     import torch
 
     return bool(torch.cuda.is_available())
-
-
-def _size(stage: Stage) -> int:
-    return stage.settings.views.size if isinstance(stage.settings, schema.Pretrain) else stage.settings.size
 
 
 def _steps(stage: Stage, n: int) -> tuple[int, int]:
@@ -63,56 +76,39 @@ def _steps(stage: Stage, n: int) -> tuple[int, int]:
     return settings.steps or per_epoch * (settings.epochs or 0), scored
 
 
-def _time_steps(stage: Stage) -> tuple[float, float, int]:
-    """Seconds per training step, seconds per scored image, bytes of weights."""
-    import numpy as np
+class Costs(NamedTuple):
+    """Costs of a shape of stage."""
+
+    per_step: float  # seconds
+    per_image: float  # seconds, scored
+    weights: int  # bytes
+    memory: int  # bytes at the peak of a training step, by formula; 0 where nothing is trained
+
+
+def _time_steps(stage: Stage) -> Costs:
     import torch
 
-    from pretune.trainables.loop import DataFeed, Lookup
-    from pretune.trainables.losses import LOSSES
-    from pretune.trainables.methods.protocol import Parts
-    from pretune.trainables.methods.table import build_method
-    from pretune.trainables.models.table import build_decoder, build_encoder, build_unet
-    from pretune.trainables.pretrain import make_batch
-    from pretune.trainables.views.regions import RegionBoxes
+    from pretune.trainables.memory import need_of
+    from pretune.trainables.models.table import build_encoder
+    from pretune.trainables.sample_step import optimizer_of, sample_step
 
     torch.set_num_threads(stage.resources.cpus)
-    settings, size, slices = stage.settings, _size(stage), schema.slices_of(stage.data)
-    batch = min(getattr(settings, "batch_size", 64), 64)
-    space, channels = ((size, size), 3) if slices is None else ((slices, size, size), 1)
-    pixels = torch.rand(batch, *space, channels).movedim(-1, 1)
+    settings = stage.settings
     if isinstance(settings, schema.Pretrain) and isinstance(settings.method, schema.Weights):
-        return 0.0, 0.0, sum(t.numel() * t.element_size() for t in build_encoder(stage.model).state_dict().values())
-    if isinstance(settings, schema.Pretrain):
-        parts = Parts(build_encoder(stage.model), lambda: build_decoder(stage.model), mask_classes=3, image_classes=10)
-        method = build_method(settings.method, settings.views, parts)
-        planes = np.zeros((batch, *space), np.uint8)
-        maps = {
-            "images": np.zeros((*planes.shape, channels), np.uint8),
-            "labels": np.zeros(batch, np.int64),
-            "masks": planes,
-        }
-        maps |= {"regions": planes.astype(np.uint16), "depth": planes.astype(np.float16)}
-        images: dict[str, Lookup] = {name: DataFeed(array, torch.device("cpu")) for name, array in maps.items()}
-        if slices is None:
-            images["region boxes"] = RegionBoxes(maps["regions"])
-        network: torch.nn.Module = method.encoder
-
-        def step() -> None:
-            method(make_batch(method, images, np.arange(batch), 0, 0), 0.0)[0].backward()  # type: ignore[no-untyped-call]
-    else:
-        unet = build_unet(stage.model, 3)
-        target = torch.zeros(batch, *space, dtype=torch.int64)
-        network = unet
-
-        def step() -> None:
-            LOSSES["dice"](unet(pixels), target).backward()  # type: ignore[no-untyped-call]
-
-    step()  # the first allocates and chooses kernels
-    per_step = _best_of(step) * getattr(settings, "batch_size", 64) / batch
+        return Costs(0.0, 0.0, _bytes(build_encoder(stage.model)), 0)
+    asked = getattr(settings, "batch_size", 64)
+    sample = sample_step(settings, stage.model, schema.slices_of(stage.data), min(asked, 64))
+    optimizer = optimizer_of(settings)
+    # the first step allocates and chooses kernels
+    need = need_of(sample.whole, optimizer, sample.step, sample.batch)
+    per_step = _best_of(sample.step) * asked / sample.batch
     with torch.no_grad():
-        per_image = _best_of(lambda: network(pixels)) / batch
-    return per_step, per_image, sum(t.numel() * t.element_size() for t in network.state_dict().values())
+        per_image = _best_of(lambda: sample.scored(sample.pixels)) / sample.batch
+    return Costs(per_step, per_image, _bytes(sample.scored), 0 if optimizer is None else need.of(asked))
+
+
+def _bytes(network: nn.Module) -> int:
+    return sum(t.numel() * t.element_size() for t in network.state_dict().values())
 
 
 def _best_of(work: Callable[[], object]) -> float:

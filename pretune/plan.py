@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import optuna
@@ -46,6 +46,7 @@ class Plan:
     disk_bytes: int | None
     warnings: tuple[str, ...]
     data: tuple[DataFacts, ...] = ()
+    peak_bytes: Mapping[str, int] = field(default_factory=dict)  # of a training step by kind of stage, with the costs
 
 
 def make_plan(

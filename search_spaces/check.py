@@ -16,6 +16,19 @@ from pydantic import BaseModel, ValidationError
 
 from pretune.search_spaces.document import KeyPath, Locations, Problem, did_you_mean, dotted, is_number
 
+NUMBERS = frozenset((int, float, type(None)))  # which a mapping holds for the most part
+ACCUMULATION = (
+    "gradients are not accumulated: batch norm, contrastive losses and dice take the whole batch at once; set "
+    "resources.*.workers to share a batch, or lower batch_size"
+)
+REFUSED = {  # settings of other tools that there are none of, with the reason
+    "accumulate": ACCUMULATION,
+    "accumulate_grad_batches": ACCUMULATION,
+    "accumulation_steps": ACCUMULATION,
+    "grad_accumulation": ACCUMULATION,
+    "gradient_accumulation": ACCUMULATION,
+    "gradient_accumulation_steps": ACCUMULATION,
+}
 BROKEN = ...  # stands in the settings for a value whose fault was reported before
 Checked = TypeVar("Checked", bound=BaseModel)
 
@@ -48,9 +61,13 @@ def problems_of(
 
 def _no_numbers(given: Any, taken: Any, path: KeyPath, locations: Locations) -> Iterator[Problem]:
     """Values that pydantic takes for a number and YAML 1.2 does not: true for 1, 010 for 10."""
-    if isinstance(given, Mapping):
+    if type(given) is dict or isinstance(given, Mapping):  # by far the fastest to tell first, here and below
         for key, value in given.items():
-            inner = taken.get(key) if isinstance(taken, Mapping) else getattr(taken, str(key), None)
+            if type(value) in NUMBERS:
+                continue
+            inner = taken.get(key) if isinstance(taken, dict | Mapping) else getattr(taken, str(key), None)
+            if type(value) is str and type(inner) not in NUMBERS:
+                continue
             yield from _no_numbers(value, inner, (*path, key), locations)
     elif isinstance(given, list | tuple) and isinstance(taken, list | tuple):
         for i, (value, inner) in enumerate(zip(given, taken, strict=False)):
@@ -124,7 +141,8 @@ def _problem(model: type[BaseModel], data: Mapping[str, Any], locations: Locatio
     path, kind = _path_in(data, error), error["type"]
     if kind == "extra_forbidden":
         known = _known_keys(model, error["loc"][:-1])
-        fix = elsewhere(model, path) or did_you_mean(str(error["loc"][-1]), known)
+        name = str(error["loc"][-1])
+        fix = REFUSED.get(name) or elsewhere(model, path) or did_you_mean(name, known)
         return locations.problem(path, "there is no such key", fix)
     if kind == "union_tag_invalid":
         tags = [tag.strip(" '") for tag in error["ctx"]["expected_tags"].split(",")]

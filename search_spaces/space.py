@@ -68,6 +68,7 @@ class Subset:
 Range = Choice | Uniform | LogUniform | Int | Subset
 Suggest = Callable[[str, Range], Any]
 PLAIN = (str, int, float, type(None))
+PLAIN_TYPES = frozenset((*PLAIN, bool))
 RANGE_KEYS = ("choice", "uniform", "log_uniform", "int", "log_int", "subset")
 STEPPED = ("int", "uniform")  # kinds that may have a step beside them
 INSIDE = 0.3819660112501051  # of the way from low to high: no simple fraction
@@ -183,7 +184,13 @@ def fill(template: Any, suggest: Suggest, name: str = "") -> Any:
 
     `suggest` answers a value, for a `Choice` the index of the option.
     """
-    if isinstance(template, PLAIN):  # most of a template, and far faster to tell than a mapping
+    if type(template) is dict:  # far faster to tell than any mapping; most of what it holds is plain
+        start = f"{name}." if name else ""
+        return {
+            key: item if type(item) in PLAIN_TYPES else fill(item, suggest, f"{start}{key}")
+            for key, item in template.items()
+        }
+    if isinstance(template, PLAIN):
         return template
     if isinstance(template, Choice):
         index = suggest(name, template)
@@ -201,7 +208,12 @@ def ranges(template: Any, name: str = "") -> Iterator[tuple[str, Range]]:
     """Every (name, range) of a template, those inside branches included."""
     if isinstance(template, PLAIN):
         return
-    if isinstance(template, Choice):
+    if type(template) is dict:
+        start = f"{name}." if name else ""
+        for key, item in template.items():
+            if type(item) not in PLAIN_TYPES:
+                yield from ranges(item, f"{start}{key}")
+    elif isinstance(template, Choice):
         yield name, template
         for label, option in zip(template.labels(), template.options, strict=True):
             yield from ranges(option, f"{name}[{label}]")

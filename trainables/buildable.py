@@ -93,7 +93,7 @@ def _pretraining(
 def _built(settings: schema.Pretrain, model: schema.Model, facts: Facts) -> Method:
     """The method without values. Too few classes are a requirement's affair."""
     labels = 2 if facts.labels is None or not len(facts.labels) else max(2, int(facts.labels.max()) + 1)
-    with torch.device("meta"):
+    with torch.device("meta"), _Shapes():
         parts = Parts(build_encoder(model), lambda: build_decoder(model), max(2, facts.mask_classes), labels)
         return build_method(settings.method, settings.views, parts)
 
@@ -160,16 +160,100 @@ def unet_error(model: schema.Model, size: int, slices: int | None, rows: int, *,
     return ""
 
 
+FILLING = (Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_)  # what initial weights are made by
+
+
 class _Shapes(TorchFunctionMode):
-    """Batch norm and concatenation by their shapes alone. On the meta device, torch's own load its compiler first,
-    which takes seconds."""
+    """Convolutions, batch norm and concatenation by their shapes alone, and no values. On the meta device, torch's own
+    load its compiler and sympy first, which takes seconds."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in FILLING:
+            return args[0]
+        if func in (F.conv2d, F.conv3d):
+            return _convolved(*args, **(kwargs or {}))
+        if func in (F.conv_transpose2d, F.conv_transpose3d):
+            return _raised(*args, **(kwargs or {}))
+        if func in (F.max_pool2d, F.max_pool3d):
+            return _pooled(*args, **(kwargs or {}))
         if func is F.batch_norm:
             return _normalised(*args, **(kwargs or {}))
         if func is torch.cat:
             return _joined(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+
+Sides = int | Sequence[int]
+
+
+def _convolved(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sides = 1,
+    padding: Sides | str = 0,
+    dilation: Sides = 1,
+    groups: int = 1,
+) -> Tensor:
+    """F.conv2d and F.conv3d of a batch. Raises ValueError for a kernel that does not fit, or other channels."""
+    axes = x.ndim - 2
+    strides, dilations = (_each(sides, axes) for sides in (stride, dilation))
+    spans = [d * (k - 1) for d, k in zip(dilations, weight.shape[2:], strict=True)]
+    padded = {"same": spans, "valid": [0] * axes}.get(padding) if isinstance(padding, str) else None
+    pads = [2 * p for p in _each(padding, axes)] if padded is None else padded  # type: ignore[arg-type]
+    room = [n + p - span - 1 for n, p, span in zip(x.shape[2:], pads, spans, strict=True)]
+    if min(room) < 0:
+        raise ValueError(f"a kernel of {tuple(weight.shape[2:])} px does not fit features of {tuple(x.shape[2:])}")
+    if x.shape[1] != weight.shape[1] * groups:
+        raise ValueError(f"features have {x.shape[1]} channels, the convolution takes {weight.shape[1] * groups}")
+    return x.new_empty(len(x), len(weight), *(n // s + 1 for n, s in zip(room, strides, strict=True)))
+
+
+def _raised(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sides = 1,
+    padding: Sides = 0,
+    output_padding: Sides = 0,
+    groups: int = 1,
+    dilation: Sides = 1,
+) -> Tensor:
+    """F.conv_transpose2d and F.conv_transpose3d of a batch. Raises ValueError for other channels."""
+    axes = x.ndim - 2
+    if x.shape[1] != len(weight):
+        raise ValueError(f"features have {x.shape[1]} channels, the convolution takes {len(weight)}")
+    each = zip(*(_each(sides, axes) for sides in (stride, padding, output_padding, dilation)), strict=True)
+    sides = [
+        (n - 1) * s - 2 * p + d * (k - 1) + more + 1
+        for n, k, (s, p, more, d) in zip(x.shape[2:], weight.shape[2:], each, strict=True)
+    ]
+    return x.new_empty(len(x), weight.shape[1] * groups, *sides)
+
+
+def _pooled(
+    x: Tensor,
+    kernel_size: Sides,
+    stride: Sides | None = None,
+    padding: Sides = 0,
+    dilation: Sides = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor:
+    """F.max_pool2d and F.max_pool3d of a batch, without the indices. Raises ValueError where nothing would be left."""
+    axes = x.ndim - 2
+    kernels, pads, dilations = (_each(sides, axes) for sides in (kernel_size, padding, dilation))
+    strides = kernels if stride is None else _each(stride, axes)
+    spans = zip(x.shape[2:], kernels, pads, dilations, strict=True)
+    room = [n + 2 * p - d * (k - 1) - 1 for n, k, p, d in spans]
+    sides = [(-(-n // s) if ceil_mode else n // s) + 1 for n, s in zip(room, strides, strict=True)]
+    if min(sides) < 1:
+        raise ValueError(f"features of {tuple(x.shape[2:])} px are too small to be pooled over {kernels} px")
+    return x.new_empty(*x.shape[:2], *sides)
+
+
+def _each(sides: Sides, axes: int) -> list[int]:
+    return [sides] * axes if isinstance(sides, int) else list(sides) * (axes if len(sides) == 1 else 1)
 
 
 def _normalised(

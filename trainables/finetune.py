@@ -21,6 +21,7 @@ from pretune.trainables.loop import (
     DivergedError,
     Epochs,
     IntArray,
+    Length,
     Progress,
     RunContext,
     autocast,
@@ -31,13 +32,14 @@ from pretune.trainables.loop import (
     set_lr_and_decay,
     training_length,
 )
-from pretune.trainables.losses import loss_of
+from pretune.trainables.losses import Loss, loss_of
 from pretune.trainables.metrics.segmentation import check_labels, confusion_by_image, hits_truth_predicted, scores
 from pretune.trainables.metrics.table import Build, extra_scorers
 from pretune.trainables.models.table import build_unet
 from pretune.trainables.models.unet import UNet
 from pretune.trainables.views.joint import evaluation_batch, fine_tune_batch
 
+LOGITS_BYTES = 2**31  # of one batch that is scored
 TARGET = "jaccard"  # `checkpoint: best` keeps the weights with the highest mean validation Jaccard
 
 
@@ -77,7 +79,7 @@ def finetune(
     batch_size = min(settings.batch_size, len(images))
     length = training_length(settings, math.ceil(len(images) / batch_size), context.until)
     epochs = Epochs(images, batch_size, streams["order"], length, data, world)
-    feed, masks = DataFeed(data.images, device), DataFeed(data.masks, device)
+    feed, masks = (DataFeed(array, device, context.residency) for array in (data.images, data.masks))
 
     # --- model
     torch.manual_seed(streams["init"])
@@ -97,10 +99,11 @@ def finetune(
     if settings.encoder_lr_mult is not None:
         multiply_lr(optimizer, network.encoder.parameters(), settings.encoder_lr_mult)
     counted = pixels_of_classes(masks, images, len(data.classes)) if settings.class_weights == "balanced" else []
-    loss_function = loss_of(settings, data.classes, counted)
+    loss_function = loss_of(settings, data.classes, counted, device)
     best = BestWeights(network, settings)
     progress = Progress(context, length, "loss", {"network": network, "optimizer": optimizer, "best": best})
     progress.resume()
+    update = Update(settings, optimizer, length, loss_function, world, device)
     statistics = RunningStatistics(network, world)
     evaluator = Evaluator(network, feed, masks, data.classes, extra_scorers(settings), world)
 
@@ -118,14 +121,9 @@ def finetune(
             feed(batch), masks(batch), batch, settings.size, settings.augment, streams.get("augmentation", 0), epoch
         )
 
-        set_lr_and_decay(optimizer, settings, step, length)
-        with autocast(settings.precision, device):
-            loss = loss_function(trained(pixels), target, world)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        loss = update(trained, pixels, target, step)
         statistics.merge()
-        progress.meter.add(world.mean(loss.detach()))
+        progress.meter.add(world.mean(loss))
 
         if length.ends_epoch(step):
             values = {"train/loss": progress.meter.mean()}
@@ -158,6 +156,28 @@ def finetune(
     notes = {"labelled": images.tolist(), "val": split.val.tolist(), "test": split.test.tolist(), "steps": steps}
     progress.finish(network, notes | {"classes": list(data.classes), "size": settings.size})
     return metrics
+
+
+@dataclass(frozen=True)
+class Update:
+    """One step of a fine-tuning, from a batch to new weights. Nothing in it waits for the device."""
+
+    settings: schema.Finetune
+    optimizer: torch.optim.Optimizer
+    length: Length
+    loss: Loss
+    world: World
+    device: torch.device
+
+    def __call__(self, trained: nn.Module, pixels: Tensor, target: Tensor, step: int) -> Tensor:
+        """The loss of step `step` on pixels (B, 3, S, S) and classes (B, S, S)."""
+        set_lr_and_decay(self.optimizer, self.settings, step, self.length)
+        with autocast(self.settings.precision, self.device):
+            loss = self.loss(trained(pixels), target, self.world)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return loss.detach()
 
 
 def pixels_of_classes(masks: DataFeed, images: IntArray, classes: int) -> list[int]:
@@ -238,6 +258,13 @@ def stalled(history: list[dict[str, float]], patience: int | None) -> bool:
     return patience is not None and len(scored) - 1 - scored.index(max(scored)) >= patience if scored else False
 
 
+def images_at_once(classes: int, size: int, *, solid: bool) -> int:
+    """Images that are scored together: 64, or 8 volumes, and fewer where their logits were over LOGITS_BYTES."""
+    if solid:
+        return 8
+    return min(64, max(1, LOGITS_BYTES // (4 * classes * size * size)))
+
+
 class Evaluated(NamedTuple):
     """Scores by name, and the pixel counts of this worker's images; all others' are 0."""
 
@@ -272,7 +299,7 @@ class Evaluator:
         total = torch.zeros((len(self.classes), len(self.classes)), dtype=torch.int64, device=device)
         counts = torch.zeros((len(images), len(self.classes), 3), dtype=torch.int64, device=device)
         extra = [build(self.classes, len(images), device) for build in self.extra]
-        at_once = 64 if self.feed(images[:1]).ndim == 4 else 8  # volumes are larger
+        at_once = images_at_once(len(self.classes), size, solid=self.feed(images[:1]).ndim == 5)
         batches = np.array_split(np.arange(len(images)), math.ceil(len(images) / at_once))
         for rows in batches[self.world.rank :: self.world.size]:
             batch = images[rows]

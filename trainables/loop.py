@@ -24,9 +24,11 @@ from pretune.trainables import checkpoints
 from pretune.trainables.data.image_set import ImageSet, Pixels
 from pretune.trainables.distributed import ALONE, World
 from pretune.trainables.files import HISTORY, NOTES, WEIGHTS
+from pretune.trainables.memory import Residency
 from pretune.trainables.models.interface import Decoder, Encoder
 from pretune.trainables.optimizers import LARS
 from pretune.trainables.schedules import cosine_ramp, learning_rate
+from pretune.trainables.upload import upload
 
 EXCHANGE_SECONDS = 2.0  # between two exchanges of workers whether one is preempted
 EXCHANGE_MAX_STEPS = 1000  # between two such exchanges, at any pace: the latest may be that of the fastest steps
@@ -72,6 +74,7 @@ class RunContext:
     batch_norm: str = "sync"  # statistics of the whole batch, or `local`: of each worker's rows
     report: Report = lambda values: None
     until: int | None = None  # end after this many epochs; every step is that of the whole training
+    residency: Residency = field(default_factory=Residency)  # of its images on the GPU
     preempted: Callable[[], bool] = lambda: False  # asked after every step; several workers: every two seconds or so
 
 
@@ -81,24 +84,18 @@ class DataFeed:
     On a GPU with room for it the whole array lives there; else each batch is gathered from the mapped file.
     """
 
-    def __init__(self, array: Pixels, device: torch.device) -> None:
+    def __init__(self, array: Pixels, device: torch.device, residency: Residency | None = None) -> None:
+        """`residency` is the budget that the arrays of a stage share; one of its own without."""
         self._array = array
         self._device = device
-        fits = isinstance(array, np.ndarray) and device.type == "cuda" and array.nbytes < _free_bytes(device) / 2
+        fits = (residency or Residency()).take(array, device)
         self._resident = torch.from_numpy(np.array(array)).to(device) if fits else None
 
     def __call__(self, indices: IntArray) -> Tensor:
         """(B,) image indices -> (B, ...) in the array's own type."""
         if self._resident is not None:
-            return self._resident[torch.from_numpy(indices).pin_memory().to(self._device, non_blocking=True)]
-        batch = torch.from_numpy(self._array[indices])
-        if self._device.type == "cuda":
-            batch = batch.pin_memory()  # else the copy would wait for what the GPU has to do before it
-        return batch.to(self._device, non_blocking=True)
-
-
-def _free_bytes(device: torch.device) -> int:
-    return int(torch.cuda.mem_get_info(device)[0])
+            return self._resident[upload(indices, self._device)]
+        return upload(self._array[indices], self._device)
 
 
 def epoch_order(count: int, seed: int, epoch: int, window: int | None = None) -> IntArray:
@@ -390,9 +387,13 @@ def clip_gradients(parameters: Iterable[nn.Parameter], norm: float | None, clip:
     """Scale gradients down to the norm: all together, or those of each parameter by itself (DINO's code)."""
     if norm is None:
         return
-    parts = [[parameter] for parameter in parameters] if clip == "parameter" else [list(parameters)]
-    for part in parts:
-        nn.utils.clip_grad_norm_(part, norm)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return
+    norms = torch.stack(torch._foreach_norm(gradients))
+    together = clip is None
+    norms = torch.linalg.vector_norm(norms[None] if together else norms[:, None], dim=1).expand(len(gradients))
+    torch._foreach_mul_(gradients, list((norm / (norms + 1e-6)).clamp(max=1.0).unbind()))
 
 
 def layout(network: nn.Module) -> torch.memory_format:
@@ -409,6 +410,14 @@ def compile_parts(network: nn.Module, asked: bool) -> None:
     for part in network.modules() if asked else ():
         if isinstance(part, Encoder | Decoder):
             part.compile(dynamic=False)
+
+
+def set_tf32(on: bool) -> None:
+    """Let a GPU round the factors of products and convolutions to 10 bits of mantissa, or forbid it.
+
+    torch allows it in convolutions unless it is told, so that float32 would mean another precision on each GPU.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = on
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

@@ -124,16 +124,20 @@ LOSSES: dict[str, Callable[..., Tensor]] = {  # each a Loss, some with numbers o
 }
 
 
-def loss_of(settings: schema.Finetune, classes: Sequence[str], pixels: Sequence[int]) -> Loss:
+def loss_of(
+    settings: schema.Finetune, classes: Sequence[str], pixels: Sequence[int], device: torch.device | None = None
+) -> Loss:
     """The loss of a fine-tuning, with the numbers that its settings give.
 
     Args:
         pixels: (classes,) pixels of each class in the labelled training images, for `class_weights: balanced`.
+        device: of the logits, where the weights of the classes then lie; default: a CPU.
     """
+    weights = class_weights(settings.class_weights, classes, pixels)
     given = {
         "gamma": settings.focal_gamma,
         "beta": settings.tversky_beta,
-        "weights": class_weights(settings.class_weights, classes, pixels),
+        "weights": None if weights is None else weights.to(device),
     }
     return partial(LOSSES[settings.loss], **{name: value for name, value in given.items() if value is not None})
 

@@ -73,11 +73,13 @@ def _scaled(trained: list[Tensor], decay: float, trust: float) -> list[Tensor]:
     if not matrices:
         return updates
     weights, gradients = [trained[i] for i in matrices], [updates[i] for i in matrices]
-    norms, gradient_norms = torch._foreach_norm(weights), torch._foreach_norm(gradients)
+    w, g = (torch.stack(torch._foreach_norm(tensors)) for tensors in (weights, gradients))
+    ratios = trust * w / (g + decay * w + 1e-8)  # the last term keeps 0 / 0 away
+    ratios = torch.where(w > 0, ratios, 1.0).where(g > 0, 0.0)  # a weight of zero is not scaled; no gradient, no update
     decayed = torch._foreach_add(gradients, weights, alpha=decay)
-    for i, update, w, g in zip(matrices, decayed, norms, gradient_norms, strict=True):
-        ratio = trust * w / (g + decay * w + 1e-8)  # the last term keeps 0 / 0 away
-        updates[i] = torch.where((w > 0) & (g > 0), ratio * update, updates[i])
+    torch._foreach_mul_(decayed, list(ratios.unbind()))
+    for i, update in zip(matrices, decayed, strict=True):
+        updates[i] = update
     return updates
 
 

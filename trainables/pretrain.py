@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pretune.search_spaces import schema
 from pretune.trainables import checkpoints
@@ -20,6 +21,7 @@ from pretune.trainables.loop import (
     DivergedError,
     Epochs,
     IntArray,
+    Length,
     Lookup,
     Progress,
     RunContext,
@@ -38,7 +40,7 @@ from pretune.trainables.methods.weights import import_weights
 from pretune.trainables.models.interface import Decoder
 from pretune.trainables.models.table import build_decoder, build_encoder
 from pretune.trainables.probes.accuracy import knn_accuracy
-from pretune.trainables.views.random import uniforms
+from pretune.trainables.views.random import uniforms, uniforms_on
 from pretune.trainables.views.regions import RegionBoxes, uses_regions
 from pretune.trainables.views.two_views import views_of
 
@@ -104,6 +106,7 @@ def pretrain(
     optimizer = build_optimizer(settings.optimizer, [p for p in method.parameters() if p.requires_grad])
     progress = Progress(context, length, "pretext_loss", {"method": method, "optimizer": optimizer})
     progress.resume()
+    update = Update(settings, method, trained, optimizer, length, device)
     statistics = RunningStatistics(method, world)
 
     # --- training
@@ -112,17 +115,9 @@ def pretrain(
         epoch = step // length.steps_per_epoch
         batch = make_batch(method, feeds, world.part(epochs.batch(step)), streams["augmentation"], epoch, world)
 
-        set_lr_and_decay(optimizer, settings, step, length)
-        with autocast(settings.precision, device):
-            loss, diagnostics = trained(batch, step / length.steps)
-        optimizer.zero_grad()
-        loss.backward()
-        method.after_backward(epoch)
-        clip_gradients(method.parameters(), settings.clip_norm, settings.clip)
-        optimizer.step()
-        method.after_step((step + 1) / length.steps)
+        loss, diagnostics = update(batch, step)
         statistics.merge()
-        progress.meter.add(world.mean(loss.detach()))
+        progress.meter.add(world.mean(loss))
 
         if length.ends_epoch(step):
             values = {"train/pretext_loss": progress.meter.mean()}
@@ -148,6 +143,33 @@ def pretrain(
     notes = {"images": images.tolist(), "batch_size": batch_size, "steps": length.end}
     progress.finish(method, notes | {"steps_per_epoch": length.steps_per_epoch, "warnings": list(signs)})
     return metrics
+
+
+@dataclass(frozen=True)
+class Update:
+    """One step of a pretraining, from a batch to new weights. Nothing in it waits for the device."""
+
+    settings: schema.Pretrain
+    method: Method
+    trained: nn.Module  # the method, or what exchanges its gradients with other workers
+    optimizer: torch.optim.Optimizer
+    length: Length
+    device: torch.device
+
+    def __call__(self, batch: Batch, step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The loss of step `step`, and the method's diagnostics."""
+        settings, method, steps = self.settings, self.method, self.length.steps
+        assert isinstance(method, nn.Module)
+        set_lr_and_decay(self.optimizer, settings, step, self.length)
+        with autocast(settings.precision, self.device):
+            loss, diagnostics = self.trained(batch, step / steps)
+        self.optimizer.zero_grad()
+        loss.backward()
+        method.after_backward(batch.epoch)
+        clip_gradients(method.parameters(), settings.clip_norm, settings.clip)
+        self.optimizer.step()
+        method.after_step((step + 1) / steps)
+        return loss.detach(), diagnostics
 
 
 def start_decoder(model: schema.Model, context: RunContext) -> Decoder:
@@ -198,7 +220,7 @@ def make_feeds(data: ImageSet, context: RunContext) -> dict[str, Lookup]:
     maps: dict[str, Pixels | None] = {"images": data.images, "labels": data.labels, "masks": data.masks}
     maps |= {"regions": data.regions, "depth": data.depth}
     feeds: dict[str, Lookup] = {
-        name: DataFeed(array, context.device) for name, array in maps.items() if array is not None
+        name: DataFeed(array, context.device, context.residency) for name, array in maps.items() if array is not None
     }
     return feeds if data.regions is None else feeds | {"region boxes": RegionBoxes(data.regions)}
 
@@ -218,6 +240,11 @@ def make_batch(
     boxes = feeds["region boxes"](indices).numpy() if boxed else None
     views = views_of(feeds["images"](indices), indices, method.recipes, seed, epoch, boxes)
     maps = {name: feeds[name](indices) for name in method.requirements}
+    device = views[0].pixels.device if views else torch.device("cpu")
+
+    def draw_here(purpose: str, count: int) -> Tensor:
+        return uniforms_on(device, seed, f"method/{purpose}", epoch, indices, 0, count)
+
     return Batch(
         views,
         lambda purpose, count: uniforms(seed, f"method/{purpose}", epoch, indices, 0, count),
@@ -228,6 +255,7 @@ def make_batch(
         depth=maps.get("depth"),
         epoch=epoch,
         world=world,
+        draw_here=None if device.type == "cpu" else draw_here,
     )
 
 

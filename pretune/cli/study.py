@@ -288,8 +288,7 @@ def _timed(made: Any, missing: list[Stage], size_of: Callable[[Any], int]) -> An
     from pretune.calibration import calibrate
 
     click.echo("timing a few steps of each kind of stage ...", err=True)
-    seconds, gpu_hours, disk = calibrate(missing, size_of)
-    return dataclasses.replace(made, seconds=seconds, gpu_hours=gpu_hours, disk_bytes=disk)
+    return dataclasses.replace(made, **calibrate(missing, size_of)._asdict())
 
 
 def _glances(data: Path | None, cache: Path | None, digest_of: Callable[[Any], str]) -> Callable[[Any], Any]:

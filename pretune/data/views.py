@@ -22,8 +22,9 @@ from pretune.trainables.methods.restored import Restoring, given
 from pretune.trainables.methods.table import build_method
 from pretune.trainables.models.table import build_decoder, build_encoder
 from pretune.trainables.pretrain import make_batch, make_feeds
+from pretune.trainables.views.drawn import View
 from pretune.trainables.views.regions import large_enough, region_table, uses_regions
-from pretune.trainables.views.two_views import View, views_of
+from pretune.trainables.views.two_views import views_of
 
 if TYPE_CHECKING:
     from pretune.trainables.data.image_set import ImageSet

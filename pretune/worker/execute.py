@@ -18,6 +18,7 @@ from pretune.store.store import Store
 from pretune.trainables.data.errors import DataError, printable
 from pretune.trainables.files import CONTINUE
 from pretune.worker.failures import failed
+from pretune.worker.gpu_memory import what_fits, with_less_memory
 from pretune.worker.ray_train import run_worker_group
 from pretune.worker.stage import device_for, hardware, not_shared, run_worker, state_to_resume
 from pretune.worker.task import StageTask
@@ -47,7 +48,16 @@ def execute(task: StageTask, report: Any, preempted: Callable[[], bool] = lambda
         if attempt is not None and not isinstance(error, DataError):
             with contextlib.suppress(OSError):  # a full disk is a cause to tell, not one to hide
                 (attempt / "error.txt").write_text(printable(traceback.format_exc()), encoding="utf-8")
-        return failed(error, getattr(task.stage.settings, "batch_size", None), store.root)
+        return failed(error, getattr(task.stage.settings, "batch_size", None), store.root, lambda: _fitting(task))
+
+
+def _fitting(task: StageTask) -> str:
+    """Return what would fit into the GPU of a stage that ran out of memory; "" on a CPU."""
+    import torch
+
+    if task.gpus <= 0 or not torch.cuda.is_available():
+        return ""
+    return what_fits(task.stage, torch.cuda.mem_get_info()[1], task.gpus)
 
 
 def _run_and_keep(task: StageTask, store: Store, attempt: Path, report: Any, preempted: Callable[[], bool]) -> Outcome:
@@ -61,9 +71,14 @@ def _run_and_keep(task: StageTask, store: Store, attempt: Path, report: Any, pre
         if task.stage.resources.workers > 1:
             metrics, where = run_worker_group(task, attempt, report)
         else:
-            device, resume = device_for(task.gpus), state_to_resume(task)
-            metrics = run_worker(task, attempt, report, device, resume, preempted=preempted)
-            where = {"machine": hardware(task)}
+            device = device_for(task.gpus)
+
+            def run(resident: bool) -> dict[str, float]:
+                resume = state_to_resume(task)
+                return run_worker(task, attempt, report, device, resume, preempted=preempted, resident=resident)
+
+            metrics, again = with_less_memory(run, device.type == "cuda")
+            where = {"machine": hardware(task) | {"images_kept_on_host": again}}
         outcome, cause = "finished", ""
     except PreemptedError as left:
         return Outcome("preempted", {}, str(left))

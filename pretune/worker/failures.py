@@ -12,6 +12,7 @@ import platform
 import shutil
 import tempfile
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from pretune.outcomes import Failure, Outcome
@@ -41,12 +42,13 @@ class StageFailedError(RuntimeError):
         self.outcome = Outcome("crashed", {}, cause, failure=failure)
 
 
-def failed(error: Exception, batch_size: int | None, store: Path) -> Outcome:
+def failed(error: Exception, batch_size: int | None, store: Path, fitting: Callable[[], str] = lambda: "") -> Outcome:
     """The outcome of a stage that raised.
 
     Args:
         batch_size: of the stage, named where memory was too small.
         store: the folder of the store on this node.
+        fitting: what to add where memory was too small.
     """
     error = worker_exception(error)
     if isinstance(error, StageFailedError):
@@ -55,7 +57,7 @@ def failed(error: Exception, batch_size: int | None, store: Path) -> Outcome:
         kind = Failure.BAD_DATA if error.stays else Failure.ERROR
         return Outcome("crashed", {}, " | ".join([error.summary, *error.problems]), failure=kind)
     kind = kind_of(error, store)
-    return Outcome("crashed", {}, describe(error) + advice(kind, batch_size), failure=kind)
+    return Outcome("crashed", {}, describe(error) + advice(kind, batch_size, fitting), failure=kind)
 
 
 def kind_of(error: Exception, store: Path) -> Failure:
@@ -94,7 +96,7 @@ def _elsewhere(error: OSError, store: Path) -> bool:
     return not Path(os.fsdecode(error.filename)).is_relative_to(store)
 
 
-def advice(kind: Failure, batch_size: int | None) -> str:
+def advice(kind: Failure, batch_size: int | None, fitting: Callable[[], str] = lambda: "") -> str:
     """Return an addition to the error's own words."""
     if kind is Failure.STORE_FULL:
         return " (the disk of the store is full)"
@@ -102,7 +104,7 @@ def advice(kind: Failure, batch_size: int | None) -> str:
         return f" (a disk of {platform.node()} is full)"
     if kind is Failure.OUT_OF_MEMORY:
         lower = f"batch_size (now {batch_size})" if batch_size else "the size of the images"
-        return f"; not enough memory: lower {lower}, or set precision: bfloat16"
+        return f"; not enough memory: lower {lower}, or set precision: bfloat16{fitting()}"
     return ""
 
 

@@ -28,6 +28,7 @@ def run_worker(
     resume: Path | None,
     world: Any = None,
     preempted: Callable[[], bool] = lambda: False,
+    resident: bool = True,
 ) -> dict[str, float]:
     """Run the stage in this process, as one of the workers of `world` (default: alone); its metrics.
 
@@ -35,6 +36,7 @@ def run_worker(
         device: a torch.device.
         resume: the state to go on from.
         preempted: see `execute`.
+        resident: whether images may lie on the GPU.
     """
     import torch
 
@@ -43,7 +45,8 @@ def run_worker(
     from pretune.trainables.data.splits import draw_split, marks_for
     from pretune.trainables.distributed import ALONE
     from pretune.trainables.finetune import finetune
-    from pretune.trainables.loop import RunContext
+    from pretune.trainables.loop import RunContext, set_tf32
+    from pretune.trainables.memory import Residency
     from pretune.trainables.pretrain import pretrain
     from pretune.trainables.probes.accuracy import probe_accuracy
     from pretune.trainables.probes.cka import compare_encoders
@@ -56,6 +59,7 @@ def run_worker(
     if task.gpus > 0 and torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     torch.backends.cudnn.deterministic = True
+    set_tf32(getattr(settings, "precision", "float32") == "tf32")
     cache = Path(task.folders.cache)
     root = Path(task.folders.data) if task.folders.data else None
     with contextlib.closing(open_set(stage.data, stage.digest, root, cache, processes=stage.resources.cpus)) as data:
@@ -77,6 +81,7 @@ def run_worker(
             batch_norm=stage.resources.batch_norm,
             report=report,
             until=stage.until,
+            residency=Residency(task.gpus, resident),
             preempted=preempted,
         )
         if isinstance(settings, schema.Pretrain):

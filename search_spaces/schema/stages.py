@@ -77,7 +77,7 @@ class Pretrain(_Length):
     clip_norm: PositiveFloat | None = None  # largest norm of the gradients: of all together, or see clip
     clip: Literal["parameter"] | None = None  # each parameter's gradient by itself (DINO's code); default: all together
     sees: Literal["train", "train+val", "all"] = "train"  # which images pretraining may look at
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"  # tf32: products of 10 bits on GPUs that have them
     compile: bool = False  # encoder and decoder by torch.compile: other last digits, and a minute to begin with
     online_knn_every: NonNegativeInt = 0  # epochs between kNN scores while training (P4's Figure 2); 0: never
     stop_on_collapse: PositiveInt | None = None  # stop after this many epochs in a row that show a collapse
@@ -172,7 +172,7 @@ class Finetune(_Length, ExtraSettings):
     checkpoint: Literal["last", "best"] = "last"  # which weights are scored: the last, or those of the best val/jaccard
     validate_every: NonNegativeInt = 0  # epochs between validations for the learning curve; 0: only at the end
     patience: PositiveInt | None = None  # stop after this many validations without a better val/jaccard
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"  # tf32: products of 10 bits on GPUs that have them
     compile: bool = False  # encoder and decoder by torch.compile: other last digits, and a minute to begin with
 
     @model_validator(mode="after")

@@ -22,8 +22,9 @@ def test_costs_grow_with_the_stages_and_count_the_weights() -> None:
     """Timings are not asserted; weights are: the stage kinds' own tensors at 4 bytes (8 for a step counter)."""
     _, stages = make_plan(from_dict(STUDY), lambda data: "digest")
     pretrain = [stage for stage in stages if stage.kind == "pretrain"]
-    seconds, gpu_hours, disk = calibrate(pretrain[:1], lambda data: 40)
-    _, _, three = calibrate(pretrain, lambda data: 40)
+    seconds, gpu_hours, disk, peaks = calibrate(pretrain[:1], lambda data: 40)
+    three = calibrate(pretrain, lambda data: 40).disk_bytes
+    assert peaks.keys() == {"pretrain"}
     assert seconds > 0
     assert gpu_hours == 0
     # two levels of two 3x3 convolutions without bias (3-4-4, 4-8-8) and their norms (4 vectors and a counter each)

@@ -461,3 +461,11 @@ def test_many_levels_and_many_ranges_are_looked_through_in_seconds() -> None:
     probes = "".join(f"p{i}: {{kind: knn, data: s, k: {{int: [1, 9]}}}}, " for i in range(300))
     assert refused(f"probe={{{probes}}}")
     assert time.process_time() - began < 15
+
+
+@pytest.mark.parametrize("key", ["finetune.accumulate_grad_batches", "finetune.gradient_accumulation_steps"])
+def test_accumulated_gradients_are_refused_with_the_reason(key: str) -> None:
+    (said,) = refused(f"{key}=4")
+    assert "there is no such key" in said
+    assert "take the whole batch at once" in said
+    assert "resources.*.workers" in said

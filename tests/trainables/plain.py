@@ -52,6 +52,8 @@ def rate(optimizer: schema.Optimizer, schedule: schema.Schedule, step: int, per_
     if schedule.name == "cosine" and step >= warmup:  # from 1 to `final` over what follows the warm-up
         angle = math.pi * (step - warmup) / (steps - warmup)
         return lr * (schedule.final + (1 - schedule.final) * 0.5 * (1 + math.cos(angle)))
+    if schedule.name == "polynomial" and step >= warmup:  # (1 - t)^power over what follows the warm-up
+        return lr * (1 - (step - warmup) / (steps - warmup)) ** schedule.power
     return lr
 
 

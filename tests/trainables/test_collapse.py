@@ -14,7 +14,7 @@ from pretune.trainables.methods import collapse
 from pretune.trainables.methods.dino import DINO, DINOHead
 from pretune.trainables.methods.protocol import Batch
 from pretune.trainables.models.unet import Encoder
-from pretune.trainables.views.two_views import View
+from pretune.trainables.views.drawn import View
 
 STEPS = 40
 

@@ -19,8 +19,9 @@ from pretune.trainables.methods.table import build_method
 from pretune.trainables.models import conrec_unet
 from pretune.trainables.models.table import build_decoder, build_encoder
 from pretune.trainables.models.unet import Decoder, Encoder
+from pretune.trainables.views.drawn import View
 from pretune.trainables.views.random import uniforms
-from pretune.trainables.views.two_views import View, views_of
+from pretune.trainables.views.two_views import views_of
 
 ALL = ("reconstruction", "original-colors", "mask-location", "black-masks")
 

@@ -65,6 +65,17 @@ def test_a_later_block_takes_its_pixels_from_the_original() -> None:
     assert shuffled_sources(twice, np.array([[[0.2, 0.1], [0.2, 0.1]]]), 2).tolist() == [[1, 0, 2, 3]]
 
 
+@settings(max_examples=40, deadline=None)
+@given(size=st.integers(6, 40), seed=st.integers(0, 10**6))
+def test_an_accelerator_shuffles_the_same_pixels(size: int, seed: int) -> None:
+    """Blocks overlap: 15 of them in each image."""
+    draw = drawing(np.arange(4), seed)
+    blocks = corruptions._shuffled_blocks(draw, size)
+    keys = draw("shuffle/order", corruptions._keys_of_shuffling(size)).reshape(4, corruptions.SHUFFLE_BLOCKS, -1)
+    found = corruptions.sources_on_device(blocks, torch.from_numpy(keys), size)
+    assert np.array_equal(found.numpy(), shuffled_sources(blocks, keys, size))
+
+
 def test_the_pixels_that_a_block_covers() -> None:
     expected = [[0, 0, 0, 0], [0, 1, 1, 1], [0, 1, 1, 1], [0, 0, 0, 0]]
     assert covered(one_block(1, 1, 2, 3), 4, CPU)[0, 0].int().tolist() == expected

@@ -19,7 +19,7 @@ from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split, draw_split
 from pretune.trainables.files import CONTINUE, STATE, TEST_IMAGES, WEIGHTS
-from pretune.trainables.finetune import Evaluator, finetune, stalled, validation_due
+from pretune.trainables.finetune import Evaluator, finetune, images_at_once, stalled, validation_due
 from pretune.trainables.loop import DataFeed, DivergedError, RunContext
 from pretune.trainables.models.table import build_encoder, build_unet
 from pretune.trainables.models.unet import UNet
@@ -401,3 +401,15 @@ def test_patience_stops_after_so_many_validations_without_a_better_one(
 )
 def test_when_training_has_stalled(curve: list[float], patience: int | None, expected: bool) -> None:
     assert stalled([{"val/jaccard": value} for value in curve], patience) == expected
+
+
+@pytest.mark.parametrize(
+    ("classes", "size", "solid", "expected"),
+    [(21, 512, False, 64), (150, 512, False, 13), (1000, 2048, False, 1), (2, 64, True, 8)],
+)
+def test_logits_that_are_scored_together_stay_below_two_gibibytes(
+    classes: int, size: int, solid: bool, expected: int
+) -> None:
+    found = images_at_once(classes, size, solid=solid)
+    assert found == expected
+    assert found == 1 or solid or 4 * classes * size * size * found <= 2**31

@@ -10,11 +10,19 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pretune.search_spaces import schema
-from pretune.trainables.methods.mae import MAE, constant_error, lowest, patch_count, patch_mask, restoration_error
+from pretune.trainables.methods.mae import (
+    MAE,
+    constant_error,
+    lowest,
+    lowest_here,
+    patch_count,
+    patch_mask,
+    restoration_error,
+)
 from pretune.trainables.methods.protocol import Batch
 from pretune.trainables.models.unet import Decoder, Encoder
+from pretune.trainables.views.drawn import View
 from pretune.trainables.views.random import uniforms
-from pretune.trainables.views.two_views import View
 
 
 def batch_of(pixels: torch.Tensor, images: list[int] | None = None) -> Batch:
@@ -35,6 +43,12 @@ def method(masking: str = "patches", loss_on: str = "all", patch: int = 4) -> MA
         patch=patch,
         loss_on=loss_on,
     )
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.6, 1.0])
+def test_an_accelerator_chooses_the_same_draws(share: float) -> None:
+    draws = np.random.default_rng(0).random((5, 37))
+    assert np.array_equal(lowest_here(torch.from_numpy(draws), share).numpy(), lowest(draws, share))
 
 
 def test_the_lowest_draws_are_chosen() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from torch import nn
 from torch.nn import functional as F
-from torchvision.models import resnet18
+from torchvision.models import get_model, resnet18
 
 from pretune.search_spaces import schema
 from pretune.trainables.models import resnet
@@ -138,6 +138,29 @@ def test_the_trunk_and_the_last_block_are_the_decoder(key: str) -> None:
         features = encoder(pixels(model, 1, model.stride, model.stride))
         x = decoder.blocks[-1](trunk(decoder, features), skips_of(decoder, features)[-1])
         assert torch.equal(x, decoder(features))
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50])
+def test_a_resnet_draws_the_weights_of_torchvision(depth: int) -> None:
+    torch.manual_seed(3)
+    reference = get_model(f"resnet{depth}", weights=None).state_dict()
+    torch.manual_seed(3)
+    found = resnet.Body(depth).state_dict()
+    assert set(found) == {name for name in reference if not name.startswith("fc.")}
+    assert all(torch.equal(value, reference[name]) for name, value in found.items())
+    torch.manual_seed(3)
+    assert torch.equal(resnet.Encoder(depth).layer4[0].conv1.weight, reference["layer4.0.conv1.weight"])
+
+
+@pytest.mark.parametrize("depth", [34, 50])
+def test_a_deeper_resnet_computes_what_torchvisions_does(depth: int) -> None:
+    torch.manual_seed(3)
+    reference, encoder = get_model(f"resnet{depth}", weights=None).eval(), resnet.Encoder(depth).eval()
+    encoder.load_state_dict({k: v for k, v in reference.state_dict().items() if not k.startswith("fc.")})
+    x = torch.rand(1, 3, 64, 64)
+    stem = reference.maxpool(reference.relu(reference.bn1(reference.conv1(x))))
+    expected = reference.layer4(reference.layer3(reference.layer2(reference.layer1(stem))))
+    assert torch.equal(encoder(x)[-1], expected)
 
 
 def test_a_resnet_is_torchvisions_without_its_classifier() -> None:

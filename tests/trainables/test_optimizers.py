@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Literal
 
 import pytest
 import torch
@@ -151,3 +152,17 @@ def test_gradients_are_clipped_together_or_one_by_one() -> None:
     clip_gradients([small], None, None)
     assert small.grad is not None
     assert float(small.grad) == 0.5
+
+
+@pytest.mark.parametrize("clip", [None, "parameter"])
+@pytest.mark.parametrize("norm", [1e-3, 0.7, 50.0])
+def test_clipping_gives_the_bits_of_torch(norm: float, clip: Literal["parameter"] | None) -> None:
+    generator = torch.Generator().manual_seed(3)
+    ours, torchs = ([nn.Parameter(torch.zeros(n, 3)) for n in (1, 4, 90)] for _ in range(2))
+    for a, b in zip(ours, torchs, strict=True):
+        a.grad = torch.randn(a.shape, generator=generator)
+        b.grad = a.grad.clone()
+    clip_gradients(ours, norm, clip)
+    for part in [[parameter] for parameter in torchs] if clip else [torchs]:
+        nn.utils.clip_grad_norm_(part, norm)
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(ours, torchs, strict=True))  # type: ignore[arg-type]

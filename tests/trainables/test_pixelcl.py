@@ -15,7 +15,7 @@ from pretune.search_spaces import schema
 from pretune.trainables.methods import pixelcl
 from pretune.trainables.methods.protocol import Batch
 from pretune.trainables.models.unet import Encoder
-from pretune.trainables.views.two_views import View
+from pretune.trainables.views.drawn import View
 
 H, W = 3, 4
 

@@ -18,7 +18,7 @@ from pretune.trainables.methods.protocol import Batch, Parts
 from pretune.trainables.methods.simclr import SimCLR, build_simclr, diagnostics, nt_xent
 from pretune.trainables.models.heads import ProjectionHead
 from pretune.trainables.models.unet import Encoder
-from pretune.trainables.views.two_views import View
+from pretune.trainables.views.drawn import View
 
 E = math.e
 

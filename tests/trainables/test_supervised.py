@@ -13,7 +13,8 @@ from pretune.trainables.losses import dice_loss
 from pretune.trainables.methods.protocol import Batch
 from pretune.trainables.methods.supervised import Classification, Segmentation, masks_of, pixel_boxes, whole_colors
 from pretune.trainables.models.unet import Decoder, Encoder
-from pretune.trainables.views.two_views import View, views_of
+from pretune.trainables.views.drawn import View
+from pretune.trainables.views.two_views import views_of
 
 INDICES = np.arange(6)
 

@@ -18,9 +18,10 @@ from torchvision.transforms.v2 import functional as TV
 
 from pretune.search_spaces import schema
 from pretune.trainables.views import color, geometry, two_views
+from pretune.trainables.views.drawn import View, blur_kernel
 from pretune.trainables.views.joint import evaluation_batch, fine_tune_batch
-from pretune.trainables.views.random import _mix, uniforms
-from pretune.trainables.views.two_views import blur_kernel, jitter, jitter_factors, make_views
+from pretune.trainables.views.random import _mix, uniforms, uniforms_on
+from pretune.trainables.views.two_views import jitter, jitter_factors, make_views
 
 B = 12
 INDICES = np.arange(100, 100 + B)
@@ -79,6 +80,16 @@ def test_uniforms_do_not_depend_on_the_batch(seed: int, order: list[int], cut: i
     parts = [uniforms(seed, "a", 3, part, 1, 4) for part in (images[:cut], images[cut:])]
     assert np.array_equal(np.concatenate(parts), whole)
     assert np.array_equal(uniforms(seed, "a", 3, images, 1, 9)[:, :4], whole)
+
+
+@given(
+    seed=st.integers(-(2**62), 2**63), epoch=st.integers(0, 10**6), view=st.integers(0, 9), image=st.integers(0, 2**40)
+)
+@settings(deadline=None, max_examples=30)
+def test_a_device_draws_the_same_bits(seed: int, epoch: int, view: int, image: int) -> None:
+    images = np.array([image, 0, 7, 123_456_789])
+    found = uniforms_on(torch.device("cpu"), seed, "a/b", epoch, images, view, 70)
+    assert np.array_equal(found.numpy(), uniforms(seed, "a/b", epoch, images, view, 70))
 
 
 def test_uniforms_differ_in_every_argument() -> None:
@@ -652,3 +663,54 @@ def test_new_augmentations_are_in_no_fingerprint_until_they_are_named() -> None:
     assert schema.Augment().model_dump(exclude_none=True) == {"flip": 0.0, "crop": (1.0, 1.0), "aspect": (1.0, 1.0)}
     with pytest.raises(ValueError, match=r"scale: the lower bound 2\.0 is above the upper bound 1.0"):
         schema.Augment(scale=(2.0, 1.0))
+
+
+# ------------------------------------------------------------------------------------------ views on an accelerator
+
+RECIPES: dict[str, dict[str, object]] = {
+    "crops": {"color_jitter": 0},
+    "colour": {"color_jitter_probability": 0.6},
+    "strong colour": {"color_jitter": 1.25, "color_jitter_probability": 1.0},
+    "grey": {"color_jitter": 0, "gray": 0.5},
+    "blur": {"color_jitter": 0, "blur": 0.5},
+    "elastic": {"color_jitter": 0, "extra": ("elastic",)},
+    "rotation": {"color_jitter": 0, "extra": ("rotation",)},
+    "solarize": {"solarize": 0.5},
+    "posterize": {"color_jitter": 0, "extra": ("posterize",)},
+    "all": {"gray": 0.3, "blur": 0.5, "solarize": 0.2, "extra": ("elastic", "rotation", "posterize", "solarize")},
+}
+STEEP = {"solarize", "posterize", "all"}  # where a rounding error may turn a value over
+
+
+def on_an_accelerator(monkeypatch: pytest.MonkeyPatch, images: Tensor, recipes: list[schema.Views]) -> list[View]:
+    """What an accelerator would make, with its pixels computed here."""
+    with monkeypatch.context() as patched:
+        patched.setattr(two_views, "_make_view", None)
+        patched.setattr(two_views, "runs_here", lambda images: False)
+        return two_views.views_of(images, INDICES, recipes, seed=1, epoch=2)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_an_accelerator_makes_the_same_views(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    recipes = [schema.Views(size=32, **RECIPES[name]), schema.Views(size=16, **RECIPES[name]), schema.Views(size=32)]  # type: ignore[arg-type]
+    images = photos(40, 56)
+    expected = two_views.views_of(images, INDICES, recipes, seed=1, epoch=2)
+    for view, other in zip(on_an_accelerator(monkeypatch, images, recipes), expected, strict=True):
+        assert view.pixels.shape == other.pixels.shape
+        assert view.pixels.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(view.flipped, other.flipped)
+        assert max_difference(view.boxes, other.boxes) < 1e-6
+        off = ((view.pixels - other.pixels).abs() > 2e-4).float().mean()
+        assert float(off) <= (0.005 if name in STEEP else 0)
+
+
+def test_an_accelerator_makes_views_that_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples share kernels, and not their values."""
+    images, recipe = photos(40, 56), schema.Views(size=16, gray=0.3, blur=0.5, extra=("elastic",))
+    whole = on_an_accelerator(monkeypatch, images, [recipe] * 2)
+    other = images.clone()
+    other[1:] = 255 - other[1:]
+    changed = on_an_accelerator(monkeypatch, other, [recipe] * 2)
+    for view, again in zip(whole, changed, strict=True):
+        assert max_difference(view.pixels[:1], again.pixels[:1]) < 1e-5
+        assert max_difference(view.pixels[1:], again.pixels[1:]) > 0.1

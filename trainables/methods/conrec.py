@@ -27,9 +27,10 @@ from pretune.trainables.methods.simclr import SimCLR, diagnostics, nt_xent
 from pretune.trainables.methods.supervised import whole_colors
 from pretune.trainables.models.conrec_unet import AttentionPooling
 from pretune.trainables.models.interface import Decoder, Encoder, pixel_head, resized, skips_of, trunk
+from pretune.trainables.upload import constant, upload
 from pretune.trainables.views.corruptions import Corrupted, corrupt
-from pretune.trainables.views.random import Draw
-from pretune.trainables.views.two_views import View
+from pretune.trainables.views.drawn import View
+from pretune.trainables.views.random import Draw, DrawHere, seeded
 
 TASKS = ("reconstruction", "original-colors", "mask-location", "black-masks")  # the mask is one channel, others images
 
@@ -40,7 +41,10 @@ def corrupted(batch: Batch) -> Corrupted:
     def draw_for(number: int) -> Draw:
         return lambda name, count: batch.draw(f"corrupt/{number}/{name}", count)
 
-    parts = [corrupt(view.pixels, draw_for(i)) for i, view in enumerate(batch.views)]
+    def here_for(number: int) -> DrawHere:
+        return lambda name, count: batch.drawn(f"corrupt/{number}/{name}", count)
+
+    parts = [corrupt(view.pixels, draw_for(i), here_for(i)) for i, view in enumerate(batch.views)]
     return Corrupted(torch.cat([part.pixels for part in parts]), torch.cat([part.mask for part in parts]))
 
 
@@ -92,9 +96,9 @@ def task_errors(restored: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -
 def weighted_mean(errors: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """Our choice for the four-task form: weights 1 where none is given, normalised, so that the balance with the
     contrastive loss stays that of one task."""
-    shares = torch.tensor([weights.get(task, 1.0) for task in errors])
     values = torch.stack(list(errors.values()))
-    return (values * (shares / shares.sum()).to(values.device)).sum()
+    shares = constant(tuple(weights.get(task, 1.0) for task in errors), values.device, torch.float32)
+    return (values * (shares / shares.sum())).sum()
 
 
 def error_names(errors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -211,8 +215,10 @@ class ConRec(nn.Module):
         """(2B, C, H, W) -> (2B, C). What attention's dropout drops is a function of the whole batch's first draw."""
         if self.pooling is None:
             return features.mean(dim=(2, 3))
-        seed = batch.world.gather(torch.from_numpy(batch.draw("dropout", 1)).to(features.device))[0, 0]
-        generator = torch.Generator(features.device).manual_seed(int(seed * 2**53))
+        first = batch.draw("dropout", 1)[:1]
+        if batch.world.size > 1:  # the one exchange that the host waits for
+            first = batch.world.gather(upload(first, features.device)).cpu().numpy()
+        generator = seeded(features.device, int(first[0, 0] * 2**53))
         size, rank = batch.world.size, batch.world.rank
         draws = torch.rand(
             (2, size, len(features) // 2, *features.shape[1:]), generator=generator, device=features.device

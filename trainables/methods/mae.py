@@ -18,6 +18,9 @@ from pretune.search_spaces import schema
 from pretune.trainables.distributed import ALONE, World
 from pretune.trainables.methods.protocol import Batch, Parts
 from pretune.trainables.models.interface import Decoder, Encoder, pixel_head, resized
+from pretune.trainables.upload import upload
+
+CPU = torch.device("cpu")
 
 
 def lowest(draws: NDArray[Any], share: float) -> NDArray[np.bool_]:
@@ -29,15 +32,22 @@ def lowest(draws: NDArray[Any], share: float) -> NDArray[np.bool_]:
     return chosen
 
 
+def lowest_here(draws: Tensor, share: float) -> Tensor:
+    """`lowest` where the draws are."""
+    count = round(share * draws.shape[1])
+    places = draws.topk(count, dim=1, largest=False, sorted=False).indices
+    return torch.zeros_like(draws, dtype=torch.bool).scatter_(1, places, True)
+
+
 def patch_count(size: int, patch: int) -> int:
     """Patches per side; where the size is no multiple, the last row and column are cut off by the image's edge."""
     return -(-size // patch)
 
 
-def patch_mask(draws: NDArray[Any], share: float, patch: int, size: int) -> Tensor:
+def patch_mask(draws: NDArray[Any], share: float, patch: int, size: int, device: torch.device = CPU) -> Tensor:
     """Whole patches of a grid from the top left corner: draws (B, patch_count^2) -> (B, 1, size, size) bool."""
     side = patch_count(size, patch)
-    cells = torch.from_numpy(lowest(draws, share)).view(-1, 1, side, side)
+    cells = upload(lowest(draws, share), device).view(-1, 1, side, side)
     return cells.repeat_interleave(patch, 2).repeat_interleave(patch, 3)[..., :size, :size]
 
 
@@ -87,7 +97,7 @@ class MAE(nn.Module):
     def forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """One view of (B, 3, S, S) -> the loss, and the errors it is made of."""
         original = batch.views[0].pixels
-        mask = self.mask(batch).to(original.device)
+        mask = self.mask(batch)
         restored = self.output(self.decoder(self.encoder(original.masked_fill(mask, 0.0))))
         restored = resized(restored, (original.shape[-2], original.shape[-1]))
         whole, masked = restoration_error(restored, original), restoration_error(restored, original, mask, batch.world)
@@ -97,12 +107,16 @@ class MAE(nn.Module):
 
     def mask(self, batch: Batch) -> Tensor:
         """Return the black pixels: (B, 1, S, S) bool, by draws that depend on the image alone."""
-        count, _, size, _ = batch.views[0].pixels.shape
+        pixels = batch.views[0].pixels
+        (count, _, size, _), device = pixels.shape, pixels.device
         if self.masking == "patches":
-            return patch_mask(batch.draw("mask", patch_count(size, self.patch) ** 2), self.ratio, self.patch, size)
+            draws = batch.draw("mask", patch_count(size, self.patch) ** 2)
+            return patch_mask(draws, self.ratio, self.patch, size, device)
+        if self.masking == "pixels" and batch.draw_here is not None:
+            return lowest_here(batch.drawn("mask", size * size), self.ratio).view(count, 1, size, size)
         if self.masking == "pixels":
-            return torch.from_numpy(lowest(batch.draw("mask", size * size), self.ratio)).view(count, 1, size, size)
-        return torch.zeros(count, 1, size, size, dtype=torch.bool)
+            return upload(lowest(batch.draw("mask", size * size), self.ratio), device).view(count, 1, size, size)
+        return torch.zeros(count, 1, size, size, dtype=torch.bool, device=device)
 
     def after_backward(self, epoch: int) -> None:
         """Nothing to do: all gradients are used as they are."""

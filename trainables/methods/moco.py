@@ -22,6 +22,7 @@ from pretune.trainables.methods.queue import FeatureQueue
 from pretune.trainables.methods.recipes import asymmetric
 from pretune.trainables.methods.simclr import diagnostics
 from pretune.trainables.models.interface import Encoder
+from pretune.trainables.upload import upload
 
 
 def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
@@ -106,7 +107,7 @@ class MoCo(nn.Module):
         x1, x2 = (view.pixels for view in batch.views)
         world = batch.world
         self._check(len(x1), world)
-        draws = world.gather(torch.from_numpy(batch.draw("shuffle", 1)[:, 0]).to(x1.device))  # N
+        draws = world.gather(upload(batch.draw("shuffle", 1)[:, 0], x1.device))  # N
         shuffle = draws.argsort(stable=True)
         directions = [(x1, x2), (x2, x1)] if self.symmetric else [(x1, x2)]
         queries = [self.head(self._features(self.encoder, queried, world)) for queried, _ in directions]

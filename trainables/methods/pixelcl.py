@@ -22,8 +22,9 @@ from pretune.trainables.methods.protocol import Batch, Parts
 from pretune.trainables.methods.recipes import asymmetric
 from pretune.trainables.methods.simclr import diagnostics
 from pretune.trainables.models.interface import Encoder
+from pretune.trainables.upload import constant
+from pretune.trainables.views.drawn import View
 from pretune.trainables.views.geometry import crop_resize
-from pretune.trainables.views.two_views import View
 
 
 class Grid(NamedTuple):
@@ -213,7 +214,7 @@ def depth_at(depth: Tensor, view: View, height: int, width: int) -> Tensor:
     """
     if height != width:
         raise ValueError(f"the feature grid of a square view must be square, got {height} x {width}")
-    scale = torch.tensor((*depth.shape[1:], *depth.shape[1:]), device=depth.device)
+    scale = constant((*depth.shape[1:], *depth.shape[1:]), depth.device, torch.int64)
     boxes = (view.boxes * scale).round().long()
     return crop_resize(depth.float()[:, None], boxes, view.flipped, height).flatten(1)
 

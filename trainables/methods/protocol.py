@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pretune.search_spaces import schema
 from pretune.trainables.distributed import ALONE, World
 from pretune.trainables.models.interface import Decoder, Encoder
-from pretune.trainables.views.two_views import View
+from pretune.trainables.views.drawn import View
+from pretune.trainables.views.random import DrawHere
 
 
 class Batch(NamedTuple):
@@ -31,6 +33,11 @@ class Batch(NamedTuple):
     depth: Tensor | None = None  # (B, H, W) in [0, 1]
     epoch: int = 0  # of training, counted from 0
     world: World = ALONE  # who has the other rows of the batch, as many each
+    draw_here: DrawHere | None = None  # `draw` on the training device; None: on a CPU, where it is the same
+
+    def drawn(self, purpose: str, count: int) -> Tensor:
+        """`draw` as a tensor on the training device, without anything that waits for it."""
+        return torch.from_numpy(self.draw(purpose, count)) if self.draw_here is None else self.draw_here(purpose, count)
 
 
 class Parts(NamedTuple):

@@ -50,7 +50,7 @@ def given(method: Restoring, batch: Batch) -> tuple[Tensor, ...]:
         return (method.pair(batch)[1],)
     if isinstance(method, MAE):
         original = batch.views[0].pixels
-        return (original.masked_fill(method.mask(batch).to(original.device), 0.0),)
+        return (original.masked_fill(method.mask(batch), 0.0),)
     return corrupted(batch).pixels.chunk(len(batch.views))
 
 

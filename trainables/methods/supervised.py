@@ -12,13 +12,15 @@ from pretune.trainables.constants import IGNORE
 from pretune.trainables.losses import LOSSES
 from pretune.trainables.methods.protocol import Batch, Parts
 from pretune.trainables.models.interface import Decoder, Encoder, pixel_head, resized
+from pretune.trainables.upload import constant
 from pretune.trainables.views import geometry
-from pretune.trainables.views.two_views import View
+from pretune.trainables.views.drawn import View
 
 
 def pixel_boxes(view: View, height: int, width: int) -> Tensor:
     """A view's boxes (B, 4) in whole pixels of the (height, width) images it was cut from."""
-    return (view.boxes * view.boxes.new_tensor((height, width, height, width))).round().long()
+    sides = constant((height, width, height, width), view.boxes.device, view.boxes.dtype)
+    return (view.boxes * sides).round().long()
 
 
 def masks_of(view: View, masks: Tensor) -> Tensor:

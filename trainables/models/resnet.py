@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,86 @@ WIDTHS = {
     50: (64, 256, 512, 1024, 2048),
 }
 STRIDES = {"imagenet": (2, 4, 8, 16, 32), "cifar": (1, 1, 2, 4, 8)}
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}  # of each stage
+CLASSES = 1000  # of the classifier that torchvision draws and that is not kept
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (He et al. 2016, figure 5 left), with torchvision's names."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, width: int, stride: int, downsample: nn.Module | None) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, width, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, width, H / stride, W / stride)."""
+        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        out += x if self.downsample is None else self.downsample(x)
+        result: Tensor = self.relu(out)
+        return result
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (with the stride, as in torchvision) and 1x1 convolutions and a shortcut (figure 5 right)."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, width: int, stride: int, downsample: nn.Module | None) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, 4 width, H / stride, W / stride)."""
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn3(self.conv3(self.relu(self.bn2(self.conv2(out)))))
+        out += x if self.downsample is None else self.downsample(x)
+        result: Tensor = self.relu(out)
+        return result
+
+
+class Body(nn.Module):
+    """torchvision's ResNet without its classifier: the same names, and the same weights from the same random numbers.
+
+    torchvision itself is not imported: it takes three seconds, most of them torch's compiler.
+    """
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        block = Bottleneck if depth == 50 else BasicBlock
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.maxpool = nn.MaxPool2d(3, 2, padding=1)
+        inputs = 64
+        for k, (count, width) in enumerate(zip(BLOCKS[depth], (64, 128, 256, 512), strict=True)):
+            self.add_module(f"layer{k + 1}", _stage(block, inputs, width, count, 1 if k == 0 else 2))
+            inputs = width * block.expansion
+        nn.Linear(inputs, CLASSES)  # draws its random numbers
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def _stage(block: type[BasicBlock | Bottleneck], inputs: int, width: int, count: int, stride: int) -> nn.Sequential:
+    """Blocks at one resolution; the first has the stride, and a shortcut by convolution where shapes change."""
+    outputs, downsample = width * block.expansion, None
+    if stride != 1 or inputs != outputs:
+        downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+    first = block(inputs, width, stride, downsample)
+    return nn.Sequential(first, *(block(outputs, width, 1, None) for _ in range(count - 1)))
 
 
 class Encoder(interface.Encoder):
@@ -30,9 +111,7 @@ class Encoder(interface.Encoder):
 
     def __init__(self, depth: int, stem: str = "imagenet", channels: int = 3) -> None:
         super().__init__()
-        from torchvision.models import get_model  # takes a second to import, which no other model needs
-
-        body = get_model(f"resnet{depth}", weights=None)
+        body: Any = Body(depth)
         self.widths = WIDTHS[depth]
         self.strides = STRIDES[stem]
         self.channels = channels

@@ -38,7 +38,7 @@ def probe_accuracy(
     if len(split.val) == 0:
         raise ValueError("a probe is scored on validation images, and split.val leaves none")
     encoder = load_encoder(model, context.parent, context.device)
-    feed = DataFeed(data.images, context.device)
+    feed = DataFeed(data.images, context.device, context.residency)
     if isinstance(settings, schema.KNN):
         return {"probe/accuracy": knn_accuracy(encoder, feed, data.labels, split, settings, context.world)}
     return linear_accuracy(encoder, feed, data.labels, split, settings, context.world)

@@ -39,7 +39,7 @@ def write_maps(
     if context.parent is None or len(split.val) == 0:
         raise ValueError("maps are of a pretrained encoder and of validation images; split.val leaves none")
     encoder = load_encoder(model, context.parent, context.device)
-    feed, images = DataFeed(data.images, context.device), split.val[: settings.count]
+    feed, images = DataFeed(data.images, context.device, context.residency), split.val[: settings.count]
     with torch.no_grad():
         pixels = pixels_of(feed, images, settings.size)
         features = encoder(pixels)

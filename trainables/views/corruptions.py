@@ -8,6 +8,7 @@ block, the block may touch the edge.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pretune.trainables.views.random import Draw, FloatArray, IntArray
+from pretune.trainables.upload import upload
+from pretune.trainables.views.random import Draw, DrawHere, FloatArray, IntArray
 
 SHARES = (0.33, 0.66)  # below the first: shuffle; below the second: in-paint; above: out-paint
 SHUFFLE_BLOCKS, SHUFFLE_SIDE, SHUFFLE_ON = 15, 0.2, 0.99  # ON: the chance to go on to the next block
@@ -38,14 +40,21 @@ class Blocks(NamedTuple):
     used: NDArray[np.bool_]
 
 
-def corrupt(x: Tensor, draw: Draw) -> Corrupted:
-    """One of the three corruptions for each image of (B, 3, S, S) in [0, 1]; what it is depends on its own draws."""
+def corrupt(x: Tensor, draw: Draw, here: DrawHere | None = None) -> Corrupted:
+    """One of the three corruptions for each image of (B, 3, S, S) in [0, 1]; what it is depends on its own draws.
+
+    `here` draws what an accelerator needs in numbers, on it.
+    """
     kind = np.searchsorted(SHARES, draw("kind", 1)[:, 0], side="right")
     pixels, mask = x.clone(), torch.zeros_like(x[:, :1], dtype=torch.bool)
     for number, corruption in enumerate((shuffle_pixels, in_paint, out_paint)):
         if len(rows := np.flatnonzero(kind == number)):
-            where = torch.from_numpy(rows).to(x.device)
-            pixels[where], mask[where] = corruption(x[where], _of_rows(draw, rows))
+            where = upload(rows, x.device)
+            if corruption is shuffle_pixels and here is not None and x.device.type != "cpu":
+                orders = here("shuffle/order", _keys_of_shuffling(x.shape[-1]))[where]
+                pixels[where], mask[where] = shuffle_on_device(x[where], _of_rows(draw, rows), orders)
+            else:
+                pixels[where], mask[where] = corruption(x[where], _of_rows(draw, rows))
     return Corrupted(pixels, mask)
 
 
@@ -56,12 +65,52 @@ def _of_rows(draw: Draw, rows: IntArray) -> Draw:
 def shuffle_pixels(x: Tensor, draw: Draw) -> Corrupted:
     """Permutes the pixels of small blocks; a later block takes its pixels from the original too."""
     size = x.shape[-1]
-    stop = max(2, int(size * SHUFFLE_SIDE))
-    blocks = draw_blocks(draw, "shuffle", SHUFFLE_BLOCKS, (1, stop), size, margin=0, go_on=SHUFFLE_ON)
-    keys = draw("shuffle/order", SHUFFLE_BLOCKS * (stop - 1) ** 2).reshape(len(x), SHUFFLE_BLOCKS, -1)
-    source = torch.from_numpy(shuffled_sources(blocks, keys, size)).to(x.device)  # B, S * S
-    pixels = x.flatten(2).gather(2, source[:, None].expand(-1, x.shape[1], -1)).view(x.shape)
-    return Corrupted(pixels, covered(blocks, size, x.device).any(dim=1, keepdim=True))
+    blocks = _shuffled_blocks(draw, size)
+    keys = draw("shuffle/order", _keys_of_shuffling(size)).reshape(len(x), SHUFFLE_BLOCKS, -1)
+    source = upload(shuffled_sources(blocks, keys, size), x.device)  # B, S * S
+    return Corrupted(_taken(x, source), covered(blocks, size, x.device).any(dim=1, keepdim=True))
+
+
+def shuffle_on_device(x: Tensor, draw: Draw, orders: Tensor) -> Corrupted:
+    """The same with the keys (B, SHUFFLE_BLOCKS * P) of the order within blocks on the device of x."""
+    size = x.shape[-1]
+    blocks = _shuffled_blocks(draw, size)
+    source = sources_on_device(blocks, orders.view(len(x), SHUFFLE_BLOCKS, -1), size)
+    return Corrupted(_taken(x, source), covered(blocks, size, x.device).any(dim=1, keepdim=True))
+
+
+def _longest_shuffled(size: int) -> int:
+    return max(2, int(size * SHUFFLE_SIDE)) - 1
+
+
+def _keys_of_shuffling(size: int) -> int:
+    return SHUFFLE_BLOCKS * _longest_shuffled(size) ** 2
+
+
+def _shuffled_blocks(draw: Draw, size: int) -> Blocks:
+    sides = (1, _longest_shuffled(size) + 1)
+    return draw_blocks(draw, "shuffle", SHUFFLE_BLOCKS, sides, size, margin=0, go_on=SHUFFLE_ON)
+
+
+def _taken(x: Tensor, source: Tensor) -> Tensor:
+    """Each pixel of x (B, C, S, S) from the place that source (B, S^2) names."""
+    return x.flatten(2).gather(2, source[:, None].expand(-1, x.shape[1], -1)).view(x.shape)
+
+
+def sources_on_device(blocks: Blocks, keys: Tensor, size: int) -> Tensor:
+    """`shuffled_sources` where the keys (B, n, P) are, all blocks at once: of each pixel the last that covers it."""
+    places, device = keys.shape[-1], keys.device
+    placed = _placed(blocks, device)
+    top, left, height, width, _ = placed.unbind(-1)  # B, n
+    inside = torch.arange(places, device=device) < (height * width)[..., None]
+    order = keys.masked_fill(~inside, math.inf).argsort(dim=-1, stable=True)  # B, n, P
+    numbers = torch.arange(1, keys.shape[1] + 1, device=device)[:, None, None]
+    last = (_covered(placed, size) * numbers).amax(dim=1).flatten(1) - 1  # B, S^2; -1: none
+    which, pixel = last.clamp(min=0), torch.arange(size * size, device=device)
+    top, left, width = (part.gather(1, which) for part in (top, left, width))
+    within = (pixel // size - top) * width + pixel % size - left
+    origin = order.flatten(1).gather(1, which * places + within.clamp(0, places - 1))
+    return torch.where(last < 0, pixel, (top + origin // width) * size + left + origin % width)
 
 
 def shuffled_sources(blocks: Blocks, keys: FloatArray, size: int) -> IntArray:
@@ -89,8 +138,8 @@ def in_paint(x: Tensor, draw: Draw) -> Corrupted:
     blocks = draw_blocks(draw, "in-paint", PAINT_BLOCKS, (max(1, sides[0]), sides[1]), size, MARGIN, PAINT_ON)
     inside = covered(blocks, size, x.device)  # B, n, S, S
     channels = x.shape[1]
-    drawn = torch.from_numpy(draw("in-paint/colors", PAINT_BLOCKS * channels)).to(x)
-    colors = drawn.view(len(x), PAINT_BLOCKS, channels, 1, 1)
+    colors = upload(draw("in-paint/colors", PAINT_BLOCKS * channels), x.device).to(x.dtype)
+    colors = colors.view(len(x), PAINT_BLOCKS, channels, 1, 1)
     for k in range(PAINT_BLOCKS):
         x = torch.where(inside[:, k, None], colors[:, k], x)
     return Corrupted(x, inside.any(dim=1, keepdim=True))
@@ -102,7 +151,7 @@ def out_paint(x: Tensor, draw: Draw) -> Corrupted:
     sides = (size - 3 * size // 7 + 1, size - 2 * size // 7 + 1)  # S - i for i in [2S/7, 3S/7)
     blocks = draw_blocks(draw, "out-paint", PAINT_BLOCKS, sides, size, MARGIN, PAINT_ON, always_first=True)
     kept = covered(blocks, size, x.device).any(dim=1, keepdim=True)
-    color = torch.from_numpy(draw("out-paint/color", x.shape[1])).to(x).view(len(x), -1, 1, 1)
+    color = upload(draw("out-paint/color", x.shape[1]), x.device).to(x.dtype).view(len(x), -1, 1, 1)
     return Corrupted(torch.where(kept, x, color), ~kept)
 
 
@@ -141,8 +190,17 @@ def integers(draws: FloatArray, low: IntArray | int, high: IntArray | int) -> In
 
 def covered(blocks: Blocks, size: int, device: torch.device) -> Tensor:
     """Return the pixels that each used block covers, (B, n, size, size) bool."""
-    top, left, height, width, used = (torch.from_numpy(part).to(device)[..., None] for part in blocks)
-    place = torch.arange(size, device=device)
-    rows = (place >= top) & (place < top + height) & used  # B, n, S
+    return _covered(_placed(blocks, device), size)
+
+
+def _placed(blocks: Blocks, device: torch.device) -> Tensor:
+    """The blocks as one tensor, (B, n, 5) int64."""
+    return upload(np.stack(blocks, axis=-1).astype(np.int64), device)
+
+
+def _covered(placed: Tensor, size: int) -> Tensor:
+    top, left, height, width, used = placed[..., None].unbind(-2)  # each B, n, 1
+    place = torch.arange(size, device=placed.device)
+    rows = (place >= top) & (place < top + height) & (used > 0)  # B, n, S
     columns = (place >= left) & (place < left + width)
     return rows[..., :, None] & columns[..., None, :]

@@ -17,6 +17,8 @@ from pretune.trainables.views import color, geometry
 from pretune.trainables.views.random import FloatArray
 
 SOLARIZE_THRESHOLD = 0.5
+NO_SOLARIZE = 2.0  # above every value
+ALL_BITS = 24.0  # float32 has no more
 POSTERIZE_BITS = (3, 5)  # both included
 ROTATION_DEGREES = 30.0  # to either side, as in AutoAugment (Cubuk et al. 2019, Table 6)
 
@@ -27,6 +29,7 @@ class Extra(NamedTuple):
     draws: Callable[[int], int]  # numbers in [0, 1) that a sample needs, given the view's size in px
     parameters: Callable[[FloatArray], FloatArray]  # those draws (B, draws) -> (B, P); of no draws, of any (B, 1)
     transform: Callable[[Tensor, Tensor], Tensor]  # views (b, 3, S, S) in [0, 1] and parameters (b, P) -> (b, 3, S, S)
+    unchanged: float  # parameters that leave a view as it is
 
 
 def apply_elastic(x: Tensor, noise: Tensor) -> Tensor:
@@ -59,8 +62,8 @@ def solarize_threshold(draws: FloatArray) -> FloatArray:
 
 
 EXTRAS: Mapping[schema.ExtraTransform, Extra] = {  # applied in this order, whatever theirs in a study
-    "elastic": Extra(lambda size: 2 * geometry.elastic_nodes(size) ** 2, lambda noise: noise, apply_elastic),
-    "rotation": Extra(lambda _: 1, rotation_degrees, apply_rotate),
-    "posterize": Extra(lambda _: 1, posterize_bits, apply_posterize),
-    "solarize": Extra(lambda _: 0, solarize_threshold, apply_solarize),
+    "elastic": Extra(lambda size: 2 * geometry.elastic_nodes(size) ** 2, lambda noise: noise, apply_elastic, 0.5),
+    "rotation": Extra(lambda _: 1, rotation_degrees, apply_rotate, 0.0),
+    "posterize": Extra(lambda _: 1, posterize_bits, apply_posterize, ALL_BITS),
+    "solarize": Extra(lambda _: 0, solarize_threshold, apply_solarize, NO_SOLARIZE),
 }

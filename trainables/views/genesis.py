@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pretune.trainables.upload import upload
 from pretune.trainables.views.random import BoolArray, Draw, IntArray
 
 Shape = tuple[int, ...]  # of space alone: (H, W) or (D, H, W)
@@ -41,19 +42,25 @@ def corrupt(x: Tensor, draw: Draw, rates: Rates) -> Tensor:
     shape = tuple(x.shape[2:])
     x = x.clone()
     generators = _generators(draw, "shuffle")
-    for b in np.flatnonzero(draw("shuffle?", 1)[:, 0] < rates.shuffle).tolist():
-        source = torch.from_numpy(shuffled_sources(shape, rates.blocks, generators(b))).to(x.device)
-        x[b] = x[b].flatten(1)[:, source].view_as(x[b])
+    if len(rows := np.flatnonzero(draw("shuffle?", 1)[:, 0] < rates.shuffle)):
+        sources = np.stack([shuffled_sources(shape, rates.blocks, generators(b)) for b in rows.tolist()])
+        where, source = upload(rows, x.device), upload(sources, x.device)[:, None].expand(-1, x.shape[1], -1)
+        x[where] = x[where].flatten(2).gather(2, source).view(len(rows), *x.shape[1:])
     if len(rows := np.flatnonzero(draw("intensity?", 1)[:, 0] < rates.intensity)):
-        where, points = torch.from_numpy(rows).to(x.device), draw("intensity", 5)[rows]
+        where, points = upload(rows, x.device), draw("intensity", 5)[rows]
         x[where] = change_intensity(x[where], points[:, :4], points[:, 4] < 0.5)
     generators, inside = _generators(draw, "paint"), draw("in-paint?", 1)[:, 0] < rates.in_paint
-    for b in np.flatnonzero(draw("paint?", 1)[:, 0] < rates.paint).tolist():
-        generator = generators(b)
-        painted = in_painted(shape, generator) if inside[b] else out_painted(shape, generator)
-        noise = torch.from_numpy(generator.random(tuple(x[b].shape), np.float32)).to(x)
-        x[b] = torch.where(torch.from_numpy(painted).to(x.device), noise, x[b])
+    if len(rows := np.flatnonzero(draw("paint?", 1)[:, 0] < rates.paint)):
+        drawn = [_painting(tuple(x.shape[1:]), generators(b), bool(inside[b])) for b in rows.tolist()]
+        where, painted, noise = (upload(part, x.device) for part in (rows, *map(np.stack, zip(*drawn, strict=True))))
+        x[where] = torch.where(painted[:, None], noise.to(x.dtype), x[where])
     return x
+
+
+def _painting(shape: Shape, generator: np.random.Generator, inside: bool) -> tuple[BoolArray, NDArray[np.float32]]:
+    """Return where an image of `shape` (C, ...) is painted over, (...), and the noise, (C, ...)."""
+    painted = in_painted(shape[1:], generator) if inside else out_painted(shape[1:], generator)
+    return painted, generator.random(shape, np.float32)
 
 
 def _generators(draw: Draw, name: str) -> Callable[[int], np.random.Generator]:
@@ -106,7 +113,7 @@ def change_intensity(x: Tensor, points: NDArray[np.float64], falling: BoolArray)
     weights = np.stack((3 * (1 - s) ** 2 * s, 3 * (1 - s) * s**2))  # of the two inner points; the outer are 0 and 1
     curves = points.reshape(-1, 2, 2).transpose(0, 2, 1) @ weights + s**3  # B, (x, y), CURVE_POINTS
     curves[falling, 1] = curves[falling, 1, ::-1]
-    across, up = (torch.from_numpy(np.ascontiguousarray(curves[:, k])).to(x.device) for k in (0, 1))
+    across, up = (part.contiguous() for part in upload(curves, x.device).unbind(1))
     values = x.flatten(1).double()
     right = torch.searchsorted(across, values, right=True).clamp(1, CURVE_POINTS - 1)
     x0, x1, y0, y1 = (curve.gather(1, right - back) for curve in (across, up) for back in (1, 0))

@@ -6,6 +6,7 @@ A box is (top, left, height, width) in whole pixels, as in torchvision. Pixel ce
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -181,7 +182,7 @@ def elastic_field(draws: Tensor, size: int) -> Tensor:
     """
     nodes = elastic_nodes(size)
     noise = 2 * draws.reshape(-1, 2, nodes, nodes) - 1
-    weights = _node_weights(size, nodes).to(noise)  # S, nodes
+    weights = _weights_on(noise.device, noise.dtype, size, nodes)  # S, nodes
     rows = noise @ weights.T  # B, 2, nodes, S: along x. The shared matrix stands right: one product, not B of them
     field = rows.transpose(2, 3) @ weights.T  # B, 2, S, S: x, then y
     alpha = ELASTIC_ALPHA * size / ELASTIC_SIZE
@@ -197,6 +198,11 @@ def _sigma(size: int) -> float:
 
 def _node_distance(size: int) -> float:
     return NODE_SPACING * _sigma(size)
+
+
+@functools.lru_cache(maxsize=64)
+def _weights_on(device: torch.device, dtype: torch.dtype, size: int, nodes: int) -> Tensor:
+    return _node_weights(size, nodes).to(device, dtype)
 
 
 def _node_weights(size: int, nodes: int) -> Tensor:

@@ -8,15 +8,18 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pretune.search_spaces import schema
 from pretune.trainables.constants import IGNORE
+from pretune.trainables.upload import constant, upload
 from pretune.trainables.views import geometry, volumes
 from pretune.trainables.views.random import IntArray, uniforms
 from pretune.trainables.views.two_views import BLUR_SIGMA, blur, jitter, jitter_factors
 
 Drawn = Callable[[str, int], Tensor]  # (what for, how many) -> (B, how many) in [0, 1)
+Floats = NDArray[np.float32]
 
 WHOLE = (1.0, 1.0)  # of the image's area, and of its aspect: no crop
 
@@ -36,13 +39,18 @@ def fine_tune_batch(
         return volumes.fine_tune_batch(images, masks, indices, settings, seed, epoch)
     pixels, target = _cut(images, masks, indices, size, settings, seed, epoch)
 
-    def draw(purpose: str, count: int) -> Tensor:
+    def draw(purpose: str, count: int) -> Floats:
         """(B, count) in [0, 1); one stream per transform, so that switching one on leaves the others' draws."""
-        drawn = uniforms(seed, f"joint/{purpose}", epoch, indices, 0, count).astype(np.float32)
-        return torch.from_numpy(drawn).to(pixels.device, non_blocking=True)
+        return uniforms(seed, f"joint/{purpose}", epoch, indices, 0, count).astype(np.float32)
 
-    pixels, target = _moved(pixels, target, settings, draw)
-    return _recolored(pixels, settings, draw), target
+    def here(purpose: str, count: int) -> Tensor:
+        return upload(draw(purpose, count), pixels.device)
+
+    pixels, target = _moved(pixels, target, settings, here)
+    if settings.color_jitter is not None:
+        factors = jitter_factors(draw("jitter", 4).astype(np.float64), settings.color_jitter)
+        pixels = _channels_last(jitter(pixels, upload(factors.astype(np.float32), pixels.device)))
+    return _blurred(pixels, settings, here), target
 
 
 def _moved(pixels: Tensor, target: Tensor, settings: schema.Augment, draw: Drawn) -> tuple[Tensor, Tensor]:
@@ -59,10 +67,7 @@ def _moved(pixels: Tensor, target: Tensor, settings: schema.Augment, draw: Drawn
     return _channels_last(pixels), target
 
 
-def _recolored(pixels: Tensor, settings: schema.Augment, draw: Drawn) -> Tensor:
-    if settings.color_jitter is not None:
-        factors = jitter_factors(draw("jitter", 4).double().cpu().numpy(), settings.color_jitter)
-        pixels = _channels_last(jitter(pixels, torch.from_numpy(factors).to(pixels)))
+def _blurred(pixels: Tensor, settings: schema.Augment, draw: Drawn) -> Tensor:
     if settings.blur:
         low, high = BLUR_SIGMA
         chosen = draw("blur?", 1)[:, 0] < settings.blur
@@ -78,15 +83,14 @@ def _cut(
     _check(images, masks)
     if indices.shape != (len(images),):
         raise ValueError(f"indices must name the {len(images)} images of the batch, got shape {indices.shape}")
-    flipped = torch.from_numpy(uniforms(seed, "joint/flip", epoch, indices, 0, 1)[:, 0] < settings.flip)
-    flipped = flipped.to(images.device, non_blocking=True)
+    flipped = upload(uniforms(seed, "joint/flip", epoch, indices, 0, 1)[:, 0] < settings.flip, images.device)
     if settings.crop == WHOLE and settings.aspect == WHOLE:
         images = _flip(images, flipped) if settings.flip > 0 else images
         masks = _flip(masks, flipped) if settings.flip > 0 else masks
         return evaluation_batch(images, masks, size)
     draws = uniforms(seed, "joint/crop", epoch, indices, 0, geometry.CROP_DRAWS)
     boxes = geometry.crop_boxes(draws, images.shape[1], images.shape[2], settings.crop, settings.aspect)
-    return _crop(images, masks, torch.from_numpy(boxes).to(images.device, non_blocking=True), flipped, size)
+    return _crop(images, masks, upload(boxes, images.device), flipped, size)
 
 
 def evaluation_batch(images: Tensor, masks: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -100,7 +104,7 @@ def evaluation_batch(images: Tensor, masks: Tensor, size: int) -> tuple[Tensor, 
     if images.shape[1:3] == (size, size):
         return _planes(images).div_(255), masks.long()
     pixels = F.interpolate(_planes(images), (size, size), mode="bilinear", antialias=True).div_(255)
-    box = torch.tensor((0, 0, *images.shape[1:3])).to(images.device, non_blocking=True)
+    box = constant((0, 0, *images.shape[1:3]), images.device, torch.int64)
     boxes = box.expand(len(images), 4)
     straight = torch.zeros(len(images), dtype=torch.bool, device=images.device)
     return _channels_last(pixels), geometry.crop_resize_masks(masks, boxes, straight, size).long()

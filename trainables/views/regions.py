@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects
 from torch import Tensor
 
 from pretune.search_spaces import schema
@@ -59,6 +58,8 @@ class RegionBoxes:
 
 def _boxes_of(regions: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     """One map (H, W) -> (K, 5)."""
+    from scipy.ndimage import find_objects  # takes long to import, and few studies have regions
+
     areas = np.bincount(regions.ravel())
     boxes = np.zeros((len(areas) - 1, 5), np.int64)
     for number, found in enumerate(find_objects(regions.astype(np.int32))):

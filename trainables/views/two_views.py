@@ -1,13 +1,13 @@
 """Random views for joint-embedding methods: SimCLR's augmentation, and P1's additions to it.
 
-Every parameter is drawn per sample, as a function of (seed, epoch, image, view). All drawing is done on the CPU, so
-which samples a transform touches is known there, and an accelerator is never waited for.
+Every parameter is drawn per sample, as a function of (seed, epoch, image, view), on the host. Pixels are made here on a
+CPU, and by `device` on an accelerator.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,22 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pretune.search_spaces import schema
-from pretune.trainables.views import color, geometry, volumes
-from pretune.trainables.views.extra import EXTRAS, SOLARIZE_THRESHOLD, apply_solarize
+from pretune.trainables.upload import constant
+from pretune.trainables.views import color, device, geometry, volumes
+from pretune.trainables.views.drawn import Drawn, Step, View, blur_kernel
+from pretune.trainables.views.extra import EXTRAS, NO_SOLARIZE, SOLARIZE_THRESHOLD, apply_solarize
 from pretune.trainables.views.random import Draw, FloatArray, IntArray, uniforms
 from pretune.trainables.views.regions import draw_windows
 
 BLUR_SIGMA = (0.1, 2.0)  # px (SimCLR)
+NO_BLUR = 1e-3  # px
 
 CPU_BLOCK = 32  # samples; at 64 px within 10 % of the fastest of 4 to 256, and 3 MB of float32 at 128 px
-
-
-class View(NamedTuple):
-    """One view of a batch."""
-
-    pixels: Tensor  # (B, C, size, size), C 3 for colours, float32 in [0, 1], channels_last
-    boxes: Tensor  # (B, 4) float32: top, left, height, width of the crop as fractions of the image
-    flipped: Tensor  # (B,) bool: the crop was mirrored left to right
 
 
 def make_views(
@@ -61,16 +56,34 @@ def views_of(
     Of volumes (B, D, H, W, 1) every view is the whole: a tensor of (B, 1, D, H, W).
     """
     if images.ndim == 5:
-        whole = torch.tensor((0.0, 0.0, 1.0, 1.0), device=images.device).expand(len(images), 4)
+        whole = constant((0.0, 0.0, 1.0, 1.0), images.device, torch.float32).expand(len(images), 4)
         straight = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         return [View(volumes.voxels(images), whole, straight) for _ in recipes]
     _check(images, indices)
     planes = images.permute(0, 3, 1, 2)  # uint8; the memory stays channels last
     which = uniforms(seed, "views/region", epoch, indices, 0, 1)[:, 0]  # the same for every view
-    return [
-        _make_view(planes, _windows(planes, region_table, which, recipe), _drawing(seed, epoch, indices, i), recipe)
+    drawn = [
+        draw_view(_drawing(seed, epoch, indices, i), _windows(planes, region_table, which, recipe), recipe)
         for i, recipe in enumerate(recipes)
     ]
+    sizes = [recipe.size for recipe in recipes]
+    if runs_here(images):
+        return [_make_view(planes, view, size) for view, size in zip(drawn, sizes, strict=True)]
+    return on_device(planes, drawn, sizes)
+
+
+def runs_here(images: Tensor) -> bool:
+    """Whether the host makes the pixels."""
+    return images.device.type == "cpu"
+
+
+def on_device(planes: Tensor, drawn: Sequence[Drawn], sizes: Sequence[int]) -> list[View]:
+    """Views of uint8 images (B, 3, H, W) on an accelerator, those of one size together; the order stays."""
+    made: dict[int, View] = {}
+    for size in dict.fromkeys(sizes):
+        numbers = [i for i, other in enumerate(sizes) if other == size]
+        made |= zip(numbers, device.render(planes, [drawn[i] for i in numbers], size), strict=True)
+    return [made[i] for i in range(len(sizes))]
 
 
 def _windows(
@@ -97,35 +110,30 @@ def _drawing(seed: int, epoch: int, indices: IntArray, view: int) -> Draw:
     return lambda purpose, count: uniforms(seed, f"views/{purpose}", epoch, indices, view, count)
 
 
-class Step(NamedTuple):
-    """One transform of a view, and for which samples."""
-
-    transform: Callable[[Tensor, Tensor], Tensor]  # (b, 3, S, S), (b, P) -> (b, 3, S, S)
-    chosen: NDArray[np.bool_]  # (B,)
-    parameters: NDArray[np.float32]  # (B, P)
-
-
-def _make_view(planes: Tensor, windows: NDArray[np.int64], draw: Draw, settings: schema.Views) -> View:
-    (count, channels, height, width), size = planes.shape, settings.size
+def draw_view(draw: Draw, windows: NDArray[np.int64], settings: schema.Views) -> Drawn:
+    """One view of each image, whose crops lie in `windows` (B, 4) px."""
     boxes = geometry.crop_boxes_within(draw("crop", geometry.CROP_DRAWS), windows, settings.crop, settings.aspect)
     flipped = draw("flip", 1)[:, 0] < settings.flip
-    steps = [*_photometric(draw, settings), *_extra(draw, settings)]
+    return Drawn(boxes, flipped, [*_photometric(draw, settings), *_extra(draw, settings)])
 
+
+def _make_view(planes: Tensor, drawn: Drawn, size: int) -> View:
+    """The view on a CPU."""
+    (count, channels, height, width), boxes, flipped = planes.shape, drawn.boxes, drawn.flipped
     pixels = torch.empty((count, channels, size, size), device=planes.device, memory_format=torch.channels_last)
-    for rows in _blocks(count, planes.device):
-        x = geometry.crop_resize(planes[rows], _tensor(boxes[rows], planes), _tensor(flipped[rows], planes), size)
+    for rows in _blocks(count):
+        x = geometry.crop_resize(planes[rows], _tensor(boxes[rows]), _tensor(flipped[rows]), size)
         x.div_(255)
-        for step in steps:
+        for step in drawn.steps:
             x = _apply(step, rows, x)
         pixels[rows] = x
     shares = (boxes / np.array((height, width, height, width))).astype(np.float32)
-    return View(pixels, _tensor(shares, planes), _tensor(flipped, planes))
+    return View(pixels, _tensor(shares), _tensor(flipped))
 
 
-def _blocks(count: int, device: torch.device) -> list[slice]:
-    """On a CPU a few samples go through all transforms before the next few, so that they stay in its cache."""
-    length = CPU_BLOCK if device.type == "cpu" else count
-    return [slice(start, min(start + length, count)) for start in range(0, count, length)]
+def _blocks(count: int) -> list[slice]:
+    """A few samples go through all transforms before the next few, so that they stay in the cache."""
+    return [slice(start, min(start + CPU_BLOCK, count)) for start in range(0, count, CPU_BLOCK)]
 
 
 def _apply(step: Step, rows: slice, x: Tensor) -> Tensor:
@@ -133,26 +141,28 @@ def _apply(step: Step, rows: slice, x: Tensor) -> Tensor:
     chosen = np.flatnonzero(step.chosen[rows])
     if len(chosen) == 0:
         return x
-    parameters = _tensor(step.parameters[rows][chosen], x)
+    parameters = _tensor(step.parameters[rows][chosen])
     if len(chosen) == len(x):
         return step.transform(x, parameters)
-    where = _tensor(chosen, x)
+    where = _tensor(chosen)
     return x.index_copy_(0, where, step.transform(x.index_select(0, where), parameters))
 
 
 def _photometric(draw: Draw, settings: schema.Views) -> Iterator[Step]:
     if settings.color_jitter > 0:
         factors = jitter_factors(draw("jitter", 4), settings.color_jitter, settings.color_jitter_saturation)
-        yield _step(jitter, draw("jitter?", 1), settings.color_jitter_probability, factors)
+        yield _step("jitter", jitter, draw("jitter?", 1), settings.color_jitter_probability, factors, (1, 1, 1, 0))
     if settings.gray > 0:
         chance = draw("gray?", 1)
-        yield _step(lambda x, _: color.to_gray(x), chance, settings.gray, chance)
+        yield _step("gray", lambda x, _: color.to_gray(x), chance, settings.gray, np.ones_like(chance), 0.0)
     if settings.blur > 0:
         low, high = BLUR_SIGMA
-        yield _step(blur, draw("blur?", 1), settings.blur, low + (high - low) * draw("blur", 1))
+        sigma = low + (high - low) * draw("blur", 1)
+        yield _step("blur", blur, draw("blur?", 1), settings.blur, sigma, NO_BLUR)
     if settings.solarize > 0:
         chance = draw("plain solarize?", 1)
-        yield _step(apply_solarize, chance, settings.solarize, np.full_like(chance, SOLARIZE_THRESHOLD))
+        threshold = np.full_like(chance, SOLARIZE_THRESHOLD)
+        yield _step("plain solarize", apply_solarize, chance, settings.solarize, threshold, NO_SOLARIZE)
 
 
 def _extra(draw: Draw, settings: schema.Views) -> Iterator[Step]:
@@ -160,14 +170,19 @@ def _extra(draw: Draw, settings: schema.Views) -> Iterator[Step]:
         if name in settings.extra:
             chance, count = draw(f"{name}?", 1), extra.draws(settings.size)
             parameters = extra.parameters(draw(name, count) if count else chance)
-            yield _step(extra.transform, chance, settings.extra_probability, parameters)
+            yield _step(name, extra.transform, chance, settings.extra_probability, parameters, extra.unchanged)
 
 
 def _step(
-    transform: Callable[[Tensor, Tensor], Tensor], chance: FloatArray, probability: float, parameters: FloatArray
+    name: str,
+    transform: Callable[[Tensor, Tensor], Tensor],
+    chance: FloatArray,
+    probability: float,
+    parameters: FloatArray,
+    unchanged: float | tuple[float, ...],
 ) -> Step:
     """Applied where `chance` (B, 1) is below `probability`."""
-    return Step(transform, chance[:, 0] < probability, parameters.astype(np.float32))
+    return Step(name, transform, chance[:, 0] < probability, parameters.astype(np.float32), unchanged)
 
 
 def jitter_factors(draws: FloatArray, strength: float, saturation: float = 1.0) -> FloatArray:
@@ -199,11 +214,6 @@ def blur(x: Tensor, sigma: Tensor) -> Tensor:
     return color.gaussian_blur(x, sigma[:, 0], blur_kernel(x.shape[-1]))
 
 
-def blur_kernel(size: int) -> int:
-    """A tenth of the view (SimCLR), made odd, at least 3 px."""
-    return max(size // 10 | 1, 3)
-
-
-def _tensor(values: NDArray[np.generic], like: Tensor) -> Tensor:
-    """On the device of `like`, with the array's own type."""
-    return torch.from_numpy(np.ascontiguousarray(values)).to(like.device, non_blocking=True)
+def _tensor(values: NDArray[np.generic]) -> Tensor:
+    """With the array's own type."""
+    return torch.from_numpy(np.ascontiguousarray(values))

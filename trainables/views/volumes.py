@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pretune.search_spaces import schema
+from pretune.trainables.upload import upload
 from pretune.trainables.views.random import FloatArray, IntArray, uniforms
 
 FLIPS = 3  # at most, in Models Genesis
@@ -41,7 +42,7 @@ def mirror(x: Tensor, mirrored: NDArray[np.bool_], first: int) -> Tensor:
     """Samples of x (B, ...) reversed along axis first + k where `mirrored` (B, axes) says so."""
     for k, chosen in enumerate(mirrored.T):
         if chosen.any():
-            which = torch.from_numpy(np.ascontiguousarray(chosen)).to(x.device).reshape(-1, *[1] * (x.ndim - 1))
+            which = upload(chosen, x.device).reshape(-1, *[1] * (x.ndim - 1))
             x = torch.where(which, x.flip(first + k), x)
     return x
 

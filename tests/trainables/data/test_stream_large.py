@@ -1,6 +1,6 @@
 """Sets far larger than what the stream holds: each image once, and memory that does not grow.
 
-`pytest -s -m slow tests/trainables/data/test_stream_large.py` prints the figures of benchmarks/README.md.
+`pytest -s -m slow tests/trainables/data/test_stream_large.py` prints the figures of benchmarks/measurements.md.
 """
 
 from __future__ import annotations

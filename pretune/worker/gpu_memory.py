@@ -1,0 +1,62 @@
+"""A GPU whose memory was too small: what is tried, and what is said."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+
+from pretune.search_spaces import schema
+from pretune.search_spaces.stages import Stage
+from pretune.worker.failures import is_out_of_memory
+
+Metrics = dict[str, float]
+
+
+def with_less_memory(run: Callable[[bool], Metrics], on_gpu: bool) -> tuple[Metrics, bool]:
+    """Run a stage with its images on the GPU where they fit, and once more without where memory was too small.
+
+    Args:
+        run: the stage, given whether images may lie on the GPU.
+
+    Returns:
+        Its metrics, and whether it took the second attempt.
+    """
+    if not on_gpu:
+        return run(True), False
+    free_memory()
+    try:
+        return run(True), False
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    free_memory()  # here, where the error no longer holds what the attempt had
+    return run(False), True
+
+
+def free_memory() -> None:
+    """Give back what earlier stages of this process left."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def what_fits(stage: Stage, capacity: int, gpus: float) -> str:
+    """A sentence with the largest batch that fits into a stage's share of `capacity` bytes; "" where none is known."""
+    from pretune.trainables.sample_step import memory_of
+
+    settings = stage.settings
+    if not isinstance(settings, schema.Pretrain | schema.Finetune):
+        return ""
+    try:
+        need = memory_of(settings, stage.model, schema.slices_of(stage.data))
+    except Exception:  # a sentence is not worth another failure
+        return ""
+    mine = int(capacity * (gpus if 0 < gpus < 1 else 1))
+    return fitting_sentence(need.fixed, need.per_image, need.fitting(mine), mine)
+
+
+def fitting_sentence(fixed: int, per_image: int, images: int, capacity: int) -> str:
+    formula = f"by formula a step takes {fixed / 1e9:.2g} GB and {per_image / 1e6:.3g} MB an image in float32"
+    fits = f"batch_size {images} fits" if images else "not one image fits; lower the size of the images or the model"
+    return f"; {formula}: into {capacity / 1e9:.3g} GB {fits}"

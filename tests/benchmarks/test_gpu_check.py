@@ -1,0 +1,92 @@
+"""The logic of the check for a GPU, on a CPU: every part that does not need one, and how it treats failures."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import gpu_check
+from benchmarks.gpu_check import Bench, Row
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(torch.device("cpu"), tmp_path, tiny=True)
+
+
+def test_an_error_ends_a_part_and_no_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(bench: Bench) -> Iterator[Row]:
+        yield {"case": "a", "result": "fine"}
+        raise RuntimeError("no such kernel")
+
+    def runs(bench: Bench) -> Iterator[Row]:
+        yield {"case": "b", "result": "fine"}
+
+    monkeypatch.setattr(gpu_check, "PARTS", {"one": (breaks, 1), "two": (runs, 1)})
+    told: list[Row] = []
+    rows = gpu_check.check(bench, ["one", "two"], 1, told.append)
+    assert [(row["part"], row["result"]) for row in rows] == [
+        ("one", "fine"),
+        ("one", "FAILED: RuntimeError: no such kernel"),
+        ("two", "fine"),
+    ]
+    assert told == rows
+
+
+def test_a_part_ends_when_its_time_is_over() -> None:
+    endless = ({"case": str(n), "result": "fine"} for n in itertools.count())
+    over = iter([False, False, True])
+    rows = list(gpu_check.guarded(endless, lambda: next(over)))
+    assert [row["case"] for row in rows] == ["0", "1", "2", "the rest of this part"]
+
+
+def test_warnings_of_waits_are_kept_and_others_are_not() -> None:
+    said: list[str] = []
+    with gpu_check.recorded_warnings(said):
+        warnings.warn("called a synchronizing CUDA operation (Triggered internally)", stacklevel=1)
+        warnings.warn("cumsum_cuda_kernel does not have a deterministic implementation", stacklevel=1)
+        warnings.warn("something else", stacklevel=1)
+    assert [text.split(" ", 1)[1][:20] for text in said] == ["called a synchronizi", "cumsum_cuda_kernel d"]
+    assert all(text.startswith("test_gpu_check.py:") for text in said)
+
+
+def test_equal_runs_and_a_resumed_one_have_equal_bytes_here(bench: Bench) -> None:
+    assert {row["case"]: row["result"] for row in gpu_check.equal_bytes(bench)} == {
+        "simclr, twice": "equal",
+        "simclr, cut and resumed": "equal",
+        "mae, twice": "equal",
+        "mae, cut and resumed": "equal",
+    }
+
+
+def test_different_weights_are_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = itertools.count()
+    monkeypatch.setattr(gpu_check, "digest", lambda path: str(next(numbers)))
+    assert {row["result"] for row in gpu_check.equal_bytes(bench)} == {"DIFFERENT"}
+
+
+def test_every_step_of_every_method_runs(bench: Bench) -> None:
+    rows = list(gpu_check.waits(bench))
+    assert [row["case"] for row in rows] == [*sorted(gpu_check.METHODS), "fine-tuning"]
+
+
+def test_rates_and_failures_without_a_gpu(bench: Bench) -> None:
+    training = gpu_check.Training(bench, gpu_check.pretraining(bench, "simclr", 32))
+    assert gpu_check.rate(training)["images_per_s"] > 0
+    assert gpu_check.rate(training, training.batch(0))["images_per_s"] > 0
+    assert [row["result"] for row in gpu_check.failures(bench)] == ["not measured: no GPU"]
+
+
+def test_neither_ray_nor_optuna_is_imported() -> None:
+    """The machines that lend a GPU have neither."""
+    code = "import sys, benchmarks.gpu_check; print({'ray', 'optuna', 'torchvision', 'timm'} & set(sys.modules))"
+    root = Path(gpu_check.__file__).parents[1]
+    shown = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "set()"
