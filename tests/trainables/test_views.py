@@ -691,9 +691,10 @@ def on_an_accelerator(monkeypatch: pytest.MonkeyPatch, images: Tensor, recipes: 
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_an_accelerator_makes_the_same_views(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+@pytest.mark.parametrize("channels", [3, 1, 4])
+def test_an_accelerator_makes_the_same_views(monkeypatch: pytest.MonkeyPatch, name: str, channels: int) -> None:
     recipes = [schema.Views(size=32, **RECIPES[name]), schema.Views(size=16, **RECIPES[name]), schema.Views(size=32)]  # type: ignore[arg-type]
-    images = photos(40, 56)
+    images = torch.cat([photos(40, 56), photos(40, 56).flip(1)], dim=-1)[..., :channels].contiguous()
     expected = two_views.views_of(images, INDICES, recipes, seed=1, epoch=2)
     for view, other in zip(on_an_accelerator(monkeypatch, images, recipes), expected, strict=True):
         assert view.pixels.shape == other.pixels.shape

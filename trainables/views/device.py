@@ -2,7 +2,7 @@
 
 The same draws and transforms as on a CPU (`two_views`), equal to rounding. What differs is the form: a sample that a
 transform was not drawn for gets parameters that leave it as it is, in place of being left out; parameters are made on
-the host and go up in one copy; linear changes of colour are one matrix product of 3 x 3 per sample.
+the host and go up in one copy; linear changes of colour are one matrix product of C x C per sample.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SEXTANTS = np.array((5, 3, 1))  # of the circle of hues, by which the curves of 
 def render(planes: Tensor, drawn: Sequence[Drawn], size: int) -> list[View]:
     """Views of `size` px of uint8 images (B, C, H, W), one for each of `drawn`, in its order."""
     B, V = len(planes), len(drawn)
-    given = _Given(drawn, planes.shape[-2:], size)
+    given = _Given(drawn, planes.shape[1:], size)
     table = upload(given.table(), planes.device)  # B * V, columns
     x = _crops(planes, *(table[:, given[axis]].view(B, V, size) for axis in ("y", "x")))
     x = _jitter(x, table, given) if "jitter" in given.names else x.mul_(1 / 255)
@@ -45,8 +45,9 @@ def render(planes: Tensor, drawn: Sequence[Drawn], size: int) -> list[View]:
 class _Given:
     """Parameters of B * V samples by name, an image's views beside each other, as columns of one table."""
 
-    def __init__(self, drawn: Sequence[Drawn], sides: Sequence[int], size: int) -> None:
-        self._drawn = drawn
+    def __init__(self, drawn: Sequence[Drawn], shape: Sequence[int], size: int) -> None:
+        """`shape` is that of an image: channels, height, width."""
+        channels, *sides = shape
         steps = [{step.name: step for step in view.steps} for view in drawn]
         self.names = list(dict.fromkeys(name for view in steps for name in view))
         first = {name: step for view in reversed(steps) for name, step in view.items()}
@@ -54,7 +55,7 @@ class _Given:
         parts = dict(_placed(drawn, sides, size))
         for name in self.names:
             values = np.stack([_everywhere(view.get(name), first[name], len(drawn[0].boxes)) for view in steps], axis=1)
-            parts |= _columns(name, values.reshape(-1, values.shape[-1]), size)
+            parts |= _columns(name, values.reshape(-1, values.shape[-1]), size, channels)
         self._parts = parts
         ends = [0, *np.cumsum([part.shape[1] for part in parts.values()]).tolist()]
         self._where = {name: slice(*ends[i : i + 2]) for i, name in enumerate(parts)}
@@ -90,29 +91,34 @@ def _source(start: NDArray[np.float64], length: NDArray[np.float64], size: int) 
     return np.clip(centres, 0, length - 1) + start
 
 
-def _columns(name: str, values: Floats, size: int) -> dict[str, Floats]:
+def _columns(name: str, values: Floats, size: int, channels: int) -> dict[str, Floats]:
     """Parameters (n, P) in the form that the kernels take."""
-    gray = np.array(GRAY_WEIGHTS, np.float32)
+    gray = _gray_weights(channels)
     if name == "jitter":
         brightness, contrast, saturation, hue = (values[:, k, None] for k in range(4))
         return {
             "brightness": brightness / 255,
             "contrast": contrast,
             "mean": (1 - contrast) * gray,  # of the channel means, what contrast adds
-            "saturation": _gray_matrix(1 - saturation),
+            "saturation": _gray_matrix(1 - saturation, gray),
             "hue": 6 * hue + SEXTANTS,
         }
     if name == "gray":
-        return {name: _gray_matrix(values)}
+        return {name: _gray_matrix(values, gray)}
     if name == "blur":
         return {name: gaussian_weights(values, blur_kernel(size))}
     return {name: values}
 
 
-def _gray_matrix(share: Floats) -> Floats:
-    """(n, 1) -> (n, 9): (1 - share) of the colour and `share` of its luma in every channel."""
-    luma = np.tile(np.array(GRAY_WEIGHTS, np.float32), 3)
-    return (1 - share) * np.eye(3, dtype=np.float32).ravel() + share * luma
+def _gray_weights(channels: int) -> Floats:
+    """Luma of three channels, the mean of others, as `color.grayscale`."""
+    return np.array(GRAY_WEIGHTS if channels == 3 else [1 / channels] * channels, np.float32)
+
+
+def _gray_matrix(share: Floats, gray: Floats) -> Floats:
+    """(n, 1) and (C,) -> (n, C * C): (1 - share) of the colour and `share` of its grey in every channel."""
+    channels = len(gray)
+    return (1 - share) * np.eye(channels, dtype=np.float32).ravel() + share * np.tile(gray, channels)
 
 
 def gaussian_weights(sigma: Floats, kernel: int) -> Floats:
@@ -139,8 +145,9 @@ def _crops(planes: Tensor, y: Tensor, x: Tensor) -> Tensor:
 
 
 def _mixed(x: Tensor, matrices: Tensor) -> Tensor:
-    """Every pixel's colour by the matrix (n, 9) of its sample."""
-    return torch.bmm(matrices.view(-1, 3, 3), x.flatten(2)).view(x.shape)
+    """Every pixel's colour by the matrix (n, C * C) of its sample."""
+    channels = x.shape[1]
+    return torch.bmm(matrices.reshape(-1, channels, channels), x.flatten(2)).view(x.shape)
 
 
 def _jitter(x: Tensor, table: Tensor, given: _Given) -> Tensor:
@@ -152,7 +159,8 @@ def _jitter(x: Tensor, table: Tensor, given: _Given) -> Tensor:
     x = x.mul_(column("brightness")).clamp_(0, 1)
     added = torch.linalg.vecdot(x.mean(dim=(2, 3)), table[:, given["mean"]])
     x = torch.addcmul(added[:, None, None, None], x, column("contrast")).clamp_(0, 1)
-    return turned(_mixed(x, table[:, given["saturation"]]).clamp_(0, 1), column("hue"))
+    x = _mixed(x, table[:, given["saturation"]]).clamp_(0, 1)
+    return turned(x, column("hue")) if x.shape[1] == 3 else x  # others have no hue, as `color.adjust_hue`
 
 
 def turned(x: Tensor, sextants: Tensor) -> Tensor:
