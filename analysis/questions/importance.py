@@ -183,7 +183,7 @@ def _interval(share: float, degrees: int, rest: int) -> tuple[float, float]:
         if float(stats.f.cdf(f, degrees, rest)) <= level:
             return 0.0
         top = 1.0
-        while excess(top) > 0 and top < 1e6:
+        while excess(top) > 0:  # it ends: far beyond `f` nothing is left of the distribution
             top *= 2
         found = float(optimize.brentq(excess, 0.0, top))
         return found / (found + size)
@@ -228,7 +228,7 @@ def _no_common_range(trials: Sequence[ScoredTrial], names: Sequence[str], ranges
 
 
 def _in_range(value: Any, described: Mapping[str, Any]) -> bool:
-    kind, body = next(iter(described.items()))
+    kind, body = _kind_of(described)
     return bool(value < len(body) if kind == "choice" else body[0] <= value <= body[1])
 
 
@@ -282,13 +282,17 @@ def _silent_study() -> optuna.Study:
 
 
 def _distribution(described: Mapping[str, Any]) -> optuna.distributions.BaseDistribution:
-    kind, body = next((kind, body) for kind, body in described.items() if kind != "step")  # in whatever order
-    step = described.get("step")
+    (kind, body), step = _kind_of(described), described.get("step")
     if kind == "choice":
         return optuna.distributions.CategoricalDistribution(tuple(body))
     if kind in ("int", "log_int"):
         return optuna.distributions.IntDistribution(body[0], body[1], log=kind == "log_int", step=step or 1)
     return optuna.distributions.FloatDistribution(body[0], body[1], log=kind == "log_uniform", step=step)
+
+
+def _kind_of(described: Mapping[str, Any]) -> tuple[str, Any]:
+    """The kind of a range and its bounds or options; `step` may be stored before or behind them."""
+    return next((kind, body) for kind, body in described.items() if kind != "step")
 
 
 def _value(value: Any, described: Mapping[str, Any]) -> Any:

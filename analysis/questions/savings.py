@@ -19,6 +19,7 @@ from pretune.analysis.load.replicates import ReplicateResult, independent_values
 from pretune.analysis.load.results import StoredCell, StudyHeader
 from pretune.analysis.questions.curves import amounts, is_logarithmic, settings_beside
 from pretune.analysis.statistics import ALPHA, Array
+from pretune.search_spaces.metrics import sign_of
 
 _POINTS = 400  # amounts at which the baseline is looked at
 
@@ -30,7 +31,7 @@ class Saving(NamedTuple):
     baseline: str
     amount: float
     score: float  # of the setting at this amount
-    equal: float  # inf: the baseline does not reach it at its largest amount; 0: it is above it at its smallest
+    equal: float  # inf: the baseline is worse at its largest amount; 0: it is better at its smallest
     low: float  # 95 %; 0 and inf where nothing bounds it
     high: float
     largest: float  # amount of the baseline
@@ -41,10 +42,12 @@ class Saving(NamedTuple):
         """'start=pretrained with 50 labels scores what start=random does with 205 (95 %: 160 to 260; 5 seeds)'."""
         seeds = f"{self.n} seeds"
         if math.isinf(self.equal):
-            least = f" (95 %: at least {_shown(self.low)}; {seeds})" if self.low > self.amount else f" ({seeds})"
-            return f"{self._start} above what {self.baseline} does with {_shown(self.largest)}, the most tried{least}"
+            known = self.amount < self.low < math.inf  # inf: it is shown to be better at every amount
+            least = f" (95 %: at least {_shown(self.low)}; {seeds})" if known else f" ({seeds})"
+            most = f"with {_shown(self.largest)}, the most tried"
+            return f"{self._start} better than {self.baseline} does {most}{least}"
         if self.equal == 0:
-            return f"{self._start} below what {self.baseline} does with the fewest tried ({seeds})"
+            return f"{self._start} worse than {self.baseline} does with the fewest tried ({seeds})"
         low = "fewer than the fewest tried" if self.low == 0 else _shown(self.low)
         high = "more than were tried" if math.isinf(self.high) else _shown(self.high)
         return (
@@ -61,7 +64,8 @@ def _shown(amount: float) -> str:
 
 
 def savings(results: pandas.DataFrame, header: StudyHeader, factor: str, metric: str) -> tuple[Saving, ...]:
-    """One for each setting of the other factors beside the baseline; () without a baseline, or without two seeds.
+    """One for each setting of the other factors beside the baseline; () without a baseline or two seeds, and for a
+    metric without a direction.
 
     Raises ResultsError as `replicate_results` does.
     """
@@ -69,13 +73,15 @@ def savings(results: pandas.DataFrame, header: StudyHeader, factor: str, metric:
     groups = settings_beside(header, factor)
     chosen = {name: level for name, level in header.report.baseline.items() if name != factor}
     baseline = next((name for name, cells in groups.items() if chosen and _matches(cells[0], chosen)), "")
-    if described is None or not baseline or len(groups) < 2:
+    direction = header.definition(metric).direction
+    if described is None or not baseline or len(groups) < 2 or direction is None:
         return ()
     at = dict(zip(header.factors[factor], described[1], strict=True))
     found = replicate_results(results, header, metric)
     curves = {name: _by_amount(cells, at, factor, found) for name, cells in groups.items()}
     log = is_logarithmic(described[1])
-    made = (_saving(name, curves[name], baseline, curves[baseline], log) for name in groups if name != baseline)
+    sign = sign_of(direction)
+    made = (_saving(name, curves[name], baseline, curves[baseline], log, sign) for name in groups if name != baseline)
     return tuple(saving for saving in made if saving is not None)
 
 
@@ -97,6 +103,7 @@ def _saving(
     baseline: str,
     theirs: Mapping[float, Mapping[int, float]],
     log: bool,
+    sign: float,
 ) -> Saving | None:
     if not ours or len(theirs) < 2:
         return None
@@ -111,20 +118,21 @@ def _saving(
     fine = np.linspace(place[0], place[-1], _POINTS)
     lines = np.array([np.interp(fine, place, row) for row in table], np.float64)  # (seeds, points)
     shown = np.exp(fine) if log else fine
-    equal = _crossing(lines.mean(axis=0) - float(mine.mean()), shown)
+    equal = _crossing(sign * (lines.mean(axis=0) - float(mine.mean())), shown)
     low, high = _not_shown_to_differ(mine[:, None] - lines, shown, equal)
     return Saving(name, baseline, amount, float(mine.mean()), equal, low, high, float(x[-1]), len(seeds))
 
 
-def _crossing(difference: Array, amount: Array) -> float:
-    """The amount at which the baseline first comes to the score; inf beyond its last amount, 0 before its first."""
-    rising = difference[-1] >= difference[0]
-    signed = difference if rising else -difference
-    if signed[0] > 0:
+def _crossing(ahead: Array, amount: Array) -> float:
+    """The amount at which the baseline first comes to the score; inf beyond its last amount, 0 before its first.
+
+    `ahead` (amounts,) is how much better the baseline is, so a curve that falls is not taken for one that lags behind.
+    """
+    if ahead[0] > 0:
         return 0.0
-    if signed[-1] < 0:
+    if ahead[-1] < 0:
         return math.inf
-    return float(amount[int(np.argmax(signed >= 0))])
+    return float(amount[int(np.argmax(ahead >= 0))])
 
 
 def _not_shown_to_differ(differences: Array, amount: Array, equal: float) -> tuple[float, float]:

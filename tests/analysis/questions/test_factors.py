@@ -45,12 +45,29 @@ def test_a_pretraining_worth_two_doublings_saves_three_quarters_of_the_labels(tm
     assert found.sentence.startswith("start=pretrained with 50 scores what start=random does with about ")
 
 
-@pytest.mark.parametrize(("worth", "equal", "said"), [(4, math.inf, "above what"), (-1, 0, "below what")])
+@pytest.mark.parametrize(("worth", "equal", "said"), [(4, math.inf, "better than"), (-1, 0, "worse than")])
 def test_beyond_the_amounts_that_were_tried_nothing_is_guessed(tmp_path, worth, equal, said):
     found = saved(tmp_path, doubling(worth), noise=1e-4)
     assert found.equal == equal
     assert said in found.sentence
     assert "about" not in found.sentence
+
+
+@pytest.mark.parametrize("metric", [JACCARD, "train/loss"])
+@pytest.mark.parametrize("slope", [-0.05, 0.0, 0.05])
+@pytest.mark.parametrize("lead", [-0.3, 0.3])
+def test_better_is_what_the_metric_says_whichever_way_the_curve_of_the_baseline_runs(tmp_path, metric, slope, lead):
+    """A setting far above or below all of the baseline's amounts."""
+
+    def score(c):
+        return 0.5 + slope * math.log2(int(c["labels"]) / 50) + lead * (c["start"] == "pretrained")
+
+    asked = {"baseline": {"start": "random"}, "metrics": (metric,), "noise": 1e-4}
+    (found,) = savings(*study(tmp_path, LABELS, score, **asked), "labels", metric)
+    better = (lead > 0) == (metric == JACCARD)
+    assert found.equal == (math.inf if better else 0)
+    assert (" better than " if better else " worse than ") in found.sentence
+    assert "inf" not in found.sentence
 
 
 def test_the_interval_covers_the_saving_and_claims_none_where_there_is_none(tmp_path):

@@ -93,6 +93,18 @@ def test_the_interval_of_a_share_covers_it():
     assert covered / 200 == pytest.approx(0.95, abs=0.05)
 
 
+@pytest.mark.parametrize("noise", [1e-1, 1e-2, 1e-3, 1e-4, 1e-5])
+def test_a_parameter_that_explains_all_but_all_has_an_interval_around_its_share(noise):
+    generator = np.random.default_rng(0)
+    trials = tuple(ScoredTrial({"a": i % 3}, i % 3 + noise * float(generator.normal()), 1) for i in range(60))
+    found = importance([SearchRuns("s", "m", False, trials)], {"a": {"int": [0, 2]}}, generator)
+    if found.share[0] > 1 - 1e-6:
+        assert math.isnan(found.low[0])
+    else:
+        assert found.low[0] < found.share[0] < found.high[0] <= 1
+        assert 1 - found.low[0] < 3 * (1 - found.share[0])
+
+
 def test_where_there_is_nothing_to_rank_a_note_says_why():
     ranges = uniform("a", "b", "c")
     assert "7 finished trials are too few" in importance([made(7, lambda v, g: v["a"])], ranges, draw()).note
@@ -148,6 +160,8 @@ def test_a_range_with_steps_is_optunas_distribution_in_whatever_order_its_keys_a
     described = to_plain(item)
     stored = dict(reversed(described.items())) if backwards else described
     distribution = module._distribution(json.loads(json.dumps(stored)))
+    assert all(module._in_range(value, stored) for value in values)
+    assert not module._in_range(values[-1] + 1, stored)
     trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
     suggest_from(trial)("x", item)
     assert distribution == trial.distributions["x"]
