@@ -77,8 +77,8 @@ def _cost(stage: str, rows: pandas.DataFrame) -> Cost:
 
 def hardware_used(stage_runs: pandas.DataFrame) -> tuple[str, ...]:
     """Distinct hardware and versions, the most used first."""
-    counts = stage_runs["machine"].dropna().value_counts()
-    return tuple(_node(json.loads(str(text)) or {}) for text in counts.index)
+    texts = stage_runs["machine"].dropna()
+    return tuple(node for node, _ in Counter(_node(json.loads(str(text)) or {}) for text in texts).most_common())
 
 
 def processors_of_table(results: pandas.DataFrame, stage_runs: pandas.DataFrame) -> dict[str, int]:

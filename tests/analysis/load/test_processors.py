@@ -63,3 +63,9 @@ def test_the_hardware_of_a_report_names_instruction_sets(study):
     ran_on(study, XEON)
     (said,) = hardware_used(pandas.read_parquet(study / "stage_runs.parquet"))
     assert said.startswith("Xeon (family 6, model 143) [AVX512 avx2 avx512f amx_tile], 1 thread")
+
+
+def test_hardware_is_named_once_whatever_else_a_record_holds(study):
+    """The memory of a GPU, and whether images stayed on the host, differ from one stage run to the next."""
+    ran_on(study, XEON, XEON | {"images_kept_on_host": False}, XEON | {"images_kept_on_host": True, "gpu_memory": 7})
+    assert len(hardware_used(pandas.read_parquet(study / "stage_runs.parquet"))) == 1
