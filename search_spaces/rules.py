@@ -184,7 +184,7 @@ def _check_configuration(
     yield from _check_pretrain(settings, locations)
     yield from _check_workers(settings, header, locations)
     yield from check_probes(settings, locations)
-    warnings += [*_leaks(settings), *_held_back(settings), *never_reached(settings)]
+    warnings += [*_leaks(settings), *_held_back(settings), *_scored_by_tile(settings), *never_reached(settings)]
     yield from check_tuned(cell, settings, header.tune.pretrain.target, locations)
     yield from _check_sizes(cell, settings, locations)
     yield from check_volumes(settings, locations)
@@ -258,6 +258,16 @@ def _leaks(settings: Configuration) -> Iterator[str]:
             if ours and theirs and _files(ours) == _files(theirs) and ours.split != theirs.split:
                 both = f"{stage.data} and {settings.finetune.data}"
                 yield f"{both} are the same files, split apart differently: pretraining may see test images"
+
+
+def _scored_by_tile(settings: Configuration) -> Iterator[str]:
+    """Scores of single images, where the images of the data set are tiles."""
+    finetune = settings.finetune
+    if finetune is None or getattr(settings.data.get(finetune.data), "fit", None) != "tile":
+        return
+    for name in ("image_scores", "boundary_tolerance"):
+        if getattr(finetune, name) is not None:
+            yield f"finetune.{name} takes each tile of {finetune.data} for an image: its scores are means over tiles"
 
 
 def _held_back(settings: Configuration) -> Iterator[str]:

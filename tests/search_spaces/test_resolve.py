@@ -274,6 +274,17 @@ def test_freezing_what_nothing_was_transferred_to_is_pointed_out_once_per_cell()
     assert study.warnings == ("cell freeze=encoder: the frozen encoder is a random one, nothing is transferred to it",)
 
 
+@pytest.mark.parametrize(("name", "value"), [("image_scores", True), ("boundary_tolerance", 0.0075)])
+@pytest.mark.parametrize("fit", ["squash", "pad", "tile"])
+def test_that_scores_of_single_images_are_of_tiles_is_pointed_out(name, value, fit):
+    data = {"photos": {"dataset": "camvid", "fit": fit}}
+    asked = {"data": data, "pretrain": "none", "finetune": {"data": "photos", "epochs": 2}}
+    assert make(**asked).warnings == ()
+    asked["finetune"] |= {name: value}
+    said = f"finetune.{name} takes each tile of photos for an image: its scores are means over tiles"
+    assert make(**asked).warnings == ((said,) if fit == "tile" else ())
+
+
 # ---------------------------------------------------------------------------------- whatever validates is expanded
 
 LEVELS = {
