@@ -104,19 +104,19 @@ def test_the_study_is_interrupted_where_it_waits_and_ray_is_left(
     monkeypatch.setattr(heartbeat, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(heartbeat, "REFUSED_SECONDS", 0.1)
     monkeypatch.setattr(heartbeat, "parts_of_ray", lambda local: [Part("the raylet", server.address, here=True)])
-    before, left, said = signal.getsignal(signal.SIGUSR2), [], list[str]()
+    before, left, said, slept = signal.getsignal(signal.SIGUSR2), [], list[str](), []
 
     def wait() -> None:
         with heartbeat.heartbeat(None, said.append, lambda: left.append(True)) as one:
             one.begin()
             server.close()
-            time.sleep(20)
+            time.sleep(60)
+            slept.append(True)
 
-    began = time.monotonic()
     with pytest.raises(ClusterError, match="the raylet died"):
         wait()
-    assert time.monotonic() - began < 10
     assert left == [True]
+    assert not slept
     assert [line.split(" died")[0] for line in said] == ["the study stopped: the raylet"]
     assert signal.getsignal(signal.SIGUSR2) is before
     server.listen()
