@@ -7,7 +7,7 @@ model's size. Logits, not masks, are resized back, so that edges stay smooth at 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pretune.errors import ModelError
-from pretune.model.spans import bands_of, spans, stacked
+from pretune.model.spans import Span, bands_of, spans, stacked
 from pretune.search_spaces import schema
 from pretune.trainables.data.decode import Bands, fit_bands, in_color, read_bands
 from pretune.trainables.data.listing import Reading
@@ -36,6 +36,7 @@ PALETTE = (
     *((240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)),
 )
 TILE_OVERLAP = 0.25  # of a tile, shared by neighbours
+TILES_AT_ONCE = 16  # put through the network together
 OVERLAY = 0.5  # share of the class colour in an overlay
 
 Mask = NDArray[np.uint8]
@@ -208,15 +209,28 @@ def tiled_logits(model: Model, bands: Bands) -> Tensor:
     """
     tile, pixels = model.cache_size, stacked(bands)
     height, width = pixels.shape[:2]
-    pixels = np.pad(pixels, [(0, max(0, tile - height)), (0, max(0, tile - width)), (0, 0)], mode="symmetric")
-    found = torch.empty(len(model.classes), *pixels.shape[:2])
-    for y in spans(pixels.shape[0], tile, TILE_OVERLAP):
-        for x in spans(pixels.shape[1], tile, TILE_OVERLAP):
-            square = bands_of(pixels[y.start : y.start + tile, x.start : x.start + tile], model.reading)
-            own = resized_logits(model, logits_of(model, [prepare(model, square)])[0], (tile, tile))
-            inside = slice(y.first - y.start, y.end - y.start), slice(x.first - x.start, x.end - x.start)
-            found[:, y.first : y.end, x.first : x.end] = own[:, *inside].cpu()
+    found = torch.empty(len(model.classes), max(height, tile), max(width, tile))
+    for y, x, logits in logits_of_tiles(model, pixels, tile, TILE_OVERLAP):
+        own = resized_logits(model, logits, (tile, tile))
+        found[:, y.own, x.own] = own[:, y.inside, x.inside].cpu()
     return found[:, :height, :width]
+
+
+def logits_of_tiles(
+    model: Model, pixels: NDArray[np.uint8], tile: int, overlap: float
+) -> Iterator[tuple[Span, Span, Tensor]]:
+    """Place and logits (classes, S, S) of each tile of an image (H, W, C), each segmented as an image of its own.
+
+    An image smaller than a tile is continued by its mirror image, so that all things keep their size.
+    """
+    height, width = pixels.shape[:2]
+    pixels = np.pad(pixels, [(0, max(0, tile - height)), (0, max(0, tile - width)), (0, 0)], mode="symmetric")
+    places = [(y, x) for y in spans(pixels.shape[0], tile, overlap) for x in spans(pixels.shape[1], tile, overlap)]
+    for first in range(0, len(places), TILES_AT_ONCE):
+        part = places[first : first + TILES_AT_ONCE]
+        cut = [bands_of(pixels[y.start : y.start + tile, x.start : x.start + tile], model.reading) for y, x in part]
+        logits = logits_of(model, [prepare(model, square) for square in cut])
+        yield from ((y, x, own) for (y, x), own in zip(part, logits, strict=True))
 
 
 def _sampled(plane: Tensor, shape: tuple[int, int], grid: Tensor | None) -> Tensor:

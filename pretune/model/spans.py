@@ -20,6 +20,16 @@ class Span(NamedTuple):
     first: int
     end: int
 
+    @property
+    def own(self) -> slice:
+        """Its own pixels, in the image."""
+        return slice(self.first, self.end)
+
+    @property
+    def inside(self) -> slice:
+        """The same in the tile."""
+        return slice(self.first - self.start, self.end - self.start)
+
 
 def spans(length: int, tile: int, overlap: float) -> list[Span]:
     """Evenly spread tiles of `tile` px, neighbours sharing at least `overlap` of one; borders halve what is shared.

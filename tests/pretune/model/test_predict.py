@@ -19,7 +19,8 @@ from torch import nn
 from pretune.errors import ModelError
 from pretune.model.predict import Model, colored, load_model, logits_of, mask_of, overlay, prepare
 from pretune.model.predict_folder import How, find_images, output_names, predict_folder
-from pretune.model.tiles import spans, tiled_mask
+from pretune.model.spans import spans
+from pretune.model.tiles import tiled_mask
 from pretune.search_spaces import schema
 from pretune.trainables.data.sets.folders import list_images
 from pretune.trainables.models.table import build_unet
