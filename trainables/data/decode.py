@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -449,7 +450,7 @@ def _open(source: Source, wanted: tuple[int, Fit] | None = None, page: int | Non
     if isinstance(source, Image.Image):
         return ImageOps.exif_transpose(source)
     if isinstance(source, np.ndarray):
-        return Image.fromarray(source)
+        return _of_array(source)
     data = _content(source)
     if is_numpy(data):
         return _of_array(read_numpy(data))
@@ -559,13 +560,13 @@ def _of_array(array: NDArray[Any]) -> Image.Image:
         if array.size and not -(2**31) <= int(array.min()) <= int(array.max()) < 2**31:
             raise BadFileError(f"values {array.min()} to {array.max()} are beyond 32 bits")
         array = array.astype(np.int32)
-    try:
-        return Image.fromarray(np.ascontiguousarray(array))
-    except (TypeError, ValueError):
-        raise BadFileError(
-            f"an array of {array.shape} and type {array.dtype} is no colour image; say by `channels:` "
-            "how many channels images have"
-        ) from None
+    if array.ndim in (2, 3) and array.size:
+        with contextlib.suppress(TypeError, ValueError):
+            return Image.fromarray(np.ascontiguousarray(array))
+    raise BadFileError(
+        f"an array of {array.shape} and type {array.dtype} is no colour image; say by `channels:` "
+        "how many channels images have"
+    )
 
 
 def _read(path: Path) -> bytes:

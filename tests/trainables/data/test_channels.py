@@ -321,3 +321,16 @@ def test_grey_views_go_on_to_the_next_transform(channels: int) -> None:
     images = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (8, 20, 20, channels), np.uint8))
     for view in make_views(images, np.arange(8), recipe, 0, 0):
         torch.testing.assert_close(view.pixels, view.pixels[:, :1].expand(-1, channels, -1, -1))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int64, np.float32, np.float64, np.complex64])
+@pytest.mark.parametrize("shape", [(8, 9), (8, 9, 3), (3, 8, 9), (8, 9, 5), (2, 8, 9, 3), (8,), (0, 9)])
+def test_an_array_that_is_no_image_is_refused_in_a_sentence(kind: type, shape: tuple[int, ...]) -> None:
+    """As a file of it is, and never by an exception of Pillow's."""
+    if kind is np.uint8 and shape in [(8, 9), (8, 9, 3)]:
+        assert decode.read_bands(np.full(shape, 7, kind))[0].getpixel((8, 7)) == (7, 7, 7)
+    elif kind in (np.uint16, np.int64) and shape == (8, 9):
+        assert decode.read_bands(np.full(shape, 257 * 200, kind))[0].getpixel((8, 7)) == (200, 200, 200)
+    else:
+        with pytest.raises(BadFileError):
+            decode.read_bands(np.zeros(shape, kind))
