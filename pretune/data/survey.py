@@ -169,13 +169,23 @@ def _reading_of_channels(paths: Sequence[Path], channels: int) -> dict[str, str]
         return asked
     together = np.concatenate(found).astype(np.float64)
     together = together[np.isfinite(together).all(axis=1)]
-    low, high = (np.percentile(together, at, axis=0) for at in CUT)
-    ranges = [
-        [float(f"{a:.4g}"), float(f"{b:.4g}") if b > a else float(f"{a + 1:.6g}")]
-        for a, b in zip(low, high, strict=True)
-    ]
+    if not len(together):  # the run asks for a value in place of what is not finite
+        return asked
+    low, high = np.percentile(together, CUT, axis=0)
+    ranges = [_rising(float(a), float(b)) for a, b in zip(low, high, strict=True)]
     why = f"{CUT[0]} to {CUT[1]} % of the values of each channel, of {len(found)} images: black and white"
     return asked | {f"value_range: {ranges}": why}
+
+
+def _rising(low: float, high: float) -> list[float]:
+    """Black and white in four digits, or as many more as tell them apart; of an even channel, white is above it."""
+    if high <= low:
+        high = low + 1
+    for digits in (4, 8, 12):
+        shown = [float(f"{value:.{digits}g}") for value in (low, high)]
+        if shown[0] < shown[1]:
+            return shown
+    return [low, high]
 
 
 def _reading(paths: Sequence[Path], modes: Mapping[str, int]) -> dict[str, str]:

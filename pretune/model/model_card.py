@@ -60,7 +60,7 @@ def model_card(
         f"| seed | {card['seed']} |",
         f"| fingerprint | `{card['fingerprint']}` |",
         *("", "## Use", "", use),
-        *_steps(config),
+        *_steps(model, config),
         *("", "## Scores", ""),
         *_scores(model, study),
         *(["", "## Warnings", "", *(f"- {text}" for text in model.warnings)] if model.warnings else []),
@@ -73,13 +73,13 @@ def model_card(
     return "\n".join(lines) + "\n"
 
 
-def _steps(config: Mapping[str, Any] | None) -> list[str]:
+def _steps(model: Model, config: Mapping[str, Any] | None) -> list[str]:
     """Steps of predict.py, for those who write it in another language."""
     if config is None or not config["steps"]:
         return []
     steps = [f"{number}. {step}" for number, step in enumerate(config["steps"], 1)]
     script = "`python predict.py photo.jpg mask.png` does this without Pretune:"
-    if config["input"]["fit"] == "tile" or config["input"]["shape"][0] != 3:
+    if model.fit == "tile" or model.reading.channels is not None:  # no predict.py is written
         script = "`pretune predict` does this:"
     colors = [f"{name} {tuple(rgb)}" for name, rgb in zip(config["classes"], config["palette"], strict=True)]
     return ["", "## From photo to mask", "", script, "", *steps, "", f"Colours of the mask: {', '.join(colors)}."]

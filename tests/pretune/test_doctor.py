@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,14 @@ def test_an_address_in_the_environment_is_told_since_studies_do_not_read_it(monk
     assert "--address 10.0.0.1:6379" in doctor.ray_settings().problem
     monkeypatch.delenv("RAY_ADDRESS")
     assert not doctor.ray_settings().problem
+
+
+def test_every_extra_for_users_is_looked_for() -> None:
+    given = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))
+    extras = given["project"]["optional-dependencies"]
+    assert doctor.EXTRAS.keys() == extras.keys() - {"docs", "test"}
+    for extra, package in doctor.EXTRAS.items():
+        assert any(line.startswith(package) for line in extras[extra]), extra
 
 
 def test_a_package_that_is_missing_stops(monkeypatch: pytest.MonkeyPatch) -> None:

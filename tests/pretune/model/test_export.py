@@ -169,6 +169,9 @@ def test_what_the_script_cannot_do_is_left_to_pretune(study, changes, step):
     stride = stride_of(model)
     config = config_of(model, trace(model.network, generated_images(model, 2), stride), stride)
     assert any(step in line for line in config["steps"])
+    card = model_card(model, study, "model.onnx", "checked", "logits", "use", config)
+    assert "`pretune predict` does this:" in card
+    assert "predict.py" not in card
 
 
 def test_a_study_without_a_model_is_one_sentence(tmp_path):

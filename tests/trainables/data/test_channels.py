@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
+from pretune.data import survey
 from pretune.search_spaces import schema
 from pretune.search_spaces.document import StudyError
 from pretune.search_spaces.resolve import from_dict
@@ -334,3 +335,24 @@ def test_an_array_that_is_no_image_is_refused_in_a_sentence(kind: type, shape: t
     else:
         with pytest.raises(BadFileError):
             decode.read_bands(np.zeros(shape, kind))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [
+        (0.0, 1.23456, [0.0, 1.235]),
+        (7.0, 7.0, [7.0, 8.0]),  # an even channel
+        (10000.1, 10000.9, [10000.1, 10000.9]),
+        (29315.0, 29318.0, [29315.0, 29318.0]),
+        (-5.00001, -5.0, [-5.00001, -5.0]),
+    ],
+)
+def test_the_black_and_white_that_init_writes_rise(low: float, high: float, shown: list[float]) -> None:
+    assert survey._rising(low, high) == shown
+
+
+def test_of_images_without_a_finite_pixel_init_writes_no_range(tmp_path: Path) -> None:
+    pixels = np.zeros((9, 8, 5), np.float32)
+    pixels[..., 2] = np.nan
+    np.save(tmp_path / "a.npy", pixels)
+    assert list(survey._reading_of_channels([tmp_path / "a.npy"], 5)) == ["channels: 5"]
