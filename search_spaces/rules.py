@@ -352,7 +352,7 @@ def _check_published(header: Header, locations: Locations) -> Iterator[Problem]:
             seen[metric] = key
     for key, table in header.published.items():
         found = DEFINITIONS.get(pattern_of(table.metric))
-        means = [row[-1][0] if isinstance(row[-1], tuple) else row[-1] for row in table.values]
+        means = [row[-1][0] if isinstance(row[-1], tuple) else row[-1] for row in table.values if row]
         scores = [mean / 100 if table.percent else mean for mean in means if isinstance(mean, float)]
         if found is not None and (beyond := [n for n in scores if not found.low <= n <= found.high]):
             what = f"{beyond[0]:g} is outside {found.low:g} to {found.high:g}, the range of {table.metric}"

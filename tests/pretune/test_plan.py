@@ -157,7 +157,7 @@ def lengths(**schedule: Any) -> str:
 
 def test_the_plan_says_what_continuing_saves_and_why_it_cannot() -> None:
     assert lengths() == "longer trainings continue shorter ones: 200 epochs are trained, not 350"
-    assert "since its cosine schedule depends on the length" in lengths(schedule={"name": "cosine"})
+    assert "because its cosine schedule depends on the length" in lengths(schedule={"name": "cosine"})
     assert "the momentum schedule of byol" in lengths(method={"name": "byol"})
 
 

@@ -293,7 +293,7 @@ def test_a_set_that_is_streamed_is_read_and_not_copied(tmp_path: Path) -> None:
     assert ended.exception.problems == ("images/2.png: empty file (0 bytes); replace or remove it",)
     assert "5 images, streamed at 8 px" in ended.output
     assert "share of pixels: a 40.0%, b 60.0%" in ended.output
-    assert "not searched for duplicates" in ended.output
+    assert "duplicates are not searched" in ended.output
     assert out.exists()
     assert not list(runs.rglob("*.npy"))
 
