@@ -18,7 +18,10 @@ import pytest
 pytestmark = pytest.mark.slow
 TOP = Path(__file__).resolve().parents[1]
 LINKED = ("analysis", "search_spaces", "trainables")
-SMALL = ["pretrain.epochs=1", "finetune.steps=2", "data.scenes.images=40", "seeds.report=2"]
+SMALL = [
+    *("pretrain.epochs=1", "finetune.steps=2", "seeds.report=2"),
+    *("data.scenes.images=40", "data.scenes.split.test=10", "data.scenes.split.val=5"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +98,7 @@ def test_the_installed_wheel_runs_the_quickstart_from_an_empty_folder(
     assert done.returncode == 0, done.stdout + done.stderr
     assert (empty / "runs" / "quickstart" / "report.html").stat().st_size > 10_000
     status = json.loads((empty / "runs" / "quickstart" / "status.json").read_text())
-    assert status["finished"] == 14  # 2 pretrainings, and 3 starts x 2 numbers of labels x 2 seeds
+    assert status["finished"] == 18  # 2 pretrainings, and 2 starts x 2 augmentations x 2 numbers of labels x 2 seeds
 
 
 def test_the_bill_of_materials_names_every_package_with_its_version(tmp_path: Path) -> None:
