@@ -493,7 +493,7 @@ def guarded(rows: Iterator[Row], over: Callable[[], bool]) -> Iterator[Row]:
             if over():
                 yield {"case": "the rest of this part", "result": "not measured: its time was over"}
                 return
-    except Exception as error:
+    except Exception as error:  # a row that says so: the other parts are still measured
         yield {"case": "this part", "result": f"FAILED: {type(error).__name__}: {str(error)[:300]}"}
 
 

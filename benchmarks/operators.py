@@ -267,7 +267,7 @@ def main() -> None:
         for size in options.sizes:
             try:
                 parts = count(case, size)
-            except Exception as error:
+            except Exception as error:  # a row that says so: the table goes on
                 print(f"| {case} | {size} | {type(error).__name__}: {error}")
                 continue
             step = parts["step"]

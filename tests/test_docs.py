@@ -109,7 +109,7 @@ def commands_in(path: Path) -> Iterator[str]:
 
 
 def problem_of(line: str) -> str:
-    """What is wrong with a command line: an unknown command, option or choice, or too few or too many words; or ""."""
+    """The fault of a command line: an unknown command, option or choice, or too few or too many words; or ""."""
     words, command = shlex.split(line, comments=True)[1:], typing.cast(click.Command, cli)
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
         if words[0] not in command.commands:

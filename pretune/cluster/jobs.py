@@ -79,7 +79,7 @@ def limited(call: Callable[[], Any], seconds: float) -> Any:
     def run() -> None:
         try:
             ended.put((call(), None))
-        except BaseException as error:
+        except BaseException as error:  # raised by the caller, below
             ended.put((None, error))
 
     threading.Thread(target=run, daemon=True).start()

@@ -130,7 +130,7 @@ def _reported(config: dict[str, Any], tell: Callable[[dict[str, Any] | BaseExcep
     """Run the stage of a trial; whatever ends this thread ends the trial, too."""
     try:
         run_stage(config, tell)
-    except BaseException as error:
+    except BaseException as error:  # the other thread raises it
         tell(error)
 
 

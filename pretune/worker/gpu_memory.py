@@ -26,7 +26,7 @@ def with_less_memory(run: Callable[[bool], Metrics], on_gpu: bool) -> tuple[Metr
     free_memory()
     try:
         return run(True), False
-    except Exception as error:
+    except Exception as error:  # PyTorch and CUDA have several types for it
         if not is_out_of_memory(error):
             raise
     free_memory()  # here, where the error no longer holds what the attempt had

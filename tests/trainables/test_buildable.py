@@ -14,7 +14,7 @@ sides = st.integers(1, 9)
 
 
 def shapes(layer: nn.Module, *size: int) -> torch.Size | None:
-    """Of the result by shapes alone; None where it is refused."""
+    """Shape of the result, by shapes alone; None where it is refused."""
     with torch.device("meta"), _Shapes():
         try:
             return layer.to("meta")(torch.empty(*size)).shape  # type: ignore[no-any-return]

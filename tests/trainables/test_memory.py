@@ -66,7 +66,7 @@ def test_the_largest_batch_that_fits() -> None:
 @pytest.mark.parametrize("name", ["simclr", "byol", "mae"])
 @pytest.mark.parametrize("size", [32, 64])
 def test_an_image_needs_about_what_the_formula_says(name: str, size: int) -> None:
-    """What eight more images add."""
+    """Bytes that eight more images add."""
     body = {"data": "d", "steps": 1, "method": {"name": name, "hidden": 16} if name != "mae" else {"name": name}}
     settings = schema.Pretrain.model_validate(body | {"views": {"size": size}})
     model = schema.UNet(name="unet", widths=(8, 16))

@@ -683,7 +683,7 @@ STEEP = {"solarize", "posterize", "all"}  # where a rounding error may turn a va
 
 
 def on_an_accelerator(monkeypatch: pytest.MonkeyPatch, images: Tensor, recipes: list[schema.Views]) -> list[View]:
-    """What an accelerator would make, with its pixels computed here."""
+    """Views as an accelerator would make them, with their pixels computed here."""
     with monkeypatch.context() as patched:
         patched.setattr(two_views, "_make_view", None)
         patched.setattr(two_views, "runs_here", lambda images: False)

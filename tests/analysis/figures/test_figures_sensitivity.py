@@ -18,7 +18,7 @@ from pretune.analysis.report.figures import figure_groups, group_of, panel_items
 
 
 def as_json(figure):
-    """What the page gets: raises for NaN."""
+    """The JSON that the page gets; raises for NaN."""
     return json.loads(json.dumps(figure.to_plotly_json(), allow_nan=False, default=list))
 
 

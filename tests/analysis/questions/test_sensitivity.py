@@ -134,7 +134,7 @@ def test_a_spline_holds_a_line_exactly(seed, slope, offset):
 
 
 def test_the_curves_interval_covers_the_truth():
-    """Of a smooth truth at every point in 95 % of 400 studies, up to four standard errors."""
+    """It holds a smooth truth at every point in 95 % of 400 studies, up to four standard errors."""
     generator, covered = np.random.default_rng(0), []
     for _ in range(400):
         x = generator.uniform(0, 1, 24)

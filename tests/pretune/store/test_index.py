@@ -62,7 +62,7 @@ def finish(store: Store, number: int, score: float) -> None:
 
 
 def scores(bucket: Memory, cache: Path, numbers: range) -> list[float | None]:
-    """What a driver with this cache sees of the store at its start."""
+    """The store as a driver with this cache sees it at its start."""
     store = Store(cache, bucket)
     find = find_in(store, listing=index.look(store))
     found: list[Outcome | None] = [find(key(number)) for number in numbers]

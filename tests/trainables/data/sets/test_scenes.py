@@ -75,7 +75,7 @@ def test_another_seed_or_index_is_another_scene(seed: int, index: int) -> None:
 
 
 def test_more_noise_changes_the_image_alone_and_has_the_deviation_asked_for() -> None:
-    """Of 20 scenes; a pixel near 0 or 255 is cut off, so the middle ones are counted. Own noise is 0.01 to 0.05."""
+    """Over 20 scenes. A pixel near 0 or 255 is cut off, so the middle ones are counted. Own noise is 0.01 to 0.05."""
     deviations = []
     for index in range(20):
         plain, noisy = generate_scene(3, index, 64, 4), generate_scene(3, index, 64, 4, noise=0.1)
