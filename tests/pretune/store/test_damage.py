@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import torch
@@ -15,10 +19,16 @@ from hypothesis import strategies as st
 
 from pretune.errors import SearchStorageError
 from pretune.search.optuna_study import close_storage, open_storage
+from pretune.search_spaces import schema
 from pretune.store.lookup import stored_outcome
 from pretune.store.store import DAMAGED, DONE, Entry, Store
+from pretune.trainables import checksums
 from pretune.trainables.checkpoints import load_state, save_state
-from pretune.trainables.checksums import SMALL
+from pretune.trainables.checksums import SMALL, sealed, unsealed
+from pretune.trainables.data.image_set import ImageSet
+from pretune.trainables.data.resident.build import ensure_built
+from pretune.trainables.data.resident.hashes import MEMO, hash_files
+from pretune.trainables.data.resident.open import open_cached
 from pretune.trainables.files import CONTINUE, STATE
 
 KEY, SERIES = "f" * 32, "e" * 32
@@ -154,6 +164,81 @@ def test_a_state_is_the_one_that_was_written_or_none(kind: str, place: float) ->
         if state is not None:
             assert (state["step"], state["best"]) == (3, {"a": 0.5})
             assert torch.equal(state["weights"], torch.arange(500.0))
+
+
+# ------------------------------------------------------------------------------------------------- the image cache
+
+SCENES = schema.Scenes(dataset="scenes", images=4, cache_size=16)
+MAPS = SCENES.model_copy(update={"regions": schema.SLIC(name="slic", segments=4)})
+
+
+def arrays_of(found: ImageSet | None) -> list[list[Any]]:
+    assert found is not None
+    return [np.asarray(part).tolist() for part in (found.images, found.masks, found.regions, found.depth, found.names)]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("cache")
+    return folder, ensure_built(MAPS, None, folder)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), kind=st.sampled_from(KINDS), place=st.floats(0, 1), silently=st.booleans())
+def test_cached_images_are_those_that_were_decoded_or_are_decoded_anew(
+    data: st.DataObject, kind: str, place: float, silently: bool, cache: tuple[Path, str]
+) -> None:
+    """Images, their index, and maps in a folder of their own; a disk that loses bits changes no times."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(shutil.copytree(cache[0], Path(folder) / "cache"))
+        path = data.draw(st.sampled_from(sorted(path for path in root.rglob("*") if path.is_file())))
+        before = path.stat()
+        changed = damage(path, kind, place)
+        if silently:
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert (open_cached(cache[1], root) is None) == changed  # all of them are small: always hashed
+        assert ensure_built(MAPS, None, root) == cache[1]
+        assert arrays_of(open_cached(cache[1], root)) == arrays_of(open_cached(cache[1], cache[0]))
+
+
+@pytest.mark.parametrize("silently", [False, True])
+def test_a_large_array_that_was_changed_is_decoded_anew_when_the_next_study_starts(
+    silently: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pretune.trainables.checksums.SMALL", 0)
+    monkeypatch.setattr("pretune.trainables.checksums._believed", {})
+    name = ensure_built(SCENES, None, tmp_path)
+    right = arrays_of(open_cached(name, tmp_path))
+    path = tmp_path / name / "images.npy"
+    before = path.stat()
+    damage(path, "flip", 0.9)
+    after = (before.st_atime_ns, before.st_mtime_ns) if silently else (time.time_ns(), time.time_ns())
+    os.utime(path, ns=after)
+    checksums._believed.clear()  # as in another process
+    assert (open_cached(name, tmp_path) is None) is not silently
+    ensure_built(SCENES, None, tmp_path)
+    assert arrays_of(open_cached(name, tmp_path)) == right
+
+
+@settings(max_examples=40, deadline=None)
+@given(kind=st.sampled_from(KINDS), place=st.floats(0, 1))
+def test_what_else_the_cache_holds_is_read_as_written_or_not_at_all(kind: str, place: float) -> None:
+    """Hashes of files, rows that can be used, images that look alike: a changed digit in one changes a table."""
+    with tempfile.TemporaryDirectory() as folder:
+        content, path = {"rows": [0.5, 12, 31], "sha256": "ab" * 32}, Path(folder) / "x.json"
+        path.write_text(sealed(content))
+        damage(path, kind, place)
+        assert unsealed(path) in (None, content)
+
+
+def test_a_damaged_memo_of_hashes_renames_no_data_set(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    file.write_bytes(b"an image")
+    os.utime(file, (1, 1))  # long ago, so that its hash is remembered
+    right = hash_files([file], tmp_path)
+    memo = tmp_path / MEMO
+    memo.write_text(memo.read_text().replace(right[0][:8], "0" * 8))
+    assert hash_files([file], tmp_path) == right
 
 
 # ------------------------------------------------------------------------------------------------------ the searches
