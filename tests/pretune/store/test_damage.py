@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretune.errors import SearchStorageError
+from pretune.search.optuna_internals import SUM
 from pretune.search.optuna_study import close_storage, open_storage
 from pretune.search_spaces import schema
 from pretune.store.lookup import stored_outcome
@@ -263,6 +264,35 @@ def test_a_bad_line_of_a_journal_is_named_with_its_number_and_what_to_do(
     path = tmp_path / "optuna.journal"
     path.write_bytes(b"\n".join([*lines[:at], line, *lines[at:]]) + b"\n")
     with pytest.raises(SearchStorageError, match=rf"optuna.journal, line {at + 1} is damaged .*move the file away"):
+        open_storage(path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(place=st.floats(0, 1))
+def test_a_flipped_bit_of_a_journal_changes_no_search(place: float, journal: Path) -> None:
+    """A digit of a value that a trial was given would make another search, and another table, of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(shutil.copy(journal, folder))
+        before = [json.loads(line) for line in path.read_bytes().splitlines()]
+        damage(path, "flip", place)
+        try:
+            close_storage(open_storage(path))
+        except SearchStorageError as error:
+            assert "move the file away" in str(error)  # noqa: PT017
+        else:  # the torn last line was cut off
+            after = [json.loads(line) for line in path.read_bytes().splitlines()]
+            assert after == before[: len(after)]
+            assert len(after) >= len(before) - 1
+
+
+def test_lines_of_before_checksums_are_read_and_later_ones_need_theirs(journal: Path, tmp_path: Path) -> None:
+    logs = [json.loads(line) for line in journal.read_bytes().splitlines()]
+    older = [{key: value for key, value in log.items() if key != SUM} for log in logs]
+    path = tmp_path / "optuna.journal"
+    path.write_text("".join(json.dumps(log) + "\n" for log in [*older[:5], *logs[5:]]))
+    close_storage(open_storage(path))
+    path.write_text("".join(json.dumps(log) + "\n" for log in [*logs[:5], *older[5:]]))
+    with pytest.raises(SearchStorageError, match=r"line 6 is damaged"):
         open_storage(path)
 
 
