@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 import optuna
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pretune.analysis.load.results import RESULT_COLUMNS, ResultsError, load
 from pretune.errors import SearchStorageError
+from pretune.results.tables import _write_parquet
 from pretune.search.optuna_internals import SUM
 from pretune.search.optuna_study import close_storage, open_storage
 from pretune.search_spaces import schema
@@ -240,6 +243,28 @@ def test_a_damaged_memo_of_hashes_renames_no_data_set(tmp_path: Path) -> None:
     memo = tmp_path / MEMO
     memo.write_text(memo.read_text().replace(right[0][:8], "0" * 8))
     assert hash_files([file], tmp_path) == right
+
+
+# ----------------------------------------------------------------------------------------------- a study's own files
+
+
+@settings(max_examples=100, deadline=None)
+@given(kind=st.sampled_from(KINDS[:-1]), place=st.floats(0, 1))
+def test_results_are_those_that_were_written_or_refused_in_one_sentence(kind: str, place: float) -> None:
+    """Parquet believes whatever bytes a page has, unless its pages hold checksums and they are asked for."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "results.parquet"
+        rows = [dict.fromkeys(RESULT_COLUMNS, "x") | {"value": n / 7, "seed": n} for n in range(40)]
+        frame = pd.DataFrame(rows)
+        _write_parquet(frame, path)
+        damage(path, kind, place)
+        try:
+            found = load(Path(folder))
+        except ResultsError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+            assert "run the study again" in str(error)  # noqa: PT017
+        else:
+            assert found["value"].tolist() == frame["value"].tolist()
 
 
 # ------------------------------------------------------------------------------------------------------ the searches
