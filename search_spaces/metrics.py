@@ -191,6 +191,7 @@ def _is_pairwise(metric: str) -> bool:
     return re.fullmatch(r"output|level\d+", metric) is not None
 
 
+@functools.cache
 def pattern_of(name: str) -> str:
     """The row of the table that a full name would stand in, as in SPLIT/jaccard/CLASS."""
     found = parts_of(name)
@@ -216,6 +217,7 @@ def as_fraction(definition: MetricDefinition, value: float) -> str:
     return f"write {value / 100:g} for {value:g} %" if in_percent else ""
 
 
+@functools.cache
 def setting_of(name: str) -> str | None:
     """The setting of `finetune` that a metric is computed with; None for one that is always computed."""
     return next((setting for setting, extra in EXTRA_SCORES.items() if pattern_of(name) in extra.rows), None)
