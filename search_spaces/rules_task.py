@@ -16,7 +16,7 @@ from pretune.search_spaces.document import Document, KeyPath, Locations, Problem
 from pretune.search_spaces.schema import Configuration
 
 # What decides on which images, classes and sizes a stage is scored: as a factor it makes columns different tasks.
-SCORING = ("finetune.data", "finetune.test_sizes", "finetune.boundary_tolerance")
+SCORING = ("finetune.data", "finetune.test_sizes", "finetune.boundary_tolerance", "finetune.average")
 
 MAX_FACTORS = 100  # each is compared with each
 
