@@ -144,7 +144,7 @@ def test_two_hundred_damages_to_all_kinds_of_files_change_no_table_and_leave_no_
         damaged = root / draw.choice(kinds[kind]).relative_to(finished)
         way = draw.choice(WAYS)
         counts["changed"] += damage(damaged, way, draw)
-        print(f"{number}: {way} of {kind}", flush=True)
+        print(number, way, kind, dict(counts), flush=True)
         shown = table_of(root)
         assert shown in ("", table)
         counts["report refused"] += not shown
