@@ -444,7 +444,7 @@ def test_what_cannot_be_compared_is_one_sentence(tmp_path):
     with pytest.raises(ResultsError, match="two studies or more"):
         compare_folders([a])
     unlike = write_study(tmp_path / "d", {R: [0.5]}, STARTS, "unlike", metrics=("test/dice",))
-    with pytest.raises(ResultsError, match="a and unlike report no metric in common"):
+    with pytest.raises(ResultsError, match="report no metric in common"):
         compare_folders([a, unlike])
     for text in ("{", "[]", "\xff"):
         (b / "study.yaml").write_text(text, encoding="latin-1")
