@@ -193,6 +193,7 @@ def _is_pairwise(metric: str) -> bool:
     return re.fullmatch(r"output|level\d+", metric) is not None
 
 
+@functools.cache
 def pattern_of(name: str) -> str:
     """The row of the table that a full name would stand in, as in SPLIT/jaccard/CLASS."""
     found = parts_of(name)
@@ -218,6 +219,7 @@ def as_fraction(definition: MetricDefinition, value: float) -> str:
     return f"write {value / 100:g} for {value:g} %" if in_percent else ""
 
 
+@functools.cache
 def setting_of(name: str) -> tuple[str, bool | float | str] | None:
     """Setting of `finetune` that a metric is computed with, and a value that turns it on; None: it always is."""
     pattern = pattern_of(name)

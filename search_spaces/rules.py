@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from pretune.search_spaces import space
 from pretune.search_spaces.cells import Cell, Level, Template, level_label
-from pretune.search_spaces.check import problems_of
 from pretune.search_spaces.document import KeyPath, Locations, Problem, did_you_mean, dotted
 from pretune.search_spaces.metrics import (
     DEFINITIONS,
@@ -26,6 +24,7 @@ from pretune.search_spaces.rules_task import check_equal_levels, check_options, 
 from pretune.search_spaces.rules_volumes import check_volumes
 from pretune.search_spaces.rules_windows import check_windows
 from pretune.search_spaces.schema import Configuration, Data, Finetune, Header, batch_parts, levels_of
+from pretune.search_spaces.sections import Sections
 from pretune.search_spaces.tuning import check_metrics, check_searched, check_tune
 
 ENOUGH = 500  # problems, with repetitions, after which further cells are looked at once these are mended
@@ -33,7 +32,8 @@ ENOUGH = 500  # problems, with repetitions, after which further cells are looked
 
 def check_cells(cells: Sequence[tuple[Cell, Locations]], header: Header, warnings: list[str]) -> list[Problem]:
     problems: list[Problem] = []
-    tested: dict[str, str] = {}
+    first_of: dict[str, tuple[Configuration, str]] = {}  # by task, as it is written
+    sections = Sections()
     for cell, locations in cells:
         if len(problems) > ENOUGH:
             break
@@ -41,13 +41,15 @@ def check_cells(cells: Sequence[tuple[Cell, Locations]], header: Header, warning
         for suggest in extremes(cell):
             if len(problems) > ENOUGH:
                 break
-            settings = space.fill(cell.template, suggest)
-            configuration, found = problems_of(Configuration, settings, locations)
-            found = _offered(cell, found, locations)
-            problems += [*found, *check_finite(settings, (), locations), *_check_parts(settings, header, locations)]
+            settings = cell.settings(suggest)
+            configuration, found = sections.read(settings, locations)
+            problems += [*_offered(cell, found, locations), *_check_parts(settings, header, locations)]
             if configuration is not None:
                 problems += _check_configuration(cell, configuration, header, locations, warnings)
-                tested.setdefault(_tested_on(configuration), cell.label)
+                first_of.setdefault(_task_as_written(settings, configuration.finetune), (configuration, cell.label))
+    tested: dict[str, str] = {}
+    for configuration, label in first_of.values():
+        tested.setdefault(_tested_on(configuration), label)
     if len(tested) > 1:
         task = "the same test images, classes and tolerances"
         of = " / ".join(tested.values())
@@ -72,6 +74,11 @@ def _offered(cell: Cell, found: Sequence[Problem], locations: Locations) -> list
             where = locations.problem(path_of(name), "").where
             fixes[where] = f"write {{{kind}: [{item.low:.0f}, {item.high:.0f}]}}"
     return [replace(problem, fix=problem.fix or fixes.get(problem.where, "")) for problem in found]
+
+
+def _task_as_written(settings: Template, finetune: Finetune | None) -> str:
+    """All that `_tested_on` looks at, data sets as they are written: told apart without dumping each configuration."""
+    return "" if finetune is None else repr((settings.get("data"), finetune.data, finetune.boundary_tolerance))
 
 
 def _tested_on(settings: Configuration) -> str:
@@ -126,18 +133,6 @@ def _towards(target: str, k: int) -> space.Suggest:
         return _nth(item, 0)
 
     return suggest
-
-
-def check_finite(value: Any, path: KeyPath, locations: Locations) -> Iterator[Problem]:
-    """`.inf` and `.nan` are numbers to YAML, and settings of nothing; nor are numbers of a hundred digits."""
-    if isinstance(value, float) and not math.isfinite(value):
-        yield locations.problem(path, f"should be a finite number, received {value}")
-    if isinstance(value, int) and abs(value) > space.LARGEST:
-        yield locations.problem(path, "is a number above 2^53", "no setting is so large")
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in items:
-        if isinstance(item, int | float | dict | list):
-            yield from check_finite(item, (*path, key), locations)
 
 
 def _check_parts(settings: Template, header: Header, locations: Locations) -> Iterator[Problem]:

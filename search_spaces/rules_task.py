@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -146,6 +147,7 @@ def _canonical(value: Any) -> Any:
     return value
 
 
+@functools.lru_cache
 def path_of(name: str) -> KeyPath:
     """The key path at which a range is written, from its name, without the options of choices."""
     parts = re.sub(r"\[[^]]*\]", "", name).split(".")
