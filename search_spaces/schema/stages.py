@@ -146,6 +146,22 @@ class Augment(Settings):
         return self
 
 
+class Evaluate(Settings):
+    """Scoring by sliding windows of `size` px over whole images at the resolution of the cache (nnU-Net, MONAI).
+
+    A pixel's logits are the weighted mean of those of the windows over it.
+    """
+
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5  # of a window, that neighbours share at least (nnU-Net)
+    weights: Literal["gaussian", "uniform"] = "gaussian"  # of the pixels of a window
+
+
+class Crops(Settings):
+    """Training on random crops of `size` px at the resolution of the cache; tiles of an image are put together."""
+
+    foreground: Fraction = 0.0  # share of crops around a pixel of a class other than the first (nnU-Net: 0.33)
+
+
 class Finetune(_Length, ExtraSettings):
     """Supervised segmentation, from pretrained weights or from scratch. P2's values are the defaults."""
 
@@ -166,6 +182,8 @@ class Finetune(_Length, ExtraSettings):
     )
     tversky_beta: Fraction | None = None  # price of a missed pixel, that of a false one being 1 - beta; default: 0.7
     augment: Augment = Augment()
+    crops: Crops | None = None  # default: whole images, resized to `size`
+    evaluate: Evaluate | None = None  # default: the same
     optimizer: Optimizer = Adam()
     schedule: Schedule = Constant()
     batch_size: PositiveInt = 256  # images per step (P2)
