@@ -163,7 +163,9 @@ def train(study: Study, state: State, options: Options, console: Console, watch:
         run_trials(
             state.scheduler,
             resources,
-            lambda stage, gpus: StageTask(stage, state.label(stage), gpus, folders, parameters=state.parameters(stage)),
+            lambda stage, gpus: StageTask(
+                stage, state.label(stage), gpus, folders, study.header.checkpoint_seconds, state.parameters(stage)
+            ),
             state.live,
             state.images,
             options.dashboard,

@@ -26,6 +26,7 @@ from pretune.search_spaces.schema import (
     StageResources,
     SwAV,
     Weights,
+    meaning_of,
 )
 
 Streams = dict[str, int]
@@ -43,6 +44,12 @@ def pretrain_recipe(settings: Pretrain) -> int:
     recipe += int(settings.precision == "bfloat16" or frozen_counted)
     assignments_were_zero = isinstance(method, SwAV) and method.epsilon < SINKHORN_EXACT_FROM
     return recipe + 2 * int(assignments_were_zero)
+
+
+def finetune_recipe(settings: Finetune, data: Data) -> int:
+    """One higher where tiles were scored as images of their own by scores that need whole ones."""
+    of_images = settings.boundary_tolerance is not None or settings.threshold_scores
+    return RECIPE["finetune"] + int(of_images and data.fit == "tile")
 
 
 def probe_recipe(settings: Probe) -> int:
@@ -112,7 +119,7 @@ def pretrain_identity(
 def trained_settings(settings: Pretrain | Finetune) -> dict[str, Any]:
     """Return the resources that change digits. `compile` counts where it is on: older stage runs stay valid."""
     ignored = {"data"} if settings.compile else {"data", "compile"}
-    return settings.model_dump(mode="json", exclude=ignored, exclude_none=True)
+    return meaning_of(settings, settings.model_dump(mode="json", exclude=ignored, exclude_none=True))
 
 
 def workers_identity(resources: StageResources) -> dict[str, Any]:
@@ -142,7 +149,7 @@ def finetune_identity(
 ) -> dict[str, Any]:
     body = trained_settings(settings)
     return {
-        "recipe": ["finetune", RECIPE["finetune"]],
+        "recipe": ["finetune", finetune_recipe(settings, data)],
         "settings": body if parent else body | {"transfer": "none"},
         "model": model.model_dump(mode="json"),
         "data": data_identity(data, digest, "train"),

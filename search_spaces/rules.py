@@ -22,8 +22,8 @@ from pretune.search_spaces.rules_building import check_axes, check_building, nev
 from pretune.search_spaces.rules_probes import check_pairs, check_probe_metric, check_probe_target, check_probes
 from pretune.search_spaces.rules_task import check_equal_levels, check_options, check_tuned, path_of
 from pretune.search_spaces.rules_volumes import check_volumes
+from pretune.search_spaces.rules_windows import check_windows
 from pretune.search_spaces.schema import Configuration, Data, Finetune, Header, batch_parts, levels_of
-from pretune.search_spaces.schema.scores import EXTRA_SCORES
 from pretune.search_spaces.sections import Sections
 from pretune.search_spaces.tuning import check_metrics, check_searched, check_tune
 
@@ -179,10 +179,11 @@ def _check_configuration(
     yield from _check_pretrain(settings, locations)
     yield from _check_workers(settings, header, locations)
     yield from check_probes(settings, locations)
-    warnings += [*_leaks(settings), *_held_back(settings), *_scored_by_tile(settings), *never_reached(settings)]
+    warnings += [*_leaks(settings), *_held_back(settings), *never_reached(settings)]
     yield from check_tuned(cell, settings, header.tune.pretrain.target, locations)
     yield from _check_sizes(cell, settings, locations)
     yield from check_volumes(settings, locations)
+    yield from check_windows(settings, locations)
     yield from check_building(settings, locations)
     yield from _check_tuning(cell, settings, header, locations)
 
@@ -208,11 +209,11 @@ def _check_extra_scores(finetune: Finetune, header: Header, locations: Locations
     named |= {("tune", "constraints"): tuple(tune.constraints)}
     for path, metrics in named.items():
         for metric in metrics:
-            setting = setting_of(metric)
-            if setting is not None and getattr(finetune, setting) in (None, False):
+            setting, value = setting_of(metric) or ("", None)
+            is_set = getattr(finetune, setting) if setting else None
+            if setting and (is_set in (None, False) or (isinstance(value, str) and is_set != value)):
                 what = f"{metric} is computed only with finetune.{setting}"
-                fix = f"set finetune.{setting}: {level_label(EXTRA_SCORES[setting].value)}"
-                yield locations.problem(path, what, fix)
+                yield locations.problem(path, what, f"set finetune.{setting}: {level_label(value)}")
 
 
 def _check_pretrain(settings: Configuration, locations: Locations) -> Iterator[Problem]:
@@ -253,16 +254,6 @@ def _leaks(settings: Configuration) -> Iterator[str]:
             if ours and theirs and _files(ours) == _files(theirs) and ours.split != theirs.split:
                 both = f"{stage.data} and {settings.finetune.data}"
                 yield f"{both} are the same files, split apart differently: pretraining may see test images"
-
-
-def _scored_by_tile(settings: Configuration) -> Iterator[str]:
-    """Scores of single images, where the images of the data set are tiles."""
-    finetune = settings.finetune
-    if finetune is None or getattr(settings.data.get(finetune.data), "fit", None) != "tile":
-        return
-    for name in ("image_scores", "boundary_tolerance"):
-        if getattr(finetune, name) is not None:
-            yield f"finetune.{name} takes each tile of {finetune.data} for an image: its scores are means over tiles"
 
 
 def _held_back(settings: Configuration) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from pretune.search_spaces import schema
 from pretune.trainables import checkpoints
-from pretune.trainables.data.image_set import ImageSet, whole_images
+from pretune.trainables.crops import Places, TrainingCrops
+from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.splits import Split, label_subset
-from pretune.trainables.distributed import ALONE, RunningStatistics, World, whole_batch_norm
+from pretune.trainables.distributed import RunningStatistics, World, whole_batch_norm
+from pretune.trainables.evaluation import Evaluator
 from pretune.trainables.files import TEST_IMAGES
 from pretune.trainables.loop import (
     DataFeed,
-    DivergedError,
     Epochs,
     IntArray,
     Length,
@@ -33,13 +34,10 @@ from pretune.trainables.loop import (
     training_length,
 )
 from pretune.trainables.losses import Loss, loss_of
-from pretune.trainables.metrics.segmentation import check_labels, confusion_by_image, hits_truth_predicted, scores
-from pretune.trainables.metrics.table import Build, extra_scorers
 from pretune.trainables.models.table import build_unet
 from pretune.trainables.models.unet import UNet
-from pretune.trainables.views.joint import evaluation_batch, fine_tune_batch
+from pretune.trainables.views.joint import fine_tune_batch
 
-LOGITS_BYTES = 2**31  # of one batch that is scored
 TARGET = "jaccard"  # `checkpoint: best` keeps the weights with the highest mean validation Jaccard
 
 
@@ -80,6 +78,9 @@ def finetune(
     length = training_length(settings, math.ceil(len(images) / batch_size), context.until)
     epochs = Epochs(images, batch_size, streams["order"], length, data, world)
     feed, masks = (DataFeed(array, device, context.residency) for array in (data.images, data.masks))
+    seed, crops = streams.get("augmentation", 0), None
+    if settings.crops is not None:
+        crops = TrainingCrops(settings, (feed, masks), Places(data.names, images, masks, len(data.classes)), seed)
 
     # --- model
     torch.manual_seed(streams["init"])
@@ -96,7 +97,7 @@ def finetune(
     # --- optimiser, and where an earlier attempt stopped
     freezing = Freezing(settings, length.steps_per_epoch)
     optimizer = build_optimizer(settings.optimizer, freezing.trained_parameters(network))
-    if settings.encoder_lr_mult is not None:
+    if settings.encoder_lr_mult not in (None, 1.0):
         multiply_lr(optimizer, network.encoder.parameters(), settings.encoder_lr_mult)
     counted = pixels_of_classes(masks, images, len(data.classes)) if settings.class_weights == "balanced" else []
     loss_function = loss_of(settings, data.classes, counted, device)
@@ -105,7 +106,7 @@ def finetune(
     progress.resume()
     update = Update(settings, optimizer, length, loss_function, world, device)
     statistics = RunningStatistics(network, world)
-    evaluator = Evaluator(network, feed, masks, data.classes, extra_scorers(settings), world)
+    evaluator = Evaluator(network, feed, masks, data.classes, settings, data.names, world)
 
     # --- training
     for step in range(progress.first, length.end):
@@ -117,9 +118,8 @@ def finetune(
         if step == progress.first or step == freezing.unfreeze_step:
             trained = world.parallel(network)
         batch = world.part(epochs.batch(step))
-        pixels, target = fine_tune_batch(
-            feed(batch), masks(batch), batch, settings.size, settings.augment, streams.get("augmentation", 0), epoch
-        )
+        taken, labels = (feed(batch), masks(batch)) if crops is None else crops(batch, epoch)
+        pixels, target = fine_tune_batch(taken, labels, batch, settings.size, settings.augment, seed, epoch)
 
         loss = update(trained, pixels, target, step)
         statistics.merge()
@@ -145,12 +145,9 @@ def finetune(
         metrics |= tested.scores
         for size in settings.test_sizes:
             metrics |= evaluator.evaluate(split.test, size, f"test@{size}", steps - 1).scores
-        counts = world.sum(tested.counts).cpu().numpy()
         if world.first:
-            first, places = whole_images(data.names, split.test)
-            summed = np.zeros((len(first), *counts.shape[1:]), counts.dtype)
-            np.add.at(summed, places, counts)  # of the tiles of an image
-            np.savez_compressed(context.out / TEST_IMAGES, images=first, counts=summed)
+            counts = tested.counts.cpu().numpy()
+            np.savez_compressed(context.out / TEST_IMAGES, images=tested.images, counts=counts)
     if steps < length.end:
         metrics["train/stopped_epoch"] = last["epoch"]
     notes = {"labelled": images.tolist(), "val": split.val.tolist(), "test": split.test.tolist(), "steps": steps}
@@ -256,67 +253,3 @@ def stalled(history: list[dict[str, float]], patience: int | None) -> bool:
     """Whether the last `patience` validations brought nothing better (Prechelt 1998)."""
     scored = [row[f"val/{TARGET}"] for row in history if f"val/{TARGET}" in row]
     return patience is not None and len(scored) - 1 - scored.index(max(scored)) >= patience if scored else False
-
-
-def images_at_once(classes: int, size: int, *, solid: bool) -> int:
-    """Images that are scored together: 64, or 8 volumes, and fewer where their logits were over LOGITS_BYTES."""
-    if solid:
-        return 8
-    return min(64, max(1, LOGITS_BYTES // (4 * classes * size * size)))
-
-
-class Evaluated(NamedTuple):
-    """Scores by name, and the pixel counts of this worker's images; all others' are 0."""
-
-    scores: dict[str, float]
-    counts: Tensor  # images, classes, 3: hits, truth, predicted
-
-
-@dataclass(frozen=True)
-class Evaluator:
-    """Scores a network on images of a data set, in eval mode and float32."""
-
-    network: UNet
-    feed: DataFeed
-    masks: DataFeed
-    classes: tuple[str, ...]
-    extra: tuple[Build, ...] = ()  # scores that need more than pixel counts
-    world: World = ALONE
-
-    @torch.no_grad()
-    def evaluate(self, images: IntArray, size: int, role: str, step: int) -> Evaluated:
-        """Scores `role/...` of all `images` at `size` px: of one confusion matrix, and the extra ones.
-
-        Workers take turns with batches.
-
-        Raises:
-            DivergedError: logits that are not finite; argmax would quietly call them class 0. The update of `step`
-                made them, and no loss came after it to tell.
-        """
-        self.network.eval()
-        device = next(self.network.parameters()).device
-        bad, wrong = torch.zeros((2,), dtype=torch.int64, device=device)
-        total = torch.zeros((len(self.classes), len(self.classes)), dtype=torch.int64, device=device)
-        counts = torch.zeros((len(images), len(self.classes), 3), dtype=torch.int64, device=device)
-        extra = [build(self.classes, len(images), device) for build in self.extra]
-        at_once = images_at_once(len(self.classes), size, solid=self.feed(images[:1]).ndim == 5)
-        batches = np.array_split(np.arange(len(images)), math.ceil(len(images) / at_once))
-        for rows in batches[self.world.rank :: self.world.size]:
-            batch = images[rows]
-            pixels, target = evaluation_batch(self.feed(batch), self.masks(batch), size)
-            logits = self.network(pixels)
-            bad += ~torch.isfinite(logits).all()
-            confusion, no_class = confusion_by_image(logits.argmax(dim=1), target, len(self.classes))
-            wrong += no_class
-            total += confusion.sum(dim=0)
-            positions = slice(rows[0], rows[-1] + 1)
-            counts[positions] = hits_truth_predicted(confusion)
-            for scorer in extra:
-                scorer.add(positions, logits, target)
-        if self.world.sum(bad):
-            raise DivergedError(f"{role}/logits", step, math.nan)
-        check_labels(self.world.sum(wrong), len(self.classes))
-        values = scores(self.world.sum(total), self.classes)
-        for scorer in extra:
-            values |= scorer.scores(self.world)
-        return Evaluated({f"{role}/{name}": value for name, value in values.items()}, counts)

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas
-import pyarrow
 
-from pretune.analysis.load.results import ResultsError
+from pretune.analysis.load.results import ResultsError, read_parquet
 from pretune.analysis.load.searches import shown_values
 
 _COLUMNS = ["fingerprint", "stage", "seconds", "bytes", "machine"]
@@ -54,10 +53,7 @@ def load_stage_runs(folder: Path) -> pandas.DataFrame:
     path = folder / "stage_runs.parquet"
     if not path.is_file():
         return pandas.DataFrame(columns=[*_COLUMNS, "outcome", "attempt"])
-    try:
-        found = pandas.read_parquet(path)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise ResultsError(f"{path} cannot be read: it is cut off or damaged; run the study again") from error
+    found = read_parquet(path)
     if missing := [name for name in _COLUMNS if name not in found.columns]:
         lacks = f"{path} lacks the columns {', '.join(missing)}"
         raise ResultsError(f"{lacks}: another version wrote it; run the study again, which reuses what has finished")

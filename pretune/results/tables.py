@@ -370,7 +370,7 @@ def own_name(study: Study, folder: Path) -> str:
 
 def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
     buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False)
+    frame.to_parquet(buffer, index=False, write_page_checksum=True)
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_bytes(buffer.getvalue())
     temporary.replace(path)

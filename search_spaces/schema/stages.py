@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -138,12 +139,31 @@ class Augment(Settings):
     color_jitter: Annotated[float, Field(gt=0, le=1.25)] | None = None  # strength s of 0.8/0.8/0.8/0.2, as in views
     blur: Fraction | None = None  # chance of a Gaussian blur of 0.1 to 2 px
 
+    def neutral(self) -> Mapping[str, Any]:
+        return {"flip_vertical": 0.0, "scale": (1.0, 1.0), "blur": 0.0}
+
     @model_validator(mode="after")
     def _ordered(self) -> Augment:
         for name, (low, high) in {"crop": self.crop, "aspect": self.aspect, "scale": self.scale or (1, 1)}.items():
             if low > high:
                 raise ValueError(f"{name}: the lower bound {low} is above the upper bound {high}")
         return self
+
+
+class Evaluate(Settings):
+    """Scoring by sliding windows of `size` px over whole images at the resolution of the cache (nnU-Net, MONAI).
+
+    A pixel's logits are the weighted mean of those of the windows over it.
+    """
+
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5  # of a window, that neighbours share at least (nnU-Net)
+    weights: Literal["gaussian", "uniform"] = "gaussian"  # of the pixels of a window
+
+
+class Crops(Settings):
+    """Training on random crops of `size` px at the resolution of the cache; tiles of an image are put together."""
+
+    foreground: Fraction = 0.0  # share of crops around a pixel of a class other than the first (nnU-Net: 0.33)
 
 
 class Finetune(_Length, ExtraSettings):
@@ -166,6 +186,8 @@ class Finetune(_Length, ExtraSettings):
     )
     tversky_beta: Fraction | None = None  # price of a missed pixel, that of a false one being 1 - beta; default: 0.7
     augment: Augment = Augment()
+    crops: Crops | None = None  # default: whole images, resized to `size`
+    evaluate: Evaluate | None = None  # default: the same
     optimizer: Optimizer = Adam()
     schedule: Schedule = Constant()
     batch_size: PositiveInt = 256  # images per step (P2)
@@ -174,6 +196,9 @@ class Finetune(_Length, ExtraSettings):
     patience: PositiveInt | None = None  # stop after this many validations without a better val/jaccard
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"  # tf32: products of 10 bits on GPUs that have them
     compile: bool = False  # encoder and decoder by torch.compile: other last digits, and a minute to begin with
+
+    def neutral(self) -> Mapping[str, Any]:
+        return {"encoder_lr_mult": 1.0, "focal_gamma": 2.0, "tversky_beta": 0.7}
 
     @model_validator(mode="after")
     def _validated_meanwhile(self) -> Finetune:

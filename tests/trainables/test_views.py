@@ -183,7 +183,7 @@ def test_both_ways_to_filter_agree(dim: int) -> None:
 
 @pytest.mark.parametrize("kernel", [4, 41])
 def test_blur_refuses_a_kernel_that_is_even_or_too_large(kernel: int) -> None:
-    with pytest.raises(ValueError, match="kernel must be odd and fit the image"):
+    with pytest.raises(ValueError, match="kernel must be odd"):
         color.gaussian_blur(floats(), drawn(1, 1), kernel)
 
 
@@ -661,7 +661,7 @@ def test_jitter_and_blur_are_those_of_views() -> None:
 
 def test_new_augmentations_are_in_no_fingerprint_until_they_are_named() -> None:
     assert schema.Augment().model_dump(exclude_none=True) == {"flip": 0.0, "crop": (1.0, 1.0), "aspect": (1.0, 1.0)}
-    with pytest.raises(ValueError, match=r"scale: the lower bound 2\.0 is above the upper bound 1.0"):
+    with pytest.raises(ValueError, match=r"scale: .* 2\.0 is above .* 1\.0"):
         schema.Augment(scale=(2.0, 1.0))
 
 

@@ -15,6 +15,8 @@ from pretune.trainables.loop import DataFeed, Lookup, RunContext
 from pretune.trainables.probes.features import embed, load_encoder, pooled_features
 from pretune.trainables.probes.linear import Labelled, linear_probe
 
+SIMILARITIES_BYTES = 2**29  # of queries and the bank that are compared at once
+
 
 def probe_accuracy(
     settings: schema.KNN | schema.LinearProbe, model: schema.Model, data: ImageSet, split: Split, context: RunContext
@@ -85,6 +87,12 @@ def knn(queries: Tensor, bank: Tensor, labels: Tensor, k: int, temperature: floa
     Returns:
         Predicted classes (Q,).
     """
+    rows = max(1, SIMILARITIES_BYTES // (len(bank) * bank.element_size()))
+    parts = [_nearest_vote(part, bank, labels, k, temperature) for part in queries.split(rows)]
+    return torch.cat(parts)
+
+
+def _nearest_vote(queries: Tensor, bank: Tensor, labels: Tensor, k: int, temperature: float) -> Tensor:
     similarity, neighbours = (queries @ bank.T).topk(min(k, len(bank)), dim=1)  # Q, k
     if temperature < schema.KNN_EXACT_FROM:  # a common factor cancels, and no weight is inf, nor all of them 0
         similarity = similarity - similarity[:, :1]

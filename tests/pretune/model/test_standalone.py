@@ -103,7 +103,7 @@ def test_importing_pretune_imports_no_torch() -> None:
 
 
 def test_a_device_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="device abacus: there is no such device"):
+    with pytest.raises(ModelError, match="abacus: there is no such device"):
         pretune.load(study_of(tmp_path / "study"), "abacus")
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 from sklearn.neighbors import KNeighborsClassifier
-from torch import nn
+from torch import Tensor, nn
 
 from pretune.search_spaces import schema
 from pretune.trainables import checkpoints
@@ -20,6 +20,7 @@ from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import draw_split
 from pretune.trainables.loop import DataFeed, RunContext
 from pretune.trainables.models.table import build_encoder
+from pretune.trainables.probes import accuracy
 from pretune.trainables.probes.accuracy import knn, probe_accuracy
 from pretune.trainables.probes.features import embed
 
@@ -47,6 +48,22 @@ def parent(tmp_path: Path) -> Path:
     path = tmp_path / "parent.safetensors"
     checkpoints.save_weights(nn.ModuleDict({"encoder": build_encoder(MODEL)}), path)
     return path
+
+
+def test_queries_are_compared_in_parts_that_fit_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries, bank = (nn.functional.normalize(torch.randn(n, 8, generator=generator)) for n in (23, 50))
+    labels = torch.randint(4, (50,), generator=generator)
+    whole = knn(queries, bank, labels, 7, 0.1)
+    seen: list[int] = []
+    monkeypatch.setattr(
+        Tensor, "topk", lambda x, *a, _topk=Tensor.topk, **k: seen.append(x.numel()) or _topk(x, *a, **k)
+    )
+    monkeypatch.setattr(accuracy, "SIMILARITIES_BYTES", 4 * 50 * 10)
+    assert knn(queries, bank, labels, 7, 0.1).tolist() == whole.tolist()
+    assert seen == [10 * 50, 10 * 50, 3 * 50]
+    monkeypatch.setattr(accuracy, "SIMILARITIES_BYTES", 1)  # a bank larger than the memory: one query after the other
+    assert knn(queries, bank, labels, 7, 0.1).tolist() == whole.tolist()
 
 
 @pytest.mark.parametrize(
@@ -108,7 +125,7 @@ def test_a_probe_needs_classes_and_an_encoder(tmp_path: Path, data: ImageSet, pa
     split = draw_split(24, SPLIT, 1, None)
     unlabelled = dataclasses.replace(data, labels=None)
     for given, weights in ((unlabelled, parent), (data, None)):
-        with pytest.raises(ValueError, match="needs image classes and a pretrained encoder"):
+        with pytest.raises(ValueError, match="image classes and a pretrained"):
             probe_accuracy(SETTINGS, MODEL, given, split, RunContext(tmp_path, CPU, weights))
 
 
