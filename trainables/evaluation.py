@@ -21,7 +21,7 @@ from pretune.trainables.metrics.segmentation import check_labels, confusion_by_i
 from pretune.trainables.metrics.table import Scorer, extra_scorers
 from pretune.trainables.models.unet import UNet
 from pretune.trainables.views.joint import evaluation_batch
-from pretune.trainables.windows import slide
+from pretune.trainables.windows import segmenting, slide
 
 LOGITS_BYTES = 2**31  # of one batch that is scored
 
@@ -141,14 +141,8 @@ class Evaluator:
         image, target = image[:height, :width], target[:height, :width]
         assert self.settings.evaluate is not None
         at_once = images_at_once(len(self.classes), size, solid=False)
-        logits = slide(image, size, self.settings.evaluate, self._segment, at_once)
+        logits = slide(image, size, self.settings.evaluate, segmenting(self.network), at_once)
         return logits[None], target[None].long()
-
-    def _segment(self, windows: Tensor) -> Tensor:
-        """uint8 (n, S, S, C) -> logits (n, classes, S, S)."""
-        empty = torch.zeros(windows.shape[:3], dtype=torch.uint8, device=windows.device)
-        logits: Tensor = self.network(evaluation_batch(windows, empty, windows.shape[1])[0])
-        return logits
 
     def _side_by_side(self, pixels: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Each tile by itself, as where nothing needs the whole image; what lies beyond the image is left out."""

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from pretune.search_spaces import schema
+from pretune.trainables.views.joint import evaluation_batch
 
 SIGMA = 1 / 8  # of a window's side: standard deviation of the Gaussian (nnU-Net, MONAI)
 LEAST = 1e-3  # weight of any pixel, beside 1 in the centre (MONAI)
@@ -48,21 +51,34 @@ def slide(image: Tensor, size: int, settings: schema.Evaluate, segment: Segment,
 
     `segment` takes at most `at_once` windows.
     """
+    return torch.cat(list(bands(image, size, settings, segment, at_once)), dim=1)
+
+
+def bands(image: Tensor, size: int, settings: schema.Evaluate, segment: Segment, at_once: int) -> Iterator[Tensor]:
+    """The same from top to bottom, as rows (classes, h, W) that no later window changes."""
     height, width = image.shape[:2]
-    places = [(y, x) for y in starts(height, size, settings.overlap) for x in starts(width, size, settings.overlap)]
+    columns, rows = starts(width, size, settings.overlap), starts(height, size, settings.overlap)
     weight = importance(size, settings.weights).to(image.device)
-    total: Tensor | None = None
-    share = torch.zeros(height, width, device=image.device)
-    for part in _parts(places, at_once):
-        logits = segment(torch.stack([image[y : y + size, x : x + size] for y, x in part])).float()
-        if total is None:
-            total = logits.new_zeros(logits.shape[1], height, width)
-        for (y, x), own in zip(part, logits, strict=True):
-            total[:, y : y + size, x : x + size] += own * weight
-            share[y : y + size, x : x + size] += weight
-    assert total is not None, "there is always a window"
-    return total.div_(share)
+    share = torch.zeros(size, width, device=image.device)
+    total = share[None]
+    for y, below in pairwise([*rows, height]):
+        for part in (columns[first : first + at_once] for first in range(0, len(columns), at_once)):
+            logits = segment(torch.stack([image[y : y + size, x : x + size] for x in part])).float()
+            total = total if len(total) == logits.shape[1] else logits.new_zeros(logits.shape[1], size, width)
+            for x, own in zip(part, logits, strict=True):
+                total[:, :, x : x + size] += own * weight
+                share[:, x : x + size] += weight
+        ready = below - y
+        yield total[:, :ready] / share[:ready]
+        total, share = (F.pad(held[..., ready:, :], (0, 0, 0, ready)) for held in (total, share))
 
 
-def _parts(places: list[tuple[int, int]], at_once: int) -> Iterator[list[tuple[int, int]]]:
-    yield from (places[first : first + at_once] for first in range(0, len(places), at_once))
+def segmenting(network: nn.Module) -> Segment:
+    """The network on windows."""
+
+    def segment(windows: Tensor) -> Tensor:
+        empty = torch.zeros(windows.shape[:3], dtype=torch.uint8, device=windows.device)
+        logits: Tensor = network(evaluation_batch(windows, empty, windows.shape[1])[0])
+        return logits
+
+    return segment

@@ -20,6 +20,7 @@ import functools
 import io
 import json
 import math
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ import yaml
 
 from pretune.analysis.load.results import STUDY_FORMAT
 from pretune.analysis.load.searches import listed_values
+from pretune.errors import SearchStorageError
 from pretune.outcomes import Outcome, Outcomes
 from pretune.results.image_counts import read_counts
 from pretune.results.warnings import warnings_of
@@ -365,7 +367,13 @@ def own_name(study: Study, folder: Path) -> str:
     path = folder / "search-id"
     if not path.exists():
         write_atomically(path, uuid.uuid4().hex[:12])
-    return f"{study.name} {path.read_text(encoding='utf-8').strip()}/"
+    own = path.read_bytes().decode("ascii", "replace").strip()
+    if not re.fullmatch("[0-9a-f]{12}", own):
+        raise SearchStorageError(
+            f"{path} is damaged: it tells this study's searches in the database from those of others; restore it, or "
+            "delete it, and they begin anew"
+        )
+    return f"{study.name} {own}/"
 
 
 def _write_parquet(frame: pd.DataFrame, path: Path) -> None:

@@ -20,10 +20,12 @@ from hypothesis import strategies as st
 
 from pretune.analysis.load.results import RESULT_COLUMNS, ResultsError, load
 from pretune.errors import SearchStorageError
-from pretune.results.tables import _write_parquet
+from pretune.results.tables import _write_parquet, own_name
 from pretune.search.optuna_internals import SUM
 from pretune.search.optuna_study import close_storage, open_storage
+from pretune.search.warm_start import earlier
 from pretune.search_spaces import schema
+from pretune.search_spaces.resolve import from_dict
 from pretune.store.lookup import stored_outcome
 from pretune.store.store import DAMAGED, DONE, Entry, Store
 from pretune.trainables import checksums
@@ -265,6 +267,38 @@ def test_results_are_those_that_were_written_or_refused_in_one_sentence(kind: st
             assert "run the study again" in str(error)  # noqa: PT017
         else:
             assert found["value"].tolist() == frame["value"].tolist()
+
+
+@settings(max_examples=40, deadline=None)
+@given(kind=st.sampled_from(KINDS[:-1]), place=st.floats(0, 1))
+def test_what_a_search_began_with_is_as_noted_or_refused(kind: str, place: float) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store, out = Store(Path(folder) / "store"), Path(folder)
+        make(store.root)
+        before = earlier(store, out)
+        changed = damage(out / "warm-start.json", kind, place)
+        try:
+            assert earlier(store, out) == before
+        except SearchStorageError as error:
+            assert changed
+            assert "warm-start.json is damaged" in str(error)  # noqa: PT017
+
+
+def test_noted_stage_runs_of_before_checksums_are_read(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    make(store.root)
+    (tmp_path / "warm-start.json").write_text(json.dumps([KEY]))
+    (tmp_path / "b").mkdir()
+    assert earlier(store, tmp_path) == earlier(store, tmp_path / "b")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"0123456789a", b"{}"])
+def test_a_damaged_name_of_a_studys_searches_is_said(content: bytes, tmp_path: Path, tiny: dict[str, Any]) -> None:
+    study = from_dict(tiny)
+    assert own_name(study, tmp_path) == own_name(study, tmp_path)
+    (tmp_path / "search-id").write_bytes(content)
+    with pytest.raises(SearchStorageError, match="search-id is damaged"):
+        own_name(study, tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------------ the searches
