@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import yaml
 
 if TYPE_CHECKING:
+    from pretune.data.backbones import Network
     from pretune.data.survey import Groups, ImagesSeen, PairsSeen, Sizes
 
 SCHEMA_FILE = ".pretune.schema.json"  # beside the study, for editors
@@ -45,10 +46,12 @@ class Pool(NamedTuple):
     seen: ImagesSeen
 
 
-def starter(name: str, labelled: PairsSeen | None, pool: Pool | None, hardware: Hardware) -> str:
+def starter(
+    name: str, labelled: PairsSeen | None, pool: Pool | None, hardware: Hardware, network: Network | None = None
+) -> str:
     """The text of a study. Without `labelled`, a path and classes stand as examples to be changed."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:100] or "my-study"
-    plan = _Plan(labelled, _images_of(labelled), pool, hardware)
+    plan = _Plan(labelled, _images_of(labelled), pool, hardware, network)
     lines = [
         f"# yaml-language-server: $schema={SCHEMA_FILE}",
         f"# A Pretune study. `pretune plan {name}.yaml` shows what it would run, `pretune run {name}.yaml` runs it.",
@@ -87,6 +90,7 @@ class _Plan:
     images: ImagesSeen | None  # the labelled ones
     pool: Pool | None
     hardware: Hardware
+    network: Network | None = None
 
     @property
     def data(self) -> str:
@@ -111,11 +115,13 @@ class _Plan:
     @property
     def size(self) -> int:
         short = self.sizes.short if self.sizes is not None else self.hardware.largest
-        return max(32, min(self.hardware.largest, short // 32 * 32))
+        most = min(self.hardware.largest, short)
+        return max(32, most // 32 * 32) if self.network is None else self.network.multiple(most)
 
     @property
     def view(self) -> int:
-        return min(self.size, 128 if self.hardware.gpu else 64)
+        most = min(self.size, 128 if self.hardware.gpu else 64)
+        return most if self.network is None else self.network.multiple(most)
 
     @property
     def fit(self) -> str:
@@ -286,7 +292,10 @@ def _stages(plan: _Plan) -> Iterator[str]:
     batch, tuned = _batch(pool, 256 if gpu else 64), _batch(plan.train, 32 if gpu else 8)
     epochs = plan.epochs(pool, plan.view * 2, 200)
     channels = "" if plan.channels is None else f", channels: {plan.channels}"
-    yield f"model: {{name: unet, widths: {widths}{channels}}}" + ("" if gpu else "\thalf as wide as on a GPU")
+    if plan.network is not None:
+        yield from _model(plan.network, channels)
+    else:
+        yield f"model: {{name: unet, widths: {widths}{channels}}}" + ("" if gpu else "\thalf as wide as on a GPU")
     yield ""
     seen = "without labels, on the whole pool" if plan.pool else "without labels, on the training images"
     yield f"pretrain:\t{seen}"
@@ -309,6 +318,13 @@ def _stages(plan: _Plan) -> Iterator[str]:
     yield "  optimizer: {name: adam, lr: 1.0e-3}\ta range is tuned: lr: {log_uniform: [1.0e-4, 1.0e-2]}"
     yield f"  batch_size: {tuned}\tof {plan.train} training images"
     yield f"  epochs: {plan.epochs(plan.train, plan.size, 100)}"
+
+
+def _model(network: Network, channels: str) -> Iterator[str]:
+    tied = "" if network.image_size is None else f", image_size: {network.image_size}"
+    sizes = f"sizes are multiples of {network.stride} px" if not tied else "all sizes are equal"
+    yield f"model: {{name: {network.name}, backbone: {network.backbone}{tied}{channels}}}\trandom weights; {sizes}"
+    yield "# start from weights: pretrain: {data: ..., method: {name: weights, source: FILE.safetensors}}"
 
 
 def _loss(plan: _Plan) -> str:
