@@ -79,12 +79,18 @@ def hardware_used(stage_runs: pandas.DataFrame) -> tuple[str, ...]:
 
 def processors_of_table(results: pandas.DataFrame, stage_runs: pandas.DataFrame) -> dict[str, int]:
     """Kind of GPU or processor, with its instruction sets -> stage runs of the table's replicates, most first."""
+    return dict(Counter(map(processor_of, nodes_of_table(results, stage_runs))).most_common())
+
+
+def nodes_of_table(results: pandas.DataFrame, stage_runs: pandas.DataFrame) -> list[dict[str, Any]]:
+    """Hardware and versions of each stage run of the table's replicates, as the run recorded them."""
     behind = set(results.loc[results["phase"] == "confirm", "fingerprint"])
     texts = stage_runs.loc[stage_runs["fingerprint"].isin(behind), "machine"].dropna()
-    return dict(Counter(_processor(json.loads(str(text)) or {}) for text in texts).most_common())
+    return [json.loads(str(text)) or {} for text in texts]
 
 
-def _processor(about: Mapping[str, Any]) -> str:
+def processor_of(about: Mapping[str, Any]) -> str:
+    """Kind of GPU, or of processor with its instruction sets."""
     if about.get("gpu"):
         return str(about["gpu"])
     instructions = f" [{about['instructions']}]" if "instructions" in about else ""
@@ -92,7 +98,7 @@ def _processor(about: Mapping[str, Any]) -> str:
 
 
 def _node(about: Mapping[str, Any]) -> str:
-    where = _processor(about)
+    where = processor_of(about)
     threads = f", {about['threads']} thread{'s' * (about['threads'] != 1)}" if "threads" in about else ""
     return f"{where}{threads}, Python {about.get('python', '?')}, PyTorch {about.get('torch', '?')}"
 

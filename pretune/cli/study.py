@@ -363,14 +363,16 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 @click.option("--masks", type=click.Path(path_type=Path, exists=True),
               help="Folder of their masks, or a COCO JSON file.  [default: in or below --images]")  # fmt: skip
 @click.option("--classes", help="Names of the classes in the order of their mask values, separated by commas.")
+@click.option("--imagenet", is_flag=True, help="An encoder with weights of ImageNet, as two more starts.")
 def init(
-    file: Path, unlabelled: Path | None, images: Path | None, masks: Path | None, classes: str | None
+    file: Path, unlabelled: Path | None, images: Path | None, masks: Path | None, classes: str | None, imagenet: bool
 ) -> None:  # fmt: skip
     """Look at your folders and write a commented study that fits them.
 
     \b
     pretune init my-study.yaml --unlabelled photos/ --images labelled/images --masks labelled/masks
     pretune init my-study.yaml --images photos/ --masks labels/ --classes background,leaf
+    pip install -e '.[imagenet]'; pretune init my-study.yaml --images photos/ --masks labels/ --imagenet
     """
     from pretune.calibration import has_gpu
     from pretune.cli.starter import SCHEMA_FILE, Hardware, Pool, starter
@@ -388,7 +390,7 @@ def init(
         annotations = coco_file_in(images) if masks is None else annotations
         labelled = survey_coco(images, annotations, names) if annotations else survey_pairs(images, masks, names)
     pool = None if unlabelled is None else Pool(unlabelled, survey_images(unlabelled))
-    text = starter(file.stem, labelled, pool, Hardware(has_gpu(), os.cpu_count() or 1))
+    text = starter(file.stem, labelled, pool, Hardware(has_gpu(), os.cpu_count() or 1), imagenet=imagenet)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
     (file.parent / SCHEMA_FILE).write_text(json.dumps(json_schema(), indent=1) + "\n", encoding="utf-8")

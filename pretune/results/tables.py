@@ -77,6 +77,7 @@ def write_header(study: Study, folder: Path, digest_of: DigestOf | None = None) 
         },
         "checkpoints": {cell.label: _checkpoint(cell) for cell in study.cells if "finetune" in cell.template},
         "data": {} if digest_of is None else data_digests(study, digest_of),
+        "tasks": {cell.label: task_of(cell) for cell in study.cells if "finetune" in cell.template},
     }
     write_atomically(folder / "study.json", json.dumps(content, indent=1))
 
@@ -85,6 +86,15 @@ def _checkpoint(cell: Cell) -> str:
     """The weights of a cell's fine-tunings that are scored: last, best, or "tuned" where that is searched."""
     found = cell.template["finetune"].get("checkpoint", "last")
     return found if isinstance(found, str) else "tuned"
+
+
+def task_of(cell: Cell) -> str:
+    """The data set that a cell is fine-tuned on: its kind, and its folder where the study names one."""
+    settings = cell.configuration()
+    assert settings.finetune is not None
+    data = settings.data[settings.finetune.data]
+    root = getattr(data, "root", None)  # invented images have none
+    return data.dataset if root is None else f"{data.dataset} ({root})"
 
 
 def data_digests(study: Study, digest_of: DigestOf) -> dict[str, list[str]]:

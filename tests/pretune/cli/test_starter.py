@@ -74,6 +74,24 @@ def test_the_small_scale_is_valid_too(hardware: Hardware) -> None:
     from_yaml(starter("s", None, None, hardware), "small")
 
 
+@pytest.mark.parametrize("hardware", [CPU, GPU])
+def test_imagenet_adds_two_starts_that_share_their_weights(hardware: Hardware) -> None:
+    text = starter("s", None, None, hardware, imagenet=True)
+    study = from_yaml(text)
+    starts = {cell.levels["start"]: cell.configuration() for cell in study.cells}
+    assert list(starts) == ["random", "pretrained", "pretrained and frozen", "ImageNet", "ImageNet and frozen"]
+    assert {configuration.model.name for configuration in starts.values()} == {"timm-unet"}
+    weights = [starts[name].pretrain for name in ("ImageNet", "ImageNet and frozen")]
+    assert weights[0] == weights[1]
+    assert [stage.method.name for stage in weights[0]] == ["weights"]
+    frozen = {name: configuration.finetune.freeze for name, configuration in starts.items()}
+    assert frozen["ImageNet"] == "none"
+    assert frozen["ImageNet and frozen"] == "encoder"
+    pretrained, plain = starts["pretrained"].pretrain[0], from_yaml(starter("s", None, None, hardware)).cells[0]
+    assert pretrained.epochs * 4 <= max(20, plain.configuration().pretrain[0].epochs * 4)
+    from_yaml(text, "small")
+
+
 @pytest.mark.parametrize("name", ["2024", "true", "null", "-a", ".hidden", "_x", "ü", "", "a b#c", "x" * 300, "1e3"])
 def test_any_file_name_gives_a_valid_study_name(name: str) -> None:
     from_yaml(starter(name, None, None, CPU))
