@@ -11,9 +11,9 @@ install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	@echo "installing about 6 GB (torch with CUDA among it) into .venv: some minutes, silently"
+	@echo "installing 7 to 8 GB into .venv, most of it CUDA, which torch brings: two to ten minutes"
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --constraint constraints.txt --editable .  # with pip's own progress
 	touch $@
 
 .venv/installed-test: .venv/installed
