@@ -103,7 +103,7 @@ class World:
         if self.nodes and self.cluster is None:
             from ray.cluster_utils import Cluster
 
-            quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_timeout_ms": 2000}
+            quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_timeout_ms": 9000}
             head = {"num_cpus": 0, "object_store_memory": 80 << 20, "include_dashboard": False}
             self.cluster = Cluster(initialize_head=True, head_node_args=head | {"_system_config": quick})
         while len(self.workers) < self.nodes:
