@@ -8,6 +8,7 @@ is excluded, and said so, by the caller. Random numbers come from the Generator 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -266,20 +267,28 @@ def nadeau_bengio(a: ArrayLike, b: ArrayLike, test_over_train: float, confidence
     return PairedDifference(mean, mean - half, mean + half, _two_sided_p(mean, error, n - 1), n)
 
 
-def not_distinguishable_from_best(scores: ArrayLike, alpha: float = 0.05, maximize: bool = True) -> BestSet:
+def not_distinguishable_from_best(
+    scores: ArrayLike, alpha: float = 0.05, maximize: bool = True, may_show: Sequence[bool] | None = None
+) -> BestSet:
     """The columns of `(runs, cells)` that no other column is shown to beat; NaN where a run of a cell is missing.
 
     One-sided paired t-tests of every cell against every other, each over the runs that both have, Holm-corrected over
     all of them. A cell is excluded where some other is shown to be better. So in at most alpha of such sets any cell
     that is truly best, ties included, is excluded, however many tie: no test leans on which cell came out best. A pair
     with fewer than two common runs is not tested, and neither is one whose differences are equal and not zero (copies).
+
+    `may_show`: (cells,) those that can show another to be worse, by default all; one whose worst runs may be missing
+    cannot.
     """
     table = np.asarray(scores, np.float64)
     if table.ndim != 2 or np.isinf(table).any():
         raise ValueError(f"expected finite or missing values of shape (runs, cells), not shape {table.shape}")
     table = table if maximize else -table
     better = np.array([_better_than(table, cell) for cell in range(table.shape[1])]).reshape(2 * [table.shape[1]])
-    p = np.fmin.reduce(holm(better.ravel()).reshape(better.shape), axis=1, initial=np.nan)
+    adjusted = holm(better.ravel()).reshape(better.shape)
+    if may_show is not None:
+        adjusted = np.where(np.isnan(adjusted) | np.asarray(may_show, np.bool_), adjusted, 1.0)
+    p = np.fmin.reduce(adjusted, axis=1, initial=np.nan)
     finished = np.isfinite(table).astype(np.int64)
     return BestSet(p, ~(p < alpha), finished.T @ finished, np.isfinite(better))
 

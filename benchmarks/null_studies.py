@@ -1,9 +1,10 @@
-"""The share of studies in which the answer's sentence or an importance claims something where nothing is.
+"""The share of studies in which an answer, a mark, a comparison or an importance claims something where nothing is.
 
-    python -m benchmarks.null_studies [STUDIES] > benchmarks/results/null_studies.md
+    python -m benchmarks.null_studies claims [STUDIES]         half a minute of one core
+    python -m benchmarks.null_studies importance [STUDIES]     minutes
 
-Simulates studies whose cells are all equal (paired seeds, and noise of each cell) and searches whose parameters do
-nothing, and counts "Shown" in `headline`, and parameters above their floor in `importance`.
+prints the two parts of benchmarks/results/null_studies.md. Cells are all equal (seeds shared by all cells, and noise of
+each cell), parameters of searches do nothing. `null_claims` has the tests of the reports over whole arrays of studies.
 """
 
 from __future__ import annotations
@@ -11,20 +12,14 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
-import pandas
 from numpy.typing import NDArray
 
-from benchmarks.known_truths import write_study
-from pretune.analysis import load, load_header
-from pretune.analysis.load.results import StudyHeader
+from benchmarks.null_claims import BaselineClaims, MarkClaims, has_an_effect, studies_differ
 from pretune.analysis.questions.importance import importance
 from pretune.analysis.questions.searched import ScoredTrial, SearchRuns
-from pretune.analysis.text.headline import headline
 
 Array = NDArray[np.float64]
 Noise = Callable[[np.random.Generator, tuple[int, ...]], Array]
@@ -33,37 +28,37 @@ NOISES: dict[str, Noise] = {
     "skewed (lognormal)": lambda generator, shape: generator.lognormal(0.0, 1.0, shape),
     "heavy (t, 3 degrees)": lambda generator, shape: generator.standard_t(3, shape),
 }
-METRIC = "test/jaccard"
-SPREAD = 0.01
+SIZES = {6: {"a": 2, "b": 3}, 12: {"a": 3, "b": 4}, 24: {"a": 2, "b": 3, "c": 4}}  # factors of so many cells
+LOST = 0.4  # share of its replicates that a failing cell loses: the worst
 
 
-def scores_of(cells: int, seeds: int, noise: Noise, failing: bool, generator: np.random.Generator) -> Array:
-    """(cells, seeds) of equal cells; `failing`: the first cell loses its worst 40 %."""
-    scores = 0.6 + SPREAD * (generator.normal(size=seeds) + noise(generator, (cells, seeds)))
-    if failing:
-        scores[0, np.argsort(scores[0])[: max(1, int(0.4 * seeds))]] = math.nan
+def scores_of(shape: tuple[int, int, int], noise: Noise, failing: int | None, generator: np.random.Generator) -> Array:
+    """(studies, seeds, cells) of equal cells, of which the cell `failing` loses its worst replicates."""
+    studies, seeds, _ = shape
+    scores = generator.normal(size=(studies, seeds, 1)) + noise(generator, shape)
+    if failing is not None:
+        lost = np.argsort(scores[:, :, failing], axis=1)[:, : max(1, int(LOST * seeds))]
+        np.put_along_axis(scores[:, :, failing], lost, math.nan, axis=1)
     return scores
 
 
 def claims(
-    cells: int, seeds: int, noise: Noise, failing: bool, baseline: bool, studies: int, generator: np.random.Generator
-) -> float:
-    """Share of studies whose answer begins with "Shown"."""
-    levels = [f"c{i:02d}" for i in range(cells)]
-    report = {"baseline": {"a": levels[-1]}} if baseline else {}
-    with tempfile.TemporaryDirectory() as folder:
-        study = write_study(Path(folder) / "null", {"a": levels}, lambda _: 0.6, generator, seeds=seeds, **report)
-        results, header = load(study), load_header(study)
-    found = (_claims(results, header, scores_of(cells, seeds, noise, failing, generator)) for _ in range(studies))
-    return sum(found) / studies
-
-
-def _claims(results: pandas.DataFrame, header: StudyHeader, scores: Array) -> bool:
-    """Rows are written cell by cell, seed by seed; a lost one has diverged."""
-    lost = np.isnan(scores.ravel())
-    outcome, metric = np.where(lost, "diverged", "finished"), np.where(lost, "", METRIC)
-    drawn = results.assign(value=scores.ravel(), outcome=outcome, metric=metric)
-    return headline(drawn, header, METRIC).startswith("Shown")
+    shape: tuple[int, int, int], noise: Noise, failing: int | None, generator: np.random.Generator
+) -> dict[str, float]:
+    """Share of studies with each kind of claim; the last cell is the baseline."""
+    scores, other = (scores_of(shape, noise, failing, generator) for _ in range(2))
+    whole = scores_of(shape, noise, None, generator)
+    baseline, marks = BaselineClaims(scores, shape[2] - 1), MarkClaims(scores)
+    found = {
+        "higher or lower than the baseline": baseline.differs(),
+        "Shown, against the baseline": baseline.shown(),
+        "neither bold nor ≈": marks.worse(),
+        "Shown, best against all": marks.best_shown(),
+        "effect or interaction": has_an_effect(scores, SIZES[shape[2]]),
+        "compare, paired": studies_differ(whole, other, paired=True),
+        "compare, Welch": studies_differ(whole, other, paired=False),
+    }
+    return {name: float(np.mean(claimed)) for name, claimed in found.items()}
 
 
 def above_floor(trials: int, cells: int, noise: Noise, studies: int, generator: np.random.Generator) -> float:
@@ -84,22 +79,38 @@ def above_floor(trials: int, cells: int, noise: Noise, studies: int, generator: 
     return count / studies
 
 
-def lines(studies: int) -> Iterator[str]:
+def claim_lines(studies: int) -> Iterator[str]:
     generator = np.random.default_rng(0)
-    yield f"# Studies in which nothing is: how often something is claimed ({studies} studies a line)\n"
-    yield '"Shown" in the answer\'s sentence, of cells that are all equal:\n'
-    yield "| cells | seeds | noise | against a baseline | best against all |\n| ---: | ---: | --- | ---: | ---: |"
-    kinds = [(name, noise, False) for name, noise in NOISES.items()]
-    kinds.append(("normal; the first cell loses its worst 40 %", NOISES["normal"], True))
-    for cells, seeds, (name, noise, failing) in itertools.product((6, 12, 24), (3, 5, 10), kinds):
-        found = [claims(cells, seeds, noise, failing, baseline, studies, generator) for baseline in (True, False)]
-        yield f"| {cells} | {seeds} | {name} | {100 * found[0]:.1f} % | {100 * found[1]:.1f} % |"
-    yield "\nAny of four parameters above its importance's floor, where none does anything:\n"
+    kinds: list[tuple[str, Noise, int | None]] = [(name, noise, None) for name, noise in NOISES.items()]
+    kinds += [("normal; a cell loses its worst 40 %", NOISES["normal"], 0)]
+    kinds += [("normal; the baseline loses its worst 40 %", NOISES["normal"], -1)]
+    found = {
+        (cells, seeds, name): claims((studies, seeds, cells), noise, failing, generator)
+        for cells, seeds, (name, noise, failing) in itertools.product(SIZES, (3, 5, 10), kinds)
+    }
+    names = list(next(iter(found.values())))
+    yield f"# Studies in which nothing is: how often something is claimed ({studies:,} studies a line)\n"
+    yield "Share of studies, in percent, with at least one claim of a family. All cells are equal.\n"
+    yield f"| cells | seeds | noise | {' | '.join(names)} |\n| ---: | ---: | --- |{' ---: |' * len(names)}"
+    for (cells, seeds, noise), shares in found.items():
+        yield f"| {cells} | {seeds} | {noise} | {' | '.join(f'{100 * share:.1f}' for share in shares.values())} |"
+    means = [100 * float(np.mean([shares[name] for shares in found.values()])) for name in names]
+    most = [100 * max(shares[name] for shares in found.values()) for name in names]
+    for title, values in (("mean of all lines", means), ("highest line", most)):
+        yield f"| | | {title} | {' | '.join(f'{value:.1f}' for value in values)} |"
+    error = 100 * math.sqrt(0.05 * 0.95 / studies)
+    yield f"\nA line has a standard error of {error:.1f} points at 5 %.\n"
+
+
+def importance_lines(studies: int) -> Iterator[str]:
+    generator = np.random.default_rng(0)
+    yield f"Any of four parameters above its importance's floor, where none does anything ({studies} studies a line):\n"
     yield "| trials of a search | searches together | noise | above |\n| ---: | ---: | --- | ---: |"
     for (trials, cells), (name, noise) in itertools.product(((12, 1), (24, 1), (12, 6)), NOISES.items()):
         yield f"| {trials} | {cells} | {name} | {100 * above_floor(trials, cells, noise, studies, generator):.1f} % |"
 
 
 if __name__ == "__main__":
-    for line in lines(int(sys.argv[1]) if len(sys.argv) > 1 else 200):
+    part, count = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    for line in claim_lines(count or 2000) if part == "claims" else importance_lines(count or 200):
         print(line, flush=True)

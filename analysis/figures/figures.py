@@ -53,7 +53,7 @@ def difference_plot(table: Differences) -> go.Figure:
     figure.add_trace(
         theme.markers(theme.text(table.metric), [row.difference for row in table.rows], names, theme.COLORS[0], "", 11)
     )
-    shown = ["diamond" if row.p_holm < 0.05 else "diamond-open" for row in table.rows]
+    shown = ["diamond" if row.shown else "diamond-open" for row in table.rows]
     figure.data[-1].marker.symbol = shown
     figure.data[-1].error_x = theme.whiskers(bounds)
     figure.add_vline(x=0, line={"color": theme.INK, "width": 1})

@@ -60,6 +60,11 @@ def independent_values(found: tuple[ReplicateResult, ...]) -> dict[int, float]:
     return {seed: float(np.mean(values)) for seed, values in groups.items()}
 
 
+def any_failed(found: tuple[ReplicateResult, ...]) -> bool:
+    """Whether replicates failed: they may be the ones that would have scored worst."""
+    return any(run.outcome != FINISHED for run in found)
+
+
 def held_note(header: StudyHeader) -> tuple[str, ...]:
     """A note on what seeds that are held keep out of every spread, interval and test."""
     if not header.held:

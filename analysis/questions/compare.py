@@ -23,6 +23,7 @@ from pretune.analysis.digits import few
 from pretune.analysis.load.replicates import (
     FINISHED,
     ReplicateResult,
+    any_failed,
     cells_of,
     independent_values,
     is_probe,
@@ -32,7 +33,7 @@ from pretune.analysis.load.results import ResultsError
 from pretune.analysis.load.studies import StoredStudy, load_studies
 from pretune.analysis.questions.differences import paired_values
 from pretune.analysis.questions.differing import StudyDifferences, study_differences
-from pretune.analysis.statistics import Interval, MeanStd, holm, mean_std, paired_difference, t_interval
+from pretune.analysis.statistics import ALPHA, Interval, MeanStd, holm, mean_std, paired_difference, t_interval
 from pretune.search_spaces.metrics import parts_of
 from pretune.search_spaces.schema import Configuration, Data
 
@@ -72,6 +73,12 @@ class CellDifference(NamedTuple):
     unpaired: int = 0  # runs of a paired row that finished on one side alone
     std: float = math.nan  # of the paired differences
     same_runs: bool = False  # all values compared come from the same stage runs
+    flattered: bool = False  # the side that comes out better lost replicates to failures: nothing is claimed
+
+    @property
+    def shown(self) -> bool:
+        """Whether a difference is claimed: Holm's p is below 5 %, and no failure may have made it."""
+        return self.p_holm < ALPHA and not self.flattered
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,9 @@ def _in_metric(studies: Sequence[StoredStudy], metric: str) -> MetricComparison:
     found = [replicate_results(study.results, study.header, metric) for study in studies]
     labels = dict.fromkeys(cell for one in found for cell in one)
     means = tuple(
-        tuple(_study_cell(study, one.get(cell, ())) for study, one in zip(studies, found, strict=True))
+        tuple(
+            study_cell(one.get(cell, ()), study.header.pretrainings) for study, one in zip(studies, found, strict=True)
+        )
         for cell in labels
     )
     rows: list[CellDifference] = []
@@ -152,9 +161,10 @@ def _in_metric(studies: Sequence[StoredStudy], metric: str) -> MetricComparison:
     )
 
 
-def _study_cell(study: StoredStudy, runs: tuple[ReplicateResult, ...]) -> StudyCell | None:
+def study_cell(runs: tuple[ReplicateResult, ...], expected: int) -> StudyCell | None:
+    """Mean and interval of a cell's independent values; None where it has none."""
     values = list(independent_values(runs).values())
-    return StudyCell(mean_std(values), t_interval(values), study.header.pretrainings) if values else None
+    return StudyCell(mean_std(values), t_interval(values), expected) if values else None
 
 
 def _against_first(
@@ -174,7 +184,17 @@ def _against_first(
             rows.append(CellDifference(cell, other.name, *found, math.nan, 0, same_runs=runs[0][cell] == runs[1][cell]))
         else:
             rows.append(_paired(other.name, cell, (theirs[cell], ours[cell]), runs))
-    return [row._replace(low=math.nan, high=math.nan, p=math.nan) if row.same_runs else row for row in rows], whys
+    better = {"maximize": 1, "minimize": -1, None: 0}[first.header.definition(metric).direction]
+    return [_checked(row, any_failed(ours[row.cell]), any_failed(theirs[row.cell]), better) for row in rows], whys
+
+
+def _checked(row: CellDifference, first_failed: bool, other_failed: bool, better: int) -> CellDifference:
+    """The row with its claims limited: none of the same stage runs, none that a failure may have made."""
+    if row.same_runs:
+        return row._replace(low=math.nan, high=math.nan, p=math.nan)
+    ahead = better * row.difference
+    lost = other_failed if ahead > 0 else first_failed if ahead < 0 else first_failed or other_failed
+    return row._replace(flattered=lost)
 
 
 def _paired(

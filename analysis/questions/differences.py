@@ -11,7 +11,7 @@ import numpy as np
 import pandas
 
 from pretune.analysis.digits import few
-from pretune.analysis.load.replicates import ReplicateResult, held_note, is_probe, replicate_results
+from pretune.analysis.load.replicates import ReplicateResult, any_failed, held_note, is_probe, replicate_results
 from pretune.analysis.load.results import ResultsError, StoredCell, StudyHeader
 from pretune.analysis.statistics import (
     ALPHA,
@@ -50,6 +50,12 @@ class Difference(NamedTuple):
         math.nan
     )  # 90 % t interval: inside the margin exactly where p of equivalence alone is < 0.05
     equivalent_high: float = math.nan
+    flattered: bool = False  # the side that comes out better lost replicates to failures: nothing is claimed
+
+    @property
+    def shown(self) -> bool:
+        """Whether a difference is claimed: Holm's p is below 5 %, and no failure may have made it."""
+        return self.p_holm < ALPHA and not self.flattered
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,9 @@ def differences(results: pandas.DataFrame, header: StudyHeader, metric: str) -> 
         _Pairs(a.label, b.label, *paired_values(found[a.label], found[b.label])) for a, b in _against_baseline(header)
     ]
     pairs = [pair for pair in every if pair.ours]
-    rows = _rows(pairs, header.report.margin)
+    better = {"maximize": 1, "minimize": -1, None: 0}[header.definition(metric).direction]
+    failed = {label for label, runs in found.items() if any_failed(runs)}
+    rows = tuple(_with_failures(row, failed, better) for row in _rows(pairs, header.report.margin))
     percent = header.in_percent(metric)
     missing = [
         f"{pair.cell}: no seed finished both here and in the baseline {pair.baseline}"
@@ -103,6 +111,7 @@ def differences(results: pandas.DataFrame, header: StudyHeader, metric: str) -> 
             *_few_pairs_note(rows),
             *_out_of_range(rows, header.definition(metric).span),
             *_no_spread_note(pairs),
+            *_flattered_note(rows),
             *_unpaired_note(pairs, nested=header.pretrainings < header.replicates and not is_probe(metric)),
             *_power_note(pairs, sum(math.isfinite(row.p) for row in rows), percent),
             *missing,
@@ -127,6 +136,23 @@ def _rows(pairs: Sequence[_Pairs], margin: float | None) -> tuple[Difference, ..
             pairs, tests, corrected, same, holm([alike.p for alike in same]), strict=True
         )
     )  # fmt: skip
+
+
+def _with_failures(row: Difference, failed: set[str], better: int) -> Difference:
+    """`better`: 1 where higher is better, -1 where lower is, 0 where neither is: then a failure on any side counts."""
+    sides = {row.cell} if better * row.difference > 0 else {row.baseline} if better else {row.cell, row.baseline}
+    return row._replace(flattered=bool(sides & failed))
+
+
+def _flattered_note(rows: Sequence[Difference]) -> tuple[str, ...]:
+    """A note on rows that would be called differences but for failures."""
+    names = [row.cell for row in rows if row.flattered and row.p_holm < ALPHA]
+    if not names:
+        return ()
+    return (
+        f"the better side lost replicates to failures, which may have been its worst, so no difference is claimed: "
+        f"{few(names, 4)}",
+    )
 
 
 def _exact_p(pair: _Pairs) -> float:

@@ -20,6 +20,7 @@ from pretune.analysis.digits import few
 from pretune.analysis.load.replicates import (
     FINISHED,
     ReplicateResult,
+    any_failed,
     held_note,
     independent_values,
     is_probe,
@@ -232,7 +233,8 @@ def _not_worse(column: Sequence[tuple[ReplicateResult, ...]], minimize: bool) ->
     values = [independent_values(found) for found in column]
     seeds = sorted(set().union(*values))
     scores = np.array([[runs.get(seed, math.nan) for runs in values] for seed in seeds]).reshape(-1, len(column))
-    tested = not_distinguishable_from_best(scores, maximize=not minimize)
+    whole = [not any_failed(found) for found in column]
+    tested = not_distinguishable_from_best(scores, maximize=not minimize, may_show=whole)
     kept = [None if math.isnan(p) else bool(same) for p, same in zip(tested.p, tested.not_distinguishable, strict=True)]
     pairs = [(y, z) for y, z in combinations(range(len(column)), 2) if values[y] and values[z]]
     common = [int(tested.pairs[pair]) for pair in pairs if tested.tested[pair]]

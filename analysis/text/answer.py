@@ -16,7 +16,6 @@ from pretune.analysis.questions.effects import effects, main_effects
 from pretune.analysis.questions.facts import Facts
 from pretune.analysis.questions.image_bootstrap import out_of_range
 from pretune.analysis.questions.tables import CellValue, Table, build_table, places
-from pretune.analysis.statistics import ALPHA
 from pretune.analysis.text.facts import fact_sentences
 from pretune.analysis.text.grids import WEIGHTS_SAID, difference_digits, place_name, shortfall, table_digits
 
@@ -162,7 +161,7 @@ def _row(table: Table, y: int) -> str:
 
 
 def _baseline_sentence(table: Differences) -> str:
-    shown = [row for row in table.rows if row.p_holm < ALPHA]
+    shown = [row for row in table.rows if row.shown]
     higher = sum(row.difference > 0 for row in shown)
     counts = f"{higher} {_are(higher)} higher and {len(shown) - higher} {_are(len(shown) - higher)} lower"
     untested = sum(math.isnan(row.p) for row in table.rows)

@@ -82,7 +82,7 @@ def _against(first: str, other: str, metric: MetricComparison) -> str:
         if same == len(rows):
             return f"{start}: the values are of the same stage runs, so there is no difference to test."
         return f"{start}: no cell can be tested; that takes two seeds and some spread on each side."
-    shown = [row for row in tested if row.p_holm < ALPHA]
+    shown = [row for row in tested if row.shown]
     of = f"{len(tested)} tested cell{'s' * (len(tested) != 1)}"
     tests = sum(math.isfinite(row.p) for row in metric.differences)
     largest = max(shown or tested, key=lambda row: abs(row.difference))
@@ -175,6 +175,10 @@ def differences_grid(found: Comparison, metric: MetricComparison) -> TextGrid:
         notes.append("same runs: the values come from the same stage runs in both studies")
     if lost := sum(row.unpaired for row in metric.differences):
         notes.append(f"runs that finished in one study alone have no partner and are excluded: {lost}")
+    flattered = [f"{row.cell} of {row.study}" for row in metric.differences if row.flattered and row.p_holm < ALPHA]
+    if flattered:
+        why = "the better side lost replicates to failures, which may have been its worst, so no difference is claimed"
+        notes.append(f"{why}: {few(flattered, _SHOWN)}")
     if any(not row.same_runs and math.isnan(row.low) for row in metric.differences):
         notes.append("no interval: one seed, or no spread")
     return TextGrid(caption, 2 if several else 1, head, body, frozenset(), tuple(notes))

@@ -286,6 +286,9 @@ def _rivals_note(table: Table) -> tuple[str, ...]:
         said.append(f"no cells of a column could be compared ({whys}): nothing shows which are worse than the best")
     elif untested:
         said += [f"not compared ({why}): {few(names)}" for why, names in untested.items()]
+    failed = [place_name(table, y, x) for y, x, value in places(table) if value.n and value.failed]
+    if counts and failed:
+        said.append(f"replicates failed, so these cells show no other to be worse: {few(failed)}")
     return tuple(said)
 
 

@@ -80,9 +80,9 @@ def _against_baseline(
     table, failed = differences(results, header, metric), _failed(results, header, metric)
     if not table.rows:
         return f"Not answered: no cell can be compared with the baseline {table.baseline}"
-    shown = [row for row in table.rows if row.p_holm < ALPHA]
-    above = [row for row in shown if sign * row.difference > 0]
-    better = [row for row in above if row.cell not in failed]
+    shown = [row for row in table.rows if row.shown]
+    above = [row for row in table.rows if row.p_holm < ALPHA and sign * row.difference > 0]
+    better = [row for row in above if row.shown]
     if above and not better:
         row = max(above, key=lambda one: sign * one.difference)
         return f"Not settled: {_improvement(row, table, means, header, metric)}, but {failed[row.cell]}"
@@ -175,11 +175,11 @@ def _among_cells(
     others = len(means) - 1
     row = max(rows.rows, key=lambda one: sign * one.difference)
     closest = f"the closest, {_improvement(row, rows, means, header, metric)}"
+    if failed := _failed(results, header, metric).get(best):
+        return f"Not settled: {best} has the best mean, but {failed}; {closest}"
     if not rivals:
         value = in_unit(means[best], difference_digits(rows), rows.percent)
-        said = f"{best} is better in {metric} ({value}) than each of the {others} others; {closest}"
-        failed = _failed(results, header, metric).get(best)
-        return f"Not settled: {said}, but {failed}" if failed else f"Shown: {said}"
+        return f"Shown: {best} is better in {metric} ({value}) than each of the {others} others; {closest}"
     said = f"Not answered: {best} has the best mean, but {rivals} of the {others} other cells are not shown to be worse"
     return f"{said}; {closest}, and {_seeds(row, others * (others + 1))}"
 

@@ -632,6 +632,7 @@ def test_a_sentence_is_said_where_it_is_true_and_nowhere_else(said, sentence, tr
 
 TESTS = Path(__file__).parent
 COMPARED = (
+    "the better side lost replicates to failures, which may have been its worst, so no difference is claimed",
     "compared and equal",
     "compared in the cells that are in two studies or more",
     "no cell is in two of the studies",
@@ -668,6 +669,7 @@ COMPARED = (
 )
 ELSEWHERE = {  # part of a sentence -> the test file that holds where it is true and where it is not
     **dict.fromkeys(COMPARED, "questions/test_compare.py"),
+    "replicates failed, so these cells show no other to be worse": "questions/test_missing.py",
     "predicting the most frequent class": "questions/test_facts.py",
     "everywhere scores": "questions/test_facts.py",
     "no pixel of the test images is predicted as": "questions/test_facts.py",

@@ -313,6 +313,19 @@ def test_best_set_by_hand():
     assert turned.p == pytest.approx(result.p)
 
 
+def test_a_column_that_may_not_show_leaves_all_others_as_they_are():
+    """Of three, the first beats the others by far; without its word the third is still shown worse, by the second."""
+    scores = np.array([[9.0, 5.0, 1.0], [9.1, 5.2, 1.1], [9.0, 5.1, 1.3], [9.2, 5.0, 1.2]])
+    assert statistics.not_distinguishable_from_best(scores).not_distinguishable.tolist() == [True, False, False]
+    found = statistics.not_distinguishable_from_best(scores, may_show=[False, True, True])
+    assert found.not_distinguishable.tolist() == [True, True, False]
+    assert found.tested.sum() == 6
+    alone = statistics.not_distinguishable_from_best(scores[:, :2], may_show=[False, True])
+    assert alone.p[1] == 1.0
+    assert alone.not_distinguishable.all()
+
+
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_best_set_is_scipys_paired_tests_over_common_runs(seed):
     generator = np.random.default_rng(seed)

@@ -304,6 +304,8 @@ SAID = [  # a sentence, where it is true, where it must not appear
     ("runs that finished in one study alone have no partner and are excluded: 1",
      B._replace(scores=B.scores | {R: [0.5, 0.6, math.nan]}), B),
     ("no interval: one seed, or no spread", B, SHOWN),
+    ("the better side lost replicates to failures, which may have been its worst, so no difference is claimed: "
+     f"{P} of b", SHOWN._replace(scores=SHOWN.scores | {P: [0.80, 0.899, 1.0, math.nan]}), SHOWN),
     ("settings are compared as written, without defaults: this version cannot resolve those of b",
      B._replace(change=("widths: [4, 8]", "widths: four")), B),
 ]  # fmt: skip

@@ -15,6 +15,7 @@ from studies import JACCARD, write_study
 from test_tables import failed, make_header, make_row
 
 from pretune.analysis import load, load_header
+from pretune.analysis.questions.differences import differences
 from pretune.analysis.questions.tables import build_table
 from pretune.analysis.report.figures import figure_groups
 from pretune.analysis.report.html import build_page
@@ -60,6 +61,31 @@ def test_a_cell_whose_worst_seeds_diverge_is_often_bold_and_never_without_a_rema
             assert any(one.startswith("Of the cells with all their values, a=") for one in said) == best
         bold += is_bold
     assert 0.45 < bold / 100 < 0.80  # 17 % by chance
+
+
+def test_a_cell_with_failures_shows_no_other_to_be_worse_and_no_difference(tmp_path):
+    """a=x is far above a=y; once it has lost a replicate, neither marks nor differences claim that."""
+    high, low = [0.90, 0.91, 0.93, 0.92], [0.50, 0.52, 0.51, 0.515]
+    factors, layout = {"a": ["x", "y"]}, {"rows": ["a"], "columns": [], "baseline": {"a": "y"}}
+    shown, claimed = (
+        "replicates failed, so these cells show no other to be worse: a=x",
+        "so no difference is claimed: a=x",
+    )
+    for name, scores, is_shown in (("whole", high, True), ("lost", [*high[:3], math.nan], False)):
+        folder = write_study(tmp_path / name, {"a=x": scores, "a=y": low}, factors, **layout)
+        results, header = load(folder), load_header(folder)
+        table, against = build_table(results, header, JACCARD), differences(results, header, JACCARD)
+        assert table.rivals[1][0] is not is_shown
+        assert against.rows[0].p_holm < 0.05
+        assert against.rows[0].shown is is_shown
+        assert (shown in to_markdown(table)) is not is_shown
+        assert (claimed in to_markdown(against)) is not is_shown
+
+
+def test_a_failure_on_the_worse_side_takes_no_claim(tmp_path):
+    scores = {"a=x": [0.90, 0.91, 0.93, 0.92], "a=y": [0.50, 0.52, 0.51, math.nan]}
+    folder = write_study(tmp_path, scores, {"a": ["x", "y"]}, rows=["a"], columns=[], baseline={"a": "y"})
+    assert differences(load(folder), load_header(folder), JACCARD).rows[0].shown
 
 
 def test_of_the_cells_with_all_their_values_the_best_is_named(tmp_path):

@@ -16,7 +16,7 @@ from rich.console import Console
 from pretune.analysis import statistics
 from pretune.analysis.load.replicates import replicate_results
 from pretune.analysis.load.results import ResultsError, parse_header
-from pretune.analysis.questions.compare import compare_replicates
+from pretune.analysis.questions.compare import study_cell
 from pretune.analysis.questions.differences import differences
 from pretune.analysis.questions.dots import cell_dots
 from pretune.analysis.questions.effects import effects
@@ -197,8 +197,8 @@ def test_nested_seeds_count_pretrainings_everywhere():
     dots = cell_dots(results, header, JACCARD)
     assert best.startswith("encoder=frozen has the highest mean test/jaccard: 0.520")
     assert [cell.mean.estimate for cell in dots] == pytest.approx([short.mean, whole.mean])
-    (row,) = compare_replicates(*2 * [replicate_results(results, header, JACCARD)], JACCARD, ("a", "b")).rows[:1]
-    assert (row.first.mean, row.first.std) == (short.mean, short.std)
+    runs = replicate_results(results, header, JACCARD)["encoder=unfrozen one=1"]
+    assert study_cell(runs, 3).mean[:2] == (short.mean, short.std)
     assert [row.n for row in differences(results, header, JACCARD).rows] == [3]
 
 
@@ -505,7 +505,8 @@ def test_differences_in_markdown_csv_latex_and_rich():
     assert "| encoder=frozen labels=1% | +11.0 | [+8.5, +13.5] | 0.003 | 3 |" in text
     assert "an exact sign-flip test cannot fall below p=0.25" in text
     assert to_csv(result).splitlines()[0] == (
-        "metric,cell,baseline,difference,low,high,p,p_holm,n,g,p_exact,p_equivalent,std,equivalent_low,equivalent_high"
+        "metric,cell,baseline,difference,low,high,p,p_holm,n,g,p_exact,p_equivalent,std,equivalent_low,equivalent_high,"
+        "flattered"
     )
     assert "$-$10.0" in to_latex(result)
     assert "[+8.5, +13.5]" in as_text(result)

@@ -57,7 +57,17 @@ def test_a_cell_that_lost_replicates_is_not_shown_to_be_better(tmp_path):
     assert text.startswith("Not settled: a=y has ")
     assert "but 1 of its 4 replicates failed, and may be those that would have scored worst" in text
     text = said(tmp_path, [*X, 0.5], y, [0.3, 0.31, 0.32, 0.3])
-    assert text.startswith("Not settled: a=y is better in test/jaccard")
+    assert text.startswith("Not settled: a=y has the best mean, but 1 of its 4 replicates failed")
+
+
+def test_a_baseline_that_lost_replicates_shows_no_cell_to_be_worse(tmp_path):
+    """Both cells are below the baseline; of a baseline without failures that is an answer."""
+    above = {"a": "y"}
+    text = said(tmp_path / "1", X, Y, [0.30, 0.311, 0.32], baseline=above)
+    assert text.startswith("Shown: nothing is better than the baseline a=y")
+    text = said(tmp_path / "2", [*X, 0.5], [*Y, NAN], [0.30, 0.311, 0.32, 0.3], baseline=above)
+    assert text.startswith("Not answered: nothing is shown to be better than the baseline a=y; the best")
+    assert "show less" not in text
 
 
 def test_without_a_baseline_the_best_is_compared_with_all_others(tmp_path):
