@@ -246,7 +246,7 @@ class World:
     def finish(self) -> None:
         """Run the same command until it ends well."""
         self._late_only = True
-        self.wait_for(lambda: self.driver is None and bool(self.ends) and self.ends[-1] == 0)
+        self.wait_for(lambda: self.over() and bool(self.ends) and self.ends[-1] == 0)
 
     def strike(self, blow: Blow, draw: random.Random) -> Struck:
         """Wait for the moment, send the signal, and look what comes of it."""
