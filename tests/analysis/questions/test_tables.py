@@ -20,10 +20,11 @@ from pretune.analysis.questions.compare import study_cell
 from pretune.analysis.questions.differences import differences
 from pretune.analysis.questions.dots import cell_dots
 from pretune.analysis.questions.effects import effects
-from pretune.analysis.questions.tables import build_table
+from pretune.analysis.questions.tables import _average_note, build_table
 from pretune.analysis.text.answer import answer
 from pretune.analysis.text.csv import joined, to_csv
 from pretune.analysis.text.formats import to_latex, to_markdown, to_rich
+from pretune.search_spaces.metrics import definition_of
 
 JACCARD = "test/jaccard"
 TWO = {"encoder": ["unfrozen", "frozen"], "labels": ["90%", "1%"]}
@@ -554,3 +555,19 @@ def test_what_seeds_can_show_is_of_the_rows_that_have_a_test():
     alone, first = (statistics.detectable_difference(3, 0.01, alpha=0.05 / m) for m in (1, 2))
     assert f"3 seeds find {alone:.3f} with power 0.8" in said
     assert said.endswith(f"; at Holm's first of 2 steps {first:.3f}")  # copies of the baseline count with p = 1
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        ("test/jaccard", ()),
+        ("test/jaccard/leaf", ()),
+        (
+            "test@64/dice_images",
+            ("test@64/dice_images: mean over the classes that occur in an image, then over images",),
+        ),
+        ("probe/knn/accuracy", ()),
+    ],
+)
+def test_a_table_says_what_its_score_is_the_mean_of_unless_it_is_of_one_matrix(metric, said):
+    assert _average_note(metric, definition_of(metric)) == said
