@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import yaml
 
 if TYPE_CHECKING:
+    from pretune.data.backbones import Network
     from pretune.data.survey import Groups, ImagesSeen, PairsSeen, Sizes
 
 SCHEMA_FILE = ".pretune.schema.json"  # beside the study, for editors
 RARE = 0.05  # share of pixels below which a class is rare
 ROUND = 1.34  # longer over shorter side up to which squashing to a square changes shapes little
 LARGE = 4  # times the cached square: images of which much would be lost
+IMAGENET = '{name: weights, source: "package:efficientnet-lite0"}'
+EFFICIENTNET = 4  # times the seconds that the U-Net takes for a pixel, roughly
 FEW = 40  # labelled training images below which a tenth of them is too few to train on
 
 
@@ -45,15 +48,20 @@ class Pool(NamedTuple):
     seen: ImagesSeen
 
 
-def starter(name: str, labelled: PairsSeen | None, pool: Pool | None, hardware: Hardware) -> str:
-    """The text of a study. Without `labelled`, a path and classes stand as examples to be changed."""
+def starter(
+    name: str, labelled: PairsSeen | None, pool: Pool | None, hardware: Hardware, network: Network | None = None
+) -> str:
+    """The text of a study. Without `labelled`, a path and classes stand as examples to be changed.
+
+    A `network` that has weights gives two more starts.
+    """
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:100] or "my-study"
-    plan = _Plan(labelled, _images_of(labelled), pool, hardware)
+    plan = _Plan(labelled, _images_of(labelled), pool, hardware, network)
     lines = [
         f"# yaml-language-server: $schema={SCHEMA_FILE}",
         f"# A Pretune study. `pretune plan {name}.yaml` shows what it would run, `pretune run {name}.yaml` runs it.",
         f"study: {quoted(name)}",
-        "question: Does pretraining help, and should the encoder be frozen?",
+        f"question: {_asked(plan)}",
         "",
         "data:",
         *_labelled(plan),
@@ -64,6 +72,12 @@ def starter(name: str, labelled: PairsSeen | None, pool: Pool | None, hardware: 
         *_question(plan),
     ]
     return "\n".join(_aligned(lines)) + "\n"
+
+
+def _asked(plan: _Plan) -> str:
+    if plan.weights is not None:
+        return "Which start is best, random, pretrained on own images or on ImageNet, and should it be frozen?"
+    return "Does pretraining help, and should the encoder be frozen?"
 
 
 def quoted(text: str) -> str:
@@ -87,10 +101,19 @@ class _Plan:
     images: ImagesSeen | None  # the labelled ones
     pool: Pool | None
     hardware: Hardware
+    network: Network | None = None
 
     @property
     def data(self) -> str:
         return "labelled" if self.pool else "mine"
+
+    @property
+    def weights(self) -> str | None:
+        return None if self.network is None else self.network.weights
+
+    @property
+    def pretrained_on(self) -> str:
+        return "unlabelled" if self.pool else "mine"
 
     @property
     def count(self) -> int:
@@ -111,11 +134,13 @@ class _Plan:
     @property
     def size(self) -> int:
         short = self.sizes.short if self.sizes is not None else self.hardware.largest
-        return max(32, min(self.hardware.largest, short // 32 * 32))
+        most = min(self.hardware.largest, short)
+        return max(32, most // 32 * 32) if self.network is None else self.network.multiple(most)
 
     @property
     def view(self) -> int:
-        return min(self.size, 128 if self.hardware.gpu else 64)
+        most = min(self.size, 128 if self.hardware.gpu else 64)
+        return most if self.network is None else self.network.multiple(most)
 
     @property
     def fit(self) -> str:
@@ -157,7 +182,8 @@ class _Plan:
         return 1.0 if self.labelled is None else self.labelled.meaning.rarest
 
     def epochs(self, images: int, size: int, most: int) -> int:
-        return int(max(5, min(most, self.hardware.pixels / (images * size * size))))
+        slower = 1 if self.weights is None else EFFICIENTNET
+        return int(max(5, min(most, self.hardware.pixels / (slower * images * size * size))))
 
 
 def _batch(images: int, most: int) -> int:
@@ -286,11 +312,14 @@ def _stages(plan: _Plan) -> Iterator[str]:
     batch, tuned = _batch(pool, 256 if gpu else 64), _batch(plan.train, 32 if gpu else 8)
     epochs = plan.epochs(pool, plan.view * 2, 200)
     channels = "" if plan.channels is None else f", channels: {plan.channels}"
-    yield f"model: {{name: unet, widths: {widths}{channels}}}" + ("" if gpu else "\thalf as wide as on a GPU")
+    if plan.network is not None:
+        yield from _model(plan.network, channels)
+    else:
+        yield f"model: {{name: unet, widths: {widths}{channels}}}" + ("" if gpu else "\thalf as wide as on a GPU")
     yield ""
     seen = "without labels, on the whole pool" if plan.pool else "without labels, on the training images"
     yield f"pretrain:\t{seen}"
-    yield f"  data: {'unlabelled' if plan.pool else 'mine'}"
+    yield f"  data: {plan.pretrained_on}"
     yield "  method: {name: simclr, temperature: 0.2}"
     if plan.channels is not None:
         yield "  # jitter changes brightness, contrast and distance from the channels' mean; there is no hue"
@@ -311,6 +340,14 @@ def _stages(plan: _Plan) -> Iterator[str]:
     yield f"  epochs: {plan.epochs(plan.train, plan.size, 100)}"
 
 
+def _model(network: Network, channels: str) -> Iterator[str]:
+    tied = "" if network.image_size is None else f", image_size: {network.image_size}"
+    sizes = f"sizes are multiples of {network.stride} px" if not tied else "all sizes are equal"
+    yield f"model: {{name: {network.name}, backbone: {network.backbone}{tied}{channels}}}\trandom weights; {sizes}"
+    if network.weights is None:
+        yield "# start from weights: pretrain: {data: ..., method: {name: weights, source: FILE.safetensors}}"
+
+
 def _loss(plan: _Plan) -> str:
     if plan.rarest < RARE:
         why = f"the rarest class has {plan.rarest:.1%} of the pixels, and cross-entropy alone forgets it"
@@ -325,6 +362,13 @@ def _question(plan: _Plan) -> Iterator[str]:
     yield "    random: {finetune.transfer: none}"
     yield "    pretrained: {finetune.transfer: encoder}"
     yield "    pretrained and frozen: {finetune.transfer: encoder, finetune.freeze: encoder}"
+    if plan.weights is not None:
+        method = f'{{name: weights, source: "{plan.weights}"}}'
+        weights = f"pretrain: &imagenet {{data: {plan.pretrained_on}, method: {method}}}"
+        yield f"    ImageNet: {{{weights}}}\ttrained with labels, on photographs of things and animals"
+        yield "    ImageNet and frozen: {pretrain: *imagenet, finetune.freeze: encoder}"
+    else:
+        yield "    # weights of ImageNet as two more starts: pretune init --imagenet"
     column = "labels"
     if plan.rarest < RARE:
         column = "loss"
