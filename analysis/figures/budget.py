@@ -14,19 +14,20 @@ from pretune.analysis.questions.budget import Budget
 
 MOST = 12  # searches of one figure
 _FACET = 270  # pixels
-_LINE = 52  # letters of a title
+_LINE, _LINE_PX = 104, 17  # letters of a title over the whole width, pixels of one of its lines
 
 
 def budget_plot(found: Sequence[Budget], columns: int = 2) -> go.Figure:
     """A facet for each search, on one scale."""
     columns = min(columns, len(found))
     rows = -(-len(found) // columns)
-    titles = [_title(one) for one in found]
+    titles = [_title(one, _LINE // columns) for one in found]
+    above = _LINE_PX * (1 + max(title.count("<br>") for title in titles)) + 12
     figure = make_subplots(rows, columns, shared_yaxes="all", subplot_titles=titles, vertical_spacing=0.3 / rows)
-    figure.update_layout(theme.figure_layout(height=rows * _FACET + 110))
-    figure.update_layout(margin={"t": 76, "b": 80})
+    figure.update_layout(theme.figure_layout(height=rows * _FACET + above + 40))
+    figure.update_layout(margin={"t": above, "b": 80})
     for number, one in enumerate(found):
-        for trace in _traces(one, first=number == 0):
+        for trace in _traces(one):
             figure.add_trace(trace, row=number // columns + 1, col=number % columns + 1)
     _name_each_once(figure)
     looks = {"gridcolor": theme.GRID, "linecolor": theme.INK, "ticks": "outside", "zeroline": False, "automargin": True}
@@ -37,10 +38,10 @@ def budget_plot(found: Sequence[Budget], columns: int = 2) -> go.Figure:
     return search_captions.budget(figure.update_annotations(font={"size": 12}, yshift=4), found)
 
 
-def _title(one: Budget) -> str:
+def _title(one: Budget, letters: int) -> str:
     lines, line = [f"<b>{theme.text(one.search.removeprefix('fine-tuning of '))}</b>"], ""
     for word in one.sentence.split():
-        if line and len(line) + len(word) > _LINE:
+        if line and len(line) + len(word) > letters:
             lines, line = [*lines, theme.text(line)], ""
         line = f"{line} {word}".strip()
     return "<br>".join([*lines, theme.text(line)])
@@ -53,7 +54,7 @@ def _name_each_once(figure: go.Figure) -> None:
         seen.add(str(trace.name))
 
 
-def _traces(one: Budget, first: bool) -> list[go.Scatter]:
+def _traces(one: Budget) -> list[go.Scatter]:
     count = len(one.best)
     steps: dict[str, Any] = {"color": theme.COLORS[6], "width": 1.5, "shape": "hv", "dash": "dot"}
     best = go.Scatter(x=list(range(1, count + 1)), y=theme.finite(one.best), mode="lines", line=steps)

@@ -42,7 +42,7 @@ def caption_of(figure: go.Figure) -> str:
 
 
 def alternative_of(figure: go.Figure) -> str:
-    """What a figure shows, for those who cannot see it; "" of one without."""
+    """The numbers that a figure shows, for those who cannot see it; "" of one without."""
     return str((figure.layout.meta or {}).get("alt", ""))
 
 

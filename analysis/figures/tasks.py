@@ -66,14 +66,16 @@ def rank_difference_plot(found: RankTest) -> go.Figure:
         x = [float(found.ranks[first]) - 0.04, float(found.ranks[last]) + 0.04]
         bar = go.Scatter(x=x, y=[-0.4 - 0.5 * number] * 2, mode="lines", line={"color": theme.COLORS[1], "width": 6})
         figure.add_trace(bar.update(name="not shown to differ", hoverinfo="skip"))
-    measure = go.Scatter(x=[1, 1 + found.difference], y=[1.0, 1.0], mode="lines+markers", line=ink, hoverinfo="skip")
+    bottom = -(below + left)
+    measure = go.Scatter(
+        x=[1, 1 + found.difference], y=[bottom, bottom], mode="lines+markers", line=ink, hoverinfo="skip"
+    )
     figure.add_trace(measure.update(name="critical difference", marker={"symbol": "line-ns", "size": 9, "line": ink}))
     text = f"critical difference {found.difference:.2f}"
-    figure.add_annotation(x=1 + found.difference / 2, y=1.0, text=text, showarrow=False, yshift=12)
-    figure.add_hline(y=0, line=ink)
+    figure.add_annotation(x=1 + found.difference, y=bottom, text=text, showarrow=False, xanchor="left", xshift=8)
     ticks = {"tickvals": list(range(1, count + 1)), "side": "top", "showgrid": False}
     title = theme.text(f"mean rank in {found.metric} over {len(found.tasks)} data sets, 1 is the best")
     figure.update_xaxes(range=[0.8 - 0.45 * count, count + 0.2 + 0.45 * count], title=title, **ticks)
-    figure.update_yaxes(visible=False, range=[-(below + left), 1.9])
-    figure.update_layout(showlegend=False, margin={"t": 60, "b": 16})
+    figure.update_yaxes(visible=False, range=[bottom - 0.6, 0])
+    figure.update_layout(showlegend=False, margin={"t": 60, "b": 10})
     return captions.rank_differences(figure, found)

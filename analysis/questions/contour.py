@@ -21,7 +21,7 @@ from pretune.analysis.questions.searched import PARTIAL, SearchRuns, place_of, s
 from pretune.analysis.statistics import ALPHA, Array
 
 FEWEST = 20  # trials that went the whole way
-_GRID = 41  # points along each range
+_GRID = 61  # points along each range
 _PENALTIES = np.logspace(-6, 3, 13)
 _PERMUTATIONS = 999
 _DISTINCT = 5  # values of a parameter, fewer of which are levels: a heat map shows them

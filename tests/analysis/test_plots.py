@@ -24,6 +24,8 @@ def folders(tmp_path_factory):
     [
         (plots.sensitivity, "failing"), (plots.importance, "cliff"), (plots.cells, "interaction"),
         (plots.differences, "saving"), (plots.labels, "saving"), (plots.order, "interaction"),
+        (plots.cost, "front"), (plots.budget, "cliff"), (plots.trials, "ties"), (plots.profiles, "data-sets"),
+        (plots.iqm, "data-sets"), (plots.rank_differences, "data-sets"),
     ],
 )  # fmt: skip
 def test_each_gives_a_figure_that_is_json(folders, function, study):
@@ -55,6 +57,12 @@ def test_a_search_is_chosen_by_stage_and_cell(folders):
         (lambda f: plots.labels(f["cliff"]), "no factor has amounts as its levels"),
         (lambda f: plots.cells(f["cliff"] / "nowhere"), "there is no study folder"),
         (lambda f: plots.differences(f["cliff"]), "baseline"),
+        (lambda f: plots.cost(f["cliff"]), "no seconds are known of two cells"),
+        (lambda f: plots.search_cost(f["cliff"]), "no seconds are known of two cells or configurations"),
+        (lambda f: plots.contour(f["cliff"], cell="nowhere"), "no search of finetune with 'nowhere'"),
+        (lambda f: plots.contour(f["failing"]), "a contour takes two ranges, 20 finished trials of one search"),
+        (lambda f: plots.trials(f["rare-class"], "pretrain"), "varied fewer than two parameters"),
+        (lambda f: plots.rank_differences(f["cliff"]), "no factor goes through several data sets"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_sentence(folders, call, said):
@@ -75,6 +83,43 @@ def test_of_an_irrelevant_parameter_nothing_is_above_the_floor_and_of_a_cliff_th
     assert dict(zip(cliff.y, cliff.marker.symbol, strict=True)) == {
         "finetune.optimizer.lr": "square", "finetune.optimizer.weight_decay": "square-open",
     }  # fmt: skip
+
+
+def test_the_front_is_the_three_that_nothing_beats(folders):
+    """Wide takes 60 s for 0.65 where medium takes 30 s for 0.70."""
+    marks = {trace.name.split(" ")[0]: trace.marker.symbol for trace in plots.cost(folders["front"]).data[:4]}
+    assert [name for name, symbol in marks.items() if symbol.endswith("-open")] == ["model=wide"]
+    assert "model=wide (0% on the front)" in {trace.name for trace in plots.cost(folders["front"]).data}
+
+
+def test_of_a_needle_the_search_is_rising_and_of_a_plateau_it_is_not(folders):
+    assert "still rising" in plots.alternative_of(plots.budget(folders["rising"]))
+    saturated = plots.alternative_of(plots.budget(folders["saturated"]))
+    assert "still rising" not in saturated
+    assert float(saturated.split("bring at most ")[1].split(",")[0]) < 0.03
+
+
+def test_a_ridge_runs_from_corner_to_corner(folders):
+    """0.7 where log10 of both sum to -6.5: at a tenth of the one the best of the other is ten times as large."""
+    (figure,) = plots.contour(folders["ridge"])
+    area = figure.data[0]
+    table = np.array([[np.nan if value is None else value for value in row] for row in area.z])
+    x, y = np.log10(np.array(area.x)), np.log10(np.array(area.y))
+    rows = [i for i in range(12, 49) if np.isfinite(table[i]).sum() > 20]
+    best = [x[np.nanargmax(table[i])] + y[i] for i in rows]
+    assert np.median(best) == pytest.approx(-6.5, abs=0.5)
+
+
+def test_over_data_sets_the_better_start_is_alone_and_equal_ones_share_a_bar(folders):
+    text = plots.alternative_of(plots.rank_differences(folders["data-sets"]))
+    assert text.startswith("start=mae: 1.00; ")
+    (shared,) = [part for part in text.split("; ") if part.startswith("not told apart")]
+    assert "mae" not in shared
+
+
+def test_ties_share_a_line_of_the_legend(folders):
+    names = [trace.name for trace in plots.trials(folders["ties"]).data]
+    assert names[-1].startswith("0.6 (")
 
 
 def test_the_label_saving_of_the_truth_is_in_the_interval_of_its_sentence(folders):

@@ -32,6 +32,17 @@
     node.dataset.drawn = number;
   };
   const again = () => nodes.filter((node) => "drawn" in node.dataset).forEach((node) => draw(node, Number(node.dataset.drawn)));
+  // On a phone a row of a table is a card, and each value stands behind the name of its column.
+  const label = (table) => {
+    const names = [...table.querySelectorAll("thead tr:last-child > *")].map((cell) => cell.textContent);
+    for (const row of table.querySelectorAll("tbody tr:not(.detail)")) {
+      [...row.children].forEach((cell, i) => { if (names[i]) cell.dataset.label = names[i]; });
+    }
+  };
+  for (const table of document.querySelectorAll(".wide table:not(.panels)")) {
+    label(table);
+    new MutationObserver(() => label(table)).observe(table, { childList: true, subtree: true });
+  }
   const nodes = [...document.querySelectorAll(".plot")];
   const rest = () => nodes.filter((node) => !("drawn" in node.dataset)).forEach((node) => draw(node, 0));
   const watcher = new IntersectionObserver((entries) => {
