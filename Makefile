@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart install test test-all lint docs bench sbom audit clean
+.PHONY: quickstart install test test-all test-versions lint docs bench sbom audit clean
 
 quickstart: .venv/installed  ## install, then run the main job on generated scenes
 	$(BIN)/pretune run quickstart
@@ -36,6 +36,11 @@ test: .venv/installed-test lint  ## lint, types and the tests that run everywher
 test-all: .venv/installed-test lint  ## also the long forms
 	$(PAIRED) -m 'not slow and not ray'
 	$(BIN)/python -m pytest -m 'slow or ray'
+	$(MAKE) test-versions
+
+test-versions: .venv/installed  ## lowest and newest Ray and Optuna on every Python, in environments of their own
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/python tests/versions.py
 
 docs: .venv/installed  ## site/: the documentation as pages that open without a server; links are checked
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'

@@ -93,7 +93,7 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
     began = time.monotonic()
     store = open_store(options.store, options.cache)
     store.check()
-    digest_of, notes, excluded = prepare_data(study, options.data, options.cache, console)
+    digest_of, notes, excluded, sources = prepare_data(study, options.data, options.cache, console)
     make_folder(options.out)
     publisher = Publisher(options.out, options.results)
     publisher.check()
@@ -116,7 +116,7 @@ def run_study(study: Study, options: Options, console: Console) -> Ended:
         run.earlier = functools.partial(warm_start.earlier, store, options.out)
         run.search_prefix = tables.own_name(study, options.out) if options.search_storage else ""
         state = State(study, run, store, options.out, began, log)
-        state.publisher = publisher
+        state.publisher, state.sources = publisher, sources
         scheduler = Scheduler(
             find_in(store, listing=index.look(store)), study.header.retries, state.event, find_in(store, announced=True)
         )
@@ -163,7 +163,16 @@ def train(study: Study, state: State, options: Options, console: Console, watch:
         run_trials(
             state.scheduler,
             resources,
-            lambda stage, gpus: StageTask(stage, state.label(stage), gpus, folders, parameters=state.parameters(stage)),
+            lambda stage, gpus: StageTask(
+                stage,
+                state.label(stage),
+                gpus,
+                folders,
+                study.header.checkpoint_seconds,
+                state.parameters(stage),
+                state.sources.get(stage.digest, "auto"),
+                state.driver,
+            ),
             state.live,
             state.images,
             options.dashboard,
@@ -234,7 +243,8 @@ def conclude(study: Study, state: State, options: Options) -> Ended:
     if state.publisher is not None:
         state.publisher.send()
     messages, notes = tuple(state.run.messages), tuple(state.run.notes)
-    return Ended(code, state.trained, len(scheduler.reused), failed, seconds, messages, notes, diverged)
+    reused = len(scheduler.reused) + state.taken_over
+    return Ended(code, state.trained, reused, failed, seconds, messages, notes, diverged)
 
 
 def exit_code(finished: bool, incomplete: bool) -> int:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 from pretune.dispatch import gpu_sharing
 from pretune.dispatch.dispatcher import RunningTrial
@@ -23,12 +24,15 @@ from pretune.search_spaces.metrics import TRAINING_LOSSES, direction_of
 from pretune.search_spaces.resolve import Study
 from pretune.search_spaces.schema import Tune
 from pretune.search_spaces.stages import Stage
-from pretune.store.lookup import costs
+from pretune.store.lookup import DRIVER, costs
 from pretune.store.mirror import Publisher
 from pretune.store.store import Store, write_atomically
 
 STATUS_SECONDS = 2.0  # between two versions of status.json
 RESULTS_SECONDS = 60.0  # between two versions of the results, for whoever watches the report
+
+
+Sources = Mapping[str, Literal["resident", "streaming"]]  # of images, by the digest of their data set
 
 
 class FailedRun(NamedTuple):
@@ -55,6 +59,8 @@ class State:
     began: float
     log: IO[str]
     trained: int = 0
+    taken_over: int = 0  # stage runs that another driver on the same store trained meanwhile
+    driver: str = field(default_factory=lambda: uuid.uuid4().hex)  # this run, among all drivers
     stopped: bool = False
     live: dict[str, RunningTrial] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=dict)  # per stage name, of stages trained in this run
@@ -65,6 +71,7 @@ class State:
     notes: list[str] = field(default_factory=list)
     tell: Callable[[str], None] | None = None
     publisher: Publisher | None = None
+    sources: Sources = field(default_factory=dict)
     scheduler: Scheduler = field(init=False)
     resources: ClusterResources | None = None
     _labels: dict[str, str] = field(default_factory=dict)
@@ -83,8 +90,11 @@ class State:
         line = f"{kind:9} {label}{said}" + (f": {text}" if text else "")
         self.write(f"{stage.fingerprint} {line}")
         if kind == "finished":
-            self.trained += 1
-            if entry := self.store.find(stage.fingerprint):
+            entry = self.store.find(stage.fingerprint)
+            of_another = entry is not None and entry.about.get(DRIVER, self.driver) != self.driver
+            self.taken_over += of_another
+            self.trained += not of_another
+            if entry is not None:
                 self.seconds.setdefault(stage.name, []).append(entry.seconds)
                 if memory := costs(entry).get("cost/gpu_memory"):
                     most = max(memory, self.taken[stage.name].most if stage.name in self.taken else 0.0)

@@ -35,12 +35,24 @@ class Cell:
 
     def configuration(self, suggest: space.Suggest = space.centre) -> Configuration:
         """Every range filled in by `suggest`; by default with its centre."""
-        return Configuration.model_validate(space.fill(self.template, suggest))
+        return Configuration.model_validate(self.settings(suggest))
+
+    def settings(self, suggest: space.Suggest) -> dict[str, Any]:
+        """The template with every range filled in, unchecked; sections without ranges are the template's own."""
+        return {
+            key: space.fill(section, suggest, key) if key in self._ranges_by_section else section
+            for key, section in self.template.items()
+        }
 
     @functools.cached_property
     def all_ranges(self) -> tuple[tuple[str, space.Range], ...]:
         """Every range of the template by name, those inside branches included."""
-        return tuple(space.ranges(self.template))
+        return tuple(itertools.chain(*self._ranges_by_section.values()))
+
+    @functools.cached_property
+    def _ranges_by_section(self) -> dict[str, tuple[tuple[str, space.Range], ...]]:
+        found = {key: tuple(space.ranges(section, key)) for key, section in self.template.items()}
+        return {key: ranges for key, ranges in found.items() if ranges}
 
     @property
     def pretrained(self) -> bool:
@@ -55,10 +67,15 @@ class Cell:
         Where nothing is transferred, the ranges of model and data are tuned with the fine-tuning, and those of a
         pretraining that nobody uses not at all.
         """
+        return self._tuned_with[part]
+
+    @functools.cached_property
+    def _tuned_with(self) -> dict[str, list[str]]:
         names = [name for name, _ in self.all_ranges]
         if not self.pretrained:
-            return [name for name in names if part == "finetune" and not name.startswith("pretrain")]
-        return [name for name in names if name.startswith("finetune") == (part == "finetune")]
+            return {"pretrain": [], "finetune": [name for name in names if not name.startswith("pretrain")]}
+        of_finetune = [name for name in names if name.startswith("finetune")]
+        return {"pretrain": [name for name in names if name not in of_finetune], "finetune": of_finetune}
 
     def pretraining(self) -> str:
         """Equal for the cells whose pretraining is tuned together: all that reaches it, as canonical text."""
@@ -154,8 +171,10 @@ def cross(
         return
     under = _lines_of_levels(lines, usable)
     own = {path: line for path, line in lines.items() if path[:1] not in (("factors",), ("scales",))}
+    set_in = {key.split(".")[0] for levels in usable.values() for level in levels.values() for key in level.override}
     for combination in itertools.product(*(levels.items() for levels in usable.values())):
-        settings, own_lines = copy.deepcopy(template), dict(own)
+        settings = {key: copy.deepcopy(value) if key in set_in else value for key, value in template.items()}
+        own_lines = dict(own)
         for _, (override, written) in combination:
             for key, value in override.items():
                 path = written[key]

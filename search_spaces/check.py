@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 import itertools
+import math
 import operator
 import types
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from pretune.search_spaces.document import KeyPath, Locations, Problem, did_you_mean, dotted, is_number
+from pretune.search_spaces.space import LARGEST
 
 NUMBERS = frozenset((int, float, type(None)))  # which a mapping holds for the most part
 ACCUMULATION = (
@@ -43,12 +45,12 @@ def problems_of(
     """
     with contextlib.suppress(ValidationError):  # nearly always; without the copy that taking faults out needs
         checked = model.model_validate(dict(data))
-        return checked, [*_no_numbers(data, checked, (), locations)]
+        return checked, [*no_numbers(data, checked, (), locations)]
     kept, problems, removed = copy.deepcopy(dict(data)), list[Problem](), set[KeyPath]()
     for turn in range(3):  # what is left of a mapping may be faulty in its turn, up to the whole stage
         try:
             checked = model.model_validate(kept)
-            return checked, [*problems, *_no_numbers(kept, checked, (), locations)]
+            return checked, [*problems, *no_numbers(kept, checked, (), locations)]
         except ValidationError as error:
             found = [(_path_in(kept, item), item) for item in error.errors()]
         new = [item for path, item in found if turn == 0 or _breaks_a_rule(path, item, removed)]
@@ -59,7 +61,7 @@ def problems_of(
     return None, problems
 
 
-def _no_numbers(given: Any, taken: Any, path: KeyPath, locations: Locations) -> Iterator[Problem]:
+def no_numbers(given: Any, taken: Any, path: KeyPath, locations: Locations) -> Iterator[Problem]:
     """Values that pydantic takes for a number and YAML 1.2 does not: true for 1, 010 for 10."""
     if type(given) is dict or isinstance(given, Mapping):  # by far the fastest to tell first, here and below
         for key, value in given.items():
@@ -68,10 +70,10 @@ def _no_numbers(given: Any, taken: Any, path: KeyPath, locations: Locations) -> 
             inner = taken.get(key) if isinstance(taken, dict | Mapping) else getattr(taken, str(key), None)
             if type(value) is str and type(inner) not in NUMBERS:
                 continue
-            yield from _no_numbers(value, inner, (*path, key), locations)
+            yield from no_numbers(value, inner, (*path, key), locations)
     elif isinstance(given, list | tuple) and isinstance(taken, list | tuple):
         for i, (value, inner) in enumerate(zip(given, taken, strict=False)):
-            yield from _no_numbers(value, inner, (*path, i), locations)
+            yield from no_numbers(value, inner, (*path, i), locations)
     elif isinstance(given, bytes):
         yield locations.problem(path, f"{SHOULD}text, received {_short(given)}")
     elif isinstance(taken, int | float) and not isinstance(taken, bool):
@@ -79,6 +81,18 @@ def _no_numbers(given: Any, taken: Any, path: KeyPath, locations: Locations) -> 
             yield locations.problem(path, f"{SHOULD}a number, received {str(given).lower()}")
         elif isinstance(given, str) and given != "all" and not is_number(given.strip().removesuffix("%")):
             yield locations.problem(path, f"{SHOULD}a number, received {_shown(given)}", f"write {_plain(given)}")
+
+
+def check_finite(value: Any, path: KeyPath, locations: Locations) -> Iterator[Problem]:
+    """`.inf` and `.nan` are numbers to YAML, and settings of nothing; nor are numbers of a hundred digits."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield locations.problem(path, f"should be a finite number, received {value}")
+    if isinstance(value, int) and abs(value) > LARGEST:
+        yield locations.problem(path, "is a number above 2^53", "no setting is so large")
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        if isinstance(item, int | float | dict | list):
+            yield from check_finite(item, (*path, key), locations)
 
 
 def _shown(text: str) -> str:

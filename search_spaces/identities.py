@@ -45,6 +45,12 @@ def pretrain_recipe(settings: Pretrain) -> int:
     return recipe + 2 * int(assignments_were_zero)
 
 
+def finetune_recipe(settings: Finetune, data: Data) -> int:
+    """One higher where tiles were scored as images of their own by scores that need whole ones."""
+    of_images = settings.boundary_tolerance is not None or settings.threshold_scores
+    return RECIPE["finetune"] + int(of_images and data.fit == "tile")
+
+
 def probe_recipe(settings: Probe) -> int:
     """One higher where the votes of a kNN were inf, or all 0, in float32."""
     return RECIPE["probe"] + int(isinstance(settings, KNN) and settings.temperature < KNN_EXACT_FROM)
@@ -142,7 +148,7 @@ def finetune_identity(
 ) -> dict[str, Any]:
     body = trained_settings(settings)
     return {
-        "recipe": ["finetune", RECIPE["finetune"]],
+        "recipe": ["finetune", finetune_recipe(settings, data)],
         "settings": body if parent else body | {"transfer": "none"},
         "model": model.model_dump(mode="json"),
         "data": data_identity(data, digest, "train"),

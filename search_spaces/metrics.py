@@ -23,9 +23,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pretune.search_spaces.schema import FACTS
+from pretune.search_spaces.schema.scores import AVERAGE_SCORES, EXTRA_SCORES, LOSS_SCORE
 from pretune.search_spaces.schema.scores import CLASSES as _CLASSES
 from pretune.search_spaces.schema.scores import COMMONEST as _COMMONEST
-from pretune.search_spaces.schema.scores import EXTRA_SCORES
 from pretune.search_spaces.schema.scores import INF as _INF
 from pretune.search_spaces.schema.scores import PIXELS as _PIXELS
 from pretune.search_spaces.schema.scores import Direction as Direction
@@ -162,7 +162,9 @@ DEFINITIONS |= {
     for name, meaning in facts.terms
 }
 
-DEFINITIONS |= {name: row for extra in EXTRA_SCORES.values() for name, row in extra.rows.items()}
+_TURNED_ON = [*EXTRA_SCORES.items(), ("score_loss", LOSS_SCORE)]
+_TURNED_ON += [("average", extra) for extra in AVERAGE_SCORES.values()]
+DEFINITIONS |= {name: row for _, extra in _TURNED_ON for name, row in extra.rows.items()}
 
 SCORES = tuple(key.removeprefix("SPLIT/") for key in DEFINITIONS if re.fullmatch("SPLIT/[^/]+", key))
 COSTS = tuple(key for key in DEFINITIONS if key.startswith("cost/"))
@@ -191,6 +193,7 @@ def _is_pairwise(metric: str) -> bool:
     return re.fullmatch(r"output|level\d+", metric) is not None
 
 
+@functools.cache
 def pattern_of(name: str) -> str:
     """The row of the table that a full name would stand in, as in SPLIT/jaccard/CLASS."""
     found = parts_of(name)
@@ -216,9 +219,11 @@ def as_fraction(definition: MetricDefinition, value: float) -> str:
     return f"write {value / 100:g} for {value:g} %" if in_percent else ""
 
 
-def setting_of(name: str) -> str | None:
-    """The setting of `finetune` that a metric is computed with; None for one that is always computed."""
-    return next((setting for setting, extra in EXTRA_SCORES.items() if pattern_of(name) in extra.rows), None)
+@functools.cache
+def setting_of(name: str) -> tuple[str, bool | float | str] | None:
+    """Setting of `finetune` that a metric is computed with, and a value that turns it on; None: it always is."""
+    pattern = pattern_of(name)
+    return next(((setting, extra.value) for setting, extra in _TURNED_ON if pattern in extra.rows), None)
 
 
 def direction_of(name: str, asked: Direction | None = None) -> Direction:

@@ -15,7 +15,7 @@ import yaml
 
 from pretune.search_spaces import space
 from pretune.search_spaces.cells import Cell, cross, level_label, parse_part, read_factors
-from pretune.search_spaces.check import elsewhere, problems_of
+from pretune.search_spaces.check import check_finite, elsewhere, problems_of
 from pretune.search_spaces.document import (
     Document,
     Locations,
@@ -28,7 +28,7 @@ from pretune.search_spaces.document import (
     read,
 )
 from pretune.search_spaces.overrides import Lines, apply_overrides
-from pretune.search_spaces.rules import check_cells, check_finite, check_header
+from pretune.search_spaces.rules import check_cells, check_header
 from pretune.search_spaces.rules_task import check_overlaid, check_writers
 from pretune.search_spaces.schema import Configuration, Header
 from pretune.search_spaces.tuning import tuning_warnings

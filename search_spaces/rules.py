@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from pretune.search_spaces import space
 from pretune.search_spaces.cells import Cell, Level, Template, level_label
-from pretune.search_spaces.check import problems_of
 from pretune.search_spaces.document import KeyPath, Locations, Problem, did_you_mean, dotted
 from pretune.search_spaces.metrics import (
     DEFINITIONS,
@@ -24,8 +22,9 @@ from pretune.search_spaces.rules_building import check_axes, check_building, nev
 from pretune.search_spaces.rules_probes import check_pairs, check_probe_metric, check_probe_target, check_probes
 from pretune.search_spaces.rules_task import check_equal_levels, check_options, check_tuned, path_of
 from pretune.search_spaces.rules_volumes import check_volumes
+from pretune.search_spaces.rules_windows import check_windows
 from pretune.search_spaces.schema import Configuration, Data, Finetune, Header, batch_parts, levels_of
-from pretune.search_spaces.schema.scores import EXTRA_SCORES
+from pretune.search_spaces.sections import Sections
 from pretune.search_spaces.tuning import check_metrics, check_searched, check_tune
 
 ENOUGH = 500  # problems, with repetitions, after which further cells are looked at once these are mended
@@ -33,7 +32,8 @@ ENOUGH = 500  # problems, with repetitions, after which further cells are looked
 
 def check_cells(cells: Sequence[tuple[Cell, Locations]], header: Header, warnings: list[str]) -> list[Problem]:
     problems: list[Problem] = []
-    tested: dict[str, str] = {}
+    first_of: dict[str, tuple[Configuration, str]] = {}  # by task, as it is written
+    sections = Sections()
     for cell, locations in cells:
         if len(problems) > ENOUGH:
             break
@@ -41,13 +41,15 @@ def check_cells(cells: Sequence[tuple[Cell, Locations]], header: Header, warning
         for suggest in extremes(cell):
             if len(problems) > ENOUGH:
                 break
-            settings = space.fill(cell.template, suggest)
-            configuration, found = problems_of(Configuration, settings, locations)
-            found = _offered(cell, found, locations)
-            problems += [*found, *check_finite(settings, (), locations), *_check_parts(settings, header, locations)]
+            settings = cell.settings(suggest)
+            configuration, found = sections.read(settings, locations)
+            problems += [*_offered(cell, found, locations), *_check_parts(settings, header, locations)]
             if configuration is not None:
                 problems += _check_configuration(cell, configuration, header, locations, warnings)
-                tested.setdefault(_tested_on(configuration), cell.label)
+                first_of.setdefault(_task_as_written(settings, configuration.finetune), (configuration, cell.label))
+    tested: dict[str, str] = {}
+    for configuration, label in first_of.values():
+        tested.setdefault(_tested_on(configuration), label)
     if len(tested) > 1:
         task = "the same test images, classes and tolerances"
         of = " / ".join(tested.values())
@@ -72,6 +74,11 @@ def _offered(cell: Cell, found: Sequence[Problem], locations: Locations) -> list
             where = locations.problem(path_of(name), "").where
             fixes[where] = f"write {{{kind}: [{item.low:.0f}, {item.high:.0f}]}}"
     return [replace(problem, fix=problem.fix or fixes.get(problem.where, "")) for problem in found]
+
+
+def _task_as_written(settings: Template, finetune: Finetune | None) -> str:
+    """All that `_tested_on` looks at, data sets as they are written: told apart without dumping each configuration."""
+    return "" if finetune is None else repr((settings.get("data"), finetune.data, finetune.boundary_tolerance))
 
 
 def _tested_on(settings: Configuration) -> str:
@@ -128,18 +135,6 @@ def _towards(target: str, k: int) -> space.Suggest:
     return suggest
 
 
-def check_finite(value: Any, path: KeyPath, locations: Locations) -> Iterator[Problem]:
-    """`.inf` and `.nan` are numbers to YAML, and settings of nothing; nor are numbers of a hundred digits."""
-    if isinstance(value, float) and not math.isfinite(value):
-        yield locations.problem(path, f"should be a finite number, received {value}")
-    if isinstance(value, int) and abs(value) > space.LARGEST:
-        yield locations.problem(path, "is a number above 2^53", "no setting is so large")
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in items:
-        if isinstance(item, int | float | dict | list):
-            yield from check_finite(item, (*path, key), locations)
-
-
 def _check_parts(settings: Template, header: Header, locations: Locations) -> Iterator[Problem]:
     """Check that what the study refers to is there, whether or not it is free of faults."""
     finetune, probes = settings.get("finetune"), _mapping_at(settings, "probe")
@@ -184,10 +179,11 @@ def _check_configuration(
     yield from _check_pretrain(settings, locations)
     yield from _check_workers(settings, header, locations)
     yield from check_probes(settings, locations)
-    warnings += [*_leaks(settings), *_held_back(settings), *_scored_by_tile(settings), *never_reached(settings)]
+    warnings += [*_leaks(settings), *_held_back(settings), *never_reached(settings)]
     yield from check_tuned(cell, settings, header.tune.pretrain.target, locations)
     yield from _check_sizes(cell, settings, locations)
     yield from check_volumes(settings, locations)
+    yield from check_windows(settings, locations)
     yield from check_building(settings, locations)
     yield from _check_tuning(cell, settings, header, locations)
 
@@ -213,11 +209,11 @@ def _check_extra_scores(finetune: Finetune, header: Header, locations: Locations
     named |= {("tune", "constraints"): tuple(tune.constraints)}
     for path, metrics in named.items():
         for metric in metrics:
-            setting = setting_of(metric)
-            if setting is not None and getattr(finetune, setting) in (None, False):
+            setting, value = setting_of(metric) or ("", None)
+            is_set = getattr(finetune, setting) if setting else None
+            if setting and (is_set in (None, False) or (isinstance(value, str) and is_set != value)):
                 what = f"{metric} is computed only with finetune.{setting}"
-                fix = f"set finetune.{setting}: {level_label(EXTRA_SCORES[setting].value)}"
-                yield locations.problem(path, what, fix)
+                yield locations.problem(path, what, f"set finetune.{setting}: {level_label(value)}")
 
 
 def _check_pretrain(settings: Configuration, locations: Locations) -> Iterator[Problem]:
@@ -258,16 +254,6 @@ def _leaks(settings: Configuration) -> Iterator[str]:
             if ours and theirs and _files(ours) == _files(theirs) and ours.split != theirs.split:
                 both = f"{stage.data} and {settings.finetune.data}"
                 yield f"{both} are the same files, split apart differently: pretraining may see test images"
-
-
-def _scored_by_tile(settings: Configuration) -> Iterator[str]:
-    """Scores of single images, where the images of the data set are tiles."""
-    finetune = settings.finetune
-    if finetune is None or getattr(settings.data.get(finetune.data), "fit", None) != "tile":
-        return
-    for name in ("image_scores", "boundary_tolerance"):
-        if getattr(finetune, name) is not None:
-            yield f"finetune.{name} takes each tile of {finetune.data} for an image: its scores are means over tiles"
 
 
 def _held_back(settings: Configuration) -> Iterator[str]:

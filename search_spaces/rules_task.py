@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from pretune.search_spaces.document import Document, KeyPath, Locations, Problem
 from pretune.search_spaces.schema import Configuration
 
 # What decides on which images, classes and sizes a stage is scored: as a factor it makes columns different tasks.
-SCORING = ("finetune.data", "finetune.test_sizes", "finetune.boundary_tolerance")
+SCORING = ("finetune.data", "finetune.test_sizes", "finetune.boundary_tolerance", "finetune.average")
 
 MAX_FACTORS = 100  # each is compared with each
 
@@ -146,6 +147,7 @@ def _canonical(value: Any) -> Any:
     return value
 
 
+@functools.lru_cache
 def path_of(name: str) -> KeyPath:
     """The key path at which a range is written, from its name, without the options of choices."""
     parts = re.sub(r"\[[^]]*\]", "", name).split(".")

@@ -273,7 +273,8 @@ def _finetune_stage(
     settings, until = shortened(settings, until)
     data, resources = configuration.data[settings.data], header.resources.finetune
     parent = pretrained if settings.transfer != "none" else None
-    used = ["init", "order", "labels", "split"] + (["augmentation"] if settings.augment != Augment() else [])
+    augmented = settings.augment != Augment() or settings.crops is not None
+    used = ["init", "order", "labels", "split"] + (["augmentation"] if augmented else [])
     streams = _streams(used, replicate.finetune, replicate, header.seeds)
     key = parent.fingerprint if parent else None
     digest, threads = digest_of(data), resources.cpus

@@ -153,15 +153,25 @@ def tuning_warnings(cells: Sequence[Cell], header: Header) -> Iterator[str]:
         yield f"all {tune.trials} trials are random: tune.startup is {tune.startup}"
     if tune.rungs and tune.rungs.rule == "halving" and math.ceil(tune.batch * tune.rungs.keep) >= tune.batch:
         yield f"every rung keeps all of a batch of {tune.batch}; raise tune.batch or lower tune.rungs.keep"
-    folds = {f for cell in cells for data in cell.configuration().data.values() if (f := data.split.val_folds)}
+    distinct = _with_distinct_pretrainings(cells)
+    folds = {f for cell in distinct for data in cell.configuration().data.values() if (f := data.split.val_folds)}
     if any(seeds % fold for fold in folds):
         yield f"{seeds} search seeds do not go evenly round {max(folds)} validation folds; use a multiple"
     if any(parts_of(name).part == "cost" for name in (*tune.also, *tune.constraints)):
         yield "costs depend on the machine, its load and on kills (the last attempt counts), and with them the table"
     if tune.budget.study.hours or tune.budget.cell.hours or tune.budget.study.gpu_hours or tune.budget.cell.gpu_hours:
         yield "a budget in hours ends searches at a point that depends on the machine, and with it the table"
-    for cell in cells:
+    for cell in distinct:
         yield from _doubtful_target(cell, tune.pretrain.target)
+
+
+def _with_distinct_pretrainings(cells: Sequence[Cell]) -> list[Cell]:
+    """The first of each group of cells that differ in their fine-tuning alone."""
+    found: dict[tuple[bool, str], Cell] = {}
+    for cell in cells:
+        rest = {key: section for key, section in cell.template.items() if key != "finetune"}
+        found.setdefault((cell.pretrained, repr(rest)), cell)
+    return list(found.values())
 
 
 def _doubtful_target(cell: Cell, target: str) -> Iterator[str]:

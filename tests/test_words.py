@@ -152,3 +152,18 @@ def test_no_docstring_begins_as_a_question(path):
         if isinstance(node, found) and QUESTION.match(words := ast.get_docstring(node) or "")
     ]
     assert not bad, "begin with a verb or a noun phrase:\n" + "\n".join(bad)
+
+
+PROSE = 7  # words of a sentence that a test may hold, beside keys and values
+
+
+def test_tests_hold_on_keys_and_values_rather_than_on_prose():
+    """A message may then be said better without a change of tests."""
+    bad = [
+        f"{path.relative_to(TOP)}:{node.lineno}: {node.value.value}"
+        for path in sorted((TOP / "tests").rglob("test_*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.keyword) and node.arg == "match" and isinstance(node.value, ast.Constant)
+        if len(re.findall(r"(?<![\w.'/_-])[a-z]{2,}(?![\w.'/_=-])", str(node.value.value))) > PROSE
+    ]
+    assert not bad, f"match= holds more than {PROSE} words of prose:\n" + "\n".join(bad)

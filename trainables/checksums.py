@@ -1,8 +1,9 @@
-"""Whether a file is the one that was written: by the size and sha256 that were recorded with it."""
+"""Whether a file is the one that was written: by the size and sha256 that were recorded with it, or inside it."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,27 @@ def sha256_of(path: Path) -> str:
         with path.open("rb") as file:
             _believed[key] = hashlib.file_digest(file, "sha256").hexdigest()
     return _believed[key]
+
+
+def described(path: Path) -> dict[str, Any]:
+    """{size (bytes), sha256} of a file, for `is_as_recorded`. Raises OSError."""
+    return {"size": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def sealed(content: Any) -> str:
+    """JSON of `content` with its checksum, for `unsealed`."""
+    text = json.dumps(content)
+    return json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest(), "content": text})
+
+
+def unsealed(path: Path) -> Any:
+    """The content that `sealed` was given; None where there is no such file, or it is another or damaged."""
+    try:
+        found = json.loads(path.read_bytes())
+        text = str(found["content"])
+        return json.loads(text) if hashlib.sha256(text.encode()).hexdigest() == found["sha256"] else None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def is_as_recorded(path: Path, about: Mapping[str, Any], written: int | None = None) -> bool:

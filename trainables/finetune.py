@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +13,14 @@ from torch import Tensor, nn
 
 from pretune.search_spaces import schema
 from pretune.trainables import checkpoints
-from pretune.trainables.data.image_set import ImageSet, whole_images
+from pretune.trainables.crops import Places, TrainingCrops
+from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.splits import Split, label_subset
-from pretune.trainables.distributed import ALONE, RunningStatistics, World, whole_batch_norm
+from pretune.trainables.distributed import RunningStatistics, World, whole_batch_norm
+from pretune.trainables.evaluation import Evaluator
 from pretune.trainables.files import TEST_IMAGES
 from pretune.trainables.loop import (
     DataFeed,
-    DivergedError,
     Epochs,
     IntArray,
     Length,
@@ -33,13 +35,11 @@ from pretune.trainables.loop import (
     training_length,
 )
 from pretune.trainables.losses import Loss, loss_of
-from pretune.trainables.metrics.segmentation import check_labels, confusion_by_image, hits_truth_predicted, scores
-from pretune.trainables.metrics.table import Build, extra_scorers
+from pretune.trainables.models.interface import Encoder
 from pretune.trainables.models.table import build_unet
 from pretune.trainables.models.unet import UNet
 from pretune.trainables.views.joint import evaluation_batch, fine_tune_batch
 
-LOGITS_BYTES = 2**31  # of one batch that is scored
 TARGET = "jaccard"  # `checkpoint: best` keeps the weights with the highest mean validation Jaccard
 
 
@@ -80,6 +80,9 @@ def finetune(
     length = training_length(settings, math.ceil(len(images) / batch_size), context.until)
     epochs = Epochs(images, batch_size, streams["order"], length, data, world)
     feed, masks = (DataFeed(array, device, context.residency) for array in (data.images, data.masks))
+    seed, crops = streams.get("augmentation", 0), None
+    if settings.crops is not None:
+        crops = TrainingCrops(settings, (feed, masks), Places(data.names, images, masks, len(data.classes)), seed)
 
     # --- model
     torch.manual_seed(streams["init"])
@@ -91,10 +94,14 @@ def finetune(
     network.to(device).to(memory_format=layout(network))
     if context.batch_norm == "sync":
         whole_batch_norm(network, world, device)
+    levels = None
+    if settings.unfreeze_every is not None:
+        one = evaluation_batch(feed(images[:1]), masks(images[:1]), settings.size)[0]
+        levels = levels_of(network.encoder, one)
     compile_parts(network, settings.compile)
 
     # --- optimiser, and where an earlier attempt stopped
-    freezing = Freezing(settings, length.steps_per_epoch)
+    freezing = Freezing(settings, length.steps_per_epoch, levels)
     optimizer = build_optimizer(settings.optimizer, freezing.trained_parameters(network))
     if settings.encoder_lr_mult is not None:
         multiply_lr(optimizer, network.encoder.parameters(), settings.encoder_lr_mult)
@@ -105,7 +112,8 @@ def finetune(
     progress.resume()
     update = Update(settings, optimizer, length, loss_function, world, device)
     statistics = RunningStatistics(network, world)
-    evaluator = Evaluator(network, feed, masks, data.classes, extra_scorers(settings), world)
+    scored_loss = loss_function if settings.score_loss else None
+    evaluator = Evaluator(network, feed, masks, data.classes, settings, data.names, world, scored_loss)
 
     # --- training
     for step in range(progress.first, length.end):
@@ -114,12 +122,11 @@ def finetune(
         epoch = step // length.steps_per_epoch
         if step == progress.first or length.starts_epoch(step):  # scores left the network in eval mode
             freezing.apply(network, step)
-        if step == progress.first or step == freezing.unfreeze_step:
+        if step == progress.first or step in freezing.unfreeze_steps:
             trained = world.parallel(network)
         batch = world.part(epochs.batch(step))
-        pixels, target = fine_tune_batch(
-            feed(batch), masks(batch), batch, settings.size, settings.augment, streams.get("augmentation", 0), epoch
-        )
+        taken, labels = (feed(batch), masks(batch)) if crops is None else crops(batch, epoch)
+        pixels, target = fine_tune_batch(taken, labels, batch, settings.size, settings.augment, seed, epoch)
 
         loss = update(trained, pixels, target, step)
         statistics.merge()
@@ -145,12 +152,9 @@ def finetune(
         metrics |= tested.scores
         for size in settings.test_sizes:
             metrics |= evaluator.evaluate(split.test, size, f"test@{size}", steps - 1).scores
-        counts = world.sum(tested.counts).cpu().numpy()
         if world.first:
-            first, places = whole_images(data.names, split.test)
-            summed = np.zeros((len(first), *counts.shape[1:]), counts.dtype)
-            np.add.at(summed, places, counts)  # of the tiles of an image
-            np.savez_compressed(context.out / TEST_IMAGES, images=first, counts=summed)
+            counts = tested.counts.cpu().numpy()
+            np.savez_compressed(context.out / TEST_IMAGES, images=tested.images, counts=counts)
     if steps < length.end:
         metrics["train/stopped_epoch"] = last["epoch"]
     notes = {"labelled": images.tolist(), "val": split.val.tolist(), "test": split.test.tolist(), "steps": steps}
@@ -193,15 +197,23 @@ class Freezing:
     """When the encoder is frozen, and everything that depends on it.
 
     A frozen encoder gets no gradients and stays in eval mode, or its batch norm statistics would drift. The optimiser
-    has the parameters of an encoder only if it is trained at some step.
+    has the parameters of an encoder only if it is trained at some step. With `unfreeze_every` the coarsest level begins
+    at `unfreeze_epoch`, and each finer one so many epochs after the one before (Howard and Ruder 2018).
     """
 
-    def __init__(self, settings: schema.Finetune, steps_per_epoch: int) -> None:
+    def __init__(
+        self, settings: schema.Finetune, steps_per_epoch: int, levels: Mapping[str, int] | None = None
+    ) -> None:
+        """`levels` of the encoder's parameters by name, 0 the finest, for `unfreeze_every`."""
         epoch = settings.unfreeze_epoch if settings.freeze == "encoder" else 0
         self.unfreeze_step = math.inf if epoch is None else epoch * steps_per_epoch  # the first that trains the encoder
+        later = (settings.unfreeze_every or 0) * steps_per_epoch
+        coarsest = max((levels or {}).values(), default=0)
+        self._first = {name: self.unfreeze_step + (coarsest - level) * later for name, level in (levels or {}).items()}
+        self.unfreeze_steps = {self.unfreeze_step, *self._first.values()}  # from which other parameters are trained
 
     def frozen_at(self, step: int) -> bool:
-        """Whether `step` leaves the encoder as it is."""
+        """Whether `step` leaves the whole encoder as it is."""
         return step < self.unfreeze_step
 
     def trained_parameters(self, network: UNet) -> list[nn.Parameter]:
@@ -214,6 +226,28 @@ class Freezing:
         network.train()
         network.encoder.train(not self.frozen_at(step))
         network.encoder.requires_grad_(not self.frozen_at(step))
+        for name, module in network.encoder.named_modules() if self._first else ():
+            own = dict(module.named_parameters(prefix=name, recurse=False))
+            for parameter, tensor in own.items():
+                tensor.requires_grad_(step >= self._first[parameter])
+                module.training = step >= self._first[parameter]  # of batch norm: its children have no say
+
+
+def levels_of(encoder: Encoder, images: Tensor) -> dict[str, int]:
+    """The finest of the encoder's maps that each parameter has a part in, by name: 0 is the finest.
+
+    Found by gradients, whatever the encoder is made of; one that no map depends on counts as the coarsest's. Nothing
+    is changed by it.
+    """
+    was_training = encoder.training
+    maps = encoder.eval()(images)
+    names, parameters = zip(*encoder.named_parameters(), strict=True)
+    found = dict.fromkeys(names, len(maps) - 1)
+    for level in reversed(range(len(maps))):
+        used = torch.autograd.grad(maps[level].sum(), parameters, retain_graph=True, allow_unused=True)
+        found |= {name: level for name, gradient in zip(names, used, strict=True) if gradient is not None}
+    encoder.train(was_training)
+    return found
 
 
 class BestWeights:
@@ -256,67 +290,3 @@ def stalled(history: list[dict[str, float]], patience: int | None) -> bool:
     """Whether the last `patience` validations brought nothing better (Prechelt 1998)."""
     scored = [row[f"val/{TARGET}"] for row in history if f"val/{TARGET}" in row]
     return patience is not None and len(scored) - 1 - scored.index(max(scored)) >= patience if scored else False
-
-
-def images_at_once(classes: int, size: int, *, solid: bool) -> int:
-    """Images that are scored together: 64, or 8 volumes, and fewer where their logits were over LOGITS_BYTES."""
-    if solid:
-        return 8
-    return min(64, max(1, LOGITS_BYTES // (4 * classes * size * size)))
-
-
-class Evaluated(NamedTuple):
-    """Scores by name, and the pixel counts of this worker's images; all others' are 0."""
-
-    scores: dict[str, float]
-    counts: Tensor  # images, classes, 3: hits, truth, predicted
-
-
-@dataclass(frozen=True)
-class Evaluator:
-    """Scores a network on images of a data set, in eval mode and float32."""
-
-    network: UNet
-    feed: DataFeed
-    masks: DataFeed
-    classes: tuple[str, ...]
-    extra: tuple[Build, ...] = ()  # scores that need more than pixel counts
-    world: World = ALONE
-
-    @torch.no_grad()
-    def evaluate(self, images: IntArray, size: int, role: str, step: int) -> Evaluated:
-        """Scores `role/...` of all `images` at `size` px: of one confusion matrix, and the extra ones.
-
-        Workers take turns with batches.
-
-        Raises:
-            DivergedError: logits that are not finite; argmax would quietly call them class 0. The update of `step`
-                made them, and no loss came after it to tell.
-        """
-        self.network.eval()
-        device = next(self.network.parameters()).device
-        bad, wrong = torch.zeros((2,), dtype=torch.int64, device=device)
-        total = torch.zeros((len(self.classes), len(self.classes)), dtype=torch.int64, device=device)
-        counts = torch.zeros((len(images), len(self.classes), 3), dtype=torch.int64, device=device)
-        extra = [build(self.classes, len(images), device) for build in self.extra]
-        at_once = images_at_once(len(self.classes), size, solid=self.feed(images[:1]).ndim == 5)
-        batches = np.array_split(np.arange(len(images)), math.ceil(len(images) / at_once))
-        for rows in batches[self.world.rank :: self.world.size]:
-            batch = images[rows]
-            pixels, target = evaluation_batch(self.feed(batch), self.masks(batch), size)
-            logits = self.network(pixels)
-            bad += ~torch.isfinite(logits).all()
-            confusion, no_class = confusion_by_image(logits.argmax(dim=1), target, len(self.classes))
-            wrong += no_class
-            total += confusion.sum(dim=0)
-            positions = slice(rows[0], rows[-1] + 1)
-            counts[positions] = hits_truth_predicted(confusion)
-            for scorer in extra:
-                scorer.add(positions, logits, target)
-        if self.world.sum(bad):
-            raise DivergedError(f"{role}/logits", step, math.nan)
-        check_labels(self.world.sum(wrong), len(self.classes))
-        values = scores(self.world.sum(total), self.classes)
-        for scorer in extra:
-            values |= scorer.scores(self.world)
-        return Evaluated({f"{role}/{name}": value for name, value in values.items()}, counts)

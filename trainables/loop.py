@@ -30,6 +30,7 @@ from pretune.trainables.optimizers import LARS
 from pretune.trainables.schedules import cosine_ramp, learning_rate
 from pretune.trainables.upload import upload
 
+STATE_SHARE = 0.05  # of the time, that writing resumable states may take
 EXCHANGE_SECONDS = 2.0  # between two exchanges of workers whether one is preempted
 EXCHANGE_MAX_STEPS = 1000  # between two such exchanges, at any pace: the latest may be that of the fastest steps
 WINDOW_RUNS = 16  # runs of neighbouring images that a shuffle window mixes
@@ -69,7 +70,7 @@ class RunContext:
     parent: Path | None = None  # weights of the stage before
     resume: Path | None = None  # the state that an earlier attempt, or a shorter training, left
     keep_state: bool = False  # leave behind what a longer training continues from
-    checkpoint_seconds: float = 60.0  # wall time between resumable states
+    checkpoint_seconds: float = 60.0  # wall time between resumable states; 0: one after every step
     world: World = ALONE  # the workers that run it together, all in a `RunContext` of their own
     batch_norm: str = "sync"  # statistics of the whole batch, or `local`: of each worker's rows
     report: Report = lambda values: None
@@ -206,6 +207,8 @@ class LossMeter:
 class CheckpointTimer:
     """Decides when to write a resumable state: every `checkpoint_seconds`, and at once when preempted.
 
+    Where a state takes long to write (a large model, a slow disk) it is written less often: see `took`.
+
     Several workers must stop after the same step. They exchange whether one of them is preempted every few steps, about
     every EXCHANGE_SECONDS by the first worker's time, since a GPU has to wait for an exchange.
     """
@@ -213,16 +216,22 @@ class CheckpointTimer:
     def __init__(self, context: RunContext) -> None:
         self._context = context
         self._saved = self._exchanged = time.monotonic()
+        self._pause = context.checkpoint_seconds
         self._preempted = False
         self._interval = self._remaining = 1  # steps from one exchange to the next, and those still to come
 
     def due(self) -> bool:
         """Whether to write the state now. All workers call it after every step."""
         self._preempted = self._preempted or self._is_preempted()
-        if not self._preempted and time.monotonic() - self._saved < self._context.checkpoint_seconds:
+        if not self._preempted and time.monotonic() - self._saved < self._pause:
             return False
         self._saved = time.monotonic()
         return True
+
+    def took(self, seconds: float) -> None:
+        """The last state took so long to write: the next comes late enough that writing takes STATE_SHARE at most."""
+        asked = self._context.checkpoint_seconds
+        self._pause = max(asked, seconds / STATE_SHARE) if asked else 0.0
 
     def _is_preempted(self) -> bool:
         if self._context.world.size == 1:
@@ -290,9 +299,11 @@ class Progress:
         if not ends and not self._timer.due():
             return
         if self._context.world.first:
+            began = time.monotonic()
             state = {name: part.state_dict() for name, part in self._parts.items()}
             state |= {"step": step + 1, "history": self.history, "losses": self.meter.losses}
             (checkpoints.save_end if ends else checkpoints.save_state)(state, self._context.out)
+            self._timer.took(time.monotonic() - began)
         self._timer.stop_if_preempted(step + 1)
 
     def metrics(self) -> dict[str, float]:

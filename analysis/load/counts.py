@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas
-import pyarrow
 from numpy.typing import NDArray
 
-from pretune.analysis.load.results import ResultsError
+from pretune.analysis.load.results import ResultsError, read_parquet
 
 
 class Counts(NamedTuple):
@@ -28,9 +26,9 @@ def load_counts(folder: Path) -> dict[str, Counts]:
     if not path.is_file():
         return {}
     try:
-        rows = pandas.read_parquet(path).to_dict("records")
+        rows = read_parquet(path).to_dict("records")
         return {str(row["fingerprint"]): _counts(row["classes"], row["images"], row["counts"]) for row in rows}
-    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise ResultsError(f"{path} cannot be read: it is cut off or damaged; run the study again") from error
 
 

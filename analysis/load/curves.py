@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas
-import pyarrow
 
-from pretune.analysis.load.results import ResultsError
+from pretune.analysis.load.results import ResultsError, read_parquet
 
 CURVE_COLUMNS = ("phase", "cell", "seed", "stage", "fingerprint", "step", "epoch", "metric", "value")
 
@@ -20,10 +19,7 @@ def load_curves(folder: Path | str) -> pandas.DataFrame:
     path = Path(folder) / "curves.parquet"
     if not path.is_file():
         return pandas.DataFrame(columns=list(CURVE_COLUMNS))
-    try:
-        curves = pandas.read_parquet(path)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise ResultsError(f"{path} cannot be read: it is cut off or damaged; run the study again") from error
+    curves = read_parquet(path)
     missing = [name for name in CURVE_COLUMNS if name not in curves.columns]
     if missing:
         raise ResultsError(f"{path} lacks the columns {', '.join(missing)}: it was not written by a Pretune study")

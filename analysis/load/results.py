@@ -94,6 +94,7 @@ class StudyHeader:
     designed: bool = False  # searches try points laid out beforehand, whatever was found
     checkpoints: Mapping[str, str] = field(default_factory=dict)  # cell -> weights that are scored: last, best, tuned
     data: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # data set -> digests of its content
+    tasks: Mapping[str, str] = field(default_factory=dict)  # cell -> the data set that is fine-tuned on
 
     def definition(self, metric: str) -> MetricDefinition:
         """As stored with the results, else today's table. Raises ResultsError for a metric that neither knows."""
@@ -111,10 +112,7 @@ def load(folder: Path | str) -> pandas.DataFrame:
     Raises ResultsError where the folder or the file is missing, unreadable, or lacks a column.
     """
     path = _existing(Path(folder), "results.parquet", "no stage of this study has ended yet")
-    try:
-        results = pandas.read_parquet(path)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise ResultsError(f"{path} cannot be read ({_first_line(error)}): {_DAMAGED}") from error
+    results = read_parquet(path)
     missing = [name for name in RESULT_COLUMNS if name not in results.columns]
     if missing:
         raise ResultsError(
@@ -124,6 +122,17 @@ def load(folder: Path | str) -> pandas.DataFrame:
     if results["value"].notna().any() and not pandas.api.types.is_numeric_dtype(results["value"]):
         raise ResultsError(f"{path} holds text where numbers belong (column value): {_DAMAGED}")
     return results
+
+
+def read_parquet(path: Path) -> pandas.DataFrame:
+    """A table as it was written: its pages are read against the checksums that they hold.
+
+    Raises ResultsError: it is cut off, damaged or none.
+    """
+    try:
+        return pandas.read_parquet(path, page_checksum_verification=True)
+    except (pyarrow.ArrowException, OSError, ValueError, TypeError, KeyError, AttributeError, MemoryError) as error:
+        raise ResultsError(f"{path} cannot be read ({_first_line(error)}): {_DAMAGED}") from error
 
 
 def load_header(folder: Path | str) -> StudyHeader:
@@ -171,6 +180,7 @@ def parse_header(content: Mapping[str, Any]) -> StudyHeader:
         designed=is_design(content.get("tune") or {}),
         checkpoints={str(cell): str(kept) for cell, kept in (content.get("checkpoints") or {}).items()},
         data={str(name): tuple(map(str, digests)) for name, digests in (content.get("data") or {}).items()},
+        tasks={str(cell): str(task) for cell, task in (content.get("tasks") or {}).items()},
     )
 
 

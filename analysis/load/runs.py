@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas
-import pyarrow
 
-from pretune.analysis.load.results import ResultsError
+from pretune.analysis.load.results import ResultsError, read_parquet
 from pretune.analysis.load.searches import shown_values
 
 _COLUMNS = ["fingerprint", "stage", "seconds", "bytes", "machine"]
@@ -54,10 +53,7 @@ def load_stage_runs(folder: Path) -> pandas.DataFrame:
     path = folder / "stage_runs.parquet"
     if not path.is_file():
         return pandas.DataFrame(columns=[*_COLUMNS, "outcome", "attempt"])
-    try:
-        found = pandas.read_parquet(path)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise ResultsError(f"{path} cannot be read: it is cut off or damaged; run the study again") from error
+    found = read_parquet(path)
     if missing := [name for name in _COLUMNS if name not in found.columns]:
         lacks = f"{path} lacks the columns {', '.join(missing)}"
         raise ResultsError(f"{lacks}: another version wrote it; run the study again, which reuses what has finished")
@@ -83,12 +79,18 @@ def hardware_used(stage_runs: pandas.DataFrame) -> tuple[str, ...]:
 
 def processors_of_table(results: pandas.DataFrame, stage_runs: pandas.DataFrame) -> dict[str, int]:
     """Kind of GPU or processor, with its instruction sets -> stage runs of the table's replicates, most first."""
+    return dict(Counter(map(processor_of, nodes_of_table(results, stage_runs))).most_common())
+
+
+def nodes_of_table(results: pandas.DataFrame, stage_runs: pandas.DataFrame) -> list[dict[str, Any]]:
+    """Hardware and versions of each stage run of the table's replicates, as the run recorded them."""
     behind = set(results.loc[results["phase"] == "confirm", "fingerprint"])
     texts = stage_runs.loc[stage_runs["fingerprint"].isin(behind), "machine"].dropna()
-    return dict(Counter(_processor(json.loads(str(text)) or {}) for text in texts).most_common())
+    return [json.loads(str(text)) or {} for text in texts]
 
 
-def _processor(about: Mapping[str, Any]) -> str:
+def processor_of(about: Mapping[str, Any]) -> str:
+    """Kind of GPU, or of processor with its instruction sets."""
     if about.get("gpu"):
         return str(about["gpu"])
     instructions = f" [{about['instructions']}]" if "instructions" in about else ""
@@ -96,7 +98,7 @@ def _processor(about: Mapping[str, Any]) -> str:
 
 
 def _node(about: Mapping[str, Any]) -> str:
-    where = _processor(about)
+    where = processor_of(about)
     threads = f", {about['threads']} thread{'s' * (about['threads'] != 1)}" if "threads" in about else ""
     return f"{where}{threads}, Python {about.get('python', '?')}, PyTorch {about.get('torch', '?')}"
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas
-import pyarrow
 
-from pretune.analysis.load.results import ResultsError
+from pretune.analysis.load.results import read_parquet
 
 ENDINGS = {
     "complete": "went the whole way",
@@ -54,10 +53,7 @@ def load_searches(folder: Path) -> pandas.DataFrame:
     path = folder / "searches.parquet"
     if not path.is_file():
         return pandas.DataFrame()
-    try:
-        return pandas.read_parquet(path)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise ResultsError(f"{path} cannot be read: it is cut off or damaged; run the study again") from error
+    return read_parquet(path)
 
 
 def summaries(searches: pandas.DataFrame) -> tuple[SearchSummary, ...]:

@@ -1,6 +1,7 @@
-"""Two studies side by side: cells of equal label, their difference, and the settings in which the studies differ.
+"""Studies side by side: means of every cell, and differences of cells of equal label to the first study.
 
-Seeds are not paired here. Two studies may use other data, splits or code, and then equal seed numbers have nothing in
+Seeds are paired where the same seed means the same images: equal content of the data, equal split, equal design of the
+seeds. Then a difference is that of a study's own table, a paired t-test. Elsewhere equal seed numbers have nothing in
 common; Welch's test needs no pairing, at the price of a wider interval.
 """
 
@@ -8,25 +9,36 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas
-import yaml
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from pretune.analysis.digits import DASH
-from pretune.analysis.load.replicates import FINISHED, ReplicateResult, independent_values, replicate_results
-from pretune.analysis.load.results import ResultsError, StudyHeader, load, load_header
-from pretune.analysis.load.searches import shown_values
-from pretune.analysis.statistics import MeanStd, holm, mean_std
+from pretune.analysis.digits import few
+from pretune.analysis.load.replicates import (
+    FINISHED,
+    ReplicateResult,
+    cells_of,
+    independent_values,
+    is_probe,
+    replicate_results,
+)
+from pretune.analysis.load.results import ResultsError
+from pretune.analysis.load.studies import StoredStudy, load_studies
+from pretune.analysis.questions.differences import paired_values
+from pretune.analysis.questions.differing import StudyDifferences, study_differences
+from pretune.analysis.statistics import Interval, MeanStd, holm, mean_std, paired_difference, t_interval
+from pretune.search_spaces.metrics import parts_of
+from pretune.search_spaces.schema import Configuration, Data
 
-_NAMES = ("study", "question", "report", "published", "scales")  # what no result depends on
-COMPARED = ("settings", "tuned values", "data")
+_TEST_IMAGES = ", and with it perhaps the test images"
+_VALIDATION = {"val", "val_folds", "val_fold"}  # settings of a split that leave the test images as they are
+Replicates = Mapping[str, tuple[ReplicateResult, ...]]  # cell -> its replicates
 
 
 class Welch(NamedTuple):
@@ -38,112 +50,243 @@ class Welch(NamedTuple):
     p: float  # two-sided
 
 
-class ComparedCell(NamedTuple):
-    """One cell in both studies."""
+class StudyCell(NamedTuple):
+    """One cell in one study."""
+
+    mean: MeanStd
+    interval: Interval  # 95 % t interval of the mean
+    expected: int  # independent values that were planned
+
+
+class CellDifference(NamedTuple):
+    """A cell of another study against the same cell of the first: positive where the metric is higher there."""
 
     cell: str
-    first: MeanStd
-    second: MeanStd
-    welch: Welch
-    p_holm: float  # Holm-corrected over all rows
+    study: str
+    difference: float
+    low: float  # 95 % interval
+    high: float
+    p: float  # two-sided
+    p_holm: float  # Holm-corrected over all rows of the metric
+    pairs: int  # seeds that finished in both; 0 where they are not paired
+    unpaired: int = 0  # runs of a paired row that finished on one side alone
+    std: float = math.nan  # of the paired differences
+    same_runs: bool = False  # all values compared come from the same stage runs
+
+
+@dataclass(frozen=True)
+class MetricComparison:
+    """All studies in one metric."""
+
+    metric: str
+    percent: bool  # where all studies print percent
+    cells: tuple[str, ...]  # of all studies
+    means: tuple[tuple[StudyCell | None, ...], ...]  # (cells, studies); None where a study has no value
+    differences: tuple[CellDifference, ...]  # of common cells, to the first study
+    unpaired: tuple[tuple[str, str, tuple[str, ...]], ...]  # study, why seeds are not paired, in which cells
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two studies in one metric. Cells that only one of them has are named, not guessed."""
+    """Two studies or more. The first is the one that others are compared with."""
 
-    metric: str
-    first: str
-    second: str
-    rows: tuple[ComparedCell, ...]
-    only_first: tuple[str, ...]
-    only_second: tuple[str, ...]
-    settings: tuple[tuple[str, str, str], ...]  # dotted key, value in the first, value in the second
-    percent: bool = False  # where both studies print percent
-    not_compared: tuple[str, ...] = COMPARED  # of settings, tuned values and data: what could not be, or was not
-    shared: str = ""  # which confirmed stage runs are in both, which makes them no independent samples
+    names: tuple[str, ...]
+    titles: tuple[str, ...]  # whole names, where `names` are letters
+    metrics: tuple[MetricComparison, ...]
+    differing: StudyDifferences
+    shared: tuple[tuple[str, str], ...]  # study, and a clause on the confirmed stage runs that the first has too
+    planned: tuple[tuple[str, tuple[str, ...]], ...]  # study, and its cells
+
+    @property
+    def only(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Study, and its cells that no other has, where it has any."""
+        count = Counter(cell for _, cells in self.planned for cell in cells)
+        own = ((name, tuple(cell for cell in cells if count[cell] == 1)) for name, cells in self.planned)
+        return tuple((name, cells) for name, cells in own if cells)
 
 
-def compare_folders(first: Path, second: Path, metric: str | None = None) -> tuple[Comparison, ...]:
-    """Compare two studies' output folders in `metric`, or in every metric that both report.
+def compare_folders(folders: Sequence[Path], metric: str | None = None) -> Comparison:
+    """Compare studies' output folders in `metric`, or in every metric that all of them report.
 
-    Raises ResultsError where results cannot be read, or no metric or no finished cell is common to both.
+    Raises ResultsError where results cannot be read, or no metric is common to all.
     """
-    a, b = load_header(first), load_header(second)
-    metrics = [metric] if metric else [name for name in a.report.metrics if name in b.report.metrics]
+    studies = load_studies(folders)
+    asked = [study.header.report.metrics for study in studies]
+    metrics = [metric] if metric else [name for name in asked[0] if all(name in other for other in asked[1:])]
+    names = tuple(study.name for study in studies)
     if not metrics:
-        raise ResultsError(f"{a.study} and {b.study} report no metric in common: name one with --metric")
-    found = [*different_settings(first, second)]
-    names = (a.study, b.study) if a.study != b.study else (str(first), str(second))
-    results = load(first), load(second)
-    found += different_values(*results)
-    unknown = () if a.data and b.data else ("data",)  # a study of before 2026-11-28 did not store their content
-    if not unknown:
-        found += different_data(a, b)
-    compared = (
-        compare_replicates(
-            replicate_results(results[0], a, name), replicate_results(results[1], b, name), name, names, tuple(found)
+        raise ResultsError(
+            f"{' and '.join(study.title for study in studies)} report no metric in common: name one with --metric"
         )
-        for name in metrics
-    )
-    shared = shared_runs(*results)
-    return tuple(
-        replace(
-            one,
-            percent=a.in_percent(one.metric) and b.in_percent(one.metric),
-            shared=shared,
-            not_compared=unknown,
-        )
-        for one in compared
+    return Comparison(
+        names=names,
+        titles=tuple(study.title for study in studies),
+        metrics=tuple(_in_metric(studies, name) for name in metrics),
+        differing=study_differences(studies),
+        shared=tuple((one.name, said) for one in studies[1:] if (said := shared_runs(studies[0], one))),
+        planned=tuple((study.name, tuple(cell.label for cell in study.header.cells)) for study in studies),
     )
 
 
-def shared_runs(first: pandas.DataFrame, second: pandas.DataFrame) -> str:
-    """A sentence on the confirmed stage runs that two studies share, by fingerprint; "" for none."""
-    ours, theirs = _confirmed(first), _confirmed(second)
+def _in_metric(studies: Sequence[StoredStudy], metric: str) -> MetricComparison:
+    found = [replicate_results(study.results, study.header, metric) for study in studies]
+    labels = dict.fromkeys(cell for one in found for cell in one)
+    means = tuple(
+        tuple(_study_cell(study, one.get(cell, ())) for study, one in zip(studies, found, strict=True))
+        for cell in labels
+    )
+    rows: list[CellDifference] = []
+    unpaired: list[tuple[str, str, tuple[str, ...]]] = []
+    for study, theirs in zip(studies[1:], found[1:], strict=True):
+        more, whys = _against_first(studies[0], study, found[0], theirs, metric)
+        rows += more
+        unpaired += [(study.name, why, tuple(where)) for why, where in whys.items()]
+    corrected = holm([row.p for row in rows])
+    return MetricComparison(
+        metric=metric,
+        percent=all(study.header.in_percent(metric) for study in studies),
+        cells=tuple(labels),
+        means=means,
+        differences=tuple(row._replace(p_holm=float(p)) for row, p in zip(rows, corrected, strict=True)),
+        unpaired=tuple(unpaired),
+    )
+
+
+def _study_cell(study: StoredStudy, runs: tuple[ReplicateResult, ...]) -> StudyCell | None:
+    values = list(independent_values(runs).values())
+    return StudyCell(mean_std(values), t_interval(values), study.header.pretrainings) if values else None
+
+
+def _against_first(
+    first: StoredStudy, other: StoredStudy, ours: Replicates, theirs: Replicates, metric: str
+) -> tuple[list[CellDifference], dict[str, list[str]]]:
+    """Differences of the cells with values in both, and for those whose seeds are not paired why."""
+    rows: list[CellDifference] = []
+    whys: dict[str, list[str]] = {}
+    runs = _runs_by_cell(first, metric), _runs_by_cell(other, metric)
+    for cell in ours:
+        a, b = (list(independent_values(side.get(cell, ())).values()) for side in (ours, theirs))
+        if not a or not b:
+            continue
+        if why := why_not_paired(first, other, cell, metric):
+            whys.setdefault(why, []).append(cell)
+            found = welch(a, b)
+            rows.append(CellDifference(cell, other.name, *found, math.nan, 0, same_runs=runs[0][cell] == runs[1][cell]))
+        else:
+            rows.append(_paired(other.name, cell, (theirs[cell], ours[cell]), runs))
+    return [row._replace(low=math.nan, high=math.nan, p=math.nan) if row.same_runs else row for row in rows], whys
+
+
+def _paired(
+    study: str,
+    cell: str,
+    sides: tuple[tuple[ReplicateResult, ...], tuple[ReplicateResult, ...]],
+    runs: tuple[Mapping[str, set[str]], Mapping[str, set[str]]],
+) -> CellDifference:
+    theirs, ours, unpaired = paired_values(*sides)
+    if not ours:
+        return CellDifference(cell, study, math.nan, math.nan, math.nan, math.nan, math.nan, 0, unpaired)
+    found = paired_difference(theirs, ours)
+    finished = sum(math.isfinite(run.value) for side in sides for run in side)
+    shared = len(runs[0][cell] & runs[1][cell])
+    same = shared == (finished - unpaired) // 2 and bool(np.array_equal(theirs, ours))  # every run that has a partner
+    std = mean_std(np.subtract(theirs, ours)).std
+    return CellDifference(cell, study, *found[:4], math.nan, found.n, unpaired, std, same)
+
+
+def _runs_by_cell(study: StoredStudy, metric: str) -> dict[str, set[str]]:
+    """Cell -> fingerprints of the confirmed stage runs that report the metric."""
+    results, header = study.results, study.header
+    rows = results[(results["phase"] == "confirm") & (results["outcome"] == FINISHED)]
+    kept = rows[rows["stage"].str.startswith("probe:" if is_probe(metric) else "finetune")]
+    found: dict[str, set[str]] = {cell.label: set() for cell in header.cells}
+    for row in kept.drop_duplicates(["cell", "fingerprint"]).to_dict("records"):
+        for label in cells_of({str(name): value for name, value in row.items()}, header):
+            found[label].add(str(row["fingerprint"]))
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------- pairing
+
+
+def why_not_paired(first: StoredStudy, other: StoredStudy, cell: str, metric: str) -> str:
+    """Reason why seeds of a cell are not paired between two studies, as a clause; "" where they are.
+
+    Paired are equal seeds that mean the same images in training, validation and test: equal content, split and `limit`,
+    equal held streams, and equally many fine-tunings for each pretraining.
+    """
+    sides = (first.cell(cell), other.cell(cell))
+    lacking = [study.name for study, side in zip((first, other), sides, strict=True) if side is None]
+    if lacking:
+        return f"this version cannot resolve the settings of {' and '.join(lacking)}"
+    data = [_data_of(side.configuration(), metric) for side in sides if side is not None]
+    ours, theirs = data
+    if ours is None or theirs is None:
+        return "their settings do not name the data of this metric"
+    contents = [study.header.data.get(name) for study, (name, _) in zip((first, other), (ours, theirs), strict=True)]
+    unstored = [study.name for study, found in zip((first, other), contents, strict=True) if not found]
+    if unstored:
+        return f"the content of the data is not stored in {' and '.join(unstored)}"
+    named = ours[0] if ours[0] == theirs[0] else f"{ours[0]} and {theirs[0]}"
+    if contents[0] != contents[1]:
+        return f"the content of data {named} differs{_TEST_IMAGES}"
+    if len(contents[0] or ()) > 1 and _beside_split(ours[1]) != _beside_split(theirs[1]):
+        return f"the settings of data {named} differ, which has several contents{_TEST_IMAGES}"
+    changed = _changed(ours[1].split.model_dump(mode="json"), theirs[1].split.model_dump(mode="json"))
+    if changed:
+        perhaps = _TEST_IMAGES if changed.keys() - _VALIDATION else ""
+        return f"the split of data {named} differs ({', '.join(changed.values())}){perhaps}"
+    return _other_seeds(first, other)
+
+
+def _other_seeds(first: StoredStudy, other: StoredStudy) -> str:
+    if first.header.held != other.header.held:
+        return "seeds.hold differs"
+    nested = [one.header.replicates // one.header.pretrainings for one in (first, other)]
+    return "" if nested[0] == nested[1] else f"a pretraining has {nested[0]} and {nested[1]} fine-tunings"
+
+
+def _data_of(configuration: Configuration, metric: str) -> tuple[str, Data] | None:
+    """Name and settings of the data that a metric is measured on."""
+    if not is_probe(metric):
+        stage = configuration.finetune
+        return None if stage is None else (stage.data, configuration.data[stage.data])
+    named = parts_of(metric).probe
+    probes = [probe for name, probe in configuration.probe.items() if named in ("", name)]
+    return (probes[0].data, configuration.data[probes[0].data]) if len(probes) == 1 else None
+
+
+def _beside_split(data: Data) -> dict[str, object]:
+    """Settings by which one of several contents of a data set is told from the others."""
+    return data.model_dump(mode="json", exclude={"split", "root", "source"})
+
+
+def _changed(ours: Mapping[str, object], theirs: Mapping[str, object]) -> dict[str, str]:
+    """Setting -> both values in words, where they differ."""
+    keys = [key for key in dict.fromkeys([*ours, *theirs]) if ours.get(key) != theirs.get(key)]
+    return {key: f"{key} {ours.get(key)} and {theirs.get(key)}" for key in keys}
+
+
+# ------------------------------------------------------------------------------------------------------ shared runs
+
+
+def shared_runs(first: StoredStudy, other: StoredStudy) -> str:
+    """A clause on the confirmed stage runs that two studies share, by fingerprint; "" for none."""
+    ours, theirs = _confirmed(first.results), _confirmed(other.results)
     if not (both := ours.keys() & theirs.keys()):
         return ""
+    names = f"{other.name} and {first.name}"
     if ours.keys() == theirs.keys():
-        return f"both hold the same {len(both)} stage runs: this is one study compared with itself; nothing is compared"
-    stages = Counter(ours[run] for run in both)
-    named = ", ".join(f"{count} {stage}" for stage, count in stages.items())
-    return (
-        f"the studies share {len(both)} confirmed stage runs ({named}) of {len(ours)} and {len(theirs)}: they are not "
-        "independent, which Welch's interval and p take them to be"
-    )
+        return f"{names} hold the same {len(both)} confirmed stage runs and no others"
+    stages = Counter(ours[run] for run in sorted(both))
+    named = few([f"{count} {stage}" for stage, count in sorted(stages.items())])
+    return f"{names} share {len(both)} confirmed stage runs ({named}) of {len(theirs)} and {len(ours)}"
 
 
 def _confirmed(results: pandas.DataFrame) -> dict[str, str]:
     """Fingerprint -> stage of every confirmed stage run that finished."""
     rows = results[(results["phase"] == "confirm") & (results["outcome"] == FINISHED)]
     return dict(zip(rows["fingerprint"].astype(str), rows["stage"].astype(str), strict=True))
-
-
-def compare_replicates(
-    first: Mapping[str, tuple[ReplicateResult, ...]],
-    second: Mapping[str, tuple[ReplicateResult, ...]],
-    metric: str,
-    names: tuple[str, str],
-    settings: tuple[tuple[str, str, str], ...] = (),
-) -> Comparison:
-    """Cell label -> replicates, of both; nested fine-tunings are averaged per pretraining. Raises ResultsError."""
-    ours, theirs = _values(first), _values(second)
-    cells = [cell for cell in ours if cell in theirs]
-    if not cells:
-        raise ResultsError(f"{names[0]} and {names[1]} have no finished cell of equal name: nothing can be compared")
-    tests = [welch(ours[cell], theirs[cell]) for cell in cells]
-    corrected = holm([test.p for test in tests])
-    rows = tuple(
-        ComparedCell(cell, mean_std(ours[cell]), mean_std(theirs[cell]), test, float(p))
-        for cell, test, p in zip(cells, tests, corrected, strict=True)
-    )
-    only = tuple(cell for cell in ours if cell not in theirs), tuple(cell for cell in theirs if cell not in ours)
-    return Comparison(metric, *names, rows, *only, settings)
-
-
-def _values(found: Mapping[str, tuple[ReplicateResult, ...]]) -> dict[str, list[float]]:
-    values = {cell: list(independent_values(runs).values()) for cell, runs in found.items()}
-    return {cell: runs for cell, runs in values.items() if runs}
 
 
 def welch(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> Welch:
@@ -160,50 +303,3 @@ def welch(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> Welch:
     half = float(stats.t.ppf((1 + confidence) / 2, degrees)) * math.sqrt(total)
     p = 2 * float(stats.t.sf(abs(difference) / math.sqrt(total), degrees))
     return Welch(difference, difference - half, difference + half, p)
-
-
-def different_settings(first: Path, second: Path) -> Iterator[tuple[str, str, str]]:
-    """Dotted keys of the two studies' files with other values, without those that no result depends on."""
-    a, b = dict(_flat(_study_file(first))), dict(_flat(_study_file(second)))
-    for key in sorted(a.keys() | b.keys()):
-        if a.get(key) != b.get(key) and key.split(".")[0] not in _NAMES:
-            yield key, str(a.get(key, DASH)), str(b.get(key, DASH))
-
-
-def different_values(first: pandas.DataFrame, second: pandas.DataFrame) -> Iterator[tuple[str, str, str]]:
-    """'tuned values of CELL' and both, for the cells of which the two studies confirmed other ones."""
-    ours, theirs = _confirmed_values(first), _confirmed_values(second)
-    for cell in ours:
-        if cell in theirs and ours[cell] != theirs[cell]:
-            yield f"tuned values of {cell}", shown_values(ours[cell]) or DASH, shown_values(theirs[cell]) or DASH
-
-
-def _confirmed_values(results: pandas.DataFrame) -> dict[str, str]:
-    """Cell -> chosen values as JSON, of the confirm phase; {} where results do not hold them."""
-    if "chosen" not in results:
-        return {}
-    rows = results[(results["phase"] == "confirm") & (results["cell"] != "")].drop_duplicates("cell")
-    return dict(zip(rows["cell"].astype(str), rows["chosen"].fillna("{}").astype(str), strict=True))
-
-
-def different_data(first: StudyHeader, second: StudyHeader) -> Iterator[tuple[str, str, str]]:
-    """'content of data NAME' and both digests, where they differ."""
-    for name in sorted(first.data.keys() | second.data.keys()):
-        ours, theirs = (", ".join(one.data.get(name, [DASH])) for one in (first, second))
-        if ours != theirs:
-            yield f"content of data {name}", ours, theirs
-
-
-def _study_file(folder: Path) -> Any:
-    try:
-        return yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ResultsError(f"{folder / 'study.yaml'} cannot be read: it is missing or damaged") from error
-
-
-def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for name, item in value.items():
-            yield from _flat(item, f"{key}.{name}" if key else str(name))
-    elif value != {}:  # a mapping without keys says nothing
-        yield key, value

@@ -82,7 +82,9 @@ def differences(results: pandas.DataFrame, header: StudyHeader, metric: str) -> 
     names no baseline, or one that is not among its cells.
     """
     found = replicate_results(results, header, metric)
-    every = [_Pairs(a.label, b.label, *_paired(found[a.label], found[b.label])) for a, b in _against_baseline(header)]
+    every = [
+        _Pairs(a.label, b.label, *paired_values(found[a.label], found[b.label])) for a, b in _against_baseline(header)
+    ]
     pairs = [pair for pair in every if pair.ours]
     rows = _rows(pairs, header.report.margin)
     percent = header.in_percent(metric)
@@ -145,7 +147,7 @@ def _against_baseline(header: StudyHeader) -> list[tuple[StoredCell, StoredCell]
     return pairs
 
 
-def _paired(
+def paired_values(
     cell: tuple[ReplicateResult, ...], baseline: tuple[ReplicateResult, ...]
 ) -> tuple[list[float], list[float], int]:
     """Values of seeds that finished in both, averaged over the fine-tunings of one pretraining; runs without a partner.

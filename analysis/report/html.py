@@ -1,33 +1,30 @@
-"""The report: one HTML file that needs nothing else, not even a network.
-
-Everything that came from a study goes through jinja2's escaping, through JSON with every "<" written as \\u003c, or
-through plotly labels that were escaped; and a content security policy names the page's own scripts by their hashes,
-so that text which slipped through could still not run.
-"""
+"""The report: one HTML file that needs nothing else (`page` has what keeps it safe)."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import numpy as np
 import pandas
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from pretune.analysis.load import runs
 from pretune.analysis.load.counts import load_counts
 from pretune.analysis.load.results import ResultsError, StudyHeader, load, load_header
 from pretune.analysis.load.searches import load_notes, load_searches, summaries
 from pretune.analysis.report.figures import difference_tables, figure_groups, of_metrics, write_figures
+from pretune.analysis.report.page import (
+    asset,
+    plotly_script,
+    pretune_version,
+    script_hash,
+    script_json,
+    template,
+    write_page,
+)
 from pretune.analysis.report.panels import load_panels
 from pretune.analysis.report.tables import (
     component_tables,
@@ -46,7 +43,6 @@ from pretune.analysis.text.headline import headline
 from pretune.search_spaces.metrics import parts_of
 
 REPORT_NAME = "report.html"
-ASSETS = Path(__file__).parent / "assets"
 RELOAD_SECONDS = 5.0
 
 
@@ -55,12 +51,7 @@ def write(folder: Path, live: bool = False) -> Path:
 
     Raises ResultsError where the stored results cannot be read.
     """
-    path = folder / REPORT_NAME
-    temporary = path.with_name(f".{REPORT_NAME}.tmp")
-    temporary.write_text(
-        build_page(folder, live), encoding="utf-8", errors="backslashreplace"
-    )  # as names in old results
-    return temporary.replace(path)
+    return write_page(folder / REPORT_NAME, build_page(folder, live))
 
 
 def build_page(folder: Path, live: bool = False) -> str:
@@ -70,8 +61,8 @@ def build_page(folder: Path, live: bool = False) -> str:
     metrics, searched = header.report.metrics, summaries(load_searches(folder))
     results, counts = of_metrics(everything, metrics), load_counts(folder)
     found = facts_of(results, header, counts)
-    app, draw, plotly = _asset("report_runs.js"), _asset("report_draw.js"), _plotly()
-    return _template().render(
+    app, draw, plotly = asset("report_runs.js"), asset("report_draw.js"), plotly_script()
+    return template("report.html.j2").render(
         header=header,
         sections=_sections(
             bool(header.report.baseline), several_factors(header), bool(panels := load_panels(folder)), bool(searched)
@@ -107,15 +98,15 @@ def build_page(folder: Path, live: bool = False) -> str:
         failures=runs.failures(everything),
         searches=searched,
         study_notes=load_notes(folder),
-        version=_version(),
+        version=pretune_version(),
         settings=_read(folder / "study.yaml"),
-        css=Markup(_asset("report.css")),
+        css=Markup(asset("report.css")),
         app=Markup(app),
         draw=Markup(draw),
         plotly=Markup(plotly),
-        script_hashes=Markup(" ".join(map(_hash, (app, plotly, draw)))),
-        figure_data=_json([[figure.to_plotly_json() for _, figure in group.figures] for group in groups]),
-        run_data=_json(run_data(everything, stage_runs, metrics[0], RELOAD_SECONDS if live else 0.0)),
+        script_hashes=Markup(" ".join(map(script_hash, (app, plotly, draw)))),
+        figure_data=script_json([[figure.to_plotly_json() for _, figure in group.figures] for group in groups]),
+        run_data=script_json(run_data(everything, stage_runs, metrics[0], RELOAD_SECONDS if live else 0.0)),
     )
 
 
@@ -227,50 +218,8 @@ def _sections(baseline: bool, factors: bool, panels: bool, searched: bool) -> li
     return [*names, ("cost", "Cost"), ("failures", "Failures"), ("runs", "Stage runs"), ("reproduce", "Reproduce")]
 
 
-def _template() -> jinja2.Template:
-    loader = jinja2.FileSystemLoader(ASSETS)
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.get_template("report.html.j2")
-
-
-def _json(content: object) -> Markup:
-    """JSON that is safe inside a script element: no "<" can end it or open another."""
-    text = json.dumps(content, allow_nan=False, separators=(",", ":"), default=_plain)
-    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple | np.ndarray):
-        return list(value)
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"{type(value).__name__} has no place in a report")
-
-
-def _hash(script: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return f"'sha256-{digest}'"
-
-
-@cache
-def _plotly() -> str:
-    """plotly.js, its line ends as a browser reads them, or the policy's hash would not fit."""
-    return str(get_plotlyjs()).replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _asset(name: str) -> str:
-    return (ASSETS / name).read_text(encoding="utf-8")
-
-
 def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else "(study.yaml is not there)"
-
-
-def _version() -> str:
-    try:
-        return version("pretune")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "(not installed)"
 
 
 __all__ = ["build_page", "watch", "write", "write_figures"]

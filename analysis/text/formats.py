@@ -17,7 +17,11 @@ _NOTHING = "nothing to show yet"
 
 def to_markdown(table: AnyTable) -> str:
     """A pipe table with its caption above and its notes below; ends in a newline."""
-    laid = text_grid(table)
+    return markdown_of(text_grid(table))
+
+
+def markdown_of(laid: TextGrid) -> str:
+    """The same of a table that is laid out."""
     if not laid.body:
         return "\n".join([_pipe(laid.caption), "", *(f"- {_pipe(note)}" for note in laid.notes or (_NOTHING,))]) + "\n"
     rows = [[_pipe(cell) for cell in row] for row in _embolden(laid, "**{}**".format)]
@@ -59,7 +63,11 @@ def to_latex(table: AnyTable) -> str:
 
 def to_html(table: AnyTable) -> str:
     """A `table` element: caption above, notes in its foot, best of each column in <strong>; all text is escaped."""
-    laid = text_grid(table)
+    return html_of(text_grid(table))
+
+
+def html_of(laid: TextGrid) -> str:
+    """The same of a table that is laid out."""
     if not laid.body:
         said = html.escape("; ".join(laid.notes) or _NOTHING)
         return f'<p class="how">{html.escape(laid.caption)}: {said}</p>\n'

@@ -94,25 +94,36 @@ def print_report(folder: Path, console: Console, html: bool = True, details: boo
 
 
 @click.command()
-@click.argument("first", type=click.Path(path_type=Path))
-@click.argument("second", type=click.Path(path_type=Path))
-@click.option("--metric", help="What to compare.  [default: the first study's own metrics]")
+@click.argument("folders", nargs=-1, required=True, metavar="FIRST OTHER...", type=click.Path(path_type=Path))
+@click.option("--metric", help="What to compare.  [default: the metrics that all of them report]")
+@click.option("--html", type=click.Path(path_type=Path), help="Page to write.  [default: FIRST/comparison.html]")
 @click.option("--markdown", type=click.Path(path_type=Path), help="Also write the comparison to this file.")
-def compare(first: Path, second: Path, metric: str | None, markdown: Path | None) -> None:
-    """Compare two studies cell by cell, and say which settings differ.
+def compare(folders: tuple[Path, ...], metric: str | None, html: Path | None, markdown: Path | None) -> None:
+    """Compare studies with the first, cell by cell, and say what else differs.
+
+    Prints tables and writes a page that opens offline. Seeds are paired where data, split and seeds are equal.
 
     \b
     pretune compare runs/simclr runs/byol
+    pretune compare runs/a runs/b runs/c --html abc.html
     pretune compare runs/simclr runs/byol --metric test/dice --markdown comparison.md
     """
     from pretune.analysis.questions.compare import compare_folders
-    from pretune.analysis.text.comparison import comparison_markdown, comparison_table
+    from pretune.analysis.report.comparison import PAGE_NAME, write_comparison
+    from pretune.analysis.text.comparison import comparison_markdown, comparison_tables
 
-    found = compare_folders(first, second, metric)
-    for item in found:
-        Console().print(comparison_table(item))
-    if markdown is not None:
-        markdown.write_text("\n".join(map(comparison_markdown, found)), encoding="utf-8")
+    found = compare_folders(folders, metric)
+    console = Console()
+    for part in comparison_tables(found):
+        console.print(part)
+    page = html or folders[0] / PAGE_NAME
+    try:
+        write_comparison(found, page)
+        if markdown is not None:
+            markdown.write_text(comparison_markdown(found), encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise click.UsageError(f"{error.filename or page} cannot be written ({error.strerror}): name another") from None
+    console.print(f"page  {plain(page)}", highlight=False, soft_wrap=True)
 
 
 def warn(folder: Path) -> None:

@@ -19,6 +19,8 @@ SCHEMA_FILE = ".pretune.schema.json"  # beside the study, for editors
 RARE = 0.05  # share of pixels below which a class is rare
 ROUND = 1.34  # longer over shorter side up to which squashing to a square changes shapes little
 LARGE = 4  # times the cached square: images of which much would be lost
+IMAGENET = '{name: weights, source: "package:efficientnet-lite0"}'
+EFFICIENTNET = 4  # times the seconds that the U-Net takes for a pixel, roughly
 FEW = 40  # labelled training images below which a tenth of them is too few to train on
 
 
@@ -47,16 +49,26 @@ class Pool(NamedTuple):
 
 
 def starter(
-    name: str, labelled: PairsSeen | None, pool: Pool | None, hardware: Hardware, network: Network | None = None
+    name: str,
+    labelled: PairsSeen | None,
+    pool: Pool | None,
+    hardware: Hardware,
+    *,
+    imagenet: bool = False,
+    network: Network | None = None,
 ) -> str:
-    """The text of a study. Without `labelled`, a path and classes stand as examples to be changed."""
+    """The text of a study. Without `labelled`, a path and classes stand as examples to be changed.
+
+    With `imagenet` the encoder is one that has weights of ImageNet, and these are two more starts; with `network` it is
+    that backbone.
+    """
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:100] or "my-study"
-    plan = _Plan(labelled, _images_of(labelled), pool, hardware, network)
+    plan = _Plan(labelled, _images_of(labelled), pool, hardware, imagenet, network)
     lines = [
         f"# yaml-language-server: $schema={SCHEMA_FILE}",
         f"# A Pretune study. `pretune plan {name}.yaml` shows what it would run, `pretune run {name}.yaml` runs it.",
         f"study: {quoted(name)}",
-        "question: Does pretraining help, and should the encoder be frozen?",
+        f"question: {_asked(plan)}",
         "",
         "data:",
         *_labelled(plan),
@@ -67,6 +79,12 @@ def starter(
         *_question(plan),
     ]
     return "\n".join(_aligned(lines)) + "\n"
+
+
+def _asked(plan: _Plan) -> str:
+    if plan.imagenet:
+        return "Which start is best, random, pretrained on own images or on ImageNet, and should it be frozen?"
+    return "Does pretraining help, and should the encoder be frozen?"
 
 
 def quoted(text: str) -> str:
@@ -90,11 +108,16 @@ class _Plan:
     images: ImagesSeen | None  # the labelled ones
     pool: Pool | None
     hardware: Hardware
+    imagenet: bool = False
     network: Network | None = None
 
     @property
     def data(self) -> str:
         return "labelled" if self.pool else "mine"
+
+    @property
+    def pretrained_on(self) -> str:
+        return "unlabelled" if self.pool else "mine"
 
     @property
     def count(self) -> int:
@@ -163,7 +186,8 @@ class _Plan:
         return 1.0 if self.labelled is None else self.labelled.meaning.rarest
 
     def epochs(self, images: int, size: int, most: int) -> int:
-        return int(max(5, min(most, self.hardware.pixels / (images * size * size))))
+        slower = EFFICIENTNET if self.imagenet else 1
+        return int(max(5, min(most, self.hardware.pixels / (slower * images * size * size))))
 
 
 def _batch(images: int, most: int) -> int:
@@ -292,14 +316,17 @@ def _stages(plan: _Plan) -> Iterator[str]:
     batch, tuned = _batch(pool, 256 if gpu else 64), _batch(plan.train, 32 if gpu else 8)
     epochs = plan.epochs(pool, plan.view * 2, 200)
     channels = "" if plan.channels is None else f", channels: {plan.channels}"
-    if plan.network is not None:
+    if plan.imagenet:
+        decoder = "decoder_widths: [64, 48, 32, 24, 16]"
+        yield f"model: {{name: timm-unet, backbone: tf_efficientnet_lite0, {decoder}{channels}}}"
+    elif plan.network is not None:
         yield from _model(plan.network, channels)
     else:
         yield f"model: {{name: unet, widths: {widths}{channels}}}" + ("" if gpu else "\thalf as wide as on a GPU")
     yield ""
     seen = "without labels, on the whole pool" if plan.pool else "without labels, on the training images"
     yield f"pretrain:\t{seen}"
-    yield f"  data: {'unlabelled' if plan.pool else 'mine'}"
+    yield f"  data: {plan.pretrained_on}"
     yield "  method: {name: simclr, temperature: 0.2}"
     if plan.channels is not None:
         yield "  # jitter changes brightness, contrast and distance from the channels' mean; there is no hue"
@@ -341,6 +368,12 @@ def _question(plan: _Plan) -> Iterator[str]:
     yield "    random: {finetune.transfer: none}"
     yield "    pretrained: {finetune.transfer: encoder}"
     yield "    pretrained and frozen: {finetune.transfer: encoder, finetune.freeze: encoder}"
+    if plan.imagenet:
+        weights = f"pretrain: &imagenet {{data: {plan.pretrained_on}, method: {IMAGENET}}}"
+        yield f"    ImageNet: {{{weights}}}\ttrained with labels, on photographs of things and animals"
+        yield "    ImageNet and frozen: {pretrain: *imagenet, finetune.freeze: encoder}"
+    else:
+        yield "    # weights of ImageNet as two more starts: pretune init --imagenet"
     column = "labels"
     if plan.rarest < RARE:
         column = "loss"

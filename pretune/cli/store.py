@@ -118,11 +118,11 @@ def remove_marks(folders: list[Path]) -> None:
 
 def used_fingerprints(studies: Path) -> set[str]:
     """Fingerprints in the results of every study folder below `studies`."""
-    import pandas as pd  # slow to import, and no other command of this file needs it
+    from pretune.analysis.load.results import read_parquet  # slow to import, and no other command here needs it
 
     used: set[str] = set()
     for path in studies.glob("*/results.parquet"):
-        used |= set(pd.read_parquet(path, columns=["fingerprint"])["fingerprint"])
+        used |= set(read_parquet(path)["fingerprint"])
     return used
 
 

@@ -363,6 +363,7 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 @click.option("--masks", type=click.Path(path_type=Path, exists=True),
               help="Folder of their masks, or a COCO JSON file.  [default: in or below --images]")  # fmt: skip
 @click.option("--classes", help="Names of the classes in the order of their mask values, separated by commas.")
+@click.option("--imagenet", is_flag=True, help="An encoder with weights of ImageNet, as two more starts.")
 @click.option("--backbone", metavar="NAME", help="A timm backbone, e.g. vit_small_patch14_dinov2.  [default: a U-Net]")
 def init(
     file: Path,
@@ -370,6 +371,7 @@ def init(
     images: Path | None,
     masks: Path | None,
     classes: str | None,
+    imagenet: bool,
     backbone: str | None,
 ) -> None:
     """Look at your folders and write a commented study that fits them.
@@ -377,6 +379,7 @@ def init(
     \b
     pretune init my-study.yaml --unlabelled photos/ --images labelled/images --masks labelled/masks
     pretune init my-study.yaml --images photos/ --masks labels/ --classes background,leaf
+    pip install -e '.[imagenet]'; pretune init my-study.yaml --images photos/ --masks labels/ --imagenet
     """
     from pretune.calibration import has_gpu
     from pretune.cli.starter import SCHEMA_FILE, Hardware, Pool, starter
@@ -388,6 +391,8 @@ def init(
         raise click.UsageError(f"{file} exists; choose another name or delete it")
     if images is None and (masks is not None or classes is not None):
         raise click.UsageError(f"{'--masks' if masks else '--classes'} needs --images, the folder of the images")
+    if imagenet and backbone is not None:
+        raise click.UsageError("--imagenet and --backbone each choose an encoder: give one of them")
     network = None if backbone is None else network_of(backbone)
     names = None if classes is None else [part.strip() for part in classes.split(",")]
     labelled = None
@@ -396,7 +401,8 @@ def init(
         annotations = coco_file_in(images) if masks is None else annotations
         labelled = survey_coco(images, annotations, names) if annotations else survey_pairs(images, masks, names)
     pool = None if unlabelled is None else Pool(unlabelled, survey_images(unlabelled))
-    text = starter(file.stem, labelled, pool, Hardware(has_gpu(), os.cpu_count() or 1), network)
+    hardware = Hardware(has_gpu(), os.cpu_count() or 1)
+    text = starter(file.stem, labelled, pool, hardware, imagenet=imagenet, network=network)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
     (file.parent / SCHEMA_FILE).write_text(json.dumps(json_schema(), indent=1) + "\n", encoding="utf-8")

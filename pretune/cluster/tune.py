@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pretune.cluster import import_path, join
+from pretune.cluster import import_path, join, reaper
 from pretune.cluster.log_to import LogTo
 from pretune.dispatch.dispatcher import TRANSPORT, Dispatcher, RunningTrial
 from pretune.dispatch.resources import ClusterNode, ClusterResources
@@ -139,6 +139,7 @@ def start_ray(
             configure_logging=True,
         )
         if not address:
+            reaper.begin()
             _check_loopback(ray.get_runtime_context().gcs_address)
         if dashboard:
             say(f"dashboard: http://{context.dashboard_url} (it asks for the token that `ray get-auth-token` prints)")
@@ -201,6 +202,7 @@ def stop_ray() -> None:
     import ray
 
     ray.shutdown()
+    reaper.end()
     import_path.forget()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,6 +13,7 @@ from pretune.search_spaces import schema
 from pretune.search_spaces.resolve import Study
 from pretune.search_spaces.stages import uses_pretraining
 from pretune.store.store import write_atomically
+from pretune.trainables.checksums import sealed, unsealed
 
 if TYPE_CHECKING:
     from pretune.trainables.data.checks.duplicates import Alike
@@ -136,10 +136,11 @@ def _alike(sets: Sequence[Searched], cache: Path) -> Alike:
     from pretune.trainables.data.checks.duplicates import Alike, Duplicate, Summaries, find_alike, summarised
 
     path = cache / FOLDER / f"{'-'.join(one.digest[:32] for one in sets)}{SUFFIX}"
-    if not path.exists():
+    if (known := unsealed(path)) is None:
         path.parent.mkdir(parents=True, exist_ok=True)
         parts = [summarised(np.asarray(one.images.images)) for one in sets]
         found = find_alike(Summaries(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True))))
-        write_atomically(path, json.dumps([found.first.tolist(), found.near]))
-    first, near = json.loads(path.read_text(encoding="utf-8"))
+        known = [found.first.tolist(), found.near]
+        write_atomically(path, sealed(known))
+    first, near = known
     return Alike(np.array(first, np.int64), [Duplicate(*pair) for pair in near])

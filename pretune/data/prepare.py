@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.progress import Progress as Bar
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 def prepare_data(
     study: Study, data_root: Path | None, cache: Path, console: Console | None
-) -> tuple[DigestOf, list[str], list[str]]:
+) -> tuple[DigestOf, list[str], list[str], dict[str, Literal["resident", "streaming"]]]:
     """Decode every data set into the cache, with a progress bar.
 
     Returns:
         The function from a data set's settings to its digest, sentences to be known beside the table (leaks into test
-        sets, transparent images), and a line for every file that is excluded.
+        sets, transparent images), a line for every file that is excluded, and by digest where images come from.
 
     Raises:
         DataError: data that cannot be used. RequirementsError, before anything is decoded where the listed files show
@@ -59,11 +59,13 @@ def prepare_data(
     reported: set[str] = set()
     excluded: list[str] = []
     notes: list[str] = []
+    sources: dict[str, Literal["resident", "streaming"]] = {}
     for cell in study.cells:
         for name, data in cell.configuration().data.items():
             digest, choice = prepared(data)
             if digest not in reported:
                 reported.add(digest)
+                sources[digest] = "streaming" if opened(data).streamed else "resident"
                 if console is not None:
                     console.print(f"[dim]data {plain(name)}: {plain(choice.why)}[/]", highlight=False)
                 excluded += report_excluded(name, data, opened(data), data_root, console)
@@ -75,7 +77,7 @@ def prepare_data(
     if console is not None:
         for sentence in notes:
             console.print(f"[yellow]note:[/] {plain(sentence)}", highlight=False, soft_wrap=True)
-    return lambda data: prepared(data)[0], notes, excluded
+    return lambda data: prepared(data)[0], notes, excluded, sources
 
 
 def report_excluded(

@@ -93,8 +93,9 @@ def export_model(study: Path, out: Path, kind: str, cache: Path) -> Exported:
             raise ModelError(f"the exported {kind} model computes something else ({wrong}); it was deleted")
     shape = [len(model.classes), *config["input"]["shape"][1:]]
     what = f"logits (B, {', '.join(map(str, shape))}): {', '.join(model.classes)}"
-    # the script takes whole colour photos: neither volumes, nor other channels, nor tiles
-    images = len(model.shape) == 3 and model.reading.channels is None and model.fit != "tile"
+    # the script takes whole colour photos: neither volumes, nor other channels, nor tiles without windows
+    images = len(model.shape) == 3 and model.reading.channels is None
+    images = images and (model.fit != "tile" or model.windows is not None)
     texts = {
         "config.json": json.dumps(config, indent=1),
         "README.md": model_card(model, study, path.name, check.sentence(), what, USE[kind], config),
@@ -214,6 +215,7 @@ def config_of(model: Model, traced: Traced, stride: int) -> dict[str, Any]:
         "stride": stride,
     }
     given["shape"] = [model.shape[0], "H", "W"] if traced.free else list(model.shape)
+    given["evaluate"] = None if model.windows is None else model.windows.model_dump()
     given["background"] = reading.background or (0, 0, 0)
     given["value_range"] = reading.value_range or (
         None if reading.percentiles is None else {"percentiles": reading.percentiles}
@@ -239,15 +241,23 @@ def photo_to_mask(model: Model) -> list[str]:
     if (channels := model.reading.channels) is not None:
         read = f"read all {channels} channels, each with 8 bits from black to white by `value_range`"
     fitted = f"resize {sides} to {square} px: bilinear, antialiased (Pillow's BILINEAR), rounded to 8 bits"
-    if model.fit == "tile":
+    scaled = (
+        f"resize to {size} x {size} px: bilinear, antialiased, in float32"
+        if size != square
+        else f"nothing to resize: the network takes {size} x {size} px"
+    )
+    if model.windows is not None:
+        fitted = fitted if model.fit != "tile" else "leave it at its own resolution"
+        shared = f"neighbours sharing at least {model.windows.overlap:g} of one, evenly from edge to edge"
+        scaled = f"cut windows of {size} px, {shared}; their logits count by `{model.windows.weights}` weights"
+        back += " (the weighted mean of those of all windows over a pixel)"
+    elif model.fit == "tile":
         whole, back = "tile", "; of tiles that share a pixel, the one in which it lies further from the edge counts"
         fitted = f"cut it into overlapping tiles of {square} px at its own resolution; what follows is for each"
     return [
         read,
         fitted,
-        f"resize to {size} x {size} px: bilinear, antialiased, in float32"
-        if size != square
-        else f"nothing to resize: the network takes {size} x {size} px",
+        scaled,
         "divide by 255; channels first; no normalisation by mean and standard deviation",
         f"resize the logits to the size of the {whole}: bilinear, half-pixel centres, not antialiased{back}",
         "the mask is the class with the largest logit; probabilities are the softmax of the resized logits",

@@ -42,6 +42,7 @@ def model_card(
     free = f", H and W multiples of {config['input']['stride']}" if config is not None and "H" in shape else ""
     colors = "grey" if len(model.shape) == 4 else "RGB" if model.reading.channels is None else "channels"
     fitted = "cut into tiles of" if model.fit == "tile" else f"fitted by `{model.fit}` to"
+    then = "resized to" if model.windows is None else "seen through sliding windows of"
     lines = [
         f"# {card['study']}: {card['cell'] or 'best model'}",
         *(["", f"> {card['question']}"] if card["question"] else []),
@@ -51,7 +52,7 @@ def model_card(
         f"| file | `{file}` ({checked}) |",
         f"| input | float32 {colors} in [0, 1], (B, {', '.join(map(str, shape))}){free} |",
         f"| output | {output} |",
-        f"| images | {fitted} {model.cache_size} px, then resized to {model.size} px |",
+        f"| images | {fitted} {model.cache_size} px, then {then} {model.size} px |",
         f"| network | {card['model']['name']} |",
         f"| pretraining | {before} |",
         *(f"| starting weights | {_weights(one)} |" for one in card.get("weights", [])),
@@ -80,7 +81,8 @@ def _steps(model: Model, config: Mapping[str, Any] | None) -> list[str]:
         return []
     steps = [f"{number}. {step}" for number, step in enumerate(config["steps"], 1)]
     script = "`python predict.py photo.jpg mask.png` does this without Pretune:"
-    if model.fit == "tile" or model.reading.channels is not None:  # no predict.py is written
+    tiled = model.fit == "tile" and model.windows is None
+    if tiled or model.reading.channels is not None:  # no predict.py is written
         script = "`pretune predict` does this:"
     colors = [f"{name} {tuple(rgb)}" for name, rgb in zip(config["classes"], config["palette"], strict=True)]
     return ["", "## From photo to mask", "", script, "", *steps, "", f"Colours of the mask: {', '.join(colors)}."]

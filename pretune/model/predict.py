@@ -29,6 +29,8 @@ from pretune.trainables.data.decode import Bands, fit_bands, in_color, read_band
 from pretune.trainables.data.listing import Reading
 from pretune.trainables.models.table import build_unet
 from pretune.trainables.views.joint import evaluation_batch
+from pretune.trainables.windows import bands as rows_of
+from pretune.trainables.windows import segmenting, slide
 
 # Okabe and Ito's colours, black for the background; further classes repeat them.
 PALETTE = (
@@ -79,6 +81,12 @@ class Model:
         return tuple(map(str, self.card.get("warnings", ())))
 
     @property
+    def windows(self) -> schema.Evaluate | None:
+        """Sliding windows, where the study scored by them."""
+        asked = self.card["finetune"].get("evaluate")
+        return None if asked is None else schema.Evaluate.model_validate(asked)
+
+    @property
     def reading(self) -> Reading:
         """The settings that the study's image files were read with; those of a published set plainly."""
         data, asked = self.card["data"], self.card["data"].get("value_range")
@@ -104,7 +112,9 @@ class Model:
         if len(self.shape) == 4:
             raise ModelError(f"this model takes volumes {self.shape}, not images")
         bands = self._bands(image)
-        if self.fit == "tile":
+        if self.fit == "tile" and self.windows is not None:
+            scores = torch.cat(list(windowed_logits(self, bands)), dim=1)
+        elif self.fit == "tile":
             scores = tiled_logits(self, bands)
         else:
             scores = resized_logits(self, logits_of(self, [prepare(self, bands)])[0], bands[0].size)
@@ -174,8 +184,14 @@ def prepare(model: Model, image: Image.Image | Bands) -> Mask:
 
 @torch.no_grad()
 def logits_of(model: Model, squares: Sequence[Mask]) -> Tensor:
-    """Prepared images, or volumes of the cache (D, S, S, 1) -> logits (B, classes, size, size) or (.., D, S, S)."""
+    """Prepared images, or volumes of the cache (D, S, S, 1) -> logits (B, classes, size, size) or (.., D, S, S).
+
+    Of a model with sliding windows they are as large as the cache.
+    """
     images = torch.from_numpy(np.stack(squares)).to(next(model.network.parameters()).device)
+    if model.windows is not None:
+        how = (model.size, model.windows, segmenting(model.network), TILES_AT_ONCE)
+        return torch.stack([slide(image, *how) for image in images])
     pixels, _ = evaluation_batch(
         images, torch.zeros(images.shape[:-1], dtype=torch.uint8, device=images.device), model.size
     )
@@ -200,6 +216,23 @@ def resized_logits(model: Model, logits: Tensor, size: tuple[int, int]) -> Tenso
     """Logits (classes, S, S) -> (classes, height, width) of an image: what `mask_of` compares class by class."""
     grid = _grid(model, size).to(logits.device) if model.fit in ("pad", "crop") else None
     return _sampled(logits[None], (size[1], size[0]), grid)[0]
+
+
+@torch.no_grad()
+def windowed_logits(model: Model, bands: Bands) -> Iterator[Tensor]:
+    """Logits of an image at its own resolution by sliding windows, from top to bottom: (classes, h, width) each.
+
+    An image smaller than a window is continued in black, as the study's tiles were.
+    """
+    assert model.windows is not None
+    pixels, device = stacked(bands), next(model.network.parameters()).device
+    height, width = pixels.shape[:2]
+    more = [(0, max(0, model.size - side)) for side in (height, width)]
+    image = torch.from_numpy(np.pad(pixels, [*more, (0, 0)])).to(device)
+    left = height
+    for rows in rows_of(image, model.size, model.windows, segmenting(model.network), TILES_AT_ONCE):
+        yield rows[:, :left, :width].cpu()
+        left -= min(left, rows.shape[1])
 
 
 def tiled_logits(model: Model, bands: Bands) -> Tensor:

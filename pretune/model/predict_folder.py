@@ -22,7 +22,7 @@ from pretune.errors import ModelError
 from pretune.model.coco import write_coco
 from pretune.model.georeference import georeference, write_geotiff
 from pretune.model.predict import Mask, Model, colored, load_model, logits_of, mask_of, overlay, pick_device, prepare
-from pretune.model.tiles import tiled_mask
+from pretune.model.tiles import tiled_mask, windowed_mask
 from pretune.trainables.data.decode import TRANSPARENT, Bands, in_color, read_bands
 from pretune.trainables.data.errors import BadFileError, printable
 from pretune.trainables.data.image_files import (
@@ -58,6 +58,7 @@ class How:
     workers: int = 1  # more: so many processes on Ray Data
     address: str | None = None  # of a Ray cluster; None: this machine
     coco: bool = False  # also annotations.json
+    one_by_one: bool = False  # images are as large as they come: one in memory at a time
 
 
 class Predicted(NamedTuple):
@@ -120,8 +121,9 @@ def predict_folder(study: Path, images: Path, out: Path, how: How, console: Cons
 
 
 def for_model(how: How, model: Model) -> How:
-    """A model that was trained on tiles of its images segments new ones tile by tile too."""
-    return replace(how, tile=model.cache_size) if model.fit == "tile" and how.tile is None else how
+    """A model that was trained on tiles of its images segments new ones tile by tile too, or by its windows."""
+    tiled = model.fit == "tile" and model.windows is None and how.tile is None
+    return replace(how, tile=model.cache_size if tiled else how.tile, one_by_one=model.fit == "tile")
 
 
 def find_images(images: Path, out: Path, suffixes: frozenset[str] = SUFFIXES) -> ImageFiles:
@@ -190,7 +192,7 @@ def _here(model: Model, items: Sequence[Item], out: Path, how: How) -> Iterator[
 
 def batch_size(how: How) -> int:
     """Images that are in memory together: one where they are so large that they come in tiles."""
-    return _BATCH if how.tile is None else 1
+    return _BATCH if how.tile is None and not how.one_by_one else 1
 
 
 def segment(model: Model, items: Sequence[Item], out: Path, how: How) -> list[Segmented]:
@@ -216,6 +218,8 @@ def segment(model: Model, items: Sequence[Item], out: Path, how: How) -> list[Se
 def _masks(model: Model, images: Sequence[Bands], how: How) -> Iterator[Mask]:
     if how.tile is not None:
         yield from (tiled_mask(model, image, how.tile, how.overlap) for image in images)
+    elif model.fit == "tile":
+        yield from (windowed_mask(model, image) for image in images)
     elif images:
         logits = logits_of(model, [prepare(model, image) for image in images])
         yield from (mask_of(model, scores, bands[0].size) for bands, scores in zip(images, logits, strict=True))

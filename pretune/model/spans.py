@@ -11,6 +11,7 @@ from PIL import Image
 
 from pretune.trainables.data.decode import Bands
 from pretune.trainables.data.listing import Reading
+from pretune.trainables.windows import starts
 
 
 class Span(NamedTuple):
@@ -36,13 +37,9 @@ def spans(length: int, tile: int, overlap: float) -> list[Span]:
 
     Raises ValueError unless 1 <= tile <= length and 0 <= overlap < 1.
     """
-    if not 1 <= tile <= length or not 0 <= overlap < 1:
-        raise ValueError(f"need 1 <= tile <= {length} and 0 <= overlap < 1, got tile {tile} and overlap {overlap}")
-    step = max(1, tile - round(tile * overlap))
-    count = 1 + -(-(length - tile) // step)
-    starts = [round(i * (length - tile) / max(1, count - 1)) for i in range(count)]
-    borders = [(left + tile + right) // 2 for left, right in pairwise(starts)]
-    return [Span(*span) for span in zip(starts, [0, *borders], [*borders, length], strict=True)]
+    first = starts(length, tile, overlap)
+    borders = [(left + tile + right) // 2 for left, right in pairwise(first)]
+    return [Span(*span) for span in zip(first, [0, *borders], [*borders, length], strict=True)]
 
 
 def stacked(bands: Bands) -> NDArray[np.uint8]:

@@ -7,9 +7,10 @@ tile in which it lies further from the edge. Nothing but the mask is kept whole,
 from __future__ import annotations
 
 import numpy as np
+import torch
 from PIL import Image
 
-from pretune.model.predict import Mask, Model, logits_of_tiles, mask_of
+from pretune.model.predict import Mask, Model, logits_of_tiles, mask_of, windowed_logits
 from pretune.model.spans import stacked
 from pretune.trainables.data.decode import Bands
 
@@ -22,3 +23,9 @@ def tiled_mask(model: Model, image: Image.Image | Bands, tile: int, overlap: flo
     for y, x, logits in logits_of_tiles(model, pixels, tile, overlap):
         mask[y.own, x.own] = mask_of(model, logits, (tile, tile))[y.inside, x.inside]
     return mask[:height, :width]
+
+
+def windowed_mask(model: Model, image: Bands) -> Mask:
+    """Class indices (height, width) of an image, by `windowed_logits`."""
+    rows = [logits.argmax(dim=0).to(torch.uint8).numpy() for logits in windowed_logits(model, image)]
+    return np.concatenate(rows)

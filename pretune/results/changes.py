@@ -43,7 +43,7 @@ def say_changes(study: Study, folder: Path, console: Console) -> bool:
     """Tell which keys of the study file changed since the last run; whether any did. Valid stage runs are reused."""
     try:
         before = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):  # none there, or damaged
         return False
     changed = sorted(differing(before, yaml.safe_load(study.to_yaml())))
     if changed:

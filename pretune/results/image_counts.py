@@ -30,7 +30,7 @@ def write_test_images(uses: Sequence[ReplicatePlan], store: Store, folder: Path)
     """
     found = {use.stages["finetune"].fingerprint for use in uses if use.phase == "confirm" and "finetune" in use.stages}
     temporary = folder / f".{NAME}.tmp"
-    with pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
+    with pq.ParquetWriter(temporary, _SCHEMA, compression="zstd", write_page_checksum=True) as writer:
         for fingerprint in sorted(found):
             entry = store.find(fingerprint)
             if entry is not None and (kept := read_counts(store, entry)) is not None:

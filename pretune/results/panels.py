@@ -100,7 +100,7 @@ def _rows(model: Model, data: ImageSet, test: Sequence[int]) -> list[PanelRow]:
     assert data.masks is not None
     predicted = predict_cached(model, data, test)
     solid = len(data.images.shape) == 5
-    truths = [np.asarray(data.masks[i]) if solid else resized(data.masks[i], model.size) for i in test]
+    truths = [np.asarray(data.masks[i]) if solid else resized(data.masks[i], predicted[0].shape[-1]) for i in test]
     jaccards = [image_jaccard(mask, truth) for mask, truth in zip(predicted, truths, strict=True)]
     rows = []
     for label, place in chosen(jaccards).items():

@@ -20,6 +20,7 @@ import functools
 import io
 import json
 import math
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ import yaml
 
 from pretune.analysis.load.results import STUDY_FORMAT
 from pretune.analysis.load.searches import listed_values
+from pretune.errors import SearchStorageError
 from pretune.outcomes import Outcome, Outcomes
 from pretune.results.image_counts import read_counts
 from pretune.results.warnings import warnings_of
@@ -75,6 +77,7 @@ def write_header(study: Study, folder: Path, digest_of: DigestOf | None = None) 
         },
         "checkpoints": {cell.label: _checkpoint(cell) for cell in study.cells if "finetune" in cell.template},
         "data": {} if digest_of is None else data_digests(study, digest_of),
+        "tasks": {cell.label: task_of(cell) for cell in study.cells if "finetune" in cell.template},
     }
     write_atomically(folder / "study.json", json.dumps(content, indent=1))
 
@@ -83,6 +86,15 @@ def _checkpoint(cell: Cell) -> str:
     """The weights of a cell's fine-tunings that are scored: last, best, or "tuned" where that is searched."""
     found = cell.template["finetune"].get("checkpoint", "last")
     return found if isinstance(found, str) else "tuned"
+
+
+def task_of(cell: Cell) -> str:
+    """The data set that a cell is fine-tuned on: its kind, and its folder where the study names one."""
+    settings = cell.configuration()
+    assert settings.finetune is not None
+    data = settings.data[settings.finetune.data]
+    root = getattr(data, "root", None)  # invented images have none
+    return data.dataset if root is None else f"{data.dataset} ({root})"
 
 
 def data_digests(study: Study, digest_of: DigestOf) -> dict[str, list[str]]:
@@ -365,12 +377,18 @@ def own_name(study: Study, folder: Path) -> str:
     path = folder / "search-id"
     if not path.exists():
         write_atomically(path, uuid.uuid4().hex[:12])
-    return f"{study.name} {path.read_text(encoding='utf-8').strip()}/"
+    own = path.read_bytes().decode("ascii", "replace").strip()
+    if not re.fullmatch("[0-9a-f]{12}", own):
+        raise SearchStorageError(
+            f"{path} is damaged: it tells this study's searches in the database from those of others; restore it, or "
+            "delete it, and they begin anew"
+        )
+    return f"{study.name} {own}/"
 
 
 def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
     buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False)
+    frame.to_parquet(buffer, index=False, write_page_checksum=True)
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_bytes(buffer.getvalue())
     temporary.replace(path)

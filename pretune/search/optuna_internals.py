@@ -6,9 +6,11 @@ A new Optuna that breaks one of them fails a test of `tests/pretune/search/test_
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
@@ -17,6 +19,7 @@ from optuna.trial import FrozenTrial
 
 from pretune.errors import SearchStorageError
 
+SUM = "pretune:sum"  # in a line of a journal: the start of the sha256 of all the rest; Optuna reads past it
 OPERATIONS = range(11)  # of Optuna's journals, versions 4 and 5
 MOVE_AWAY = (
     "move the file away and run again; the searches then suggest their trials again, and finished stage runs come from "
@@ -35,6 +38,17 @@ def continued_trial(study: optuna.Study, storage: BaseStorage, running: FrozenTr
     return optuna.Trial(study, storage.get_trial_id_from_study_id_trial_number(study_id, running.number))
 
 
+class CheckedJournal(JournalFileBackend):
+    """A journal whose lines have checksums: another digit in a value would make another search of it."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        super().append_logs([log | {SUM: _sum(log)} for log in logs])
+
+
+def _sum(log: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(log).encode()).hexdigest()[:16]
+
+
 def open_journal(path: Path) -> JournalStorage:
     """A journal file, whatever a killed process left of it; the caller holds the folder's own lock.
 
@@ -51,7 +65,7 @@ def open_journal(path: Path) -> JournalStorage:
     _cut_torn_line(path)
     _check_lines(path)
     try:
-        return JournalStorage(JournalFileBackend(str(path), lock))
+        return JournalStorage(CheckedJournal(str(path), lock))
     except Exception as error:  # Optuna raises whatever its replay meets
         what = f"{type(error).__name__}: {error}".splitlines()[0]
         raise SearchStorageError(f"{path} cannot be replayed ({what}): {MOVE_AWAY}") from None
@@ -61,12 +75,16 @@ def _check_lines(path: Path) -> None:
     """Raises SearchStorageError for the first line that is none of Optuna's."""
     if not path.exists():
         return
+    summed = False  # lines of before 2026-11-29 have no checksum; after one that has, all have
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 log = json.loads(line)
+                recorded = log.pop(SUM, None)
+                summed = summed or recorded is not None
                 sound = log["op_code"] in OPERATIONS and isinstance(log["worker_id"], str)
-            except (ValueError, TypeError, KeyError, RecursionError):
+                sound = sound and (not summed or recorded == _sum(log))
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 sound = False
             if not sound:
                 shown = line.strip()[:40].decode("utf-8", "backslashreplace")

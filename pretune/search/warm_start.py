@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pretune.errors import SearchStorageError
 from pretune.search.optuna_study import Search
 from pretune.search.replicates import Run, Values, values_or_centres
 from pretune.search.samplers import SpaceVisitor, params_of
@@ -19,6 +20,7 @@ from pretune.search_spaces.metrics import Bound
 from pretune.search_spaces.stages import Replicate, Stage, replicates, stages_of
 from pretune.store.lookup import TASK, costs
 from pretune.store.store import Store, write_atomically
+from pretune.trainables.checksums import sealed, unsealed
 
 OWN = "own"  # the pretraining of the search itself
 
@@ -57,13 +59,28 @@ def earlier(store: Store, out: Path) -> list[dict[str, Any]]:
     """
     path = out / "warm-start.json"
     if not path.exists():
-        write_atomically(path, json.dumps([entry.fingerprint for entry in store.entries()]))
-    found = (store.find(fingerprint) for fingerprint in json.loads(path.read_text(encoding="utf-8")))
+        write_atomically(path, sealed([entry.fingerprint for entry in store.entries()]))
+    found = (store.find(fingerprint) for fingerprint in _noted(path))
     return [
         {**entry.about, "metrics": {**entry.metrics, **costs(entry)}}
         for entry in found
         if entry is not None and TASK in entry.about
     ]
+
+
+def _noted(path: Path) -> list[str]:
+    """Fingerprints that `earlier` noted. Raises SearchStorageError: another search would begin with others."""
+    try:
+        noted = unsealed(path)
+        noted = json.loads(path.read_bytes()) if noted is None else noted  # a bare list before 2026-11-29
+    except (ValueError, RecursionError):
+        noted = None
+    if not isinstance(noted, list) or not all(isinstance(one, str) and one.isalnum() for one in noted):
+        raise SearchStorageError(
+            f"{path} is damaged: it names the stage runs that the searches began with; restore it, or move it and "
+            "optuna.journal away, and they begin anew with what the store holds now"
+        )
+    return noted
 
 
 def stored_scores(run: Run, cell: Cell, fixed: Values, entries: Sequence[Mapping[str, Any]]) -> tuple[list[Known], str]:

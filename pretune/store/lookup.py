@@ -10,6 +10,7 @@ from pretune.store.index import Listing
 from pretune.store.store import Entry, Store
 
 TASK = "order"  # in an entry's `about`: the task (`StageTask.record`), by the name that tasks had when stores were made
+DRIVER = "driver"  # likewise: whose task it was
 
 
 def find_in(store: Store, announced: bool = False, listing: Listing | None = None) -> Callable[[str], Outcome | None]:

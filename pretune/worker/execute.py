@@ -13,7 +13,7 @@ from typing import Any
 
 from pretune.outcomes import Failure, Outcome
 from pretune.store.lease import EndedWaitError, single_flight
-from pretune.store.lookup import TASK, stored_outcome
+from pretune.store.lookup import DRIVER, TASK, stored_outcome
 from pretune.store.store import Store
 from pretune.trainables.data.errors import DataError, printable
 from pretune.trainables.files import CONTINUE
@@ -87,6 +87,7 @@ def _run_and_keep(task: StageTask, store: Store, attempt: Path, report: Any, pre
     seconds = time.monotonic() - began
     about = {"label": task.label, TASK: task.record()} | where
     about |= {"host": platform.node(), "pid": os.getpid(), "started": started}
+    about |= {DRIVER: task.driver} if task.driver else {}
     entry = store.finish(attempt, task.stage.name, outcome, cause, metrics, seconds, about)
     if CONTINUE in entry.files:
         store.note_length(task.stage.series, task.stage.reach, task.fingerprint)

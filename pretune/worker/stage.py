@@ -62,7 +62,10 @@ def run_worker(
     set_tf32(getattr(settings, "precision", "float32") == "tf32")
     cache = Path(task.folders.cache)
     root = Path(task.folders.data) if task.folders.data else None
-    with contextlib.closing(open_set(stage.data, stage.digest, root, cache, processes=stage.resources.cpus)) as data:
+    asked_for = stage.data
+    if asked_for.source == "auto":  # else each node would choose by its own memory
+        asked_for = asked_for.model_copy(update={"source": task.source})
+    with contextlib.closing(open_set(asked_for, stage.digest, root, cache, processes=stage.resources.cpus)) as data:
         workers = 1 if world is None else world.size
         check_requirements(stage.name.replace(":", "."), settings, stage.data, facts_of_images(data), workers)
         asked, marks = stage.data.split, marks_for(stage.data.split, data)

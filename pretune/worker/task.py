@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
@@ -36,6 +36,8 @@ class StageTask:
     folders: Folders
     checkpoint_seconds: float = 60.0  # wall time between resumable states
     parameters: dict[str, Any] = field(default_factory=dict)  # what tells it from others of its study, for people
+    source: Literal["auto", "resident", "streaming"] = "auto"  # of its images, where its data say `auto`
+    driver: str = ""  # which asked for it, by a name that no other run has
 
     @property
     def fingerprint(self) -> str:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pretune.search_spaces.schema.base import Settings
 
@@ -38,8 +38,12 @@ PIXELS = "all pixels of the split in one confusion matrix"
 CLASSES = PIXELS + ", then the mean over the classes that occur"
 COMMONEST = "the most frequent class everywhere: metrics.segmentation.most_frequent_class"
 _THRESHOLDS = CLASSES + " and over thresholds 0.5 to 0.95"
-_ONE_IMAGE = "not known: it depends on how classes share the images"
 _ONE_CLASS = "0 for one class everywhere, in images of more than one"
+
+
+def _none_if_always_there(average: str | None) -> str | None:
+    """`dataset` is what is always scored: naming it is no other stage."""
+    return None if average == "dataset" else average
 
 
 class ExtraSettings(Settings):
@@ -51,13 +55,16 @@ class ExtraSettings(Settings):
     boundary_tolerance: Annotated[float, Field(ge=0, le=0.1)] | None = (
         None  # also score boundary_f1: share of the image diagonal within which boundary pixels match (0.0075)
     )
-    image_scores: Literal[True] | None = None  # also score jaccard_images and dice_images: means over images
+
+    average: Annotated[Literal["dataset", "image", "batch"] | None, AfterValidator(_none_if_always_there)] = (
+        None  # also score means over images (jaccard_images, ...) or over batches (jaccard_batches, ...)
+    )
 
 
 class ExtraScores(NamedTuple):
     """The scores that a setting of `ExtraSettings` turns on."""
 
-    value: bool | float  # what a study that lacks the setting is told to set
+    value: bool | float | str  # what a study that lacks the setting is told to set
     rows: Mapping[str, MetricDefinition]  # SPLIT/METRIC, SPLIT/METRIC/CLASS
 
 
@@ -77,18 +84,49 @@ EXTRA_SCORES = {
             "maximize", "fraction", 0, 1, "mean over the images in which the class occurs", _ONE_CLASS,
             "F1 of the boundary pixels of one class"),
     }),
-    "image_scores": ExtraScores(True, {
-        "SPLIT/jaccard_images": MetricDefinition(
-            "maximize", "fraction", 0, 1, "mean over the classes that occur in an image, then over images", _ONE_IMAGE,
-            "intersection over union of single images"),
-        "SPLIT/jaccard_images/CLASS": MetricDefinition(
-            "maximize", "fraction", 0, 1, "mean over the images in which the class occurs", _ONE_IMAGE,
-            "intersection over union of one class in single images"),
-        "SPLIT/dice_images": MetricDefinition(
-            "maximize", "fraction", 0, 1, "mean over the classes that occur in an image, then over images", _ONE_IMAGE,
-            "Dice of single images"),
-        "SPLIT/dice_images/CLASS": MetricDefinition(
-            "maximize", "fraction", 0, 1, "mean over the images in which the class occurs", _ONE_IMAGE,
-            "Dice of one class in single images"),
-    }),
 }  # fmt: skip
+
+
+LOSS_SCORE = ExtraScores(True, {
+    "SPLIT/loss": MetricDefinition(
+        "minimize", "loss", 0, INF, "mean over images of the loss of each", "",
+        "the loss of fine-tuning on images that it did not train on"),
+})  # fmt: skip
+
+
+class Average(NamedTuple):
+    """Scores of parts of a split, and the mean of them."""
+
+    suffix: str  # of the ratios' names
+    part: str  # in words
+
+
+AVERAGES = {"image": Average("images", "an image"), "batch": Average("batches", "a batch of `batch_size` images")}
+AVERAGED = {
+    "jaccard": "intersection over union",
+    "dice": "twice the intersection over the sum of both (F1)",
+    "precision": "share of predicted pixels that are right",
+    "recall": "share of true pixels that are found",
+}  # ratios of pixel counts -> meaning
+
+
+def _rows(average: Average) -> dict[str, MetricDefinition]:
+    known = "not known: it depends on how classes share the images"
+    whole = f"mean over the classes that occur in {average.part}, then over {average.suffix}"
+    of_one = f"mean over the {average.suffix} in which the class occurs"
+    rows = {}
+    for name, meaning in AVERAGED.items():
+        rows[f"SPLIT/{name}_{average.suffix}"] = MetricDefinition(
+            "maximize", "fraction", 0, 1, whole, known, f"{meaning}, of {average.part}"
+        )
+        rows[f"SPLIT/{name}_{average.suffix}/CLASS"] = MetricDefinition(
+            "maximize", "fraction", 0, 1, of_one, known, f"{meaning}, of one class in {average.part}"
+        )
+    accuracy = MetricDefinition(
+        "maximize", "fraction", 0, 1, f"share of pixels of {average.part} that are right, then the mean over "
+        f"{average.suffix}", known, f"share of pixels that are right, of {average.part}",
+    )  # fmt: skip
+    return rows | {f"SPLIT/accuracy_{average.suffix}": accuracy}
+
+
+AVERAGE_SCORES = {value: ExtraScores(value, _rows(average)) for value, average in AVERAGES.items()}

@@ -137,6 +137,16 @@ class Augment(Settings):
     scale: tuple[PositiveFloat, PositiveFloat] | None = None  # range of magnification about the centre, log-uniform
     color_jitter: Annotated[float, Field(gt=0, le=1.25)] | None = None  # strength s of 0.8/0.8/0.8/0.2, as in views
     blur: Fraction | None = None  # chance of a Gaussian blur of 0.1 to 2 px
+    elastic: Annotated[float, Field(gt=0, le=0.1)] | None = (
+        None  # standard deviation of a smooth random displacement, as a share of the side (U-Net: 0.02)
+    )
+    antialias: Literal[True] | None = None  # resize crops as test images are; default: crops are not antialiased
+
+    @model_validator(mode="after")
+    def _resized(self) -> Augment:
+        if self.antialias and (self.crop, self.aspect) == ((1.0, 1.0), (1.0, 1.0)):
+            raise ValueError("antialias is of crops, and there are none: whole images always are; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _ordered(self) -> Augment:
@@ -144,6 +154,22 @@ class Augment(Settings):
             if low > high:
                 raise ValueError(f"{name}: the lower bound {low} is above the upper bound {high}")
         return self
+
+
+class Evaluate(Settings):
+    """Scoring by sliding windows of `size` px over whole images at the resolution of the cache (nnU-Net, MONAI).
+
+    A pixel's logits are the weighted mean of those of the windows over it.
+    """
+
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5  # of a window, that neighbours share at least (nnU-Net)
+    weights: Literal["gaussian", "uniform"] = "gaussian"  # of the pixels of a window
+
+
+class Crops(Settings):
+    """Training on random crops of `size` px at the resolution of the cache; tiles of an image are put together."""
+
+    foreground: Fraction = 0.0  # share of crops around a pixel of a class other than the first (nnU-Net: 0.33)
 
 
 class Finetune(_Length, ExtraSettings):
@@ -156,6 +182,9 @@ class Finetune(_Length, ExtraSettings):
     transfer: Literal["none", "encoder", "encoder+decoder"] = "encoder"
     freeze: Literal["none", "encoder"] = "none"
     unfreeze_epoch: PositiveInt | None = None  # the first epoch, counted from 0, that trains a frozen encoder too
+    unfreeze_every: PositiveInt | None = (
+        None  # epochs between levels of the encoder, the coarsest first at unfreeze_epoch; default: all at once
+    )
     encoder_lr_mult: PositiveFloat | None = None  # encoder's rate as a multiple of the decoder's; default: the same
     loss: Literal["dice", "foreground-dice", "cross-entropy", "dice+cross-entropy", "focal", "tversky"] = "dice"
     class_weights: Literal["balanced"] | dict[str, PositiveFloat] | None = (
@@ -166,9 +195,12 @@ class Finetune(_Length, ExtraSettings):
     )
     tversky_beta: Fraction | None = None  # price of a missed pixel, that of a false one being 1 - beta; default: 0.7
     augment: Augment = Augment()
+    crops: Crops | None = None  # default: whole images, resized to `size`
+    evaluate: Evaluate | None = None  # default: the same
     optimizer: Optimizer = Adam()
     schedule: Schedule = Constant()
     batch_size: PositiveInt = 256  # images per step (P2)
+    score_loss: Literal[True] | None = None  # also score the loss: val/loss, test/loss
     checkpoint: Literal["last", "best"] = "last"  # which weights are scored: the last, or those of the best val/jaccard
     validate_every: NonNegativeInt = 0  # epochs between validations for the learning curve; 0: only at the end
     patience: PositiveInt | None = None  # stop after this many validations without a better val/jaccard
@@ -185,6 +217,8 @@ class Finetune(_Length, ExtraSettings):
     def _frozen_first(self) -> Finetune:
         if self.unfreeze_epoch is not None and self.freeze == "none":
             raise ValueError("unfreeze_epoch needs freeze: encoder")
+        if self.unfreeze_every is not None and self.unfreeze_epoch is None:
+            raise ValueError("unfreeze_every needs unfreeze_epoch, the epoch of the coarsest level")
         return self
 
     @model_validator(mode="after")

@@ -204,3 +204,4 @@ class Header(Settings):
     published: dict[str, Published] = {}  # by key, for report.published
     retries: NonNegativeInt = 2  # how often a crashed stage is tried again
     keep_states: bool | None = None  # keep what a longer training continues from; default: where lengths vary
+    checkpoint_seconds: PositiveFloat = 60.0  # between two resumable states; more where writing one takes over 3 s

@@ -126,9 +126,7 @@ def test_results_of_another_version_are_said_so(tmp_path):
     write_study(tmp_path, {"a=x": [0.5], "a=y": [0.6]}, FACTORS)
     results = pandas.read_parquet(tmp_path / "results.parquet")
     results.drop(columns=["outcome", "cause"]).to_parquet(tmp_path / "results.parquet")
-    with pytest.raises(
-        ResultsError, match=r"lacks the columns outcome, cause: .* another version; run the study again"
-    ):
+    with pytest.raises(ResultsError, match=r"columns outcome, cause: .*run the study again"):
         write_tables(tmp_path)
 
 
@@ -161,7 +159,7 @@ def test_files_of_another_version_or_kind_are_said_so(tmp_path):
     folder = write_study(tmp_path, {"a=x": [0.5, 0.6]}, {"a": ["x"]})
     runs, results = (pandas.read_parquet(folder / name) for name in ("stage_runs.parquet", "results.parquet"))
     runs.drop(columns="bytes").to_parquet(folder / "stage_runs.parquet")
-    with pytest.raises(ResultsError, match="lacks the columns bytes: another version wrote it"):
+    with pytest.raises(ResultsError, match="lacks the columns bytes"):
         load_stage_runs(folder)
     results.assign(value=results["value"].astype(str)).to_parquet(folder / "results.parquet")
     with pytest.raises(ResultsError, match="holds text where numbers belong"):

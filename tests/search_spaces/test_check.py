@@ -285,7 +285,7 @@ def test_the_command_line_names_every_problem_and_ends_with_2_without_a_tracebac
 
 
 def test_the_same_problems_are_found_in_python_data_without_lines():
-    with pytest.raises(StudyError, match=r'study: data.a.clases: there is no such key \(did you mean "classes"\?\)'):
+    with pytest.raises(StudyError, match=r'study: data.a.clases: .*"classes"'):
         from_dict(
             {"study": "s", "data": {"a": {"dataset": "scenes", "clases": 3}}, "finetune": {"data": "a", "epochs": 1}}
         )

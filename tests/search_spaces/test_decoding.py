@@ -75,7 +75,7 @@ def test_a_decoder_that_nobody_trained_may_not(name: str) -> None:
 def test_views_that_a_decoder_cannot_meet_are_refused() -> None:
     body = study({"name": "mae"}, model={"widths": [4, 8, 16]})
     body["pretrain"]["views"]["size"] = 18
-    with pytest.raises(StudyError, match=r"pretrain\.views\.size.*18 px is not a multiple of 4"):
+    with pytest.raises(StudyError, match=r"pretrain\.views\.size.*18 px .* 4"):
         resolve.from_dict(body)
     body["pretrain"]["method"] = {"name": "simclr"}
     resolve.from_dict(body)

@@ -274,15 +274,59 @@ def test_freezing_what_nothing_was_transferred_to_is_pointed_out_once_per_cell()
     assert study.warnings == ("cell freeze=encoder: the frozen encoder is a random one, nothing is transferred to it",)
 
 
-@pytest.mark.parametrize(("name", "value"), [("image_scores", True), ("boundary_tolerance", 0.0075)])
-@pytest.mark.parametrize("fit", ["squash", "pad", "tile"])
-def test_that_scores_of_single_images_are_of_tiles_is_pointed_out(name, value, fit):
-    data = {"photos": {"dataset": "camvid", "fit": fit}}
-    asked = {"data": data, "pretrain": "none", "finetune": {"data": "photos", "epochs": 2}}
-    assert make(**asked).warnings == ()
-    asked["finetune"] |= {name: value}
-    said = f"finetune.{name} takes each tile of photos for an image: its scores are means over tiles"
-    assert make(**asked).warnings == ((said,) if fit == "tile" else ())
+def finetuned(data, **changes):
+    """A study of fine-tuning alone on CamVid with these settings."""
+    plain = {"data": "d", "epochs": 2, "size": 64}
+    return make(data={"d": {"dataset": "camvid", "cache_size": 128} | data}, pretrain="none", finetune=plain | changes)
+
+
+OVERLAP, CENTRED = {"overlap": 0.5}, {"foreground": 0.33}
+
+
+@pytest.mark.parametrize(
+    ("data", "changes", "said"),
+    [
+        ({}, {"evaluate": OVERLAP}, r"finetune.evaluate: .*without crops training images would be shrunk"),
+        ({}, {"crops": CENTRED}, r"finetune.crops: .*add finetune.evaluate: \{overlap: 0.5\}"),
+        ({}, {"size": 128, "evaluate": OVERLAP}, "evaluate does nothing"),
+        ({}, {"size": 128, "crops": CENTRED, "evaluate": OVERLAP}, "crops and evaluate does nothing"),
+        ({"fit": "tile"}, {"size": 256, "evaluate": OVERLAP}, "cached at 128 px; set finetune.size to 128 or less"),
+        ({"fit": "tile"}, {"size": 128, "evaluate": OVERLAP, "test_sizes": [64]}, "finetune.test_sizes: sliding"),
+    ],
+)
+def test_crops_and_windows_that_do_not_fit_the_cache_are_refused(data, changes, said):
+    with pytest.raises(StudyError, match=said):
+        finetuned(data, **changes)
+
+
+@pytest.mark.parametrize(
+    ("data", "changes"),
+    [
+        ({}, {"crops": CENTRED, "evaluate": OVERLAP}),
+        ({"fit": "tile"}, {"size": 128, "evaluate": OVERLAP}),
+        ({"fit": "tile"}, {"size": 128, "crops": CENTRED}),
+        ({"fit": "tile"}, {"crops": CENTRED, "evaluate": OVERLAP}),
+    ],
+)
+def test_crops_and_windows_at_one_scale_are_taken(data, changes):
+    assert finetuned(data, **changes).warnings == ()
+
+
+@pytest.mark.parametrize(("metric", "average"), [("jaccard_images", "image"), ("dice_batches/car", "batch")])
+@pytest.mark.parametrize("asked", [None, "dataset", "image", "batch"])
+def test_a_metric_of_another_average_is_refused_with_the_setting_to_write(metric, average, asked):
+    report = {"metrics": [f"test/{metric}"]}
+    plain = {"data": "scenes", "epochs": 2} | ({} if asked is None else {"average": asked})
+    if asked == average:
+        make(finetune=plain, report=report)
+    else:
+        with pytest.raises(StudyError, match=f"set finetune.average: {average}"):
+            make(finetune=plain, report=report)
+
+
+def test_naming_the_average_that_is_always_there_is_no_other_stage():
+    named, plain = (make(finetune={"data": "scenes", "epochs": 2} | more) for more in ({"average": "dataset"}, {}))
+    assert configurations(named) == configurations(plain)
 
 
 # ---------------------------------------------------------------------------------- whatever validates is expanded

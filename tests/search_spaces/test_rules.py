@@ -71,7 +71,7 @@ def test_cells_with_other_test_images_are_said_and_other_validation_images_are_n
 def test_a_projection_from_more_levels_than_there_are_is_refused() -> None:
     method = {"name": "simclr", "projection_levels": 5}
     pretrain = {"data": "d", "method": method, "batch_size": 8, "steps": 2}
-    with pytest.raises(StudyError, match=r"projection_levels 5, and the encoder has 4 levels \(at most 4\)"):
+    with pytest.raises(StudyError, match=r"projection_levels 5, .* 4 levels"):
         study(pretrain=pretrain)
     study(pretrain=pretrain, model={"name": "resnet-unet", "depth": 18})
     study(pretrain=pretrain, model={"name": "timm-unet", "backbone": "whatever"})
@@ -134,7 +134,7 @@ def test_a_metric_that_a_setting_turns_on_is_named_only_where_it_is_on(where: st
 
 @pytest.mark.parametrize("tolerance", [2, 0.75, -0.1])
 def test_a_tolerance_in_px_or_percent_is_refused(tolerance: float) -> None:
-    with pytest.raises(StudyError, match=r"finetune\.boundary_tolerance: should be .* than or equal to 0"):
+    with pytest.raises(StudyError, match=r"finetune\.boundary_tolerance: .* 0"):
         study(finetune={"data": "d", "epochs": 1, "boundary_tolerance": tolerance})
 
 

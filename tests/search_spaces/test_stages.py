@@ -242,7 +242,7 @@ def test_a_fingerprint_is_this_one():
 
 
 def test_no_fingerprint_holds_a_number_that_equals_nothing():
-    with pytest.raises(ValueError, match="Out of range float values are not JSON compliant"):
+    with pytest.raises(ValueError, match="not JSON compliant"):
         fingerprint({"lr": float("nan")})
 
 
@@ -492,5 +492,5 @@ def test_a_probe_on_the_test_set_is_taught_by_all_others_whichever_are_validatio
 def test_no_pretraining_is_tuned_by_a_probe_on_the_test_set():
     ranged = ("pretrain.method.temperature={log_uniform: [0.1, 1]}", "tune.pretrain.target=probe.near")
     assert from_dict(STUDY, overrides=ranged).cells
-    with pytest.raises(StudyError, match="the probe 'near' is scored on the test set"):
+    with pytest.raises(StudyError, match=r"probe 'near' .*test set"):
         from_dict(STUDY, overrides=(*ranged, "probe.near.on=test"))

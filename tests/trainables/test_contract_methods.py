@@ -255,7 +255,7 @@ def test_bfloat16_autocast_works(name: str, data: ImageSet, tmp_path: Path) -> N
 def test_a_batch_of_one_is_refused(name: str, data: ImageSet, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"batch_size\n.*greater than or equal to 2"):
         stage(name, batch_size=1)
-    with pytest.raises(ValueError, match="needs at least 2 images, it may see 1"):
+    with pytest.raises(ValueError, match=r"at least 2 images, .* 1"):
         run(stage(name), data, tmp_path / "out", SPLIT._replace(train=np.arange(1)))
 
 

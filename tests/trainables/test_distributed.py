@@ -155,7 +155,7 @@ def test_a_batch_norm_with_more_to_it_is_refused() -> None:
     class WithActivation(torch.nn.BatchNorm2d):
         """As timm has them."""
 
-    with pytest.raises(ValueError, match=r"WithActivation cannot take the statistics of all workers; set resources"):
+    with pytest.raises(ValueError, match=r"WithActivation .*resources"):
         whole_batch_norm(torch.nn.Sequential(WithActivation(3)), World(0, 2), torch.device("cpu"))
 
 

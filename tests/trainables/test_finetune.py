@@ -18,8 +18,9 @@ from pretune.trainables import checkpoints
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split, draw_split
+from pretune.trainables.evaluation import Evaluator, images_at_once
 from pretune.trainables.files import CONTINUE, STATE, TEST_IMAGES, WEIGHTS
-from pretune.trainables.finetune import Evaluator, finetune, images_at_once, stalled, validation_due
+from pretune.trainables.finetune import finetune, stalled, validation_due
 from pretune.trainables.loop import DataFeed, DivergedError, RunContext
 from pretune.trainables.models.table import build_encoder, build_unet
 from pretune.trainables.models.unet import UNet
@@ -283,7 +284,7 @@ def test_the_order_and_batching_of_scored_images_change_nothing(data: ImageSet, 
     """80 images are two batches of 40; the same images once forwards, once backwards."""
     network, chosen = fresh(), settings()
     assert data.masks is not None
-    evaluator = Evaluator(network, DataFeed(data.images, CPU), DataFeed(data.masks, CPU), data.classes)
+    evaluator = Evaluator(network, DataFeed(data.images, CPU), DataFeed(data.masks, CPU), data.classes, settings())
     once, twice = split.test, np.concatenate([split.test] * 8)
     scores = [evaluator.evaluate(order, chosen.size, "test", 0).scores for order in (once, once[::-1], twice)]
     assert scores[0] == pytest.approx(scores[1], abs=1e-12)
@@ -332,7 +333,7 @@ def test_scoring_refuses_logits_that_are_not_finite(data: ImageSet, split: Split
         assert network.head.bias is not None
         network.head.bias[1] = math.nan
     assert data.masks is not None
-    evaluator = Evaluator(network, DataFeed(data.images, CPU), DataFeed(data.masks, CPU), data.classes)
+    evaluator = Evaluator(network, DataFeed(data.images, CPU), DataFeed(data.masks, CPU), data.classes, settings())
     with pytest.raises(DivergedError, match="test/logits is nan at step 6"):
         evaluator.evaluate(split.test, settings().size, "test", 6)
 
@@ -340,7 +341,7 @@ def test_scoring_refuses_logits_that_are_not_finite(data: ImageSet, split: Split
 def test_scoring_refuses_labels_that_are_no_class(data: ImageSet, split: Split) -> None:
     masks = np.array(data.masks)
     masks[split.test[0], 0, 0] = masks[split.test[-1], 0, :2] = len(data.classes)
-    evaluator = Evaluator(fresh(), DataFeed(data.images, CPU), DataFeed(masks, CPU), data.classes)
+    evaluator = Evaluator(fresh(), DataFeed(data.images, CPU), DataFeed(masks, CPU), data.classes, settings())
     with pytest.raises(ValueError, match="3 labels are none of the"):
         evaluator.evaluate(split.test, masks.shape[-1], "test", 6)
 

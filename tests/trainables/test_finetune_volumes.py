@@ -90,7 +90,7 @@ def test_the_rows_of_table_3_start_from_genesis(data: ImageSet, tmp_path: Path, 
 
 
 def test_more_than_two_classes_have_no_foreground_probability(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="threshold_scores needs two classes, the data set has 3; leave it out"):
+    with pytest.raises(ValueError, match=r"threshold_scores needs two classes.* 3"):
         finetuned(volumes(tmp_path / "cache", classes=3), tmp_path / "out")
 
 

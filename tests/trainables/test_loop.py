@@ -165,6 +165,23 @@ def test_a_state_is_due_again_when_the_interval_has_passed_since_the_last(
     assert found == [False, True, False, True, False]
 
 
+@pytest.mark.parametrize(
+    ("asked", "took", "pause"), [(60.0, 0.5, 60.0), (60.0, 9.0, 180.0), (0.2, 1.0, 20.0), (0.0, 9.0, 0.0)]
+)
+def test_a_state_that_takes_long_to_write_is_written_less_often(
+    asked: float, took: float, pause: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writing takes a twentieth of the time at most; 0 asks for a state after every step."""
+    now = [100.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    timer = CheckpointTimer(RunContext(tmp_path, CPU, checkpoint_seconds=asked))
+    timer.took(took)
+    now[0] += max(pause - 0.01, 0.0)
+    assert timer.due() is (asked == 0)
+    now[0] += 0.02
+    assert timer.due()
+
+
 def test_a_preempted_loop_writes_its_state_first_however_long_its_timer(tmp_path: Path) -> None:
     preempted: list[bool] = []
     timer = CheckpointTimer(RunContext(tmp_path, CPU, checkpoint_seconds=3600.0, preempted=lambda: bool(preempted)))

@@ -15,8 +15,8 @@ import torch
 
 from pretune.search_spaces import schema
 from pretune.search_spaces.identities import trained_settings
-from pretune.search_spaces.metrics import DEFINITIONS, SCORES, is_reportable, pattern_of, setting_of
-from pretune.search_spaces.schema.scores import EXTRA_SCORES
+from pretune.search_spaces.metrics import DEFINITIONS, is_reportable, pattern_of, setting_of
+from pretune.search_spaces.schema.scores import AVERAGE_SCORES, AVERAGES, EXTRA_SCORES
 from pretune.trainables import checkpoints
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.build import load_images
@@ -56,17 +56,23 @@ def parent(tmp_path: Path) -> Path:
     return path
 
 
-def test_finetuning_writes_what_the_table_knows(data: ImageSet, tmp_path: Path) -> None:
+@pytest.mark.parametrize("average", AVERAGES)
+def test_finetuning_writes_what_the_table_knows(data: ImageSet, tmp_path: Path, average: str) -> None:
     plain = {"data": "d", "size": 32, "epochs": 9, "validate_every": 1, "patience": 1, "optimizer": {"lr": 1e-12}}
     asked = {setting: extra.value for setting, extra in EXTRA_SCORES.items()}
-    chosen = schema.Finetune.model_validate(plain | asked | {"test_sizes": [16]})
+    chosen = schema.Finetune.model_validate(
+        plain | asked | {"average": average, "score_loss": True, "test_sizes": [16]}
+    )
     written = finetune(chosen, MODEL, data, SPLIT, STREAMS, RunContext(tmp_path, CPU), on_test=True)
     history = json.loads((tmp_path / "history.json").read_text(encoding="utf-8"))
     names = {*written, *(key for row in history for key in row if key not in ("step", "epoch"))}
     assert missing(names) == []
-    of_classes = [key.split("/")[1] for key in DEFINITIONS if key.startswith("SPLIT/") and key.endswith("/CLASS")]
+    others = {name for value, extra in AVERAGE_SCORES.items() if value != average for name in extra.rows}
+    defined = [key for key in DEFINITIONS if key.startswith("SPLIT/") and key not in others]
+    of_classes = [key.split("/")[1] for key in defined if key.endswith("/CLASS")]
+    of_splits = [key.split("/")[1] for key in defined if not key.endswith("/CLASS")]
     per_class = {f"{score}/{label}" for score in of_classes for label in data.classes}
-    expected = {f"{split}/{name}" for split in ("val", "test", "test@16") for name in {*SCORES, *per_class}}
+    expected = {f"{split}/{name}" for split in ("val", "test", "test@16") for name in {*of_splits, *per_class}}
     expected |= {"train/loss", "train/stopped_epoch"}
     assert sorted(expected - names) == [], "defined in search_spaces, and not computed"
     assert sorted(names - expected) == []
@@ -74,7 +80,8 @@ def test_finetuning_writes_what_the_table_knows(data: ImageSet, tmp_path: Path) 
 
 
 def test_every_extra_score_has_its_setting_and_its_scorer() -> None:
-    assert sorted(schema.ExtraSettings.model_fields) == sorted(EXTRA_SCORES), "search_spaces/schema/scores.py"
+    asked = sorted(schema.ExtraSettings.model_fields.keys() - {"average"})
+    assert asked == sorted(EXTRA_SCORES), "search_spaces/schema/scores.py"
     assert sorted(SCORERS) == sorted(EXTRA_SCORES), "SCORERS in trainables/metrics/table.py"
 
 

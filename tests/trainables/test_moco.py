@@ -188,7 +188,7 @@ def test_a_batch_too_small_for_the_splits_is_refused() -> None:
 
 
 def test_a_queue_smaller_than_the_batch_is_refused() -> None:
-    with pytest.raises(ValueError, match="queue of 4 cannot hold a batch of 8"):
+    with pytest.raises(ValueError, match=r"queue of 4 .*batch of 8"):
         build(queue=4)(batch_of(), 0.0)
 
 

@@ -179,7 +179,7 @@ def test_a_chain_starts_from_the_encoder_before(tmp_path: Path, data: ImageSet, 
 
 def test_one_image_is_too_few(tmp_path: Path, data: ImageSet, split: Split) -> None:
     one = Split(split.train[:1], split.val, split.test)
-    with pytest.raises(ValueError, match="at least 2 images, it may see 1"):
+    with pytest.raises(ValueError, match=r"at least 2 images, .* 1"):
         run(settings(), data, one, tmp_path / "a")
 
 
@@ -194,7 +194,7 @@ def test_a_collapsed_pretraining_is_stopped_where_the_study_asks_for_it(
     """An encoder whose features show no spread for two epochs of ten."""
     monkeypatch.setattr(collapse, "measure", lambda *args: {"encoder_spread": 1e-4, "encoder_rank": 9.0})
     asked = settings(steps=None, epochs=10, stop_on_collapse=2)
-    with pytest.raises(CollapsedError, match=r"collapsed, stopped after step 4: encoder_spread 0\.0001 is below"):
+    with pytest.raises(CollapsedError, match=r"collapsed, .* step 4: encoder_spread 0\.0001"):
         run(asked, data, split, tmp_path / "a")
     run(settings(steps=None, epochs=3), data, split, tmp_path / "b")  # by default it is only said
     assert "encoder_spread" in json.loads((tmp_path / "b/notes.json").read_text())["warnings"][0]

@@ -97,5 +97,5 @@ def test_a_classifier_of_equal_logits_has_the_loss_of_chance() -> None:
 
 
 def test_classification_without_classes_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least two classes, the data set has 0"):
+    with pytest.raises(ValueError, match=r"at least two classes, .* 0"):
         Classification(Encoder((4, 8)), schema.Views(), classes=0)

@@ -73,7 +73,7 @@ def test_folded_weights_give_on_unit_images_what_the_original_gives_on_normalise
 
 def test_weights_that_do_not_fit_are_refused_with_a_sentence(body: nn.Module, tmp_path: Path) -> None:
     save_file({"stem.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(weights.WeightsError, match=r"100 of 100 tensors are missing, such as 'conv1.weight'.*stem"):
+    with pytest.raises(weights.WeightsError, match=r"100 of 100 tensors are missing, .*'conv1\.weight'.*stem"):
         imported(tmp_path / "other.safetensors", tmp_path / "a")
     narrow = dict(body.state_dict()) | {"conv1.weight": torch.zeros(64, 1, 7, 7)}
     save_file(narrow, tmp_path / "gray.safetensors")
@@ -101,7 +101,7 @@ def test_offline_is_one_clear_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_plain_unet_has_no_normalisation_to_fold() -> None:
-    with pytest.raises(weights.WeightsError, match="needs a ResNet or timm encoder; set inputs: unit"):
+    with pytest.raises(weights.WeightsError, match="set inputs: unit"):
         weights.take_unit_inputs(build_encoder(schema.UNet(widths=(4, 8))))
 
 
@@ -114,7 +114,7 @@ def test_only_weights_go_without_a_length(tmp_path: Path) -> None:
     (tmp_path / "w.pt").touch()
     method = {"name": "weights", "source": str(tmp_path / "w.pt")}
     assert schema.Pretrain.model_validate({"data": "d", "method": method}).epochs is None
-    with pytest.raises(ValueError, match="give exactly one of epochs and steps"):
+    with pytest.raises(ValueError, match="exactly one of epochs and steps"):
         schema.Pretrain.model_validate({"data": "d", "method": {"name": "simclr"}})
 
 
@@ -172,7 +172,7 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_unknown_package_is_refused_when_the_study_is_read() -> None:
-    with pytest.raises(ValueError, match=r"no package is known for 'resnet'; use package:efficientnet-lite0"):
+    with pytest.raises(ValueError, match="'resnet'; use package:efficientnet-lite0"):
         schema.Weights.model_validate({"name": "weights", "source": "package:resnet"})
 
 

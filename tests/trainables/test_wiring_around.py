@@ -230,7 +230,7 @@ def test_a_decoder_goes_on_from_the_stage_before_where_that_trained_one(data: Im
 
 def test_a_method_says_which_maps_the_data_set_lacks(data: ImageSet, tmp_path: Path) -> None:
     method = {"name": "pixelcl++", "hidden": 6, "dim": 4}
-    with pytest.raises(ValueError, match="this method needs depth, which the data set does not have"):
+    with pytest.raises(ValueError, match="needs depth"):
         pretrained(dataclasses.replace(data, depth=None), tmp_path, method=method)
 
 
@@ -329,7 +329,7 @@ def test_knn_scores_need_image_classes_and_validation_images(
     labels: Any, val: int, data: ImageSet, tmp_path: Path
 ) -> None:
     without = dataclasses.replace(data, labels=labels)
-    with pytest.raises(ValueError, match="online_knn_every needs image classes and validation images"):
+    with pytest.raises(ValueError, match="online_knn_every needs image classes"):
         pretrained(without, tmp_path, split=SPLIT._replace(val=SPLIT.val[:val]), online_knn_every=1)
 
 
@@ -406,7 +406,7 @@ def test_numbers_of_a_loss_reach_it(one: dict[str, Any], other: dict[str, Any], 
 
 
 def test_scores_of_probabilities_need_two_classes(data: ImageSet, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="threshold_scores needs two classes, the data set has 3"):
+    with pytest.raises(ValueError, match=r"threshold_scores needs two classes.* 3"):
         finetuned(data, tmp_path, threshold_scores=True)
 
 
@@ -501,7 +501,7 @@ def test_a_worker_that_is_not_the_first_writes_no_test_counts(name: str, data: I
 
 
 def test_a_batch_must_divide_among_the_workers(data: ImageSet, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="a batch of 8 images does not divide among 3 workers"):
+    with pytest.raises(ValueError, match=r"batch of 8 .* 3 workers"):
         pretrained(data, tmp_path, world=World(0, 3))
 
 

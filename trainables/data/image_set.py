@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-TILE = re.compile(r"#r\d{3,}c\d{3,}$")  # behind the name of an image, of each of its tiles: row and column
+TILE = re.compile(r"#r(\d{3,})c(\d{3,})$")  # behind the name of an image, of each of its tiles: row and column
 
 Progress = Callable[[int, int], None]  # images done, images in all
 
@@ -81,9 +81,25 @@ def whole_images(names: Sequence[str], rows: NDArray[np.int64]) -> tuple[NDArray
 
     Rows are images of their own unless they are tiles (`fit: tile`).
     """
+    if not len(rows) or not TILE.search(names[int(rows[0])]):
+        return rows, np.arange(len(rows))
     called = [TILE.sub("", names[int(row)]) for row in rows]
     places = {name: place for place, name in enumerate(dict.fromkeys(called))}
-    if len(places) == len(rows):
-        return rows, np.arange(len(rows))
     at = np.array([places[name] for name in called], np.int64)
     return rows[np.unique(at, return_index=True)[1]], at
+
+
+def tile_grids(names: Sequence[str], rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Return the rows of the tiles (R, C) of each image that `rows` (n,) show, -1 where one is not among them.
+
+    Images are in the order of `whole_images`; one that is no tile is a grid of one.
+    """
+    places = whole_images(names, rows)[1]
+    found = [TILE.search(names[int(row)]) for row in rows]
+    at = np.array([(int(tile[1]), int(tile[2])) if tile else (0, 0) for tile in found], np.int64).reshape(-1, 2)
+    grids = []
+    for own in np.split(np.argsort(places, kind="stable"), np.cumsum(np.bincount(places))[:-1]):
+        grid = np.full(at[own].max(axis=0) + 1, -1, np.int64)
+        grid[at[own, 0], at[own, 1]] = rows[own]
+        grids.append(grid)
+    return grids

@@ -12,7 +12,6 @@ from torch import Tensor
 from pretune.search_spaces import schema
 from pretune.trainables.distributed import World
 from pretune.trainables.metrics.boundary import BoundaryScorer
-from pretune.trainables.metrics.images import ImageScorer
 from pretune.trainables.metrics.probabilities import ProbabilityScorer
 
 
@@ -20,7 +19,10 @@ class Scorer(Protocol):
     """Scores of one split, added up batch by batch; one is built for every evaluation."""
 
     def add(self, rows: slice, logits: Tensor, target: Tensor) -> None:
-        """Add a batch: logits (B, C, ...) and target (B, ...) of the images `rows` of the split."""
+        """Add a batch: logits (B, C, ...) and target (B, ...) of the images `rows` of the split.
+
+        Tiles come put together, as the image that they were cut from.
+        """
 
     def scores(self, world: World) -> dict[str, float]:
         """Scores by their names without the split, from the batches of all workers (`world.sum`)."""
@@ -30,7 +32,6 @@ class Scorer(Protocol):
 SCORERS: dict[str, Callable[[Any, Sequence[str], int, torch.device], Scorer]] = {
     "threshold_scores": ProbabilityScorer,
     "boundary_tolerance": BoundaryScorer,
-    "image_scores": ImageScorer,
 }
 
 Build = Callable[[Sequence[str], int, torch.device], Scorer]

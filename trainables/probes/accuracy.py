@@ -88,7 +88,7 @@ def knn(queries: Tensor, bank: Tensor, labels: Tensor, k: int, temperature: floa
         Predicted classes (Q,).
     """
     rows = max(1, SIMILARITIES_BYTES // (len(bank) * bank.element_size()))
-    parts = [_nearest_vote(part, bank, labels, k, temperature) for part in queries.split(rows)]
+    parts = [_nearest_vote(part, bank, labels, k, temperature) for part in queries.split(rows)]  # type: ignore[no-untyped-call]
     return torch.cat(parts)
 
 

@@ -135,11 +135,11 @@ def test_a_study_without_factors_has_one_row():
 
 
 def test_an_unknown_factor_or_metric_is_said_so():
-    with pytest.raises(ResultsError, match=r"'skip' is no factor of this study: choose from encoder, labels"):
+    with pytest.raises(ResultsError, match=r"'skip' is no factor .*encoder, labels"):
         build_table(make_results(), make_header(rows="skip"), JACCARD)
-    with pytest.raises(ResultsError, match=r"'labels' stands in the report's rows and columns more than once"):
+    with pytest.raises(ResultsError, match=r"'labels' .*more than once"):
         build_table(make_results(), make_header(rows="labels", columns="labels"), JACCARD)
-    with pytest.raises(ResultsError, match=r"no confirmed run reports 'test/iou': choose from test/jaccard"):
+    with pytest.raises(ResultsError, match="'test/iou': choose from test/jaccard"):
         build_table(make_results(), make_header(), "test/iou")
 
 
@@ -155,7 +155,7 @@ def test_a_probe_shared_by_cells_counts_in_each():
 def test_two_probes_with_one_metric_must_be_told_apart():
     rows = [make_row("", 100, 0.5, stage=f"probe:{name}", metric="accuracy") for name in ("knn", "linear")]
     results = make_results(SCORES, *rows)
-    with pytest.raises(ResultsError, match="reported by probe:knn, probe:linear: name one"):
+    with pytest.raises(ResultsError, match="probe:knn, probe:linear: name one"):
         build_table(results, make_header(), "probe/accuracy")
     assert build_table(results, make_header(), "probe/linear/accuracy").values[0][0].mean == 0.5
 
@@ -535,9 +535,9 @@ def test_the_notes_on_few_pairs_count_the_comparisons():
 
 
 def test_a_missing_or_wrong_baseline_is_said_so():
-    with pytest.raises(ResultsError, match="names no baseline: write one under report"):
+    with pytest.raises(ResultsError, match="names no baseline"):
         differences(make_results(), make_header(), JACCARD)
-    with pytest.raises(ResultsError, match="baseline encoder=thawed is not among the study's cells"):
+    with pytest.raises(ResultsError, match="baseline encoder=thawed"):
         differences(make_results(), make_header(baseline={"encoder": "thawed"}), JACCARD)
 
 

@@ -40,7 +40,7 @@ def test_a_sheet_has_every_image_in_its_place(study):
 
 def test_a_damaged_panel_is_one_sentence(study):
     (study / "panels" / "truth.png").unlink()
-    with pytest.raises(ResultsError, match=r"is damaged \(truth.png is missing\): delete it and report again"):
+    with pytest.raises(ResultsError, match=r"damaged \(truth\.png .*delete it"):
         load_panels(study)
     (study / "panels" / "panels.json").write_text("{")
     with pytest.raises(ResultsError, match="is damaged"):

@@ -86,13 +86,31 @@ def test_the_small_scale_is_valid_too(hardware: Hardware) -> None:
     ids=lambda network: network.backbone,
 )
 def test_sizes_fit_the_stride_of_a_backbone(hardware: Hardware, network: Network) -> None:
-    configuration = from_yaml(starter("s", None, None, hardware, network)).cells[0].configuration()
+    configuration = from_yaml(starter("s", None, None, hardware, network=network)).cells[0].configuration()
     assert configuration.finetune is not None
     assert configuration.model.model_dump()["backbone"] == network.backbone
     sizes = [configuration.finetune.size, *(stage.views.size for stage in configuration.pretrain)]
     assert all(0 < size <= max(hardware.largest, network.image_size or 0) for size in sizes)
     assert [size % network.stride for size in sizes] == [0, 0]
     assert network.image_size is None or set(sizes) == {network.image_size}
+
+
+@pytest.mark.parametrize("hardware", [CPU, GPU])
+def test_imagenet_adds_two_starts_that_share_their_weights(hardware: Hardware) -> None:
+    text = starter("s", None, None, hardware, imagenet=True)
+    study = from_yaml(text)
+    starts = {cell.levels["start"]: cell.configuration() for cell in study.cells}
+    assert list(starts) == ["random", "pretrained", "pretrained and frozen", "ImageNet", "ImageNet and frozen"]
+    assert {configuration.model.name for configuration in starts.values()} == {"timm-unet"}
+    weights = [starts[name].pretrain for name in ("ImageNet", "ImageNet and frozen")]
+    assert weights[0] == weights[1]
+    assert [stage.method.name for stage in weights[0]] == ["weights"]
+    frozen = {name: configuration.finetune.freeze for name, configuration in starts.items()}
+    assert frozen["ImageNet"] == "none"
+    assert frozen["ImageNet and frozen"] == "encoder"
+    pretrained, plain = starts["pretrained"].pretrain[0], from_yaml(starter("s", None, None, hardware)).cells[0]
+    assert pretrained.epochs * 4 <= max(20, plain.configuration().pretrain[0].epochs * 4)
+    from_yaml(text, "small")
 
 
 @pytest.mark.parametrize("name", ["2024", "true", "null", "-a", ".hidden", "_x", "ü", "", "a b#c", "x" * 300, "1e3"])

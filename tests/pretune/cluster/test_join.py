@@ -77,7 +77,7 @@ def test_another_service_at_the_address_is_told_at_once(answer: bytes, monkeypat
     monkeypatch.setattr(join, "CONNECT_SECONDS", 0.5)
     monkeypatch.setattr(ray_private, "check_head", lambda address: pytest.fail("Ray was asked"))
     address = f"127.0.0.1:{serve(answer)}"
-    with pytest.raises(ClusterError, match="something other than a Ray head answers there; give HOST:6379"):
+    with pytest.raises(ClusterError, match=r"other than a Ray head .*HOST:6379"):
         join.check_address(address)
 
 
@@ -161,7 +161,7 @@ def test_a_gpu_that_no_node_has_is_named_before_the_study_starts(tiny: dict[str,
     tiny["resources"] = {"pretrain": {"gpus": 1}}
     _, stages = make_plan(from_dict(tiny), lambda data: content_digest(data, None))
     resources = ClusterResources([ClusterNode({"CPU": 4.0}), ClusterNode({"CPU": 8.0})])
-    with pytest.raises(ResourceError, match=r"resources\.pretrain\.gpus: a stage needs 1 GPU, .* 0; lower it or add"):
+    with pytest.raises(ResourceError, match=r"resources\.pretrain\.gpus: .* 1 GPU, .* 0;"):
         resources.check({stage.fingerprint: stage for stage in stages})
 
 
@@ -294,7 +294,7 @@ def test_a_job_carries_no_secret_of_this_node(tmp_path: Path, monkeypatch: pytes
     assert "s3cret" not in str(client.given)
     assert "torch>=2.11" in client.given["runtime_env"]["pip"]
     assert not [line for line in client.given["runtime_env"]["pip"] if line.startswith(("ray", "pytest"))]
-    with pytest.raises(ClusterError, match="a password in a URL would be shown in the dashboard"):
+    with pytest.raises(ClusterError, match="password in a URL"):
         jobs.submit(client, "http://x", "mine", file, ["--set", "a.url=https://key:s3cret@host/x"], pip=False)
 
 
@@ -470,7 +470,7 @@ def test_submit_says_that_another_server_is_no_dashboard(code: int, text: bytes)
     with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
         server.code, server.text = code, text  # type: ignore[attr-defined]
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(ClusterError, match="something other than a Ray dashboard answers there; give the"):
+        with pytest.raises(ClusterError, match="other than a Ray dashboard"):
             jobs.connect(f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
 
@@ -490,7 +490,7 @@ def test_submit_says_that_what_speaks_no_http_is_no_dashboard(banner: bytes, mon
                         caller.sendall(banner)
 
         threading.Thread(target=answer, daemon=True).start()
-        with pytest.raises(ClusterError, match="something other than a Ray dashboard answers there; give the"):
+        with pytest.raises(ClusterError, match="other than a Ray dashboard"):
             jobs.connect(f"http://127.0.0.1:{server.getsockname()[1]}")
         server.shutdown(socket.SHUT_RDWR)
 

@@ -15,20 +15,23 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import TypeAdapter
+from rich.console import Console
 from safetensors.torch import save_file
 
 import pretune
 from pretune.errors import ModelError
 from pretune.model.export import export_model
-from pretune.model.predict import load_model, logits_of, mask_of, prepare
+from pretune.model.predict import load_model, logits_of, mask_of, prepare, resized_logits
+from pretune.model.predict_folder import How, predict_folder
 from pretune.search_spaces import schema
 from pretune.trainables.models.table import build_unet
+from pretune.trainables.windows import segmenting, slide
 
 SIZES = [(64, 64), (97, 41), (40, 130), (16, 12), (333, 222)]  # width, height (px): larger, smaller, wide and high
 CLASSES = ["background", "one", "two"]
 
 
-def study_of(folder: Path, fit: str = "pad", size: int = 16, **data: Any) -> Path:
+def study_of(folder: Path, fit: str = "pad", size: int = 16, evaluate: Any = None, **data: Any) -> Path:
     """A study's folder with an untrained network that finds every class."""
     settings = TypeAdapter(schema.Model).validate_python({"name": "unet", "widths": [4, 8]})
     torch.manual_seed(0)
@@ -41,7 +44,8 @@ def study_of(folder: Path, fit: str = "pad", size: int = 16, **data: Any) -> Pat
         network.head.bias *= 10  # type: ignore[operator]
     card = {
         "study": "s", "cell": "", "seed": 1, "fingerprint": "f", "question": "", "target": "val/jaccard",
-        "model": settings.model_dump(mode="json"), "data_digest": "d", "pretraining": [], "finetune": {}, "chosen": {},
+        "model": settings.model_dump(mode="json"), "data_digest": "d", "pretraining": [], "chosen": {},
+        "finetune": {"evaluate": evaluate},
         "data": {"dataset": "image-mask-folder", "cache_size": 32, "fit": fit, **data},
         "classes": CLASSES, "input": {"size": size}, "test": [], "scores": {},
     }  # fmt: skip
@@ -103,7 +107,7 @@ def test_importing_pretune_imports_no_torch() -> None:
 
 
 def test_a_device_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="device abacus: there is no such device"):
+    with pytest.raises(ModelError, match="abacus: there is no such device"):
         pretune.load(study_of(tmp_path / "study"), "abacus")
 
 
@@ -165,6 +169,35 @@ def test_other_formats_agree_with_predict(kind: str, size: tuple[int, int], expo
     expected = load_model(exported[kind]).predict(photo(*size))
     assert agreement(mask, expected.mask) >= 0.999
     assert probabilities == pytest.approx(expected.probabilities, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("fit", "evaluate"), [("pad", {"overlap": 0.5}), ("squash", {"weights": "uniform"}), ("tile", {"overlap": 0.25})]
+)
+def test_a_model_with_windows_is_used_by_the_same_rule_everywhere(fit: str, evaluate: Any, tmp_path: Path) -> None:
+    """By one call, for a folder and without Pretune: at the resolution of the cache, or of the image (`fit: tile`)."""
+    study = study_of(tmp_path / "study", fit, evaluate=evaluate)
+    export_model(study, tmp_path / "out", "safetensors", tmp_path)
+    used, model = runpy.run_path(str(tmp_path / "out" / "predict.py")), load_model(study)
+    (tmp_path / "photos").mkdir()
+    for size in SIZES:
+        photo(*size).save(tmp_path / "photos" / f"{size[0]}.png")
+    predict_folder(study, tmp_path / "photos", tmp_path / "masks", How(device="cpu"), Console(quiet=True))
+    how = schema.Evaluate.model_validate(evaluate)
+    for size in SIZES:
+        expected, (mask, probabilities) = model.predict(photo(*size)), used["predict"](photo(*size))
+        assert agreement(mask, expected.mask) >= 0.999
+        assert probabilities == pytest.approx(expected.probabilities, abs=1e-3)
+        with Image.open(tmp_path / "masks" / "masks" / f"{size[0]}.png") as of_folder:
+            assert agreement(np.asarray(of_folder), expected.mask) >= 0.999
+        pixels = np.asarray(photo(*size)) if fit == "tile" else prepare(model, photo(*size))
+        if min(pixels.shape[:2]) >= model.size:
+            with torch.no_grad():
+                logits = slide(torch.from_numpy(pixels.copy()), model.size, how, segmenting(model.network), 4)
+            whole = resized_logits(model, logits, size) if fit != "tile" else logits
+            assert (whole.argmax(0).numpy() == expected.mask).mean() >= 0.999
+    steps = (tmp_path / "out" / "README.md").read_text()
+    assert "cut windows of 16 px, neighbours sharing at least" in steps
 
 
 def test_an_onnx_file_takes_any_height_and_width_and_says_what_it_is(exported: dict[str, Path]) -> None:

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import optuna
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pretune.analysis.load.results import RESULT_COLUMNS, ResultsError, load
 from pretune.errors import SearchStorageError
+from pretune.results.tables import _write_parquet, own_name
+from pretune.search.optuna_internals import SUM
 from pretune.search.optuna_study import close_storage, open_storage
+from pretune.search.warm_start import earlier
+from pretune.search_spaces import schema
+from pretune.search_spaces.resolve import from_dict
 from pretune.store.lookup import stored_outcome
 from pretune.store.store import DAMAGED, DONE, Entry, Store
+from pretune.trainables import checksums
 from pretune.trainables.checkpoints import load_state, save_state
-from pretune.trainables.checksums import SMALL
+from pretune.trainables.checksums import SMALL, sealed, unsealed
+from pretune.trainables.data.image_set import ImageSet
+from pretune.trainables.data.resident.build import ensure_built
+from pretune.trainables.data.resident.hashes import MEMO, hash_files
+from pretune.trainables.data.resident.open import open_cached
 from pretune.trainables.files import CONTINUE, STATE
 
 KEY, SERIES = "f" * 32, "e" * 32
@@ -135,7 +151,7 @@ def test_a_file_that_is_damaged_without_a_trace_is_noticed_when_it_is_used(tmp_p
     weights.write_bytes(bytes(SMALL) + b"1")
     marker.touch()
     assert store.find(KEY) == entry != older
-    with pytest.raises(FileNotFoundError, match=r"model.safetensors of f+ is damaged or gone from .*; run again"):
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors of f+ is damaged .*run again"):
         store.file(entry, "model.safetensors")
     assert store.find(KEY) is None
     assert (tmp_path / KEY / DAMAGED).exists()
@@ -154,6 +170,135 @@ def test_a_state_is_the_one_that_was_written_or_none(kind: str, place: float) ->
         if state is not None:
             assert (state["step"], state["best"]) == (3, {"a": 0.5})
             assert torch.equal(state["weights"], torch.arange(500.0))
+
+
+# ------------------------------------------------------------------------------------------------- the image cache
+
+SCENES = schema.Scenes(dataset="scenes", images=4, cache_size=16)
+MAPS = SCENES.model_copy(update={"regions": schema.SLIC(name="slic", segments=4)})
+
+
+def arrays_of(found: ImageSet | None) -> list[list[Any]]:
+    assert found is not None
+    return [np.asarray(part).tolist() for part in (found.images, found.masks, found.regions, found.depth, found.names)]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("cache")
+    return folder, ensure_built(MAPS, None, folder)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), kind=st.sampled_from(KINDS), place=st.floats(0, 1), silently=st.booleans())
+def test_cached_images_are_those_that_were_decoded_or_are_decoded_anew(
+    data: st.DataObject, kind: str, place: float, silently: bool, cache: tuple[Path, str]
+) -> None:
+    """Images, their index, and maps in a folder of their own; a disk that loses bits changes no times."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(shutil.copytree(cache[0], Path(folder) / "cache"))
+        path = data.draw(st.sampled_from(sorted(path for path in root.rglob("*") if path.is_file())))
+        before = path.stat()
+        changed = damage(path, kind, place)
+        if silently:
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert (open_cached(cache[1], root) is None) == changed  # all of them are small: always hashed
+        assert ensure_built(MAPS, None, root) == cache[1]
+        assert arrays_of(open_cached(cache[1], root)) == arrays_of(open_cached(cache[1], cache[0]))
+
+
+@pytest.mark.parametrize("silently", [False, True])
+def test_a_large_array_that_was_changed_is_decoded_anew_when_the_next_study_starts(
+    silently: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pretune.trainables.checksums.SMALL", 0)
+    monkeypatch.setattr("pretune.trainables.checksums._believed", {})
+    name = ensure_built(SCENES, None, tmp_path)
+    right = arrays_of(open_cached(name, tmp_path))
+    path = tmp_path / name / "images.npy"
+    before = path.stat()
+    damage(path, "flip", 0.9)
+    after = (before.st_atime_ns, before.st_mtime_ns) if silently else (time.time_ns(), time.time_ns())
+    os.utime(path, ns=after)
+    checksums._believed.clear()  # as in another process
+    assert (open_cached(name, tmp_path) is None) is not silently
+    ensure_built(SCENES, None, tmp_path)
+    assert arrays_of(open_cached(name, tmp_path)) == right
+
+
+@settings(max_examples=40, deadline=None)
+@given(kind=st.sampled_from(KINDS), place=st.floats(0, 1))
+def test_what_else_the_cache_holds_is_read_as_written_or_not_at_all(kind: str, place: float) -> None:
+    """Hashes of files, rows that can be used, images that look alike: a changed digit in one changes a table."""
+    with tempfile.TemporaryDirectory() as folder:
+        content, path = {"rows": [0.5, 12, 31], "sha256": "ab" * 32}, Path(folder) / "x.json"
+        path.write_text(sealed(content))
+        damage(path, kind, place)
+        assert unsealed(path) in (None, content)
+
+
+def test_a_damaged_memo_of_hashes_renames_no_data_set(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    file.write_bytes(b"an image")
+    os.utime(file, (1, 1))  # long ago, so that its hash is remembered
+    right = hash_files([file], tmp_path)
+    memo = tmp_path / MEMO
+    memo.write_text(memo.read_text().replace(right[0][:8], "0" * 8))
+    assert hash_files([file], tmp_path) == right
+
+
+# ----------------------------------------------------------------------------------------------- a study's own files
+
+
+@settings(max_examples=100, deadline=None)
+@given(kind=st.sampled_from(KINDS[:-1]), place=st.floats(0, 1))
+def test_results_are_those_that_were_written_or_refused_in_one_sentence(kind: str, place: float) -> None:
+    """Parquet believes whatever bytes a page has, unless its pages hold checksums and they are asked for."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "results.parquet"
+        rows = [dict.fromkeys(RESULT_COLUMNS, "x") | {"value": n / 7, "seed": n} for n in range(40)]
+        frame = pd.DataFrame(rows)
+        _write_parquet(frame, path)
+        damage(path, kind, place)
+        try:
+            found = load(Path(folder))
+        except ResultsError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+            assert "run the study again" in str(error)  # noqa: PT017
+        else:
+            assert found["value"].tolist() == frame["value"].tolist()
+
+
+@settings(max_examples=40, deadline=None)
+@given(kind=st.sampled_from(KINDS[:-1]), place=st.floats(0, 1))
+def test_what_a_search_began_with_is_as_noted_or_refused(kind: str, place: float) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store, out = Store(Path(folder) / "store"), Path(folder)
+        make(store.root)
+        before = earlier(store, out)
+        changed = damage(out / "warm-start.json", kind, place)
+        try:
+            assert earlier(store, out) == before
+        except SearchStorageError as error:
+            assert changed
+            assert "warm-start.json is damaged" in str(error)  # noqa: PT017
+
+
+def test_noted_stage_runs_of_before_checksums_are_read(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    make(store.root)
+    (tmp_path / "warm-start.json").write_text(json.dumps([KEY]))
+    (tmp_path / "b").mkdir()
+    assert earlier(store, tmp_path) == earlier(store, tmp_path / "b")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"0123456789a", b"{}"])
+def test_a_damaged_name_of_a_studys_searches_is_said(content: bytes, tmp_path: Path, tiny: dict[str, Any]) -> None:
+    study = from_dict(tiny)
+    assert own_name(study, tmp_path) == own_name(study, tmp_path)
+    (tmp_path / "search-id").write_bytes(content)
+    with pytest.raises(SearchStorageError, match="search-id is damaged"):
+        own_name(study, tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------------ the searches
@@ -178,6 +323,35 @@ def test_a_bad_line_of_a_journal_is_named_with_its_number_and_what_to_do(
     path = tmp_path / "optuna.journal"
     path.write_bytes(b"\n".join([*lines[:at], line, *lines[at:]]) + b"\n")
     with pytest.raises(SearchStorageError, match=rf"optuna.journal, line {at + 1} is damaged .*move the file away"):
+        open_storage(path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(place=st.floats(0, 1))
+def test_a_flipped_bit_of_a_journal_changes_no_search(place: float, journal: Path) -> None:
+    """A digit of a value that a trial was given would make another search, and another table, of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(shutil.copy(journal, folder))
+        before = [json.loads(line) for line in path.read_bytes().splitlines()]
+        damage(path, "flip", place)
+        try:
+            close_storage(open_storage(path))
+        except SearchStorageError as error:
+            assert "move the file away" in str(error)  # noqa: PT017
+        else:  # the torn last line was cut off
+            after = [json.loads(line) for line in path.read_bytes().splitlines()]
+            assert after == before[: len(after)]
+            assert len(after) >= len(before) - 1
+
+
+def test_lines_of_before_checksums_are_read_and_later_ones_need_theirs(journal: Path, tmp_path: Path) -> None:
+    logs = [json.loads(line) for line in journal.read_bytes().splitlines()]
+    older = [{key: value for key, value in log.items() if key != SUM} for log in logs]
+    path = tmp_path / "optuna.journal"
+    path.write_text("".join(json.dumps(log) + "\n" for log in [*older[:5], *logs[5:]]))
+    close_storage(open_storage(path))
+    path.write_text("".join(json.dumps(log) + "\n" for log in [*logs[:5], *older[5:]]))
+    with pytest.raises(SearchStorageError, match=r"line 6 is damaged"):
         open_storage(path)
 
 

@@ -130,7 +130,7 @@ def test_other_bytes_of_the_same_size_are_refused_and_leave_nothing(server: Serv
     second = Store(tmp_path / "b", type(bucket)(bucket.url, bucket.files, bucket.prefix, pauses=(0.01,)))
     found = second.find(KEY)
     assert found == entry
-    with pytest.raises(ObjectError, match=r"cannot be read: it is damaged: its size or sha256"):
+    with pytest.raises(ObjectError, match="damaged: its size or sha256"):
         second.file(found, "model.safetensors")
     assert list((tmp_path / "b").rglob("*model*")) == []
 
@@ -250,7 +250,7 @@ def test_a_file_of_a_copy_that_comes_in_part_is_an_error(server: Server, tmp_pat
 
     with (
         mock.patch.object(Bucket, "read", reading),
-        pytest.raises(StoreError, match=r"://pretune/part/table.md cannot be read: 3 of 5 bytes came"),
+        pytest.raises(StoreError, match=r"://pretune/part/table\.md cannot be read: 3 of 5 bytes"),
         there.alone(),
     ):
         raise AssertionError
@@ -270,7 +270,7 @@ def test_two_runs_do_not_send_to_one_copy(server: Server, tmp_path: Path, monkey
         here.send()
         monkeypatch.setattr("pretune.store.lease._host", lambda: "another pid:[1]")
         with (
-            pytest.raises(StoreError, match=r"sends its results to ..://pretune/twice; wait for it, or"),
+            pytest.raises(StoreError, match=r"sends its results to ..://pretune/twice"),
             there.alone(said.append),
         ):
             there.send()
@@ -345,7 +345,7 @@ def test_a_bucket_that_is_not_there_is_one_sentence_on_googles_storage_too(tmp_p
 
 
 def test_an_unwritable_bucket_is_one_sentence(tmp_path: Path) -> None:
-    with served("denied") as (_, proxy), pytest.raises(StoreError, match=r"cannot be written: access denied; choose"):
+    with served("denied") as (_, proxy), pytest.raises(StoreError, match="access denied"):
         open_store(address(proxy.port), tmp_path).check()
 
 

@@ -20,6 +20,7 @@ from pretune.plan import make_plan
 from pretune.search_spaces.resolve import from_dict
 from pretune.store.store import Store
 from pretune.trainables import checkpoints
+from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.resident.digest import content_digest
 from pretune.worker import stage as stage_module
 from pretune.worker.execute import execute
@@ -69,6 +70,24 @@ def test_what_is_stored_is_not_run_again(tiny: dict[str, Any], folders: Folders)
 
     assert execute(task, refuse) == first
     assert len(list((Path(folders.store) / task.fingerprint).glob("*/"))) == 1
+
+
+@pytest.mark.parametrize(("asked", "sent", "opened"), [("auto", "streaming", "streaming"), ("auto", "auto", "auto"),
+                                                       ("resident", "streaming", "resident")])  # fmt: skip
+def test_images_come_from_where_the_driver_says_unless_the_study_does(
+    asked: str, sent: Any, opened: str, tiny: dict[str, Any], folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = tasks(tiny, folders)["pretrain"]
+    stage = replace(task.stage, data=task.stage.data.model_copy(update={"source": asked}))
+    found: list[str] = []
+
+    def note(data: Any, *given: Any, **named: Any) -> Any:
+        found.append(data.source)
+        raise DataError("enough")
+
+    monkeypatch.setattr("pretune.trainables.data.sources.open_set", note)
+    assert execute(replace(task, stage=stage, source=sent), ignore).state == "crashed"
+    assert found == [opened]
 
 
 @pytest.mark.parametrize(

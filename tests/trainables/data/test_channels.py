@@ -105,7 +105,7 @@ def test_other_arrays_are_refused_in_a_sentence(tmp_path: Path, array: Any, said
     np.save(tmp_path / "a.npy", array, allow_pickle=True)
     with pytest.raises(BadFileError, match=said):
         read(tmp_path / "a.npy", 4)
-    with pytest.raises(DataError, match="none of the 1 images can be used"):
+    with pytest.raises(DataError, match="none of the 1 images"):
         load_images(folder(tmp_path, channels=4), None, tmp_path.parent / "cache")
 
 
@@ -286,7 +286,7 @@ def batch_of(method: Any, images: torch.Tensor) -> Any:
 
 def test_a_model_of_other_channels_than_its_data_is_refused(tiny: dict[str, Any]) -> None:
     tiny["model"] = {"name": "unet", "widths": [4, 8], "channels": 4}
-    with pytest.raises(StudyError, match="takes 4 channels, and images of scenes have 3"):
+    with pytest.raises(StudyError, match=r"takes 4 channels, .*scenes have 3"):
         from_dict(tiny)
 
 

@@ -131,7 +131,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
 
 def test_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_text("not an image")
-    with pytest.raises(BadFileError, match="not an image that can be read"):
+    with pytest.raises(BadFileError, match="not an image"):
         decode.read_image(tmp_path / "a.jpg")
 
 
@@ -167,12 +167,10 @@ def test_a_value_outside_the_classes_is_named(tmp_path: Path, dtype: type[np.gen
 
 def test_a_black_and_white_mask_says_how_to_read_it(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 255]], np.uint8)).save(tmp_path / "m.png")
-    with pytest.raises(
-        BadFileError, match=r"say so by `mask_values: \[0, 255\]`; if it is to be ignored, by `ignore: 255`"
-    ):
+    with pytest.raises(BadFileError, match=r"`mask_values: \[0, 255\]`.*`ignore: 255`"):
         decode.read_mask(tmp_path / "m.png", {0: 0, 1: 1})
     assert np.array_equal(decode.read_mask(tmp_path / "m.png", {0: 0, 255: 1}), [[0, 1]])
-    with pytest.raises(BadFileError, match="name their classes or set `ignore:`"):
+    with pytest.raises(BadFileError, match="`ignore:`"):
         decode.read_mask(tmp_path / "m.png", {0: 0, 1: 1, 2: 2})
 
 
@@ -398,7 +396,7 @@ def test_a_tiff_loses_no_channel_and_turns_black_with_a_word(
     if channels == 4 and extra != 0:
         pixels[..., 3] = np.iinfo(dtype).max  # type: ignore[type-var]  # opaque
     if channels == 4 and extra == 0:
-        with pytest.raises(BadFileError, match="4 channels, of which only 3 can be read"):
+        with pytest.raises(BadFileError, match=r"4 channels, .* only 3"):
             decode.read_image(tiff(pixels, extra))
     elif dtype is np.uint16 and share < 0.06:
         with pytest.raises(BadFileError, match="would turn black"):
@@ -450,7 +448,7 @@ def test_an_image_above_pillows_limit_is_read_and_one_above_ours_says_the_limit(
     monkeypatch.setattr(decode, "LARGEST", 140 * 130)
     assert decode.read_image(path).size == (140, 130)
     monkeypatch.setattr(decode, "LARGEST", 140 * 130 - 1)
-    with pytest.raises(BadFileError, match=r"140x130 are 0 million pixels, above the limit .*; cut it into smaller"):
+    with pytest.raises(BadFileError, match=r"140x130 .*above the limit"):
         decode.read_image(path)
 
 

@@ -118,7 +118,7 @@ def test_images_without_a_group_are_named(group: Any, names: list[str], expected
 
 
 def test_more_folds_than_groups_are_refused() -> None:
-    with pytest.raises(DataError, match="5 folds of 3 groups; ask for fewer"):
+    with pytest.raises(DataError, match="5 folds of 3 groups"):
         draw_split(9, split(fold="1/5", group=BY_PATIENT), 0, None, None, marks_of([3, 3, 3]))
 
 
@@ -167,7 +167,7 @@ def test_strata_and_groups_together() -> None:
 
 
 def test_without_masks_strata_by_pixels_are_refused() -> None:
-    with pytest.raises(DataError, match="this data set has no masks"):
+    with pytest.raises(DataError, match="no masks"):
         draw_split(10, split(stratify="pixels"), 0, None, None, Marks())
 
 
@@ -257,7 +257,7 @@ def test_a_file_that_does_not_fit_is_one_sentence(
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     photos(tmp_path, NAMES)
     given = DATA.validate_python({"dataset": "image-folder", "root": "photos", "split": {"file": "none.csv"}})
-    with pytest.raises(DataError, match=r"split\.file: there is no file .*none\.csv"):
+    with pytest.raises(DataError, match=r"split\.file: .*none\.csv"):
         load_images(given, tmp_path, tmp_path / "cache")
 
 
@@ -291,7 +291,7 @@ def test_official_validation_is_used_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_set_without_validation_list_refuses_official() -> None:
-    with pytest.raises(DataError, match="lists no validation images beside its test"):
+    with pytest.raises(DataError, match="no validation images"):
         draw_split(4, split(test=0.25, val="official"), 0, None, None, Marks(["a", "b", "val/c", "d"]))
 
 
@@ -328,7 +328,7 @@ def test_an_image_in_two_parts_is_refused_and_in_one_part_twice_is_not(tmp_path:
 
 
 def test_images_of_an_unknown_part_are_not_trained_on(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="has the parts exclude beside train, val and test, and images of them would"):
+    with pytest.raises(DataError, match="exclude"):
         listed_by(tmp_path, HEAD.replace("2,train", "2,exclude"), test="official")
 
 
@@ -343,7 +343,7 @@ def test_a_test_list_that_the_split_would_not_use_is_refused(tmp_path: Path, tes
 
 def test_own_folds_and_groups_are_refused_together_and_each_alone_holds(tmp_path: Path) -> None:
     rows = "name,fold,patient\n" + "".join(f"{i},{i % 3},p{i // 2}\n" for i in range(6))
-    with pytest.raises(DataError, match="says which image is in which fold, and `group` would draw other folds"):
+    with pytest.raises(DataError, match="`group`"):
         listed_by(tmp_path, rows, fold="1/3", group={"column": "patient"})
     assert sorted(listed_by(tmp_path, rows, fold="1/3").test) == [0, 3]
     alone = rows.replace("fold", "number_of_scan")

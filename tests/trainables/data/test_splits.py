@@ -54,7 +54,7 @@ def test_a_pool_that_is_not_divided_trains_on_every_image() -> None:
 
 
 def test_a_test_share_that_rounds_to_nothing_is_refused() -> None:
-    with pytest.raises(DataError, match="train and test must not be empty"):
+    with pytest.raises(DataError, match="must not be empty"):
         draw_split(4, schema.Split(test=0.1, val=0), 0, None)
 
 
@@ -66,7 +66,7 @@ def test_the_official_list_is_the_test_set_and_validation_is_a_share_of_all_imag
 
 
 def test_a_data_set_without_a_test_list_refuses_official() -> None:
-    with pytest.raises(DataError, match="no test list of its own"):
+    with pytest.raises(DataError, match="no test list"):
         draw_split(20, schema.Split(test="official"), 0, None)
 
 
@@ -184,7 +184,7 @@ def test_a_fold_that_is_none_is_refused(fold: str) -> None:
 
 
 def test_folds_of_the_official_list_are_refused() -> None:
-    with pytest.raises(ValidationError, match="the official test list has no folds"):
+    with pytest.raises(ValidationError, match="test list has no folds"):
         schema.Split(test="official", fold="1/2")
 
 
@@ -225,7 +225,7 @@ def test_plain_draws_of_even_classes_are_not() -> None:
 
 
 def test_strata_without_classes_are_an_error() -> None:
-    with pytest.raises(DataError, match="`stratify: true`, but the images of this data set have no classes"):
+    with pytest.raises(DataError, match=r"`stratify: true`.* no classes"):
         draw_split(10, schema.Split(stratify=True), 0, None)
 
 

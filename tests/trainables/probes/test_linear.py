@@ -119,7 +119,7 @@ def test_a_linear_probe_of_a_stored_encoder(data: ImageSet, tmp_path: Path) -> N
 
 def test_a_probe_without_validation_images_or_classes_is_refused(data: ImageSet, tmp_path: Path) -> None:
     how = schema.KNN(kind="knn", data="scenes")
-    with pytest.raises(ValueError, match="needs image classes and a pretrained encoder"):
+    with pytest.raises(ValueError, match="image classes and a pretrained"):
         probed(how, dataclasses.replace(data, labels=None), tmp_path)
     with pytest.raises(ValueError, match=r"split\.val leaves none"):
         probed(how, data, tmp_path, SPLIT._replace(val=np.arange(0)))
@@ -138,7 +138,7 @@ def test_online_knn_is_the_probe_of_that_moment_and_changes_nothing(data: ImageS
 
 
 def test_online_knn_is_refused_where_it_would_score_trained_images(data: ImageSet, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="scores validation images, which sees: all trains on"):
+    with pytest.raises(ValueError, match=r"validation images, .*sees: all"):
         train(data, tmp_path / "all", sees="all", online_knn_every=1)
     with pytest.raises(ValueError, match="online_knn_every needs image classes"):
         train(dataclasses.replace(data, labels=None), tmp_path / "unlabelled", online_knn_every=1)

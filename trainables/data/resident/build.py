@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -25,7 +24,7 @@ from pretune.trainables.data.image_set import ImageSet, Progress
 from pretune.trainables.data.listing import Listing, Pack, refuse_bad_files
 from pretune.trainables.data.resident import maps
 from pretune.trainables.data.resident.digest import digest_with_maps, files_digest, generated_digest
-from pretune.trainables.data.resident.open import INDEX, open_built
+from pretune.trainables.data.resident.open import open_built, open_cached, write_index
 from pretune.trainables.data.sets import cubes, scenes, volumes
 from pretune.trainables.data.sets.present import marks_of
 from pretune.trainables.data.sets.table import GENERATED, generated_indices, list_files
@@ -67,24 +66,36 @@ def _ensure_images(settings: schema.Data, data_root: Path | None, cache: Path, p
 
 
 def _built(name: str, cache: Path, write: Callable[[Path], dict[str, Any]]) -> str:
-    """Write into a temporary sibling and rename: a folder called <digest> is always a finished one."""
-    if (cache / name).is_dir():
+    """Write into a temporary sibling and rename: a folder called <digest> is always a finished one.
+
+    A damaged one is made anew. Raises DataError where it cannot be removed.
+    """
+    if open_cached(name, cache, thoroughly=True) is not None:
         return name
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="building-", dir=cache) as temporary:
         folder = Path(temporary) / "set"
         folder.mkdir()
-        (folder / INDEX).write_text(json.dumps(write(folder)), encoding="utf-8")
+        write_index(folder, write(folder))
         _publish(folder, cache / name)
     return name
 
 
 def _publish(folder: Path, target: Path) -> None:
+    """Rename to the target; where somebody else built the same meanwhile, this copy is discarded."""
+
+    def is_there() -> bool:
+        return open_cached(target.name, target.parent, thoroughly=True) is not None
+
     try:
-        os.rename(folder, target)
-    except OSError:
-        if not target.is_dir():  # else somebody else built the same meanwhile, and this copy is discarded
+        if target.is_dir() and not is_there():
+            target.rename(folder.with_name("damaged"))  # goes with the temporary folder around it
+        folder.rename(target)
+    except OSError as error:
+        if not target.is_dir():
             raise
+        if not is_there():
+            raise DataError(f"the cached data set {target} is damaged ({error}); delete it and run again") from error
 
 
 def _write_generated(

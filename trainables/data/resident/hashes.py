@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tempfile
 import time
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pretune.trainables.checksums import sealed, unsealed
 from pretune.trainables.data.image_files import is_file
 
 MEMO = "hashes.json"
@@ -23,7 +23,7 @@ Memo = dict[str, tuple[int, int, str]]  # absolute path -> size, mtime_ns, sha25
 def hash_files(paths: Sequence[Path], cache: Path | None) -> list[str]:
     """Hex digests in the order of `paths`. With `cache`, files seen before are not read again.
 
-    The memo only saves time: it is keyed by what a change alters, and lost or broken it is written anew.
+    The memo only saves time: it is keyed by what a change alters, and lost or damaged it is written anew.
     """
     old = {} if cache is None else _read(cache / MEMO)
     now = time.time_ns()
@@ -51,9 +51,9 @@ def _hash(path: Path, memo: Memo) -> tuple[str, tuple[int, int, str]]:
 
 def _read(path: Path) -> Memo:
     try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
+        loaded = unsealed(path) or {}
         return {str(key): (int(size), int(mtime), str(sha)) for key, (size, mtime, sha) in loaded.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError):
         return {}
 
 
@@ -64,5 +64,5 @@ def _remember(cache: Path, old: Memo, new: Memo) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=cache, prefix=f"{MEMO}.")
     with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(old | new, file)
+        file.write(sealed(old | new))
     os.replace(temporary, cache / MEMO)

@@ -1,7 +1,12 @@
-"""Open a built data set: memory-mapped arrays and their index, in milliseconds."""
+"""Open a built data set: memory-mapped arrays and their index, in milliseconds.
+
+The index has a checksum of itself, and the size and sha256 of every array: pixels are believed as they were decoded, or
+decoded anew.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,21 +15,65 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pretune.trainables.checksums import described, is_as_recorded, say_damaged
 from pretune.trainables.data.errors import DataError, printable
 from pretune.trainables.data.image_set import ImageSet
 
+THOROUGH = 1 << 30  # bytes: hashed in about a second
+FILES = "files"  # in the index: its arrays, as `described`
+SEAL = ', "sha256": "%s"}'  # ends the index, in place of its brace: the checksum of all the rest, with the brace
 INDEX = "index.json"  # of a built data set: names, classes, labels, and whose images its maps are of
 
 
-def open_cached(digest: str, cache: Path) -> ImageSet | None:
-    """The built data set `digest`, or None where there is none. Raises DataError for a damaged one."""
+def open_cached(digest: str, cache: Path, thoroughly: bool = False) -> ImageSet | None:
+    """The built data set `digest`, or None where there is none, or one that is not as it was written.
+
+    Args:
+        thoroughly: also hash arrays that were not changed since, up to THOROUGH bytes each: once for a study, since a
+            disk that loses bits changes no times. Larger ones are believed by size and time.
+    """
     folder = cache / digest
     if not folder.is_dir():
         return None
     try:
-        return _open(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"the cached data set {folder} is damaged ({error}); delete it and run again") from error
+        index = _read_index(folder)
+        _check_arrays(folder, index.get(FILES), thoroughly)
+        if "of" not in index:
+            return _open(folder, index)
+        images = open_cached(str(index["of"]), cache, thoroughly)
+        return None if images is None else _with_maps(images, folder)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError, RecursionError):
+        say_damaged(folder, "it is made anew")
+        return None
+
+
+def write_index(folder: Path, index: dict[str, Any]) -> None:
+    """Write the index of arrays that are in the folder, which ends their writing."""
+    text = json.dumps(index | {FILES: {path.name: described(path) for path in sorted(folder.glob("*.npy"))}})
+    (folder / INDEX).write_text(text[:-1] + SEAL % hashlib.sha256(text.encode()).hexdigest(), encoding="utf-8")
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    """The content of an index. Raises ValueError where it is not what was written."""
+    content = (folder / INDEX).read_bytes()
+    index = dict(json.loads(content))
+    recorded = index.pop("sha256", None)  # none in caches of before 2026-11-29
+    text = content[: -len(SEAL % ("0" * 64))] + b"}"
+    if (recorded or FILES in index) and recorded != hashlib.sha256(text).hexdigest():
+        raise ValueError("the index is not what was written")
+    return index
+
+
+def _check_arrays(folder: Path, files: dict[str, dict[str, Any]] | None, thoroughly: bool) -> None:
+    """Raises ValueError unless the arrays are those that the index names."""
+    written = (folder / INDEX).stat().st_mtime_ns
+    if files is None:
+        return
+    if {path.name for path in folder.glob("*.npy")} != files.keys() or not all(
+        is_as_recorded(folder / name, about, None if thoroughly and about["size"] <= THOROUGH else written)
+        for name, about in files.items()
+    ):
+        raise ValueError("an array is not what was written")
 
 
 def open_built(digest: str, cache: Path) -> ImageSet:
@@ -35,16 +84,17 @@ def open_built(digest: str, cache: Path) -> ImageSet:
     return opened
 
 
-def _open(folder: Path) -> ImageSet:
-    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    if "of" in index:  # maps, beside the images that they are of
-        images = _open(folder.parent / str(index["of"]))
-        regions, depth = _map(folder / "regions.npy"), _map(folder / "depth.npy")
-        return replace(
-            images,
-            regions=images.regions if regions is None else regions,
-            depth=images.depth if depth is None else depth,
-        )
+def _with_maps(images: ImageSet, folder: Path) -> ImageSet:
+    """The images with maps of them, which lie in a folder of their own."""
+    regions, depth = _map(folder / "regions.npy"), _map(folder / "depth.npy")
+    return replace(
+        images,
+        regions=images.regions if regions is None else regions,
+        depth=images.depth if depth is None else depth,
+    )
+
+
+def _open(folder: Path, index: dict[str, Any]) -> ImageSet:
     labels, tests = index["labels"], index["official_test"]
     return ImageSet(
         images=np.load(folder / "images.npy", mmap_mode="r"),

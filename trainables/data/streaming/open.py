@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretune.search_spaces import schema
+from pretune.trainables.checksums import sealed, unsealed
 from pretune.trainables.data.decode import Palettes, decode
 from pretune.trainables.data.errors import printable
 from pretune.trainables.data.image_set import ImageSet, Progress
@@ -84,12 +84,12 @@ def look_at_sample(settings: schema.Data, listing: Listing, digest: str, cache: 
         transparent += [entry.name] * found.transparent
     if transparent:
         cache.mkdir(parents=True, exist_ok=True)
-        _write_whole(_sample_file(digest, cache), json.dumps(transparent))
+        _write_whole(_sample_file(digest, cache), sealed(transparent))
 
 
 def _transparent(digest: str, cache: Path) -> tuple[str, ...]:
     file = _sample_file(digest, cache)
-    return tuple(map(printable, json.loads(file.read_text(encoding="utf-8")))) if file.exists() else ()
+    return tuple(map(printable, unsealed(file) or ()))
 
 
 def _sample_file(digest: str, cache: Path) -> Path:
@@ -104,10 +104,11 @@ def usable_rows(
         refuse_bad_files(settings, listing, listing.problems, range(len(listing.entries)))
         return None, ()
     file = cache / f"{digest}.usable.json"
-    if not file.exists():
+    if (found := unsealed(file)) is None:
         cache.mkdir(parents=True, exist_ok=True)
-        _write_whole(file, json.dumps(_find_bad(settings, listing, progress)))
-    bad = {int(row): problems for row, problems in json.loads(file.read_text(encoding="utf-8")).items()}
+        found = _find_bad(settings, listing, progress)
+        _write_whole(file, sealed(found))
+    bad = {int(row): problems for row, problems in found.items()}
     good = np.setdiff1d(np.arange(len(listing.entries)), np.array(list(bad), np.int64))
     skipped = (*listing.problems, *(problem for problems in bad.values() for problem in problems))
     refuse_bad_files(settings, listing, skipped, good.tolist())

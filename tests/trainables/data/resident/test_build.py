@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -302,11 +303,38 @@ def test_what_was_never_built_cannot_be_opened(tmp_path: Path) -> None:
     assert open_cached("0" * 64, tmp_path) is None
 
 
-def test_a_damaged_cache_says_what_to_delete(tmp_path: Path) -> None:
+def test_a_damaged_cache_is_none_and_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     name = ensure_built(generated(), None, tmp_path)
     (tmp_path / name / "index.json").unlink()
-    with pytest.raises(DataError, match=f"{name} is damaged .* delete it"):
-        open_cached(name, tmp_path)
+    assert open_cached(name, tmp_path) is None
+    assert f"{name} is damaged" in caplog.text
+    assert ensure_built(generated(), None, tmp_path) == name
+    assert open_cached(name, tmp_path) is not None
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_damaged_cache_that_cannot_be_removed_says_what_to_delete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = ensure_built(generated(), None, tmp_path)
+    (tmp_path / name / "index.json").unlink()
+
+    def refuse(path: Path, target: Path) -> None:
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(DataError, match=f"{name} is damaged .not yours.; delete it and run again"):
+        ensure_built(generated(), None, tmp_path)
+
+
+def test_a_cache_of_before_checksums_is_opened(tmp_path: Path) -> None:
+    name = ensure_built(generated(), None, tmp_path)
+    index = json.loads((tmp_path / name / "index.json").read_text())
+    older = {key: value for key, value in index.items() if key not in ("files", "sha256")}
+    (tmp_path / name / "index.json").write_text(json.dumps(older))
+    found = open_cached(name, tmp_path)
+    assert found is not None
+    assert list(found.names) == index["names"]
 
 
 def test_a_full_disk_is_said_before_anything_is_written(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_grey_levels_are_within_half_a_step(value: float) -> None:
 
 
 def test_missing_folds_are_named(folds: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no bat_\*_1.npy, bat_\*_2.npy; `folds:` names the folds to use"):
+    with pytest.raises(DataError, match=r"bat_\*_1\.npy, bat_\*_2\.npy; `folds:`"):
         content_digest(luna(folds=[0, 1, 2]), folds)
 
 
@@ -115,5 +115,5 @@ def test_masks_without_their_images_are_refused(nodules: Path) -> None:
 
 def test_a_file_that_is_no_array_is_refused(folds: Path) -> None:
     (folds / "bat_32_s_64x64x32_0.npy").write_bytes(b"nothing")
-    with pytest.raises(DataError, match=r"is not an .npy file that can be read"):
+    with pytest.raises(DataError, match=r"\.npy file that can be read"):
         content_digest(luna(folds=[0]), folds)

@@ -124,7 +124,7 @@ def test_a_file_that_is_not_there_is_not_asked_for_again(tmp_path: Path) -> None
 
 
 def test_a_server_that_never_gets_on_is_given_up_with_what_to_do(tmp_path: Path) -> None:
-    with server(cut_after=0) as (url, asked), pytest.raises(DataError, match=r"run the same command to go on"):
+    with server(cut_after=0) as (url, asked), pytest.raises(DataError, match="run the same command"):
         fetch(Download(url, MD5), tmp_path, first_wait=0.0)
     assert len(asked) == 6
 
@@ -133,7 +133,7 @@ def test_nobody_at_the_address(tmp_path: Path) -> None:
     with server() as (url, _):
         pass
     told: list[str] = []
-    with pytest.raises(DataError, match=r"cannot be fetched .* run the same command once it can be reached") as caught:
+    with pytest.raises(DataError, match=r"cannot be fetched .*run the same command") as caught:
         fetch(Download(url, None), tmp_path, first_wait=0.0, say=told.append)
     assert f"or fetch it by hand, put it at {tmp_path / 'set.bin'}, and run" in str(caught.value)
     assert [text[-24:] for text in told] == ["rying again in 0 s (2 of 3)"[-24:], "rying again in 0 s (3 of 3)"[-24:]]

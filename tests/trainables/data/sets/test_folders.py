@@ -117,7 +117,7 @@ def test_values_of_masks_mean_classes_in_order_or_as_given(
 
 @pytest.mark.parametrize("values", [[0], [0, 0], [0, 1, 2]])
 def test_values_of_masks_are_one_for_each_class(values: list[int]) -> None:
-    with pytest.raises(ValueError, match=r"should be one value for each of the 2 classes, none twice"):
+    with pytest.raises(ValueError, match="each of the 2 classes"):
         own(mask_values=values)
 
 
@@ -235,7 +235,7 @@ def test_images_and_masks_may_be_cut_into_parts_either_way(tmp_path: Path, layou
 
 def test_a_part_without_masks_says_which_folders_are_expected(tmp_path: Path) -> None:
     touch(tmp_path, "train/images/a.jpg", "train/masks/a.png", "val/images/a.jpg")
-    with pytest.raises(DataError, match=r"no folder images/ in .* or of those in each of its train/, val/ and test/"):
+    with pytest.raises(DataError, match=r"images/ .*train/, val/ and test/"):
         pairs(tmp_path)
 
 
@@ -267,7 +267,7 @@ def test_images_and_masks_in_one_folder_are_refused_by_whatever_way(images: str,
     """Every file would be its own mask, and with `on_error: skip` the masks would be images."""
     touch(tmp_path, "images/a.jpg", "images/a_mask.png", "masks/b.png")
     (tmp_path / "linked").symlink_to(tmp_path / "images")
-    with pytest.raises(DataError, match=r"are one folder, .* name the masks' folder by `masks:`, or say how"):
+    with pytest.raises(DataError, match=r"one folder, .*`masks:`"):
         list_images_and_masks(tmp_path, images, "images", ("a",), {0: 0})
 
 
@@ -288,7 +288,7 @@ def test_two_names_that_differ_by_unicode_form_alone_cannot_be_told_apart(tmp_pa
 
 def test_one_class_in_two_unicode_forms_is_refused(tmp_path: Path) -> None:
     touch(tmp_path, "\u00e9/1.jpg", "e\u0301/2.jpg", "b/3.jpg")
-    with pytest.raises(DataError, match=r"twice, its accented letters .*'\\xe9'.* move all images into one"):
+    with pytest.raises(DataError, match=r"twice, .*'\\xe9'"):
         list_images(tmp_path)
 
 

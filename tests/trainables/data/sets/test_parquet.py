@@ -255,7 +255,7 @@ def test_a_cut_off_shard_and_an_empty_folder_are_named(tmp_path: Path) -> None:
     root = shards(tmp_path / "d")
     whole = (root / "part-2.parquet").read_bytes()
     (root / "part-2.parquet").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"part-2.parquet is not a Parquet file that can be read"):
+    with pytest.raises(DataError, match=r"part-2\.parquet is not a Parquet"):
         content_digest(settings_of(root), None)
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match=r"parquet: no \*.parquet file in"):

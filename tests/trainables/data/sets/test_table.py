@@ -203,7 +203,7 @@ def test_voc_classification_keeps_images_with_one_of_the_classes(tmp_path: Path)
 def test_a_listed_file_that_is_missing_is_a_problem(tmp_path: Path) -> None:
     root = voc(tmp_path / "VOC2012")
     (root / "SegmentationClass" / "a.png").unlink()
-    with pytest.raises(DataError, match=r"SegmentationClass/a.png: listed, but the file is missing"):
+    with pytest.raises(DataError, match=r"SegmentationClass/a\.png: listed"):
         loaded("voc2012", tmp_path)
 
 
@@ -295,7 +295,7 @@ def test_ade20k_ignores_other_and_counts_from_zero(tmp_path: Path) -> None:
     (root / "objectInfo150.txt").write_text("Idx\tRatio\tTrain\tVal\tStuff\tName\n" + rows)
     assert loaded("ade20k", tmp_path).classes[149] == "name 150"
     (root / "objectInfo150.txt").write_text("1\t0.1\t1\t1\t0\twall")
-    with pytest.raises(DataError, match="does not name the classes 1 to 150"):
+    with pytest.raises(DataError, match="classes 1 to 150"):
         loaded("ade20k", tmp_path)
 
 
@@ -348,7 +348,7 @@ def test_flowers102_masks_are_what_is_not_blue(tmp_path: Path) -> None:
 
 def test_flowers102_without_its_segmentations_names_them(tmp_path: Path) -> None:
     (flowers102(tmp_path) / "segmim" / "segmim_00002.jpg").unlink()
-    with pytest.raises(DataError, match=r"segmim/segmim_00002.jpg: listed, but the file is missing"):
+    with pytest.raises(DataError, match=r"segmim/segmim_00002\.jpg: listed"):
         loaded("flowers102", tmp_path)
 
 
@@ -535,7 +535,7 @@ def test_a_missing_batch_and_a_label_beyond_the_classes_are_named(tmp_path: Path
     write_cifar(tmp_path / "b" / "cifar10", "binary")
     path = tmp_path / "b" / "cifar10" / "data_batch_2.bin"
     path.write_bytes(bytes([200]) + path.read_bytes()[1:])
-    with pytest.raises(DataError, match=r"holds labels \[200\], beyond its ten classes"):
+    with pytest.raises(DataError, match=r"labels \[200\]"):
         loaded("cifar10", tmp_path / "b")
 
 
@@ -548,7 +548,7 @@ def test_a_batch_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data_batch_1").write_bytes(pickle.dumps({"data": Harmful(), "labels": []}))
     (tmp_path / "test_batch").touch()
-    with pytest.raises(DataError, match=r"data_batch_1 is not a batch .*it asks for posix.mkdir"):
+    with pytest.raises(DataError, match=r"data_batch_1 .*posix\.mkdir"):
         loaded("cifar10", tmp_path)
     assert not (tmp_path / "harmed").exists()
 
