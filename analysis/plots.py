@@ -17,22 +17,33 @@ import numpy as np
 import pandas
 import plotly.graph_objects as go
 
+from pretune.analysis.figures import budget as _budget
+from pretune.analysis.figures import contour as _contour
 from pretune.analysis.figures import factors as _factors
 from pretune.analysis.figures import figures as _figures
+from pretune.analysis.figures import pairs as _pairs
 from pretune.analysis.figures import sensitivity as _sensitivity
+from pretune.analysis.figures import tasks as _tasks
+from pretune.analysis.figures.captions import alternative_of, caption_of
 from pretune.analysis.figures.theme import for_print
 from pretune.analysis.load.results import ResultsError, StudyHeader, load, load_header
+from pretune.analysis.load.runs import load_stage_runs
 from pretune.analysis.load.searches import load_searches
 from pretune.analysis.questions import curves as _curves
 from pretune.analysis.questions import differences as _differences
+from pretune.analysis.questions.budget import budgets
+from pretune.analysis.questions.contour import FEWEST, surfaces
+from pretune.analysis.questions.costs import Costs, cost_tradeoffs, search_costs
 from pretune.analysis.questions.dots import cell_dots
 from pretune.analysis.questions.importance import ImportanceMethod
 from pretune.analysis.questions.importance import importance as _importance
 from pretune.analysis.questions.interactions import interactions as _interactions
+from pretune.analysis.questions.pairs import parallel
 from pretune.analysis.questions.ranks import ranks as _ranks
 from pretune.analysis.questions.savings import savings as _savings
 from pretune.analysis.questions.searched import SearchRuns, searches
 from pretune.analysis.questions.sensitivity import panel_groups
+from pretune.analysis.questions.tasks import TaskComparison, over_tasks
 
 Folder = Path | str
 
@@ -107,6 +118,85 @@ def order(study: Folder, metric: str = "") -> go.Figure:
     return _factors.rank_plot(found)
 
 
+def budget(study: Folder, stage: str = "finetune", cell: str = "", columns: int = 2) -> go.Figure:
+    """The best of each search over its trials, and what more random trials would bring."""
+    found = budgets(_searches(study, stage, cell)[0])
+    if not found:
+        raise ResultsError(f"{study}: a curve over trials takes a search with three trials, one of them with a score")
+    return _budget.budget_plot(found, columns)
+
+
+def contour(study: Folder, stage: str = "finetune", cell: str = "") -> tuple[go.Figure, ...]:
+    """One figure for each pair of ranges of a search over which a surface predicts the trials left aside."""
+    found, ranges = _searches(study, stage, cell)
+    drawn = [surface for search in found for surface in surfaces(search, ranges)]
+    if not drawn:
+        enough = f"{FEWEST} finished trials of one search, and a surface that predicts trials left aside"
+        raise ResultsError(f"{study}: a contour takes two ranges, {enough}")
+    return tuple(map(_contour.contour_plot, drawn))
+
+
+def trials(study: Folder, stage: str = "finetune", cell: str = "") -> go.Figure:
+    """Parallel coordinates of the first search that fits: a line for each trial."""
+    found, ranges = _searches(study, stage, cell)
+    shown = parallel(found[0], ranges)
+    if len(shown.axes) < 3:
+        raise ResultsError(f"{study}: {found[0].name} varied fewer than two parameters: see `sensitivity`")
+    return _pairs.parallel_plot(shown)
+
+
+def cost(study: Folder, metric: str = "") -> go.Figure:
+    """The metric of every cell against the seconds of one replicate, with the Pareto front."""
+    results, header, name = _study(study, metric)
+    return _costs(study, cost_tradeoffs(results, load_stage_runs(Path(study)), header), name)
+
+
+def search_cost(study: Folder, stage: str = "finetune", cell: str = "") -> go.Figure:
+    """The configurations of the first search that fits: score against seconds, with the Pareto front."""
+    found, ranges = _searches(study, stage, cell)
+    stored = load(study), load_stage_runs(Path(study)), load_header(study)
+    return _costs(study, search_costs(found, ranges, *stored), "")
+
+
+def _costs(study: Folder, found: Costs, metric: str) -> go.Figure:
+    shown = [one for name, one in found.shown if metric in ("", name)]
+    if not shown:
+        raise ResultsError(f"{study}: {' '.join(found.notes) or 'no seconds are known of two cells or configurations'}")
+    return _pairs.tradeoff_plot(shown[0])
+
+
+def profiles(study: Folder, metric: str = "") -> go.Figure:
+    """Over several data sets: the share of runs above each score, for each setting."""
+    found = _over_tasks(study, metric)
+    if found.profiles is None:
+        raise ResultsError(f"{study}: {found.notes[0]}")
+    return _tasks.profile_plot(found.profiles)
+
+
+def iqm(study: Folder, metric: str = "") -> go.Figure:
+    """Over several data sets: the interquartile mean of each setting, with its stratified bootstrap interval."""
+    found = _over_tasks(study, metric)
+    if found.profiles is None:
+        raise ResultsError(f"{study}: {found.notes[0]}")
+    return _tasks.iqm_plot(found.profiles)
+
+
+def rank_differences(study: Folder, metric: str = "") -> go.Figure:
+    """Over several data sets: mean ranks with Nemenyi's critical difference."""
+    found = _over_tasks(study, metric)
+    if found.ranks is None:
+        raise ResultsError(f"{study}: {found.notes[-1]}")
+    return _tasks.rank_difference_plot(found.ranks)
+
+
+def _over_tasks(study: Folder, metric: str) -> TaskComparison:
+    results, header, name = _study(study, metric)
+    found = over_tasks(results, header, name)
+    if found is None:
+        raise ResultsError(f"{study}: no factor goes through several data sets with two settings of each")
+    return found
+
+
 def save(figure: go.Figure, path: Folder, inches: float = 7.0) -> Path:
     """Write a figure `inches` wide with 8 pt type: svg and pdf hold vectors, png 200 dots per inch. Returns the path.
 
@@ -135,5 +225,7 @@ def _searches(folder: Folder, stage: str, cell: str) -> tuple[list[SearchRuns], 
 
 
 __all__ = [
-    "cells", "differences", "for_print", "importance", "interactions", "labels", "order", "save", "sensitivity",
+    "alternative_of", "budget", "caption_of", "cells", "contour", "cost", "differences", "for_print", "importance",
+    "interactions", "iqm", "labels", "order", "profiles", "rank_differences", "save", "search_cost", "sensitivity",
+    "trials",
 ]  # fmt: skip

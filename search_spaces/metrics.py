@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pretune.search_spaces.schema import FACTS
-from pretune.search_spaces.schema.scores import AVERAGE_SCORES, EXTRA_SCORES
+from pretune.search_spaces.schema.scores import AVERAGE_SCORES, EXTRA_SCORES, LOSS_SCORE
 from pretune.search_spaces.schema.scores import CLASSES as _CLASSES
 from pretune.search_spaces.schema.scores import COMMONEST as _COMMONEST
 from pretune.search_spaces.schema.scores import INF as _INF
@@ -162,7 +162,8 @@ DEFINITIONS |= {
     for name, meaning in facts.terms
 }
 
-_TURNED_ON = [*EXTRA_SCORES.items(), *(("average", extra) for extra in AVERAGE_SCORES.values())]
+_TURNED_ON = [*EXTRA_SCORES.items(), ("score_loss", LOSS_SCORE)]
+_TURNED_ON += [("average", extra) for extra in AVERAGE_SCORES.values()]
 DEFINITIONS |= {name: row for _, extra in _TURNED_ON for name, row in extra.rows.items()}
 
 SCORES = tuple(key.removeprefix("SPLIT/") for key in DEFINITIONS if re.fullmatch("SPLIT/[^/]+", key))

@@ -273,8 +273,13 @@ def _files(data: Data) -> str:
 
 
 def _check_sizes(cell: Cell, settings: Configuration, locations: Locations) -> Iterator[Problem]:
-    """An encoder halves the size a few times, and a decoder has to meet its skips on the way up."""
+    """An encoder halves the size a few times, and a decoder has to meet its skips on the way up.
+
+    Those of timm's backbones are checked where their stride is known: `trainables/buildable.py`.
+    """
     factor, name = settings.model.stride, settings.model.name
+    if factor is None:
+        return
     model = f"a U-Net of {factor.bit_length()} levels" if name.endswith("unet") else f"the model {name}"
     decoded: list[tuple[KeyPath, int]] = []
     if settings.finetune is not None:

@@ -48,9 +48,9 @@ def _check_warmup(stage: Pretrain | Finetune, path: KeyPath, locations: Location
         yield locations.problem((*path, "schedule", "warmup_epochs"), what, fix)
 
 
-def _check_local_views(stage: Pretrain, stride: int, path: KeyPath, locations: Locations) -> Iterator[Problem]:
+def _check_local_views(stage: Pretrain, stride: int | None, path: KeyPath, locations: Locations) -> Iterator[Problem]:
     method = stage.method
-    if isinstance(method, DINO | SwAV) and method.local_views and method.local_size < stride:
+    if stride and isinstance(method, DINO | SwAV) and method.local_views and method.local_size < stride:
         what = f"small views of {method.local_size} px are below {stride}, what the encoder needs"
         yield locations.problem((*path, "method", "local_size"), what, f"set it to {stride} or more")
 

@@ -37,8 +37,8 @@ def check_volumes(settings: Configuration, locations: Locations) -> Iterator[Pro
             genesis = settings.model.name == "genesis-unet"
             fix = "take another model" if genesis else f"set model.channels: {held}"
             yield locations.problem((*path, "data"), what, fix)
-        elif slices is not None and slices % settings.model.stride:
-            what = f"{slices} slices are not a multiple of {settings.model.stride}, as the model needs"
+        elif slices is not None and (stride := settings.model.stride) is not None and slices % stride:
+            what = f"{slices} slices are not a multiple of {stride}, as the model needs"
             yield locations.problem(("data", name, "slices"), what)
     yield from _check_pretrain(settings, locations)
     yield from _check_finetune(settings, locations)

@@ -21,6 +21,7 @@ from pretune.trainables.methods.protocol import Method, Parts
 from pretune.trainables.methods.table import build_method
 from pretune.trainables.methods.weights import check_weights
 from pretune.trainables.models.table import build_decoder, build_encoder, build_unet
+from pretune.trainables.models.timm_unet import backbone_of, levels
 
 ONE_VALUE = "Expected more than 1 value per channel"  # torch's words where batch norm has no statistics
 MANY = 2  # images that stand for any number of them
@@ -54,6 +55,8 @@ def unbuildable(
         yield from _pretraining(where, settings, model, slices, facts, seen_by(settings, sizes), shares)
     elif isinstance(settings, schema.Finetune):
         yield from _fine_tuning(where, settings, model, slices, labelled_by(settings, sizes), shares)
+    elif misfit := _misfit(model, settings.size):
+        yield f"{where}.size: {misfit}"
     elif said := encoding_error(model, settings.size, slices, MANY, training=False):
         yield f"{where}.size: {_cannot_take(model, settings.size, said)}"
 
@@ -76,11 +79,15 @@ def _pretraining(
     rows = max(1, batch // shares // schema.batch_parts(settings.method))  # whose statistics are taken together
     said = {}
     for size in sorted({recipe.size for recipe in method.recipes}):
+        key = "views.size" if size == settings.views.size else "method.local_size"
+        if misfit := _misfit(model, size, decoded=settings.method.facts.decoder):
+            yield f"{where}.{key}: {misfit}"
+            continue
         said[size] = encoding_error(model, size, slices, min(MANY, rows), training=True)
         if not said[size] and settings.method.facts.decoder:
             said[size] = unet_error(model, size, slices, min(MANY, rows), training=True, frozen=False)
         if said[size] and ONE_VALUE not in said[size]:
-            yield f"{where}.views.size: {_cannot_take(model, size, said[size])}"
+            yield f"{where}.{key}: {_cannot_take(model, size, said[size])}"
     assert isinstance(method, nn.Module)
     pooled = any(isinstance(module, nn.BatchNorm1d) for module in method.modules())
     if rows == 1 and (pooled or any(ONE_VALUE in words for words in said.values())):
@@ -107,6 +114,12 @@ def _fine_tuning(
         rest = 0  # the training ends before the last step of an epoch
     rows = max(1, (rest or batch) // shares)
     frozen = settings.freeze == "encoder" and settings.unfreeze_epoch is None
+    misfits = {size: _misfit(model, size, decoded=True) for size in (settings.size, *settings.test_sizes)}
+    for size, misfit in misfits.items():
+        if misfit:
+            yield f"{where}.{'size' if size == settings.size else 'test_sizes'}: {misfit}"
+    if any(misfits.values()):
+        return
     said = unet_error(model, settings.size, slices, min(MANY, rows), training=True, frozen=frozen)
     if ONE_VALUE in said:
         held = f"{settings.batch_size} leaves one of {images} labelled images for the last step of an epoch"
@@ -130,6 +143,26 @@ def _other_batch(images: int, batch: int) -> str:
 
 
 # --------------------------------------------------------------------------------------------------------- networks
+
+
+@functools.lru_cache(maxsize=10_000)
+def _misfit(model: schema.Model, size: int, *, decoded: bool = False) -> str:
+    """Say why a backbone of timm cannot take images of `size` px, and which sizes it takes; "" where it can.
+
+    With `decoded` its maps must fit those of the decoder. Other models' sizes were checked with the file.
+    """
+    if not isinstance(model, schema.TimmUNet | schema.ViTPyramid):
+        return ""
+    backbone = backbone_of(model)
+    stride = levels(backbone).strides[-1]
+    if backbone.image_size is not None and size != backbone.image_size:
+        return f"{size} px, but {backbone} is built for {backbone.image_size} px; let model.image_size be the same"
+    if size < stride:
+        return f"{size} px is below {stride}, the stride of {backbone}; use {stride} or more"
+    if size % stride == 0 or not (decoded or encoding_error(model, size, None, MANY, training=False)):
+        return ""
+    low = size // stride * stride
+    return f"{size} px is not a multiple of {stride}, the stride of {backbone}; use {low} or {low + stride}"
 
 
 @functools.lru_cache(maxsize=10_000)

@@ -16,6 +16,7 @@ from pretune.trainables.constants import IGNORE
 from pretune.trainables.data.image_set import tile_grids, whole_images
 from pretune.trainables.distributed import ALONE, World
 from pretune.trainables.loop import DataFeed, DivergedError, IntArray
+from pretune.trainables.losses import Loss
 from pretune.trainables.metrics.averages import average_scores
 from pretune.trainables.metrics.segmentation import check_labels, confusion_by_image, hits_truth_predicted, scores
 from pretune.trainables.metrics.table import Scorer, extra_scorers
@@ -46,6 +47,7 @@ class Tally(NamedTuple):
 
     wrong: Tensor  # (2,): batches with logits that are not finite, labels that are no class
     total: Tensor  # (classes, classes)
+    losses: Tensor  # (images,) float64
     counts: Tensor  # (images, classes, 3)
 
 
@@ -60,6 +62,7 @@ class Evaluator:
     settings: schema.Finetune
     names: Sequence[str] = ()  # of all images, by which tiles are known; () where none are tiles
     world: World = field(default=ALONE)
+    loss: Loss | None = None  # also scored: the mean over images of the loss of each
 
     @torch.no_grad()
     def evaluate(self, rows: IntArray, size: int, role: str, step: int) -> Evaluated:
@@ -77,9 +80,10 @@ class Evaluator:
         extra = [build(self.classes, len(images), device) for build in extra_scorers(self.settings)]
         classes = len(self.classes)
         shapes = (2,), (classes, classes), (len(images), classes, 3)
-        tally = Tally._make(torch.zeros(shape, dtype=torch.int64, device=device) for shape in shapes)
+        wrong, total, counts = (torch.zeros(shape, dtype=torch.int64, device=device) for shape in shapes)
+        tally = Tally(wrong, total, torch.zeros(len(images), dtype=torch.float64, device=device), counts)
         tiled = len(images) < len(rows)
-        if self.settings.evaluate is not None or (tiled and extra):
+        if self.settings.evaluate is not None or (tiled and (extra or self.loss)):
             batches = self._whole(rows, size)
         else:
             batches = self._squares(rows, places, size)
@@ -93,7 +97,11 @@ class Evaluator:
         confusion, no_class = confusion_by_image(logits.argmax(dim=1), target, len(self.classes))
         tally.wrong.add_(torch.stack([~torch.isfinite(logits).all(), no_class]))
         tally.total.add_(confusion.sum(dim=0))
-        tally.counts.index_add_(0, torch.from_numpy(at).to(target.device), hits_truth_predicted(confusion))
+        where = torch.from_numpy(at).to(target.device)
+        tally.counts.index_add_(0, where, hits_truth_predicted(confusion))
+        if self.loss is not None:
+            pairs = zip(torch.split(logits, 1), torch.split(target, 1), strict=True)
+            tally.losses[where] = torch.stack([self.loss(*pair).double() for pair in pairs])
 
     def _scored(self, tally: Tally, images: IntArray, extra: Sequence[Scorer], role: str, step: int) -> Evaluated:
         bad, wrong = self.world.sum(tally.wrong)
@@ -102,6 +110,8 @@ class Evaluator:
         check_labels(wrong, len(self.classes))
         counts = self.world.sum(tally.counts)
         values = scores(self.world.sum(tally.total), self.classes)
+        if self.loss is not None:
+            values["loss"] = float(self.world.sum(tally.losses).mean())
         if self.settings.average is not None:
             values |= average_scores(counts, self.classes, self.settings.average, self.settings.batch_size)
         for scorer in extra:

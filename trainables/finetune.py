@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,9 +35,10 @@ from pretune.trainables.loop import (
     training_length,
 )
 from pretune.trainables.losses import Loss, loss_of
+from pretune.trainables.models.interface import Encoder
 from pretune.trainables.models.table import build_unet
 from pretune.trainables.models.unet import UNet
-from pretune.trainables.views.joint import fine_tune_batch
+from pretune.trainables.views.joint import evaluation_batch, fine_tune_batch
 
 TARGET = "jaccard"  # `checkpoint: best` keeps the weights with the highest mean validation Jaccard
 
@@ -92,12 +94,16 @@ def finetune(
     network.to(device).to(memory_format=layout(network))
     if context.batch_norm == "sync":
         whole_batch_norm(network, world, device)
+    levels = None
+    if settings.unfreeze_every is not None:
+        one = evaluation_batch(feed(images[:1]), masks(images[:1]), settings.size)[0]
+        levels = levels_of(network.encoder, one)
     compile_parts(network, settings.compile)
 
     # --- optimiser, and where an earlier attempt stopped
-    freezing = Freezing(settings, length.steps_per_epoch)
+    freezing = Freezing(settings, length.steps_per_epoch, levels)
     optimizer = build_optimizer(settings.optimizer, freezing.trained_parameters(network))
-    if settings.encoder_lr_mult is not None:
+    if settings.encoder_lr_mult not in (None, 1.0):
         multiply_lr(optimizer, network.encoder.parameters(), settings.encoder_lr_mult)
     counted = pixels_of_classes(masks, images, len(data.classes)) if settings.class_weights == "balanced" else []
     loss_function = loss_of(settings, data.classes, counted, device)
@@ -106,7 +112,8 @@ def finetune(
     progress.resume()
     update = Update(settings, optimizer, length, loss_function, world, device)
     statistics = RunningStatistics(network, world)
-    evaluator = Evaluator(network, feed, masks, data.classes, settings, data.names, world)
+    scored_loss = loss_function if settings.score_loss else None
+    evaluator = Evaluator(network, feed, masks, data.classes, settings, data.names, world, scored_loss)
 
     # --- training
     for step in range(progress.first, length.end):
@@ -115,7 +122,7 @@ def finetune(
         epoch = step // length.steps_per_epoch
         if step == progress.first or length.starts_epoch(step):  # scores left the network in eval mode
             freezing.apply(network, step)
-        if step == progress.first or step == freezing.unfreeze_step:
+        if step == progress.first or step in freezing.unfreeze_steps:
             trained = world.parallel(network)
         batch = world.part(epochs.batch(step))
         taken, labels = (feed(batch), masks(batch)) if crops is None else crops(batch, epoch)
@@ -190,15 +197,23 @@ class Freezing:
     """When the encoder is frozen, and everything that depends on it.
 
     A frozen encoder gets no gradients and stays in eval mode, or its batch norm statistics would drift. The optimiser
-    has the parameters of an encoder only if it is trained at some step.
+    has the parameters of an encoder only if it is trained at some step. With `unfreeze_every` the coarsest level begins
+    at `unfreeze_epoch`, and each finer one so many epochs after the one before (Howard and Ruder 2018).
     """
 
-    def __init__(self, settings: schema.Finetune, steps_per_epoch: int) -> None:
+    def __init__(
+        self, settings: schema.Finetune, steps_per_epoch: int, levels: Mapping[str, int] | None = None
+    ) -> None:
+        """`levels` of the encoder's parameters by name, 0 the finest, for `unfreeze_every`."""
         epoch = settings.unfreeze_epoch if settings.freeze == "encoder" else 0
         self.unfreeze_step = math.inf if epoch is None else epoch * steps_per_epoch  # the first that trains the encoder
+        later = (settings.unfreeze_every or 0) * steps_per_epoch
+        coarsest = max((levels or {}).values(), default=0)
+        self._first = {name: self.unfreeze_step + (coarsest - level) * later for name, level in (levels or {}).items()}
+        self.unfreeze_steps = {self.unfreeze_step, *self._first.values()}  # from which other parameters are trained
 
     def frozen_at(self, step: int) -> bool:
-        """Whether `step` leaves the encoder as it is."""
+        """Whether `step` leaves the whole encoder as it is."""
         return step < self.unfreeze_step
 
     def trained_parameters(self, network: UNet) -> list[nn.Parameter]:
@@ -211,6 +226,28 @@ class Freezing:
         network.train()
         network.encoder.train(not self.frozen_at(step))
         network.encoder.requires_grad_(not self.frozen_at(step))
+        for name, module in network.encoder.named_modules() if self._first else ():
+            own = dict(module.named_parameters(prefix=name, recurse=False))
+            for parameter, tensor in own.items():
+                tensor.requires_grad_(step >= self._first[parameter])
+                module.training = step >= self._first[parameter]  # of batch norm: its children have no say
+
+
+def levels_of(encoder: Encoder, images: Tensor) -> dict[str, int]:
+    """The finest of the encoder's maps that each parameter has a part in, by name: 0 is the finest.
+
+    Found by gradients, whatever the encoder is made of; one that no map depends on counts as the coarsest's. Nothing
+    is changed by it.
+    """
+    was_training = encoder.training
+    maps = encoder.eval()(images)
+    names, parameters = zip(*encoder.named_parameters(), strict=True)
+    found = dict.fromkeys(names, len(maps) - 1)
+    for level in reversed(range(len(maps))):
+        used = torch.autograd.grad(maps[level].sum(), parameters, retain_graph=True, allow_unused=True)
+        found |= {name: level for name, gradient in zip(names, used, strict=True) if gradient is not None}
+    encoder.train(was_training)
+    return found
 
 
 class BestWeights:

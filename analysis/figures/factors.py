@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from pretune.analysis.figures import theme
+from pretune.analysis.figures import captions, theme
 from pretune.analysis.figures.pairs import heat_map
 from pretune.analysis.questions.interactions import Facet, Interaction
 from pretune.analysis.questions.pairs import HeatMapGrid
@@ -36,7 +36,7 @@ def interaction_plot(found: Interaction, columns: int = 2) -> go.Figure:
     figure.update_yaxes(**looks)
     figure.update_xaxes(title=theme.text(found.axis_factor), row=rows)
     figure.update_yaxes(title=theme.text(found.metric), col=1)
-    return figure.update_annotations(font={"size": 13}, yshift=4)
+    return captions.interaction(figure.update_annotations(font={"size": 13}, yshift=4), found)
 
 
 def _contrast(facet: Facet) -> str:
@@ -74,4 +74,4 @@ def rank_plot(found: Ranks) -> go.Figure:
     counts = np.full((len(found.cells), most), found.seeds, np.int64)
     grid = HeatMapGrid("", "", f"rank in {found.metric}", "share of resampled seeds", found.cells, places,
                        found.share[:, :most], counts)  # fmt: skip
-    return heat_map(grid, 0.0, 1.0)
+    return captions.ranks(heat_map(grid, 0.0, 1.0), found)

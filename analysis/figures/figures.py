@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
 
-from pretune.analysis.figures import theme
+from pretune.analysis.figures import captions, theme
 from pretune.analysis.load.results import PublishedValue, ResultsError
 from pretune.analysis.questions.curves import AmountCurves, Band, LearningCurves
 from pretune.analysis.questions.differences import Differences
@@ -42,7 +42,7 @@ def dot_plot(
         figure.add_trace(theme.markers("published", x, y, theme.COLORS[1], "star-open", 11))
         figure.data[-1].error_x = {"array": [value.std for _, value in stars], "thickness": 1, "width": 4}
     figure.update_xaxes(title=theme.text(metric))
-    return theme.in_rows(figure, names)
+    return captions.dots(theme.in_rows(figure, names), cells, metric, bool(stars))
 
 
 def difference_plot(table: Differences) -> go.Figure:
@@ -59,7 +59,7 @@ def difference_plot(table: Differences) -> go.Figure:
     figure.add_vline(x=0, line={"color": theme.INK, "width": 1})
     figure.update_xaxes(title=theme.text(f"difference in {table.metric} to the baseline"))
     figure.update_layout(showlegend=False)
-    return theme.in_rows(figure, names)
+    return captions.differences(theme.in_rows(figure, names), table)
 
 
 def learning_plot(curves: LearningCurves) -> go.Figure:
@@ -67,7 +67,7 @@ def learning_plot(curves: LearningCurves) -> go.Figure:
     figure = _bands(curves.bands, lines_only=True)
     figure.update_xaxes(title=theme.text(f"step of {curves.stage}"))
     figure.update_yaxes(title=theme.text(curves.metric))
-    return figure
+    return captions.learning(figure, curves)
 
 
 def amount_plot(curves: AmountCurves, saved: Sequence[Saving] = ()) -> go.Figure:
@@ -83,7 +83,7 @@ def amount_plot(curves: AmountCurves, saved: Sequence[Saving] = ()) -> go.Figure
     ticks = {"tickvals": list(curves.amounts), "ticktext": [theme.text(level) for level in curves.levels]}
     figure.update_xaxes(title=theme.text(curves.factor), type="log" if curves.log else "linear", minor={}, **ticks)
     figure.update_yaxes(title=theme.text(curves.metric))
-    return figure
+    return captions.amounts(figure, curves, [saving.sentence for saving in saved])
 
 
 def write_files(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from pretune.analysis.figures import theme
+from pretune.analysis.figures import search_captions, theme
 from pretune.analysis.questions.importance import Importance
 from pretune.analysis.questions.sensitivity import Curve, Panel, PanelGroup, SearchPoints
 from pretune.analysis.statistics import Array, Interval
@@ -43,7 +43,7 @@ def sensitivity_plot(group: PanelGroup, columns: int = 1) -> go.Figure:
             figure.add_trace(trace)
         figure.update_layout(_axes(panel, place, endings, figure.layout))
         figure.add_annotation(**_title(panel, place))
-    return figure
+    return search_captions.sensitivity(figure, group)
 
 
 class _Place:
@@ -187,4 +187,4 @@ def importance_plot(found: Importance) -> go.Figure:
     figure.add_trace(floor.update(marker={"line": {"width": 3, "color": theme.COLORS[1]}}))
     right = max(1.02, 1.05 * float(np.nanmax(found.floor, initial=0.0)))
     figure.update_xaxes(title=_AXES[found.method], range=[-0.02, right])
-    return theme.in_rows(figure, names)
+    return search_captions.importance(theme.in_rows(figure, names), found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
+from pretune.analysis.figures import captions
 from pretune.analysis.figures.theme import COLORS, figure_layout, tall, text
 from pretune.analysis.load.timeline import Timeline
 
@@ -30,4 +31,4 @@ def timeline_plot(found: Timeline) -> go.Figure | None:
     figure.update_layout(barmode="overlay", bargap=0.3, showlegend=True)
     figure.update_xaxes(title="seconds since the first stage run")
     figure.update_yaxes(title="lane", dtick=1, autorange="reversed")
-    return figure
+    return captions.time_line(figure, found)

@@ -94,6 +94,7 @@ class StudyHeader:
     designed: bool = False  # searches try points laid out beforehand, whatever was found
     checkpoints: Mapping[str, str] = field(default_factory=dict)  # cell -> weights that are scored: last, best, tuned
     data: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # data set -> digests of its content
+    tasks: Mapping[str, str] = field(default_factory=dict)  # cell -> the data set that is fine-tuned on
 
     def definition(self, metric: str) -> MetricDefinition:
         """As stored with the results, else today's table. Raises ResultsError for a metric that neither knows."""
@@ -179,6 +180,7 @@ def parse_header(content: Mapping[str, Any]) -> StudyHeader:
         designed=is_design(content.get("tune") or {}),
         checkpoints={str(cell): str(kept) for cell, kept in (content.get("checkpoints") or {}).items()},
         data={str(name): tuple(map(str, digests)) for name, digests in (content.get("data") or {}).items()},
+        tasks={str(cell): str(task) for cell, task in (content.get("tasks") or {}).items()},
     )
 
 

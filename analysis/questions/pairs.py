@@ -19,7 +19,10 @@ from pretune.analysis.statistics import Array
 from pretune.search_spaces.metrics import Direction, MetricDefinition, sign_of
 
 _MOST_BINS = 4
-_SPAN = 6.0  # standard deviations that a colour scale spans at least
+_MOST_SPREAD, _LINE_WIDTH = 0.035, 0.008  # of lines side by side, as shares of an axis
+_FEWEST_IN_PARTS = (10, 25)  # trials from which on thirds, and fifths, are told apart
+_FEWEST_SEEDS, _RESAMPLES = 3, 400  # of how stable a front is
+SPAN = 6.0  # standard deviations that a colour scale spans at least
 _SQRT_TRIALS_PER_BIN = 1.5  # so many bins per parameter that a field holds two trials or so
 
 
@@ -48,6 +51,8 @@ class Tradeoff(NamedTuple):
     x_std: Array  # NaN for one seed
     y_std: Array
     front: NDArray[np.bool_]
+    stays: Array | None = None  # share of resampled seeds in which a cell is on the front; None below three seeds
+    log: bool = False  # whether x has a logarithmic axis
 
 
 class Axis(NamedTuple):
@@ -56,6 +61,17 @@ class Axis(NamedTuple):
     name: str
     ticks: tuple[tuple[float, str], ...]  # (place in [0, 1], label)
     places: Array  # (trials,) in [0, 1]
+    lost: Array  # (lost,) of trials that failed; NaN on the axis of scores
+
+    @property
+    def spread(self) -> Array:
+        """Places at which lines are drawn: those that share one lie side by side around it, so that each is seen."""
+        every, shown = np.concatenate([self.places, self.lost]), np.concatenate([self.places, self.lost])
+        for place in np.unique(every[np.isfinite(every)]):
+            same = np.flatnonzero(every == place)
+            half = min(_MOST_SPREAD, _LINE_WIDTH * (len(same) - 1) / 2)
+            shown[same] += np.linspace(-half, half, len(same))
+        return shown
 
 
 class Parallel(NamedTuple):
@@ -64,6 +80,8 @@ class Parallel(NamedTuple):
     search: str
     axes: tuple[Axis, ...]
     rank: Array  # (trials,) share of trials that are worse, in [0, 1]: 1 is the best
+    groups: tuple[tuple[str, NDArray[np.intp]], ...]  # (what their scores are, trials), the worst first; ties together
+    endings: tuple[str, ...]  # of the trials that failed, (lost,)
 
 
 # -------------------------------------------------------------------------------------------------------- factors
@@ -79,7 +97,7 @@ def factor_grids(results: pandas.DataFrame, header: StudyHeader, metric: str) ->
     means = {label: np.mean(part) for label, part in values.items() if part}
     names = [name for name, levels in header.factors.items() if len(levels) > 1]
     grids = (_factor_grid(header, metric, means, *pair) for pair in combinations(names, 2))
-    span = _SPAN * pooled_std([_std(part) for part in values.values()])
+    span = SPAN * pooled_std([_std(part) for part in values.values()])
     return tuple(grid._replace(span=span) for grid in grids if grid is not None)
 
 
@@ -126,7 +144,7 @@ def trial_grids(search: SearchRuns, ranges: Mapping[str, Any]) -> tuple[HeatMapG
     From the sampler's own trials: `searched.BIASED` holds for it.
     """
     names = [name for name in varied(search) if all(name in trial.values for trial in search.trials)]
-    span = _SPAN * pooled_std([seed_std(trial) for trial in search.trials])
+    span = SPAN * pooled_std([seed_std(trial) for trial in search.trials])
     return tuple(_trial_grid(search, ranges, *pair)._replace(span=span) for pair in combinations(names, 2))
 
 
@@ -160,26 +178,52 @@ def _bins(
 
 def parallel(search: SearchRuns, ranges: Mapping[str, Any]) -> Parallel:
     """Every trial of a search over the parameters that all of them have and that took more than one value."""
-    names = [name for name in varied(search) if all(name in trial.values for trial in search.trials)]
-    axes = [_axis(name, [trial.values[name] for trial in search.trials], ranges.get(name, {})) for name in names]
+    every = [trial.values for trial in search.trials] + [trial.values for trial in search.lost]
+    names = [name for name in varied(search) if all(name in values for values in every)]
+    count = len(search.trials)
+    axes = [_axis(name, [values[name] for values in every], ranges.get(name, {}), count) for name in names]
     score = np.array([trial.score for trial in search.trials], np.float64)
     better = -score if search.minimize else score
     rank = np.array([(better < value).mean() for value in better], np.float64)
-    return Parallel(search.name, (*axes, _axis(search.metric, list(score), {})), rank)
+    lost = np.full(len(search.lost), math.nan)
+    of_score = _axis(search.metric, list(score), {}, count)._replace(lost=lost)
+    endings = tuple(trial.ending for trial in search.lost)
+    return Parallel(search.name, (*axes, of_score), rank, _by_rank(score, rank), endings)
 
 
-def _axis(name: str, values: Sequence[Any], described: Mapping[str, Any]) -> Axis:
+def _by_rank(score: Array, rank: Array) -> tuple[tuple[str, NDArray[np.intp]], ...]:
+    """Trials by score: each alone, from 10 on thirds, from 25 on fifths; equal scores stay together."""
+    count = len(score)
+    parts = {3: ("worst", "middle", "best"), 5: ("worst", "fourth", "third", "second", "best")}
+    if count < _FEWEST_IN_PARTS[0]:
+        return tuple((_scores_of(score[rank == r]), np.flatnonzero(rank == r)) for r in np.unique(rank))
+    number = 5 if count >= _FEWEST_IN_PARTS[1] else 3
+    group = np.minimum((rank * number).astype(int), number - 1)
+    what = {3: "third", 5: "fifth"}[number]
+    found = [(parts[number][g], np.flatnonzero(group == g)) for g in range(number)]
+    return tuple((f"{name} {what}: {_scores_of(score[of])}", of) for name, of in found if len(of))
+
+
+def _scores_of(score: Array) -> str:
+    low, high = f"{score.min():.3g}", f"{score.max():.3g}"
+    trials = f" ({len(score)} trials)" if len(score) > 1 else ""
+    return (low if low == high else f"{low} to {high}") + trials
+
+
+def _axis(name: str, values: Sequence[Any], described: Mapping[str, Any], trials: int) -> Axis:
+    """Of all values, the first `trials` of which are those of trials with a score."""
     x = np.array([place_of(value) for value in values], np.float64)
     log = bool(described.keys() & {"log_uniform", "log_int"}) and bool((x > 0).all())
     shown = np.log(x) if log else x
     low, high = (float(shown.min()), float(shown.max())) if len(shown) else (0.0, 1.0)
-    places = (shown - low) / (high - low) if high > low else np.full(len(x), 0.5)
+    every = (shown - low) / (high - low) if high > low else np.full(len(x), 0.5)
+    places, lost = every[:trials], every[trials:]
     if "choice" in described:
-        options = {float(place): str(described["choice"][int(value)]) for place, value in zip(places, x, strict=True)}
-        return Axis(name, tuple(sorted(options.items())), places)
+        options = {float(place): str(described["choice"][int(value)]) for place, value in zip(every, x, strict=True)}
+        return Axis(name, tuple(sorted(options.items())), places, lost)
     middle = math.exp((low + high) / 2) if log else (low + high) / 2
     labels = [(0.0, float(x.min())), (0.5, middle), (1.0, float(x.max()))] if high > low else [(0.5, float(x[0]))]
-    return Axis(name, tuple((place, f"{value:.3g}") for place, value in labels), places)
+    return Axis(name, tuple((place, f"{value:.3g}") for place, value in labels), places, lost)
 
 
 # -------------------------------------------------------------------------------------------------------- metrics
@@ -187,12 +231,40 @@ def _axis(name: str, values: Sequence[Any], described: Mapping[str, Any]) -> Axi
 
 def tradeoff(results: pandas.DataFrame, header: StudyHeader, x_name: str, y_name: str) -> Tradeoff:
     """Two metrics of the confirm phase, for the cells that have both."""
-    xs, ys = (_finished(results, header, name) for name in (x_name, y_name))
-    labels = tuple(cell.label for cell in header.cells if xs[cell.label] and ys[cell.label])
-    x, y = (np.array([np.mean(part[label]) for label in labels], np.float64) for part in (xs, ys))
-    x_std, y_std = (np.array([_std(part[label]) for label in labels], np.float64) for part in (xs, ys))
-    front = _front(x, y, [header.definition(name).direction for name in (x_name, y_name)])
-    return Tradeoff(x_name, y_name, labels, x, y, x_std, y_std, front)
+    xs, ys = (
+        {label: independent_values(part) for label, part in replicate_results(results, header, name).items()}
+        for name in (x_name, y_name)
+    )
+    labels = [cell.label for cell in header.cells if xs[cell.label] and ys[cell.label]]
+    x, y = ({label: of[label] for label in labels} for of in (xs, ys))
+    return tradeoff_of((x_name, y_name), x, y, [header.definition(name).direction for name in (x_name, y_name)])
+
+
+def tradeoff_of(
+    names: tuple[str, str],
+    xs: Mapping[str, Mapping[int, float]],
+    ys: Mapping[str, Mapping[int, float]],
+    directions: Sequence[Direction | None],
+) -> Tradeoff:
+    """Cell -> seed -> value, of the same cells in the same order."""
+    x, y = (np.array([np.mean(list(of.values())) for of in part.values()], np.float64) for part in (xs, ys))
+    x_std, y_std = (np.array([_std(list(of.values())) for of in part.values()], np.float64) for part in (xs, ys))
+    front, stays = _front(x, y, directions), _stays(xs, ys, directions)
+    return Tradeoff(*names, tuple(xs), x, y, x_std, y_std, front, stays)
+
+
+def _stays(
+    xs: Mapping[str, Mapping[int, float]], ys: Mapping[str, Mapping[int, float]], directions: Sequence[Direction | None]
+) -> Array | None:
+    """In which share of resampled seeds, the same for all cells, each is on the front; None below three seeds."""
+    every = [set(of) for of in (*xs.values(), *ys.values())]
+    seeds = sorted(set.intersection(*every)) if every else []
+    if len(seeds) < _FEWEST_SEEDS or None in directions:
+        return None
+    x, y = (np.array([[of[seed] for seed in seeds] for of in part.values()], np.float64) for part in (xs, ys))
+    drawn = np.random.default_rng(0).integers(len(seeds), size=(_RESAMPLES, len(seeds)))
+    fronts = [_front(x[:, draw].mean(axis=1), y[:, draw].mean(axis=1), directions) for draw in drawn]
+    return np.asarray(np.mean(fronts, axis=0), np.float64)
 
 
 def search_tradeoffs(

@@ -39,6 +39,8 @@ class ScoredTrial(NamedTuple):
     n: int  # scores behind the mean
     by_seed: Mapping[int, float] = MappingProxyType({})  # place of a search seed -> its score; {}: not known
     confirmed: bool = False  # whether it went into the table
+    position: int = -1  # in its search, from 0
+    chosen: str = "{}"  # its values as JSON, as searches.parquet has them
 
 
 class LostTrial(NamedTuple):
@@ -47,6 +49,7 @@ class LostTrial(NamedTuple):
     values: Mapping[str, Any]
     ending: str  # diverged, beyond a constraint, crashed, without a score, raced out
     score: float  # of a raced-out one as far as it went, of one beyond a constraint its own; else NaN
+    position: int = -1
 
 
 class SearchRuns(NamedTuple):
@@ -59,6 +62,8 @@ class SearchRuns(NamedTuple):
     designed: bool = False  # laid out beforehand, not by a sampler that learns
     lost: tuple[LostTrial, ...] = ()
     stage: str = "finetune"
+    cells: tuple[str, ...] = ()  # that it is for
+    sampler: str = ""
 
 
 def origin(found: Sequence[SearchRuns]) -> str:
@@ -93,15 +98,19 @@ def _search(name: str, rows: pandas.DataFrame, content: Mapping[str, Any]) -> Se
         if row["told"] == "complete":
             whole.append(_scored(values, {str(key): value for key, value in row.items()}))
         else:
-            lost.append(LostTrial(values, *_ending(str(row["told"]), _number(row.get("value")))))
+            lost.append(LostTrial(values, *_ending(str(row["told"]), _number(row.get("value"))), row.get("index", -1)))
     shown = f"{'fine-tuning' if stage == 'finetune' else 'pretraining'} of {cells}" if cells else name
-    return SearchRuns(shown, metric, direction == "minimize", tuple(whole), is_design(tune), tuple(lost), stage)
+    return SearchRuns(
+        shown, metric, direction == "minimize", tuple(whole), is_design(tune), tuple(lost), stage,
+        tuple(json.loads(str(rows["cells"].iloc[0]))) if "cells" in rows else (), str(tune.get("sampler", "")),
+    )  # fmt: skip
 
 
 def _scored(values: dict[str, Any], row: Mapping[str, Any]) -> ScoredTrial:
     scores = [_number(score) for score in json.loads(row.get("scores") or "[]")]
     by_seed = {place: score for place, score in enumerate(scores) if math.isfinite(score)}
-    return ScoredTrial(values, float(row["value"]), max(1, len(by_seed)), by_seed, bool(row.get("confirmed", False)))
+    went_on, index = bool(row.get("confirmed", False)), int(row.get("index", -1))
+    return ScoredTrial(values, float(row["value"]), max(1, len(by_seed)), by_seed, went_on, index, str(row["chosen"]))
 
 
 def _ending(state: str, value: float) -> tuple[str, float]:

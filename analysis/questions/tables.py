@@ -28,7 +28,8 @@ from pretune.analysis.load.replicates import (
 )
 from pretune.analysis.load.results import PublishedTable, PublishedValue, ResultsError, StoredCell, StudyHeader
 from pretune.analysis.statistics import mean_std, not_distinguishable_from_best, t_interval
-from pretune.search_spaces.metrics import Direction, MetricDefinition, parts_of
+from pretune.search_spaces.metrics import Direction, MetricDefinition, parts_of, pattern_of
+from pretune.search_spaces.schema.scores import PIXELS
 
 # -------------------------------------------------------------------------------------------------------- numbers
 
@@ -150,6 +151,7 @@ def build_table(results: pandas.DataFrame, header: StudyHeader, metric: str) -> 
         percent=header.in_percent(metric),
         notes=(
             *_itself_note(partner),
+            *_average_note(metric, definition),
             *_nested_note(header, metric),
             *_checkpoint_note(header, metric),
             *_patience_note(results, metric),
@@ -277,6 +279,12 @@ def _patience_note(results: pandas.DataFrame, metric: str) -> tuple[str, ...]:
 
 def _itself_note(partner: str) -> tuple[str, ...]:
     return () if not partner else (f"empty: {partner} beside itself, 1 by definition; none is the best",)
+
+
+def _average_note(metric: str, definition: MetricDefinition) -> tuple[str, ...]:
+    """Return what a score is the mean of, where it is not of one confusion matrix over the split."""
+    of_images = pattern_of(metric).startswith("SPLIT/") and not definition.average.startswith(PIXELS)
+    return (f"{metric}: {definition.average}",) if of_images else ()
 
 
 def _nested_note(header: StudyHeader, metric: str) -> tuple[str, ...]:

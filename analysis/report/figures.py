@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import pandas
 import plotly.graph_objects as go
 
@@ -17,57 +15,30 @@ from pretune.analysis.digits import few
 from pretune.analysis.figures import factors as figures_factors
 from pretune.analysis.figures import figures
 from pretune.analysis.figures import pairs as figures_pairs
-from pretune.analysis.figures import sensitivity as figures_sensitivity
+from pretune.analysis.figures import tasks as figures_tasks
+from pretune.analysis.figures.captions import alternative_of, caption_of
 from pretune.analysis.figures.timeline import timeline_plot
 from pretune.analysis.load.curves import load_curves
 from pretune.analysis.load.replicates import is_probe
-from pretune.analysis.load.results import PublishedValue, StudyHeader, load, load_header, stored_definitions
+from pretune.analysis.load.results import PublishedValue, StudyHeader, load, load_header
 from pretune.analysis.load.runs import load_stage_runs
 from pretune.analysis.load.searches import load_searches
-from pretune.analysis.load.timeline import sentence, timeline
-from pretune.analysis.questions import curves, pairs, sensitivity, tables
+from pretune.analysis.load.timeline import timeline
+from pretune.analysis.questions import curves, pairs, tables
 from pretune.analysis.questions import differences as against
+from pretune.analysis.questions.costs import cost_tradeoffs
 from pretune.analysis.questions.dots import cell_dots
 from pretune.analysis.questions.facts import SIGNS
 from pretune.analysis.questions.image_bootstrap import out_of_range
-from pretune.analysis.questions.importance import Importance, importance
 from pretune.analysis.questions.interactions import interactions
 from pretune.analysis.questions.ranks import ranks
 from pretune.analysis.questions.savings import Saving, savings
-from pretune.analysis.questions.searched import SearchRuns, origin, searches
+from pretune.analysis.questions.tasks import over_tasks
 from pretune.analysis.report import panels
+from pretune.analysis.report.groups import MOST_FIGURES, FigureGroup, group_of
+from pretune.analysis.report.tuning import StoredStudy, search_groups
 
-MOST_FIGURES = 24  # figures of one group on the page; `--figures` writes all of them
-
-Shown = TypeVar("Shown")
-
-
-class FigureGroup(NamedTuple):
-    """Figures that one place of the page shows in turn."""
-
-    title: str
-    note: str
-    figures: tuple[tuple[str, go.Figure], ...]  # (what it shows, the figure)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(name for name, _ in self.figures)
-
-    @property
-    def height(self) -> int:
-        return max(int(figure.layout.height) for _, figure in self.figures)
-
-
-def group_of(
-    title: str, note: str, items: Sequence[tuple[str, Shown]], draw: Callable[[Shown], go.Figure], most: int
-) -> FigureGroup:
-    """The first `most` of the (name, what to draw), and how many are left out in the note."""
-    left = [name for name, _ in items[most:]]
-    if left:
-        note += (
-            f" Not on this page: {len(left)} more ({few(left, 3)}); `pretune report FOLDER --figures svg` writes all."
-        )
-    return FigureGroup(title, note.strip(), tuple((name, draw(item)) for name, item in items[:most]))
+CAPTIONS = "captions.md"
 
 
 def figure_groups(folder: Path, most: int = MOST_FIGURES) -> tuple[tuple[FigureGroup, ...], tuple[str, ...]]:
@@ -75,21 +46,26 @@ def figure_groups(folder: Path, most: int = MOST_FIGURES) -> tuple[tuple[FigureG
 
     A group says how many it leaves out.
     """
-    header, results = load_header(folder), load(folder)
+    header, results, stage_runs = load_header(folder), load(folder), load_stage_runs(folder)
     asked = of_metrics(results, header.report.metrics)
     content = json.loads((folder / "study.json").read_text(encoding="utf-8"))
     by_cell = [*_cells(asked, header), *_over_amounts(asked, header), *_interactions(asked, header, most)]
-    by_cell += _order(asked, header)
+    over, notes = _tasks(asked, header)
+    by_cell += [*_order(asked, header), *over]
     missing = missing_values(asked, header)
+    costs = cost_tradeoffs(asked, stage_runs, header)
+    cost = group_of("Score against cost", _COST, costs.shown, figures_pairs.tradeoff_plot, most)
     groups = [
-        group._replace(note=f"{group.note} {missing}".strip()) for group in (*by_cell, *_tradeoffs(asked, header, most))
+        group._replace(note=f"{group.note} {missing}".strip())
+        for group in (*by_cell, *_tradeoffs(asked, header, most), cost)
     ]
     groups += [*_learning(load_curves(folder), header, most), *_alignment(results, header, most)]
-    tried = load_searches(folder)
-    groups += _targets(tried, content, most)
-    found, notes = _tuned(searches(tried, content), content.get("ranges") or {}, most)
-    found += _when(load_stage_runs(folder))
-    return tuple(group for group in [*groups, *found] if group.figures), notes
+    found, more = search_groups(StoredStudy(header, results, stage_runs, load_searches(folder), content), most)
+    groups += [*found, *_when(stage_runs)]
+    return tuple(group for group in groups if group.figures), (*notes, *costs.notes, *more)
+
+
+_COST = "Seconds of one replicate: its fine-tuning and every pretraining before it, also one that other cells share."
 
 
 def missing_values(results: pandas.DataFrame, header: StudyHeader) -> str:
@@ -100,19 +76,25 @@ def missing_values(results: pandas.DataFrame, header: StudyHeader) -> str:
 
 
 def write_figures(folder: Path, kind: str, inches: float | None = None) -> list[Path]:
-    """Every figure of the report as a file in `figures/` (svg, pdf or png), and the image panels as PNG.
+    """Every figure of the report as a file in `figures/` (svg, pdf or png), the image panels as PNG, and captions.md.
 
-    With `inches`: so wide, with 8 pt type, for a paper.
-
-    Raises ResultsError.
+    With `inches`: so wide, with 8 pt type, for a paper. Raises ResultsError.
     """
     groups, _ = figure_groups(folder, sys.maxsize)
     shown = [(f"{group.title} {name}", figure) for group in groups for name, figure in group.figures]
     drawn = list(zip(_file_names([name for name, _ in shown]), (figure for _, figure in shown), strict=True))
-    return [
-        *figures.write_files(drawn, folder / "figures", kind, inches),
-        *panels.write_sheets(folder, folder / "figures"),
+    written = figures.write_files(drawn, folder / "figures", kind, inches)
+    (folder / "figures" / CAPTIONS).write_text(_captions(written, [figure for _, figure in drawn]), encoding="utf-8")
+    return [*written, *panels.write_sheets(folder, folder / "figures")]
+
+
+def _captions(paths: Sequence[Path], drawn: Sequence[go.Figure]) -> str:
+    """The caption of every file, and its alternative text for a web page."""
+    parts = [
+        f"**{path.name}** {caption_of(figure)}\n\nAlternative text: {alternative_of(figure)}\n"
+        for path, figure in zip(paths, drawn, strict=True)
     ]
+    return "\n".join(parts)
 
 
 def _file_names(texts: Sequence[str]) -> list[str]:
@@ -141,7 +123,7 @@ def of_metrics(results: pandas.DataFrame, metrics: Sequence[str]) -> pandas.Data
 def _when(stage_runs: pandas.DataFrame) -> Iterator[FigureGroup]:
     """The time line, where starts are known."""
     if (found := timeline(stage_runs)) is not None and (figure := timeline_plot(found)) is not None:
-        note = f"Each bar is a stage run: {sentence(found)}. Times in which the study was not run are excluded."
+        note = "Times in which the study was not run are excluded."
         yield FigureGroup("When stage runs ran", note, (("all lanes", figure),))
 
 
@@ -152,18 +134,16 @@ def _cells(results: pandas.DataFrame, header: StudyHeader) -> Iterator[FigureGro
     theirs = {metric: published_by_cell(results, header, metric) for metric in header.report.metrics}
     dots = {m: cell_dots(results, header, m) for m in header.report.metrics}
     drawn = [(m, figures.dot_plot(dots[m], m, theirs[m])) for m in header.report.metrics]
-    note = "Mean with its 95 % Student-t interval; nested seeds are averaged first."
+    note = "Nested seeds are averaged first."
     outside = dict.fromkeys(
         said
         for metric, of in dots.items()
         for said in out_of_range([cell.mean[1:] for cell in of], header.definition(metric))
     )
     note += "".join(f" {said[0].upper() + said[1:]}." for said in outside)
-    note += " Stars: published values, with the paper's own standard deviation." * any(map(bool, theirs.values()))
     yield FigureGroup("Every seed", note, tuple(drawn))
     compared = tuple((table.metric, figures.difference_plot(table)) for table in difference_tables(results, header))
-    note = "Paired over seeds, 95 % t interval; a filled mark has a Holm-corrected p below 0.05."
-    yield FigureGroup("Differences to the baseline", note, compared)
+    yield FigureGroup("Differences to the baseline", "", compared)
 
 
 def difference_tables(results: pandas.DataFrame, header: StudyHeader) -> list[against.Differences]:
@@ -193,7 +173,7 @@ def _over_amounts(results: pandas.DataFrame, header: StudyHeader) -> Iterator[Fi
     if factor is not None:
         saved = {metric: savings(results, header, factor, metric) for metric in header.report.metrics}
         said = [saving.sentence for found in saved.values() for saving in found]
-        note = f"Dotted: to the {factor} at which the baseline scores the same. {'; '.join(said)}." if said else ""
+        note = f"{'; '.join(said)}." if said else ""
         drawn = [(m, amount_figure(results, header, factor, m, saved[m])) for m in header.report.metrics]
         yield FigureGroup(f"Over {factor}", note, tuple(drawn))
 
@@ -210,13 +190,13 @@ def _interactions(results: pandas.DataFrame, header: StudyHeader, most: int) -> 
     metrics = header.report.metrics
     lines = [found for metric in metrics for found in interactions(results, header, metric)]
     items = [(f"{found.metric}: {found.line_factor} over {found.axis_factor}", found) for found in lines]
-    note = "Thin lines are seeds, thick ones their mean. Lines that run side by side: the factors do not interact."
+    note = "Lines that run side by side: the factors do not interact."
     yield group_of("Interactions", note, items, figures_factors.interaction_plot, most)
     grids = [grid for metric in metrics for grid in pairs.factor_grids(results, header, metric)]
     note = (
         "Means over seeds and over the levels of the other factors. Where rows differ by a constant, the two factors "
     )
-    note += "do not interact. Colours span six standard deviations over seeds, or more."
+    note += "do not interact."
     yield group_of("Pairs of factors", note, _titled(grids), figures_pairs.heat_map, most)
 
 
@@ -232,6 +212,24 @@ def _order(results: pandas.DataFrame, header: StudyHeader) -> Iterator[FigureGro
     yield FigureGroup("How stable the order is", note, drawn)
 
 
+def _tasks(results: pandas.DataFrame, header: StudyHeader) -> tuple[list[FigureGroup], tuple[str, ...]]:
+    """Settings over several data sets, where the study has them, and why some figure is not drawn."""
+    made = [(metric, found) for metric in header.report.metrics if (found := over_tasks(results, header, metric))]
+    shown = [(metric, found.profiles) for metric, found in made if found.profiles is not None]
+    ranked = [(metric, found.ranks) for metric, found in made if found.ranks is not None]
+    groups = [
+        group_of(f"Over data sets: {title}", note, items, draw, MOST_FIGURES)
+        for title, note, items, draw in (
+            ("profiles", "A line above another: more runs reach every score.", shown, figures_tasks.profile_plot),
+            ("interquartile mean", "The mean without the lowest and the highest quarter of runs.", shown,
+             figures_tasks.iqm_plot),
+        )
+    ]  # fmt: skip
+    note = "Settings under one bar are not shown to differ."
+    groups.append(group_of("Over data sets: ranks", note, ranked, figures_tasks.rank_difference_plot, MOST_FIGURES))
+    return groups, tuple(note for _, found in made for note in found.notes)
+
+
 def _titled(grids: Sequence[pairs.HeatMapGrid]) -> list[tuple[str, pairs.HeatMapGrid]]:
     return [(grid.title, grid) for grid in grids]
 
@@ -239,20 +237,8 @@ def _titled(grids: Sequence[pairs.HeatMapGrid]) -> list[tuple[str, pairs.HeatMap
 def _tradeoffs(results: pandas.DataFrame, header: StudyHeader, most: int) -> Iterator[FigureGroup]:
     made = [pairs.tradeoff(results, header, x, y) for x, y in combinations(header.report.metrics, 2)]
     items = [(f"{t.x_name} and {t.y_name}", t) for t in made if len(t.labels) > 1]
-    note = "Filled: the Pareto front, the cells that no other equals or beats in both metrics by their means. "
-    note += "Bars: one standard deviation over seeds."
+    note = "On the Pareto front are the cells that no other equals or beats in both metrics by their means."
     yield group_of("Trade-offs", note, items, figures_pairs.tradeoff_plot, most)
-
-
-def _targets(tried: pandas.DataFrame, content: Mapping[str, Any], most: int) -> Iterator[FigureGroup]:
-    """Searches for several targets, where the study has any."""
-    if not tried.empty:
-        tune = content.get("tune") or {}
-        target, direction = tune.get("target", "val/jaccard"), tune.get("direction")
-        made = pairs.search_tradeoffs(tried, target, direction, stored_definitions(content))
-        items = [(name, item) for name, item in made.items() if len(item.labels) > 1]
-        note = "One mark per configuration that a search tried; filled: the Pareto front of its targets."
-        yield group_of("Several targets", note, items, figures_pairs.tradeoff_plot, most)
 
 
 # ----------------------------------------------------------------------------------------------- curves, encoders
@@ -277,74 +263,3 @@ def _alignment(results: pandas.DataFrame, header: StudyHeader, most: int) -> Ite
     yield group_of(
         "How alike encoders are", note, _titled(grids), lambda grid: figures_pairs.heat_map(grid, 0.0, 1.0), most
     )
-
-
-# ----------------------------------------------------------------------------------------------------------- tuning
-
-
-def _tuned(
-    found: Sequence[SearchRuns], ranges: Mapping[str, Any], most: int
-) -> tuple[list[FigureGroup], tuple[str, ...]]:
-    said = origin(found)
-    grids = [grid for search in found for grid in pairs.trial_grids(search, ranges)]
-    lines = [(line.search, line) for search in found if len((line := pairs.parallel(search, ranges)).axes) > 2]
-    ranked = ranked_searches(found, ranges)
-    shares = [(item.search, item) for item in ranked if not item.note]
-    note = (
-        "How much of the variance of scores each parameter explains by itself, its 95 % interval, and the share that "
-    )
-    note += "chance reaches: only in 5 % of studies without any effect is a parameter of a figure filled. "
-    groups = [
-        group_of(
-            "Sensitivity", _SENSITIVITY + said, panel_items(found, ranges), figures_sensitivity.sensitivity_plot, most
-        ),
-        group_of("Importance", note + said, shares, figures_sensitivity.importance_plot, most),
-        group_of(
-            "Pairs of parameters", "Mean score of the trials in each field. " + said, _titled(grids),
-            figures_pairs.heat_map, most,
-        ),
-        group_of(
-            "Every trial", "One line per trial; the last axis is its score. " + said, lines,
-            figures_pairs.parallel_plot, most,
-        ),
-    ]  # fmt: skip
-    return groups, _unranked(ranked)
-
-
-_SENSITIVITY = (
-    "One mark per trial, the mean over its search seeds, with their standard deviation as a bar; all panels "
-    "of a figure have one scale. The curve takes each search's own level out; its band is a pointwise 95 % interval. "
-    "What failed stands below its panel. "
-)
-
-
-def panel_items(found: Sequence[SearchRuns], ranges: Mapping[str, Any]) -> list[tuple[str, sensitivity.PanelGroup]]:
-    """All searches of a stage together, and each by itself where colours no longer tell them apart."""
-    together = sensitivity.panel_groups(found, ranges)
-    items = [(f"all searches of {group.stage}, {group.metric}", group) for group in together]
-    many = {group.stage for group in together if len(group.panels[0].searches) > figures_sensitivity.MOST_COLORED}
-    alone = [search for search in found if search.stage in many]
-    return items + [(search.name, group) for search in alone for group in sensitivity.panel_groups([search], ranges)]
-
-
-def ranked_searches(found: Sequence[SearchRuns], ranges: Mapping[str, Any]) -> list[Importance]:
-    """All searches of a stage and metric together, and each by itself."""
-    groups: dict[tuple[str, str], list[SearchRuns]] = {}
-    for search in found:
-        groups.setdefault((search.stage, search.metric), []).append(search)
-    named = [(f"all searches of {stage}, {metric}", part) for (stage, metric), part in groups.items()]
-    named += [(one.name, [one]) for part in groups.values() if len(part) > 1 for one in part]
-    return [importance(part, ranges, np.random.default_rng(0), name=name) for name, part in named]
-
-
-def _unranked(ranked: Sequence[Importance]) -> tuple[str, ...]:
-    """Say why parameters of some searches have no importance: one sentence per reason."""
-    reasons: dict[str, list[str]] = {}
-    for item in ranked:
-        if item.note and item.search not in reasons.get(item.note, ()):
-            reasons.setdefault(item.note, []).append(item.search)
-    return tuple(f"No importance: {why} ({_some(searches)})." for why, searches in reasons.items())
-
-
-def _some(names: Sequence[str]) -> str:
-    return "; ".join(names[:3]) + (f"; and {len(names) - 3} more" if len(names) > 3 else "")

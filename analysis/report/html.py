@@ -105,7 +105,7 @@ def build_page(folder: Path, live: bool = False) -> str:
         draw=Markup(draw),
         plotly=Markup(plotly),
         script_hashes=Markup(" ".join(map(script_hash, (app, plotly, draw)))),
-        figure_data=script_json([[figure.to_plotlyscript_json() for _, figure in group.figures] for group in groups]),
+        figure_data=script_json([[figure.to_plotly_json() for _, figure in group.figures] for group in groups]),
         run_data=script_json(run_data(everything, stage_runs, metrics[0], RELOAD_SECONDS if live else 0.0)),
     )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import yaml
 
 if TYPE_CHECKING:
+    from pretune.data.backbones import Network
     from pretune.data.survey import Groups, ImagesSeen, PairsSeen, Sizes
 
 SCHEMA_FILE = ".pretune.schema.json"  # beside the study, for editors
@@ -48,14 +49,14 @@ class Pool(NamedTuple):
 
 
 def starter(
-    name: str, labelled: PairsSeen | None, pool: Pool | None, hardware: Hardware, *, imagenet: bool = False
+    name: str, labelled: PairsSeen | None, pool: Pool | None, hardware: Hardware, network: Network | None = None
 ) -> str:
     """The text of a study. Without `labelled`, a path and classes stand as examples to be changed.
 
-    With `imagenet` the encoder is one that has weights of ImageNet, and these are two more starts.
+    A `network` that has weights gives two more starts.
     """
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:100] or "my-study"
-    plan = _Plan(labelled, _images_of(labelled), pool, hardware, imagenet)
+    plan = _Plan(labelled, _images_of(labelled), pool, hardware, network)
     lines = [
         f"# yaml-language-server: $schema={SCHEMA_FILE}",
         f"# A Pretune study. `pretune plan {name}.yaml` shows what it would run, `pretune run {name}.yaml` runs it.",
@@ -74,7 +75,7 @@ def starter(
 
 
 def _asked(plan: _Plan) -> str:
-    if plan.imagenet:
+    if plan.weights is not None:
         return "Which start is best, random, pretrained on own images or on ImageNet, and should it be frozen?"
     return "Does pretraining help, and should the encoder be frozen?"
 
@@ -100,11 +101,15 @@ class _Plan:
     images: ImagesSeen | None  # the labelled ones
     pool: Pool | None
     hardware: Hardware
-    imagenet: bool = False
+    network: Network | None = None
 
     @property
     def data(self) -> str:
         return "labelled" if self.pool else "mine"
+
+    @property
+    def weights(self) -> str | None:
+        return None if self.network is None else self.network.weights
 
     @property
     def pretrained_on(self) -> str:
@@ -129,11 +134,13 @@ class _Plan:
     @property
     def size(self) -> int:
         short = self.sizes.short if self.sizes is not None else self.hardware.largest
-        return max(32, min(self.hardware.largest, short // 32 * 32))
+        most = min(self.hardware.largest, short)
+        return max(32, most // 32 * 32) if self.network is None else self.network.multiple(most)
 
     @property
     def view(self) -> int:
-        return min(self.size, 128 if self.hardware.gpu else 64)
+        most = min(self.size, 128 if self.hardware.gpu else 64)
+        return most if self.network is None else self.network.multiple(most)
 
     @property
     def fit(self) -> str:
@@ -175,7 +182,7 @@ class _Plan:
         return 1.0 if self.labelled is None else self.labelled.meaning.rarest
 
     def epochs(self, images: int, size: int, most: int) -> int:
-        slower = EFFICIENTNET if self.imagenet else 1
+        slower = 1 if self.weights is None else EFFICIENTNET
         return int(max(5, min(most, self.hardware.pixels / (slower * images * size * size))))
 
 
@@ -305,9 +312,8 @@ def _stages(plan: _Plan) -> Iterator[str]:
     batch, tuned = _batch(pool, 256 if gpu else 64), _batch(plan.train, 32 if gpu else 8)
     epochs = plan.epochs(pool, plan.view * 2, 200)
     channels = "" if plan.channels is None else f", channels: {plan.channels}"
-    if plan.imagenet:
-        decoder = "decoder_widths: [64, 48, 32, 24, 16]"
-        yield f"model: {{name: timm-unet, backbone: tf_efficientnet_lite0, {decoder}{channels}}}"
+    if plan.network is not None:
+        yield from _model(plan.network, channels)
     else:
         yield f"model: {{name: unet, widths: {widths}{channels}}}" + ("" if gpu else "\thalf as wide as on a GPU")
     yield ""
@@ -334,6 +340,14 @@ def _stages(plan: _Plan) -> Iterator[str]:
     yield f"  epochs: {plan.epochs(plan.train, plan.size, 100)}"
 
 
+def _model(network: Network, channels: str) -> Iterator[str]:
+    tied = "" if network.image_size is None else f", image_size: {network.image_size}"
+    sizes = f"sizes are multiples of {network.stride} px" if not tied else "all sizes are equal"
+    yield f"model: {{name: {network.name}, backbone: {network.backbone}{tied}{channels}}}\trandom weights; {sizes}"
+    if network.weights is None:
+        yield "# start from weights: pretrain: {data: ..., method: {name: weights, source: FILE.safetensors}}"
+
+
 def _loss(plan: _Plan) -> str:
     if plan.rarest < RARE:
         why = f"the rarest class has {plan.rarest:.1%} of the pixels, and cross-entropy alone forgets it"
@@ -348,8 +362,9 @@ def _question(plan: _Plan) -> Iterator[str]:
     yield "    random: {finetune.transfer: none}"
     yield "    pretrained: {finetune.transfer: encoder}"
     yield "    pretrained and frozen: {finetune.transfer: encoder, finetune.freeze: encoder}"
-    if plan.imagenet:
-        weights = f"pretrain: &imagenet {{data: {plan.pretrained_on}, method: {IMAGENET}}}"
+    if plan.weights is not None:
+        method = f'{{name: weights, source: "{plan.weights}"}}'
+        weights = f"pretrain: &imagenet {{data: {plan.pretrained_on}, method: {method}}}"
         yield f"    ImageNet: {{{weights}}}\ttrained with labels, on photographs of things and animals"
         yield "    ImageNet and frozen: {pretrain: *imagenet, finetune.freeze: encoder}"
     else:

@@ -42,7 +42,7 @@ model.load_state_dict(load_file("{file}"))""",
     "timm": """\
 import timm
 from safetensors.torch import load_file
-model = timm.create_model("{name}", num_classes=0)
+model = timm.create_model("{name}", num_classes=0{options})
 model.load_state_dict(load_file("{file}"), strict={strict})""",
 }
 
@@ -56,6 +56,7 @@ class Named(NamedTuple):
     features: Callable[[Tensor], Tensor]
     mean: list[float]  # what the library's model wants subtracted from images in [0, 1], and
     std: list[float]  # what it wants them divided by
+    options: str = ""  # further arguments that build the library's model
 
     @property
     def plain(self) -> bool:
@@ -87,7 +88,7 @@ def export_encoder(study: Path, out: Path, keys: str, cache: Path) -> Exported:
         written["network.py"] = source(graph, stride, "its feature maps, a list, the finest first")
         named = named._replace(features=_by_source(written["network.py"], path))
     sentence = _checked(model, encoder, named, path, cache)
-    loading = _LOADING[keys].format(file=path.name, name=named.name, strict=named.strict)
+    loading = _LOADING[keys].format(file=path.name, name=named.name, strict=named.strict, options=named.options)
     what = f"the encoder's tensors under {keys} names" if keys != "own" else "the encoder's tensors"
     use = _use(loading, named, "RGB images" if len(model.shape) == 3 else "Grey volumes")
     config = {"encoder": model.card["model"], "keys": keys, "name": named.name, "mean": named.mean, "std": named.std}
@@ -152,28 +153,30 @@ def _torchvision(encoder: nn.Module, state: dict[str, Tensor]) -> Named:
 
 
 def _timm(encoder: nn.Module, state: dict[str, Tensor]) -> Named:
-    import timm
-
     mean, std = [0.0] * 3, [1.0] * 3
     if isinstance(encoder, timm_unet.Encoder):
-        name = encoder.backbone
+        backbone = encoder.backbone
         mean, std = encoder.mean.tolist(), encoder.std.tolist()
         state = {timm_unet.name_in_timm(key): value for key, value in state.items() if key not in ("mean", "std")}
     else:
-        name = _resnet_name(encoder, "timm")
-    library: Any = timm.create_model(name, pretrained=False, num_classes=0)
+        backbone = timm_unet.Backbone(_resnet_name(encoder, "timm"))
+    library = timm_unet.created(backbone, num_classes=0)
     found = library.load_state_dict(state, strict=False)
     if found.unexpected_keys:
         raise ModelError(
-            f"timm's {name} has no tensor {found.unexpected_keys[0]!r}: this backbone cannot be named for timm"
+            f"timm's {backbone.name} has no tensor {found.unexpected_keys[0]!r}: this backbone cannot be named for timm"
         )
     library.eval()
 
     def features(images: Tensor) -> Tensor:
-        maps: list[Tensor] = library.forward_intermediates(images, intermediates_only=True, output_fmt="NCHW")
+        normed = {"norm": True} if backbone.plain else {}
+        maps: list[Tensor] = library.forward_intermediates(images, intermediates_only=True, output_fmt="NCHW", **normed)
         return maps[-1]
 
-    return Named(state, name, not found.missing_keys, features, mean, std)
+    options = f", img_size={backbone.image_size}" if backbone.image_size else ""
+    if not options and getattr(library, "dynamic_img_size", False):
+        options = ", dynamic_img_size=True"
+    return Named(state, backbone.name, not found.missing_keys, features, mean, std, options)
 
 
 def _resnet_name(encoder: nn.Module, library: str) -> str:

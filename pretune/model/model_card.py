@@ -55,6 +55,7 @@ def model_card(
         f"| images | {fitted} {model.cache_size} px, then {then} {model.size} px |",
         f"| network | {card['model']['name']} |",
         f"| pretraining | {before} |",
+        *(f"| starting weights | {_weights(one)} |" for one in card.get("weights", [])),
         *(f"| pretraining data | {_data(data)} |" for data in pretrained_on),
         f"| data | {_data(card['data'])} |",
         f"| licence of the data | {'; '.join(_licences([card['data'], *pretrained_on]))} |",
@@ -90,6 +91,13 @@ def _steps(model: Model, config: Mapping[str, Any] | None) -> list[str]:
 def _data(data: Mapping[str, Any]) -> str:
     """'oxford-iiit-pet (the first 600 images)'."""
     return str(data["dataset"]) + (f" (at most {data['limit']} images)" if data.get("limit") else "")
+
+
+def _weights(weights: Mapping[str, str]) -> str:
+    """'`dinov2.pth`, sha256 `1a2b...`': of a file its name alone."""
+    source, sha256 = weights["source"], weights.get("sha256")
+    name = source if ":" in source else Path(source).name
+    return f"`{name}`" + (f", sha256 `{sha256}`" if sha256 else "")
 
 
 def _licences(data: list[Mapping[str, Any]]) -> list[str]:

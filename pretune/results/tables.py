@@ -77,6 +77,7 @@ def write_header(study: Study, folder: Path, digest_of: DigestOf | None = None) 
         },
         "checkpoints": {cell.label: _checkpoint(cell) for cell in study.cells if "finetune" in cell.template},
         "data": {} if digest_of is None else data_digests(study, digest_of),
+        "tasks": {cell.label: task_of(cell) for cell in study.cells if "finetune" in cell.template},
     }
     write_atomically(folder / "study.json", json.dumps(content, indent=1))
 
@@ -85,6 +86,15 @@ def _checkpoint(cell: Cell) -> str:
     """The weights of a cell's fine-tunings that are scored: last, best, or "tuned" where that is searched."""
     found = cell.template["finetune"].get("checkpoint", "last")
     return found if isinstance(found, str) else "tuned"
+
+
+def task_of(cell: Cell) -> str:
+    """The data set that a cell is fine-tuned on: its kind, and its folder where the study names one."""
+    settings = cell.configuration()
+    assert settings.finetune is not None
+    data = settings.data[settings.finetune.data]
+    root = getattr(data, "root", None)  # invented images have none
+    return data.dataset if root is None else f"{data.dataset} ({root})"
 
 
 def data_digests(study: Study, digest_of: DigestOf) -> dict[str, list[str]]:
@@ -408,11 +418,30 @@ def keep_best(
         return None
     warnings = warnings_of(study, use, uses, outcomes, read_counts(store, entry))
     files = {name: store.file(entry, name) for name in (WEIGHTS, NOTES)}
-    return _copy_model(study, use, outcomes, files, warnings, folder / "best")
+    more = {"weights": _starting_weights(use.stages["finetune"], store), "warnings": warnings}
+    return _copy_model(study, use, outcomes, files, more, folder / "best")
+
+
+def _starting_weights(stage: Stage, store: Store) -> list[dict[str, str]]:
+    """Sources, and sha256 of files, of the ready-made weights that a chain of stages began with."""
+    found = []
+    for parent in stage.ancestors():
+        settings = parent.settings
+        if not isinstance(settings, schema.Pretrain) or not isinstance(settings.method, schema.Weights):
+            continue
+        if (entry := store.find(parent.fingerprint)) is not None:
+            notes = json.loads(store.file(entry, NOTES).read_text(encoding="utf-8"))
+            found.append({key: notes[key] for key in ("source", "sha256") if key in notes})
+    return found
 
 
 def _copy_model(
-    study: Study, use: ReplicatePlan, outcomes: Outcomes, files: Mapping[str, Path], warnings: list[str], target: Path
+    study: Study,
+    use: ReplicatePlan,
+    outcomes: Outcomes,
+    files: Mapping[str, Path],
+    more: Mapping[str, Any],
+    target: Path,
 ) -> Path:
     target.mkdir(exist_ok=True)
     stage = use.stages["finetune"]
@@ -438,7 +467,7 @@ def _copy_model(
         "input": {"size": notes["size"], "range": [0.0, 1.0], "order": order},
         "test": notes["test"] if stage.on_test else [],
         "scores": dict(outcomes[stage.fingerprint].metrics),
-        "warnings": warnings,
+        **more,
     }
     write_atomically(target / "model.json", json.dumps(card, indent=1))
     return target

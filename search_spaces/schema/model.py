@@ -26,6 +26,7 @@ __all__ = [
     "ResNetUNet",
     "TimmUNet",
     "UNet",
+    "ViTPyramid",
     "channels_of",
     "dimensions_of",
     "levels_of",
@@ -54,8 +55,8 @@ class _ImageModel(Settings):
 
     @model_serializer(mode="wrap")
     def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Three colours are left out, as before there were other channels."""
-        return {key: value for key, value in dump(self).items() if key != "channels" or value is not None}
+        """What has no value is left out, as before there was such a setting: three colours, images of any size."""
+        return {key: value for key, value in dump(self).items() if value is not None}
 
 
 EvenWidth = Annotated[int, Field(gt=0, multiple_of=2)]  # the first convolution of a level has half of it
@@ -123,21 +124,40 @@ class ResNetHead(_ImageModel):
         return 32
 
 
-class TimmUNet(_ImageModel):
-    """A U-Net over any backbone of timm that gives feature maps, with the decoder of `resnet-unet`.
+class _TimmModel(_ImageModel):
+    """Settings that models over a backbone of timm share.
 
-    Whether timm has the backbone is seen when a study is planned or started: no torch is imported here.
+    Whether timm has the backbone, and its stride, is seen when a study is planned or started: no torch is imported
+    here.
     """
+
+    backbone: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]  # timm's name without a tag: convnext_tiny
+    image_size: Annotated[int, Field(ge=8, le=4096)] | None = None  # px of all stages, for backbones tied to one size
+
+    @property
+    def stride(self) -> None:
+        """Known once the encoder is built."""
+        return
+
+
+class TimmUNet(_TimmModel):
+    """A U-Net over any backbone of timm that gives feature maps, with the decoder of `resnet-unet`."""
 
     name: Literal["timm-unet"]
     facts: ClassVar[ModelFacts] = ModelFacts(("skip_connections", "decoder_widths"))
-    backbone: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]  # timm's name without a tag: convnext_tiny
     skip_connections: bool = True
     decoder_widths: Annotated[tuple[PositiveInt, ...], Field(min_length=5, max_length=5)] = (256, 128, 64, 32, 16)
 
-    @property
-    def stride(self) -> int:
-        return 32
+
+class ViTPyramid(_TimmModel):
+    """A plain transformer of timm (ViT, DINOv2, DINOv3) and a simple feature pyramid over its last map (Li et al. 2022,
+    ViTDet), whose levels are added up (Kirillov et al. 2019, Panoptic FPN)."""
+
+    name: Literal["vit-pyramid"]
+    facts: ClassVar[ModelFacts] = ModelFacts(("skip_connections", "pyramid_width", "decoder_width"), levels=1)
+    skip_connections: Literal[False] = False  # the encoder has one map
+    pyramid_width: PositiveInt = 256  # channels of the pyramid's levels (ViTDet)
+    decoder_width: PositiveInt = 128  # channels of the features that masks are predicted from (Panoptic FPN)
 
 
 class GenesisUNet(Settings):
@@ -170,7 +190,9 @@ def dimensions_of(model: Model) -> int:
 
 
 Model = Annotated[
-    Annotated[UNet | ConRecUNet | ResNetUNet | ResNetHead | TimmUNet | GenesisUNet, Field(discriminator="name")],
+    Annotated[
+        UNet | ConRecUNet | ResNetUNet | ResNetHead | TimmUNet | ViTPyramid | GenesisUNet, Field(discriminator="name")
+    ],
     default_name("unet"),
 ]
 MODEL_FACTS: Mapping[str, ModelFacts] = {

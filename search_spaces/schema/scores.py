@@ -87,6 +87,13 @@ EXTRA_SCORES = {
 }  # fmt: skip
 
 
+LOSS_SCORE = ExtraScores(True, {
+    "SPLIT/loss": MetricDefinition(
+        "minimize", "loss", 0, INF, "mean over images of the loss of each", "",
+        "the loss of fine-tuning on images that it did not train on"),
+})  # fmt: skip
+
+
 class Average(NamedTuple):
     """Scores of parts of a split, and the mean of them."""
 

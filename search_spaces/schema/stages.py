@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -137,6 +138,19 @@ class Augment(Settings):
     scale: tuple[PositiveFloat, PositiveFloat] | None = None  # range of magnification about the centre, log-uniform
     color_jitter: Annotated[float, Field(gt=0, le=1.25)] | None = None  # strength s of 0.8/0.8/0.8/0.2, as in views
     blur: Fraction | None = None  # chance of a Gaussian blur of 0.1 to 2 px
+    elastic: Annotated[float, Field(gt=0, le=0.1)] | None = (
+        None  # standard deviation of a smooth random displacement, as a share of the side (U-Net: 0.02)
+    )
+    antialias: Literal[True] | None = None  # resize crops as test images are; default: crops are not antialiased
+
+    @model_validator(mode="after")
+    def _resized(self) -> Augment:
+        if self.antialias and (self.crop, self.aspect) == ((1.0, 1.0), (1.0, 1.0)):
+            raise ValueError("antialias is of crops, and there are none: whole images always are; leave it out")
+        return self
+
+    def neutral(self) -> Mapping[str, Any]:
+        return {"flip_vertical": 0.0, "scale": (1.0, 1.0), "blur": 0.0}
 
     @model_validator(mode="after")
     def _ordered(self) -> Augment:
@@ -172,6 +186,9 @@ class Finetune(_Length, ExtraSettings):
     transfer: Literal["none", "encoder", "encoder+decoder"] = "encoder"
     freeze: Literal["none", "encoder"] = "none"
     unfreeze_epoch: PositiveInt | None = None  # the first epoch, counted from 0, that trains a frozen encoder too
+    unfreeze_every: PositiveInt | None = (
+        None  # epochs between levels of the encoder, the coarsest first at unfreeze_epoch; default: all at once
+    )
     encoder_lr_mult: PositiveFloat | None = None  # encoder's rate as a multiple of the decoder's; default: the same
     loss: Literal["dice", "foreground-dice", "cross-entropy", "dice+cross-entropy", "focal", "tversky"] = "dice"
     class_weights: Literal["balanced"] | dict[str, PositiveFloat] | None = (
@@ -187,11 +204,15 @@ class Finetune(_Length, ExtraSettings):
     optimizer: Optimizer = Adam()
     schedule: Schedule = Constant()
     batch_size: PositiveInt = 256  # images per step (P2)
+    score_loss: Literal[True] | None = None  # also score the loss: val/loss, test/loss
     checkpoint: Literal["last", "best"] = "last"  # which weights are scored: the last, or those of the best val/jaccard
     validate_every: NonNegativeInt = 0  # epochs between validations for the learning curve; 0: only at the end
     patience: PositiveInt | None = None  # stop after this many validations without a better val/jaccard
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"  # tf32: products of 10 bits on GPUs that have them
     compile: bool = False  # encoder and decoder by torch.compile: other last digits, and a minute to begin with
+
+    def neutral(self) -> Mapping[str, Any]:
+        return {"encoder_lr_mult": 1.0, "focal_gamma": 2.0, "tversky_beta": 0.7}
 
     @model_validator(mode="after")
     def _validated_meanwhile(self) -> Finetune:
@@ -203,6 +224,8 @@ class Finetune(_Length, ExtraSettings):
     def _frozen_first(self) -> Finetune:
         if self.unfreeze_epoch is not None and self.freeze == "none":
             raise ValueError("unfreeze_epoch needs freeze: encoder")
+        if self.unfreeze_every is not None and self.unfreeze_epoch is None:
+            raise ValueError("unfreeze_every needs unfreeze_epoch, the epoch of the coarsest level")
         return self
 
     @model_validator(mode="after")

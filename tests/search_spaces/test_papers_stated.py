@@ -56,6 +56,7 @@ STEP = [
     Stated("pretrain.0.schedule.gamma", 0.5, "section 2: decay rate 0.5"),
 ]
 RATE = Stated("pretrain.0.optimizer.lr", 1e-2, "section 2: eta_PT")
+OF_IMAGES = Stated("finetune.average", "image", "authors' code: a score for each image; the text does not say")
 P1_TEXT = [*PETS_OF_P1, VALIDATED, TEMPERATURE, *HEAD, *STEP, RATE]
 
 PETS_OF_P2 = [
@@ -67,6 +68,7 @@ PETS_OF_P2 = [
     Stated("finetune.batch_size", 256, "section 2.1"),
     Stated("finetune.optimizer.name", "adam", "section 2.1"),
     Stated("finetune.optimizer.lr", 1e-3, "section 2.1"),
+    Stated("finetune.average", "batch", "section 2.7: across classes, before finally averaging over batches"),
     Stated("finetune.augment.flip", 0.0, "section 2.5: no further image augmentations"),
     Stated("finetune.augment.crop", [1.0, 1.0], "section 2.5: no further image augmentations"),
     Stated("model.widths", [32, 64, 128, 256], "section 2.1"),
@@ -107,6 +109,7 @@ FINE_TUNED_P3 = [
     Stated("finetune.augment.flip", 0.5, "section 2.3: randomly flip horizontally"),
     Stated("finetune.augment.crop", [0.5, 1.0], "section 2.3: at least 50 % of the image"),
     Stated("finetune.augment.aspect", [0.75, 1.3333], "section 2.3: maximally (3/4, 4/3)"),
+    Stated("finetune.augment.antialias", True, "not stated; chosen: crops are resized as test images are"),
 ]
 
 
@@ -149,9 +152,13 @@ def methods_of_p4(epochs: int) -> list[Stated]:
 MOCO = Stated("pretrain.0.method.temperature", 0.07, "section 3: as in MoCo", {"method": "MoCo"})
 
 STATED: dict[str, list[Stated]] = {
-    "p1_table1_text": P1_TEXT,
-    "p1_figure3": [*P1_TEXT, Stated("finetune.validate_every", 1, "Figure 3: over epochs")],
-    "p1_figure5": P1_TEXT,
+    "p1_table1_text": [*P1_TEXT, OF_IMAGES],
+    "p1_figure3": [
+        *P1_TEXT,
+        Stated("finetune.validate_every", 1, "Figure 3: over epochs"),
+        Stated("finetune.score_loss", True, "Figure 3: cross entropy loss on validation images"),
+    ],
+    "p1_figure5": [*P1_TEXT, OF_IMAGES],
     "p1_outlook_resnet50": [stated for stated in P1_TEXT if stated.key != "model.depth"],
     "p1_outlook_pretraining_size": [
         *PETS_OF_P1,
@@ -176,6 +183,7 @@ STATED: dict[str, list[Stated]] = {
     ],
     "p1_table1_code": [
         *PETS_OF_P1,
+        OF_IMAGES,
         VALIDATED,
         TEMPERATURE,
         *STEP,

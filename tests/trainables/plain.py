@@ -198,6 +198,16 @@ def pretrain(
     return found
 
 
+def frozen_parts(network: Any, settings: schema.Finetune, epoch: int) -> list[str]:
+    """The encoder, or those of its levels that are not trained yet: the coarsest is first."""
+    if settings.freeze == "none" or (settings.unfreeze_epoch is not None and settings.unfreeze_every is None):
+        return ["encoder"] if settings.freeze == "encoder" and epoch < settings.unfreeze_epoch else []
+    if settings.unfreeze_epoch is None:
+        return ["encoder"]
+    trained = 0 if epoch < settings.unfreeze_epoch else 1 + (epoch - settings.unfreeze_epoch) // settings.unfreeze_every
+    return [f"encoder.levels.{level}" for level in range(max(0, len(network.encoder.levels) - trained))]
+
+
 def finetune(
     settings: schema.Finetune, model: schema.Model, data: ImageSet, images: Any, streams: dict[str, int], context: Any
 ) -> list[Moment]:
@@ -226,16 +236,17 @@ def finetune(
     found = []
     for step in range(steps):
         epoch, position = divmod(step, per_epoch)
-        frozen = forever or (settings.freeze == "encoder" and epoch < settings.unfreeze_epoch)
+        still = frozen_parts(network, settings, epoch)
         network.train()
-        network.encoder.train(not frozen)
+        for part in still:
+            network.get_submodule(part).eval()
         chosen = rows(images, streams["order"], epoch, position, batch_size)
         pixels, target = finetuning.fine_tune_batch(
             torch.from_numpy(data.images[chosen]), torch.from_numpy(data.masks[chosen]), chosen, settings.size,
             settings.augment, streams["augmentation"], epoch,
         )  # fmt: skip
         loss = LOSSES[settings.loss](network(pixels), target)
-        descend(loss, parameters, lambda name, frozen=frozen: frozen and name.startswith("encoder."))
+        descend(loss, parameters, lambda name, still=still: name.startswith(tuple(f"{part}." for part in still)))
         gradients = gradients_of(optimizer)
         schedule_step(optimizer, settings, step, per_epoch, steps)
         optimizer.step()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,13 @@ import pytest
 import torch
 from sklearn.metrics import jaccard_score
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pretune.search_spaces import schema
 from pretune.trainables.constants import IGNORE
 from pretune.trainables.evaluation import Evaluator
 from pretune.trainables.loop import DataFeed
+from pretune.trainables.losses import cross_entropy_loss
 from pretune.trainables.metrics.boundary import boundary_counts, boundary_f1, split_scores
 from pretune.trainables.windows import slide
 
@@ -135,3 +138,18 @@ def test_a_mean_over_batches_takes_whole_images(tiles: Tiles) -> None:
         for part in parts
     ]
     assert found.scores["test/jaccard_batches"] == pytest.approx(np.mean(scores))
+
+
+def test_the_loss_is_the_mean_over_images_of_the_loss_of_each(tiles: Tiles) -> None:
+    """Of whole images, whatever their tiles and their sizes."""
+    network = Bright(0.0)
+    evaluator = dataclasses.replace(tiles.evaluator(network), loss=cross_entropy_loss)
+    expected = []
+    for name in tiles.in_order():
+        image, mask = (torch.from_numpy(part) for part in (tiles.images[name], tiles.masks[name]))
+        with torch.no_grad():
+            logits = network(image.permute(2, 0, 1)[None].float() / 255)
+        expected.append(float(F.cross_entropy(logits, mask[None].long(), ignore_index=IGNORE)))
+    found = evaluator.evaluate(tiles.rows, TILE, "val", 0).scores
+    assert found["val/loss"] == pytest.approx(np.mean(expected), rel=1e-5)
+    assert "val/loss" not in tiles.evaluator(network).evaluate(tiles.rows, TILE, "val", 0).scores

@@ -60,7 +60,9 @@ def parent(tmp_path: Path) -> Path:
 def test_finetuning_writes_what_the_table_knows(data: ImageSet, tmp_path: Path, average: str) -> None:
     plain = {"data": "d", "size": 32, "epochs": 9, "validate_every": 1, "patience": 1, "optimizer": {"lr": 1e-12}}
     asked = {setting: extra.value for setting, extra in EXTRA_SCORES.items()}
-    chosen = schema.Finetune.model_validate(plain | asked | {"average": average, "test_sizes": [16]})
+    chosen = schema.Finetune.model_validate(
+        plain | asked | {"average": average, "score_loss": True, "test_sizes": [16]}
+    )
     written = finetune(chosen, MODEL, data, SPLIT, STREAMS, RunContext(tmp_path, CPU), on_test=True)
     history = json.loads((tmp_path / "history.json").read_text(encoding="utf-8"))
     names = {*written, *(key for row in history for key in row if key not in ("step", "epoch"))}

@@ -36,7 +36,9 @@ SMALL: dict[str, dict[str, Any]] = {
         "backbone": "mobilenetv3_small_050",
         "skip_connections": False,
     },
+    "timm-vit": {"name": "timm-unet", "backbone": "test_vit"},  # three maps of one stride
     "timm-swin": {"name": "timm-unet", "backbone": "swin_s3_tiny_224", "decoder_widths": [8, 8, 8, 8, 8]},  # B, H, W, C
+    "vit-pyramid": {"name": "vit-pyramid", "backbone": "test_vit3", "pyramid_width": 8, "decoder_width": 4},
     "genesis": {"name": "genesis-unet", "widths": [4, 8, 16]},
     "genesis-no-skips": {"name": "genesis-unet", "widths": [4, 8, 16], "skip_connections": False},
     "genesis-transposed": {"name": "genesis-unet", "widths": [4, 8, 16], "up": "transposed"},
@@ -63,7 +65,12 @@ def model_of(key: str) -> schema.Model:
 def pixels(model: schema.Model, count: int, rows: int, columns: int) -> torch.Tensor:
     """Images, or volumes with as many slices as the model halves them into one."""
     volumes = schema.dimensions_of(model) == 3
-    return torch.rand((count, 1, model.stride, rows, columns) if volumes else (count, 3, rows, columns))
+    return torch.rand((count, 1, stride_of(model), rows, columns) if volumes else (count, 3, rows, columns))
+
+
+def stride_of(model: schema.Model) -> int:
+    """As the settings name it, or as the encoder has it."""
+    return model.stride or build_encoder(model).strides[-1]
 
 
 def parameters(module: nn.Module) -> int:
@@ -87,35 +94,38 @@ def test_the_facts_tell_the_levels_and_which_settings_reach_the_decoder_alone(ke
 def test_maps_have_the_widths_and_strides_that_the_encoder_names_and_logits_the_images_size(key: str) -> None:
     torch.manual_seed(0)
     model = model_of(key)
+    stride = stride_of(model)
     network = build_unet(model, 5).eval()
-    encoder, size = network.encoder, (model.stride, 2 * model.stride)
+    encoder, size = network.encoder, (stride, 2 * stride)
     with torch.no_grad():
         features = encoder(x := pixels(model, 2, *size))
         logits = network(x)
     assert [tuple(f.shape) for f in features] == [
-        (2, width, *(n // stride for n in x.shape[2:]))
-        for width, stride in zip(encoder.widths, encoder.strides, strict=True)
+        (2, width, *(n // shrunk for n in x.shape[2:]))
+        for width, shrunk in zip(encoder.widths, encoder.strides, strict=True)
     ]
-    assert encoder.strides[-1] == model.stride
+    assert encoder.strides[-1] == stride
     assert logits.shape == (2, 5, *x.shape[2:])
 
 
 @every_model
 def test_another_resolution_than_in_training_works(key: str) -> None:
     model = model_of(key)
+    stride = stride_of(model)
     network = build_unet(model, 2).eval()
     with torch.no_grad():
-        logits = network(pixels(model, 1, 3 * model.stride, model.stride))
-        assert logits.shape[-2:] == (3 * model.stride, model.stride)
+        logits = network(pixels(model, 1, 3 * stride, stride))
+        assert logits.shape[-2:] == (3 * stride, stride)
 
 
 @every_model
 def test_fine_maps_reach_the_output_only_through_skip_connections(key: str) -> None:
     torch.manual_seed(0)
     model = model_of(key)
+    stride = stride_of(model)
     encoder, decoder = build_encoder(model).eval(), build_decoder(model).eval()
     with torch.no_grad():
-        features = encoder(pixels(model, 1, 2 * model.stride, 2 * model.stride))
+        features = encoder(pixels(model, 1, 2 * stride, 2 * stride))
         moved = [f + 1 for f in features[:-1]] + features[-1:]
         assert torch.equal(decoder(features), decoder(moved)) != model.skip_connections
         assert not torch.equal(decoder(features), decoder([*features[:-1], features[-1] + 1]))
@@ -125,17 +135,19 @@ def test_fine_maps_reach_the_output_only_through_skip_connections(key: str) -> N
 def test_every_parameter_is_trained(key: str) -> None:
     torch.manual_seed(0)
     model = model_of(key)
+    stride = stride_of(model)
     network = build_unet(model, 2)
-    network(pixels(model, 2, 2 * model.stride, 2 * model.stride)).square().mean().backward()
+    network(pixels(model, 2, 2 * stride, 2 * stride)).square().mean().backward()
     assert [name for name, p in network.named_parameters() if p.grad is None] == []
 
 
 @every_model
 def test_the_trunk_and_the_last_block_are_the_decoder(key: str) -> None:
     model = model_of(key)
+    stride = stride_of(model)
     encoder, decoder = build_encoder(model).eval(), build_decoder(model).eval()
     with torch.no_grad():
-        features = encoder(pixels(model, 1, model.stride, model.stride))
+        features = encoder(pixels(model, 1, stride, stride))
         x = decoder.blocks[-1](trunk(decoder, features), skips_of(decoder, features)[-1])
         assert torch.equal(x, decoder(features))
 

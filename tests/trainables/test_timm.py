@@ -97,8 +97,11 @@ def test_offline_is_one_clear_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     ("backbone", "message"),
     [
         ("resnet19", r"timm has no model 'resnet19'"),
-        ("mixer_b16_224", r"timm:mixer_b16_224 does not take images of any multiple of 32 px"),
-        ("inception_v3", r"timm:inception_v3 (gives maps that a U-Net cannot use|does not take images)"),
+        (
+            "mixer_b16_224",
+            r"timm:mixer_b16_224 does not take images of any multiple of 16 px, its stride .*tied to one size",
+        ),
+        ("inception_v3", r"timm:inception_v3 (gives maps that no decoder here can use|does not take images)"),
     ],
 )
 def test_a_backbone_that_cannot_serve_is_refused_before_anything_starts(backbone: str, message: str) -> None:
@@ -120,7 +123,7 @@ def test_looking_a_backbone_up_draws_no_random_numbers(backbone: str) -> None:
     expected = torch.rand(1)
     torch.manual_seed(3)
     timm_unet.levels.cache_clear()
-    timm_unet.levels(backbone)
+    timm_unet.levels(timm_unet.Backbone(backbone))
     assert torch.equal(torch.rand(1), expected)
 
 
@@ -136,8 +139,8 @@ def test_training_draws_no_random_numbers(backbone: str) -> None:
 def test_decoder_widths_follow_the_number_of_maps() -> None:
     """Four maps use the first four widths, vgg's six repeat the last; the output is as large as the image."""
     for backbone, maps, width in (("test_convnext", 4, 32), ("test_resnet", 5, 16), ("vgg11", 6, 16)):
-        assert len(timm_unet.levels(backbone).widths) == maps
-        decoder = timm_unet.decoder(backbone, (256, 128, 64, 32, 16), skip_connections=True)
+        assert len(timm_unet.levels(timm_unet.Backbone(backbone)).widths) == maps
+        decoder = timm_unet.decoder(timm_unet.Backbone(backbone), (256, 128, 64, 32, 16), skip_connections=True)
         assert decoder.width == width
 
 
@@ -158,4 +161,4 @@ def test_timms_notes_are_not_shown() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         timm_unet.levels.cache_clear()
-        timm_unet.levels("test_resnet")
+        timm_unet.levels(timm_unet.Backbone("test_resnet"))

@@ -17,8 +17,8 @@ from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split
 from pretune.trainables.files import STATE, WEIGHTS
-from pretune.trainables.finetune import Freezing, finetune
-from pretune.trainables.models.table import build_unet
+from pretune.trainables.finetune import Freezing, finetune, levels_of
+from pretune.trainables.models.table import build_encoder, build_unet
 from pretune.trainables.pretrain import pretrain
 
 MODEL = schema.UNet(widths=(4, 8))
@@ -157,3 +157,80 @@ def test_a_run_resumed_around_the_unfreezing_is_bit_identical(
     whole = finetuned(data, tmp_path / "b", file, **how)
     resumed = finetuned(data, tmp_path / "c", file, resume=kept, **how)
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+# ------------------------------------------------------------------------------------------------ gradual unfreezing
+
+GRADUAL = {"freeze": "encoder", "unfreeze_epoch": 1, "unfreeze_every": 2}
+DEEP = schema.UNet(widths=(4, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "expected"),
+    [
+        (DEEP, 16, {"levels.0": 0, "levels.1": 1, "levels.2": 2}),
+        (
+            schema.ResNetUNet(name="resnet-unet", depth=18),
+            32,
+            {"conv1": 0, "bn1": 0, "layer1": 1, "layer2": 2, "layer3": 3, "layer4": 4},
+        ),
+        (
+            schema.TimmUNet(name="timm-unet", backbone="test_resnet"),
+            64,
+            {"body.conv1": 0, "body.layer1": 1, "body.layer2": 2, "body.layer3": 3, "body.layer4": 4},
+        ),
+    ],
+    ids=["unet", "resnet", "timm"],
+)
+def test_a_parameter_belongs_to_the_finest_map_that_it_has_a_part_in(
+    model: schema.Model, size: int, expected: dict[str, int]
+) -> None:
+    encoder = build_encoder(model).train()
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    found = levels_of(encoder, torch.rand(1, 3, size, size))
+    for beginning, level in expected.items():
+        assert {value for name, value in found.items() if name.startswith(f"{beginning}.")} == {level}, beginning
+    assert found.keys() == {name for name, _ in encoder.named_parameters()}
+    assert encoder.training
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+    assert all(parameter.grad is None for parameter in encoder.parameters())
+
+
+def test_levels_are_unfrozen_one_after_the_other_the_coarsest_first() -> None:
+    """Three steps to an epoch: level 2 from epoch 1, level 1 from epoch 3, level 0 from epoch 5."""
+    network = build_unet(DEEP, 3)
+    levels = levels_of(network.encoder, torch.rand(1, 3, 16, 16))
+    settings = schema.Finetune.model_validate({"data": "x", "epochs": 7} | GRADUAL)
+    freezing = Freezing(settings, 3, levels)
+    assert freezing.unfreeze_steps == {3, 9, 15}
+    for step in range(21):
+        freezing.apply(network.eval(), step)
+        for level, first in ((2, 3), (1, 9), (0, 15)):
+            part = network.encoder.levels[level]
+            norms = [module for module in part.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+            assert {p.requires_grad for p in part.parameters()} == {step >= first}
+            assert {norm.training for norm in norms} == {step >= first}
+        assert all(p.requires_grad for p in network.decoder.parameters())
+
+
+def test_a_gradual_unfreezing_resumes_to_the_same_bits(
+    data: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after step 7, in the epoch in which level 1 begins (two steps to an epoch)."""
+    save, kept = checkpoints.save_state, tmp_path / "kept.pt"
+
+    def save_and_keep(state: dict[str, Any], folder: Path) -> None:
+        save(state, folder)
+        if state["step"] == 7:
+            kept.write_bytes((folder / STATE).read_bytes())
+
+    monkeypatch.setattr(checkpoints, "save_state", save_and_keep)
+    how: dict[str, Any] = {"epochs": 6, "transfer": "none", **GRADUAL}
+    whole = finetuned(data, tmp_path / "a", None, DEEP, **how)
+    resumed = finetuned(data, tmp_path / "b", None, DEEP, resume=kept, **how)
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+def test_gradual_unfreezing_needs_the_epoch_at_which_it_begins() -> None:
+    with pytest.raises(ValueError, match="unfreeze_every needs unfreeze_epoch"):
+        schema.Finetune.model_validate({"data": "x", "epochs": 4, "freeze": "encoder", "unfreeze_every": 2})

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.ndimage import map_coordinates
 from torch import Tensor
 from torchvision.transforms import ElasticTransform, InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as TV
@@ -590,6 +591,58 @@ def augmented(count: int, epoch: int = 0, size: int = 16, **augment: Any) -> tup
     return fine_tune_batch(images, masks, np.arange(count), size, settings, seed=5, epoch=epoch)
 
 
+@pytest.mark.parametrize("size", [5, 16, 40])
+def test_antialiased_crops_are_those_of_torch(size: int) -> None:
+    """Smaller and larger than the crop, mirrored or not: F.interpolate's triangle over the crop alone."""
+    images, _ = labelled(24, 32)
+    planes = images.permute(0, 3, 1, 2)
+    draws = np.random.default_rng(0).random((B, geometry.CROP_DRAWS))
+    boxes = torch.from_numpy(geometry.crop_boxes(draws, 24, 32, (0.1, 1.0), (0.5, 2.0)))
+    flipped = torch.arange(B) % 2 == 0
+    found = geometry.crop_resize_antialiased(planes, boxes, flipped, size)
+    for b, (top, left, height, width) in enumerate(boxes.tolist()):
+        crop = planes[b : b + 1, :, top : top + height, left : left + width].float()
+        expected = F.interpolate(crop, (size, size), mode="bilinear", antialias=True)[0]
+        assert max_difference(found[b], expected.flip(2) if flipped[b] else expected) < 1e-3  # of 255
+
+
+def test_antialiased_crops_of_the_whole_image_are_evaluation() -> None:
+    images, masks = labelled(24, 24)
+    how = schema.Augment(crop=(0.9999, 1.0), antialias=True)
+    for ours, theirs in zip(
+        fine_tune_batch(images, masks, INDICES, 10, how, 0, 0), evaluation_batch(images, masks, 10), strict=True
+    ):
+        assert max_difference(ours.float(), theirs.float()) < 1e-5
+
+
+def test_a_displaced_image_is_scipys_and_its_mask_moves_with_it() -> None:
+    """`map_coordinates` with the same displacement: linear for the image, the nearest neighbour for the mask."""
+    images, masks = torch.rand(2, 3, 20, 20), torch.randint(0, 5, (2, 20, 20))
+    field = geometry.smooth_field(torch.from_numpy(np.random.default_rng(0).random((2, 18))), 20, 0.05)
+    grid = geometry.affine(images, torch.zeros(2), torch.ones(2)) + field
+    pixels, labels = geometry.moved(images, masks, grid, outside=255)
+    y, x = np.mgrid[:20, :20]
+    for b in range(2):
+        at = [y + field[b, ..., 1].numpy() * 10, x + field[b, ..., 0].numpy() * 10]  # half a side is a unit
+        for channel in range(3):
+            expected = map_coordinates(images[b, channel].numpy(), at, order=1, mode="grid-constant")
+            assert np.abs(pixels[b, channel].numpy() - expected).max() < 1e-4
+        nearest = map_coordinates(masks[b].numpy(), at, order=0, mode="grid-constant", cval=255)
+        assert float((labels[b].numpy() == nearest).mean()) > 0.99  # but for ties
+    assert (labels == 255).any()
+
+
+def test_displacements_are_as_large_as_asked_and_smooth() -> None:
+    """At the corners, which are nodes, the standard deviation is 0.02 of the side; neighbours differ by little."""
+    draws = torch.from_numpy(np.random.default_rng(0).random((4000, 18)))
+    field = geometry.smooth_field(draws, 32, 0.02) / 2  # in sides
+    corners = field[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    assert float(corners.std()) == pytest.approx(0.02, rel=0.02)
+    assert float(corners.mean().abs()) < 0.001
+    assert float(field.diff(dim=1).abs().max() * 32) < 1  # px: no fold
+    assert not torch.isfinite(geometry.smooth_field(torch.tensor([[0.0] * 18]), 8, 0.02)).logical_not().any()
+
+
 @pytest.mark.parametrize(("degrees", "factor"), [(0.0, 1.0), (23.7, 1.0), (-71.3, 1.31), (0.0, 0.63), (151.9, 2.2)])
 def test_turned_and_scaled_images_and_masks_are_torchvisions(degrees: float, factor: float) -> None:
     """torchvision's angle is clockwise. Without a turn and a scale nothing moves."""
@@ -612,7 +665,7 @@ def test_masks_move_with_their_images_and_only_what_comes_from_outside_is_ignore
     images = np.zeros((64, 24, 24, 3), np.uint8)
     images[:, 4:15, 3:12, 0] = 255
     masks = torch.from_numpy((images[..., 0] > 0).astype(np.uint8))
-    how = {"flip": 0.5, "flip_vertical": 0.5, "rotation": 40, "scale": [0.7, 1.5], "crop": [0.5, 1.0]}
+    how = {"flip": 0.5, "flip_vertical": 0.5, "elastic": 0.02, "rotation": 40, "scale": [0.7, 1.5], "crop": [0.5, 1.0]}
     pixels, target = fine_tune_batch(
         torch.from_numpy(images), masks, np.arange(64), 24, schema.Augment.model_validate(how), seed=1, epoch=0
     )
@@ -624,9 +677,12 @@ def test_masks_move_with_their_images_and_only_what_comes_from_outside_is_ignore
 
 @pytest.mark.parametrize(
     "how",
-    [{"flip_vertical": 0.5}, {"rotation": 30}, {"scale": [0.5, 2.0]}, {"color_jitter": 0.5}, {"blur": 0.5}],
+    [
+        {"flip_vertical": 0.5}, {"rotation": 30}, {"scale": [0.5, 2.0]}, {"color_jitter": 0.5}, {"blur": 0.5},
+        {"elastic": 0.05}, {"antialias": True, "crop": [0.3, 1.0]},
+    ],
     ids=lambda how: next(iter(how)),
-)
+)  # fmt: skip
 def test_an_augmentation_depends_on_image_and_epoch_and_not_on_the_batch(how: dict[str, Any]) -> None:
     pixels, target = augmented(6, **how)
     alone, alone_target = augmented(3, **how)

@@ -37,6 +37,7 @@ FREEZINGS: dict[str, dict[str, Any]] = {
     "encoder": {"freeze": "encoder"},
     "encoder for an epoch": {"freeze": "encoder", "unfreeze_epoch": 1},
     "encoder for two": {"freeze": "encoder", "unfreeze_epoch": 2},
+    "level by level": {"freeze": "encoder", "unfreeze_epoch": 1, "unfreeze_every": 1},
     "none, encoder slower": {"encoder_lr_mult": 0.1},
     "encoder for an epoch, then slower": {"freeze": "encoder", "unfreeze_epoch": 1, "encoder_lr_mult": 0.1},
 }

@@ -43,8 +43,8 @@ def import_weights(settings: schema.Weights, model: schema.Model, context: RunCo
     """
     given = read(settings.source)
     encoder = build_encoder(as_trained(model, given))
-    names, wanted = _wanted_by(encoder)
-    state = matching(given, wanted, settings.source)
+    names = _names_of(encoder)
+    state = _taken(given, encoder, settings.source)
     strict = not isinstance(encoder, timm_unet.Encoder)
     encoder.load_state_dict({names[name]: value for name, value in state.items()}, strict=strict)
     if settings.inputs == "imagenet":
@@ -52,7 +52,7 @@ def import_weights(settings: schema.Weights, model: schema.Model, context: RunCo
     if encoder.channels != schema.channels_of(model):
         encoder = adapted(encoder, model)
     if context.world.first:
-        finish(nn.ModuleDict({"encoder": encoder}), [], {"source": settings.source}, context.out)
+        finish(nn.ModuleDict({"encoder": encoder}), [], provenance(settings.source), context.out)
     return {"train/weights_loaded": float(len(state))}
 
 
@@ -68,8 +68,8 @@ def check_weights(settings: schema.Weights, model: schema.Model) -> None:
     else:
         given = read(settings.source)
         with torch.device("meta"):
-            wanted = _wanted_by(build_encoder(as_trained(model, given)))[1]
-        matching(given, wanted, settings.source)
+            bare = build_encoder(as_trained(model, given))
+        _taken(given, bare, settings.source)
     if settings.inputs == "imagenet" and not isinstance(encoder, timm_unet.Encoder):
         _first_layers(encoder)
 
@@ -101,11 +101,40 @@ def adapted(encoder: Encoder, model: schema.Model) -> Encoder:
     return wide
 
 
-def _wanted_by(encoder: Encoder) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """The encoder's own names by those of the library that trains it, and its tensors by the latter."""
-    held, of_timm = encoder.state_dict(), isinstance(encoder, timm_unet.Encoder)
-    names = {timm_unet.name_in_timm(name) if of_timm else name: name for name in held}
-    return names, {theirs: held[ours] for theirs, ours in names.items() if ours not in ("mean", "std")}
+def _names_of(encoder: Encoder) -> dict[str, str]:
+    """The encoder's own names by those of the library that trains it."""
+    of_timm = isinstance(encoder, timm_unet.Encoder)
+    return {timm_unet.name_in_timm(name) if of_timm else name: name for name in encoder.state_dict()}
+
+
+def _taken(given: State, encoder: Encoder, source: str) -> dict[str, Tensor]:
+    """The tensors of an encoder under its library's names; of timm's also from files that others published, such as
+    DINOv2's, and with positional embeddings of another grid. Raises WeightsError for weights that do not fit."""
+    held = encoder.state_dict()
+    wanted = {theirs: held[ours] for theirs, ours in _names_of(encoder).items() if ours not in ("mean", "std")}
+    try:
+        return matching(given, wanted, source)
+    except WeightsError:
+        if not isinstance(encoder, timm_unet.Encoder):
+            raise
+        prefix = _prefix(given, wanted)
+        bare = {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
+        try:
+            theirs = timm_unet.renamed(encoder.backbone, bare)
+        except Exception:  # whatever timm raises for tensors of another model; the first sentence says more
+            theirs = bare
+        return matching(theirs, wanted, source)
+
+
+def provenance(source: str) -> dict[str, str]:
+    """The source of weights as records name it, with the sha256 of a file."""
+    library, _, name = source.partition(":")
+    if library == "package":
+        return {"source": source, "sha256": PACKAGED_WEIGHTS[name].sha256}
+    if library in ("torchvision", "timm"):
+        return {"source": source}
+    with open(source, "rb") as file:
+        return {"source": source, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def read(source: str) -> State:
@@ -214,26 +243,33 @@ def in_order(state: State, like: State) -> dict[str, Tensor]:
 def matching(state: State, wanted: State, source: str) -> dict[str, Tensor]:
     """The tensors that an encoder wants, found in `state` below whatever prefix they have (`module.encoder.`, none).
 
-    Raises WeightsError where a tensor is missing or has another shape; what is left over (a classifier) is dropped.
+    Raises WeightsError, with counts, where tensors are missing or have other shapes; what is left over (a classifier)
+    is dropped.
     """
+    prefix = _prefix(state, wanted)
+    counted = [name for name in wanted if not name.endswith("num_batches_tracked")]  # which old files lack
+    missing = [name for name in counted if prefix + name not in state]
+    found = {name: state.get(prefix + name, value) for name, value in wanted.items()}
+    differ = [name for name, value in wanted.items() if found[name].shape != value.shape]
+    if not missing and not differ:
+        return found
+    said = []
+    if missing:
+        said.append(f"{len(missing)} of {len(counted)} tensors are missing, such as {missing[0]!r}")
+    if differ:
+        shapes = f"{tuple(found[differ[0]].shape)}, the model wants {tuple(wanted[differ[0]].shape)}"
+        said.append(f"{len(differ)} have other shapes ({differ[0]!r} is {shapes})")
+    unused = [name for name in state if name.removeprefix(prefix) not in wanted]
+    if unused and missing:
+        said.append(f"{len(unused)} in the file are not the model's, such as {', '.join(unused[:3])}")
+    raise WeightsError(f"{source} does not fit this model's encoder: {'; '.join(said)}")
+
+
+def _prefix(state: State, wanted: State) -> str:
+    """The prefix below which the file has most of the wanted tensors; "" where it has none under any."""
     first = next(iter(wanted))
-    prefixes = [name.removesuffix(first) for name in state if name.endswith(first)]
-    for prefix in prefixes:
-        if all(prefix + name in state for name in wanted if not name.endswith("num_batches_tracked")):
-            return {name: _fitting(state, prefix + name, value, source) for name, value in wanted.items()}
-    missing = [name for name in wanted if not any(key.endswith(name) for key in state)]
-    raise WeightsError(
-        f"{source} does not fit this model's encoder: {len(missing) or 'some'} of {len(wanted)} tensors are missing, "
-        f"such as {(missing or [first])[0]!r}; the file has {', '.join(list(state)[:3])}, ..."
-    )
-
-
-def _fitting(state: State, name: str, wanted: Tensor, source: str) -> Tensor:
-    found = state.get(name, wanted)  # old files lack num_batches_tracked
-    if found.shape != wanted.shape:
-        shapes = f"{tuple(found.shape)}, the model wants {tuple(wanted.shape)}"
-        raise WeightsError(f"{source} does not fit this model's encoder: {name!r} is {shapes}")
-    return found
+    prefixes = dict.fromkeys(["", *(name.removesuffix(first) for name in state if name.endswith(first))])
+    return max(prefixes, key=lambda prefix: sum(prefix + name in state for name in wanted))
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from pretune.trainables.models.interface import Decoder, Encoder
 from pretune.trainables.models.resnet import resnet_encoder, resnet_head_decoder, resnet_unet_decoder
 from pretune.trainables.models.timm_unet import timm_decoder, timm_encoder
 from pretune.trainables.models.unet import UNet, unet_decoder, unet_encoder
+from pretune.trainables.models.vit_pyramid import vit_decoder
 
 # Encoder and decoder; the argument is the settings whose `name` is the key.
 MODELS: dict[str, tuple[Callable[[Any], Encoder], Callable[[Any], Decoder]]] = {
@@ -20,6 +21,7 @@ MODELS: dict[str, tuple[Callable[[Any], Encoder], Callable[[Any], Decoder]]] = {
     "resnet-unet": (resnet_encoder, resnet_unet_decoder),
     "resnet-head": (resnet_encoder, resnet_head_decoder),
     "timm-unet": (timm_encoder, timm_decoder),
+    "vit-pyramid": (timm_encoder, vit_decoder),
     "genesis-unet": (genesis_encoder, genesis_decoder),
 }
 

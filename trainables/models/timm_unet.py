@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 import warnings
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -18,11 +20,20 @@ from pretune.search_spaces import schema
 from pretune.trainables.models import interface
 from pretune.trainables.models.resnet import UNetDecoder
 
-STRIDE = 32  # every image size is a multiple of it (search_spaces: TimmUNet.stride)
-
 
 class BackboneError(ValueError):
     """A name that timm does not know, or a backbone that cannot serve as an encoder; the sentence says which."""
+
+
+class Backbone(NamedTuple):
+    """A backbone of timm, and which of its maps are taken."""
+
+    name: str  # timm's
+    image_size: int | None = None  # px that it is built for; None: any multiple of its stride
+    plain: bool = False  # the last map alone, behind the final norm; False: all maps, before it
+
+    def __str__(self) -> str:
+        return f"timm:{self.name}"
 
 
 class Levels(NamedTuple):
@@ -42,7 +53,7 @@ class Encoder(interface.Encoder):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: str, channels: int = 3) -> None:
+    def __init__(self, backbone: Backbone, channels: int = 3) -> None:
         from timm.layers.drop import DropPath  # most processes never need timm, which takes a second to import
 
         super().__init__()
@@ -71,13 +82,13 @@ class Encoder(interface.Encoder):
         """Take the mean and std that timm's weights of this backbone were trained with."""
         import timm
 
-        trained = timm.get_pretrained_cfg(self.backbone, allow_unregistered=False)
+        trained = timm.get_pretrained_cfg(self.backbone.name, allow_unregistered=False)
         assert trained is not None  # `levels` has built it
         self.mean.copy_(torch.tensor(trained.mean))
         self.std.copy_(torch.tensor(trained.std))
 
 
-def decoder(backbone: str, outputs: tuple[int, ...], skip_connections: bool) -> UNetDecoder:
+def decoder(backbone: Backbone, outputs: tuple[int, ...], skip_connections: bool) -> UNetDecoder:
     """The decoder over a backbone's maps; fewer levels than `outputs` leave the last of them out, more repeat it."""
     widths, strides = levels(backbone)
     outputs = (*outputs, *[outputs[-1]] * len(widths))[: len(widths)]
@@ -85,47 +96,123 @@ def decoder(backbone: str, outputs: tuple[int, ...], skip_connections: bool) -> 
 
 
 @functools.cache
-def levels(backbone: str) -> Levels:
+def levels(backbone: Backbone) -> Levels:
     """Return the shapes of a backbone's maps, found without memory or computation (torch's meta device).
 
-    Raises BackboneError for a name that timm does not know, for a backbone without feature maps, and for one that is
-    tied to one image size or does not halve it down to at most 1/32.
+    Raises BackboneError for a name that timm does not know, for a backbone without feature maps, and for one that does
+    not take every multiple of its stride, or whose maps a decoder cannot use.
     """
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         body = _body(backbone)
-        found = Levels(tuple(body.feature_info.channels()), tuple(body.feature_info.reduction()))
-        try:
-            maps = body(torch.empty(2, 3, 2 * STRIDE, 3 * STRIDE))
-        except (AssertionError, RuntimeError, ValueError) as error:
+        found = body.levels if backbone.plain else _levels_by(body.feature_info)
+        last = found.strides[-1]
+        if (size := backbone.image_size) is not None and size % last:
+            near = f"{size // last * last or last} or {size // last * last + last}"
             raise BackboneError(
-                f"timm:{backbone} does not take images of any multiple of {STRIDE} px ({error})"
-            ) from None
-    last = getattr(body, "output_fmt", "NCHW") == "NHWC"
-    shapes = [(one.shape[3], *one.shape[1:3]) if last else tuple(one.shape[1:]) for one in maps]
-    wanted = [(w, 2 * STRIDE // s, 3 * STRIDE // s) for w, s in zip(found.widths, found.strides, strict=True)]
-    if shapes != wanted or STRIDE % found.strides[-1] or len(wanted) < 2:
-        raise BackboneError(f"timm:{backbone} gives maps that a U-Net cannot use: {shapes} of 64 x 96 px")
+                f"{size} px, model.image_size, is not a multiple of {last}, the stride of {backbone}; use {near}"
+            )
+        height, width = (backbone.image_size,) * 2 if backbone.image_size is not None else (2 * last, 3 * last)
+        try:
+            maps = body(torch.empty(2, 3, height, width))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise BackboneError(_refused(backbone, last, str(error).splitlines()[0])) from None
+    if getattr(body, "output_fmt", "NCHW") == "NHWC":
+        maps = [one.permute(0, 3, 1, 2) for one in maps]
+    shapes = [tuple(one.shape[1:]) for one in maps]
+    wanted = [(w, height // s, width // s) for w, s in zip(*found, strict=True)]
+    if shapes != wanted or any(last % s for s in found.strides) or (len(wanted) < 2 and not backbone.plain):
+        raise BackboneError(f"{backbone} gives maps that no decoder here can use: {shapes} of {height} x {width} px")
     return found
 
 
-def _body(backbone: str, channels: int = 3) -> Any:
-    """The backbone with random weights, and for any image size where timm can make it so."""
+def _refused(backbone: Backbone, stride: int, error: str) -> str:
     import timm
 
-    if not timm.is_model(backbone):
-        close = ", ".join(timm.list_models(f"*{backbone.split('_')[0]}*")[:5])
-        raise BackboneError(f"timm has no model {backbone!r}" + (f"; it has {close}, ..." if close else ""))
+    if backbone.image_size is not None:
+        return f"{backbone} does not take images of {backbone.image_size} px, model.image_size ({error})"
+    trained = timm.get_pretrained_cfg(backbone.name, allow_unregistered=False)
+    fix = ""
+    if trained is not None and trained.fixed_input_size:
+        fix = f"; it is tied to one size: set model.image_size to that of all stages, such as {trained.input_size[-1]}"
+    return f"{backbone} does not take images of any multiple of {stride} px, its stride ({error}){fix}"
+
+
+def suited(name: str) -> Backbone:
+    """Return how a backbone serves best: its last map alone where all have one stride, for any size where it takes
+    these, else for the size of timm's weights. Raises BackboneError for one that cannot serve."""
+    import timm
+
+    created(Backbone(name))  # an unknown name is said as such
+    trained = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    native = None if trained is None else trained.input_size[-1]
+    for size in (None, native):
+        for plain in (True, False):
+            try:
+                levels(Backbone(name, size, plain))
+            except BackboneError as error:
+                said = error
+            else:
+                return Backbone(name, size, plain)
+    raise said
+
+
+def _levels_by(info: Any) -> Levels:
+    """As timm's FeatureInfo names them."""
+    return Levels(tuple(info.channels()), tuple(info.reduction()))
+
+
+class LastMap(nn.Module):
+    """A transformer of timm that gives the places of its last block behind the final norm, (B, width, H / s, W / s)."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        model.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
+        last = model.feature_info[-1]
+        self.model = model
+        self.levels = Levels((last.get("num_chs_norm", last["num_chs"]),), (last["reduction"],))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps: list[Tensor] = self.model.forward_intermediates(
+            x, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
+        )
+        return maps
+
+
+def _body(backbone: Backbone, channels: int = 3) -> Any:
+    """The backbone with random weights, without what its maps do not need."""
+    if not backbone.plain:
+        return created(backbone, features_only=True, in_chans=channels)
+    whole = created(backbone, num_classes=0, in_chans=channels)
+    strides = tuple(sorted({info["reduction"] for info in getattr(whole, "feature_info", ())}))
+    if len(strides) > 1:
+        raise BackboneError(f"{backbone} has maps of several strides {strides}: use the model timm-unet")
+    try:
+        return LastMap(whole)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise BackboneError(f"{backbone} gives no feature map ({error})") from None
+
+
+def created(backbone: Backbone, **settings: Any) -> Any:
+    """timm's model with random weights: for `image_size`, or for any size where timm can make it so."""
+    import timm
+
+    name, size = backbone.name, backbone.image_size
+    if not timm.is_model(name):
+        close = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5])
+        raise BackboneError(f"timm has no model {name!r}" + (f"; it has {close}, ..." if close else ""))
+    known_to_transformers: dict[str, Any] = {"dynamic_img_size": True}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # timm's notes on old names
-        known_to_transformers: dict[str, Any] = {"dynamic_img_size": True}
-        for size in (known_to_transformers, {}):
+        for asked in (known_to_transformers, {}) if size is None else ({"img_size": size},):
             try:
-                return timm.create_model(backbone, pretrained=False, features_only=True, in_chans=channels, **size)
+                return timm.create_model(name, pretrained=False, **settings, **asked)
             except TypeError:
                 continue
             except (RuntimeError, AssertionError, AttributeError) as error:
-                raise BackboneError(f"timm:{backbone} gives no feature maps ({error})") from None
-    raise BackboneError(f"timm:{backbone} gives no feature maps; timm.list_models() names others")
+                raise BackboneError(f"{backbone} gives no feature maps ({error})") from None
+    if size is not None:
+        raise BackboneError(f"{backbone} is not tied to one size of images: leave model.image_size out")
+    raise BackboneError(f"{backbone} gives no feature maps; timm.list_models() names others")
 
 
 def name_in_timm(name: str) -> str:
@@ -134,9 +221,23 @@ def name_in_timm(name: str) -> str:
     return re.sub(r"^([a-z]+)_(\d+)\.", r"\1.\2.", name)
 
 
-def timm_encoder(model: schema.TimmUNet) -> Encoder:
-    return Encoder(model.backbone, schema.channels_of(model))
+def renamed(backbone: Backbone, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Tensors that others published, under timm's names and in its shapes: positional embeddings are resized to the
+    backbone's grid. By the function with which timm itself converts checkpoints; without one, `state` as it is.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        whole = created(backbone, num_classes=0)
+    convert = getattr(sys.modules[type(whole).__module__], "checkpoint_filter_fn", None)
+    return state if convert is None else convert(dict(state), whole)
+
+
+def backbone_of(model: schema.TimmUNet | schema.ViTPyramid) -> Backbone:
+    return Backbone(model.backbone, model.image_size, plain=isinstance(model, schema.ViTPyramid))
+
+
+def timm_encoder(model: schema.TimmUNet | schema.ViTPyramid) -> Encoder:
+    return Encoder(backbone_of(model), schema.channels_of(model))
 
 
 def timm_decoder(model: schema.TimmUNet) -> UNetDecoder:
-    return decoder(model.backbone, model.decoder_widths, model.skip_connections)
+    return decoder(backbone_of(model), model.decoder_widths, model.skip_connections)

@@ -94,6 +94,31 @@ def crop_resize(images: Tensor, boxes: Tensor, flipped: Tensor, size: int) -> Te
     return resized.view(B, size, C, size).permute(0, 2, 3, 1).contiguous()
 
 
+def crop_resize_antialiased(images: Tensor, boxes: Tensor, flipped: Tensor, size: int) -> Tensor:
+    """As `crop_resize`, with antialiasing: F.interpolate(crop, size, antialias=True) of each sample.
+
+    The triangle under which source pixels count is as wide as a pixel of the result, or of the source where that is
+    larger.
+    """
+    height, width = images.shape[2:]
+    rows = _triangles(boxes[:, 0], boxes[:, 2], size, height)[:, None]  # B, 1, S, H
+    columns = _triangles(boxes[:, 1], boxes[:, 3], size, width)
+    columns = torch.where(flipped[:, None, None], columns.flip(1), columns)[:, None]
+    resized = rows @ images.float() @ columns.transpose(2, 3)
+    return resized.contiguous()
+
+
+def _triangles(start: Tensor, length: Tensor, size: int, count: int) -> Tensor:
+    """Weights (B, size, count) of source pixels along a side; those beyond the crop have none."""
+    step = (length / size)[:, None, None]
+    centres = start[:, None, None] + (torch.arange(size, device=start.device)[:, None] + 0.5) * step
+    pixels = torch.arange(count, device=start.device)
+    weights = (1 - (pixels + 0.5 - centres).abs() / step.clamp(min=1)).clamp(min=0)
+    inside = (pixels >= start[:, None, None]) & (pixels < (start + length)[:, None, None])
+    weights = weights * inside
+    return weights / weights.sum(dim=2, keepdim=True)
+
+
 def _between(lines: Tensor, at: Tensor, count: int) -> Tensor:
     """Linear interpolation between the lines of a sample: (B*count, L), at (B, S) in [0, count - 1] -> (B*S, L)."""
     low = at.floor()
@@ -154,11 +179,32 @@ def rotate_and_scale(x: Tensor, masks: Tensor, degrees: Tensor, factor: Tensor, 
 
     Masks by nearest neighbour. What comes from outside is black, and `outside` in masks. Not antialiased.
     """
-    grid = F.affine_grid(_turn(degrees) / factor[:, None, None], list(x.shape), align_corners=False)
-    moved = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return moved(x, masks, affine(x, degrees, factor), outside)
+
+
+def affine(x: Tensor, degrees: Tensor, factor: Tensor) -> Tensor:
+    """(B, S, S, 2): from where each pixel of a turned and magnified image comes, as grid_sample has it."""
+    return F.affine_grid(_turn(degrees) / factor[:, None, None], list(x.shape), align_corners=False)
+
+
+def moved(x: Tensor, masks: Tensor, grid: Tensor, outside: int) -> tuple[Tensor, Tensor]:
+    """Images (B, C, S, S) and masks (B, S, S) read at `grid` (B, S, S, 2), as `rotate_and_scale` has them."""
+    pixels = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     shifted = (masks + 1).to(x.dtype)[:, None]  # 0 is what grid_sample puts outside
     labels = F.grid_sample(shifted, grid, mode="nearest", padding_mode="zeros", align_corners=False)[:, 0].long() - 1
-    return moved, labels.masked_fill_(labels < 0, outside)
+    return pixels, labels.masked_fill_(labels < 0, outside)
+
+
+def smooth_field(draws: Tensor, size: int, deviation: float) -> Tensor:
+    """Displacements of an image of `size` px, (B, size, size, 2) in grid_sample's units, from draws (B, 18) in [0, 1).
+
+    The U-Net's: normal displacements at the nodes of a 3 x 3 grid from corner to corner, bicubic in between. Their
+    standard deviation at the nodes is `deviation` of the side (the authors': 10 px of 512).
+    """
+    normal = torch.special.ndtri(draws.double().clamp(1e-6, 1 - 1e-6)).float()
+    nodes = 2 * deviation * normal.view(-1, 2, 3, 3)  # the side is 2 units long
+    field = F.interpolate(nodes, (size, size), mode="bicubic", align_corners=True)
+    return field.permute(0, 2, 3, 1)
 
 
 def _turn(degrees: Tensor) -> Tensor:

@@ -31,9 +31,9 @@ def fine_tune_batch(
 
     Images are bilinear, channels_last; masks nearest neighbour. An image's transform depends on its index in `indices`
     (B,) and on the epoch. Without a crop (both ranges (1, 1), the default) this is `evaluation_batch` with flips. A
-    crop is resized without antialiasing. Then come vertical flip, rotation and scale, colour jitter and blur; what a
-    rotation or a scale below 1 takes from outside the image is black and IGNORE. Volumes (B, D, H, W, 1) go through
-    `volumes.fine_tune_batch`.
+    crop is resized without antialiasing unless `antialias` asks for it. Then come vertical flip, rotation, scale and
+    displacement (in one sampling), colour jitter and blur; what comes from outside the image is black and IGNORE.
+    Volumes (B, D, H, W, 1) go through `volumes.fine_tune_batch`.
     """
     if images.ndim == 5:
         return volumes.fine_tune_batch(images, masks, indices, settings, seed, epoch)
@@ -58,12 +58,15 @@ def _moved(pixels: Tensor, target: Tensor, settings: schema.Augment, draw: Drawn
         turned = draw("flip vertical", 1)[:, 0] < settings.flip_vertical
         pixels = torch.where(turned[:, None, None, None], pixels.flip(2), pixels)
         target = torch.where(turned[:, None, None], target.flip(1), target)
-    if settings.rotation is None and settings.scale is None:
+    if settings.rotation is None and settings.scale in (None, (1.0, 1.0)) and settings.elastic is None:
         return pixels, target
     degrees = (settings.rotation or 0.0) * (2 * draw("rotation", 1)[:, 0] - 1)
     low, high = (math.log(bound) for bound in settings.scale or (1.0, 1.0))
     factor = torch.exp(low + (high - low) * draw("scale", 1)[:, 0])
-    pixels, target = geometry.rotate_and_scale(pixels, target, degrees, factor, IGNORE)
+    grid = geometry.affine(pixels, degrees, factor)
+    if settings.elastic is not None:
+        grid = grid + geometry.smooth_field(draw("elastic", 18), pixels.shape[-1], settings.elastic)
+    pixels, target = geometry.moved(pixels, target, grid, IGNORE)
     return _channels_last(pixels), target
 
 
@@ -90,7 +93,10 @@ def _cut(
         return evaluation_batch(images, masks, size)
     draws = uniforms(seed, "joint/crop", epoch, indices, 0, geometry.CROP_DRAWS)
     boxes = geometry.crop_boxes(draws, images.shape[1], images.shape[2], settings.crop, settings.aspect)
-    return _crop(images, masks, upload(boxes, images.device), flipped, size)
+    where = upload(boxes, images.device)
+    resize = geometry.crop_resize_antialiased if settings.antialias else geometry.crop_resize
+    pixels = resize(images.permute(0, 3, 1, 2), where, flipped, size).div_(255)
+    return _channels_last(pixels), geometry.crop_resize_masks(masks, where, flipped, size).long()
 
 
 def evaluation_batch(images: Tensor, masks: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -108,11 +114,6 @@ def evaluation_batch(images: Tensor, masks: Tensor, size: int) -> tuple[Tensor, 
     boxes = box.expand(len(images), 4)
     straight = torch.zeros(len(images), dtype=torch.bool, device=images.device)
     return _channels_last(pixels), geometry.crop_resize_masks(masks, boxes, straight, size).long()
-
-
-def _crop(images: Tensor, masks: Tensor, boxes: Tensor, flipped: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    pixels = geometry.crop_resize(images.permute(0, 3, 1, 2), boxes, flipped, size).div_(255)
-    return _channels_last(pixels), geometry.crop_resize_masks(masks, boxes, flipped, size).long()
 
 
 def _check(images: Tensor, masks: Tensor) -> None:

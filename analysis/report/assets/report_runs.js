@@ -101,6 +101,13 @@
     row.addEventListener("keydown", (event) => { if (event.key === "Enter") toggle(); });
     return row;
   };
+  // On a phone a row is a card, and each value stands behind the name of its column.
+  const label = (table) => {
+    const names = [...table.querySelectorAll("thead tr:last-child > *")].map((cell) => cell.textContent);
+    for (const row of table.querySelectorAll("tbody tr:not(.detail)")) {
+      [...row.children].forEach((cell, i) => { if (names[i]) cell.dataset.label = names[i]; });
+    }
+  };
   const render = () => {
     const found = chosen(), pages = Math.max(1, Math.ceil(found.length / PAGE));
     state.page = Math.min(state.page, pages - 1);
@@ -111,6 +118,7 @@
     }
     document.querySelector("#runs-table thead").replaceChildren(head());
     document.querySelector("#runs-table tbody").replaceChildren(body);
+    label(byId("runs-table"));
     byId("count").textContent = `${found.length} of ${runs.length} stage runs; click a heading to sort, a row for all of its metrics`;
     byId("page").textContent = `page ${state.page + 1} of ${pages}`;
     byId("before").disabled = state.page === 0;
@@ -121,6 +129,7 @@
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
   byId("before").addEventListener("click", () => { state.page -= 1; render(); });
   byId("after").addEventListener("click", () => { state.page += 1; render(); });
+  document.querySelectorAll(".wide table:not(.panels)").forEach(label);
   render();
   if (data.reload_seconds) setTimeout(() => location.reload(), 1000 * data.reload_seconds);
 })();

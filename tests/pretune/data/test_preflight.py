@@ -160,7 +160,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "a backbone that cannot take so small a view": (
         pretraining({"name": "dino", "local_size": 8}, views={"size": 64})
         | {"model": {"name": "timm-unet", "backbone": "resnet18"}, "finetune": FINETUNE | {"size": 64}},
-        "small views of 8 px are below 32",
+        "local_size 8 px is below 32, what this encoder needs",
     ),
 }
 
@@ -357,6 +357,7 @@ SMALL_MODELS: dict[str, dict[str, Any]] = {
     "resnet-unet": {"depth": 18},
     "resnet-head": {"depth": 18},
     "timm-unet": {"backbone": "resnet18"},
+    "vit-pyramid": {"backbone": "test_vit3", "pyramid_width": 8, "decoder_width": 4},
 }
 
 

@@ -150,6 +150,20 @@ def test_the_card_tells_data_licence_and_scores_with_their_spread(study):
     assert "not known to Pretune: state it here" in model_card(own, study, "m", "", "", "")
 
 
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ({"source": "/far/away/vit.pth", "sha256": "12ab"}, "| starting weights | `vit.pth`, sha256 `12ab` |"),
+        ({"source": "timm:vit_tiny"}, "| starting weights | `timm:vit_tiny` |"),
+    ],
+)
+def test_the_card_names_the_starting_weights_and_no_path(study, weights, said):
+    model = dataclasses.replace(load_model(study), card=CARD | {"weights": [weights]})
+    text = model_card(model, study, "model.onnx", "checked: well", "logits", "load it")
+    assert said in text
+    assert "/far/away" not in text
+
+
 def test_every_data_set_of_a_study_has_a_licence_or_says_that_it_is_ones_own():
     names = {get_args(data.model_fields["dataset"].annotation)[0] for data in get_args(get_args(schema.Data)[0])}
     unknown = {name for name in names if "not known to Pretune" in licence(name)}

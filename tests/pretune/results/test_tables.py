@@ -180,6 +180,28 @@ def test_the_best_model_is_chosen_by_validation_first_by_cell_then_by_seed(
     assert card["scores"]["val/jaccard"] == (0.65 if direction == "maximize" else 0.2)
 
 
+def test_the_weights_that_the_best_model_began_with_are_named_with_their_hash(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    """As the stage that read them recorded it, whatever lies at that place now."""
+    file = tmp_path / "vit.pt"
+    file.write_bytes(b"weights")
+    tiny["pretrain"] = {"data": tiny["finetune"]["data"], "method": {"name": "weights", "source": str(file)}}
+    study, store = from_dict(tiny), Store(tmp_path / "store")
+    run, scheduler = drive(study)
+    recorded = {"source": str(file), "sha256": "abc"}
+    for use in run.replicates:
+        for name, stage in use.stages.items():
+            if store.find(stage.fingerprint) is None:
+                attempt = store.begin(stage.fingerprint)
+                (attempt / "model.safetensors").write_text("")
+                notes = {"classes": ["a", "b"], "size": 32, "test": [1]} if name == "finetune" else recorded
+                (attempt / "notes.json").write_text(json.dumps(notes))
+                store.finish(attempt, stage.kind, "finished", "", {}, 1.0, {})
+    tables.keep_best(study, run.replicates, scheduler.outcomes, store, tmp_path)
+    assert json.loads((tmp_path / "best" / "model.json").read_text())["weights"] == [recorded]
+
+
 def test_without_a_finished_fine_tuning_there_is_no_best_model(tiny: dict[str, Any], tmp_path: Path) -> None:
     study = from_dict(tiny)
     run, _ = drive(study)

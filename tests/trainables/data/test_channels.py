@@ -214,6 +214,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "resnet-unet": {"depth": 18},
     "resnet-head": {"depth": 18},
     "timm-unet": {"backbone": "mobilenetv3_small_050"},
+    "vit-pyramid": {"backbone": "test_vit3", "pyramid_width": 8, "decoder_width": 4},
 }
 
 
