@@ -74,7 +74,7 @@ def test_what_a_cluster_starts_has_the_settings_and_nothing_afterwards(
 def test_ray_train_tells_the_dashboard_of_its_runs_where_there_is_one(
     shown: bool, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a cluster that others started as of one of ours."""
+    """Both for a cluster that others started and for one of ours."""
     monkeypatch.setattr(os, "environ", {})
     assert tune._there("HOST:6379", shown)["runtime_env"]["env_vars"] == expected
     assert tune._here(1, shown)["include_dashboard"] is shown
