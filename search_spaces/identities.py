@@ -26,6 +26,7 @@ from pretune.search_spaces.schema import (
     StageResources,
     SwAV,
     Weights,
+    meaning_of,
 )
 
 Streams = dict[str, int]
@@ -118,7 +119,7 @@ def pretrain_identity(
 def trained_settings(settings: Pretrain | Finetune) -> dict[str, Any]:
     """Return the resources that change digits. `compile` counts where it is on: older stage runs stay valid."""
     ignored = {"data"} if settings.compile else {"data", "compile"}
-    return settings.model_dump(mode="json", exclude=ignored, exclude_none=True)
+    return meaning_of(settings, settings.model_dump(mode="json", exclude=ignored, exclude_none=True))
 
 
 def workers_identity(resources: StageResources) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pretune.search_spaces import space
 from pretune.search_spaces.cells import Cell, Level
 from pretune.search_spaces.document import Document, KeyPath, Locations, Problem, dotted, line_of
-from pretune.search_spaces.schema import Configuration
+from pretune.search_spaces.schema import Configuration, meaning_of
 
 # What decides on which images, classes and sizes a stage is scored: as a factor it makes columns different tasks.
 SCORING = ("finetune.data", "finetune.test_sizes", "finetune.boundary_tolerance", "finetune.average")
@@ -117,7 +117,8 @@ def check_equal_levels(
 def _settings_of(cell: Cell) -> object:
     """A cell's settings once they are read, and its ranges; None where they cannot be read."""
     try:
-        return cell.configuration().model_dump_json(), repr(cell.all_ranges)
+        read = cell.configuration()
+        return repr(meaning_of(read, read.model_dump())), repr(cell.all_ranges)
     except ValidationError:  # what is wrong there is reported for itself
         return None
 

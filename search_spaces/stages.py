@@ -22,6 +22,7 @@ from pretune.search_spaces.identities import (
 )
 from pretune.search_spaces.schema import (
     CKA,
+    AdamW,
     Augment,
     Configuration,
     Data,
@@ -33,6 +34,7 @@ from pretune.search_spaces.schema import (
     Seeds,
     StageResources,
     Weights,
+    meaning_of,
     ramps,
 )
 
@@ -196,7 +198,8 @@ def depends_on_length(settings: Pretrain | Finetune) -> str | None:
     """Name what in a training depends on its total length, so that no longer one continues it; None if nothing."""
     if settings.schedule.name == "cosine":
         return "its cosine schedule"
-    if getattr(settings.optimizer, "weight_decay_end", None) is not None:
+    optimizer = settings.optimizer
+    if isinstance(optimizer, AdamW) and optimizer.weight_decay_end not in (None, optimizer.weight_decay):
         return "its weight decay's schedule"
     if isinstance(settings, Pretrain) and ramps(settings.method):
         return f"the momentum schedule of {settings.method.name}"
@@ -259,6 +262,12 @@ def _pretrain_stage(
     )
 
 
+def changes_images(augment: Augment) -> bool:
+    """Whether images are augmented at all, so that the stream of that name is used."""
+    default = Augment()
+    return meaning_of(augment, augment.model_dump()) != meaning_of(default, default.model_dump())
+
+
 def _finetune_stage(
     configuration: Configuration,
     settings: Finetune,
@@ -273,7 +282,7 @@ def _finetune_stage(
     settings, until = shortened(settings, until)
     data, resources = configuration.data[settings.data], header.resources.finetune
     parent = pretrained if settings.transfer != "none" else None
-    augmented = settings.augment != Augment() or settings.crops is not None
+    augmented = changes_images(settings.augment) or settings.crops is not None
     used = ["init", "order", "labels", "split"] + (["augmentation"] if augmented else [])
     streams = _streams(used, replicate.finetune, replicate, header.seeds)
     key = parent.fingerprint if parent else None

@@ -103,7 +103,7 @@ def finetune(
     # --- optimiser, and where an earlier attempt stopped
     freezing = Freezing(settings, length.steps_per_epoch, levels)
     optimizer = build_optimizer(settings.optimizer, freezing.trained_parameters(network))
-    if settings.encoder_lr_mult is not None:
+    if settings.encoder_lr_mult not in (None, 1.0):
         multiply_lr(optimizer, network.encoder.parameters(), settings.encoder_lr_mult)
     counted = pixels_of_classes(masks, images, len(data.classes)) if settings.class_weights == "balanced" else []
     loss_function = loss_of(settings, data.classes, counted, device)

@@ -387,7 +387,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 def set_decay(optimizer: torch.optim.Optimizer, settings: schema.Optimizer, step: int, steps: int) -> None:
     """The weight decay of step `step`, where it has a schedule: half a cosine to `weight_decay_end` (DINO)."""
-    if not isinstance(settings, schema.AdamW) or settings.weight_decay_end is None:
+    if not isinstance(settings, schema.AdamW) or settings.weight_decay_end in (None, settings.weight_decay):
         return
     decay = cosine_ramp(settings.weight_decay, settings.weight_decay_end, step, steps)
     for group in optimizer.param_groups[:: 2 if settings.decay == "weights" else 1]:  # every second one has none

@@ -10,7 +10,7 @@ from pylatexenc.latexencode import UnicodeToLatexEncoder
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from pretune.analysis.text.grids import AnyTable, TextGrid, text_grid
+from pretune.analysis.text.grids import BEST, AnyTable, TextGrid, text_grid
 
 _NOTHING = "nothing to show yet"
 
@@ -90,7 +90,7 @@ def _html_row(cells: Sequence[str], left: int) -> str:
 
 
 def to_rich(table: AnyTable) -> RenderableType:
-    """The table for a terminal: best of each column bold, published numbers beneath ours, notes below."""
+    """The table for a terminal: best of each column bold with a star, published numbers beneath ours, notes below."""
     laid = text_grid(table, beneath=True)
     if not laid.body:
         return Text(f"{laid.caption}: {'; '.join(laid.notes) or _NOTHING}")
@@ -103,7 +103,10 @@ def to_rich(table: AnyTable) -> RenderableType:
         last_of_group = laid.left > 1 and y + 1 < len(laid.body) and laid.body[y + 1][0] != row[0]
         cells = (_rich_cell(text, (y, x) in laid.bold) for x, text in enumerate(row))
         pretty.add_row(*cells, end_section=last_of_group)
-    below = Text("\n".join([laid.caption, *laid.notes]), style="dim italic")  # as wide as the terminal, not the table
+    legend = [f"{BEST.strip()} best of its column"] if laid.bold else []
+    below = Text(
+        "\n".join([laid.caption, *legend, *laid.notes]), style="dim italic"
+    )  # as wide as the terminal, not the table
     return Group(pretty, below)
 
 
@@ -116,7 +119,8 @@ def _embolden(grid: TextGrid, bold: Callable[[str], str]) -> list[list[str]]:
 def _rich_cell(text: str, bold: bool) -> Text:
     """Ours on the first line, published numbers dim beneath it."""
     own, newline, published = text.partition("\n")
-    return Text(own, style="bold" if bold else "") + Text(newline + published, style="dim not bold")
+    marked = Text(own + BEST, style="bold") if bold else Text(own)
+    return marked + Text(newline + published, style="dim not bold")
 
 
 def _pipe(text: str) -> str:

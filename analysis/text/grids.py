@@ -20,6 +20,7 @@ from pretune.analysis.questions.tables import CellValue, OutcomeCount, Table, in
 AnyTable = Table | Folds | Intervals | Differences | Effects | Components
 _WIDE = 0.5  # of an interval, in shares of the metric's range
 WEIGHTS_SAID = {True: ", their weights are equal (SHA-256)", False: ", their weights differ (SHA-256)", None: ""}
+BEST = " *"  # beside the best of a column where nothing can be bold
 RIVAL = " ≈"  # beside a cell that is not shown to be worse than its column's best
 
 
@@ -274,8 +275,8 @@ def _rivals_note(table: Table) -> tuple[str, ...]:
         tests, pairs = sum(used.tests for used in table.tested), sum(used.pairs for used in table.tested)
         which = "all" if tests == pairs else f"{tests} of {pairs}"
         said.append(
-            f"{RIVAL.strip()} not clearly worse than any other of its column; neither bold nor {RIVAL.strip()}: "
-            f"clearly worse (one-sided paired t-tests of {which} pairs, n={seeds}, Holm within the column, 5 %)"
+            f"{RIVAL.strip()} not clearly worse than any other of its column; no mark: clearly worse "
+            f"(one-sided paired t-tests of {which} pairs, n={seeds}, Holm within the column, 5 %)"
         )
     untested: dict[str, list[str]] = {}
     for y, x, why in _untested(table):

@@ -104,7 +104,7 @@ def _against_baseline(
 
 
 def _improvement(row: Difference, table: Differences, means: dict[str, float], header: StudyHeader, metric: str) -> str:
-    """'a=x has test/jaccard 0.75, 0.17 above the baseline a=y (95 % interval 0.14 to 0.20, 3 paired seeds) ...'."""
+    """'a=x has test/jaccard 0.75, 0.17 above a=y, both with b=z (95 % interval of the difference ...)'."""
     digits = difference_digits(table)
     mean = in_unit(means[row.cell], digits, table.percent)
     side = "above" if row.difference >= 0 else "below"
@@ -115,18 +115,33 @@ def _improvement(row: Difference, table: Differences, means: dict[str, float], h
         low, high = (number(bound, digits, table.percent, sign=True) for bound in (row.low, row.high))
         doubt = f"95 % interval of the difference {low} to {high}, {doubt}"
     means_so = _in_practice(row, means, header, metric)
-    return f"{row.cell} has {metric} {mean}, {size} {side} {row.baseline} ({doubt}){means_so}"
+    ours, theirs, both = _apart(row, header)
+    return f"{ours} has {metric} {mean}, {size} {side} {theirs}{both} ({doubt}){means_so}"
+
+
+def _apart(row: Difference, header: StudyHeader) -> tuple[str, str, str]:
+    """'start=pretrained', 'start=random', ', both with labels=12': levels that two cells share are said once."""
+    levels = {cell.label: cell.levels for cell in header.cells}
+    ours, theirs = levels.get(row.cell), levels.get(row.baseline)
+    if ours is None or theirs is None or len(ours) < 2:
+        return row.cell, row.baseline, ""
+    shared = {factor for factor, level in ours.items() if theirs.get(factor) == level}
+    if not shared or shared == ours.keys():
+        return row.cell, row.baseline, ""
+    apart = [" ".join(f"{f}={level}" for f, level in cell.items() if f not in shared) for cell in (ours, theirs)]
+    both = " ".join(f"{factor}={level}" for factor, level in ours.items() if factor in shared)
+    return apart[0], apart[1], f", both with {both}"
 
 
 def _in_practice(row: Difference, means: dict[str, float], header: StudyHeader, metric: str) -> str:
-    """The share that this closes of what the baseline lacks to a perfect score, in words."""
+    """The difference as a share of what the baseline lacks to a perfect score."""
     definition = header.definition(metric)
     if definition.unit != "fraction" or definition.direction != "maximize" or row.p_holm >= ALPHA:
         return ""
     lacking = 1 - (means[row.cell] - row.difference)
     if row.difference <= 0 or lacking <= 0:
         return ""
-    return f", which closes {100 * row.difference / lacking:.0f} % of what that lacks to 1"
+    return f", {100 * row.difference / lacking:.0f} % of the way to a perfect score"
 
 
 def _seeds(row: Difference, comparisons: int) -> str:

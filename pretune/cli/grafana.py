@@ -43,6 +43,18 @@ PANELS = (
     Panel("GPU memory of a stage run", "timeseries", "bytes",
           {f"max by (stage) (ray_pretune_gpu_memory_bytes{_OF})": "{{stage}}"}),
     Panel("Cells without a series", "stat", "none", {f"max by (study) (ray_pretune_cells_left_out{_OF})": "{{study}}"}),
+    # Ray's own, of the whole cluster
+    Panel("Nodes", "timeseries", "none",
+          {"sum(ray_cluster_active_nodes)": "there", "sum(ray_cluster_failed_nodes)": "failed"}),
+    Panel("Use of nodes", "timeseries", "percent",
+          {"ray_node_cpu_utilization": "{{instance}} CPU",
+           "ray_node_gpus_utilization": "{{instance}} GPU {{GpuIndex}}"}),
+    Panel("GPU memory of nodes", "timeseries", "decmbytes", {"ray_node_gram_used": "{{instance}} GPU {{GpuIndex}}"}),
+    Panel("Worker groups of Ray Train", "timeseries", "none",
+          {"sum by (ray_train_run_name, ray_train_controller_state) (ray_train_controller_state) > 0":
+           "{{ray_train_run_name}}: {{ray_train_controller_state}}"}),
+    Panel("Rows per second through Ray Data", "timeseries", "none",
+          {"sum by (dataset) (rate(ray_data_output_rows[1m]))": "{{dataset}}"}),
 )  # fmt: skip
 
 

@@ -49,21 +49,14 @@ class Pool(NamedTuple):
 
 
 def starter(
-    name: str,
-    labelled: PairsSeen | None,
-    pool: Pool | None,
-    hardware: Hardware,
-    *,
-    imagenet: bool = False,
-    network: Network | None = None,
+    name: str, labelled: PairsSeen | None, pool: Pool | None, hardware: Hardware, network: Network | None = None
 ) -> str:
     """The text of a study. Without `labelled`, a path and classes stand as examples to be changed.
 
-    With `imagenet` the encoder is one that has weights of ImageNet, and these are two more starts; with `network` it is
-    that backbone.
+    A `network` that has weights gives two more starts.
     """
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:100] or "my-study"
-    plan = _Plan(labelled, _images_of(labelled), pool, hardware, imagenet, network)
+    plan = _Plan(labelled, _images_of(labelled), pool, hardware, network)
     lines = [
         f"# yaml-language-server: $schema={SCHEMA_FILE}",
         f"# A Pretune study. `pretune plan {name}.yaml` shows what it would run, `pretune run {name}.yaml` runs it.",
@@ -82,7 +75,7 @@ def starter(
 
 
 def _asked(plan: _Plan) -> str:
-    if plan.imagenet:
+    if plan.weights is not None:
         return "Which start is best, random, pretrained on own images or on ImageNet, and should it be frozen?"
     return "Does pretraining help, and should the encoder be frozen?"
 
@@ -108,12 +101,15 @@ class _Plan:
     images: ImagesSeen | None  # the labelled ones
     pool: Pool | None
     hardware: Hardware
-    imagenet: bool = False
     network: Network | None = None
 
     @property
     def data(self) -> str:
         return "labelled" if self.pool else "mine"
+
+    @property
+    def weights(self) -> str | None:
+        return None if self.network is None else self.network.weights
 
     @property
     def pretrained_on(self) -> str:
@@ -186,7 +182,7 @@ class _Plan:
         return 1.0 if self.labelled is None else self.labelled.meaning.rarest
 
     def epochs(self, images: int, size: int, most: int) -> int:
-        slower = EFFICIENTNET if self.imagenet else 1
+        slower = 1 if self.weights is None else EFFICIENTNET
         return int(max(5, min(most, self.hardware.pixels / (slower * images * size * size))))
 
 
@@ -316,10 +312,7 @@ def _stages(plan: _Plan) -> Iterator[str]:
     batch, tuned = _batch(pool, 256 if gpu else 64), _batch(plan.train, 32 if gpu else 8)
     epochs = plan.epochs(pool, plan.view * 2, 200)
     channels = "" if plan.channels is None else f", channels: {plan.channels}"
-    if plan.imagenet:
-        decoder = "decoder_widths: [64, 48, 32, 24, 16]"
-        yield f"model: {{name: timm-unet, backbone: tf_efficientnet_lite0, {decoder}{channels}}}"
-    elif plan.network is not None:
+    if plan.network is not None:
         yield from _model(plan.network, channels)
     else:
         yield f"model: {{name: unet, widths: {widths}{channels}}}" + ("" if gpu else "\thalf as wide as on a GPU")
@@ -351,7 +344,8 @@ def _model(network: Network, channels: str) -> Iterator[str]:
     tied = "" if network.image_size is None else f", image_size: {network.image_size}"
     sizes = f"sizes are multiples of {network.stride} px" if not tied else "all sizes are equal"
     yield f"model: {{name: {network.name}, backbone: {network.backbone}{tied}{channels}}}\trandom weights; {sizes}"
-    yield "# start from weights: pretrain: {data: ..., method: {name: weights, source: FILE.safetensors}}"
+    if network.weights is None:
+        yield "# start from weights: pretrain: {data: ..., method: {name: weights, source: FILE.safetensors}}"
 
 
 def _loss(plan: _Plan) -> str:
@@ -368,11 +362,12 @@ def _question(plan: _Plan) -> Iterator[str]:
     yield "    random: {finetune.transfer: none}"
     yield "    pretrained: {finetune.transfer: encoder}"
     yield "    pretrained and frozen: {finetune.transfer: encoder, finetune.freeze: encoder}"
-    if plan.imagenet:
-        weights = f"pretrain: &imagenet {{data: {plan.pretrained_on}, method: {IMAGENET}}}"
+    if plan.weights is not None:
+        method = f'{{name: weights, source: "{plan.weights}"}}'
+        weights = f"pretrain: &imagenet {{data: {plan.pretrained_on}, method: {method}}}"
         yield f"    ImageNet: {{{weights}}}\ttrained with labels, on photographs of things and animals"
         yield "    ImageNet and frozen: {pretrain: *imagenet, finetune.freeze: encoder}"
-    elif plan.network is None:
+    else:
         yield "    # weights of ImageNet as two more starts: pretune init --imagenet"
     column = "labels"
     if plan.rarest < RARE:

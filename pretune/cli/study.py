@@ -363,16 +363,16 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 @click.option("--masks", type=click.Path(path_type=Path, exists=True),
               help="Folder of their masks, or a COCO JSON file.  [default: in or below --images]")  # fmt: skip
 @click.option("--classes", help="Names of the classes in the order of their mask values, separated by commas.")
-@click.option("--imagenet", is_flag=True, help="An encoder with weights of ImageNet, as two more starts.")
 @click.option("--backbone", metavar="NAME", help="A timm backbone, e.g. vit_small_patch14_dinov2.  [default: a U-Net]")
+@click.option("--imagenet", is_flag=True, help="EfficientNet-Lite0 with weights of ImageNet, as two more starts.")
 def init(
     file: Path,
     unlabelled: Path | None,
     images: Path | None,
     masks: Path | None,
     classes: str | None,
-    imagenet: bool,
     backbone: str | None,
+    imagenet: bool,
 ) -> None:
     """Look at your folders and write a commented study that fits them.
 
@@ -383,7 +383,7 @@ def init(
     """
     from pretune.calibration import has_gpu
     from pretune.cli.starter import SCHEMA_FILE, Hardware, Pool, starter
-    from pretune.data.backbones import network_of
+    from pretune.data.backbones import IMAGENET, network_of
     from pretune.data.survey import coco_file_in, survey_coco, survey_images, survey_pairs
     from pretune.search_spaces.json_schema import json_schema
 
@@ -392,8 +392,8 @@ def init(
     if images is None and (masks is not None or classes is not None):
         raise click.UsageError(f"{'--masks' if masks else '--classes'} needs --images, the folder of the images")
     if imagenet and backbone is not None:
-        raise click.UsageError("--imagenet and --backbone each choose an encoder: give one of them")
-    network = None if backbone is None else network_of(backbone)
+        raise click.UsageError("--imagenet is a backbone of its own: leave --backbone out")
+    network = IMAGENET if imagenet else None if backbone is None else network_of(backbone)
     names = None if classes is None else [part.strip() for part in classes.split(",")]
     labelled = None
     if images is not None:
@@ -401,8 +401,7 @@ def init(
         annotations = coco_file_in(images) if masks is None else annotations
         labelled = survey_coco(images, annotations, names) if annotations else survey_pairs(images, masks, names)
     pool = None if unlabelled is None else Pool(unlabelled, survey_images(unlabelled))
-    hardware = Hardware(has_gpu(), os.cpu_count() or 1)
-    text = starter(file.stem, labelled, pool, hardware, imagenet=imagenet, network=network)
+    text = starter(file.stem, labelled, pool, Hardware(has_gpu(), os.cpu_count() or 1), network)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
     (file.parent / SCHEMA_FILE).write_text(json.dumps(json_schema(), indent=1) + "\n", encoding="utf-8")

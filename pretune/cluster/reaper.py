@@ -84,8 +84,8 @@ def reap(lines: Iterable[bytes], grace: float) -> None:
     for line in lines:
         if line == OVER:
             return
-        pid, born = line.decode().split()
-        named.append((int(pid), born))
+        number, _, born = line.decode().strip().partition(" ")
+        named.append((int(number), born))
     time.sleep(grace)
     for pid, born in named:
         if started(pid) == born:

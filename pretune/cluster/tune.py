@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 NODE_ID = "ray.io/node-id"  # a label that Ray gives every node
 # THP_MEM_ALLOC_ENABLE: torch backs large CPU tensors with huge pages. Each step allocates its activations anew, and
 # touching them in pages of 4 KiB took up to half of it (docs/decisions/cpu-speed.md). Digits are the same.
-# RAY_TRAIN_*: by default it looks after its workers every 2 s and keeps books that nobody reads: 25 s to a first step.
+# RAY_TRAIN_*: by default it looks after its workers every 2 s and keeps metrics and logs: 25 s to a first step.
 ACTOR_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "THP_MEM_ALLOC_ENABLE": "1",
@@ -59,6 +59,13 @@ ACTOR_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
+}
+# With a dashboard somebody reads them: metrics of worker groups, and runs with their workers, which an actor of Ray
+# Train's collects for the dashboard's /api/train/v2/runs/v1.
+SHOWN_ENVIRONMENT = ACTOR_ENVIRONMENT | {
+    "RAY_TRAIN_METRICS_ENABLED": "1",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+    "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "1",
 }
 
 
@@ -74,31 +81,31 @@ def closed_to_others(own_token: bool) -> Iterator[None]:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     if not own_token:
         keep_token_private()
-    with _at_import(LOOPBACK_ONLY):
+    with _in_force(LOOPBACK_ONLY):
         yield
 
 
 @contextmanager
-def _at_import(settings: Mapping[str, str]) -> Iterator[None]:
-    """Have Ray imported with these settings in the environment, which it reads then and only then.
+def _in_force(settings: Mapping[str, str]) -> Iterator[None]:
+    """Have Ray imported with these settings, and what is started meanwhile: parts of its dashboard join the cluster.
 
-    Where something imported it before (a notebook, a test) it is made to read them again, by private names.
+    Ray reads them as it is imported and only then. Where something imported it before (a notebook, a test) it is made
+    to read them again, by private names.
     """
-    if "ray" in sys.modules:
-        with ray_private.settings_read_again():
-            yield
-        return
+    imported = "ray" in sys.modules
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:
         import ray  # noqa: F401
+
+        with ray_private.settings_read_again() if imported else nullcontext():
+            yield
     finally:
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-    yield
 
 
 def keep_token_private(path: Path | None = None) -> None:
@@ -132,7 +139,7 @@ def start_ray(
         import ray
 
         context = ray.init(
-            **(_there(address) if address else _here(cpus, dashboard)),
+            **(_there(address, dashboard) if address else _here(cpus, dashboard)),
             dashboard_host="127.0.0.1",
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -181,14 +188,15 @@ def _started(own_token: bool) -> Iterator[None]:
         ) from error
 
 
-def _there(address: str) -> dict[str, Any]:
-    return {"address": address, "runtime_env": {"env_vars": ACTOR_ENVIRONMENT} | join.code_for_workers()}
+def _there(address: str, dashboard: bool) -> dict[str, Any]:
+    given = SHOWN_ENVIRONMENT if dashboard else ACTOR_ENVIRONMENT
+    return {"address": address, "runtime_env": {"env_vars": given} | join.code_for_workers()}
 
 
 def _here(cpus: int | None, dashboard: bool) -> dict[str, Any]:
     """Workers inherit the environment of this process. Under a `runtime_env` the workers that Ray starts with itself
     would go unused, and new ones would have to start."""
-    _set_environment(ACTOR_ENVIRONMENT)
+    _set_environment(SHOWN_ENVIRONMENT if dashboard else ACTOR_ENVIRONMENT)
     return {"address": "local", "num_cpus": cpus, "include_dashboard": dashboard}
 
 

@@ -20,10 +20,14 @@ class Network(NamedTuple):
     name: str  # of the model
     stride: int
     image_size: int | None  # px of all stages, of a backbone that is tied to one size
+    weights: str | None = None  # source of a stage `weights`
 
     def multiple(self, size: int) -> int:
         """The largest size up to `size` px that it takes."""
         return self.image_size or max(self.stride, size // self.stride * self.stride)
+
+
+IMAGENET = Network("tf_efficientnet_lite0", "timm-unet", 32, None, "package:efficientnet-lite0")
 
 
 def check_backbones(study: Study) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import threading
 import time
@@ -68,8 +69,8 @@ def run_worker_group(
                 resources_per_worker={"CPU": resources.cpus} | ({"GPU": task.gpus} if task.gpus else {}),
             ),
             run_config=RunConfig(
-                name=STORAGE,
-                storage_path=str(attempt),
+                name=run_name(task.label),
+                storage_path=str(attempt / STORAGE),
                 failure_config=FailureConfig(max_failures=RESTARTS),
                 callbacks=[callback],
             ),
@@ -92,6 +93,11 @@ def run_worker_group(
         error.args = (text,)
         raise error
     return answer["metrics"], answer["about"]
+
+
+def run_name(label: str) -> str:
+    """Return a stage's label as a name of a folder, by which Ray Train shows its run in metrics and elsewhere."""
+    return re.sub(r"[^\w.=-]+", "-", label)[:100].strip("-.") or STORAGE
 
 
 @contextmanager

@@ -8,7 +8,7 @@ where a paper states a value, the comment says which (P1 to P5, see the README).
 from __future__ import annotations
 
 from pretune.search_spaces.schema import methods, model
-from pretune.search_spaces.schema.base import Fraction, Labels, Settings, Share
+from pretune.search_spaces.schema.base import Fraction, Labels, Settings, Share, meaning_of
 from pretune.search_spaces.schema.data import (
     ADE20K,
     CIFAR10,
@@ -181,6 +181,7 @@ __all__ = [
     "Views",
     "Volumes",
     "image_channels",
+    "meaning_of",
     "slices_of",
 ]
 __all__ += methods.__all__

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
@@ -17,6 +18,30 @@ class Settings(BaseModel):
     """Base of all settings: immutable, and a key it does not know is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    def neutral(self) -> Mapping[str, Any]:
+        """Values of optional keys that mean the same as leaving them out."""
+        return {}
+
+
+def meaning_of(settings: Settings, dumped: Mapping[str, Any]) -> dict[str, Any]:
+    """Dumped settings without optional ones that say what leaving them out means: one result has one name."""
+    neutral = settings.neutral()
+    return {
+        key: _meaning(getattr(settings, key), value)
+        for key, value in dumped.items()
+        if key not in neutral or getattr(settings, key) not in (None, neutral[key])
+    }
+
+
+def _meaning(value: Any, dumped: Any) -> Any:
+    if isinstance(value, Settings):
+        return meaning_of(value, dumped)
+    if isinstance(value, tuple):
+        return [_meaning(item, shown) for item, shown in zip(value, dumped, strict=True)]
+    if isinstance(value, Mapping):
+        return {key: _meaning(value[key], shown) for key, shown in dumped.items()}
+    return dumped
 
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]

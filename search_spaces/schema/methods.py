@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
     BeforeValidator,
@@ -98,6 +98,9 @@ class SimCLR(Settings):
     head_norm: bool | None = None  # batch norm in the head; default: yes, as SimCLR's code (P1's text has none)
     projection_levels: PositiveInt = 1  # encoder levels that the head sees, pooled: 1, the bottleneck (P2's outlook)
 
+    def neutral(self) -> Mapping[str, Any]:
+        return {"head_norm": True}
+
 
 class MoCo(Settings):
     """MoCo v2. Its colour jitter is views.color_jitter 0.5, its crop (0.2, 1)."""
@@ -115,6 +118,9 @@ class MoCo(Settings):
     bn_splits: PositiveInt = 8  # parts of the batch with statistics of their own, in place of shuffling over 8 devices
     symmetric: bool = False  # each view is query and key in turn
     projection_levels: PositiveInt = 1  # as in SimCLR
+
+    def neutral(self) -> Mapping[str, Any]:
+        return {"momentum_end": self.momentum}
 
 
 class MoCoV3(Settings):

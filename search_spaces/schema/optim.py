@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -50,6 +51,9 @@ class AdamW(Settings):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     weight_decay_end: PositiveFloat | None = None  # half a cosine to this value (DINO: 0.04 to 0.4); default: constant
     decay: Decayed = None
+
+    def neutral(self) -> Mapping[str, Any]:
+        return {"weight_decay_end": self.weight_decay}
 
 
 Optimizer = Annotated[Annotated[SGD | LARS | Adam | AdamW, Field(discriminator="name")], default_name("adam")]

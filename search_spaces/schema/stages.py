@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -148,6 +149,9 @@ class Augment(Settings):
             raise ValueError("antialias is of crops, and there are none: whole images always are; leave it out")
         return self
 
+    def neutral(self) -> Mapping[str, Any]:
+        return {"flip_vertical": 0.0, "scale": (1.0, 1.0), "blur": 0.0}
+
     @model_validator(mode="after")
     def _ordered(self) -> Augment:
         for name, (low, high) in {"crop": self.crop, "aspect": self.aspect, "scale": self.scale or (1, 1)}.items():
@@ -206,6 +210,9 @@ class Finetune(_Length, ExtraSettings):
     patience: PositiveInt | None = None  # stop after this many validations without a better val/jaccard
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"  # tf32: products of 10 bits on GPUs that have them
     compile: bool = False  # encoder and decoder by torch.compile: other last digits, and a minute to begin with
+
+    def neutral(self) -> Mapping[str, Any]:
+        return {"encoder_lr_mult": 1.0, "focal_gamma": 2.0, "tversky_beta": 0.7}
 
     @model_validator(mode="after")
     def _validated_meanwhile(self) -> Finetune:

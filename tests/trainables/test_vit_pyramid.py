@@ -366,7 +366,7 @@ def test_levels_that_a_transformer_does_not_have_are_refused() -> None:
 
 
 def test_the_memory_formula_counts_weights_and_places() -> None:
-    """Places grow by four from 32 to 64 px; resized embeddings, for one, are kept once for a whole batch."""
+    """Places grow by four from 32 to 64 px; resized embeddings and the like are kept once for a whole batch."""
     needs = {}
     for size in (32, 64):
         stage = schema.Finetune.model_validate({"data": "d", "size": size, "epochs": 1})

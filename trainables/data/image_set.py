@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -74,6 +74,11 @@ def shown_in_color(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if pixels.shape[-1] < 3:
         return np.repeat(pixels[..., :1], 3, axis=-1)
     return pixels[..., :3]
+
+
+def image_names(names: Iterable[str]) -> tuple[str, ...]:
+    """The images that rows of these names show, each once: tiles are of one image."""
+    return tuple(dict.fromkeys(TILE.sub("", name) for name in names))
 
 
 def whole_images(names: Sequence[str], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -58,7 +58,7 @@ def _moved(pixels: Tensor, target: Tensor, settings: schema.Augment, draw: Drawn
         turned = draw("flip vertical", 1)[:, 0] < settings.flip_vertical
         pixels = torch.where(turned[:, None, None, None], pixels.flip(2), pixels)
         target = torch.where(turned[:, None, None], target.flip(1), target)
-    if settings.rotation is None and settings.scale is None and settings.elastic is None:
+    if settings.rotation is None and settings.scale in (None, (1.0, 1.0)) and settings.elastic is None:
         return pixels, target
     degrees = (settings.rotation or 0.0) * (2 * draw("rotation", 1)[:, 0] - 1)
     low, high = (math.log(bound) for bound in settings.scale or (1.0, 1.0))

@@ -285,7 +285,7 @@ def test_markdown_by_hand():
         "| unfrozen | **0.710 ± 0.010** | 0.510 ± 0.010 |\n"
         "| frozen | 0.610 ± 0.010 | **0.620 ± 0.020** |\n"
         "\n"
-        "- ≈ not clearly worse than any other of its column; neither bold nor ≈: clearly worse (one-sided paired "
+        "- ≈ not clearly worse than any other of its column; no mark: clearly worse (one-sided paired "
         "t-tests of 1 of 2 pairs, n=3, Holm within the column, 5 %)\n"
         "- not compared (differences without any spread): encoder=unfrozen labels=90%, encoder=frozen labels=90%\n"
     )

@@ -24,11 +24,18 @@ def test_an_improvement_on_the_baseline_is_shown_with_its_size_interval_and_mean
     baseline lacks 0.49 to 1, of which this closes 41 %."""
     text = said(tmp_path, X, Y, Z, baseline={"a": "x"})
     assert text.startswith("Shown: a=y has test/jaccard 0.71")
-    assert text.endswith(
-        "3 paired seeds), which closes 41 % of what that lacks to 1; 1 of 2 comparisons show an improvement."
-    )
+    assert text.endswith("3 paired seeds), 41 % of the way to a perfect score; 1 of 2 comparisons show an improvement.")
     low, high = (float(part) for part in text.split("difference ")[1].split(",")[0].split(" to "))
     assert (low, high) == pytest.approx((0.1978, 0.2035), abs=6e-4)
+
+
+def test_levels_that_both_cells_share_are_said_once(tmp_path):
+    scores = {"a=x b=u": X, "a=y b=u": Y, "a=x b=v": Z, "a=y b=v": Z}
+    factors = {"a": ["x", "y"], "b": ["u", "v"]}
+    write_study(tmp_path, scores, factors, metrics=(JACCARD,), baseline={"a": "x"})
+    text = headline(load(tmp_path), load_header(tmp_path), JACCARD)
+    assert text.startswith("Shown: a=y has test/jaccard 0.71")
+    assert " above a=x, both with b=u (95 % interval" in text
 
 
 def test_where_nothing_is_shown_the_seeds_that_would_show_it_are_named(tmp_path):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from pretune.cli import cli
 from pretune.cli.starter import Hardware, quoted, starter
-from pretune.data.backbones import Network
+from pretune.data.backbones import IMAGENET, Network
 from pretune.data.survey import find_groups
 from pretune.search_spaces import schema
 from pretune.search_spaces.resolve import Study, from_yaml
@@ -76,28 +76,8 @@ def test_the_small_scale_is_valid_too(hardware: Hardware) -> None:
 
 
 @pytest.mark.parametrize("hardware", [CPU, GPU])
-@pytest.mark.parametrize(
-    "network",
-    [
-        Network("vit_small_patch14_dinov2", "vit-pyramid", 14, None),
-        Network("convnext_tiny", "timm-unet", 32, None),
-        Network("hiera_tiny_224", "timm-unet", 32, 224),
-    ],
-    ids=lambda network: network.backbone,
-)
-def test_sizes_fit_the_stride_of_a_backbone(hardware: Hardware, network: Network) -> None:
-    configuration = from_yaml(starter("s", None, None, hardware, network=network)).cells[0].configuration()
-    assert configuration.finetune is not None
-    assert configuration.model.model_dump()["backbone"] == network.backbone
-    sizes = [configuration.finetune.size, *(stage.views.size for stage in configuration.pretrain)]
-    assert all(0 < size <= max(hardware.largest, network.image_size or 0) for size in sizes)
-    assert [size % network.stride for size in sizes] == [0, 0]
-    assert network.image_size is None or set(sizes) == {network.image_size}
-
-
-@pytest.mark.parametrize("hardware", [CPU, GPU])
 def test_imagenet_adds_two_starts_that_share_their_weights(hardware: Hardware) -> None:
-    text = starter("s", None, None, hardware, imagenet=True)
+    text = starter("s", None, None, hardware, IMAGENET)
     study = from_yaml(text)
     starts = {cell.levels["start"]: cell.configuration() for cell in study.cells}
     assert list(starts) == ["random", "pretrained", "pretrained and frozen", "ImageNet", "ImageNet and frozen"]
@@ -111,6 +91,26 @@ def test_imagenet_adds_two_starts_that_share_their_weights(hardware: Hardware) -
     pretrained, plain = starts["pretrained"].pretrain[0], from_yaml(starter("s", None, None, hardware)).cells[0]
     assert pretrained.epochs * 4 <= max(20, plain.configuration().pretrain[0].epochs * 4)
     from_yaml(text, "small")
+
+
+@pytest.mark.parametrize("hardware", [CPU, GPU])
+@pytest.mark.parametrize(
+    "network",
+    [
+        Network("vit_small_patch14_dinov2", "vit-pyramid", 14, None),
+        Network("convnext_tiny", "timm-unet", 32, None),
+        Network("hiera_tiny_224", "timm-unet", 32, 224),
+    ],
+    ids=lambda network: network.backbone,
+)
+def test_sizes_fit_the_stride_of_a_backbone(hardware: Hardware, network: Network) -> None:
+    configuration = from_yaml(starter("s", None, None, hardware, network)).cells[0].configuration()
+    assert configuration.finetune is not None
+    assert configuration.model.model_dump()["backbone"] == network.backbone
+    sizes = [configuration.finetune.size, *(stage.views.size for stage in configuration.pretrain)]
+    assert all(0 < size <= max(hardware.largest, network.image_size or 0) for size in sizes)
+    assert [size % network.stride for size in sizes] == [0, 0]
+    assert network.image_size is None or set(sizes) == {network.image_size}
 
 
 @pytest.mark.parametrize("name", ["2024", "true", "null", "-a", ".hidden", "_x", "ü", "", "a b#c", "x" * 300, "1e3"])

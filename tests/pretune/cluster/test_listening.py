@@ -16,8 +16,15 @@ import os, psutil, sys, time
 if sys.argv[1] == "imported before":
     import ray
 from pretune.cluster.tune import start_ray, stop_ray
-start_ray(None, 1, dashboard=sys.argv[1] == "dashboard")
+said = []
+start_ray(None, 1, dashboard=sys.argv[1] == "dashboard", say=said.append)
 import ray
+if said:
+    import urllib.request
+    token = open(os.path.expanduser("~/.ray/auth_token")).read()
+    url = said[0].split()[1] + "/api/data/datasets/01000000"
+    request = urllib.request.Request(url, headers={"Authorization": "Bearer " + token})
+    print("data", urllib.request.urlopen(request, timeout=90).status)
 ray.get(ray.remote(lambda: 1).remote())
 me, where, found, deadline = psutil.Process(), set(), 0, time.monotonic() + 60
 while found < 3 and time.monotonic() < deadline:  # agents start later; 3 to 5 ports were seen
@@ -49,6 +56,7 @@ def test_a_local_cluster_listens_on_loopback_and_asks_for_its_token(shown: str, 
     script = [sys.executable, "-c", SCRIPT, shown]
     done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=200)
     assert "agents True\n" in done.stdout, done.stdout + done.stderr
+    assert ("data 200\n" in done.stdout) == (shown == "dashboard")  # a part of the dashboard that joins the cluster
     assert "listens 127.0.0.1\n" in done.stdout, done.stdout + done.stderr
     assert "refused True" in done.stdout, done.stdout + done.stderr
     assert (tmp_path / ".ray" / "auth_token").exists() == (shown == "dashboard")  # a person needs that one

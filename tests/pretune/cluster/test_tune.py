@@ -6,14 +6,16 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pretune.cluster.tune import ACTOR_ENVIRONMENT, NODE_ID, place_of
+from pretune.cluster import tune
+from pretune.cluster.tune import ACTOR_ENVIRONMENT, NODE_ID, SHOWN_ENVIRONMENT, place_of
 from pretune.dispatch.dispatcher import TRANSPORT
+from pretune.worker import ray_private
 from tests.pretune.heads import TOKEN, started_head
 
 SECRET = "k3y-of-this-user"
@@ -53,6 +55,31 @@ def test_an_actor_has_our_settings_and_is_handed_no_key(joined: bool, tmp_path: 
     assert {name: found["environment"].get(name) for name in ACTOR_ENVIRONMENT} == ACTOR_ENVIRONMENT
     assert SECRET not in str(found["given"])
     assert (SECRET in str(found["environment"])) is not joined  # here it is inherited, as by any child; there it is not
+
+
+@pytest.mark.parametrize("before", [None, "1"])
+def test_what_a_cluster_starts_has_the_settings_and_nothing_afterwards(
+    before: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Modules of the dashboard join the cluster themselves; without the setting they look for it on another address."""
+    name = next(iter(tune.LOOPBACK_ONLY))
+    monkeypatch.setattr(os, "environ", {} if before is None else {name: before})
+    monkeypatch.setattr(ray_private, "settings_read_again", nullcontext)
+    with tune._in_force(tune.LOOPBACK_ONLY):
+        assert os.environ[name] == "0"
+    assert os.environ.get(name) == before
+
+
+@pytest.mark.parametrize(("shown", "expected"), [(True, SHOWN_ENVIRONMENT), (False, ACTOR_ENVIRONMENT)])
+def test_ray_train_tells_the_dashboard_of_its_runs_where_there_is_one(
+    shown: bool, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a cluster that others started as of one of ours."""
+    monkeypatch.setattr(os, "environ", {})
+    assert tune._there("HOST:6379", shown)["runtime_env"]["env_vars"] == expected
+    assert tune._here(1, shown)["include_dashboard"] is shown
+    assert os.environ == expected
+    assert (expected["RAY_TRAIN_ENABLE_STATE_TRACKING"] == "1") is shown
 
 
 def asking(resources: dict[str, float], *excluded: str) -> dict[str, Any]:

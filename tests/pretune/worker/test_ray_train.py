@@ -27,7 +27,7 @@ from pretune.trainables.files import STATE
 from pretune.worker import preemption
 from pretune.worker.execute import execute
 from pretune.worker.failures import StageFailedError
-from pretune.worker.ray_train import FINAL, run_worker_group
+from pretune.worker.ray_train import FINAL, run_name, run_worker_group
 from pretune.worker.task import Folders, StageTask
 
 pytestmark = [
@@ -41,6 +41,19 @@ def cluster() -> Iterator[None]:
     start_ray(None, 2)
     yield
     stop_ray()
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("pretrain seed 0", "pretrain-seed-0"),
+        ("finetune encoder=frozen, size=1/2 seed 1", "finetune-encoder=frozen-size=1-2-seed-1"),
+        ("../.. ", "train"),
+        ("x" * 300, "x" * 100),
+    ],
+)
+def test_ray_train_names_its_run_by_the_stage(label: str, name: str) -> None:
+    assert run_name(label) == name
 
 
 def task(tiny: dict[str, Any], store: Path, workers: int, kind: str = "pretrain", **resources: Any) -> StageTask:

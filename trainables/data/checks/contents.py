@@ -20,7 +20,7 @@ from pretune.search_spaces import schema
 from pretune.trainables.constants import IGNORE
 from pretune.trainables.data import decode
 from pretune.trainables.data.errors import DataError
-from pretune.trainables.data.image_set import ImageSet
+from pretune.trainables.data.image_set import ImageSet, image_names
 from pretune.trainables.data.listing import Listing, Member, file_of
 from pretune.trainables.data.resident.open import open_cached
 from pretune.trainables.data.sets import scenes, volumes
@@ -177,5 +177,6 @@ def contents(settings: schema.Data, seen: Glance, listing: Listing | None) -> Co
         shares["ignored"] = float(total[IGNORE] / total.sum())
     bad = tuple(problem for one in looked.values() for problem in one.problems)
     usable_count = sum(not one.problems for one in looked.values())
-    transparent = sum(one.transparent for one in looked.values())
+    by_row = () if listing is None else (listing.entries[row].name for row, one in looked.items() if one.transparent)
+    transparent = len(image_names(by_row))
     return Contents(seen.images, len(rows), usable_count, shares if held else {}, absent, bad, transparent)

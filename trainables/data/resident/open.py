@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pretune.trainables.checksums import described, is_as_recorded, say_damaged
 from pretune.trainables.data.errors import DataError, printable
-from pretune.trainables.data.image_set import ImageSet
+from pretune.trainables.data.image_set import ImageSet, image_names
 
 THOROUGH = 1 << 30  # bytes: hashed in about a second
 FILES = "files"  # in the index: its arrays, as `described`
@@ -109,7 +109,7 @@ def _open(folder: Path, index: dict[str, Any]) -> ImageSet:
         label_names=tuple(map(printable, index.get("label_names", ()))),  # caches of before the adapters have none
         parts=index.get("parts"),
         groups=index.get("groups"),
-        transparent=tuple(map(printable, index.get("transparent", ()))),
+        transparent=tuple(map(printable, image_names(index.get("transparent", ())))),
     )
 
 

@@ -16,7 +16,7 @@ from pretune.search_spaces import schema
 from pretune.trainables.checksums import sealed, unsealed
 from pretune.trainables.data.decode import Palettes, decode
 from pretune.trainables.data.errors import printable
-from pretune.trainables.data.image_set import ImageSet, Progress
+from pretune.trainables.data.image_set import ImageSet, Progress, image_names
 from pretune.trainables.data.listing import Columns, Entry, EntryNames, Listing, refuse_bad_files
 from pretune.trainables.data.sets.parquet import Reader, Shards
 from pretune.trainables.data.sets.present import labels_of, marks_of, tests_of
@@ -89,7 +89,7 @@ def look_at_sample(settings: schema.Data, listing: Listing, digest: str, cache: 
 
 def _transparent(digest: str, cache: Path) -> tuple[str, ...]:
     file = _sample_file(digest, cache)
-    return tuple(map(printable, unsealed(file) or ()))
+    return tuple(map(printable, image_names(unsealed(file) or ())))
 
 
 def _sample_file(digest: str, cache: Path) -> Path:

@@ -19,9 +19,11 @@ from pydantic import TypeAdapter
 from pretune.search_spaces import schema
 from pretune.trainables import checkpoints
 from pretune.trainables.data import sources
+from pretune.trainables.data.checks.contents import contents, glance
 from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.digest import content_digest
+from pretune.trainables.data.sets.table import list_files
 from pretune.trainables.data.splits import draw_split
 from pretune.trainables.data.streaming.stream import Column
 from pretune.trainables.distributed import World
@@ -323,10 +325,15 @@ def test_an_interrupted_epoch_goes_on_at_the_right_image(one_cpu: None, tmp_path
     stream.close()
 
 
+@pytest.mark.parametrize("fit", ["squash", "tile"])
 @pytest.mark.parametrize("source", ["streaming", "resident"])
-def test_transparent_images_are_told_from_both_sources(tmp_path: Path, source: str) -> None:
+def test_transparent_images_are_told_from_both_sources_and_once_each(tmp_path: Path, source: str, fit: str) -> None:
     root = folder(tmp_path / "d", 6)
-    with Image.open(root / "images" / "003.png") as image:
-        image.putalpha(100)
-        image.save(root / "images" / "003.png")
-    assert opened(settings_of(root, source=source), tmp_path / "cache").transparent == ("003",)
+    for kind, mode in (("images", "RGBA"), ("masks", "L")):
+        Image.new(mode, (30, 20), (9, 9, 9, 100) if mode == "RGBA" else 0).save(root / kind / "003.png")
+    settings = settings_of(root, source=source, fit=fit, cache_size=10)
+    assert opened(settings, tmp_path / "cache").transparent == ("003",)
+    listing, seen = list_files(settings, None), glance(settings, None, None, "")
+    assert seen is not None
+    assert contents(settings, seen, listing).transparent == 1
+    assert len(listing.entries) > 6 if fit == "tile" else len(listing.entries) == 6
