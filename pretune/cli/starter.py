@@ -367,7 +367,7 @@ def _question(plan: _Plan) -> Iterator[str]:
         weights = f"pretrain: &imagenet {{data: {plan.pretrained_on}, method: {method}}}"
         yield f"    ImageNet: {{{weights}}}\ttrained with labels, on photographs of things and animals"
         yield "    ImageNet and frozen: {pretrain: *imagenet, finetune.freeze: encoder}"
-    elif plan.network is None:
+    else:
         yield "    # weights of ImageNet as two more starts: pretune init --imagenet"
     column = "labels"
     if plan.rarest < RARE:
