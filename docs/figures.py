@@ -21,6 +21,7 @@ STUDIES = TOP / "benchmarks" / "results" / "studies"
 IMAGES = TOP / "docs" / "images"
 FIGURES: dict[str, Callable[[], go.Figure]] = {
     "freeze_skip": lambda: plots.interactions(STUDIES / "pets-freeze-skip")[1],  # encoder over labels, with and without
+    "augmentation_sets": lambda: plots.differences(STUDIES / "augmentation-sets"),
 }
 
 
