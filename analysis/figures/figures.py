@@ -153,7 +153,11 @@ def _band(band: Band, number: int, lines_only: bool) -> list[go.Scatter]:
 def _saving(saving: Saving, color: str) -> go.Scatter:
     """From a setting to the amount at which the baseline equals it; to the baseline's largest where none does."""
     end = min(max(saving.equal, saving.amount), saving.largest)
-    line = go.Scatter(x=[saving.amount, end], y=[saving.score] * 2, mode="lines+markers", showlegend=False)
+    line = go.Scatter(x=[saving.amount, end], y=[saving.score] * 2, mode="lines+markers")
+    if 0 < saving.equal < math.inf:
+        line.update(name=theme.text(f"same score with {saving.amount:g} and {saving.equal:.0f}, 95 % interval"))
+    else:
+        line.update(showlegend=False)
     low, high = max(saving.low, saving.amount), min(saving.high, saving.largest)
     bars = {"type": "data", "symmetric": False, "array": [0, max(0.0, high - end)], "color": color, "thickness": 1.5}
     line.update(error_x=bars | {"arrayminus": [0, max(0.0, end - low)], "width": 5})
