@@ -173,9 +173,10 @@ def _problem(model: type[BaseModel], data: Mapping[str, Any], locations: Locatio
     if kind == "missing":
         return locations.problem(path, "is missing", "add it")
     if kind == "string_pattern_mismatch":
-        return locations.problem(
-            path, f"unusable name {_short(error['input'])}", "use letters, digits, '.', '_' and '-'"
-        )
+        fix = "timm's name has letters, digits and '_'; leave a tag such as .a1_in1k out"
+        if path[-1:] != ("backbone",):
+            fix = "use letters, digits, '.', '_' and '-'"
+        return locations.problem(path, f"unusable name {_short(error['input'])}", fix)
     if kind in PLAIN:
         if error["input"] is None:
             return locations.problem(path, "is empty", "give it a value, or leave it out")

@@ -20,7 +20,16 @@ from pretune.search_spaces.metrics import (
 )
 from pretune.search_spaces.rules_building import check_axes, check_building, never_reached
 from pretune.search_spaces.rules_probes import check_pairs, check_probe_metric, check_probe_target, check_probes
-from pretune.search_spaces.rules_task import check_equal_levels, check_options, check_tuned, path_of
+from pretune.search_spaces.rules_task import (
+    check_equal_levels,
+    check_options,
+    check_tuned,
+    measure,
+    measured_by,
+    path_of,
+    scored_size,
+    sizes_searched,
+)
 from pretune.search_spaces.rules_volumes import check_volumes
 from pretune.search_spaces.rules_windows import check_windows
 from pretune.search_spaces.schema import Configuration, Data, Finetune, Header, batch_parts, levels_of
@@ -33,6 +42,7 @@ ENOUGH = 500  # problems, with repetitions, after which further cells are looked
 def check_cells(cells: Sequence[tuple[Cell, Locations]], header: Header, warnings: list[str]) -> list[Problem]:
     problems: list[Problem] = []
     first_of: dict[str, tuple[Configuration, str]] = {}  # by task, as it is written
+    measured: dict[str, dict[str, str]] = {name: {} for name in header.report.metrics if measured_by(name)}
     sections = Sections()
     for cell, locations in cells:
         if len(problems) > ENOUGH:
@@ -47,13 +57,19 @@ def check_cells(cells: Sequence[tuple[Cell, Locations]], header: Header, warning
             if configuration is not None:
                 problems += _check_configuration(cell, configuration, header, locations, warnings)
                 first_of.setdefault(_task_as_written(settings, configuration.finetune), (configuration, cell.label))
+                for metric, measures in measured.items() if configuration.finetune else ():
+                    measures.setdefault(measure(metric, configuration.finetune), cell.label)
     tested: dict[str, str] = {}
     for configuration, label in first_of.values():
         tested.setdefault(_tested_on(configuration), label)
-    if len(tested) > 1:
-        task = "the same test images, classes and tolerances"
-        of = " / ".join(tested.values())
-        warnings.append(f"not all cells are measured on {task}, they are different tasks ({of})")
+    if len(labels := dict.fromkeys(tested.values())) > 1:
+        task = "the same test images, classes, sizes and tolerances"
+        warnings.append(f"not all cells are measured on {task}, they are different tasks ({' / '.join(labels)})")
+    for metric, measures in measured.items():
+        if len(labels := dict.fromkeys(measures.values())) > 1:
+            by = " or ".join(f"finetune.{key}" for key in measured_by(metric))
+            apart = f"they have another {by}, and cannot be compared by it"
+            warnings.append(f"{metric} does not measure the same in all cells: {apart} ({' / '.join(labels)})")
     return _once_each_fix(problems)
 
 
@@ -78,7 +94,10 @@ def _offered(cell: Cell, found: Sequence[Problem], locations: Locations) -> list
 
 def _task_as_written(settings: Template, finetune: Finetune | None) -> str:
     """All that `_tested_on` looks at, data sets as they are written: told apart without dumping each configuration."""
-    return "" if finetune is None else repr((settings.get("data"), finetune.data, finetune.boundary_tolerance))
+    if finetune is None:
+        return ""
+    resolution = finetune.size if finetune.evaluate is None else None
+    return repr((settings.get("data"), finetune.data, finetune.boundary_tolerance, resolution))
 
 
 def _tested_on(settings: Configuration) -> str:
@@ -88,7 +107,7 @@ def _tested_on(settings: Configuration) -> str:
     data = settings.data[settings.finetune.data]
     measured = settings.finetune.model_dump_json(include={"boundary_tolerance"})
     return (
-        measured
+        f"{measured}{scored_size(settings)}"
         + data.model_dump_json(include=TASK)
         + data.split.model_dump_json(exclude={"val", "val_folds", "val_fold"})
     )
@@ -180,7 +199,8 @@ def _check_configuration(
     yield from _check_workers(settings, header, locations)
     yield from check_probes(settings, locations)
     warnings += [*_leaks(settings), *_held_back(settings), *never_reached(settings)]
-    yield from check_tuned(cell, settings, header.tune.pretrain.target, locations)
+    warnings += sizes_searched(cell, settings)
+    yield from check_tuned(cell, settings, header.tune, locations)
     yield from _check_sizes(cell, settings, locations)
     yield from check_volumes(settings, locations)
     yield from check_windows(settings, locations)

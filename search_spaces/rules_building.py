@@ -108,6 +108,22 @@ def never_reached(settings: Configuration) -> Iterator[str]:
         for key, epoch, then in _awaited(stage):
             if stage.epochs is not None and epoch >= stage.epochs:
                 yield f"{part}.{key} is {epoch}, and {stage.epochs} epochs are trained: {then}"
+    yield from _levels_left(settings)
+
+
+def _levels_left(settings: Configuration) -> Iterator[str]:
+    """Levels of the encoder that gradual unfreezing does not come to; those of timm's backbones are not known here."""
+    stage, levels = settings.finetune, levels_of(settings.model)
+    if stage is None or stage.unfreeze_epoch is None or stage.unfreeze_every is None or levels is None:
+        return
+    every, epochs = stage.unfreeze_every, stage.epochs
+    if levels == 1:
+        yield f"finetune.unfreeze_every is {every}, and the encoder has one level: it changes nothing"
+    elif epochs is not None and stage.unfreeze_epoch < epochs:
+        trained = min(levels, 1 + (epochs - 1 - stage.unfreeze_epoch) // every)
+        if trained < levels:
+            left = f"{levels - trained} of the encoder's {levels} levels, the finest, stay frozen"
+            yield f"finetune.unfreeze_every is {every}, and {epochs} epochs are trained: {left}"
 
 
 def _awaited(stage: Pretrain | Finetune) -> Iterator[tuple[str, int, str]]:

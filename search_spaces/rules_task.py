@@ -14,10 +14,15 @@ from pydantic import ValidationError
 from pretune.search_spaces import space
 from pretune.search_spaces.cells import Cell, Level
 from pretune.search_spaces.document import Document, KeyPath, Locations, Problem, dotted, line_of
-from pretune.search_spaces.schema import Configuration, meaning_of
+from pretune.search_spaces.metrics import parts_of
+from pretune.search_spaces.schema import Configuration, Finetune, Tune, meaning_of
 
 # What decides on which images, classes and sizes a stage is scored: as a factor it makes columns different tasks.
 SCORING = ("finetune.data", "finetune.test_sizes", "finetune.boundary_tolerance", "finetune.average")
+
+# What decides on what a score of fine-tuning measures, as keys of it: the loss scored is the loss trained.
+LOSS = ("loss", "class_weights", "focal_gamma", "tversky_beta")
+BATCHES = ("batch_size",)
 
 MAX_FACTORS = 100  # each is compared with each
 
@@ -155,11 +160,55 @@ def path_of(name: str) -> KeyPath:
     return tuple(int(part) if part.isdecimal() else part for part in parts)
 
 
-def check_tuned(cell: Cell, settings: Configuration, target: str, locations: Locations) -> Iterator[Problem]:
+def measured_by(metric: str) -> tuple[str, ...]:
+    """Keys of fine-tuning with which a score of this name measures something else."""
+    found = parts_of(metric)
+    if found.part == "probe":
+        return ()
+    return LOSS if found.metric == "loss" else BATCHES if found.metric.endswith("_batches") else ()
+
+
+def measure(metric: str, finetune: Finetune) -> str:
+    """The values of those keys, equal where they mean the same."""
+    dumped = finetune.model_dump(include=set(measured_by(metric)))
+    return repr(meaning_of(finetune, dumped))
+
+
+def scored_size(settings: Configuration) -> int | None:
+    """px of the masks that a fine-tuning is scored on; sliding windows score at the resolution of the cache."""
+    finetune = settings.finetune
+    if finetune is None or finetune.data not in settings.data:
+        return None
+    return finetune.size if finetune.evaluate is None else settings.data[finetune.data].cache_size
+
+
+def sizes_searched(cell: Cell, settings: Configuration) -> Iterator[str]:
+    """Say that a search over sizes compares scores of other masks."""
+    if dict(cell.all_ranges).get("finetune.size") and settings.finetune and settings.finetune.evaluate is None:
+        yield (
+            "finetune.size is a range, and masks are scored at that size: the best score may be that of the easiest "
+            "size; finetune.evaluate scores all at the resolution of the cache"
+        )
+
+
+def _check_measures(cell: Cell, tune: Tune, locations: Locations) -> Iterator[Problem]:
+    """A range on what defines a score would be searched for the measure that is easiest, as a loss that is small."""
+    for metric in dict.fromkeys((tune.target, *tune.also, *tune.constraints)):
+        keys = measured_by(metric)
+        for name, item in cell.all_ranges if keys else ():
+            path = path_of(name)
+            if (path[0] == "finetune" and path[1:2] and path[1] in keys) or _options_differ(path, item, keys):
+                what = f"a range here changes what {metric} measures: its best value is not that of the best model"
+                yield locations.problem(path, what, "give one value, or tune by another score, such as val/jaccard")
+
+
+def check_tuned(cell: Cell, settings: Configuration, tune: Tune, locations: Locations) -> Iterator[Problem]:
     """A range on what defines the task or the score would choose the easiest task, not the best training.
 
-    `target` is `tune.pretrain.target`: by `pretext`, a pretraining is scored on its own data.
+    By `tune.pretrain.target: pretext`, a pretraining is scored on its own data.
     """
+    target = tune.pretrain.target
+    yield from _check_measures(cell, tune, locations)
     scored = {probe.data for probe in settings.probe.values()}
     scored |= set() if settings.finetune is None else {settings.finetune.data}
     scored |= {stage.data for stage in settings.pretrain[-1:] if target == "pretext"}
@@ -174,8 +223,20 @@ def check_tuned(cell: Cell, settings: Configuration, target: str, locations: Loc
 
 def _scored_otherwise(path: KeyPath, item: space.Range) -> bool:
     """Whether the options of a whole stage are scored on other data, at other sizes, or have seen other images."""
-    if not isinstance(item, space.Choice) or path[0] not in ("finetune", "pretrain"):
+    if path[0] not in ("finetune", "pretrain"):
         return False
-    keys = [key.rpartition(".")[2] for key in SCORING] if path == ("finetune",) else ["sees"]
+    if path == ("finetune",):
+        return _options_differ(path, item, [key.rpartition(".")[2] for key in SCORING])
+    return _differ(item, ["sees"])
+
+
+def _options_differ(path: KeyPath, item: space.Range, keys: Sequence[str]) -> bool:
+    """Whether the options of a whole fine-tuning differ in any of its keys."""
+    return path == ("finetune",) and _differ(item, keys)
+
+
+def _differ(item: space.Range, keys: Sequence[str]) -> bool:
+    if not isinstance(item, space.Choice):
+        return False
     options = [option for option in item.options if isinstance(option, Mapping)]
     return any(len({str(option.get(key)) for option in options}) > 1 for key in keys)

@@ -166,7 +166,7 @@ class Evaluate(Settings):
     A pixel's logits are the weighted mean of those of the windows over it.
     """
 
-    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5  # of a window, that neighbours share at least (nnU-Net)
+    overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.5  # of a window, that neighbours share at least (nnU-Net)
     weights: Literal["gaussian", "uniform"] = "gaussian"  # of the pixels of a window
 
 

@@ -143,6 +143,7 @@ NUMBERS = [
 BESIDE = {  # what these need, so that nothing else is wrong
     "finetune.steps": ["finetune.epochs=null"],
     "finetune.unfreeze_epoch": ["finetune.freeze=encoder"],
+    "finetune.unfreeze_every": ["finetune.freeze=encoder", "finetune.unfreeze_epoch=1"],
     "finetune.patience": ["finetune.checkpoint=best"],
     "finetune.focal_gamma": ["finetune.loss=focal"],
     "finetune.tversky_beta": ["finetune.loss=tversky"],

@@ -204,7 +204,9 @@ def group_codes(n: int, group: schema.Group, marks: Marks) -> IntArray:
     else:
         keys, how = [name.rpartition("/")[0] or None for name in marks.names], "a parent folder"
     if len(keys) != n:
-        raise DataError("split: `group`, but this data set has no names to tell groups by; remove it")
+        raise DataError(
+            "split: `group`, which `fit: tile` sets too, but this data set has no names to tell groups by; remove it"
+        )
     if lost := [i for i, key in enumerate(keys) if not key]:
         shown = ", ".join(marks.names[i] for i in lost[:3])
         raise DataError(f"split: `group`: {len(lost)} of {n} images have no group by {how}, {shown} first")
