@@ -22,6 +22,8 @@ IMAGES = TOP / "docs" / "images"
 FIGURES: dict[str, Callable[[], go.Figure]] = {
     "freeze_skip": lambda: plots.interactions(STUDIES / "pets-freeze-skip")[1],  # encoder over labels, with and without
     "augmentation_sets": lambda: plots.differences(STUDIES / "augmentation-sets"),
+    "temperature": lambda: plots.sensitivity(STUDIES / "temperature", stage="pretrain", columns=2),
+    "learning_rates": lambda: plots.sensitivity(STUDIES / "temperature"),
 }
 
 
