@@ -1,6 +1,6 @@
 """Draws the picture of the README: score over labels for every start, beside predicted masks.
 
-    python docs/showcase.py                                 from benchmarks/results/few_labels_first.parquet
+    python docs/showcase.py                                 from benchmarks/results/studies/few-labels/results.parquet
     python docs/showcase.py runs/few-labels/results.parquet
     python docs/showcase.py --masks CACHE RUN_A RUN_B       draw the masks anew, with the best models of two studies
 
@@ -19,7 +19,7 @@ from typing import NamedTuple
 import pandas as pd
 
 TOP = Path(__file__).resolve().parents[1]
-RESULTS = TOP / "benchmarks" / "results" / "few_labels_first.parquet"
+RESULTS = TOP / "benchmarks" / "results" / "studies" / "few-labels" / "results.parquet"
 PICTURE = TOP / "docs" / "images" / "few_labels.svg"
 MASKS = TOP / "docs" / "images" / "few_labels_masks.png"
 METRIC = "test/jaccard"

@@ -197,7 +197,7 @@ def test_readme_is_short() -> None:
 
 
 def test_the_table_of_readme_is_that_of_the_results() -> None:
-    results = pd.read_parquet(TOP / "benchmarks" / "results" / "few_labels_first.parquet")
+    results = pd.read_parquet(TOP / "benchmarks" / "results" / "studies" / "few-labels" / "results.parquet")
     rows = results[(results.phase == "confirm") & (results.metric == "test/jaccard")]
     text = README.read_text("utf-8").replace("**", "")
     for (start, encoder), part in rows.groupby(["factor.start", "factor.encoder"]):
@@ -217,6 +217,16 @@ def test_the_figure_is_drawn_from_the_results() -> None:
     by_name = {(line.start, line.frozen): line for line in lines}
     assert by_name["ImageNet", True].means[50] == pytest.approx(0.761, abs=5e-4)
     assert {count: len(seeds) for count, seeds in lines[0].seeds.items()} == {50: 3, 200: 3}
+
+
+def test_figures_of_real_studies_are_drawn_from_stored_results_and_shown() -> None:
+    figures = script("figures")
+    page = (TOP / "docs" / "analysis.md").read_text("utf-8")
+    for name, draw in figures.FIGURES.items():
+        assert figures.plots.caption_of(draw())
+        assert f"](images/{name}.png)" in page
+        assert f"`python docs/figures.py {name}`" in page
+        assert (figures.IMAGES / f"{name}.png").stat().st_size < 300_000
 
 
 def test_labels_of_lines_do_not_overlap() -> None:

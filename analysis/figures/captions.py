@@ -92,7 +92,9 @@ def amounts(figure: go.Figure, curves: AmountCurves, saved: Sequence[str]) -> go
 def interaction(figure: go.Figure, found: Interaction) -> go.Figure:
     facets = f", one panel for each of {len(found.facets)} settings of the other factors" * (len(found.facets) > 1)
     caption = f"{found.metric} over {found.axis_factor}, a line for each {found.line_factor}{facets}. "
-    caption += "Thin lines: seeds; thick: their mean. In brackets: 95 % Student-t interval, paired over seeds."
+    caption += "Thin lines: seeds; thick: their mean."
+    if any(math.isfinite(facet.contrast.low) for facet in found.facets):
+        caption += " Interaction: the difference of differences, with its 95 % Student-t interval, paired over seeds."
     items = []
     for facet in found.facets:
         means = [f"{level}: {few([_number(_mean(column)) for column in table.T])}" for level, table in facet.lines]

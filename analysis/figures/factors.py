@@ -43,7 +43,7 @@ def _contrast(facet: Facet) -> str:
     if not math.isfinite(facet.contrast.low):
         return ""
     size, low, high = (f"{value:+.3f}".replace("-", "−") for value in facet.contrast)
-    return f"<br>difference of differences {size} [{low}, {high}], n={facet.n}"
+    return f"<br>interaction {size} [{low}, {high}], n={facet.n}"
 
 
 def _facet_lines(facet: Facet, found: Interaction, first: bool) -> list[go.Scatter]:
