@@ -58,8 +58,9 @@ def check_cells(cells: Sequence[tuple[Cell, Locations]], header: Header, warning
             if configuration is not None:
                 problems += _check_configuration(cell, configuration, header, locations, warnings)
                 first_of.setdefault(_task_as_written(settings, configuration.finetune), (configuration, cell.label))
-                for metric, measures in measured.items():
-                    measures.setdefault(measure(metric, configuration.finetune), cell.label)
+                if configuration.finetune is not None:
+                    for metric, measures in measured.items():
+                        measures.setdefault(measure(metric, configuration.finetune), cell.label)
     tested: dict[str, str] = {}
     for configuration, label in first_of.values():
         tested.setdefault(_tested_on(configuration), label)

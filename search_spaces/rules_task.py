@@ -181,10 +181,8 @@ def measured_by(metric: str) -> tuple[str, ...]:
     return LOSS if found.metric == "loss" else BATCHES if found.metric.endswith("_batches") else ()
 
 
-def measure(metric: str, finetune: Finetune | None) -> str:
+def measure(metric: str, finetune: Finetune) -> str:
     """The values of those keys, equal where they mean the same."""
-    if finetune is None:
-        return ""
     dumped = finetune.model_dump(include=set(measured_by(metric)))
     return repr(meaning_of(finetune, dumped))
 
