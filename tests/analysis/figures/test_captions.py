@@ -13,10 +13,11 @@ from pretune.analysis import load, load_header, plots
 from pretune.analysis.figures import figures, pairs, sensitivity, tasks
 from pretune.analysis.figures.budget import budget_plot
 from pretune.analysis.figures.captions import alternative_of, caption_of, described
-from pretune.analysis.figures.factors import rank_plot
+from pretune.analysis.figures.factors import interaction_plot, rank_plot
 from pretune.analysis.questions.budget import budgets
 from pretune.analysis.questions.dots import cell_dots
 from pretune.analysis.questions.importance import Importance
+from pretune.analysis.questions.interactions import Facet, Interaction
 from pretune.analysis.questions.pairs import HeatMapGrid, Tradeoff, parallel
 from pretune.analysis.questions.ranks import Ranks
 from pretune.analysis.questions.searched import searches
@@ -143,3 +144,14 @@ def test_captions_are_written_beside_the_files(truths, monkeypatch):
         len(group.figures) for group in figure_groups(truths["interaction"])[0]
     )
     json.dumps(text)
+
+
+@pytest.mark.parametrize("contrast", [Interval(0.1, 0.05, 0.15), Interval(math.nan, math.nan, math.nan)])
+def test_an_interaction_is_named_above_its_panel_and_explained_only_where_it_is_known(contrast):
+    lines = tuple((level, np.array([[0.5, 0.6], [0.4, 0.6]])) for level in ("unfrozen", "frozen"))
+    facets = tuple(Facet(f"skip={skip}", lines, contrast, 2) for skip in ("true", "false"))
+    figure = interaction_plot(Interaction("m", "encoder", "labels", ("10", "50"), facets))
+    known = math.isfinite(contrast.low)
+    titles = [note.text for note in figure.layout.annotations]
+    assert [title.split("<br>")[1:] for title in titles] == [["interaction +0.100 [+0.050, +0.150], n=2"] * known] * 2
+    assert ("difference of differences" in caption_of(figure)) == known
