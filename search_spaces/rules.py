@@ -42,12 +42,13 @@ ENOUGH = 500  # problems, with repetitions, after which further cells are looked
 def check_cells(cells: Sequence[tuple[Cell, Locations]], header: Header, warnings: list[str]) -> list[Problem]:
     problems: list[Problem] = []
     first_of: dict[str, tuple[Configuration, str]] = {}  # by task, as it is written
+    compared: set[str] = set()  # choices whose options were
     measured: dict[str, dict[str, str]] = {name: {} for name in header.report.metrics if measured_by(name)}
     sections = Sections()
     for cell, locations in cells:
         if len(problems) > ENOUGH:
             break
-        problems += check_options(cell, locations)
+        problems += check_options(cell, locations, compared)
         for suggest in extremes(cell):
             if len(problems) > ENOUGH:
                 break
@@ -57,8 +58,9 @@ def check_cells(cells: Sequence[tuple[Cell, Locations]], header: Header, warning
             if configuration is not None:
                 problems += _check_configuration(cell, configuration, header, locations, warnings)
                 first_of.setdefault(_task_as_written(settings, configuration.finetune), (configuration, cell.label))
-                for metric, measures in measured.items() if configuration.finetune else ():
-                    measures.setdefault(measure(metric, configuration.finetune), cell.label)
+                if configuration.finetune is not None:
+                    for metric, measures in measured.items():
+                        measures.setdefault(measure(metric, configuration.finetune), cell.label)
     tested: dict[str, str] = {}
     for configuration, label in first_of.values():
         tested.setdefault(_tested_on(configuration), label)

@@ -119,22 +119,35 @@ def check_equal_levels(
                 yield locations.problem(path, what, "remove one")
 
 
-def _settings_of(cell: Cell) -> object:
-    """A cell's settings once they are read, and its ranges; None where they cannot be read."""
+def _settings_of(cell: Cell, chosen: Mapping[str, int] | None = None) -> object:
+    """A cell's settings once they are read, and its ranges; None where they cannot be read.
+
+    `chosen` has numbers of options, by the names of choices.
+    """
+    given = chosen or {}
     try:
-        read = cell.configuration()
+        read = cell.configuration(lambda name, item: given[name] if name in given else space.centre(name, item))
         return repr(meaning_of(read, read.model_dump())), repr(cell.all_ranges)
     except ValidationError:  # what is wrong there is reported for itself
         return None
 
 
-def check_options(cell: Cell, locations: Locations) -> Iterator[Problem]:
-    """Options of a choice that are written otherwise and mean the same: one would be tried twice as often."""
+def check_options(cell: Cell, locations: Locations, read: set[str]) -> Iterator[Problem]:
+    """Options of a choice that are written otherwise and mean the same: one would be tried twice as often.
+
+    Settings are compared in the first cell that has a choice; `read` holds those that were.
+    """
     for name, item in cell.all_ranges:
         if isinstance(item, space.Choice):
-            alike: dict[str, str] = {}
-            for option, label in zip(item.options, item.labels(), strict=True):
+            alike: dict[object, str] = {}
+            plain = not any(other.startswith(f"{name}[") for other, _ in cell.all_ranges)
+            compared = plain and "[" not in name and f"{name} {item}" not in read
+            read.add(f"{name} {item}")
+            for i, (option, label) in enumerate(zip(item.options, item.labels(), strict=True)):
                 first = alike.setdefault(repr(_canonical(space.to_plain(option))), label)
+                meant = _settings_of(cell, {name: i}) if compared and first == label else None
+                if meant is not None:
+                    first = alike.setdefault(meant, label)
                 if first != label:
                     what = f"the options {first!r} and {label!r} mean the same"
                     yield locations.problem(path_of(name), what, "remove one")

@@ -28,7 +28,7 @@ _LOGARITHMIC = 5.0  # span of seconds from which on the axis is logarithmic
 
 
 class Costs(NamedTuple):
-    """What there is to draw, and a sentence for each thing that is not drawn."""
+    """All there is to draw, and a sentence for each thing that is not drawn."""
 
     shown: tuple[tuple[str, Tradeoff], ...]
     notes: tuple[str, ...]

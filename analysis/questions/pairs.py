@@ -211,7 +211,7 @@ def _scores_of(score: Array) -> str:
 
 
 def _axis(name: str, values: Sequence[Any], described: Mapping[str, Any], trials: int) -> Axis:
-    """Of all values, the first `trials` of which are those of trials with a score."""
+    """All values, the first `trials` of which are those of trials with a score."""
     x = np.array([place_of(value) for value in values], np.float64)
     log = bool(described.keys() & {"log_uniform", "log_int"}) and bool((x > 0).all())
     shown = np.log(x) if log else x

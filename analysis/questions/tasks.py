@@ -68,7 +68,7 @@ class RankTest(NamedTuple):
 
 
 class TaskComparison(NamedTuple):
-    """What can be said over tasks, and sentences on what cannot."""
+    """All that can be said over tasks, and sentences on what cannot."""
 
     profiles: Profiles | None
     ranks: RankTest | None

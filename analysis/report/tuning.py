@@ -23,7 +23,7 @@ from pretune.analysis.report.groups import FigureGroup, group_of
 
 
 class StoredStudy(NamedTuple):
-    """What figures of searches are made from."""
+    """All that figures of searches are made from."""
 
     header: StudyHeader
     results: pandas.DataFrame

@@ -23,8 +23,8 @@ class Network(NamedTuple):
     weights: str | None = None  # source of a stage `weights`
 
     def multiple(self, size: int) -> int:
-        """The largest size up to `size` px that it takes."""
-        return self.image_size or max(self.stride, size // self.stride * self.stride)
+        """The largest size up to `size` px that it takes; of two places on a side, for batch norm of one image."""
+        return self.image_size or max(2 * self.stride, size // self.stride * self.stride)
 
 
 IMAGENET = Network("tf_efficientnet_lite0", "timm-unet", 32, None, "package:efficientnet-lite0")

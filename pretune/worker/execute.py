@@ -18,9 +18,9 @@ from pretune.store.store import Store
 from pretune.trainables.data.errors import DataError, printable
 from pretune.trainables.files import CONTINUE
 from pretune.worker.failures import failed
-from pretune.worker.gpu_memory import what_fits, with_less_memory
 from pretune.worker.ray_train import run_worker_group
 from pretune.worker.stage import device_for, hardware, not_shared, run_worker, state_to_resume
+from pretune.worker.stage_memory import what_fits, with_less_memory
 from pretune.worker.task import StageTask
 
 

@@ -55,7 +55,7 @@ class _ImageModel(Settings):
 
     @model_serializer(mode="wrap")
     def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What has no value is left out, as before there was such a setting: three colours, images of any size."""
+        """A setting without a value is not dumped, as before there were such: three colours, images of any size."""
         return {key: value for key, value in dump(self).items() if value is not None}
 
 

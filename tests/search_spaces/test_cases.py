@@ -350,6 +350,27 @@ def test_options_of_a_choice_that_mean_the_same_are_refused(options: str) -> Non
     assert [line for line in refused(f"finetune.optimizer.lr={{choice: {options}}}") if "mean the same" in line]
 
 
+@pytest.mark.parametrize(
+    ("key", "options", "needs"),
+    [
+        ("encoder_lr_mult", "[1, null, 2]", ""), ("augment.blur", "[null, 0]", ""),
+        ("augment.scale", "[[1, 1], null]", ""), ("focal_gamma", "[2, null]", "finetune.loss=focal"),
+        ("optimizer", "[{name: adam}, {lr: 0.001}]", ""),
+        ("schedule", "[{name: cosine}, {name: cosine, final: 0}]", ""),
+        ("optimizer.weight_decay_end", "[null, 0.01]", "finetune.optimizer={name: adamw}"),
+    ],
+)  # fmt: skip
+def test_options_that_name_a_default_and_leave_it_out_are_refused(key: str, options: str, needs: str) -> None:
+    found = refused(*filter(None, [needs]), f"finetune.{key}={{choice: {options}}}")
+    assert [line for line in found if "mean the same" in line]
+
+
+def test_options_that_hold_ranges_are_told_apart_by_them() -> None:
+    options = "[{name: adam, lr: {uniform: [0.0005, 0.0015]}}, {name: adam, lr: 0.001}, {name: adam, lr: 0.002}]"
+    assert study(**{"finetune.optimizer": f"{{choice: {options}}}"}).cells
+    assert study(**{"finetune.encoder_lr_mult": "{choice: [null, 2]}", "finetune.batch_size": "{choice: [2, 4]}"}).cells
+
+
 def test_options_that_differ_by_kind_are_two() -> None:
     assert study(**{"finetune.labels": "{choice: [1, 1.0]}"}).cells
 

@@ -1,7 +1,8 @@
-"""A GPU whose memory was too small: what is tried, and what is said."""
+"""Memory of a stage: what earlier ones left is given back, and what is tried and said where it was too small."""
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from collections.abc import Callable
 
@@ -21,9 +22,9 @@ def with_less_memory(run: Callable[[bool], Metrics], on_gpu: bool) -> tuple[Metr
     Returns:
         Its metrics, and whether it took the second attempt.
     """
+    free_memory()
     if not on_gpu:
         return run(True), False
-    free_memory()
     try:
         return run(True), False
     except Exception as error:  # PyTorch and CUDA have several types for it
@@ -34,11 +35,19 @@ def with_less_memory(run: Callable[[bool], Metrics], on_gpu: bool) -> tuple[Metr
 
 
 def free_memory() -> None:
-    """Give back what earlier stages of this process left."""
+    """Give back what earlier stages of this process left, on the GPU and on the host.
+
+    glibc keeps freed tensors in the arenas of autograd's threads: a process grew by 0.2 to 1 GB with each pretraining
+    on a CPU, with no tensor alive.
+    """
     import torch
 
     gc.collect()
-    torch.cuda.empty_cache()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
+    if trim is not None:
+        trim(0)
 
 
 def what_fits(stage: Stage, capacity: int, gpus: float) -> str:
