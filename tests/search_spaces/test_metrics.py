@@ -80,7 +80,7 @@ def test_the_table_says_which_direction_is_better_unless_the_study_does(
 
 @pytest.mark.parametrize(
     "name",
-    ["val/loss", "test/jacard", "test/accuracy/pet", "test/soft_dice/pet", "jaccard", "train/jaccard", "probe/a/b",
+    ["val/losses", "test/jacard", "test/accuracy/pet", "test/soft_dice/pet", "jaccard", "train/jaccard", "probe/a/b",
      "probe/near/x/accuracy", "cost/euros", "test@x/jaccard", "val/"],
 )  # fmt: skip
 def test_what_no_stage_reports_has_no_direction(name: str) -> None:

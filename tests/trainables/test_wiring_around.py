@@ -28,6 +28,7 @@ from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split, label_subset
 from pretune.trainables.distributed import RunningStatistics, World
+from pretune.trainables.evaluation import Evaluated
 from pretune.trainables.files import WEIGHTS
 from pretune.trainables.loop import RunContext
 from pretune.trainables.methods import collapse
@@ -366,7 +367,7 @@ def test_the_best_weights_are_those_of_the_best_validation_the_one_at_the_end_in
     monkeypatch.setattr(
         finetuning.Evaluator,
         "evaluate",
-        lambda _, __, ___, role, ____: finetuning.Evaluated({f"{role}/jaccard": next(answers)}, none),
+        lambda _, __, ___, role, ____: Evaluated({f"{role}/jaccard": next(answers)}, np.zeros(0, np.int64), none),
     )
     found = finetuned(data, tmp_path, steps=9, checkpoint="best", validate_every=every)
     assert found.metrics["val/jaccard"] == max(scores)
