@@ -46,8 +46,6 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8; stderr escapes by itself
     try:
         cli(standalone_mode=False)
-    except click.exceptions.Abort:
-        sys.exit(EXIT_STOPPED)
     except click.ClickException as error:
         error.show()
         sys.exit(EXIT_USAGE)
@@ -58,6 +56,6 @@ def main() -> None:
     except (UsageError, ConnectionError) as error:  # Ray's own ConnectionError, of a cluster that went away
         click.echo(f"error: {visible(error)}", err=True)
         sys.exit(EXIT_USAGE)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.exceptions.Abort):  # click makes the one of the other
         click.echo("stopped; run the same command to continue", err=True)
         sys.exit(EXIT_STOPPED)

@@ -173,6 +173,17 @@ def _our_signals() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
+def _signals_again() -> None:
+    """Set this process's handlers anew: Ray's shutdown leaves SIGTERM at the system's default, unknown to Python.
+
+    Without this, `kill` or `pretune stop` while tables are written would end the study without a word.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if (handler := signal.getsignal(number)) is not None:
+                signal.signal(number, handler)
+
+
 @contextmanager
 def _started(own_token: bool) -> Iterator[None]:
     """Turn what keeps Ray from starting here into one sentence; Ray raises bare Exceptions for it."""
@@ -210,6 +221,7 @@ def stop_ray() -> None:
     import ray
 
     ray.shutdown()
+    _signals_again()
     reaper.end()
     import_path.forget()
 
