@@ -23,6 +23,7 @@ FIGURES: dict[str, Callable[[], go.Figure]] = {
     "freeze_skip": lambda: plots.interactions(STUDIES / "pets-freeze-skip")[1],  # encoder over labels, with and without
     "augmentation_sets": lambda: plots.differences(STUDIES / "augmentation-sets"),
     "temperature": lambda: plots.sensitivity(STUDIES / "temperature", stage="pretrain", columns=2),
+    "ssl_length": lambda: plots.labels(STUDIES / "ssl-length", factor="epochs"),
     "learning_rates": lambda: plots.sensitivity(STUDIES / "temperature"),
 }
 
