@@ -83,7 +83,7 @@ class Model:
     @property
     def windows(self) -> schema.Evaluate | None:
         """Sliding windows, where the study scored by them."""
-        asked = self.card["finetune"].get("evaluate")
+        asked = self.card.get("finetune", {}).get("evaluate")  # older cards have no settings
         return None if asked is None else schema.Evaluate.model_validate(asked)
 
     @property

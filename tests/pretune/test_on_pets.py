@@ -117,7 +117,8 @@ def test_the_report_of_real_pets_opens_without_an_error_or_a_request(pets: Path,
         titles = page.run("[...document.querySelectorAll('#figures h3')].map((title) => title.textContent)")
         assert titles == [
             "Every seed", "Differences to the baseline", "Over labels", "Interactions", "Pairs of factors",
-            "Trade-offs", "Learning curves", "Sensitivity", "Importance", "When stage runs ran",
+            "Trade-offs", "Score against cost", "Learning curves", "Sensitivity", "Importance", "Budget",
+            "When stage runs ran",
         ]  # fmt: skip
         loaded = page.run("[...document.querySelectorAll('main img')].map((image) => image.naturalWidth)")
         assert loaded == [32] * 21  # 3 x 4 of the test set, 3 x 3 restored

@@ -17,8 +17,11 @@ from pretune.trainables import losses
 
 EXEMPT = {  # optional keys of stages and models without a value that means what leaving them out means, and why
     **dict.fromkeys(("clip_norm", "stop_on_collapse", "patience", "boundary_tolerance"), "any value turns it on"),
-    **dict.fromkeys(("clip", "decay", "on", "rotation", "color_jitter", "image_scores"), "one that does nothing is "
+    **dict.fromkeys(("clip", "decay", "on", "rotation", "color_jitter", "elastic"), "one that does nothing is "
                     "refused"),
+    **dict.fromkeys(("antialias", "score_loss"), "true or left out"),
+    "unfreeze_every": "any value turns it on",
+    "image_size": "a backbone tied to one size is built otherwise",
     **dict.fromkeys(("crops", "evaluate"), "another way to cut images, whatever its settings"),
     "class_weights": "names of classes are the data set's, and a mean weighted by 1 is another computation",
     "unfreeze_epoch": "the length of the training decides whether it changes anything; a warning says so",
