@@ -75,7 +75,7 @@ VERSIONS = (
 
 
 class Count(NamedTuple):
-    """How the tests of an area ended, and the names of those that failed."""
+    """The end of the tests of an area, and the names of those that failed."""
 
     passed: int
     skipped: int

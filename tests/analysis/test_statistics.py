@@ -314,7 +314,7 @@ def test_best_set_by_hand():
 
 
 def test_a_column_that_may_not_show_leaves_all_others_as_they_are():
-    """Of three, the first beats the others by far; without its word the third is still shown worse, by the second."""
+    """The first of three beats the others by far; without its word the third is still shown worse, by the second."""
     scores = np.array([[9.0, 5.0, 1.0], [9.1, 5.2, 1.1], [9.0, 5.1, 1.3], [9.2, 5.0, 1.2]])
     assert statistics.not_distinguishable_from_best(scores).not_distinguishable.tolist() == [True, False, False]
     found = statistics.not_distinguishable_from_best(scores, may_show=[False, True, True])

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from damages import damage
 from inline import run_inline
 
 from pretune.cli import main
@@ -65,24 +66,6 @@ WAYS = ("flip", "zeros", "cut", "empty", "foreign", "gone")
 def kind_of(path: Path, root: Path) -> str:
     """A file's path without what names a content."""
     return re.sub(r"[0-9a-f]{12,}", "*", re.sub(r"\d+\.length$", "N.length", str(path.relative_to(root))))
-
-
-def damage(path: Path, way: str, draw: random.Random) -> bool:
-    """Damage a file as a disk, a crash or a person would; whether anything changed."""
-    before = content = path.read_bytes()
-    at = draw.randrange(max(1, len(content)))
-    if way == "flip" and content:
-        content = content[:at] + bytes([content[at] ^ (1 << draw.randrange(8))]) + content[at + 1 :]
-    elif way == "zeros":
-        content = content[:at] + bytes(len(content[at : at + 600])) + content[at + 600 :]
-    elif way == "cut":
-        content = content[:at]
-    elif way == "empty":
-        content = b""
-    elif way == "foreign":
-        content = b'\xff\xfe{"another": "file"}'
-    path.unlink() if way == "gone" else path.write_bytes(content)
-    return way == "gone" or content != before
 
 
 def said_by(*arguments: str) -> tuple[int, str]:
@@ -143,7 +126,7 @@ def test_two_hundred_damages_to_all_kinds_of_files_change_no_table_and_leave_no_
         root = Path(shutil.copytree(finished, tmp_path / str(number)))
         damaged = root / draw.choice(kinds[kind]).relative_to(finished)
         way = draw.choice(WAYS)
-        counts["changed"] += damage(damaged, way, draw)
+        counts["changed"] += damage(damaged, way, draw.random())
         print(number, way, kind, dict(counts), flush=True)
         shown = table_of(root)
         assert shown in ("", table)

@@ -1,4 +1,4 @@
-"""What a stage run is called in Ray's and others' tables, and by whom it counts as trained."""
+"""Names of stage runs in Ray's and others' tables, and the driver for which each counts as trained."""
 
 from __future__ import annotations
 

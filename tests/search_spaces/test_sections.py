@@ -95,7 +95,7 @@ def test_reading_sections_once_finds_what_reading_every_cell_finds(monkeypatch, 
 @given(factors)
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 def test_every_configuration_of_a_study_is_the_one_that_its_cell_says(monkeypatch, crossed):
-    """What the rules were given is what `Cell.configuration` gives later."""
+    """The rules were given what `Cell.configuration` gives later."""
     checked = []
     looked_at = rules._check_configuration
 

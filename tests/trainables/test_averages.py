@@ -25,7 +25,7 @@ def counted(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 @given(seed=st.integers(0, 500), average=st.sampled_from(["image", "batch"]), batch_size=st.integers(1, 6))
 @settings(deadline=None, max_examples=40)
 def test_they_are_the_means_of_scikit_learns_scores(seed: int, average: str, batch_size: int) -> None:
-    """Of images, and of batches with all pixels of their images; few pixels, so that classes are often missing."""
+    """Means over images, and over batches with all their pixels; few pixels, so that classes are often missing."""
     generator = torch.Generator().manual_seed(seed)
     predicted = torch.randint(0, 3, (5, 2, 3), generator=generator)
     target = torch.randint(0, 3, (5, 2, 3), generator=generator)

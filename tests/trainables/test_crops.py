@@ -110,7 +110,7 @@ def test_an_image_without_foreground_is_cropped_anywhere() -> None:
 
 
 def test_masks_of_tiles_without_labels_are_never_read() -> None:
-    """Of image a the first tile alone is labelled: its crops hold no pixel of another."""
+    """The first tile of image a alone is labelled: its crops hold no pixel of another."""
     masks = masks_with_spots()
     cut = Cut(masks)
     own = np.array([row for row in cut.rows if cut.names[row] == "a#r000c000"])

@@ -141,7 +141,7 @@ def test_a_mean_over_batches_takes_whole_images(tiles: Tiles) -> None:
 
 
 def test_the_loss_is_the_mean_over_images_of_the_loss_of_each(tiles: Tiles) -> None:
-    """Of whole images, whatever their tiles and their sizes."""
+    """Scores are of whole images, whatever their tiles and their sizes."""
     network = Bright(0.0)
     evaluator = dataclasses.replace(tiles.evaluator(network), loss=cross_entropy_loss)
     expected = []

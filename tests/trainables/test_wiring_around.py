@@ -231,7 +231,7 @@ def test_a_decoder_goes_on_from_the_stage_before_where_that_trained_one(data: Im
 
 def test_a_method_says_which_maps_the_data_set_lacks(data: ImageSet, tmp_path: Path) -> None:
     method = {"name": "pixelcl++", "hidden": 6, "dim": 4}
-    with pytest.raises(ValueError, match="needs depth"):
+    with pytest.raises(ValueError, match="needs depth, which the data set"):
         pretrained(dataclasses.replace(data, depth=None), tmp_path, method=method)
 
 

@@ -59,7 +59,7 @@ def test_what_chooses_does_not_score():
 
 
 def test_lost_trials_take_their_place_in_the_budget():
-    """Of four trials the first diverged. One at random that has a score has 0.5; of the 6 pairs all have one: 0.4 is
+    """The first of four trials diverged. One at random that has a score has 0.5; of the 6 pairs all have one: 0.4 is
     the best in 1, 0.5 in 2 and 0.6 in 3."""
     (found,) = budgets([search([[0.4], [0.6], [0.5]], lost=[0])])
     assert found.best.tolist() == pytest.approx([math.nan, 0.4, 0.6, 0.6], nan_ok=True)

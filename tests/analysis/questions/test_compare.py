@@ -318,7 +318,7 @@ def test_a_sentence_is_said_where_it_is_true_and_nowhere_else(tmp_path, sentence
 
 
 def test_a_cell_that_one_study_lacks_is_empty_and_a_probe_needs_its_data(tmp_path):
-    """Of three studies the third has cells of its own; and `probe/x/accuracy` of no probe named x is not paired."""
+    """The third study has cells of its own; and `probe/x/accuracy` of no probe named x is not paired."""
     other = B._replace(change=("size: 16, epochs", "size: 32, epochs"))
     folders = write(tmp_path, A, other, A._replace(name="c", change=("start: {random", "begin: {random")))
     text = comparison_markdown(compare_folders(folders))

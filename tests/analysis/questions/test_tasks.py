@@ -101,7 +101,7 @@ def test_of_a_loss_the_lowest_is_first(tmp_path):
 
 
 def test_the_share_of_runs_above_a_score_by_hand():
-    """Of 0.1, 0.2, 0.2 and 0.4 all are above 0, one is above 0.2, and none above 0.4."""
+    """All of 0.1, 0.2, 0.2 and 0.4 are above 0, one is above 0.2, and none above 0.4."""
     table = np.array([[0.1, 0.2], [0.2, 0.4]])
     assert profile_of(table, np.array([0.0, 0.15, 0.2, 0.3, 0.4])).tolist() == [1.0, 0.75, 0.25, 0.25, 0.0]
 

@@ -1,4 +1,4 @@
-"""What a killed driver started of its own Ray ends soon after it; what one that ends by itself left is its own."""
+"""Processes of a killed driver's own Ray end soon after it; those of one that ends by itself are left alone."""
 
 from __future__ import annotations
 

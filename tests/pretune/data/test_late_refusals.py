@@ -1,4 +1,4 @@
-"""What once failed after training, or trained nothing, is refused by plan (../shared/cases)."""
+"""Studies that once failed after training, or trained nothing, are refused by plan (../shared/cases)."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ import optuna
 import pandas as pd
 import pytest
 import torch
+from damages import damage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,26 +40,6 @@ from pretune.trainables.files import CONTINUE, STATE
 
 KEY, SERIES = "f" * 32, "e" * 32
 KINDS = ["flip", "zeros", "cut", "empty", "foreign", "text for a number"]
-
-
-def damage(path: Path, kind: str, place: float) -> bool:
-    """Damage a file as a disk, a crash or a person would; whether anything changed."""
-    before = content = path.read_bytes()
-    at = int(place * max(0, len(content) - 1))
-    if kind == "flip" and content:
-        content = content[:at] + bytes([content[at] ^ (1 << int(place * 7.99))]) + content[at + 1 :]
-    elif kind == "zeros":
-        content = content[:at] + bytes(len(content[at : at + 600])) + content[at + 600 :]
-    elif kind == "cut":
-        content = content[:at]
-    elif kind == "empty":
-        content = b""
-    elif kind == "foreign":
-        content = b'\xff\xfe{"another": "file"}'
-    elif kind == "text for a number":
-        content = content.replace(b"0.5", b'"x"')
-    path.write_bytes(content)
-    return content != before
 
 
 def make(root: Path) -> Entry:

@@ -170,7 +170,7 @@ def test_a_black_and_white_mask_says_how_to_read_it(tmp_path: Path) -> None:
     with pytest.raises(BadFileError, match=r"`mask_values: \[0, 255\]`.*`ignore: 255`"):
         decode.read_mask(tmp_path / "m.png", {0: 0, 1: 1})
     assert np.array_equal(decode.read_mask(tmp_path / "m.png", {0: 0, 255: 1}), [[0, 1]])
-    with pytest.raises(BadFileError, match="`ignore:`"):
+    with pytest.raises(BadFileError, match="name their classes or set `ignore:`"):
         decode.read_mask(tmp_path / "m.png", {0: 0, 1: 1, 2: 2})
 
 

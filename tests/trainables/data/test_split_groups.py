@@ -167,7 +167,7 @@ def test_strata_and_groups_together() -> None:
 
 
 def test_without_masks_strata_by_pixels_are_refused() -> None:
-    with pytest.raises(DataError, match="no masks"):
+    with pytest.raises(DataError, match="data set has no masks"):
         draw_split(10, split(stratify="pixels"), 0, None, None, Marks())
 
 
@@ -328,7 +328,7 @@ def test_an_image_in_two_parts_is_refused_and_in_one_part_twice_is_not(tmp_path:
 
 
 def test_images_of_an_unknown_part_are_not_trained_on(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="exclude"):
+    with pytest.raises(DataError, match="parts exclude beside train, val and test"):
         listed_by(tmp_path, HEAD.replace("2,train", "2,exclude"), test="official")
 
 
@@ -343,7 +343,7 @@ def test_a_test_list_that_the_split_would_not_use_is_refused(tmp_path: Path, tes
 
 def test_own_folds_and_groups_are_refused_together_and_each_alone_holds(tmp_path: Path) -> None:
     rows = "name,fold,patient\n" + "".join(f"{i},{i % 3},p{i // 2}\n" for i in range(6))
-    with pytest.raises(DataError, match="`group`"):
+    with pytest.raises(DataError, match="`group` would draw other folds"):
         listed_by(tmp_path, rows, fold="1/3", group={"column": "patient"})
     assert sorted(listed_by(tmp_path, rows, fold="1/3").test) == [0, 3]
     alone = rows.replace("fold", "number_of_scan")
