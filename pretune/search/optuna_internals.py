@@ -72,23 +72,33 @@ def open_journal(path: Path) -> JournalStorage:
 
 
 def _check_lines(path: Path) -> None:
-    """Raises SearchStorageError for the first line that is none of Optuna's."""
-    if not path.exists():
-        return
-    summed = False  # lines of before 2026-11-29 have no checksum; after one that has, all have
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                log = json.loads(line)
-                recorded = log.pop(SUM, None)
-                summed = summed or recorded is not None
-                sound = log["op_code"] in OPERATIONS and isinstance(log["worker_id"], str)
-                sound = sound and (not summed or recorded == _sum(log))
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-                sound = False
-            if not sound:
-                shown = line.strip()[:40].decode("utf-8", "backslashreplace")
-                raise SearchStorageError(f"{path}, line {number} is damaged ({shown!r}): {MOVE_AWAY}")
+    """Raises SearchStorageError for the first line that is none of Optuna's, or not as it was written.
+
+    Lines of before 2026-11-29 have no checksum. A journal of such lines alone is given them, so that in every other one
+    a line without is damaged.
+    """
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    logs = [_log_of(line) for line in lines]
+    summed = any(SUM in log for log in logs if log is not None)
+    for number, (line, log) in enumerate(zip(lines, logs, strict=True), 1):
+        if log is None or (summed and log.get(SUM) != _sum({key: log[key] for key in log if key != SUM})):
+            shown = line.strip()[:40].decode("utf-8", "backslashreplace")
+            raise SearchStorageError(f"{path}, line {number} is damaged ({shown!r}): {MOVE_AWAY}")
+    if lines and not summed:
+        sealed = path.with_name(f".{path.name}.tmp")
+        sealed.write_text(
+            "".join(json.dumps(log | {SUM: _sum(log)}) + "\n" for log in logs if log is not None), "utf-8"
+        )
+        sealed.replace(path)
+
+
+def _log_of(line: bytes) -> dict[str, Any] | None:
+    """A line of Optuna's journals; None for anything else."""
+    try:
+        log: dict[str, Any] = json.loads(line)
+        return log if log["op_code"] in OPERATIONS and isinstance(log["worker_id"], str) else None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -325,15 +325,17 @@ def test_a_flipped_bit_of_a_journal_changes_no_search(place: float, journal: Pat
             assert len(after) >= len(before) - 1
 
 
-def test_lines_of_before_checksums_are_read_and_later_ones_need_theirs(journal: Path, tmp_path: Path) -> None:
+def test_a_journal_of_before_checksums_is_given_them_and_each_line_needs_its_own(journal: Path, tmp_path: Path) -> None:
     logs = [json.loads(line) for line in journal.read_bytes().splitlines()]
     older = [{key: value for key, value in log.items() if key != SUM} for log in logs]
     path = tmp_path / "optuna.journal"
-    path.write_text("".join(json.dumps(log) + "\n" for log in [*older[:5], *logs[5:]]))
+    path.write_text("".join(json.dumps(log) + "\n" for log in older))
     close_storage(open_storage(path))
-    path.write_text("".join(json.dumps(log) + "\n" for log in [*logs[:5], *older[5:]]))
-    with pytest.raises(SearchStorageError, match=r"line 6 is damaged"):
-        open_storage(path)
+    assert [json.loads(line) for line in path.read_bytes().splitlines()] == logs
+    for mixed, number in (([*logs[:5], *older[5:]], 6), ([*older[:5], *logs[5:]], 1)):
+        path.write_text("".join(json.dumps(log) + "\n" for log in mixed))
+        with pytest.raises(SearchStorageError, match=rf"line {number} is damaged"):
+            open_storage(path)
 
 
 @settings(max_examples=60, deadline=None)
