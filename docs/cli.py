@@ -41,7 +41,10 @@ def commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Com
 
 
 def usage(path: str, command: click.Command) -> str:
-    return " ".join([path, *command.collect_usage_pieces(click.Context(command))])
+    # Click keeps a command's help option as the first context saw it: one without the names that `cli` sets would take
+    # `-h` away from the commands of this process.
+    context = click.Context(command, help_option_names=cli.context_settings["help_option_names"])
+    return " ".join([path, *command.collect_usage_pieces(context)])
 
 
 def paragraphs(text: str) -> Iterator[str]:

@@ -162,6 +162,13 @@ def test_the_page_of_commands_is_the_programs() -> None:
     assert page.PAGE.read_text("utf-8").splitlines() == page.page().splitlines(), "run python docs/cli.py"
 
 
+def test_writing_the_page_of_commands_leaves_the_commands_as_they_are() -> None:
+    """Click keeps a command's help option as the first context saw it; the page is written in processes of tests."""
+    code = "import cli; cli.page(); cli.cli(['store', 'gc', '-h'])"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=TOP / "docs", capture_output=True, text=True)
+    assert (ended.returncode, "Usage: " in ended.stdout) == (0, True), ended.stderr
+
+
 # ---------------------------------------------------------------------------------------------------------- studies
 
 
