@@ -414,7 +414,7 @@ def init(
     if pool is not None:
         click.echo(f"unlabelled: {pool.seen}")
     click.echo(f"wrote {file}; next: pretune plan {file}")
-    if images is not None and masks is not None:
+    if labelled is not None:
         _check_starter(file)
 
 
