@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
 
+from pretune.search_spaces.words import counted
 from pretune.trainables.data.errors import DataError
 
 if TYPE_CHECKING:
@@ -265,7 +266,7 @@ def _coco(seen: PairsSeen, annotations: str) -> Iterator[str]:
 def _meaning(seen: PairsSeen) -> Iterator[str]:
     """The classes, and what in the masks is which of them."""
     meaning = seen.meaning
-    why = meaning.why + ("" if seen.looked_at == seen.count else f" (of {seen.looked_at} masks)")
+    why = meaning.why + ("" if seen.looked_at == seen.count else f" (of {counted(seen.looked_at, 'mask')})")
     colors = meaning.settings.get("mask_colors")
     if isinstance(colors, dict):
         yield f"    mask_colors:\t{why}; rename the classes"
@@ -282,8 +283,8 @@ def _meaning(seen: PairsSeen) -> Iterator[str]:
 def _pairing(seen: PairsSeen) -> str:
     count, alone = seen.count, len(seen.listing.problems)
     rule = "equal names" if seen.names.mask == seen.names.image == "{stem}" else "by name"
-    text = f"{count} pairs, {rule}"
-    return text + (f"; {alone} files are in no pair, the first {seen.listing.problems[0]}" if alone else "")
+    text = f"{counted(count, 'pair')}, {rule}"
+    return text + (f"; {counted(alone, 'file')} in no pair, the first {seen.listing.problems[0]}" if alone else "")
 
 
 def _common(plan: _Plan) -> Iterator[str]:
@@ -363,7 +364,7 @@ def _stages(plan: _Plan) -> Iterator[str]:
         yield "  # jitter changes brightness, contrast and distance from the channels' mean; there is no hue"
     yield f"  views: {{size: {plan.view}, crop: [0.2, 1.0], color_jitter: 0.8, gray: 0.2}}"
     yield "  optimizer: {name: adam, lr: 1.0e-3}"
-    yield f"  batch_size: {batch}\tof {pool} images"
+    yield f"  batch_size: {batch}\tof {counted(pool, 'image')}"
     yield f"  epochs: {epochs}\tabout ten minutes of {'a GPU' if gpu else 'a CPU core'}, or the most that is usual"
     yield ""
     yield "finetune:"
@@ -374,7 +375,7 @@ def _stages(plan: _Plan) -> Iterator[str]:
     yield "  freeze: none\tnone | encoder"
     yield _loss(plan)
     yield "  optimizer: {name: adam, lr: 1.0e-3}\ta range is tuned: lr: {log_uniform: [1.0e-4, 1.0e-2]}"
-    yield f"  batch_size: {tuned}\tof {plan.train} training images"
+    yield f"  batch_size: {tuned}\tof {counted(plan.train, 'training image')}"
     yield f"  epochs: {plan.epochs(plan.train, plan.size, 100)}"
 
 

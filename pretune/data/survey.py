@@ -22,6 +22,7 @@ from PIL import Image
 
 from pretune.search_spaces import schema
 from pretune.search_spaces.schema.palettes import PALETTES, RGB
+from pretune.search_spaces.words import counted
 from pretune.trainables.data import decode
 from pretune.trainables.data.channels import LEAST_DEEP, array_header, tiff_header
 from pretune.trainables.data.errors import BadFileError, DataError
@@ -94,7 +95,7 @@ class ImagesSeen:
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{count} {mode}" for mode, count in sorted(self.modes.items(), key=lambda item: -item[1]))
-        return f"{self.count} images ({self.sizes}; {kinds})"
+        return f"{counted(self.count, 'image')} ({self.sizes}; {kinds})"
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def images_seen(paths: Sequence[Path], unread: Mapping[str, int]) -> ImagesSeen:
     """Sizes and modes by the headers of a sample; damaged files are left to the run, which names them."""
     headers = list(_headers(paths))
     if not headers:
-        raise DataError(f"{paths[0].parent}: none of the {len(paths)} images can be read")
+        raise DataError(f"{paths[0].parent}: none of {counted(len(paths), 'image')} can be read")
     sizes = Counter(size for size, _, _ in headers)
     modes = Counter(mode for _, mode, _ in headers)
     ((channels, _),) = Counter(channels for _, _, channels in headers).most_common(1)
@@ -173,7 +174,7 @@ def _reading_of_channels(paths: Sequence[Path], channels: int) -> dict[str, str]
         return asked
     low, high = np.percentile(together, CUT, axis=0)
     ranges = [_rising(float(a), float(b)) for a, b in zip(low, high, strict=True)]
-    why = f"{CUT[0]} to {CUT[1]} % of the values of each channel, of {len(found)} images: black and white"
+    why = f"{CUT[0]} to {CUT[1]} % of the values of each channel, of {counted(len(found), 'image')}: black and white"
     return asked | {f"value_range: {ranges}": why}
 
 
@@ -380,7 +381,7 @@ def meaning_of_masks(paths: Sequence[Path], names: Sequence[str] | None = None) 
         values.update(of_values)
         colors.update(of_colors)
     if not values and not colors:
-        raise DataError(f"none of the {len(paths)} masks can be read, {paths[0]} first")
+        raise DataError(f"none of {counted(len(paths), 'mask')} can be read, {paths[0]} first")
     if colors:
         return _by_colors(colors + Counter({(v, v, v): count for v, count in values.items()}), names, paths)
     return _by_values(values, names, _palette_names(paths[0]), paths)

@@ -247,7 +247,7 @@ def test_a_file_without_a_partner_is_said_and_excluded(tmp_path: Path) -> None:
     image(images / "lonely.png")
     study, _ = init(tmp_path, "--images", images, "--masks", masks)
     assert mine(study).on_error == "skip"
-    assert "1 files are in no pair, the first images/lonely.png" in (tmp_path / "my.yaml").read_text()
+    assert "1 file in no pair, the first images/lonely.png" in (tmp_path / "my.yaml").read_text()
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,9 @@ def test_few_images_are_divided_so_that_the_study_can_run(
 def test_fewer_images_than_a_study_needs_are_refused(tmp_path: Path, names: list[str], has: str, more: int) -> None:
     with pytest.raises(DataError) as refused:
         starter("s", seen_of(tmp_path, names), None, CPU)
-    assert f"too few images with masks {has}; a study needs at least 2 to train on and 1 to test on" in str(refused.value)
+    assert f"too few images with masks {has}; a study needs at least 2 to train on and 1 to test on" in str(
+        refused.value
+    )
     assert str(refused.value).endswith(f"label {more} more")
 
 
