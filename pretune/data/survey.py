@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pretune.data.layouts import advice, what_it_is
 from pretune.search_spaces import schema
 from pretune.search_spaces.schema.palettes import PALETTES, RGB
 from pretune.search_spaces.words import counted
@@ -34,6 +35,7 @@ from pretune.trainables.data.listing import Listing, Member, file_of
 from pretune.trainables.data.sets.coco import list_coco
 from pretune.trainables.data.sets.folders import (
     EQUAL_STEMS,
+    TRAIN,
     Names,
     folder_pairs,
     key_of,
@@ -49,6 +51,7 @@ MOST_MASKS = 300  # masks whose values are read
 CUT = (0.5, 99.5)  # percentiles of a channel that are black and white
 SOFT = 0.1  # share of pixels between black and white up to which a mask is black and white with soft edges
 NEAR = 64  # of 255: what counts as black or white there
+BLACK = (0, 0, 0)  # with one colour it is any palette's
 MOST_VALUES = 64  # classes that a mask is believed to have
 
 # What people put behind or before the name of an image to call its mask.
@@ -57,6 +60,8 @@ MASK_WORDS = (
     "manual", "lbl", "Mask", "GT", "Segmentation", "Label", "L",
 )  # fmt: skip
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "photos", "JPEGImages")
+MASK_FOLDER_WORDS = ("mask", "label", "annotation", "truth", "seg")  # in the name of any other folder of masks
+MOST_FOLDERS = 20  # folders of images that are tried with each of these
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "gt", "groundtruth", "SegmentationClass")
 
 
@@ -249,20 +254,21 @@ def survey_pairs(images: Path, masks: Path | None, names: Sequence[str] | None =
             break
     if not most:
         where = f"{images} and {masks}" if masks else f"{images}"
-        raise DataError(
-            f"{where}: no image has a mask with a matching name (a.jpg and a.png, or a_mask.png); `image_name:` and "
-            "`mask_name:` of a study say how yours are named"
-        )
+        raise DataError(f"{where}: no image has a mask with a matching name; {advice(images, masks)}")
     (root, image_folder, mask_folder), rule = next((place, rule) for count, place, rule in counted if count == most)
     listing = list_images_and_masks(root, image_folder, mask_folder, (), {}, names=rule, suffixes=suffixes)
     files = [file_of(entry.mask) for entry in listing.entries if entry.mask is not None]
     chosen = _sample(files, MOST_MASKS)
+    if suffixes != SUFFIXES and not any(file_of(entry.image).suffix.lower() == ".npy" for entry in listing.entries):
+        raise DataError(f"{files[0]}: arrays are read as masks only beside images that are arrays; save masks as PNG")
     meaning = meaning_of_masks(chosen, names)
     return PairsSeen(root, image_folder, mask_folder, rule, listing, meaning, len(chosen))
 
 
 def survey_coco(images: Path, file: Path, names: Sequence[str] | None = None) -> PairsSeen:
     """Images with a COCO JSON file. `names`: categories to keep; default: all. Raises DataError."""
+    if not _is_coco(file):
+        raise DataError(f"{file} {what_it_is(file)}")
     root = Path(os.path.commonpath([images.resolve(), file.resolve().parent]))
     below = images.resolve().relative_to(root).as_posix()
     settings = schema.Coco(
@@ -309,8 +315,9 @@ def _root(images: Path, masks: Path | None) -> tuple[Path, str, str]:
     return root, *(path.relative_to(root).as_posix() for path in both)  # type: ignore[return-value]
 
 
-def _folders_below(folder: Path) -> Iterator[tuple[Path, str, str]]:
-    """images/ and masks/ (and what else people call them) below `folder`, or below its train/, val/ and test/."""
+def _folders_below(folder: Path, below: bool = True) -> Iterator[tuple[Path, str, str]]:
+    """images/ and masks/ (and what else people call them) below `folder`, or below its train/, val/ and test/; then
+    whatever lies beside a folder that is called as masks are, and what lies in train/ alone."""
     there = {path.name for path in folder.iterdir() if path.is_dir()}
     parts = {path.name for part in folder.iterdir() if part.is_dir() for path in part.iterdir() if path.is_dir()}
     yield from ((folder, ".", mask) for mask in MASK_FOLDERS if mask in there and not there & {*IMAGE_FOLDERS})
@@ -319,6 +326,11 @@ def _folders_below(folder: Path) -> Iterator[tuple[Path, str, str]]:
             for mask in (name for name in MASK_FOLDERS if name in held):
                 if (held is there) or all((part / image).is_dir() for part in folder.iterdir() if part.is_dir()):
                     yield folder, image, mask
+    called = [name for name in sorted(there) if any(word in name.lower() for word in MASK_FOLDER_WORDS)]
+    yield from ((folder, image, mask) for image in sorted(there - {*called})[:MOST_FOLDERS] for mask in called)
+    for part in sorted(there) if held is parts and below else ():  # masks of one part alone
+        if part.lower() in TRAIN:
+            yield from _folders_below(folder / part, below=False)
 
 
 def _rules(root: Path, images: str, masks: str, suffixes: frozenset[str]) -> Iterator[Names]:
@@ -460,7 +472,8 @@ def _by_colors(colors: Counter[RGB], names: Sequence[str] | None, paths: Sequenc
     total = colors.total()
     for name, palette in PALETTES.items():
         color_of = {color: one for one, several in palette.colors.items() for color in several}
-        if set(colors) <= {*color_of, *palette.ignored} and names is None:
+        told = {color_of[color] for color in colors if color != BLACK and color in color_of}
+        if set(colors) <= {*color_of, *palette.ignored} and names is None and len(told) > 1:
             counts = Counter({one: sum(colors[c] for c in several) for one, several in palette.colors.items()})
             shares = tuple(counts[one] / max(1, counts.total()) for one in palette.colors if counts[one])
             ignored = sum(colors[color] for color in palette.ignored) / total
@@ -468,8 +481,8 @@ def _by_colors(colors: Counter[RGB], names: Sequence[str] | None, paths: Sequenc
             return Meaning(tuple(palette.colors), shares, ignored, {"mask_colors": name}, why)
     if len(colors) > MOST_VALUES:
         raise DataError(
-            f"{paths[0].parent}: the masks hold {len(colors)} colours, which are no classes; save them as PNG, as JPEG "
-            "blurs colours, and take care that they are masks"
+            f"{paths[0].parent}: the masks hold {len(colors)} colours, which are no classes: give each class one "
+            "colour and save masks as PNG, without soft edges (or are --images and --masks swapped?)"
         )
     _refuse_one_class(list(colors), paths)
     held = [color for color, _ in sorted(colors.items(), key=lambda item: (item[0] != (0, 0, 0), -item[1]))]
@@ -484,8 +497,15 @@ def _refuse_one_class(held: Sequence[object], paths: Sequence[Path]) -> None:
     if len(held) < 2:
         raise DataError(
             f"{paths[0].parent}: all {len(paths)} masks looked at hold {held[0]} alone, which is no task; a task "
-            "has two classes or more"
+            f"has two classes or more{_in_opacity(paths[0])}"
         )
+
+
+def _in_opacity(path: Path) -> str:
+    """Advice for a mask whose pixels differ in their opacity alone."""
+    with Image.open(path) as image:
+        opacity = image.getchannel("A").getextrema() if "A" in image.getbands() else (0, 0)
+    return " (they differ in opacity alone: save that channel as grey PNG)" if opacity[0] != opacity[1] else ""
 
 
 def _named(given: Sequence[str] | None, count: int, made: Sequence[str]) -> tuple[str, ...]:
@@ -506,8 +526,11 @@ def _counted(values: Sequence[int], palette: Sequence[str]) -> list[str]:
 def _palette_names(path: Path) -> tuple[str, ...]:
     """VOC's classes where a palette PNG has VOC's colours."""
     colors = [several[0] for several in PALETTES["voc"].colors.values()]
-    with Image.open(path) as image:
-        palette = image.getpalette() if image.mode == "P" else None
+    try:
+        with Image.open(path) as image:
+            palette = image.getpalette() if image.mode == "P" else None
+    except Exception:  # Pillow raises almost any type on damaged files; the run names them
+        return ()
     first = None if palette is None else list(zip(*[iter(palette[: 3 * len(colors)])] * 3, strict=False))
     return tuple(PALETTES["voc"].colors) if first == colors else ()
 
