@@ -11,6 +11,17 @@ from pretune.search_spaces.schema import methods, model
 from pretune.search_spaces.schema.base import Fraction, Labels, Settings, Share, meaning_of
 from pretune.search_spaces.schema.data import LUNA16, Data, Scenes, Volumes, image_channels, slices_of
 from pretune.search_spaces.schema.data_settings import SAM, SLIC, Depth, Felzenszwalb, Regions
+from pretune.search_spaces.schema.facts import Map, MethodFacts
+from pretune.search_spaces.schema.method_facts import (
+    FACTS,
+    batch_parts,
+    cut_targets,
+    metrics_of,
+    ramps,
+    requirements_of,
+    requirements_of_tasks,
+    restores_views,
+)
 from pretune.search_spaces.schema.methods import *  # noqa: F403
 from pretune.search_spaces.schema.model import *  # noqa: F403
 from pretune.search_spaces.schema.optim import (
@@ -88,6 +99,7 @@ __all__ = [
     "CAM",
     "CIFAR10",
     "CKA",
+    "FACTS",
     "KNN",
     "KNN_EXACT_FROM",
     "LARS",
@@ -131,6 +143,8 @@ __all__ = [
     "Imagenette",
     "Labels",
     "LinearProbe",
+    "Map",
+    "MethodFacts",
     "NameColumn",
     "NamePattern",
     "Names",
@@ -166,8 +180,15 @@ __all__ = [
     "VOCClass",
     "Views",
     "Volumes",
+    "batch_parts",
+    "cut_targets",
     "image_channels",
     "meaning_of",
+    "metrics_of",
+    "ramps",
+    "requirements_of",
+    "requirements_of_tasks",
+    "restores_views",
     "slices_of",
 ]
 __all__ += methods.__all__
