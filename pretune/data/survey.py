@@ -22,8 +22,11 @@ from PIL import Image
 
 from pretune.search_spaces import schema
 from pretune.search_spaces.schema.palettes import PALETTES, RGB
-from pretune.trainables.data import decode
-from pretune.trainables.data.channels import LEAST_DEEP, array_header, tiff_header
+from pretune.trainables.data.decode.channels import LEAST_DEEP, array_header, tiff_header
+from pretune.trainables.data.decode.images import DEEP_MODES, read_image, read_raw_channels
+from pretune.trainables.data.decode.masks import open_mask
+from pretune.trainables.data.decode.opening import ORIENTATION
+from pretune.trainables.data.decode.palettes import palette_of
 from pretune.trainables.data.errors import BadFileError, DataError
 from pretune.trainables.data.image_files import SUFFIXES, WITH_ARRAYS, by_suffix, image_files
 from pretune.trainables.data.listing import Listing, Member, file_of
@@ -162,7 +165,7 @@ def _reading_of_channels(paths: Sequence[Path], channels: int) -> dict[str, str]
     found = []
     for path in _sample(paths, MOST_DEEP):
         try:
-            found.append(decode.read_raw_channels(path, channels).reshape(-1, channels))
+            found.append(read_raw_channels(path, channels).reshape(-1, channels))
         except BadFileError:  # the run names it
             continue
     if not found or all(values.dtype in (np.uint8, np.bool_) for values in found):
@@ -194,7 +197,7 @@ def _reading(paths: Sequence[Path], modes: Mapping[str, int]) -> dict[str, str]:
     chosen = _sample(paths, MOST_DEEP)
     if (pages := max((_frames(path) for path in chosen), default=1)) > 1:
         asked["page: 1"] = f"files have up to {pages} pages; of each only this one is used"
-    if not {"F", *decode.DEEP_MODES} & set(modes):
+    if not {"F", *DEEP_MODES} & set(modes):
         return asked
     found = [values for path in chosen if (values := _deep_values(path)) is not None]
     low, high = min((v.min() for v in found), default=0.0), max((v.max() for v in found), default=0.0)
@@ -211,7 +214,7 @@ def _reading(paths: Sequence[Path], modes: Mapping[str, int]) -> dict[str, str]:
 def _deep_values(path: Path) -> NDArray[np.float64] | None:
     try:
         with Image.open(path) as image:
-            return np.asarray(image).astype(np.float64) if image.mode in {"F", *decode.DEEP_MODES} else None
+            return np.asarray(image).astype(np.float64) if image.mode in {"F", *DEEP_MODES} else None
     except Exception:  # Pillow raises almost any type on damaged files; the run names them
         return None
 
@@ -391,7 +394,7 @@ def _palettes_differ(paths: Sequence[Path]) -> bool:
     colors: dict[int, tuple[int, ...]] = {}
     for path in paths:
         try:
-            palette = decode.palette_of(path)
+            palette = palette_of(path)
         except BadFileError:
             continue
         if any(colors.setdefault(index, color) != color for index, color in palette.items()):
@@ -402,7 +405,7 @@ def _palettes_differ(paths: Sequence[Path]) -> bool:
 def _pixels(path: Path, in_color: bool) -> tuple[Mapping[int, int], Mapping[RGB, int]]:
     """Value -> pixels, or colour -> pixels; nothing of a damaged file, which the run names."""
     try:
-        mask = np.asarray(decode.read_image(path)) if in_color else decode.open_mask(path)
+        mask = np.asarray(read_image(path)) if in_color else open_mask(path)
     except BadFileError:
         return {}, {}
     if mask.ndim == 3:
@@ -521,7 +524,7 @@ def _headers(paths: Sequence[Path]) -> Iterator[tuple[tuple[int, int], str, int 
             continue
         try:
             with Image.open(path) as image:
-                turned = image.getexif().get(decode.ORIENTATION, 1) > 4
+                turned = image.getexif().get(ORIENTATION, 1) > 4
                 yield (image.size[::-1] if turned else image.size), image.mode, None
         except Exception:  # Pillow raises almost any type on damaged files; the run names them
             continue
