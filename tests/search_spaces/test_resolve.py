@@ -310,8 +310,8 @@ OVERLAP, CENTRED = {"overlap": 0.5}, {"foreground": 0.33}
     [
         ({}, {"evaluate": OVERLAP}, r"finetune.evaluate: .*without crops training images would be shrunk"),
         ({}, {"crops": CENTRED}, r"finetune.crops: .*add finetune.evaluate: \{overlap: 0.5\}"),
-        ({}, {"size": 128, "evaluate": OVERLAP}, "evaluate does nothing"),
-        ({}, {"size": 128, "crops": CENTRED, "evaluate": OVERLAP}, "crops and evaluate does nothing"),
+        ({}, {"size": 128, "evaluate": OVERLAP}, "evaluate: without effect, as finetune.size takes"),
+        ({}, {"size": 128, "crops": CENTRED, "evaluate": OVERLAP}, "crops and evaluate: without effect, as"),
         ({"fit": "tile"}, {"size": 256, "evaluate": OVERLAP}, r"cached at 128 px \(set finetune.size to 128 or less"),
         ({"fit": "tile"}, {"size": 128, "evaluate": OVERLAP, "test_sizes": [64]}, "finetune.test_sizes: sliding"),
     ],
