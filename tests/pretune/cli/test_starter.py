@@ -17,7 +17,9 @@ from PIL import Image
 from pretune.cli import cli
 from pretune.cli.starter import Hardware, quoted, starter
 from pretune.data.backbones import IMAGENET, Network
-from pretune.data.survey import Meaning, PairsSeen, find_groups
+from pretune.data.survey.groups import find_groups
+from pretune.data.survey.masks import Meaning
+from pretune.data.survey.pairs import PairsSeen
 from pretune.search_spaces import schema
 from pretune.search_spaces.resolve import Study, from_yaml
 from pretune.trainables.data.errors import DataError

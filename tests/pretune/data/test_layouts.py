@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pretune.data.survey import survey_coco, survey_pairs
+from pretune.data.survey.pairs import survey_coco, survey_pairs
 from pretune.trainables.data.errors import DataError
 
 Disc = NDArray[np.bool_]
@@ -133,7 +133,7 @@ def test_annotations_that_are_no_masks_are_named(tmp_path: Path, file: str, cont
 
 def test_an_image_and_its_mask_of_one_name_in_one_folder_are_named(tmp_path: Path) -> None:
     pairs(tmp_path, "a/{i}.jpg", "a/{i}.png")
-    with pytest.raises(DataError, match=r"equal names \(0.jpg, 0.png\): move the masks into a folder of their own"):
+    with pytest.raises(DataError, match=r"equal names \(0.jpg, 0.png\): move the masks"):
         survey_pairs(tmp_path / "a", None)
 
 
@@ -141,7 +141,7 @@ def test_arrays_as_masks_of_photographs_are_refused(tmp_path: Path) -> None:
     photo(tmp_path / "images" / "0.png")
     (tmp_path / "masks").mkdir()
     np.save(tmp_path / "masks" / "0.npy", grey(disc(0), 1))
-    with pytest.raises(DataError, match=r"0\.npy: arrays are read as masks only beside images that are arrays"):
+    with pytest.raises(DataError, match=r"0\.npy: arrays are read as masks"):
         survey_pairs(tmp_path, None)
 
 
