@@ -75,6 +75,9 @@ CASES: dict[str, schema.Pretrain | schema.Finetune] = {
     "finetune, frozen": tuning(freeze="encoder"),
     "finetune, thawed": tuning(freeze="encoder", unfreeze_epoch=1, checkpoint="best"),
     "finetune, fewer images than workers": tuning(labels=1, steps=3),
+    "simclr, checkpointed": case("simclr"),
+    "byol, checkpointed": case("byol"),
+    "finetune, checkpointed": tuning(),
 }
 Each = tuple[dict[str, dict[str, float]], dict[str, dict[str, Tensor]]]  # metrics and weights by case
 
@@ -102,6 +105,14 @@ def test_two_workers_equal_one(name: str, trained: tuple[Each, Each]) -> None:
     (one, one_weights), (two, two_weights) = trained
     assert two[name] == pytest.approx(one[name], rel=1e-6, abs=1e-9)
     assert_close(one_weights[name], two_weights[name])
+
+
+@pytest.mark.parametrize("name", ["simclr", "byol", "finetune"])
+def test_activations_that_two_workers_compute_again_change_no_bit(name: str, trained: tuple[Each, Each]) -> None:
+    """Also not the statistics of batch norms over both, which a second pass exchanges once more."""
+    for metrics, weights in trained:
+        assert metrics[f"{name}, checkpointed"] == metrics[name]
+        assert all(torch.equal(weights[f"{name}, checkpointed"][key], value) for key, value in weights[name].items())
 
 
 def assert_close(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
