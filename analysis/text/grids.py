@@ -331,6 +331,7 @@ def _published_note(table: Table) -> tuple[str, ...]:
     ]
     if wide:
         said.append(f"inside says little where our interval is wider than half of the metric's range: {few(wide)}")
+    said += table.differs
     return (*said, *out_of_range([(ours.low, ours.high) for _, _, ours, _ in pairs], table.definition))
 
 

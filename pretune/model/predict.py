@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from pretune.errors import ModelError
 from pretune.model.spans import Span, bands_of, spans, stacked
 from pretune.search_spaces import schema
-from pretune.trainables.data.decode import Bands, fit_bands, in_color, read_bands
+from pretune.trainables.data.decode.fitting import fit_bands
+from pretune.trainables.data.decode.images import Bands, in_color, read_bands
 from pretune.trainables.data.listing import Reading
 from pretune.trainables.models.table import build_unet
 from pretune.trainables.views.joint import evaluation_batch
@@ -278,7 +279,7 @@ def _grid(model: Model, size: tuple[int, int]) -> Tensor:
     side = model.cache_size
     theta = torch.zeros(1, 2, 3)
     for axis, length in enumerate(size):
-        inside = max(1, round(length * side / max(size)))  # as `pretune.trainables.data.decode` pads
+        inside = max(1, round(length * side / max(size)))  # as `pretune.trainables.data.decode.fitting` pads
         theta[0, axis, axis] = inside / side
         theta[0, axis, 2] = (2 * ((side - inside) // 2) + inside) / side - 1
     return F.affine_grid(theta, [1, 1, size[1], size[0]], align_corners=False)

@@ -23,7 +23,7 @@ from pretune.model.coco import write_coco
 from pretune.model.georeference import georeference, write_geotiff
 from pretune.model.predict import Mask, Model, colored, load_model, logits_of, mask_of, overlay, pick_device, prepare
 from pretune.model.tiles import tiled_mask, windowed_mask
-from pretune.trainables.data.decode import TRANSPARENT, Bands, in_color, read_bands
+from pretune.trainables.data.decode.images import TRANSPARENT, Bands, in_color, read_bands
 from pretune.trainables.data.errors import BadFileError, printable
 from pretune.trainables.data.image_files import (
     NOT_A_FILE,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pretune.trainables.data.decode import Bands
+from pretune.trainables.data.decode.images import Bands
 from pretune.trainables.data.listing import Reading
 from pretune.trainables.windows import starts
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pretune.model.predict import Mask, Model, logits_of_tiles, mask_of, windowed_logits
 from pretune.model.spans import stacked
-from pretune.trainables.data.decode import Bands
+from pretune.trainables.data.decode.images import Bands
 
 
 def tiled_mask(model: Model, image: Image.Image | Bands, tile: int, overlap: float) -> Mask:

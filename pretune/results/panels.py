@@ -16,6 +16,7 @@ from PIL import Image
 
 from pretune.errors import ModelError
 from pretune.model.predict import Mask, Model, colored, load_model, logits_of
+from pretune.search_spaces.words import counted
 from pretune.trainables.constants import IGNORE
 from pretune.trainables.data.checks.contact_sheets import slice_image, telling_slice
 from pretune.trainables.data.errors import DataError
@@ -158,7 +159,7 @@ def _caption(model: Model, count: int) -> str:
     card = model.card
     return (
         f"The kept model ({card['cell']}, seed {card['seed']}; chosen by {card['target']} on validation data) on three "
-        f"of {count} test images: those with its best, median and worst Jaccard of a single image."
+        f"of {counted(count, 'test image')}: those with its best, median and worst Jaccard of a single image."
     )
 
 

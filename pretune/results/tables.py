@@ -116,12 +116,18 @@ def compared_by(study: Study) -> list[str]:
 
 
 def readable(cell: Cell, values: Values) -> Values:
-    """Chosen values as a study file would write them: the option's name in place of its number."""
+    """Chosen values as a study file would write them: keys as there, an option's name in place of its number."""
     ranges = dict(cell.all_ranges)
     return {
-        name: item.labels()[value] if isinstance(item := ranges.get(name), space.Choice) else value
+        written_key(cell, name): item.labels()[value] if isinstance(item := ranges.get(name), space.Choice) else value
         for name, value in values.items()
     }
+
+
+def written_key(cell: Cell, name: str) -> str:
+    """Dotted key as a study file has it: `pretrain` is a list only where it is a chain."""
+    alone = len(cell.template["pretrain"]) == 1 and name.startswith("pretrain.0.")
+    return name.replace("pretrain.0.", "pretrain.", 1) if alone else name
 
 
 def values_reaching(use: ReplicatePlan, stage: Stage) -> Values:
@@ -150,7 +156,8 @@ def described_ranges(study: Study) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for cell in study.cells:
         for name, item in cell.all_ranges:
-            found[name] = {"choice": list(item.labels())} if isinstance(item, space.Choice) else space.to_plain(item)
+            plain = {"choice": list(item.labels())} if isinstance(item, space.Choice) else space.to_plain(item)
+            found[written_key(cell, name)] = plain
     return found
 
 

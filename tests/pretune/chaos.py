@@ -251,14 +251,16 @@ class World:
     def strike(self, blow: Blow, draw: random.Random) -> Struck:
         """Wait for the moment, send the signal, and look what comes of it."""
         self._late_only = blow.moment in LATE
-        if blow.moment == "start" and not self.over() and len(self._log()) > self._lines:
-            self.driver.kill()  # it is past its start
         alive: list[psutil.Process] = []
         looked = 0.0
 
         def is_there() -> bool:
             nonlocal alive, looked
             if self.driver is None:
+                return False
+            if blow.moment == "start" and len(self._log()) > self._lines:
+                self.driver.kill()  # it is past its start, before this schedule looked or while it did: another one
+                self.driver.wait()
                 return False
             if time.monotonic() - looked > LOOK:
                 alive, looked = self.victims(blow.target), time.monotonic()

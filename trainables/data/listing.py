@@ -177,6 +177,14 @@ def file_of(source: Path | Member) -> Path:
     return source.file if isinstance(source, Member) else source
 
 
+def relative_name(source: Path | Member | None, root: Path) -> str:
+    """A file below the listing's root, with the row within it; "" of None. Forward slashes."""
+    if source is None:
+        return ""
+    name = file_of(source).relative_to(root).as_posix()
+    return f"{name}[{source.row}]" if isinstance(source, Member) else name
+
+
 @dataclass(frozen=True)
 class EntryNames(Sequence[str]):
     """Names of entries, made when they are asked for."""

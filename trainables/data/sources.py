@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pretune.search_spaces import schema
+from pretune.search_spaces.words import counted
 from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.image_set import ImageSet, Progress
 from pretune.trainables.data.listing import Listing
@@ -36,7 +37,7 @@ class Choice(NamedTuple):
 def choose_by_size(settings: schema.Data, count: int, masks: bool, cache: Path, memory: int | None = None) -> Choice:
     """The source that `source:` names; for auto, by the size of the decoded set against memory (bytes) and disk."""
     size = count * settings.cache_size**2 * (schema.image_channels(settings) + masks)
-    text = f"{count:,} images, {size / 1e9:.3g} GB decoded"
+    text = f"{counted(count, 'image')}, {size / 1e9:.3g} GB decoded"
     if settings.source != "auto":
         return Choice(settings.source, f"{text}: {settings.source}, as `source:` says")
     memory = memory_bytes() if memory is None else memory

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from pretune.data import survey
+from pretune.data.survey.images import _reading_of_channels, _rising
 from pretune.search_spaces import schema
 from pretune.search_spaces.document import StudyError
 from pretune.search_spaces.resolve import from_dict
-from pretune.trainables.data import decode, sources
-from pretune.trainables.data.channels import channels_last, eight_bit
+from pretune.trainables.data import sources
+from pretune.trainables.data.decode.channels import channels_last, eight_bit
+from pretune.trainables.data.decode.fitting import fit_image
+from pretune.trainables.data.decode.images import _in_range, read_bands
 from pretune.trainables.data.errors import BadFileError, DataError
 from pretune.trainables.data.listing import Reading
 from pretune.trainables.data.resident.build import load_images
@@ -43,7 +45,7 @@ def noise(channels: int, dtype: Any = np.uint16, height: int = 9, width: int = 1
 
 
 def read(path: Path, channels: int, **reading: Any) -> NDArray[np.uint8]:
-    bands = decode.read_bands(path, reading=Reading(channels=channels, **reading))
+    bands = read_bands(path, reading=Reading(channels=channels, **reading))
     return np.stack([np.asarray(band) for band in bands], axis=-1)
 
 
@@ -140,7 +142,7 @@ def test_each_channel_has_the_range_that_is_given_for_it(channels: int, low: int
     ranges = tuple((float(low + i), float(low + i + width)) for i in range(channels))
     made = eight_bit(pixels, Reading(channels=channels, value_range=ranges if channels > 1 else ranges[0]))
     for i, given_range in enumerate(ranges):
-        grey = decode._in_range(Image.fromarray(pixels[..., i]), Reading(value_range=given_range))
+        grey = _in_range(Image.fromarray(pixels[..., i]), Reading(value_range=given_range))
         assert (made[..., i] == np.asarray(grey)).all()
 
 
@@ -148,7 +150,7 @@ def test_percentiles_are_those_of_each_channel() -> None:
     pixels = noise(3)
     made = eight_bit(pixels, Reading(channels=3, percentiles=(2, 98)))
     for i in range(3):
-        grey = decode._in_range(Image.fromarray(pixels[..., i]), Reading(percentiles=(2, 98)))
+        grey = _in_range(Image.fromarray(pixels[..., i]), Reading(percentiles=(2, 98)))
         assert (made[..., i] == np.asarray(grey)).all()
 
 
@@ -169,7 +171,7 @@ def test_each_channel_is_fitted_as_a_grey_image_is(tmp_path: Path, fit: str) -> 
     for i in range(3):
         np.save(tmp_path / "d" / f"{i}.npy", np.roll(pixels, i, 0))
     expected = [
-        np.asarray(decode.fit_image(Image.fromarray(np.roll(pixels, 1, 0)[..., c]), 8, fit))  # type: ignore[arg-type]
+        np.asarray(fit_image(Image.fromarray(np.roll(pixels, 1, 0)[..., c]), 8, fit))  # type: ignore[arg-type]
         for c in range(5)
     ]
     for source in ("resident", "streaming"):
@@ -330,12 +332,12 @@ def test_grey_views_go_on_to_the_next_transform(channels: int) -> None:
 def test_an_array_that_is_no_image_is_refused_in_a_sentence(kind: type, shape: tuple[int, ...]) -> None:
     """As a file of it is, and never by an exception of Pillow's."""
     if kind is np.uint8 and shape in [(8, 9), (8, 9, 3)]:
-        assert decode.read_bands(np.full(shape, 7, kind))[0].getpixel((8, 7)) == (7, 7, 7)
+        assert read_bands(np.full(shape, 7, kind))[0].getpixel((8, 7)) == (7, 7, 7)
     elif kind in (np.uint16, np.int64) and shape == (8, 9):
-        assert decode.read_bands(np.full(shape, 257 * 200, kind))[0].getpixel((8, 7)) == (200, 200, 200)
+        assert read_bands(np.full(shape, 257 * 200, kind))[0].getpixel((8, 7)) == (200, 200, 200)
     else:
         with pytest.raises(BadFileError):
-            decode.read_bands(np.zeros(shape, kind))
+            read_bands(np.zeros(shape, kind))
 
 
 @pytest.mark.parametrize(
@@ -349,11 +351,11 @@ def test_an_array_that_is_no_image_is_refused_in_a_sentence(kind: type, shape: t
     ],
 )
 def test_the_black_and_white_that_init_writes_rise(low: float, high: float, shown: list[float]) -> None:
-    assert survey._rising(low, high) == shown
+    assert _rising(low, high) == shown
 
 
 def test_of_images_without_a_finite_pixel_init_writes_no_range(tmp_path: Path) -> None:
     pixels = np.zeros((9, 8, 5), np.float32)
     pixels[..., 2] = np.nan
     np.save(tmp_path / "a.npy", pixels)
-    assert list(survey._reading_of_channels([tmp_path / "a.npy"], 5)) == ["channels: 5"]
+    assert list(_reading_of_channels([tmp_path / "a.npy"], 5)) == ["channels: 5"]

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import TypeAdapter
 
-from pretune.data.survey import meaning_of_masks
+from pretune.data.survey.masks import meaning_of_masks
 from pretune.search_spaces import schema
 from pretune.search_spaces.schema.palettes import CITYSCAPES, PALETTES, VOC_CLASSES
 from pretune.trainables.constants import IGNORE
-from pretune.trainables.data import decode
+from pretune.trainables.data.decode.masks import read_color_mask, read_mask, read_threshold_mask
 from pretune.trainables.data.errors import BadFileError, DataError
 from pretune.trainables.data.listing import Colors
 from pretune.trainables.data.resident.build import load_images
@@ -87,12 +87,12 @@ def test_exact_colours_are_what_the_search_by_tolerance_finds(pixels: list[Any],
     """`other` or a tolerance takes the slow way, which is the definition."""
     image: NDArray[np.uint8] = np.array([pixels], np.uint8)
     classes = tuple((color, i) for i, color in enumerate(known))
-    slow = np.asarray(decode.read_color_mask(image, Colors(classes, 9, 0)))
+    slow = np.asarray(read_color_mask(image, Colors(classes, 9, 0)))
     if (slow == 9).any():
         with pytest.raises(BadFileError, match=r"mask colour \(1, 2, 3\) has no meaning"):
-            decode.read_color_mask(image, Colors(classes, None, 0))
+            read_color_mask(image, Colors(classes, None, 0))
     else:
-        assert np.array_equal(decode.read_color_mask(image, Colors(classes, None, 0)), slow)
+        assert np.array_equal(read_color_mask(image, Colors(classes, None, 0)), slow)
 
 
 @pytest.mark.parametrize("name", sorted(PALETTES))
@@ -138,7 +138,7 @@ def test_black_and_white_with_soft_edges_is_two_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
 def test_the_threshold_itself_is_the_second_class(threshold: int, expected: list[int], mode: str) -> None:
     grey = Image.fromarray(np.array([[0, 127, 128, 255]], np.uint8)).convert(mode)
-    made = decode.read_threshold_mask(np.asarray(grey), threshold)
+    made = read_threshold_mask(np.asarray(grey), threshold)
     assert np.asarray(made)[0].tolist() == expected
 
 
@@ -152,7 +152,7 @@ def test_a_digest_depends_on_the_threshold(tmp_path: Path) -> None:
 def test_values_in_three_equal_channels_are_values(tmp_path: Path, mode: str) -> None:
     path = tmp_path / "m.png"
     Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8)).convert(mode).save(path)
-    assert np.asarray(decode.read_mask(path, {0: 0, 1: 1, 2: 7})).tolist() == [[0, 1], [7, 1]]
+    assert np.asarray(read_mask(path, {0: 0, 1: 1, 2: 7})).tolist() == [[0, 1], [7, 1]]
 
 
 # -------------------------------------------------------------------------------------------------------------- names
@@ -246,7 +246,7 @@ def test_settings_that_contradict_are_refused(changes: dict[str, Any], expected:
 def test_a_mask_means_the_same_however_its_values_are_stored(values: list[int], form: str) -> None:
     plain = np.array(values, np.uint8).reshape(4, 4)
     stored = Image.fromarray(plain.astype(np.float32) if form == "F" else plain)
-    read = decode.read_mask(as_file(stored.convert(form), "TIFF" if form == "F" else "PNG"), {0: 0, 1: 1, 2: 2})
+    read = read_mask(as_file(stored.convert(form), "TIFF" if form == "F" else "PNG"), {0: 0, 1: 1, 2: 2})
     assert np.array_equal(np.asarray(read), plain)
 
 
@@ -255,13 +255,13 @@ def test_a_floating_point_mask_whose_values_are_no_indices_is_refused_with_one_o
     pixels = np.zeros((4, 4), np.float32)
     pixels[2, 1] = value
     with pytest.raises(BadFileError, match=rf"{value:g} is none \(floating-point values\); save it with whole numbers"):
-        decode.read_mask(as_file(Image.fromarray(pixels), "TIFF"), {0: 0, 1: 1})
+        read_mask(as_file(Image.fromarray(pixels), "TIFF"), {0: 0, 1: 1})
 
 
 def test_a_mask_that_is_transparent_in_part_is_refused() -> None:
     pixels = np.zeros((4, 4, 2), np.uint8)
     with pytest.raises(BadFileError, match="transparent in part"):
-        decode.read_mask(as_file(Image.fromarray(pixels, "LA"), "PNG"), {0: 0, 1: 1})
+        read_mask(as_file(Image.fromarray(pixels, "LA"), "PNG"), {0: 0, 1: 1})
 
 
 def as_file(image: Image.Image, form: str) -> bytes:

@@ -13,7 +13,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from pretune.search_spaces import schema
-from pretune.trainables.data import decode
+from pretune.trainables.data.decode.images import _in_range, read_image
 from pretune.trainables.data.errors import BadFileError, DataError
 from pretune.trainables.data.listing import PLAIN, Reading, reading_of
 from pretune.trainables.data.resident.build import load_images
@@ -23,7 +23,7 @@ DATA: TypeAdapter[Any] = TypeAdapter(schema.Data)
 
 
 def pixels(path: Path, reading: Reading) -> list[Any]:
-    return np.asarray(decode.read_image(path, reading=reading))[..., 0].tolist()
+    return np.asarray(read_image(path, reading=reading))[..., 0].tolist()
 
 
 def saved(path: Path, values: Any, **options: Any) -> Path:
@@ -56,7 +56,7 @@ def test_a_fixed_range_is_black_to_white_and_cut_beyond(
 def test_percentiles_are_those_of_the_image(values: list[int], low: int) -> None:
     grey = np.array([values], np.uint16)
     black, white = np.percentile(grey, [low, 100 - low])
-    image = decode._in_range(Image.fromarray(grey), Reading(percentiles=(low, 100 - low)))
+    image = _in_range(Image.fromarray(grey), Reading(percentiles=(low, 100 - low)))
     scaled = (grey - black) / (white - black) if white > black else np.zeros(grey.shape)
     assert np.array_equal(np.asarray(image), np.rint(scaled.clip(0, 1) * 255))
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from pretune.search_spaces import schema
 from pretune.trainables.constants import IGNORE
-from pretune.trainables.data import decode
+from pretune.trainables.data.decode.entry import decode
+from pretune.trainables.data.decode.palettes import Palette, Palettes
 from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.image_set import ImageSet, image_names
 from pretune.trainables.data.listing import Listing, Member, file_of
@@ -35,7 +36,7 @@ class Looked(NamedTuple):
 
     counts: NDArray[np.int64] | None  # (256,) pixels of each class, IGNORE last; None: no mask, or one of no use
     problems: tuple[str, ...] = ()  # why it cannot be used
-    palette: decode.Palette | None = None  # of the mask's file
+    palette: Palette | None = None  # of the mask's file
     transparent: bool = False  # whether part of the image was laid over black
 
 
@@ -142,7 +143,7 @@ def _reader(settings: schema.Data, listing: Listing) -> Callable[[int], Looked]:
 
     @functools.cache
     def look(row: int) -> Looked:
-        read = decode.decode(listing.entries[row], listing, unpack, settings.cache_size, settings.fit)
+        read = decode(listing.entries[row], listing, unpack, settings.cache_size, settings.fit)
         counts = None if read.mask is None else _counts(read.mask)
         return Looked(counts, read.problems, read.palette, read.transparent)
 
@@ -166,7 +167,7 @@ def contents(settings: schema.Data, seen: Glance, listing: Listing | None) -> Co
             where = f"{settings.dataset} in {listing.root}"
             raise DataError(f"{where}: none of the {many} pairs that were looked at can be used:", problems)
     if listing is not None:
-        palettes = decode.Palettes(listing)
+        palettes = Palettes(listing)
         for row, one in looked.items():
             palettes.check(listing.entries[row], one.palette)
     held = [one.counts for one in looked.values() if one.counts is not None]

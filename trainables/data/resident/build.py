@@ -18,7 +18,8 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from pretune.search_spaces import schema
-from pretune.trainables.data import decode
+from pretune.trainables.data.decode.entry import Decoded, decode
+from pretune.trainables.data.decode.palettes import Palettes
 from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.image_set import ImageSet, Progress
 from pretune.trainables.data.listing import Listing, Pack, refuse_bad_files
@@ -137,7 +138,7 @@ def _write_files(settings: schema.Data, listing: Listing, folder: Path, progress
     arrays = _allocate(folder, len(listing.entries), _shape(settings), listing.mask_values is not None, scenes=False)
     bad: dict[int, tuple[str, ...]] = {}
     transparent: list[str] = []
-    palettes = decode.Palettes(listing)
+    palettes = Palettes(listing)
     for row, found in enumerate(_decoded(settings, listing, arrays)):
         if found.problems:
             bad[row] = found.problems
@@ -157,17 +158,17 @@ def _write_files(settings: schema.Data, listing: Listing, folder: Path, progress
     return index | ({"transparent": transparent} if transparent else {})
 
 
-def _decoded(settings: schema.Data, listing: Listing, arrays: Arrays) -> Iterator[decode.Decoded]:
+def _decoded(settings: schema.Data, listing: Listing, arrays: Arrays) -> Iterator[Decoded]:
     """Decode every entry into its row, on threads (Pillow releases the GIL); yields the rest of each one, in order."""
 
     unpack = _remembering(listing)
 
-    def fill(row: int) -> decode.Decoded:
+    def fill(row: int) -> Decoded:
         entry = listing.entries[row]
         if isinstance(settings, schema.LUNA16):
             read = cubes.decode_cube(entry, listing, unpack, settings.slices, settings.cache_size)
         else:
-            read = decode.decode(entry, listing, unpack, settings.cache_size, settings.fit)
+            read = decode(entry, listing, unpack, settings.cache_size, settings.fit)
         if read.image is not None:
             arrays.images[row] = read.image
         if read.mask is not None and arrays.masks is not None:

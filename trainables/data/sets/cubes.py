@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretune.search_spaces import schema
-from pretune.trainables.data.decode import Decoded, Unpack
+from pretune.trainables.data.decode.entry import Decoded, Unpack
 from pretune.trainables.data.errors import BadFileError, DataError
 from pretune.trainables.data.listing import Entry, Listing, Member, Pack
 from pretune.trainables.data.sets.catalogue import About, DataSet

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from pretune.trainables.data.decode import size_in_file
+from pretune.trainables.data.decode.images import size_in_file
 from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.listing import Entry, Listing, Member
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from pretune.search_spaces import schema
 from pretune.trainables.checksums import sealed, unsealed
-from pretune.trainables.data.decode import Palettes, decode
+from pretune.trainables.data.decode.entry import decode
+from pretune.trainables.data.decode.palettes import Palettes
 from pretune.trainables.data.errors import printable
 from pretune.trainables.data.image_set import ImageSet, Progress, image_names
 from pretune.trainables.data.listing import Columns, Entry, EntryNames, Listing, refuse_bad_files

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pretune.trainables.data import decode
+from pretune.trainables.data.decode.entry import Decoded, decode
+from pretune.trainables.data.decode.fitting import Fit
 from pretune.trainables.data.errors import DataError, Unopened
 from pretune.trainables.data.listing import Entry, Listing, Pack
 from pretune.trainables.data.sets import parquet
@@ -48,7 +49,7 @@ class Recipe:
     entries: Sequence[Entry]  # cheap to send: see listing.Columns and parquet.Shards
     listing: Listing  # without its entries
     size: int
-    fit: decode.Fit
+    fit: Fit
 
     def decoded(self, indices: Indices, pool: ThreadPoolExecutor | None = None) -> tuple[Batch, list[str]]:
         """Images and masks of `indices`, and what is wrong with any of them; a bad one stays black."""
@@ -64,8 +65,8 @@ class Recipe:
     ) -> tuple[Batch, list[str]]:
         batch = self.black(indices)
 
-        def one(entry: Entry) -> decode.Decoded:
-            return decode.decode(entry, self.listing, unpack, self.size, self.fit)
+        def one(entry: Entry) -> Decoded:
+            return decode(entry, self.listing, unpack, self.size, self.fit)
 
         problems: list[str] = []
         for row, found in enumerate((pool.map if pool else map)(one, entries)):
