@@ -98,7 +98,7 @@ class Costs(NamedTuple):
 def _time_steps(stage: Stage) -> Costs:
     import torch
 
-    from pretune.trainables.memory import needs_of
+    from pretune.trainables.memory import step_memory
     from pretune.trainables.models.table import build_encoder
     from pretune.trainables.recomputation import recompute_activations
     from pretune.trainables.sample_step import optimizer_of, sample_step
@@ -111,7 +111,7 @@ def _time_steps(stage: Stage) -> Costs:
     sample = sample_step(settings, stage.model, schema.slices_of(stage.data), min(asked, 64))
     optimizer = optimizer_of(settings)
     # the first step allocates and chooses kernels
-    needs = needs_of(sample.whole, optimizer, sample.step, sample.batch)
+    memory = step_memory(sample.whole, optimizer, sample.step, sample.batch)
     checkpointing = stage.resources.activation_checkpointing
     recompute_activations(sample.whole, checkpointing)
     per_step = _best_of(sample.step) * asked / sample.batch
@@ -120,7 +120,7 @@ def _time_steps(stage: Stage) -> Costs:
     peak = Peak()
     if optimizer is not None:
         able = checkpointing or not getattr(settings, "compile", False)
-        peak = Peak(needs.as_run(checkpointing).of(asked), needs.as_run(able).of(asked))
+        peak = Peak(memory.as_run(checkpointing).of(asked), memory.as_run(able).of(asked))
     return Costs(per_step, per_image, _bytes(sample.scored), peak)
 
 

@@ -57,7 +57,7 @@ class Need:
         return max(0, int(SAFE * capacity) - self.fixed) // max(1, self.per_image)
 
 
-class Needs(NamedTuple):
+class StepMemory(NamedTuple):
     """Memory of a step that keeps its activations, and of one that computes those of its segments again."""
 
     plain: Need
@@ -67,7 +67,9 @@ class Needs(NamedTuple):
         return self.checkpointed if checkpointing else self.plain
 
 
-def needs_of(network: nn.Module, optimizer: schema.Optimizer | None, step: Callable[[], object], batch: int) -> Needs:
+def step_memory(
+    network: nn.Module, optimizer: schema.Optimizer | None, step: Callable[[], object], batch: int
+) -> StepMemory:
     """Run a step (forward and backward pass) of `batch` images, without checkpointing, and measure what it needs.
 
     `network` holds all that is trained or averaged; `optimizer` is None for what trains nothing.
@@ -77,7 +79,7 @@ def needs_of(network: nn.Module, optimizer: schema.Optimizer | None, step: Calla
     trained = sum(_bytes([p]) for p in network.parameters() if p.requires_grad)
     kept = 0 if optimizer is None else (1 + SLOTS[optimizer.name]) * trained
     fixed = _bytes([*network.parameters(), *network.buffers()]) + kept
-    return Needs(*(Need(fixed, -(-total // batch)) for total in (apart.plain, apart.checkpointed)))
+    return StepMemory(*(Need(fixed, -(-total // batch)) for total in (apart.plain, apart.checkpointed)))
 
 
 class SavedBytes:

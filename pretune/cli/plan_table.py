@@ -29,7 +29,9 @@ def print_plan(plan: Plan, parallel: int, console: Console) -> None:
         table.add_row("GPU hours", f"{plan.gpu_hours or 0:.2g}")
         table.add_row("disk", f"{(plan.disk_bytes or 0) / 1e6:.0f} MB of weights")
         for kind, peak in plan.peak_bytes.items():
-            table.add_row(f"memory of a step, {kind}", memory_of_step(kind, peak, plan.checkpointed_bytes.get(kind, peak)))
+            table.add_row(
+                f"memory of a step, {kind}", memory_of_step(kind, peak, plan.checkpointed_bytes.get(kind, peak))
+            )
     console.print(table)
     for facts in plan.data:
         for sentence in facts.sentences():

@@ -12,7 +12,7 @@ from pretune.search_spaces.stages import Stage
 from pretune.worker.failures import is_out_of_memory
 
 if TYPE_CHECKING:
-    from pretune.trainables.memory import Need, Needs  # torch is imported where it is needed
+    from pretune.trainables.memory import Need, StepMemory  # torch is imported where it is needed
 
 Metrics = dict[str, float]
 
@@ -62,12 +62,12 @@ def what_fits(stage: Stage, capacity: int, gpus: float) -> str:
     if not isinstance(settings, schema.Pretrain | schema.Finetune):
         return ""
     try:
-        needs = memory_of(settings, stage.model, schema.slices_of(stage.data))
+        memory = memory_of(settings, stage.model, schema.slices_of(stage.data))
     except Exception:  # a sentence is not worth another failure
         return ""
     checkpointing, mine = stage.resources.activation_checkpointing, int(capacity * (gpus if 0 < gpus < 1 else 1))
-    said = fitting_sentence(needs.as_run(checkpointing), mine)
-    return said if checkpointing or settings.compile else said + checkpointing_sentence(needs, mine, stage.kind)
+    said = fitting_sentence(memory.as_run(checkpointing), mine)
+    return said if checkpointing or settings.compile else said + checkpointing_sentence(memory, mine, stage.kind)
 
 
 def fitting_sentence(need: Need, capacity: int) -> str:
@@ -78,10 +78,10 @@ def fitting_sentence(need: Need, capacity: int) -> str:
     return f"; {formula}: into {capacity / 1e9:.3g} GB {fits}"
 
 
-def checkpointing_sentence(needs: Needs, capacity: int, kind: str) -> str:
+def checkpointing_sentence(memory: StepMemory, capacity: int, kind: str) -> str:
     """The largest batch with activation checkpointing; "" where it is none, or no larger."""
-    images = needs.checkpointed.fitting(capacity)
-    if images <= needs.plain.fitting(capacity):
+    images = memory.checkpointed.fitting(capacity)
+    if images <= memory.plain.fitting(capacity):
         return ""
-    each = f"{needs.checkpointed.per_image / 1e6:.3g} MB an image"
+    each = f"{memory.checkpointed.per_image / 1e6:.3g} MB an image"
     return f"; with resources.{kind}.activation_checkpointing: true it takes {each}: batch_size {images} fits"

@@ -27,7 +27,7 @@ from pretune.trainables.data.splits import Split
 from pretune.trainables.files import HISTORY, WEIGHTS
 from pretune.trainables.finetune import finetune
 from pretune.trainables.loop import RunContext, autocast
-from pretune.trainables.memory import SavedBytes, needs_of
+from pretune.trainables.memory import SavedBytes, step_memory
 from pretune.trainables.models.interface import Segmented
 from pretune.trainables.models.table import build_encoder, build_unet
 from pretune.trainables.pretrain import pretrain
@@ -101,7 +101,9 @@ class Recomputed:
             given = {x.untyped_storage().data_ptr() for x in (*own, *self._parameters)}
             self.largest = max(self.largest, sum(s.nbytes() for at, s in storages.items() if at not in given))
 
-        self._patch = mock.patch.object(torch.utils.checkpoint._CheckpointFrame, "check_recomputed_tensors_match", check)
+        self._patch = mock.patch.object(
+            torch.utils.checkpoint._CheckpointFrame, "check_recomputed_tensors_match", check
+        )
         self._patch.__enter__()
         return self
 
@@ -298,14 +300,14 @@ def test_the_formula_says_what_is_kept_and_what_is_computed_again(name: str) -> 
 
     with SavedBytes(network.parameters()) as plain:
         step()
-    needs = needs_of(network, schema.Adam(), step, 2)
-    assert needs.plain.per_image == -(-plain.total // 2)
+    memory = step_memory(network, schema.Adam(), step, 2)
+    assert memory.plain.per_image == -(-plain.total // 2)
     recompute_activations(network, True)
     with SavedBytes(network.parameters()) as kept, Recomputed(network) as again:
         step()
-    assert needs.checkpointed.per_image == -(-(kept.total + again.largest) // 2)
-    assert needs.checkpointed.fixed == needs.plain.fixed
-    assert needs.checkpointed.per_image < needs.plain.per_image
+    assert memory.checkpointed.per_image == -(-(kept.total + again.largest) // 2)
+    assert memory.checkpointed.fixed == memory.plain.fixed
+    assert memory.checkpointed.per_image < memory.plain.per_image
 
 
 def test_the_peak_of_live_memory_falls_as_the_formula_says() -> None:
@@ -317,13 +319,13 @@ def test_the_peak_of_live_memory_falls_as_the_formula_says() -> None:
         network(x).square().mean().backward()
 
     step()  # gradients are there
-    needs = needs_of(network, None, step, 8)
+    memory = step_memory(network, None, step, 8)
     peaks = []
     for asked in (False, True):
         recompute_activations(network, asked)
         with LiveBytes() as live:
             step()
         peaks.append(live.peak)
-    saved = 8 * (needs.plain.per_image - needs.checkpointed.per_image)
+    saved = 8 * (memory.plain.per_image - memory.checkpointed.per_image)
     assert peaks[0] - peaks[1] == pytest.approx(saved, rel=0.25)
     assert peaks[1] < 0.7 * peaks[0]

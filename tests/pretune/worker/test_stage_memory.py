@@ -15,9 +15,9 @@ from pretune.outcomes import Failure
 from pretune.plan import make_plan
 from pretune.search_spaces.resolve import from_dict
 from pretune.search_spaces.stages import Stage
+from pretune.trainables.memory import Need, StepMemory
 from pretune.worker import stage_memory
 from pretune.worker.failures import failed
-from pretune.trainables.memory import Need, Needs
 from pretune.worker.stage_memory import checkpointing_sentence, fitting_sentence, what_fits, with_less_memory
 
 give_back = stage_memory.free_memory  # the tests below replace it
@@ -118,12 +118,12 @@ def test_more_memory_fits_more_images_and_too_little_none() -> None:
 
 def test_checkpointing_is_named_with_what_would_fit() -> None:
     """(0.9 x 10 GB - 1 GB) / 20 MB = 400 images in place of 80."""
-    needs = Needs(plain=Need(10**9, 10**8), checkpointed=Need(10**9, 2 * 10**7))
-    assert checkpointing_sentence(needs, 10**10, "pretrain") == (
+    memory = StepMemory(plain=Need(10**9, 10**8), checkpointed=Need(10**9, 2 * 10**7))
+    assert checkpointing_sentence(memory, 10**10, "pretrain") == (
         "; with resources.pretrain.activation_checkpointing: true it takes 20 MB an image: batch_size 400 fits"
     )
-    assert checkpointing_sentence(needs, 10**9, "pretrain") == ""  # weights and optimiser alone are too large
-    assert checkpointing_sentence(Needs(needs.plain, needs.plain), 10**10, "pretrain") == ""
+    assert checkpointing_sentence(memory, 10**9, "pretrain") == ""  # weights and optimiser alone are too large
+    assert checkpointing_sentence(StepMemory(memory.plain, memory.plain), 10**10, "pretrain") == ""
 
 
 def test_checkpointing_is_advised_where_it_is_not_on_and_can_be() -> None:
