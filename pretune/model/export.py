@@ -132,7 +132,7 @@ def _safetensors(model: Model, traced: Traced, out: Path, config: Mapping[str, A
     return path, lambda images: torch.as_tensor(written["network"](weights, images))
 
 
-def _onnx(_: Model, traced: Traced, out: Path, config: Mapping[str, Any]) -> tuple[Path, Logits]:
+def _onnx(model: Model, traced: Traced, out: Path, config: Mapping[str, Any]) -> tuple[Path, Logits]:
     try:
         import onnxruntime  # type: ignore[import-untyped, unused-ignore]
         import onnxscript  # noqa: F401  # torch.onnx needs it, and says so less clearly
@@ -141,9 +141,15 @@ def _onnx(_: Model, traced: Traced, out: Path, config: Mapping[str, Any]) -> tup
     path = out / "model.onnx"
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # the exporter's own deprecations; the check below is what counts
-        made = torch.onnx.export(
-            traced.program, opset_version=OPSET, input_names=["image"], output_names=["logits"], verbose=False
-        )
+        try:
+            made = torch.onnx.export(
+                traced.program, opset_version=OPSET, input_names=["image"], output_names=["logits"], verbose=False
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise ModelError(
+                f"torch {torch.__version__} cannot write this network ({model.card['model']['name']}) as ONNX: use "
+                "--format torch-export or safetensors"
+            ) from error
         assert made is not None
         made.model.metadata_props.update({key: json.dumps(value) for key, value in config.items()})
         made.save(path, external_data=False)

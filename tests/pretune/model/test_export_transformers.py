@@ -14,6 +14,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 from safetensors.torch import save_file
 
+from pretune.errors import ModelError
 from pretune.model.export import export_model
 from pretune.model.predict import load_model
 from pretune.search_spaces import schema
@@ -50,6 +51,21 @@ def study_of(folder: Path, body: dict[str, Any], size: int) -> Path:
     return folder
 
 
+def test_a_network_that_torch_cannot_write_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Hiera is not by torch 2.15."""
+    pytest.importorskip("onnxruntime")
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise torch.onnx.OnnxExporterError("a report of many lines")
+
+    monkeypatch.setattr(torch.onnx, "export", fails)
+    study = study_of(tmp_path / "study", {"name": "unet", "widths": [4, 8]}, 16)
+    with pytest.raises(ModelError, match=r"\(unet\) as ONNX: use --format torch-export or safetensors"):
+        export_model(study, tmp_path / "out", "onnx", tmp_path)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "size"),
     [
