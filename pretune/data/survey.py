@@ -249,8 +249,8 @@ def survey_pairs(images: Path, masks: Path | None, names: Sequence[str] | None =
     if not most:
         where = f"{images} and {masks}" if masks else f"{images}"
         raise DataError(
-            f"{where}: no image has a mask with a matching name (a.jpg and a.png, or a_mask.png); `image_name:` and "
-            "`mask_name:` of a study say how yours are named"
+            f"{where}: no image has a mask with a matching name, such as a.jpg with a.png or a_mask.png; rename your "
+            "files, or set `image_name:` and `mask_name:` in the study"
         )
     (root, image_folder, mask_folder), rule = next((place, rule) for count, place, rule in counted if count == most)
     listing = list_images_and_masks(root, image_folder, mask_folder, (), {}, names=rule, suffixes=suffixes)
@@ -428,12 +428,12 @@ def _by_values(
     if len(held) > 2 and held[-1] <= 255 and held[-1] > 255 - NEAR and held[0] < NEAR and _soft(values, between):
         white = sum(count for value, count in values.items() if value >= 128) / total
         classes = _named(names, 2, ["background", "object"])
-        why = f"black and white with soft edges ({between:.1%} grey): brighter than half is the second class"
+        why = f"black and white with soft edges ({between:.1%} grey): values above half are the second class"
         return Meaning(classes, (1 - white, white), 0.0, {"mask_threshold": 128}, why)
     if len(held) > MOST_VALUES:
         raise DataError(
             f"{paths[0].parent}: the masks hold {len(held)} values, too many for classes: are these images? "
-            "(a mask holds one value or one colour for each class)"
+            "(a mask has one value or one colour per class)"
         )
     ignore = 255 if 255 in held and len(held) > 2 and 0 < max(v for v in held if v < 255) < len(held) + 20 else None
     kept = [value for value in held if value != ignore]
@@ -445,7 +445,7 @@ def _by_values(
     settings |= {} if ignore is None else {"ignore": ignore}
     shares = tuple(values[value] / counted for value in kept)
     text = ", ".join(f"{value} {values[value] / total:.1%}" for value in held[:12])
-    why = f"values and their share of pixels: {text}{', ...' if len(held) > 12 else ''}"
+    why = f"mask values and their share of pixels: {text}{', ...' if len(held) > 12 else ''}"
     return Meaning(classes, shares, values[ignore] / total if ignore is not None else 0.0, settings, why)
 
 
@@ -467,23 +467,23 @@ def _by_colors(colors: Counter[RGB], names: Sequence[str] | None, paths: Sequenc
             return Meaning(tuple(palette.colors), shares, ignored, {"mask_colors": name}, why)
     if len(colors) > MOST_VALUES:
         raise DataError(
-            f"{paths[0].parent}: the masks hold {len(colors)} colours, which are no classes; save them as PNG, as JPEG "
-            "blurs colours, and take care that they are masks"
+            f"{paths[0].parent}: the masks hold {len(colors)} colours, too many for classes; check that "
+            "these are masks, and save them as PNG, because JPEG changes colours"
         )
     _refuse_one_class(list(colors), paths)
     held = [color for color, _ in sorted(colors.items(), key=lambda item: (item[0] != (0, 0, 0), -item[1]))]
     classes = _named(names, len(held), _counted(list(range(len(held))), ()))
     mapping = {name: list(color) for name, color in zip(classes, held, strict=True)}
     text = ", ".join(f"{list(color)} {colors[color] / total:.1%}" for color in held[:6])
-    why = f"colours and their share of pixels: {text}{', ...' if len(held) > 6 else ''}"
+    why = f"mask colours and their share of pixels: {text}{', ...' if len(held) > 6 else ''}"
     return Meaning(classes, tuple(colors[color] / total for color in held), 0.0, {"mask_colors": mapping}, why)
 
 
 def _refuse_one_class(held: Sequence[object], paths: Sequence[Path]) -> None:
     if len(held) < 2:
         raise DataError(
-            f"{paths[0].parent}: all {len(paths)} masks looked at hold {held[0]} alone, which is no task; a task "
-            "has two classes or more"
+            f"{paths[0].parent}: all {len(paths)} checked masks contain only {held[0]}; a task needs at least two "
+            "classes"
         )
 
 
@@ -491,7 +491,7 @@ def _named(given: Sequence[str] | None, count: int, made: Sequence[str]) -> tupl
     if given is None:
         return tuple(made)
     if len(given) != count:
-        raise DataError(f"--classes names {len(given)} classes, and the masks hold {count}; name {count}")
+        raise DataError(f"--classes names {len(given)} classes, but the masks hold {count}; give {count} names")
     return tuple(given)
 
 

@@ -146,7 +146,7 @@ def test_a_run_from_before_images_were_counted_leaves_its_cell_without_an_interv
     kept.iloc[1:].to_parquet(study / "test_images.parquet")
     table = intervals(load(study), load_header(study), JACCARD, load_counts(study))
     assert [row.images for row in table.rows] == [0, 40]
-    assert "a=x: 1 of 3 runs were stored before single images were counted" in table.notes
+    assert "a=x: 1 of 3 runs were stored by an older version, which did not count single images" in table.notes
 
 
 def test_counts_that_do_not_make_the_score_are_not_used(study):

@@ -104,7 +104,7 @@ def test_all_data_sets_of_a_study_are_checked(tmp_path: Path, tiny: dict[str, An
     assert ended.output.count("40 images, cached at 32 px") == 1
     starts = [problem.split(" (")[0].split(", and")[0] for problem in ended.exception.problems]
     assert starts == [
-        f"gone: image-folder: no folder {tmp_path / 'gone'}; `root:` sets it, relative to --data if given",
+        f"gone: image-folder: the folder {tmp_path / 'gone'} does not exist; set `root:`",
         "mine: masks/3.png: empty file",
         "finetune.labels: 30 labelled images asked for",
     ]
@@ -317,9 +317,9 @@ def test_more_bad_files_than_a_message_holds_are_all_on_the_page(tmp_path: Path,
         for i in range(empty):
             (root / "images" / f"{i}.png").write_bytes(b"")
         first = said(tmp_path / "sheet.html", *one)
-        assert (f"(all are on the page {tmp_path / 'sheet.html'}):" in first) == (empty == 12)
-        assert ("(pretune data check lists all on its page):" in first) == (empty == 24)
-        assert f"(every file is on the pages {tmp_path / 'sheet'}-*.html):" in said(tmp_path / "sheet-mine.html", file)
+        assert (f"(all are listed on the page {tmp_path / 'sheet.html'}):" in first) == (empty == 12)
+        assert ("(`pretune data check` lists all):" in first) == (empty == 24)
+        assert f"(all are listed on the pages {tmp_path / 'sheet'}-*.html):" in said(tmp_path / "sheet-mine.html", file)
 
 
 def test_classes_without_an_image_count_as_they_do_in_training(tmp_path: Path) -> None:
@@ -342,8 +342,8 @@ def test_a_folder_of_validation_images_and_transparency_are_said(tmp_path: Path)
                  "--out", tmp_path / "sheet.png")  # fmt: skip
     assert found.exit_code == 0, found.output
     assert "official lists: 12 train, 6 test" in found.output
-    assert "val/ is no list of its own: training and validation are drawn from its 6 images too" in found.output
-    said = "2 images have transparent parts, which were laid over black (`background:` of a data set chooses another"
+    assert "val/ is not used as a fixed list: training and validation are drawn from its 6 images too" in found.output
+    said = "2 images have transparent parts, which are drawn over black (`background:` of a data set sets another"
     assert f"{said} colour), first train/cat/0.png" in found.output
 
 

@@ -400,7 +400,7 @@ def test_stacks_get_their_first_page(tmp_path: Path) -> None:
         (lambda root: image(root / "a" / "x.png"), ["--images", "a"], "no image has a mask with a matching name"),
         (lambda root: (root / "a").mkdir(), ["--unlabelled", "a"], "holds no image of a supported type"),
         (lambda root: pairs(root), ["--images", "images", "--masks", "masks", "--classes", "a,b,c"],
-         "--classes names 3 classes, and the masks hold 2"),
+         "--classes names 3 classes, but the masks hold 2"),
         (lambda root: pairs(root), ["--masks", "masks"], "--masks needs --images"),
     ],
 )  # fmt: skip

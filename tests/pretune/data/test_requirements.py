@@ -42,8 +42,8 @@ def asking(tiny: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     return tiny
 
 
-LABELS = "finetune.labels: 30 labelled images asked for, and data.scenes (scenes) has 22 images for training"
-PROBE = "probe.seen: knn needs image classes, and data.photos (image-folder) has none"
+LABELS = "finetune.labels: 30 labelled images requested, but data.scenes (scenes) has 22 images for training"
+PROBE = "probe.seen: knn needs image classes, but data.photos (image-folder) has none"
 
 
 def test_every_problem_is_named_once_with_its_cells(asking: dict[str, Any]) -> None:

@@ -90,7 +90,7 @@ def test_weights_are_of_classes_that_there_are() -> None:
     named = dataclasses.replace(ALL, classes=("ground", "leaf", "spot"))
     (sentence,) = unmet_of(finetune(loss="focal", class_weights={"leef": 2.0, "leaf": 3.0}), named)
     assert sentence == (
-        "finetune.class_weights names 'leef', and the classes of data.mine (image-folder) are ground, leaf, spot; use "
+        "finetune.class_weights names 'leef', but the classes of data.mine (image-folder) are ground, leaf, spot; use "
         "their names"
     )
     assert unmet_of(finetune(loss="focal", class_weights={"leaf": 3.0}), named) == []
@@ -103,7 +103,7 @@ def test_weights_are_of_classes_that_there_are() -> None:
         (pretrain(method={"name": "samclr"}), FOLDER, "add `regions: {name: felzenszwalb}`"),
         (pretrain(method={"name": "pixelcl++"}), FOLDER, "add `depth: {weights: FOLDER}`"),
         (finetune(), {"dataset": "parquet", "root": "x"}, "name the column that holds them as `mask:`"),
-        (finetune(), {"dataset": "cifar10"}, "take a data set that has them"),
+        (finetune(), {"dataset": "cifar10"}, "use a data set that has them"),
     ],
 )
 def test_the_way_is_that_of_the_data_set(settings: Any, data: dict[str, Any], way: str) -> None:
@@ -121,7 +121,7 @@ def split(**values: Any) -> dict[str, Any]:
         (
             finetune(labels=17),
             FOLDER,
-            "17 labelled images asked for, and data.mine (image-folder) has 16 images for tr",
+            "17 labelled images requested, but data.mine (image-folder) has 16 images for tr",
         ),
         (finetune(checkpoint="best"), split(val=0.01), "finetune.checkpoint: best needs validation images, and"),
         (finetune(threshold_scores=True), FOLDER, "the masks of data.mine (image-folder) have 3; remove it"),
@@ -139,7 +139,7 @@ def split(**values: Any) -> dict[str, Any]:
         (
             finetune(),
             FOLDER | {"split": "none"},
-            "finetune is scored on test images, and data.mine.split.test: 0 leaves",
+            "finetune is scored on test images, but data.mine.split.test: 0 leaves",
         ),
         (schema.KNN(kind="knn", data="mine", on="test"), split(test=0), "probe.p: knn is scored on test images, and"),
     ],

@@ -56,7 +56,7 @@ def test_a_stray_image_beside_class_folders_takes_no_classes_away(tmp_path: Path
     touch(tmp_path, *(f"{kind}/{i}.jpg" for kind in ("cat", "dog") for i in range(6)), "stray.jpg")
     found = list_images(tmp_path)
     assert [entry.label for entry in found.entries] == [0] * 6 + [1] * 6
-    assert found.problems == ("stray.jpg: lies beside class folders; move it into one of them, or remove it",)
+    assert found.problems == ("stray.jpg: is not in a class folder; move it into one, or remove it",)
     assert found.label_names == ("cat", "dog")
 
 
@@ -141,8 +141,8 @@ def test_a_mask_is_not_blamed_for_an_image_that_is_not_read(tmp_path: Path) -> N
     names, problems = pairs(tmp_path)
     assert names == ["a"]
     assert problems == [
-        "images/c.png: its mask masks/c.heic is of a type that is not read; save it as PNG",
-        "masks/b.png: its image images/b.gif is of a type that is not read; save it as PNG or JPEG",
+        "images/c.png: its mask masks/c.heic has an unsupported type; save it as PNG",
+        "masks/b.png: its image images/b.gif has an unsupported type; save it as PNG or JPEG",
     ]
 
 
