@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretune.analysis.load.counts import Counts
-from pretune.analysis.questions.image_bootstrap import image_interval, score
+from pretune.analysis.questions.image_bootstrap import draw_images, image_interval, score
 
 CLASSES = ("background", "object", "rare")
 SIZES = (20, 60, 150, 300)
@@ -40,7 +40,9 @@ def covered(every: NDArray[np.int64], size: int, sets: int, generator: np.random
     truth, inside = float(score(every.sum(axis=0), "test/jaccard", CLASSES)), 0
     for _ in range(sets):
         seen = every[generator.choice(len(every), size, replace=False)]
-        found = image_interval([Counts(CLASSES, np.arange(size), seen)], [1.0], "test/jaccard", generator)
+        found = image_interval(
+            [Counts(CLASSES, np.arange(size), seen)], [1.0], "test/jaccard", draw_images(size, generator)
+        )
         inside += found.low <= truth <= found.high
     return inside / sets
 

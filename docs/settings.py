@@ -23,7 +23,10 @@ SCHEMA = TOP / "search_spaces" / "schema"
 PAGE = TOP / "docs" / "settings.md"
 PARTS = {
     "study": "Study",
-    "data": "Data",
+    "data_settings": "Data",
+    "published": "Published data sets",
+    "own_data": "Your own data",
+    "data": "Generated data, and volumes",
     "splits": "Splits",
     "model": "Models",
     "methods": "Pretraining methods",

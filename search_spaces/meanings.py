@@ -21,17 +21,19 @@ def comment_of(field: ast.AnnAssign, lines: Sequence[str]) -> str:
 
 
 def meanings() -> dict[str, dict[str, str]]:
-    """Class of settings -> setting -> meaning, also of what it inherits from a class of the same file."""
-    found: dict[str, dict[str, str]] = {}
+    """Class of settings -> setting -> meaning, also of what it inherits from a class of any file of the schema."""
+    classes: dict[str, tuple[ast.ClassDef, list[str]]] = {}
     for path in sorted(SCHEMA.glob("*.py")):
         text = path.read_text(encoding="utf-8")
-        for node in ast.parse(text).body:
-            if isinstance(node, ast.ClassDef):
-                inherited = [found.get(ast.unparse(base), {}) for base in node.bases]
-                own = {
-                    ast.unparse(field.target): comment_of(field, text.splitlines())
-                    for field in node.body
-                    if isinstance(field, ast.AnnAssign)
-                }
-                found[node.name] = {key: value for one in inherited for key, value in one.items()} | own
-    return found
+        nodes = (node for node in ast.parse(text).body if isinstance(node, ast.ClassDef))
+        classes |= {node.name: (node, text.splitlines()) for node in nodes}
+
+    def settings_of(name: str) -> dict[str, str]:
+        if name not in classes:
+            return {}
+        node, lines = classes[name]
+        inherited = (item for base in node.bases for item in settings_of(ast.unparse(base)).items())
+        own = {ast.unparse(f.target): comment_of(f, lines) for f in node.body if isinstance(f, ast.AnnAssign)}
+        return dict(inherited) | own
+
+    return {name: settings_of(name) for name in classes}

@@ -38,13 +38,21 @@ def replicate_results(
     runs = _stage_runs(results, metric)
     _require_metric(runs, metric)
     collected: dict[str, dict[tuple[int, int, int], ReplicateResult]] = {cell.label: {} for cell in header.cells}
-    for row in _records(runs):
+    for row in _records(_one_row_each(runs, metric)):
         replicate = _replicate(row, metric)
         for label in [row["cell"]] if row["cell"] in collected else cells_of(row, header):
             known = collected[label].get(replicate.seeds)
             if known is None or math.isnan(known.value):  # a run has one row per metric: keep the one asked for
                 collected[label][replicate.seeds] = replicate
     return {label: tuple(by_seed[seeds] for seeds in sorted(by_seed)) for label, by_seed in collected.items()}
+
+
+def _one_row_each(runs: pandas.DataFrame, metric: str) -> pandas.DataFrame:
+    """The rows of the metric, and one of each run's other rows, which say only that the run is there."""
+    asked = runs["metric"].astype(str).map(lambda name: _same_metric(name, metric)).astype(bool)
+    other = runs.drop(columns=["metric", "value"])
+    kept: pandas.DataFrame = runs[asked | ~other.assign(asked=asked).duplicated(keep="last")]
+    return kept
 
 
 def _records(runs: pandas.DataFrame) -> list[dict[str, Any]]:

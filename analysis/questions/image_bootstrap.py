@@ -7,6 +7,7 @@ might have shown of these models, and nothing of other seeds: an interval over s
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from pretune.analysis.statistics import Array, Interval, t_interval
 from pretune.search_spaces.metrics import RATIOS, MetricDefinition, parts_of
 
 RESAMPLES = 2000
-_AT_ONCE = 100  # resamples in memory
+_AT_ONCE = 100  # resamples scored together
 _FEW = 100  # images below which the bootstrap was too narrow in simulation (benchmarks/results/coverage_images.md)
 _SAME = 1e-9  # between a stored score and that of its own counts
 
@@ -76,13 +77,25 @@ def _position(name: str, classes: Sequence[str]) -> int:
     return classes.index(name)
 
 
+def draw_images(count: int, generator: np.random.Generator) -> list[Array]:
+    """How often each image is in each resample, `(100, count)` a part; each draws `count` with replacement."""
+    even = np.full(count, 1 / count)
+    return [generator.multinomial(count, even, size=_AT_ONCE).astype(np.uint16) for _ in range(RESAMPLES // _AT_ONCE)]
+
+
+@functools.lru_cache(maxsize=1)
+def _images_of_study(count: int) -> list[Array]:
+    """The same images for every cell and metric: drawing them takes far longer than scoring them."""
+    return draw_images(count, np.random.default_rng(0))
+
+
 def image_interval(
-    runs: Sequence[Counts], weights: Sequence[float], metric: str, generator: np.random.Generator
+    runs: Sequence[Counts], weights: Sequence[float], metric: str, resamples: Sequence[Array]
 ) -> Interval:
     """95 % percentile bootstrap over test images of the weighted mean of the runs' scores, all on the same images.
 
-    Every resample draws as many images as there are, with replacement, the same for all runs, and scores each run on
-    them. Raises KeyError for a metric that is not made of pixel counts, ValueError where runs saw other images.
+    `resamples` as `draw_images` makes them: the same for all runs. Raises KeyError for a metric that is not made of
+    pixel counts, ValueError where runs saw other images.
     """
     first = runs[0]
     if any(not np.array_equal(run.images, first.images) or run.classes != first.classes for run in runs):
@@ -91,9 +104,8 @@ def image_interval(
     share = np.asarray(weights, np.float64) / np.sum(weights)
     count = len(table)
     flat, found = table.reshape(count, -1), []
-    for size in [_AT_ONCE] * (RESAMPLES // _AT_ONCE):
-        drawn = generator.multinomial(count, np.full(count, 1 / count), size=size)
-        pooled = (drawn.astype(np.float64) @ flat).reshape(size, *table.shape[1:])
+    for drawn in resamples:
+        pooled = (drawn.astype(np.float64) @ flat).reshape(len(drawn), *table.shape[1:])
         found.append(score(pooled, metric, first.classes) @ share)
     low, high = np.nanquantile(np.concatenate(found), (0.025, 0.975))
     return Interval(float(score(table.sum(axis=0), metric, first.classes) @ share), float(low), float(high))
@@ -157,7 +169,7 @@ def _over_images(
         )
     weights = 1 / rows.groupby("group")["group"].transform("size").to_numpy(np.float64)
     try:
-        found = image_interval(runs, list(weights), metric, np.random.default_rng(0))
+        found = image_interval(runs, list(weights), metric, _images_of_study(len(runs[0].images)))
     except KeyError:
         return *none, ""
     except ValueError as error:

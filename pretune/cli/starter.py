@@ -13,7 +13,9 @@ import yaml
 
 if TYPE_CHECKING:
     from pretune.data.backbones import Network
-    from pretune.data.survey import Groups, ImagesSeen, PairsSeen, Sizes
+    from pretune.data.survey.groups import Groups
+    from pretune.data.survey.images import ImagesSeen, Sizes
+    from pretune.data.survey.pairs import PairsSeen
 
 SCHEMA_FILE = ".pretune.schema.json"  # beside the study, for editors
 RARE = 0.05  # share of pixels below which a class is rare
@@ -87,7 +89,7 @@ def quoted(text: str) -> str:
 
 
 def _images_of(labelled: PairsSeen | None) -> ImagesSeen | None:
-    from pretune.data.survey import images_seen
+    from pretune.data.survey.images import images_seen
     from pretune.trainables.data.listing import file_of
 
     return None if labelled is None else images_seen([file_of(e.image) for e in labelled.listing.entries], {})
@@ -157,7 +159,7 @@ class _Plan:
 
     @property
     def groups(self) -> Groups | None:
-        from pretune.data.survey import find_groups
+        from pretune.data.survey.groups import find_groups
 
         return None if self.labelled is None else find_groups([entry.name for entry in self.labelled.listing.entries])
 

@@ -404,7 +404,8 @@ def init(
     from pretune.calibration import has_gpu
     from pretune.cli.starter import SCHEMA_FILE, Hardware, Pool, starter
     from pretune.data.backbones import IMAGENET, network_of
-    from pretune.data.survey import coco_file_in, survey_coco, survey_images, survey_pairs
+    from pretune.data.survey.images import survey_images
+    from pretune.data.survey.pairs import coco_file_in, survey_coco, survey_pairs
     from pretune.search_spaces.json_schema import json_schema
 
     if file.exists():

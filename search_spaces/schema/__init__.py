@@ -9,42 +9,18 @@ from __future__ import annotations
 
 from pretune.search_spaces.schema import methods, model
 from pretune.search_spaces.schema.base import Fraction, Labels, Settings, Share, meaning_of
-from pretune.search_spaces.schema.data import (
-    ADE20K,
-    CIFAR10,
-    LUNA16,
-    SAM,
-    SLIC,
-    STL10,
-    VOC2012,
-    CamVid,
-    Cityscapes,
-    CityscapesClass,
-    Coco,
-    Data,
-    Depth,
-    Felzenszwalb,
-    Flowers17,
-    Flowers102,
-    ImageFolder,
-    ImageMaskFolder,
-    ImageNet,
-    ImageNet64,
-    Imagenette,
-    INaturalist2021,
-    Npz,
-    Parquet,
-    Patches,
-    Percentiles,
-    Pets,
-    Regions,
-    Scenes,
-    Supercategory,
-    TinyImageNet,
-    VOCClass,
-    Volumes,
-    image_channels,
-    slices_of,
+from pretune.search_spaces.schema.data import LUNA16, Data, Scenes, Volumes, image_channels, slices_of
+from pretune.search_spaces.schema.data_settings import SAM, SLIC, Depth, Felzenszwalb, Regions
+from pretune.search_spaces.schema.facts import Map, MethodFacts
+from pretune.search_spaces.schema.method_facts import (
+    FACTS,
+    batch_parts,
+    cut_targets,
+    metrics_of,
+    ramps,
+    requirements_of,
+    requirements_of_tasks,
+    restores_views,
 )
 from pretune.search_spaces.schema.methods import *  # noqa: F403
 from pretune.search_spaces.schema.model import *  # noqa: F403
@@ -59,6 +35,27 @@ from pretune.search_spaces.schema.optim import (
     Polynomial,
     Schedule,
     Step,
+)
+from pretune.search_spaces.schema.own_data import Coco, ImageFolder, ImageMaskFolder, Npz, Parquet, Percentiles
+from pretune.search_spaces.schema.published import (
+    ADE20K,
+    CIFAR10,
+    STL10,
+    VOC2012,
+    CamVid,
+    Cityscapes,
+    CityscapesClass,
+    Flowers17,
+    Flowers102,
+    ImageNet,
+    ImageNet64,
+    Imagenette,
+    INaturalist2021,
+    Patches,
+    Pets,
+    Supercategory,
+    TinyImageNet,
+    VOCClass,
 )
 from pretune.search_spaces.schema.scores import ExtraSettings
 from pretune.search_spaces.schema.splits import Group, NameColumn, NamePattern, Split
@@ -102,6 +99,7 @@ __all__ = [
     "CAM",
     "CIFAR10",
     "CKA",
+    "FACTS",
     "KNN",
     "KNN_EXACT_FROM",
     "LARS",
@@ -145,6 +143,8 @@ __all__ = [
     "Imagenette",
     "Labels",
     "LinearProbe",
+    "Map",
+    "MethodFacts",
     "NameColumn",
     "NamePattern",
     "Names",
@@ -180,8 +180,15 @@ __all__ = [
     "VOCClass",
     "Views",
     "Volumes",
+    "batch_parts",
+    "cut_targets",
     "image_channels",
     "meaning_of",
+    "metrics_of",
+    "ramps",
+    "requirements_of",
+    "requirements_of_tasks",
+    "restores_views",
     "slices_of",
 ]
 __all__ += methods.__all__

@@ -1,14 +1,14 @@
 """Pretraining methods: settings, with the values of the papers that introduced or used them as defaults, and facts.
 
-A method's facts are declared here and nowhere else; whoever asks about a method reads them.
+A method's facts are declared here and nowhere else; whoever asks about a method reads them (`method_facts.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -21,11 +21,11 @@ from pydantic import (
 
 from pretune.search_spaces.packaged_weights import PACKAGED_WEIGHTS
 from pretune.search_spaces.schema.base import Fraction, Settings
+from pretune.search_spaces.schema.facts import AGREEMENT, MOMENTUM, MethodFacts
 
 __all__ = [
     "BYOL",
     "DINO",
-    "FACTS",
     "MAE",
     "SAMCLR",
     "SINKHORN_EXACT_FROM",
@@ -35,9 +35,7 @@ __all__ = [
     "Crop",
     "DecodingTask",
     "Genesis",
-    "Map",
     "Method",
-    "MethodFacts",
     "MoCo",
     "MoCoV3",
     "NoPretraining",
@@ -49,40 +47,7 @@ __all__ = [
     "SwAV",
     "VICReg",
     "Weights",
-    "batch_parts",
-    "cut_targets",
-    "metrics_of",
-    "ramps",
-    "requirements_of",
-    "requirements_of_tasks",
-    "restores_views",
 ]
-
-Map = Literal["images", "labels", "masks", "regions", "depth"]
-
-
-@dataclass(frozen=True)
-class MethodFacts:
-    """Facts of a method that others must know without building it."""
-
-    requires: tuple[Map, ...] = ()  # what it reads of a data set beside its views
-    metrics: tuple[str, ...] = ()  # diagnostics that it may report, as train/NAME; see `metrics_of`
-    terms: tuple[tuple[str, str], ...] = ()  # parts of its loss that it reports too, and what each is
-    decoder: bool = False  # whether it trains a decoder too
-    supervised: bool = False  # whether it learns from labels or masks
-    classifier: bool = False  # whether its head tells the image classes apart by pooled features
-    compares_batch: bool = False  # whether its loss compares with the rest of the batch, so that its size counts
-    corrupts: bool = False  # whether the network is shown less than its views, to restore them
-    targets: Literal["places", "pixels"] | None = None  # what is cut out by a view's box, and must not be moved in it
-    volumes: bool = False  # whether it takes volumes
-    trains: bool = True  # whether there is anything to train: a module of trainables/methods
-    freezes_last_layer: bool = False  # whether a last layer's gradient is dropped at first
-    ramp: tuple[str, str] | None = None  # settings between which a value moves over the whole training
-    unit_length: str | None = None  # setting: the width of an output that is scaled to length 1
-
-
-AGREEMENT = ("feature_std", "positive_similarity")  # of the projections of two views
-MOMENTUM = ("momentum", "momentum_end")
 
 
 class SimCLR(Settings):
@@ -469,50 +434,3 @@ Method = Annotated[
     | NoPretraining,
     Field(discriminator="name"),
 ]
-
-
-def _by_name() -> dict[str, MethodFacts]:
-    classes = get_args(get_args(Method)[0])
-    return {name: settings.facts for settings in classes for name in get_args(settings.model_fields["name"].annotation)}
-
-
-FACTS: Mapping[str, MethodFacts] = _by_name()
-
-
-def requirements_of(method: Method) -> frozenset[Map]:
-    """Return what a method with these settings reads of a data set beside its views."""
-    return frozenset(method.facts.requires) | requirements_of_tasks(getattr(method, "tasks", ()))
-
-
-def requirements_of_tasks(tasks: Sequence[str]) -> frozenset[Map]:
-    """Inputs of P3's decoding tasks: original colours are those of the images before any view."""
-    return frozenset({"images"} if "original-colors" in tasks else ())
-
-
-def metrics_of(method: Method) -> frozenset[str]:
-    """Diagnostics that a method with these settings may report, as train/NAME."""
-    errors = {f"{task.replace('-', '_')}_error" for task in getattr(method, "tasks", ())}
-    return frozenset(method.facts.metrics) | {name for name, _ in method.facts.terms} | errors
-
-
-def cut_targets(method: Method) -> Literal["places", "pixels"] | None:
-    """Return what a method with these settings cuts out by a view's box: nothing may move it in the view."""
-    return "pixels" if "original-colors" in getattr(method, "tasks", ()) else method.facts.targets
-
-
-def restores_views(method: Method) -> bool:
-    """Whether a method with these settings is trained to restore the view itself."""
-    return method.facts.corrupts and "reconstruction" in getattr(method, "tasks", ("reconstruction",))
-
-
-def ramps(method: Method) -> bool:
-    """Whether a value of a method with these settings moves over the whole training, however long that is."""
-    if method.facts.ramp is None:
-        return False
-    start, end = (getattr(method, name) for name in method.facts.ramp)
-    return end is not None and start != end
-
-
-def batch_parts(method: Method) -> int:
-    """Parts of a batch that batch norm sees apart from each other."""
-    return method.bn_splits if isinstance(method, MoCo) else 1

@@ -15,7 +15,8 @@ from pydantic import (
 
 from pretune.search_spaces.schema.base import Fraction, Labels, Settings, Share
 from pretune.search_spaces.schema.data import Data
-from pretune.search_spaces.schema.methods import Method, Weights, cut_targets
+from pretune.search_spaces.schema.method_facts import cut_targets
+from pretune.search_spaces.schema.methods import Method, Weights
 from pretune.search_spaces.schema.model import Model, UNet
 from pretune.search_spaces.schema.optim import Adam, Constant, Optimizer, Schedule
 from pretune.search_spaces.schema.scores import ExtraSettings

@@ -10,7 +10,7 @@ from studies import JACCARD, write_study
 
 from pretune.analysis.load.counts import Counts, load_counts
 from pretune.analysis.load.results import ResultsError, load, load_header
-from pretune.analysis.questions.image_bootstrap import RESAMPLES, image_interval, intervals, score
+from pretune.analysis.questions.image_bootstrap import RESAMPLES, draw_images, image_interval, intervals, score
 from pretune.analysis.report.html import build_page
 from pretune.analysis.report.tables import write_tables
 
@@ -69,7 +69,9 @@ def test_other_metrics_are_not_made_of_counts(unknown):
 def test_the_interval_is_that_of_putting_the_drawn_images_together():
     """Two runs that weigh 1 and 3; the same images drawn for both; scores by scikit-learn of the images repeated."""
     images, seeds, weights = 12, (1, 2), (0.25, 0.75)
-    found = image_interval([run(images, seed) for seed in seeds], (1, 3), "test/jaccard", np.random.default_rng(5))
+    found = image_interval(
+        [run(images, seed) for seed in seeds], (1, 3), "test/jaccard", draw_images(images, np.random.default_rng(5))
+    )
     generator, means = np.random.default_rng(5), []
     for _ in range(RESAMPLES // 100):
         for drawn in generator.multinomial(images, np.full(images, 1 / images), size=100):
@@ -96,7 +98,9 @@ def test_it_covers_the_score_on_all_images_of_the_kind_about_as_often_as_it_says
     true, generator, inside = float(score(every.sum(axis=0), "test/jaccard", CLASSES)), np.random.default_rng(0), 0
     for _ in range(400):
         seen = every[generator.choice(len(every), 60, replace=False)]
-        found = image_interval([Counts(CLASSES, np.arange(60), seen)], [1.0], "test/jaccard", generator)
+        found = image_interval(
+            [Counts(CLASSES, np.arange(60), seen)], [1.0], "test/jaccard", draw_images(60, generator)
+        )
         inside += found.low <= true <= found.high
     assert 360 <= inside <= 400
 
@@ -104,7 +108,7 @@ def test_it_covers_the_score_on_all_images_of_the_kind_about_as_often_as_it_says
 def test_runs_on_other_images_are_not_pooled():
     other = Counts(CLASSES, np.arange(1, 13), run(12, 1).counts)
     with pytest.raises(ValueError, match="different images"):
-        image_interval([run(12, 1), other], [1, 1], "test/jaccard", np.random.default_rng(0))
+        image_interval([run(12, 1), other], [1, 1], "test/jaccard", draw_images(12, np.random.default_rng(0)))
 
 
 # ---------------------------------------------------------------------------------------------------- of a study
@@ -129,7 +133,7 @@ def test_every_cell_has_both_intervals_in_every_format(study):
     assert [(row.cell, row.n, row.images) for row in table.rows] == [("a=x", 3, 40), ("a=y", 3, 40)]
     for row, first in zip(table.rows, (0, 3), strict=True):
         runs = [Counts(CLASSES, np.arange(40), counted(*masks(40, first + k, 0.5 if first else 0.2))) for k in range(3)]
-        expected = image_interval(runs, [1, 1, 1], "test/jaccard", np.random.default_rng(0))
+        expected = image_interval(runs, [1, 1, 1], "test/jaccard", draw_images(40, np.random.default_rng(0)))
         assert (row.image_low, row.image_high) == (expected.low, expected.high)
         assert row.image_low < row.mean < row.image_high
     write_tables(study)

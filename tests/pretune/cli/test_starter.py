@@ -17,7 +17,7 @@ from PIL import Image
 from pretune.cli import cli
 from pretune.cli.starter import Hardware, quoted, starter
 from pretune.data.backbones import IMAGENET, Network
-from pretune.data.survey import find_groups
+from pretune.data.survey.groups import find_groups
 from pretune.search_spaces import schema
 from pretune.search_spaces.resolve import Study, from_yaml
 from pretune.trainables.data.resident.build import load_images

@@ -70,8 +70,8 @@ def test_groups_that_an_official_list_cuts_are_said(tmp_path: Path) -> None:
 
     (sentence,) = find_leaks(made, opened, tmp_path / "cache")
     assert (
-        "data d: 1 groups of split.group have images both in the test set and outside of it, for example that of test/p1_b"
-        in sentence
+        "data d: 1 groups of split.group have images both in the test set and outside of it, "
+        "for example that of test/p1_b; " in sentence
     )
 
 

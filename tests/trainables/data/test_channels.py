@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from pretune.data import survey
+from pretune.data.survey.images import _reading_of_channels, _rising
 from pretune.search_spaces import schema
 from pretune.search_spaces.document import StudyError
 from pretune.search_spaces.resolve import from_dict
@@ -351,11 +351,11 @@ def test_an_array_that_is_no_image_is_refused_in_a_sentence(kind: type, shape: t
     ],
 )
 def test_the_black_and_white_that_init_writes_rise(low: float, high: float, shown: list[float]) -> None:
-    assert survey._rising(low, high) == shown
+    assert _rising(low, high) == shown
 
 
 def test_of_images_without_a_finite_pixel_init_writes_no_range(tmp_path: Path) -> None:
     pixels = np.zeros((9, 8, 5), np.float32)
     pixels[..., 2] = np.nan
     np.save(tmp_path / "a.npy", pixels)
-    assert list(survey._reading_of_channels([tmp_path / "a.npy"], 5)) == ["channels: 5"]
+    assert list(_reading_of_channels([tmp_path / "a.npy"], 5)) == ["channels: 5"]

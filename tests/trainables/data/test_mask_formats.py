@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import TypeAdapter
 
-from pretune.data.survey import meaning_of_masks
+from pretune.data.survey.masks import meaning_of_masks
 from pretune.search_spaces import schema
 from pretune.search_spaces.schema.palettes import CITYSCAPES, PALETTES, VOC_CLASSES
 from pretune.trainables.constants import IGNORE

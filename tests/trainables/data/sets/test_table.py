@@ -92,7 +92,9 @@ def test_generated_data_sets_are_described() -> None:
 @pytest.mark.parametrize("name", sorted({*UNION, *DATA_SETS, *ABOUT_GENERATED}))
 def test_nothing_of_a_data_set_is_forgotten(name: str) -> None:
     """CONTRIBUTING.md, 'A data set': settings, a row with adapter and licence, and a test that reads a small copy."""
-    assert name in UNION, f"{name}: no settings; add a class with `dataset: Literal[{name!r}]` to schema/data.py's Data"
+    assert name in UNION, (
+        f"{name}: no settings; add a class with `dataset: Literal[{name!r}]` to schema/published.py's PublishedData"
+    )
     assert UNION[name].__doc__, f"{name}: its settings have no docstring, which the reference page shows"
     if name in ABOUT_GENERATED:
         return
