@@ -258,7 +258,7 @@ def _power_note(pairs: Sequence[_Pairs], tests: int, percent: bool) -> tuple[str
     one = "1 point" if percent else "0.01"
     said = f"with {n} seeds and the median spread of these differences, one comparison at 5 % detects a difference of "
     said += f"{shown} with power 0.8 (to detect {one}: {_seeds(0.01, spread)})"
-    return (said + (f"; with Holm's correction for {tests} comparisons {most}" if tests > 1 else ""),)
+    return (said + (f"; at the first, strictest of Holm's {tests} steps {most}" if tests > 1 else ""),)
 
 
 def _seeds(difference: float, spread: float) -> str:

@@ -59,7 +59,7 @@ def test_where_all_failed_the_table_says_how(tmp_path, outcome):
     text = text_of(tmp_path)
     assert "nothing has finished" in text
     assert f"0 of 2 seeds; 2 {outcome} (why)" in text
-    assert "no seed finished both here and in the baseline" in text
+    assert "no seed finished in both this cell and the baseline" in text
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf])
@@ -107,7 +107,7 @@ def test_a_table_without_rows_is_a_sentence_in_every_format(tmp_path):
     tex = (tmp_path / "table.tex").read_text()
     assert tex.count(r"\begin{tabular}") == 1
     (shown,) = (part for part in write_tables(tmp_path) if isinstance(part, Text) and "paired difference" in part.plain)
-    assert "no seed finished both here" in shown.plain
+    assert "no seed finished in both this cell" in shown.plain
 
 
 def test_a_metric_that_is_nan_is_no_value_and_never_a_number(tmp_path):

@@ -171,7 +171,7 @@ UNPAIRED = [
 def test_where_seeds_are_not_paired_a_sentence_says_why_and_welch_takes_their_place(tmp_path, other, why):
     found = compare_folders(write(tmp_path, A, other))
     text = comparison_markdown(found)
-    assert f"Not paired with a: b, because {why}. Welch's test takes its place." in text
+    assert f"Not paired with a: b, because {why}. Welch's test is used instead." in text
     assert "Paired by seed" not in text
     row = found.metrics[0].differences[0]
     if row.cell == R and other.seeds is None:
@@ -348,7 +348,7 @@ def test_shared_runs_are_no_independent_samples_where_welch_is_used(tmp_path):
     rename_runs(folders[1], lambda run: run.replace("b ", "a ") if run.endswith(("0", "1")) else run)
     shared = "b and a share 2 confirmed stage runs (2 finetune) of 6 and 6"
     text = comparison_markdown(compare_folders(folders))
-    assert f"{shared}: they are not independent, which Welch's test takes them to be." in text
+    assert f"{shared}: they are not independent, although Welch's test assumes it." in text
     (folders[1] / "study.json").write_text(
         (folders[0] / "study.json").read_text().replace('"study": "a"', '"study": "b"')
     )

@@ -202,4 +202,4 @@ def test_a_search_on_two_seeds_tells_tuned_values_from_seeds():
     found = components(pandas.DataFrame(rows), header, JACCARD)
     assert [row.source for row in found.rows] == ["tuned values", "seed", "tuned values × seed"]
     assert [row.std for row in found.rows] == pytest.approx([math.sqrt(0.02), math.sqrt(0.005), 0], abs=1e-9)
-    assert "crowded where scores are good" in found.notes[0]
+    assert "denser where scores are good" in found.notes[0]

@@ -125,7 +125,7 @@ def test_a_main_effect_is_found_and_said_in_words(tmp_path):
     found = effects(*study(tmp_path), JACCARD)
     assert [row.factors for row in found.rows] == [("encoder",), ("labels",), ("encoder", "labels")]
     said = sentences(found)
-    assert said[0].startswith("encoder has an effect on average (p < 0.001 after Holm): from 0.")
+    assert said[0].startswith("encoder has an effect on average (p < 0.001, Holm): from 0.")
     assert "(frozen) to 0." in said[0]
     assert said[1] == "Not shown at n=5 (this is no evidence that there is no effect): labels, encoder × labels."
 

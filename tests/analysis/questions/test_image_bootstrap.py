@@ -140,7 +140,7 @@ def test_every_cell_has_both_intervals_in_every_format(study):
     shown = f"{table.rows[0].image_low:.3f} to {table.rows[0].image_high:.3f}"
     for text in ((study / "table.md").read_text(), (study / "table.tex").read_text(), build_page(study)):
         assert shown in text
-        assert "for these trained models" in text
+        assert "for the same trained models" in text
     kept = pandas.read_csv(study / "intervals.csv")
     assert kept["image_high"].tolist() == pytest.approx([row.image_high for row in table.rows], rel=1e-12)
 

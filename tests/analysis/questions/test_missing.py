@@ -113,7 +113,7 @@ def test_a_wholly_failed_cell_is_named_in_answer_table_figures_and_terminal(tmp_
     groups, _ = figure_groups(folder)
     (dots,) = (group for group in groups if group.title == "Every seed")
     assert "a=y (0 of 2)" in str(dots.figures[0][1].layout.yaxis)
-    assert dots.note.endswith("how many have one: a=y (0 of 2).")
+    assert dots.note.endswith("Replicates with a value: a=y (0 of 2).")
 
 
 def test_a_class_without_a_score_is_counted_beside_the_mean_and_makes_nothing_best():

@@ -136,7 +136,7 @@ def test_a_study_without_factors_has_one_row():
 
 
 def test_an_unknown_factor_or_metric_is_said_so():
-    with pytest.raises(ResultsError, match=r"'skip' is no factor .*encoder, labels"):
+    with pytest.raises(ResultsError, match=r"'skip' is not a factor .*encoder, labels"):
         build_table(make_results(), make_header(rows="skip"), JACCARD)
     with pytest.raises(ResultsError, match=r"'labels' .*more than once"):
         build_table(make_results(), make_header(rows="labels", columns="labels"), JACCARD)
@@ -252,7 +252,7 @@ def test_fine_tunings_without_a_partner_are_said_under_the_differences():
     found = differences(nested(scores), header, JACCARD)
     assert found.rows[0].difference == pytest.approx(0.1)
     assert any(
-        note.startswith("fine-tunings that finished in the cell or in its baseline alone have no partner")
+        note.startswith("fine-tunings that finished only in the cell or only in its baseline have no partner")
         and note.endswith("encoder=frozen (1)")
         for note in found.notes
     )
@@ -482,7 +482,7 @@ def test_only_seeds_finished_in_both_are_paired():
     result = differences(make_results(scores, failed("encoder=frozen labels=1%", 102)), header, JACCARD)
     (row,) = result.rows
     assert (row.n, row.difference) == (1, pytest.approx(0.11))
-    assert "encoder=frozen labels=90%: no seed finished both here" in result.notes[-1]
+    assert "encoder=frozen labels=90%: no seed finished in both this cell" in result.notes[-1]
     assert "| encoder=frozen labels=1% | +0.110 | – | – | 1 |" in to_markdown(result)
 
 
@@ -535,7 +535,7 @@ def test_the_notes_on_few_pairs_count_the_comparisons():
     spread = np.median([row.std for row in found.rows])
     alone, strictest = (statistics.detectable_difference(3, spread, alpha=0.05 / m) for m in (1, 2))
     assert any(f"detects a difference of {alone:.3f} with power 0.8" in note for note in found.notes)
-    assert any(note.endswith(f"; with Holm's correction for 2 comparisons {strictest:.3f}") for note in found.notes)
+    assert any(note.endswith(f"; at the first, strictest of Holm's 2 steps {strictest:.3f}") for note in found.notes)
 
 
 def test_a_missing_or_wrong_baseline_is_said_so():
@@ -555,8 +555,11 @@ def test_what_seeds_can_show_is_of_the_rows_that_have_a_test():
     assert [math.isnan(row.low) for row in found.rows] == [True, True, False]
     (said,) = [note for note in found.notes if "median spread" in note]
     alone, first = (statistics.detectable_difference(3, 0.01, alpha=0.05 / m) for m in (1, 2))
-    assert f"3 seeds find {alone:.3f} with power 0.8" in said
-    assert said.endswith(f"; at Holm's first of 2 steps {first:.3f}")  # copies of the baseline count with p = 1
+    assert "with 3 seeds and the median spread" in said
+    assert f"a difference of {alone:.3f} with power 0.8" in said
+    assert said.endswith(
+        f"; at the first, strictest of Holm's 2 steps {first:.3f}"
+    )  # copies of the baseline count with p = 1
 
 
 @pytest.mark.parametrize(

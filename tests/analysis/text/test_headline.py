@@ -24,7 +24,7 @@ def test_an_improvement_on_the_baseline_is_shown_with_its_size_interval_and_mean
     baseline lacks 0.49 to 1, of which this closes 41 %."""
     text = said(tmp_path, X, Y, Z, baseline={"a": "x"})
     assert text.startswith("Shown: a=y has test/jaccard 0.71")
-    assert "3 paired seeds. This closes 41 % of the gap" in text
+    assert "3 paired seeds. This closes 41 % of the gap between the baseline and a" in text
     assert text.endswith("perfect score. 1 of 2 comparisons shows an improvement.")
     low, high = (float(part) for part in text.split("difference: ")[1].split(",")[0].split(" to "))
     assert (low, high) == pytest.approx((0.1978, 0.2035), abs=6e-4)
