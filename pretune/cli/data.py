@@ -28,7 +28,7 @@ _images = click.option("--images", type=click.IntRange(1, 400), default=SHEET_IM
 
 @click.group("data")
 def data() -> None:
-    """List, download and check data sets, and draw their augmented views."""
+    """List, download and check data sets."""
 
 
 @data.command("list")

@@ -20,7 +20,7 @@ from pretune.monitor.plain import plain
 @options.root
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def doctor(data: Path | None, root: Path, as_json: bool) -> None:
-    """Show versions, CPUs, GPUs, memory and disk of this computer, and where training would run. Trains nothing.
+    """Show what Pretune finds on this computer. Lists versions, CPUs, GPUs, memory and disk. Trains nothing.
 
     \b
     pretune doctor

@@ -69,7 +69,9 @@ PANELS = (
 )
 @click.option("--interval", type=click.IntRange(1), default=5, show_default=True, help="Seconds between two readings.")
 def monitor(out: Path, ray_temp: Path, interval: int) -> None:  # fmt: skip
-    """Write a scrape configuration for Prometheus and a dashboard for Grafana.
+    """Write configuration files for Prometheus and Grafana.
+
+    These are a scrape configuration and a dashboard.
 
     \b
     pretune monitor monitoring/

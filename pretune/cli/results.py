@@ -43,7 +43,7 @@ def report(
     cache: Path | None,
     store: str | None,
 ) -> None:
-    """Print the tables of a study, and write them and the HTML report again.
+    """Print the tables of a study. Also writes them and the HTML report again.
 
     \b
     pretune report runs/quickstart                  the table, and runs/quickstart/report.html
@@ -107,9 +107,10 @@ def print_report(folder: Path, console: Console, html: bool = True, details: boo
 @click.option("--html", type=click.Path(path_type=Path), help="HTML page to write.  [default: FIRST/comparison.html]")
 @click.option("--markdown", type=click.Path(path_type=Path), help="Also write the comparison to this file.")
 def compare(folders: tuple[Path, ...], metric: str | None, html: Path | None, markdown: Path | None) -> None:
-    """Compare the cells of studies with those of the first, and list other differences between the studies.
+    """Compare studies with the first one, cell by cell.
 
-    Prints tables and writes an HTML page. Seeds are paired if data, split and seeds are equal.
+    Prints tables, lists what else differs, and writes an HTML page. Seeds are paired if data, split and seeds are
+    equal.
 
     \b
     pretune compare runs/simclr runs/byol
@@ -184,7 +185,7 @@ def predict(
     folder: Path, images: Path, out: Path, overlays: bool, coco: bool, tile: int | None, overlap: float, workers: int,
     address: str | None, device: str,
 ) -> None:  # fmt: skip
-    """Segment a folder of images of any size with the best model of a study.
+    """Segment a folder of images with the best model. Images can have any size.
 
     \b
     pretune predict runs/my-study photos/ segmented/

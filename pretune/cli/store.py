@@ -20,7 +20,7 @@ MARK_SECONDS = 86400.0
 
 @click.group("store")
 def store_group() -> None:
-    """List and clean the store, which keeps all finished stage runs."""
+    """List and clean the store of finished stage runs."""
 
 
 @store_group.command("ls")

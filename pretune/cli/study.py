@@ -130,7 +130,7 @@ def submit(
     out: str | None, store: str | None, parallel: int | None, may_grow: tuple[str, ...], search_storage: str | None,
     dashboard: bool, log_to: tuple[str, ...], details: bool, pip: bool, wait: bool,
 ) -> None:  # fmt: skip
-    """Run a study on a cluster as a Ray job, which continues without this machine. All paths are on the cluster.
+    """Run a study on a cluster as a Ray job. It continues without this machine. All paths are on the cluster.
 
     \b
     ssh -N -L 8265:localhost:8265 HEAD &
@@ -261,7 +261,7 @@ def plan(
     file: Path, scale: str | None, overrides: tuple[str, ...], data: Path | None, root: Path, store: str | None,
     timed: bool, parallel: int | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Show what a study would train, what it can reuse, and what its data contain. Trains nothing.
+    """Show what a study would train. Also shows what it can reuse and what its data contain. Trains nothing.
 
     Plan also checks that every model can be built. If a study cannot run, it says why (exit code 2).
 
@@ -394,7 +394,7 @@ def init(
     backbone: str | None,
     imagenet: bool,
 ) -> None:
-    """Write a study file for your folders of images, with comments that explain it.
+    """Write a study file for your folders of images. Comments in the file explain it.
 
     \b
     pretune init my-study.yaml --unlabelled photos/ --images labelled/images --masks labelled/masks

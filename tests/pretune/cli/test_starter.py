@@ -401,7 +401,7 @@ def test_stacks_get_their_first_page(tmp_path: Path) -> None:
         (lambda root: (root / "a").mkdir(), ["--unlabelled", "a"], "holds no image of a supported type"),
         (lambda root: pairs(root), ["--images", "images", "--masks", "masks", "--classes", "a,b,c"],
          "--classes names 3 classes, but the masks hold 2"),
-        (lambda root: pairs(root), ["--masks", "masks"], "--masks needs --images"),
+        (lambda root: pairs(root), ["--masks", "masks"], "--masks also needs --images"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_one_sentence_and_nothing_is_written(

@@ -146,7 +146,7 @@ def test_results_are_not_written_into_the_store(place: str, pretune: Any, tiny: 
     out = tmp_path / ("elsewhere" if store else f"runs/{place}")
     code, _, err = pretune("run", write(tiny, tmp_path), "--root", tmp_path / "runs", "--out", out, *store)
     assert code == 2
-    assert f"--out {out} lies in the {'cache' if place == 'cache' else 'store'} of all studies" in err
+    assert f"--out {out} is inside the {'cache' if place == 'cache' else 'store'} that all studies share" in err
 
 
 # ------------------------------------------------------------------------------------------------------------ plan

@@ -44,7 +44,7 @@ def test_copies_on_both_sides_of_the_test_split_are_said_whatever_the_split(tmp_
 
     found = [said(f"{k}/2") for k in (1, 2)]
     assert all(len(sentences) == 1 for sentences in found)
-    counts = [re.search(r"fold (./2)\): (\d) of 6 test images look like an image", s[0]) for s in found]
+    counts = [re.search(r"fold (./2)\): (\d) of 6 test images look the same as an image", s[0]) for s in found]
     assert [count and count[1] for count in counts] == ["1/2", "2/2"]
     assert len({count and count[2] for count in counts}) == 1  # what is across one half of two is across the other
     for path in (tmp_path / "data").glob("*/* again.png"):
@@ -122,6 +122,6 @@ def test_a_pretraining_that_sees_the_test_images_of_another_set_is_said(
         said = list(find_leaks(asked, opened, cache))
         assert len(said) == (expected is not None)
         assert all(
-            sentence.startswith(f"data b: {expected} (sees: {pretrain['sees']}), test/5 = ") for sentence in said
+            sentence.startswith(f"data b: {expected} (sees: {pretrain['sees']}), for example ") for sentence in said
         )
-        assert all("train/copy 5.png first" in sentence for sentence in said)
+        assert all(" test/5 and train/copy 5.png; " in sentence for sentence in said)

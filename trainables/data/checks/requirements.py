@@ -217,7 +217,7 @@ def _pretrain(stage: _Stage, settings: schema.Pretrain, workers: int) -> Iterato
         yield f"{where}.method: {method.name} needs at least two image classes; {stage.there} has {kinds}"
     if settings.online_knn_every:
         key = f"{where}.online_knn_every: {settings.online_knn_every}"
-        yield from stage.lacks(key, "image classes", "take 0")
+        yield from stage.lacks(key, "image classes", "set it to 0")
         yield from stage.lacks_validation(f"{key} scores")
     if stage.sizes is not None:
         yield from _batch(stage, settings, stage.sizes, workers)
@@ -350,7 +350,7 @@ def _cka(stage: _Stage, settings: schema.CKA, count: int) -> Iterator[str]:
     if count < MIN_CKA_BATCH or count // -(-count // settings.batch_size) < MIN_CKA_BATCH:
         yield (
             f"{stage.where}: cka compares at least {MIN_CKA_BATCH} images at once, and {_images(count)} of "
-            f"{stage.there} in batches of at most {settings.batch_size} are fewer; take `images: all` or a larger "
+            f"{stage.there} in batches of at most {settings.batch_size} are fewer; use `images: all` or a larger "
             "split.val"
         )
 

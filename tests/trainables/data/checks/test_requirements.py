@@ -82,7 +82,7 @@ def test_the_facts_say_what_the_modules_read(name: str) -> None:
 )
 def test_what_is_missing_is_named_with_what_there_is_and_a_way(settings: Any, expected: str) -> None:
     (sentence,) = unmet_of(settings, BARE)
-    assert sentence.startswith(f"{expected}, and data.mine (image-folder) has none; ")
+    assert sentence.startswith(f"{expected}, but data.mine (image-folder) has none; ")
     assert unmet_of(settings, ALL) == []
 
 
@@ -123,12 +123,12 @@ def split(**values: Any) -> dict[str, Any]:
             FOLDER,
             "17 labelled images requested, but data.mine (image-folder) has 16 images for tr",
         ),
-        (finetune(checkpoint="best"), split(val=0.01), "finetune.checkpoint: best needs validation images, and"),
+        (finetune(checkpoint="best"), split(val=0.01), "finetune.checkpoint: best needs validation images, but"),
         (finetune(threshold_scores=True), FOLDER, "the masks of data.mine (image-folder) have 3; remove it"),
         (pretrain(), split(test=19, val=0), "pretrain.sees: train shows pretraining 1 image of the 20"),
         (pretrain(online_knn_every=1), split(val=0), "data.mine.split.val: 0 of 20 images leaves none"),
         (pretrain(method={"name": "moco"}, batch_size=8), FOLDER, "pretrain.method.bn_splits: 8 parts of 2 images"),
-        (schema.KNN(kind="knn", data="mine"), split(val=0), "probe.p: knn is scored on validation images, and"),
+        (schema.KNN(kind="knn", data="mine"), split(val=0), "probe.p: knn is scored on validation images, but"),
         (
             schema.CKA(kind="cka", data="mine", between="f"),
             split(val=3),
@@ -141,7 +141,7 @@ def split(**values: Any) -> dict[str, Any]:
             FOLDER | {"split": "none"},
             "finetune is scored on test images, but data.mine.split.test: 0 leaves",
         ),
-        (schema.KNN(kind="knn", data="mine", on="test"), split(test=0), "probe.p: knn is scored on test images, and"),
+        (schema.KNN(kind="knn", data="mine", on="test"), split(test=0), "probe.p: knn is scored on test images, but"),
     ],
 )
 def test_too_few_images_are_counted(settings: Any, data: dict[str, Any], expected: str) -> None:
@@ -235,16 +235,16 @@ def test_regions_and_depth_count_where_they_are_asked_for(tmp_path: Path) -> Non
         (
             finetune(),
             FOLDER,
-            "finetune.data: mine needs masks, and data.mine (image-folder) has none; take",
+            "finetune.data: mine needs masks, but data.mine (image-folder) has none; set",
         ),
-        (pretrain(method={"name": "segmentation"}), FOLDER, "pretrain.method: segmentation needs masks, and"),
-        (pretrain(method={"name": "samclr"}), FOLDER, "pretrain.method: samclr needs regions, and"),
-        (finetune(checkpoint="best"), {"dataset": "camvid", "split": {"val": 0}}, "best needs validation images, and"),
-        (schema.KNN(kind="knn", data="mine"), split(val=0), "probe.p: knn is scored on validation images, and"),
+        (pretrain(method={"name": "segmentation"}), FOLDER, "pretrain.method: segmentation needs masks, but"),
+        (pretrain(method={"name": "samclr"}), FOLDER, "pretrain.method: samclr needs regions, but"),
+        (finetune(checkpoint="best"), {"dataset": "camvid", "split": {"val": 0}}, "best needs validation images, but"),
+        (schema.KNN(kind="knn", data="mine"), split(val=0), "probe.p: knn is scored on validation images, but"),
         (
             schema.CKA(kind="cka", data="mine", between="f"),
             split(val=0),
-            "cka compares validation images, and",
+            "cka compares validation images, but",
         ),
     ],
 )

@@ -255,7 +255,7 @@ def test_a_folder_that_may_not_be_read_is_one_sentence(
     monkeypatch.setattr(os, "listdir", lambda path=".": locked(path, listdir))
     monkeypatch.setattr(os, "scandir", lambda path=".": locked(path, scandir))
     settings = schema.ImageMaskFolder(dataset="image-mask-folder", root=str(tmp_path), classes=("x", "y"))
-    with pytest.raises(DataError, match=rf"{tmp_path / where} may not be read by this user \(Permission denied\)"):
+    with pytest.raises(DataError, match=rf"{tmp_path / where} cannot be read by this user \(Permission denied\)"):
         list_files(settings, None)
 
 
@@ -267,7 +267,7 @@ def test_images_and_masks_in_one_folder_are_refused_by_whatever_way(images: str,
     """Every file would be its own mask, and with `on_error: skip` the masks would be images."""
     touch(tmp_path, "images/a.jpg", "images/a_mask.png", "masks/b.png")
     (tmp_path / "linked").symlink_to(tmp_path / "images")
-    with pytest.raises(DataError, match=r"one folder, .*`masks:`"):
+    with pytest.raises(DataError, match=r"the same folder, .*`masks:`"):
         list_images_and_masks(tmp_path, images, "images", ("a",), {0: 0})
 
 
