@@ -25,6 +25,7 @@ from pretune.search.replicates import Run, stages_in
 from pretune.search_spaces import schema
 from pretune.search_spaces.resolve import Study
 from pretune.search_spaces.stages import DigestOf, Stage, depends_on_length, replicates
+from pretune.search_spaces.words import counted
 
 
 @dataclass(frozen=True)
@@ -136,13 +137,11 @@ def sharing_sentence(counts: Mapping[str, int], without: int) -> str:
     pretrainings = sum(count for name, count in counts.items() if name.startswith("pretrain"))
     probes = sum(count for name, count in counts.items() if name.startswith("probe"))
     total, finetunings = sum(counts.values()), counts.get("finetune", 0)
-    users = " and ".join(
-        f"{n} {word}{'s' * (n != 1)}" for n, word in ((finetunings, "fine-tuning"), (probes, "probe")) if n
-    )
+    users = " and ".join(counted(n, word) for n, word in ((finetunings, "fine-tuning"), (probes, "probe")) if n)
     if not pretrainings or not users:
-        return f"{total} stage runs" + (f" instead of {without}" if without != total else "")
+        return counted(total, "stage run") + (f" instead of {without}" if without != total else "")
     share = "shares" if finetunings + probes == 1 else "share"
-    shared = f"{users} {share} {pretrainings} pretraining{'s' * (pretrainings != 1)}: {total} stage runs"
+    shared = f"{users} {share} {counted(pretrainings, 'pretraining')}: {counted(total, 'stage run')}"
     return shared + (f" instead of {without}" if without != total else "")
 
 

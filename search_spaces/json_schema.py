@@ -6,6 +6,8 @@ It is as strict as it can be without reading a study: every value may be a range
 
 from __future__ import annotations
 
+import functools
+import json
 from typing import Any
 
 from pretune.search_spaces.meanings import meanings
@@ -14,6 +16,12 @@ from pretune.search_spaces.space import RANGE_KEYS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 RANGE = {"$ref": "#/$defs/Range"}
+
+
+@functools.cache
+def json_schema_text() -> str:
+    """The schema as the content of a file."""
+    return json.dumps(json_schema(), indent=1) + "\n"
 
 
 def json_schema() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,9 @@ from pretune.search_spaces.document import (
     parse_value,
 )
 
+_NO_SCORE = frozenset(
+    ("study", "question", "seeds", "report", "published", "resources", "retries", "keep_states", "checkpoint_seconds")
+)  # sections of a study that are no setting of a training
 Lines = dict[KeyPath, int]
 
 
@@ -47,6 +51,34 @@ def apply_overrides(
             continue
         put(data, lines, split_key(key.strip(), data), parsed, {(): 0}, f"--set {key}", problems)
     return data, lines
+
+
+def state_overlays(data: Mapping[str, Any], scales: Any, scale: str | None, overrides: Sequence[str]) -> None:
+    """Add to `report.differs`, where published values are shown, what a scale and --set replace; in place.
+
+    Sections that no score depends on are left out, and a file with faults in these sections is left as it is.
+    """
+    report, laid = data.get("report"), scales.get(scale) if isinstance(scales, Mapping) else None
+    keys = {str(key): _named(value) for key, value in laid.items()} if isinstance(laid, Mapping) else {}
+    if not isinstance(report, dict) or not report.get("published"):
+        return
+    for what, given in ((f"Scale {scale}", keys), ("--set", dict.fromkeys(overrides, ""))):
+        replaced = [
+            key.strip() + value
+            for key, value in given.items()
+            if re.split(r"[.=]", key.strip())[0].strip() not in _NO_SCORE
+        ]
+        differs = report.get("differs") or []
+        if replaced and isinstance(differs, str | list):
+            said = [differs] if isinstance(differs, str) else differs
+            report["differs"] = [*said, f"{what} replaces {', '.join(replaced)}."]
+
+
+def _named(value: Any) -> str:
+    """' (2)' of a number or a word, ' (camvid)' of a data set's or a method's settings; '' of others."""
+    if isinstance(value, Mapping):
+        value = value.get("dataset") or value.get("name")
+    return f" ({value})" if isinstance(value, str | int | float) else ""
 
 
 def _read_scales(scales: Any, locations: Locations, problems: list[Problem]) -> dict[str, dict[str, Any]]:

@@ -27,7 +27,7 @@ from pretune.search_spaces.document import (
     parse,
     read,
 )
-from pretune.search_spaces.overrides import Lines, apply_overrides
+from pretune.search_spaces.overrides import Lines, apply_overrides, state_overlays
 from pretune.search_spaces.rules import check_cells, check_header
 from pretune.search_spaces.rules_task import check_overlaid, check_writers
 from pretune.search_spaces.schema import Configuration, Header
@@ -94,6 +94,7 @@ def from_yaml(text: str, scale: str | None = None, overrides: Sequence[str] = ()
 def resolve(document: Document, scale: str | None = None, overrides: Sequence[str] = ()) -> Study:
     problems: list[Problem] = []
     data, lines = apply_overrides(document, scale, overrides, problems)
+    state_overlays(data, document.data.get("scales"), scale, overrides)
     problems += _unknown_keys(data, lines)
     header = _read_header(data, lines, problems)
     template = {key: parse_part(data[key], (key,), lines, problems) for key in STAGE_KEYS if key in data}

@@ -13,18 +13,18 @@ def check_windows(settings: Configuration, locations: Locations) -> Iterator[Pro
     data = None if finetune is None else settings.data.get(finetune.data)
     if finetune is None or data is None or (finetune.crops is None and finetune.evaluate is None):
         return
-    asked = " and ".join(key for key in ("crops", "evaluate") if getattr(finetune, key) is not None)
-    path = ("finetune", asked.partition(" ")[0])
+    keys = [key for key in ("crops", "evaluate") if getattr(finetune, key) is not None]
+    asked, path, one = " and ".join(keys), ("finetune", keys[0]), len(keys) == 1
     size, cached, tiled = finetune.size, data.cache_size, data.fit == "tile"
     if slices_of(data) is not None:
         yield locations.problem(path, f"volumes are taken whole, without {asked}", "leave it out")
     elif size > cached:
-        what = f"{asked} takes squares of finetune.size ({size} px) out of images that are cached at {cached} px"
+        what = f"{asked}: squares of finetune.size ({size} px) do not fit into images that are cached at {cached} px"
         yield locations.problem(path, what, f"set finetune.size to {cached} or less, or cache_size to {size} or more")
     elif size == cached and not tiled:
-        what = f"images are cached at {cached} px, which finetune.size takes whole: {asked} does nothing"
+        what = f"{asked}: without effect, as finetune.size takes the images, cached at {cached} px, whole"
         yield locations.problem(path, what, f"set finetune.size below {cached}, or data.{finetune.data}.fit: tile")
-    elif size < cached and asked != "crops and evaluate":
+    elif size < cached and one:
         missing = "evaluate" if asked == "crops" else "crops"
         does = "test images would be shrunk" if missing == "evaluate" else "training images would be shrunk"
         what = f"{asked} keeps the resolution of the cache, and without {missing} {does} to finetune.size ({size} px)"

@@ -23,6 +23,7 @@ from pretune.analysis.questions.pairs import HeatMapGrid, Tradeoff
 from pretune.analysis.questions.ranks import Ranks
 from pretune.analysis.questions.tasks import Profiles, RankTest
 from pretune.analysis.statistics import Interval
+from pretune.search_spaces.words import counted
 
 _MOST = 12  # items that an alternative text lists
 
@@ -50,7 +51,7 @@ def alternative_of(figure: go.Figure) -> str:
 
 
 def dots(figure: go.Figure, cells: Sequence[CellDots], metric: str, published: bool) -> go.Figure:
-    caption = f"{metric} of {_count(len(cells), 'cell')}. Circles: {_seeds([len(cell.values) for cell in cells])}. "
+    caption = f"{metric} of {counted(len(cells), 'cell')}. Circles: {_seeds([len(cell.values) for cell in cells])}. "
     caption += "Diamonds: their means with 95 % Student-t intervals."
     caption += " Stars: published values and their standard deviations." if published else ""
     items = (f"{cell.cell}: {_interval(cell.mean)}, n={cell.short or len(cell.values)}" for cell in cells)
@@ -58,7 +59,7 @@ def dots(figure: go.Figure, cells: Sequence[CellDots], metric: str, published: b
 
 
 def differences(figure: go.Figure, table: Differences) -> go.Figure:
-    caption = f"Difference in {table.metric} of {_count(len(table.rows), 'cell')} to the baseline, paired over "
+    caption = f"Difference in {table.metric} of {counted(len(table.rows), 'cell')} to the baseline, paired over "
     caption += f"{_seeds([row.n for row in table.rows])}, with 95 % Student-t intervals. "
     caption += "Filled: Holm-corrected p below 0.05."
     items = (
@@ -105,7 +106,8 @@ def interaction(figure: go.Figure, found: Interaction) -> go.Figure:
 
 
 def ranks(figure: go.Figure, found: Ranks) -> go.Figure:
-    caption = f"Share of resamples of {found.seeds} seeds in which each of {len(found.cells)} cells takes each rank in "
+    seeds, cells = counted(found.seeds, "seed"), counted(len(found.cells), "cell")
+    caption = f"Share of resamples of {seeds} in which each of {cells} takes each rank in "
     caption += f"{found.metric}; rows are in the order of their means."
     items = (f"{cell} is first in {share:.0%}" for cell, share in zip(found.cells, found.share[:, 0], strict=True))
     return described(figure, caption, items)
@@ -163,7 +165,9 @@ def iqm(figure: go.Figure, found: Profiles) -> go.Figure:
 
 
 def _over(found: Profiles) -> str:
-    return f"{found.seeds} seeds of each of {len(found.tasks)} data sets ({few(list(found.tasks))})"
+    return (
+        f"{counted(found.seeds, 'seed')} of each of {counted(len(found.tasks), 'data set')} ({few(list(found.tasks))})"
+    )
 
 
 def rank_differences(figure: go.Figure, found: RankTest) -> go.Figure:
@@ -182,7 +186,7 @@ def rank_differences(figure: go.Figure, found: RankTest) -> go.Figure:
 def _bands(bands: Sequence[Band]) -> str:
     counts = [int(n) for band in bands for n in band.n]
     if not any(n > 1 for n in counts):
-        return f"{_count(len(bands), 'line')} of one seed each."
+        return f"{counted(len(bands), 'line')} of one seed each."
     return f"Lines: means over {_seeds(counts)}; bands: one standard deviation (ddof 1)."
 
 
@@ -193,10 +197,6 @@ def _seeds(counts: Sequence[int]) -> str:
 
 def _range(counts: Sequence[int]) -> str:
     return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-
-
-def _count(count: int, name: str) -> str:
-    return f"{count} {name}{'s' * (count != 1)}"
 
 
 def _mean(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:

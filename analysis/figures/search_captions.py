@@ -14,13 +14,13 @@ from pretune.analysis.questions.contour import Surface
 from pretune.analysis.questions.importance import Importance
 from pretune.analysis.questions.pairs import Parallel
 from pretune.analysis.questions.sensitivity import Panel, PanelGroup
+from pretune.search_spaces.words import counted
 
 
 def sensitivity(figure: go.Figure, group: PanelGroup) -> go.Figure:
     trials = sum(len(one.x) for one in group.panels[0].searches)
-    caption = (
-        f"{group.metric} of {trials} trials of {group.stage} in {len(group.panels[0].searches)} searches over each "
-    )
+    searches = counted(len(group.panels[0].searches), "search")
+    caption = f"{group.metric} of {counted(trials, 'trial')} of {group.stage} in {searches} over each "
     caption += "searched parameter. Marks: trials, the mean over search seeds, bars one standard deviation; stars: "
     caption += "values chosen for the table. Line: the mean of all searches, band its pointwise 95 % interval."
     return described(figure, caption, map(_panel, group.panels))
@@ -43,8 +43,8 @@ def _place(panel: Panel, x: float) -> str:
 
 def importance(figure: go.Figure, found: Importance) -> go.Figure:
     what = "95 % interval" if found.method == "main effects" else "5th to 95th percentile over resampled trials"
-    caption = f"Importance of each parameter by {found.method}, {found.trials} trials. Bars: {what}. Vertical marks: "
-    caption += "what chance reaches when scores are permuted; filled: above it."
+    caption = f"Importance of each parameter by {found.method}, {counted(found.trials, 'trial')}. Bars: {what}. "
+    caption += "Vertical marks: what chance reaches when scores are permuted; filled: above it."
     numbers = zip(found.parameters, found.share, found.low, found.high, found.floor, strict=True)
     items = (
         f"{name}: {_percent(share, low, high)}, chance reaches {floor:.0%}: {'above' if share > floor else 'not above'}"
@@ -58,16 +58,15 @@ def _percent(share: float, low: float, high: float) -> str:
 
 
 def parallel(figure: go.Figure, found: Parallel) -> go.Figure:
-    caption = (
-        f"{len(found.rank)} trials of {found.search} as lines over {len(found.axes) - 1} parameters; the last axis "
-    )
+    trials, parameters = counted(len(found.rank), "trial"), counted(len(found.axes) - 1, "parameter")
+    caption = f"{trials} of {found.search} as lines over {parameters}; the last axis "
     caption += f"is {found.axes[-1].name}. Lines that share a value lie side by side."
-    caption += f" Dotted: {len(found.endings)} trials without a score." if found.endings else ""
+    caption += f" Dotted: {counted(len(found.endings), 'trial')} without a score." if found.endings else ""
     return described(figure, caption, (label for label, _ in reversed(found.groups)))
 
 
 def budget(figure: go.Figure, found: Sequence[Budget]) -> go.Figure:
-    caption = f"The best {found[0].metric} by the number of trials, of {len(found)} searches. "
+    caption = f"The best {found[0].metric} by the number of trials, of {counted(len(found), 'search')}. "
     caption += "Dotted: the best so far, in the order tried."
     if any(len(one.n) for one in found):
         caption += " Line: the expected best of so many of the trials in any order, with a 95 % interval"
@@ -78,14 +77,13 @@ def budget(figure: go.Figure, found: Sequence[Budget]) -> go.Figure:
 
 
 def contour(figure: go.Figure, found: Surface) -> go.Figure:
-    caption = (
-        f"{found.metric} over {found.x_name} and {found.y_name}: a smooth surface through {len(found.trials)} trials "
-    )
+    trials = counted(len(found.trials), "trial")
+    caption = f"{found.metric} over {found.x_name} and {found.y_name}: a smooth surface through {trials} "
     caption += f"of {found.search}, which predicts {found.predicted:.0%} of the variance of trials left aside. "
     caption += "Dots: trials in the colour of their score. Colours span six standard deviations over seeds, or more."
     x, y, value = found.best
     lowest = float(np.nanmin(found.values)), float(np.nanmax(found.values))
     items = [f"best {value:.3g} at {found.x_name} {x:.2g} and {found.y_name} {y:.2g}"]
     items += [f"surface from {lowest[0]:.3g} to {lowest[1]:.3g}"]
-    items += [f"{len(found.lost)} trials failed"] if len(found.lost) else []
+    items += [f"{counted(len(found.lost), 'trial')} failed"] if len(found.lost) else []
     return described(figure, caption, items)

@@ -54,6 +54,7 @@ class ReportSettings:
     margin: float | None = (
         None  # differences below it make none (equivalence tests); None: nothing of the kind is asked
     )
+    differs: tuple[str, ...] | None = None  # sentences: how it differs from what was published; None: it does not say
 
 
 @dataclass(frozen=True)
@@ -238,6 +239,7 @@ def _report(content: Mapping[str, Any]) -> ReportSettings:
         baseline=_levels(content.get("baseline") or {}),
         percent=bool(content.get("percent", False)),
         margin=None if content.get("margin") is None else float(content["margin"]),
+        differs=_names(content.get("differs")),
     )
 
 

@@ -13,6 +13,7 @@ import pandas
 
 from pretune.analysis.load.results import ResultsError, read_parquet
 from pretune.analysis.load.searches import shown_values
+from pretune.search_spaces.words import counted
 
 _COLUMNS = ["fingerprint", "stage", "seconds", "bytes", "machine"]
 _KEYS = ["phase", "stage", "cell", "seed", "fingerprint"]
@@ -99,7 +100,7 @@ def processor_of(about: Mapping[str, Any]) -> str:
 
 def _node(about: Mapping[str, Any]) -> str:
     where = processor_of(about)
-    threads = f", {about['threads']} thread{'s' * (about['threads'] != 1)}" if "threads" in about else ""
+    threads = f", {counted(about['threads'], 'thread')}" if "threads" in about else ""
     return f"{where}{threads}, Python {about.get('python', '?')}, PyTorch {about.get('torch', '?')}"
 
 

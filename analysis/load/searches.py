@@ -11,6 +11,7 @@ from typing import Any
 import pandas
 
 from pretune.analysis.load.results import read_parquet
+from pretune.search_spaces.words import counted
 
 ENDINGS = {
     "complete": "went the whole way",
@@ -45,7 +46,7 @@ class SearchSummary:
         """'search of finetune for all: 20 configurations; 12 went the whole way, 8 raced out or stopped early'."""
         parts = ", ".join(f"{count} {ENDINGS[end]}" for end, count in self.counts.items())
         kept = f"; confirmed was {self.confirmed}" if self.confirmed else ""
-        return f"{self.name}: {sum(self.counts.values())} configurations; {parts}{kept}"
+        return f"{self.name}: {counted(sum(self.counts.values()), 'configuration')}; {parts}{kept}"
 
 
 def load_searches(folder: Path) -> pandas.DataFrame:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import pandas
 
+from pretune.search_spaces.words import counted
+
 PAUSE = 60.0  # seconds without any stage run, after which the next ones are of another run of the study
 
 
@@ -58,5 +60,5 @@ def timeline(stage_runs: pandas.DataFrame) -> Timeline | None:
 
 def sentence(found: Timeline) -> str:
     """'at most 2 stage runs at once; 3.1 % of this capacity was idle (in 61 s)'."""
-    most = "1 stage run" if found.lanes == 1 else f"{found.lanes} stage runs"
+    most = counted(found.lanes, "stage run")
     return f"at most {most} at once; {100 * found.idle:.1f} % of this capacity was idle (in {found.seconds:.0f} s)"

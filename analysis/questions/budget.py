@@ -25,6 +25,7 @@ from scipy import special
 from pretune.analysis.questions.pairs import pooled_std
 from pretune.analysis.questions.searched import SearchRuns, seed_std
 from pretune.analysis.statistics import ALPHA, Array, Interval
+from pretune.search_spaces.words import counted
 
 Trend = Literal["rising", "flat", "open", ""]
 
@@ -65,7 +66,7 @@ def _budget(search: SearchRuns) -> Budget:
     none, empty = Interval(math.nan, math.nan, math.nan), np.empty(0)
     found = Budget(
         search.name, search.metric, best, np.empty(0, np.int64), empty, empty, empty, False, none, math.nan, noise, "",
-        f"the best of {len(best)} trials was number {place}", search.minimize,
+        f"the best of {counted(len(best), 'trial')} was number {place}", search.minimize,
     )  # fmt: skip
     if not search.designed or len(search.trials) < 3:
         learns = "" if search.designed else "; more trials cannot be predicted, because each depends on earlier ones"

@@ -25,6 +25,7 @@ from scipy import optimize, stats
 from pretune.analysis.questions.searched import ScoredTrial, SearchRuns, place_of, varied
 from pretune.analysis.questions.sensitivity import basis_of, knots_of
 from pretune.analysis.statistics import ALPHA, Array
+from pretune.search_spaces.words import counted
 
 ImportanceMethod = Literal["main effects", "PED-ANOVA", "fANOVA"]
 
@@ -89,7 +90,8 @@ def _without(name: str, trials: int, why: str, method: ImportanceMethod) -> Impo
 def _no_importance(found: Sequence[SearchRuns], trials: Sequence[ScoredTrial], shared: Sequence[str]) -> str:
     fewest = _FEWEST + len(found) - 1
     if len(trials) < fewest:
-        return f"{len(trials)} finished trials are too few to rank parameters ({fewest} are needed)"
+        there, are = counted(len(trials), "finished trial"), "is" if len(trials) == 1 else "are"
+        return f"{there} {are} too few to rank parameters ({fewest} are needed)"
     if all(len({trial.score for trial in search.trials}) < 2 for search in found):
         return "every trial scored the same"
     return "" if shared else "no parameter is common to all trials"

@@ -104,6 +104,7 @@ class Table:
     # None where it could not be compared, for want of seeds in common or of any spread
     tested: tuple[Tested, ...]  # (columns,)
     published: tuple[tuple[PublishedValue | None, ...], ...] | None  # as `values`
+    differs: tuple[str, ...]  # how the study differs from the published one, where published values are shown
     percent: bool
     notes: tuple[str, ...]
 
@@ -149,6 +150,7 @@ def build_table(results: pandas.DataFrame, header: StudyHeader, metric: str) -> 
         rivals=rivals,
         tested=tuple(seeds for _, seeds in sets),
         published=published,
+        differs=() if published is None else differences_from_published(header, metric),
         percent=header.in_percent(metric),
         notes=(
             *_itself_note(partner),
@@ -310,6 +312,23 @@ def _lay_out_published(
     notes = [f"published: {published.note}"] if published.note else []
     notes += [f"published for {' / '.join(labels)}, which is no cell of this study" for labels in sorted(lost)]
     return placed, tuple(notes)
+
+
+def differences_from_published(header: StudyHeader, metric: str = "") -> tuple[str, ...]:
+    """Return what the study says of its differences from the published one, in full at the first metric of both.
+
+    Elsewhere the number of differences, and where they are listed; nothing where the study does not say.
+    """
+    differs, both = header.report.differs, {table.metric for table in header.published}
+    if differs is None or not both:
+        return ()
+    if not differs:
+        return ("the study knows of no difference from the published one",)
+    first = next((shown for shown in header.report.metrics if shown in both), "")
+    counted = f"known differences from the published study, and choices where it is silent: {len(differs)}"
+    if metric != first:
+        return (f"{counted}, listed below the table of {first}",)
+    return (counted, *(f"({number}) {sentence}" for number, sentence in enumerate(differs, start=1)))
 
 
 def places(table: Table) -> Iterator[tuple[int, int, CellValue]]:

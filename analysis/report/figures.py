@@ -140,7 +140,9 @@ def _cells(results: pandas.DataFrame, header: StudyHeader) -> Iterator[FigureGro
         for metric, of in dots.items()
         for said in out_of_range([cell.mean[1:] for cell in of], header.definition(metric))
     )
-    note += "".join(f" {said[0].upper() + said[1:]}." for said in outside)
+    note += "".join(
+        f" {said[0].upper() + said[1:]}." for said in (*outside, *tables.differences_from_published(header))
+    )
     yield FigureGroup("Every seed", note, tuple(drawn))
     compared = tuple((table.metric, figures.difference_plot(table)) for table in difference_tables(results, header))
     yield FigureGroup("Differences to the baseline", "", compared)
@@ -173,6 +175,7 @@ def _over_amounts(results: pandas.DataFrame, header: StudyHeader) -> Iterator[Fi
     if factor is not None:
         saved = {metric: savings(results, header, factor, metric) for metric in header.report.metrics}
         said = [saving.sentence for found in saved.values() for saving in found]
+        said += tables.differences_from_published(header)
         note = f"{'; '.join(said)}." if said else ""
         drawn = [(m, amount_figure(results, header, factor, m, saved[m])) for m in header.report.metrics]
         yield FigureGroup(f"Over {factor}", note, tuple(drawn))

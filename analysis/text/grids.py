@@ -333,6 +333,7 @@ def _published_note(table: Table) -> tuple[str, ...]:
         said.append(
             f"'inside' means little for these, as our interval is wider than half of the metric's range: {few(wide)}"
         )
+    said += table.differs
     return (*said, *out_of_range([(ours.low, ours.high) for _, _, ours, _ in pairs], table.definition))
 
 

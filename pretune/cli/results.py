@@ -12,6 +12,7 @@ from rich.console import Console
 from pretune.cli import options
 from pretune.errors import EXIT_FAILED_STAGES
 from pretune.monitor.plain import plain
+from pretune.search_spaces.words import counted
 
 
 @click.command()
@@ -66,9 +67,8 @@ def report(
     if html:
         console.print(f"report  {plain(folder / report_html.REPORT_NAME)}", highlight=False, soft_wrap=True)
     if figures:
-        console.print(
-            f"{len(report_figures.write_figures(folder, figures, inches))} figures in {plain(folder / 'figures')}"
-        )
+        written = report_figures.write_figures(folder, figures, inches)
+        console.print(f"{counted(len(written), 'figure')} in {plain(folder / 'figures')}")
 
 
 def draw_panels(folder: Path, cache: Path, store: Path | str) -> list[str]:
@@ -204,7 +204,7 @@ def predict(
         click.echo(f"failed {name}: {why}", err=True)
     if ended.transparent:
         click.echo(f"note: {laid_over_black(ended.transparent)}", err=True)
-    click.echo(f"{ended.done} images segmented, {len(ended.failed)} failed; masks in {out / 'masks'}")
+    click.echo(f"{counted(ended.done, 'image')} segmented, {len(ended.failed)} failed; masks in {out / 'masks'}")
     sys.exit(EXIT_FAILED_STAGES if ended.failed else 0)
 
 
@@ -248,7 +248,7 @@ def export(folder: Path, kind: str, encoder_only: bool, keys: str, out: Path | N
         from pretune.cluster.experiment import write_experiment
 
         target = out or folder / f"export-{kind}"
-        click.echo(f"wrote {write_experiment(folder, target)} stage runs to {target}")
+        click.echo(f"wrote {counted(write_experiment(folder, target), 'stage run')} to {target}")
         return
     held = cache or folder.parent / "cache"
     if encoder_only:

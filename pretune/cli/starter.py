@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
 
+from pretune.search_spaces.words import counted
+from pretune.trainables.data.errors import DataError
+
 if TYPE_CHECKING:
     from pretune.data.backbones import Network
     from pretune.data.survey.groups import Groups
@@ -24,6 +27,9 @@ LARGE = 4  # times the cached square: images of which much would be lost
 IMAGENET = '{name: weights, source: "package:efficientnet-lite0"}'
 EFFICIENTNET = 4  # times the seconds that the U-Net takes for a pixel, roughly
 FEW = 40  # labelled training images below which a tenth of them is too few to train on
+LEAST_LABELS = 4  # images that the smaller level of `labels` has at least; it is left out where they are over half
+VALIDATED = 16  # labelled images below which none are validation, which a study without ranges does not need
+LEAST = 2  # images that a training takes
 
 
 class Hardware(NamedTuple):
@@ -55,10 +61,11 @@ def starter(
 ) -> str:
     """The text of a study. Without `labelled`, a path and classes stand as examples to be changed.
 
-    A `network` that has weights gives two more starts.
+    A `network` that has weights gives two more starts. Raises DataError where there are too few images.
     """
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:100] or "my-study"
     plan = _Plan(labelled, _images_of(labelled), pool, hardware, network)
+    _refuse_too_few(plan)
     lines = [
         f"# yaml-language-server: $schema={SCHEMA_FILE}",
         f"# A Pretune study. `pretune plan {name}.yaml` shows what it would run, `pretune run {name}.yaml` runs it.",
@@ -164,15 +171,33 @@ class _Plan:
         return None if self.labelled is None else find_groups([entry.name for entry in self.labelled.listing.entries])
 
     @property
-    def parts(self) -> tuple[float, float]:
-        """Shares of test and validation: of few images more, since a score on three images says little."""
-        return (0.2, 0.1) if self.count >= 50 else (0.25, 0.25)
+    def listed(self) -> int:
+        """Images below val/, beside a test/ that makes them validation."""
+        from pretune.trainables.data.sets.folders import TEST, VAL
+
+        names = [] if self.labelled is None else [entry.name for entry in self.labelled.listing.entries]
+        tops = [name.split("/")[0].lower() for name in names]
+        return sum(top in VAL for top in tops) if {*tops} & {*TEST} else 0
+
+    @property
+    def parts(self) -> tuple[float | str, float | str]:
+        """Test and validation: of few images larger shares, since a score on three images says little."""
+        if self.tests is not None:
+            rest = self.count - self.tests
+            return "official", "official" if self.listed else 0 if rest < VALIDATED else round(rest / 8)
+        return (0.2, 0.1) if self.count >= 50 else (0.25, 0.25 if self.count >= VALIDATED else 0)
+
+    @property
+    def held(self) -> tuple[int, int]:
+        """Images for test and validation."""
+        test, val = self.parts
+        tests = self.tests or 0 if isinstance(test, str) else round(self.count * test)
+        vals = self.listed if isinstance(val, str) else val if isinstance(val, int) else round(self.count * val)
+        return tests, vals
 
     @property
     def train(self) -> int:
-        test, val = self.parts
-        held = round(self.count * test) if self.tests is None else self.tests
-        return max(1, self.count - held - round(self.count * val))
+        return self.count - sum(self.held)
 
     @property
     def pool_count(self) -> int:
@@ -186,6 +211,18 @@ class _Plan:
     def epochs(self, images: int, size: int, most: int) -> int:
         slower = 1 if self.weights is None else EFFICIENTNET
         return int(max(5, min(most, self.hardware.pixels / (slower * images * size * size))))
+
+
+def _refuse_too_few(plan: _Plan) -> None:
+    """Raises DataError where there is nothing to train on or nothing to test on."""
+    if plan.labelled is not None and (plan.train < LEAST or not plan.held[0]):
+        has = f"{plan.train} for training" if plan.tests else f"{plan.count} in all"
+        raise DataError(
+            f"{plan.labelled.root}: too few images with masks ({has}); a study needs at least {LEAST} to train on and "
+            f"1 to test on: label {LEAST - plan.train if plan.tests else LEAST + 1 - plan.count} more"
+        )
+    if plan.pool is not None and plan.pool.seen.count < LEAST:
+        raise DataError(f"{plan.pool.folder}: 1 image is too few to pretrain on; add at least {LEAST - 1} more")
 
 
 def _batch(images: int, most: int) -> int:
@@ -231,7 +268,7 @@ def _coco(seen: PairsSeen, annotations: str) -> Iterator[str]:
 def _meaning(seen: PairsSeen) -> Iterator[str]:
     """The classes, and what in the masks is which of them."""
     meaning = seen.meaning
-    why = meaning.why + ("" if seen.looked_at == seen.count else f" (of {seen.looked_at} masks)")
+    why = meaning.why + ("" if seen.looked_at == seen.count else f" (of {counted(seen.looked_at, 'mask')})")
     colors = meaning.settings.get("mask_colors")
     if isinstance(colors, dict):
         yield f"    mask_colors:\t{why}; rename the classes"
@@ -248,8 +285,8 @@ def _meaning(seen: PairsSeen) -> Iterator[str]:
 def _pairing(seen: PairsSeen) -> str:
     count, alone = seen.count, len(seen.listing.problems)
     rule = "equal names" if seen.names.mask == seen.names.image == "{stem}" else "by name"
-    text = f"{count} pairs, {rule}"
-    return text + (f"; {alone} files are in no pair, the first {seen.listing.problems[0]}" if alone else "")
+    text = f"{counted(count, 'pair')}, {rule}"
+    return text + (f"; {counted(alone, 'file')} in no pair, the first {seen.listing.problems[0]}" if alone else "")
 
 
 def _common(plan: _Plan) -> Iterator[str]:
@@ -273,9 +310,11 @@ def _common(plan: _Plan) -> Iterator[str]:
 def _split(plan: _Plan) -> Iterator[str]:
     (test, val), groups = plan.parts, plan.groups
     if plan.tests is not None:
-        yield f"    split: {{test: official, val: {val}, seed: 0}}\tthe folders train/, val/ and test/ say which"
+        drawn = "" if val == "official" else f"; {plan.held[1]} of {plan.train + plan.held[1]} are validation"
+        yield f"    split: {{test: official, val: {val}, seed: 0}}\tthe folders' names say which{drawn}"
     elif groups is None:
-        yield f"    split: {{test: {test}, val: {val}, seed: 0}}\t{plan.train} are left for training"
+        left = f"{plan.train} are left for training" + ("" if val else "; tuning needs `val`, at least 1")
+        yield f"    split: {{test: {test}, val: {val}, seed: 0}}\t{left}"
     else:
         form = (
             groups.setting if isinstance(groups.setting, str) else f"{{pattern: {quoted(groups.setting['pattern'])}}}"
@@ -327,7 +366,7 @@ def _stages(plan: _Plan) -> Iterator[str]:
         yield "  # jitter changes brightness, contrast and distance from the channels' mean; there is no hue"
     yield f"  views: {{size: {plan.view}, crop: [0.2, 1.0], color_jitter: 0.8, gray: 0.2}}"
     yield "  optimizer: {name: adam, lr: 1.0e-3}"
-    yield f"  batch_size: {batch}\tof {pool} images"
+    yield f"  batch_size: {batch}\tof {counted(pool, 'image')}"
     yield f"  epochs: {epochs}\tabout ten minutes of {'a GPU' if gpu else 'a CPU core'}, or the most that is usual"
     yield ""
     yield "finetune:"
@@ -338,7 +377,7 @@ def _stages(plan: _Plan) -> Iterator[str]:
     yield "  freeze: none\tnone | encoder"
     yield _loss(plan)
     yield "  optimizer: {name: adam, lr: 1.0e-3}\ta range is tuned: lr: {log_uniform: [1.0e-4, 1.0e-2]}"
-    yield f"  batch_size: {tuned}\tof {plan.train} training images"
+    yield f"  batch_size: {tuned}\tof {counted(plan.train, 'training image')}"
     yield f"  epochs: {plan.epochs(plan.train, plan.size, 100)}"
 
 
@@ -358,7 +397,7 @@ def _loss(plan: _Plan) -> str:
 
 
 def _question(plan: _Plan) -> Iterator[str]:
-    few = "10%" if plan.train >= FEW else str(max(1, plan.train // 4))
+    few = "10%" if plan.train >= FEW else str(LEAST_LABELS)
     yield "factors:\twhat the question is about; all combinations are the cells of the table"
     yield "  start:"
     yield "    random: {finetune.transfer: none}"
@@ -375,7 +414,7 @@ def _question(plan: _Plan) -> Iterator[str]:
     if plan.rarest < RARE:
         column = "loss"
         yield "  loss: {finetune.loss: [dice+cross-entropy, focal]}\ttwo ways to keep a rare class"
-    elif plan.train >= 4:
+    elif plan.train >= 2 * LEAST_LABELS:
         yield f"  labels: {{finetune.labels: [all, {few}]}}"
     else:
         column = ""

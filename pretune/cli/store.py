@@ -12,6 +12,7 @@ from rich.table import Table
 
 from pretune.cli import options
 from pretune.monitor.plain import plain
+from pretune.search_spaces.words import counted
 from pretune.store.object_store import is_address
 from pretune.store.store import Entry, Store, StoreError, open_store
 
@@ -102,7 +103,8 @@ def collect(root: Path | str, cache: Path, studies: Path, unused: bool, yes: boo
         for entry in entries:
             store.remove(entry.fingerprint)
     console.print(
-        f"{verb} {len(attempts)} unfinished attempts and {len(entries)} unused stage runs, {freed / 1e6:.1f} MB"
+        f"{verb} {counted(len(attempts), 'unfinished attempt')} and {counted(len(entries), 'unused stage run')}, "
+        f"{freed / 1e6:.1f} MB"
     )
     if not yes and (attempts or entries):
         console.print("add --yes to delete; do not do this while a study uses this store")

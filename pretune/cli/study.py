@@ -21,6 +21,7 @@ from pretune.errors import EXIT_FAILED_STAGES, EXIT_STOPPED
 from pretune.monitor.plain import plain
 from pretune.search_spaces.resolve import load
 from pretune.search_spaces.stages import Stage
+from pretune.search_spaces.words import counted
 
 MOST_LINES = 40  # stage runs without a result that the terminal names; the rest is in the log
 
@@ -212,7 +213,8 @@ def show_end(ended: Any, folder: Path, console: Console, details: bool = False) 
     for note in ended.notes:
         console.print(f"note: {plain(note)}", highlight=False)
     console.print(
-        f"{ended.trained} stage runs trained, {ended.reused} reused, {duration(ended.seconds)}", highlight=False
+        f"{counted(ended.trained, 'stage run')} trained, {ended.reused} reused, {duration(ended.seconds)}",
+        highlight=False,
     )
     if ended.trained and (idle := idle_share(folder)):
         console.print(idle, highlight=False)
@@ -406,7 +408,7 @@ def init(
     from pretune.data.backbones import IMAGENET, network_of
     from pretune.data.survey.images import survey_images
     from pretune.data.survey.pairs import coco_file_in, survey_coco, survey_pairs
-    from pretune.search_spaces.json_schema import json_schema
+    from pretune.search_spaces.json_schema import json_schema_text
 
     if file.exists():
         raise click.UsageError(f"{file} already exists; choose another name or delete it")
@@ -425,17 +427,16 @@ def init(
     text = starter(file.stem, labelled, pool, Hardware(has_gpu(), os.cpu_count() or 1), network)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
-    (file.parent / SCHEMA_FILE).write_text(json.dumps(json_schema(), indent=1) + "\n", encoding="utf-8")
+    (file.parent / SCHEMA_FILE).write_text(json_schema_text(), encoding="utf-8")
     if labelled is None:
         click.echo("--images was not given: edit the placeholders in the file before you run it")
     else:
-        click.echo(
-            f"{labelled.count} images with masks, {len(labelled.meaning.classes)} classes; {labelled.meaning.why}"
-        )
+        there, meaning = counted(labelled.count, "image"), labelled.meaning
+        click.echo(f"{there} with masks, {len(meaning.classes)} classes; {meaning.why}")
     if pool is not None:
         click.echo(f"unlabelled: {pool.seen}")
     click.echo(f"wrote {file}; next: pretune plan {file}")
-    if images is not None and masks is not None:
+    if labelled is not None:
         _check_starter(file)
 
 
@@ -463,14 +464,13 @@ def schema(out: Path | None) -> None:
     pretune schema --out pretune.schema.json
     # yaml-language-server: $schema=pretune.schema.json    as the first line of a study, which `pretune init` writes
     """
-    from pretune.search_spaces.json_schema import json_schema
+    from pretune.search_spaces.json_schema import json_schema_text
 
-    text = json.dumps(json_schema(), indent=1)
     if out is None:
-        click.echo(text)
+        click.echo(json_schema_text(), nl=False)
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text + "\n", encoding="utf-8")
+        out.write_text(json_schema_text(), encoding="utf-8")
         click.echo(f"wrote {out}")
 
 

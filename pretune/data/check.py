@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pretune.monitor.plain import plain
+from pretune.search_spaces.words import counted
 from pretune.trainables.data.errors import laid_over_black, printable
 
 if TYPE_CHECKING:  # numpy and torch are imported where they are used: the command line starts without them
@@ -174,13 +175,14 @@ def describe(image_set: ImageSet) -> list[str]:
     size = f"{image_set.images.shape[-2]} px"
     if len(image_set.images.shape) == 5:
         size = f"{' x '.join(map(str, image_set.images.shape[1:4]))} voxels"
-    lines = [f"{len(image_set.names)} images, {'streamed' if image_set.streamed else 'cached'} at {size}"]
+    lines = [f"{counted(len(image_set.names), 'image')}, {'streamed' if image_set.streamed else 'cached'} at {size}"]
     if image_set.official_test is not None:
         tests = int(image_set.official_test.sum())
         lines.append(f"official lists: {len(image_set.names) - tests} train, {tests} test")
         if count := sum(of_validation(image_set)):
             lines.append(
-                f"val/ is not used as a fixed list: training and validation are drawn from its {count} images too"
+                "val/ is not used as a fixed list: training and validation are drawn from its "
+                f"{counted(count, 'image')} too"
             )
     if image_set.labels is not None:
         counts = np.bincount(image_set.labels)  # as many classes as the stages count

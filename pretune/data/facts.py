@@ -11,6 +11,7 @@ from pretune.data.requirements import FactsOf, is_at_hand
 from pretune.search_spaces import schema
 from pretune.search_spaces.resolve import Study
 from pretune.search_spaces.stages import Replicate, in_its_fold
+from pretune.search_spaces.words import counted
 from pretune.trainables.data.errors import laid_over_black
 
 
@@ -35,7 +36,7 @@ class DataFacts:
         if self.images is None:
             return
         parts = f" ({self.train} train, {self.val} validation, {self.test} test)" if self.train is not None else ""
-        yield f"data {self.name}: {self.images:,} images{parts}"
+        yield f"data {self.name}: {counted(self.images, 'image')}{parts}"
         if not self.looked_at:
             return
         of = "all" if self.looked_at == self.images else f"{self.looked_at} of {self.images:,}"

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from pretune.search.replicates import ReplicatePlan, Run, stages_in
 from pretune.search_spaces import schema
+from pretune.search_spaces.words import counted
 
 
 def share(budgets: schema.Budgets, searches: int) -> schema.Budget:
@@ -48,9 +49,9 @@ def exhausted(run: Run, own: schema.Budget, asked: int, plans: list[ReplicatePla
     """Name the budget that is used up; "" while none is."""
     study = run.study.header.tune.budget.study
     if own.trials is not None and asked >= own.trials:
-        return f"{own.trials} trials"
+        return counted(own.trials, "trial")
     if own.epochs is not None and spent_epochs(plans) >= own.epochs:
-        return f"{own.epochs} epochs"
+        return counted(own.epochs, "epoch")
     now = run.elapsed() / 3600
     if own.hours is not None and now - began >= own.hours:
         return f"{own.hours:g} hours"

@@ -21,6 +21,7 @@ from pretune.search.replicates import TrialResult, Values
 from pretune.search.samplers import OVER, Params, SearchSampler, SpaceVisitor, fixed, sampler, suggested, values_from
 from pretune.search_spaces import schema, space
 from pretune.search_spaces.metrics import Direction
+from pretune.search_spaces.words import counted
 
 INDEX = "pretune:index"  # user attributes of an Optuna trial
 SEEN_BEFORE = "pretune:warm start"
@@ -152,7 +153,7 @@ class Search:
             return scores
         self.name = f"{self.name} after {taken}"
         self.tune = self.tune.model_copy(update={"startup": max(0, self.tune.startup - taken)})
-        return f"warm start: {taken} stored trials added to the sampler ({scores}), not counted as trials"
+        return f"warm start: {counted(taken, 'stored trial')} added to the sampler ({scores}), not counted as trials"
 
     def _seen_before(self) -> int:
         ended = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

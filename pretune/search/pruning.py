@@ -20,6 +20,7 @@ from pretune.search.replicates import ReplicatePlan, Run, TrialEnd, TrialResult,
 from pretune.search_spaces.cells import Cell
 from pretune.search_spaces.metrics import Bound, parts_of
 from pretune.search_spaces.stages import Replicate, Stage, Until, replicates
+from pretune.search_spaces.words import counted
 
 Target = Callable[[ReplicatePlan], tuple[Stage, str]]  # which stage's metric scores a replicate
 
@@ -106,9 +107,8 @@ class Pruning:
                 for row, gap, p in clearly_worse(scores, self.noise + noise, level):
                     if row < len(alive):
                         index = alive[row].index
-                        why = (
-                            f"raced out after {n} of {len(seeds)} seeds: {abs(gap):.4g} worse than the best, p {p:.2g}"
-                        )
+                        of = f"raced out after {n} of {counted(len(seeds), 'seed')}"
+                        why = f"{of}: {abs(gap):.4g} worse than the best, p {p:.2g}"
                         results[index] = replace(results[index], state="partial", reached=n, reason=why)
             alive = [trial for trial in alive if results[trial.index].state in GOES_ON]
             given, n = n, min(len(seeds), n + racing.step)
@@ -133,7 +133,7 @@ class Pruning:
             self.on_rung.setdefault(epochs, []).extend(values.values())
             going, why = self._going_on(values, epochs)
             for index in values.keys() - going:
-                reason = f"stopped after {epochs} epochs: {why}"
+                reason = f"stopped after {counted(epochs, 'epoch')}: {why}"
                 results[index] = replace(results[index], state="partial", reached=epochs, reason=reason)
             alive = [trial for trial in alive if results[trial.index].state in GOES_ON]
         return results
@@ -188,7 +188,7 @@ class Pruning:
         exceeded = "; ".join(f"{bound.metric} {bound.side}" for bound, by in zip(bounds, over, strict=True) if by > 0)
         state = "infeasible" if exceeded else "complete"
         unscored = sum(math.isnan(score) for score in scores)
-        said = f"no score at {unscored} of {len(scores)} seeds" if unscored else ""
+        said = f"no score at {unscored} of {counted(len(scores), 'seed')}" if unscored else ""
         return TrialResult(state, value, 0, "; ".join(filter(None, (exceeded, said))), scores, tuple(also), over)
 
     def _adjusted(self, results: TrialResults) -> TrialResults:

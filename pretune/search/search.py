@@ -35,6 +35,7 @@ from pretune.search_spaces.metrics import (
     sign_of,
 )
 from pretune.search_spaces.stages import Stage, replicates, stages_of
+from pretune.search_spaces.words import counted
 
 Part = Literal["pretrain", "finetune"]
 
@@ -83,7 +84,8 @@ def search(run: Run, spec: SearchSpec) -> Generator[Sequence[Stage], Outcomes, V
         if used_up or (ended is not None and first >= ended):
             optuna_search.end(first, budget_key)
             run.notes.append(
-                f"{title}: {first} of {wanted} trials run, then its budget was used up ({used_up or 'as before'})"
+                f"{title}: {first} of {counted(wanted, 'trial')} run, then its budget was used up "
+                f"({used_up or 'as before'})"
             )
             break
         batch = [

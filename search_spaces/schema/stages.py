@@ -35,16 +35,24 @@ class Views(Settings):
     flip: Fraction = 0.5
     color_jitter: Annotated[float, Field(ge=0, le=1.25)] = 1.0  # strength s of 0.8/0.8/0.8/0.2 (P2: 1.0)
     color_jitter_saturation: Annotated[float, Field(ge=0, le=1)] = 1.0  # of that strength (BYOL, DINO: 0.5)
+    color_jitter_hue: Annotated[float, Field(ge=0, le=0.5)] | None = (
+        None  # largest turn of the circle; default: 0.2 of the strength
+    )
     color_jitter_probability: Fraction = 0.8
     gray: Fraction = 0.0  # P2 names crops, flips and jitter only; SimCLR's own value is 0.2
     blur: Fraction = 0.0  # SimCLR's own value is 0.5 for ImageNet sizes
     solarize: Fraction = 0.0  # apart from `extra`; BYOL's own value is 0.2, in one of its views
     extra: tuple[ExtraTransform, ...] = ()  # P1's additions, each applied with probability `extra_probability`
     extra_probability: Fraction = 0.5
+    posterize_bits: Annotated[int, Field(ge=1, le=8)] | None = None  # of `extra`; default: drawn from 3 to 5
+    solarize_threshold: Fraction | None = None  # of `solarize` and of `extra`; default: 0.5
     within: Literal["image", "region"] = "image"  # where crops lie: anywhere, or all in one random region (P4)
     region_min_area: NonNegativeInt = 1000  # px of the source image; smaller regions are never chosen (P4)
     region_source_area: PositiveInt | None = None  # px of a source image; default: the cached image is taken for it
     region_enlarge: Annotated[float, Field(ge=1)] = 1.3  # of a region's height and width (P4)
+
+    def neutral(self) -> Mapping[str, Any]:
+        return {"color_jitter_hue": 0.2 * self.color_jitter, "solarize_threshold": 0.5}
 
     @model_validator(mode="after")
     def _ordered(self) -> Views:

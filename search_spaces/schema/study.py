@@ -131,6 +131,7 @@ class Report(Settings):
     metrics: Names = ("test/jaccard",)
     baseline: dict[str, str | bool | int | float] = {}
     published: Names | None = None  # keys of published tables, each of a metric of its own, shown beside ours
+    differs: Names | None = None  # sentences: in what the study differs from the published one; []: in nothing known
     percent: bool = False
     margin: Annotated[float, Field(gt=0)] | None = None  # smaller differences to the baseline make none
 

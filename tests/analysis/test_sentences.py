@@ -116,6 +116,12 @@ def published(f, mean=0.71):
     header_of(f, published={"values": [["x", mean]], "note": "of a paper"})
 
 
+def differs(f, *sentences):
+    published(f)
+    report = json.loads((f / "study.json").read_text())["report"]
+    header_of(f, report=report | {"differs": sentences})
+
+
 def searched(f, sampler):
     three(f)
     header_of(f, tune={"target": "val/jaccard", "sampler": sampler}, ranges={"finetune.lr": {"uniform": [0, 1]}})
@@ -332,6 +338,8 @@ SCENES = {
     "crossed, no spread": lambda f: crossed(f, noise=0.0),
     "wide": wide,
     "published": published,
+    "differs": lambda f: differs(f, "Labels are counts."),
+    "differs in nothing": differs,
     "flat, equal weights": lambda f: flat(f, "hash"),
     "searched": lambda f: searched(f, "tpe"),
     "flat, other weights": lambda f: flat(f, lambda r: r["fingerprint"]),
@@ -458,6 +466,8 @@ SENTENCES = [
         "published",
         "three",
     ),
+    ("known differences from the published study, and choices where it is silent: 1", "differs", "differs in nothing"),
+    ("the study knows of no difference from the published one", "differs in nothing", "published"),
     (
         "'inside' means little for these, as our interval is wider than half of the metric's range",
         "published, wide",
@@ -738,6 +748,7 @@ ELSEWHERE = {  # part of a sentence -> the test file that holds where it is true
     ", and there are": "questions/test_tasks.py",
     "more often at": "questions/test_sensitivity.py",
     "are not on this page": "figures/test_figures_sensitivity.py",
+    ", listed below the table of": "questions/test_tables.py",
     "which is no cell of this study": "questions/test_tables.py",
 }
 LABELS = {  # names of axes, columns and groups, and captions that hold for every figure of their kind

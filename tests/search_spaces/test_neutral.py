@@ -20,6 +20,7 @@ EXEMPT = {  # optional keys of stages and models without a value that means what
     **dict.fromkeys(("clip", "decay", "on", "rotation", "color_jitter", "elastic"), "one that does nothing is "
                     "refused"),
     **dict.fromkeys(("antialias", "score_loss"), "true or left out"),
+    "posterize_bits": "left out they are drawn",
     "unfreeze_every": "any value turns it on",
     "image_size": "a backbone tied to one size is built otherwise",
     **dict.fromkeys(("crops", "evaluate"), "another way to cut images, whatever its settings"),
@@ -44,6 +45,8 @@ NEUTRAL = {  # the stage's key, other settings that it needs, the neutral value,
         {"finetune.optimizer.name": "adamw", "finetune.optimizer.weight_decay": 0.02}, 0.02, 0.2),
     "pretrain.method.head_norm": ({}, True, False),
     "pretrain.method.momentum_end": ({"pretrain.method.name": "moco", "pretrain.method.momentum": 0.9}, 0.9, 1.0),
+    "pretrain.views.color_jitter_hue": ({"pretrain.views.color_jitter": 0.5}, 0.1, 0.5),
+    "pretrain.views.solarize_threshold": ({}, 0.5, 0.75),
     "pretrain.optimizer.weight_decay_end": ({"pretrain.optimizer.name": "adamw"}, 0.01, 0.4),
 }  # fmt: skip
 STUDY = {

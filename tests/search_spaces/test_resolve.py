@@ -136,6 +136,28 @@ def test_a_scale_is_laid_over_the_file_and_set_over_both():
     assert make(scales=scales).cells[0].configuration().data["scenes"].limit is None
 
 
+PUBLISHED = {"P": {"values": [["all", 0.5]]}}
+
+
+@pytest.mark.parametrize(
+    ("scale", "overrides", "said"),
+    [
+        (None, (), ["Labels are counts."]),
+        ("small", (), ["Labels are counts.", "Scale small replaces pretrain.epochs (1), data.scenes.limit (30)."]),
+        (None, ("seeds.report=2", " finetune.size = 32"), ["Labels are counts.", "--set replaces finetune.size = 32."]),
+    ],
+)
+@pytest.mark.parametrize("given", ["Labels are counts.", ["Labels are counts."]])
+def test_what_a_scale_and_set_replace_differs_from_the_published_study(scale, overrides, said, given):
+    scales = {"small": {"pretrain.epochs": 1, "data.scenes.limit": 30, "seeds.report": 1}}
+    report = {"published": "P", "differs": given}
+    study = make(*overrides, scale=scale, scales=scales, published=PUBLISHED, report=report)
+    assert list(study.header.report.differs) == said
+    again = from_yaml(study.to_yaml())  # of a study's folder, where no scale is named any more
+    assert list(again.header.report.differs) == said
+    assert make(scale="small", scales=scales).header.report.differs is None  # nothing published is shown
+
+
 def test_set_reaches_into_lists_and_takes_ranges_and_factors():
     factors = "factors={lr: {finetune.optimizer.lr: [0.1, {uniform: [0.5, 1]}]}}"
     study = make("pretrain.1.epochs=9", factors, pretrain=[BASE["pretrain"]] * 2)
@@ -290,8 +312,8 @@ OVERLAP, CENTRED = {"overlap": 0.5}, {"foreground": 0.33}
     [
         ({}, {"evaluate": OVERLAP}, r"finetune.evaluate: .*without crops training images would be shrunk"),
         ({}, {"crops": CENTRED}, r"finetune.crops: .*add finetune.evaluate: \{overlap: 0.5\}"),
-        ({}, {"size": 128, "evaluate": OVERLAP}, "evaluate does nothing"),
-        ({}, {"size": 128, "crops": CENTRED, "evaluate": OVERLAP}, "crops and evaluate does nothing"),
+        ({}, {"size": 128, "evaluate": OVERLAP}, "evaluate: without effect, as finetune.size takes"),
+        ({}, {"size": 128, "crops": CENTRED, "evaluate": OVERLAP}, "crops and evaluate: without effect, as"),
         ({"fit": "tile"}, {"size": 256, "evaluate": OVERLAP}, r"cached at 128 px \(set finetune.size to 128 or less"),
         ({"fit": "tile"}, {"size": 128, "evaluate": OVERLAP, "test_sizes": [64]}, "finetune.test_sizes: sliding"),
     ],
@@ -366,6 +388,11 @@ def test_a_study_expands_the_same_every_time_and_from_its_own_yaml(keys):
     assert len(study.cells) == np.prod([len(LEVELS[key]) for key in keys])
     assert len({cell.label for cell in study.cells}) == len(study.cells)
     assert expanded(study) == expanded(make(factors=factors)) == expanded(from_yaml(study.to_yaml()))
+
+
+def test_a_sentence_on_what_differs_changes_no_fingerprint():
+    told, silent = ({"published": "P"} | differs for differs in ({"differs": ["Labels are counts."]}, {}))
+    assert expanded(make(published=PUBLISHED, report=told)) == expanded(make(published=PUBLISHED, report=silent))
 
 
 @given(factors_of, st.randoms(use_true_random=False))

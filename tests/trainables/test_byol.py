@@ -95,6 +95,13 @@ def test_saturation_has_a_strength_of_its_own() -> None:
     np.testing.assert_allclose(jitter_factors(draws, 0.5, 0.5), expected)
 
 
+def test_the_turn_of_the_hue_may_be_given_by_itself() -> None:
+    """P1's code: .5 of everything. Strength 0.625 gives 0.5 and, not given, a turn of 0.125."""
+    draws = np.array([[0.0] * 4, [1.0] * 4])
+    np.testing.assert_allclose(jitter_factors(draws, 0.625, hue=0.5), [[0.5, 0.5, 0.5, -0.5], [1.5, 1.5, 1.5, 0.5]])
+    np.testing.assert_allclose(jitter_factors(draws, 0.625)[:, 3], [-0.125, 0.125])
+
+
 def test_forward_is_the_sum_of_both_directions() -> None:
     """The same networks, asked view by view in eval mode."""
     method = build().eval()

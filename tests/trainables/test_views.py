@@ -469,6 +469,40 @@ def test_posterize_keeps_three_to_five_bits() -> None:
     assert max_difference(view.pixels, torch.stack(expected)) < 1e-6
 
 
+@pytest.mark.parametrize("bits", [1, 4, 8])
+def test_bits_of_posterize_may_be_given(bits: int) -> None:
+    given = {"extra": ("posterize",), "extra_probability": 1.0, "posterize_bits": bits}
+    images = photos(16, 16)
+    plain, [view] = (
+        make_views(images, INDICES, NEUTRAL.model_copy(update=update), 0, 0, views=1) for update in ({}, given)
+    )
+    expected = [TV.posterize(image, bits) for image in plain[0].pixels]
+    assert max_difference(view.pixels, torch.stack(expected)) < 1e-6
+
+
+@pytest.mark.parametrize("on", [{"extra": ("solarize",), "extra_probability": 1.0}, {"solarize": 1.0}])
+@pytest.mark.parametrize("threshold", [0.0, 0.7529, 1.0])
+def test_the_threshold_of_solarize_may_be_given(on: dict[str, object], threshold: float) -> None:
+    images = photos(16, 16)
+    plain, [view] = (
+        make_views(images, INDICES, NEUTRAL.model_copy(update=update), 0, 0, views=1)
+        for update in ({}, on | {"solarize_threshold": threshold})
+    )
+    expected = torch.where(plain[0].pixels >= threshold, 1 - plain[0].pixels, plain[0].pixels)
+    assert torch.equal(view.pixels, expected)
+
+
+def test_views_take_the_turn_of_the_hue_that_is_given() -> None:
+    jitter = {"color_jitter": 0.01, "color_jitter_probability": 1.0}
+    images = photos(16, 16)
+    little, none, much = (
+        make_views(images, INDICES, NEUTRAL.model_copy(update=jitter | {"color_jitter_hue": hue}), 0, 0, views=1)[0]
+        for hue in (None, 0.0, 0.5)
+    )
+    assert max_difference(little.pixels, none.pixels) < 0.02
+    assert max_difference(little.pixels, much.pixels) > 0.2
+
+
 def test_one_transform_leaves_the_draws_of_others_alone() -> None:
     plain = make_views(photos(), INDICES, NEUTRAL.model_copy(update={"flip": 0.5, "crop": (0.2, 1)}), 0, 0)[0]
     with_more = make_views(photos(), INDICES, ALL.model_copy(update={"crop": (0.2, 1), "aspect": (1, 1)}), 0, 0)[0]

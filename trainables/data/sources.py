@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pretune.search_spaces import schema
+from pretune.search_spaces.words import counted
 from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.image_set import ImageSet, Progress
 from pretune.trainables.data.listing import Listing
@@ -37,7 +38,7 @@ class Choice(NamedTuple):
 def choose_by_size(settings: schema.Data, count: int, masks: bool, cache: Path, memory: int | None = None) -> Choice:
     """The source that `source:` names; for auto, by the size of the decoded set against memory (bytes) and disk."""
     size = count * settings.cache_size**2 * (schema.image_channels(settings) + masks)
-    text = f"{count:,} images, " + (f"{size / 1e9:.3g} GB" if size >= 1e8 else f"{size / 1e6:.3g} MB")
+    text = f"{counted(count, 'image')}, " + (f"{size / 1e9:.3g} GB" if size >= 1e8 else f"{size / 1e6:.3g} MB")
     if settings.source != "auto":
         return Choice(settings.source, f"{text}: {HOW[settings.source]}, as set by `source:`")
     memory = memory_bytes() if memory is None else memory

@@ -150,7 +150,8 @@ def _apply(step: Step, rows: slice, x: Tensor) -> Tensor:
 
 def _photometric(draw: Draw, settings: schema.Views) -> Iterator[Step]:
     if settings.color_jitter > 0:
-        factors = jitter_factors(draw("jitter", 4), settings.color_jitter, settings.color_jitter_saturation)
+        strength, saturation, hue = settings.color_jitter, settings.color_jitter_saturation, settings.color_jitter_hue
+        factors = jitter_factors(draw("jitter", 4), strength, saturation, hue)
         yield _step("jitter", jitter, draw("jitter?", 1), settings.color_jitter_probability, factors, (1, 1, 1, 0))
     if settings.gray > 0:
         chance = draw("gray?", 1)
@@ -161,15 +162,19 @@ def _photometric(draw: Draw, settings: schema.Views) -> Iterator[Step]:
         yield _step("blur", blur, draw("blur?", 1), settings.blur, sigma, NO_BLUR)
     if settings.solarize > 0:
         chance = draw("plain solarize?", 1)
-        threshold = np.full_like(chance, SOLARIZE_THRESHOLD)
+        given = settings.solarize_threshold
+        threshold = np.full_like(chance, SOLARIZE_THRESHOLD if given is None else given)
         yield _step("plain solarize", apply_solarize, chance, settings.solarize, threshold, NO_SOLARIZE)
 
 
 def _extra(draw: Draw, settings: schema.Views) -> Iterator[Step]:
+    fixed = {"posterize": settings.posterize_bits, "solarize": settings.solarize_threshold}
     for name, extra in EXTRAS.items():
         if name in settings.extra:
             chance, count = draw(f"{name}?", 1), extra.draws(settings.size)
             parameters = extra.parameters(draw(name, count) if count else chance)
+            if (given := fixed.get(name)) is not None:
+                parameters = np.full_like(parameters, given)
             yield _step(name, extra.transform, chance, settings.extra_probability, parameters, extra.unchanged)
 
 
@@ -185,15 +190,15 @@ def _step(
     return Step(name, transform, chance[:, 0] < probability, parameters.astype(np.float32), unchanged)
 
 
-def jitter_factors(draws: FloatArray, strength: float, saturation: float = 1.0) -> FloatArray:
+def jitter_factors(draws: FloatArray, strength: float, saturation: float = 1.0, hue: float | None = None) -> FloatArray:
     """Factors (B, 4) of brightness, contrast, saturation and the shift of hue, from draws (B, 4) in [0, 1).
 
     torchvision's ColorJitter(0.8 s, 0.8 s, 0.8 s, 0.2 s): uniform in [max(0, 1 - 0.8 s), 1 + 0.8 s], hue in ±0.2 s. The
-    third 0.8 is multiplied by `saturation`.
+    third 0.8 is multiplied by `saturation`; `hue`, where given, takes the place of 0.2 s.
     """
-    spread, hue = 0.8 * strength * np.array((1.0, 1.0, saturation)), 0.2 * strength
-    low: FloatArray = np.append(np.maximum(0.0, 1 - spread), -hue)
-    high: FloatArray = np.append(1 + spread, hue)
+    spread, turn = 0.8 * strength * np.array((1.0, 1.0, saturation)), 0.2 * strength if hue is None else hue
+    low: FloatArray = np.append(np.maximum(0.0, 1 - spread), -turn)
+    high: FloatArray = np.append(1 + spread, turn)
     return low + (high - low) * draws
 
 

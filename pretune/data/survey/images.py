@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pretune.data.survey.samples import evenly_spread
+from pretune.search_spaces.words import counted
 from pretune.trainables.data.decode.channels import LEAST_DEEP, array_header, tiff_header
 from pretune.trainables.data.decode.images import DEEP_MODES, read_raw_channels
 from pretune.trainables.data.decode.opening import ORIENTATION
@@ -62,7 +63,7 @@ class ImagesSeen:
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{count} {mode}" for mode, count in sorted(self.modes.items(), key=lambda item: -item[1]))
-        return f"{self.count} images ({self.sizes}; {kinds})"
+        return f"{counted(self.count, 'image')} ({self.sizes}; {kinds})"
 
 
 def survey_images(folder: Path) -> ImagesSeen:
@@ -83,7 +84,7 @@ def images_seen(paths: Sequence[Path], unread: Mapping[str, int]) -> ImagesSeen:
     """Sizes and modes by the headers of a sample; damaged files are left to the run, which names them."""
     headers = list(_headers(paths))
     if not headers:
-        raise DataError(f"{paths[0].parent}: none of the {len(paths)} images can be read")
+        raise DataError(f"{paths[0].parent}: none of {counted(len(paths), 'image')} can be read")
     sizes = Counter(size for size, _, _ in headers)
     modes = Counter(mode for _, mode, _ in headers)
     ((channels, _),) = Counter(channels for _, _, channels in headers).most_common(1)
@@ -133,7 +134,7 @@ def _reading_of_channels(paths: Sequence[Path], channels: int) -> dict[str, str]
         return asked
     low, high = np.percentile(together, CUT, axis=0)
     ranges = [_rising(float(a), float(b)) for a, b in zip(low, high, strict=True)]
-    why = f"{CUT[0]} to {CUT[1]} % of the values of each channel, of {len(found)} images: black and white"
+    why = f"{CUT[0]} to {CUT[1]} % of the values of each channel, of {counted(len(found), 'image')}: black and white"
     return asked | {f"value_range: {ranges}": why}
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from pretune.search_spaces.schema.palettes import PALETTES, RGB
+from pretune.search_spaces.words import counted
 from pretune.trainables.data.decode.images import read_image
 from pretune.trainables.data.decode.masks import open_mask
 from pretune.trainables.data.decode.palettes import palette_of
@@ -47,7 +48,7 @@ def meaning_of_masks(paths: Sequence[Path], names: Sequence[str] | None = None) 
         values.update(of_values)
         colors.update(of_colors)
     if not values and not colors:
-        raise DataError(f"none of the {len(paths)} masks can be read, {paths[0]} first")
+        raise DataError(f"none of {counted(len(paths), 'mask')} can be read, {paths[0]} first")
     if colors:
         return _by_colors(colors + Counter({(v, v, v): count for v, count in values.items()}), names, paths)
     return _by_values(values, names, _palette_names(paths[0]), paths)

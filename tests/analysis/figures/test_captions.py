@@ -113,7 +113,7 @@ def test_searches_say_their_trend_and_their_groups():
     lines = parallel(found[0], RANGES)
     assert alternative_of(pairs.parallel_plot(lines)) == "; ".join(label for label, _ in reversed(lines.groups))
     (group,) = panel_groups(found, RANGES)
-    assert "val/jaccard of 24 trials of finetune in 1 searches" in caption_of(sensitivity.sensitivity_plot(group))
+    assert "val/jaccard of 24 trials of finetune in 1 search over" in caption_of(sensitivity.sensitivity_plot(group))
 
 
 def test_data_sets_are_named_and_what_is_not_told_apart():

@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 def test_searches_are_summed_up_in_their_order(folder: Path) -> None:
     first, second = summaries(load_searches(folder))
     assert first.sentence == "a: 2 configurations; 1 went the whole way, 1 raced out or stopped early"
-    assert second.sentence == "b: 1 configurations; 1 crashed"
+    assert second.sentence == "b: 1 configuration; 1 crashed"
     [ended] = first.ended
     assert (ended.index, ended.reason) == (1, "raced out after 2 of 6 seeds")
     assert ended.values == "finetune.optimizer.lr 0.0123, finetune.loss 1"

@@ -23,7 +23,7 @@ from pretune.analysis.questions.effects import effects
 from pretune.analysis.questions.tables import _average_note, build_table
 from pretune.analysis.text.answer import answer
 from pretune.analysis.text.csv import joined, to_csv
-from pretune.analysis.text.formats import to_latex, to_markdown, to_rich
+from pretune.analysis.text.formats import to_html, to_latex, to_markdown, to_rich
 from pretune.search_spaces.metrics import definition_of
 
 JACCARD = "test/jaccard"
@@ -374,6 +374,36 @@ def test_published_numbers_stand_beside_ours_as_the_paper_prints_them():
     columns = dict(zip(header.split(","), first.split(","), strict=True))
     assert (columns["published"], columns["published_std"], columns["inside_interval"]) == ("0.716", "", "true")
     assert float(columns["difference"]) == pytest.approx(0.71 - 0.716)
+
+
+def test_what_differs_from_the_published_study_stands_below_its_values_in_every_format():
+    told = ["Regions come from Felzenszwalb.", "Labels are counts."]
+    values = {"values": [["unfrozen", "90%", 0.716]]}
+    both = [values | {"metric": "test/dice"}, values | {"metric": JACCARD}]
+    shown = {"metrics": [JACCARD, "test/accuracy", "test/dice"], "differs": told}
+    rows = [row | {"metric": metric} for row in make_rows() for metric in shown["metrics"]]
+    header = make_header(published=both, **shown)
+    first, none, later = (build_table(pandas.DataFrame(rows), header, metric) for metric in shown["metrics"])
+    counted = "known differences from the published study, and choices where it is silent: 2"
+    assert f"- {counted}\n- (1) Regions come from Felzenszwalb.\n- (2) Labels are counts.\n" in to_markdown(first)
+    for text in (to_html(first), to_latex(first), as_text(first)):
+        places = [text.index(part) for part in ("in brackets", counted, told[0], told[1])]
+        assert places == sorted(places)
+    assert f"{counted}, listed below the table of {JACCARD}" in to_markdown(later)
+    assert told[0] not in to_markdown(later)
+    assert "known differences" not in to_markdown(none)
+
+
+@pytest.mark.parametrize(
+    ("published", "differs", "said"),
+    [
+        ({"values": [["unfrozen", "90%", 0.716]]}, None, ()),
+        ({"values": [["unfrozen", "90%", 0.716]]}, [], ("the study knows of no difference from the published one",)),
+        (None, ["Regions come from Felzenszwalb."], ()),
+    ],
+)
+def test_a_study_that_does_not_say_what_differs_is_not_taken_to_differ_in_nothing(published, differs, said):
+    assert build_table(make_results(), make_header(published=published, differs=differs), JACCARD).differs == said
 
 
 def test_several_metrics_are_one_csv_whichever_of_them_has_published_values():

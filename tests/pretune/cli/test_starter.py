@@ -18,10 +18,15 @@ from pretune.cli import cli
 from pretune.cli.starter import Hardware, quoted, starter
 from pretune.data.backbones import IMAGENET, Network
 from pretune.data.survey.groups import find_groups
+from pretune.data.survey.masks import Meaning
+from pretune.data.survey.pairs import PairsSeen
 from pretune.search_spaces import schema
 from pretune.search_spaces.resolve import Study, from_yaml
+from pretune.trainables.data.errors import DataError
+from pretune.trainables.data.listing import Entry, Listing
 from pretune.trainables.data.resident.build import load_images
-from pretune.trainables.data.splits import draw_split, marks_for
+from pretune.trainables.data.sets.folders import Names, official_tests
+from pretune.trainables.data.splits import Marks, draw_split, marks_for
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Zl", "Zp")), min_size=1, max_size=20)
 CPU, GPU = Hardware(gpu=False, cores=2), Hardware(gpu=True, cores=16)
@@ -53,6 +58,15 @@ def init(folder: Path, *options: Any) -> tuple[Study, str]:
     ended = CliRunner().invoke(cli, ["init", str(folder / "my.yaml"), *map(str, options)], catch_exceptions=False)
     assert ended.exit_code == 0, ended.output
     return from_yaml((folder / "my.yaml").read_text(encoding="utf-8")), ended.output
+
+
+def seen_of(root: Path, names: list[str]) -> PairsSeen:
+    """The survey of as many pairs, all of one image."""
+    image(root / "x.png")
+    tests = official_tests(names) or dict.fromkeys(names)
+    entries = tuple(Entry(name, root / "x.png", root / "x.png", test=tests[name]) for name in names)
+    meaning = Meaning(("background", "object"), (0.5, 0.5), 0.0, {}, "half and half")
+    return PairsSeen(root, "images", "masks", Names(), Listing(root, entries), meaning, len(names))
 
 
 def mine(study: Study, name: str = "mine") -> Any:
@@ -235,7 +249,7 @@ def test_a_file_without_a_partner_is_said_and_excluded(tmp_path: Path) -> None:
     image(images / "lonely.png")
     study, _ = init(tmp_path, "--images", images, "--masks", masks)
     assert mine(study).on_error == "skip"
-    assert "1 files are in no pair, the first images/lonely.png" in (tmp_path / "my.yaml").read_text()
+    assert "1 file in no pair, the first images/lonely.png" in (tmp_path / "my.yaml").read_text()
 
 
 @pytest.mark.parametrize(
@@ -273,6 +287,71 @@ def test_patients_become_groups_and_folds(tmp_path: Path) -> None:
         patients = [{made.names[i].split("_")[0] for i in part} for part in drawn]
         assert sum(map(len, patients)) == 4
         assert len(patients[2]) == 1
+
+
+@pytest.mark.parametrize(
+    ("count", "parts", "labels"),
+    [
+        (3, (2, 0, 1), {"all"}),
+        (5, (4, 0, 1), {"all"}),
+        (6, (4, 0, 2), {"all"}),
+        (8, (6, 0, 2), {"all"}),
+        (10, (8, 0, 2), {"all", "4"}),
+        (12, (9, 0, 3), {"all", "4"}),
+        (15, (11, 0, 4), {"all", "4"}),
+        (16, (8, 4, 4), {"all", "4"}),
+        (30, (14, 8, 8), {"all", "4"}),
+        (100, (70, 10, 20), {"all", "10%"}),
+        (1000, (700, 100, 200), {"all", "10%"}),
+    ],
+)
+def test_few_images_are_divided_so_that_the_study_can_run(
+    tmp_path: Path, count: int, parts: tuple[int, ...], labels: set[str]
+) -> None:
+    """`all` alone where half of the training images would be under four; no validation where that is of few."""
+    text = starter("s", seen_of(tmp_path, [f"a{i}" for i in range(count)]), None, CPU)
+    study = from_yaml(text)
+    drawn = draw_split(count, mine(study).split, 0, None)
+    assert tuple(map(len, drawn)) == parts
+    assert {str(cell.levels.get("labels", "all")) for cell in study.cells} == labels
+
+
+@pytest.mark.parametrize(
+    ("names", "has", "more"),
+    [
+        (["a0"], "(1 in all)", 2),
+        (["a0", "a1"], "(2 in all)", 1),
+        (["train/a0", "test/a1", "test/a2", "test/a3"], "(1 for training)", 1),
+        (["train/a0", "val/a4", "val/a5", "test/a1"], "(1 for training)", 1),
+    ],
+)
+def test_fewer_images_than_a_study_needs_are_refused(tmp_path: Path, names: list[str], has: str, more: int) -> None:
+    with pytest.raises(DataError) as refused:
+        starter("s", seen_of(tmp_path, names), None, CPU)
+    assert f"too few images with masks {has}; a study needs at least 2 to train on and 1 to test on" in str(
+        refused.value
+    )
+    assert str(refused.value).endswith(f"label {more} more")
+
+
+@pytest.mark.parametrize(
+    ("names", "split", "drawn"),
+    [
+        ({"train": 20, "val": 5, "test": 4}, ("official", "official"), (20, 5, 4)),
+        ({"train": 20, "validation": 5, "testing": 4}, ("official", "official"), (20, 5, 4)),
+        ({"train": 20, "val": 5}, ("official", 2), (18, 2, 5)),  # val/ is the test list where there is no test/
+        ({"train": 24, "test": 200}, ("official", 3), (21, 3, 200)),  # a share of all would be more than train/
+        ({"train": 5, "test": 4}, ("official", 0), (5, 0, 4)),
+    ],
+)
+def test_official_parts_are_used_as_they_are(
+    tmp_path: Path, names: dict[str, int], split: tuple[Any, ...], drawn: tuple[int, ...]
+) -> None:
+    listed = [f"{part}/a{i}" for part, count in names.items() for i in range(count)]
+    data = mine(from_yaml(starter("s", seen_of(tmp_path, listed), None, CPU)))
+    assert (data.split.test, data.split.val) == split
+    tests = np.array(list((official_tests(listed) or {}).values()))
+    assert tuple(map(len, draw_split(len(listed), data.split, 0, tests, None, Marks(listed)))) == drawn
 
 
 # --------------------------------------------------------------------------------------------------------------- names

@@ -1,12 +1,13 @@
 """Learning curves reach curves.parquet in the places that the results have."""
 
 import json
+from typing import Any
 
 import pytest
 
 from pretune.outcomes import Outcome
 from pretune.plan import simulate
-from pretune.results.tables import curve_rows, described_ranges, result_rows
+from pretune.results.tables import curve_rows, described_ranges, readable, result_rows
 from pretune.search.replicates import stages_in
 from pretune.search_spaces.resolve import from_dict
 from pretune.store.store import Store
@@ -61,3 +62,15 @@ def test_ranges_are_described_as_a_study_file_writes_them(tiny):
     found = described_ranges(from_dict(tiny))
     assert found["finetune.loss"] == {"choice": ["dice", "cross-entropy"]}
     assert found["finetune.optimizer.lr"] == {"log_uniform": [0.001, 0.1]}
+
+
+@pytest.mark.parametrize(("stages", "key"), [(1, "pretrain.method.temperature"), (2, "pretrain.1.method.temperature")])
+def test_a_range_of_a_lone_pretraining_has_no_number_and_one_of_a_chain_has(
+    tiny: dict[str, Any], stages: int, key: str
+) -> None:
+    last = tiny["pretrain"] | {"method": {"name": "simclr", "temperature": {"uniform": [0.1, 0.5]}}}
+    tiny |= {"pretrain": [*[tiny["pretrain"]] * (stages - 1), last] if stages > 1 else last, "tune": {"trials": 2}}
+    study = from_dict(tiny)
+    assert list(described_ranges(study)) == [key]
+    (chosen,) = (readable(cell, {f"pretrain.{stages - 1}.method.temperature": 0.3}) for cell in study.cells[:1])
+    assert chosen == {key: 0.3}

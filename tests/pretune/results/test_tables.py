@@ -254,7 +254,7 @@ def test_the_values_of_a_shared_pretraining_and_the_hash_of_weights_stand_in_its
     frame = written(from_dict(tiny), tmp_path)
     shared = frame[(frame["cell"] == "") & (frame["stage"] == "pretrain")]
     assert len(shared)
-    assert all(list(json.loads(chosen)) == ["pretrain.0.method.temperature"] for chosen in shared["chosen"])
+    assert all(list(json.loads(chosen)) == ["pretrain.method.temperature"] for chosen in shared["chosen"])
     tried = set(frame[(frame["stage"] == "pretrain") & (frame["phase"] == "search")]["chosen"])
     assert len(tried) == 3
     assert set(frame["weights"]) == {""}  # the store is empty here
