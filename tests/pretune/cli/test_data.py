@@ -80,7 +80,7 @@ def test_images_and_not_masks_are_counted_and_types_that_are_not_read_are_named(
     assert "1 of 4 images cannot be used" in ended.output
     assert "1 file is not read as images: 1 .gif (read are .bmp, .jpeg, .jpg" in ended.output
     assert isinstance(ended.exception, DataError)
-    assert "masks/4.png: its image images/4.gif is of a type that is not read" in ended.exception.problems[0]
+    assert "masks/4.png: its image images/4.gif has an unsupported type" in ended.exception.problems[0]
 
 
 def study_of(tiny: dict[str, Any], data: dict[str, Any], tmp_path: Path) -> Path:
@@ -102,7 +102,7 @@ def test_all_data_sets_of_a_study_are_checked(tmp_path: Path, tiny: dict[str, An
     assert isinstance(ended.exception, DataError)
     assert sorted(path.name for path in tmp_path.glob("sheet-*.png")) == ["sheet-mine.png", "sheet-scenes.png"]
     assert ended.output.count("40 images, cached at 32 px") == 1
-    starts = [problem.split(" (")[0].split(", and")[0] for problem in ended.exception.problems]
+    starts = [problem.split(" (")[0].split(", but")[0] for problem in ended.exception.problems]
     assert starts == [
         f"gone: image-folder: the folder {tmp_path / 'gone'} does not exist; set `root:`",
         "mine: masks/3.png: empty file",
@@ -145,7 +145,7 @@ def test_a_name_that_is_not_utf8_is_read_and_printed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["check", "pets"], "no data set 'pets'; there are: ade20k, camvid"),
+        (["check", "pets"], "no data set 'pets'; choose from: ade20k, camvid"),
         (["check", "voc2012", "--set", "only=kat"], "voc2012: only: unknown value 'kat' (did you mean \"cat\"?)"),
         (
             ["check", "image-folder", "--set", "root=caf\udce9"],
