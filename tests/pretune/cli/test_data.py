@@ -106,7 +106,7 @@ def test_all_data_sets_of_a_study_are_checked(tmp_path: Path, tiny: dict[str, An
     assert starts == [
         f"gone: image-folder: the folder {tmp_path / 'gone'} does not exist; set `root:`",
         "mine: masks/3.png: empty file",
-        "finetune.labels: 30 labelled images asked for",
+        "finetune.labels: 30 labelled images requested",
     ]
 
 

@@ -499,4 +499,4 @@ def test_photographs_given_as_masks_are_refused(tmp_path: Path) -> None:
         for folder in ("images", "masks"):
             image(tmp_path / folder / f"{i}.jpg", 64, 64, seed=i)
     ended = CliRunner().invoke(cli, ["init", str(tmp_path / "m.yaml"), "--images", str(tmp_path)])
-    assert "colours, which are no classes" in str(ended.exception)
+    assert "colours, too many for classes" in str(ended.exception)

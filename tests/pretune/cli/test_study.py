@@ -275,10 +275,10 @@ def test_store_du_adds_up(root: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "left", "said"),
     [
-        ([], {"used", "unused", "cut"}, "would delete 1 unfinished attempts and 0 unused stage runs, 0.5 MB"),
-        (["--yes"], {"used", "unused"}, "deleted 1 unfinished attempts and 0 unused stage runs, 0.5 MB"),
-        (["--unused"], {"used", "unused", "cut"}, "would delete 1 unfinished attempts and 1 unused stage runs, 2.0 MB"),
-        (["--unused", "--yes"], {"used"}, "deleted 1 unfinished attempts and 1 unused stage runs, 2.0 MB"),
+        ([], {"used", "unused", "cut"}, "would delete 1 unfinished attempt and 0 unused stage runs, 0.5 MB"),
+        (["--yes"], {"used", "unused"}, "deleted 1 unfinished attempt and 0 unused stage runs, 0.5 MB"),
+        (["--unused"], {"used", "unused", "cut"}, "would delete 1 unfinished attempt and 1 unused stage run, 2.0 MB"),
+        (["--unused", "--yes"], {"used"}, "deleted 1 unfinished attempt and 1 unused stage run, 2.0 MB"),
     ],
 )
 def test_store_gc_deletes_only_with_yes(root: Path, flags: list[str], left: set[str], said: str) -> None:
