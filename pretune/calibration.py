@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 CALIBRATION_STEPS = 3
 
 
+class Peak(NamedTuple):
+    """Bytes at the peak of a training step, by formula; 0 where nothing is trained."""
+
+    asked: int = 0  # as the study asks for it
+    checkpointed: int = 0  # with activation checkpointing
+
+
 class Estimate(NamedTuple):
     """Costs of stages."""
 
@@ -22,6 +29,7 @@ class Estimate(NamedTuple):
     gpu_hours: float
     disk_bytes: int
     peak_bytes: dict[str, int]  # of a training step by kind of stage, the largest of its shapes; of all workers
+    checkpointed_bytes: dict[str, int]  # of the same step with activation checkpointing
 
 
 def calibrate(stages: list[Stage], images: Callable[[schema.Data], int]) -> Estimate:
@@ -33,19 +41,21 @@ def calibrate(stages: list[Stage], images: Callable[[schema.Data], int]) -> Esti
     from pretune.trainables.sample_step import size_of
 
     rates: dict[str, Costs] = {}
-    peaks: dict[str, int] = {}
+    peaks: dict[str, Peak] = {}
     seconds, gpu_seconds, disk = 0.0, 0.0, 0
     for stage in stages:
         key = f"{stage.kind} {stage.model} {size_of(stage.settings)} {getattr(stage.settings, 'batch_size', 0)}"
         if key not in rates:
             rates[key] = _time_steps(stage)
         per_step, per_image, weights, memory = rates[key]
-        peaks[stage.kind] = max(peaks.get(stage.kind, 0), memory)
+        peaks[stage.kind] = max(peaks.get(stage.kind, Peak()), memory)
         steps, scored = _steps(stage, images(stage.data))
         cost = steps * per_step + scored * per_image
         seconds, disk = seconds + cost, disk + weights
         gpu_seconds += cost * stage.resources.workers * (stage.resources.gpus_each or 0.0)
-    return Estimate(seconds, gpu_seconds / 3600, disk, {kind: peak for kind, peak in peaks.items() if peak})
+    peaks = {kind: peak for kind, peak in peaks.items() if peak.asked}
+    checkpointed = {kind: peak.checkpointed for kind, peak in peaks.items()}
+    return Estimate(seconds, gpu_seconds / 3600, disk, {kind: peak.asked for kind, peak in peaks.items()}, checkpointed)
 
 
 def has_gpu() -> bool:
@@ -82,29 +92,36 @@ class Costs(NamedTuple):
     per_step: float  # seconds
     per_image: float  # seconds, scored
     weights: int  # bytes
-    memory: int  # bytes at the peak of a training step, by formula; 0 where nothing is trained
+    memory: Peak
 
 
 def _time_steps(stage: Stage) -> Costs:
     import torch
 
-    from pretune.trainables.memory import need_of
+    from pretune.trainables.memory import step_memory
     from pretune.trainables.models.table import build_encoder
+    from pretune.trainables.recomputation import recompute_activations
     from pretune.trainables.sample_step import optimizer_of, sample_step
 
     torch.set_num_threads(stage.resources.cpus)
     settings = stage.settings
     if isinstance(settings, schema.Pretrain) and isinstance(settings.method, schema.Weights):
-        return Costs(0.0, 0.0, _bytes(build_encoder(stage.model)), 0)
+        return Costs(0.0, 0.0, _bytes(build_encoder(stage.model)), Peak())
     asked = getattr(settings, "batch_size", 64)
     sample = sample_step(settings, stage.model, schema.slices_of(stage.data), min(asked, 64))
     optimizer = optimizer_of(settings)
     # the first step allocates and chooses kernels
-    need = need_of(sample.whole, optimizer, sample.step, sample.batch)
+    memory = step_memory(sample.whole, optimizer, sample.step, sample.batch)
+    checkpointing = stage.resources.activation_checkpointing
+    recompute_activations(sample.whole, checkpointing)
     per_step = _best_of(sample.step) * asked / sample.batch
     with torch.no_grad():
         per_image = _best_of(lambda: sample.scored(sample.pixels)) / sample.batch
-    return Costs(per_step, per_image, _bytes(sample.scored), 0 if optimizer is None else need.of(asked))
+    peak = Peak()
+    if optimizer is not None:
+        able = checkpointing or not getattr(settings, "compile", False)
+        peak = Peak(memory.as_run(checkpointing).of(asked), memory.as_run(able).of(asked))
+    return Costs(per_step, per_image, _bytes(sample.scored), peak)
 
 
 def _bytes(network: nn.Module) -> int:

@@ -48,6 +48,7 @@ class Plan:
     warnings: tuple[str, ...]
     data: tuple[DataFacts, ...] = ()
     peak_bytes: Mapping[str, int] = field(default_factory=dict)  # of a training step by kind of stage, with the costs
+    checkpointed_bytes: Mapping[str, int] = field(default_factory=dict)  # of it with activation checkpointing
 
 
 def make_plan(

@@ -23,13 +23,17 @@ ACCUMULATION = (
     "gradients are not accumulated: batch norm, contrastive losses and dice take the whole batch at once; set "
     "resources.*.workers to share a batch, or lower batch_size"
 )
-REFUSED = {  # settings of other tools that there are none of, with the reason
+CHECKPOINTING = "activations are computed again with resources.*.activation_checkpointing: true"
+REFUSED = {  # settings of other tools: the reason why there are none, or what they are called here
     "accumulate": ACCUMULATION,
     "accumulate_grad_batches": ACCUMULATION,
     "accumulation_steps": ACCUMULATION,
     "grad_accumulation": ACCUMULATION,
     "gradient_accumulation": ACCUMULATION,
     "gradient_accumulation_steps": ACCUMULATION,
+    "gradient_checkpointing": CHECKPOINTING,
+    "grad_checkpointing": CHECKPOINTING,
+    "activation_checkpointing": CHECKPOINTING,
 }
 BROKEN = ...  # stands in the settings for a value whose fault was reported before
 Checked = TypeVar("Checked", bound=BaseModel)

@@ -199,6 +199,7 @@ def _check_configuration(
         yield from _check_extra_scores(settings.finetune, header, locations)
     yield from _check_pretrain(settings, locations)
     yield from _check_workers(settings, header, locations)
+    yield from _check_checkpointing(settings, header, locations)
     yield from check_probes(settings, locations)
     warnings += [*_leaks(settings), *_held_back(settings), *never_reached(settings)]
     warnings += sizes_searched(cell, settings)
@@ -265,6 +266,16 @@ def _check_workers(settings: Configuration, header: Header, locations: Locations
                 what = f"{parts} parts of {stage.batch_size} images are not divisible by {workers} workers"
                 fix = f"use a multiple of {workers} that divides the batch"
                 yield locations.problem(("pretrain", i, "method", "bn_splits"), what, fix)
+
+
+def _check_checkpointing(settings: Configuration, header: Header, locations: Locations) -> Iterator[Problem]:
+    """Activation checkpointing is of networks that are not compiled."""
+    stages: list[tuple[KeyPath, Any]] = [(("pretrain", i), stage) for i, stage in enumerate(settings.pretrain)]
+    stages += [] if settings.finetune is None else [(("finetune",), settings.finetune)]
+    for path, stage in stages:
+        if stage.compile and getattr(header.resources, str(path[0])).activation_checkpointing:
+            what = f"resources.{path[0]}.activation_checkpointing is of networks that are not compiled"
+            yield locations.problem((*path, "compile"), what, "set compile: false, or leave the other out")
 
 
 def _leaks(settings: Configuration) -> Iterator[str]:

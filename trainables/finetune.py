@@ -38,6 +38,7 @@ from pretune.trainables.losses import Loss, loss_of
 from pretune.trainables.models.interface import Encoder
 from pretune.trainables.models.table import build_unet
 from pretune.trainables.models.unet import UNet
+from pretune.trainables.recomputation import recompute_activations
 from pretune.trainables.views.joint import evaluation_batch, fine_tune_batch
 
 TARGET = "jaccard"  # `checkpoint: best` keeps the weights with the highest mean validation Jaccard
@@ -98,6 +99,7 @@ def finetune(
     if settings.unfreeze_every is not None:
         one = evaluation_batch(feed(images[:1]), masks(images[:1]), settings.size)[0]
         levels = levels_of(network.encoder, one)
+    recompute_activations(network, context.activation_checkpointing)
     compile_parts(network, settings.compile)
 
     # --- optimiser, and where an earlier attempt stopped

@@ -73,6 +73,7 @@ class RunContext:
     checkpoint_seconds: float = 60.0  # wall time between resumable states; 0: one after every step
     world: World = ALONE  # the workers that run it together, all in a `RunContext` of their own
     batch_norm: str = "sync"  # statistics of the whole batch, or `local`: of each worker's rows
+    activation_checkpointing: bool = False  # compute activations again in the backward pass; digits stay
     report: Report = lambda values: None
     until: int | None = None  # end after this many epochs; every step is that of the whole training
     residency: Residency = field(default_factory=Residency)  # of its images on the GPU

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pretune.search_spaces import schema
+from pretune.trainables.recomputation import has_backward, segments_of
 
 RESIDENT = 0.5  # of the free memory, that images may take
 SAFE = 0.9  # of a GPU's memory, that a step may take: fragments and libraries have the rest
@@ -56,28 +57,46 @@ class Need:
         return max(0, int(SAFE * capacity) - self.fixed) // max(1, self.per_image)
 
 
-def need_of(network: nn.Module, optimizer: schema.Optimizer | None, step: Callable[[], object], batch: int) -> Need:
-    """Run a step (forward and backward pass) of `batch` images and measure what it needs.
+class StepMemory(NamedTuple):
+    """Memory of a step that keeps its activations, and of one that computes those of its segments again."""
+
+    plain: Need
+    checkpointed: Need
+
+    def as_run(self, checkpointing: bool) -> Need:
+        return self.checkpointed if checkpointing else self.plain
+
+
+def step_memory(
+    network: nn.Module, optimizer: schema.Optimizer | None, step: Callable[[], object], batch: int
+) -> StepMemory:
+    """Run a step (forward and backward pass) of `batch` images, without checkpointing, and measure what it needs.
 
     `network` holds all that is trained or averaged; `optimizer` is None for what trains nothing.
     """
-    with SavedBytes() as saved:
+    with SavedBytes(network.parameters()) as saved, SegmentBytes(segments_of(network), saved) as apart:
         step()
     trained = sum(_bytes([p]) for p in network.parameters() if p.requires_grad)
     kept = 0 if optimizer is None else (1 + SLOTS[optimizer.name]) * trained
-    return Need(_bytes([*network.parameters(), *network.buffers()]) + kept, -(-saved.total // batch))
+    fixed = _bytes([*network.parameters(), *network.buffers()]) + kept
+    return StepMemory(*(Need(fixed, -(-total // batch)) for total in (apart.plain, apart.checkpointed)))
 
 
 class SavedBytes:
-    """Bytes that forward passes keep for the backward pass, each memory once; parameters are not counted."""
+    """Bytes that forward passes keep for the backward pass, each memory once; parameters are not counted.
 
-    def __init__(self) -> None:
-        self._seen: dict[int, int] = {}
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda x: x)
+    Args:
+        parameters: whose views are not counted either, such as a linear layer's transposed weights.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor] = ()) -> None:
+        self.seen: dict[int, int] = {}  # bytes by address
+        self._parameters = {address_of(one) for one in parameters}
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self.pack, lambda x: x)
 
     @property
     def total(self) -> int:
-        return sum(self._seen.values())
+        return sum(self.seen.values())
 
     def __enter__(self) -> SavedBytes:
         self._hooks.__enter__()
@@ -86,11 +105,72 @@ class SavedBytes:
     def __exit__(self, *error: object) -> None:
         self._hooks.__exit__(*error)
 
-    def _pack(self, x: Tensor) -> Tensor:
-        if not (x.is_leaf and x.requires_grad):
-            storage = x.untyped_storage()
-            self._seen[storage.data_ptr()] = max(storage.nbytes(), self._seen.get(storage.data_ptr(), 0))
+    def another(self) -> SavedBytes:
+        """A count of its own that leaves the same parameters out."""
+        other = SavedBytes()
+        other._parameters = self._parameters
+        return other
+
+    def pack(self, x: Tensor) -> Tensor:
+        """Count a tensor."""
+        address, size = address_of(x), x.untyped_storage().nbytes()
+        if not (x.is_leaf and x.requires_grad) and address not in self._parameters:
+            self.seen[address] = max(size, self.seen.get(address, 0))
         return x
+
+
+class SegmentBytes:
+    """Bytes that are kept within segments, counted apart from those outside of them.
+
+    Args:
+        segments: modules of which none lies in another.
+        outside: counts what is kept elsewhere.
+    """
+
+    def __init__(self, segments: Sequence[nn.Module], outside: SavedBytes) -> None:
+        self._segments, self._outside = segments, outside
+        self._passing: list[SavedBytes] = []
+        self._inside: dict[int, int] = {}
+        self._inputs = outside.another()  # which checkpointing keeps
+        self._held: list[Tensor] = []  # inputs that are not kept without: their memory would be given to others
+        self._largest = 0  # of the passes through a segment, without its inputs
+
+    @property
+    def plain(self) -> int:
+        """All bytes together, each memory once."""
+        return sum((self._outside.seen | self._inside).values())
+
+    @property
+    def checkpointed(self) -> int:
+        """Bytes where the backward pass has one segment's activations at a time, the largest's at the peak."""
+        return sum((self._outside.seen | self._inputs.seen).values()) + self._largest
+
+    def __enter__(self) -> SegmentBytes:
+        self._handles = [one.register_forward_pre_hook(self._enter) for one in self._segments]
+        self._handles += [one.register_forward_hook(self._leave) for one in self._segments]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _enter(self, segment: nn.Module, inputs: tuple[Any, ...]) -> None:
+        for x in inputs if has_backward(segment, inputs) else ():
+            if isinstance(x, Tensor):
+                self._held.append(self._inputs.pack(x).detach())
+        self._passing.append(self._outside.another().__enter__())
+
+    def _leave(self, segment: nn.Module, inputs: tuple[Any, ...], output: object) -> None:
+        saved = self._passing.pop()
+        saved.__exit__(None, None, None)
+        given = {address_of(x) for x in inputs if isinstance(x, Tensor)}
+        self._largest = max(self._largest, sum(size for address, size in saved.seen.items() if address not in given))
+        self._inside |= saved.seen
+
+
+def address_of(x: Tensor) -> int:
+    """Address of a tensor's memory, the same for all views of it."""
+    return x.untyped_storage().data_ptr()
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -40,6 +40,7 @@ from pretune.trainables.methods.weights import import_weights
 from pretune.trainables.models.interface import Decoder
 from pretune.trainables.models.table import build_decoder, build_encoder
 from pretune.trainables.probes.accuracy import knn_accuracy
+from pretune.trainables.recomputation import recompute_activations
 from pretune.trainables.views.random import uniforms, uniforms_on
 from pretune.trainables.views.regions import RegionBoxes, uses_regions
 from pretune.trainables.views.two_views import views_of
@@ -99,6 +100,7 @@ def pretrain(
     method.to(device).to(memory_format=layout(method))
     if context.batch_norm == "sync" and schema.batch_parts(settings.method) == 1:
         whole_batch_norm(method, world, device)
+    recompute_activations(method, context.activation_checkpointing)
     compile_parts(method, settings.compile)
     trained = world.parallel(method)
 

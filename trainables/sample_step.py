@@ -13,7 +13,7 @@ from pretune.search_spaces import schema
 from pretune.trainables.data.checks.requirements import StageSettings
 from pretune.trainables.loop import DataFeed, Lookup
 from pretune.trainables.losses import LOSSES
-from pretune.trainables.memory import Need, need_of
+from pretune.trainables.memory import StepMemory, step_memory
 from pretune.trainables.methods.protocol import Parts
 from pretune.trainables.methods.table import build_method
 from pretune.trainables.models.table import build_decoder, build_encoder, build_unet
@@ -71,14 +71,14 @@ def _feeds(batch: int, space: tuple[int, ...], channels: int) -> dict[str, Looku
     return feeds if len(space) == 3 else feeds | {"region boxes": RegionBoxes(regions)}
 
 
-def memory_of(settings: StageSettings, model: schema.Model, slices: int | None) -> Need:
+def memory_of(settings: StageSettings, model: schema.Model, slices: int | None) -> StepMemory:
     """Memory of a training step of the stage in float32, from one of few images on this CPU.
 
     Raises whatever building the stage raises.
     """
     parts = schema.batch_parts(settings.method) if isinstance(settings, schema.Pretrain) else 1
     sample = sample_step(settings, model, slices, max(MEASURED, 2 * parts))
-    return need_of(sample.whole, optimizer_of(settings), sample.step, sample.batch)
+    return step_memory(sample.whole, optimizer_of(settings), sample.step, sample.batch)
 
 
 def optimizer_of(settings: StageSettings) -> schema.Optimizer | None:

@@ -78,7 +78,7 @@ def _position(name: str, classes: Sequence[str]) -> int:
 
 
 def draw_images(count: int, generator: np.random.Generator) -> list[Array]:
-    """How often each image is in each resample, `(100, count)` a part; each draws `count` with replacement."""
+    """Count each image in each resample, `(100, count)` a part; a resample draws `count` with replacement."""
     even = np.full(count, 1 / count)
     return [generator.multinomial(count, even, size=_AT_ONCE).astype(np.uint16) for _ in range(RESAMPLES // _AT_ONCE)]
 

@@ -29,7 +29,9 @@ def print_plan(plan: Plan, parallel: int, console: Console) -> None:
         table.add_row("GPU hours", f"{plan.gpu_hours or 0:.2g}")
         table.add_row("disk", f"{(plan.disk_bytes or 0) / 1e6:.0f} MB of weights")
         for kind, peak in plan.peak_bytes.items():
-            table.add_row(f"memory per step, {kind}", f"{peak / 1e9:.2g} GB (float32, calculated)")
+            table.add_row(
+                f"memory per step, {kind}", memory_of_step(kind, peak, plan.checkpointed_bytes.get(kind, peak))
+            )
     console.print(table)
     for facts in plan.data:
         for sentence in facts.sentences():
@@ -39,6 +41,14 @@ def print_plan(plan: Plan, parallel: int, console: Console) -> None:
         console.print(plain(plan.continuing), highlight=False)
     for warning in plan.warnings:
         console.print(f"[yellow]note:[/] {plain(warning)}", highlight=False)
+
+
+def memory_of_step(kind: str, peak: int, checkpointed: int) -> str:
+    """Bytes at the peak, and those with activation checkpointing where it saves a tenth or more."""
+    said = f"{peak / 1e9:.2g} GB in float32, by formula"
+    if checkpointed > 0.9 * peak:
+        return said
+    return f"{said}; {checkpointed / 1e9:.2g} GB with resources.{kind}.activation_checkpointing"
 
 
 def duration(seconds: float) -> str:

@@ -82,6 +82,7 @@ def run_worker(
             checkpoint_seconds=task.checkpoint_seconds,
             world=world or ALONE,
             batch_norm=stage.resources.batch_norm,
+            activation_checkpointing=stage.resources.activation_checkpointing,
             report=report,
             until=stage.until,
             residency=Residency(task.gpus, resident),

@@ -5,10 +5,14 @@ from __future__ import annotations
 import ctypes
 import gc
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from pretune.search_spaces import schema
 from pretune.search_spaces.stages import Stage
 from pretune.worker.failures import is_out_of_memory
+
+if TYPE_CHECKING:
+    from pretune.trainables.memory import Need, StepMemory  # torch is imported where it is needed
 
 Metrics = dict[str, float]
 
@@ -58,14 +62,26 @@ def what_fits(stage: Stage, capacity: int, gpus: float) -> str:
     if not isinstance(settings, schema.Pretrain | schema.Finetune):
         return ""
     try:
-        need = memory_of(settings, stage.model, schema.slices_of(stage.data))
+        memory = memory_of(settings, stage.model, schema.slices_of(stage.data))
     except Exception:  # a sentence is not worth another failure
         return ""
-    mine = int(capacity * (gpus if 0 < gpus < 1 else 1))
-    return fitting_sentence(need.fixed, need.per_image, need.fitting(mine), mine)
+    checkpointing, mine = stage.resources.activation_checkpointing, int(capacity * (gpus if 0 < gpus < 1 else 1))
+    said = fitting_sentence(memory.as_run(checkpointing), mine)
+    return said if checkpointing or settings.compile else said + checkpointing_sentence(memory, mine, stage.kind)
 
 
-def fitting_sentence(fixed: int, per_image: int, images: int, capacity: int) -> str:
-    formula = f"by formula a step takes {fixed / 1e9:.2g} GB and {per_image / 1e6:.3g} MB an image in float32"
+def fitting_sentence(need: Need, capacity: int) -> str:
+    """The largest batch of a stage as it was run."""
+    images = need.fitting(capacity)
+    formula = f"by formula a step takes {need.fixed / 1e9:.2g} GB and {need.per_image / 1e6:.3g} MB an image in float32"
     fits = f"batch_size {images} fits" if images else "not one image fits; lower the size of the images or the model"
     return f"; {formula}: into {capacity / 1e9:.3g} GB {fits}"
+
+
+def checkpointing_sentence(memory: StepMemory, capacity: int, kind: str) -> str:
+    """The largest batch with activation checkpointing; "" where it is none, or no larger."""
+    images = memory.checkpointed.fitting(capacity)
+    if images <= memory.plain.fitting(capacity):
+        return ""
+    each = f"{memory.checkpointed.per_image / 1e6:.3g} MB an image"
+    return f"; with resources.{kind}.activation_checkpointing: true it takes {each}: batch_size {images} fits"

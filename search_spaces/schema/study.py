@@ -154,6 +154,7 @@ class StageResources(Settings):
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = None  # in place of `gpus`; the same default
     min_workers: PositiveInt | None = None  # when workers are lost, go on with as few as these; default: replace them
     batch_norm: Literal["sync", "local"] = "sync"  # statistics of the whole batch, or of each worker's share
+    activation_checkpointing: bool = False  # compute activations again in the backward pass: less memory, same digits
 
     @property
     def gpus_each(self) -> float | None:
@@ -182,6 +183,12 @@ class Resources(Settings):
     pretrain: StageResources = StageResources()
     finetune: StageResources = StageResources()
     probe: StageResources = StageResources()
+
+    @model_validator(mode="after")
+    def _trained(self) -> Resources:
+        if self.probe.activation_checkpointing:
+            raise ValueError("probe.activation_checkpointing has no effect: probes train no network; leave it out")
+        return self
 
 
 TAKEN = ("store", "cache")  # folders beside those of studies: finished stage runs, decoded images

@@ -22,12 +22,25 @@ def test_costs_grow_with_the_stages_and_count_the_weights() -> None:
     """Timings are not asserted; weights are: the stage kinds' own tensors at 4 bytes (8 for a step counter)."""
     _, stages = make_plan(from_dict(STUDY), lambda data: "digest")
     pretrain = [stage for stage in stages if stage.kind == "pretrain"]
-    seconds, gpu_hours, disk, peaks = calibrate(pretrain[:1], lambda data: 40)
+    seconds, gpu_hours, disk, peaks, checkpointed = calibrate(pretrain[:1], lambda data: 40)
     three = calibrate(pretrain, lambda data: 40).disk_bytes
-    assert peaks.keys() == {"pretrain"}
+    assert peaks.keys() == checkpointed.keys() == {"pretrain"}
+    assert checkpointed["pretrain"] < peaks["pretrain"]
     assert seconds > 0
     assert gpu_hours == 0
     # two levels of two 3x3 convolutions without bias (3-4-4, 4-8-8) and their norms (4 vectors and a counter each)
     weights = 4 * (9 * (3 * 4 + 4 * 4 + 4 * 8 + 8 * 8) + 4 * (4 + 4 + 8 + 8)) + 4 * 8
     assert disk == weights
     assert three == 3 * weights
+
+
+def test_a_stage_that_checkpoints_is_planned_so() -> None:
+    """Its peak is the lower one; a compiled stage cannot be checkpointed."""
+    asked = {"resources": {"finetune": {"activation_checkpointing": True}}}
+    compiled = {"finetune": STUDY["finetune"] | {"compile": True}}
+    plain, checkpointed, other = (
+        calibrate(make_plan(from_dict(STUDY | more), lambda data: "digest")[1][-1:], lambda data: 40)
+        for more in ({}, asked, compiled)
+    )
+    assert checkpointed.peak_bytes == checkpointed.checkpointed_bytes == plain.checkpointed_bytes
+    assert other.peak_bytes == other.checkpointed_bytes == plain.peak_bytes != plain.checkpointed_bytes

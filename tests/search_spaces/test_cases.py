@@ -493,3 +493,19 @@ def test_accumulated_gradients_are_refused_with_the_reason(key: str) -> None:
     assert "there is no such key" in said
     assert "take the whole batch at once" in said
     assert "resources.*.workers" in said
+
+
+def test_compiled_networks_are_not_checkpointed() -> None:
+    """Each stage by its own setting."""
+    asked = "resources={finetune: {activation_checkpointing: true}}"
+    (said,) = refused("finetune.compile=true", asked)
+    assert said.startswith("finetune.compile: resources.finetune.activation_checkpointing is of networks that are not")
+    other = "resources={pretrain: {activation_checkpointing: true}}"
+    assert from_yaml(STUDY, overrides=["finetune.compile=true", other])
+    assert from_yaml(STUDY, overrides=[asked])
+
+
+@pytest.mark.parametrize("key", ["finetune.gradient_checkpointing", "model.gradient_checkpointing"])
+def test_the_other_name_of_activation_checkpointing_leads_to_it(key: str) -> None:
+    (said,) = refused(f"{key}=true")
+    assert "resources.*.activation_checkpointing" in said

@@ -62,6 +62,8 @@ def test_the_text_that_is_changed_here_is_in_order():
          "s:6: pretrain.batch_size: 384 images are not divisible by 5 workers (resources.pretrain) (use a multiple of 5)"),  # noqa: E501
         ("study: s", "study: s\nresources: {pretrain: {workers: 2, gpus: 1}}",
          "s:2: resources.pretrain: with several workers, give gpus_per_worker in place of gpus"),
+        ("study: s", "study: s\nresources: {probe: {activation_checkpointing: true}}",
+         "s:2: resources: probe.activation_checkpointing has no effect: probes train no network; leave it out"),
         ("study: s", "study: s\nresources: {pretrain: {gpus: 1.5}}",
          "s:2: resources.pretrain: 1.5 GPUs: above 1 the number must be whole, since a process shares at most one GPU"),
         ("study: s", "study: s\nresources: {pretrain: {workers: 2, min_workers: 3}}",

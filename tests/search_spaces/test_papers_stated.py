@@ -265,6 +265,14 @@ STATED: dict[str, list[Stated]] = {
     ],
     "p3_figure4a": FINE_TUNED_P3,
     "p3_figure4b": [*FINE_TUNED_P3, Stated("data.car-patches.patches.share", 0.2, "section 5.1")],
+    "p3_figure5c": [
+        Stated("data.car-patches.patches.share", 0.2, "section 5.1: at least 20 % of the pixels"),
+        Stated("data.car-patches.split.val", 0.3, "section 5.1: a random 70/30 split of the patches"),
+        Stated("pretrain.0.method.name", "classification", "Figure 5: a car or no car"),
+        Stated("pretrain.0.schedule.name", "constant", "section 5.1: a constant learning rate"),
+        Stated("model.name", "conrec-unet", "section 2.3"),
+        Stated("probe.where.kind", "cam", "Figure 5c"),
+    ],
     "p3_figure6": [
         *FINE_TUNED_P3,
         PADDED,
@@ -276,6 +284,12 @@ STATED: dict[str, list[Stated]] = {
         Stated("data.four-classes.classify", ["motorbike", "car", "cat", "aeroplane"], "section 5.2"),
         Stated("probe.alike.layers", "output", "section 5.2: the encoder output"),
         Stated("probe.alike.images", "all", "section 5.2: all images from Pascal VOC"),
+    ],
+    "p3_outlook_architectures": [
+        *[stated for stated in FINE_TUNED_P3 if not stated.key.startswith("model.")],
+        Stated("data.dogs.species", "dogs", "section 5.1: only the dog images"),
+        Stated("data.cat.fit", "pad", "section 2.3: resize with padding"),
+        Stated("model.name", "conrec-unet", "section 2.3", {"network": "ConRec's U-Net"}),
     ],
     "p3_outlook_methods": [*FINE_TUNED_P3, UNLABELLED, PADDED],
     "p3_outlook_tasks": [*FINE_TUNED_P3, UNLABELLED, PADDED],

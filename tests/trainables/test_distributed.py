@@ -79,6 +79,9 @@ CASES: dict[str, schema.Pretrain | schema.Finetune] = {
     "finetune, crops and windows": tuning(
         crops={"foreground": 0.33}, evaluate={"overlap": 0.5}, average="image", score_loss=True, validate_every=1
     ),
+    "simclr, checkpointed": case("simclr"),
+    "byol, checkpointed": case("byol"),
+    "finetune, checkpointed": tuning(),
 }
 Each = tuple[dict[str, dict[str, float]], dict[str, dict[str, Tensor]]]  # metrics and weights by case
 
@@ -147,6 +150,14 @@ def test_scores_do_not_depend_on_how_images_are_dealt_out() -> None:
             assert of_images == [int((mask != IGNORE).sum()) for mask in sets[name][1]]
         elif SCORED[case].evaluate is not None:
             assert sum(of_images) == int((sets[name][1] != IGNORE).sum())
+
+
+@pytest.mark.parametrize("name", ["simclr", "byol", "finetune"])
+def test_activations_that_two_workers_compute_again_change_no_bit(name: str, trained: tuple[Each, Each]) -> None:
+    """Also not the statistics of batch norms over both, which a second pass exchanges once more."""
+    for metrics, weights in trained:
+        assert metrics[f"{name}, checkpointed"] == metrics[name]
+        assert all(torch.equal(weights[f"{name}, checkpointed"][key], value) for key, value in weights[name].items())
 
 
 def assert_close(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:

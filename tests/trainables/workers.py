@@ -117,12 +117,17 @@ def train_each(
     out: Path,
     batch_norm: str,
 ) -> dict[str, dict[str, float]]:
-    """The metrics of each case; its files are in `out/NAME`."""
+    """The metrics of each case; its files are in `out/NAME`. Names that end so checkpoint their activations."""
     found = {}
     with in_double_precision():
         for name, settings in cases.items():
             context = RunContext(
-                out / name, torch.device("cpu"), world=world, batch_norm=batch_norm, checkpoint_seconds=0.0
+                out / name,
+                torch.device("cpu"),
+                world=world,
+                batch_norm=batch_norm,
+                activation_checkpointing=name.endswith("checkpointed"),
+                checkpoint_seconds=0.0,
             )
             if isinstance(settings, schema.Pretrain):
                 found[name] = pretraining.pretrain(settings, model, data, split, STREAMS, context)

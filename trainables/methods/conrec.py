@@ -26,7 +26,7 @@ from pretune.trainables.methods.protocol import Batch, Parts
 from pretune.trainables.methods.simclr import SimCLR, diagnostics, nt_xent
 from pretune.trainables.methods.supervised import whole_colors
 from pretune.trainables.models.conrec_unet import AttentionPooling
-from pretune.trainables.models.interface import Decoder, Encoder, pixel_head, resized, skips_of, trunk
+from pretune.trainables.models.interface import Decoder, Encoder, Segmented, pixel_head, resized, skips_of, trunk
 from pretune.trainables.upload import constant, upload
 from pretune.trainables.views.corruptions import Corrupted, corrupt
 from pretune.trainables.views.drawn import View
@@ -60,7 +60,7 @@ def targets_of(tasks: Sequence[str], views: Sequence[View], images: Tensor | Non
     return {task: targets[task]() for task in tasks}
 
 
-class TaskHeads(nn.Module):
+class TaskHeads(Segmented):
     """Parts of each decoding task beyond the decoder: outputs, and with `branch: block` the last block.
 
     The first task uses the decoder's own last block. `channels` are those of the images.
@@ -86,6 +86,9 @@ class TaskHeads(nn.Module):
             x = self.blocks[task](shared, skip) if task in self.blocks else first
             found[task] = resized(self.outputs[task](x), size).float().sigmoid()
         return found
+
+    def segments(self) -> Sequence[nn.Module]:
+        return list(self.blocks.values())
 
 
 def task_errors(restored: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:

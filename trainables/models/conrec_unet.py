@@ -56,6 +56,9 @@ class Encoder(interface.Encoder):
             features.append(x)
         return features
 
+    def segments(self) -> Sequence[nn.Module]:
+        return list(self.levels)
+
 
 class UpBlock(nn.Module):
     """Nearest up-sampling, the skip through a 1x1 convolution, two 3x3 convolutions."""

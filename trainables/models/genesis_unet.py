@@ -52,6 +52,9 @@ class Encoder(interface.Encoder):
             features.append(x)
         return features
 
+    def segments(self) -> Sequence[nn.Module]:
+        return list(self.levels)
+
 
 class UpBlock(nn.Module):
     """To twice the resolution, the skip beside it, and two convolutions."""

@@ -6,6 +6,8 @@ per step, and each block may look at the encoder's map of its own resolution (a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,7 +15,15 @@ from torch.nn import functional as F
 from pretune.trainables.models.dimensions import LAYERS
 
 
-class Encoder(nn.Module):
+class Segmented(nn.Module):
+    """A part of a network whose activations can be computed again segment by segment (`trainables.recomputation`)."""
+
+    def segments(self) -> Sequence[nn.Module]:
+        """Modules that lie behind each other, whose activations take most of the memory. None lies in another."""
+        raise NotImplementedError
+
+
+class Encoder(Segmented):
     """(B, channels, H, W) -> maps, the finest first; map k is (B, widths[k], H / strides[k], W / strides[k])."""
 
     widths: tuple[int, ...]
@@ -21,7 +31,7 @@ class Encoder(nn.Module):
     channels: int = 3
 
 
-class Decoder(nn.Module):
+class Decoder(Segmented):
     """An encoder's maps -> (B, width, h, w), on which a convolution of `head_kernel` px makes the final prediction.
 
     Each of `blocks`, the coarsest first, takes (x, skip) to a finer x; `skip` is None where the encoder has no map.
@@ -31,6 +41,9 @@ class Decoder(nn.Module):
     width: int
     head_kernel: int
     dimensions: int = 2
+
+    def segments(self) -> Sequence[nn.Module]:
+        return list(self.blocks)
 
 
 def trunk(decoder: Decoder, features: list[Tensor]) -> Tensor:

@@ -133,6 +133,10 @@ class Encoder(interface.Encoder):
             features.append(x)
         return features
 
+    def segments(self) -> Sequence[nn.Module]:
+        """The residual blocks."""
+        return [block for layer in (self.layer1, self.layer2, self.layer3, self.layer4) for block in layer]
+
 
 def _first_convolution(channels: int, kernel: int, stride: int) -> nn.Conv2d:
     """With torchvision's initialisation."""

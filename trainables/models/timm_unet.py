@@ -10,7 +10,7 @@ import functools
 import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -77,6 +77,10 @@ class Encoder(interface.Encoder):
             maps = [one.permute(0, 3, 1, 2) for one in maps]
         return [one.contiguous(memory_format=torch.channels_last) for one in maps]
 
+    def segments(self) -> Sequence[nn.Module]:
+        """The repeated blocks; the whole backbone where it has none, as a VGG."""
+        return repeated(self.body) or [self.body]
+
     @torch.no_grad()
     def normalise_as_trained(self) -> None:
         """Take the mean and std that timm's weights of this backbone were trained with."""
@@ -86,6 +90,19 @@ class Encoder(interface.Encoder):
         assert trained is not None  # `levels` has built it
         self.mean.copy_(torch.tensor(trained.mean))
         self.std.copy_(torch.tensor(trained.std))
+
+
+LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+def repeated(module: nn.Module) -> list[nn.Module]:
+    """Elements, themselves made of modules, of the innermost lists of such: blocks in the words of most backbones."""
+    parts = [part for part in module.children() if any(True for _ in part.children())]
+    if isinstance(module, LISTS) and len(parts) > 1:
+        found = [block for part in parts for block in repeated(part) or [part]]
+    else:
+        found = [block for part in module.children() for block in repeated(part)]
+    return [block for block in found if not isinstance(block, nn.ModuleList | nn.ModuleDict)]
 
 
 def decoder(backbone: Backbone, outputs: tuple[int, ...], skip_connections: bool) -> UNetDecoder:

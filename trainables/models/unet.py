@@ -53,6 +53,9 @@ class Encoder(interface.Encoder):
             features.append(x)
         return features
 
+    def segments(self) -> Sequence[nn.Module]:
+        return list(self.levels)
+
 
 class UpBlock(nn.Module):
     """A 2x2 transposed convolution to twice the resolution, then convolutions; with skips, over the skip as well."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ import torch
 from pretune.outcomes import Failure
 from pretune.plan import make_plan
 from pretune.search_spaces.resolve import from_dict
+from pretune.search_spaces.stages import Stage
+from pretune.trainables.memory import Need, StepMemory
 from pretune.worker import stage_memory
 from pretune.worker.failures import failed
-from pretune.worker.stage_memory import fitting_sentence, what_fits, with_less_memory
+from pretune.worker.stage_memory import checkpointing_sentence, fitting_sentence, what_fits, with_less_memory
 
 give_back = stage_memory.free_memory  # the tests below replace it
-STUDY = {
+STUDY: dict[str, Any] = {
     "study": "t",
     "data": {"s": {"dataset": "scenes", "images": 40, "cache_size": 16}},
     "model": {"name": "unet", "widths": [4, 8]},
@@ -26,7 +29,7 @@ STUDY = {
 }
 
 
-class Stage:
+class Run:
     """Raises what it is told to, one attempt after the other."""
 
     def __init__(self, *errors: Exception | None) -> None:
@@ -48,21 +51,21 @@ def freed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_a_second_attempt_leaves_images_on_the_host(freed: list[int]) -> None:
-    stage = Stage(torch.OutOfMemoryError("CUDA out of memory"), None)
+    stage = Run(torch.OutOfMemoryError("CUDA out of memory"), None)
     assert with_less_memory(stage, on_gpu=True) == ({"x": 1.0}, True)
     assert stage.resident == [True, False]
     assert len(freed) == 2
 
 
 def test_there_is_no_third_attempt() -> None:
-    stage = Stage(torch.OutOfMemoryError("first"), torch.OutOfMemoryError("second"))
+    stage = Run(torch.OutOfMemoryError("first"), torch.OutOfMemoryError("second"))
     with pytest.raises(torch.OutOfMemoryError, match="second"):
         with_less_memory(stage, on_gpu=True)
 
 
 @pytest.mark.parametrize(("error", "on_gpu"), [(ValueError("no"), True), (MemoryError("host"), False)])
 def test_other_errors_and_cpus_get_one_attempt(error: Exception, on_gpu: bool, freed: list[int]) -> None:
-    stage = Stage(error)
+    stage = Run(error)
     with pytest.raises(type(error)):
         with_less_memory(stage, on_gpu=on_gpu)
     assert stage.resident == [True]
@@ -88,17 +91,46 @@ def resident() -> int:
 
 def test_the_sentence_names_what_fits(tmp_path: Path) -> None:
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
-    outcome = failed(error, 64, tmp_path, lambda: fitting_sentence(2 * 10**9, 250 * 10**6, 40, 16 * 10**9))
+    outcome = failed(error, 64, tmp_path, lambda: fitting_sentence(Need(2 * 10**9, 250 * 10**6), 16 * 10**9))
     assert outcome.failure is Failure.OUT_OF_MEMORY
     assert outcome.cause.endswith(
         "lower batch_size (now 64), or set precision: bfloat16; by formula a step takes 2 GB and 250 MB an image in "
-        "float32: into 16 GB batch_size 40 fits"
+        "float32: into 16 GB batch_size 49 fits"
     )
 
 
+def finetuning(**changes: Any) -> Stage:
+    _, (stage,) = make_plan(from_dict(STUDY | {"seeds": {"report": 1}} | changes), lambda data: "digest")
+    return stage
+
+
+def largest_batch(sentence: str) -> int:
+    return int(sentence.split("batch_size ")[1].split()[0])
+
+
 def test_more_memory_fits_more_images_and_too_little_none() -> None:
-    _, (stage,) = make_plan(from_dict(STUDY | {"seeds": {"report": 1}}), lambda data: "digest")
+    stage = finetuning()
     assert "batch_size" in what_fits(stage, 10**9, 1.0)
-    whole, quarter = (int(what_fits(stage, 10**8, gpus).split("batch_size ")[1].split()[0]) for gpus in (1.0, 0.25))
+    whole, quarter = (largest_batch(what_fits(stage, 10**8, gpus)) for gpus in (1.0, 0.25))
     assert 3.5 * quarter <= whole <= 4.5 * quarter + 4
     assert what_fits(stage, 1000, 1.0).endswith("not one image fits; lower the size of the images or the model")
+
+
+def test_checkpointing_is_named_with_what_would_fit() -> None:
+    """(0.9 x 10 GB - 1 GB) / 20 MB = 400 images in place of 80."""
+    memory = StepMemory(plain=Need(10**9, 10**8), checkpointed=Need(10**9, 2 * 10**7))
+    assert checkpointing_sentence(memory, 10**10, "pretrain") == (
+        "; with resources.pretrain.activation_checkpointing: true it takes 20 MB an image: batch_size 400 fits"
+    )
+    assert checkpointing_sentence(memory, 10**9, "pretrain") == ""  # weights and optimiser alone are too large
+    assert checkpointing_sentence(StepMemory(memory.plain, memory.plain), 10**10, "pretrain") == ""
+
+
+def test_checkpointing_is_advised_where_it_is_not_on_and_can_be() -> None:
+    """A stage that checkpoints already is told its own figures, in which more images fit."""
+    plain = what_fits(finetuning(), 10**8, 1.0)
+    on = what_fits(finetuning(resources={"finetune": {"activation_checkpointing": True}}), 10**8, 1.0)
+    compiled = what_fits(finetuning(finetune=STUDY["finetune"] | {"compile": True}), 10**8, 1.0)
+    advised = plain.partition("; with resources.finetune.activation_checkpointing: true it takes ")[2]
+    assert largest_batch(advised) == largest_batch(on) > largest_batch(plain) == largest_batch(compiled)
+    assert "activation_checkpointing" not in on + compiled
