@@ -28,7 +28,7 @@ REFUSED_SECONDS = 3.0  # after which a process of this machine, whose port nobod
 MENTION_SECONDS = 6.0  # after which a head that does not answer is mentioned
 SILENT_SECONDS = 35.0  # for which a head may be away, or a process be stopped, before the study ends
 END_SECONDS = 15.0  # for the study to end by itself; then the process is ended. All of it stays under a minute
-AGAIN = "finished work is kept; the same command continues from the last saved states"
+AGAIN = "finished work is kept; run the same command again to continue"
 
 NODE, HEAD = "the node process of Ray (raylet)", "the head process of Ray (GCS)"
 PROGRAMS = {"raylet": NODE, "gcs_server": HEAD}
@@ -108,7 +108,9 @@ class Heartbeat:
         if self.address is None:
             return died_here(part.name)
         since = f" for {away:.0f} s" if away >= 1 else ""
-        return f"the study stopped: {part.name} of --address {self.address} did not answer{since}; {AGAIN} once it does"
+        return (
+            f"the study stopped: {part.name} of --address {self.address} did not answer{since}; {AGAIN} once it answers"
+        )
 
     def _watch(self) -> None:
         while not self._over.wait(LOOK_SECONDS):

@@ -93,7 +93,7 @@ def test_a_process_that_is_stopped_for_a_while_and_a_head_that_comes_back_end_no
     assert [one.look(now) for now in (100.0, 120.0)] == ["", ""]
     assert one.look(100.0 + SILENT_SECONDS) == (
         f"the study stopped: the head of --address 10.0.0.1:6379 did not answer for {SILENT_SECONDS:.0f} s; "
-        "finished work is kept; the same command continues from the last saved states once it does"
+        "finished work is kept; run the same command again to continue once it answers"
     )
     server.listen()
 
