@@ -118,7 +118,7 @@ def gpu_findings(gpus: Sequence[Gpu], build: str, trouble: str) -> Iterator[Find
             "GPUs", "none", f"torch cannot use the driver ({trouble}): compare `nvidia-smi` with torch's build"
         )
     elif not gpus and not build:
-        yield Finding("GPUs", "none; this torch is built for CPUs alone")
+        yield Finding("GPUs", "none; this torch is built only for CPUs")
     elif not gpus:
         yield Finding("GPUs", f"none found; torch is built for {build}, so a GPU needs its driver (`nvidia-smi`)")
 
@@ -145,14 +145,16 @@ def shared_memory(folder: Path) -> Finding:
 def disk(name: str, folder: Path, writes: bool = True) -> Finding:
     """Return the free space where `folder` is or would be, and whether it can be written or read."""
     if not writes and not folder.is_dir():
-        return Finding(name, str(folder), "there is no such folder: give the one that holds the data sets", True)
+        return Finding(
+            name, str(folder), "this folder does not exist: give the folder that contains the data sets", True
+        )
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
     value = f"{folder}: {free / GIB:.1f} GiB free"
     if not os.access(there, os.W_OK if writes else os.R_OK):
         return Finding(name, value, f"{there} cannot be {'written' if writes else 'read'}: choose another folder", True)
     if writes and free < LEAST_DISK:
-        return Finding(name, value, "too little for a study: free some, or give another folder with --root")
+        return Finding(name, value, "too little space for a study: free some, or give another folder with --root")
     return Finding(name, value)
 
 
@@ -162,9 +164,9 @@ def ray_settings() -> Finding:
     value = "a study starts its own Ray on this computer; --address joins a cluster"
     problem = ""
     if address:
-        problem = f"RAY_ADDRESS is {address}, and studies do not read it: give --address {address}, or unset it"
+        problem = f"RAY_ADDRESS is {address}, but studies ignore it: give --address {address}, or unset it"
     if mode == "disabled":
-        value += "; RAY_AUTH_MODE=disabled: whoever reaches its ports can use it"
+        value += "; RAY_AUTH_MODE=disabled: everyone who can reach its ports can use it"
     return Finding("Ray", value, problem)
 
 
@@ -173,9 +175,10 @@ def where_stages_run(cpus: int, gpus: int) -> str:
     if gpus:
         at_once = min(cpus, gpus)
         return (
-            f"each stage takes one GPU and one CPU; {at_once} at once. `resources: {{finetune: {{gpus: 0.25}}}}` packs"
+            f"each stage run takes one GPU and one CPU; {at_once} run at once. To share GPUs, set "
+            "`resources: {finetune: {gpus: 0.25}}`"
         )
-    return f"each stage takes one CPU; {cpus} at once. No GPU is used"
+    return f"each stage run takes one CPU; {cpus} run at once. No GPU is used"
 
 
 def healthy(findings: Sequence[Finding]) -> bool:

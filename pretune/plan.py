@@ -134,19 +134,20 @@ def invented(stage: Stage, header: schema.Header) -> Outcome:
 
 
 def sharing_sentence(counts: Mapping[str, int], without: int) -> str:
-    """'24 fine-tunings share 3 pretrainings: 27 stage runs, not 48'."""
+    """'24 fine-tunings share 3 pretrainings: 27 stage runs instead of 48'."""
     pretrainings = sum(count for name, count in counts.items() if name.startswith("pretrain"))
     probes = sum(count for name, count in counts.items() if name.startswith("probe"))
     total, finetunings = sum(counts.values()), counts.get("finetune", 0)
     users = " and ".join(counted(n, word) for n, word in ((finetunings, "fine-tuning"), (probes, "probe")) if n)
     if not pretrainings or not users:
-        return counted(total, "stage run") + (f", not {without}" if without != total else "")
-    shared = f"{users} share {counted(pretrainings, 'pretraining')}: {counted(total, 'stage run')}"
-    return shared + (f", not {without}" if without != total else "")
+        return counted(total, "stage run") + (f" instead of {without}" if without != total else "")
+    share = "shares" if finetunings + probes == 1 else "share"
+    shared = f"{users} {share} {counted(pretrainings, 'pretraining')}: {counted(total, 'stage run')}"
+    return shared + (f" instead of {without}" if without != total else "")
 
 
 def continuing_sentence(stages: Sequence[Stage]) -> str:
-    """'Longer trainings continue shorter ones: 200 epochs are trained, not 350'; "" where no lengths differ.
+    """'Longer trainings continue shorter ones: 200 epochs instead of 350'; "" where no lengths differ.
 
     The sequence is that of a plan, in which rungs and lengths are stage runs of their own.
     """
@@ -164,12 +165,12 @@ def continuing_sentence(stages: Sequence[Stage]) -> str:
         )
         lengths.add(stage.settings.epochs or 0)
         if len(lengths) > 1 and (why := depends_on_length(stage.settings)) is not None:
-            blocked = f"{stage.name}s of other lengths are trained separately, because {why} depends on the length"
+            blocked = f"each length of {stage.name} is trained separately, because {why} depends on the length"
     shared = [reaches for reaches in series.values() if len(set(reaches)) > 1]
     if not shared:
         return blocked
     trained, apart = sum(max(reaches) for reaches in shared), sum(sum(set(reaches)) for reaches in shared)
-    said = f"longer trainings continue shorter ones: {trained} epochs are trained, not {apart}"
+    said = f"longer trainings continue shorter ones: {trained} epochs instead of {apart}"
     return said + (f"; {blocked}" if blocked else "")
 
 
@@ -183,7 +184,7 @@ def at_most(study: Study) -> tuple[str, ...]:
         ("a budget in hours", any(b.hours or b.gpu_hours for b in (tune.budget.study, tune.budget.cell))),
     ]
     named = [name for name, there in ends if there]
-    return (f"at most this many stage runs: {' and '.join(named)} may end some earlier",) if named else ()
+    return (f"this is the maximum number of stage runs: {' and '.join(named)} may stop some earlier",) if named else ()
 
 
 def few_seeds(study: Study) -> tuple[str, ...]:
@@ -197,8 +198,8 @@ def few_seeds(study: Study) -> tuple[str, ...]:
         return ()
     smallest = f"{detectable_difference(n, 1.0):.1f}"
     warnings = [
-        f"with {n} paired seeds only differences to the baseline above {smallest} standard deviations are detectable "
-        "(power 0.8)"
+        f"{n} paired seeds can detect a difference to the baseline only if it is larger than {smallest} times its "
+        "standard deviation over seeds (power 0.8)"
     ]
     if smallest_possible_p(n) > 0.05:
         p = smallest_possible_p(n)

@@ -199,7 +199,7 @@ def check_room(resources: ClusterResources, stages: dict[str, Stage], options: O
         resources.check(stages)
     except ResourceError as error:
         known = not options.address or any(not node.id for node in resources.nodes)
-        hint = "" if known else " (a cluster that grows by itself: say how far with --may-grow, such as 8xCPU=8,GPU=1)"
+        hint = "" if known else " (if the cluster can start more nodes, say how many: --may-grow 8xCPU=8,GPU=1)"
         raise ResourceError(f"{error}{hint}") from None
 
 
@@ -262,7 +262,7 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(
-            f"the output folder {folder} cannot be made: {error.strerror}; choose another with --out"
+            f"the output folder {folder} cannot be created: {error.strerror}; choose another with --out"
         ) from None
 
 
@@ -276,7 +276,7 @@ def only_driver(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise StoreError(
-                f"another pretune run is working on {folder}; wait for it, or choose another --out"
+                f"another `pretune run` is using {folder}; wait until it ends, or choose another --out"
             ) from None
         file.truncate(0)  # for `pretune stop`
         json.dump({"pid": os.getpid(), "host": socket.gethostname(), "job": os.environ.get(join.JOB, "")}, file)
@@ -297,7 +297,7 @@ def searches_in(options: Options) -> Iterator[BaseStorage]:
 @contextmanager
 def faults_in_a_sentence(options: Options) -> Iterator[None]:
     """A disk or a database that fails under the driver ends the run; what is finished is in the store."""
-    again = "finished work is kept; the same command continues"
+    again = "finished work is kept; run the same command again"
     try:
         yield
     except OSError as error:

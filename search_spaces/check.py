@@ -177,17 +177,17 @@ def _problem(model: type[BaseModel], data: Mapping[str, Any], locations: Locatio
     if kind == "missing":
         return locations.problem(path, "is missing", "add it")
     if kind == "string_pattern_mismatch":
-        fix = "timm's name has letters, digits and '_'; leave a tag such as .a1_in1k out"
+        fix = "use only letters, digits and '_'; remove a tag such as .a1_in1k"
         if path[-1:] != ("backbone",):
             fix = "use letters, digits, '.', '_' and '-'"
         return locations.problem(path, f"unusable name {_short(error['input'])}", fix)
     if kind in PLAIN:
         if error["input"] is None:
-            return locations.problem(path, "is empty", "give it a value, or leave it out")
+            return locations.problem(path, "is empty", "give it a value, or remove it")
         return locations.problem(path, f"{SHOULD}{PLAIN[kind]}, received {_short(error['input'])}")
     if kind in MAPPING_WANTED:
         if error["input"] is None:
-            return locations.problem(path, "is empty", "give it keys, or leave it out")
+            return locations.problem(path, "is empty", "give it keys, or remove it")
         return locations.problem(path, f"should be a mapping of keys to values, received {_short(error['input'])}")
     received = "" if isinstance(error["input"], Mapping) else f", received {_short(error['input'])}"
     return locations.problem(path, _reworded(error["msg"]) + received)

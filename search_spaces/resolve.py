@@ -107,7 +107,7 @@ def resolve(document: Document, scale: str | None = None, overrides: Sequence[st
     problems += check_cells(cells, header, warnings)
     problems += check_header(header, cells, factors, Locations(lines))
     if "tune" in data and not any(cell.all_ranges for cell, _ in cells):
-        warnings.append("the study has a tune section but no ranges: nothing is searched, it goes straight to confirm")
+        warnings.append("the study has a tune section but no ranges, so nothing is searched")
     if not problems:
         warnings += tuning_warnings([cell for cell, _ in cells], header)
     if problems:

@@ -65,12 +65,12 @@ def check_cells(cells: Sequence[tuple[Cell, Locations]], header: Header, warning
     for configuration, label in first_of.values():
         tested.setdefault(_tested_on(configuration), label)
     if len(labels := dict.fromkeys(tested.values())) > 1:
-        task = "the same test images, classes, sizes and tolerances"
-        warnings.append(f"not all cells are measured on {task}, they are different tasks ({' / '.join(labels)})")
+        task = "test images, classes, sizes or tolerances"
+        warnings.append(f"the cells differ in {task}, so they are different tasks ({' / '.join(labels)})")
     for metric, measures in measured.items():
         if len(labels := dict.fromkeys(measures.values())) > 1:
             by = " or ".join(f"finetune.{key}" for key in measured_by(metric))
-            apart = f"they have another {by}, and cannot be compared by it"
+            apart = f"they differ in {by}, so do not compare them by this metric"
             warnings.append(f"{metric} does not measure the same in all cells: {apart} ({' / '.join(labels)})")
     return _once_each_fix(problems)
 
@@ -165,7 +165,7 @@ def _check_parts(settings: Template, header: Header, locations: Locations) -> It
     for path, stage in users:
         name = stage.get("data") if isinstance(stage, Mapping) else None
         if isinstance(name, str) and isinstance(settings.get("data"), Mapping) and name not in known:
-            yield locations.problem((*path, "data"), f"there is no data {name!r}", did_you_mean(name, known))
+            yield locations.problem((*path, "data"), f"there is no data set {name!r}", did_you_mean(name, known))
     if not settings["pretrain"] and finetune is None:
         yield Problem(0, "study", "neither pretrain nor finetune: there is nothing to run", "add one of them")
     for metric in filter(is_reportable, header.report.metrics):
@@ -221,7 +221,9 @@ def _check_finetune(
         what = f"{trained.name} trains no decoder to transfer"
         yield locations.problem(("finetune", "transfer"), what, "use transfer: encoder")
     if finetune.freeze == "encoder" and (finetune.transfer == "none" or not settings.pretrain):
-        warnings.append(f"cell {cell.label}: the frozen encoder is a random one, nothing is transferred to it")
+        warnings.append(
+            f"cell {cell.label}: the encoder is frozen with random weights, because nothing is transferred to it"
+        )
 
 
 def _check_extra_scores(finetune: Finetune, header: Header, locations: Locations) -> Iterator[Problem]:
@@ -280,13 +282,13 @@ def _leaks(settings: Configuration) -> Iterator[str]:
     """Ways in which a pretraining may see images that something is later scored on; allowed, but said."""
     for stage in settings.pretrain:
         if stage.sees != "train":
-            also = "the test images too" if stage.sees == "all" else "the validation images too"
-            yield f"pretraining on {stage.data} sees {also} (sees: {stage.sees}); say so beside the table"
+            also = "test images" if stage.sees == "all" else "validation images"
+            yield f"pretraining on {stage.data} also sees {also} (sees: {stage.sees}); mention this beside the results"
         if settings.finetune is not None and stage.data != settings.finetune.data:
             ours, theirs = settings.data.get(stage.data), settings.data.get(settings.finetune.data)
             if ours and theirs and _files(ours) == _files(theirs) and ours.split != theirs.split:
                 both = f"{stage.data} and {settings.finetune.data}"
-                yield f"{both} are the same files, split apart differently: pretraining may see test images"
+                yield f"{both} have the same files but different splits, so pretraining may see test images"
 
 
 def _held_back(settings: Configuration) -> Iterator[str]:
@@ -298,7 +300,7 @@ def _held_back(settings: Configuration) -> Iterator[str]:
         data = settings.data.get(name)
         if data and _files(data) != _files(tested) and (data.split.fold or data.split.test not in (0, "official")):
             held = data.split.fold or data.split.test
-            yield f"data.{name} holds back a test set ({held}) that no stage uses; `split: none` pretrains on all of it"
+            yield f"data.{name} has a test set ({held}) that no stage uses; set `split: none` to pretrain on all images"
 
 
 def _files(data: Data) -> str:
@@ -324,11 +326,11 @@ def _check_sizes(cell: Cell, settings: Configuration, locations: Locations) -> I
         users.append((("pretrain", i, "views", "size"), stage.views.size))
     for path, size in decoded:
         if size % factor:
-            what = f"{size} px is not a multiple of {factor}, as {model} needs"
+            what = f"{size} px is not a multiple of {factor}, which {model} needs"
             yield locations.problem(path, what, _in_steps(cell, path, factor))
     for path, size in encoded:
         if size < factor:
-            what = f"{size} px is below {factor}, what the encoder of {model} needs"
+            what = f"{size} px is below {factor}, the minimum for the encoder of {model}"
             yield locations.problem(path, what)
 
 

@@ -84,7 +84,10 @@ def check_overlaid(
             what = f"the same scale sets {one} too"
             yield locations.problem(("scales", str(scale), other), what, "set each key once")
     for name, levels in factors.items():
-        what, fix = f"has no effect: factor {name!r} sets it in every level", f"change factors.{name}, or leave it out"
+        what, fix = (
+            f"has no effect: factor {name!r} sets it in every level",
+            f"change factors.{name}, or remove this setting",
+        )
         for key in keys:
             if _written_over(key, levels):
                 yield locations.problem(("scales", str(scale), key), what, fix)

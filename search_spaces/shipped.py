@@ -26,6 +26,6 @@ def find_study(path: Path) -> Path:
     known = shipped()
     if path.name not in known:
         fix = did_you_mean(path.name, known)
-        what = "there is no such file, and no study of that name comes with Pretune"
+        what = "this file does not exist, and Pretune has no study with this name"
         raise StudyError([Problem(0, "file", what, fix)], str(path))
     return known[path.name]

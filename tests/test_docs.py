@@ -259,7 +259,7 @@ def test_the_inventory_of_messages_has_what_is_raised_and_no_docstring() -> None
     inventory = script("messages")
     said = list(inventory.messages())
     texts = {message.text for message in said}
-    assert "{file} exists; choose another name or delete it" in texts
+    assert "{file} already exists; choose another name or delete it" in texts
     assert len(said) > 1000
     docstring = ast.get_docstring(ast.parse((TOP / "pretune" / "cli" / "__init__.py").read_text("utf-8")))
     assert docstring not in texts

@@ -78,7 +78,9 @@ def held_note(header: StudyHeader) -> tuple[str, ...]:
     if not header.held:
         return ()
     streams = ", ".join(f"{name} ({seed})" for name, seed in header.held.items())
-    return (f"held at one seed: {streams}; standard deviations, intervals and tests leave out what these would add",)
+    return (
+        f"held at one seed: {streams}; standard deviations, intervals and tests do not include what these would add",
+    )
 
 
 def is_probe(metric: str) -> bool:
@@ -100,7 +102,7 @@ def _stage_runs(results: pandas.DataFrame, metric: str) -> pandas.DataFrame:
     runs = probes if named.empty else named
     reporting = sorted(set(runs.loc[runs["metric"].map(lambda name: _same_metric(name, metric)), "stage"]))
     if len(reporting) > 1:
-        raise ResultsError(f"{metric} is reported by {', '.join(reporting)}: name one, as in probe/NAME/METRIC")
+        raise ResultsError(f"{metric} is reported by {', '.join(reporting)}: name one of them, as probe/NAME/METRIC")
     return runs[runs["stage"] == reporting[0]] if reporting else runs
 
 

@@ -59,6 +59,6 @@ def timeline(stage_runs: pandas.DataFrame) -> Timeline | None:
 
 
 def sentence(found: Timeline) -> str:
-    """'At most 2 stage runs at once; between the first start and the last end, 61 s, lanes were idle 3.1 % of it.'"""
+    """'at most 2 stage runs at once; 3.1 % of this capacity was idle (in 61 s)'."""
     most = counted(found.lanes, "stage run")
-    return f"at most {most} at once, idle for {100 * found.idle:.1f} % of {found.seconds:.0f} s"
+    return f"at most {most} at once; {100 * found.idle:.1f} % of this capacity was idle (in {found.seconds:.0f} s)"

@@ -69,7 +69,7 @@ def _budget(search: SearchRuns) -> Budget:
         f"the best of {counted(len(best), 'trial')} was number {place}", search.minimize,
     )  # fmt: skip
     if not search.designed or len(search.trials) < 3:
-        learns = "" if search.designed else "; trials depend on those before, so none is said of more of them"
+        learns = "" if search.designed else "; more trials cannot be predicted, because each depends on earlier ones"
         return found._replace(sentence=found.sentence + learns)
     table = _table(search, sign)
     n = _numbers(len(table))
@@ -90,11 +90,11 @@ def _continued(found: Budget, search: SearchRuns, expected: Array, bands: Array)
     if search.sampler not in RANDOM:
         return found
     if not found.held_out:
-        why = "with one search seed it is not known how much of the rise is noise"
+        why = "with one search seed, the noise in this rise is unknown"
         return found._replace(sentence=f"{found.sentence}; {why}")
     if len(search.trials) < _FEWEST:
         return found._replace(
-            sentence=f"{found.sentence}; too few to say whether more would help ({_FEWEST} are needed)"
+            sentence=f"{found.sentence}; too few to say whether more would help (at least {_FEWEST} are needed)"
         )
     count, half = int(found.n[-1]), int(np.flatnonzero(found.n == found.n[-1] // 2)[0])
     gains = bands[:, -1] - bands[:, half]
@@ -110,12 +110,13 @@ def _continued(found: Budget, search: SearchRuns, expected: Array, bands: Array)
 
 def _sentence(trend: Trend, gain: Interval, ahead: float, noise: float, count: int) -> str:
     size, low, high = (f"{value:+.3f}".replace("-", "−") for value in gain)
-    second = f"the second half of {count} trials brought {size} [{low}, {high}]"
+    second = f"the second half of {count} trials improved the best by {size} [{low}, {high}]"
     if trend == "flat":
-        return f"flat: {count} trials more bring at most {ahead:.3f}, less than what seeds change ({noise:.3f})"
+        noisy = f"which is less than the noise of seeds ({noise:.3f})"
+        return f"flat: {count} more trials would bring at most {ahead:.3f}, {noisy}"
     if trend == "rising":
-        return f"still rising: {second}; {count} more bring at most {ahead:.3f}"
-    return f"open whether more trials help: {second}; {count} more bring at most {ahead:.3f}"
+        return f"still rising: {second}; {count} more would bring at most {ahead:.3f}"
+    return f"it is open whether more trials help: {second}; {count} more would bring at most {ahead:.3f}"
 
 
 # ------------------------------------------------------------------------------------------------------------- parts

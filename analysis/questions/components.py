@@ -168,7 +168,9 @@ def components(results: pandas.DataFrame, header: StudyHeader, metric: str) -> C
     searched = _of_searches(results, header.target) if metric == header.report.metrics[0] else []
     if searched:
         crowded = (
-            "points laid out beforehand" if header.designed else "what a sampler tried, crowded where scores are good"
+            "points chosen in advance"
+            if header.designed
+            else "what a sampler tried, which is denser where scores are good"
         )
         notes.append(f"searches: spread of {header.target} over {crowded}")
     return Components(header.study, metric, (*seeds, *searched), percent, (*notes, *held_note(header)))
@@ -189,11 +191,12 @@ def _of_nested_seeds(found: Mapping[str, tuple[ReplicateResult, ...]]) -> tuple[
     rows += [*pooled, *(_of_one_pretraining(label, values) for label, values in single.items())]
     if single:
         notes.append(
-            "one pretraining: the spread of its fine-tunings alone, which says nothing of what another would give"
+            "one pretraining: the spread of its fine-tunings only, which does not show how another pretraining "
+            "would score"
         )
     copies = [row.where for row in rows if row.source == WITHIN and row.std == 0]
     if copies:
-        notes.append(f"no spread at all between the fine-tunings of one pretraining, so no share: {few(copies)}")
+        notes.append(f"no share, because the fine-tunings of one pretraining do not vary: {few(copies)}")
     return rows, [*notes, *explained]
 
 
@@ -206,8 +209,8 @@ def _pooled(cells: Mapping[str, list[list[float]]]) -> tuple[list[Component], li
     between, within = np.mean([mean_squares(table) for table in whole], axis=0)
     every = len(whole) == len(cells)
     where = "all cells" if every else f"{len(whole)} of {len(cells)} cells"
-    said = f"{where}: mean of the cells' variances; cells share seeds, so the interval counts one cell's"
-    said += "" if every else "; cells that lost a run are not in it"
+    said = f"{where}: mean of the cells' variances; cells share seeds, so the interval uses the n of one cell"
+    said += "" if every else "; cells with failed runs are not included"
     return _pair(where, _solve(float(between), float(within), *whole[0].shape)), [said]
 
 

@@ -77,7 +77,7 @@ def cost_tradeoffs(results: pandas.DataFrame, stage_runs: pandas.DataFrame, head
     if len(seconds) < 2:
         return Costs((), ())
     if not _differ([list(of.values()) for of in seconds.values()]):
-        why = "seconds are not shown to differ between cells (analysis of variance of their logarithms, p ≥ 0.05)"
+        why = "the seconds of cells do not differ significantly (analysis of variance of their logarithms, p ≥ 0.05)"
         return Costs((), (f"No figure of scores against cost: {why}.",))
     metrics = [metric for metric in header.report.metrics if header.definition(metric).direction is not None]
     values = {
@@ -139,7 +139,7 @@ def search_costs(
             shown.append((search.name, _trials(search, timed)))
         else:
             flat.append(search.name)
-    why = "no tuned parameter is shown to change the seconds"
+    why = "no tuned parameter changes the seconds significantly"
     more = f" and {len(flat) - 3} more" if len(flat) > 3 else ""
     return Costs(tuple(shown), (f"No figure of cost: {why} ({'; '.join(flat[:3])}{more}).",) if flat else ())
 

@@ -97,7 +97,7 @@ def differences(results: pandas.DataFrame, header: StudyHeader, metric: str) -> 
     rows = tuple(_with_failures(row, failed, better) for row in _rows(pairs, header.report.margin))
     percent = header.in_percent(metric)
     missing = [
-        f"{pair.cell}: no seed finished both here and in the baseline {pair.baseline}"
+        f"{pair.cell}: no seed finished in both this cell and the baseline {pair.baseline}"
         for pair in every
         if not pair.ours
     ]
@@ -150,7 +150,7 @@ def _flattered_note(rows: Sequence[Difference]) -> tuple[str, ...]:
     if not names:
         return ()
     return (
-        f"the better side lost replicates to failures, which may have been its worst, so no difference is claimed: "
+        "replicates of the better side failed and may have been its worst, so no difference is claimed for: "
         f"{few(names, 4)}",
     )
 
@@ -163,7 +163,9 @@ def _against_baseline(header: StudyHeader) -> list[tuple[StoredCell, StoredCell]
     """Every cell that is not a baseline, with its baseline; cells whose baseline the study leaves out are skipped."""
     wanted = header.report.baseline
     if not wanted:
-        raise ResultsError("the study names no baseline: write one under report, as in baseline: {encoder: unfrozen}")
+        raise ResultsError(
+            "the study names no baseline: add one under `report`, for example baseline: {encoder: unfrozen}"
+        )
     cells = {tuple(sorted(cell.levels.items())): cell for cell in header.cells}
     targets = [(cell, cells.get(tuple(sorted({**cell.levels, **wanted}.items())))) for cell in header.cells]
     pairs = [(cell, target) for cell, target in targets if target is not None and target != cell]
@@ -195,13 +197,13 @@ def _few_pairs_note(rows: Sequence[Difference]) -> tuple[str, ...]:
     tests = sum(math.isfinite(row.p) for row in rows)
     counts = sorted({row.n for row in rows if math.isfinite(row.p) and smallest_possible_p(row.n) * tests > ALPHA})
     alone = sum(row.n == 1 for row in rows)
-    said = [f"n=1 in {alone} of {len(rows)} rows: no interval and no test"] if alone else []
+    said = [f"{alone} of {len(rows)} rows have n=1, so no interval and no test"] if alone else []
     if counts:
         ends = counts[:1] + counts[1:][-1:]
         reachable = " to ".join(f"{smallest_possible_p(n):.2g}" for n in ends)
         if tests > 1:
             least = " to ".join(f"{min(1.0, tests * smallest_possible_p(n)):.2g}" for n in ends)
-            reachable += f", and the smallest of {tests} after Holm not below {least}"
+            reachable += f", nor the smallest of {tests} with Holm correction below {least}"
         seeds = "n=" + " to ".join(map(str, ends))
         assumed = f"{seeds}: p-values and intervals assume normally distributed differences"
         said.append(f"{assumed}; an exact sign-flip test cannot fall below p={reachable}")
@@ -212,7 +214,7 @@ def _out_of_range(rows: Sequence[Difference], span: float) -> tuple[str, ...]:
     if not any(row.low < -span or row.high > span for row in rows):
         return ()
     known = f"what two values of this metric can differ by, -{span:g} to {span:g}"
-    return (f"an interval leaves {known}: t intervals know no bounds",)
+    return (f"an interval goes beyond {known}; t intervals do not respect bounds",)
 
 
 def _no_spread_note(pairs: Sequence[_Pairs]) -> tuple[str, ...]:
@@ -220,8 +222,15 @@ def _no_spread_note(pairs: Sequence[_Pairs]) -> tuple[str, ...]:
     several = [pair for pair in pairs if len(pair.ours) > 1]
     same = [p.cell for p in several if np.ptp(d := np.subtract(p.ours, p.theirs)) == 0 and d[0] == 0]
     copies = [p.cell for p in several if np.ptp(d := np.subtract(p.ours, p.theirs)) == 0 and d[0] != 0]
-    said = [f"no spread at all: every seed of {few(same, 4)} scores what the baseline does"] if same else []
-    return (*said, *([f"no spread at all: every seed of {few(copies, 4)} differs by the same"] if copies else []))
+    said = [f"no spread at all: every seed of {few(same, 4)} scores the same as the baseline"] if same else []
+    return (
+        *said,
+        *(
+            [f"no spread at all: every seed of {few(copies, 4)} differs from the baseline by the same amount"]
+            if copies
+            else []
+        ),
+    )
 
 
 def _unpaired_note(pairs: Sequence[_Pairs], nested: bool) -> tuple[str, ...]:
@@ -231,8 +240,8 @@ def _unpaired_note(pairs: Sequence[_Pairs], nested: bool) -> tuple[str, ...]:
         return ()
     what = "fine-tunings" if nested else "seeds"
     return (
-        f"{what} that finished in the cell or in its baseline alone have no partner and are excluded here, so that a "
-        f"difference may not be that of the table's means; how many: {few(alone)}",
+        f"{what} that finished only in the cell or only in its baseline have no partner and are excluded here, so a "
+        f"difference may deviate from that of the table's means; excluded: {few(alone)}",
     )
 
 
@@ -247,9 +256,9 @@ def _power_note(pairs: Sequence[_Pairs], tests: int, percent: bool) -> tuple[str
     found, strictest = (detectable_difference(n, spread, alpha=ALPHA / m) for m in (1, tests))
     shown, most = (f"{100 * least:.1f} points" if percent else f"{least:.3f}" for least in (found, strictest))
     one = "1 point" if percent else "0.01"
-    said = f"at the median spread of these differences {n} seeds find {shown} with power 0.8 in one comparison alone "
-    said += f"at 5 % ({one}: {_seeds(0.01, spread)})"
-    return (said + (f"; at Holm's first of {tests} steps {most}" if tests > 1 else ""),)
+    said = f"with {n} seeds and the median spread of these differences, one comparison at 5 % detects a difference of "
+    said += f"{shown} with power 0.8 (to detect {one}: {_seeds(0.01, spread)})"
+    return (said + (f"; at the first, strictest of Holm's {tests} steps {most}" if tests > 1 else ""),)
 
 
 def _seeds(difference: float, spread: float) -> str:

@@ -125,13 +125,13 @@ def _complete(
     crossed = list(product(*(header.factors[factor] for factor in factors)))
     if set(by_levels) != set(crossed) or len(by_levels) != len(header.cells):
         return None, (
-            "not every level of a factor is combined with every level of the others: no analysis of variance",
+            "no analysis of variance: not every level of a factor is combined with every level of the others",
         )
     values = [independent_values(found[by_levels[levels]]) for levels in crossed]
     common = sorted(set.intersection(*(set(seeds) for seeds in values)))
     dropped = sorted(set.union(*(set(seeds) for seeds in values)) - set(common))
     if not common:
-        return None, ("no seed finished in every cell: no analysis of variance",)
+        return None, ("no analysis of variance: no seed finished in every cell",)
     notes = (f"seeds {', '.join(map(str, dropped))} did not finish in every cell and are excluded",) if dropped else ()
     return np.array([[seeds[seed] for seeds in values] for seed in common], np.float64), notes
 
@@ -146,13 +146,13 @@ def _level_means(
 
 def _small(n: int) -> tuple[str, ...]:
     if n < 2:
-        return ("one seed: effects have sizes but no test",)
+        return ("one seed: effects have a size but no test",)
     if n >= _FEWEST_SEEDS:
         return ()
     least = detectable_difference(n, 1.0)
     return (
-        f"n={n} is small: with power 0.8, one test at 5 % detects effects of two levels above {least:.1f} standard "
-        "deviations of their seeds; more levels, and Holm over several effects, need more",
+        f"n={n} is small: with power 0.8, one test at 5 % detects an effect of two levels only above {least:.1f} "
+        "standard deviations of its seeds; with more levels, or with Holm over several effects, it must be larger",
     )
 
 
@@ -162,7 +162,7 @@ def _tested(rows: Sequence[Effect]) -> list[Effect]:
 
 def _no_spread(rows: Sequence[Effect], n: int) -> tuple[str, ...]:
     alike = [" × ".join(row.factors) for row in rows if not math.isfinite(row.p)] if n > 1 else []
-    return (f"no spread at all over seeds, so no test: {few(alike)}",) if alike else ()
+    return (f"no test, because nothing varies over seeds: {few(alike)}",) if alike else ()
 
 
 def sentences(found: Effects) -> tuple[str, ...]:
@@ -174,7 +174,7 @@ def sentences(found: Effects) -> tuple[str, ...]:
     said = [_interaction(row, p) if len(row.factors) > 1 else _main(row, p, found) for row, p in shown]
     rest = [" × ".join(row.factors) for row, p in tested if p >= ALPHA]
     if rest:
-        said.append(f"Not shown at n={found.n}, which is no evidence of absence: {', '.join(rest)}.")
+        said.append(f"Not shown at n={found.n} (this is no evidence that there is no effect): {', '.join(rest)}.")
     return tuple(said)
 
 
@@ -194,20 +194,22 @@ def main_effects(found: Effects) -> tuple[str, ...]:
         if len(row.factors) == 1:
             (name,) = row.factors
             others = sorted(set().union(*(part for part in with_others if name in part)) - {name})
-            doubt = f" It depends on {' and '.join(others)}: read cells, not averages." if others else ""
+            doubt = (
+                f" The effect depends on {' and '.join(others)}: read the cells, not the averages." if others else ""
+            )
             said.append((_main(row, p, found) if p < ALPHA else _no_main(row, p, found)) + doubt)
     return tuple(said)
 
 
 def _no_main(row: Effect, p: float, found: Effects) -> str:
     if not math.isfinite(p):
-        return f"{row.factors[0]} on average: no test, there is no spread over {found.n} seeds: {_range(row, found)}."
+        return f"{row.factors[0]} on average: no test, as nothing varies over {found.n} seeds: {_range(row, found)}."
     return f"{row.factors[0]} is not shown to have an effect on average ({_p(p)}, n={found.n}): {_range(row, found)}."
 
 
 def _interaction(row: Effect, p: float) -> str:
     several = ", ".join(row.factors[:-1]) + " and " + row.factors[-1]
-    doubt = "the effect of one depends on the level of the other, so read cells, not averages"
+    doubt = "the effect of one depends on the level of the other, so read the cells, not the averages"
     return f"{several} interact ({_p(p)}): {doubt}."
 
 
@@ -224,4 +226,4 @@ def _range(row: Effect, found: Effects) -> str:
 
 
 def _p(p: float) -> str:
-    return "p < 0.001 after Holm" if p < 0.001 else f"p = {p:.3f} after Holm"
+    return "p < 0.001, Holm" if p < 0.001 else f"p = {p:.3f}, Holm"

@@ -58,7 +58,7 @@ def over_folds(results: pandas.DataFrame, header: StudyHeader, metric: str) -> t
     rows = tuple(_row(cell, folds) for cell, folds in groups.items())
     seeds = sorted({row.seeds for row in rows if row.seeds})
     n = f" (n={seeds[0]}{f' to {seeds[-1]}' if len(seeds) > 1 else ''})" if seeds else ""
-    notes = [f"each fold is its mean over seeds{n}; folds share training images, so no interval is made of them"]
+    notes = [f"each fold is its mean over seeds{n}; folds share training images, so there is no interval over folds"]
     short = [f"{row.cell}: {row.folds} of {row.folds_expected} folds" for row in rows if row.folds < row.folds_expected]
     percent = header.in_percent(metric)
     return (Folds(header.study, metric, factor, rows, percent, (*notes, *short)),)

@@ -78,7 +78,7 @@ def _position(name: str, classes: Sequence[str]) -> int:
 
 
 def draw_images(count: int, generator: np.random.Generator) -> list[Array]:
-    """How often each image is in each resample, `(100, count)` a part; each draws `count` with replacement."""
+    """Count each image in each resample, `(100, count)` a part; a resample draws `count` with replacement."""
     even = np.full(count, 1 / count)
     return [generator.multinomial(count, even, size=_AT_ONCE).astype(np.uint16) for _ in range(RESAMPLES // _AT_ONCE)]
 
@@ -162,7 +162,11 @@ def _over_images(
     if not runs or parts_of(metric).part != "test":
         return *none, ""
     if len(runs) < len(kept):
-        return *none, f"{len(kept) - len(runs)} of {len(kept)} runs were stored before single images were counted"
+        return (
+            *none,
+            f"{len(kept) - len(runs)} of {len(kept)} runs were stored by an older version, which did not count single "
+            "images",
+        )
     weights = 1 / rows.groupby("group")["group"].transform("size").to_numpy(np.float64)
     try:
         found = image_interval(runs, list(weights), metric, _images_of_study(len(runs[0].images)))
@@ -171,7 +175,7 @@ def _over_images(
     except ValueError as error:
         return *none, str(error)
     if not abs(found.estimate - mean) <= _SAME:
-        return *none, "the stored counts of single images do not make the stored score; run the study again"
+        return *none, "the stored counts of single images do not agree with the stored score; run the study again"
     return found, len(runs[0].images), ""
 
 
@@ -179,16 +183,16 @@ def _explained(rows: Sequence[CellInterval], definition: MetricDefinition) -> tu
     if not rows:
         return ()
     said = [
-        "over seeds: Student-t, for this test set: what other seeds would give on the same images",
-        "over test images: bootstrap of whole images, for these trained models: what other images of this kind would "
-        "give; seeds are not in it. It holds for this test set's kind of image only, and neither interval "
-        "includes the other source of uncertainty",
+        "over seeds: Student-t interval for other seeds on the same test images",
+        "over test images: bootstrap interval for the same trained models on other images of this kind. It holds only "
+        "for images like those of this test set, and neither interval includes the other source of uncertainty",
     ]
     if alike := [row.cell for row in rows if row.n > 1 and math.isnan(row.low)]:
-        said.append(f"no spread at all over seeds, so no interval over them: {few(alike)}")
+        said.append(f"no interval over seeds, because nothing varies: {few(alike)}")
     if small := [row.images for row in rows if 0 < row.images < _FEW]:
         said.append(
-            f"{min(small)} test images are few: in simulation such intervals hold in 91 (20 images) to 93 % (60)"
+            f"{min(small)} test images are few: in simulation, such 95 % intervals covered in 91 % (20 images) "
+            "to 93 % (60 images)"
         )
     return (*said, *out_of_range([(row.low, row.high) for row in rows], definition))
 
@@ -198,5 +202,5 @@ def out_of_range(bounds: Sequence[tuple[float, float]], definition: MetricDefini
     least, most = definition.low, definition.high
     if not any(low < least or high > most for low, high in bounds):
         return ()
-    known = "t intervals know no bounds, and are not cut to them"
-    return (f"an interval leaves the metric's range of {least:g} to {most:g}: {known}",)
+    known = "t intervals do not respect bounds, and are not cut"
+    return (f"an interval goes beyond the metric's range of {least:g} to {most:g}: {known}",)

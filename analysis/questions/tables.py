@@ -182,7 +182,7 @@ def _layout(header: StudyHeader) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def _require_factors(named: Sequence[str], factors: Sequence[str]) -> None:
     for name in named:
         if name not in factors:
-            raise ResultsError(f"{name!r} is no factor of this study: choose from {', '.join(factors) or '(none)'}")
+            raise ResultsError(f"{name!r} is not a factor of this study: choose from {', '.join(factors) or '(none)'}")
         if named.count(name) > 1:
             raise ResultsError(f"the factor {name!r} stands in the report's rows and columns more than once")
 
@@ -248,7 +248,7 @@ def _why_untested(y: int, pairs: NDArray[np.int64]) -> str:
     return (
         "fewer than two seeds in common"
         if np.delete(pairs[y], y).max(initial=0) < 2
-        else "differences without any spread"
+        else "the differences have no spread"
     )
 
 
@@ -265,10 +265,10 @@ def _checkpoint_note(header: StudyHeader, metric: str) -> tuple[str, ...]:
     best = [cell for cell, kept in header.checkpoints.items() if kept != "last"]
     if is_probe(metric) or not best:
         return ()
-    named = "" if len(best) == len(header.checkpoints) else f": {few(best)}; elsewhere the last"
+    named = "" if len(best) == len(header.checkpoints) else f": {few(best)}; in other cells from the last weights"
     tuned = " (tuned)" if "tuned" in header.checkpoints.values() else ""
-    what = f"scores are of the weights with the best val/jaccard of each training{tuned}"
-    return (f"{what}, whatever tune.target is{named}",)
+    what = f"scores come from the weights with the best val/jaccard of each training{tuned}"
+    return (f"{what}, independent of tune.target{named}",)
 
 
 def _patience_note(results: pandas.DataFrame, metric: str) -> tuple[str, ...]:
@@ -278,11 +278,11 @@ def _patience_note(results: pandas.DataFrame, metric: str) -> tuple[str, ...]:
         return ()
     counts = Counter(found["cell"])
     named = ", ".join(f"{cell} ({count})" for cell, count in list(counts.items())[:6])
-    return (f"stopped early by patience, seeds in brackets: {named}{' ...' if len(counts) > 6 else ''}",)
+    return (f"stopped early by patience (how many seeds in brackets): {named}{' ...' if len(counts) > 6 else ''}",)
 
 
 def _itself_note(partner: str) -> tuple[str, ...]:
-    return () if not partner else (f"empty: {partner} beside itself, 1 by definition; none is the best",)
+    return () if not partner else (f"empty: {partner} compared with itself, 1 by definition; no cell is the best",)
 
 
 def _average_note(metric: str, definition: MetricDefinition) -> tuple[str, ...]:
@@ -296,7 +296,7 @@ def _nested_note(header: StudyHeader, metric: str) -> tuple[str, ...]:
         return ()
     each = header.replicates // header.pretrainings
     what = "mean of its fine-tunings that finished"
-    return (f"nested seeds: n counts pretrainings, since only these are independent; each is the {what}, of {each}",)
+    return (f"nested seeds: n counts pretrainings, as only these are independent; each value is the {what}, of {each}",)
 
 
 def _lay_out_published(

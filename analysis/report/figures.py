@@ -65,14 +65,14 @@ def figure_groups(folder: Path, most: int = MOST_FIGURES) -> tuple[tuple[FigureG
     return tuple(group for group in groups if group.figures), (*notes, *costs.notes, *more)
 
 
-_COST = "Seconds of one replicate: its fine-tuning and every pretraining before it, also one that other cells share."
+_COST = "Cost is the seconds of one replicate: its fine-tuning and all its pretrainings, including shared ones."
 
 
 def missing_values(results: pandas.DataFrame, header: StudyHeader) -> str:
     """A sentence on the cells of which replicates have no value, which figures of means cannot show; "" for none."""
     found = {(d.cell, d.short): None for m in header.report.metrics for d in cell_dots(results, header, m) if d.short}
     cells = few([f"{cell} ({short})" for cell, short in found], 8)
-    return f"Replicates without a value are in no mean; how many have one: {cells}." if cells else ""
+    return f"Means leave out replicates without a value. Replicates with a value: {cells}." if cells else ""
 
 
 def write_figures(folder: Path, kind: str, inches: float | None = None) -> list[Path]:
@@ -123,8 +123,8 @@ def of_metrics(results: pandas.DataFrame, metrics: Sequence[str]) -> pandas.Data
 def _when(stage_runs: pandas.DataFrame) -> Iterator[FigureGroup]:
     """The time line, where starts are known."""
     if (found := timeline(stage_runs)) is not None and (figure := timeline_plot(found)) is not None:
-        note = "Times in which the study was not run are excluded."
-        yield FigureGroup("When stage runs ran", note, (("all lanes", figure),))
+        note = "Times when the study did not run are left out."
+        yield FigureGroup("Timeline of stage runs", note, (("all lanes", figure),))
 
 
 # ---------------------------------------------------------------------------------------------------------- cells
@@ -193,26 +193,22 @@ def _interactions(results: pandas.DataFrame, header: StudyHeader, most: int) -> 
     metrics = header.report.metrics
     lines = [found for metric in metrics for found in interactions(results, header, metric)]
     items = [(f"{found.metric}: {found.line_factor} over {found.axis_factor}", found) for found in lines]
-    note = "Lines that run side by side: the factors do not interact."
+    note = "Parallel lines: the factors do not interact."
     yield group_of("Interactions", note, items, figures_factors.interaction_plot, most)
     grids = [grid for metric in metrics for grid in pairs.factor_grids(results, header, metric)]
-    note = (
-        "Means over seeds and over the levels of the other factors. Where rows differ by a constant, the two factors "
-    )
+    note = "Means over seeds and over the levels of the other factors. If rows differ by a constant, the two factors "
     note += "do not interact."
     yield group_of("Pairs of factors", note, _titled(grids), figures_pairs.heat_map, most)
 
 
 def _order(results: pandas.DataFrame, header: StudyHeader) -> Iterator[FigureGroup]:
     found = [one for metric in header.report.metrics if (one := ranks(results, header, metric)) is not None]
-    note = (
-        "In which share of resampled seeds (one fewer than ran) a cell takes a rank. It describes these seeds; what is "
-    )
-    note += "shown to be worse stands in the table."
+    note = "Share of resamples (each of one seed fewer than ran) in which a cell takes a rank. "
+    note += "This describes these seeds. The table shows which cells are clearly worse."
     short = dict.fromkeys(cell for one in found for cell in one.excluded)
-    note += f" Not ranked, since replicates have no value: {few(list(short), 8)}." if short else ""
+    note += f" Not ranked, because replicates have no value: {few(list(short), 8)}." if short else ""
     drawn = tuple((one.metric, figures_factors.rank_plot(one)) for one in found)
-    yield FigureGroup("How stable the order is", note, drawn)
+    yield FigureGroup("Stability of the order", note, drawn)
 
 
 def _tasks(results: pandas.DataFrame, header: StudyHeader) -> tuple[list[FigureGroup], tuple[str, ...]]:
@@ -223,12 +219,12 @@ def _tasks(results: pandas.DataFrame, header: StudyHeader) -> tuple[list[FigureG
     groups = [
         group_of(f"Over data sets: {title}", note, items, draw, MOST_FIGURES)
         for title, note, items, draw in (
-            ("profiles", "A line above another: more runs reach every score.", shown, figures_tasks.profile_plot),
-            ("interquartile mean", "The mean without the lowest and the highest quarter of runs.", shown,
+            ("profiles", "A higher line is better: more runs reach each score.", shown, figures_tasks.profile_plot),
+            ("interquartile mean", "This mean leaves out the lowest and the highest quarter of runs.", shown,
              figures_tasks.iqm_plot),
         )
     ]  # fmt: skip
-    note = "Settings under one bar are not shown to differ."
+    note = "Settings joined by a bar are not shown to differ."
     groups.append(group_of("Over data sets: ranks", note, ranked, figures_tasks.rank_difference_plot, MOST_FIGURES))
     return groups, tuple(note for _, found in made for note in found.notes)
 
@@ -240,7 +236,7 @@ def _titled(grids: Sequence[pairs.HeatMapGrid]) -> list[tuple[str, pairs.HeatMap
 def _tradeoffs(results: pandas.DataFrame, header: StudyHeader, most: int) -> Iterator[FigureGroup]:
     made = [pairs.tradeoff(results, header, x, y) for x, y in combinations(header.report.metrics, 2)]
     items = [(f"{t.x_name} and {t.y_name}", t) for t in made if len(t.labels) > 1]
-    note = "On the Pareto front are the cells that no other equals or beats in both metrics by their means."
+    note = "A cell is on the Pareto front if no other cell equals or beats its means in both metrics."
     yield group_of("Trade-offs", note, items, figures_pairs.tradeoff_plot, most)
 
 
@@ -255,14 +251,16 @@ def _learning(rows: pandas.DataFrame, header: StudyHeader, most: int) -> Iterato
         return figures.learning_plot(curves.learning_curves(rows, *key, order))
 
     items = [(f"{stage}: {metric}", (stage, metric)) for stage, metric in asked]
-    note = "Of the confirm phase; click a name in the legend to hide its line."
+    note = "Stage runs of the confirm phase. Click a name in the legend to hide its line."
     yield group_of("Learning curves", note, items, draw, most)
 
 
 def _alignment(results: pandas.DataFrame, header: StudyHeader, most: int) -> Iterator[FigureGroup]:
     grids = pairs.cka_grids(pairs.cka_rows(results, header))
-    note = "Debiased linear CKA of the encoders of two levels, layer by layer, mean over seeds: 1 is equal up to "
-    note += "rotation and scale, 0 unrelated."
+    note = (
+        "Similarity (debiased linear CKA) of the encoders of two levels, layer by layer, mean over seeds: 1 is equal "
+    )
+    note += "up to rotation and scale, 0 unrelated."
     yield group_of(
-        "How alike encoders are", note, _titled(grids), lambda grid: figures_pairs.heat_map(grid, 0.0, 1.0), most
+        "Similarity of encoders", note, _titled(grids), lambda grid: figures_pairs.heat_map(grid, 0.0, 1.0), most
     )

@@ -126,7 +126,7 @@ def watch(folder: Path, say: Callable[[str], None], seconds: float = 2.0) -> Non
                 return
             time.sleep(seconds)
     except KeyboardInterrupt:
-        say("no longer watching; the report stays as it is")
+        say("stopped watching; the report is no longer updated")
 
 
 def _watched(folder: Path, ended: bool) -> str:
@@ -171,7 +171,9 @@ def facts(results: pandas.DataFrame, stage_runs: pandas.DataFrame, header: Study
 def table_caption(metrics: Sequence[str]) -> str:
     """The sentence above the tables: their seeds, and the test data where every metric is of a test set."""
     tested = all(parts_of(metric).part.startswith("test") for metric in metrics)
-    return "From the confirm phase alone: fresh seeds" + (", test data that no choice has seen." if tested else ".")
+    return "Results of the confirm phase: fresh seeds" + (
+        ", and test data that was not used for any choice." if tested else "."
+    )
 
 
 def _cost_row(cost: runs.Cost) -> list[str]:
@@ -198,7 +200,8 @@ def progress(folder: Path) -> str:
     if total is not None and done >= int(total):
         return ""
     of = "" if total is None else f" of {total}"
-    return f"This study has not ended ({status['phase']} phase): {done}{of} stage runs are done. The tables hold those."
+    so_far = f"{done}{of} stage runs are done. The tables show only these."
+    return f"This study is not finished ({status['phase']} phase): {so_far}"
 
 
 def run_data(results: pandas.DataFrame, stage_runs: pandas.DataFrame, metric: str, reload: float) -> dict[str, Any]:
@@ -219,7 +222,7 @@ def _sections(baseline: bool, factors: bool, panels: bool, searched: bool) -> li
 
 
 def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else "(study.yaml is not there)"
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else "(study.yaml was not found)"
 
 
 __all__ = ["build_page", "watch", "write", "write_figures"]

@@ -57,23 +57,23 @@ def _targets(study: StoredStudy, most: int) -> Iterator[FigureGroup]:
         target, direction = tune.get("target", "val/jaccard"), tune.get("direction")
         made = pairs.search_tradeoffs(study.tried, target, direction, stored_definitions(study.content))
         items = [(name, item) for name, item in made.items() if len(item.labels) > 1]
-        note = "One mark per configuration that a search tried; filled: the Pareto front of its targets."
+        note = "One mark per configuration that the search tried. Filled marks: the Pareto front of its targets."
         yield group_of("Several targets", note, items, figures_pairs.tradeoff_plot, most)
 
 
 # ------------------------------------------------------------------------------------------------------- parameters
 
 _SENSITIVITY = (
-    "All panels of a figure have one scale. The curve takes each search's own level out. What failed stands below its "
-    "panel. "
+    "All panels of a figure have the same scale. The curve corrects for the level of each search. Failed trials are "
+    "listed below their panel. "
 )
 _IMPORTANCE = (
-    "How much of the variance of scores each parameter explains by itself. Only in 5 % of studies without any effect "
-    "is a parameter of a figure filled. "
+    "Share of the variance of scores that each parameter explains by itself. If no parameter has an effect, a figure "
+    "has a filled mark in 5 % of studies. "
 )
 _COST = (
-    "Seconds of one stage run of the search's own stage, a mean over search seeds. Shown where a tuned parameter "
-    "changes them."
+    "Cost is the mean seconds of one stage run of the searched stage, over search seeds. Shown only if a tuned "
+    "parameter changes it."
 )
 
 
@@ -134,7 +134,7 @@ def _pairs(found: Sequence[SearchRuns], ranges: Mapping[str, Any], said: str, mo
     ]
     items = [(f"{one.search}: {one.x_name} and {one.y_name}", one) for one in smooth]
     yield group_of("Two ranges", said, items, figures_contour.contour_plot, most)
-    note = "Mean score of the trials in each field. " + said
+    note = "Mean score of the trials in each square. " + said
     yield group_of("Pairs of parameters", note, grids, figures_pairs.heat_map, most)
 
 
@@ -158,5 +158,5 @@ def budget_items(found: Sequence[SearchRuns]) -> list[tuple[str, tuple[Budget, .
 
 
 def _budget(found: Sequence[SearchRuns], most: int) -> FigureGroup:
-    note = "Whether a search should have been longer. Random trials alone tell: more of them would be like these."
+    note = "Should the search have been longer? Only random trials can tell, because more of them would be like these."
     return group_of("Budget", note, budget_items(found), figures_budget.budget_plot, most)

@@ -20,8 +20,8 @@ from pretune.analysis.text.facts import fact_sentences
 from pretune.analysis.text.grids import WEIGHTS_SAID, difference_digits, place_name, shortfall, table_digits
 
 _SELECTED = (
-    "Every interval here is of one number alone: of the best of several cells, or the largest of several differences, "
-    "it covers in less than 95 % of studies."
+    "Each interval is for one number alone. For the best of several cells, or for the largest of several differences, "
+    "it covers the true value in less than 95 % of studies."
 )
 MOST_COLUMNS = 6  # whose best is said; a wider table is read as a table
 
@@ -34,7 +34,7 @@ def answer(results: pandas.DataFrame, header: StudyHeader, metric: str, facts: F
     cells = _table(results, header, metric)
     if not any(cell.values for cell in dots):
         return (
-            f"No replicate has finished with a value of {metric} yet: there is nothing to answer.",
+            f"No replicate has finished with a value of {metric} yet, so there is no answer.",
             *_missing(cells),
         )
     sentences = [*_columns(cells), *_missing(cells)]
@@ -83,13 +83,13 @@ def _survivors(table: Table, x: int, column: list[tuple[int, CellValue]]) -> Ite
     y, best = _best_of(table, column)
     if not best.failed:
         return
-    said = f"{best.failed} of its {best.runs_expected} replicates failed and are not in this mean"
-    yield f"{_where(table, x)}{_row(table, y)}: {said}; if these would have scored worst, the mean is too good."
+    said = f"{best.failed} of its {best.runs_expected} replicates failed and {_are(best.failed)} not in this mean"
+    yield f"{_where(table, x)}{_row(table, y)}: {said}. If failed replicates would have scored worst, it is too good."
     whole = [place for place in column if not place[1].is_short]
     if whole:
         z, other = _best_of(table, whole)
         value = in_unit(other.mean, table_digits(table), table.percent)
-        yield _sentence(f"{_where(table, x)}of the cells with all their values, {_row(table, z)} is best: {value}.")
+        yield _sentence(f"{_where(table, x)}among the cells with all their values, {_row(table, z)} is best: {value}.")
 
 
 def _missing(table: Table) -> Iterator[str]:
@@ -98,9 +98,9 @@ def _missing(table: Table) -> Iterator[str]:
     none = [f"{name} ({shortfall(value)})" for name, value in short if not value.n]
     some = [f"{name} ({shortfall(value)})" for name, value in short if value.n]
     if none:
-        yield f"Without any value: {few(none)}."
+        yield f"Cells without any value: {few(none)}."
     if some:
-        yield f"With fewer values than planned: {few(some)}."
+        yield f"Cells with fewer values than planned: {few(some)}."
 
 
 def _best_sentence(table: Table, x: int, column: list[tuple[int, CellValue]]) -> str:
@@ -131,7 +131,7 @@ def _rivals_sentence(table: Table, x: int, column: list[int]) -> str:
     fewest, most, tests, pairs, why = table.tested[x]
     if not tested:
         whys = " or ".join(dict.fromkeys(filter(None, why)))
-        return _sentence(f"{_where(table, x)}with {whys}, nothing shows which others are worse.")
+        return _sentence(f"{_where(table, x)}it is unknown which other cells are worse ({whys}).")
     which = "all" if tests == pairs else f"{tests} of {pairs}"
     how = f"paired t-tests of {which} pairs, n={fewest}{f' to {most}' * (most > fewest)}, Holm"
     shown = few(rivals, 4)
@@ -163,7 +163,8 @@ def _row(table: Table, y: int) -> str:
 def _baseline_sentence(table: Differences) -> str:
     shown = [row for row in table.rows if row.shown]
     higher = sum(row.difference > 0 for row in shown)
-    counts = f"{higher} {_are(higher)} higher and {len(shown) - higher} {_are(len(shown) - higher)} lower"
+    lower = len(shown) - higher
+    counts = f"{higher} {_are(higher)} shown to be higher and {lower} {_are(lower)} shown to be lower"
     untested = sum(math.isnan(row.p) for row in table.rows)
     counts += f" and {untested} could not be tested" if untested else ""
     largest = max(table.rows, key=lambda row: abs(row.difference))
@@ -174,8 +175,8 @@ def _baseline_sentence(table: Differences) -> str:
     around = f"[{low}, {high}]" if math.isfinite(largest.low) else "no interval"
     unit = " points" if table.percent else ""
     return (
-        f"Against the baseline {table.baseline}, of {len(table.rows)} comparisons {counts} at a family-wise 5 % "
-        f"(Holm); the largest difference is {size}{unit} ({around}, {largest.cell})."
+        f"Of {len(table.rows)} cells compared with the baseline {table.baseline}, {counts} (family-wise 5 %, Holm). "
+        f"The largest difference is {size}{unit} ({around}, {largest.cell})."
     )
 
 

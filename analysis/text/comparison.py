@@ -80,8 +80,8 @@ def _against(first: str, other: str, metric: MetricComparison) -> str:
     if not tested:
         same = sum(row.same_runs for row in rows)
         if same == len(rows):
-            return f"{start}: the values are of the same stage runs, so there is no difference to test."
-        return f"{start}: no cell can be tested; that takes two seeds and some spread on each side."
+            return f"{start}: both values come from the same stage runs, so there is no difference to test."
+        return f"{start}: no cell can be tested. A test needs two seeds and some spread on each side."
     shown = [row for row in tested if row.shown]
     of = f"{len(tested)} tested cell{'s' * (len(tested) != 1)}"
     tests = sum(math.isfinite(row.p) for row in metric.differences)
@@ -113,10 +113,10 @@ def pairing_sentences(found: Comparison, metric: MetricComparison) -> Iterator[s
         if study in welch:
             every = len(cells) == sum(row.study == study for row in metric.differences)
             where = "" if every else f" in {few(cells, _SHOWN)}"
-            yield f"Not paired with {first}{where}: {study}, because {why}. Welch's test takes its place."
+            yield f"Not paired with {first}{where}: {study}, because {why}. Welch's test is used instead."
     for study, said in found.shared:
         if study in welch:
-            yield f"{said}: they are not independent, which Welch's test takes them to be."
+            yield f"{said}: they are not independent, although Welch's test assumes it."
 
 
 def _is_welch(row: CellDifference, metric: MetricComparison) -> bool:
@@ -127,7 +127,7 @@ def _cause(found: Comparison, metric: MetricComparison) -> Iterator[str]:
     """Whether a difference in scores can be put down to one thing."""
     several = {(row.part, row.name) for row in found.differing.rows}
     if len(several) > 1 and metric.differences:
-        yield f"The studies differ in {len(several)} things, listed below: a difference in scores is of all together."
+        yield f"The studies differ in {len(several)} things, listed below. Differences in scores come from all of them."
 
 
 # ----------------------------------------------------------------------------------------------------------- tables
@@ -147,7 +147,7 @@ def means_grid(found: Comparison, metric: MetricComparison) -> TextGrid:
         for name, value in zip(found.names, row, strict=True)
         if value is not None and value.mean.n < value.expected
     ]
-    fewer = "fewer values than planned, so the mean may be of the better ones alone"
+    fewer = "fewer values than planned, so the mean may cover only the better runs"
     notes = [f"{fewer}: {few(short, _SHOWN)}"] if short else []
     none = [
         f"{cell} in {name}"
@@ -174,10 +174,10 @@ def differences_grid(found: Comparison, metric: MetricComparison) -> TextGrid:
     if any(row.same_runs for row in metric.differences):
         notes.append("same runs: the values come from the same stage runs in both studies")
     if lost := sum(row.unpaired for row in metric.differences):
-        notes.append(f"runs that finished in one study alone have no partner and are excluded: {lost}")
+        notes.append(f"runs that finished in only one study have no partner and are excluded: {lost}")
     flattered = [f"{row.cell} of {row.study}" for row in metric.differences if row.flattered and row.p_holm < ALPHA]
     if flattered:
-        why = "the better side lost replicates to failures, which may have been its worst, so no difference is claimed"
+        why = "replicates of the better side failed and may have been its worst, so no difference is claimed for"
         notes.append(f"{why}: {few(flattered, _SHOWN)}")
     if any(not row.same_runs and math.isnan(row.low) for row in metric.differences):
         notes.append("no interval: one seed, or no spread")

@@ -15,10 +15,11 @@ def fact_sentences(facts: Facts) -> tuple[str, ...]:
     alone = len(facts.most_frequent) == 1
     said = [_most_frequent(one, facts, alone) for one in facts.most_frequent]
     said += [
-        f"no pixel of the test images is predicted as {label} by: {_runs(rows)}" for label, rows in facts.never.items()
+        f"these cells predict {label} for no pixel of the test images: {_runs(rows)}"
+        for label, rows in facts.never.items()
     ]
     if facts.collapsed:
-        said.append(f"signs of collapse were raised in pretrainings of: {_runs(facts.collapsed)}")
+        said.append(f"pretrainings of these cells showed signs of collapse: {_runs(facts.collapsed)}")
     return tuple(said)
 
 
@@ -27,17 +28,17 @@ def processor_sentences(kinds: Mapping[str, int]) -> tuple[str, ...]:
     if len(kinds) < 2:
         return ()
     shown = few([f"{kind}: {count} stage run{'s' * (count != 1)}" for kind, count in kinds.items()])
-    return (f"the replicates ran on {len(kinds)} kinds of processor, whose rounding differs ({shown})",)
+    return (f"the replicates ran on {len(kinds)} kinds of processor, which round differently ({shown})",)
 
 
 def _most_frequent(one: MostFrequent, facts: Facts, alone: bool) -> str:
     value = in_unit(one.score, _DIGITS, facts.percent)
     where = "" if alone else f" ({few(one.cells, 4)})"
-    said = f"predicting the most frequent class of the test images ({one.label}) everywhere scores {value}{where}"
+    said = f"a model that predicts only the most frequent class of the test images ({one.label}) scores {value}{where}"
     if not one.not_above:
         return said
     every = len(one.not_above) == len(one.cells) > 1
-    return f"{said}; {'no cell is above it' if every and alone else f'not above it: {few(one.not_above)}'}"
+    return f"{said}; {'no cell scores higher' if every and alone else f'these score no higher: {few(one.not_above)}'}"
 
 
 def _runs(rows: Sequence[CountedRuns]) -> str:

@@ -103,7 +103,7 @@ def to_rich(table: AnyTable) -> RenderableType:
         last_of_group = laid.left > 1 and y + 1 < len(laid.body) and laid.body[y + 1][0] != row[0]
         cells = (_rich_cell(text, (y, x) in laid.bold) for x, text in enumerate(row))
         pretty.add_row(*cells, end_section=last_of_group)
-    legend = [f"{BEST.strip()} best of its column"] if laid.bold else []
+    legend = [f"{BEST.strip()} best mean of its column"] if laid.bold else []
     below = Text(
         "\n".join([laid.caption, *legend, *laid.notes]), style="dim italic"
     )  # as wide as the terminal, not the table

@@ -147,7 +147,7 @@ def _differences_grid(table: Differences) -> TextGrid:
     digits = difference_digits(table)
     unit = ", percentage points" if table.percent else ""
     what = f"{table.metric}: paired difference to {table.baseline}{unit}"
-    caption = f"{what}, 95 % t interval (each alone), p after Holm over this metric's comparisons"
+    caption = f"{what}, 95 % t interval (for each alone), p with Holm correction over this metric's comparisons"
     head = ["cell", "difference", "95 % interval", "p (Holm)", "n"]
     notes = table.notes
     if table.margin is not None:
@@ -155,7 +155,7 @@ def _differences_grid(table: Differences) -> TextGrid:
         margin = f"{100 * table.margin:g} points" if table.percent else f"{table.margin:g}"
         notes = (
             f"equivalence: p of two one-sided t-tests that the difference is within ±{margin}, Holm over this metric's "
-            "comparisons; its 90 % interval is of each alone",
+            "comparisons; the 90 % interval is for each comparison alone",
             *notes,
         )
     body = tuple(_difference_row(row, digits, table.percent, table.margin is not None) for row in table.rows)
@@ -177,14 +177,14 @@ def _difference_row(row: Difference, digits: int, percent: bool, equivalence: bo
 def _effects_grid(table: Effects) -> TextGrid:
     unit = ", percentage points" if table.percent else ""
     caption = f"{table.metric}: main effects and interactions, repeated-measures ANOVA with seeds as blocks "
-    caption += f"(n={table.n}), p after Holm over this metric's effects"
+    caption += f"(n={table.n}), p with Holm correction over this metric's effects"
     head = ("effect", f"size{unit}", "F", "degrees of freedom", "p", "p (Holm)", "η² (adjusted)")
     digits = effect_digits(table)
     lines = zip(table.rows, table.p_holm, strict=True)
     body = tuple(_effect_row(row, p, digits, table.percent) for row, p in lines)
     explained = (
-        "size: largest minus smallest term of the effect (of two levels: the difference of their means); degrees of "
-        "freedom and p are after Greenhouse and Geisser's correction where a factor has more than two levels",
+        "size: largest minus smallest term of the effect (for two levels: the difference of their means); degrees of "
+        "freedom and p have the Greenhouse-Geisser correction if a factor has more than two levels",
     )
     return TextGrid(caption, 1, head, body, frozenset(), (*(explained if body else ()), *table.notes))
 
@@ -275,20 +275,20 @@ def _rivals_note(table: Table) -> tuple[str, ...]:
         tests, pairs = sum(used.tests for used in table.tested), sum(used.pairs for used in table.tested)
         which = "all" if tests == pairs else f"{tests} of {pairs}"
         said.append(
-            f"{RIVAL.strip()} not clearly worse than any other of its column; no mark: clearly worse "
-            f"(one-sided paired t-tests of {which} pairs, n={seeds}, Holm within the column, 5 %)"
+            f"{RIVAL.strip()} not clearly worse than any other cell of its column; no mark: clearly worse than another "
+            f"(one-sided paired t-tests of {which} pairs, n={seeds}, Holm correction within the column, 5 %)"
         )
     untested: dict[str, list[str]] = {}
     for y, x, why in _untested(table):
         untested.setdefault(why, []).append(place_name(table, y, x))
     if untested and not counts:
         whys = " or ".join(untested)
-        said.append(f"no cells of a column could be compared ({whys}): nothing shows which are worse than the best")
+        said.append(f"no cells of a column could be compared ({whys}), so it is unknown which are worse than the best")
     elif untested:
         said += [f"not compared ({why}): {few(names)}" for why, names in untested.items()]
     failed = [place_name(table, y, x) for y, x, value in places(table) if value.n and value.failed]
     if counts and failed:
-        said.append(f"replicates failed, so these cells show no other to be worse: {few(failed)}")
+        said.append(f"replicates of these cells failed, so no cell is called worse than them: {few(failed)}")
     return tuple(said)
 
 
@@ -306,7 +306,7 @@ def _no_spread_note(table: Table) -> tuple[str, ...]:
         same: [name for name, value in alike if value.same_weights is same] for same in (True, False, None)
     }  # by the hash of the weights
     return tuple(
-        f"no spread at all, so no interval: the replicates of {few(names)} score the same{WEIGHTS_SAID[same]}"
+        f"no interval, because nothing varies: the replicates of {few(names)} score the same{WEIGHTS_SAID[same]}"
         for same, names in said.items()
         if names
     )
@@ -327,10 +327,12 @@ def _published_note(table: Table) -> tuple[str, ...]:
         if inside_interval(ours, theirs) and ours.high - ours.low > most
     ]
     said = [
-        "published, in brackets: ours minus published, and whether the published mean is inside our 95 % t interval"
+        "in brackets: our mean minus the published mean, and whether the published mean is inside our 95 % t interval"
     ]
     if wide:
-        said.append(f"inside says little where our interval is wider than half of the metric's range: {few(wide)}")
+        said.append(
+            f"'inside' means little for these, as our interval is wider than half of the metric's range: {few(wide)}"
+        )
     said += table.differs
     return (*said, *out_of_range([(ours.low, ours.high) for _, _, ours, _ in pairs], table.definition))
 
@@ -339,8 +341,8 @@ def _single_note(table: Table) -> tuple[str, ...]:
     ones = [value for _, _, value in places(table) if value.n == 1]
     if any(value.runs > 1 for value in ones):
         return (
-            "one pretraining: no standard deviation; the spread of its fine-tunings alone is below, under where the "
-            "spread comes from",
+            "one pretraining, so no standard deviation; the spread of its fine-tunings is in the table 'where the "
+            "spread comes from'",
         )
     return ("one seed: no standard deviation",) if ones else ()
 
@@ -368,8 +370,8 @@ def _best_of_survivors_note(table: Table) -> tuple[str, ...]:
     if not names:
         return ()
     return (
-        f"bold by the mean of those that finished alone: {few(names)}; if the runs that failed are the ones that would "
-        "have scored worst, such a mean is too good",
+        f"bold by the mean of the finished runs only: {few(names)}; if the failed runs would have scored worst, this "
+        "mean is too good",
     )
 
 

@@ -1,7 +1,7 @@
-"""The answer of a study in one sentence: what is shown, how large it is, what it means, and what would settle it.
+"""The answer of a study in short sentences: what is shown, how large it is, what it means, what would settle it.
 
 "Shown" is said by the tests that mark the tables alone: Holm over the comparisons with the baseline, or over the pairs
-of a column. Replicates without a value stand in the same sentence.
+of a column. Replicates without a value stand beside it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _POWER = 0.8
 
 
 def headline(results: pandas.DataFrame, header: StudyHeader, metric: str) -> str:
-    """One sentence: the first of `answer` where no direction is better or nothing has finished. Raises ResultsError."""
+    """Short sentences; the first of `answer` where no direction is better or nothing finished. Raises ResultsError."""
     definition = header.definition(metric)
     means = _means(results, header, metric)
     if definition.direction is None or not means:
@@ -35,7 +35,7 @@ def headline(results: pandas.DataFrame, header: StudyHeader, metric: str) -> str
         said = _against_baseline(results, header, metric, means, sign)
     else:
         said = _among_cells(results, header, metric, means, sign)
-    return f"{said}{_missing(results, header, metric)}."
+    return f"{said}.{_missing(results, header, metric)}"
 
 
 def _means(results: pandas.DataFrame, header: StudyHeader, metric: str) -> dict[str, float]:
@@ -45,7 +45,7 @@ def _means(results: pandas.DataFrame, header: StudyHeader, metric: str) -> dict[
 
 
 def _missing(results: pandas.DataFrame, header: StudyHeader, metric: str) -> str:
-    """'; 3 of 24 replicates have no value (2 diverged, 1 not run)'."""
+    """' 3 of 24 replicates have no value (2 diverged, 1 not run).'"""
     expected = runs_expected(header, metric) * len(header.cells)
     found = [run for runs in replicate_results(results, header, metric).values() for run in runs]
     known = sum(math.isfinite(run.value) for run in found)
@@ -55,15 +55,15 @@ def _missing(results: pandas.DataFrame, header: StudyHeader, metric: str) -> str
         "no score" if run.outcome == "finished" else run.outcome for run in found if not math.isfinite(run.value)
     )
     ends += Counter({"not run": max(0, expected - len(found))})
-    return f"; {expected - known} of {expected} replicates have no value ({_listed(ends)})"
+    return f" {expected - known} of {expected} replicates have no value ({_listed(ends)})."
 
 
 def _failed(results: pandas.DataFrame, header: StudyHeader, metric: str) -> dict[str, str]:
-    """Cell -> '2 of its 5 replicates failed', of those with any: they may be the ones that would have scored worst."""
+    """Cell -> '2 of its 5 replicates failed ...', of those with any: they may have been the worst."""
     said = {}
     for label, runs in replicate_results(results, header, metric).items():
         if count := sum(run.outcome != FINISHED for run in runs):
-            said[label] = f"{count} of its {len(runs)} replicates failed, and may be those that would have scored worst"
+            said[label] = f"{count} of its {len(runs)} replicates failed. A failed replicate might have scored worst"
     return said
 
 
@@ -85,42 +85,44 @@ def _against_baseline(
     better = [row for row in above if row.shown]
     if above and not better:
         row = max(above, key=lambda one: sign * one.difference)
-        return f"Not settled: {_improvement(row, table, means, header, metric)}, but {failed[row.cell]}"
+        return f"Not settled: {_improvement(row, table, means, header, metric)}. But {failed[row.cell]}"
     if better:
         row = max(better, key=lambda one: sign * one.difference)
-        of = f"; {len(better)} of {len(table.rows)} comparisons show an improvement" if len(table.rows) > 1 else ""
+        shows = "shows" if len(better) == 1 else "show"
+        of = f". {len(better)} of {len(table.rows)} comparisons {shows} an improvement" if len(table.rows) > 1 else ""
         return f"Shown: {_improvement(row, table, means, header, metric)}{of}"
     if len(shown) == len(table.rows):
         row = min(shown, key=lambda one: abs(one.difference))
         worse = _improvement(row, table, means, header, metric)
-        return f"Shown: nothing is better than the baseline {table.baseline}; the closest, {worse}"
+        return f"Shown: no cell is better than the baseline {table.baseline}. The closest: {worse}"
     row = max(table.rows, key=lambda one: sign * one.difference)
-    worse = f", and {len(shown)} of {len(table.rows)} comparisons show less" if shown else ""
+    shows = "shows" if len(shown) == 1 else "show"
+    worse = f" {len(shown)} of {len(table.rows)} comparisons {shows} a worse score." if shown else ""
     closest = _improvement(row, table, means, header, metric)
     return (
-        f"Not answered: nothing is shown to be better than the baseline {table.baseline}{worse}; the best, {closest}, "
-        f"and {_seeds(row, len(table.rows))}"
+        f"Not answered: no cell is shown to be better than the baseline {table.baseline}.{worse} "
+        f"The best other cell: {closest}. {_seeds(row, len(table.rows))}"
     )
 
 
 def _improvement(row: Difference, table: Differences, means: dict[str, float], header: StudyHeader, metric: str) -> str:
-    """'a=x has test/jaccard 0.75, 0.17 above a=y, both with b=z (95 % interval of the difference ...)'."""
+    """'a=x has test/jaccard 0.75, 0.17 above a=y (both with b=z). 95 % interval of the difference: ...'."""
     digits = difference_digits(table)
     mean = in_unit(means[row.cell], digits, table.percent)
     side = "above" if row.difference >= 0 else "below"
     size = number(abs(row.difference), digits, table.percent) + (" points" if table.percent else "")
     what = "pretrainings" if header.pretrainings < header.replicates else "seeds"
-    doubt = f"{row.n} paired {what}"
+    doubt = f"{row.n} paired {what if row.n > 1 else what[:-1]}"
     if math.isfinite(row.low):
         low, high = (number(bound, digits, table.percent, sign=True) for bound in (row.low, row.high))
-        doubt = f"95 % interval of the difference {low} to {high}, {doubt}"
+        doubt = f"95 % interval of the difference: {low} to {high}, {doubt}"
     means_so = _in_practice(row, means, header, metric)
     ours, theirs, both = _apart(row, header)
-    return f"{ours} has {metric} {mean}, {size} {side} {theirs}{both} ({doubt}){means_so}"
+    return f"{ours} has {metric} {mean}, {size} {side} {theirs}{both}. {doubt[0].upper()}{doubt[1:]}{means_so}"
 
 
 def _apart(row: Difference, header: StudyHeader) -> tuple[str, str, str]:
-    """'start=pretrained', 'start=random', ', both with labels=12': levels that two cells share are said once."""
+    """'start=pretrained', 'start=random', ' (both with labels=12)': levels that two cells share are said once."""
     levels = {cell.label: cell.levels for cell in header.cells}
     ours, theirs = levels.get(row.cell), levels.get(row.baseline)
     if ours is None or theirs is None or len(ours) < 2:
@@ -130,7 +132,7 @@ def _apart(row: Difference, header: StudyHeader) -> tuple[str, str, str]:
         return row.cell, row.baseline, ""
     apart = [" ".join(f"{f}={level}" for f, level in cell.items() if f not in shared) for cell in (ours, theirs)]
     both = " ".join(f"{factor}={level}" for factor, level in ours.items() if factor in shared)
-    return apart[0], apart[1], f", both with {both}"
+    return apart[0], apart[1], f" (both with {both})"
 
 
 def _in_practice(row: Difference, means: dict[str, float], header: StudyHeader, metric: str) -> str:
@@ -141,18 +143,18 @@ def _in_practice(row: Difference, means: dict[str, float], header: StudyHeader, 
     lacking = 1 - (means[row.cell] - row.difference)
     if row.difference <= 0 or lacking <= 0:
         return ""
-    return f", {100 * row.difference / lacking:.0f} % of the way to a perfect score"
+    return f". This closes {100 * row.difference / lacking:.0f} % of the gap between the baseline and a perfect score"
 
 
 def _seeds(row: Difference, comparisons: int) -> str:
     """The number of seeds that would show a difference of this size, in Holm's first step."""
     if not (row.std > 0) or row.difference == 0:
-        return "no spread is known from which to say how many seeds would show a difference"
+        return "How many seeds would show a difference is not known, because no spread is known"
     try:
         n = f"about {seeds_needed(row.difference, row.std, _POWER, ALPHA / comparisons):,} seeds"
     except ValueError:
         n = "more than a million seeds"
-    return f"if that is the difference, {n} show it in 80 % of studies"
+    return f"If this is the true difference, {n} are needed to show it in 80 % of studies"
 
 
 # ------------------------------------------------------------------------------------------------ without a baseline
@@ -169,19 +171,22 @@ def _among_cells(
     levels = next(cell.levels for cell in header.cells if cell.label == best)
     rivals = _rivals(table)
     if len(means) < 2 or rivals is None:
-        return f"Not answered: {best} has {metric} {means[best]:.3f}, and nothing can be compared with it"
+        return f"Not answered: {best} has {metric} {means[best]:.3f}. No other cell can be compared with it"
     beside = replace(header, report=replace(header.report, baseline=dict(levels)))
     rows = differences(results, beside, metric)
     others = len(means) - 1
     row = max(rows.rows, key=lambda one: sign * one.difference)
-    closest = f"the closest, {_improvement(row, rows, means, header, metric)}"
+    closest = f"The closest: {_improvement(row, rows, means, header, metric)}"
     if failed := _failed(results, header, metric).get(best):
-        return f"Not settled: {best} has the best mean, but {failed}; {closest}"
+        return f"Not settled: {best} has the best mean, but {failed}. {closest}"
     if not rivals:
         value = in_unit(means[best], difference_digits(rows), rows.percent)
-        return f"Shown: {best} is better in {metric} ({value}) than each of the {others} others; {closest}"
-    said = f"Not answered: {best} has the best mean, but {rivals} of the {others} other cells are not shown to be worse"
-    return f"{said}; {closest}, and {_seeds(row, others * (others + 1))}"
+        return f"Shown: {best} is better in {metric} ({value}) than each of the {others} others. {closest}"
+    are = "is" if rivals == 1 else "are"
+    said = (
+        f"Not answered: {best} has the best mean, but {rivals} of the {others} other cells {are} not shown to be worse"
+    )
+    return f"{said}. {closest}. {_seeds(row, others * (others + 1))}"
 
 
 def _rivals(table: Table) -> int | None:

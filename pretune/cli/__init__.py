@@ -21,17 +21,17 @@ from pretune.search_spaces.errors import UsageError
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="pretune")
 def cli() -> None:
-    """Find the pretraining that gives the best segmentation model on your images, and how sure that is.
+    """Measure which pretraining gives the best segmentation model for your images, and how certain this is.
 
     \b
     pretune init my-study.yaml --images photos/ --masks labels/    write a starter study
-    pretune plan my-study.yaml                                     what it would run, and what that costs
-    pretune run my-study.yaml                                      run it; the same command continues
-    pretune report runs/my-study                                   the tables and the HTML report once more
-    pretune predict runs/my-study photos/ segmented/               use the best model
+    pretune plan my-study.yaml                                     show what it would train
+    pretune run my-study.yaml                                      run it, or continue it
+    pretune report runs/my-study                                   print the tables, write the HTML report
+    pretune predict runs/my-study photos/ segmented/               segment images with the best model
 
     \b
-    Exit codes: 0 done; 2 refused, with the reason; 3 done in part (some stage runs, or some files, failed);
+    Exit codes: 0 success; 2 error, the message says why; 3 partly done, some stage runs or files failed;
     130 stopped with Ctrl-C.
     """
 

@@ -19,23 +19,21 @@ if TYPE_CHECKING:  # numpy and torch are imported where they are used: the comma
 
 SHEET_IMAGES = 24
 
-_data = click.option(
-    "--data", "root", type=click.Path(path_type=Path), help="Folder in which data sets are looked for."
-)
+_data = click.option("--data", "root", type=click.Path(path_type=Path), help="Folder that contains the data sets.")
 _runs = click.option("--root", "runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
-                     help="Holds the image cache.")  # fmt: skip
+                     help="Folder of the image cache.")  # fmt: skip
 _images = click.option("--images", type=click.IntRange(1, 400), default=SHEET_IMAGES, show_default=True,
-                       help="Images on the sheet.")  # fmt: skip
+                       help="Number of images on the contact sheet.")  # fmt: skip
 
 
 @click.group("data")
 def data() -> None:
-    """Look at data sets: which there are, whether a copy is whole, how to get one, what views show."""
+    """List, download and check data sets."""
 
 
 @data.command("list")
 def list_command() -> None:
-    """Every data set, with its licence, its size, and what its folder holds.
+    """List all data sets with their licence, size and folder layout.
 
     \b
     pretune data list
@@ -47,15 +45,15 @@ def list_command() -> None:
 @click.argument("name", metavar="NAME|STUDY.yaml")
 @_data
 @_runs
-@click.option("--scale", metavar="NAME", help="Of a study: apply one of its scales, e.g. small.")
+@click.option("--scale", metavar="NAME", help="For a study: use the settings of one of its scales, e.g. small.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
-              help="A setting of the data set or of the study; repeatable.")  # fmt: skip
+              help="Change a setting of the data set or of the study; repeatable.")  # fmt: skip
 @_images
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="The sheet, and beside it a page with the findings; of a study one for each data set, named "
-    "after both.  [default: ./NAME.png]",
+    help="Contact sheet (PNG); an HTML page with all problems gets the same name. A study gets one of each per "
+    "data set.  [default: ./NAME.png]",
 )
 def check(
     name: str,
@@ -66,7 +64,7 @@ def check(
     images: int,
     out: Path | None,
 ) -> None:
-    """Read every file of a copy, or of all data sets of a study, report what is wrong, and draw a contact sheet.
+    """Read every file of a data set, or of all data sets of a study. Lists all problems and draws a contact sheet.
 
     \b
     pretune data check oxford-iiit-pet --data ~/datasets
@@ -81,22 +79,22 @@ def check(
     if name.endswith((".yaml", ".yml")):
         study = load(name, scale, overrides)
         problems = check_study(study, root, runs / "cache", images, out, Console())
-        pages = f"every file is on the pages {page_of(out or Path(study.name)).with_suffix('')}-*.html"
+        pages = f"all are listed on the pages {page_of(out or Path(study.name)).with_suffix('')}-*.html"
     else:
         settings, sheet = settings_of(name, overrides), out or Path(f"{name}.png")
         problems = check_data(settings, root, runs / "cache", images, sheet, Console())
-        pages = f"all are on the page {page_of(sheet)}"
+        pages = f"all are listed on the page {page_of(sheet)}"
     if problems:
         where = f" ({pages})" if len(problems) > SHOWN else ""
-        raise DataError(f"{len(problems)} problem{'s' * (len(problems) > 1)} in this copy{where}:", problems)
+        raise DataError(f"{len(problems)} problem{'s' * (len(problems) > 1)} in this data set{where}:", problems)
 
 
 @data.command()
 @click.argument("name")
 @_data
-@click.option("--keep/--no-keep", default=False, show_default=True, help="Keep the archives once they are unpacked.")
+@click.option("--keep/--no-keep", default=False, show_default=True, help="Keep the archives after unpacking.")
 def fetch(name: str, root: Path | None, keep: bool) -> None:
-    """Download a data set that may be downloaded, or say exactly what to do. Run it again to go on.
+    """Download a data set, or say how to get it if its licence does not allow this. Run again to continue.
 
     \b
     pretune data fetch oxford-iiit-pet --data ~/datasets
@@ -108,10 +106,14 @@ def fetch(name: str, root: Path | None, keep: bool) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @_data
 @_runs
-@click.option("--scale", metavar="NAME", help="Apply one of the study's scales, e.g. small.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; repeatable.")
-@click.option("--images", type=click.IntRange(1, 100), default=8, show_default=True, help="Images on the sheet.")
-@click.option("--out", type=click.Path(path_type=Path), help="The sheet.  [default: ./STUDY-views.png]")
+@click.option("--scale", metavar="NAME", help="Use the settings of one of the study's scales, e.g. small.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting of the study; repeatable."
+)
+@click.option(
+    "--images", type=click.IntRange(1, 100), default=8, show_default=True, help="Number of images on the sheet."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Image to write.  [default: ./STUDY-views.png]")
 def views(
     file: Path,
     root: Path | None,
@@ -121,7 +123,7 @@ def views(
     images: int,
     out: Path | None,
 ) -> None:
-    """Draw what the network will see: the views of a study's first pretraining, as its method makes them.
+    """Draw the augmented views that the first pretraining of a study will see.
 
     \b
     pretune data views study.yaml --data ~/datasets

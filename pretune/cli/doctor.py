@@ -18,15 +18,15 @@ from pretune.monitor.plain import plain
 @click.command()
 @options.data
 @options.root
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def doctor(data: Path | None, root: Path, as_json: bool) -> None:
-    """Show versions, CPUs, GPUs, memory and disk of this computer, and where stages would run. Starts nothing.
+    """Show what Pretune finds on this computer. Lists versions, CPUs, GPUs, memory and disk. Trains nothing.
 
     \b
     pretune doctor
     pretune doctor --data ~/datasets --root /scratch/runs
 
-    Exit code 0: a study can run here. 2: it cannot; the line says what to do.
+    Exit code 0: a study can run here. 2: it cannot; the message says what to do.
     """
     from pretune.doctor import examine, healthy
 

@@ -65,18 +65,20 @@ PANELS = (
     type=click.Path(path_type=Path),
     default=Path("/tmp/ray"),
     show_default=True,
-    help="Ray's temporary folder on the machine that Prometheus runs on.",
+    help="Ray's temporary folder on the machine where Prometheus runs.",
 )
 @click.option("--interval", type=click.IntRange(1), default=5, show_default=True, help="Seconds between two readings.")
 def monitor(out: Path, ray_temp: Path, interval: int) -> None:  # fmt: skip
-    """Write a scrape configuration for Prometheus and a dashboard for Grafana.
+    """Write configuration files for Prometheus and Grafana.
+
+    These are a scrape configuration and a dashboard.
 
     \b
     pretune monitor monitoring/
     prometheus --config.file=monitoring/prometheus.yml --web.listen-address=127.0.0.1:9090
 
-    Metrics are there while a study runs with --dashboard or --address. With the defaults of Ray,
-    `ray metrics launch-prometheus` does as well as the first file.
+    Metrics exist while a study runs with --dashboard or --address. If Ray uses its default settings,
+    `ray metrics launch-prometheus` can replace the first file.
     """
     out.mkdir(parents=True, exist_ok=True)
     (out / PROMETHEUS).write_text(yaml.safe_dump(prometheus(ray_temp, interval), sort_keys=False), encoding="utf-8")

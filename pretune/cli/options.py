@@ -22,23 +22,29 @@ study_file = click.argument(
     type=click.Path(path_type=Path),
     callback=lambda context, parameter, path: find_study(path),
 )
-scale = click.option("--scale", metavar="NAME", help="Apply one of the study's scales, e.g. small.")
+scale = click.option("--scale", metavar="NAME", help="Use the settings of one of the study's scales, e.g. small.")
 overrides = click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting; repeatable."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a setting of the study, e.g. finetune.epochs=5; repeatable.",
 )
-data = click.option("--data", type=click.Path(path_type=Path), help="Folder in which data sets are looked for.")
+data = click.option("--data", type=click.Path(path_type=Path), help="Folder that contains the data sets.")
 root = click.option("--root", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
-                     help="Holds the store, the image cache and one folder per study.")  # fmt: skip
-out = click.option("--out", metavar="PATH", help="The study's own folder; s3:// or gs://: ROOT/STUDY, "
-                    "copied there.  [default: ROOT/STUDY]")  # fmt: skip
+                     help="Output folder: one folder per study, the store and the image cache.")  # fmt: skip
+out = click.option("--out", metavar="PATH", help="Folder of this study's results. For s3:// and gs://, "
+                    "ROOT/STUDY is copied there.  [default: ROOT/STUDY]")  # fmt: skip
 store = click.option(
-    "--store", metavar="PATH", help="Finished stage runs: a folder, s3://... or gs://...  [default: ROOT/store]"
+    "--store",
+    metavar="PATH",
+    help="Where finished stage runs are kept: a folder, s3://... or gs://...  [default: ROOT/store]",
 )
-details = click.option("--details", is_flag=True, help="Print differences, intervals, tests and effects, too.")
+details = click.option("--details", is_flag=True, help="Also print differences, intervals, tests and effects.")
 may_grow = click.option(
     "--may-grow", multiple=True, metavar="NxCPU=C,GPU=G",
-    help="Nodes that the cluster's autoscaler may start, such as 8xCPU=8,GPU=1; repeatable. "
-    "[default: the limits in the autoscaler's file on the head]",
+    help="Nodes that the cluster's autoscaler may start, e.g. 8xCPU=8,GPU=1; repeatable. "
+    "[default: limits of the autoscaler's configuration on the head node]",
 )  # fmt: skip
 
 
@@ -47,7 +53,7 @@ def node_groups(may_grow: tuple[str, ...], address: str | None) -> tuple[Group, 
     from pretune.cluster.autoscaling import parse
 
     if may_grow and not address:
-        raise click.UsageError("--may-grow needs a cluster: give its --address too")
+        raise click.UsageError("--may-grow only works with a cluster: also give --address")
     try:
         return tuple(parse(text) for text in may_grow)
     except ValueError as error:
@@ -69,12 +75,14 @@ def run_options(
 
     if data is not None and not data.is_dir():
         on = f" on {platform.node()}, where the study would run" if os.environ.get("PRETUNE_JOB") else ""
-        raise click.UsageError(f"--data {data}: there is no such folder{on}")
+        raise click.UsageError(f"--data {data}: this folder does not exist{on}")
     for name, taken in (("store", store or root / "store"), ("cache", root / "cache")):
         if out is None or is_address(out) or is_address(taken):
             continue
         if Path(out).resolve().is_relative_to(Path(taken).resolve()):
-            raise click.UsageError(f"--out {out} lies in the {name} of all studies ({taken}); choose another folder")
+            raise click.UsageError(
+                f"--out {out} is inside the {name} that all studies share ({taken}); choose another folder"
+            )
     return Options(
         out=root / study.name if out is None or is_address(out) else Path(out),
         results=out if out is not None and is_address(out) else None,

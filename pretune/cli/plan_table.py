@@ -14,7 +14,7 @@ def print_plan(plan: Plan, parallel: int, console: Console) -> None:
     table = Table(title=Text(f"plan of {plan.study}"), show_header=False, title_justify="left")
     table.add_row("cells", str(plan.cells))
     table.add_row("configurations", str(plan.configurations))
-    table.add_row("replicates (confirm)", str(plan.replicates))
+    table.add_row("replicates (confirm phase)", str(plan.replicates))
     table.add_row(
         "stage runs", f"{plan.stage_runs}   ({', '.join(f'{n} {name}' for name, n in plan.by_stage.items())})"
     )
@@ -24,13 +24,13 @@ def print_plan(plan: Plan, parallel: int, console: Console) -> None:
     if plan.seconds is not None:
         table.add_row(
             "estimated time",
-            f"{duration(plan.seconds / parallel)} and the start, with {parallel} stage runs at once, on this machine",
+            f"{duration(plan.seconds / parallel)} plus start-up, with {parallel} stage runs at once on this machine",
         )
         table.add_row("GPU hours", f"{plan.gpu_hours or 0:.2g}")
         table.add_row("disk", f"{(plan.disk_bytes or 0) / 1e6:.0f} MB of weights")
         for kind, peak in plan.peak_bytes.items():
             table.add_row(
-                f"memory of a step, {kind}", memory_of_step(kind, peak, plan.checkpointed_bytes.get(kind, peak))
+                f"memory per step, {kind}", memory_of_step(kind, peak, plan.checkpointed_bytes.get(kind, peak))
             )
     console.print(table)
     for facts in plan.data:

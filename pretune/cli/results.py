@@ -17,15 +17,23 @@ from pretune.search_spaces.words import counted
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--html/--no-html", default=True, show_default=True, help="Also write report.html, which opens offline.")
-@click.option("--watch", is_flag=True, help="Write report.html anew whenever results change, until the study ends.")
-@click.option("--figures", type=click.Choice(["svg", "pdf", "png"]), help="Also write every figure to figures/.")
 @click.option(
-    "--inches", type=click.FloatRange(2, 20), help="Width of these files, with 8 pt type: 3.4 (a column) or 7 (a page)."
+    "--html/--no-html", default=True, show_default=True, help="Also write report.html, which needs no network."
+)
+@click.option("--watch", is_flag=True, help="Update report.html whenever results change, until the study ends.")
+@click.option(
+    "--figures", type=click.Choice(["svg", "pdf", "png"]), help="Also write every figure as a file to figures/."
+)
+@click.option(
+    "--inches",
+    type=click.FloatRange(2, 20),
+    help="Width of these figures, with 8 pt text; 3.4 fits a column, 7 a page.",
 )
 @options.details
-@click.option("--cache", type=click.Path(path_type=Path), help="Decoded images, for panels.  [default: ROOT/cache]")
-@click.option("--store", metavar="PATH", help="Finished stage runs, for panels. [default: ROOT/store]")
+@click.option(
+    "--cache", type=click.Path(path_type=Path), help="Image cache, needed to draw images.  [default: ROOT/cache]"
+)
+@click.option("--store", metavar="PATH", help="Store, needed to draw images.  [default: ROOT/store]")
 def report(
     folder: Path,
     html: bool,
@@ -36,7 +44,7 @@ def report(
     cache: Path | None,
     store: str | None,
 ) -> None:
-    """Print and rewrite the tables of a study from its stored results, and its HTML report.
+    """Print the tables of a study. Also writes them and the HTML report again.
 
     \b
     pretune report runs/quickstart                  the table, and runs/quickstart/report.html
@@ -54,7 +62,7 @@ def report(
         report_html.watch(folder, lambda line: console.print(plain(line), highlight=False, soft_wrap=True))
     if html:
         for missing in draw_panels(folder, cache or folder.parent / "cache", store or folder.parent / "store"):
-            console.print(f"[dim]no image panels in the report: {plain(missing)}[/]", highlight=False)
+            console.print(f"[dim]the report has no example images: {plain(missing)}[/]", highlight=False)
     print_report(folder, console, html, details)
     if html:
         console.print(f"report  {plain(folder / report_html.REPORT_NAME)}", highlight=False, soft_wrap=True)
@@ -95,13 +103,14 @@ def print_report(folder: Path, console: Console, html: bool = True, details: boo
 
 @click.command()
 @click.argument("folders", nargs=-1, required=True, metavar="FIRST OTHER...", type=click.Path(path_type=Path))
-@click.option("--metric", help="What to compare.  [default: the metrics that all of them report]")
-@click.option("--html", type=click.Path(path_type=Path), help="Page to write.  [default: FIRST/comparison.html]")
+@click.option("--metric", help="Metric to compare.  [default: all metrics that every study reports]")
+@click.option("--html", type=click.Path(path_type=Path), help="HTML page to write.  [default: FIRST/comparison.html]")
 @click.option("--markdown", type=click.Path(path_type=Path), help="Also write the comparison to this file.")
 def compare(folders: tuple[Path, ...], metric: str | None, html: Path | None, markdown: Path | None) -> None:
-    """Compare studies with the first, cell by cell, and say what else differs.
+    """Compare studies with the first one, cell by cell.
 
-    Prints tables and writes a page that opens offline. Seeds are paired where data, split and seeds are equal.
+    Prints tables, lists what else differs, and writes an HTML page. Seeds are paired if data, split and seeds are
+    equal.
 
     \b
     pretune compare runs/simclr runs/byol
@@ -122,7 +131,9 @@ def compare(folders: tuple[Path, ...], metric: str | None, html: Path | None, ma
         if markdown is not None:
             markdown.write_text(comparison_markdown(found), encoding="utf-8", errors="backslashreplace")
     except OSError as error:
-        raise click.UsageError(f"{error.filename or page} cannot be written ({error.strerror}): name another") from None
+        raise click.UsageError(
+            f"{error.filename or page} cannot be written ({error.strerror}): choose another path"
+        ) from None
     console.print(f"page  {plain(page)}", highlight=False, soft_wrap=True)
 
 
@@ -140,43 +151,48 @@ def warn(folder: Path) -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("images", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--overlays/--no-overlays", default=True, show_default=True, help="Also write image and mask blended.")
+@click.option(
+    "--overlays/--no-overlays",
+    default=True,
+    show_default=True,
+    help="Also write each image with its mask drawn over it.",
+)
 @click.option("--coco/--no-coco", default=False, show_default=True, help="Also write annotations.json (COCO).")
 @click.option(
     "--tile",
     type=click.IntRange(16),
     metavar="PX",
-    help="Segment squares of so many px at the image's own "
-    "resolution, for images much larger than the study's.  [default: the whole image, resized]",
+    help="Cut images into tiles of this size, at full resolution. Use it for images much larger than those of the "
+    "study.  [default: resize the whole image]",
 )
 @click.option(
     "--overlap",
     type=click.FloatRange(0, 0.9),
     default=0.25,
     show_default=True,
-    help="Share of a tile that its neighbour also sees; borders lie in its middle.",
+    help="Overlap of neighbouring tiles, as a share of a tile.",
 )
 @click.option(
     "--workers",
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="More than 1: so many processes on Ray Data, for large folders.",
+    help="Number of processes. More than 1 uses Ray Data, for large folders.",
 )
-@click.option("--address", help="Address of a Ray cluster that sees the same folders.  [default: this machine]")
+@click.option("--address", help="Address of a Ray cluster with access to the same folders.  [default: this machine]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 def predict(
     folder: Path, images: Path, out: Path, overlays: bool, coco: bool, tile: int | None, overlap: float, workers: int,
     address: str | None, device: str,
 ) -> None:  # fmt: skip
-    """Segment a folder of images, of any sizes, with the best model of a study.
+    """Segment a folder of images with the best model. Images can have any size.
 
     \b
     pretune predict runs/my-study photos/ segmented/
-    pretune predict runs/my-study scans/ segmented/ --tile 512     large images, piece by piece
-    pretune predict runs/my-study photos/ segmented/ --workers 8   a large folder, on Ray Data
+    pretune predict runs/my-study scans/ segmented/ --tile 512     large images, in tiles
+    pretune predict runs/my-study photos/ segmented/ --workers 8   a large folder, with Ray Data
 
-    Exit code 0: all of them. 3: some files could not be read; they are named.
+    Exit code 0: all images were segmented. 3: some files could not be read; they are named.
     """
     from pretune.model.predict_folder import How, predict_folder
     from pretune.trainables.data.errors import laid_over_black
@@ -201,33 +217,33 @@ def predict(
     default="safetensors",
     show_default=True,
 )
-@click.option("--encoder-only", is_flag=True, help="The encoder alone, as safetensors.")
+@click.option("--encoder-only", is_flag=True, help="Export only the encoder, as safetensors.")
 @click.option(
     "--keys",
     type=click.Choice(["own", "torchvision", "timm"]),
     default="own",
     show_default=True,
-    help="Whose tensor names the encoder gets, so that it loads there.",
+    help="Library whose tensor names to use, so that the library can load the encoder.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write.  [default: STUDY_OUT/export-FORMAT]")
-@click.option("--cache", type=click.Path(path_type=Path), help="Decoded images, for the check.  [default: ROOT/cache]")
+@click.option("--cache", type=click.Path(path_type=Path), help="Image cache, for the check.  [default: ROOT/cache]")
 def export(folder: Path, kind: str, encoder_only: bool, keys: str, out: Path | None, cache: Path | None) -> None:
-    """Export the best model of a study with a model card, and check that it gives the same masks.
+    """Export the best model of a study with a model card. Checks that the export gives the same masks.
 
-    `--format ray-tune` exports all stage runs instead, as an experiment that Ray's ResultGrid reads.
+    `--format ray-tune` instead exports all stage runs as an experiment that Ray's ResultGrid can read.
 
     \b
     pretune export runs/my-study --format onnx
     pretune export runs/my-study --format ray-tune
-    pretune export runs/my-study --encoder-only --keys timm     a backbone for other work
+    pretune export runs/my-study --encoder-only --keys timm     a backbone for other code
     """
     from pretune.model.export import export_model
     from pretune.model.export_encoder import export_encoder
 
     if not encoder_only and keys != "own":
-        raise click.UsageError(f"--keys {keys} names the tensors of an encoder: add --encoder-only")
+        raise click.UsageError(f"--keys {keys} works only for an encoder: add --encoder-only")
     if encoder_only and kind != "safetensors":
-        raise click.UsageError(f"--encoder-only writes safetensors: leave out --format {kind}")
+        raise click.UsageError(f"--encoder-only can only write safetensors: remove --format {kind}")
     if kind == "ray-tune":
         from pretune.cluster.experiment import write_experiment
 
@@ -247,9 +263,9 @@ def export(folder: Path, kind: str, encoder_only: bool, keys: str, out: Path | N
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def status(folder: Path, as_json: bool) -> None:
-    """Show how far a study is, from its folder; works while it runs and afterwards.
+    """Show the progress of a study, while it runs or afterwards.
 
     \b
     pretune status runs/quickstart

@@ -21,7 +21,7 @@ MARK_SECONDS = 86400.0
 
 @click.group("store")
 def store_group() -> None:
-    """Look at and clean the store of finished stage runs."""
+    """List and clean the store of finished stage runs."""
 
 
 @store_group.command("ls")
@@ -36,7 +36,7 @@ def store_ls(root: Path, store: str | None) -> None:
 @options.root
 @options.store
 def store_du(root: Path, store: str | None) -> None:
-    """Show the disk use of the store by stage."""
+    """Show how much disk space each kind of stage takes in the store."""
     print_usage(store or root / "store", root / "cache", Console())
 
 
@@ -44,9 +44,9 @@ def store_du(root: Path, store: str | None) -> None:
 @options.root
 @options.store
 @click.option("--unused", is_flag=True, help="Also delete finished stage runs that no study under ROOT uses.")
-@click.option("--yes", is_flag=True, help="Delete (default: dry run).")
+@click.option("--yes", is_flag=True, help="Really delete.  [default: only show what would be deleted]")
 def store_gc(root: Path, store: str | None, unused: bool, yes: bool) -> None:
-    """Delete unreferenced entries: unfinished attempts, and with --unused stage runs that no study uses."""
+    """Delete unfinished attempts, and with --unused also stage runs that no study uses."""
     collect(store or root / "store", root / "cache", root, unused, yes, Console())
 
 
@@ -107,7 +107,7 @@ def collect(root: Path | str, cache: Path, studies: Path, unused: bool, yes: boo
         f"{freed / 1e6:.1f} MB"
     )
     if not yes and (attempts or entries):
-        console.print("add --yes to delete; not while a study runs on this store")
+        console.print("add --yes to delete; do not do this while a study uses this store")
 
 
 def remove_marks(folders: list[Path]) -> None:
@@ -131,7 +131,7 @@ def used_fingerprints(studies: Path) -> set[str]:
 def opened(root: Path | str, cache: Path) -> Store:
     """The store at a path or an address, which must be there."""
     if not is_address(root) and not Path(root).is_dir():
-        raise StoreError(f"there is no store at {root}; --store or --root names another place")
+        raise StoreError(f"there is no store at {root}; give its place with --store or --root")
     return open_store(root, cache)
 
 

@@ -36,25 +36,29 @@ MOST_LINES = 40  # stage runs without a result that the terminal names; the rest
 @options.root
 @options.out
 @options.store
-@click.option("--parallel", type=click.IntRange(1), help="Most stage runs at once.  [default: what the machine holds]")
+@click.option(
+    "--parallel",
+    type=click.IntRange(1),
+    help="Maximum number of stage runs at once.  [default: as many as this machine can run]",
+)
 @click.option("--address", help="Address of a Ray cluster.  [default: this machine]")
 @options.may_grow
 @click.option("--search-storage", envvar="PRETUNE_SEARCH_STORAGE", metavar="URL",
-              help="Database of the searches, such as sqlite:///x.db.  [default: OUT/optuna.journal]")  # fmt: skip
+              help="Database for the searches, e.g. sqlite:///x.db.  [default: OUT/optuna.journal]")  # fmt: skip
 @click.option(
     "--dashboard",
     is_flag=True,
-    help="Ray's dashboard, on this machine alone, with an actor named for every stage run: about 4 s each.",
+    help="Start Ray's dashboard, for this machine only. Each stage run gets a named actor, which takes about 4 s.",
 )
 @click.option("--log-to", type=click.Choice(["tensorboard", "mlflow", "wandb"]), multiple=True,
-              help="Also log what stages report there; repeatable.")  # fmt: skip
+              help="Also log metrics to this service; repeatable.")  # fmt: skip
 @options.details
 def run(
     file: Path, scale: str | None, overrides: tuple[str, ...], data: Path | None, root: Path, out: str | None,
     store: str | None, parallel: int | None, address: str | None, may_grow: tuple[str, ...],
     search_storage: str | None, dashboard: bool, log_to: tuple[str, ...], details: bool,
 ) -> None:  # fmt: skip
-    """Run a study, or what is missing of it. STUDY is a file, or the name of a study that comes with Pretune.
+    """Run a study, or continue it. STUDY is a YAML file, or the name of a study that comes with Pretune.
 
     \b
     pretune run quickstart
@@ -62,11 +66,11 @@ def run(
     pretune run study.yaml --scale small --set seeds.report=2
 
     \b
-    Exit code 0: whole; trials of a search that diverged are answers, and count as such.
-    2: the study or its data are not usable; nothing was started.
-    3: the table lacks replicates or cells, or a stage run crashed; each is named. The same command tries
-    crashed ones again.
-    130: stopped with Ctrl-C, SIGTERM or SIGHUP; the same command goes on. So it does where Ray died (2).
+    Exit code 0: complete. Diverged trials of a search are results and count as done.
+    2: the study or its data have an error and nothing was started, or Ray died during the run.
+    3: replicates or cells are missing in the table, or a stage run crashed; each is named.
+    130: stopped with Ctrl-C, SIGTERM or SIGHUP.
+    Run the same command again to continue. It also tries crashed stage runs again.
     """
     from pretune.run import run_study
     from pretune.store.mirror import Publisher
@@ -94,39 +98,47 @@ def run(
 
 @click.command()
 @options.study_file
-@click.option("--address", required=True, help="Dashboard address of the cluster, such as http://localhost:8265.")
+@click.option("--address", required=True, help="Dashboard address of the cluster, e.g. http://localhost:8265.")
 @options.scale
 @options.overrides
 @click.option("--data", metavar="PATH", help="Data folder on the cluster nodes.")
-@click.option("--root", metavar="PATH", required=True, help="Output root; must be shared by all nodes.")
-@click.option("--out", metavar="PATH", help="Study folder on the cluster.")
+@click.option("--root", metavar="PATH", required=True, help="Output folder; all nodes must share it.")
+@click.option("--out", metavar="PATH", help="Folder of this study's results on the cluster.")
 @click.option("--store", metavar="PATH", help="Store on the cluster, or an s3:// or gs:// address.")
-@click.option("--parallel", type=click.IntRange(1), help="Most stage runs at once.  [default: what the cluster holds]")
+@click.option(
+    "--parallel",
+    type=click.IntRange(1),
+    help="Maximum number of stage runs at once.  [default: as many as the cluster can run]",
+)
 @options.may_grow
 @click.option(
     "--search-storage",
     metavar="URL",
-    help="Database of the searches, without a password.  [default: OUT/optuna.journal]",
+    help="Database for the searches, without a password.  [default: OUT/optuna.journal]",
 )
-@click.option("--dashboard", is_flag=True, help="Name an actor for every stage run on Ray's dashboard: about 4 s each.")
+@click.option(
+    "--dashboard", is_flag=True, help="Show each stage run as a named actor in Ray's dashboard, which takes about 4 s."
+)
 @click.option("--log-to", type=click.Choice(["tensorboard", "mlflow", "wandb"]), multiple=True,
-              help="Also log what stages report there; repeatable.")  # fmt: skip
+              help="Also log metrics to this service; repeatable.")  # fmt: skip
 @options.details
-@click.option("--pip", is_flag=True, help="Install what Pretune needs on every node, where their image lacks it.")
+@click.option(
+    "--pip", is_flag=True, help="Install Pretune's dependencies on every node, if their image does not have them."
+)
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Follow the log until the study has ended.")
 def submit(
     file: Path, address: str, scale: str | None, overrides: tuple[str, ...], data: str | None, root: str,
     out: str | None, store: str | None, parallel: int | None, may_grow: tuple[str, ...], search_storage: str | None,
     dashboard: bool, log_to: tuple[str, ...], details: bool, pip: bool, wait: bool,
 ) -> None:  # fmt: skip
-    """Run a study on a cluster as a Ray job, which goes on without this machine. All paths are the cluster's.
+    """Run a study on a cluster as a Ray job. It continues without this machine. All paths are on the cluster.
 
     \b
     ssh -N -L 8265:localhost:8265 HEAD &
     pretune submit study.yaml --address http://localhost:8265 --data /shared/data --root /shared/runs
     pretune stop JOB --address http://localhost:8265
 
-    Exit codes: those of `pretune run`; with --no-wait 0 once the job is there. Ctrl-C leaves the job running.
+    Exit codes: those of `pretune run`; with --no-wait 0 when the job is submitted. Ctrl-C does not stop the job.
     """
     from pretune.cluster import jobs
     from pretune.data.preflight import check_before_training
@@ -158,7 +170,7 @@ def submit(
     check_before_training(study, facts_before_decoding(Path(data) if data else None, missing=True))
     job = jobs.submit(jobs.connect(address), address, study.name, file, words, pip)
     click.echo(f"submitted {job}")
-    click.echo(f"pretune stop {job} --address {address} stops it", err=True)
+    click.echo(f"to stop it: pretune stop {job} --address {address}", err=True)
     if wait:
         say = functools.partial(click.echo, nl=False)
         note = functools.partial(click.echo, err=True)
@@ -172,7 +184,7 @@ def submit(
 @click.argument("target", metavar="JOB|OUT")
 @click.option("--address", help="Dashboard address of the cluster.")
 def stop(target: str, address: str | None) -> None:
-    """Stop a study under way: what it is training is saved first, and running it again goes on there.
+    """Stop a running study. It first saves its state, and running it again continues from there.
 
     \b
     pretune stop runs/quickstart                                              on this machine
@@ -195,7 +207,7 @@ def show_end(ended: Any, folder: Path, console: Console, details: bool = False) 
         if len(runs) > MOST_LINES:
             console.print(f"... and {len(runs) - MOST_LINES} more, in {plain(folder / 'pretune.log')}", soft_wrap=True)
     if ended.diverged:
-        console.print("a diverged trial is a result: the search continued without it", highlight=False)
+        console.print("diverged trials are results: the search continued without them", highlight=False)
     for message in ended.messages:
         console.print(f"[red]{plain(message)}[/]", highlight=False)
     for note in ended.notes:
@@ -238,20 +250,26 @@ def idle_share(folder: Path) -> str:
 @options.data
 @options.root
 @options.store
-@click.option("--time", "timed", is_flag=True, help="Time a few steps of each kind of stage, and estimate the costs.")
-@click.option("--parallel", type=click.IntRange(1), help="Stage runs at once, for the estimate.  [default: CPUs]")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option(
+    "--time", "timed", is_flag=True, help="Also run a few steps of each kind of stage, to estimate time and memory."
+)
+@click.option(
+    "--parallel",
+    type=click.IntRange(1),
+    help="Number of stage runs at once, for the estimate.  [default: number of CPUs]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def plan(
     file: Path, scale: str | None, overrides: tuple[str, ...], data: Path | None, root: Path, store: str | None,
     timed: bool, parallel: int | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Show what a study would run, what it shares and what its data hold. Trains nothing.
+    """Show what a study would train. Also shows what it can reuse and what its data contain. Trains nothing.
 
-    Every stage is built without values, so that a study that cannot be run is refused (exit code 2).
+    Plan also checks that every model can be built. If a study cannot run, it says why (exit code 2).
 
     \b
     pretune plan study.yaml --data ~/datasets
-    pretune plan study.yaml --time          what it costs, too
+    pretune plan study.yaml --time          also estimate the time
     """
     from pretune.cli.plan_table import print_plan
     from pretune.data.facts import data_facts
@@ -289,7 +307,7 @@ def _timed(made: Any, missing: list[Stage], size_of: Callable[[Any], int]) -> An
     """The plan with what the missing stages cost."""
     from pretune.calibration import calibrate
 
-    click.echo("timing a few steps of each kind of stage ...", err=True)
+    click.echo("timing a few training steps of each kind of stage ...", err=True)
     return dataclasses.replace(made, **calibrate(missing, size_of)._asdict())
 
 
@@ -340,7 +358,7 @@ def _contents(data: Path | None, root: Path) -> tuple[Any, Any]:
         except DataError as error:
             if str(error) not in missing:
                 missing.add(str(error))
-                click.echo(f"note: planned without the data: {error}", err=True)
+                click.echo(f"note: this plan does not know the data: {error}", err=True)
             return fingerprint(settings.model_dump(mode="json"))
 
     def size_of(settings: Data) -> int:
@@ -360,13 +378,15 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--unlabelled", type=FOLDER, help="Folder of images without masks, used whole for pretraining.")
-@click.option("--images", type=FOLDER, help="Folder of images that have masks.")
+@click.option("--unlabelled", type=FOLDER, help="Folder of images without masks. All are used for pretraining.")
+@click.option("--images", type=FOLDER, help="Folder of images with masks.")
 @click.option("--masks", type=click.Path(path_type=Path, exists=True),
-              help="Folder of their masks, or a COCO JSON file.  [default: in or below --images]")  # fmt: skip
-@click.option("--classes", help="Names of the classes in the order of their mask values, separated by commas.")
+              help="Folder of the masks, or a COCO JSON file.  [default: search in --images]")  # fmt: skip
+@click.option("--classes", help="Class names in the order of the mask values, separated by commas.")
 @click.option("--backbone", metavar="NAME", help="A timm backbone, e.g. vit_small_patch14_dinov2.  [default: a U-Net]")
-@click.option("--imagenet", is_flag=True, help="EfficientNet-Lite0 with weights of ImageNet, as two more starts.")
+@click.option(
+    "--imagenet", is_flag=True, help="Use EfficientNet-Lite0 as the encoder, and also compare its ImageNet weights."
+)
 def init(
     file: Path,
     unlabelled: Path | None,
@@ -376,7 +396,7 @@ def init(
     backbone: str | None,
     imagenet: bool,
 ) -> None:
-    """Look at your folders and write a commented study that fits them.
+    """Write a study file for your folders of images. Comments in the file explain it.
 
     \b
     pretune init my-study.yaml --unlabelled photos/ --images labelled/images --masks labelled/masks
@@ -391,11 +411,11 @@ def init(
     from pretune.search_spaces.json_schema import json_schema_text
 
     if file.exists():
-        raise click.UsageError(f"{file} exists; choose another name or delete it")
+        raise click.UsageError(f"{file} already exists; choose another name or delete it")
     if images is None and (masks is not None or classes is not None):
-        raise click.UsageError(f"{'--masks' if masks else '--classes'} needs --images, the folder of the images")
+        raise click.UsageError(f"{'--masks' if masks else '--classes'} also needs --images, the folder of the images")
     if imagenet and backbone is not None:
-        raise click.UsageError("--imagenet is a backbone of its own: leave --backbone out")
+        raise click.UsageError("--imagenet and --backbone both choose the network: use only one")
     network = IMAGENET if imagenet else None if backbone is None else network_of(backbone)
     names = None if classes is None else [part.strip() for part in classes.split(",")]
     labelled = None
@@ -409,7 +429,7 @@ def init(
     file.write_text(text, encoding="utf-8")
     (file.parent / SCHEMA_FILE).write_text(json_schema_text(), encoding="utf-8")
     if labelled is None:
-        click.echo("--images not given: placeholders stand in their place, edit them before running")
+        click.echo("--images was not given: edit the placeholders in the file before you run it")
     else:
         there, meaning = counted(labelled.count, "image"), labelled.meaning
         click.echo(f"{there} with masks, {len(meaning.classes)} classes; {meaning.why}")
@@ -438,9 +458,9 @@ def _check_starter(file: Path) -> None:
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), help="Write it there.  [default: print it]")
+@click.option("--out", type=click.Path(path_type=Path), help="File to write.  [default: print]")
 def schema(out: Path | None) -> None:
-    """Print the JSON Schema of study files, by which editors complete and check them.
+    """Print the JSON Schema of study files. Editors use it to complete and check them.
 
     \b
     pretune schema --out pretune.schema.json

@@ -2,7 +2,8 @@
 
 Ray's own driver waits: for ever after the loss of a local raylet, and 60 s after the loss of the head, at whose end its
 C++ part ends the process without a word of ours. Both processes are asked here every two seconds, over the ports on
-which they listen, from a thread of its own.
+which they listen, from a thread of its own. While Ray starts on this machine its ports are not known yet, and its
+processes are looked for in their place.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-from pretune.cluster import join
+from pretune.cluster import join, reaper
 from pretune.errors import EXIT_USAGE, ClusterError
 
 LOOK_SECONDS = 2.0  # between two looks
@@ -26,7 +28,10 @@ REFUSED_SECONDS = 3.0  # after which a process of this machine, whose port nobod
 MENTION_SECONDS = 6.0  # after which a head that does not answer is mentioned
 SILENT_SECONDS = 35.0  # for which a head may be away, or a process be stopped, before the study ends
 END_SECONDS = 15.0  # for the study to end by itself; then the process is ended. All of it stays under a minute
-AGAIN = "finished work is kept; the same command continues from the last saved states"
+AGAIN = "finished work is kept; run the same command again to continue"
+
+NODE, HEAD = "the node process of Ray (raylet)", "the head process of Ray (GCS)"
+PROGRAMS = {"raylet": NODE, "gcs_server": HEAD}
 
 Answer = Literal["answers", "silent", "refused"]
 
@@ -61,7 +66,8 @@ class Heartbeat:
 
     def begin(self) -> None:
         """Watch the Ray that this process is connected to."""
-        self.parts = parts_of_ray(self.address is None)
+        with ended_with_ray() if self.address is None else nullcontext():
+            self.parts = parts_of_ray(self.address is None)
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGUSR2, self._interrupt)
         self._thread = threading.Thread(target=self._watch, name="pretune-heartbeat", daemon=True)
@@ -100,12 +106,11 @@ class Heartbeat:
 
     def _sentence(self, part: Part, away: float) -> str:
         if self.address is None:
-            return (
-                f"the study stopped: {part.name} died (killed, or out of memory), and a Ray on one machine cannot "
-                f"replace it; {AGAIN}"
-            )
+            return died_here(part.name)
         since = f" for {away:.0f} s" if away >= 1 else ""
-        return f"the study stopped: {part.name} of --address {self.address} did not answer{since}; {AGAIN} once it does"
+        return (
+            f"the study stopped: {part.name} of --address {self.address} did not answer{since}; {AGAIN} once it answers"
+        )
 
     def _watch(self) -> None:
         while not self._over.wait(LOOK_SECONDS):
@@ -130,11 +135,12 @@ def parts_of_ray(local: bool) -> list[Part]:
     context = ray.get_runtime_context()
     mine = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())  # type: ignore[no-untyped-call]
     raylet = f"{mine['NodeManagerAddress']}:{mine['NodeManagerPort']}"
-    head = "the head process of Ray (GCS)" if local else "the head"
-    return [
-        Part("the node process of Ray (raylet)", raylet, here=True),
-        Part(head, context.gcs_address, here=local),
-    ]
+    return [Part(NODE, raylet, here=True), Part(HEAD if local else "the head", context.gcs_address, here=local)]
+
+
+def died_here(name: str) -> str:
+    why = "killed, or out of memory"
+    return f"the study stopped: {name} died ({why}), and a Ray on one machine cannot replace it; {AGAIN}"
 
 
 def answer_of(address: str) -> Answer:
@@ -145,6 +151,54 @@ def answer_of(address: str) -> Answer:
         return "refused"
     except OSError:
         return "silent"
+
+
+def programs_below() -> dict[int, str]:
+    """Ray's head and node process among the living ones below this one, by number. Only where there is /proc."""
+    found = {}
+    for pid in reaper.below(os.getpid()):
+        with suppress(OSError):  # gone meanwhile; what has ended and was not waited for has no command
+            program = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
+            if name := PROGRAMS.get(os.path.basename(program.decode(errors="replace"))):
+                found[pid] = name
+    return found
+
+
+@contextmanager
+def ended_with_ray() -> Iterator[None]:
+    """While Ray starts in this process: end the process with a sentence where the head or the node process dies.
+
+    Ray waits for them in its C++ part, where nothing of ours can interrupt it.
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        seen: dict[int, str] = {}
+        while not over.wait(LOOK_SECONDS):
+            here = programs_below()
+            gone = [name for pid, name in seen.items() if pid not in here]
+            seen |= here
+            if gone and not over.wait(REFUSED_SECONDS):  # else Ray has raised an exception
+                for pid in reaper.below(os.getpid()):
+                    with suppress(ProcessLookupError, PermissionError):
+                        os.kill(pid, signal.SIGKILL)
+                end_process(died_here(gone[0]))
+
+    thread = threading.Thread(target=watch, name="pretune-start", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def end_process(why: str) -> None:
+    """At once, since it hangs in Ray."""
+    with suppress(OSError):
+        sys.stderr.write(f"\r\nerror: {why}\n")
+        sys.stderr.flush()
+    os._exit(EXIT_USAGE)
 
 
 @contextmanager
@@ -161,10 +215,7 @@ def heartbeat(address: str | None, say: Callable[[str], None], leave: Callable[[
         while not watch.lost and not done.wait(LOOK_SECONDS):
             pass
         if not done.wait(END_SECONDS):
-            with suppress(OSError):
-                sys.stderr.write(f"\r\nerror: {watch.lost}\n")
-                sys.stderr.flush()
-            os._exit(EXIT_USAGE)
+            end_process(watch.lost)
 
     threading.Thread(target=end_at_last, name="pretune-end", daemon=True).start()
     try:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pretune.cluster import import_path, join, reaper
+from pretune.cluster.heartbeat import ended_with_ray
 from pretune.cluster.log_to import LogTo
 from pretune.dispatch.dispatcher import TRANSPORT, Dispatcher, RunningTrial
 from pretune.dispatch.resources import ClusterNode, ClusterResources
@@ -138,13 +139,14 @@ def start_ray(
     with starting, import_path.beside_our_code(), _our_signals():
         import ray
 
-        context = ray.init(
-            **(_there(address, dashboard) if address else _here(cpus, dashboard)),
-            dashboard_host="127.0.0.1",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-        )
+        with nullcontext() if address else ended_with_ray():
+            context = ray.init(
+                **(_there(address, dashboard) if address else _here(cpus, dashboard)),
+                dashboard_host="127.0.0.1",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+            )
         if not address:
             reaper.begin()
             _check_loopback(ray.get_runtime_context().gcs_address)

@@ -79,13 +79,13 @@ class Watchdog(tune.Callback):
         """Ask them to leave; end those that cannot be asked."""
         if self.dispatcher.live:
             self.dispatcher.announce(
-                f"stopping: {len(self.dispatcher.live)} stage runs save their state, in {LEAVE_SECONDS:g} s at most "
-                "(a second Ctrl-C does not wait)"
+                f"stopping: {len(self.dispatcher.live)} stage runs save their state, for at most {LEAVE_SECONDS:g} s "
+                "(press Ctrl-C again to stop at once)"
             )
         try:
             preemption.ask_to_stop()
         except Exception as error:  # Ray raises bare errors while its head does not answer
-            self.dispatcher.say(f"{error}: stages end now, and go on from their last saved state")
+            self.dispatcher.say(f"{error}: stages stop now, and will continue from their last saved state")
             preemption.end_at_once()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -49,7 +49,9 @@ def settings_of(name: str, overrides: Sequence[str]) -> schema.Data:
 
     known = sorted({*DATA_SETS, *ABOUT_GENERATED})
     if name not in known:
-        raise click.UsageError(f"no data set {name!r}; there are: {', '.join(known)}; a study file ends in .yaml")
+        raise click.UsageError(
+            f"there is no data set {name!r}; choose from: {', '.join(known)}. A study file ends in .yaml"
+        )
     values: dict[str, Any] = {"dataset": name}
     for item in overrides:
         key, equals, value = item.partition("=")
@@ -182,7 +184,8 @@ def describe(image_set: ImageSet, split: schema.Split) -> list[str]:
         lines.append(f"official lists: {len(image_set.names) - tests - vals} train, {listed}{tests} test")
         if count := vals == 0 and sum(of_validation(image_set)):
             lines.append(
-                f"val/ is no list of its own: training and validation are drawn from its {counted(count, 'image')} too"
+                "val/ is not used as a fixed list: training and validation are drawn from its "
+                f"{counted(count, 'image')} too"
             )
     if image_set.labels is not None:
         counts = np.bincount(image_set.labels)  # as many classes as the stages count

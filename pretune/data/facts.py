@@ -41,14 +41,14 @@ class DataFacts:
             return
         of = "all" if self.looked_at == self.images else f"{self.looked_at} of {self.images:,}"
         shares = ", ".join(f"{name} {share:.1%}" for name, share in (self.shares or {}).items())
-        yield f"data {self.name}: {self.usable} usable of {of} pairs looked at; share of pixels: {shares}"
+        yield f"data {self.name}: checked {of} pairs of image and mask, {self.usable} usable; share of pixels: {shares}"
         if self.absent:
-            yield f"note: data {self.name}: no mask looked at shows {', '.join(self.absent)}"
+            yield f"note: data {self.name}: no checked mask contains {', '.join(self.absent)}"
         if self.problems:
             bad = self.looked_at - self.usable
-            yield f"note: data {self.name}: {bad} of the pairs looked at cannot be used, first {self.problems[0]}"
+            yield f"note: data {self.name}: {bad} checked pairs cannot be used, for example {self.problems[0]}"
         if self.transparent:
-            yield f"note: data {self.name}: of those looked at, {laid_over_black(self.transparent)}"
+            yield f"note: data {self.name}: of the checked images, {laid_over_black(self.transparent)}"
 
 
 def data_facts(study: Study, facts_of: FactsOf, glance_of: GlanceOf, data_root: Path | None) -> list[DataFacts]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MAX_SEARCHED = 20_000  # images of a set that is searched before a study: some seconds, once
 FOLDER, SUFFIX = "copies", ".alike.json"  # of the cache, and of the files in it that remember what was found
-INFLATED = "their test scores are likely inflated (leakage)"
+INFLATED = "test scores are likely inflated (leakage)"
 
 Opened = Callable[[schema.Data], "tuple[str, ImageSet]"]  # a data set's digest and its images
 
@@ -58,7 +58,7 @@ def find_leaks(study: Study, opened: Opened, cache: Path) -> Iterator[str]:
                 continue
             sets[keys[name]] = one = _searched(name, data, opened)
             if one is None:
-                yield f"data {name}: not searched for duplicates (streamed, or over {MAX_SEARCHED:,} images)"
+                yield f"data {name}: not searched for duplicates (streamed, or more than {MAX_SEARCHED:,} images)"
             else:
                 yield from _leaks_inside(one, cache)
         for stage in configuration.pretrain:
@@ -101,16 +101,16 @@ def _leaks_inside(one: Searched, cache: Path) -> Iterator[str]:
         if len(both := np.intersect1d(groups[one.test], groups[~one.test])):
             first = next(name for name, group in zip(one.images.names, groups, strict=True) if group == both[0])
             yield (
-                f"{one.where}: {len(both)} groups of split.group are in the test set and outside of it, that of "
-                f"{first} first: {INFLATED}"
+                f"{one.where}: {len(both)} groups of split.group have images both in the test set and outside of it, "
+                f"for example that of {first}; {INFLATED}"
             )
 
     found = duplicates_among(_alike([one], cache), one.test, ~one.test)
     if found:
         a, b = found[0]
         yield (
-            f"{one.where}: {len(found)} of {int(one.test.sum())} test images look like an image outside of the test "
-            f"set, {one.images.names[a]} = {one.images.names[b]} first: {INFLATED}"
+            f"{one.where}: {len(found)} of {int(one.test.sum())} test images look the same as an image outside of the "
+            f"test set, for example {one.images.names[a]} and {one.images.names[b]}; {INFLATED}"
         )
 
 
@@ -125,9 +125,9 @@ def _leaks_between(tested: Searched, other: Searched, sees: str, cache: Path) ->
     if found:
         a, b = found[0]
         yield (
-            f"{tested.where}: {len(found)} of {int(tested.test.sum())} test images look like an image that pretraining "
-            f"sees of data {other.name} (sees: {sees}), {tested.images.names[a]} = "
-            f"{other.images.names[b - len(tested.test)]} first: {INFLATED}"
+            f"{tested.where}: {len(found)} of {int(tested.test.sum())} test images look the same as an image that "
+            f"pretraining sees in data {other.name} (sees: {sees}), for example {tested.images.names[a]} and "
+            f"{other.images.names[b - len(tested.test)]}; {INFLATED}"
         )
 
 

@@ -34,7 +34,7 @@ def check_before_training(study: Study, facts_of: FactsOf) -> None:
     check_packaged_weights(study)
     problems = [*unmet_requirements(study, facts_of), *metric_problems(study, facts_of)]
     if problems:
-        raise RequirementsError(f"{study.name} cannot be run as it is; nothing was started:", problems)
+        raise RequirementsError(f"{study.name} cannot run; nothing was started:", problems)
 
 
 def metric_problems(study: Study, facts_of: FactsOf) -> Iterator[str]:
@@ -107,7 +107,7 @@ def _lack(key: str, name: str, data: schema.Data, folded: schema.Data, facts_of:
         return f"{key}: {name} names a class that {data.dataset} does not have; {fix}"
     sizes = facts.sizes(folded.split)[0]
     if found.part == "val" and (sizes.val == 0 if sizes is not None else _none_for_sure(folded)):
-        return f"{key}: {name} needs validation images, and the split of {data.dataset} leaves none; raise split.val"
+        return f"{key}: {name} needs validation images, but the split of {data.dataset} leaves none; increase split.val"
     return ""
 
 
@@ -144,7 +144,7 @@ def check_masks(study: Study, facts_of: FactsOf, glance_of: GlanceOf) -> None:
     from pretune.trainables.data.errors import RequirementsError
 
     if problems := list(dict.fromkeys(_ignored_parts(study, facts_of, glance_of))):
-        raise RequirementsError(f"{study.name} cannot be run as it is; nothing was started:", problems)
+        raise RequirementsError(f"{study.name} cannot run; nothing was started:", problems)
 
 
 def _ignored_parts(study: Study, facts_of: FactsOf, glance_of: GlanceOf) -> Iterator[str]:
@@ -196,8 +196,8 @@ def _ignored(
 
 
 _ONE_CLASS = (
-    "data.{name}: all {count} masks hold {only!r} alone, beside what is ignored, which is no task: a model that calls "
-    "everything {only!r} scores 1; check the masks, `mask_values` and `ignore`"
+    "data.{name}: all {count} masks contain only {only!r} (and ignored pixels), so a model that predicts {only!r} "
+    "everywhere scores 1; check the masks, `mask_values` and `ignore`"
 )
 _IGNORED = {
     "labelled": "finetune.labels: in a replicate, the masks of all {count} labelled images of data.{name} are ignored, "

@@ -100,6 +100,6 @@ def report_excluded(
         for line in skipped[:SHOWN]:
             console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
         if len(skipped) > SHOWN:
-            all_of_them = "pretune.log and pretune data check list all (on its page)"
+            all_of_them = "pretune.log and `pretune data check` list all"
             console.print(f"  and {len(skipped) - SHOWN} more; {plain(all_of_them)}", highlight=False)
     return [f"data {name}: excluded: {line}" for line in skipped] + ([f"data {name}: {ignored}"] if ignored else [])

@@ -183,8 +183,8 @@ class Dispatcher:
                 outcome = self._blame(live, str((result or live.latest).get("node", "")), outcome)
                 if outcome.policy and outcome.policy.stops_study:
                     raise StoreError(
-                        f"the study stopped: the disk of the store is full ({outcome.cause}); free some: "
-                        "finished work is kept, and the same command continues"
+                        f"the study stopped: the disk of the store is full ({outcome.cause}); free some "
+                        "space and run the same command again. Finished work is kept"
                     )
                 self.scheduler.complete(live.stage, outcome)
             except Exception as fault:
@@ -213,7 +213,7 @@ class Dispatcher:
                 self.end(trial, None)
             elif now - live.heard > QUIET_SECONDS and not live.mentioned:
                 live.mentioned = True
-                what = "no report" if live.latest else "not started: no node has taken it"
+                what = "no progress report" if live.latest else "no node has started it"
                 self.say(f"{live.label}: {what} for {QUIET_SECONDS / 60:.0f} min")
 
 

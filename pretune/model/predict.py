@@ -143,7 +143,7 @@ def load_model(study: Path, device: torch.device | None = None) -> Model:
     """The best model of a study's output folder. Raises ModelError where there is none, or it cannot be read."""
     folder = study / "best"
     if not (folder / "model.json").is_file():
-        raise ModelError(f"{study} holds no best/model.json: run the study to its end first")
+        raise ModelError(f"{study} contains no best/model.json: run the study to its end first")
     try:
         card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         settings: schema.Model = TypeAdapter(schema.Model).validate_python(card["model"])

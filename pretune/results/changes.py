@@ -48,7 +48,7 @@ def say_changes(study: Study, folder: Path, console: Console) -> bool:
     changed = sorted(differing(before, yaml.safe_load(study.to_yaml())))
     if changed:
         console.print(f"the study changed since its last run: {plain(', '.join(changed))}", highlight=False)
-        console.print(f"its earlier results are in {plain(folder / EARLIER)}", highlight=False, soft_wrap=True)
+        console.print(f"the earlier results are in {plain(folder / EARLIER)}", highlight=False, soft_wrap=True)
     return bool(changed)
 
 

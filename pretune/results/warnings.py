@@ -24,7 +24,7 @@ def warnings_of(
     )
     before = (outcomes.get(parent.fingerprint) for parent in stage.ancestors())
     if any(outcome is not None and outcome.metrics.get(SIGNS, 0.0) > 0 for outcome in before):
-        said.append("its pretraining raised signs of collapse")
+        said.append("its pretraining showed signs of collapse")
     kin = [other for other in uses if (other.phase, other.cell.label) == ("confirm", use.cell.label) and not other.pair]
     ends = [outcomes[other.stages["finetune"].fingerprint].state for other in kin]
     if failed := sum(end != "finished" for end in ends):
@@ -41,4 +41,4 @@ def _of_counts(counts: Counts, metrics: dict[str, float]) -> Iterator[str]:
     for metric, value in metrics.items():
         label, score = most_frequent_score(true, metric, counts.classes)
         if value <= score:
-            yield f"its {metric} of {value:.4f} is not above {score:.4f}, which predicting {label} everywhere scores"
+            yield f"its {metric} of {value:.4f} is not above {score:.4f}, the score of predicting {label} everywhere"

@@ -59,7 +59,7 @@ def test_where_all_failed_the_table_says_how(tmp_path, outcome):
     text = text_of(tmp_path)
     assert "nothing has finished" in text
     assert f"0 of 2 seeds; 2 {outcome} (why)" in text
-    assert "no seed finished both here and in the baseline" in text
+    assert "no seed finished in both this cell and the baseline" in text
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf])
@@ -93,7 +93,7 @@ def test_an_interval_beyond_the_metrics_range_is_not_cut_and_is_said_once_where_
     text_of(tmp_path)
     page = build_page(tmp_path).split("<script")[0]
     assert "95 % t interval −0.68 to 1.92, 3 seeds" in page  # digits as in the table
-    assert page.lower().count("an interval leaves the metric&#39;s range of 0 to 1: t intervals know no bounds") == 2
+    assert page.lower().count("an interval goes beyond the metric&#39;s range of 0 to 1") == 2
     assert float(pandas.read_csv(tmp_path / "table.csv")["low"].min()) < 0
 
 
@@ -102,12 +102,12 @@ def test_a_table_without_rows_is_a_sentence_in_every_format(tmp_path):
     write_study(tmp_path, {"a=x": [0.5, 0.6], "a=y": [math.nan] * 2}, FACTORS, baseline={"a": "x"})
     text = text_of(tmp_path)
     assert "| cell | difference |" not in text
-    assert "- a=y: no seed finished both here and in the baseline a=x" in text
+    assert "- a=y: no seed finished in both this cell and the baseline a=x" in text
     assert text.count("| --- |") == 1
     tex = (tmp_path / "table.tex").read_text()
     assert tex.count(r"\begin{tabular}") == 1
     (shown,) = (part for part in write_tables(tmp_path) if isinstance(part, Text) and "paired difference" in part.plain)
-    assert "no seed finished both here" in shown.plain
+    assert "no seed finished in both this cell" in shown.plain
 
 
 def test_a_metric_that_is_nan_is_no_value_and_never_a_number(tmp_path):

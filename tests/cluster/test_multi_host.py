@@ -141,7 +141,7 @@ def test_a_study_on_three_hosts_one_killed_and_one_added_gives_the_table_of_one_
             assert "the cluster refuses the token" in say
             nowhere = ["--address", address, "--root", str(runs), "--data", "/nowhere"]
             say = call([*pretune, "submit", str(file), *nowhere], env, 2)
-            assert "--data /nowhere: there is no such folder on pretune1, where the study would run" in say
+            assert "--data /nowhere: this folder does not exist on pretune1, where the study would run" in say
             assert not runs.exists()
             if data:  # there on the head alone
                 head.ssh(f"mkdir /run/data && mount --bind {data[1]} /run/data")

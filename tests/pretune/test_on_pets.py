@@ -118,7 +118,7 @@ def test_the_report_of_real_pets_opens_without_an_error_or_a_request(pets: Path,
         assert titles == [
             "Every seed", "Differences to the baseline", "Over labels", "Interactions", "Pairs of factors",
             "Trade-offs", "Score against cost", "Learning curves", "Sensitivity", "Importance", "Budget",
-            "When stage runs ran",
+            "Timeline of stage runs",
         ]  # fmt: skip
         loaded = page.run("[...document.querySelectorAll('main img')].map((image) => image.naturalWidth)")
         assert loaded == [32] * 21  # 3 x 4 of the test set, 3 x 3 restored

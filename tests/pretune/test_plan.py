@@ -53,7 +53,7 @@ def test_eight_cells_at_three_seeds_are_27_stage_runs_and_not_48() -> None:
     assert (plan["cells"], plan["configurations"], plan["replicates"]) == (8, 8, 24)
     assert (plan["stage_runs"], plan["stage_runs_without_sharing"]) == (27, 48)
     assert plan["by_stage"] == {"pretrain": 3, "finetune": 24}
-    assert plan["sharing"] == "24 fine-tunings share 3 pretrainings: 27 stage runs, not 48"
+    assert plan["sharing"] == "24 fine-tunings share 3 pretrainings: 27 stage runs instead of 48"
 
 
 def test_a_level_without_pretraining_needs_none() -> None:
@@ -128,12 +128,12 @@ def test_six_seeds_are_enough_for_a_comparison() -> None:
     ("counts", "without", "expected"),
     [
         ({"finetune": 4}, 4, "4 stage runs"),
-        ({"pretrain": 2}, 6, "2 stage runs, not 6"),
-        ({"pretrain": 1, "finetune": 1}, 2, "1 fine-tuning share 1 pretraining: 2 stage runs"),
+        ({"pretrain": 2}, 6, "2 stage runs instead of 6"),
+        ({"pretrain": 1, "finetune": 1}, 2, "1 fine-tuning shares 1 pretraining: 2 stage runs"),
         (
             {"pretrain.0": 1, "pretrain.1": 1, "finetune": 2, "probe:a": 2},
             12,
-            "2 fine-tunings and 2 probes share 2 pretrainings: 6 stage runs, not 12",
+            "2 fine-tunings and 2 probes share 2 pretrainings: 6 stage runs instead of 12",
         ),
     ],
 )
@@ -156,7 +156,7 @@ def lengths(**schedule: Any) -> str:
 
 
 def test_the_plan_says_what_continuing_saves_and_why_it_cannot() -> None:
-    assert lengths() == "longer trainings continue shorter ones: 200 epochs are trained, not 350"
+    assert lengths() == "longer trainings continue shorter ones: 200 epochs instead of 350"
     assert "because its cosine schedule depends on the length" in lengths(schedule={"name": "cosine"})
     assert "the momentum schedule of byol" in lengths(method={"name": "byol"})
 
@@ -170,7 +170,7 @@ def searched(**tune: Any) -> Any:
 def test_a_plan_of_a_race_is_an_upper_bound_and_says_so() -> None:
     plan = searched(trials=8, racing={"first": 2})
     assert plan.stage_runs == 8 * 3 + 1
-    assert "at most this many stage runs: tune.racing may end some earlier" in plan.warnings
+    assert "this is the maximum number of stage runs: tune.racing may stop some earlier" in plan.warnings
 
 
 def test_a_plan_counts_rungs_and_the_points_of_a_grid() -> None:

@@ -174,7 +174,7 @@ def test_one_output_folder_has_one_driver(tmp_path: Path) -> None:
 def test_an_output_folder_below_a_file_is_refused(tiny: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     options = Options(tmp_path / "file" / "out", tmp_path / "store", tmp_path / "cache")
-    with pytest.raises(StoreError, match=r"cannot be made: .*--out"):
+    with pytest.raises(StoreError, match=r"cannot be created: .*--out"):
         run_study(from_dict(tiny), options, Console(file=io.StringIO()))
 
 

@@ -389,7 +389,7 @@ def test_an_override_that_a_factor_writes_over_is_refused(level: str, key: str) 
     value = {"finetune.freeze": "encoder", "finetune.augment.flip": "0.3"}[key]
     factors = f"factors={{f: {{{level}: {values}}}}}"
     assert (
-        f"--set {key}: has no effect: factor 'f' sets it in every level (change factors.f, or leave it out)"
+        f"--set {key}: has no effect: factor 'f' sets it in every level (change factors.f, or remove this setting)"
         in refused(f"{key}={value}", factors)
     )
     text = from_yaml(STUDY, overrides=[factors]).to_yaml() + f"scales: {{x: {{{key}: {value}}}}}\n"

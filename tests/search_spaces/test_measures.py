@@ -138,7 +138,7 @@ def test_one_level_is_not_unfrozen_gradually() -> None:
 
 @pytest.mark.parametrize("backbone", ["resnet18.a1_in1k", "a-b", "hf_hub:x/y"])
 def test_a_backbone_with_a_tag_is_refused_with_the_letters_it_may_have(backbone: str) -> None:
-    with pytest.raises(StudyError, match="timm's name has letters, digits and '_'; leave a tag"):
+    with pytest.raises(StudyError, match="use only letters, digits and '_'; remove a tag"):
         from_yaml(STUDY, overrides=[f"model={{name: timm-unet, backbone: '{backbone}'}}"])
     with pytest.raises(StudyError, match=r"use letters, digits, '\.', '_' and '-'"):
         from_yaml(STUDY, overrides=["study=a b"])

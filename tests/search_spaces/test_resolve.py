@@ -280,7 +280,7 @@ def test_a_model_that_is_itself_a_choice_is_a_branch():
 
 
 def test_a_tune_section_without_ranges_is_pointed_out():
-    said = "the study has a tune section but no ranges: nothing is searched, it goes straight to confirm"
+    said = "the study has a tune section but no ranges, so nothing is searched"
     assert make(tune={"trials": 3, "startup": 1}).warnings == (said,)
     assert make(tune={"trials": 3, "startup": 1}, **RANGED).warnings == ()
     assert (
@@ -293,7 +293,9 @@ def test_a_tune_section_without_ranges_is_pointed_out():
 
 def test_freezing_what_nothing_was_transferred_to_is_pointed_out_once_per_cell():
     study = make(factors={"freeze": {"finetune.freeze": ["none", "encoder"]}}, pretrain="none")
-    assert study.warnings == ("cell freeze=encoder: the frozen encoder is a random one, nothing is transferred to it",)
+    assert study.warnings == (
+        "cell freeze=encoder: the encoder is frozen with random weights, because nothing is transferred to it",
+    )
 
 
 def finetuned(data, **changes):

@@ -42,14 +42,14 @@ def test_supervised_pretraining_never_sees_other_labels_than_those_for_training(
 
 def test_that_pretraining_sees_test_images_is_said() -> None:
     made = study(pretrain={"data": "d", "method": {"name": "simclr"}, "epochs": 1, "sees": "all"})
-    assert any("sees the test images too" in warning for warning in made.warnings)
+    assert any("also sees test images" in warning for warning in made.warnings)
     assert study().warnings == ()
 
 
 def test_the_same_files_split_twice_are_said() -> None:
     again = {"dataset": "scenes", "split": {"seed": 1}}
     made = study(data=DATA | {"again": again}, finetune={"data": "again", "epochs": 1})
-    assert any("same files, split apart differently" in warning for warning in made.warnings)
+    assert any("the same files but different splits" in warning for warning in made.warnings)
 
 
 @pytest.mark.parametrize(("split", "said"), [({}, True), ({"fold": "1/2"}, True), ("none", False)])
@@ -57,14 +57,14 @@ def test_a_pool_that_holds_back_a_test_set_is_said(split: Any, said: bool) -> No
     pool = {"dataset": "image-folder", "root": "pool", "split": split}
     pretrain = {"data": "pool", "method": {"name": "simclr"}, "epochs": 1}
     made = study(data=DATA | {"pool": pool}, pretrain=pretrain)
-    assert any("`split: none` pretrains on all of it" in warning for warning in made.warnings) == said
+    assert any("set `split: none` to pretrain on all images" in warning for warning in made.warnings) == said
     of_the_tested = study(pretrain=pretrain | {"data": "d"})
     assert not any("`split: none`" in warning for warning in of_the_tested.warnings)
 
 
 def test_cells_with_other_test_images_are_said_and_other_validation_images_are_not() -> None:
     test = study(factors={"f": {"data.d.split.seed": [0, 1]}})
-    assert any("not all cells are measured on the same test images" in warning for warning in test.warnings)
+    assert any("the cells differ in test images" in warning for warning in test.warnings)
     assert study(factors={"f": {"data.d.split.val": [0.1, 0.2]}}).warnings == ()
 
 

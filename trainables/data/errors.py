@@ -79,4 +79,4 @@ class UnopenedFileError(BadFileError):
 def laid_over_black(count: int) -> str:
     """Sentence on images with transparent parts, where no background was given."""
     many = "1 image has" if count == 1 else f"{count} images have"
-    return f"{many} transparent parts, which were laid over black (`background:` of a data set chooses another colour)"
+    return f"{many} transparent parts, which are drawn over black (`background:` of a data set sets another colour)"

@@ -169,7 +169,7 @@ def refuse_bad_files(settings: schema.Data, listing: Listing, problems: Sequence
 
 def where_all_are(problems: Sequence[str]) -> str:
     """Say where to find the problems that an error message does not show."""
-    return " (pretune data check lists all on its page)" if len(problems) > SHOWN else ""
+    return " (`pretune data check` lists all)" if len(problems) > SHOWN else ""
 
 
 def file_of(source: Path | Member) -> Path:

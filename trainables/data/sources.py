@@ -25,6 +25,7 @@ from pretune.trainables.data.sets.table import GENERATED, list_files
 from pretune.trainables.data.streaming.open import look_at_sample, open_streamed, usable_rows
 
 SHARE = 0.5  # of the memory, that a resident set may take: beyond, its pages are read again from disk in every epoch
+HOW = {"resident": "decoded once (resident)", "streaming": "decoded in each epoch (streaming)"}
 
 
 class Choice(NamedTuple):
@@ -37,16 +38,18 @@ class Choice(NamedTuple):
 def choose_by_size(settings: schema.Data, count: int, masks: bool, cache: Path, memory: int | None = None) -> Choice:
     """The source that `source:` names; for auto, by the size of the decoded set against memory (bytes) and disk."""
     size = count * settings.cache_size**2 * (schema.image_channels(settings) + masks)
-    text = f"{counted(count, 'image')}, {size / 1e9:.3g} GB decoded"
+    text = f"{counted(count, 'image')}, " + (f"{size / 1e9:.3g} GB" if size >= 1e8 else f"{size / 1e6:.3g} MB")
     if settings.source != "auto":
-        return Choice(settings.source, f"{text}: {settings.source}, as `source:` says")
+        return Choice(settings.source, f"{text}: {HOW[settings.source]}, as set by `source:`")
     memory = memory_bytes() if memory is None else memory
     if size > SHARE * memory:
-        return Choice("streaming", f"{text}, over half of the memory ({memory / 1e9:.3g} GB): streaming")
+        return Choice("streaming", f"{text}, more than half of the memory ({memory / 1e9:.3g} GB): {HOW['streaming']}")
     free = shutil.disk_usage(next(path for path in (cache, *cache.absolute().parents) if path.exists())).free
     if size > 0.9 * free:
-        return Choice("streaming", f"{text}, and the cache's disk has {free / 1e9:.3g} GB free: streaming")
-    return Choice("resident", f"{text}: resident")
+        return Choice(
+            "streaming", f"{text}, but the disk of the cache has only {free / 1e9:.3g} GB free: {HOW['streaming']}"
+        )
+    return Choice("resident", f"{text}: {HOW['resident']}")
 
 
 def memory_bytes() -> int:
@@ -81,7 +84,7 @@ def choose_source(settings: schema.Data, data_root: Path | None, cache: Path) ->
     """Choose the source of the images, and say why; decodes nothing. Raises DataError where it cannot be as asked."""
     listing = _listing(settings, data_root)
     if listing is None:
-        return Choice("resident", "generated: resident")
+        return Choice("resident", f"generated images: {HOW['resident']}")
     choice = choose_by_size(settings, len(listing.entries), listing.mask_values is not None, cache)
     if choice.source == "resident" or not (reason := why_not(settings, listing)):
         return choice
@@ -91,7 +94,7 @@ def choose_source(settings: schema.Data, data_root: Path | None, cache: Path) ->
         raise DataError(
             f"{settings.dataset}: `source: streaming` is not possible because {reason}; set `source: resident`{without}"
         )
-    return Choice("resident", f"{choice.why.removesuffix('streaming')}resident all the same because {reason}")
+    return Choice("resident", f"{choice.why.removesuffix(HOW['streaming'])}still {HOW['resident']}, because {reason}")
 
 
 def open_set(settings: schema.Data, digest: str, data_root: Path | None, cache: Path, processes: int = 1) -> ImageSet:

@@ -108,7 +108,7 @@ def label_subset(train: IntArray, amount: float | int, seed: int, labels: IntArr
     """
     count = amount if isinstance(amount, int) else max(1, round(len(train) * amount))
     if count > len(train):
-        raise DataError(f"labels: {count} labelled images asked for, but there are only {len(train)} training images")
+        raise DataError(f"labels: {count} labelled images requested, but there are only {len(train)} training images")
     ordered = np.sort(train)
     return ordered[_order(len(train), LABELS, seed, None if labels is None else labels[ordered])[:count]]
 
@@ -126,7 +126,7 @@ def draw_subset(n: int, limit: int | None, seed: int) -> IntArray:
 
 def _official(n: int, official_test: BoolArray | None) -> IntArray:
     if official_test is None:
-        raise DataError("split: `test: official`, but this data set has no test list of its own; give a share or count")
+        raise DataError("split: `test: official`, but this data set has no official test list; give a share or a count")
     if official_test.shape != (n,):
         raise DataError(f"split: the official test list has shape {official_test.shape} for {n} images")
     return np.flatnonzero(official_test).astype(np.int64)

@@ -20,8 +20,8 @@ def advice(images: Path, masks: Path | None) -> str:
     folders = [images] if masks is None else [images, masks]
     return next(
         (said for folder in folders for said in _known(folder)),
-        "masks are called as their images, or with a word such as _mask behind: give their folder by --masks, one mask "
-        "for each image",
+        "each image needs a mask with its name (a.jpg and a.png, or a_mask.png): give the folder of the masks with "
+        "--masks",
     )
 
 

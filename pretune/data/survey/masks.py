@@ -94,12 +94,12 @@ def _by_values(
     if len(held) > 2 and held[-1] <= 255 and held[-1] > 255 - NEAR and held[0] < NEAR and _soft(values, between):
         white = sum(count for value, count in values.items() if value >= 128) / total
         classes = _named(names, 2, ["background", "object"])
-        why = f"black and white with soft edges ({between:.1%} grey): brighter than half is the second class"
+        why = f"black and white with soft edges ({between:.1%} grey): values above half are the second class"
         return Meaning(classes, (1 - white, white), 0.0, {"mask_threshold": 128}, why)
     if len(held) > MOST_VALUES:
         raise DataError(
             f"{paths[0].parent}: the masks hold {len(held)} values, too many for classes: are these images? "
-            "(a mask holds one value or one colour for each class)"
+            "(a mask has one value or one colour per class)"
         )
     ignore = 255 if 255 in held and len(held) > 2 and 0 < max(v for v in held if v < 255) < len(held) + 20 else None
     kept = [value for value in held if value != ignore]
@@ -111,7 +111,7 @@ def _by_values(
     settings |= {} if ignore is None else {"ignore": ignore}
     shares = tuple(values[value] / counted for value in kept)
     text = ", ".join(f"{value} {values[value] / total:.1%}" for value in held[:12])
-    why = f"values and their share of pixels: {text}{', ...' if len(held) > 12 else ''}"
+    why = f"mask values and their share of pixels: {text}{', ...' if len(held) > 12 else ''}"
     return Meaning(classes, shares, values[ignore] / total if ignore is not None else 0.0, settings, why)
 
 
@@ -134,7 +134,7 @@ def _by_colors(colors: Counter[RGB], names: Sequence[str] | None, paths: Sequenc
             return Meaning(tuple(palette.colors), shares, ignored, {"mask_colors": name}, why)
     if len(colors) > MOST_VALUES:
         raise DataError(
-            f"{paths[0].parent}: the masks hold {len(colors)} colours, which are no classes: give each class one "
+            f"{paths[0].parent}: the masks hold {len(colors)} colours, too many for classes: give each class one "
             "colour and save masks as PNG, without soft edges (or are --images and --masks swapped?)"
         )
     _refuse_one_class(list(colors), paths)
@@ -142,15 +142,15 @@ def _by_colors(colors: Counter[RGB], names: Sequence[str] | None, paths: Sequenc
     classes = _named(names, len(held), _counted(list(range(len(held))), ()))
     mapping = {name: list(color) for name, color in zip(classes, held, strict=True)}
     text = ", ".join(f"{list(color)} {colors[color] / total:.1%}" for color in held[:6])
-    why = f"colours and their share of pixels: {text}{', ...' if len(held) > 6 else ''}"
+    why = f"mask colours and their share of pixels: {text}{', ...' if len(held) > 6 else ''}"
     return Meaning(classes, tuple(colors[color] / total for color in held), 0.0, {"mask_colors": mapping}, why)
 
 
 def _refuse_one_class(held: Sequence[object], paths: Sequence[Path]) -> None:
     if len(held) < 2:
         raise DataError(
-            f"{paths[0].parent}: all {len(paths)} masks looked at hold {held[0]} alone, which is no task; a task "
-            f"has two classes or more{_in_opacity(paths[0])}"
+            f"{paths[0].parent}: all {len(paths)} checked masks contain only {held[0]}; a task needs at least two "
+            f"classes{_in_opacity(paths[0])}"
         )
 
 
@@ -168,7 +168,7 @@ def _named(given: Sequence[str] | None, count: int, made: Sequence[str]) -> tupl
     if given is None:
         return tuple(made)
     if len(given) != count:
-        raise DataError(f"--classes names {len(given)} classes, and the masks hold {count}; name {count}")
+        raise DataError(f"--classes names {len(given)} classes, but the masks hold {count}; give {count} names")
     return tuple(given)
 
 

@@ -23,7 +23,7 @@ def test_two_lanes_by_hand():
     assert [(span.lane, span.start) for span in found.spans] == [(0, 0.0), (1, 1.0), (1, 3.0)]
     assert (found.lanes, found.seconds) == (2, 4.0)
     assert found.idle == pytest.approx(1 / 8)
-    assert sentence(found) == "at most 2 stage runs at once, idle for 12.5 % of 4 s"
+    assert sentence(found) == "at most 2 stage runs at once; 12.5 % of this capacity was idle (in 4 s)"
 
 
 def test_a_pause_is_left_out_and_a_gap_is_not():

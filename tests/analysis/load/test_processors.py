@@ -13,7 +13,7 @@ from pretune.analysis.report.tables import write_tables
 XEON = {"gpu": None, "cpu": "Xeon (family 6, model 143)", "instructions": "AVX512 avx2 avx512f amx_tile", "threads": 1}
 EPYC = XEON | {"cpu": "EPYC", "instructions": "AVX2 avx2"}
 LOWERED = XEON | {"instructions": "AVX2 avx2 avx512f amx_tile ATEN_CPU_CAPABILITY=avx2"}
-NOTE = "kinds of processor, whose rounding differs"
+NOTE = "kinds of processor, which round differently"
 
 
 def ran_on(folder, *machines):

@@ -83,15 +83,17 @@ def test_a_search_in_which_nothing_matters_is_not_rising():
     assert found.trend == "flat"
     short = found_in(lambda values, cell: 0.6, trials=8, seeds=2)
     assert short.trend == "open"
-    assert short.sentence.startswith("open whether more trials help: the second half of 8 trials brought ")
+    assert short.sentence.startswith(
+        "it is open whether more trials help: the second half of 8 trials improved the best by "
+    )
 
 
 def test_one_good_region_that_many_trials_find_is_flat():
     found = found_in(lambda values, cell: 0.7 if values[LR] > 1e-3 else 0.4, noise=0.02)
     assert found.trend == "flat"
     assert found.ahead < found.noise == pytest.approx(0.02, rel=0.3)
-    assert found.sentence.startswith("flat: 48 trials more bring at most 0.0")
-    assert ", less than what seeds change (0.0" in found.sentence
+    assert found.sentence.startswith("flat: 48 more trials would bring at most 0.0")
+    assert ", which is less than the noise of seeds (0.0" in found.sentence
 
 
 def test_a_needle_that_luck_finds_is_still_rising():
@@ -99,14 +101,14 @@ def test_a_needle_that_luck_finds_is_still_rising():
     assert found.trend == "rising"
     assert found.gain.low > 0
     assert found.ahead == pytest.approx(2 * found.gain.high)
-    assert "the second half of 16 trials brought +" in found.sentence
+    assert "the second half of 16 trials improved the best by +" in found.sentence
 
 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"sampler": "tpe"}, "depend on those before"), ({"sampler": "grid"}, ""),
-        ({"seeds": 1}, "how much of the rise is noise"), ({"trials": 7}, "too few to say"),
+        ({"sampler": "tpe"}, "more trials cannot be predicted"), ({"sampler": "grid"}, ""),
+        ({"seeds": 1}, "the noise in this rise is unknown"), ({"trials": 7}, "too few to say"),
     ],
 )  # fmt: skip
 def test_nothing_is_said_of_more_trials_where_nothing_is_known(changed, said):

@@ -171,7 +171,7 @@ UNPAIRED = [
 def test_where_seeds_are_not_paired_a_sentence_says_why_and_welch_takes_their_place(tmp_path, other, why):
     found = compare_folders(write(tmp_path, A, other))
     text = comparison_markdown(found)
-    assert f"Not paired with a: b, because {why}. Welch's test takes its place." in text
+    assert f"Not paired with a: b, because {why}. Welch's test is used instead." in text
     assert "Paired by seed" not in text
     row = found.metrics[0].differences[0]
     if row.cell == R and other.seeds is None:
@@ -282,29 +282,29 @@ def test_a_pretraining_that_one_study_lacks_is_one_line(tmp_path):
 
 # -------------------------------------------------------------------------------------------------------- sentences
 
-SEVERAL = "The studies differ in 2 things, listed below: a difference in scores is of all together."
+SEVERAL = "The studies differ in 2 things, listed below. Differences in scores come from all of them."
 SHOWN = B._replace(scores={R: [0.52, 0.64, 0.72], P: [0.80, 0.899, 1.0]})
 SAID = [  # a sentence, where it is true, where it must not appear
     (f"b against a in test/jaccard: 1 of 2 tested cells is shown to differ (1 higher, 0 lower, after Holm over 2 "
      f"tests); the largest: {P} +0.1997 (95 % interval +0.1982 to +0.2011, 3 paired seeds).", SHOWN, B),
     (f"b against a in test/jaccard: no difference is shown in 1 tested cell; the largest: {R} +0.027 (95 % interval "
      "−0.002 to +0.055, 3 paired seeds).", B, SHOWN),
-    ("no cell can be tested; that takes two seeds and some spread on each side", Made("b", {R: [0.5], P: [0.5]}), B),
+    ("no cell can be tested. A test needs two seeds and some spread on each side", Made("b", {R: [0.5], P: [0.5]}), B),
     ("no cell has a value in both, so nothing is compared", Made("b", {R: [math.nan] * 3, P: [math.nan] * 3}), B),
-    ("the values are of the same stage runs, so there is no difference to test",
+    ("both values come from the same stage runs, so there is no difference to test",
      A._replace(name="b", fingerprints="a {run}"), B),
     ("same runs: the values come from the same stage runs in both studies",
      A._replace(name="b", fingerprints="a {run}"), B),
     ("b and a hold the same 6 confirmed stage runs and no others", A._replace(name="b", fingerprints="a {run}"), B),
     (SEVERAL, B._replace(change=("size: 16, epochs", "size: 32, epochs"), torch="2.16.1"),
      B._replace(torch="2.16.1")),
-    ("fewer values than planned, so the mean may be of the better ones alone: start=random in b",
+    ("fewer values than planned, so the mean may cover only the better runs: start=random in b",
      B._replace(scores=B.scores | {R: [0.5, 0.6, math.nan]}), B),
     ("planned, without any value: start=random in b", B._replace(scores=B.scores | {R: [math.nan] * 3}), B),
-    ("runs that finished in one study alone have no partner and are excluded: 1",
+    ("runs that finished in only one study have no partner and are excluded: 1",
      B._replace(scores=B.scores | {R: [0.5, 0.6, math.nan]}), B),
     ("no interval: one seed, or no spread", B, SHOWN),
-    ("the better side lost replicates to failures, which may have been its worst, so no difference is claimed: "
+    ("replicates of the better side failed and may have been its worst, so no difference is claimed for: "
      f"{P} of b", SHOWN._replace(scores=SHOWN.scores | {P: [0.80, 0.899, 1.0, math.nan]}), SHOWN),
     ("settings are compared as written, without defaults: this version cannot resolve those of b",
      B._replace(change=("widths: [4, 8]", "widths: four")), B),
@@ -348,7 +348,7 @@ def test_shared_runs_are_no_independent_samples_where_welch_is_used(tmp_path):
     rename_runs(folders[1], lambda run: run.replace("b ", "a ") if run.endswith(("0", "1")) else run)
     shared = "b and a share 2 confirmed stage runs (2 finetune) of 6 and 6"
     text = comparison_markdown(compare_folders(folders))
-    assert f"{shared}: they are not independent, which Welch's test takes them to be." in text
+    assert f"{shared}: they are not independent, although Welch's test assumes it." in text
     (folders[1] / "study.json").write_text(
         (folders[0] / "study.json").read_text().replace('"study": "a"', '"study": "b"')
     )

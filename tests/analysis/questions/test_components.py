@@ -140,7 +140,7 @@ def test_one_lost_run_costs_only_its_own_cell_its_place_in_the_pooled_line():
     whole = [row.std**2 for row in found.rows if row.source == pooled[1].source and not math.isnan(row.low)][:3]
     assert pooled[1].std ** 2 == pytest.approx(np.mean(whole))
     assert found.notes[-1].startswith("3 of 4 cells: mean of the cells' variances")
-    assert found.notes[-1].endswith("cells that lost a run are not in it")
+    assert found.notes[-1].endswith("cells with failed runs are not included")
 
 
 @pytest.mark.parametrize("lost", [0, 1])
@@ -151,7 +151,9 @@ def test_copies_of_one_fine_tuning_have_no_share(lost):
     found = components(results.iloc[lost:], header, JACCARD)
     assert all(math.isnan(row.share) and math.isnan(row.low) for row in found.rows)
     assert found.rows[0].std == pytest.approx(1 / 3)
-    assert any(note.startswith("no spread at all between the fine-tunings of one pretraining") for note in found.notes)
+    assert any(
+        note.startswith("no share, because the fine-tunings of one pretraining do not vary") for note in found.notes
+    )
 
 
 def test_one_pretraining_has_the_spread_of_its_fine_tunings_and_no_more():
@@ -162,7 +164,7 @@ def test_one_pretraining_has_the_spread_of_its_fine_tunings_and_no_more():
     assert found.rows[0].std == pytest.approx(results["value"][:3].std())
     assert "| – | – | 3 |" in to_markdown(found)
     assert found.notes == (
-        "one pretraining: the spread of its fine-tunings alone, which says nothing of what another would give",
+        "one pretraining: the spread of its fine-tunings only, which does not show how another pretraining would score",
     )
 
 
@@ -200,4 +202,4 @@ def test_a_search_on_two_seeds_tells_tuned_values_from_seeds():
     found = components(pandas.DataFrame(rows), header, JACCARD)
     assert [row.source for row in found.rows] == ["tuned values", "seed", "tuned values × seed"]
     assert [row.std for row in found.rows] == pytest.approx([math.sqrt(0.02), math.sqrt(0.005), 0], abs=1e-9)
-    assert "crowded where scores are good" in found.notes[0]
+    assert "denser where scores are good" in found.notes[0]

@@ -85,7 +85,7 @@ def test_where_seconds_do_not_differ_there_is_no_figure_but_a_sentence(tmp_path)
     results, runs, header = study(tmp_path, [2.0, 4.1, 3.2, 3.9, 2.2, 3.0])
     shown, notes = cost_tradeoffs(results[results["stage"] == "finetune"], runs, header)
     assert shown == ()
-    assert notes[0].startswith("No figure of scores against cost: seconds are not shown to differ between cells")
+    assert notes[0].startswith("No figure of scores against cost: the seconds of cells do not differ significantly")
     assert cost_tradeoffs(results, runs.iloc[:0], header) == ((), ())
 
 
@@ -126,4 +126,4 @@ def test_a_search_that_tunes_its_cost_has_a_front_over_the_seconds_of_its_runs(t
 def test_a_search_of_learning_rates_has_no_figure_of_costs_but_a_sentence(tmp_path):
     shown, notes = search_costs(*searched(tmp_path, lambda values: 2.0))
     assert shown == ()
-    assert notes == ("No figure of cost: no tuned parameter is shown to change the seconds (fine-tuning of a=x).",)
+    assert notes == ("No figure of cost: no tuned parameter changes the seconds significantly (fine-tuning of a=x).",)

@@ -125,9 +125,9 @@ def test_a_main_effect_is_found_and_said_in_words(tmp_path):
     found = effects(*study(tmp_path), JACCARD)
     assert [row.factors for row in found.rows] == [("encoder",), ("labels",), ("encoder", "labels")]
     said = sentences(found)
-    assert said[0].startswith("encoder has an effect on average (p < 0.001 after Holm): from 0.")
+    assert said[0].startswith("encoder has an effect on average (p < 0.001, Holm): from 0.")
     assert "(frozen) to 0." in said[0]
-    assert said[1] == "Not shown at n=5, which is no evidence of absence: labels, encoder × labels."
+    assert said[1] == "Not shown at n=5 (this is no evidence that there is no effect): labels, encoder × labels."
 
 
 def test_an_interaction_is_found_and_said_in_words(tmp_path):
@@ -138,7 +138,7 @@ def test_an_interaction_is_found_and_said_in_words(tmp_path):
 def test_too_few_seeds_are_said_so(tmp_path):
     assert "n=3 is small" in effects(*study(tmp_path / "3", seeds=3), JACCARD).notes[0]
     one = effects(*study(tmp_path / "1", seeds=1), JACCARD)
-    assert one.notes == ("one seed: effects have sizes but no test",)
+    assert one.notes == ("one seed: effects have a size but no test",)
     assert "| encoder | 0.1" in to_markdown(one)
 
 
@@ -147,7 +147,7 @@ def test_copies_of_one_run_have_no_test_and_are_not_called_not_shown(tmp_path):
     folder = write_study(tmp_path, scores, FACTORS)
     found = effects(load(folder), load_header(folder), JACCARD)
     assert sentences(found) == ()
-    assert found.notes == ("no spread at all over seeds, so no test: encoder, labels, encoder × labels",)
+    assert found.notes == ("no test, because nothing varies over seeds: encoder, labels, encoder × labels",)
 
 
 def test_a_seed_that_failed_in_one_cell_is_left_out_everywhere(tmp_path):
@@ -175,7 +175,7 @@ def test_degrees_of_freedom_are_those_that_p_is_taken_at(tmp_path):
     assert row.epsilon < 0.999
     assert f"| {row.epsilon * 2:.4g}, {row.epsilon * 8:.4g} |" in to_markdown(found)
     assert stats.f.sf(row.f, row.epsilon * 2, row.epsilon * 8) == pytest.approx(row.p)
-    assert "p after Holm over this metric's effects" in to_markdown(found)
+    assert "p with Holm correction over this metric's effects" in to_markdown(found)
 
 
 def test_csv_has_every_number_in_full(tmp_path):

@@ -100,14 +100,14 @@ def test_cells_that_are_not_above_the_most_frequent_class_are_named(tmp_path):
     }  # fmt: skip
     said = fact_sentences(found)
     assert (
-        said[0]
-        == "predicting the most frequent class of the test images (bg) everywhere scores 0.300; not above it: a=x"
+        said[0] == "a model that predicts only the most frequent class of the test images (bg) scores 0.300; "
+        "these score no higher: a=x"
     )
-    assert said[1] == "no pixel of the test images is predicted as leaf by: a=x (2 of 2)"
+    assert said[1] == "these cells predict leaf for no pixel of the test images: a=x (2 of 2)"
     answers = answer(results, header, JACCARD, found)
     assert (
-        "Predicting the most frequent class of the test images (bg) everywhere scores 0.300; not above it: a=x."
-        in answers
+        "A model that predicts only the most frequent class of the test images (bg) scores 0.300; "
+        "these score no higher: a=x." in answers
     )
 
 
@@ -115,8 +115,8 @@ def test_a_study_in_which_no_model_learned_anything_says_so(tmp_path):
     """As in studies tried by new users: every model predicts one class, and cells were bold at the baseline."""
     found, *_ = study(tmp_path, {"a=x": [0.3, 0.3], "a=y": [0.3, 0.3]}, [ALL_BACKGROUND] * 4)
     said = fact_sentences(found)
-    assert said[0].endswith("(bg) everywhere scores 0.300; no cell is above it")
-    assert said[1].endswith("leaf by: a=x (2 of 2), a=y (2 of 2)")
+    assert said[0].endswith("(bg) scores 0.300; no cell scores higher")
+    assert said[1].endswith("leaf for no pixel of the test images: a=x (2 of 2), a=y (2 of 2)")
 
 
 def test_different_test_sets_have_a_sentence_each(tmp_path):
@@ -130,7 +130,7 @@ def test_signs_of_collapse_are_counted_by_cell(tmp_path):
     signs = [("a=x", 0, 2), ("a=x", 1, 0), ("a=y", 0, 0), ("a=y", 1, 0)]
     found, *_ = study(tmp_path, {"a=x": [0.5, 0.6], "a=y": [0.5, 0.6]}, [], signs)
     assert found.collapsed == (CountedRuns("a=x", 1, 2),)
-    assert fact_sentences(found) == ("signs of collapse were raised in pretrainings of: a=x (1 of 2)",)
+    assert fact_sentences(found) == ("pretrainings of these cells showed signs of collapse: a=x (1 of 2)",)
 
 
 def test_a_study_without_counts_and_signs_says_nothing(tmp_path):
@@ -156,6 +156,6 @@ def test_facts_stand_in_every_form_of_the_table(tmp_path):
     texts = [console.export_text(), build_page(folder)]
     texts += [(folder / name).read_text() for name in ("table.md", "table.tex")]
     for text in texts:
-        assert "everywhere scores 0.300; not above it: a=x" in " ".join(text.split())
-        assert "is predicted as leaf by: a=x (2 of 2)" in " ".join(text.split())
+        assert "scores 0.300; these score no higher: a=x" in " ".join(text.split())
+        assert "predict leaf for no pixel of the test images: a=x (2 of 2)" in " ".join(text.split())
     assert json.loads((folder / "study.json").read_text())["study"] == "invented"

@@ -140,7 +140,7 @@ def test_every_cell_has_both_intervals_in_every_format(study):
     shown = f"{table.rows[0].image_low:.3f} to {table.rows[0].image_high:.3f}"
     for text in ((study / "table.md").read_text(), (study / "table.tex").read_text(), build_page(study)):
         assert shown in text
-        assert "for these trained models" in text
+        assert "for the same trained models" in text
     kept = pandas.read_csv(study / "intervals.csv")
     assert kept["image_high"].tolist() == pytest.approx([row.image_high for row in table.rows], rel=1e-12)
 
@@ -150,7 +150,7 @@ def test_a_run_from_before_images_were_counted_leaves_its_cell_without_an_interv
     kept.iloc[1:].to_parquet(study / "test_images.parquet")
     table = intervals(load(study), load_header(study), JACCARD, load_counts(study))
     assert [row.images for row in table.rows] == [0, 40]
-    assert "a=x: 1 of 3 runs were stored before single images were counted" in table.notes
+    assert "a=x: 1 of 3 runs were stored by an older version, which did not count single images" in table.notes
 
 
 def test_counts_that_do_not_make_the_score_are_not_used(study):

@@ -24,7 +24,7 @@ from pretune.analysis.text.answer import answer
 from pretune.analysis.text.formats import to_markdown
 
 SIX = {"a": ["p", "q", "r", "s", "t", "u"]}
-REMARK = "bold by the mean of those that finished alone: a=p"
+REMARK = "bold by the mean of the finished runs only: a=p"
 
 
 def six_equal_cells(seed, seeds=5, lost=2):
@@ -57,8 +57,8 @@ def test_a_cell_whose_worst_seeds_diverge_is_often_bold_and_never_without_a_rema
             said = answer(results, header, JACCARD)
             best = re.match(r"a=(\w)", said[0])[1] == "p"
             assert any("2 of its 5 replicates failed" in one for one in said) == best
-            assert any(one.startswith("With fewer values than planned: a=p (3 of 5") for one in said)
-            assert any(one.startswith("Of the cells with all their values, a=") for one in said) == best
+            assert any(one.startswith("Cells with fewer values than planned: a=p (3 of 5") for one in said)
+            assert any(one.startswith("Among the cells with all their values, a=") for one in said) == best
         bold += is_bold
     assert 0.45 < bold / 100 < 0.80  # 17 % by chance
 
@@ -68,8 +68,8 @@ def test_a_cell_with_failures_shows_no_other_to_be_worse_and_no_difference(tmp_p
     high, low = [0.90, 0.91, 0.93, 0.92], [0.50, 0.52, 0.51, 0.515]
     factors, layout = {"a": ["x", "y"]}, {"rows": ["a"], "columns": [], "baseline": {"a": "y"}}
     shown, claimed = (
-        "replicates failed, so these cells show no other to be worse: a=x",
-        "so no difference is claimed: a=x",
+        "replicates of these cells failed, so no cell is called worse than them: a=x",
+        "so no difference is claimed for: a=x",
     )
     for name, scores, is_shown in (("whole", high, True), ("lost", [*high[:3], math.nan], False)):
         folder = write_study(tmp_path / name, {"a=x": scores, "a=y": low}, factors, **layout)
@@ -94,10 +94,10 @@ def test_of_the_cells_with_all_their_values_the_best_is_named(tmp_path):
     first, second, third, *_ = answer(load(folder), load_header(folder), JACCARD)
     assert first.startswith(f"a=x has the highest mean {JACCARD}: 0.900 (2 of 3 seeds without any spread")
     assert second == (
-        "a=x: 1 of its 3 replicates failed and are not in this mean; if these would have scored worst, the mean is "
-        "too good."
+        "a=x: 1 of its 3 replicates failed and is not in this mean. If failed replicates would have scored worst, it "
+        "is too good."
     )
-    assert third == "Of the cells with all their values, a=z is best: 0.610."
+    assert third == "Among the cells with all their values, a=z is best: 0.610."
 
 
 def test_a_wholly_failed_cell_is_named_in_answer_table_figures_and_terminal(tmp_path):
@@ -109,11 +109,11 @@ def test_a_wholly_failed_cell_is_named_in_answer_table_figures_and_terminal(tmp_
         console.print(table)
     assert text in " ".join(console.export_text().split())
     assert all(text in (folder / name).read_text() for name in ("table.md", "table.tex"))
-    assert "Without any value: a=y (0 of 2 seeds; 2 diverged (loss is NaN))." in build_page(folder)
+    assert "Cells without any value: a=y (0 of 2 seeds; 2 diverged (loss is NaN))." in build_page(folder)
     groups, _ = figure_groups(folder)
     (dots,) = (group for group in groups if group.title == "Every seed")
     assert "a=y (0 of 2)" in str(dots.figures[0][1].layout.yaxis)
-    assert dots.note.endswith("how many have one: a=y (0 of 2).")
+    assert dots.note.endswith("Replicates with a value: a=y (0 of 2).")
 
 
 def test_a_class_without_a_score_is_counted_beside_the_mean_and_makes_nothing_best():

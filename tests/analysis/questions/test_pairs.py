@@ -270,7 +270,7 @@ def test_a_similarity_has_no_best_and_no_cell_beside_itself(tmp_path):
     assert [value if value is None else round(value.mean, 3) for value in row] == [None, 0.205, 0.705]
     assert not any(table.best[0])
     assert not any(table.rivals[0])
-    assert table.notes == ("empty: a beside itself, 1 by definition; none is the best",)
+    assert table.notes == ("empty: a compared with itself, 1 by definition; no cell is the best",)
 
 
 def test_comparisons_at_other_levels_are_kept_apart_unless_they_are_the_same_run(tmp_path):

@@ -136,7 +136,7 @@ def test_a_study_without_factors_has_one_row():
 
 
 def test_an_unknown_factor_or_metric_is_said_so():
-    with pytest.raises(ResultsError, match=r"'skip' is no factor .*encoder, labels"):
+    with pytest.raises(ResultsError, match=r"'skip' is not a factor .*encoder, labels"):
         build_table(make_results(), make_header(rows="skip"), JACCARD)
     with pytest.raises(ResultsError, match=r"'labels' .*more than once"):
         build_table(make_results(), make_header(rows="labels", columns="labels"), JACCARD)
@@ -212,7 +212,9 @@ def test_one_lost_seed_costs_no_other_cell_its_mark_and_what_was_not_tested_is_s
     assert table.rivals[2] == (None,)
     assert "| y | 0.503 ± 0.008 (n=3 of 4) ≈¹ |" in to_markdown(table)
     assert table.tested == ((3, 3, 1, 3, ("", "", "fewer than two seeds in common")),)
-    assert "(one-sided paired t-tests of 1 of 3 pairs, n=3, Holm within the column, 5 %)" in to_markdown(table)
+    assert "(one-sided paired t-tests of 1 of 3 pairs, n=3, Holm correction within the column, 5 %)" in to_markdown(
+        table
+    )
     assert "not compared (fewer than two seeds in common): a=z" in to_markdown(table)
     rows = list(csv.DictReader(io.StringIO(to_csv(table))))
     assert [row["not_distinguishable"] for row in rows] == ["true", "true", ""]
@@ -229,14 +231,14 @@ def test_runs_without_any_spread_have_no_interval_and_nothing_lies_inside_it():
     assert math.isnan(table.values[0][0].low)
     text = to_markdown(table)
     assert "0.70 (0.000) |" in text
-    assert "no spread at all, so no interval: the replicates of encoder=unfrozen, encoder=frozen score the same" in text
+    assert "because nothing varies: the replicates of encoder=unfrozen, encoder=frozen score the same" in text
     assert "paired t-tests" not in text  # none was made
-    assert "no cells of a column could be compared (differences without any spread)" in text
+    assert "no cells of a column could be compared (the differences have no spread)" in text
     assert "| encoder=frozen | −0.100 | – | – | 3 |" in to_markdown(against)
-    assert "every seed of encoder=frozen differs by the same" in to_markdown(against)
+    assert "every seed of encoder=frozen differs from the baseline by the same" in to_markdown(against)
     first, second, *_ = answer(results, header, JACCARD)
     assert first.endswith("0.700 (3 seeds without any spread, so its uncertainty is not known).")
-    assert second == "With differences without any spread, nothing shows which others are worse."
+    assert second == "It is unknown which other cells are worse (the differences have no spread)."
 
 
 def test_fine_tunings_without_a_partner_are_said_under_the_differences():
@@ -250,7 +252,7 @@ def test_fine_tunings_without_a_partner_are_said_under_the_differences():
     found = differences(nested(scores), header, JACCARD)
     assert found.rows[0].difference == pytest.approx(0.1)
     assert any(
-        note.startswith("fine-tunings that finished in the cell or in its baseline alone have no partner")
+        note.startswith("fine-tunings that finished only in the cell or only in its baseline have no partner")
         and note.endswith("encoder=frozen (1)")
         for note in found.notes
     )
@@ -286,9 +288,9 @@ def test_markdown_by_hand():
         "| unfrozen | **0.710 ± 0.010** | 0.510 ± 0.010 |\n"
         "| frozen | 0.610 ± 0.010 | **0.620 ± 0.020** |\n"
         "\n"
-        "- ≈ not clearly worse than any other of its column; no mark: clearly worse (one-sided paired "
-        "t-tests of 1 of 2 pairs, n=3, Holm within the column, 5 %)\n"
-        "- not compared (differences without any spread): encoder=unfrozen labels=90%, encoder=frozen labels=90%\n"
+        "- ≈ not clearly worse than any other cell of its column; no mark: clearly worse than another (one-sided "
+        "paired t-tests of 1 of 2 pairs, n=3, Holm correction within the column, 5 %)\n"
+        "- not compared (the differences have no spread): encoder=unfrozen labels=90%, encoder=frozen labels=90%\n"
     )
 
 
@@ -421,15 +423,13 @@ def test_inside_a_very_wide_interval_is_said_to_mean_little():
     header = make_header({"encoder": TWO["encoder"]}, 2, published=published, rows="encoder")
     table = build_table(make_results(scores), header, JACCARD)
     for text in (to_markdown(table), to_latex(table)):
-        assert (
-            "inside says little where our interval is wider than half of the metric's range: encoder=unfrozen" in text
-        )
-        assert "an interval leaves the metric's range of 0 to 1" in text
+        assert "as our interval is wider than half of the metric's range: encoder=unfrozen" in text
+        assert "an interval goes beyond the metric's range of 0 to 1" in text
 
 
 def test_streams_held_at_one_seed_are_said_under_every_table():
     header = replace(make_header(baseline={"encoder": "unfrozen"}), held={"labels": 0, "init": 7})
-    said = "held at one seed: labels (0), init (7); standard deviations, intervals and tests leave out what these "
+    said = "held at one seed: labels (0), init (7); standard deviations, intervals and tests do not include what these "
     said += "would add"
     for table in (build_table, differences, effects):
         assert said in table(make_results(), header, JACCARD).notes
@@ -512,7 +512,7 @@ def test_only_seeds_finished_in_both_are_paired():
     result = differences(make_results(scores, failed("encoder=frozen labels=1%", 102)), header, JACCARD)
     (row,) = result.rows
     assert (row.n, row.difference) == (1, pytest.approx(0.11))
-    assert "encoder=frozen labels=90%: no seed finished both here" in result.notes[-1]
+    assert "encoder=frozen labels=90%: no seed finished in both this cell" in result.notes[-1]
     assert "| encoder=frozen labels=1% | +0.110 | – | – | 1 |" in to_markdown(result)
 
 
@@ -559,11 +559,13 @@ def test_the_notes_on_few_pairs_count_the_comparisons():
     """Two tests of three pairs: 2 / 2^3 = 0.25 each, 0.5 for the smaller after Holm."""
     scores = SCORES | {"encoder=frozen labels=90%": [0.60, 0.62, 0.64]}
     found = differences(make_results(scores), make_header(baseline={"encoder": "unfrozen"}), JACCARD)
-    assert any(note.endswith("below p=0.25, and the smallest of 2 after Holm not below 0.5") for note in found.notes)
+    assert any(
+        note.endswith("below p=0.25, nor the smallest of 2 with Holm correction below 0.5") for note in found.notes
+    )
     spread = np.median([row.std for row in found.rows])
     alone, strictest = (statistics.detectable_difference(3, spread, alpha=0.05 / m) for m in (1, 2))
-    assert any(f"find {alone:.3f} with power 0.8 in one comparison alone at 5 %" in note for note in found.notes)
-    assert any(note.endswith(f"; at Holm's first of 2 steps {strictest:.3f}") for note in found.notes)
+    assert any(f"detects a difference of {alone:.3f} with power 0.8" in note for note in found.notes)
+    assert any(note.endswith(f"; at the first, strictest of Holm's 2 steps {strictest:.3f}") for note in found.notes)
 
 
 def test_a_missing_or_wrong_baseline_is_said_so():
@@ -583,8 +585,11 @@ def test_what_seeds_can_show_is_of_the_rows_that_have_a_test():
     assert [math.isnan(row.low) for row in found.rows] == [True, True, False]
     (said,) = [note for note in found.notes if "median spread" in note]
     alone, first = (statistics.detectable_difference(3, 0.01, alpha=0.05 / m) for m in (1, 2))
-    assert f"3 seeds find {alone:.3f} with power 0.8" in said
-    assert said.endswith(f"; at Holm's first of 2 steps {first:.3f}")  # copies of the baseline count with p = 1
+    assert "with 3 seeds and the median spread" in said
+    assert f"a difference of {alone:.3f} with power 0.8" in said
+    assert said.endswith(
+        f"; at the first, strictest of Holm's 2 steps {first:.3f}"
+    )  # copies of the baseline count with p = 1
 
 
 @pytest.mark.parametrize(

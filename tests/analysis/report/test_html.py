@@ -62,7 +62,7 @@ def test_the_page_opens_without_an_error_or_a_request_and_draws_its_plots(page, 
     shown = page.run("[...document.querySelectorAll('.plot')].map((plot) => plot.ariaLabel.split(':')[0])")
     assert shown == [
         "Every seed", "Differences to the baseline", "Over labels", "Interactions", "Pairs of factors",
-        "How stable the order is", "Learning curves",
+        "Stability of the order", "Learning curves",
     ]  # fmt: skip
     assert page.problems() == []
     assert page.requests() == [(folder / "report.html").as_uri()]

@@ -25,7 +25,7 @@ def test_the_best_cell_is_named_with_its_interval_and_those_not_shown_to_be_wors
     assert first == f"a=x has the highest mean {JACCARD}: 0.710 (95 % t interval {low:.3f} to {high:.3f}, 3 seeds)."
     assert "1 of the 2 other cells is not shown to be worse" in second
     assert second.endswith("a=y.")
-    assert third.startswith("Every interval here is of one number alone: of the best of several cells")
+    assert third.startswith("Each interval is for one number alone.")
 
 
 def test_each_column_has_its_own_answer_as_the_table_marks_it(tmp_path):
@@ -41,7 +41,7 @@ def test_each_column_has_its_own_answer_as_the_table_marks_it(tmp_path):
     assert said[2].startswith(f"At labels=1%: a=y has the highest mean {JACCARD}: 32.0 %")
     assert said[3].startswith("At labels=1%: no other cell is shown to be worse")
     assert said[4].startswith("a ")
-    assert "It depends on labels: read cells, not averages." in said[4]
+    assert "The effect depends on labels: read the cells, not the averages." in said[4]
     assert said[5].startswith("labels has an effect on average (p ")
     assert "from 31.7 (1%) to 66.0 (all) percent" in said[5]
 
@@ -58,15 +58,15 @@ def test_a_tie_is_said(tmp_path):
 
 def test_with_one_common_seed_nothing_is_claimed_of_the_others(tmp_path):
     _, second, missing = sentences(tmp_path, {"a=x": [0.7], "a=y": [0.5], "a=z": [math.nan]})
-    assert second.startswith("With fewer than two seeds in common")
-    assert missing == "Without any value: a=z (0 of 1 seeds; 1 diverged (loss is NaN))."
+    assert second == "It is unknown which other cells are worse (fewer than two seeds in common)."
+    assert missing == "Cells without any value: a=z (0 of 1 seeds; 1 diverged (loss is NaN))."
 
 
 def test_the_baseline_sentence_counts_what_holms_test_shows(tmp_path):
     scores = {"a=x": [0.50, 0.51, 0.52], "a=y": [0.701, 0.711, 0.723], "a=z": [0.49, 0.53, 0.51]}
     last = sentences(tmp_path, scores, baseline={"a": "x"})[-2]
-    assert "of 2 comparisons 1 is higher and 0 are lower" in last
-    assert "the largest difference is +0.2017 ([+0.198" in last  # digits as in the table of differences
+    assert "1 is shown to be higher and 0 are shown to be lower" in last
+    assert "The largest difference is +0.2017 ([+0.198" in last  # digits as in the table of differences
     assert "a=y" in last
 
 

@@ -1,4 +1,4 @@
-"""One sentence: what is shown, and nothing that is not."""
+"""Short sentences: what is shown, and nothing that is not."""
 
 import math
 
@@ -24,8 +24,9 @@ def test_an_improvement_on_the_baseline_is_shown_with_its_size_interval_and_mean
     baseline lacks 0.49 to 1, of which this closes 41 %."""
     text = said(tmp_path, X, Y, Z, baseline={"a": "x"})
     assert text.startswith("Shown: a=y has test/jaccard 0.71")
-    assert text.endswith("3 paired seeds), 41 % of the way to a perfect score; 1 of 2 comparisons show an improvement.")
-    low, high = (float(part) for part in text.split("difference ")[1].split(",")[0].split(" to "))
+    assert "3 paired seeds. This closes 41 % of the gap between the baseline and a" in text
+    assert text.endswith("perfect score. 1 of 2 comparisons shows an improvement.")
+    low, high = (float(part) for part in text.split("difference: ")[1].split(",")[0].split(" to "))
     assert (low, high) == pytest.approx((0.1978, 0.2035), abs=6e-4)
 
 
@@ -35,27 +36,28 @@ def test_levels_that_both_cells_share_are_said_once(tmp_path):
     write_study(tmp_path, scores, factors, metrics=(JACCARD,), baseline={"a": "x"})
     text = headline(load(tmp_path), load_header(tmp_path), JACCARD)
     assert text.startswith("Shown: a=y has test/jaccard 0.71")
-    assert " above a=x, both with b=u (95 % interval" in text
+    assert " above a=x (both with b=u). 95 % interval" in text
 
 
 def test_where_nothing_is_shown_the_seeds_that_would_show_it_are_named(tmp_path):
     text = said(tmp_path, X, [0.51, 0.50, 0.54], Z, baseline={"a": "x"})
-    assert text.startswith("Not answered: nothing is shown to be better than the baseline a=x; the best, a=y has ")
-    assert "if that is the difference, about " in text
-    assert "seeds show it in 80 % of studies" in text
+    assert text.startswith("Not answered: no cell is shown to be better than the baseline a=x. ")
+    assert "The best other cell: a=y has " in text
+    assert "If this is the true difference, about " in text
+    assert "seeds are needed to show it in 80 % of studies" in text
 
 
-def test_missing_replicates_stand_in_the_same_sentence(tmp_path):
+def test_missing_replicates_stand_beside_the_answer(tmp_path):
     text = said(tmp_path, X, Y, [0.5, NAN, NAN], baseline={"a": "x"})
     assert text.startswith("Shown: a=y")
-    assert text.endswith("; 2 of 9 replicates have no value (2 diverged).")
+    assert text.endswith(". 2 of 9 replicates have no value (2 diverged).")
 
 
 def test_a_cell_that_lost_replicates_is_not_shown_to_be_better(tmp_path):
     y = [0.70, 0.711, 0.72, NAN]
     text = said(tmp_path, [*X, 0.5], y, [*Z, 0.5], baseline={"a": "x"})
     assert text.startswith("Not settled: a=y has ")
-    assert "but 1 of its 4 replicates failed, and may be those that would have scored worst" in text
+    assert "But 1 of its 4 replicates failed. A failed replicate might have scored worst." in text
     text = said(tmp_path, [*X, 0.5], y, [0.3, 0.31, 0.32, 0.3])
     assert text.startswith("Not settled: a=y has the best mean, but 1 of its 4 replicates failed")
 
@@ -64,16 +66,16 @@ def test_a_baseline_that_lost_replicates_shows_no_cell_to_be_worse(tmp_path):
     """Both cells are below the baseline; of a baseline without failures that is an answer."""
     above = {"a": "y"}
     text = said(tmp_path / "1", X, Y, [0.30, 0.311, 0.32], baseline=above)
-    assert text.startswith("Shown: nothing is better than the baseline a=y")
+    assert text.startswith("Shown: no cell is better than the baseline a=y.")
     text = said(tmp_path / "2", [*X, 0.5], [*Y, NAN], [0.30, 0.311, 0.32, 0.3], baseline=above)
-    assert text.startswith("Not answered: nothing is shown to be better than the baseline a=y; the best")
-    assert "show less" not in text
+    assert text.startswith("Not answered: no cell is shown to be better than the baseline a=y. The best")
+    assert "a worse score" not in text
 
 
 def test_without_a_baseline_the_best_is_compared_with_all_others(tmp_path):
     text = said(tmp_path, X, Y, [0.30, 0.311, 0.32])
     assert text.startswith("Shown: a=y is better in test/jaccard (0.7")
-    assert "than each of the 2 others; the closest, a=x has " in text
+    assert "than each of the 2 others. The closest: a=x has " in text
     text = said(tmp_path, X, [0.5, 0.53, 0.52], Z)
     assert text.startswith("Not answered: a=y has the best mean, but 2 of the 2 other cells are not shown to be worse")
 
@@ -88,7 +90,10 @@ def test_a_lower_loss_is_the_better_one(tmp_path):
 @pytest.mark.parametrize(
     ("scores", "start"),
     [
-        ({"a=x": [0.5], "a=y": [0.6]}, "Not answered: a=y has test/jaccard 0.600, and nothing can be compared with it"),
+        (
+            {"a=x": [0.5], "a=y": [0.6]},
+            "Not answered: a=y has test/jaccard 0.600. No other cell can be compared with it",
+        ),
         ({"a=x": [NAN], "a=y": [NAN]}, "No replicate has finished with a value of test/jaccard yet"),
         ({"a=x": [0.5] * 3, "a=y": [0.6] * 3}, "Not answered: a=y has test/jaccard 0.600"),
     ],
@@ -103,11 +108,12 @@ def test_where_nothing_can_be_tested_nothing_is_shown(tmp_path, scores, start):
 def test_the_other_ways_to_end(tmp_path):
     """All worse than the baseline; a baseline without values; one paired seed, of which no spread is known."""
     text = said(tmp_path, Y, X, [0.30, 0.31, 0.32], baseline={"a": "x"})
-    assert text.startswith("Shown: nothing is better than the baseline a=x; the closest, a=y has ")
+    assert text.startswith("Shown: no cell is better than the baseline a=x. The closest: a=y has ")
     text = said(tmp_path, [NAN] * 3, X, Y, baseline={"a": "x"})
-    assert text.startswith("Not answered: no cell can be compared with the baseline a=x; 3 of 9 replicates have no")
+    assert text.startswith("Not answered: no cell can be compared with the baseline a=x. 3 of 9 replicates have no")
     text = said(tmp_path, [0.5], [0.6], [0.4], baseline={"a": "x"})
-    assert "no spread is known from which to say how many seeds would show a difference" in text
+    assert "How many seeds would show a difference is not known" in text
+    assert "1 paired seed." in text
 
 
 @pytest.mark.parametrize("baseline", [{}, {"a": "x"}])

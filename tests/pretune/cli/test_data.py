@@ -80,7 +80,7 @@ def test_images_and_not_masks_are_counted_and_types_that_are_not_read_are_named(
     assert "1 of 4 images cannot be used" in ended.output
     assert "1 file is not read as images: 1 .gif (read are .bmp, .jpeg, .jpg" in ended.output
     assert isinstance(ended.exception, DataError)
-    assert "masks/4.png: its image images/4.gif is of a type that is not read" in ended.exception.problems[0]
+    assert "masks/4.png: its image images/4.gif has an unsupported type" in ended.exception.problems[0]
 
 
 def study_of(tiny: dict[str, Any], data: dict[str, Any], tmp_path: Path) -> Path:
@@ -102,11 +102,11 @@ def test_all_data_sets_of_a_study_are_checked(tmp_path: Path, tiny: dict[str, An
     assert isinstance(ended.exception, DataError)
     assert sorted(path.name for path in tmp_path.glob("sheet-*.png")) == ["sheet-mine.png", "sheet-scenes.png"]
     assert ended.output.count("40 images, cached at 32 px") == 1
-    starts = [problem.split(" (")[0].split(", and")[0] for problem in ended.exception.problems]
+    starts = [problem.split(" (")[0].split(", but")[0] for problem in ended.exception.problems]
     assert starts == [
-        f"gone: image-folder: no folder {tmp_path / 'gone'}; `root:` sets it, relative to --data if given",
+        f"gone: image-folder: the folder {tmp_path / 'gone'} does not exist; set `root:`",
         "mine: masks/3.png: empty file",
-        "finetune.labels: 30 labelled images asked for",
+        "finetune.labels: 30 labelled images requested",
     ]
 
 
@@ -145,7 +145,7 @@ def test_a_name_that_is_not_utf8_is_read_and_printed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["check", "pets"], "no data set 'pets'; there are: ade20k, camvid"),
+        (["check", "pets"], "no data set 'pets'; choose from: ade20k, camvid"),
         (["check", "voc2012", "--set", "only=kat"], "voc2012: only: unknown value 'kat' (did you mean \"cat\"?)"),
         (
             ["check", "image-folder", "--set", "root=caf\udce9"],
@@ -317,9 +317,9 @@ def test_more_bad_files_than_a_message_holds_are_all_on_the_page(tmp_path: Path,
         for i in range(empty):
             (root / "images" / f"{i}.png").write_bytes(b"")
         first = said(tmp_path / "sheet.html", *one)
-        assert (f"(all are on the page {tmp_path / 'sheet.html'}):" in first) == (empty == 12)
-        assert ("(pretune data check lists all on its page):" in first) == (empty == 24)
-        assert f"(every file is on the pages {tmp_path / 'sheet'}-*.html):" in said(tmp_path / "sheet-mine.html", file)
+        assert (f"(all are listed on the page {tmp_path / 'sheet.html'}):" in first) == (empty == 12)
+        assert ("(`pretune data check` lists all):" in first) == (empty == 24)
+        assert f"(all are listed on the pages {tmp_path / 'sheet'}-*.html):" in said(tmp_path / "sheet-mine.html", file)
 
 
 def test_classes_without_an_image_count_as_they_do_in_training(tmp_path: Path) -> None:
@@ -342,8 +342,8 @@ def test_a_folder_of_validation_images_and_transparency_are_said(tmp_path: Path)
                  "--out", tmp_path / "sheet.png")  # fmt: skip
     assert found.exit_code == 0, found.output
     assert "official lists: 12 train, 6 test" in found.output
-    assert "val/ is no list of its own: training and validation are drawn from its 6 images too" in found.output
-    said = "2 images have transparent parts, which were laid over black (`background:` of a data set chooses another"
+    assert "val/ is not used as a fixed list: training and validation are drawn from its 6 images too" in found.output
+    said = "2 images have transparent parts, which are drawn over black (`background:` of a data set sets another"
     assert f"{said} colour), first train/cat/0.png" in found.output
 
 

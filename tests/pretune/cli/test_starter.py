@@ -479,8 +479,8 @@ def test_stacks_get_their_first_page(tmp_path: Path) -> None:
         (lambda root: image(root / "a" / "x.png"), ["--images", "a"], "no image has a mask with a matching name"),
         (lambda root: (root / "a").mkdir(), ["--unlabelled", "a"], "holds no image of a supported type"),
         (lambda root: pairs(root), ["--images", "images", "--masks", "masks", "--classes", "a,b,c"],
-         "--classes names 3 classes, and the masks hold 2"),
-        (lambda root: pairs(root), ["--masks", "masks"], "--masks needs --images"),
+         "--classes names 3 classes, but the masks hold 2"),
+        (lambda root: pairs(root), ["--masks", "masks"], "--masks also needs --images"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_one_sentence_and_nothing_is_written(
@@ -499,4 +499,4 @@ def test_photographs_given_as_masks_are_refused(tmp_path: Path) -> None:
         for folder in ("images", "masks"):
             image(tmp_path / folder / f"{i}.jpg", 64, 64, seed=i)
     ended = CliRunner().invoke(cli, ["init", str(tmp_path / "m.yaml"), "--images", str(tmp_path)])
-    assert "colours, which are no classes" in str(ended.exception)
+    assert "colours, too many for classes" in str(ended.exception)

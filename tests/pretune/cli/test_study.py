@@ -68,7 +68,7 @@ def test_a_bad_study_shows_all_its_problems_and_exits_with_2(
     [
         (["run", "missing.yaml"], "there is no such file"),
         (["plan", "missing.yaml"], "there is no such file"),
-        (["run", "tiny.yaml", "--data", "missing"], "--data missing: there is no such folder"),
+        (["run", "tiny.yaml", "--data", "missing"], "--data missing: this folder does not exist"),
         (["run", "tiny.yaml", "--scale", "tiny"], "the study has no scales"),
         (["run", "tiny.yaml", "--set", "finetune.steps"], "is not of the form dotted.key=value"),
         (["run", "tiny.yaml", "--set", "finetune.size=33"], "33 px is not a multiple of 2"),
@@ -78,7 +78,7 @@ def test_a_bad_study_shows_all_its_problems_and_exits_with_2(
         (["status", "missing"], "missing holds no status.json: no study has run there"),
         (["report", "missing"], "there is no study folder missing"),
         (["store", "ls", "--store", "missing"], "there is no store at missing"),
-        (["init", "tiny.yaml"], "tiny.yaml exists; choose another name or delete it"),
+        (["init", "tiny.yaml"], "tiny.yaml already exists; choose another name or delete it"),
         (["init", "new.yaml", "--images", "missing"], "'missing' does not exist"),
     ],
 )
@@ -146,7 +146,7 @@ def test_results_are_not_written_into_the_store(place: str, pretune: Any, tiny: 
     out = tmp_path / ("elsewhere" if store else f"runs/{place}")
     code, _, err = pretune("run", write(tiny, tmp_path), "--root", tmp_path / "runs", "--out", out, *store)
     assert code == 2
-    assert f"--out {out} lies in the {'cache' if place == 'cache' else 'store'} of all studies" in err
+    assert f"--out {out} is inside the {'cache' if place == 'cache' else 'store'} that all studies share" in err
 
 
 # ------------------------------------------------------------------------------------------------------------ plan
@@ -168,9 +168,9 @@ def test_plan_for_people_says_what_is_shared(pretune: Any, tiny: dict[str, Any],
         "plan", write(tiny, tmp_path), "--root", tmp_path / "runs", "--set", "seeds.report=3", "--time"
     )
     assert code == 0
-    assert "6 fine-tunings share 3 pretrainings: 9 stage runs, not 12" in out
+    assert "6 fine-tunings share 3 pretrainings: 9 stage runs instead of 12" in out
     assert "estimated time" in out
-    assert "data scenes: generated: resident" in out
+    assert "data scenes: generated images: decoded once" in out
 
 
 def test_a_plan_can_be_made_without_the_data(pretune: Any, tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_plan_can_be_made_without_the_data(pretune: Any, tiny: dict[str, Any],
     code, out, err = pretune("plan", file, "--json", "--root", tmp_path / "runs")
     assert code == 0
     assert json.loads(out)["stage_runs"] == 6
-    assert err.count("planned without the data") == 1
+    assert err.count("this plan does not know the data") == 1
 
 
 def test_init_then_plan_works_on_ones_own_folders(pretune: Any, tmp_path: Path) -> None:
@@ -201,8 +201,8 @@ def test_init_then_plan_works_on_ones_own_folders(pretune: Any, tmp_path: Path) 
     for i in (3, 4):
         (tmp_path / "my labels" / f"{i}.png").unlink()
     _, out, _ = pretune("plan", file, "--root", tmp_path / "runs")
-    assert out.count("note: data image-mask-folder: 2 problems that pretune run refuses") == 1
-    assert "first my photos/3.png: no mask; expected my labels/3.png" in out
+    assert out.count("note: data image-mask-folder: 2 problems, so `pretune run` will stop") == 1
+    assert "first: my photos/3.png: no mask; expected my labels/3.png" in out
     _, out, _ = pretune("plan", file, "--root", tmp_path / "runs", "--set", "data.mine.on_error=skip")
     assert "refuses" not in out
 
@@ -275,10 +275,10 @@ def test_store_du_adds_up(root: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "left", "said"),
     [
-        ([], {"used", "unused", "cut"}, "would delete 1 unfinished attempts and 0 unused stage runs, 0.5 MB"),
-        (["--yes"], {"used", "unused"}, "deleted 1 unfinished attempts and 0 unused stage runs, 0.5 MB"),
-        (["--unused"], {"used", "unused", "cut"}, "would delete 1 unfinished attempts and 1 unused stage runs, 2.0 MB"),
-        (["--unused", "--yes"], {"used"}, "deleted 1 unfinished attempts and 1 unused stage runs, 2.0 MB"),
+        ([], {"used", "unused", "cut"}, "would delete 1 unfinished attempt and 0 unused stage runs, 0.5 MB"),
+        (["--yes"], {"used", "unused"}, "deleted 1 unfinished attempt and 0 unused stage runs, 0.5 MB"),
+        (["--unused"], {"used", "unused", "cut"}, "would delete 1 unfinished attempt and 1 unused stage run, 2.0 MB"),
+        (["--unused", "--yes"], {"used"}, "deleted 1 unfinished attempt and 1 unused stage run, 2.0 MB"),
     ],
 )
 def test_store_gc_deletes_only_with_yes(root: Path, flags: list[str], left: set[str], said: str) -> None:

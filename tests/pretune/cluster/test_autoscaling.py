@@ -79,7 +79,7 @@ def test_the_option_is_checked_before_anything_starts(pretune: Any, tiny: dict[s
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump(tiny))
     code, _, err = pretune("run", file, "--root", tmp_path / "runs", "--may-grow", "8xCPU=8")
-    assert (code, "--may-grow needs a cluster: give its --address too" in err) == (2, True)
+    assert (code, "--may-grow only works with a cluster: also give --address" in err) == (2, True)
     where = ["--address", "http://127.0.0.1:1", "--root", "/shared/runs"]
     code, _, err = pretune("submit", file, *where, "--may-grow", "eight")
     assert (code, "--may-grow eight: give a number of nodes and what each has" in err) == (2, True)

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from pretune.cluster import heartbeat
-from pretune.cluster.heartbeat import SILENT_SECONDS, Heartbeat, Part
+from pretune.cluster.heartbeat import HEAD, NODE, SILENT_SECONDS, Heartbeat, Part
 from pretune.errors import ClusterError
 
 SETTINGS = b"\0\0\0\4\0\0\0\0\0"  # the first frame of a gRPC server
@@ -93,7 +93,7 @@ def test_a_process_that_is_stopped_for_a_while_and_a_head_that_comes_back_end_no
     assert [one.look(now) for now in (100.0, 120.0)] == ["", ""]
     assert one.look(100.0 + SILENT_SECONDS) == (
         f"the study stopped: the head of --address 10.0.0.1:6379 did not answer for {SILENT_SECONDS:.0f} s; "
-        "finished work is kept; the same command continues from the last saved states once it does"
+        "finished work is kept; run the same command again to continue once it answers"
     )
     server.listen()
 
@@ -157,6 +157,38 @@ def test_a_process_that_hangs_in_ray_is_ended_with_the_sentence_and_the_exit_cod
     done = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert done.stderr.strip().startswith("error: the study stopped: the raylet died")
+
+
+STARTS = """
+import shutil, subprocess, sys, time
+from pretune.cluster import heartbeat
+heartbeat.LOOK_SECONDS, heartbeat.REFUSED_SECONDS = 0.1, 0.1
+with heartbeat.ended_with_ray():
+    ray = [subprocess.Popen([program, "60"], executable=shutil.which("sleep")) for program in sys.argv[2:]]
+    while len(heartbeat.programs_below()) < len(ray):
+        time.sleep(0.01)
+    time.sleep(0.5)
+    if sys.argv[1] != "nothing":
+        ray[int(sys.argv[1])].kill()
+        time.sleep(60)
+print("started", [one.kill() for one in ray])
+"""
+
+
+@pytest.mark.parametrize(
+    ("dies", "code", "said"),
+    [("0", 2, f"error: the study stopped: {HEAD} died"), ("1", 2, f"error: the study stopped: {NODE} died"),
+     ("nothing", 0, "")],
+)  # fmt: skip
+def test_a_process_of_ray_that_dies_while_ray_starts_ends_the_study(
+    dies: str, code: int, said: str, tmp_path: Path
+) -> None:
+    """Ray's own wait is stood in for by a sleep, its head and node process by programs of their names."""
+    call = [sys.executable, "-c", STARTS, dies, f"{tmp_path}/gcs_server", f"{tmp_path}/raylet"]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=50)
+    assert (done.returncode, "started" in done.stdout) == (code, code == 0), done.stderr
+    assert done.stderr.strip().startswith(said)
+    assert not [one for one in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(one.info["cmdline"] or [])]
 
 
 # ------------------------------------------------------------------------------------------------------- real deaths

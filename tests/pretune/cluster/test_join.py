@@ -184,7 +184,7 @@ def test_a_refused_stage_names_the_option_where_it_is_not_known_how_far_the_clus
 
     head = ClusterNode({"CPU": 0.0}, "head")
     text = "resources.finetune.cpus: a stage needs 8 CPU, there are 0; lower it or add nodes"
-    hint = " (a cluster that grows by itself: say how far with --may-grow, such as 8xCPU=8,GPU=1)"
+    hint = " (if the cluster can start more nodes, say how many: --may-grow 8xCPU=8,GPU=1)"
     assert refused(head, address=None) == text
     assert refused(head, address="head:6379") == text + hint
     assert "--may-grow" not in refused(head, ClusterNode({"CPU": 4.0}), address="head:6379")

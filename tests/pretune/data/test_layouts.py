@@ -115,7 +115,7 @@ LABEL_STUDIO = [{"id": 1, "data": {}, "annotations": []}]
         ("annotations.xml", "<annotations><version>1.1", "annotations.xml holds boxes of VOC or shapes of CVAT"),
         ("masks/0.gif", "GIF", "files of type .gif are not read as masks: save them as PNG"),
         ("leftImg8bit/x.txt", "", "this looks like Cityscapes: write `dataset: cityscapes`"),
-        ("README.txt", "photographs of 2020\n", "masks are called as their images, or with a word such as _m"),
+        ("README.txt", "photographs of 2020\n", "each image needs a mask with its name (a.jpg and a.png"),
     ],
 )  # fmt: skip
 def test_annotations_that_are_no_masks_are_named(tmp_path: Path, file: str, content: Any, said: str) -> None:
@@ -155,7 +155,7 @@ def test_a_damaged_first_mask_is_left_to_the_run(tmp_path: Path) -> None:
     ("drawn", "said"),
     [
         (lambda m: np.dstack([grey(m, 0)] * 3 + [grey(m)]), "they differ in opacity alone: save that channel as grey"),
-        (lambda m: grey(m, 0), "hold 0 alone, which is no task; a task has two classes or more"),
+        (lambda m: grey(m, 0), "contain only 0; a task needs at least two classes"),
         (lambda m: np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8), "--images and --masks swapped?"),
     ],
 )  # fmt: skip

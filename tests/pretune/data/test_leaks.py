@@ -44,7 +44,7 @@ def test_copies_on_both_sides_of_the_test_split_are_said_whatever_the_split(tmp_
 
     found = [said(f"{k}/2") for k in (1, 2)]
     assert all(len(sentences) == 1 for sentences in found)
-    counts = [re.search(r"fold (./2)\): (\d) of 6 test images look like an image", s[0]) for s in found]
+    counts = [re.search(r"fold (./2)\): (\d) of 6 test images look the same as an image", s[0]) for s in found]
     assert [count and count[1] for count in counts] == ["1/2", "2/2"]
     assert len({count and count[2] for count in counts}) == 1  # what is across one half of two is across the other
     for path in (tmp_path / "data").glob("*/* again.png"):
@@ -69,14 +69,17 @@ def test_groups_that_an_official_list_cuts_are_said(tmp_path: Path) -> None:
         return digest, open_set(data, digest, None, tmp_path / "cache")
 
     (sentence,) = find_leaks(made, opened, tmp_path / "cache")
-    assert "data d: 1 groups of split.group are in the test set and outside of it, that of test/p1_b first" in sentence
+    assert (
+        "data d: 1 groups of split.group have images both in the test set and outside of it, "
+        "for example that of test/p1_b; " in sentence
+    )
 
 
 @pytest.mark.parametrize(
     ("pretrain", "transfer", "expected"),
     [
-        ({"sees": "all"}, "encoder", "3 of 5 test images look like an image that pretraining sees of data a"),
-        ({"sees": "train"}, "encoder", "2 of 5 test images look like an image that pretraining sees of data a"),
+        ({"sees": "all"}, "encoder", "3 of 5 test images look the same as an image that pretraining sees in data a"),
+        ({"sees": "train"}, "encoder", "2 of 5 test images look the same as an image that pretraining sees in data a"),
         ({"sees": "all", "data": "b"}, "encoder", None),  # of the same set it sees what it was told to
         ({"sees": "all"}, "none", None),  # nothing starts from what it saw
     ],
@@ -119,6 +122,6 @@ def test_a_pretraining_that_sees_the_test_images_of_another_set_is_said(
         said = list(find_leaks(asked, opened, cache))
         assert len(said) == (expected is not None)
         assert all(
-            sentence.startswith(f"data b: {expected} (sees: {pretrain['sees']}), test/5 = ") for sentence in said
+            sentence.startswith(f"data b: {expected} (sees: {pretrain['sees']}), for example ") for sentence in said
         )
-        assert all("train/copy 5.png first" in sentence for sentence in said)
+        assert all(" test/5 and train/copy 5.png; " in sentence for sentence in said)

@@ -42,8 +42,8 @@ def asking(tiny: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     return tiny
 
 
-LABELS = "finetune.labels: 30 labelled images asked for, and data.scenes (scenes) has 22 images for training"
-PROBE = "probe.seen: knn needs image classes, and data.photos (image-folder) has none"
+LABELS = "finetune.labels: 30 labelled images requested, but data.scenes (scenes) has 22 images for training"
+PROBE = "probe.seen: knn needs image classes, but data.photos (image-folder) has none"
 
 
 def test_every_problem_is_named_once_with_its_cells(asking: dict[str, Any]) -> None:
@@ -57,7 +57,7 @@ def test_every_problem_is_named_once_with_its_cells(asking: dict[str, Any]) -> N
 def test_both_ends_of_a_range_are_looked_at(tiny: dict[str, Any]) -> None:
     tiny["finetune"]["labels"] = {"int": [5, 23]}
     found = unmet_requirements(from_dict(tiny), facts_before_decoding(None))
-    assert [sentence.split(",")[0] for sentence in found] == ["finetune.labels: 23 labelled images asked for"]
+    assert [sentence.split(",")[0] for sentence in found] == ["finetune.labels: 23 labelled images requested"]
 
 
 @pytest.mark.parametrize(("labels", "refused"), [(24, False), (25, True)])

@@ -52,13 +52,13 @@ def said(
         (
             ONE_CLASS, 0.35, 0.0, None,
             ["it predicts no pixel of the test images as leaf",
-             "its test/jaccard of 0.3500 is not above 0.3500, which predicting bg everywhere scores"],
+             "its test/jaccard of 0.3500 is not above 0.3500, the score of predicting bg everywhere"],
         ),
         (
             BOTH, 0.30, 0.0, None,
-            ["its test/jaccard of 0.3000 is not above 0.3500, which predicting bg everywhere scores"],
+            ["its test/jaccard of 0.3000 is not above 0.3500, the score of predicting bg everywhere"],
         ),
-        (BOTH, 0.8, 2.0, None, ["its pretraining raised signs of collapse"]),
+        (BOTH, 0.8, 2.0, None, ["its pretraining showed signs of collapse"]),
         (BOTH, 0.8, 0.0, 1, ["1 of 2 replicates of its cell failed: if they were the worst, its mean is too good"]),
     ],
     ids=["nothing", "no counts", "one class", "below", "collapse", "failed"],

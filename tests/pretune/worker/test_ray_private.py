@@ -195,4 +195,4 @@ def test_a_stopped_study_whose_stages_cannot_be_asked_ends_them(monkeypatch: pyt
         watchdog.on_step_end(step, [])
     assert ended == [signal.SIGUSR1]
     assert len(said) == 1
-    assert said[0].endswith("division by zero: stages end now, and go on from their last saved state")
+    assert said[0].endswith("division by zero: stages stop now, and will continue from their last saved state")

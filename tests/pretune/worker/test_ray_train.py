@@ -112,7 +112,7 @@ def test_what_the_data_do_not_have_is_refused_by_all_workers_and_not_tried_again
     tiny["pretrain"]["method"] = {"name": "classification"}
     outcome = execute(task(tiny, tmp_path / "store", 2), ignore)
     assert (outcome.state, outcome.failure) == ("crashed", "bad_data")
-    assert "pretrain.method: classification needs image classes, and data.scenes (scenes) has none" in outcome.cause
+    assert "pretrain.method: classification needs image classes, but data.scenes (scenes) has none" in outcome.cause
 
 
 @pytest.mark.slow

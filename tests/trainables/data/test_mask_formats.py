@@ -209,7 +209,7 @@ def test_a_name_that_fits_neither_pattern_is_a_problem(tmp_path: Path) -> None:
     pair(tmp_path, "images/a.png", "masks/a_gt.png", np.zeros((4, 4)))
     write(tmp_path / "masks" / "a_depth.png", np.zeros((4, 4)))
     _, problems = pairs(tmp_path, mask_name="{stem}_gt")
-    assert problems == ("masks/a_depth.png: not called as `mask_name: {stem}_gt`; rename or remove it",)
+    assert problems == ("masks/a_depth.png: its name does not match `mask_name: {stem}_gt`; rename or remove it",)
 
 
 # ----------------------------------------------------------------------------------------------------------- refusals

@@ -30,6 +30,6 @@ def refused_by_name(settings: schema.Data, data_root: Path | None) -> str:
     problems = list_files(settings, data_root).problems
     if not problems:
         return ""
-    many = f"{len(problems)} problem{'s' * (len(problems) != 1)} that pretune run refuses"
-    ways = "`on_error: skip` excludes such files, pretune data check lists all on its page"
-    return f"{many} ({ways}), first {problems[0]}"
+    many = f"{len(problems)} problem{'s' * (len(problems) != 1)}, so `pretune run` will stop"
+    ways = "`on_error: skip` excludes such files, `pretune data check` lists all"
+    return f"{many} ({ways}); first: {problems[0]}"

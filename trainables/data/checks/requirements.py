@@ -36,16 +36,16 @@ WAYS: dict[tuple[Offer, str], str] = {
     ("image classes", "image-folder"): "put its images into one folder for each class",
     ("image classes", "parquet"): "name the column that holds them as `label:`",
     ("image classes", "npz"): "add an array `labels` to the file",
-    ("image classes", "stl10"): "take `part: labelled`",
-    ("masks", "image-folder"): "take `dataset: image-mask-folder`, which reads masks beside the images",
+    ("image classes", "stl10"): "set `part: labelled`",
+    ("masks", "image-folder"): "set `dataset: image-mask-folder`, which reads images and masks",
     ("masks", "parquet"): "name the column that holds them as `mask:`",
     ("masks", "npz"): "add an array `masks` to the file",
-    ("masks", "flowers102"): "take `masks: true`",
-    ("masks", "flowers17"): "take `masks: true`",
-    ("masks", "luna16"): "take `part: nodules`",
+    ("masks", "flowers102"): "set `masks: true`",
+    ("masks", "flowers17"): "set `masks: true`",
+    ("masks", "luna16"): "set `part: nodules`",
 }
 ANYWHERE: dict[Offer, str] = {
-    "regions": "add `regions: {name: felzenszwalb}` (slic and sam are others) to it",
+    "regions": "add `regions: {name: felzenszwalb}` to it (or slic, sam)",
     "depth maps": "add `depth: {weights: FOLDER}` to it",
 }
 
@@ -185,8 +185,8 @@ class _Stage:
 
     def lacks(self, key: str, wanted: Offer, other: str) -> Iterator[str]:
         if self.facts.lacks(wanted):
-            way = WAYS.get((wanted, self.data.dataset)) or ANYWHERE.get(wanted) or "take a data set that has them"
-            yield f"{key} needs {wanted}, and {self.there} has none; {way}, or {other}"
+            way = WAYS.get((wanted, self.data.dataset)) or ANYWHERE.get(wanted) or "use a data set that has them"
+            yield f"{key} needs {wanted}, but {self.there} has none; {way}, or {other}"
 
     def lacks_validation(self, key: str) -> Iterator[str]:
         """A sentence where no image is for validation; where images are not counted, `val: 0` leaves none for sure."""
@@ -195,7 +195,7 @@ class _Stage:
         if counted or (self.facts.images is None and split.val == 0 and split.val_fold is None):
             of = "" if self.facts.images is None else f" of {_images(self.facts.images)}"
             yield (
-                f"{key} validation images, and data.{self.name}.split.val: {split.val_fold or split.val}{of} leaves "
+                f"{key} validation images, but data.{self.name}.split.val: {split.val_fold or split.val}{of} leaves "
                 "none; make it larger"
             )
 
@@ -203,21 +203,21 @@ class _Stage:
         """A sentence where `split: none`, or `test: 0`, leaves no image to be scored on."""
         split = self.data.split
         if split.test == 0 and split.fold is None:
-            yield f"{key} test images, and data.{self.name}.split.test: 0 leaves none; set 0.2, or official"
+            yield f"{key} test images, but data.{self.name}.split.test: 0 leaves none; set 0.2, or official"
 
 
 def _pretrain(stage: _Stage, settings: schema.Pretrain, workers: int) -> Iterator[str]:
     method, where, labels = settings.method, stage.where, stage.facts.labels
     required = schema.requirements_of(method) - {"images"}
     for wanted in sorted(required):
-        yield from stage.lacks(f"{where}.method: {method.name}", CALLED[wanted], "take another method")
+        yield from stage.lacks(f"{where}.method: {method.name}", CALLED[wanted], "use another method")
     if settings.views.within == "region" and "regions" not in required:
-        yield from stage.lacks(f"{where}.views.within: region", "regions", "take `within: image`")
+        yield from stage.lacks(f"{where}.views.within: region", "regions", "set `within: image`")
     if method.facts.classifier and labels is not None and (kinds := len(np.unique(labels))) < 2:
         yield f"{where}.method: {method.name} needs at least two image classes; {stage.there} has {kinds}"
     if settings.online_knn_every:
         key = f"{where}.online_knn_every: {settings.online_knn_every}"
-        yield from stage.lacks(key, "image classes", "take 0")
+        yield from stage.lacks(key, "image classes", "set it to 0")
         yield from stage.lacks_validation(f"{key} scores")
     if stage.sizes is not None:
         yield from _batch(stage, settings, stage.sizes, workers)
@@ -279,7 +279,7 @@ def _batch(stage: _Stage, settings: schema.Pretrain, sizes: Sizes, workers: int)
     if seen < 2:
         yield (
             f"{where}.sees: {settings.sees} shows pretraining {_images(seen)} of the {stage.facts.images} of "
-            f"{stage.there}, and it takes at least 2; add images, or make split.test and split.val smaller"
+            f"{stage.there}, but it needs at least 2; add images, or make split.test and split.val smaller"
         )
     elif batch % workers:
         yield (
@@ -296,22 +296,22 @@ def _batch(stage: _Stage, settings: schema.Pretrain, sizes: Sizes, workers: int)
 
 def _finetune(stage: _Stage, settings: schema.Finetune) -> Iterator[str]:
     where, facts, sizes = stage.where, stage.facts, stage.sizes
-    yield from stage.lacks(f"{where}.data: {settings.data}", "masks", "take other data")
+    yield from stage.lacks(f"{where}.data: {settings.data}", "masks", "use another data set")
     yield from stage.lacks_test(f"{where} is scored on")
     if facts.mask_classes and facts.mask_classes != 2 and settings.threshold_scores:
         yield (
-            f"{where}.threshold_scores: true scores the foreground of two classes, and the masks of {stage.there} have "
+            f"{where}.threshold_scores: true needs exactly two classes, but the masks of {stage.there} have "
             f"{facts.mask_classes}; remove it"
         )
     if facts.classes and isinstance(settings.class_weights, dict):
         for name in [name for name in settings.class_weights if name not in facts.classes]:
             known = ", ".join(facts.classes)
-            yield f"{where}.class_weights names {name!r}, and the classes of {stage.there} are {known}; use their names"
+            yield f"{where}.class_weights names {name!r}, but the classes of {stage.there} are {known}; use their names"
     if sizes is not None and isinstance(settings.labels, int) and settings.labels > sizes.train:
         yield (
-            f"{where}.labels: {settings.labels} labelled images asked for, and {stage.there} has "
+            f"{where}.labels: {settings.labels} labelled images requested, but {stage.there} has "
             f"{_images(sizes.train)} for training ({facts.images} in all, {sizes.val} for validation, {sizes.test} for "
-            f"the test); ask for {sizes.train} or fewer, or make split.test and split.val smaller"
+            f"the test); use {sizes.train} or fewer, or make split.test and split.val smaller"
         )
     if settings.checkpoint == "best":
         yield from stage.lacks_validation(f"{where}.checkpoint: best needs")
@@ -350,7 +350,7 @@ def _cka(stage: _Stage, settings: schema.CKA, count: int) -> Iterator[str]:
     if count < MIN_CKA_BATCH or count // -(-count // settings.batch_size) < MIN_CKA_BATCH:
         yield (
             f"{stage.where}: cka compares at least {MIN_CKA_BATCH} images at once, and {_images(count)} of "
-            f"{stage.there} in batches of at most {settings.batch_size} are fewer; take `images: all` or a larger "
+            f"{stage.there} in batches of at most {settings.batch_size} are fewer; use `images: all` or a larger "
             "split.val"
         )
 

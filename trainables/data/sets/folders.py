@@ -90,7 +90,7 @@ def list_images(root: Path, suffixes: frozenset[str] = SUFFIXES) -> Listing:
         for (name, path), kind in zip(paths.items(), kinds, strict=True)
         if kind is not None or not labelled
     )
-    beside = (f"{name}: lies beside class folders; move it into one of them, or remove it" for name in stray)
+    beside = (f"{name}: is not in a class folder; move it into one, or remove it" for name in stray)
     bases = [root] if tests is None else sorted({root / name.split("/")[0] for name in paths})
     empty = (problem for base in bases for problem in _empty_folders(root, base, paths))
     problems = (*beside, *empty) if labelled else ()
@@ -162,15 +162,15 @@ def list_images_and_masks(
     for _, image_folder, mask_folder in pairs:
         if image_folder == mask_folder and names.image == names.mask:
             raise DataError(
-                f"image-mask-folder: `images:` and `masks:` are one folder, {image_folder}, in which every file would "
-                "be its own mask; name the masks' folder by `masks:`, or say how they are called by "
+                f"image-mask-folder: `images:` and `masks:` are the same folder, {image_folder}, so every file would "
+                "be its own mask; set `masks:` to the folder of the masks, or say how masks are named with "
                 "`mask_name: '{stem}_mask'`"
             )
     if not pairs:
         missing = next(folder for folder in (images, masks) if not (root / folder).is_dir())
         raise DataError(
-            f"image-mask-folder: no folder {missing}/ in {root}; set `images:` and `masks:` to the names of the "
-            "folders there, or of those in each of its train/, val/ and test/"
+            f"image-mask-folder: there is no folder {missing}/ in {root}; set `images:` and `masks:` to the names "
+            "of the folders in it, or in its train/, val/ and test/"
         )
     problems: list[str] = []
     entries: list[Entry] = []
@@ -229,18 +229,18 @@ def _paired(
     mask_of, unread_mask = (_by_stem(masks[0], paths, names.mask) for paths in masks[1][:2])
     for folder, found, name, kind in ((*images, names.image, "image"), (*masks, names.mask, "mask")):
         odd = sorted(_in(root, path) for path in found.images if key_of(folder, path, name) is None)
-        problems += [f"{path}: not called as `{kind}_name: {name}`; rename or remove it" for path in odd]
+        problems += [f"{path}: its name does not match `{kind}_name: {name}`; rename or remove it" for path in odd]
     problems += [*_equal_stems(root, image_of), *_equal_stems(root, mask_of)]
     for stem in sorted(image_of.keys() - mask_of.keys()):
         expected = f"{_in(root, masks[0] / _called(stem, names.mask))}.png"
         if stem in unread_mask:
-            how = f"its mask {_in(root, unread_mask[stem][0])} is of a type that is not read; save it as PNG"
+            how = f"its mask {_in(root, unread_mask[stem][0])} has an unsupported type; save it as PNG"
         else:
             how = f"no mask; expected {expected} (or another image type)"
         problems += [f"{_in(root, path)}: {how}" for path in image_of[stem][: len(image_of[stem]) == 1]]
     for stem in sorted(mask_of.keys() - image_of.keys()):
         if stem in unread_image:
-            how = f"its image {_in(root, unread_image[stem][0])} is of a type that is not read; save it as PNG or JPEG"
+            how = f"its image {_in(root, unread_image[stem][0])} has an unsupported type; save it as PNG or JPEG"
         else:
             how = f"a mask without an image; add {_in(root, images[0] / _called(stem, names.image))}.jpg "
             how += "or remove the mask"

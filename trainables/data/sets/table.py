@@ -106,7 +106,7 @@ def readable(dataset: str) -> Iterator[None]:
     except PermissionError as error:
         what = error.filename or "a part of it"
         raise DataError(
-            f"{dataset}: {what} may not be read by this user ({error.strerror}); change its permissions"
+            f"{dataset}: {what} cannot be read by this user ({error.strerror}); change its permissions"
         ) from None
 
 
@@ -130,23 +130,25 @@ def _located(settings: schema.Data, data_root: Path | None) -> Path | None:
         return Path(settings.root)  # an address: whoever lists it takes `settings.root` itself
     path = (data_root or Path()) / Path(settings.root).expanduser()
     if settings.dataset == "npz" and not path.is_file():
-        raise DataError(f"npz: no file {path}; `root:` names it, relative to --data if given")
+        raise DataError(f"npz: the file {path} does not exist; set `root:` to the file (relative to --data, if given)")
     if settings.dataset == "parquet" and path.is_file():
         return path
     if settings.dataset != "npz" and not path.is_dir():
-        raise DataError(f"{settings.dataset}: no folder {path}; `root:` sets it, relative to --data if given")
+        raise DataError(
+            f"{settings.dataset}: the folder {path} does not exist; set `root:` (relative to --data, if given)"
+        )
     return path
 
 
 def _locate_archive(name: str, about: About, root: str | None, data_root: Path | None) -> Path:
     expected = f"a folder with {about.layout} ({about.get})"
     if root is None and data_root is None:
-        raise DataError(f"{name}: expected {expected}; say where with --data or `root:`")
+        raise DataError(f"{name}: expected {expected}; give its place with --data or `root:`")
     base = (data_root or Path()) / Path(root or ".").expanduser()
     found = find_folder(base, about)
     if found is None:
         raise DataError(
-            f"{name}: expected {expected} at {base / about.folders[0]} or {base}; --data or `root:` sets it"
+            f"{name}: expected {expected} at {base / about.folders[0]} or {base}; give its place with --data or `root:`"
         )
     return found
 

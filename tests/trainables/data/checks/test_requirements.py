@@ -82,7 +82,7 @@ def test_the_facts_say_what_the_modules_read(name: str) -> None:
 )
 def test_what_is_missing_is_named_with_what_there_is_and_a_way(settings: Any, expected: str) -> None:
     (sentence,) = unmet_of(settings, BARE)
-    assert sentence.startswith(f"{expected}, and data.mine (image-folder) has none; ")
+    assert sentence.startswith(f"{expected}, but data.mine (image-folder) has none; ")
     assert unmet_of(settings, ALL) == []
 
 
@@ -90,7 +90,7 @@ def test_weights_are_of_classes_that_there_are() -> None:
     named = dataclasses.replace(ALL, classes=("ground", "leaf", "spot"))
     (sentence,) = unmet_of(finetune(loss="focal", class_weights={"leef": 2.0, "leaf": 3.0}), named)
     assert sentence == (
-        "finetune.class_weights names 'leef', and the classes of data.mine (image-folder) are ground, leaf, spot; use "
+        "finetune.class_weights names 'leef', but the classes of data.mine (image-folder) are ground, leaf, spot; use "
         "their names"
     )
     assert unmet_of(finetune(loss="focal", class_weights={"leaf": 3.0}), named) == []
@@ -103,7 +103,7 @@ def test_weights_are_of_classes_that_there_are() -> None:
         (pretrain(method={"name": "samclr"}), FOLDER, "add `regions: {name: felzenszwalb}`"),
         (pretrain(method={"name": "pixelcl++"}), FOLDER, "add `depth: {weights: FOLDER}`"),
         (finetune(), {"dataset": "parquet", "root": "x"}, "name the column that holds them as `mask:`"),
-        (finetune(), {"dataset": "cifar10"}, "take a data set that has them"),
+        (finetune(), {"dataset": "cifar10"}, "use a data set that has them"),
     ],
 )
 def test_the_way_is_that_of_the_data_set(settings: Any, data: dict[str, Any], way: str) -> None:
@@ -121,14 +121,14 @@ def split(**values: Any) -> dict[str, Any]:
         (
             finetune(labels=17),
             FOLDER,
-            "17 labelled images asked for, and data.mine (image-folder) has 16 images for tr",
+            "17 labelled images requested, but data.mine (image-folder) has 16 images for tr",
         ),
-        (finetune(checkpoint="best"), split(val=0.01), "finetune.checkpoint: best needs validation images, and"),
+        (finetune(checkpoint="best"), split(val=0.01), "finetune.checkpoint: best needs validation images, but"),
         (finetune(threshold_scores=True), FOLDER, "the masks of data.mine (image-folder) have 3; remove it"),
         (pretrain(), split(test=19, val=0), "pretrain.sees: train shows pretraining 1 image of the 20"),
         (pretrain(online_knn_every=1), split(val=0), "data.mine.split.val: 0 of 20 images leaves none"),
         (pretrain(method={"name": "moco"}, batch_size=8), FOLDER, "pretrain.method.bn_splits: 8 parts of 2 images"),
-        (schema.KNN(kind="knn", data="mine"), split(val=0), "probe.p: knn is scored on validation images, and"),
+        (schema.KNN(kind="knn", data="mine"), split(val=0), "probe.p: knn is scored on validation images, but"),
         (
             schema.CKA(kind="cka", data="mine", between="f"),
             split(val=3),
@@ -139,9 +139,9 @@ def split(**values: Any) -> dict[str, Any]:
         (
             finetune(),
             FOLDER | {"split": "none"},
-            "finetune is scored on test images, and data.mine.split.test: 0 leaves",
+            "finetune is scored on test images, but data.mine.split.test: 0 leaves",
         ),
-        (schema.KNN(kind="knn", data="mine", on="test"), split(test=0), "probe.p: knn is scored on test images, and"),
+        (schema.KNN(kind="knn", data="mine", on="test"), split(test=0), "probe.p: knn is scored on test images, but"),
     ],
 )
 def test_too_few_images_are_counted(settings: Any, data: dict[str, Any], expected: str) -> None:
@@ -235,16 +235,16 @@ def test_regions_and_depth_count_where_they_are_asked_for(tmp_path: Path) -> Non
         (
             finetune(),
             FOLDER,
-            "finetune.data: mine needs masks, and data.mine (image-folder) has none; take",
+            "finetune.data: mine needs masks, but data.mine (image-folder) has none; set",
         ),
-        (pretrain(method={"name": "segmentation"}), FOLDER, "pretrain.method: segmentation needs masks, and"),
-        (pretrain(method={"name": "samclr"}), FOLDER, "pretrain.method: samclr needs regions, and"),
-        (finetune(checkpoint="best"), {"dataset": "camvid", "split": {"val": 0}}, "best needs validation images, and"),
-        (schema.KNN(kind="knn", data="mine"), split(val=0), "probe.p: knn is scored on validation images, and"),
+        (pretrain(method={"name": "segmentation"}), FOLDER, "pretrain.method: segmentation needs masks, but"),
+        (pretrain(method={"name": "samclr"}), FOLDER, "pretrain.method: samclr needs regions, but"),
+        (finetune(checkpoint="best"), {"dataset": "camvid", "split": {"val": 0}}, "best needs validation images, but"),
+        (schema.KNN(kind="knn", data="mine"), split(val=0), "probe.p: knn is scored on validation images, but"),
         (
             schema.CKA(kind="cka", data="mine", between="f"),
             split(val=0),
-            "cka compares validation images, and",
+            "cka compares validation images, but",
         ),
     ],
 )

@@ -56,7 +56,7 @@ def test_a_stray_image_beside_class_folders_takes_no_classes_away(tmp_path: Path
     touch(tmp_path, *(f"{kind}/{i}.jpg" for kind in ("cat", "dog") for i in range(6)), "stray.jpg")
     found = list_images(tmp_path)
     assert [entry.label for entry in found.entries] == [0] * 6 + [1] * 6
-    assert found.problems == ("stray.jpg: lies beside class folders; move it into one of them, or remove it",)
+    assert found.problems == ("stray.jpg: is not in a class folder; move it into one, or remove it",)
     assert found.label_names == ("cat", "dog")
 
 
@@ -141,8 +141,8 @@ def test_a_mask_is_not_blamed_for_an_image_that_is_not_read(tmp_path: Path) -> N
     names, problems = pairs(tmp_path)
     assert names == ["a"]
     assert problems == [
-        "images/c.png: its mask masks/c.heic is of a type that is not read; save it as PNG",
-        "masks/b.png: its image images/b.gif is of a type that is not read; save it as PNG or JPEG",
+        "images/c.png: its mask masks/c.heic has an unsupported type; save it as PNG",
+        "masks/b.png: its image images/b.gif has an unsupported type; save it as PNG or JPEG",
     ]
 
 
@@ -255,7 +255,7 @@ def test_a_folder_that_may_not_be_read_is_one_sentence(
     monkeypatch.setattr(os, "listdir", lambda path=".": locked(path, listdir))
     monkeypatch.setattr(os, "scandir", lambda path=".": locked(path, scandir))
     settings = schema.ImageMaskFolder(dataset="image-mask-folder", root=str(tmp_path), classes=("x", "y"))
-    with pytest.raises(DataError, match=rf"{tmp_path / where} may not be read by this user \(Permission denied\)"):
+    with pytest.raises(DataError, match=rf"{tmp_path / where} cannot be read by this user \(Permission denied\)"):
         list_files(settings, None)
 
 
@@ -267,7 +267,7 @@ def test_images_and_masks_in_one_folder_are_refused_by_whatever_way(images: str,
     """Every file would be its own mask, and with `on_error: skip` the masks would be images."""
     touch(tmp_path, "images/a.jpg", "images/a_mask.png", "masks/b.png")
     (tmp_path / "linked").symlink_to(tmp_path / "images")
-    with pytest.raises(DataError, match=r"one folder, .*`masks:`"):
+    with pytest.raises(DataError, match=r"the same folder, .*`masks:`"):
         list_images_and_masks(tmp_path, images, "images", ("a",), {0: 0})
 
 
