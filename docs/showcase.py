@@ -26,7 +26,7 @@ METRIC = "test/jaccard"
 COLUMNS = ("image", "truth", "random start", "ImageNet, frozen")
 SHARES = (0.25, 0.5, 0.75)  # the images at these quantiles of the second model's Jaccard
 COLORS = ("#7a7a7a", "#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito, one for each start
-WIDTH, HEIGHT, LEFT, RIGHT, TOP_EDGE, BOTTOM = 470, 330, 52, 140, 26, 44  # px of the chart and its margins
+WIDTH, HEIGHT, LEFT, RIGHT, TOP_EDGE, BOTTOM = 520, 330, 52, 190, 26, 44  # px of the chart and its margins
 TILE, GAP = 84, 6  # px of one mask in the picture, and between two
 
 
