@@ -221,7 +221,9 @@ def test_the_figure_is_drawn_from_the_results() -> None:
     showcase = script("showcase")
     lines = showcase.lines_of(pd.read_parquet(showcase.RESULTS))
     assert {(line.start, line.frozen) for line in lines} == {
-        (start, frozen) for start in ("random", "SimCLR", "ImageNet", "ImageNet then SimCLR") for frozen in (False, True)
+        (start, frozen)
+        for start in ("random", "SimCLR", "ImageNet", "ImageNet then SimCLR")
+        for frozen in (False, True)
     }
     by_name = {(line.start, line.frozen): line for line in lines}
     assert by_name["ImageNet", True].means[50] == pytest.approx(0.761, abs=5e-4)

@@ -28,7 +28,7 @@ IMAGENET = '{name: weights, source: "package:efficientnet-lite0"}'
 EFFICIENTNET = 4  # times the seconds that the U-Net takes for a pixel, roughly
 FEW = 40  # labelled training images below which a tenth of them is too few to train on
 LEAST_LABELS = 4  # images that the smaller level of `labels` has at least; it is left out where they are over half
-VALIDATED = 16  # labelled images below which none are validation, which a study without ranges does not need
+VALIDATED = 16  # labelled images below which one alone is validation: the model that is kept is chosen by it
 LEAST = 2  # images that a training takes
 
 
@@ -184,8 +184,8 @@ class _Plan:
         """Test and validation: of few images larger shares, since a score on three images says little."""
         if self.tests is not None:
             rest = self.count - self.tests
-            return "official", "official" if self.listed else 0 if rest < VALIDATED else round(rest / 8)
-        return (0.2, 0.1) if self.count >= 50 else (0.25, 0.25 if self.count >= VALIDATED else 0)
+            return "official", "official" if self.listed else max(1, rest // 8)
+        return (0.2, 0.1) if self.count >= 50 else (0.25, 0.25 if self.count >= VALIDATED else 1)
 
     @property
     def held(self) -> tuple[int, int]:
@@ -216,14 +216,12 @@ class _Plan:
 def _refuse_too_few(plan: _Plan) -> None:
     """Raises DataError where there is nothing to train on or nothing to test on."""
     if plan.labelled is not None and (plan.train < LEAST or not plan.held[0]):
-        has, alone = (
-            f"{plan.train} for training" if plan.tests else f"{plan.count} in all",
-            plan.labelled.listing.problems,
-        )
+        alone = plan.labelled.listing.problems
+        has = f"{plan.train} for training" if plan.tests else f"{plan.count} in all"
         has += f"; {counted(len(alone), 'file')} in no pair, first {alone[0]}" if alone else ""
         raise DataError(
-            f"{plan.labelled.root}: too few images with masks ({has}); a study needs at least {LEAST} to train on and "
-            f"1 to test on: label {LEAST - plan.train if plan.tests else LEAST + 1 - plan.count} more"
+            f"{plan.labelled.root}: too few images with masks ({has}); a study needs at least {LEAST} to train on, 1 "
+            f"to validate and 1 to test: label {LEAST - plan.train if plan.tests else LEAST + 2 - plan.count} more"
         )
     if plan.pool is not None and plan.pool.seen.count < LEAST:
         raise DataError(f"{plan.pool.folder}: 1 image is too few to pretrain on; add at least {LEAST - 1} more")
@@ -317,8 +315,7 @@ def _split(plan: _Plan) -> Iterator[str]:
         drawn = "" if val == "official" else f"; {plan.held[1]} of {plan.train + plan.held[1]} are validation"
         yield f"    split: {{test: official, val: {val}, seed: 0}}\tthe folders' names say which{drawn}"
     elif groups is None:
-        left = f"{plan.train} are left for training" + ("" if val else "; tuning needs `val`, at least 1")
-        yield f"    split: {{test: {test}, val: {val}, seed: 0}}\t{left}"
+        yield f"    split: {{test: {test}, val: {val}, seed: 0}}\t{plan.train} are left for training"
     else:
         form = (
             groups.setting if isinstance(groups.setting, str) else f"{{pattern: {quoted(groups.setting['pattern'])}}}"

@@ -292,13 +292,13 @@ def test_patients_become_groups_and_folds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("count", "parts", "labels"),
     [
-        (3, (2, 0, 1), {"all"}),
-        (5, (4, 0, 1), {"all"}),
-        (6, (4, 0, 2), {"all"}),
-        (8, (6, 0, 2), {"all"}),
-        (10, (8, 0, 2), {"all", "4"}),
-        (12, (9, 0, 3), {"all", "4"}),
-        (15, (11, 0, 4), {"all", "4"}),
+        (4, (2, 1, 1), {"all"}),
+        (5, (3, 1, 1), {"all"}),
+        (6, (3, 1, 2), {"all"}),
+        (8, (5, 1, 2), {"all"}),
+        (10, (7, 1, 2), {"all"}),
+        (12, (8, 1, 3), {"all", "4"}),
+        (15, (10, 1, 4), {"all", "4"}),
         (16, (8, 4, 4), {"all", "4"}),
         (30, (14, 8, 8), {"all", "4"}),
         (100, (70, 10, 20), {"all", "10%"}),
@@ -308,7 +308,7 @@ def test_patients_become_groups_and_folds(tmp_path: Path) -> None:
 def test_few_images_are_divided_so_that_the_study_can_run(
     tmp_path: Path, count: int, parts: tuple[int, ...], labels: set[str]
 ) -> None:
-    """`all` alone where half of the training images would be under four; no validation where that is of few."""
+    """`all` alone where half of the training images would be under four; one image or more choose the model."""
     text = starter("s", seen_of(tmp_path, [f"a{i}" for i in range(count)]), None, CPU)
     study = from_yaml(text)
     drawn = draw_split(count, mine(study).split, 0, None)
@@ -319,18 +319,16 @@ def test_few_images_are_divided_so_that_the_study_can_run(
 @pytest.mark.parametrize(
     ("names", "has", "more"),
     [
-        (["a0"], "(1 in all)", 2),
-        (["a0", "a1"], "(2 in all)", 1),
-        (["train/a0", "test/a1", "test/a2", "test/a3"], "(1 for training)", 1),
+        (["a0"], "(1 in all)", 3),
+        (["a0", "a1", "a2"], "(3 in all)", 1),
+        (["train/a0", "train/a1", "test/a2", "test/a3"], "(1 for training)", 1),
         (["train/a0", "val/a4", "val/a5", "test/a1"], "(1 for training)", 1),
     ],
 )
 def test_fewer_images_than_a_study_needs_are_refused(tmp_path: Path, names: list[str], has: str, more: int) -> None:
     with pytest.raises(DataError) as refused:
         starter("s", seen_of(tmp_path, names), None, CPU)
-    assert f"too few images with masks {has}; a study needs at least 2 to train on and 1 to test on" in str(
-        refused.value
-    )
+    assert f"too few images with masks {has}; a study needs at least 2 to train on, 1" in str(refused.value)
     assert str(refused.value).endswith(f"label {more} more")
 
 
@@ -341,7 +339,7 @@ def test_fewer_images_than_a_study_needs_are_refused(tmp_path: Path, names: list
         ({"train": 20, "validation": 5, "testing": 4}, ("official", "official"), (20, 5, 4)),
         ({"train": 20, "val": 5}, ("official", 2), (18, 2, 5)),  # val/ is the test list where there is no test/
         ({"train": 24, "test": 200}, ("official", 3), (21, 3, 200)),  # a share of all would be more than train/
-        ({"train": 5, "test": 4}, ("official", 0), (5, 0, 4)),
+        ({"train": 5, "test": 4}, ("official", 1), (4, 1, 4)),
     ],
 )
 def test_official_parts_are_used_as_they_are(
