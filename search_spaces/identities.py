@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from pretune.search_spaces.schema import (
     CKA,
@@ -100,19 +100,27 @@ def data_identity(data: Data, digest: str, role: str) -> dict[str, Any]:
     return identity | ({} if data.shuffle_window is None else {"shuffle_window": data.shuffle_window})  # sets the order
 
 
-def pretrain_identity(
-    settings: Pretrain, model: Model, data: Data, digest: str, streams: Streams, parent: str | None, threads: int
-) -> dict[str, Any]:
+class StageInputs(NamedTuple):
+    """Inputs of a stage beside its settings and its parents."""
+
+    model: Model
+    data: Data
+    digest: str  # of the data's content
+    streams: Streams
+    threads: int
+
+
+def pretrain_identity(settings: Pretrain, inputs: StageInputs, parent: str | None) -> dict[str, Any]:
     if isinstance(settings.method, Weights):
-        return weights_identity(settings.method, model)
+        return weights_identity(settings.method, inputs.model)
     return {
         "recipe": ["pretrain", pretrain_recipe(settings)],
         "settings": trained_settings(settings),
-        "model": trained_part(settings, model),
-        "data": data_identity(data, digest, settings.sees),
-        "streams": streams,
+        "model": trained_part(settings, inputs.model),
+        "data": data_identity(inputs.data, inputs.digest, settings.sees),
+        "streams": inputs.streams,
         "parent": parent,
-        "threads": threads,
+        "threads": inputs.threads,
     }
 
 
@@ -137,60 +145,43 @@ def weights_identity(method: Weights, model: Model) -> dict[str, Any]:
     return {"recipe": recipe, "source": source, "inputs": method.inputs, "model": encoder_of(model)}
 
 
-def finetune_identity(
-    settings: Finetune,
-    model: Model,
-    data: Data,
-    digest: str,
-    streams: Streams,
-    parent: str | None,
-    threads: int,
-    on_test: bool,
-) -> dict[str, Any]:
+def finetune_identity(settings: Finetune, inputs: StageInputs, parent: str | None, on_test: bool) -> dict[str, Any]:
     body = trained_settings(settings)
     return {
-        "recipe": ["finetune", finetune_recipe(settings, data)],
+        "recipe": ["finetune", finetune_recipe(settings, inputs.data)],
         "settings": body if parent else body | {"transfer": "none"},
-        "model": model.model_dump(mode="json"),
-        "data": data_identity(data, digest, "train"),
-        "streams": streams,
+        "model": inputs.model.model_dump(mode="json"),
+        "data": data_identity(inputs.data, inputs.digest, "train"),
+        "streams": inputs.streams,
         "parent": parent,
-        "threads": threads,
+        "threads": inputs.threads,
         "on_test": on_test,
     }
 
 
-def probe_identity(
-    settings: Probe, model: Model, data: Data, digest: str, streams: Streams, parent: str, threads: int
-) -> dict[str, Any]:
+def probe_identity(settings: Probe, inputs: StageInputs, parent: str) -> dict[str, Any]:
     return {
         "recipe": ["probe", probe_recipe(settings)],
         "settings": settings.model_dump(mode="json", exclude={"data"}, exclude_none=True),
-        "model": encoder_of(model),
-        "data": data_identity(data, digest, "train+val" if scores_test(settings) else "train"),
-        "streams": streams,
+        "model": encoder_of(inputs.model),
+        "data": data_identity(inputs.data, inputs.digest, "train+val" if scores_test(settings) else "train"),
+        "streams": inputs.streams,
         "parent": parent,
-        "threads": threads,
+        "threads": inputs.threads,
     }
 
 
 def pair_identity(
-    settings: CKA,
-    models: tuple[Model, Model],
-    data: Data,
-    digest: str,
-    streams: Streams,
-    parents: tuple[str, str],
-    threads: int,
+    settings: CKA, inputs: StageInputs, models: tuple[Model, Model], parents: tuple[str, str]
 ) -> dict[str, Any]:
     return {
         "recipe": ["probe", CKA_RECIPE],
         "settings": settings.model_dump(mode="json", exclude={"data", "between"}),
         "model": [encoder_of(model) for model in models],
-        "data": data_identity(data, digest, "train" if settings.images == "val" else "all"),
-        "streams": streams,
+        "data": data_identity(inputs.data, inputs.digest, "train" if settings.images == "val" else "all"),
+        "streams": inputs.streams,
         "parent": list(parents),
-        "threads": threads,
+        "threads": inputs.threads,
     }
 
 

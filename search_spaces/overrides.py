@@ -59,15 +59,26 @@ def state_overlays(data: Mapping[str, Any], scales: Any, scale: str | None, over
     Sections that no score depends on are left out, and a file with faults in these sections is left as it is.
     """
     report, laid = data.get("report"), scales.get(scale) if isinstance(scales, Mapping) else None
-    keys = [str(key) for key in laid] if isinstance(laid, Mapping) else []
+    keys = {str(key): _named(value) for key, value in laid.items()} if isinstance(laid, Mapping) else {}
     if not isinstance(report, dict) or not report.get("published"):
         return
-    for what, given in ((f"Scale {scale}", keys), ("--set", overrides)):
-        replaced = [key.strip() for key in given if re.split(r"[.=]", key.strip())[0].strip() not in _NO_SCORE]
+    for what, given in ((f"Scale {scale}", keys), ("--set", dict.fromkeys(overrides, ""))):
+        replaced = [
+            key.strip() + value
+            for key, value in given.items()
+            if re.split(r"[.=]", key.strip())[0].strip() not in _NO_SCORE
+        ]
         differs = report.get("differs") or []
         if replaced and isinstance(differs, str | list):
             said = [differs] if isinstance(differs, str) else differs
             report["differs"] = [*said, f"{what} replaces {', '.join(replaced)}."]
+
+
+def _named(value: Any) -> str:
+    """' (2)' of a number or a word, ' (camvid)' of a data set's or a method's settings; '' of others."""
+    if isinstance(value, Mapping):
+        value = value.get("dataset") or value.get("name")
+    return f" ({value})" if isinstance(value, str | int | float) else ""
 
 
 def _read_scales(scales: Any, locations: Locations, problems: list[Problem]) -> dict[str, dict[str, Any]]:

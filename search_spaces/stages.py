@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from pretune.search_spaces.identities import (
+    StageInputs,
     Streams,
     finetune_identity,
     fingerprint,
@@ -123,6 +124,37 @@ class Until(NamedTuple):
     epochs: int
 
 
+class _Drawn(NamedTuple):
+    """One replicate of a configuration, of which all stages are made."""
+
+    configuration: Configuration
+    replicate: Replicate
+    header: Header
+    digest_of: DigestOf
+
+    def streams(self, used: list[str], seed: int) -> Streams:
+        return _streams(used, seed, self.replicate, self.header.seeds)
+
+    def stage(
+        self, kind: Kind, name: str, settings: Pretrain | Finetune | Probe, streams: Streams, resources: StageResources
+    ) -> Stage:
+        """A stage without parents, which `_fingerprinted` names."""
+        data = self.configuration.data[settings.data]
+        return Stage(
+            kind=kind,
+            name=name,
+            settings=settings,
+            model=self.configuration.model,
+            data=data,
+            digest=self.digest_of(data),
+            streams=streams,
+            parent=None,
+            resources=resources,
+            on_test=False,
+            fingerprint="",
+        )
+
+
 def stages_of(
     configuration: Configuration,
     replicate: Replicate,
@@ -133,6 +165,7 @@ def stages_of(
 ) -> dict[str, Stage]:
     """The stages of one replicate by name, parents before children; `digest_of` names a data set's content."""
     configuration = in_its_fold(configuration, replicate)
+    drawn = _Drawn(configuration, replicate, header, digest_of)
     short = {until.part: until.epochs} if until else {}
     chain: list[Stage] = []
     if uses_pretraining(configuration):
@@ -140,14 +173,12 @@ def stages_of(
     stages = {stage.name: stage for stage in chain}
     last = chain[-1] if chain else None
     if configuration.finetune is not None:
-        finetune = _finetune_stage(
-            configuration, configuration.finetune, replicate, header, digest_of, last, on_test, short.get("finetune")
-        )
+        finetune = _finetune_stage(drawn, configuration.finetune, last, on_test, short.get("finetune"))
         stages[finetune.name] = finetune
     if last is not None:
         probes = {name: probe for name, probe in configuration.probe.items() if not isinstance(probe, CKA)}
         for name in (name for name, probe in probes.items() if on_test or not scores_test(probe)):
-            stages[f"probe:{name}"] = _probe_stage(configuration, name, replicate, header, digest_of, last)
+            stages[f"probe:{name}"] = _probe_stage(drawn, name, last)
     return stages
 
 
@@ -214,52 +245,30 @@ def pretrain_chain(
     until: int | None = None,
 ) -> list[Stage]:
     """The pretraining stages, each starting from the one before; `method: none` leaves a stage out."""
+    drawn = _Drawn(configuration, replicate, header, digest_of)
     chain: list[Stage] = []
     for settings in configuration.pretrain:
         if settings.method.name == "none":
             continue
         name = f"pretrain.{len(chain)}" if len(configuration.pretrain) > 1 else "pretrain"
         parent, short = chain[-1] if chain else None, until if settings is configuration.pretrain[-1] else None
-        chain.append(_pretrain_stage(configuration, settings, name, replicate, header, digest_of, parent, short))
+        chain.append(_pretrain_stage(drawn, settings, name, parent, short))
     return chain
 
 
-def _pretrain_stage(
-    configuration: Configuration,
-    settings: Pretrain,
-    name: str,
-    replicate: Replicate,
-    header: Header,
-    digest_of: DigestOf,
-    parent: Stage | None,
-    until: int | None,
-) -> Stage:
+def _pretrain_stage(drawn: _Drawn, settings: Pretrain, name: str, parent: Stage | None, until: int | None) -> Stage:
     if settings.stop_after is not None:  # the same thing as a rung of a search, and the same stage
         until = min(settings.stop_after, until or settings.stop_after)
         settings = settings.model_copy(update={"stop_after": None})
-    keep = bool(header.keep_states) or until is not None
+    keep = bool(drawn.header.keep_states) or until is not None
     settings, until = shortened(settings, until)
-    data, resources = configuration.data[settings.data], header.resources.pretrain
+    resources = drawn.header.resources.pretrain
     if isinstance(settings.method, Weights):  # read, not trained
         resources = StageResources(gpus=0)
     used = ["init", "order", "augmentation"] + (["split"] if settings.sees == "train" else [])
-    streams = _streams(used, replicate.pretrain, replicate, header.seeds)
-    key = parent.fingerprint if parent else None
-    digest, threads = digest_of(data), resources.cpus
-    return _build(
-        kind="pretrain",
-        name=name,
-        settings=settings,
-        model=configuration.model,
-        data=data,
-        digest=digest,
-        streams=streams,
-        resources=resources,
-        identity=pretrain_identity(settings, configuration.model, data, digest, streams, key, threads),
-        parent=parent,
-        until=until,
-        keep_state=keep,
-    )
+    streams = drawn.streams(used, drawn.replicate.pretrain)
+    stage = drawn.stage("pretrain", name, settings, streams, resources)
+    return _fingerprinted(replace(stage, parent=parent, until=until, keep_state=keep))
 
 
 def changes_images(augment: Augment) -> bool:
@@ -269,63 +278,25 @@ def changes_images(augment: Augment) -> bool:
 
 
 def _finetune_stage(
-    configuration: Configuration,
-    settings: Finetune,
-    replicate: Replicate,
-    header: Header,
-    digest_of: DigestOf,
-    pretrained: Stage | None,
-    on_test: bool,
-    until: int | None,
+    drawn: _Drawn, settings: Finetune, pretrained: Stage | None, on_test: bool, until: int | None
 ) -> Stage:
-    keep = bool(header.keep_states) or until is not None
+    keep = bool(drawn.header.keep_states) or until is not None
     settings, until = shortened(settings, until)
-    data, resources = configuration.data[settings.data], header.resources.finetune
     parent = pretrained if settings.transfer != "none" else None
     augmented = changes_images(settings.augment) or settings.crops is not None
     used = ["init", "order", "labels", "split"] + (["augmentation"] if augmented else [])
-    streams = _streams(used, replicate.finetune, replicate, header.seeds)
-    key = parent.fingerprint if parent else None
-    digest, threads = digest_of(data), resources.cpus
-    return _build(
-        kind="finetune",
-        name="finetune",
-        settings=settings,
-        model=configuration.model,
-        data=data,
-        digest=digest,
-        streams=streams,
-        resources=resources,
-        identity=finetune_identity(settings, configuration.model, data, digest, streams, key, threads, on_test),
-        parent=parent,
-        on_test=on_test,
-        until=until,
-        keep_state=keep,
-    )
+    streams = drawn.streams(used, drawn.replicate.finetune)
+    stage = drawn.stage("finetune", "finetune", settings, streams, drawn.header.resources.finetune)
+    return _fingerprinted(replace(stage, parent=parent, on_test=on_test, until=until, keep_state=keep))
 
 
-def _probe_stage(
-    configuration: Configuration, name: str, replicate: Replicate, header: Header, digest_of: DigestOf, parent: Stage
-) -> Stage:
-    settings, resources = configuration.probe[name], header.resources.probe
-    data = configuration.data[settings.data]
+def _probe_stage(drawn: _Drawn, name: str, parent: Stage) -> Stage:
+    settings = drawn.configuration.probe[name]
     # the pretraining's own split: on its data set, a probe is scored on images that it did not see
     on_test = scores_test(settings)
-    streams = _streams([] if on_test else ["split"], replicate.pretrain, replicate, header.seeds)
-    digest, threads = digest_of(data), resources.cpus
-    return _build(
-        kind="probe",
-        name=f"probe:{name}",
-        settings=settings,
-        model=configuration.model,
-        data=data,
-        digest=digest,
-        streams=streams,
-        resources=resources,
-        identity=probe_identity(settings, configuration.model, data, digest, streams, parent.fingerprint, threads),
-        parent=parent,
-        on_test=on_test,
-    )
+    streams = drawn.streams([] if on_test else ["split"], drawn.replicate.pretrain)
+    stage = drawn.stage("probe", f"probe:{name}", settings, streams, drawn.header.resources.probe)
+    return _fingerprinted(replace(stage, parent=parent, on_test=on_test))
 
 
 def pair_stage(
@@ -337,66 +308,38 @@ def pair_stage(
     parents: tuple[Stage, Stage],
 ) -> Stage:
     """The pairwise probe `name` of two encoders of one replicate. It is set by the first one's configuration."""
-    settings, resources = configuration.probe[name], header.resources.probe
+    settings, drawn = configuration.probe[name], _Drawn(configuration, replicate, header, digest_of)
     assert isinstance(settings, CKA)
-    data = configuration.data[settings.data]
-    streams = _streams(["split"] if settings.images == "val" else [], replicate.pretrain, replicate, header.seeds)
-    first, second = parents
-    models, keys = (first.model, second.model), (first.fingerprint, second.fingerprint)
-    digest = digest_of(data)
-    return _build(
-        kind="probe",
-        name=f"probe:{name}",
-        settings=settings,
-        model=configuration.model,
-        data=data,
-        digest=digest,
-        streams=streams,
-        resources=resources,
-        identity=pair_identity(settings, models, data, digest, streams, keys, resources.cpus),
-        parent=parents[0],
-        other=parents[1],
-    )
+    streams = drawn.streams(["split"] if settings.images == "val" else [], replicate.pretrain)
+    stage = drawn.stage("probe", f"probe:{name}", settings, streams, header.resources.probe)
+    return _fingerprinted(replace(stage, parent=parents[0], other=parents[1]))
 
 
-def _build(
-    *,
-    kind: Kind,
-    name: str,
-    settings: Pretrain | Finetune | Probe,
-    model: Model,
-    data: Data,
-    digest: str,
-    streams: Streams,
-    resources: StageResources,
-    identity: Mapping[str, Any],
-    parent: Stage | None,
-    other: Stage | None = None,
-    on_test: bool = False,
-    until: int | None = None,
-    keep_state: bool = False,
-) -> Stage:
-    """The stage, named by `identity` (all that changes its digits) with its workers and its last epoch."""
-    identity = {**identity, **workers_identity(resources)}
-    trained = settings if isinstance(settings, Pretrain | Finetune) else None
-    return Stage(
-        kind=kind,
-        name=name,
-        settings=settings,
-        model=model,
-        data=data,
-        digest=digest,
-        streams=streams,
-        parent=parent,
-        other=other,
-        resources=resources,
-        on_test=on_test,
-        fingerprint=fingerprint(identity if until is None else identity | {"until": until}),
-        until=until,
+def _fingerprinted(stage: Stage) -> Stage:
+    """The stage, named by all that changes its digits: its identity, its workers and its last epoch."""
+    identity = _identity_of(stage) | workers_identity(stage.resources)
+    trained = stage.settings if isinstance(stage.settings, Pretrain | Finetune) else None
+    return replace(
+        stage,
+        fingerprint=fingerprint(identity if stage.until is None else identity | {"until": stage.until}),
         series=series_of(trained, identity) if trained else "",
-        reach=(until or trained.epochs or 0) if trained else 0,
-        keep_state=keep_state,
+        reach=(stage.until or trained.epochs or 0) if trained else 0,
     )
+
+
+def _identity_of(stage: Stage) -> dict[str, Any]:
+    inputs = StageInputs(stage.model, stage.data, stage.digest, stage.streams, stage.resources.cpus)
+    settings, parent = stage.settings, stage.parent
+    if isinstance(settings, Pretrain):
+        return pretrain_identity(settings, inputs, parent.fingerprint if parent else None)
+    if isinstance(settings, Finetune):
+        return finetune_identity(settings, inputs, parent.fingerprint if parent else None, stage.on_test)
+    assert parent is not None
+    if stage.other is None:
+        return probe_identity(settings, inputs, parent.fingerprint)
+    assert isinstance(settings, CKA)
+    keys = parent.fingerprint, stage.other.fingerprint
+    return pair_identity(settings, inputs, (parent.model, stage.other.model), keys)
 
 
 def encoder_stage(stages: Mapping[str, Stage], of: Literal["pretrain", "finetune"]) -> Stage | None:

@@ -315,7 +315,7 @@ def _lay_out_published(
 
 
 def differences_from_published(header: StudyHeader, metric: str = "") -> tuple[str, ...]:
-    """How the study says that it differs from the published one: in full beside the first metric that both have.
+    """Return what the study says of its differences from the published one, in full at the first metric of both.
 
     Elsewhere the number of differences, and where they are listed; nothing where the study does not say.
     """

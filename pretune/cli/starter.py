@@ -216,7 +216,11 @@ class _Plan:
 def _refuse_too_few(plan: _Plan) -> None:
     """Raises DataError where there is nothing to train on or nothing to test on."""
     if plan.labelled is not None and (plan.train < LEAST or not plan.held[0]):
-        has = f"{plan.train} for training" if plan.tests else f"{plan.count} in all"
+        has, alone = (
+            f"{plan.train} for training" if plan.tests else f"{plan.count} in all",
+            plan.labelled.listing.problems,
+        )
+        has += f"; {counted(len(alone), 'file')} in no pair, first {alone[0]}" if alone else ""
         raise DataError(
             f"{plan.labelled.root}: too few images with masks ({has}); a study needs at least {LEAST} to train on and "
             f"1 to test on: label {LEAST - plan.train if plan.tests else LEAST + 1 - plan.count} more"

@@ -413,6 +413,8 @@ def init(
     else:
         there, meaning = counted(labelled.count, "image"), labelled.meaning
         click.echo(f"{there} with masks, {len(meaning.classes)} classes; {meaning.why}")
+        if alone := labelled.listing.problems:
+            click.echo(f"note: {counted(len(alone), 'file')} in no pair, first {alone[0]}")
     if pool is not None:
         click.echo(f"unlabelled: {pool.seen}")
     click.echo(f"wrote {file}; next: pretune plan {file}")

@@ -96,7 +96,7 @@ def check_data(
             console.print(f"wrote {plain(page)}, which lists all {len(error.problems)} problems", highlight=False)
         raise
     console.print(plain(f"{settings.dataset} {f'in {where}' if where else '(generated)'}"), highlight=False)
-    lines = [*describe(image_set), *duplicate_report(image_set)]
+    lines = [*describe(image_set, settings.split), *duplicate_report(image_set)]
     if image_set.skipped:
         lines.append(f"{count_excluded(settings, root, len(image_set.names))} cannot be used")
     if ignored := types_not_read(settings, root):
@@ -131,7 +131,8 @@ def check_study(
             console.print(f"data {plain(label)}:", highlight=False)
             path = sheet.with_name(f"{sheet.stem}-{label}{sheet.suffix}")
             try:
-                problems += [f"{label}: {line}" for line in check_data(data, root, cache, count, path, console)]
+                excluded = check_data(folded, root, cache, count, path, console)
+                problems += [f"{label}: {line}" for line in excluded if data.on_error == "fail"]
                 facts[data] = facts_of_images(_decoded(data, root, cache))
             except DataError as error:
                 problems += [f"{label}: {line}" for line in (error.summary, *error.problems)]
@@ -166,7 +167,7 @@ def _decoded(settings: schema.Data, root: Path | None, cache: Path) -> ImageSet:
         return load_images(lenient, root, cache, progress)
 
 
-def describe(image_set: ImageSet) -> list[str]:
+def describe(image_set: ImageSet, split: schema.Split) -> list[str]:
     """Count images, classes and tests, and say how the classes share the pixels."""
     import numpy as np
 
@@ -176,8 +177,10 @@ def describe(image_set: ImageSet) -> list[str]:
     lines = [f"{counted(len(image_set.names), 'image')}, {'streamed' if image_set.streamed else 'cached'} at {size}"]
     if image_set.official_test is not None:
         tests = int(image_set.official_test.sum())
-        lines.append(f"official lists: {len(image_set.names) - tests} train, {tests} test")
-        if count := sum(of_validation(image_set)):
+        vals = sum(of_validation(image_set)) if split.val == "official" else 0
+        listed = f"{vals} validation, " if vals else ""
+        lines.append(f"official lists: {len(image_set.names) - tests - vals} train, {listed}{tests} test")
+        if count := vals == 0 and sum(of_validation(image_set)):
             lines.append(
                 f"val/ is no list of its own: training and validation are drawn from its {counted(count, 'image')} too"
             )

@@ -38,6 +38,16 @@ class PanelRow(NamedTuple):
     images: Sequence[Image.Image]
 
 
+class Panel(NamedTuple):
+    """Rows of images below a title and a caption."""
+
+    title: str
+    caption: str
+    columns: Sequence[str]  # of every row's images
+    rows: Sequence[PanelRow]
+    legend: Legend = ()
+
+
 def write_panels(study: Path, cache: Path) -> str:
     """Write panels/ unless it shows this model already; answers why not, "" where it is there.
 
@@ -58,8 +68,8 @@ def write_panels(study: Path, cache: Path) -> str:
     if not model.card["test"]:
         return "the best model was not measured on test images"
     test = [int(index) for index in model.card["test"]]
-    caption = _caption(model, len(test))
-    write_panel(path, key, "Test images", caption, COLUMNS, _rows(model, data, test), _legend(model))
+    caption, rows = _caption(model, len(test)), _rows(model, data, test)
+    write_panel(path, key, Panel("Test images", caption, COLUMNS, rows, _legend(model)))
     return ""
 
 
@@ -73,25 +83,17 @@ def is_current(path: Path, key: str) -> bool:
     return whole and bool(content.get("fingerprint") == key)
 
 
-def write_panel(
-    path: Path,
-    key: str,
-    title: str,
-    caption: str,
-    columns: Sequence[str],
-    rows: Sequence[PanelRow],
-    legend: Legend = (),
-) -> None:
+def write_panel(path: Path, key: str, panel: Panel) -> None:
     """A panel as `pretune.analysis.report.panels` reads it: PNG files beside a JSON file, which is written last."""
     path.parent.mkdir(exist_ok=True)
     listed = []
-    for number, row in enumerate(rows):
-        names = [f"{path.stem}_{number}_{column}.png".replace(" ", "-") for column in columns]
+    for number, row in enumerate(panel.rows):
+        names = [f"{path.stem}_{number}_{column}.png".replace(" ", "-") for column in panel.columns]
         for name, image in zip(names, row.images, strict=True):
             image.save(path.parent / name)
         listed.append({"label": row.label, "note": row.note, "images": names})
-    content = {"title": title, "caption": caption, "columns": columns, "rows": listed, "legend": legend}
-    path.write_text(json.dumps(content | {"fingerprint": key}, indent=1), encoding="utf-8")
+    content = panel._asdict() | {"rows": listed, "fingerprint": key}
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------------------------------ test images

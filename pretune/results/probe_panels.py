@@ -14,7 +14,7 @@ from PIL import Image
 from plotly.colors import sample_colorscale, unlabel_rgb
 
 from pretune.analysis.load.results import ResultsError, load
-from pretune.results.panels import PanelRow, is_current, write_panel
+from pretune.results.panels import Panel, PanelRow, is_current, write_panel
 from pretune.store.lookup import task_of
 from pretune.store.store import Entry, Store
 from pretune.trainables.files import MAPS
@@ -40,7 +40,7 @@ def write_probe_panels(study: Path, store: Store) -> str:
             key = " ".join(entry.fingerprint for entry in shown.values())
             if not is_current(path, key):
                 rows = [row for cell, entry in shown.items() for row in _rows(cell, kind, entry, store)]
-                write_panel(path, key, f"{TITLES[kind]}: {name}", CAPTIONS[kind], COLUMNS[kind], rows)
+                write_panel(path, key, Panel(f"{TITLES[kind]}: {name}", CAPTIONS[kind], COLUMNS[kind], rows))
     except (ResultsError, OSError, ValueError, KeyError) as error:
         return str(error)
     return ""

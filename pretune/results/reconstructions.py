@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pretune.analysis.load.results import ResultsError, load
-from pretune.results.panels import PanelRow, is_current, write_panel
+from pretune.results.panels import Panel, PanelRow, is_current, write_panel
 from pretune.search_spaces import schema
 from pretune.store.lookup import task_of
 from pretune.store.store import Entry, Store
@@ -52,7 +52,7 @@ def write_reconstructions(study: Path, store: Store, cache: Path) -> str:
         return str(error)
     if not rows:
         return f"{cache} does not hold the study's images; say where with --cache"
-    write_panel(path, key, "Restored images", CAPTION, COLUMNS, rows)
+    write_panel(path, key, Panel("Restored images", CAPTION, COLUMNS, rows))
     return ""
 
 

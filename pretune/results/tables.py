@@ -25,7 +25,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -204,9 +204,10 @@ def result_rows(study: Study, uses: Sequence[ReplicatePlan], outcomes: Outcomes)
     """
     rows: list[Row] = []
     shared = _shared(uses)
-    for use, name, stage, cell in _placed(uses, outcomes):
-        levels, cells = (use.cell.levels, "") if cell else _where_shared(study, shared[stage.fingerprint])
-        rows += _rows(study, use, name, stage, outcomes[stage.fingerprint], cell, levels, cells)
+    for placed in _placed(uses, outcomes):
+        key = placed.stage.fingerprint
+        levels, cells = (placed.use.cell.levels, "") if placed.cell else _where_shared(study, shared[key])
+        rows += _rows(study, placed, outcomes[key], levels, cells)
     return rows
 
 
@@ -223,8 +224,17 @@ def common_levels(cells: Sequence[Cell]) -> dict[str, str]:
     return {name: level for name, level in first.items() if all(other.get(name) == level for other in others)}
 
 
-def _placed(uses: Sequence[ReplicatePlan], outcomes: Outcomes) -> Iterator[tuple[ReplicatePlan, str, Stage, str]]:
-    """Every stage run that has ended, once for each place in the results: its use, name, and cell ("" if shared)."""
+class _Placed(NamedTuple):
+    """A stage run that has ended, in one of its places in the results."""
+
+    use: ReplicatePlan
+    name: str  # of the stage
+    stage: Stage
+    cell: str  # its label; "" where several cells share the stage
+
+
+def _placed(uses: Sequence[ReplicatePlan], outcomes: Outcomes) -> Iterator[_Placed]:
+    """Every stage run that has ended, once for each place in the results."""
     shared = _shared(uses)
     seen: set[tuple[str, str, str, str, str]] = set()
     for use in uses:
@@ -233,7 +243,7 @@ def _placed(uses: Sequence[ReplicatePlan], outcomes: Outcomes) -> Iterator[tuple
             key = (use.phase, cell, name, stage.fingerprint, "" if not cell else str(use.replicate.seed))
             if stage.fingerprint in outcomes and key not in seen:
                 seen.add(key)
-                yield use, name, stage, cell
+                yield _Placed(use, name, stage, cell)
 
 
 def _shared(uses: Sequence[ReplicatePlan]) -> dict[str, list[Cell]]:
@@ -246,16 +256,8 @@ def _shared(uses: Sequence[ReplicatePlan]) -> dict[str, list[Cell]]:
     return {key: list(found.values()) for key, found in cells.items() if len(found) > 1}
 
 
-def _rows(
-    study: Study,
-    use: ReplicatePlan,
-    name: str,
-    stage: Stage,
-    outcome: Outcome,
-    cell: str,
-    levels: Mapping[str, str],
-    cells: str,
-) -> Iterator[Row]:
+def _rows(study: Study, placed: _Placed, outcome: Outcome, levels: Mapping[str, str], cells: str) -> Iterator[Row]:
+    use, name, stage, cell = placed
     head: Row = {"study": study.name, "phase": use.phase, "cell": cell}
     head |= {f"factor.{factor}": levels.get(factor) for factor in study.factors}
     head |= {"configuration": use.configuration if cell else "", "seed": use.replicate.seed}

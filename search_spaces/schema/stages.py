@@ -35,7 +35,9 @@ class Views(Settings):
     flip: Fraction = 0.5
     color_jitter: Annotated[float, Field(ge=0, le=1.25)] = 1.0  # strength s of 0.8/0.8/0.8/0.2 (P2: 1.0)
     color_jitter_saturation: Annotated[float, Field(ge=0, le=1)] = 1.0  # of that strength (BYOL, DINO: 0.5)
-    color_jitter_hue: Annotated[float, Field(ge=0, le=0.5)] | None = None  # largest turn of the circle; default: 0.2 s
+    color_jitter_hue: Annotated[float, Field(ge=0, le=0.5)] | None = (
+        None  # largest turn of the circle; default: 0.2 of the strength
+    )
     color_jitter_probability: Fraction = 0.8
     gray: Fraction = 0.0  # P2 names crops, flips and jitter only; SimCLR's own value is 0.2
     blur: Fraction = 0.0  # SimCLR's own value is 0.5 for ImageNet sizes

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu_check
-from benchmarks.gpu_check import Bench, Row
+from benchmarks import gpu_check, gpu_correctness, gpu_speed
+from benchmarks.gpu_bench import Bench, Row, Training, pretraining
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_part_ends_when_its_time_is_over() -> None:
 
 def test_warnings_of_waits_are_kept_and_others_are_not() -> None:
     said: list[str] = []
-    with gpu_check.recorded_warnings(said):
+    with gpu_correctness.recorded_warnings(said):
         warnings.warn("called a synchronizing CUDA operation (Triggered internally)", stacklevel=1)
         warnings.warn("cumsum_cuda_kernel does not have a deterministic implementation", stacklevel=1)
         warnings.warn("something else", stacklevel=1)
@@ -58,7 +58,7 @@ def test_warnings_of_waits_are_kept_and_others_are_not() -> None:
 
 
 def test_equal_runs_and_a_resumed_one_have_equal_bytes_here(bench: Bench) -> None:
-    assert {row["case"]: row["result"] for row in gpu_check.equal_bytes(bench)} == {
+    assert {row["case"]: row["result"] for row in gpu_correctness.equal_bytes(bench)} == {
         "simclr, twice": "equal",
         "simclr, cut and resumed": "equal",
         "mae, twice": "equal",
@@ -68,20 +68,20 @@ def test_equal_runs_and_a_resumed_one_have_equal_bytes_here(bench: Bench) -> Non
 
 def test_different_weights_are_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = itertools.count()
-    monkeypatch.setattr(gpu_check, "digest", lambda path: str(next(numbers)))
-    assert {row["result"] for row in gpu_check.equal_bytes(bench)} == {"DIFFERENT"}
+    monkeypatch.setattr(gpu_correctness, "digest", lambda path: str(next(numbers)))
+    assert {row["result"] for row in gpu_correctness.equal_bytes(bench)} == {"DIFFERENT"}
 
 
 def test_every_step_of_every_method_runs(bench: Bench) -> None:
-    rows = list(gpu_check.waits(bench))
-    assert [row["case"] for row in rows] == [*sorted(gpu_check.METHODS), "fine-tuning"]
+    rows = list(gpu_correctness.waits(bench))
+    assert [row["case"] for row in rows] == [*sorted(gpu_correctness.METHODS), "fine-tuning"]
 
 
 def test_rates_and_failures_without_a_gpu(bench: Bench) -> None:
-    training = gpu_check.Training(bench, gpu_check.pretraining(bench, "simclr", 32))
-    assert gpu_check.rate(training)["images_per_s"] > 0
-    assert gpu_check.rate(training, training.batch(0))["images_per_s"] > 0
-    assert [row["result"] for row in gpu_check.failures(bench)] == ["not measured: no GPU"]
+    training = Training(bench, pretraining(bench, "simclr", 32))
+    assert gpu_speed.rate(training)["images_per_s"] > 0
+    assert gpu_speed.rate(training, training.batch(0))["images_per_s"] > 0
+    assert [row["result"] for row in gpu_correctness.failures(bench)] == ["not measured: no GPU"]
 
 
 def test_neither_ray_nor_optuna_is_imported() -> None:

@@ -87,7 +87,7 @@ class World:
     ends: list[int] = field(default_factory=list)  # exit codes
     longest: float = 0.0  # silence, in seconds
     _began: float = 0.0
-    _lines: int = 0  # of the log when the driver was started
+    _lines: int = 0  # bytes of the log when the driver was started
     _seen: tuple[int, int, float] = (0, 0, 0.0)
     _since: float = field(default_factory=time.monotonic)
     _late_only: bool = False  # no stage run need be left
@@ -184,7 +184,7 @@ class World:
         if not self._is_at_work():
             return False
         if moment == "start":
-            return len(self._log()) == self._lines and not self._whole()
+            return not self._has_begun() and not self._whole()
         if moment in LATE:
             return self._whole() and self._is_late(moment)
         return any(self._stage_is_at(moment, folder) for folder in self.attempts())
@@ -209,6 +209,10 @@ class World:
         assert self.driver is not None
         lock = self.out / ".lock"
         return lock.exists() and f'"pid": {self.driver.pid},' in lock.read_text()
+
+    def _has_begun(self) -> bool:
+        """Whether this driver has given a stage run to Ray; lines of what is reused come before Ray does."""
+        return b" started " in self._log()[self._lines :]
 
     def _whole(self) -> bool:
         return all((self.store.root / key / DONE).exists() for key in self.expected)
@@ -258,7 +262,7 @@ class World:
             nonlocal alive, looked
             if self.driver is None:
                 return False
-            if blow.moment == "start" and len(self._log()) > self._lines:
+            if blow.moment == "start" and self._has_begun():
                 self.driver.kill()  # it is past its start, before this schedule looked or while it did: another one
                 self.driver.wait()
                 return False

@@ -143,7 +143,7 @@ PUBLISHED = {"P": {"values": [["all", 0.5]]}}
     ("scale", "overrides", "said"),
     [
         (None, (), ["Labels are counts."]),
-        ("small", (), ["Labels are counts.", "Scale small replaces pretrain.epochs, data.scenes.limit."]),
+        ("small", (), ["Labels are counts.", "Scale small replaces pretrain.epochs (1), data.scenes.limit (30)."]),
         (None, ("seeds.report=2", " finetune.size = 32"), ["Labels are counts.", "--set replaces finetune.size = 32."]),
     ],
 )

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from test_contract_methods import METHOD_SETTINGS
 from torch import Tensor
-from workers import exchange, failure, normalise, preempt_and_resume, together, train_each
+from workers import Images, exchange, failure, normalise, preempt_and_resume, scored, together, train_each
 
 from pretune.search_spaces import schema
 from pretune.trainables import loop
+from pretune.trainables.constants import IGNORE
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split
@@ -78,6 +79,9 @@ CASES: dict[str, schema.Pretrain | schema.Finetune] = {
     "simclr, checkpointed": case("simclr"),
     "byol, checkpointed": case("byol"),
     "finetune, checkpointed": tuning(),
+    "finetune, crops and windows": tuning(
+        crops={"foreground": 0.33}, evaluate={"overlap": 0.5}, average="image", score_loss=True, validate_every=1
+    ),
 }
 Each = tuple[dict[str, dict[str, float]], dict[str, dict[str, Tensor]]]  # metrics and weights by case
 
@@ -113,6 +117,47 @@ def test_activations_that_two_workers_compute_again_change_no_bit(name: str, tra
     for metrics, weights in trained:
         assert metrics[f"{name}, checkpointed"] == metrics[name]
         assert all(torch.equal(weights[f"{name}, checkpointed"][key], value) for key, value in weights[name].items())
+
+
+EVERYTHING: dict[str, Any] = {"score_loss": True, "boundary_tolerance": 0.05}
+SCORED = {
+    "squares": tuning(size=16, **EVERYTHING),
+    "windows": tuning(size=8, evaluate={"overlap": 0.5}, **EVERYTHING),
+    "uniform windows": tuning(size=12, evaluate={"overlap": 0.2, "weights": "uniform"}, **EVERYTHING),
+    "means over images": tuning(size=8, evaluate={"overlap": 0.5}, average="image", **EVERYTHING),
+    "means over batches": tuning(size=16, average="batch", batch_size=3, **EVERYTHING),
+    "batches of windows": tuning(size=8, evaluate={"overlap": 0.0}, average="batch", batch_size=2, **EVERYTHING),
+}
+
+
+def in_tiles(pixels: Any, masks: Any) -> Images:
+    """Each image as four tiles; of every other one the last is missing."""
+    parts = [(i, y, x) for i in range(len(pixels)) for y in (0, 1) for x in (0, 1) if not (i % 2 and y and x)]
+    tiles = [np.stack([a[i, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8] for i, y, x in parts]) for a in (pixels, masks)]
+    return *tiles, tuple(f"p{i}#r{y:03d}c{x:03d}" for i, y, x in parts)  # type: ignore[return-value]
+
+
+def images_to_score(count: int) -> Images:
+    random = np.random.default_rng(count)
+    pixels = random.integers(1, 256, (count, 16, 16, 3), np.uint8)
+    masks = random.integers(0, 3, (count, 16, 16)).astype(np.uint8)
+    masks[:, :3, :5] = IGNORE
+    return pixels, masks, ()
+
+
+def test_scores_do_not_depend_on_how_images_are_dealt_out() -> None:
+    """To the last digit, of fewer images than workers and of batches that do not come out even."""
+    sets = {f"{count} images": images_to_score(count) for count in (1, 7)}
+    sets["tiles"] = in_tiles(*images_to_score(3)[:2])
+    alone = scored(ALONE, SCORED, sets)
+    for found in together(2, scored, SCORED, sets):
+        assert found == alone
+    for (case, name), (_, counts) in alone.items():
+        of_images = [sum(truth for _, truth, _ in classes) for classes in counts]
+        if name != "tiles":  # every pixel that is not ignored once
+            assert of_images == [int((mask != IGNORE).sum()) for mask in sets[name][1]]
+        elif SCORED[case].evaluate is not None:
+            assert sum(of_images) == int((sets[name][1] != IGNORE).sum())
 
 
 def assert_close(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:

@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
 from pretune.search_spaces import schema
+from pretune.trainables import evaluation, loop
 from pretune.trainables import finetune as finetuning
-from pretune.trainables import loop
 from pretune.trainables import pretrain as pretraining
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.splits import Split
 from pretune.trainables.distributed import RunningStatistics, World
+from pretune.trainables.evaluation import Evaluator
 from pretune.trainables.files import STATE
 from pretune.trainables.loop import DivergedError, PreemptedError, RunContext
 from pretune.trainables.losses import LOSSES
@@ -204,3 +206,32 @@ def preempt_and_resume(
             ends.append(str(left))
         dist.barrier()  # the first may still be writing
     return ends
+
+
+class Middle(torch.nn.Module):
+    """Class 1 where a pixel is brighter than its window, class 2 where it is much brighter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = torch.nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        beside = self.slope * (x[:, :1] - x.mean(dim=(1, 2, 3), keepdim=True))
+        return torch.cat([0.3 - beside, beside - 0.1, 2 * beside - 0.9], dim=1)
+
+
+Images = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], tuple[str, ...]]  # pixels, masks, names of tiles
+
+
+def scored(world: World, cases: dict[str, schema.Finetune], sets: dict[str, Images]) -> dict[tuple[str, str], Any]:
+    """Scores and pixel counts of all images by each case, in batches of three images at most."""
+    found = {}
+    for case, settings in cases.items():
+        loss = LOSSES["dice"] if settings.score_loss else None
+        for name, (pixels, masks, names) in sets.items():
+            feeds = (loop.DataFeed(array, torch.device("cpu")) for array in (pixels, masks))
+            evaluator = Evaluator(Middle(), *feeds, ("a", "b", "c"), settings, names, world, loss)  # type: ignore[arg-type]
+            with mock.patch.object(evaluation, "images_at_once", return_value=3):
+                made = evaluator.evaluate(np.arange(len(pixels)), settings.size, "val", 0)
+            found[case, name] = made.scores, made.counts.tolist()
+    return found

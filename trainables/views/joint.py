@@ -19,7 +19,7 @@ from pretune.trainables.views.random import IntArray, uniforms
 from pretune.trainables.views.two_views import BLUR_SIGMA, blur, jitter, jitter_factors
 
 Drawn = Callable[[str, int], Tensor]  # (what for, how many) -> (B, how many) in [0, 1)
-Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 
 WHOLE = (1.0, 1.0)  # of the image's area, and of its aspect: no crop
 
@@ -37,18 +37,22 @@ def fine_tune_batch(
     """
     if images.ndim == 5:
         return volumes.fine_tune_batch(images, masks, indices, settings, seed, epoch)
-    pixels, target = _cut(images, masks, indices, size, settings, seed, epoch)
+    _check(images, masks)
+    if indices.shape != (len(images),):
+        raise ValueError(f"indices must name the {len(images)} images of the batch, got shape {indices.shape}")
 
-    def draw(purpose: str, count: int) -> Floats:
+    def draw(purpose: str, count: int) -> Doubles:
         """(B, count) in [0, 1); one stream per transform, so that switching one on leaves the others' draws."""
-        return uniforms(seed, f"joint/{purpose}", epoch, indices, 0, count).astype(np.float32)
+        return uniforms(seed, f"joint/{purpose}", epoch, indices, 0, count)
 
     def here(purpose: str, count: int) -> Tensor:
-        return upload(draw(purpose, count), pixels.device)
+        return upload(draw(purpose, count).astype(np.float32), images.device)
 
+    pixels, target = _cut(images, masks, size, settings, draw)
     pixels, target = _moved(pixels, target, settings, here)
     if settings.color_jitter is not None:
-        factors = jitter_factors(draw("jitter", 4).astype(np.float64), settings.color_jitter)
+        rounded = draw("jitter", 4).astype(np.float32).astype(np.float64)
+        factors = jitter_factors(rounded, settings.color_jitter)
         pixels = _channels_last(jitter(pixels, upload(factors.astype(np.float32), pixels.device)))
     return _blurred(pixels, settings, here), target
 
@@ -80,19 +84,17 @@ def _blurred(pixels: Tensor, settings: schema.Augment, draw: Drawn) -> Tensor:
 
 
 def _cut(
-    images: Tensor, masks: Tensor, indices: IntArray, size: int, settings: schema.Augment, seed: int, epoch: int
+    images: Tensor, masks: Tensor, size: int, settings: schema.Augment, draw: Callable[[str, int], Doubles]
 ) -> tuple[Tensor, Tensor]:
     """Flipped left to right, cropped and resized."""
-    _check(images, masks)
-    if indices.shape != (len(images),):
-        raise ValueError(f"indices must name the {len(images)} images of the batch, got shape {indices.shape}")
-    flipped = upload(uniforms(seed, "joint/flip", epoch, indices, 0, 1)[:, 0] < settings.flip, images.device)
+    flipped = upload(draw("flip", 1)[:, 0] < settings.flip, images.device)
     if settings.crop == WHOLE and settings.aspect == WHOLE:
         images = _flip(images, flipped) if settings.flip > 0 else images
         masks = _flip(masks, flipped) if settings.flip > 0 else masks
         return evaluation_batch(images, masks, size)
-    draws = uniforms(seed, "joint/crop", epoch, indices, 0, geometry.CROP_DRAWS)
-    boxes = geometry.crop_boxes(draws, images.shape[1], images.shape[2], settings.crop, settings.aspect)
+    boxes = geometry.crop_boxes(
+        draw("crop", geometry.CROP_DRAWS), images.shape[1], images.shape[2], settings.crop, settings.aspect
+    )
     where = upload(boxes, images.device)
     resize = geometry.crop_resize_antialiased if settings.antialias else geometry.crop_resize
     pixels = resize(images.permute(0, 3, 1, 2), where, flipped, size).div_(255)

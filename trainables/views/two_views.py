@@ -190,9 +190,7 @@ def _step(
     return Step(name, transform, chance[:, 0] < probability, parameters.astype(np.float32), unchanged)
 
 
-def jitter_factors(
-    draws: FloatArray, strength: float, saturation: float = 1.0, hue: float | None = None
-) -> FloatArray:
+def jitter_factors(draws: FloatArray, strength: float, saturation: float = 1.0, hue: float | None = None) -> FloatArray:
     """Factors (B, 4) of brightness, contrast, saturation and the shift of hue, from draws (B, 4) in [0, 1).
 
     torchvision's ColorJitter(0.8 s, 0.8 s, 0.8 s, 0.2 s): uniform in [max(0, 1 - 0.8 s), 1 + 0.8 s], hue in ±0.2 s. The

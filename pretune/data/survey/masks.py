@@ -20,6 +20,7 @@ from pretune.trainables.data.errors import BadFileError, DataError
 
 SOFT = 0.1  # share of pixels between black and white up to which a mask is black and white with soft edges
 NEAR = 64  # of 255: what counts as black or white there
+BLACK = (0, 0, 0)  # with one colour it is any palette's
 MOST_VALUES = 64  # classes that a mask is believed to have
 
 
@@ -124,7 +125,8 @@ def _by_colors(colors: Counter[RGB], names: Sequence[str] | None, paths: Sequenc
     total = colors.total()
     for name, palette in PALETTES.items():
         color_of = {color: one for one, several in palette.colors.items() for color in several}
-        if set(colors) <= {*color_of, *palette.ignored} and names is None:
+        seen = {color_of[color] for color in colors if color != BLACK and color in color_of}
+        if set(colors) <= {*color_of, *palette.ignored} and names is None and len(seen) > 1:
             counts = Counter({one: sum(colors[c] for c in several) for one, several in palette.colors.items()})
             shares = tuple(counts[one] / max(1, counts.total()) for one in palette.colors if counts[one])
             ignored = sum(colors[color] for color in palette.ignored) / total
@@ -132,8 +134,8 @@ def _by_colors(colors: Counter[RGB], names: Sequence[str] | None, paths: Sequenc
             return Meaning(tuple(palette.colors), shares, ignored, {"mask_colors": name}, why)
     if len(colors) > MOST_VALUES:
         raise DataError(
-            f"{paths[0].parent}: the masks hold {len(colors)} colours, which are no classes; save them as PNG, as JPEG "
-            "blurs colours, and take care that they are masks"
+            f"{paths[0].parent}: the masks hold {len(colors)} colours, which are no classes: give each class one "
+            "colour and save masks as PNG, without soft edges (or are --images and --masks swapped?)"
         )
     _refuse_one_class(list(colors), paths)
     held = [color for color, _ in sorted(colors.items(), key=lambda item: (item[0] != (0, 0, 0), -item[1]))]
@@ -148,8 +150,18 @@ def _refuse_one_class(held: Sequence[object], paths: Sequence[Path]) -> None:
     if len(held) < 2:
         raise DataError(
             f"{paths[0].parent}: all {len(paths)} masks looked at hold {held[0]} alone, which is no task; a task "
-            "has two classes or more"
+            f"has two classes or more{_in_opacity(paths[0])}"
         )
+
+
+def _in_opacity(path: Path) -> str:
+    """Advice for a mask whose pixels differ in their opacity alone."""
+    try:
+        with Image.open(path) as image:
+            opacity = image.getchannel("A").getextrema() if "A" in image.getbands() else (0, 0)
+    except Exception:  # as above
+        return ""
+    return " (they differ in opacity alone: save that channel as grey PNG)" if opacity[0] != opacity[1] else ""
 
 
 def _named(given: Sequence[str] | None, count: int, made: Sequence[str]) -> tuple[str, ...]:
@@ -170,7 +182,10 @@ def _counted(values: Sequence[int], palette: Sequence[str]) -> list[str]:
 def _palette_names(path: Path) -> tuple[str, ...]:
     """VOC's classes where a palette PNG has VOC's colours."""
     colors = [several[0] for several in PALETTES["voc"].colors.values()]
-    with Image.open(path) as image:
-        palette = image.getpalette() if image.mode == "P" else None
+    try:
+        with Image.open(path) as image:
+            palette = image.getpalette() if image.mode == "P" else None
+    except Exception:  # Pillow raises almost any type on damaged files, which the run names, and on arrays
+        return ()
     first = None if palette is None else list(zip(*[iter(palette[: 3 * len(colors)])] * 3, strict=False))
     return tuple(PALETTES["voc"].colors) if first == colors else ()

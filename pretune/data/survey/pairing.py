@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pretune.trainables.data.image_files import image_files
-from pretune.trainables.data.sets.folders import EQUAL_STEMS, Names, folder_pairs, key_of, tell_apart
+from pretune.trainables.data.sets.folders import EQUAL_STEMS, TRAIN, Names, folder_pairs, key_of, tell_apart
 
 # What people put behind or before the name of an image to call its mask.
 MASK_WORDS = (
@@ -16,6 +16,8 @@ MASK_WORDS = (
     "manual", "lbl", "Mask", "GT", "Segmentation", "Label", "L",
 )  # fmt: skip
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "photos", "JPEGImages")
+MASK_FOLDER_WORDS = ("mask", "label", "annotation", "truth", "seg")  # in the name of any other folder of masks
+MOST_FOLDERS = 20  # folders of images that are tried with each of these
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "gt", "groundtruth", "SegmentationClass")
 
 
@@ -26,8 +28,9 @@ def common_root(images: Path, masks: Path | None) -> tuple[Path, str, str]:
     return root, *(path.relative_to(root).as_posix() for path in both)  # type: ignore[return-value]
 
 
-def folders_below(folder: Path) -> Iterator[tuple[Path, str, str]]:
-    """images/ and masks/ (and what else people call them) below `folder`, or below its train/, val/ and test/."""
+def folders_below(folder: Path, parts_too: bool = True) -> Iterator[tuple[Path, str, str]]:
+    """images/ and masks/ (and what else people call them) below `folder`, or below its train/, val/ and test/; then
+    whatever lies beside a folder that is called as masks are, and what lies in train/ alone."""
     there = {path.name for path in folder.iterdir() if path.is_dir()}
     parts = {path.name for part in folder.iterdir() if part.is_dir() for path in part.iterdir() if path.is_dir()}
     yield from ((folder, ".", mask) for mask in MASK_FOLDERS if mask in there and not there & {*IMAGE_FOLDERS})
@@ -36,6 +39,10 @@ def folders_below(folder: Path) -> Iterator[tuple[Path, str, str]]:
             for mask in (name for name in MASK_FOLDERS if name in held):
                 if (held is there) or all((part / image).is_dir() for part in folder.iterdir() if part.is_dir()):
                     yield folder, image, mask
+    called = [name for name in sorted(there) if any(word in name.lower() for word in MASK_FOLDER_WORDS)]
+    yield from ((folder, image, mask) for image in sorted(there - {*called})[:MOST_FOLDERS] for mask in called)
+    for part in sorted(name for name in there if name.lower() in TRAIN) if parts_too else ():
+        yield from folders_below(folder / part, parts_too=False)
 
 
 def naming_rules(root: Path, images: str, masks: str, suffixes: frozenset[str]) -> Iterator[Names]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pretune.data.survey.layouts import advice, what_it_is
 from pretune.data.survey.masks import Meaning, meaning_of_masks
 from pretune.data.survey.pairing import common_root, count_pairs, folders_below, naming_rules
 from pretune.data.survey.samples import evenly_spread
@@ -62,20 +63,21 @@ def survey_pairs(images: Path, masks: Path | None, names: Sequence[str] | None =
             break
     if not most:
         where = f"{images} and {masks}" if masks else f"{images}"
-        raise DataError(
-            f"{where}: no image has a mask with a matching name (a.jpg and a.png, or a_mask.png); `image_name:` and "
-            "`mask_name:` of a study say how yours are named"
-        )
+        raise DataError(f"{where}: no image has a mask with a matching name; {advice(images, masks)}")
     (root, image_folder, mask_folder), rule = next((place, rule) for count, place, rule in counted if count == most)
     listing = list_images_and_masks(root, image_folder, mask_folder, (), {}, names=rule, suffixes=suffixes)
     files = [file_of(entry.mask) for entry in listing.entries if entry.mask is not None]
     chosen = evenly_spread(files, MOST_MASKS)
+    if suffixes != SUFFIXES and not any(file_of(entry.image).suffix.lower() == ".npy" for entry in listing.entries):
+        raise DataError(f"{files[0]}: arrays are read as masks only beside images that are arrays; save masks as PNG")
     meaning = meaning_of_masks(chosen, names)
     return PairsSeen(root, image_folder, mask_folder, rule, listing, meaning, len(chosen))
 
 
 def survey_coco(images: Path, file: Path, names: Sequence[str] | None = None) -> PairsSeen:
     """Images with a COCO JSON file. `names`: categories to keep; default: all. Raises DataError."""
+    if not _is_coco(file):
+        raise DataError(f"{file} {what_it_is(file)}")
     root = Path(os.path.commonpath([images.resolve(), file.resolve().parent]))
     below = images.resolve().relative_to(root).as_posix()
     settings = schema.Coco(

@@ -62,6 +62,7 @@ def open_image(source: Source, wanted: tuple[int, Fit] | None = None, page: int 
 
 
 def content_of(source: Path | bytes) -> bytes:
+    """All bytes of a file. Raises BadFileError for one that is empty or cannot be opened."""
     data = _read(source) if isinstance(source, Path) else source
     if not data:
         raise BadFileError("empty file (0 bytes); replace or remove it")

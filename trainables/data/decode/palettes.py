@@ -24,6 +24,7 @@ def palette_of(source: Source) -> Palette:
 
 
 def palette_in(image: Image.Image, indices: NDArray[np.uint8]) -> Palette:
+    """The colours of the `indices` (H, W) that occur, as far as the image's palette has them."""
     colors = image.getpalette("RGB") or []
     held = np.flatnonzero(np.bincount(indices.ravel())).tolist()
     return {index: tuple(colors[3 * index : 3 * index + 3]) for index in held if 3 * index + 3 <= len(colors)}
