@@ -175,10 +175,10 @@ def where_stages_run(cpus: int, gpus: int) -> str:
     if gpus:
         at_once = min(cpus, gpus)
         return (
-            f"each stage run takes one GPU and one CPU; {at_once} run at once. To share GPUs, set "
+            f"each stage run takes one GPU and one CPU; at most {at_once} at once. To share GPUs, set "
             "`resources: {finetune: {gpus: 0.25}}`"
         )
-    return f"each stage run takes one CPU; {cpus} run at once. No GPU is used"
+    return f"each stage run takes one CPU; at most {cpus} at once. No GPU is used"
 
 
 def healthy(findings: Sequence[Finding]) -> bool:

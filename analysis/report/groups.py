@@ -45,6 +45,6 @@ def group_of(
     """The first `most` of the (name, what to draw), and how many are left out in the note."""
     left = [name for name, _ in items[most:]]
     if left:
-        note += f" {len(left)} more are not on this page ({few(left, 3)}). "
+        note += f" Not shown on this page: {len(left)} more ({few(left, 3)}). "
         note += "`pretune report FOLDER --figures svg` writes all."
     return FigureGroup(title, note.strip(), tuple((name, draw(item)) for name, item in items[:most]))

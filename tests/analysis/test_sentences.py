@@ -747,7 +747,7 @@ ELSEWHERE = {  # part of a sentence -> the test file that holds where it is true
     "tasks and 3 settings": "questions/test_tasks.py",
     ", and there are": "questions/test_tasks.py",
     "more often at": "questions/test_sensitivity.py",
-    "are not on this page": "figures/test_figures_sensitivity.py",
+    "Not shown on this page": "figures/test_figures_sensitivity.py",
     ", listed below the table of": "questions/test_tables.py",
     "which is no cell of this study": "questions/test_tables.py",
 }

@@ -40,11 +40,11 @@ def test_the_table_holds_every_finding(tmp_path: Path) -> None:
 def test_a_data_folder_that_is_not_there_ends_in_exit_code_2(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["doctor", "--root", str(tmp_path), "--data", str(tmp_path / "none")])
     assert done.exit_code == 2
-    assert "no such folder" in done.output
+    assert "this folder does not exist" in done.output
 
 
 @pytest.mark.parametrize(
-    ("free", "expected"), [(doctor.LEAST_DISK, ""), (doctor.LEAST_DISK - 1, "too little for a study")]
+    ("free", "expected"), [(doctor.LEAST_DISK, ""), (doctor.LEAST_DISK - 1, "too little space for a study")]
 )
 def test_a_disk_that_is_nearly_full_is_told(
     free: int, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -76,7 +76,7 @@ def test_little_shared_memory_is_told(size: int, told: bool, tmp_path: Path, mon
         ([GPU], "13.0", "", "NVIDIA H100, 80 GiB", ""),
         ([GPU._replace(free=40 * GIB)], "13.0", "", "NVIDIA H100, 80 GiB", "50% of its memory"),
         ([], "13.0", "", "none found; torch is built for 13.0", ""),
-        ([], "", "", "built for CPUs alone", ""),
+        ([], "", "", "built only for CPUs", ""),
         ([], "13.0", "driver too old", "none", "driver too old"),
     ],
 )
@@ -89,7 +89,11 @@ def test_gpus_are_told(gpus: list[Gpu], build: str, trouble: str, value: str, pr
 
 @pytest.mark.parametrize(
     ("cpus", "gpus", "expected"),
-    [(16, 1, "one GPU and one CPU; 1 at once"), (2, 8, "2 at once"), (4, 0, "one CPU; 4 at once")],
+    [
+        (16, 1, "one GPU and one CPU; at most 1 at once"),
+        (2, 8, "at most 2 at once"),
+        (4, 0, "one CPU; at most 4 at once"),
+    ],
 )
 def test_where_stages_run(cpus: int, gpus: int, expected: str) -> None:
     assert expected in doctor.where_stages_run(cpus, gpus)

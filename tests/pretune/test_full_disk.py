@@ -131,7 +131,7 @@ def test_a_fault_in_the_middle_is_one_sentence_that_says_how_to_go_on(
     code, err = called(capsys, monkeypatch, "run", file, "--root", tmp_path / "runs")
     assert code == 2
     assert says in err[-1]
-    assert "the same command continues" in err[-1]
+    assert "run the same command again" in err[-1]
     assert "secret" not in err[-1]
 
 

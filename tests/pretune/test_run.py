@@ -163,7 +163,7 @@ def test_a_killed_driver_is_taken_up_where_it_was_and_gives_the_same_results(
 def test_one_output_folder_has_one_driver(tmp_path: Path) -> None:
     with (
         only_driver(tmp_path),
-        pytest.raises(StoreError, match="another pretune run"),
+        pytest.raises(StoreError, match="another `pretune run`"),
         only_driver(tmp_path),
     ):
         pass

@@ -34,7 +34,7 @@ def test_what_is_written_as_a_file_is_a_file(path: str) -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
-    with pytest.raises(StudyError, match=r'no study of that name .*"quickstart"'):
+    with pytest.raises(StudyError, match=r'no study with this name .*"quickstart"'):
         find_study(Path("quikstart"))
     with pytest.raises(StudyError, match=r"\(known here: .*quickstart.*\)"):
         find_study(Path("zzzzzz"))

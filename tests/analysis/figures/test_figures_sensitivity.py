@@ -98,7 +98,7 @@ def test_importance_is_filled_above_the_floor_alone_and_names_its_method():
 def test_no_figure_is_left_out_without_a_word(count, left):
     group = group_of("t", "n", [(f"f{i}", i) for i in range(count)], lambda i: i, 24)
     assert len(group.figures) == count - left
-    assert ("are not on this page" in group.note) == bool(left)
+    assert ("Not shown on this page" in group.note) == bool(left)
     if left:
         assert f"{left} more (f24" in group.note
 

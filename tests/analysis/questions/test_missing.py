@@ -127,7 +127,7 @@ def test_a_class_without_a_score_is_counted_beside_the_mean_and_makes_nothing_be
     text = to_markdown(table)
     assert "0.60 ± 0.14 (n=2 of 3)" in text
     assert "a=x: 2 of 3 seeds; 1 no score (leaf is in neither truth nor prediction)" in text
-    assert "finished alone" not in text
+    assert "finished runs only" not in text
     best = next(v for row in table.values for v in row if v.n == 2)
     assert (best.is_short, best.failed) == (True, 0)
 

@@ -150,7 +150,7 @@ def test_the_table_of_the_page_is_that_of_the_results_by_plain_numpy(tmp_path):
 
 def test_all_failed_and_one_seed_are_honest_pages(tmp_path):
     nothing = build_page(write_study(tmp_path / "a", {"a=x": [math.nan], "a=y": [math.nan]}, {"a": ["x", "y"]}))
-    assert "there is nothing to answer" in nothing
+    assert "so there is no answer" in nothing
     single = build_page(write_study(tmp_path / "b", {"a=x": [0.5], "a=y": [0.4]}, {"a": ["x", "y"]}))
     assert "one seed, so its uncertainty is not known" in single
     assert "0.500 ± –" in single

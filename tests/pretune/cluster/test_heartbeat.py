@@ -231,7 +231,7 @@ def test_a_local_study_whose_ray_is_killed_ends_within_a_minute(
     assert time.monotonic() - began < 60
     assert driver.returncode == 2, said
     assert "error: the study stopped: the " in said
-    assert "the same command continues from the last saved states" in said
+    assert "run the same command again to continue" in said
     assert "Traceback" not in said
     assert "the study stopped" in (tmp_path / "tiny" / "pretune.log").read_text()
     assert not psutil.wait_procs(below, timeout=30)[1]

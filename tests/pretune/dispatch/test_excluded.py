@@ -53,12 +53,12 @@ def test_images_are_counted_and_every_file_is_in_the_log(
         run_study(from_dict(tiny), options, Console(file=text, width=200))
     shown = text.getvalue()
     assert "note: data photos: 12 of 46 images excluded (on_error: skip)" in shown
-    assert "and 4 more; pretune.log and pretune data check list all" in shown
+    assert "and 4 more; pretune.log and `pretune data check` list all" in shown
     assert "note: data photos: 1 file is not read as images: 1 .gif" in shown
     log = (tmp_path / "out" / "pretune.log").read_text()
     assert [f"data photos: excluded: images/{i:02d}.png: empty file" in log for i in range(12)] == [True] * 12
     assert "excluded: masks/alone.png: a mask without an image; add images/alone.jpg or remove the mask" in log
-    assert "excluded: masks/moving.png: its image images/moving.gif is of a type that is not read" in log
+    assert "excluded: masks/moving.png: its image images/moving.gif has an unsupported type" in log
     assert "data photos: 1 file is not read as images: 1 .gif" in log
 
 
