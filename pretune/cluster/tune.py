@@ -126,11 +126,18 @@ def keep_token_private(path: Path | None = None) -> None:
 
 
 def start_ray(
-    address: str | None, cpus: int | None, dashboard: bool = False, say: Callable[[str], None] = print
+    address: str | None,
+    cpus: int | None,
+    dashboard: bool = False,
+    say: Callable[[str], None] = print,
+    groups: bool = False,
 ) -> None:
     """Connect to a cluster, or start one in this process alone.
 
     With `dashboard` one started here has Ray's dashboard, on the loopback interface alone; `say` is told its address.
+    With `groups`, as for stages on several workers, it has the dashboard's server too: Ray Train asks it whether a
+    controller is alive, and only so gives the place of a killed one's workers back. Without it the next would wait
+    for that place for ever.
 
     Without an address a bare `ray.init()` would attach to any stale cluster of this machine, hence `local`.
     """
@@ -141,7 +148,7 @@ def start_ray(
 
         with nullcontext() if address else ended_with_ray():
             context = ray.init(
-                **(_there(address, dashboard) if address else _here(cpus, dashboard)),
+                **(_there(address, dashboard) if address else _here(cpus, dashboard, groups)),
                 dashboard_host="127.0.0.1",
                 log_to_driver=False,
                 logging_level=logging.ERROR,
@@ -206,11 +213,11 @@ def _there(address: str, dashboard: bool) -> dict[str, Any]:
     return {"address": address, "runtime_env": {"env_vars": given} | join.code_for_workers()}
 
 
-def _here(cpus: int | None, dashboard: bool) -> dict[str, Any]:
+def _here(cpus: int | None, dashboard: bool, groups: bool) -> dict[str, Any]:
     """Workers inherit the environment of this process. Under a `runtime_env` the workers that Ray starts with itself
     would go unused, and new ones would have to start."""
     _set_environment(SHOWN_ENVIRONMENT if dashboard else ACTOR_ENVIRONMENT)
-    return {"address": "local", "num_cpus": cpus, "include_dashboard": dashboard}
+    return {"address": "local", "num_cpus": cpus, "include_dashboard": dashboard or groups}
 
 
 def _set_environment(values: Mapping[str, str]) -> None:

@@ -129,7 +129,7 @@ class World:
         self.ends.append(code)
         text = self.words[-1].read_text(errors="replace")
         assert "Traceback" not in text, text[-3000:]
-        sentence = {0: "stage runs trained", 2: "error: ", 130: "stopped", -signal.SIGKILL: ""}
+        sentence = {0: " trained, ", 2: "error: ", 130: "stopped", -signal.SIGKILL: ""}
         assert code in sentence, f"exit code {code}: {text[-2000:]}"
         assert sentence[code] in text, f"exit code {code} without a sentence: {text[-2000:]}"
         return True

@@ -370,7 +370,7 @@ def test_the_memory_formula_counts_weights_and_places() -> None:
     needs = {}
     for size in (32, 64):
         stage = schema.Finetune.model_validate({"data": "d", "size": size, "epochs": 1})
-        needs[size] = memory_of(stage, model_of(), None)
+        needs[size] = memory_of(stage, model_of(), None).plain
     assert needs[32].fixed == needs[64].fixed > 4 * sum(p.numel() for p in build_unet(model_of(), 3).parameters())
     assert 1.5 < needs[64].per_image / needs[32].per_image < 4.5
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pretune.analysis.figures.timeline import MOST_SPANS, timeline_plot
@@ -43,6 +43,7 @@ def test_nothing_is_known_of_stage_runs_of_older_versions():
 times = st.lists(st.tuples(st.floats(0, 50), st.floats(0.01, 20)), min_size=1, max_size=40)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # a loaded machine draws slowly
 @given(times)
 def test_lanes_never_overlap_and_are_as_few_as_run_at_once(spans):
     found = timeline(runs(*spans))

@@ -140,7 +140,7 @@ def test_what_a_study_ends_with(which: tuple[int, ...], outcome: Outcome, code: 
     assert len(failed) == len(which)
     if which == (2,):
         values = run.trials[2].values["pretrain.0.method.temperature"]
-        assert [one.values for one in without] == [f"pretrain.0.method.temperature {values:.3g}"] * 2
+        assert [one.values for one in without] == [f"pretrain.method.temperature {values:.3g}"] * 2
         assert without[0].is_answer == (outcome is DIVERGED)
         assert str(without[0]).endswith(f"({without[0].values}): {outcome.state}: {outcome.cause}")
         assert "\n" not in str(without[0])

@@ -45,7 +45,7 @@ def test_superseded_attempts_are_collected_and_the_entry_stays(tmp_path: Path) -
     finished(store, "a", 20)
     text = io.StringIO()
     collect(tmp_path / "store", tmp_path / "cache", tmp_path, False, True, Console(file=text, width=200))
-    assert "deleted 1 unfinished attempts and 0 unused stage runs" in text.getvalue()
+    assert "deleted 1 unfinished attempt and 0 unused stage runs" in text.getvalue()
     (entry,) = store.entries()
     assert size(entry) == 20
     assert list(store.unfinished()) == []
@@ -73,5 +73,5 @@ def test_a_divergence_is_listed_as_one(tmp_path: Path) -> None:
 
 
 def test_a_store_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"no store at .*nowhere; --store"):
+    with pytest.raises(StoreError, match=r"no store at .*nowhere; .*--store"):
         collect(tmp_path / "nowhere", tmp_path / "cache", tmp_path, False, False, Console(file=io.StringIO()))

@@ -77,7 +77,8 @@ def test_ray_train_tells_the_dashboard_of_its_runs_where_there_is_one(
     """Both for a cluster that others started and for one of ours."""
     monkeypatch.setattr(os, "environ", {})
     assert tune._there("HOST:6379", shown)["runtime_env"]["env_vars"] == expected
-    assert tune._here(1, shown)["include_dashboard"] is shown
+    assert tune._here(1, shown, groups=False)["include_dashboard"] is shown
+    assert tune._here(1, shown, groups=True)["include_dashboard"] is True
     assert os.environ == expected
     assert (expected["RAY_TRAIN_ENABLE_STATE_TRACKING"] == "1") is shown
 

@@ -209,7 +209,7 @@ def test_the_verb_writes_and_says_what(tmp_path: Path, monkeypatch: pytest.Monke
     ("arguments", "expected"),
     [
         (["--keys", "timm"], "add --encoder-only"),
-        (["--encoder-only", "--format", "onnx"], "leave out --format onnx"),
+        (["--encoder-only", "--format", "onnx"], "remove --format onnx"),
         (["--encoder-only", "--keys", "keras"], "'keras' is not one of"),
     ],
 )

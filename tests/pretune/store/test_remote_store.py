@@ -315,7 +315,7 @@ def test_a_store_in_a_bucket_is_measured_and_cleaned(server: Server, tmp_path: P
     print_usage(place, tmp_path / "cache", Console(file=text, width=200))
     assert "unfinished" in text.getvalue()
     collect(place, tmp_path / "cache", tmp_path, False, True, Console(file=text, width=200))
-    assert "deleted 1 unfinished attempts" in text.getvalue()
+    assert "deleted 1 unfinished attempt" in text.getvalue()
     fresh = open_store(place, tmp_path / "other")
     assert list(fresh.unfinished()) == []
     assert fresh.find(KEY) == entry

@@ -66,7 +66,7 @@ def test_the_official_list_is_the_test_set_and_validation_is_a_share_of_all_imag
 
 
 def test_a_data_set_without_a_test_list_refuses_official() -> None:
-    with pytest.raises(DataError, match="no test list"):
+    with pytest.raises(DataError, match="no official test list"):
         draw_split(20, schema.Split(test="official"), 0, None)
 
 

@@ -353,7 +353,7 @@ def test_a_relative_root_is_taken_from_data_root_else_from_here(
     assert locate(settings, tmp_path) == tmp_path / "d"
     monkeypatch.chdir(tmp_path)
     assert locate(settings, None) == Path("d")
-    with pytest.raises(DataError, match=r"image-folder: no folder .*elsewhere/d; `root:` sets it"):
+    with pytest.raises(DataError, match=r"image-folder: the folder .*elsewhere/d does not exist; set `root:`"):
         locate(settings, tmp_path / "elsewhere")
 
 

@@ -83,7 +83,7 @@ def test_the_root_may_be_one_file(tmp_path: Path, address: str, source: str) -> 
 
 
 def test_a_root_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"parquet: no folder .*gone\.parquet"):
+    with pytest.raises(DataError, match=r"parquet: the folder .*gone\.parquet does not exist"):
         list_files(settings_of(tmp_path / "gone.parquet"), None)
 
 
