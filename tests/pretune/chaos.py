@@ -217,13 +217,18 @@ class World:
     def _whole(self) -> bool:
         return all((self.store.root / key / DONE).exists() for key in self.expected)
 
+    def _said(self) -> int:
+        """Letters of the driver's output without lines that only say how much time went by."""
+        lines = self.words[-1].read_text(errors="replace").splitlines()
+        return sum(len(line) for line in lines if " elapsed" not in line)
+
     def _log(self) -> bytes:
         return self.log.read_bytes() if self.log.exists() else b""
 
     def sign(self) -> bool:
         """Whether there is one of the study that was not there at the last call; fails where none came for long."""
         newest = max((stamp(path) for path in self.store.root.glob("*/*/*")), default=0.0)
-        now = (len(self._log()), self.words[-1].stat().st_size, newest)
+        now = (len(self._log()), self._said(), newest)
         silence = time.monotonic() - self._since
         self.longest = max(self.longest, silence)
         assert silence < SILENT, f"nothing for {silence:.0f} s; the driver's words are in {self.words[-1]}"
