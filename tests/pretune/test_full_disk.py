@@ -89,7 +89,7 @@ def test_an_output_folder_on_a_full_disk_is_said_before_anything_starts(
         (disk / "filling").write_bytes(os.urandom(200_000))
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump(tiny))
-    monkeypatch.setattr("pretune.run.start_ray", lambda *arguments: pytest.fail("Ray was started"))
+    monkeypatch.setattr("pretune.run.start_ray", lambda *arguments, **named: pytest.fail("Ray was started"))
     code, err = called(capsys, monkeypatch, "run", file, "--root", tmp_path / "runs", "--out", disk / "out")
     assert code == 2
     assert err[-1].startswith("error: the study stopped: No space left on device: ")

@@ -59,7 +59,7 @@ def test_a_study_runs_whole_and_again_without_ray(tiny: dict[str, Any], root: Pa
     assert (root / "tiny" / "best" / "model.safetensors").exists()
     assert len(load_counts(root / "tiny")) == 4
 
-    def refuse(*args: Any) -> None:
+    def refuse(*args: Any, **named: Any) -> None:
         raise AssertionError("Ray was started")
 
     monkeypatch.setattr("pretune.run.start_ray", refuse)

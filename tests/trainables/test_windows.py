@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -15,9 +16,12 @@ from pretune.trainables.windows import importance, slide, starts
 
 
 def nnunet_steps(length: int, window: int, step: float) -> list[int]:
-    """`compute_steps_for_sliding_window` of nnU-Net 2 along one side; its step is 1 - overlap."""
+    """`compute_steps_for_sliding_window` of nnU-Net 2 along one side; its step is 1 - overlap.
+
+    In exact fractions: its float of a place between two pixels, as 61.5, may lie on either side.
+    """
     count = math.ceil((length - window) / (window * step)) + 1
-    actual = (length - window) / (count - 1) if count > 1 else 0
+    actual = Fraction(length - window, max(1, count - 1))
     return [round(actual * i) for i in range(count)]
 
 

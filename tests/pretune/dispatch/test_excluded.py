@@ -42,7 +42,7 @@ def photos(tmp_path: Path) -> dict[str, Any]:
 def test_images_are_counted_and_every_file_is_in_the_log(
     tiny: dict[str, Any], photos: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
-    def refuse(*arguments: Any) -> None:
+    def refuse(*arguments: Any, **named: Any) -> None:
         raise NoRayError
 
     monkeypatch.setattr("pretune.run.start_ray", refuse)
@@ -75,7 +75,7 @@ def test_names_that_are_not_utf8_are_written_out(
         one = root / "images" / os.fsdecode(b"caf\xe9 12.png")
         one.with_name(one.name.replace("12", str(i))).write_bytes(one.read_bytes())
 
-    def refuse(*arguments: Any) -> None:
+    def refuse(*arguments: Any, **named: Any) -> None:
         raise NoRayError
 
     monkeypatch.setattr("pretune.run.start_ray", refuse)

@@ -353,7 +353,7 @@ def test_an_unwritable_bucket_is_one_sentence(tmp_path: Path) -> None:
 def test_run_names_a_bucket_that_cannot_be_written_and_starts_nothing(
     pretune: Any, tiny: dict[str, Any], tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pretune.run.start_ray", lambda *arguments: pytest.fail("Ray was started"))
+    monkeypatch.setattr("pretune.run.start_ray", lambda *arguments, **named: pytest.fail("Ray was started"))
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny))
     with served("denied") as (_, proxy):
         place = address(proxy.port, "x")
