@@ -1,4 +1,4 @@
-"""What a study of a paper says of its differences from the paper is true of its settings, and nothing is left unsaid.
+"""A study of a paper says of its differences from the paper what is true of its settings, and nothing is left unsaid.
 
 One row: part of a sentence of `report.differs`, and the settings of which it speaks. In each study that shows published
 values the sentence stands where some cell has these settings, and nowhere else.

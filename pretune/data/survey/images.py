@@ -183,5 +183,5 @@ def _frames(path: Path) -> int:
     try:
         with Image.open(path) as image:
             return int(getattr(image, "n_frames", 1))
-    except Exception:
+    except Exception:  # Pillow raises almost any type on damaged files; the run names them
         return 1

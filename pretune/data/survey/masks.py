@@ -159,7 +159,7 @@ def _in_opacity(path: Path) -> str:
     try:
         with Image.open(path) as image:
             opacity = image.getchannel("A").getextrema() if "A" in image.getbands() else (0, 0)
-    except Exception:  # as above
+    except Exception:  # Pillow raises almost any type on damaged files and arrays; then there is nothing to advise
         return ""
     return " (they differ in opacity alone: save that channel as grey PNG)" if opacity[0] != opacity[1] else ""
 
