@@ -79,7 +79,7 @@ def run(
     interrupted_by_signals()
     study = load(file, scale, overrides)
     where = dataclasses.replace(
-        options.run_options(study, data, root, out, store, parallel, address),
+        options.run_options(options.folder_of(study, scale, root), data, root, out, store, parallel, address),
         search_storage=search_storage,
         dashboard=dashboard,
         log_to=log_to,
@@ -88,6 +88,8 @@ def run(
     console = Console()
     for warning in study.warnings:
         console.print(f"[yellow]note:[/] {plain(warning)}", highlight=False)
+    if scale is not None:
+        console.print(f"results of this scale go to {plain(where.out)}", highlight=False, soft_wrap=True)
     ended = run_study(study, where, console)
     if ended.exit_code in (0, EXIT_FAILED_STAGES):
         draw_panels(where.out, where.cache, where.store)
@@ -289,7 +291,7 @@ def plan(
         glance_of = _glances(data, root / "cache", digest_of)
         check_masks(study, facts_of, glance_of)
         held = open_store(store or root / "store", root / "cache")
-        with searches_before(root / study.name) as asked:
+        with searches_before(options.folder_of(study, scale, root)) as asked:
             made, stages = make_plan(study, digest_of, find_in(held, listing=look(held)), asked)
         made = dataclasses.replace(made, data=tuple(data_facts(study, facts_of, glance_of, data)))
         sources = list(_sources(stages, data, root / "cache"))
