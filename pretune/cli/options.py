@@ -34,8 +34,12 @@ overrides = click.option(
 data = click.option("--data", type=click.Path(path_type=Path), help="Folder that contains the data sets.")
 root = click.option("--root", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
                      help="Output folder: one folder per study, the store and the image cache.")  # fmt: skip
-out = click.option("--out", metavar="PATH", help="Folder of this study's results. For s3:// and gs://, "
-                    "that folder below ROOT is copied there.  [default: ROOT/STUDY; with --scale ROOT/STUDY-SCALE]")  # fmt: skip
+out = click.option(
+    "--out",
+    metavar="PATH",
+    help="Folder of this study's results. For s3:// and gs://, that folder below ROOT is copied there.  "
+    "[default: ROOT/STUDY; with --scale ROOT/STUDY-SCALE]",
+)
 store = click.option(
     "--store",
     metavar="PATH",
