@@ -32,6 +32,8 @@ overrides = click.option(
     help="Change a setting of the study, e.g. finetune.epochs=5; repeatable.",
 )
 data = click.option("--data", type=click.Path(path_type=Path), help="Folder that contains the data sets.")
+runs = click.option("--root", "runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
+                    help="Folder of the image cache and of the studies' outputs.")  # fmt: skip
 root = click.option("--root", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
                      help="Output folder: one folder per study, the store and the image cache.")  # fmt: skip
 out = click.option(
@@ -76,7 +78,7 @@ def folder_of(study: Study, scale: str | None, root: Path) -> Path:
     if scale is None:
         return whole
     own = root / f"{study.name}-{re.sub(r'[^A-Za-z0-9._-]+', '-', scale)}"
-    return whole if not own.exists() and changed_keys(study, whole) == [] else own
+    return whole if not (own / "study.yaml").exists() and changed_keys(study, whole) == [] else own
 
 
 def run_options(
