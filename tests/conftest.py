@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# no test asserts a time: on a busy machine any example may be slow
+settings.register_profile("pretune", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("pretune")
 
 TINY: dict[str, Any] = {
     "study": "tiny",
