@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from cases import OPTIMIZERS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from cases import OPTIMIZERS
 from lightly.utils.lars import LARS as LightlyLARS  # noqa: N811
 from pydantic import TypeAdapter
 from torch import nn
