@@ -1,7 +1,7 @@
-"""torch's optimisers without its compiler, 2 CPU seconds of each process that trains; and LARS, which it does not have.
+"""torch's optimisers without its compiler, 2 CPU seconds of a process that trains; and LARS, which it does not have.
 
-timm's LARS gives the same bits but where a weight's gradient is zero: there it decays the weight unscaled, 1000 times as
-much. Its state also differs from that in stores (docs/decisions/dependencies.md).
+timm's LARS gives the same bits but where a weight's gradient is zero: there it decays the weight unscaled, 1000 times
+as much. Its state also differs from that in stores (docs/decisions/dependencies.md).
 """
 
 from __future__ import annotations
