@@ -84,9 +84,9 @@ def split(bench: Bench) -> Split:
 
 
 def pretraining(bench: Bench, name: str, size: int, **changes: Any) -> schema.Pretrain:
-    small = {"hidden": 16, "prototypes": 12, "queue": 16, "bottleneck": 8, "local_size": 16} if bench.tiny else {}
-    known = _kind(name).model_fields
-    method = {"name": name} | SETTINGS.get(name, {}) | {key: value for key, value in small.items() if key in known}
+    small = {"hidden": 16, "dim": 8, "prototypes": 12, "queue": 16, "bottleneck": 8, "local_size": 16}
+    small = {key: value for key, value in small.items() if bench.tiny and key in _kind(name).model_fields}
+    method = {"name": name} | SETTINGS.get(name, {}) | small
     body = {"data": "d", "batch_size": bench.batch, "steps": 1000, "views": {"size": size, "gray": 0.2, "blur": 0.5}}
     return schema.Pretrain.model_validate(body | {"method": method} | changes)
 
