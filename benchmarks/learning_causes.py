@@ -1,4 +1,4 @@
-"""Why a method is not above a random encoder: what each encoder tells of whole images, of masked ones and of scenes.
+"""Experiments on methods that are not above a random encoder: scores of whole images, of masked ones and of scenes.
 
     python -m benchmarks.learning_causes --data <folder that holds cifar10> --out runs/knn-causes
 
