@@ -19,6 +19,7 @@ from pretune.trainables.methods.protocol import Batch, Parts
 from pretune.trainables.methods.table import build_method
 from pretune.trainables.models.table import build_decoder, build_encoder
 from pretune.trainables.pretrain import Update, make_batch, make_feeds
+from pretune.trainables.recomputation import recompute_activations
 
 Row = dict[str, Any]
 STREAMS = {"init": 1, "order": 2, "augmentation": 3, "labels": 4}
@@ -83,9 +84,9 @@ def split(bench: Bench) -> Split:
 
 
 def pretraining(bench: Bench, name: str, size: int, **changes: Any) -> schema.Pretrain:
-    small = {"hidden": 16, "prototypes": 12, "queue": 16, "bottleneck": 8, "local_size": 16} if bench.tiny else {}
-    known = _kind(name).model_fields
-    method = {"name": name} | SETTINGS.get(name, {}) | {key: value for key, value in small.items() if key in known}
+    small = {"hidden": 16, "dim": 8, "prototypes": 12, "queue": 16, "bottleneck": 8, "local_size": 16}
+    small = {key: value for key, value in small.items() if bench.tiny and key in _kind(name).model_fields}
+    method = {"name": name} | SETTINGS.get(name, {}) | small
     body = {"data": "d", "batch_size": bench.batch, "steps": 1000, "views": {"size": size, "gray": 0.2, "blur": 0.5}}
     return schema.Pretrain.model_validate(body | {"method": method} | changes)
 
@@ -97,7 +98,9 @@ def _kind(name: str) -> Any:
 class Training:
     """A pretraining whose steps are taken one by one."""
 
-    def __init__(self, bench: Bench, settings: schema.Pretrain, data: ImageSet | None = None) -> None:
+    def __init__(
+        self, bench: Bench, settings: schema.Pretrain, data: ImageSet | None = None, checkpointing: bool = False
+    ) -> None:
         self.bench, self.settings = bench, settings
         self.data = image_set(bench) if data is None else data
         context = RunContext(bench.out, bench.device)
@@ -107,6 +110,7 @@ class Training:
         self.method: Any = build_method(settings.method, settings.views, parts)
         assert isinstance(self.method, nn.Module)
         self.method.to(bench.device).to(memory_format=layout(self.method)).train()
+        recompute_activations(self.method, checkpointing)
         compile_parts(self.method, settings.compile)
         self.feeds = make_feeds(self.data, context)
         optimizer = build_optimizer(settings.optimizer, [p for p in self.method.parameters() if p.requires_grad])

@@ -27,16 +27,18 @@ import torch
 
 from benchmarks.gpu_bench import Bench, Row
 from benchmarks.gpu_correctness import equal_bytes, failures, waits, workers
+from benchmarks.gpu_memory import checkpointing
 from benchmarks.gpu_speed import compiling, one_stage, rates, sharing
 
 PARTS: dict[str, tuple[Callable[[Bench], Iterator[Row]], float]] = {  # and its share of the time, minutes
     "waits": (waits, 3),
     "equal bytes": (equal_bytes, 3),
-    "rates": (rates, 6),
+    "rates": (rates, 5),
+    "checkpointing": (checkpointing, 2),
     "sharing": (sharing, 3),
     "failures": (failures, 2),
     "compiling": (compiling, 4),
-    "workers": (workers, 4),
+    "workers": (workers, 3),
 }
 
 

@@ -26,7 +26,7 @@ from pretune.trainables.distributed import ALONE, World
 from pretune.trainables.files import HISTORY, NOTES, WEIGHTS
 from pretune.trainables.memory import Residency
 from pretune.trainables.models.interface import Decoder, Encoder
-from pretune.trainables.optimizers import LARS
+from pretune.trainables.optimizers import LARS, SGD, Adam, AdamW, without_compiler
 from pretune.trainables.schedules import cosine_ramp, learning_rate
 from pretune.trainables.upload import upload
 
@@ -334,13 +334,14 @@ def finish(model: nn.Module, history: list[dict[str, float]], notes: dict[str, A
 
 def build_optimizer(settings: schema.Optimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """The optimizer over these parameters, also those that are frozen now; one kernel per step, on a CPU too."""
+    without_compiler()
     kept = list(parameters)
     trained: list[Any] = kept
     if not isinstance(settings, schema.LARS) and settings.decay == "weights":  # LARS leaves them out by itself
         still = [parameter for parameter in kept if parameter.ndim < 2]
         trained = [{"params": [p for p in kept if p.ndim > 1]}, {"params": still, "weight_decay": 0.0}]
     if isinstance(settings, schema.SGD):
-        sgd = torch.optim.SGD(
+        sgd = SGD(
             trained,
             settings.lr,
             settings.momentum,
@@ -351,7 +352,7 @@ def build_optimizer(settings: schema.Optimizer, parameters: Iterable[nn.Paramete
         return with_momentum(sgd, kept)
     if isinstance(settings, schema.LARS):
         return LARS(kept, settings.lr, settings.momentum, settings.weight_decay, settings.trust_coefficient)
-    kind = torch.optim.AdamW if isinstance(settings, schema.AdamW) else torch.optim.Adam
+    kind = AdamW if isinstance(settings, schema.AdamW) else Adam
     return kind(trained, settings.lr, settings.betas, weight_decay=settings.weight_decay, fused=True)
 
 

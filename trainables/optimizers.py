@@ -1,16 +1,53 @@
-"""LARS, which torch does not have.
+"""torch's optimisers without its compiler, 2 CPU seconds of a process that trains; and LARS, which it does not have.
 
-timm's gives the same bits but where a weight's gradient is zero: there it decays the weight unscaled, 1000 times as
-much. Its state also differs from that in stores (docs/decisions/dependencies.md).
+timm's LARS gives the same bits but where a weight's gradient is zero: there it decays the weight unscaled, 1000 times
+as much. Its state also differs from that in stores (docs/decisions/dependencies.md).
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
-from typing import overload
+from types import FunctionType
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
+
+
+def without_compiler() -> None:
+    """Keep torch's compiler out of a process that makes optimisers.
+
+    torch imports it at an optimiser's first call, to exclude a few methods from compilation, and keeps the excluded
+    form under this attribute. Nothing here compiles an optimiser. Where torch names it otherwise, it imports as before.
+    """
+    for method in vars(torch.optim.Optimizer).values():
+        plain = getattr(method, "__wrapped__", None)
+        if isinstance(plain, FunctionType):
+            vars(plain).setdefault("__dynamo_disable", plain)
+
+
+def _step_of(kind: type[torch.optim.Optimizer]) -> Any:
+    """A step of torch's without what it wraps around it, which imports the compiler to break a graph there."""
+    return torch.no_grad()(inspect.unwrap(kind.step))
+
+
+class SGD(torch.optim.SGD):
+    """torch's, without the import of its compiler."""
+
+    step = _step_of(torch.optim.SGD)
+
+
+class Adam(torch.optim.Adam):
+    """torch's, without the import of its compiler."""
+
+    step = _step_of(torch.optim.Adam)
+
+
+class AdamW(torch.optim.AdamW):
+    """torch's, without the import of its compiler."""
+
+    step = _step_of(torch.optim.AdamW)
 
 
 class LARS(torch.optim.Optimizer):

@@ -17,6 +17,7 @@ from pretune.search_spaces.stages import Stage
 from pretune.store.store import Store
 from pretune.trainables.files import WEIGHTS
 from pretune.worker.failures import NoGPUError
+from pretune.worker.stage_memory import claim_share
 from pretune.worker.task import StageTask
 
 
@@ -56,8 +57,7 @@ def run_worker(
         raise FileNotFoundError(missing)
     stage, settings = task.stage, task.stage.settings
     torch.set_num_threads(stage.resources.cpus)
-    if task.gpus > 0 and torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    claim_share(task.gpus)
     torch.backends.cudnn.deterministic = True
     set_tf32(getattr(settings, "precision", "float32") == "tf32")
     cache = Path(task.folders.cache)

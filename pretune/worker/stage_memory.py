@@ -38,6 +38,18 @@ def with_less_memory(run: Callable[[bool], Metrics], on_gpu: bool) -> tuple[Metr
     return run(False), True
 
 
+def claim_share(gpus: float) -> None:
+    """Cap what this process may take of its GPU at the stage's share, and count its peak from here.
+
+    Without a cap one of several stages takes what was the others', and they run out of memory in its place.
+    """
+    import torch
+
+    if gpus > 0 and torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gpus))
+        torch.cuda.reset_peak_memory_stats()
+
+
 def free_memory() -> None:
     """Give back what earlier stages of this process left, on the GPU and on the host.
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu_check, gpu_correctness, gpu_speed
+from benchmarks import gpu_bench, gpu_check, gpu_correctness, gpu_memory, gpu_speed
 from benchmarks.gpu_bench import Bench, Row, Training, pretraining
+from pretune.trainables.recomputation import recompute_activations
 
 
 @pytest.fixture
@@ -82,6 +83,45 @@ def test_rates_and_failures_without_a_gpu(bench: Bench) -> None:
     assert gpu_speed.rate(training)["images_per_s"] > 0
     assert gpu_speed.rate(training, training.batch(0))["images_per_s"] > 0
     assert [row["result"] for row in gpu_correctness.failures(bench)] == ["not measured: no GPU"]
+
+
+def test_checkpointing_gives_equal_bytes_here_and_less_memory_by_the_formula(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wanted kind of training is run: with segments that are computed again for the second of each pair."""
+    asked: list[bool] = []
+
+    def recompute(network: torch.nn.Module, on: bool) -> None:
+        asked.append(on)
+        recompute_activations(network, on)
+
+    monkeypatch.setattr(gpu_bench, "recompute_activations", recompute)
+    rows = list(gpu_memory.checkpointing(bench))
+    assert [row["case"] for row in rows] == [f"{name} 32 px" for name in gpu_memory.METHODS]
+    assert asked == [False, True] * len(rows)
+    for row in rows:
+        assert row["plain"]["digest"] == row["checkpointed"]["digest"]
+        assert row["checkpointed"]["formula"] < row["plain"]["formula"]
+        assert row["result"].startswith("equal bytes, ")
+        assert row["result"].endswith("; peaks not measured: no GPU")
+
+
+def test_peaks_stand_beside_the_formulas_and_other_bytes_are_told() -> None:
+    plain = {"digest": "a", "images_per_s": 100.0, "peak": 300 << 20, "formula": 200 << 20}
+    again = {"digest": "b", "images_per_s": 75.0, "peak": 100 << 20, "formula": 125 << 20}
+    assert gpu_memory.compared(plain, again)["result"] == (
+        "DIFFERENT bytes, 0.75 times the images/s; "
+        "peaks 300 MiB (1.50 of the formula's), 100 MiB (0.80 of the formula's)"
+    )
+
+
+def test_weights_that_differ_have_another_digest() -> None:
+    layer = torch.nn.BatchNorm2d(2)
+    first = gpu_memory.digest(layer)
+    assert gpu_memory.digest(layer) == first
+    assert layer.running_mean is not None
+    layer.running_mean[1] = 1e-7
+    assert gpu_memory.digest(layer) != first
 
 
 def test_neither_ray_nor_optuna_is_imported() -> None:

@@ -1,12 +1,17 @@
-"""LARS against arithmetic by hand and Lightly's, and how settings become an optimiser."""
+"""LARS against arithmetic by hand and Lightly's, torch's without its compiler, and how settings become an optimiser."""
 
 from __future__ import annotations
 
 import copy
-from typing import Literal
+import json
+import os
+import subprocess
+import sys
+from typing import Any, Literal
 
 import pytest
 import torch
+from cases import OPTIMIZERS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightly.utils.lars import LARS as LightlyLARS  # noqa: N811
@@ -15,7 +20,7 @@ from torch import nn
 
 from pretune.search_spaces import schema
 from pretune.trainables.loop import build_optimizer, clip_gradients, set_decay
-from pretune.trainables.optimizers import LARS
+from pretune.trainables.optimizers import LARS, SGD, Adam, AdamW
 
 
 def network(seed: int) -> nn.Sequential:
@@ -166,3 +171,63 @@ def test_clipping_gives_the_bits_of_torch(norm: float, clip: Literal["parameter"
     for part in [[parameter] for parameter in torchs] if clip else [torchs]:
         nn.utils.clip_grad_norm_(part, norm)
     assert all(torch.equal(a.grad, b.grad) for a, b in zip(ours, torchs, strict=True))  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------- torch's, without its compiler
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize(
+    ("ours", "torchs", "more"),
+    [
+        (SGD, torch.optim.SGD, {"momentum": 0.8}),
+        (SGD, torch.optim.SGD, {"momentum": 0.8, "nesterov": True}),
+        (Adam, torch.optim.Adam, {}),
+        (AdamW, torch.optim.AdamW, {}),
+    ],
+)
+@pytest.mark.parametrize("fused", [False, True])
+def test_steps_and_states_are_the_bits_of_torch(
+    ours: Any, torchs: Any, more: dict[str, Any], decay: float, fused: bool
+) -> None:
+    networks = network(3), network(3)
+    pair = [
+        kind(net.parameters(), lr=0.05, weight_decay=decay, fused=fused, **more)
+        for kind, net in zip((ours, torchs), networks, strict=True)
+    ]
+    for step in range(3):
+        for net, optimizer in zip(networks, pair, strict=True):
+            optimizer.zero_grad()
+            torch.manual_seed(step)
+            net(torch.randn(6, 3, 4, 4)).square().sum().backward()
+            optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(*(net.parameters() for net in networks), strict=True))
+    state, theirs = (optimizer.state_dict() for optimizer in pair)
+    assert str(state) == str(theirs)
+
+
+WITHOUT_COMPILER = """
+import json, sys, torch
+from pydantic import TypeAdapter
+from pretune.search_spaces import schema
+from pretune.trainables.loop import build_optimizer
+weights = [torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))]
+for settings in json.load(sys.stdin):
+    optimizer = build_optimizer(TypeAdapter(schema.Optimizer).validate_python(settings), weights)
+    for _ in range(2):
+        optimizer.zero_grad()
+        sum(weight.sum() for weight in weights).backward()
+        optimizer.step()
+        optimizer.load_state_dict(optimizer.state_dict())
+print([name for name in ("torch._dynamo", "torch._inductor", "sympy") if name in sys.modules])
+"""
+
+
+def test_no_optimiser_loads_the_compiler() -> None:
+    """In a process of its own: every stage's process would take 2 CPU seconds for it."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_COMPILER], input=json.dumps([*OPTIMIZERS.values()]),
+        env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.stdout == "[]\n", done.stderr

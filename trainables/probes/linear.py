@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretune.trainables.loop import DivergedError, epoch_order, set_lr
+from pretune.trainables.optimizers import SGD, without_compiler
 from pretune.trainables.probes.features import PROBE_SEED
 from pretune.trainables.schedules import cosine_ramp
 
@@ -47,7 +48,8 @@ def linear_probe(train: Labelled, val: Labelled, epochs: int, lr: float, batch_s
     torch.manual_seed(PROBE_SEED)
     x, y = train
     network = classifier(x.shape[1], int(torch.cat((y, val.classes)).max()) + 1, batch_norm).to(x.device)
-    optimizer = torch.optim.SGD(network.parameters(), lr, MOMENTUM)
+    without_compiler()
+    optimizer = SGD(network.parameters(), lr, MOMENTUM)
     accuracies = []
     for epoch in range(epochs):
         batches = np.array_split(epoch_order(len(x), PROBE_SEED, epoch), -(-len(x) // batch_size))

@@ -134,3 +134,19 @@ def test_checkpointing_is_advised_where_it_is_not_on_and_can_be() -> None:
     advised = plain.partition("; with resources.finetune.activation_checkpointing: true it takes ")[2]
     assert largest_batch(advised) == largest_batch(on) > largest_batch(plain) == largest_batch(compiled)
     assert "activation_checkpointing" not in on + compiled
+
+
+@pytest.mark.parametrize(("gpus", "capped"), [(0.25, [0.25]), (1.0, [1.0]), (2.0, [1.0]), (0.0, [])])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_stage_may_take_its_share_of_the_gpu_and_no_more(
+    gpus: float, capped: list[float], there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An actor takes one stage after another: the cap of a whole GPU is set again, too."""
+    caps: list[float] = []
+    peaks: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", caps.append)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: peaks.append(True))
+    stage_memory.claim_share(gpus)
+    assert caps == (capped if there else [])
+    assert len(peaks) == len(caps)
