@@ -104,7 +104,7 @@ def by_pretune(data: Path, folder: Path) -> tuple[float, list[dict[str, Any]]]:
     command += [part for text in OVERRIDES for part in ("--set", text)]
     began = time.time()
     seconds, _ = timed([*command, "--data", str(data), "--root", str(folder)])
-    out = folder / small_study().name
+    out = folder / f"{small_study().name}-small"
     runs = pd.read_parquet(out / "stage_runs.parquet")
     lanes = timeline(runs)
     assert lanes is not None

@@ -12,7 +12,15 @@ from pretune.search_spaces.stages import Stage
 if TYPE_CHECKING:
     from torch import nn
 
+    from pretune.trainables.data.checks.requirements import StageSettings
+
 CALIBRATION_STEPS = 3
+PARTS = {
+    "pretrain": "pretraining",
+    "finetune": "fine-tuning",
+    "probe": "probes",
+}  # kind of stage -> where its time goes
+EVALUATION = "evaluation"
 
 
 class Peak(NamedTuple):
@@ -26,8 +34,11 @@ class Estimate(NamedTuple):
     """Costs of stages."""
 
     seconds: float  # of work on one worker
+    seconds_by_part: dict[str, float]  # the same: pretraining, fine-tuning, evaluation, probes
     gpu_hours: float
-    disk_bytes: int
+    disk_bytes: int  # weights, and states that are kept
+    kept_bytes: int  # of that the states
+    state_bytes: int  # the largest state of a stage run, which is there while it runs
     peak_bytes: dict[str, int]  # of a training step by kind of stage, the largest of its shapes; of all workers
     checkpointed_bytes: dict[str, int]  # of the same step with activation checkpointing
 
@@ -42,20 +53,28 @@ def calibrate(stages: list[Stage], images: Callable[[schema.Data], int]) -> Esti
 
     rates: dict[str, Costs] = {}
     peaks: dict[str, Peak] = {}
-    seconds, gpu_seconds, disk = 0.0, 0.0, 0
+    seconds = dict.fromkeys(PARTS.values(), 0.0) | {EVALUATION: 0.0}
+    gpu_seconds, weights, kept, state = 0.0, 0, 0, 0
     for stage in stages:
         key = f"{stage.kind} {stage.model} {size_of(stage.settings)} {getattr(stage.settings, 'batch_size', 0)}"
         if key not in rates:
             rates[key] = _time_steps(stage)
-        per_step, per_image, weights, memory = rates[key]
-        peaks[stage.kind] = max(peaks.get(stage.kind, Peak()), memory)
+        costs = rates[key]
+        peaks[stage.kind] = max(peaks.get(stage.kind, Peak()), costs.memory)
         steps, scored = _steps(stage, images(stage.data))
-        cost = steps * per_step + scored * per_image
-        seconds, disk = seconds + cost, disk + weights
-        gpu_seconds += cost * stage.resources.workers * (stage.resources.gpus_each or 0.0)
+        training, scoring = steps * costs.per_step, scored * costs.per_image
+        seconds[PARTS[stage.kind]] += training
+        seconds[EVALUATION if stage.kind != "probe" else PARTS["probe"]] += scoring
+        weights, state = weights + costs.weights, max(state, costs.state)
+        kept += costs.state if stage.keep_state else 0
+        gpu_seconds += (training + scoring) * stage.resources.workers * (stage.resources.gpus_each or 0.0)
     peaks = {kind: peak for kind, peak in peaks.items() if peak.asked}
     checkpointed = {kind: peak.checkpointed for kind, peak in peaks.items()}
-    return Estimate(seconds, gpu_seconds / 3600, disk, {kind: peak.asked for kind, peak in peaks.items()}, checkpointed)
+    by_part = {part: spent for part, spent in seconds.items() if spent}
+    return Estimate(
+        sum(seconds.values()), by_part, gpu_seconds / 3600, weights + kept, kept, state,
+        {kind: peak.asked for kind, peak in peaks.items()}, checkpointed,
+    )  # fmt: skip
 
 
 def has_gpu() -> bool:
@@ -82,8 +101,19 @@ def _steps(stage: Stage, n: int) -> tuple[int, int]:
         per_epoch, scored = max(1, seen // settings.batch_size), val
     else:
         labelled = settings.labels if isinstance(settings.labels, int) else max(1, round(train * settings.labels))
-        per_epoch, scored = -(-labelled // settings.batch_size), val + (test if stage.on_test else 0)
+        per_epoch = -(-labelled // settings.batch_size)
+        epochs = settings.epochs or -(-(settings.steps or 0) // per_epoch)
+        sizes = (settings.size, *settings.test_sizes) if stage.on_test else ()
+        scored = val * validations(settings, epochs) + round(test * sum((px / settings.size) ** 2 for px in sizes))
     return settings.steps or per_epoch * (settings.epochs or 0), scored
+
+
+def validations(settings: schema.Finetune, epochs: int) -> int:
+    """How often a fine-tuning of so many epochs scores its validation images: always at the end."""
+    from pretune.trainables.finetune import validation_due
+
+    due = [validation_due(settings, epoch) for epoch in range(epochs)]
+    return sum(due) + (not any(due[-1:]))
 
 
 class Costs(NamedTuple):
@@ -92,6 +122,7 @@ class Costs(NamedTuple):
     per_step: float  # seconds
     per_image: float  # seconds, scored
     weights: int  # bytes
+    state: int  # bytes that a resumable state holds: 0 of what is not trained
     memory: Peak
 
 
@@ -106,7 +137,7 @@ def _time_steps(stage: Stage) -> Costs:
     torch.set_num_threads(stage.resources.cpus)
     settings = stage.settings
     if isinstance(settings, schema.Pretrain) and isinstance(settings.method, schema.Weights):
-        return Costs(0.0, 0.0, _bytes(build_encoder(stage.model)), Peak())
+        return Costs(0.0, 0.0, _bytes(build_encoder(stage.model)), 0, Peak())
     asked = getattr(settings, "batch_size", 64)
     sample = sample_step(settings, stage.model, schema.slices_of(stage.data), min(asked, 64))
     optimizer = optimizer_of(settings)
@@ -121,7 +152,18 @@ def _time_steps(stage: Stage) -> Costs:
     if optimizer is not None:
         able = checkpointing or not getattr(settings, "compile", False)
         peak = Peak(memory.as_run(checkpointing).of(asked), memory.as_run(able).of(asked))
-    return Costs(per_step, per_image, _bytes(sample.scored), peak)
+    return Costs(per_step, per_image, _bytes(sample.scored), _state_bytes(settings, sample.whole), peak)
+
+
+def _state_bytes(settings: StageSettings, whole: nn.Module) -> int:
+    """Weights, what the optimiser keeps, and the best weights so far where these are scored."""
+    from pretune.trainables.memory import SLOTS
+
+    if not isinstance(settings, schema.Pretrain | schema.Finetune):
+        return 0
+    trained = sum(p.numel() * p.element_size() for p in whole.parameters() if p.requires_grad)
+    best = isinstance(settings, schema.Finetune) and settings.checkpoint == "best"
+    return _bytes(whole) * (2 if best else 1) + SLOTS[settings.optimizer.name] * trained
 
 
 def _bytes(network: nn.Module) -> int:

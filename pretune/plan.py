@@ -44,9 +44,12 @@ class Plan:
     continuing: str  # what trainings of several lengths cost together, and why some cannot be continued
     seconds: float | None  # of work on one worker
     gpu_hours: float | None
-    disk_bytes: int | None
+    disk_bytes: int | None  # weights, and states that are kept
     warnings: tuple[str, ...]
     data: tuple[DataFacts, ...] = ()
+    seconds_by_part: Mapping[str, float] = field(default_factory=dict)  # `seconds`, by what takes them
+    kept_bytes: int = 0  # of `disk_bytes` the states from which a longer training goes on
+    state_bytes: int = 0  # of the largest state, which a stage run has while it runs
     peak_bytes: Mapping[str, int] = field(default_factory=dict)  # of a training step by kind of stage, with the costs
     checkpointed_bytes: Mapping[str, int] = field(default_factory=dict)  # of it with activation checkpointing
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# no test asserts a time: on a busy machine any example may be slow
+settings.register_profile("pretune", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("pretune")
 
 TINY: dict[str, Any] = {
     "study": "tiny",
@@ -50,3 +56,14 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real images at {folder}; PRETUNE_TEST_DATA names another folder")
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """torch computes in one thread, so that two computations of the same sum have the same digits."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

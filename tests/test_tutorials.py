@@ -25,7 +25,7 @@ STUDIES = {  # page -> folder of its study, its cells, and seeds of each
     "few-labels": ("runs/few", 6, 3),
     "learning-rates": ("runs/rates", 2, 3),
     "gpu": ("runs/fast", 2, 2),
-    "papers": ("runs/p3-table3", 3, 3),
+    "papers": ("runs/p3-table3-small", 3, 3),
     "cluster": ("runs/nodes", 2, 3),
 }
 

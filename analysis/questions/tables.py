@@ -28,6 +28,7 @@ from pretune.analysis.load.replicates import (
     runs_expected,
 )
 from pretune.analysis.load.results import PublishedTable, PublishedValue, ResultsError, StoredCell, StudyHeader
+from pretune.analysis.questions.differences import Differences
 from pretune.analysis.statistics import mean_std, not_distinguishable_from_best, t_interval
 from pretune.search_spaces.metrics import Direction, MetricDefinition, parts_of, pattern_of
 from pretune.search_spaces.schema.scores import PIXELS
@@ -87,6 +88,15 @@ class Tested(NamedTuple):
     why: tuple[str, ...]  # (rows,) why a cell with a value could be compared with no other; "" where it could
 
 
+class AgainstBaseline(NamedTuple):
+    """Cells that are shown to differ from their baseline cell: the tests of the answer, not those of `Table.rivals`."""
+
+    baseline: str
+    tests: int  # comparisons with the baseline that could be tested
+    sides: tuple[tuple[int, ...], ...]  # (rows, columns): 1 shown to be above its baseline, -1 below, 0 neither
+    worse: tuple[tuple[bool, ...], ...]  # (rows, columns): shown to be worse, as cell or as baseline, in its column
+
+
 @dataclass(frozen=True)
 class Table:
     """One metric over rows and columns of level labels; None where the study has no such cell."""
@@ -107,6 +117,7 @@ class Table:
     differs: tuple[str, ...]  # how the study differs from the published one, where published values are shown
     percent: bool
     notes: tuple[str, ...]
+    against: AgainstBaseline | None = None  # where the study has a baseline, and the table is to be read
 
 
 def build_table(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Table:
@@ -162,6 +173,30 @@ def build_table(results: pandas.DataFrame, header: StudyHeader, metric: str) -> 
             *notes,
         ),
     )
+
+
+def against_baseline(table: Table, header: StudyHeader, found: Differences) -> AgainstBaseline:
+    """Results of the comparisons with the baseline, in the places of the table's cells."""
+    where = {
+        cell.label: (
+            table.rows.index(_key(cell, table.row_factors)),
+            table.columns.index(_key(cell, table.column_factors)),
+        )
+        for cell in header.cells
+    }
+    sides = [[0 for _ in table.columns] for _ in table.rows]
+    worse = [[False for _ in table.columns] for _ in table.rows]
+    better = {"maximize": 1, "minimize": -1, None: 0}[table.definition.direction]
+    for row in found.rows:
+        if not row.shown:
+            continue
+        (y, x), base = where[row.cell], where[row.baseline]
+        sides[y][x] = 1 if row.difference > 0 else -1
+        if better and base[1] == x:  # in one column, as the other marks
+            loser = base if better * row.difference > 0 else (y, x)
+            worse[loser[0]][loser[1]] = True
+    tests = sum(math.isfinite(row.p) for row in found.rows)
+    return AgainstBaseline(found.baseline, tests, tuple(map(tuple, sides)), tuple(map(tuple, worse)))
 
 
 # ---------------------------------------------------------------------------------------- from replicates to values

@@ -22,7 +22,7 @@ from pretune.analysis.questions.facts import Facts, facts
 from pretune.analysis.questions.folds import Folds, over_folds
 from pretune.analysis.questions.image_bootstrap import Intervals, intervals
 from pretune.analysis.questions.marginal import marginal_effects
-from pretune.analysis.questions.tables import Table, build_table
+from pretune.analysis.questions.tables import AgainstBaseline, Table, against_baseline, build_table
 from pretune.analysis.text import formats
 from pretune.analysis.text.csv import joined
 from pretune.analysis.text.facts import fact_sentences, processor_sentences
@@ -69,9 +69,20 @@ def value_tables(
 ) -> tuple[Table, ...]:
     """Mean ± standard deviation of every metric, with the facts found beside its scores and `notes` as notes."""
     return tuple(
-        replace(table, notes=(*fact_sentences(found[table.metric]), *table.notes, *notes))
+        replace(
+            table,
+            notes=(*fact_sentences(found[table.metric]), *table.notes, *notes),
+            against=_against(table, results, header),
+        )
         for table in (build_table(results, header, metric) for metric in header.report.metrics)
     )
+
+
+def _against(table: Table, results: pandas.DataFrame, header: StudyHeader) -> AgainstBaseline | None:
+    """Results of the comparisons with the baseline; None for a study without one."""
+    if not header.report.baseline:
+        return None
+    return against_baseline(table, header, differences(results, header, table.metric))
 
 
 def processor_notes(results: pandas.DataFrame, stage_runs: pandas.DataFrame) -> tuple[str, ...]:

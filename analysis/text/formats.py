@@ -135,7 +135,7 @@ _TEX = str.maketrans({
     **{character: "\\" + character for character in "&%$#_{}"},
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "–": "--", "−": "$-$", "±": r"$\pm$", "≈": r"$\approx$", "×": r"$\times$", "η": r"$\eta$", "·": r"$\cdot$",
-    "<": r"$<$", ">": r"$>$", "\n": " ",
+    "↑": r"$\uparrow$", "↓": r"$\downarrow$", "<": r"$<$", ">": r"$>$", "\n": " ",
     **{digit: rf"\textsuperscript{{{n}}}" for n, digit in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
 })  # fmt: skip
 

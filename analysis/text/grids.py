@@ -22,6 +22,7 @@ _WIDE = 0.5  # of an interval, in shares of the metric's range
 WEIGHTS_SAID = {True: ", their weights are equal (SHA-256)", False: ", their weights differ (SHA-256)", None: ""}
 BEST = " *"  # beside the best of a column where nothing can be bold
 RIVAL = " ≈"  # beside a cell that is not shown to be worse than its column's best
+SIDES = {1: " ↑", -1: " ↓", 0: ""}  # beside a cell that is shown to be above, below its baseline cell
 
 
 class TextGrid(NamedTuple):
@@ -55,7 +56,8 @@ def _table_grid(table: Table, beneath: bool) -> TextGrid:
     ours = [["" for _ in table.columns] for _ in table.rows]
     for y, x, value in places(table):
         text = _format_value(value, digits, table.percent, show_n=common is None)
-        ours[y][x] = text + (RIVAL if table.rivals[y][x] else "") + marks.get((y, x), "")
+        side = SIDES[table.against.sides[y][x]] if table.against is not None else ""
+        ours[y][x] = text + side + (RIVAL if table.rivals[y][x] else "") + marks.get((y, x), "")
     labels = [list(row) or ["all"] for row in table.rows]
     step = 2 if table.published is not None and not beneath else 1
     body = [label + _with_published(table, y, ours[y], beneath) for y, label in enumerate(labels)]
@@ -65,8 +67,8 @@ def _table_grid(table: Table, beneath: bool) -> TextGrid:
     return TextGrid(
         _caption(table, common), len(left), (*left, *_head(table, beneath)), tuple(map(tuple, body)), best,
         (
-            *_rivals_note(table), *_published_note(table), *_single_note(table), *_no_spread_note(table),
-            *_best_of_survivors_note(table), *notes, *table.notes,
+            *_rivals_note(table), *_baseline_note(table), *_published_note(table), *_single_note(table),
+            *_no_spread_note(table), *_best_of_survivors_note(table), *notes, *table.notes,
         ),
     )  # fmt: skip
 
@@ -275,7 +277,8 @@ def _rivals_note(table: Table) -> tuple[str, ...]:
         tests, pairs = sum(used.tests for used in table.tested), sum(used.pairs for used in table.tested)
         which = "all" if tests == pairs else f"{tests} of {pairs}"
         said.append(
-            f"{RIVAL.strip()} not clearly worse than any other cell of its column; no mark: clearly worse than another "
+            f"{RIVAL.strip()} not clearly worse than any other cell of its column; neither best nor {RIVAL.strip()}: "
+            "clearly worse than another "
             f"(one-sided paired t-tests of {which} pairs, n={seeds}, Holm correction within the column, 5 %)"
         )
     untested: dict[str, list[str]] = {}
@@ -289,6 +292,25 @@ def _rivals_note(table: Table) -> tuple[str, ...]:
     failed = [place_name(table, y, x) for y, x, value in places(table) if value.n and value.failed]
     if counts and failed:
         said.append(f"replicates of these cells failed, so no cell is called worse than them: {few(failed)}")
+    return tuple(said)
+
+
+def _baseline_note(table: Table) -> tuple[str, ...]:
+    """The claim of the arrows, and why a cell with ≈ can be on the lower side of one."""
+    against = table.against
+    if against is None or not any(map(any, against.sides)):
+        return ()
+    used = [side for side in (1, -1) if any(side in row for row in against.sides)]
+    arrows = " ".join(SIDES[side].strip() for side in used)
+    where = " or ".join({1: "above", -1: "below"}[side] for side in used)
+    how = f"paired t-tests with the baseline alone, {against.tests} in all, Holm correction, 5 %"
+    said = [f"{arrows} shown to be {where} the baseline {against.baseline} ({how})"]
+    both = [place_name(table, y, x) for y, x, _ in places(table) if table.rivals[y][x] and against.worse[y][x]]
+    if both:
+        said.append(
+            f"{RIVAL.strip()}, although shown to be worse in a test with the baseline: {few(both)}. {RIVAL.strip()} "
+            "tests all pairs of a column, and so many tests at once need stronger evidence"
+        )
     return tuple(said)
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Column, Table
 
+from pretune.cli import options
 from pretune.monitor.plain import plain
 
 if TYPE_CHECKING:  # numpy and torch are imported where they are used: the command line starts without them
@@ -20,8 +21,6 @@ if TYPE_CHECKING:  # numpy and torch are imported where they are used: the comma
 SHEET_IMAGES = 24
 
 _data = click.option("--data", "root", type=click.Path(path_type=Path), help="Folder that contains the data sets.")
-_runs = click.option("--root", "runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
-                     help="Folder of the image cache.")  # fmt: skip
 _images = click.option("--images", type=click.IntRange(1, 400), default=SHEET_IMAGES, show_default=True,
                        help="Number of images on the contact sheet.")  # fmt: skip
 
@@ -44,7 +43,7 @@ def list_command() -> None:
 @data.command()
 @click.argument("name", metavar="NAME|STUDY.yaml")
 @_data
-@_runs
+@options.runs
 @click.option("--scale", metavar="NAME", help="For a study: use the settings of one of its scales, e.g. small.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
               help="Change a setting of the data set or of the study; repeatable.")  # fmt: skip
@@ -53,7 +52,7 @@ def list_command() -> None:
     "--out",
     type=click.Path(path_type=Path),
     help="Contact sheet (PNG); an HTML page with all problems gets the same name. A study gets one of each per "
-    "data set.  [default: ./NAME.png]",
+    "data set.  [default: ./NAME.png; of a study ROOT/STUDY/data.png]",
 )
 def check(
     name: str,
@@ -78,8 +77,9 @@ def check(
 
     if name.endswith((".yaml", ".yml")):
         study = load(name, scale, overrides)
-        problems = check_study(study, root, runs / "cache", images, out, Console())
-        pages = f"all are listed on the pages {page_of(out or Path(study.name)).with_suffix('')}-*.html"
+        sheet = out or options.folder_of(study, scale, runs) / "data.png"
+        problems = check_study(study, root, runs / "cache", images, sheet, Console())
+        pages = f"all are listed on the pages {page_of(sheet).with_suffix('')}-*.html"
     else:
         settings, sheet = settings_of(name, overrides), out or Path(f"{name}.png")
         problems = check_data(settings, root, runs / "cache", images, sheet, Console())
@@ -105,7 +105,7 @@ def fetch(name: str, root: Path | None, keep: bool) -> None:
 @data.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @_data
-@_runs
+@options.runs
 @click.option("--scale", metavar="NAME", help="Use the settings of one of the study's scales, e.g. small.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting of the study; repeatable."
@@ -113,7 +113,7 @@ def fetch(name: str, root: Path | None, keep: bool) -> None:
 @click.option(
     "--images", type=click.IntRange(1, 100), default=8, show_default=True, help="Number of images on the sheet."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Image to write.  [default: ./STUDY-views.png]")
+@click.option("--out", type=click.Path(path_type=Path), help="Image to write.  [default: ROOT/STUDY/views.png]")
 def views(
     file: Path,
     root: Path | None,
@@ -132,7 +132,7 @@ def views(
     from pretune.search_spaces.resolve import load
 
     study = load(file, scale, overrides)
-    sheet = out or Path(f"{study.name}-views.png")
+    sheet = out or options.folder_of(study, scale, runs) / "views.png"
     for line in draw_views(study.cells[0].configuration(), root, runs / "cache", images, sheet):
         click.echo(line)
     click.echo(f"wrote {sheet}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,10 +32,16 @@ overrides = click.option(
     help="Change a setting of the study, e.g. finetune.epochs=5; repeatable.",
 )
 data = click.option("--data", type=click.Path(path_type=Path), help="Folder that contains the data sets.")
+runs = click.option("--root", "runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
+                    help="Folder of the image cache and of the studies' outputs.")  # fmt: skip
 root = click.option("--root", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
                      help="Output folder: one folder per study, the store and the image cache.")  # fmt: skip
-out = click.option("--out", metavar="PATH", help="Folder of this study's results. For s3:// and gs://, "
-                    "ROOT/STUDY is copied there.  [default: ROOT/STUDY]")  # fmt: skip
+out = click.option(
+    "--out",
+    metavar="PATH",
+    help="Folder of this study's results. For s3:// and gs://, that folder below ROOT is copied there.  "
+    "[default: ROOT/STUDY; with --scale ROOT/STUDY-SCALE]",
+)
 store = click.option(
     "--store",
     metavar="PATH",
@@ -60,8 +67,22 @@ def node_groups(may_grow: tuple[str, ...], address: str | None) -> tuple[Group, 
         raise click.UsageError(str(error)) from None
 
 
+def folder_of(study: Study, scale: str | None, root: Path) -> Path:
+    """Folder of a study's results where --out names none. A scale has its own: a test run replaces no table.
+
+    A folder ROOT/STUDY that holds this scale, from before scales had folders, is still its folder.
+    """
+    from pretune.results.changes import changed_keys
+
+    whole = root / study.name
+    if scale is None:
+        return whole
+    own = root / f"{study.name}-{re.sub(r'[^A-Za-z0-9._-]+', '-', scale)}"
+    return whole if not (own / "study.yaml").exists() and changed_keys(study, whole) == [] else own
+
+
 def run_options(
-    study: Study,
+    folder: Path,
     data: Path | None,
     root: Path,
     out: str | None,
@@ -69,7 +90,7 @@ def run_options(
     parallel: int | None,
     address: str | None,
 ) -> Options:
-    """Return where a study runs and writes. Raises click.UsageError."""
+    """Return where a study runs and writes; `folder` is that of `folder_of`. Raises click.UsageError."""
     from pretune.run import Options
     from pretune.store.object_store import is_address
 
@@ -84,7 +105,7 @@ def run_options(
                 f"--out {out} is inside the {name} that all studies share ({taken}); choose another folder"
             )
     return Options(
-        out=root / study.name if out is None or is_address(out) else Path(out),
+        out=folder if out is None or is_address(out) else Path(out),
         results=out if out is not None and is_address(out) else None,
         store=store or root / "store",
         cache=root / "cache",

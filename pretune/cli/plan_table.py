@@ -26,8 +26,10 @@ def print_plan(plan: Plan, parallel: int, console: Console) -> None:
             "estimated time",
             f"{duration(plan.seconds / parallel)} plus start-up, with {parallel} stage runs at once on this machine",
         )
+        for part, spent in plan.seconds_by_part.items():
+            table.add_row(f"  {part}", duration(spent / parallel))
         table.add_row("GPU hours", f"{plan.gpu_hours or 0:.2g}")
-        table.add_row("disk", f"{(plan.disk_bytes or 0) / 1e6:.0f} MB of weights")
+        table.add_row("disk", disk(plan, parallel))
         for kind, peak in plan.peak_bytes.items():
             table.add_row(
                 f"memory per step, {kind}", memory_of_step(kind, peak, plan.checkpointed_bytes.get(kind, peak))
@@ -41,6 +43,13 @@ def print_plan(plan: Plan, parallel: int, console: Console) -> None:
         console.print(plain(plan.continuing), highlight=False)
     for warning in plan.warnings:
         console.print(f"[yellow]note:[/] {plain(warning)}", highlight=False)
+
+
+def disk(plan: Plan, parallel: int) -> str:
+    """'124 MB: 100 MB of weights, 24 MB of kept states; up to 6 MB more of resumable states while it runs'."""
+    total, kept, running = (n / 1e6 for n in (plan.disk_bytes or 0, plan.kept_bytes, plan.state_bytes * parallel))
+    parts = f"{total:.0f} MB: {total - kept:.0f} MB of weights, {kept:.0f} MB of kept states" if kept else ""
+    return f"{parts or f'{total:.0f} MB of weights'}; up to {running:.0f} MB more of resumable states while it runs"
 
 
 def memory_of_step(kind: str, peak: int, checkpointed: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -137,14 +138,27 @@ def compare(folders: tuple[Path, ...], metric: str | None, html: Path | None, ma
     console.print(f"page  {plain(page)}", highlight=False, soft_wrap=True)
 
 
-def warn(folder: Path) -> None:
-    """Say what should be known of a study's best model before it is used."""
+def introduce(folder: Path) -> None:
+    """Say which model is used, and what should be known of it."""
     try:
         card = json.loads((folder / "best" / "model.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        said, warnings = model_line(card, folder), card.get("warnings", ())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return  # whoever loads the model says so
-    for text in card.get("warnings", ()):
+    click.echo(said, err=True)
+    for text in warnings:
         click.echo(f"warning: {text}", err=True)
+
+
+def model_line(card: dict[str, Any], folder: Path) -> str:
+    """'best model: start=pretrained, seed 101, val/jaccard 0.712, test/jaccard 0.698 (runs/leaves/best)'.
+
+    The test score is that of the metric by which the model was chosen, where the study has it.
+    """
+    target = str(card["target"])
+    scores = {name: card["scores"].get(name) for name in (target, target.replace("val/", "test/", 1))}
+    said = "".join(f", {name} {value:.3f}" for name, value in scores.items() if value is not None)
+    return f"best model: {card['cell'] or 'the only cell'}, seed {card['seed']}{said} ({folder / 'best'})"
 
 
 @click.command()
@@ -198,7 +212,7 @@ def predict(
     from pretune.trainables.data.errors import laid_over_black
 
     how = How(overlays, device, tile, overlap, workers, address, coco)
-    warn(folder)
+    introduce(folder)
     ended = predict_folder(folder, images, out, how, Console(stderr=True))
     for name, why in ended.failed.items():
         click.echo(f"failed {name}: {why}", err=True)
@@ -255,7 +269,7 @@ def export(folder: Path, kind: str, encoder_only: bool, keys: str, out: Path | N
         exported = export_encoder(folder, out or folder / f"export-encoder-{keys}", keys, held)
     else:
         exported = export_model(folder, out or folder / f"export-{kind}", kind, held)
-    warn(folder)
+    introduce(folder)
     click.echo(exported.checked)
     for path in exported.files:
         click.echo(f"wrote {path}")

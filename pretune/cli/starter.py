@@ -281,7 +281,7 @@ def _meaning(seen: PairsSeen) -> Iterator[str]:
         yield f"    classes: [{', '.join(map(quoted, meaning.classes))}]\t{why}"
         yield from (f"    {key}: {value}" for key, value in meaning.settings.items())
         if "ignore" not in meaning.settings:
-            yield "    # ignore: 255\ta mask value left out of losses and scores"
+            yield "    # ignore: 255\ta mask value left out of losses and scores: pretune init --ignore 255"
 
 
 def _pairing(seen: PairsSeen) -> str:

@@ -79,7 +79,7 @@ def run(
     interrupted_by_signals()
     study = load(file, scale, overrides)
     where = dataclasses.replace(
-        options.run_options(study, data, root, out, store, parallel, address),
+        options.run_options(options.folder_of(study, scale, root), data, root, out, store, parallel, address),
         search_storage=search_storage,
         dashboard=dashboard,
         log_to=log_to,
@@ -88,6 +88,8 @@ def run(
     console = Console()
     for warning in study.warnings:
         console.print(f"[yellow]note:[/] {plain(warning)}", highlight=False)
+    if scale is not None:
+        console.print(f"results of this scale go to {plain(where.out)}", highlight=False, soft_wrap=True)
     ended = run_study(study, where, console)
     if ended.exit_code in (0, EXIT_FAILED_STAGES):
         draw_panels(where.out, where.cache, where.store)
@@ -289,7 +291,7 @@ def plan(
         glance_of = _glances(data, root / "cache", digest_of)
         check_masks(study, facts_of, glance_of)
         held = open_store(store or root / "store", root / "cache")
-        with searches_before(root / study.name) as asked:
+        with searches_before(options.folder_of(study, scale, root)) as asked:
             made, stages = make_plan(study, digest_of, find_in(held, listing=look(held)), asked)
         made = dataclasses.replace(made, data=tuple(data_facts(study, facts_of, glance_of, data)))
         sources = list(_sources(stages, data, root / "cache"))
@@ -383,6 +385,8 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 @click.option("--masks", type=click.Path(path_type=Path, exists=True),
               help="Folder of the masks, or a COCO JSON file.  [default: search in --images]")  # fmt: skip
 @click.option("--classes", help="Class names in the order of the mask values, separated by commas.")
+@click.option("--ignore", type=click.IntRange(0, 255), metavar="VALUE",
+              help="Mask value that is no class, e.g. of borders; excluded from losses and scores.")  # fmt: skip
 @click.option("--backbone", metavar="NAME", help="A timm backbone, e.g. vit_small_patch14_dinov2.  [default: a U-Net]")
 @click.option(
     "--imagenet", is_flag=True, help="Use EfficientNet-Lite0 as the encoder, and also compare its ImageNet weights."
@@ -393,6 +397,7 @@ def init(
     images: Path | None,
     masks: Path | None,
     classes: str | None,
+    ignore: int | None,
     backbone: str | None,
     imagenet: bool,
 ) -> None:
@@ -412,8 +417,9 @@ def init(
 
     if file.exists():
         raise click.UsageError(f"{file} already exists; choose another name or delete it")
-    if images is None and (masks is not None or classes is not None):
-        raise click.UsageError(f"{'--masks' if masks else '--classes'} also needs --images, the folder of the images")
+    about_masks = {"--masks": masks, "--classes": classes, "--ignore": ignore}
+    if images is None and (named := [option for option, value in about_masks.items() if value is not None]):
+        raise click.UsageError(f"{named[0]} also needs --images, the folder of the images")
     if imagenet and backbone is not None:
         raise click.UsageError("--imagenet and --backbone both choose the network: use only one")
     network = IMAGENET if imagenet else None if backbone is None else network_of(backbone)
@@ -422,7 +428,13 @@ def init(
     if images is not None:
         annotations = masks if masks is not None and masks.is_file() else None
         annotations = coco_file_in(images) if masks is None else annotations
-        labelled = survey_coco(images, annotations, names) if annotations else survey_pairs(images, masks, names)
+        if annotations and ignore is not None:
+            raise click.UsageError(
+                f"--ignore is a value of mask files, and {annotations} is COCO JSON: remove --ignore"
+            )
+        labelled = (
+            survey_coco(images, annotations, names) if annotations else survey_pairs(images, masks, names, ignore)
+        )
     pool = None if unlabelled is None else Pool(unlabelled, survey_images(unlabelled))
     text = starter(file.stem, labelled, pool, Hardware(has_gpu(), os.cpu_count() or 1), network)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -432,7 +444,8 @@ def init(
         click.echo("--images was not given: edit the placeholders in the file before you run it")
     else:
         there, meaning = counted(labelled.count, "image"), labelled.meaning
-        click.echo(f"{there} with masks, {len(meaning.classes)} classes; {meaning.why}")
+        ignored = f"; {meaning.settings['ignore']} is ignored" if "ignore" in meaning.settings else ""
+        click.echo(f"{there} with masks, {len(meaning.classes)} classes; {meaning.why}{ignored}")
         if alone := labelled.listing.problems:
             click.echo(f"note: {counted(len(alone), 'file')} in no pair, first {alone[0]}")
     if pool is not None:

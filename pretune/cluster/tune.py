@@ -6,6 +6,7 @@ raising. Tune's own retries, checkpoints, loggers, limiter and restore stay unus
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import secrets
@@ -20,6 +21,7 @@ from typing import Any
 
 from pretune.cluster import import_path, join, reaper
 from pretune.cluster.heartbeat import ended_with_ray
+from pretune.cluster.held_places import HeldPlaces
 from pretune.cluster.log_to import LogTo
 from pretune.dispatch.dispatcher import TRANSPORT, Dispatcher, RunningTrial
 from pretune.dispatch.resources import ClusterNode, ClusterResources
@@ -135,9 +137,8 @@ def start_ray(
     """Connect to a cluster, or start one in this process alone.
 
     With `dashboard` one started here has Ray's dashboard, on the loopback interface alone; `say` is told its address.
-    With `groups`, as for stages on several workers, it has the dashboard's server too: Ray Train asks it whether a
-    controller is alive, and only so gives the place of a killed one's workers back. Without it the next would wait
-    for that place for ever.
+    With `groups`, as for stages on several workers, it has the dashboard's server too, which Ray Train and HeldPlaces
+    ask before they give back the place of a lost stage's workers. Without it the next would wait for it for ever.
 
     Without an address a bare `ray.init()` would attach to any stale cluster of this machine, hence `local`.
     """
@@ -251,15 +252,20 @@ def _environment_of_actors() -> AbstractContextManager[None]:
     return nullcontext() if ray.get_runtime_context().runtime_env else ray_private.actors_inherit()
 
 
-def place_of(config: Mapping[str, Any]) -> Any:
-    """Return what Tune asks Ray for, for one trial: its resources, on a node that it is not kept off."""
+def place_of(config: Mapping[str, Any], named: bool = False) -> Any:
+    """Return what Tune asks Ray for, for one trial: its resources, on a node that it is not kept off.
+
+    Args:
+        named: each has a name, by which HeldPlaces knows it. Tune reuses actors only where two are equal.
+    """
     from ray.tune import PlacementGroupFactory
 
     transport = config[TRANSPORT]
     bundle = {name: amount for name, amount in transport["resources"].items() if amount}
     off = transport["excluded"]
     selector = {"bundle_label_selector": [{NODE_ID: f"!in({','.join(off)})"}]} if off else {}
-    return PlacementGroupFactory([bundle], **selector)  # type: ignore[arg-type]  # of placement_group()
+    name = {"name": f"pretune-{secrets.token_hex(8)}"} if named else {}
+    return PlacementGroupFactory([bundle], **selector, **name)  # type: ignore[arg-type]  # of placement_group()
 
 
 def run_trials(
@@ -300,9 +306,11 @@ def run_trials(
         say(sentence)
     counts = {} if images is None else images
     dispatcher = Dispatcher(scheduler, resources, task_for, live, counts, nodes=nodes, say=say, announce=announce)
+    places = HeldPlaces(announce)
+    watchdog = Watchdog(dispatcher, places.lost) if groups else Watchdog(dispatcher)
     with tempfile.TemporaryDirectory(prefix="pretune-tune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(NamedStage if named else StageTrial, place_of),
+            tune.with_resources(NamedStage if named else StageTrial, functools.partial(place_of, named=groups)),
             tune_config=tune.TuneConfig(
                 search_alg=StageSearcher(dispatcher),
                 num_samples=-1,
@@ -314,12 +322,15 @@ def run_trials(
                 name="study",
                 storage_path=scratch,
                 verbose=0,
-                callbacks=[Watchdog(dispatcher), *callbacks(log_to, scheduler)],
+                callbacks=[watchdog, *callbacks(log_to, scheduler)],
                 failure_config=tune.FailureConfig(max_failures=0),  # retries are the scheduler's
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # states are the store's
             ),
         )
-        with stopped_by_signals(dispatcher.stop), _environment_of_actors():
-            tuner.fit()
+        try:
+            with stopped_by_signals(dispatcher.stop), _environment_of_actors():
+                tuner.fit()
+        finally:
+            places.stop()
     if dispatcher.fault is not None:
         raise dispatcher.fault

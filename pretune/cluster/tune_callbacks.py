@@ -54,10 +54,15 @@ class StageSearcher(Searcher):
 
 
 class Watchdog(tune.Callback):
-    """Tells the dispatcher which trials Tune holds for ended, and stages when the study is stopped."""
+    """Tells the dispatcher which trials Tune holds for ended, and stages when the study is stopped.
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    Args:
+        lost: called where a trial's actor was lost.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, lost: Callable[[], None] = lambda: None) -> None:
         self.dispatcher = dispatcher
+        self.lost = lost
         self.asked = False
         self.open: dict[str, Any] = {}  # trials that the dispatcher was not seen to be done with
         self.seen = 0  # of Tune's list, which only grows
@@ -66,6 +71,8 @@ class Watchdog(tune.Callback):
         self.open |= {trial.trial_id: trial for trial in trials[self.seen :]}
         self.seen = len(trials)
         ended = {name for name, trial in self.open.items() if trial.status in ("TERMINATED", "ERROR")}
+        if any(self.open[name].status == "ERROR" for name in ended):
+            self.lost()
         self.dispatcher.reap(ended)
         for name in ended - self.dispatcher.live.keys():
             del self.open[name]

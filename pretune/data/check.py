@@ -98,7 +98,7 @@ def check_data(
             console.print(f"wrote {plain(page)}, which lists all {len(error.problems)} problems", highlight=False)
         raise
     console.print(plain(f"{settings.dataset} {f'in {where}' if where else '(generated)'}"), highlight=False)
-    lines = [*describe(image_set, settings.split), *duplicate_report(image_set)]
+    lines = [*describe(image_set, settings), *duplicate_report(image_set)]
     if image_set.skipped:
         lines.append(f"{count_excluded(settings, root, len(image_set.names))} cannot be used")
     if ignored := types_not_read(settings, root):
@@ -112,14 +112,13 @@ def check_data(
 
 
 def check_study(
-    study: Study, root: Path | None, cache: Path, count: int, out: Path | None, console: Console
+    study: Study, root: Path | None, cache: Path, count: int, sheet: Path, console: Console
 ) -> tuple[str, ...]:
     """The same of every data set of a study, a sheet for each, and the requirements of the study that are unmet."""
     from pretune.data.requirements import unmet_requirements, without_folds
     from pretune.trainables.data.checks.requirements import Facts, facts_of_images, facts_of_settings
     from pretune.trainables.data.errors import DataError
 
-    sheet = out or Path(f"{study.name}.png")
     drawn: dict[schema.Data, str] = {}  # folds of one data set are drawn once
     facts: dict[schema.Data, Facts] = {}
     problems: list[str] = []
@@ -169,7 +168,7 @@ def _decoded(settings: schema.Data, root: Path | None, cache: Path) -> ImageSet:
         return load_images(lenient, root, cache, progress)
 
 
-def describe(image_set: ImageSet, split: schema.Split) -> list[str]:
+def describe(image_set: ImageSet, settings: schema.Data) -> list[str]:
     """Count images, classes and tests, and say how the classes share the pixels."""
     import numpy as np
 
@@ -179,7 +178,7 @@ def describe(image_set: ImageSet, split: schema.Split) -> list[str]:
     lines = [f"{counted(len(image_set.names), 'image')}, {'streamed' if image_set.streamed else 'cached'} at {size}"]
     if image_set.official_test is not None:
         tests = int(image_set.official_test.sum())
-        vals = sum(of_validation(image_set)) if split.val == "official" else 0
+        vals = sum(of_validation(image_set)) if settings.split.val == "official" else 0
         listed = f"{vals} validation, " if vals else ""
         lines.append(f"official lists: {len(image_set.names) - tests - vals} train, {listed}{tests} test")
         if count := vals == 0 and sum(of_validation(image_set)):
@@ -196,7 +195,8 @@ def describe(image_set: ImageSet, split: schema.Split) -> list[str]:
         lines.append(f"{laid_over_black(count)}, first {image_set.transparent[0]}")
     if image_set.masks is not None:
         lines.append(
-            "share of pixels: " + ", ".join(f"{name} {share:.1%}" for name, share in mask_shares(image_set).items())
+            "share of pixels: "
+            + ", ".join(f"{name} {share:.1%}" for name, share in mask_shares(image_set, settings).items())
         )
     return lines
 
@@ -210,14 +210,16 @@ def of_validation(image_set: ImageSet) -> list[bool]:
     return [top in VAL and (tests is None or not tests[row]) for row, top in enumerate(tops)]
 
 
-def mask_shares(image_set: ImageSet) -> Mapping[str, float]:
-    """Class name -> share of all pixels, `ignored` last."""
+def mask_shares(image_set: ImageSet, settings: schema.Data) -> Mapping[str, float]:
+    """Class name -> share of the pixels of all images without their padding, `ignored` last."""
     import numpy as np
+
+    from pretune.trainables.data.checks.contents import class_counts
 
     assert image_set.masks is not None
     counts = np.zeros(256, np.int64)
     for rows in np.array_split(np.arange(len(image_set.names)), -(-len(image_set.names) // ROWS)):
-        counts += np.bincount(np.asarray(image_set.masks[rows]).ravel(), minlength=256)
+        counts += class_counts(np.asarray(image_set.masks[rows]), settings.fit)
     shares = counts / counts.sum()
     named = {name: float(share) for name, share in zip(image_set.classes, shares, strict=False)}
     return named | ({"ignored": float(shares[255])} if shares[255] > 0 else {})

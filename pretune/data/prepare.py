@@ -72,7 +72,7 @@ def prepare_data(
                 if count := len(opened(data).transparent):
                     notes.append(f"data {name}: {laid_over_black(count)}")
     check_before_training(study, facts)
-    check_masks(study, facts, functools.cache(lambda data: glance_at_images(opened(data))))
+    check_masks(study, facts, functools.cache(lambda data: glance_at_images(opened(data), data.fit)))
     notes += find_leaks(study, lambda data: (prepared(data)[0], opened(data)), cache)
     if console is not None:
         for sentence in notes:

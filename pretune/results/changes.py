@@ -39,13 +39,18 @@ def set_aside(folder: Path) -> None:
             (folder / name).rename(target / name)
 
 
-def say_changes(study: Study, folder: Path, console: Console) -> bool:
-    """Tell which keys of the study file changed since the last run; whether any did. Valid stage runs are reused."""
+def changed_keys(study: Study, folder: Path) -> list[str] | None:
+    """Keys of the study file that changed since the last run in this folder; None where none is known to have run."""
     try:
         before = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):  # none there, or damaged
-        return False
-    changed = sorted(differing(before, yaml.safe_load(study.to_yaml())))
+        return None
+    return sorted(differing(before, yaml.safe_load(study.to_yaml())))
+
+
+def say_changes(study: Study, folder: Path, console: Console) -> bool:
+    """Tell which keys of the study file changed since the last run; whether any did. Valid stage runs are reused."""
+    changed = changed_keys(study, folder)
     if changed:
         console.print(f"the study changed since its last run: {plain(', '.join(changed))}", highlight=False)
         console.print(f"the earlier results are in {plain(folder / EARLIER)}", highlight=False, soft_wrap=True)

@@ -46,6 +46,14 @@ def three(f):
                 baseline={"a": "x"}, rows=["a"], columns=[])  # fmt: skip
 
 
+def both_sides(f):
+    """y is shown to be above x by 5 tests with it (t = 11, p = 0.008), and not by those of all 15 pairs; z is below."""
+    scores = {"x": [0.5, 0.52, 0.54], "y": [0.58425, 0.62, 0.65575], "z": [0.1, 0.12, 0.141]}
+    scores |= {level: list(np.roll([0.3, 0.7, 0.5], i)) for i, level in enumerate("uvw")}
+    write_study(f, {f"a={level}": values for level, values in scores.items()}, {"a": list(scores)},
+                baseline={"a": "x"}, rows=["a"], columns=[])  # fmt: skip
+
+
 def apart(f):
     write_study(f, {"a=x": [0.70, 0.71, 0.72], "a=y": [0.30, 0.32, 0.30]}, TWO, rows=["a"], columns=[])
 
@@ -320,6 +328,7 @@ SCENES = {
     "itself": itself,
     "under way": under_way,
     "three": three,
+    "both sides": both_sides,
     "apart": apart,
     "close": close,
     "flat": flat,
@@ -405,10 +414,22 @@ SENTENCES = [
     ("(family-wise 5 %, Holm). The largest difference is", "three", "apart"),
     ("could not be tested", "one seed", "three"),
     (
-        "≈ not clearly worse than any other cell of its column; no mark: clearly worse than another (one-sided "
-        "paired t-tests of all pairs, n=3, Holm correction within the column, 5 %)",
+        "≈ not clearly worse than any other cell of its column; neither best nor ≈: clearly worse than another "
+        "(one-sided paired t-tests of all pairs, n=3, Holm correction within the column, 5 %)",
         "three",
         "one seed",
+    ),
+    (
+        "↓ shown to be below the baseline a=x (paired t-tests with the baseline alone, 2 in all, Holm correction, 5 %)",
+        "three",
+        "close",
+    ),
+    ("↑ ↓ shown to be above or below the baseline a=x", "both sides", "three"),
+    (
+        "≈, although shown to be worse in a test with the baseline: a=x. ≈ tests all pairs of a column, and so many "
+        "tests at once need stronger evidence",
+        "both sides",
+        "three",
     ),
     (
         "no cells of a column could be compared (fewer than two seeds in common), so it is unknown which are worse "

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from pretune.calibration import calibrate
+import pytest
+import torch
+
+from pretune.calibration import calibrate, validations
 from pretune.plan import make_plan
+from pretune.search_spaces import schema
 from pretune.search_spaces.resolve import from_dict
+from pretune.trainables.models.table import build_unet
 
 STUDY: dict[str, Any] = {
     "study": "s",
@@ -22,16 +27,63 @@ def test_costs_grow_with_the_stages_and_count_the_weights() -> None:
     """Timings are not asserted; weights are: the stage kinds' own tensors at 4 bytes (8 for a step counter)."""
     _, stages = make_plan(from_dict(STUDY), lambda data: "digest")
     pretrain = [stage for stage in stages if stage.kind == "pretrain"]
-    seconds, gpu_hours, disk, peaks, checkpointed = calibrate(pretrain[:1], lambda data: 40)
+    found = calibrate(pretrain[:1], lambda data: 40)
     three = calibrate(pretrain, lambda data: 40).disk_bytes
-    assert peaks.keys() == checkpointed.keys() == {"pretrain"}
-    assert checkpointed["pretrain"] < peaks["pretrain"]
-    assert seconds > 0
-    assert gpu_hours == 0
+    assert found.peak_bytes.keys() == found.checkpointed_bytes.keys() == {"pretrain"}
+    assert found.checkpointed_bytes["pretrain"] < found.peak_bytes["pretrain"]
+    assert found.seconds > 0
+    assert found.gpu_hours == 0
     # two levels of two 3x3 convolutions without bias (3-4-4, 4-8-8) and their norms (4 vectors and a counter each)
     weights = 4 * (9 * (3 * 4 + 4 * 4 + 4 * 8 + 8 * 8) + 4 * (4 + 4 + 8 + 8)) + 4 * 8
-    assert disk == weights
+    assert found.disk_bytes == weights
+    assert found.kept_bytes == 0
     assert three == 3 * weights
+
+
+def test_the_time_of_a_plan_is_parted_by_what_takes_it() -> None:
+    _, stages = make_plan(from_dict(STUDY), lambda data: "digest")
+    found = calibrate(stages, lambda data: 40)
+    assert list(found.seconds_by_part) == ["pretraining", "fine-tuning", "evaluation"]
+    assert sum(found.seconds_by_part.values()) == pytest.approx(found.seconds)
+    alone = calibrate([stage for stage in stages if stage.kind == "pretrain"], lambda data: 40)
+    assert "fine-tuning" not in alone.seconds_by_part
+
+
+@pytest.mark.parametrize(
+    ("changes", "epochs", "expected"),
+    [
+        ({}, 5, 1),
+        ({"checkpoint": "best"}, 5, 5),
+        ({"checkpoint": "best", "validate_every": 2}, 5, 3),  # and once at the end
+        ({"validate_every": 2}, 4, 2),
+        ({"validate_every": 9}, 4, 1),
+    ],
+)
+def test_how_often_validation_images_are_scored(changes: dict[str, Any], epochs: int, expected: int) -> None:
+    settings = schema.Finetune.model_validate({"data": "d", "size": 32, "batch_size": 8, "epochs": epochs, **changes})
+    assert validations(settings, epochs) == expected
+
+
+@pytest.mark.parametrize(("changes", "copies"), [({}, 1), ({"checkpoint": "best"}, 2)])
+def test_disk_counts_the_states_that_are_kept(changes: dict[str, Any], copies: int) -> None:
+    """A state is the weights, Adam's two averages of each, and the best weights where these are scored."""
+    finetune = {"finetune": STUDY["finetune"] | changes}
+    plain, kept = (
+        calibrate(make_plan(from_dict(STUDY | finetune | more), lambda data: "digest")[1], lambda data: 40)
+        for more in ({}, {"keep_states": True})
+    )
+    network = build_unet(schema.UNet.model_validate({"name": "unet", "widths": [4, 8]}), 3)
+    optimizer = torch.optim.Adam(network.parameters())
+    network(torch.rand(2, 3, 32, 32)).sum().backward()
+    optimizer.step()
+    averages = [one for held in optimizer.state.values() for name, one in held.items() if name != "step"]
+    weights = list(network.state_dict().values())
+    state = sum(t.numel() * t.element_size() for t in [*averages, *copies * weights])
+    assert kept.disk_bytes == plain.disk_bytes + kept.kept_bytes
+    assert kept.kept_bytes > 3 * state
+    assert kept.state_bytes == plain.state_bytes >= state
+    finetunings = [s for s in make_plan(from_dict(STUDY | finetune), lambda data: "digest")[1] if s.kind == "finetune"]
+    assert calibrate(finetunings, lambda data: 40).state_bytes == state
 
 
 def test_a_stage_that_checkpoints_is_planned_so() -> None:

@@ -158,6 +158,7 @@ def test_forty_five_signals_on_one_machine_change_nothing(part: str, tiny: dict[
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(7200)
+@pytest.mark.filterwarnings("ignore")  # Ray Train's own, in this process: the undisturbed study has workers too
 def test_six_signals_to_workers_of_ray_train_change_nothing(tiny: dict[str, Any], tmp_path: Path) -> None:
     """Both pretrainings run on two workers each; one is lost while the other waits for it."""
     tiny["pretrain"]["steps"] = 3000

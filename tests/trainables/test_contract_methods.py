@@ -69,12 +69,7 @@ CPU = torch.device("cpu")
 every_method = pytest.mark.parametrize("name", [*sorted(METHOD_SETTINGS), *IN_3D])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -31,12 +31,7 @@ MODEL = schema.UNet(widths=(4, 8))
 SPLIT = Split(train=np.arange(27), val=np.arange(27, 34), test=np.arange(34, 40))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

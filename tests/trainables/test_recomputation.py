@@ -51,12 +51,7 @@ MODELS: dict[str, dict[str, Any]] = {
 UNET = schema.UNet(widths=(4, 8))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

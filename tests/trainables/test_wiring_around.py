@@ -43,12 +43,7 @@ MOCO = {"name": "moco", "hidden": 6, "dim": 4, "queue": 20, "bn_splits": 2}
 SGD = {"name": "sgd", "lr": 0.05}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

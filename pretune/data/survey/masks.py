@@ -39,8 +39,11 @@ class Meaning:
         return min(self.shares)
 
 
-def meaning_of_masks(paths: Sequence[Path], names: Sequence[str] | None = None) -> Meaning:
-    """Return the meaning of the values or colours of some masks. Raises DataError where they cannot be masks."""
+def meaning_of_masks(paths: Sequence[Path], names: Sequence[str] | None = None, ignore: int | None = None) -> Meaning:
+    """Return the meaning of the values or colours of some masks; `ignore` is a value that is no class.
+
+    Raises DataError where they cannot be masks, or do not hold that value.
+    """
     values: Counter[int] = Counter()
     colors: Counter[RGB] = Counter()
     in_color = _palettes_differ(paths)
@@ -50,9 +53,19 @@ def meaning_of_masks(paths: Sequence[Path], names: Sequence[str] | None = None) 
         colors.update(of_colors)
     if not values and not colors:
         raise DataError(f"none of {counted(len(paths), 'mask')} can be read, {paths[0]} first")
+    if colors and ignore is not None:
+        raise DataError(
+            f"--ignore {ignore} is a value, and the masks in {paths[0].parent} have colours: run init without it, "
+            "and write ignore_colors into the file"
+        )
+    if ignore is not None and ignore not in values:
+        held = f"{', '.join(map(str, sorted(values)[:12]))}{', ...' if len(values) > 12 else ''}"
+        raise DataError(
+            f"--ignore {ignore}: no mask holds this value ({counted(len(paths), 'mask')} read); they hold {held}"
+        )
     if colors:
         return _by_colors(colors + Counter({(v, v, v): count for v, count in values.items()}), names, paths)
-    return _by_values(values, names, _palette_names(paths[0]), paths)
+    return _by_values(values, names, paths, ignore)
 
 
 def _palettes_differ(paths: Sequence[Path]) -> bool:
@@ -85,13 +98,12 @@ def _pixels(path: Path, in_color: bool) -> tuple[Mapping[int, int], Mapping[RGB,
     return dict(zip(found.tolist(), counts.tolist(), strict=True)), {}
 
 
-def _by_values(
-    values: Counter[int], names: Sequence[str] | None, palette: Sequence[str], paths: Sequence[Path]
-) -> Meaning:
+def _by_values(values: Counter[int], names: Sequence[str] | None, paths: Sequence[Path], ignore: int | None) -> Meaning:
     total = values.total()
     held = sorted(values)
     between = sum(count for value, count in values.items() if NEAR <= value <= 255 - NEAR) / total
-    if len(held) > 2 and held[-1] <= 255 and held[-1] > 255 - NEAR and held[0] < NEAR and _soft(values, between):
+    ends = held[-1] <= 255 and held[-1] > 255 - NEAR and held[0] < NEAR
+    if ignore is None and len(held) > 2 and ends and _soft(values, between):
         white = sum(count for value, count in values.items() if value >= 128) / total
         classes = _named(names, 2, ["background", "object"])
         why = f"black and white with soft edges ({between:.1%} grey): values above half are the second class"
@@ -101,15 +113,16 @@ def _by_values(
             f"{paths[0].parent}: the masks hold {len(held)} values, too many for classes: are these images? "
             "(a mask has one value or one colour per class)"
         )
-    ignore = 255 if 255 in held and len(held) > 2 and 0 < max(v for v in held if v < 255) < len(held) + 20 else None
+    if ignore is None and 255 in held and len(held) > 2 and 0 < max(v for v in held if v < 255) < len(held) + 20:
+        ignore = 255
     kept = [value for value in held if value != ignore]
     _refuse_one_class(kept, paths)
     plain = ["background", "object"] if len(kept) == 2 and kept[0] == 0 else []
-    classes = _named(names, len(kept), plain or _counted(kept, palette))
-    counted = sum(values[value] for value in kept)
+    classes = _named(names, len(kept), plain or _counted(kept, _palette_names(paths[0])))
+    scored = sum(values[value] for value in kept)
     settings: dict[str, Any] = {} if kept == list(range(len(kept))) else {"mask_values": kept}
     settings |= {} if ignore is None else {"ignore": ignore}
-    shares = tuple(values[value] / counted for value in kept)
+    shares = tuple(values[value] / scored for value in kept)
     text = ", ".join(f"{value} {values[value] / total:.1%}" for value in held[:12])
     why = f"mask values and their share of pixels: {text}{', ...' if len(held) > 12 else ''}"
     return Meaning(classes, shares, values[ignore] / total if ignore is not None else 0.0, settings, why)

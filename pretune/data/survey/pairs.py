@@ -42,14 +42,17 @@ class PairsSeen:
         return len(self.listing.entries)
 
 
-def survey_pairs(images: Path, masks: Path | None, names: Sequence[str] | None = None) -> PairsSeen:
+def survey_pairs(
+    images: Path, masks: Path | None, names: Sequence[str] | None = None, ignore: int | None = None
+) -> PairsSeen:
     """Images and masks, paired by the rule that pairs most of them.
 
     Args:
         masks: None: looked for in the folder of the images, or in a folder beside or below them.
         names: of the classes, in the order of their values; default: background and counted ones.
+        ignore: mask value that is no class.
 
-    Raises DataError where no rule pairs anything, or where masks are no masks.
+    Raises DataError where no rule pairs anything, where masks are no masks, or where none holds `ignore`.
     """
     root, image_folder, mask_folder = common_root(images, masks)
     tried = [(root, image_folder, mask_folder)] if masks else [*folders_below(images), (images, ".", ".")]
@@ -70,7 +73,7 @@ def survey_pairs(images: Path, masks: Path | None, names: Sequence[str] | None =
     chosen = evenly_spread(files, MOST_MASKS)
     if suffixes != SUFFIXES and not any(file_of(entry.image).suffix.lower() == ".npy" for entry in listing.entries):
         raise DataError(f"{files[0]}: arrays are read as masks only beside images that are arrays; save masks as PNG")
-    meaning = meaning_of_masks(chosen, names)
+    meaning = meaning_of_masks(chosen, names, ignore)
     return PairsSeen(root, image_folder, mask_folder, rule, listing, meaning, len(chosen))
 
 

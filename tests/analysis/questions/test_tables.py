@@ -20,10 +20,13 @@ from pretune.analysis.questions.compare import study_cell
 from pretune.analysis.questions.differences import differences
 from pretune.analysis.questions.dots import cell_dots
 from pretune.analysis.questions.effects import effects
+from pretune.analysis.questions.facts import Facts
 from pretune.analysis.questions.tables import _average_note, build_table
+from pretune.analysis.report.tables import value_tables
 from pretune.analysis.text.answer import answer
 from pretune.analysis.text.csv import joined, to_csv
 from pretune.analysis.text.formats import to_html, to_latex, to_markdown, to_rich
+from pretune.analysis.text.grids import text_grid
 from pretune.search_spaces.metrics import definition_of
 
 JACCARD = "test/jaccard"
@@ -276,6 +279,33 @@ def test_any_scores_survive_the_csv_unrounded(scores):
     assert (row["encoder"], row["metric"], row["n"], row["n_expected"]) == ("frozen", JACCARD, *[str(len(scores))] * 2)
 
 
+@given(
+    st.lists(st.lists(st.floats(0, 1), min_size=3, max_size=3), min_size=6, max_size=6),
+    st.sampled_from([{"a": "x"}, {"b": "q"}, {"a": "y", "b": "p"}]),
+    st.sampled_from([JACCARD, "val/pretext_loss"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_arrows_are_the_differences_that_are_shown_and_no_others(scores, baseline, metric):
+    levels = {"a": ["x", "y", "z"], "b": ["p", "q"]}
+    header = make_header(levels, rows="a", columns="b", baseline=baseline, metrics=[metric])
+    cells = {cell.label: cell for cell in header.cells}
+    rows = [row | {"metric": metric} for row in make_rows(dict(zip(cells, scores, strict=True)))]
+    results = pandas.DataFrame(rows)
+    (table,) = value_tables(results, header, {metric: Facts(metric, False, (), {}, ())}, ())
+    shown = [row for row in differences(results, header, metric).rows if row.shown]
+    arrows = {row.cell: "↑" if row.difference > 0 else "↓" for row in shown}
+    body, lower = text_grid(table).body, metric == "val/pretext_loss"
+    losers = {row.cell if (row.difference < 0) != lower else row.baseline for row in shown if same_column(row, cells)}
+    for label, cell in cells.items():
+        y, x = levels["a"].index(cell.levels["a"]), levels["b"].index(cell.levels["b"])
+        assert [mark for mark in "↑↓" if mark in body[y][1 + x]] == ([arrows[label]] if label in arrows else [])
+        assert table.against.worse[y][x] == (label in losers)
+
+
+def same_column(row, cells):
+    return cells[row.cell].levels["b"] == cells[row.baseline].levels["b"]
+
+
 # ---------------------------------------------------------------------------------------------------------- layout
 
 
@@ -288,8 +318,8 @@ def test_markdown_by_hand():
         "| unfrozen | **0.710 ± 0.010** | 0.510 ± 0.010 |\n"
         "| frozen | 0.610 ± 0.010 | **0.620 ± 0.020** |\n"
         "\n"
-        "- ≈ not clearly worse than any other cell of its column; no mark: clearly worse than another (one-sided "
-        "paired t-tests of 1 of 2 pairs, n=3, Holm correction within the column, 5 %)\n"
+        "- ≈ not clearly worse than any other cell of its column; neither best nor ≈: clearly worse than another "
+        "(one-sided paired t-tests of 1 of 2 pairs, n=3, Holm correction within the column, 5 %)\n"
         "- not compared (the differences have no spread): encoder=unfrozen labels=90%, encoder=frozen labels=90%\n"
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,41 @@ def test_all_data_sets_of_a_study_are_checked(tmp_path: Path, tiny: dict[str, An
         "mine: masks/3.png: empty file",
         "finetune.labels: 30 labelled images requested",
     ]
+
+
+def test_sheets_of_a_study_lie_in_its_folder_and_in_that_of_its_scale(tmp_path: Path, tiny: dict[str, Any]) -> None:
+    file, runs = study_of(tiny, {}, tmp_path), tmp_path / "runs"
+    file.write_text(file.read_text() + "scales: {small: {finetune.steps: 2}}\n")
+    for scale in ([], ["--scale", "small"]):
+        for verb in ("check", "views"):
+            ended = call(verb, file, "--root", runs, "--images", 2, "--set", "seeds.report=1", *scale)
+            assert ended.exit_code == 0, ended.output
+    for folder in ("tiny", "tiny-small"):
+        assert {path.name for path in (runs / folder).iterdir()} == {
+            "data-scenes.png", "data-scenes.html", "views.png",
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(("width", "height"), [(32, 8), (8, 32), (30, 10), (32, 31)])
+def test_padding_has_no_share_of_the_pixels_and_what_is_ignored_has(tmp_path: Path, width: int, height: int) -> None:
+    """Left half sky, right half road, and of its upper left quarter the inside is ignored."""
+    values = np.zeros((height, width), np.uint8)
+    values[:, width // 2 :] = 1
+    values[1 : height // 2, 1 : width // 2] = 9
+    root = tmp_path / "d"
+    for part, pixels in (("images", np.zeros((height, width, 3), np.uint8)), ("masks", values)):
+        (root / part).mkdir(parents=True)
+        for i in range(4):
+            Image.fromarray(pixels).save(root / part / f"{i}.png")
+    settings = ["--set", f"root={root}", "--set", "classes=[sky,road]", "--set", "cache_size=32", "--set", "fit=pad",
+                "--set", "ignore=9", "--set", "split.test=1"]  # fmt: skip
+    ended = call("check", "image-mask-folder", *settings, "--root", tmp_path / "r", "--out", tmp_path / "sheet.png")
+    found = re.search(r"sky ([\d.]+)%, road ([\d.]+)%, ignored ([\d.]+)%", ended.output)
+    assert found, ended.output
+    sides = [round(side * 32 / max(width, height)) for side in (width, height)]
+    cached = np.asarray(Image.fromarray(values).resize((sides[0], sides[1]), Image.Resampling.NEAREST))
+    expected = [100 * float(np.mean(cached == value)) for value in (0, 1, 9)]
+    assert [float(share) for share in found.groups()] == pytest.approx(expected, abs=0.051)
 
 
 def test_a_study_without_fault_is_checked(tmp_path: Path, tiny: dict[str, Any]) -> None:

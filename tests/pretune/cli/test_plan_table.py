@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pretune.cli.plan_table import duration, memory_of_step
+from pretune.cli.plan_table import disk, duration, memory_of_step
+from pretune.plan import Plan
 
 
 @pytest.mark.parametrize(
@@ -12,6 +13,22 @@ from pretune.cli.plan_table import duration, memory_of_step
 )
 def test_durations_are_written_for_people(seconds: float, expected: str) -> None:
     assert duration(seconds) == expected
+
+
+@pytest.mark.parametrize(
+    ("kept", "expected"),
+    [
+        (0, "100 MB of weights; up to 60 MB more of resumable states while it runs"),
+        (24, "100 MB: 76 MB of weights, 24 MB of kept states; up to 60 MB more of resumable states while it runs"),
+    ],
+)
+def test_disk_names_weights_and_states(kept: int, expected: str) -> None:
+    counts = dict.fromkeys(("cells", "configurations", "replicates", "stage_runs", "stage_runs_without_sharing"), 1)
+    made = Plan(
+        study="s", **counts, by_stage={}, stored=None, sharing="", continuing="", seconds=9.0, gpu_hours=0.0,
+        disk_bytes=100_000_000, warnings=(), kept_bytes=kept * 1_000_000, state_bytes=30_000_000,
+    )  # fmt: skip
+    assert disk(made, parallel=2) == expected
 
 
 def test_the_memory_of_a_step_names_checkpointing_where_it_saves_a_tenth() -> None:

@@ -198,6 +198,42 @@ def test_the_values_of_masks_become_classes(
 
 
 @pytest.mark.parametrize(
+    ("values", "ignore", "classes", "mask_values"),
+    [
+        ((0, 128, 255), 128, ("background", "object"), (0, 255)),
+        ((0, 1, 2, 255), 2, ("background", "class 1", "class 255"), (0, 1, 255)),  # 255 is then a class
+        ((0, 1, 255), 255, ("background", "object"), None),
+        ((0, 1, 2), 0, ("class 1", "class 2"), (1, 2)),
+    ],
+)
+def test_a_value_to_ignore_is_no_class_and_is_left_out(
+    tmp_path: Path, values: tuple[int, ...], ignore: int, classes: tuple[str, ...], mask_values: tuple[int, ...] | None
+) -> None:
+    for i in range(4):
+        image(tmp_path / "images" / f"{i}.png")
+        mask(tmp_path / "masks" / f"{i}.png", values)
+    folders = ("--images", tmp_path / "images", "--masks", tmp_path / "masks")
+    study, said = init(tmp_path, *folders, "--ignore", ignore)
+    data = mine(study)
+    assert (data.classes, data.mask_values, data.ignore) == (classes, mask_values, ignore)
+    assert f"; {ignore} is ignored" in said
+    made = load_images(data, None, tmp_path / "cache")
+    assert made.masks is not None
+    with Image.open(tmp_path / "masks" / "0.png") as file:
+        left_out = np.asarray(file) == ignore
+    assert ((np.asarray(made.masks[0]) == 255) == np.asarray(Image.fromarray(left_out).resize((32, 32), 0))).all()
+
+
+def test_a_value_to_ignore_that_no_mask_holds_is_refused(tmp_path: Path) -> None:
+    images, masks = pairs(tmp_path)
+    asked = ["init", str(tmp_path / "my.yaml"), "--ignore", "7"]
+    for folders in (["--images", str(images), "--masks", str(masks)], []):
+        ended = CliRunner().invoke(cli, [*asked, *folders])
+        assert ended.exit_code != 0
+        assert not (tmp_path / "my.yaml").exists()
+
+
+@pytest.mark.parametrize(
     ("sizes", "cpu", "gpu", "fit"),
     [
         ([(48, 48)], 32, 32, "squash"),

@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pretune.cluster import tune
+from pretune.cluster import held_places, tune
 from pretune.cluster.tune import ACTOR_ENVIRONMENT, NODE_ID, SHOWN_ENVIRONMENT, place_of
 from pretune.dispatch.dispatcher import TRANSPORT
 from pretune.worker import ray_private
@@ -97,29 +98,72 @@ def test_a_trial_asks_for_its_resources_and_for_another_node_where_it_is_kept_of
     assert kept != free
 
 
-@pytest.mark.ray
-@pytest.mark.filterwarnings("ignore")  # Ray's own
-def test_ray_places_a_trial_on_none_of_the_nodes_that_it_is_kept_off() -> None:
-    """On a cluster of three sets of Ray's processes: by its own placement groups, with the labels that Ray gives."""
+@pytest.fixture(scope="module")
+def three_nodes() -> Iterator[Any]:
+    """A cluster of three sets of Ray's processes, with the dashboard's server, and this process connected to it."""
     import ray
     from ray.cluster_utils import Cluster
-    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": True})
     try:
-        nodes = [cluster.add_node(num_cpus=1).node_id for _ in range(2)]
+        for _ in range(2):
+            cluster.add_node(num_cpus=1)
         ray.init(address=cluster.address, log_to_driver=False)
         cluster.wait_for_nodes()
-        ids = [node["NodeID"] for node in ray.nodes()]  # type: ignore[no-untyped-call]
-        assert set(nodes) < set(ids)
-        for wanted in ids:
-            others = sorted(set(ids) - {wanted})
-            group = place_of(asking({"CPU": 1.0}, *others)).to_placement_group()
-            ray.get(group.ready(), timeout=30)
-            where = ray.remote(lambda: ray.get_runtime_context().get_node_id())
-            place = PlacementGroupSchedulingStrategy(group)
-            assert ray.get(where.options(num_cpus=1, scheduling_strategy=place).remote(), timeout=60) == wanted
-            ray.util.remove_placement_group(group)
+        yield cluster
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_ray_places_a_trial_on_none_of_the_nodes_that_it_is_kept_off(three_nodes: Any) -> None:
+    """By its own placement groups, with the labels that Ray gives."""
+    import ray
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    ids = [node["NodeID"] for node in ray.nodes()]  # type: ignore[no-untyped-call]
+    assert {node.node_id for node in three_nodes.worker_nodes} < set(ids)
+    for wanted in ids:
+        others = sorted(set(ids) - {wanted})
+        group = place_of(asking({"CPU": 1.0}, *others)).to_placement_group()
+        ray.get(group.ready(), timeout=30)
+        where = ray.remote(lambda: ray.get_runtime_context().get_node_id())
+        place = PlacementGroupSchedulingStrategy(group)
+        assert ray.get(where.options(num_cpus=1, scheduling_strategy=place).remote(), timeout=60) == wanted
+        ray.util.remove_placement_group(group)
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore")
+def test_only_a_nameless_place_without_an_actor_is_given_back(three_nodes: Any) -> None:
+    """One with an actor, one of Tune's and one that waits for room are kept; all as Ray's State API tells of them."""
+    import ray
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    class Actor:
+        def here(self) -> bool:
+            return True
+
+    tunes = place_of(asking({"CPU": 1.0}), named=True).to_placement_group()
+    filled, empty = (ray.util.placement_group([{"CPU": 1.0}]) for _ in range(2))
+    ray.get([group.ready() for group in (tunes, filled, empty)], timeout=60)
+    waiting = ray.util.placement_group([{"CPU": 1.0}])
+    actor = ray.remote(Actor).options(num_cpus=1, scheduling_strategy=PlacementGroupSchedulingStrategy(filled)).remote()
+    assert ray.get(actor.here.remote(), timeout=60)
+    names = {group: group.id.hex() for group in (tunes, filled, empty, waiting)}
+    assert held_places.groups_without_actors() == {names[empty]: True, names[waiting]: False}
+    said: list[str] = []
+    places = held_places.HeldPlaces(said.append)
+    assert [places.look() for _ in range(held_places.LOOKS)] == [True] * held_places.LOOKS
+    assert said == [held_places.GIVEN_BACK]
+    assert ray.util.placement_group_table(empty)["state"] == "REMOVED"
+    assert waiting.wait(60)  # the room is free again
+    assert {ray.util.placement_group_table(group)["state"] for group in (tunes, filled)} == {"CREATED"}
+
+
+def test_every_trial_with_a_name_has_one_of_its_own() -> None:
+    one, other = (place_of(asking({"CPU": 1.0}), named=True) for _ in range(2))
+    assert one._bound.arguments["name"] != other._bound.arguments["name"]
+    assert one.bundles == other.bundles == [{"CPU": 1.0}]

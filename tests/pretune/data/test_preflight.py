@@ -412,7 +412,7 @@ def looked_at(study: Study) -> str:
     """What a look at the masks refuses, from the files and from the decoded copy alike."""
     said = []
     with tempfile.TemporaryDirectory() as cache:
-        for look in (in_files, lambda data: glance_at_images(load_images(data, None, Path(cache)))):
+        for look in (in_files, lambda data: glance_at_images(load_images(data, None, Path(cache)), data.fit)):
             try:
                 check_masks(study, facts_before_decoding(None), look)
                 said.append("")

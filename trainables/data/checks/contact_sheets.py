@@ -78,7 +78,7 @@ def _mean_colors(
             sums[:, channel] += np.bincount(mask.ravel(), tint[..., channel].ravel(), minlength=256)
     seen = [int(i) for i in np.flatnonzero(counts) if i != clear]
     means = np.rint(sums / np.maximum(counts, 1)[:, None])
-    return [("ignored" if i == IGNORE else classes[i], _color(means[i])) for i in seen]
+    return [("not scored" if i == IGNORE else classes[i], _color(means[i])) for i in seen]
 
 
 def outlined(image: RGB, regions: NDArray[np.uint16]) -> RGB:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pretune.search_spaces import schema
 from pretune.trainables.constants import IGNORE
 from pretune.trainables.data.decode.entry import decode
+from pretune.trainables.data.decode.fitting import Fit, without_padding
 from pretune.trainables.data.decode.palettes import Palette, Palettes
 from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.image_set import ImageSet, image_names
@@ -88,7 +89,7 @@ class Contents(NamedTuple):
     transparent: int = 0  # images that were looked at of which part was laid over black
 
 
-def glance_at_images(data: ImageSet) -> Glance:
+def glance_at_images(data: ImageSet, fit: Fit) -> Glance:
     """Return the glance of an opened data set."""
     masks = data.masks
     if masks is None:
@@ -96,7 +97,7 @@ def glance_at_images(data: ImageSet) -> Glance:
 
     @functools.cache
     def look(row: int) -> Looked:
-        return Looked(_counts(np.asarray(masks[np.array([row])])))
+        return Looked(class_counts(np.asarray(masks[np.array([row])]), fit))
 
     return Glance(len(data.images), data.classes, look, exact=True)
 
@@ -107,7 +108,7 @@ def glance(settings: schema.Data, data_root: Path | None, cache: Path | None, di
     None where masks cannot be looked at one by one. Raises DataError.
     """
     if cache is not None and (found := open_cached(digest, cache)) is not None:
-        return glance_at_images(found)
+        return glance_at_images(found, settings.fit)
     if isinstance(settings, GENERATED):
         return _generated(settings)
     listing = list_files(settings, data_root)
@@ -122,10 +123,11 @@ def _generated(settings: schema.Scenes | schema.Volumes) -> Glance:
     @functools.cache
     def look(row: int) -> Looked:
         if isinstance(settings, schema.Scenes):
-            return Looked(_counts(scenes.generate_scene(settings.seed, indices[row], size, classes).mask))
-        return Looked(
-            _counts(volumes.generate_volume(settings.seed, indices[row], settings.slices, size, classes).mask)
-        )
+            return Looked(
+                class_counts(scenes.generate_scene(settings.seed, indices[row], size, classes).mask, "squash")
+            )
+        volume = volumes.generate_volume(settings.seed, indices[row], settings.slices, size, classes)
+        return Looked(class_counts(volume.mask, "squash"))
 
     names = scenes.SCENE_CLASSES if isinstance(settings, schema.Scenes) else volumes.VOLUME_CLASSES
     return Glance(len(indices), names[:classes], look, exact=True)
@@ -144,14 +146,19 @@ def _reader(settings: schema.Data, listing: Listing) -> Callable[[int], Looked]:
     @functools.cache
     def look(row: int) -> Looked:
         read = decode(listing.entries[row], listing, unpack, settings.cache_size, settings.fit)
-        counts = None if read.mask is None else _counts(read.mask)
+        counts = None if read.mask is None else class_counts(read.mask, settings.fit)
         return Looked(counts, read.problems, read.palette, read.transparent)
 
     return look
 
 
-def _counts(mask: NDArray[np.uint8]) -> NDArray[np.int64]:
-    return np.bincount(mask.ravel(), minlength=IGNORE + 1)
+def class_counts(masks: NDArray[np.uint8], fit: Fit) -> NDArray[np.int64]:
+    """(256,) pixels of each class without padding, IGNORE last; `masks` (..., S, S)."""
+    planes = masks.reshape(-1, *masks.shape[-2:])
+    counts: NDArray[np.int64] = np.sum(
+        [np.bincount(without_padding(p, fit).ravel(), minlength=IGNORE + 1) for p in planes], axis=0
+    )
+    return counts
 
 
 def contents(settings: schema.Data, seen: Glance, listing: Listing | None) -> Contents:

@@ -55,6 +55,24 @@ def fit_mask(mask: Image.Image, size: int, fit: Fit) -> Image.Image:
     return _fit(mask, size, fit, Image.Resampling.NEAREST, padding=IGNORE)
 
 
+def without_padding(mask: NDArray[np.uint8], fit: Fit) -> NDArray[np.uint8]:
+    """The part (H, W) of a fitted mask (S, S) that shows its image; all of a mask that is IGNORE everywhere.
+
+    Ignored lines of the image itself that touch the padding are taken for padding.
+    """
+    held = mask != IGNORE
+    rows, columns = (np.flatnonzero(held.any(axis=axis)) for axis in (1, 0))
+    if fit not in ("pad", "tile") or not len(rows):
+        return mask
+    if fit == "tile":  # padded below and on the right
+        return mask[: rows[-1] + 1, : columns[-1] + 1]
+    size = len(mask)
+    above, left = (min(seen[0], size - 1 - seen[-1]) for seen in (rows, columns))
+    if above >= left:  # an image is padded on two opposite sides, with a line more on the second of them at most
+        return mask[above : max(rows[-1] + 1, size - above - 1)]
+    return mask[:, left : max(columns[-1] + 1, size - left - 1)]
+
+
 def _fit(image: Image.Image, size: int, fit: Fit, resample: Image.Resampling, padding: int) -> Image.Image:
     if fit == "pad":
         return _pad(image, size, resample, padding)
