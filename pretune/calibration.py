@@ -109,7 +109,7 @@ def _steps(stage: Stage, n: int) -> tuple[int, int]:
 
 
 def validations(settings: schema.Finetune, epochs: int) -> int:
-    """How often a fine-tuning of so many epochs scores its validation images: always at the end."""
+    """Count the times that a fine-tuning of so many epochs scores its validation images: always at the end."""
     from pretune.trainables.finetune import validation_due
 
     due = [validation_due(settings, epoch) for epoch in range(epochs)]

@@ -39,7 +39,7 @@ from pretune.analysis.report.tables import (
 )
 from pretune.analysis.text import formats
 from pretune.analysis.text.answer import answer
-from pretune.analysis.text.headline import headline
+from pretune.analysis.text.headline import headline, left_open
 from pretune.search_spaces.metrics import parts_of
 
 REPORT_NAME = "report.html"
@@ -86,6 +86,7 @@ def build_page(folder: Path, live: bool = False) -> str:
             *(Markup(formats.to_html(table)) for table in fold_tables(results, header)),
         ],
         intervals=[Markup(formats.to_html(table)) for table in interval_tables(results, header, counts)],
+        left_open=left_open(results, header),
         differences=[Markup(formats.to_html(table)) for table in difference_tables(results, header)],
         marginal=[Markup(formats.to_html(table)) for table in marginal_tables(everything, header)],
         effects=[(Markup(formats.to_html(table)), said) for table, said in effect_tables(results, header)],

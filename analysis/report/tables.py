@@ -27,7 +27,7 @@ from pretune.analysis.text import formats
 from pretune.analysis.text.csv import joined
 from pretune.analysis.text.facts import fact_sentences, processor_sentences
 from pretune.analysis.text.grids import AnyTable
-from pretune.analysis.text.headline import headline
+from pretune.analysis.text.headline import headline, left_open
 
 
 class Tables(NamedTuple):
@@ -153,7 +153,8 @@ def write_tables(folder: Path, details: bool = True) -> list[RenderableType]:
     first: list[AnyTable] = [*found.values, *found.folds]
     if not details:
         summed = [headline(results, header, metric) for metric in header.report.metrics]
-        return [*map(formats.to_rich, first), *map(Text, dict.fromkeys(summed))]
+        more = [Text(line, style="dim") for line in [left_open(results, header)] if line]
+        return [*map(formats.to_rich, first), *map(Text, dict.fromkeys(summed)), *more]
     said = [
         Text(f"{table.metric}: {sentence}")
         for table in found.effects

@@ -7,10 +7,13 @@ of a column. Replicates without a value stand beside it.
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pandas
+import yaml
 
 from pretune.analysis.digits import in_unit, number
 from pretune.analysis.load.replicates import FINISHED, independent_values, replicate_results, runs_expected
@@ -36,6 +39,29 @@ def headline(results: pandas.DataFrame, header: StudyHeader, metric: str) -> str
     else:
         said = _among_cells(results, header, metric, means, sign)
     return f"{said}.{_missing(results, header, metric)}"
+
+
+def left_open(results: pandas.DataFrame, header: StudyHeader) -> str:
+    """Say that pairs without the baseline are not compared, and how to compare with the best cell; "" for no such pair.
+
+    The best is that of the first metric. Raises ResultsError.
+    """
+    metric, baseline = header.report.metrics[0], header.report.baseline
+    means, sign = _means(results, header, metric), header.definition(metric).direction == "maximize" or -1
+    cells = {cell.label: {f: cell.levels.get(f, "") for f in baseline} for cell in header.cells if cell.label in means}
+    others = [label for label, levels in cells.items() if levels != baseline]
+    if len({tuple(cells[label].values()) for label in others}) < 2 or header.definition(metric).direction is None:
+        return ""
+    best = cells[max(others, key=lambda label: sign * means[label])]
+    named = yaml.safe_dump(best, default_flow_style=True, allow_unicode=True, sort_keys=False, width=math.inf).strip()
+    return (
+        f"only pairs with the baseline {_named(baseline)} are compared. To compare with {_named(best)}, repeat the "
+        f"command of the run with --set {shlex.quote(f'report.baseline={named}')}; nothing is trained again"
+    )
+
+
+def _named(levels: Mapping[str, str]) -> str:
+    return " ".join(f"{factor}={level}" for factor, level in levels.items())
 
 
 def _means(results: pandas.DataFrame, header: StudyHeader, metric: str) -> dict[str, float]:

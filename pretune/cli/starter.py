@@ -430,6 +430,7 @@ def _question(plan: _Plan) -> Iterator[str]:
     yield ""
     yield "seeds: {search: 1, report: 3}"
     yield "# tune: {sampler: tpe, trials: 20}\tonly where there are ranges"
+    yield "# the answer compares with the baseline alone; for another pair change it and run again: nothing is trained"
     yield f"report: {{rows: {rows}{columns}, metrics: [test/jaccard], baseline: {{start: random}}}}"
     limit = f", data.{plan.data}.limit: 200" if plan.count > 200 else ""
     pool = ", data.unlabelled.limit: 200" if plan.pool is not None and plan.pool.seen.count > 200 else ""

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -147,9 +147,7 @@ def start_ray(
     with starting, import_path.beside_our_code(), _our_signals():
         import ray
 
-        whole = address or dashboard
-        fewer = nullcontext() if whole else ray_private.without_idle_processes(server=groups)
-        with nullcontext() if address else ended_with_ray(), fewer:
+        with nullcontext() if address else ended_with_ray():
             context = ray.init(
                 **(_there(address, dashboard) if address else _here(cpus, dashboard, groups)),
                 dashboard_host="127.0.0.1",
@@ -245,13 +243,6 @@ def keep_keys_to_ourselves() -> None:
         ray_private.keep_from_actors(keys)
 
 
-def _environment_of_actors() -> AbstractContextManager[None]:
-    """Let actors inherit from Ray's processes, where these inherited from this one (`_here`)."""
-    import ray
-
-    return nullcontext() if ray.get_runtime_context().runtime_env else ray_private.actors_inherit()
-
-
 def place_of(config: Mapping[str, Any], named: bool = False) -> Any:
     """Return what Tune asks Ray for, for one trial: its resources, on a node that it is not kept off.
 
@@ -328,7 +319,7 @@ def run_trials(
             ),
         )
         try:
-            with stopped_by_signals(dispatcher.stop), _environment_of_actors():
+            with stopped_by_signals(dispatcher.stop):
                 tuner.fit()
         finally:
             places.stop()

@@ -72,36 +72,6 @@ def settings_read_again() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
-@contextmanager
-def without_idle_processes(server: bool) -> Iterator[None]:
-    """Let a head that is started inside leave out processes that nothing asks: 4 of the 11 CPU seconds of its start.
-
-    They are the autoscaler's monitor, the reader of logs and, unless `server`, the dashboard's server. Its packages are
-    ours to install, so Ray does not import them here to see whether they are there. Without these names Ray starts all.
-    """
-    idle = ["start_monitor", "start_log_monitor"] + ["start_api_server"] * (not server)
-    try:
-        with _looked_up("it starts more slowly, with processes that nobody asks"):
-            from ray._private import utils
-            from ray._private.node import Node
-
-            before = {name: getattr(Node, name) for name in idle}
-            check = utils.get_dashboard_dependency_error
-    except MissingInRayError as error:
-        _warn(error)
-        yield
-        return
-    for name in idle:
-        setattr(Node, name, lambda node, **settings: None)
-    utils.get_dashboard_dependency_error = lambda: None
-    try:
-        yield
-    finally:
-        for name, start in before.items():
-            setattr(Node, name, start)
-        utils.get_dashboard_dependency_error = check
-
-
 # --------------------------------------------------------------------------------------------- others' clusters
 
 
@@ -135,29 +105,6 @@ def keep_from_actors(names: AbstractSet[str]) -> None:
 
         sent = class_cache.ENV_VARS_TO_PROPAGATE
     class_cache.ENV_VARS_TO_PROPAGATE = sent - names
-
-
-@contextmanager
-def actors_inherit() -> Iterator[None]:
-    """Give Tune's actors no environment of their own, so that they take the processes that Ray has already started.
-
-    For a Ray whose processes have inherited this process's environment. Without these names each lane's first actor
-    starts another process: 0.7 CPU seconds.
-    """
-    try:
-        with _looked_up("processes that it has started stay idle, and others are started"):
-            from ray.tune.execution import class_cache
-
-            before = class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE
-    except MissingInRayError as error:
-        _warn(error)
-        yield
-        return
-    class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = {}, set()
-    try:
-        yield
-    finally:
-        class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = before
 
 
 # ---------------------------------------------------------------------------------------------------- preemption

@@ -193,6 +193,22 @@ def test_the_depth_filter_only_takes_pairs_away() -> None:
     assert pairs[0] == pairs[1] > pairs[2] > pairs[3]
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.19], ids=["a wall", "differences below the threshold"])
+def test_where_all_is_equally_far_pixelcl_plus_plus_is_pixelcl_to_the_digit(spread: float) -> None:
+    depth = 0.5 + spread * torch.rand(4, 16, 16, generator=torch.Generator().manual_seed(0))
+    trained = []
+    for network, images in ((method(), batch()), (method(depth=0.2), batch(depth))):
+        optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
+        for step in range(3):
+            optimizer.zero_grad()
+            network(images, step / 3)[0].backward()
+            optimizer.step()
+            network.after_step((step + 1) / 3)
+        trained.append(network.state_dict())
+    assert trained[0].keys() == trained[1].keys()
+    assert all(torch.equal(value, trained[1][name]) for name, value in trained[0].items())
+
+
 def test_only_the_online_network_gets_gradients_and_the_momentum_network_follows() -> None:
     network = method()
     network(batch(), 0.0)[0].backward()

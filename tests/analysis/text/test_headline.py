@@ -1,13 +1,15 @@
 """Short sentences: what is shown, and nothing that is not."""
 
 import math
+import shlex
 
 import numpy as np
 import pytest
 from studies import JACCARD, write_study
 
 from pretune.analysis import load, load_header
-from pretune.analysis.text.headline import headline
+from pretune.analysis.text.headline import headline, left_open
+from pretune.search_spaces.document import parse_value
 
 NAN = math.nan
 FACTORS = {"a": ["x", "y", "z"]}
@@ -45,6 +47,50 @@ def test_where_nothing_is_shown_the_seeds_that_would_show_it_are_named(tmp_path)
     assert "The best other cell: a=y has " in text
     assert "If this is the true difference, about " in text
     assert "seeds are needed to show it in 80 % of studies" in text
+
+
+@pytest.mark.parametrize(
+    ("baseline", "metric", "expected"),
+    [
+        (
+            {"a": "x"},
+            JACCARD,
+            "only pairs with the baseline a=x are compared. To compare with a=y, repeat the command of the run "
+            "with --set 'report.baseline={a: y}'; nothing is trained again",
+        ),
+        (
+            {"a": "y"},
+            JACCARD,
+            "To compare with a=z, repeat the command of the run with --set 'report.baseline={a: z}';",
+        ),
+        ({"a": "y"}, "val/pretext_loss", "To compare with a=x,"),
+        ({}, JACCARD, ""),
+    ],
+)
+def test_pairs_without_the_baseline_are_said_to_be_open(tmp_path, baseline, metric, expected):
+    """The means of x, y, z are 0.51, 0.711, 0.52."""
+    write_study(
+        tmp_path, {"a=x": X, "a=y": Y, "a=z": [0.51, 0.52, 0.53]}, FACTORS, metrics=(metric,), baseline=baseline
+    )
+    found = left_open(load(tmp_path), load_header(tmp_path))
+    assert bool(found) == bool(expected)
+    assert expected in found
+    assert not baseline or f"only pairs with the baseline a={baseline['a']} are compared" in found
+
+
+def test_with_two_levels_nothing_is_left_open(tmp_path):
+    scores = {"a=x b=u": X, "a=y b=u": Y, "a=x b=v": Z, "a=y b=v": Z}
+    write_study(tmp_path, scores, {"a": ["x", "y"], "b": ["u", "v"]}, metrics=(JACCARD,), baseline={"a": "x"})
+    assert left_open(load(tmp_path), load_header(tmp_path)) == ""
+
+
+@pytest.mark.parametrize("level", ["ImageNet and frozen", "10%", "true", "it's", "1/3", "a: b", "[x", "ü"])
+def test_the_advised_setting_is_read_as_the_level_that_it_names(tmp_path, level):
+    scores = {"a=x": X, "a=z": X, f"a={level}": Y}
+    write_study(tmp_path, scores, {"a": ["x", "z", level]}, metrics=(JACCARD,), baseline={"a": "x"})
+    words = shlex.split(left_open(load(tmp_path), load_header(tmp_path)).split("with --set ")[1].rpartition(";")[0])
+    key, _, value = words[0].partition("=")
+    assert (key, parse_value(value)) == ("report.baseline", {"a": level})
 
 
 def test_missing_replicates_stand_beside_the_answer(tmp_path):

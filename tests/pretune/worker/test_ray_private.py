@@ -9,17 +9,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import ray
-from ray._private import ray_constants, utils
-from ray._private.node import Node
+from ray._private import ray_constants
 from ray._private.state import GlobalState
-from ray.runtime_env import RuntimeEnv
 from ray.train import WorkerGroupError
 from ray.tune.execution import class_cache
 
@@ -79,42 +76,11 @@ def test_ray_train_keeps_the_exception_of_a_worker() -> None:
     assert ray_private.worker_exception(WorkerGroupError("failed", {1: lost})) is lost
 
 
-@pytest.mark.parametrize("server", [False, True])
-def test_processes_that_nobody_asks_are_left_out_while_a_head_starts_and_not_after(server: bool) -> None:
-    names = ["start_monitor", "start_log_monitor", "start_api_server", "start_raylet", "start_gcs_server"]
-    before = {name: getattr(Node, name) for name in names} | {"check": utils.get_dashboard_dependency_error}
-    with ray_private.without_idle_processes(server):
-        left_out = {name for name in names if getattr(Node, name) is not before[name]}
-        assert left_out == {"start_monitor", "start_log_monitor"} | (set() if server else {"start_api_server"})
-        nothing = object.__new__(Node)
-        assert nothing.start_monitor() is nothing.start_log_monitor() is None
-        assert server or nothing.start_api_server(include_dashboard=False, raise_on_failure=False) is None
-        assert utils.get_dashboard_dependency_error() is None
-    after = {name: getattr(Node, name) for name in names} | {"check": utils.get_dashboard_dependency_error}
-    assert after == before
-
-
-def test_actors_take_started_processes_by_having_no_environment_and_only_inside(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    given = []
-    monkeypatch.setattr(ray, "remote", lambda **how: lambda kind: given.append(how["runtime_env"]))
-    for inside in (ray_private.actors_inherit(), nullcontext()):
-        with inside:
-            class_cache._ActorClassCache().get(object)
-    assert RuntimeEnv(**given[0]) == {}, "as the processes that Ray has started"
-    assert given[1]["env_vars"]["RAY_CHDIR_TO_TRIAL_DIR"] == "0"
-
-
 QUESTIONS = """
-import logging, os, psutil, sys, ray
+import logging, sys, ray
 from pretune.cluster.tune import start_ray, stop_ray
 from pretune.worker import preemption, ray_private
 start_ray(None, 1)
-below = " ".join(word for one in psutil.Process().children(recursive=True) for word in one.cmdline())
-assert "gcs_server" in below and "raylet" in below
-assert not [name for name in ("monitor.py", "dashboard.py") if name in below], below
 ray_private.check_head(ray.get_runtime_context().gcs_address)
 assert preemption.warnings_of_ray() == [], preemption.warnings_of_ray()
 assert not ray_private.is_draining()
@@ -174,28 +140,6 @@ def test_a_cluster_is_joined_unchecked_where_ray_cannot_check_it(
     monkeypatch.delattr(ray._raylet, "GcsClient")
     ray_private.check_head("127.0.0.1:1")
     assert "the cluster is not checked first; joining it may take minutes to fail" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("owner", "name", "use", "sentence"),
-    [
-        (Node, "start_monitor", lambda: ray_private.without_idle_processes(False), "it starts more slowly"),
-        (utils, "get_dashboard_dependency_error", lambda: ray_private.without_idle_processes(True),
-         "it starts more slowly, with processes that nobody asks"),
-        (class_cache, "DEFAULT_ENV_VARS", ray_private.actors_inherit,
-         "processes that it has started stay idle, and others are started"),
-    ],
-    ids=["processes", "packages", "environment"],
-)  # fmt: skip
-def test_a_start_that_cannot_be_shortened_is_said_and_goes_on(
-    owner: Any, name: str, use: Callable[[], Any], sentence: str,
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
-    monkeypatch.delattr(owner, name)
-    with use():
-        pass
-    assert name in caplog.text
-    assert sentence in caplog.text
 
 
 def test_a_worker_whose_exception_ray_keeps_elsewhere_is_said(caplog: pytest.LogCaptureFixture) -> None:
