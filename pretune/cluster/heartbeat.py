@@ -143,6 +143,12 @@ def died_here(name: str) -> str:
     return f"the study stopped: {name} died ({why}), and a Ray on one machine cannot replace it; {AGAIN}"
 
 
+def died_at_start(name: str) -> str:
+    """Ray's node process ends itself where its agents do not start in time: on a busy machine nobody killed it."""
+    why = "killed, out of memory, or this machine is so busy that Ray's processes did not start within half a minute"
+    return f"the study stopped: {name} died while Ray started ({why}); {AGAIN}"
+
+
 def answer_of(address: str) -> Answer:
     """Whether the gRPC server at HOST:PORT answers; a stopped process takes connections and says nothing."""
     try:
@@ -182,7 +188,7 @@ def ended_with_ray() -> Iterator[None]:
                 for pid in reaper.below(os.getpid()):
                     with suppress(ProcessLookupError, PermissionError):
                         os.kill(pid, signal.SIGKILL)
-                end_process(died_here(gone[0]))
+                end_process(died_at_start(gone[0]))
 
     thread = threading.Thread(target=watch, name="pretune-start", daemon=True)
     thread.start()

@@ -177,7 +177,8 @@ print("started", [one.kill() for one in ray])
 
 @pytest.mark.parametrize(
     ("dies", "code", "said"),
-    [("0", 2, f"error: the study stopped: {HEAD} died"), ("1", 2, f"error: the study stopped: {NODE} died"),
+    [("0", 2, f"error: the study stopped: {HEAD} died while Ray started"),
+     ("1", 2, f"error: the study stopped: {NODE} died while Ray started"),
      ("nothing", 0, "")],
 )  # fmt: skip
 def test_a_process_of_ray_that_dies_while_ray_starts_ends_the_study(
