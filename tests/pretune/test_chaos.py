@@ -17,6 +17,7 @@ from typing import Any
 import optuna
 import pandas as pd
 import pytest
+import ray
 import yaml
 from chaos import Blow, Struck, World, schedule
 from inline import run_inline
@@ -51,6 +52,7 @@ def storm_and_compare(study: dict[str, Any], tmp_path: Path, blows: list[Blow], 
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump(study))
     run_inline(load(file, None, ()), tmp_path / "calm")
+    ray.shutdown()  # which a stage on several workers needs, also in this process
     calm, draw, struck = Store(tmp_path / "calm" / "store"), random.Random(1), []
     world = World(file, tmp_path / "storm", frozenset(entry.fingerprint for entry in calm.entries()), nodes)
     began = time.monotonic()
@@ -163,6 +165,7 @@ def test_six_signals_to_workers_of_ray_train_change_nothing(tiny: dict[str, Any]
     """Both pretrainings run on two workers each; one is lost while the other waits for it."""
     tiny["pretrain"]["steps"] = 3000
     tiny["resources"] = {"pretrain": {"workers": 2}}
+    ray.init(address="local", log_to_driver=False)  # by default it would join what an earlier test left behind
     blows = schedule(2, [("worker", "KILL", "training state"), ("worker", "TERM STOP", "training"),
                          ("actor", "KILL TERM", "training")])  # fmt: skip
     storm_and_compare(tiny | {"retries": 100, "checkpoint_seconds": 0.5}, tmp_path, blows)
