@@ -22,6 +22,7 @@ import yaml
 from chaos import Blow, Struck, World, schedule
 from inline import run_inline
 
+from pretune.cluster.tune import ACTOR_ENVIRONMENT
 from pretune.search_spaces.resolve import load
 from pretune.store.store import Store
 from pretune.trainables.files import WEIGHTS
@@ -161,10 +162,14 @@ def test_forty_five_signals_on_one_machine_change_nothing(part: str, tiny: dict[
 @pytest.mark.ray
 @pytest.mark.timeout(7200)
 @pytest.mark.filterwarnings("ignore")  # Ray Train's own, in this process: the undisturbed study has workers too
-def test_six_signals_to_workers_of_ray_train_change_nothing(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_six_signals_to_workers_of_ray_train_change_nothing(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both pretrainings run on two workers each; one is lost while the other waits for it."""
     tiny["pretrain"]["steps"] = 3000
     tiny["resources"] = {"pretrain": {"workers": 2}}
+    for name, value in ACTOR_ENVIRONMENT.items():  # else each report waits for Ray Train's look every 2 s
+        monkeypatch.setenv(name, value)
     ray.init(address="local", log_to_driver=False)  # by default it would join what an earlier test left behind
     blows = schedule(2, [("worker", "KILL", "training state"), ("worker", "TERM STOP", "training"),
                          ("actor", "KILL TERM", "training")])  # fmt: skip
