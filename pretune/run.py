@@ -139,8 +139,7 @@ def train(study: Study, state: State, options: Options, console: Console, watch:
     """Start Ray and run stages until there is nothing left to do."""
     console.print(f"[dim]{plain(state.reused_text())}starting Ray ...[/]", highlight=False, soft_wrap=True)
     say = functools.partial(say_plainly, console)
-    several = any(stage.resources.workers > 1 for stage in stages_in(state.run.replicates).values())
-    start_ray(options.address, None, options.dashboard, say, groups=several)
+    start_ray(options.address, None, options.dashboard, say)
     watch.begin()
     nodes = functools.partial(join.cluster_nodes, autoscaling_of(options))
     state.resources = resources = ClusterResources(nodes(), options.parallel)

@@ -25,7 +25,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from pretune.cluster.import_path import code_folder
-from pretune.cluster.join import JOB, check_port, explained
+from pretune.cluster.join import JOB, check_port, explained, no_other_address
 from pretune.errors import ClusterError
 from pretune.store.object_store import parse
 
@@ -49,7 +49,7 @@ def connect(address: str) -> Any:
     check_port(address, ADVICE + TUNNEL)
     from ray.job_submission import JobSubmissionClient
 
-    with explained(address):
+    with explained(address), no_other_address():
         try:
             return limited(lambda: Limited(JobSubmissionClient(address)), REQUEST_SECONDS)
         except (OSError, ValueError, LookupError, TypeError, RuntimeError) as error:

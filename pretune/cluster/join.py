@@ -23,6 +23,7 @@ from pretune.worker import ray_private
 CONNECT_SECONDS = 5.0
 LOOK_SECONDS = 180.0  # for a first process on every node
 IS_HEAD = "node:__internal_head__"  # a resource that Ray gives to the head alone
+OTHER_ADDRESSES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 HEAD = "give HOST:6379 of a running Ray head"
 JOB = "PRETUNE_JOB"  # environment variable: the Ray job that runs this study, where `pretune submit` started it
 
@@ -88,6 +89,16 @@ def _stderr_closed() -> Iterator[None]:
         os.dup2(before, 2)
         os.close(nowhere)
         os.close(before)
+
+
+@contextmanager
+def no_other_address() -> Iterator[None]:
+    """Have Ray ask the address that it is given: variables of the environment come first otherwise."""
+    before = {name: os.environ.pop(name) for name in OTHER_ADDRESSES if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(before)
 
 
 def check_port(address: str, advice: str) -> None:

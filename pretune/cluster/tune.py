@@ -6,7 +6,6 @@ raising. Tune's own retries, checkpoints, loggers, limiter and restore stay unus
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import secrets
@@ -132,14 +131,10 @@ def start_ray(
     cpus: int | None,
     dashboard: bool = False,
     say: Callable[[str], None] = print,
-    groups: bool = False,
 ) -> None:
     """Connect to a cluster, or start one in this process alone.
 
     With `dashboard` one started here has Ray's dashboard, on the loopback interface alone; `say` is told its address.
-    With `groups`, as for stages on several workers, it has the dashboard's server too, which Ray Train and HeldPlaces
-    ask before they give back the place of a lost stage's workers. Without it the next would wait for it for ever.
-
     Without an address a bare `ray.init()` would attach to any stale cluster of this machine, hence `local`.
     """
     _set_environment(QUIET)
@@ -149,7 +144,7 @@ def start_ray(
 
         with nullcontext() if address else ended_with_ray():
             context = ray.init(
-                **(_there(address, dashboard) if address else _here(cpus, dashboard, groups)),
+                **(_there(address, dashboard) if address else _here(cpus, dashboard)),
                 dashboard_host="127.0.0.1",
                 log_to_driver=False,
                 logging_level=logging.ERROR,
@@ -214,11 +209,13 @@ def _there(address: str, dashboard: bool) -> dict[str, Any]:
     return {"address": address, "runtime_env": {"env_vars": given} | join.code_for_workers()}
 
 
-def _here(cpus: int | None, dashboard: bool, groups: bool) -> dict[str, Any]:
+def _here(cpus: int | None, dashboard: bool) -> dict[str, Any]:
     """Workers inherit the environment of this process. Under a `runtime_env` the workers that Ray starts with itself
     would go unused, and new ones would have to start."""
     _set_environment(SHOWN_ENVIRONMENT if dashboard else ACTOR_ENVIRONMENT)
-    return {"address": "local", "num_cpus": cpus, "include_dashboard": dashboard or groups}
+    for name in join.OTHER_ADDRESSES:  # of another cluster, which Ray Train in its workers would ask
+        os.environ.pop(name, None)
+    return {"address": "local", "num_cpus": cpus, "include_dashboard": dashboard}
 
 
 def _set_environment(values: Mapping[str, str]) -> None:
@@ -243,20 +240,15 @@ def keep_keys_to_ourselves() -> None:
         ray_private.keep_from_actors(keys)
 
 
-def place_of(config: Mapping[str, Any], named: bool = False) -> Any:
-    """Return what Tune asks Ray for, for one trial: its resources, on a node that it is not kept off.
-
-    Args:
-        named: each has a name, by which HeldPlaces knows it. Tune reuses actors only where two are equal.
-    """
+def place_of(config: Mapping[str, Any]) -> Any:
+    """Return what Tune asks Ray for, for one trial: its resources, on a node that it is not kept off."""
     from ray.tune import PlacementGroupFactory
 
     transport = config[TRANSPORT]
     bundle = {name: amount for name, amount in transport["resources"].items() if amount}
     off = transport["excluded"]
     selector = {"bundle_label_selector": [{NODE_ID: f"!in({','.join(off)})"}]} if off else {}
-    name = {"name": f"pretune-{secrets.token_hex(8)}"} if named else {}
-    return PlacementGroupFactory([bundle], **selector, **name)  # type: ignore[arg-type]  # of placement_group()
+    return PlacementGroupFactory([bundle], **selector)  # type: ignore[arg-type]  # of placement_group()
 
 
 def run_trials(
@@ -298,10 +290,9 @@ def run_trials(
     counts = {} if images is None else images
     dispatcher = Dispatcher(scheduler, resources, task_for, live, counts, nodes=nodes, say=say, announce=announce)
     places = HeldPlaces(announce)
-    watchdog = Watchdog(dispatcher, places.lost) if groups else Watchdog(dispatcher)
     with tempfile.TemporaryDirectory(prefix="pretune-tune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(NamedStage if named else StageTrial, functools.partial(place_of, named=groups)),
+            tune.with_resources(NamedStage if named else StageTrial, place_of),
             tune_config=tune.TuneConfig(
                 search_alg=StageSearcher(dispatcher),
                 num_samples=-1,
@@ -313,7 +304,7 @@ def run_trials(
                 name="study",
                 storage_path=scratch,
                 verbose=0,
-                callbacks=[watchdog, *callbacks(log_to, scheduler)],
+                callbacks=[Watchdog(dispatcher, places.lost), *callbacks(log_to, scheduler)],
                 failure_config=tune.FailureConfig(max_failures=0),  # retries are the scheduler's
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # states are the store's
             ),

@@ -57,10 +57,10 @@ class Watchdog(tune.Callback):
     """Tells the dispatcher which trials Tune holds for ended, and stages when the study is stopped.
 
     Args:
-        lost: called where a trial's actor was lost.
+        lost: called with the mark of a stage run on several workers whose trial was lost (held_places).
     """
 
-    def __init__(self, dispatcher: Dispatcher, lost: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, dispatcher: Dispatcher, lost: Callable[[int], None] = lambda mark: None) -> None:
         self.dispatcher = dispatcher
         self.lost = lost
         self.asked = False
@@ -71,8 +71,9 @@ class Watchdog(tune.Callback):
         self.open |= {trial.trial_id: trial for trial in trials[self.seen :]}
         self.seen = len(trials)
         ended = {name for name, trial in self.open.items() if trial.status in ("TERMINATED", "ERROR")}
-        if any(self.open[name].status == "ERROR" for name in ended):
-            self.lost()
+        for name in ended:
+            if self.open[name].status == "ERROR" and (mark := self.open[name].config[TRANSPORT]["mark"]):
+                self.lost(mark)
         self.dispatcher.reap(ended)
         for name in ended - self.dispatcher.live.keys():
             del self.open[name]

@@ -6,10 +6,11 @@ No Ray in here: resources are counted by ourselves, and a trial that its runner 
 from __future__ import annotations
 
 import math
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pretune.dispatch.node_health import Health
@@ -22,6 +23,7 @@ from pretune.worker.task import NEWS, StageTask
 
 TRANSPORT = "pretune"  # key of a trial's configuration: what carries the stage; all other keys are for people
 LAUNCHER = {"memory": 1048576}  # bytes; Ray refuses a trial that reserves nothing
+MARKS = 2**26  # places of several workers are told apart by so many amounts
 REPORT_SECONDS = 1.0  # least time between two progress reports of a stage
 REPORTS = 50.0  # most reports a second that the driver is to take; each costs it some milliseconds
 LOST_SECONDS = 15.0  # after which a trial that Tune ended without telling us counts as crashed
@@ -30,6 +32,11 @@ RESOURCE_SECONDS = 5.0  # between two looks at what the cluster has
 QUIET_SECONDS = 600.0  # without a report, after which a stage run is mentioned; nothing is ended for it
 FIRST_SECONDS = 60.0  # for which nothing else is dispatched until a retry has its place on another node
 WAIT_SECONDS = 60.0  # with nothing running and something ready, after which it is said what is waited for
+
+
+def _new_mark() -> int:
+    """An amount of memory in bytes, 1 to 65 MiB, that no other stage run of a cluster is likely to have."""
+    return LAUNCHER["memory"] + 1 + secrets.randbelow(MARKS)
 
 
 def _ignore(text: str) -> None:
@@ -81,14 +88,20 @@ class Dispatcher:
             return None
         each, excluded = self.resources.each(stage), self.excluded(stage)
         self.resources.admit(stage, excluded)
-        task = self.task_for(stage, each["GPU"])
+        task = replace(self.task_for(stage, each["GPU"]), mark=_new_mark() if stage.resources.workers > 1 else 0)
         self.live[trial] = RunningTrial(
             stage, time.monotonic(), task.label, rerouted=bool(excluded & self.crashed_on(stage))
         )
         # A trial that launches workers holds nothing that they need: any CPU of its own could keep them out for ever.
         reserved = each if stage.resources.workers == 1 else LAUNCHER
         pause = max(REPORT_SECONDS, len(self.live) / REPORTS)
-        transport = {"task": task.to_json(), "resources": reserved, "excluded": sorted(excluded), "pause": pause}
+        transport = {
+            "task": task.to_json(),
+            "resources": reserved,
+            "excluded": sorted(excluded),
+            "pause": pause,
+            "mark": task.mark,
+        }
         return {"label": task.label} | task.parameters | {TRANSPORT: transport}
 
     def _fits(self, stage: Stage) -> bool:

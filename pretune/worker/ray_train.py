@@ -58,6 +58,9 @@ def run_worker_group(
 
     resources = task.stage.resources
     counts = resources.worker_counts
+    if len(counts) > 1 and not hasattr(ScalingConfig, "max_workers"):  # a Ray before 2.55
+        report({NEWS: f"this version of Ray starts all {counts[-1]} workers or none: min_workers has no effect"})
+        counts = counts[-1:]
     with forwarded(report) as callback:
         trainer = TorchTrainer(
             work,
@@ -66,7 +69,7 @@ def run_worker_group(
             scaling_config=ScalingConfig(
                 num_workers=(counts[0], counts[-1]) if len(counts) > 1 else counts[0],  # type: ignore[arg-type]
                 use_gpu=task.gpus > 0,
-                resources_per_worker={"CPU": resources.cpus} | ({"GPU": task.gpus} if task.gpus else {}),
+                resources_per_worker=place_of_worker(task),
             ),
             run_config=RunConfig(
                 name=run_name(task.label),
@@ -95,6 +98,12 @@ def run_worker_group(
     return answer["metrics"], answer["about"]
 
 
+def place_of_worker(task: StageTask) -> dict[str, float]:
+    """Resources of each worker; the mark in them tells whose its place is."""
+    asked = {"CPU": float(task.stage.resources.cpus), "GPU": task.gpus, "memory": float(task.mark)}
+    return {name: amount for name, amount in asked.items() if amount}
+
+
 def run_name(label: str) -> str:
     """Return a stage's label as a name of a folder, by which Ray Train shows its run in metrics and elsewhere."""
     return re.sub(r"[^\w.=-]+", "-", label)[:100].strip("-.") or STORAGE
@@ -117,11 +126,16 @@ def forwarded(report: Callable[[dict[str, Any]], None]) -> Iterator[Any]:
             logging.getLogger("pretune").warning("what workers report is not shown: %s", error)
 
     class Forwarding(UserCallback):
+        said = ""  # while workers are preempted, Ray Train calls again at each of its looks
+
         def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+            self.said = ""
             tell(dict(metrics[0]))
 
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-            tell({NEWS: news_of(worker_exceptions)})
+            if (news := news_of(worker_exceptions)) != self.said:
+                self.said = news
+                tell({NEWS: news})
 
     def pass_on() -> None:
         try:

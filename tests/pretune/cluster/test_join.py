@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import socket
 import subprocess
 import sys
@@ -473,6 +474,19 @@ def test_submit_says_that_another_server_is_no_dashboard(code: int, text: bytes)
         with pytest.raises(ClusterError, match="other than a Ray dashboard"):
             jobs.connect(f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
+
+
+@pytest.mark.parametrize("name", ["RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"])
+def test_submit_asks_the_address_that_it_is_given_whatever_the_environment_says(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+    monkeypatch.setenv(name, "http://another:8265")
+    monkeypatch.setattr("ray.job_submission.JobSubmissionClient", lambda address: asked.append(os.environ.get(name)))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        jobs.connect(f"http://127.0.0.1:{server.getsockname()[1]}")
+    assert asked == [None]
+    assert os.environ[name] == "http://another:8265"
 
 
 @pytest.mark.parametrize("banner", [b"SSH-2.0-OpenSSH_9.6\r\n", b""])

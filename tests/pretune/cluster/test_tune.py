@@ -78,8 +78,8 @@ def test_ray_train_tells_the_dashboard_of_its_runs_where_there_is_one(
     """Both for a cluster that others started and for one of ours."""
     monkeypatch.setattr(os, "environ", {})
     assert tune._there("HOST:6379", shown)["runtime_env"]["env_vars"] == expected
-    assert tune._here(1, shown, groups=False)["include_dashboard"] is shown
-    assert tune._here(1, shown, groups=True)["include_dashboard"] is True
+    os.environ["RAY_ADDRESS"] = "http://another:8265"  # which Ray Train in its workers would ask
+    assert tune._here(1, shown)["include_dashboard"] is shown
     assert os.environ == expected
     assert (expected["RAY_TRAIN_ENABLE_STATE_TRACKING"] == "1") is shown
 
@@ -100,11 +100,11 @@ def test_a_trial_asks_for_its_resources_and_for_another_node_where_it_is_kept_of
 
 @pytest.fixture(scope="module")
 def three_nodes() -> Iterator[Any]:
-    """A cluster of three sets of Ray's processes, with the dashboard's server, and this process connected to it."""
+    """A cluster of three sets of Ray's processes, and this process connected to it."""
     import ray
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": True})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         for _ in range(2):
             cluster.add_node(num_cpus=1)
@@ -137,33 +137,18 @@ def test_ray_places_a_trial_on_none_of_the_nodes_that_it_is_kept_off(three_nodes
 
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore")
-def test_only_a_nameless_place_without_an_actor_is_given_back(three_nodes: Any) -> None:
-    """One with an actor, one of Tune's and one that waits for room are kept; all as Ray's State API tells of them."""
+def test_places_with_the_mark_of_a_lost_stage_are_given_back_and_no_others(three_nodes: Any) -> None:
+    """A place that workers have, one that waits for room, and places of another stage and of Tune."""
     import ray
-    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    class Actor:
-        def here(self) -> bool:
-            return True
-
-    tunes = place_of(asking({"CPU": 1.0}), named=True).to_placement_group()
-    filled, empty = (ray.util.placement_group([{"CPU": 1.0}]) for _ in range(2))
-    ray.get([group.ready() for group in (tunes, filled, empty)], timeout=60)
-    waiting = ray.util.placement_group([{"CPU": 1.0}])
-    actor = ray.remote(Actor).options(num_cpus=1, scheduling_strategy=PlacementGroupSchedulingStrategy(filled)).remote()
-    assert ray.get(actor.here.remote(), timeout=60)
-    names = {group: group.id.hex() for group in (tunes, filled, empty, waiting)}
-    assert held_places.groups_without_actors() == {names[empty]: True, names[waiting]: False}
-    said: list[str] = []
-    places = held_places.HeldPlaces(said.append)
-    assert [places.look() for _ in range(held_places.LOOKS)] == [True] * held_places.LOOKS
-    assert said == [held_places.GIVEN_BACK]
-    assert ray.util.placement_group_table(empty)["state"] == "REMOVED"
-    assert waiting.wait(60)  # the room is free again
-    assert {ray.util.placement_group_table(group)["state"] for group in (tunes, filled)} == {"CREATED"}
-
-
-def test_every_trial_with_a_name_has_one_of_its_own() -> None:
-    one, other = (place_of(asking({"CPU": 1.0}), named=True) for _ in range(2))
-    assert one._bound.arguments["name"] != other._bound.arguments["name"]
-    assert one.bundles == other.bundles == [{"CPU": 1.0}]
+    mark = 2**20 + 7
+    of_other = ray.util.placement_group([{"CPU": 1.0, "memory": mark + 1}])
+    tunes = place_of(asking({"memory": 2**20})).to_placement_group()
+    held = ray.util.placement_group([{"CPU": 1.0, "memory": mark}] * 2)
+    ray.get([group.ready() for group in (of_other, tunes, held)], timeout=60)
+    waiting, next_one = (ray.util.placement_group([{"CPU": 1.0, "memory": mark + more}] * 2) for more in (0, 2))
+    assert held_places.give_back(mark)
+    assert next_one.wait(60)  # the room is free again
+    states = [ray.util.placement_group_table(one)["state"] for one in (held, waiting, of_other, tunes)]
+    assert states == ["REMOVED", "REMOVED", "CREATED", "CREATED"]
+    assert not held_places.give_back(mark)

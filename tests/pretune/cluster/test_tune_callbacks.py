@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pretune.cluster.tune_callbacks import Watchdog
-from pretune.dispatch.dispatcher import Dispatcher
+from pretune.dispatch.dispatcher import TRANSPORT, Dispatcher
 
 STEPS = st.lists(st.lists(st.integers(0, 30), max_size=4), min_size=1, max_size=12)
 
@@ -20,7 +20,8 @@ def test_the_watchdog_tells_of_every_ended_trial_until_the_handout_is_done_with_
     endings: list[list[int]], forgets: list[list[int]]
 ) -> None:
     """Three trials are added a step; some end, and the handout is told of some of them by Tune itself."""
-    trials = [SimpleNamespace(trial_id=str(i), status="RUNNING") for i in range(3 * len(endings))]
+    config = {TRANSPORT: {"mark": 0}}
+    trials = [SimpleNamespace(trial_id=str(i), status="RUNNING", config=config) for i in range(3 * len(endings))]
     live: dict[str, Any] = {}
     reap = mock.Mock()
     watchdog = Watchdog(

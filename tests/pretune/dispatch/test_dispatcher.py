@@ -9,6 +9,7 @@ import pytest
 
 from pretune.dispatch.dispatcher import (
     FIRST_SECONDS,
+    LAUNCHER,
     LOST_SECONDS,
     QUIET_SECONDS,
     TRANSPORT,
@@ -417,3 +418,17 @@ def test_a_trial_is_configured_by_what_tells_its_stage_run_from_others() -> None
     transport = config.pop(TRANSPORT)
     assert config == {"label": "a", "stage": "finetune", "seed": 2}
     assert StageTask.from_json(transport["task"]).parameters == {"stage": "finetune", "seed": 2}
+
+
+def test_stages_on_several_workers_are_told_apart_by_a_mark_and_others_have_none() -> None:
+    nodes = ClusterResources([ClusterNode({"CPU": 99.0})])
+    h = dispatcher([group("a", 2), group("b", 2), stage("c")], nodes)
+    configs = [h.take(trial) for trial in "123"]
+    marks = []
+    for config in configs:
+        assert config is not None
+        assert StageTask.from_json(config[TRANSPORT]["task"]).mark == config[TRANSPORT]["mark"]
+        marks.append(config[TRANSPORT]["mark"])
+    assert marks[2] == 0
+    assert marks[0] != marks[1]
+    assert min(marks[:2]) > LAUNCHER["memory"]  # Tune's own place for such a stage has that
