@@ -87,7 +87,7 @@ class Heartbeat:
             said = answer_of(part.address)
             if said == "answers":
                 if part.mentioned:
-                    self.say(f"{part.name} answers again")
+                    self._tell(f"{part.name} answers again")
                 part.away_since, part.mentioned = None, False
                 continue
             part.away_since = part.away_since or now
@@ -96,7 +96,7 @@ class Heartbeat:
                 return self._sentence(part, away)
             if away >= MENTION_SECONDS and not part.mentioned:
                 part.mentioned = True
-                self.say(f"{part.name} does not answer; waiting {SILENT_SECONDS:g} s for it")
+                self._tell(f"{part.name} does not answer; waiting {SILENT_SECONDS:g} s for it")
         return ""
 
     def dead_now(self) -> str:
@@ -112,11 +112,15 @@ class Heartbeat:
             f"the study stopped: {part.name} of --address {self.address} did not answer{since}; {AGAIN} once it answers"
         )
 
+    def _tell(self, text: str) -> None:
+        with suppress(OSError):  # a full disk under the log must not end the watching
+            self.say(text)
+
     def _watch(self) -> None:
         while not self._over.wait(LOOK_SECONDS):
             if lost := self.look(time.monotonic()):
                 self.lost = lost
-                self.say(lost)
+                self._tell(lost)
                 if self._before is not None:
                     os.kill(os.getpid(), signal.SIGUSR2)
                 else:

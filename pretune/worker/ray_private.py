@@ -119,6 +119,15 @@ def is_draining() -> bool:
     return ray.get_runtime_context().get_node_id() in draining()
 
 
+def cause_of_death(error: Exception) -> Exception:
+    """Why Ray Train holds a worker for dead, where its error is that it does; else the error itself.
+
+    Without this a sentence on a lost worker says that it failed a health check, and not what it died of.
+    """
+    cause: Exception = getattr(error, "health_check_failure", error)
+    return cause
+
+
 def worker_exception(error: Exception) -> Exception:
     """The exception of the first worker that failed, where a group of Ray Train did; else the error itself.
 

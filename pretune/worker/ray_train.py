@@ -24,7 +24,7 @@ from pretune.outcomes import Failure
 from pretune.store.store import write_atomically
 from pretune.trainables.data.errors import RequirementsError
 from pretune.worker.failures import StageFailedError, describe, failed
-from pretune.worker.ray_private import worker_exception
+from pretune.worker.ray_private import cause_of_death, worker_exception
 from pretune.worker.stage import device_for, hardware, run_worker, state_to_resume
 from pretune.worker.task import NEWS, StageTask
 
@@ -159,7 +159,7 @@ def news_of(failures: Mapping[int, Exception]) -> str:
     ranks = ", ".join(map(str, sorted(failures)))
     one = len(failures) == 1
     first = worker_exception(failures[min(failures)])
-    cause = describe(getattr(first, "health_check_failure", first)).split(" | ")[0][:300]
+    cause = describe(cause_of_death(first)).split(" | ")[0][:300]
     return (
         f"worker{'s' * (not one)} {ranks} {'was' if one else 'were'} lost ({cause}); "
         f"Ray Train starts all workers again from the last saved state, {RESTARTS} times at most"

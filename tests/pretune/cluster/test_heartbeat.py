@@ -79,6 +79,19 @@ def test_a_local_process_that_is_gone_ends_the_study_after_the_second_look(serve
     server.listen()
 
 
+def test_a_log_that_cannot_be_written_does_not_end_the_watching(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(text: str) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("pretune.cluster.join.CONNECT_SECONDS", 0.1)
+    one = Heartbeat("10.0.0.1:6379", full, parts=[Part("the head", server.address, here=False)])
+    server.mute = True
+    assert [one.look(1.0), one.look(8.0)] == ["", ""]
+    assert "did not answer" in one.look(2 + SILENT_SECONDS)
+
+
 def test_a_process_that_is_stopped_for_a_while_and_a_head_that_comes_back_end_nothing(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

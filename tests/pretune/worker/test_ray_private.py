@@ -76,6 +76,14 @@ def test_ray_train_keeps_the_exception_of_a_worker() -> None:
     assert ray_private.worker_exception(WorkerGroupError("failed", {1: lost})) is lost
 
 
+def test_ray_train_keeps_why_a_worker_is_held_for_dead() -> None:
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+
+    lost = OSError("the actor died")
+    assert ray_private.cause_of_death(WorkerHealthCheckFailedError("it does not answer", lost)) is lost
+    assert ray_private.cause_of_death(lost) is lost
+
+
 QUESTIONS = """
 import logging, sys, ray
 from pretune.cluster.tune import start_ray, stop_ray
