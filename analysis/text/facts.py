@@ -8,15 +8,19 @@ from pretune.analysis.digits import few, in_unit
 from pretune.analysis.questions.facts import CountedRuns, Facts, MostFrequent
 
 _DIGITS = 3
+MOST_LABELS = 12
 
 
 def fact_sentences(facts: Facts) -> tuple[str, ...]:
     """Notes without a full stop: the most frequent class, what is not above it, classes never predicted, collapse."""
     alone = len(facts.most_frequent) == 1
     said = [_most_frequent(one, facts, alone) for one in facts.most_frequent]
+    together: dict[str, list[str]] = {}
+    for label, rows in facts.never.items():
+        together.setdefault(_runs(rows), []).append(label)
     said += [
-        f"these cells predict {label} for no pixel of the test images: {_runs(rows)}"
-        for label, rows in facts.never.items()
+        f"these cells predict {few(labels, MOST_LABELS)} for no pixel of the test images: {runs}"
+        for runs, labels in together.items()
     ]
     if facts.collapsed:
         said.append(f"pretrainings of these cells showed signs of collapse: {_runs(facts.collapsed)}")

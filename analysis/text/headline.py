@@ -137,6 +137,7 @@ def _improvement(row: Difference, table: Differences, means: dict[str, float], h
     mean = in_unit(means[row.cell], digits, table.percent)
     side = "above" if row.difference >= 0 else "below"
     size = number(abs(row.difference), digits, table.percent) + (" points" if table.percent else "")
+    unpaired = not math.isclose(means[row.cell] - means[row.baseline], row.difference, abs_tol=1e-9)
     what = "pretrainings" if header.pretrainings < header.replicates else "seeds"
     doubt = f"{row.n} paired {what if row.n > 1 else what[:-1]}"
     if math.isfinite(row.low):
@@ -144,7 +145,8 @@ def _improvement(row: Difference, table: Differences, means: dict[str, float], h
         doubt = f"95 % interval of the difference: {low} to {high}, {doubt}"
     means_so = _in_practice(row, means, header, metric)
     ours, theirs, both = _apart(row, header)
-    return f"{ours} has {metric} {mean}, {size} {side} {theirs}{both}. {doubt[0].upper()}{doubt[1:]}{means_so}"
+    common = f" in the {row.n} {what} that both have" if unpaired else ""
+    return f"{ours} has {metric} {mean}, {size} {side} {theirs}{both}{common}. {doubt[0].upper()}{doubt[1:]}{means_so}"
 
 
 def _apart(row: Difference, header: StudyHeader) -> tuple[str, str, str]:

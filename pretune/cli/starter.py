@@ -413,8 +413,9 @@ def _question(plan: _Plan) -> Iterator[str]:
         yield "    # weights of ImageNet as two more starts: pretune init --imagenet"
     column = "labels"
     if plan.rarest < RARE:
-        column = "loss"
-        yield "  loss: {finetune.loss: [dice+cross-entropy, focal]}\ttwo ways to keep a rare class"
+        column = ""
+        yield "  # two ways to keep a rare class, for twice the time; add `columns: loss` to the report"
+        yield "  # loss: {finetune.loss: [dice+cross-entropy, focal]}"
     elif plan.train >= 2 * LEAST_LABELS:
         yield f"  labels: {{finetune.labels: [all, {few}]}}"
     else:

@@ -285,6 +285,7 @@ def run_trials(
     from pretune.worker.preemption import stopped_by_signals, warnings_of_ray
 
     keep_keys_to_ourselves()
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # lists trials that did not end; our log says why
     for sentence in warnings_of_ray():
         say(sentence)
     counts = {} if images is None else images

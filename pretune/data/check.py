@@ -246,8 +246,9 @@ def duplicate_report(image_set: ImageSet) -> list[str]:
     sides = f", {len(leaked)} images of the official test list are outside of it too" if tests is not None else ""
     rest = len(set(found).difference(shown))
     more = [f"  and {rest} more"] if rest else []
-    many = "1 pair shows" if len(found) == 1 else f"{len(found)} pairs show"
-    return [f"{many} the same image{sides}:", *examples, *more]
+    many = "1 pair looks" if len(found) == 1 else f"{len(found)} pairs look"
+    advice = ["  with one of a pair in the test set its score is inflated: keep such images together with split.group"]
+    return [f"{many} alike{sides}:", *examples, *more, *advice]
 
 
 def _ordered(pair: tuple[int, int]) -> tuple[int, int]:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from pretune.errors import ModelError
 from pretune.model.spans import Span, bands_of, spans, stacked
 from pretune.search_spaces import schema
+from pretune.trainables.data.checks.contact_sheets import palette
 from pretune.trainables.data.decode.fitting import fit_bands
 from pretune.trainables.data.decode.images import Bands, in_color, read_bands
 from pretune.trainables.data.listing import Reading
@@ -33,10 +34,11 @@ from pretune.trainables.views.joint import evaluation_batch
 from pretune.trainables.windows import bands as rows_of
 from pretune.trainables.windows import segmenting, slide
 
-# Okabe and Ito's colours, black for the background; further classes repeat them.
+# Black for the background, Okabe and Ito's colours, then hues a golden angle apart, so that no two classes share one.
 PALETTE = (
     *((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115)),
     *((240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)),
+    *map(tuple, palette(255)[:248].tolist()),
 )
 TILE_OVERLAP = 0.25  # of a tile, shared by neighbours
 TILES_AT_ONCE = 16  # put through the network together
@@ -295,7 +297,7 @@ def colored(mask: Mask, background: int = 0) -> Image.Image:
 def _color(number: int, background: int) -> int:
     """Position in the palette: classes take colours in their order, and black stays the background's own."""
     place = number - (number > background)
-    return 0 if number == background else 1 + place % (len(PALETTE) - 1)
+    return 0 if number == background else 1 + place
 
 
 def overlay(image: Image.Image, mask: Mask, background: int = 0) -> Image.Image:

@@ -41,6 +41,13 @@ def test_levels_that_both_cells_share_are_said_once(tmp_path):
     assert " above a=x (both with b=u). 95 % interval" in text
 
 
+def test_a_difference_that_is_not_that_of_the_means_says_of_which_seeds_it_is(tmp_path):
+    """y lacks seed 0: its mean 0.716 is 0.206 above x's 0.510, and 0.201 above x in the seeds 1 and 2."""
+    text = said(tmp_path, X, [NAN, 0.712, 0.72], Z, baseline={"a": "x"})
+    assert "a=y has test/jaccard 0.7160, 0.2010 above a=x in the 2 seeds that both have. " in text
+    assert "that both have" not in said(tmp_path / "whole", X, Y, Z, baseline={"a": "x"})
+
+
 def test_where_nothing_is_shown_the_seeds_that_would_show_it_are_named(tmp_path):
     text = said(tmp_path, X, [0.51, 0.50, 0.54], Z, baseline={"a": "x"})
     assert text.startswith("Not answered: no cell is shown to be better than the baseline a=x. ")

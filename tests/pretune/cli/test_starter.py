@@ -21,7 +21,7 @@ from pretune.data.survey.groups import find_groups
 from pretune.data.survey.masks import Meaning
 from pretune.data.survey.pairs import PairsSeen
 from pretune.search_spaces import schema
-from pretune.search_spaces.resolve import Study, from_yaml
+from pretune.search_spaces.resolve import Study, from_yaml, load
 from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.listing import Entry, Listing
 from pretune.trainables.data.resident.build import load_images
@@ -266,9 +266,16 @@ def test_a_rare_class_asks_for_other_losses(tmp_path: Path) -> None:
         pixels[:4, :5] = 1
         Image.fromarray(pixels).save(path)
     study, _ = init(tmp_path, "--images", images, "--masks", masks)
-    losses = {cell.levels["loss"] for cell in study.cells}
+    assert {tuple(cell.levels) for cell in study.cells} == {("start",)}, "no more starts than the README says"
+    finetune = study.cells[0].configuration().finetune
+    assert finetune is not None
+    assert finetune.loss == "dice+cross-entropy"
+    written = (tmp_path / "my.yaml").read_text()
+    assert "the rarest class has 0.9% of the pixels" in written
+    more = written.replace("  # loss: {", "  loss: {").replace("rows: start", "rows: start, columns: loss")
+    (tmp_path / "more.yaml").write_text(more)
+    losses = {cell.levels["loss"] for cell in load(tmp_path / "more.yaml", None, ()).cells}
     assert losses == {"dice+cross-entropy", "focal"}
-    assert "the rarest class has 0.9% of the pixels" in (tmp_path / "my.yaml").read_text()
 
 
 def test_official_parts_are_the_split(tmp_path: Path) -> None:

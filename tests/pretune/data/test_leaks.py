@@ -44,7 +44,7 @@ def test_copies_on_both_sides_of_the_test_split_are_said_whatever_the_split(tmp_
 
     found = [said(f"{k}/2") for k in (1, 2)]
     assert all(len(sentences) == 1 for sentences in found)
-    counts = [re.search(r"fold (./2)\): (\d) of 6 test images look the same as an image", s[0]) for s in found]
+    counts = [re.search(r"fold (./2)\): (\d) of 6 test images look like an image", s[0]) for s in found]
     assert [count and count[1] for count in counts] == ["1/2", "2/2"]
     assert len({count and count[2] for count in counts}) == 1  # what is across one half of two is across the other
     for path in (tmp_path / "data").glob("*/* again.png"):
@@ -78,8 +78,8 @@ def test_groups_that_an_official_list_cuts_are_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pretrain", "transfer", "expected"),
     [
-        ({"sees": "all"}, "encoder", "3 of 5 test images look the same as an image that pretraining sees in data a"),
-        ({"sees": "train"}, "encoder", "2 of 5 test images look the same as an image that pretraining sees in data a"),
+        ({"sees": "all"}, "encoder", "3 of 5 test images look like an image that pretraining sees in data a"),
+        ({"sees": "train"}, "encoder", "2 of 5 test images look like an image that pretraining sees in data a"),
         ({"sees": "all", "data": "b"}, "encoder", None),  # of the same set it sees what it was told to
         ({"sees": "all"}, "none", None),  # nothing starts from what it saw
     ],

@@ -91,5 +91,5 @@ def test_names_that_are_not_utf8_are_written_out(
     shown, log = terminal.read(), (tmp_path / "out" / "pretune.log").read_text(encoding="utf-8")
     assert r"images/caf\udce9 00.png: empty file" in shown
     assert r"excluded: images/caf\udce9 11.png: empty file" in log
-    copies = r"test images look the same as an image outside of the test set, for example caf\udce9 "
+    copies = r"test images look like an image outside of the test set, for example caf\udce9 "
     assert (copies in shown) == (source == "resident")

@@ -357,3 +357,13 @@ def test_a_model_of_channels_reads_arrays_and_shows_the_first_three(tmp_path):
     model = load_model(study)
     assert model.shape == (5, 16, 16)
     assert model.predict(images / "a.npy").mask.shape == (20, 30)
+
+
+@pytest.mark.parametrize("background", [0, 3])
+def test_no_two_classes_share_a_colour_and_thirty_are_told_apart(background: int) -> None:
+    mask = colored(np.arange(255, dtype=np.uint8)[None], background)
+    pixels = np.asarray(mask.convert("RGB"))[0].astype(int)
+    assert len({tuple(pixel) for pixel in pixels.tolist()}) == 255
+    assert pixels[background].tolist() == [0, 0, 0]
+    apart = np.abs(pixels[:31, None] - pixels[None, :31]).sum(-1) + 1000 * np.eye(31, dtype=int)
+    assert apart.min() >= 40  # summed over red, green and blue
