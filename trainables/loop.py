@@ -253,7 +253,7 @@ class CheckpointTimer:
     def stop_if_preempted(self, step: int) -> None:
         """Raise `PreemptedError` if a worker is preempted. Call it when the state is written."""
         if self._preempted:
-            raise PreemptedError(f"preempted, state written after step {step}")
+            raise PreemptedError(f"state written after step {step}")
 
 
 class Stateful(Protocol):

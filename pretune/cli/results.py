@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +143,11 @@ def introduce(folder: Path) -> None:
     """Say which model is used, and what should be known of it."""
     try:
         card = json.loads((folder / "best" / "model.json").read_text(encoding="utf-8"))
-        said, warnings = model_line(card, folder), card.get("warnings", ())
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        warnings = list(card.get("warnings", ()))
+    except (OSError, ValueError, TypeError, AttributeError):
         return  # whoever loads the model says so
-    click.echo(said, err=True)
+    with suppress(LookupError, TypeError, ValueError, AttributeError):  # likewise, of what the line needs
+        click.echo(model_line(card, folder), err=True)
     for text in warnings:
         click.echo(f"warning: {text}", err=True)
 

@@ -102,10 +102,7 @@ class Scheduler:
         if outcome.state == "preempted" or again:
             self._wanted.add(stage.fingerprint)
             self._queue(stage)
-            if outcome.state == "preempted":
-                self.on_event("preempted", stage, outcome.cause.removeprefix("preempted, "))
-            else:
-                self.on_event("retried", stage, outcome.cause)
+            self.on_event("preempted" if outcome.state == "preempted" else "retried", stage, outcome.cause)
             return
         self._end(stage, outcome)
         self._advance()

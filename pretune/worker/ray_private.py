@@ -120,7 +120,7 @@ def is_draining() -> bool:
 
 
 def cause_of_death(error: Exception) -> Exception:
-    """Why Ray Train holds a worker for dead, where its error is that it does; else the error itself.
+    """Return what a worker died of, where its error is that Ray Train holds it for dead; else the error itself.
 
     Without this a sentence on a lost worker says that it failed a health check, and not what it died of.
     """

@@ -189,7 +189,7 @@ def test_a_preempted_loop_writes_its_state_first_however_long_its_timer(tmp_path
     timer.stop_if_preempted(1)
     preempted.append(True)
     assert timer.due()
-    with pytest.raises(PreemptedError, match=r"^preempted, state written after step 2$"):
+    with pytest.raises(PreemptedError, match=r"^state written after step 2$"):
         timer.stop_if_preempted(2)
 
 
@@ -322,7 +322,7 @@ def test_an_optimizer_is_what_the_settings_say(
     settings: schema.Optimizer, kind: type, expected: dict[str, object]
 ) -> None:
     made = build_optimizer(settings, nn.Linear(2, 2).parameters())
-    assert type(made) is kind
+    assert type(made).__mro__[1] is kind  # torch's, with a step that does not load its compiler
     assert expected.items() <= made.param_groups[0].items()
 
 

@@ -55,7 +55,7 @@ def test_a_preempted_stage_goes_on_where_it_left_and_ends_in_the_same_bits(
         task = StageTask(stage_of(tiny, "pretrain"), "", 0.0, Folders(str(store.root), str(tmp_path / "cache"), None))
         if name == "preempted":
             outcome = execute(task, lambda values: None, map(after.__le__, range(1, 100)).__next__)
-            assert outcome == Outcome("preempted", {}, f"preempted, state written after step {after}")
+            assert outcome == Outcome("preempted", {}, f"state written after step {after}")
             assert store.find(task.fingerprint) is None
             assert store.resumable(task.fingerprint) is not None
         ended[name] = execute(task, lambda values: None)._replace(costs={})  # wall times are its own

@@ -158,7 +158,7 @@ def test_workers_of_a_stopped_study_write_their_state_and_leave_together(tiny: d
         while preemption.is_stopping():
             time.sleep(0.1)
     assert outcome.state == "preempted"
-    assert outcome.cause.startswith("preempted, state written after step ")
+    assert outcome.cause.startswith("state written after step ")
     assert finished(dataclasses.replace(one, checkpoint_seconds=60.0)).about["resumed"]
 
 
