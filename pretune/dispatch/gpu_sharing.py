@@ -7,13 +7,14 @@ result.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from pretune.search_spaces.stages import Stage
+from pretune.trainables.constants import CONTEXT
 
 HEADROOM = 1.3  # the allocator keeps more than what tensors took at their most
-CONTEXT = 0.8e9  # bytes of a process with CUDA and its libraries, before any tensor
 MOST = 8  # on one GPU
 
 
@@ -39,9 +40,10 @@ def advice(kinds: Mapping[str, Taken]) -> list[str]:
         fit = fitting(taken)
         if taken.stage.resources.workers > 1 or share > 1 or fit < 2 * round(1 / share):
             continue
+        each = math.floor(1000 / fit) / 1000  # rounded up, the last of them would have no room
         found.append(
             f"{name}: at most {taken.most / 1e9:.1f} of the GPU's {taken.total / 1e9:.0f} GB were used; with "
-            f"resources.{taken.stage.kind}.gpus: {1 / fit:.3g} up to {fit} stage runs share one (results stay; faster "
+            f"resources.{taken.stage.kind}.gpus: {each:g} up to {fit} stage runs share one (results stay; faster "
             "where one alone leaves the GPU waiting)"
         )
     return found

@@ -21,7 +21,13 @@ from pretune.worker.ray_private import worker_exception
 
 LEAST_BYTES = 65_536  # below which a disk is full
 NO_SPACE = os.strerror(errno.ENOSPC)  # safetensors and Arrow pass the system's words on, and no number
-NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of memory")  # torch on a CPU; a worker of a group
+NO_MEMORY = (  # where its type does not say so
+    "DefaultCPUAllocator: can't allocate memory",  # torch on a CPU
+    "CUDA out of memory",  # of a worker of a group, from the allocator
+    "CUDA error: out of memory",  # outside of the allocator: a context, pinned memory
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 
 # What Python raises for a mistake in settings or code; their subclasses tell of files and networks (json, pyarrow).
 DEFECTS = {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pretune.search_spaces import schema
 from pretune.search_spaces.stages import Stage
+from pretune.trainables.constants import CONTEXT
 from pretune.worker.failures import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -46,8 +47,14 @@ def claim_share(gpus: float) -> None:
     import torch
 
     if gpus > 0 and torch.cuda.is_available():
-        torch.cuda.set_per_process_memory_fraction(min(1.0, gpus))
+        total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+        torch.cuda.set_per_process_memory_fraction(share_of(total, gpus) / total)
         torch.cuda.reset_peak_memory_stats()
+
+
+def share_of(total: int, gpus: float) -> float:
+    """Bytes that a stage's tensors may take of a GPU with `total` bytes: its share, less what CUDA takes."""
+    return max(0.0, total * gpus - CONTEXT) if gpus < 1 else float(total)
 
 
 def free_memory() -> None:
@@ -77,7 +84,7 @@ def what_fits(stage: Stage, capacity: int, gpus: float) -> str:
         memory = memory_of(settings, stage.model, schema.slices_of(stage.data))
     except Exception:  # a sentence is not worth another failure
         return ""
-    checkpointing, mine = stage.resources.activation_checkpointing, int(capacity * (gpus if 0 < gpus < 1 else 1))
+    checkpointing, mine = stage.resources.activation_checkpointing, int(share_of(capacity, gpus or 1))
     said = fitting_sentence(memory.as_run(checkpointing), mine)
     return said if checkpointing or settings.compile else said + checkpointing_sentence(memory, mine, stage.kind)
 

@@ -41,9 +41,17 @@ def test_the_model_is_named_before_its_warnings(
     assert capsys.readouterr().err.splitlines() == [f"best model: {said} ({tmp_path / 'best'})", "warning: one seed"]
 
 
-@pytest.mark.parametrize("card", ["{", "[]", "{}", json.dumps(CARD | {"scores": {"val/jaccard": "good"}})])
+@pytest.mark.parametrize(
+    ("card", "said"),
+    [
+        ("{", []),
+        ("[]", []),
+        ("{}", []),
+        (json.dumps(CARD | {"scores": {"val/jaccard": "good"}}), ["warning: one seed"]),
+    ],
+)
 def test_a_damaged_card_is_left_to_whoever_loads_the_model(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], card: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], card: str, said: list[str]
 ) -> None:
     introduce(card_in(tmp_path, card))
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err.splitlines() == said

@@ -49,3 +49,12 @@ def test_no_advice_where_it_would_gain_little(resources: dict[str, Any]) -> None
 
 def test_half_of_the_memory_must_be_left() -> None:
     assert advice({"finetune": Taken(stage(), 40 * GB, 80 * GB)}) == []
+
+
+@pytest.mark.parametrize("fit", range(2, 9))
+def test_as_many_as_the_sentence_says_fit_on_one_gpu(fit: int) -> None:
+    most = (80 * GB / (fit + 0.5) - 0.8 * GB) / 1.3
+    (sentence,) = advice({"finetune": Taken(stage(), most, 80 * GB)})
+    each = float(sentence.split("gpus: ")[1].split()[0])
+    assert f"up to {fit} stage runs" in sentence
+    assert each * fit <= 1

@@ -278,13 +278,28 @@ def test_a_full_disk_of_one_node_alone_does_not_stop_the_study(
         ),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), Failure.OUT_OF_MEMORY),
         (MemoryError(), Failure.OUT_OF_MEMORY),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported"), Failure.OUT_OF_MEMORY),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), Failure.OUT_OF_MEMORY),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), Failure.OUT_OF_MEMORY),
         (RuntimeError(f"I/O error: {NO_SPACE} (os error 28)"), Failure.STORE_FULL),  # as safetensors says it
         (RuntimeError("CUDA error: device-side assert triggered"), Failure.ERROR),
         (ValueError("moco: a queue of 4 cannot hold a batch of 6"), Failure.DEFECT),
         (KeyError("head.weight"), Failure.DEFECT),
         (pa.ArrowInvalid("not a Parquet file"), Failure.ERROR),  # a ValueError too; the file may be whole the next time
     ],
-    ids=["CPU", "GPU", "numpy", "safetensors", "device assert", "argument", "key", "damaged file"],
+    ids=[
+        "CPU",
+        "GPU",
+        "numpy",
+        "context",
+        "cuBLAS",
+        "cuDNN",
+        "safetensors",
+        "device assert",
+        "argument",
+        "key",
+        "damaged file",
+    ],
 )
 def test_exceptions_become_kinds_of_failure(error: Exception, kind: Failure, tmp_path: Path) -> None:
     outcome = failed(error, 64, tmp_path)
