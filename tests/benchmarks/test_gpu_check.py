@@ -8,6 +8,8 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -83,6 +85,55 @@ def test_rates_and_failures_without_a_gpu(bench: Bench) -> None:
     assert gpu_speed.rate(training)["images_per_s"] > 0
     assert gpu_speed.rate(training, training.batch(0))["images_per_s"] > 0
     assert [row["result"] for row in gpu_correctness.failures(bench)] == ["not measured: no GPU"]
+
+
+class Clock:
+    """Seconds, and a profiler that takes ten to start and ten to collect; it keeps the kernels since its last step."""
+
+    def __init__(self) -> None:
+        self.now, self.kernels = 0.0, list[float]()
+
+    def __enter__(self) -> Clock:
+        self.now += 10
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.now += 10
+
+    def step(self) -> None:
+        self.now += 10
+        self.kernels.clear()
+
+    def key_averages(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(self_device_time_total=1e6 * seconds) for seconds in self.kernels]
+
+    def run(self, steps: int) -> None:
+        self.now += steps
+        self.kernels += [0.75] * steps
+
+
+def test_the_busy_share_is_of_five_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(gpu_speed.time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(torch.profiler, "profile", lambda **settings: clock)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    assert gpu_speed.busy_share(clock.run) == 0.75
+
+
+def test_the_schedule_leaves_out_the_step_that_warms_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The true profiler, with calls on a CPU in place of kernels."""
+    used: list[torch.profiler.profile] = []
+    real, cpu = torch.profiler.profile, [torch.profiler.ProfilerActivity.CPU]
+
+    def profile(activities: object, schedule: Any) -> torch.profiler.profile:
+        used.append(real(activities=cpu, schedule=schedule))
+        return used[0]
+
+    monkeypatch.setattr(torch.profiler, "profile", profile)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    x = torch.ones(4)
+    gpu_speed.busy_share(lambda steps: [x.cos() for _ in range(steps)] and None)
+    assert [event.count for event in used[0].key_averages() if event.key == "aten::cos"] == [5]
 
 
 def test_checkpointing_gives_equal_bytes_here_and_less_memory_by_the_formula(
