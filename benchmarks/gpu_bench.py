@@ -126,9 +126,9 @@ class Training:
             self.update(self.batch(step), step)
 
 
-def tuned(bench: Bench, out: Path, steps: int, **context: Any) -> None:
+def tuned(bench: Bench, out: Path, steps: int, batch: int | None = None, **context: Any) -> None:
     out.mkdir(exist_ok=True)
-    body = {"data": "d", "size": bench.sizes[0], "batch_size": bench.batch, "steps": steps, "transfer": "none"}
-    settings = schema.Finetune.model_validate(body)
+    body = {"data": "d", "size": bench.sizes[0], "batch_size": batch or bench.batch, "steps": steps}
+    settings = schema.Finetune.model_validate(body | {"transfer": "none"})
     where = RunContext(out, bench.device, **context)
     finetune(settings, bench.model, image_set(bench), split(bench), STREAMS, where, on_test=False)

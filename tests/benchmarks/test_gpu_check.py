@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 
 from benchmarks import gpu_bench, gpu_check, gpu_correctness, gpu_memory, gpu_speed
 from benchmarks.gpu_bench import Bench, Row, Training, pretraining
+from pretune.trainables import finetune
 from pretune.trainables.recomputation import recompute_activations
 
 
@@ -73,6 +75,42 @@ def test_different_weights_are_told(bench: Bench, monkeypatch: pytest.MonkeyPatc
     numbers = itertools.count()
     monkeypatch.setattr(gpu_correctness, "digest", lambda path: str(next(numbers)))
     assert {row["result"] for row in gpu_correctness.equal_bytes(bench)} == {"DIFFERENT"}
+
+
+def test_that_the_mode_is_new_is_no_wait() -> None:
+    said: list[str] = []
+    with gpu_correctness.recorded_warnings(said):
+        warnings.warn("a prototype feature and does not yet detect all synchronizing operations", stacklevel=1)
+    assert said == []
+
+
+def test_steps_of_a_fine_tuning_are_watched_and_its_ends_are_not(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for the device's mode, in which every step, end of an epoch and scoring waits."""
+    watched, seen = [False], dict[str, list[bool]](step=[], epoch=[], score=[])
+
+    @contextlib.contextmanager
+    def mode(bench: Bench) -> Iterator[None]:
+        watched[0] = True
+        yield
+        watched[0] = False
+
+    def waiting(kind: str, run: Callable[..., Any]) -> Callable[..., Any]:
+        def one(*args: Any, **named: Any) -> Any:
+            seen[kind].append(watched[0])
+            if watched[0]:
+                warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+            return run(*args, **named)
+
+        return one
+
+    monkeypatch.setattr(gpu_correctness, "METHODS", {})
+    monkeypatch.setattr(gpu_correctness, "sync_warnings", mode)
+    monkeypatch.setattr(finetune, "set_lr_and_decay", waiting("step", finetune.set_lr_and_decay))
+    monkeypatch.setattr(finetune.Progress, "record", waiting("epoch", finetune.Progress.record))
+    monkeypatch.setattr(finetune.Evaluator, "evaluate", waiting("score", finetune.Evaluator.evaluate))
+    (row,) = gpu_correctness.waits(bench)
+    assert row["result"] == "1 places"
+    assert seen == {"step": [False] * 2 + [True] * 5 + [False], "epoch": [False], "score": [False]}
 
 
 def test_every_step_of_every_method_runs(bench: Bench) -> None:
