@@ -14,7 +14,7 @@ from pretune.search_spaces import schema
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.splits import Split
 from pretune.trainables.finetune import finetune
-from pretune.trainables.loop import RunContext, build_optimizer, compile_parts, layout, training_length
+from pretune.trainables.loop import RunContext, build_optimizer, compile_parts, layout, set_tf32, training_length
 from pretune.trainables.methods.protocol import Batch, Parts
 from pretune.trainables.methods.table import build_method
 from pretune.trainables.models.table import build_decoder, build_encoder
@@ -62,6 +62,12 @@ class Bench:
     def wait(self) -> None:
         if self.on_gpu:
             torch.cuda.synchronize(self.device)
+
+
+def set_as_stages(precision: str = "float32") -> None:
+    """Set what pretune/worker/stage.py sets for each stage."""
+    torch.backends.cudnn.deterministic = True
+    set_tf32(precision == "tf32")
 
 
 def image_set(bench: Bench) -> ImageSet:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gpu_bench import Bench, Row, Training, pretraining, tuned
+from benchmarks.gpu_bench import Bench, Row, Training, pretraining, set_as_stages, tuned
 from pretune.trainables.loop import set_tf32
 from pretune.trainables.methods.protocol import Batch
 from pretune.trainables.models.table import build_encoder
@@ -136,6 +136,7 @@ def one_stage(device: str, tiny: bool, fraction: float | None) -> None:
     """A stage in a process of its own, in a part of the device's memory."""
     with tempfile.TemporaryDirectory() as out:
         bench = Bench(torch.device(device), Path(out), tiny)
+        set_as_stages()
         if fraction is not None and bench.on_gpu:
             torch.cuda.set_per_process_memory_fraction(fraction)
         Training(bench, pretraining(bench, "simclr", bench.sizes[0])).steps(3 if tiny else 60)

@@ -174,6 +174,28 @@ def test_the_schedule_leaves_out_the_step_that_warms_up(monkeypatch: pytest.Monk
     assert [event.count for event in used[0].key_averages() if event.key == "aten::cos"] == [5]
 
 
+def test_every_part_begins_with_the_settings_of_a_stage(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[bool, ...]] = []
+
+    def look(bench: Bench) -> Iterator[Row]:
+        cudnn = torch.backends.cudnn
+        seen.append((cudnn.deterministic, cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+        other_settings()
+        yield {"case": "a", "result": "fine"}
+
+    def other_settings() -> None:
+        torch.backends.cudnn.deterministic = False
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+
+    other_settings()
+    monkeypatch.setattr(gpu_check, "PARTS", {"one": (look, 1), "two": (look, 1)})
+    gpu_check.check(bench, ["one", "two"], 1, lambda row: None)
+    monkeypatch.setattr(gpu_speed, "Training", lambda bench, settings: SimpleNamespace(steps=lambda n: [*look(bench)]))
+    gpu_speed.one_stage("cpu", True, None)
+    gpu_bench.set_as_stages()
+    assert seen == [(True, False, False)] * 3
+
+
 def test_checkpointing_gives_equal_bytes_here_and_less_memory_by_the_formula(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
