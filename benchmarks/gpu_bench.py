@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.splits import Split
 from pretune.trainables.finetune import finetune
 from pretune.trainables.loop import RunContext, build_optimizer, compile_parts, layout, set_tf32, training_length
+from pretune.trainables.memory import Residency
 from pretune.trainables.methods.protocol import Batch, Parts
 from pretune.trainables.methods.table import build_method
 from pretune.trainables.models.table import build_decoder, build_encoder
@@ -63,6 +65,15 @@ class Bench:
         if self.on_gpu:
             torch.cuda.synchronize(self.device)
 
+    def forget(self) -> int:
+        """Free what nothing holds and begin a new peak of memory; the bytes that are still held, 0 on a CPU."""
+        gc.collect()
+        if not self.on_gpu:
+            return 0
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(self.device)
+        return torch.cuda.memory_allocated(self.device)
+
 
 def set_as_stages(precision: str = "float32") -> None:
     """Set what pretune/worker/stage.py sets for each stage."""
@@ -105,11 +116,12 @@ class Training:
     """A pretraining whose steps are taken one by one."""
 
     def __init__(
-        self, bench: Bench, settings: schema.Pretrain, data: ImageSet | None = None, checkpointing: bool = False
+        self, bench: Bench, settings: schema.Pretrain, checkpointing: bool = False, resident: bool = True
     ) -> None:
+        """`resident` is whether images may lie on the device."""
         self.bench, self.settings = bench, settings
-        self.data = image_set(bench) if data is None else data
-        context = RunContext(bench.out, bench.device)
+        self.data = image_set(bench)
+        context = RunContext(bench.out, bench.device, residency=Residency(allowed=resident))
         torch.manual_seed(0)
         model = bench.model
         parts = Parts(build_encoder(model), lambda: build_decoder(model), CLASSES, CLASSES)

@@ -174,6 +174,68 @@ def test_the_schedule_leaves_out_the_step_that_warms_up(monkeypatch: pytest.Monk
     assert [event.count for event in used[0].key_averages() if event.key == "aten::cos"] == [5]
 
 
+def device_memory(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Stand-in for a device's memory: bytes `held`, their `peak`, and how often it was begun anew."""
+    memory = {"held": 0, "peak": 0, "begun": 0}
+
+    def begin(device: torch.device) -> None:
+        memory.update(peak=memory["held"], begun=memory["begun"] + 1)
+
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", begin)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: memory["peak"])
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: memory["held"])
+    for name in ("empty_cache", "synchronize"):
+        monkeypatch.setattr(torch.cuda, name, lambda *device: None)
+    return memory
+
+
+def test_each_rate_has_a_peak_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, bench = device_memory(monkeypatch), Bench(torch.device("cuda"), tmp_path, tiny=True)
+    monkeypatch.setattr(gpu_speed, "busy_share", lambda run: 0.5)
+
+    def peak(mib: int) -> int:
+        def update(batch: object, step: int) -> None:
+            memory["peak"] = max(memory["peak"], mib << 20)
+
+        row = gpu_speed.rate(SimpleNamespace(bench=bench, update=update, batch=lambda step: None))  # type: ignore[arg-type]
+        return int(row["peak_mib"])
+
+    assert (peak(300), peak(100)) == (300, 100)
+
+
+def test_garbage_is_no_part_of_the_memory_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = device_memory(monkeypatch)
+    memory.update(held=7, peak=9)
+
+    class Held:
+        def __del__(self) -> None:
+            memory["held"] = 3
+
+    circle = [Held()]
+    circle.append(circle)  # type: ignore[arg-type]
+    del circle
+    assert Bench(torch.device("cuda"), tmp_path).forget() == 3
+    assert memory == {"held": 3, "peak": 3, "begun": 1}
+
+
+def test_a_lack_of_memory_is_of_its_row_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_room_for_dino(bench: Bench, settings: Any, **changes: Any) -> Training:
+        if settings.method.name in ("dino", "mae"):
+            raise torch.OutOfMemoryError("tried to allocate 9 GiB")
+        return Training(bench, settings, **changes)
+
+    lack = "FAILED: out of memory: tried to allocate 9 GiB"
+    for module in (gpu_speed, gpu_memory):
+        monkeypatch.setattr(module, "Training", without_room_for_dino)
+    monkeypatch.setattr(gpu_speed, "RATED", ("dino", "simclr"))
+    monkeypatch.setattr(gpu_speed, "lightly_rate", lambda *given: {"result": "none"})
+    monkeypatch.setattr(gpu_memory, "METHODS", ("mae", "simclr"))
+    for part, failed, fine in ((gpu_speed.rates, 5, 5), (gpu_memory.checkpointing, 1, 1)):
+        results = [row["result"] for row in part(bench)]
+        assert results[:failed] == [lack] * failed
+        assert all("images/s" in result for result in results[failed : failed + fine])
+
+
 def test_every_part_begins_with_the_settings_of_a_stage(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[bool, ...]] = []
 
@@ -209,7 +271,7 @@ def test_checkpointing_gives_equal_bytes_here_and_less_memory_by_the_formula(
     monkeypatch.setattr(gpu_bench, "recompute_activations", recompute)
     rows = list(gpu_memory.checkpointing(bench))
     assert [row["case"] for row in rows] == [f"{name} 32 px" for name in gpu_memory.METHODS]
-    assert asked == [False, True] * len(rows)
+    assert asked == [False, False, True] * len(rows)
     for row in rows:
         assert row["plain"]["digest"] == row["checkpointed"]["digest"]
         assert row["checkpointed"]["formula"] < row["plain"]["formula"]
@@ -220,10 +282,16 @@ def test_checkpointing_gives_equal_bytes_here_and_less_memory_by_the_formula(
 def test_peaks_stand_beside_the_formulas_and_other_bytes_are_told() -> None:
     plain = {"digest": "a", "images_per_s": 100.0, "peak": 300 << 20, "formula": 200 << 20}
     again = {"digest": "b", "images_per_s": 75.0, "peak": 100 << 20, "formula": 125 << 20}
-    assert gpu_memory.compared(plain, again)["result"] == (
+    assert gpu_memory.compared(plain, plain, again)["result"] == (
         "DIFFERENT bytes, 0.75 times the images/s; "
         "peaks 300 MiB (1.50 of the formula's), 100 MiB (0.80 of the formula's)"
     )
+
+
+def test_checkpointing_is_not_charged_with_what_plain_steps_do_too() -> None:
+    first, second, third = ({"digest": digest, "images_per_s": 100.0} for digest in "abc")
+    said = gpu_memory.compared(first, second, third)["result"]
+    assert said.startswith("bytes that DIFFER without checkpointing too, 1.00 times")
 
 
 def test_weights_that_differ_have_another_digest() -> None:
