@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from pretune.search_spaces import schema
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.splits import Split
 from pretune.trainables.finetune import finetune
-from pretune.trainables.loop import RunContext, build_optimizer, compile_parts, layout, training_length
+from pretune.trainables.loop import RunContext, build_optimizer, compile_parts, layout, set_tf32, training_length
+from pretune.trainables.memory import Residency
 from pretune.trainables.methods.protocol import Batch, Parts
 from pretune.trainables.methods.table import build_method
 from pretune.trainables.models.table import build_decoder, build_encoder
@@ -63,6 +65,21 @@ class Bench:
         if self.on_gpu:
             torch.cuda.synchronize(self.device)
 
+    def forget(self) -> int:
+        """Free what nothing holds and begin a new peak of memory; the bytes that are still held, 0 on a CPU."""
+        gc.collect()
+        if not self.on_gpu:
+            return 0
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(self.device)
+        return torch.cuda.memory_allocated(self.device)
+
+
+def set_as_stages(precision: str = "float32") -> None:
+    """Set what pretune/worker/stage.py sets for each stage."""
+    torch.backends.cudnn.deterministic = True
+    set_tf32(precision == "tf32")
+
 
 def image_set(bench: Bench) -> ImageSet:
     """Images of smooth noise, with every map that a method can ask for."""
@@ -99,11 +116,12 @@ class Training:
     """A pretraining whose steps are taken one by one."""
 
     def __init__(
-        self, bench: Bench, settings: schema.Pretrain, data: ImageSet | None = None, checkpointing: bool = False
+        self, bench: Bench, settings: schema.Pretrain, checkpointing: bool = False, resident: bool = True
     ) -> None:
+        """`resident` is whether images may lie on the device."""
         self.bench, self.settings = bench, settings
-        self.data = image_set(bench) if data is None else data
-        context = RunContext(bench.out, bench.device)
+        self.data = image_set(bench)
+        context = RunContext(bench.out, bench.device, residency=Residency(allowed=resident))
         torch.manual_seed(0)
         model = bench.model
         parts = Parts(build_encoder(model), lambda: build_decoder(model), CLASSES, CLASSES)
@@ -126,9 +144,9 @@ class Training:
             self.update(self.batch(step), step)
 
 
-def tuned(bench: Bench, out: Path, steps: int, **context: Any) -> None:
+def tuned(bench: Bench, out: Path, steps: int, batch: int | None = None, **context: Any) -> None:
     out.mkdir(exist_ok=True)
-    body = {"data": "d", "size": bench.sizes[0], "batch_size": bench.batch, "steps": steps, "transfer": "none"}
-    settings = schema.Finetune.model_validate(body)
+    body = {"data": "d", "size": bench.sizes[0], "batch_size": batch or bench.batch, "steps": steps}
+    settings = schema.Finetune.model_validate(body | {"transfer": "none"})
     where = RunContext(out, bench.device, **context)
     finetune(settings, bench.model, image_set(bench), split(bench), STREAMS, where, on_test=False)

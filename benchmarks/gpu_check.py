@@ -4,7 +4,7 @@
 
 It needs PyTorch from 2.11 on, numpy, pydantic, safetensors and scipy; neither Ray nor a network nor data: images are
 made up. Every part runs alone too. A part that fails or outlasts its share is a row of the table, and the next one
-runs; the JSON is written after each. Wanted: no row of `waits`, equal bytes, a busy share of 0.9, and no outcome
+runs; the JSON is written after each. Wanted: no place in `waits`, equal bytes, a busy share of 0.9, and no outcome
 `FAILED`. On a CPU (`--device cpu --tiny`) the same code runs and says little; its tests do that.
 
 On a machine without pydantic or optuna, make a folder that travels along, and put it on the path:
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gpu_bench import Bench, Row
+from benchmarks.gpu_bench import Bench, Row, set_as_stages
 from benchmarks.gpu_correctness import equal_bytes, failures, waits, workers
 from benchmarks.gpu_memory import checkpointing
 from benchmarks.gpu_speed import compiling, one_stage, rates, sharing
@@ -45,7 +45,7 @@ PARTS: dict[str, tuple[Callable[[Bench], Iterator[Row]], float]] = {  # and its 
 def check(bench: Bench, parts: list[str], minutes: float, tell: Callable[[Row], None]) -> list[Row]:
     """Run the parts one after the other; each may take its share of `minutes`, and what is over goes to the next.
 
-    A row that raises ends its part, and no other.
+    A row that raises ends its part, and no other. Each part begins with the settings of a stage, whatever ran before.
     """
     rows: list[Row] = []
     began, whole = time.monotonic(), sum(PARTS[name][1] for name in parts)
@@ -53,6 +53,7 @@ def check(bench: Bench, parts: list[str], minutes: float, tell: Callable[[Row], 
     for name in parts:
         run, share = PARTS[name]
         ends += 60 * minutes * share / whole
+        set_as_stages()
         for row in guarded(run(bench), lambda end=ends: time.monotonic() - began > end):  # type: ignore[misc]
             rows.append({"part": name, **row})
             tell(rows[-1])

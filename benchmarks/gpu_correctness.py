@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.gpu_bench import STREAMS, Bench, Row, Training, image_set, pretraining, split, tuned
+from benchmarks.gpu_bench import STREAMS, Bench, Row, Training, image_set, pretraining, set_as_stages, split, tuned
 from pretune.trainables.distributed import World, whole_batch_norm
 from pretune.trainables.loop import PreemptedError, RunContext
 from pretune.trainables.methods.table import METHODS
@@ -28,13 +29,32 @@ def waits(bench: Bench) -> Iterator[Row]:
         said: list[str] = []
         with recorded_warnings(said), deterministic_warnings():
             if name == "fine-tuning":
-                tuned(bench, bench.out / "waits", steps=3)
+                watched_tuning(bench)
             else:
                 training = Training(bench, pretraining(bench, name, bench.sizes[0]))
                 training.steps(2)  # the first steps make buffers
                 with sync_warnings(bench):
                     training.steps(5)
         yield {"case": name, "places": sorted(set(said)), "result": f"{len(set(said))} places"}
+
+
+def watched_tuning(bench: Bench) -> None:
+    """A fine-tuning of eight steps of one epoch, from the third to the seventh under `sync_warnings`.
+
+    What begins and ends a stage or an epoch reads from the device and may.
+    """
+    done = itertools.count(1)
+    with contextlib.ExitStack() as watch:
+
+        def after_a_step() -> bool:
+            step = next(done)
+            if step == 2:
+                watch.enter_context(sync_warnings(bench))
+            elif step == 7:
+                watch.close()
+            return False
+
+        tuned(bench, bench.out / "waits", steps=8, batch=bench.batch // 8, preempted=after_a_step)
 
 
 @contextlib.contextmanager
@@ -45,7 +65,7 @@ def recorded_warnings(said: list[str]) -> Iterator[None]:
         yield
     for warning in caught:
         text = str(warning.message)
-        if "synchroniz" in text or "deterministic" in text:
+        if "called a synchronizing" in text or "deterministic" in text:  # the mode itself also warns, of being new
             said.append(f"{Path(warning.filename).name}:{warning.lineno} {text.splitlines()[0][:120]}")
 
 
@@ -73,7 +93,6 @@ def deterministic_warnings() -> Iterator[None]:
 
 def equal_bytes(bench: Bench) -> Iterator[Row]:
     """Two runs, and a run that was cut and resumed: the same weights?"""
-    torch.backends.cudnn.deterministic = True
     for name in ("simclr", "mae"):
         once, again = (digest(pretrained(bench, name, bench.out / f"{name}-{i}")) for i in range(2))
         resumed = digest(cut_and_resumed(bench, name, bench.out / f"{name}-cut"))
@@ -138,6 +157,7 @@ def _worker(rank: int, size: int, file: str, device: str, tiny: bool, out: str) 
 
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=size)
     bench = Bench(torch.device(device), Path(out), tiny)
+    set_as_stages()
     (bench.out / f"loss-{rank}").write_text(str(_first_loss(bench, World(rank, size))))
     dist.destroy_process_group()
 

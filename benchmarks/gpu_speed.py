@@ -8,11 +8,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from benchmarks.gpu_bench import Bench, Row, Training, pretraining, tuned
-from pretune.trainables.loop import set_tf32
+from benchmarks.gpu_bench import Bench, Row, Training, pretraining, set_as_stages, tuned
+from pretune.search_spaces import schema
 from pretune.trainables.methods.protocol import Batch
 from pretune.trainables.models.table import build_encoder
 
@@ -24,23 +25,35 @@ def rates(bench: Bench) -> Iterator[Row]:
     for size in bench.sizes:
         for name in RATED:
             for precision in ("float32", "tf32", "bfloat16"):
-                set_tf32(precision == "tf32")
-                training = Training(bench, pretraining(bench, name, size, precision=precision))
-                yield {"case": f"{name} {size} px {precision}, resident", **rate(training)}
-            set_tf32(False)
-            mapped = Training(bench, pretraining(bench, name, size))
-            for feed in mapped.feeds.values():
-                feed._resident = None  # type: ignore[attr-defined]
-            yield {"case": f"{name} {size} px float32, mapped", **rate(mapped)}
-            batch = mapped.batch(0)
-            yield {"case": f"{name} {size} px float32, views made before", **rate(mapped, batch)}
-        yield {"case": f"simclr {size} px, Lightly's loss on views made before", **lightly_rate(bench, size)}
+                settings = pretraining(bench, name, size, precision=precision)
+                yield attempted(f"{name} {size} px {precision}, resident", rate_of, bench, settings)
+            settings = pretraining(bench, name, size)
+            yield attempted(f"{name} {size} px float32, mapped", rate_of, bench, settings, False)
+            yield attempted(f"{name} {size} px float32, views made before", rate_of, bench, settings, False, True)
+        set_as_stages()
+        yield attempted(f"simclr {size} px, Lightly's loss on views made before", lightly_rate, bench, size)
     yield {"case": "streamed", "result": "not measured: Ray Data is not part of this check"}
+
+
+def attempted(case: str, measure: Callable[..., Row], *given: Any) -> Row:
+    """The row of `measure(*given)`, or one that says that memory ran out: others may need less."""
+    try:
+        return {"case": case, **measure(*given)}
+    except torch.OutOfMemoryError as error:
+        return {"case": case, "result": f"FAILED: out of memory: {str(error)[:200]}"}
+
+
+def rate_of(bench: Bench, settings: schema.Pretrain, resident: bool = True, made: bool = False) -> Row:
+    """The rate of a new training, with its own precision; `made` takes views that were made before."""
+    set_as_stages(settings.precision)
+    training = Training(bench, settings, resident=resident)
+    return rate(training, training.batch(0) if made else None)
 
 
 def rate(training: Training, batch: Batch | None = None) -> Row:
     """Images per second over some steps, after a few to warm up; `batch` in place of a new one for each step."""
     bench, count = training.bench, 2 if training.bench.tiny else 20
+    bench.forget()
 
     def run(steps: int) -> None:
         for step in range(steps):
@@ -68,13 +81,21 @@ def timed(bench: Bench, run: Callable[[int], None], count: int) -> float:
 
 
 def busy_share(run: Callable[[int], None]) -> float:
-    """Time in kernels over wall time, of five steps under the profiler."""
+    """Time in kernels over wall time, of five steps under the profiler.
+
+    Its start and the collecting at its end take longer than the steps. A step before them warms it up, and `schedule`
+    leaves the kernels of that step out.
+    """
     activities = [torch.profiler.ProfilerActivity.CUDA]
-    began = time.perf_counter()
-    with torch.profiler.profile(activities=activities) as profile:
+    schedule = torch.profiler.schedule(wait=0, warmup=1, active=1)
+    with torch.profiler.profile(activities=activities, schedule=schedule) as profile:
+        run(1)
+        torch.cuda.synchronize()
+        profile.step()
+        began = time.perf_counter()
         run(5)
         torch.cuda.synchronize()
-    wall = time.perf_counter() - began
+        wall = time.perf_counter() - began
     return sum(event.self_device_time_total for event in profile.key_averages()) * 1e-6 / wall
 
 
@@ -128,6 +149,7 @@ def one_stage(device: str, tiny: bool, fraction: float | None) -> None:
     """A stage in a process of its own, in a part of the device's memory."""
     with tempfile.TemporaryDirectory() as out:
         bench = Bench(torch.device(device), Path(out), tiny)
+        set_as_stages()
         if fraction is not None and bench.on_gpu:
             torch.cuda.set_per_process_memory_fraction(fraction)
         Training(bench, pretraining(bench, "simclr", bench.sizes[0])).steps(3 if tiny else 60)

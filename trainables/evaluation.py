@@ -21,6 +21,7 @@ from pretune.trainables.metrics.averages import average_scores
 from pretune.trainables.metrics.segmentation import check_labels, confusion_by_image, hits_truth_predicted, scores
 from pretune.trainables.metrics.table import Scorer, extra_scorers
 from pretune.trainables.models.unet import UNet
+from pretune.trainables.upload import upload
 from pretune.trainables.views.joint import evaluation_batch
 from pretune.trainables.windows import segmenting, slide
 
@@ -97,7 +98,7 @@ class Evaluator:
         confusion, no_class = confusion_by_image(logits.argmax(dim=1), target, len(self.classes))
         tally.wrong.add_(torch.stack([~torch.isfinite(logits).all(), no_class]))
         tally.total.add_(confusion.sum(dim=0))
-        where = torch.from_numpy(at).to(target.device)
+        where = upload(at, target.device)
         tally.counts.index_add_(0, where, hits_truth_predicted(confusion))
         if self.loss is not None:
             pairs = zip(torch.split(logits, 1), torch.split(target, 1), strict=True)
@@ -139,10 +140,9 @@ class Evaluator:
 
     def _joined(self, grid: IntArray) -> tuple[Tensor, Tensor]:
         """uint8 tiles (R, C, S, S, channels) and masks (R, C, S, S); black and IGNORE where a tile is missing."""
-        there = torch.from_numpy(grid >= 0)
         rows = np.maximum(grid, 0).ravel()
         pixels, mask = (in_grid(feed(rows), grid.shape) for feed in (self.feed, self.masks))
-        missing = ~there.to(mask.device)[..., None, None]
+        missing = upload(grid < 0, mask.device)[..., None, None]
         return pixels.masked_fill(missing[..., None], 0), mask.masked_fill(missing, IGNORE)
 
     def _windows(self, pixels: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretune.search_spaces import schema
+from pretune.trainables import evaluation
 from pretune.trainables.constants import IGNORE
 from pretune.trainables.evaluation import Evaluator
 from pretune.trainables.loop import DataFeed
 from pretune.trainables.losses import cross_entropy_loss
 from pretune.trainables.metrics.boundary import boundary_counts, boundary_f1, split_scores
+from pretune.trainables.upload import upload
 from pretune.trainables.windows import slide
 
 CPU = torch.device("cpu")
@@ -153,3 +155,21 @@ def test_the_loss_is_the_mean_over_images_of_the_loss_of_each(tiles: Tiles) -> N
     found = evaluator.evaluate(tiles.rows, TILE, "val", 0).scores
     assert found["val/loss"] == pytest.approx(np.mean(expected), rel=1e-5)
     assert "val/loss" not in tiles.evaluator(network).evaluate(tiles.rows, TILE, "val", 0).scores
+
+
+@pytest.mark.parametrize("changes", [{}, {"evaluate": {"overlap": 0.5}}])
+def test_what_scoring_sends_goes_by_the_way_that_waits_for_nothing(
+    tiles: Tiles, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The images that a batch belongs to and, of images in tiles, the tiles that are missing."""
+    sent: list[np.ndarray[Any, Any]] = []
+
+    def noting(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
+        sent.append(array)
+        return upload(array, device)
+
+    monkeypatch.setattr(evaluation, "upload", noting)
+    tiles.evaluator(Bright(0.0), **changes).evaluate(tiles.rows, TILE, "test", 0)
+    positions = np.concatenate([array for array in sent if array.dtype != bool])
+    assert sorted({*positions.tolist()}) == [*range(len(SIZES))]
+    assert [array.any() for array in sent if array.dtype == bool] == ([False] * len(SIZES) if changes else [])
