@@ -125,6 +125,7 @@ def fingerprints_of(tiny: dict[str, Any], kind: str) -> list[str]:
     return [stage.fingerprint for stage in stages if stage.kind == kind]
 
 
+@pytest.mark.slow  # test_chaos.py kills a driver in `make test`
 @pytest.mark.ray
 def test_a_killed_driver_is_taken_up_where_it_was_and_gives_the_same_results(
     tiny: dict[str, Any], tmp_path: Path
