@@ -38,6 +38,7 @@ from scipy import stats
 
 from benchmarks.rivals import Cell, Work, script, tuned
 from pretune.analysis.load.timeline import StageSpan, Timeline, sentence, timeline
+from pretune.cli.options import folder_of
 from pretune.search_spaces.resolve import Study
 from pretune.search_spaces.resolve import load as load_study
 from pretune.search_spaces.stages import stream_seed
@@ -104,7 +105,7 @@ def by_pretune(data: Path, folder: Path) -> tuple[float, list[dict[str, Any]]]:
     command += [part for text in OVERRIDES for part in ("--set", text)]
     began = time.time()
     seconds, _ = timed([*command, "--data", str(data), "--root", str(folder)])
-    out = folder / f"{small_study().name}-small"
+    out = folder_of(small_study(), "small", folder)
     runs = pd.read_parquet(out / "stage_runs.parquet")
     lanes = timeline(runs)
     assert lanes is not None

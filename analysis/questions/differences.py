@@ -79,6 +79,13 @@ class _Pairs(NamedTuple):
     unpaired: int  # runs that finished on one side alone
 
 
+def differences_of(results: pandas.DataFrame, header: StudyHeader) -> dict[str, Differences]:
+    """Metric of the report -> its comparisons with the baseline; empty for a study without one."""
+    if not header.report.baseline:
+        return {}
+    return {metric: differences(results, header, metric) for metric in header.report.metrics}
+
+
 def differences(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Differences:
     """Each cell's paired difference to its baseline cell, with t interval and Holm-corrected p.
 

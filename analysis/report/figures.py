@@ -25,8 +25,8 @@ from pretune.analysis.load.runs import load_stage_runs
 from pretune.analysis.load.searches import load_searches
 from pretune.analysis.load.timeline import timeline
 from pretune.analysis.questions import curves, pairs, tables
-from pretune.analysis.questions import differences as against
 from pretune.analysis.questions.costs import cost_tradeoffs
+from pretune.analysis.questions.differences import differences_of
 from pretune.analysis.questions.dots import cell_dots
 from pretune.analysis.questions.facts import SIGNS
 from pretune.analysis.questions.image_bootstrap import out_of_range
@@ -144,15 +144,12 @@ def _cells(results: pandas.DataFrame, header: StudyHeader) -> Iterator[FigureGro
         f" {said[0].upper() + said[1:]}." for said in (*outside, *tables.differences_from_published(header))
     )
     yield FigureGroup("Every seed", note, tuple(drawn))
-    compared = tuple((table.metric, figures.difference_plot(table)) for table in difference_tables(results, header))
+    compared = tuple(
+        (table.metric, figures.difference_plot(table))
+        for table in differences_of(results, header).values()
+        if table.rows
+    )
     yield FigureGroup("Differences to the baseline", "", compared)
-
-
-def difference_tables(results: pandas.DataFrame, header: StudyHeader) -> list[against.Differences]:
-    """The metrics that have any difference to show."""
-    if not header.report.baseline:
-        return []
-    return [table for m in header.report.metrics if (table := against.differences(results, header, m)).rows]
 
 
 def published_by_cell(results: pandas.DataFrame, header: StudyHeader, metric: str) -> dict[str, PublishedValue]:

@@ -15,7 +15,8 @@ from pretune.analysis.load import runs
 from pretune.analysis.load.counts import load_counts
 from pretune.analysis.load.results import ResultsError, StudyHeader, load, load_header
 from pretune.analysis.load.searches import load_notes, load_searches, summaries
-from pretune.analysis.report.figures import difference_tables, figure_groups, of_metrics, write_figures
+from pretune.analysis.questions.differences import differences_of
+from pretune.analysis.report.figures import figure_groups, of_metrics, write_figures
 from pretune.analysis.report.page import (
     asset,
     plotly_script,
@@ -60,7 +61,7 @@ def build_page(folder: Path, live: bool = False) -> str:
     groups, notes = figure_groups(folder)
     metrics, searched = header.report.metrics, summaries(load_searches(folder))
     results, counts = of_metrics(everything, metrics), load_counts(folder)
-    found = facts_of(results, header, counts)
+    found, compared = facts_of(results, header, counts), differences_of(results, header)
     app, draw, plotly = asset("report_runs.js"), asset("report_draw.js"), plotly_script()
     return template("report.html.j2").render(
         header=header,
@@ -81,13 +82,13 @@ def build_page(folder: Path, live: bool = False) -> str:
         tables=[
             *(
                 Markup(formats.to_html(table))
-                for table in value_tables(results, header, found, processor_notes(everything, stage_runs))
+                for table in value_tables(results, header, found, processor_notes(everything, stage_runs), compared)
             ),
             *(Markup(formats.to_html(table)) for table in fold_tables(results, header)),
         ],
         intervals=[Markup(formats.to_html(table)) for table in interval_tables(results, header, counts)],
         left_open=left_open(results, header),
-        differences=[Markup(formats.to_html(table)) for table in difference_tables(results, header)],
+        differences=[Markup(formats.to_html(table)) for table in compared.values() if table.rows],
         marginal=[Markup(formats.to_html(table)) for table in marginal_tables(everything, header)],
         effects=[(Markup(formats.to_html(table)), said) for table, said in effect_tables(results, header)],
         components=[Markup(formats.to_html(table)) for table in component_tables(results, header)],

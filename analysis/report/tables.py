@@ -16,13 +16,13 @@ from pretune.analysis.load.counts import Counts, load_counts
 from pretune.analysis.load.results import StudyHeader, load, load_header
 from pretune.analysis.load.searches import load_notes, load_searches, summaries
 from pretune.analysis.questions.components import Components, components
-from pretune.analysis.questions.differences import Differences, differences
+from pretune.analysis.questions.differences import Differences, differences_of
 from pretune.analysis.questions.effects import Effects, effects, sentences
 from pretune.analysis.questions.facts import Facts, facts
 from pretune.analysis.questions.folds import Folds, over_folds
 from pretune.analysis.questions.image_bootstrap import Intervals, intervals
 from pretune.analysis.questions.marginal import marginal_effects
-from pretune.analysis.questions.tables import AgainstBaseline, Table, against_baseline, build_table
+from pretune.analysis.questions.tables import Table, against_baseline, build_table
 from pretune.analysis.text import formats
 from pretune.analysis.text.csv import joined
 from pretune.analysis.text.facts import fact_sentences, processor_sentences
@@ -47,12 +47,12 @@ def all_tables(
 ) -> Tables:
     """The tables of a study's results; `counts`: of single test images, by fingerprint; `notes`: for the tables of
     values. Raises ResultsError."""
-    metrics = header.report.metrics
+    compared = differences_of(results, header)
     return Tables(
-        value_tables(results, header, facts_of(results, header, counts), notes),
+        value_tables(results, header, facts_of(results, header, counts), notes, compared),
         fold_tables(results, header),
         interval_tables(results, header, counts),
-        tuple(differences(results, header, metric) for metric in metrics if header.report.baseline),
+        tuple(compared.values()),
         marginal_tables(results, header),
         tuple(table for table, _ in effect_tables(results, header)),
         component_tables(results, header),
@@ -65,24 +65,21 @@ def facts_of(results: pandas.DataFrame, header: StudyHeader, counts: Mapping[str
 
 
 def value_tables(
-    results: pandas.DataFrame, header: StudyHeader, found: Mapping[str, Facts], notes: tuple[str, ...]
+    results: pandas.DataFrame,
+    header: StudyHeader,
+    found: Mapping[str, Facts],
+    notes: tuple[str, ...],
+    compared: Mapping[str, Differences],
 ) -> tuple[Table, ...]:
     """Mean ± standard deviation of every metric, with the facts found beside its scores and `notes` as notes."""
     return tuple(
         replace(
             table,
             notes=(*fact_sentences(found[table.metric]), *table.notes, *notes),
-            against=_against(table, results, header),
+            against=against_baseline(table, header, compared[table.metric]) if compared else None,
         )
         for table in (build_table(results, header, metric) for metric in header.report.metrics)
     )
-
-
-def _against(table: Table, results: pandas.DataFrame, header: StudyHeader) -> AgainstBaseline | None:
-    """Results of the comparisons with the baseline; None for a study without one."""
-    if not header.report.baseline:
-        return None
-    return against_baseline(table, header, differences(results, header, table.metric))
 
 
 def processor_notes(results: pandas.DataFrame, stage_runs: pandas.DataFrame) -> tuple[str, ...]:

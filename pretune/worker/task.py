@@ -38,9 +38,7 @@ class StageTask:
     parameters: dict[str, Any] = field(default_factory=dict)  # what tells it from others of its study, for people
     source: Literal["auto", "resident", "streaming"] = "auto"  # of its images, where its data say `auto`
     driver: str = ""  # which asked for it, by a name that no other run has
-    mark: int = (
-        0  # bytes of memory in the place of each worker, as in no other stage run's; 0: one process (held_places)
-    )
+    mark: int = 0  # bytes of memory in each worker's place, by which it is known (held_places); 0: one process
 
     @property
     def fingerprint(self) -> str:

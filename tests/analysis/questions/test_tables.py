@@ -17,7 +17,7 @@ from pretune.analysis import statistics
 from pretune.analysis.load.replicates import replicate_results
 from pretune.analysis.load.results import ResultsError, parse_header
 from pretune.analysis.questions.compare import study_cell
-from pretune.analysis.questions.differences import differences
+from pretune.analysis.questions.differences import differences, differences_of
 from pretune.analysis.questions.dots import cell_dots
 from pretune.analysis.questions.effects import effects
 from pretune.analysis.questions.facts import Facts
@@ -291,7 +291,9 @@ def test_arrows_are_the_differences_that_are_shown_and_no_others(scores, baselin
     cells = {cell.label: cell for cell in header.cells}
     rows = [row | {"metric": metric} for row in make_rows(dict(zip(cells, scores, strict=True)))]
     results = pandas.DataFrame(rows)
-    (table,) = value_tables(results, header, {metric: Facts(metric, False, (), {}, ())}, ())
+    (table,) = value_tables(
+        results, header, {metric: Facts(metric, False, (), {}, ())}, (), differences_of(results, header)
+    )
     shown = [row for row in differences(results, header, metric).rows if row.shown]
     arrows = {row.cell: "↑" if row.difference > 0 else "↓" for row in shown}
     body, lower = text_grid(table).body, metric == "val/pretext_loss"

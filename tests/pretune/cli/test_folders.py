@@ -1,4 +1,4 @@
-"""Which folder a study's results go to."""
+"""Folders of a study's results."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def test_checkpointing_is_advised_where_it_is_not_on_and_can_be() -> None:
 def test_a_stage_may_take_its_share_of_the_gpu_and_no_more(
     gpus: float, capped: list[float], there: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 8 GB, of which each process has 0.8 beside its tensors. An actor takes one stage after another: the cap of a
+    """8 GB, of which each process has 0.8 beside its tensors. An actor takes one stage after another: the cap of a
     whole GPU is set again, too."""
     caps: list[float] = []
     peaks: list[bool] = []
