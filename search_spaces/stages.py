@@ -80,6 +80,7 @@ class Stage:
     series: str = ""  # equal for trainings of which a longer one may continue a shorter one; "" if none may
     reach: int = 0  # epochs trained, the place in the series
     keep_state: bool = False  # whether what a longer training continues from is kept
+    seed_rank: int = 0  # of its report seed, from 0: lower ones run first; 0 in a search. In no fingerprint
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)
@@ -152,6 +153,7 @@ class _Drawn(NamedTuple):
             resources=resources,
             on_test=False,
             fingerprint="",
+            seed_rank=self.replicate.seed if self.replicate.seed < FIRST_SEARCH_SEED else 0,
         )
 
 

@@ -8,6 +8,7 @@ end the same, a divergence never.
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -41,7 +42,7 @@ def _ignore(kind: str, stage: Stage, text: str) -> None:
 class Scheduler:
     """Call `start` once; then `take` ready stages and `complete` them until `finished`.
 
-    Every call costs the same however many stages wait: ready stages stand in one line per resource shape, those that
+    A call costs next to nothing however many stages wait: ready stages stand in one heap per resource shape, those that
     wait for a parent stand with it, and programs are told when a stage that they wait for ends.
     """
 
@@ -54,7 +55,7 @@ class Scheduler:
     reused: set[str] = field(default_factory=set)
     attempts: Counter[str] = field(default_factory=Counter)
     _wanted: set[str] = field(default_factory=set)  # neither running nor ended
-    _ready: dict[Shape, deque[tuple[int, Stage]]] = field(default_factory=dict)  # with their place in the order asked
+    _ready: dict[Shape, list[tuple[int, int, Stage]]] = field(default_factory=dict)  # heaps: seed, order asked, stage
     _children: dict[str, list[Stage]] = field(default_factory=dict)  # wanted stages by the parent they wait for
     _waiting: dict[str, list[_Waiting]] = field(default_factory=dict)  # programs by what they wait for
     _series: dict[str, dict[str, int]] = field(default_factory=dict)  # epochs of the trainings of each series
@@ -76,20 +77,28 @@ class Scheduler:
         return len(self._wanted)
 
     def take(self, fits: Callable[[Stage], bool] = lambda stage: True) -> Stage | None:
-        """The next ready stage that fits, or None; pretrainings first, since others wait for them.
+        """The next ready stage that fits, or None.
+
+        Pretrainings come first, since others wait for them; then the first report seed of all cells, so that a study
+        that is stopped compares them. While nothing else runs the seed decides first: one by one, order costs no time.
 
         `fits` may look at a stage's resources alone: of each resource shape only the first in line is tried. Those that
         crashed before stand in lines of their own, since they may have to wait for another node.
         """
-        heads = sorted((line[0][1].kind != "pretrain", line[0][0], shape) for shape, line in self._ready.items())
-        for _, _, shape in heads:
-            if fits(self._ready[shape][0][1]):
+        for shape in sorted(self._ready, key=self._turn):
+            if fits(self._ready[shape][0][-1]):
                 return self._run(shape)
         return None
 
+    def _turn(self, shape: Shape) -> tuple[int, int, int]:
+        """Order of the first in a shape's line among those of all shapes."""
+        seed, asked, stage = self._ready[shape][0]
+        waited_for = 0 if stage.kind == "pretrain" else 1
+        return (waited_for, seed, asked) if self.running else (seed, waited_for, asked)
+
     def first_in_line(self) -> Stage | None:
         """A stage that is ready, if there is one."""
-        return next((line[0][1] for line in self._ready.values()), None)
+        return next((line[0][-1] for line in self._ready.values()), None)
 
     def complete(self, stage: Stage, outcome: Outcome) -> None:
         """Note how a running stage ended. What it was the last to hold up moves on."""
@@ -163,10 +172,10 @@ class Scheduler:
         gpus = stage.resources.gpus_each
         again = self.attempts[stage.fingerprint] > 0
         shape = (stage.kind, stage.resources.cpus, -1.0 if gpus is None else gpus, stage.resources.workers, again)
-        self._ready.setdefault(shape, deque()).append((self._asked, stage))
+        heapq.heappush(self._ready.setdefault(shape, []), (stage.seed_rank, self._asked, stage))
 
     def _run(self, shape: Shape) -> Stage:
-        _, stage = self._ready[shape].popleft()
+        _, _, stage = heapq.heappop(self._ready[shape])
         if not self._ready[shape]:
             del self._ready[shape]
         self._wanted.remove(stage.fingerprint)

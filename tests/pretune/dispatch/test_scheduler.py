@@ -243,6 +243,92 @@ def test_stuck_is_true_exactly_when_nothing_runs_and_nothing_can() -> None:
     assert s.finished
 
 
+# ------------------------------------------------------------------------------------------- seed by seed, all cells
+
+CELLS: dict[str, Any] = {
+    "study": "cells",
+    "data": {"d": {"dataset": "scenes", "images": 40}},
+    "pretrain": {"data": "d", "method": {"name": "simclr"}, "batch_size": 8, "steps": 5},
+    "finetune": {"data": "d", "steps": 5},
+    "factors": {
+        "start": {"random": {"finetune.transfer": "none"}, "pretrained": {"finetune.transfer": "encoder"}},
+        "labels": {"finetune.labels": ["all", 4]},
+    },
+    "seeds": {"report": 3},
+}
+
+
+def started(study: dict[str, Any], slots: int, ends: Sequence[int] = (0,)) -> list[tuple[Stage, set[Stage], bool]]:
+    """Every stage in the order of dispatch, with all that were ready then, and whether others ran. `ends` chooses which
+    running stage ends next, again and again."""
+    run = Run(from_dict(copy.deepcopy(study)), lambda data: "digest", optuna.storages.InMemoryStorage())
+    s = Scheduler(lambda key: None, 0)
+    s.start(program.start(run))
+    asked = {one for use in run.replicates for one in use.stages.values()}
+    running: list[Stage] = []
+    history: list[tuple[Stage, set[Stage], bool]] = []
+    for turn in range(1000):
+        while len(running) < slots:
+            begun = {one for one, _, _ in history}
+            ready = {one for one in asked - begun if all(parent.fingerprint in s.outcomes for parent in one.parents)}
+            others = bool(s.running)
+            if (one := s.take()) is None:
+                break
+            history.append((one, ready, others))
+            running.append(one)
+        if not running:
+            break
+        s.complete(running.pop(ends[turn % len(ends)] % len(running)), FINISHED)
+    assert s.finished
+    assert len(history) == len(asked)
+    return history
+
+
+def test_a_study_stopped_after_a_third_has_one_seed_of_every_cell() -> None:
+    """4 cells x 3 seeds, one stage at a time: each third is a pretraining and the 4 fine-tunings of its seed."""
+    kinds = [(one.seed_rank, one.kind) for one, _, _ in started(CELLS, 1)]
+    assert kinds == [(seed, kind) for seed in range(3) for kind in ["pretrain", *["finetune"] * 4]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(slots=st.integers(1, 9), ends=st.lists(st.integers(0, 8), min_size=1, max_size=12))
+def test_with_room_for_several_pretrainings_come_first_and_then_the_first_seed(slots: int, ends: list[int]) -> None:
+    """None is started while one that comes before it is ready: pretrainings since others wait for them, then by seed.
+
+    While nothing else runs the seed counts more: the pretraining of a later seed would make nobody ready earlier.
+    """
+    for one, ready, others in started(CELLS, slots, ends):
+        for other in ready:
+            mine, its = (one.kind != "pretrain", one.seed_rank), (other.kind != "pretrain", other.seed_rank)
+            assert (mine <= its) if others else (mine[::-1] <= its[::-1])
+
+
+def test_the_seed_decides_among_shapes_and_a_retry_keeps_its_place() -> None:
+    """Late ones are asked first; one needs two CPUs, so it stands in a line of its own."""
+    late, early = replace(stage("late"), seed_rank=1), stage("early")
+    wide = replace(stage("wide"), seed_rank=1, resources=schema.StageResources(cpus=2))
+    s = scheduler(wide, late, early, retries=1)
+    s.complete(taken(s), CRASHED)
+    assert taken(s) == early
+    assert [taken(s), taken(s)] == [wide, late]
+
+
+def test_stages_of_a_search_keep_the_order_of_asking_and_come_before_later_report_seeds() -> None:
+    """Trials wait for one another, and reports for them: no seed of a search is behind another."""
+    run = Run(from_dict(copy.deepcopy(STUDY)), lambda data: "digest", optuna.storages.InMemoryStorage())
+    s = Scheduler(lambda key: None, 0)
+    s.start(program.start(run))
+    ranks: list[tuple[str, int, int]] = []
+    while (one := s.take()) is not None:
+        use = next(use for use in run.replicates if one in use.stages.values())
+        ranks.append((use.phase, use.replicate.seed, one.seed_rank))
+        s.complete(one, FINISHED)
+    assert {rank for phase, _, rank in ranks if phase == "search"} == {0}
+    assert {(seed, rank) for phase, seed, rank in ranks if phase == "confirm"} == {(0, 0), (1, 1)}
+    searched = max(place for place, (phase, _, _) in enumerate(ranks) if phase == "search")
+    assert searched < min(place for place, (_, _, rank) in enumerate(ranks) if rank)
+
+
 # --------------------------------------------------------------------------------- a whole study, under any timing
 
 STUDY: dict[str, Any] = {
