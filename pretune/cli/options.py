@@ -55,6 +55,14 @@ may_grow = click.option(
 )  # fmt: skip
 
 
+def mask_value(text: str) -> int | tuple[int, ...]:
+    """A value of masks, 0 to 255, or a colour of three such numbers. Raises click.BadParameter."""
+    numbers = [int(part) if part.isascii() and part.isdigit() else -1 for part in text.split(",")]
+    if len(numbers) not in (1, 3) or not all(0 <= number <= 255 for number in numbers):
+        raise click.BadParameter(f"{text!r} is neither a value from 0 to 255 nor a colour such as 224,224,192")
+    return numbers[0] if len(numbers) == 1 else tuple(numbers)
+
+
 def node_groups(may_grow: tuple[str, ...], address: str | None) -> tuple[Group, ...]:
     """The node groups that --may-grow names. Raises click.UsageError."""
     from pretune.cluster.autoscaling import parse

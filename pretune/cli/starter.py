@@ -273,8 +273,12 @@ def _meaning(seen: PairsSeen) -> Iterator[str]:
     why = meaning.why + ("" if seen.looked_at == seen.count else f" (of {counted(seen.looked_at, 'mask')})")
     colors = meaning.settings.get("mask_colors")
     if isinstance(colors, dict):
-        yield f"    mask_colors:\t{why}; rename the classes"
+        yield f"    mask_colors:\t{why}"
         yield from (f"      {quoted(one)}: {color}" for one, color in colors.items())
+        if ignored := meaning.settings.get("ignore_colors"):
+            yield f"    ignore_colors: {ignored}\tleft out of losses and scores"
+        else:
+            yield "    # ignore_colors: [[224, 224, 192]]\tleft out of losses and scores: pretune init --ignore R,G,B"
     elif colors is not None:
         yield f"    mask_colors: {colors}\t{why}"
     else:

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -22,6 +22,9 @@ from pretune.monitor.plain import plain
 from pretune.search_spaces.resolve import load
 from pretune.search_spaces.stages import Stage
 from pretune.search_spaces.words import counted
+
+if TYPE_CHECKING:
+    from pretune.search_spaces.schema.palettes import RGB
 
 MOST_LINES = 40  # stage runs without a result that the terminal names; the rest is in the log
 
@@ -385,8 +388,8 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 @click.option("--masks", type=click.Path(path_type=Path, exists=True),
               help="Folder of the masks, or a COCO JSON file.  [default: search in --images]")  # fmt: skip
 @click.option("--classes", help="Class names in the order of the mask values, separated by commas.")
-@click.option("--ignore", type=click.IntRange(0, 255), metavar="VALUE",
-              help="Mask value that is no class, e.g. of borders; excluded from losses and scores.")  # fmt: skip
+@click.option("--ignore", type=options.mask_value, metavar="VALUE",
+              help="Mask value, or colour R,G,B, that is no class; excluded from losses and scores.")  # fmt: skip
 @click.option("--backbone", metavar="NAME", help="A timm backbone, e.g. vit_small_patch14_dinov2.  [default: a U-Net]")
 @click.option(
     "--imagenet", is_flag=True, help="Use EfficientNet-Lite0 as the encoder, and also compare its ImageNet weights."
@@ -397,7 +400,7 @@ def init(
     images: Path | None,
     masks: Path | None,
     classes: str | None,
-    ignore: int | None,
+    ignore: int | RGB | None,
     backbone: str | None,
     imagenet: bool,
 ) -> None:
@@ -444,8 +447,9 @@ def init(
         click.echo("--images was not given: edit the placeholders in the file before you run it")
     else:
         there, meaning = counted(labelled.count, "image"), labelled.meaning
-        ignored = f"; {meaning.settings['ignore']} is ignored" if "ignore" in meaning.settings else ""
-        click.echo(f"{there} with masks, {len(meaning.classes)} classes; {meaning.why}{ignored}")
+        click.echo(f"{there} with masks, {len(meaning.classes)} classes; {meaning.why}{meaning.ignored_text}")
+        for note in meaning.notes:
+            click.echo(f"note: {note}")
         if alone := labelled.listing.problems:
             click.echo(f"note: {counted(len(alone), 'file')} in no pair, first {alone[0]}")
     if pool is not None:

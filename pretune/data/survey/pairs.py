@@ -15,10 +15,11 @@ from pretune.data.survey.masks import Meaning, meaning_of_masks
 from pretune.data.survey.pairing import common_root, count_pairs, folders_below, naming_rules
 from pretune.data.survey.samples import evenly_spread
 from pretune.search_spaces import schema
+from pretune.search_spaces.schema.palettes import RGB
 from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.image_files import SUFFIXES, WITH_ARRAYS
 from pretune.trainables.data.listing import Listing, Member, file_of
-from pretune.trainables.data.sets.coco import list_coco
+from pretune.trainables.data.sets.coco import list_coco, read_annotations
 from pretune.trainables.data.sets.folders import EQUAL_STEMS, Names, list_images_and_masks
 
 MOST_MASKS = 300  # masks whose values are read
@@ -43,14 +44,14 @@ class PairsSeen:
 
 
 def survey_pairs(
-    images: Path, masks: Path | None, names: Sequence[str] | None = None, ignore: int | None = None
+    images: Path, masks: Path | None, names: Sequence[str] | None = None, ignore: int | RGB | None = None
 ) -> PairsSeen:
     """Images and masks, paired by the rule that pairs most of them.
 
     Args:
         masks: None: looked for in the folder of the images, or in a folder beside or below them.
         names: of the classes, in the order of their values; default: background and counted ones.
-        ignore: mask value that is no class.
+        ignore: mask value or colour that is no class.
 
     Raises DataError where no rule pairs anything, where masks are no masks, or where none holds `ignore`.
     """
@@ -73,7 +74,7 @@ def survey_pairs(
     chosen = evenly_spread(files, MOST_MASKS)
     if suffixes != SUFFIXES and not any(file_of(entry.image).suffix.lower() == ".npy" for entry in listing.entries):
         raise DataError(f"{files[0]}: arrays are read as masks only beside images that are arrays; save masks as PNG")
-    meaning = meaning_of_masks(chosen, names, ignore)
+    meaning = meaning_of_masks(chosen, names, ignore, all_read=len(chosen) == len(files))
     return PairsSeen(root, image_folder, mask_folder, rule, listing, meaning, len(chosen))
 
 
@@ -90,6 +91,10 @@ def survey_coco(images: Path, file: Path, names: Sequence[str] | None = None) ->
     listing = list_coco(settings, root)
     if not listing.entries:
         raise DataError(f"{file}: none of its images is in {images}", listing.problems)
+    used = _used_categories(file, listing)
+    unused = [name for name in listing.classes[1:] if name not in used] if used and names is None else []
+    if unused:
+        listing = list_coco(settings.model_copy(update={"classes": used}), root)
     rows = [entry.mask.row for entry in evenly_spread(listing.entries, MOST_MASKS) if isinstance(entry.mask, Member)]
     assert listing.unpack is not None
     masks = listing.unpack(file.resolve()).masks
@@ -99,8 +104,26 @@ def survey_coco(images: Path, file: Path, names: Sequence[str] | None = None) ->
     text = ", ".join(f"{name} {share:.1%}" for name, share in zip(listing.classes, kept, strict=True))
     shown = tuple(share for share in kept.tolist() if share)
     ignored = float(counts[255] / counts.sum())
-    meaning = Meaning(listing.classes, shown, ignored, {}, f"share of pixels: {text}")
+    meaning = Meaning(listing.classes, shown, ignored, {}, f"share of pixels: {text}", _unused_sentence(unused))
     return PairsSeen(root, below, "", EQUAL_STEMS, listing, meaning, len(rows), str(settings.annotations))
+
+
+def _used_categories(file: Path, listing: Listing) -> tuple[str, ...]:
+    """Categories that objects in the listed images have."""
+    read = read_annotations(file)
+    images = [read.images[entry.mask.row]["id"] for entry in listing.entries if isinstance(entry.mask, Member)]
+    used = {annotation["category_id"] for image in images for annotation in read.of_image.get(image, ())}
+    return tuple(name for key, name in read.names.items() if key in used)
+
+
+def _unused_sentence(unused: Sequence[str]) -> tuple[str, ...]:
+    if not unused:
+        return ()
+    listed = f"{', '.join(unused[:8])}{', ...' if len(unused) > 8 else ''}"
+    return (
+        f"{len(unused)} of the file's categories have no object in these images and were left out: "
+        f"{listed}. To add one, write it into `classes`",
+    )
 
 
 def coco_file_in(folder: Path) -> Path | None:

@@ -430,7 +430,7 @@ def test_how_files_pair_is_found(
 # ------------------------------------------------------------------------------------------------------------- formats
 
 
-def test_colours_are_written_as_a_mapping_and_a_known_palette_by_its_name(tmp_path: Path) -> None:
+def test_colours_are_written_as_a_mapping_and_named_by_a_known_palette(tmp_path: Path) -> None:
     images, masks = pairs(tmp_path)
     for path in masks.iterdir():
         pixels = np.zeros((48, 48, 3), np.uint8)
@@ -445,8 +445,8 @@ def test_colours_are_written_as_a_mapping_and_a_known_palette_by_its_name(tmp_pa
         Image.fromarray(pixels).save(path)
     (tmp_path / "my.yaml").unlink()
     study, _ = init(tmp_path, "--images", images, "--masks", masks)
-    assert "mask_colors: camvid" in (tmp_path / "my.yaml").read_text()
-    assert mine(study).classes[17] == "Road"
+    assert mine(study).mask_colors == (("Road", (128, 64, 128)), ("Tree", (128, 128, 0)))
+    assert mine(study).ignore_colors == ((0, 0, 0),)
 
 
 def test_jpeg_masks_are_black_and_white(tmp_path: Path) -> None:
