@@ -18,6 +18,7 @@ import click
 import pandas as pd
 import pytest
 import yaml
+from scipy import stats
 
 from pretune.cli import cli
 from pretune.search_spaces import schema
@@ -204,17 +205,28 @@ def test_readme_is_short() -> None:
 
 
 def test_the_table_of_readme_is_that_of_the_results() -> None:
+    """Means, standard deviations, and paired gains over the random start with their t intervals."""
     results = pd.read_parquet(TOP / "benchmarks" / "results" / "studies" / "few-labels" / "results.parquet")
     rows = results[(results.phase == "confirm") & (results.metric == "test/jaccard")]
-    text = README.read_text("utf-8").replace("**", "")
-    for start, part in rows.groupby("factor.start"):
-        shown = [
-            f"{group.value.mean():.3f}±{group.value.std():.3f}"
-            for labels in ("50", "200")
-            for encoder in ("free", "frozen")
-            if len(group := part[(part["factor.labels"] == labels) & (part["factor.encoder"] == encoder)])
-        ]
-        assert f"| {start} | {' | '.join(shown)} |" in text
+    cells = rows.pivot(index="seed", columns=["factor.start", "factor.encoder", "factor.labels"], values="value")
+    counts = sorted(set(rows["factor.labels"]), key=int)
+    shown = [
+        line
+        for line in README.read_text("utf-8").replace("**", "").splitlines()
+        if line.startswith("|") and "±" in line
+    ]
+    assert len(shown) == 5
+    for line in shown:
+        first, *given = [part.strip() for part in line.strip("|").split("|")]
+        start, encoder = first.replace(" on the images", "").split(", ")
+        expected = []
+        for labels in counts:
+            values = cells[start, encoder, labels]
+            gain = values - cells["random", "free", labels]
+            low, high = stats.t.interval(0.95, len(gain) - 1, gain.mean(), stats.sem(gain)) if gain.any() else (0, 0)
+            text = f" ({gain.mean():+.3f} [{low:.3f}, {high:.3f}])" if gain.any() else ""
+            expected.append(f"{values.mean():.3f}±{values.std():.3f}{text}".replace("-", "−"))
+        assert given == expected
 
 
 def test_the_figure_is_drawn_from_the_results() -> None:
@@ -226,8 +238,8 @@ def test_the_figure_is_drawn_from_the_results() -> None:
         for frozen in (False, True)
     }
     by_name = {(line.start, line.frozen): line for line in lines}
-    assert by_name["ImageNet", True].means[50] == pytest.approx(0.761, abs=5e-4)
-    assert {count: len(seeds) for count, seeds in lines[0].seeds.items()} == {50: 3, 200: 3}
+    assert by_name["ImageNet", True].means[50] == pytest.approx(0.763, abs=5e-4)
+    assert {count: len(seeds) for count, seeds in lines[0].seeds.items()} == {50: 5, 200: 5}
 
 
 def test_figures_of_real_studies_are_drawn_from_stored_results_and_shown() -> None:
