@@ -310,10 +310,11 @@ def plan(
 
 def _timed(made: Any, missing: list[Stage], size_of: Callable[[Any], int]) -> Any:
     """The plan with what the missing stages cost."""
-    from pretune.calibration import calibrate
+    from pretune.calibration import busy_note, calibrate
 
+    busy = busy_note(os.getloadavg()[0], os.cpu_count() or 1)  # before the timing, which is load too
     click.echo("timing a few training steps of each kind of stage ...", err=True)
-    return dataclasses.replace(made, **calibrate(missing, size_of)._asdict())
+    return dataclasses.replace(made, warnings=(*made.warnings, *busy), **calibrate(missing, size_of)._asdict())
 
 
 def _glances(data: Path | None, cache: Path | None, digest_of: Callable[[Any], str]) -> Callable[[Any], Any]:

@@ -163,13 +163,17 @@ def test_plan_prints_counts_as_json_and_trains_nothing(pretune: Any, tiny: dict[
     assert not (tmp_path / "runs").exists()
 
 
-def test_plan_for_people_says_what_is_shared(pretune: Any, tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_plan_for_people_says_what_is_shared_and_that_the_machine_is_busy(
+    pretune: Any, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (9999.0, 0.0, 0.0))
     code, out, _ = pretune(
         "plan", write(tiny, tmp_path), "--root", tmp_path / "runs", "--set", "seeds.report=3", "--time"
     )
     assert code == 0
     assert "6 fine-tunings share 3 pretrainings: 9 stage runs instead of 12" in out
     assert "estimated time" in out
+    assert "load 9999.0" in out
     assert "data scenes: generated images: decoded once" in out
 
 
