@@ -205,7 +205,7 @@ def test_init_then_plan_works_on_ones_own_folders(pretune: Any, tmp_path: Path) 
     for i in (3, 4):
         (tmp_path / "my labels" / f"{i}.png").unlink()
     _, out, _ = pretune("plan", file, "--root", tmp_path / "runs")
-    assert out.count("note: data image-mask-folder: 2 problems, so `pretune run` will stop") == 1
+    assert out.count("note: data mine: 2 problems, so `pretune run` will stop") == 1
     assert "first: my photos/3.png: no mask; expected my labels/3.png" in out
     _, out, _ = pretune("plan", file, "--root", tmp_path / "runs", "--set", "data.mine.on_error=skip")
     assert "refuses" not in out
