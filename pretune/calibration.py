@@ -77,6 +77,16 @@ def calibrate(stages: list[Stage], images: Callable[[schema.Data], int]) -> Esti
     )  # fmt: skip
 
 
+def busy_note(load: float, cores: int) -> tuple[str, ...]:
+    """A sentence about the estimate where the programs that want a core (`load`, a mean) are more than the cores."""
+    if load <= cores:
+        return ()
+    return (
+        f"this machine is busy (load {load:.1f} on {cores} cores). The study may take much longer than estimated, "
+        "since Ray runs training at a low priority; RAY_worker_niceness=0 before the command changes that",
+    )
+
+
 def has_gpu() -> bool:
     """Whether torch finds a GPU here."""
     import torch

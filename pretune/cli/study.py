@@ -297,7 +297,10 @@ def plan(
         with searches_before(options.folder_of(study, scale, root)) as asked:
             made, stages = make_plan(study, digest_of, find_in(held, listing=look(held)), asked)
         made = dataclasses.replace(made, data=tuple(data_facts(study, facts_of, glance_of, data)))
-        sources = list(_sources(stages, data, root / "cache"))
+        names = {one: name for cell in study.cells for name, one in cell.configuration().data.items()}
+        sources = list(
+            _sources({stage.data: names.get(stage.data, stage.data.dataset) for stage in stages}, data, root / "cache")
+        )
         if timed:
             made = _timed(made, [stage for stage in stages if held.find(stage.fingerprint) is None], size_of)
     if as_json:
@@ -310,10 +313,11 @@ def plan(
 
 def _timed(made: Any, missing: list[Stage], size_of: Callable[[Any], int]) -> Any:
     """The plan with what the missing stages cost."""
-    from pretune.calibration import calibrate
+    from pretune.calibration import busy_note, calibrate
 
+    busy = busy_note(os.getloadavg()[0], os.cpu_count() or 1)  # before the timing, which is load too
     click.echo("timing a few training steps of each kind of stage ...", err=True)
-    return dataclasses.replace(made, **calibrate(missing, size_of)._asdict())
+    return dataclasses.replace(made, warnings=(*made.warnings, *busy), **calibrate(missing, size_of)._asdict())
 
 
 def _glances(data: Path | None, cache: Path | None, digest_of: Callable[[Any], str]) -> Callable[[Any], Any]:
@@ -329,7 +333,7 @@ def _glances(data: Path | None, cache: Path | None, digest_of: Callable[[Any], s
     return lambda settings: look(without_folds(settings))
 
 
-def _sources(stages: list[Stage], data: Path | None, cache: Path) -> Iterator[str]:
+def _sources(names: dict[Any, str], data: Path | None, cache: Path) -> Iterator[str]:
     """Yield which data sets are decoded once and which streamed, and which have files that a run will refuse.
 
     Data sets that are missing are skipped.
@@ -339,11 +343,11 @@ def _sources(stages: list[Stage], data: Path | None, cache: Path) -> Iterator[st
     from pretune.trainables.data.sources import choose_source
 
     lines: dict[str, None] = {}  # folds of one data set say the same
-    for settings in dict.fromkeys(stage.data for stage in stages):
+    for settings, name in names.items():
         with contextlib.suppress(DataError):  # said already
-            lines[f"data {settings.dataset}: {choose_source(settings, data, cache).why}"] = None
+            lines[f"data {name}: {choose_source(settings, data, cache).why}"] = None
             if refused := refused_by_name(settings, data):
-                lines[f"note: data {settings.dataset}: {refused}"] = None
+                lines[f"note: data {name}: {refused}"] = None
     yield from lines
 
 

@@ -98,7 +98,7 @@ def check_data(
             console.print(f"wrote {plain(page)}, which lists all {len(error.problems)} problems", highlight=False)
         raise
     console.print(plain(f"{settings.dataset} {f'in {where}' if where else '(generated)'}"), highlight=False)
-    lines = [*describe(image_set, settings), *duplicate_report(image_set)]
+    lines = [*describe(image_set, settings), *duplicate_report(image_set, settings.split.test != 0)]
     if image_set.skipped:
         lines.append(f"{count_excluded(settings, root, len(image_set.names))} cannot be used")
     if ignored := types_not_read(settings, root):
@@ -225,8 +225,8 @@ def mask_shares(image_set: ImageSet, settings: schema.Data) -> Mapping[str, floa
     return named | ({"ignored": float(shares[255])} if shares[255] > 0 else {})
 
 
-def duplicate_report(image_set: ImageSet) -> list[str]:
-    """Images that are there twice, those on both sides of the official lists first."""
+def duplicate_report(image_set: ImageSet, tested: bool) -> list[str]:
+    """Images that are there twice, those on both sides of the official lists first; `tested`: some are for testing."""
     import numpy as np
 
     from pretune.trainables.data.checks.duplicates import duplicates_among, find_alike, pairs, summarised
@@ -247,8 +247,8 @@ def duplicate_report(image_set: ImageSet) -> list[str]:
     rest = len(set(found).difference(shown))
     more = [f"  and {rest} more"] if rest else []
     many = "1 pair looks" if len(found) == 1 else f"{len(found)} pairs look"
-    advice = ["  with one of a pair in the test set its score is inflated: keep such images together with split.group"]
-    return [f"{many} alike{sides}:", *examples, *more, *advice]
+    advice = ["  if one of a pair is for testing, the test score is too good: keep them together with split.group"]
+    return [f"{many} alike{sides}:", *examples, *more, *(advice if tested else [])]
 
 
 def _ordered(pair: tuple[int, int]) -> tuple[int, int]:

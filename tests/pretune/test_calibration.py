@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from pretune.calibration import calibrate, validations
+from pretune.calibration import busy_note, calibrate, validations
 from pretune.plan import make_plan
 from pretune.search_spaces import schema
 from pretune.search_spaces.resolve import from_dict
@@ -96,3 +96,10 @@ def test_a_stage_that_checkpoints_is_planned_so() -> None:
     )
     assert checkpointed.peak_bytes == checkpointed.checkpointed_bytes == plain.checkpointed_bytes
     assert other.peak_bytes == other.checkpointed_bytes == plain.peak_bytes != plain.checkpointed_bytes
+
+
+@pytest.mark.parametrize(("load", "cores", "said"), [(0.0, 1, False), (2.0, 2, False), (2.1, 2, True), (7.9, 8, False)])
+def test_a_plan_says_that_the_machine_is_busy_where_more_programs_want_a_core_than_there_are(
+    load: float, cores: int, said: bool
+) -> None:
+    assert [f"load {load} on {cores}" in note for note in busy_note(load, cores)] == [True] * said

@@ -7,7 +7,8 @@ import os
 import re
 import tarfile
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from pretune.cli import data as data_cli
+from pretune.data.check import duplicate_report
 from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.sets.catalogue import About, Download
 from pretune.trainables.data.sets.table import ABOUT, ABOUT_GENERATED, DATA_SETS
@@ -158,6 +160,14 @@ def test_the_same_image_twice_is_reported(tmp_path: Path) -> None:
     root = folder(tmp_path / "d")
     (root / "images" / "3.png").write_bytes((root / "images" / "1.png").read_bytes())
     assert "1 pair looks alike:\n    1 = 3" in check(root, tmp_path).output
+
+
+def test_images_that_look_alike_call_for_groups_only_where_some_are_for_testing() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8).repeat(3, axis=0)
+    images = SimpleNamespace(images=pixels, names=list("abc"), streamed=False, official_test=None)
+    tested, pool = (duplicate_report(cast(Any, images), given) for given in (True, False))
+    assert tested[:-1] == pool
+    assert "split.group" in tested[-1]
 
 
 def test_a_name_that_is_not_utf8_is_read_and_printed(tmp_path: Path) -> None:

@@ -163,13 +163,17 @@ def test_plan_prints_counts_as_json_and_trains_nothing(pretune: Any, tiny: dict[
     assert not (tmp_path / "runs").exists()
 
 
-def test_plan_for_people_says_what_is_shared(pretune: Any, tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_plan_for_people_says_what_is_shared_and_that_the_machine_is_busy(
+    pretune: Any, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (9999.0, 0.0, 0.0))
     code, out, _ = pretune(
         "plan", write(tiny, tmp_path), "--root", tmp_path / "runs", "--set", "seeds.report=3", "--time"
     )
     assert code == 0
     assert "6 fine-tunings share 3 pretrainings: 9 stage runs instead of 12" in out
     assert "estimated time" in out
+    assert "load 9999.0" in out
     assert "data scenes: generated images: decoded once" in out
 
 
@@ -201,7 +205,7 @@ def test_init_then_plan_works_on_ones_own_folders(pretune: Any, tmp_path: Path) 
     for i in (3, 4):
         (tmp_path / "my labels" / f"{i}.png").unlink()
     _, out, _ = pretune("plan", file, "--root", tmp_path / "runs")
-    assert out.count("note: data image-mask-folder: 2 problems, so `pretune run` will stop") == 1
+    assert out.count("note: data mine: 2 problems, so `pretune run` will stop") == 1
     assert "first: my photos/3.png: no mask; expected my labels/3.png" in out
     _, out, _ = pretune("plan", file, "--root", tmp_path / "runs", "--set", "data.mine.on_error=skip")
     assert "refuses" not in out
