@@ -213,6 +213,7 @@ def count_pretraining(case: str, size: int) -> dict[str, Counts]:
             mode.parts.clear()
             with mode.part("batch"):
                 batch = pretrain.make_batch(method, feeds, np.arange(BATCH), 1, 0, ALONE)
+                batch = batch._replace(diagnosed=False)  # as in all steps but the last of an epoch
             with mode.part("update"):
                 update(batch, step)
     return with_total(mode.parts)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
+import time
 import zipfile
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +67,80 @@ def _write(state: dict[str, Any], folder: Path, name: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(folder / name)
+
+
+class StateWriter:
+    """Writes the states of a training one after the other: at once, or (`beside`) a copy in a thread of its own.
+
+    Whoever makes one that writes beside a training uses it in a `with`, which waits for the last state.
+    """
+
+    def __init__(self, beside: bool = False) -> None:
+        self._thread = ThreadPoolExecutor(1, "pretune-state") if beside else None
+        self._under_way: Future[None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a state is being written."""
+        return self._under_way is not None and not self._under_way.done()
+
+    def write(
+        self,
+        save: Callable[[dict[str, Any], Path], None],
+        state: dict[str, Any],
+        folder: Path,
+        took: Callable[[float], None],
+    ) -> None:
+        """Have `save` write the state into the folder; training may change the state's tensors after this returns.
+
+        Waits for the state before, and raises what its writing failed of. `took` is told the seconds, once written.
+        """
+        self.wait()
+        began = time.monotonic()
+
+        def run(state: dict[str, Any]) -> None:
+            save(state, folder)
+            took(time.monotonic() - began)
+
+        if self._thread is None:
+            run(state)
+        else:
+            self._under_way = self._thread.submit(run, on_host(state))
+
+    def raise_if_failed(self) -> None:
+        """Raise what the writing of the last state failed of, if it has; does not wait."""
+        if not self.busy:
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until the last state is written. Raises what its writing failed of."""
+        under_way, self._under_way = self._under_way, None
+        if under_way is not None:
+            under_way.result()
+
+    def __enter__(self) -> StateWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.wait()
+        except Exception:
+            if kind is None:  # else what ended the training is raised
+                raise
+        finally:
+            if self._thread is not None:
+                self._thread.shutdown()
+
+
+def on_host(value: Any) -> Any:
+    """A copy of a state that training does not change: tensors on the host, in containers of the same kind."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        copied = copy.copy(value)  # with what torch notes on a module's state_dict
+        copied.update((key, on_host(one)) for key, one in value.items())
+        return copied
+    return type(value)(map(on_host, value)) if isinstance(value, list | tuple) else value
 
 
 def load_state(path: Path | None, device: torch.device) -> dict[str, Any] | None:

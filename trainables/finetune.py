@@ -132,7 +132,7 @@ def finetune(
 
         loss = update(trained, pixels, target, step)
         statistics.merge()
-        progress.meter.add(world.mean(loss))
+        progress.meter.add(loss)
 
         if length.ends_epoch(step):
             values = {"train/loss": progress.meter.mean()}

@@ -28,7 +28,7 @@ from pretune.trainables.memory import Residency
 from pretune.trainables.models.interface import Decoder, Encoder
 from pretune.trainables.optimizers import LARS, SGD, Adam, AdamW, without_compiler
 from pretune.trainables.schedules import cosine_ramp, learning_rate
-from pretune.trainables.upload import upload
+from pretune.trainables.upload import upload, upload_whole
 
 STATE_SHARE = 0.05  # of the time, that writing resumable states may take
 EXCHANGE_SECONDS = 2.0  # between two exchanges of workers whether one is preempted
@@ -77,24 +77,30 @@ class RunContext:
     report: Report = lambda values: None
     until: int | None = None  # end after this many epochs; every step is that of the whole training
     residency: Residency = field(default_factory=Residency)  # of its images on the GPU
+    writer: checkpoints.StateWriter = field(default_factory=checkpoints.StateWriter)  # of its states
     preempted: Callable[[], bool] = lambda: False  # asked after every step; several workers: every two seconds or so
 
 
 class DataFeed:
     """Serves batches of a memory-mapped array, or of a stream, on the training device.
 
-    On a GPU with room for it the whole array lives there; else each batch is gathered from the mapped file.
+    On a GPU with room for it the whole array lives there from the first batch on: one that no batch needs takes none.
+    Else each batch is gathered from the mapped file.
     """
 
     def __init__(self, array: Pixels, device: torch.device, residency: Residency | None = None) -> None:
         """`residency` is the budget that the arrays of a stage share; one of its own without."""
         self._array = array
         self._device = device
-        fits = (residency or Residency()).take(array, device)
-        self._resident = torch.from_numpy(np.array(array)).to(device) if fits else None
+        self._residency: Residency | None = residency or Residency()  # None: it was asked
+        self._resident: Tensor | None = None
 
     def __call__(self, indices: IntArray) -> Tensor:
         """(B,) image indices -> (B, ...) in the array's own type."""
+        if self._residency is not None and self._residency.take(self._array, self._device):
+            assert isinstance(self._array, np.ndarray)  # nothing else is taken
+            self._resident = upload_whole(self._array, self._device)
+        self._residency = None
         if self._resident is not None:
             return self._resident[upload(indices, self._device)]
         return upload(self._array[indices], self._device)
@@ -184,24 +190,40 @@ class Epochs:
 
 @dataclass
 class LossMeter:
-    """Losses of the current epoch, kept on the device so that the loop need not wait for them."""
+    """Losses of the current epoch, kept on the device so that the loop need not wait for them.
+
+    Each of several workers keeps its own. They are averaged over workers where somebody reads them.
+    """
 
     metric: str
     first_step: int = 0  # of the losses held
     losses: list[Tensor] = field(default_factory=list)
+    world: World = ALONE
+    averaged: int = 0  # the first so many of the losses are those of whole batches already
 
     def add(self, loss: Tensor) -> None:
         self.losses.append(loss.detach())
 
+    def of_whole_batches(self) -> list[Tensor]:
+        """The losses held, averaged over workers in one exchange. All workers call it after the same step."""
+        if self.world.size > 1 and (own := self.losses[self.averaged :]):
+            self.losses[self.averaged :] = self.world.mean(torch.stack(own)).unbind()
+        self.averaged = len(self.losses)
+        return self.losses
+
     def mean(self) -> float:
-        """Mean since the last call. Raises `DivergedError` naming the first step whose loss is not finite."""
-        values = torch.stack(self.losses).double().cpu()
+        """Mean since the last call, equal on all workers, who all call it.
+
+        Raises `DivergedError` naming the first step whose loss is not finite, on all workers alike.
+        """
+        values = torch.stack(self.of_whole_batches()).double().cpu()
         bad = (~torch.isfinite(values)).nonzero()
         if len(bad):
             step = int(bad[0])
             raise DivergedError(self.metric, self.first_step + step, float(values[step]))
         self.first_step += len(values)
         self.losses.clear()
+        self.averaged = 0
         return float(values.mean())
 
 
@@ -210,8 +232,9 @@ class CheckpointTimer:
 
     Where a state takes long to write (a large model, a slow disk) it is written less often: see `took`.
 
-    Several workers must stop after the same step. They exchange whether one of them is preempted every few steps, about
-    every EXCHANGE_SECONDS by the first worker's time, since a GPU has to wait for an exchange.
+    Several workers write and stop after the same step: a state has the losses of whole batches, for which all exchange
+    theirs. Every few steps they exchange whether one of them is preempted, and whether a state is due by the first
+    worker's time: about every EXCHANGE_SECONDS, since a GPU has to wait for an exchange.
     """
 
     def __init__(self, context: RunContext) -> None:
@@ -222,37 +245,47 @@ class CheckpointTimer:
         self._interval = self._remaining = 1  # steps from one exchange to the next, and those still to come
 
     def due(self) -> bool:
-        """Whether to write the state now. All workers call it after every step."""
-        self._preempted = self._preempted or self._is_preempted()
-        if not self._preempted and time.monotonic() - self._saved < self._pause:
-            return False
-        self._saved = time.monotonic()
-        return True
+        """Whether to write the state now, equal on all workers, who all call it after every step."""
+        due = self._due_alone() if self._context.world.size == 1 else self._due_together()
+        if due:
+            self._saved = time.monotonic()
+        return due
+
+    def _due_alone(self) -> bool:
+        self._preempted = self._preempted or self._context.preempted()
+        return self._preempted or self._pause_is_over()
+
+    def _due_together(self) -> bool:
+        self._remaining -= 1
+        return self._remaining <= 0 and self._exchange()
+
+    def _pause_is_over(self) -> bool:
+        """Whether it is time for a state; while the last one is still being written it is only if each step has one."""
+        busy = bool(self._context.checkpoint_seconds) and self._context.writer.busy
+        return not busy and time.monotonic() - self._saved >= self._pause
 
     def took(self, seconds: float) -> None:
         """The last state took so long to write: the next comes late enough that writing takes STATE_SHARE at most."""
         asked = self._context.checkpoint_seconds
         self._pause = max(asked, seconds / STATE_SHARE) if asked else 0.0
 
-    def _is_preempted(self) -> bool:
-        if self._context.world.size == 1:
-            return self._context.preempted()
-        self._remaining -= 1
-        return self._remaining <= 0 and self._exchange()
-
     def _exchange(self) -> bool:
-        """Whether any worker is preempted; the first worker's pace sets the steps to the next exchange."""
+        """Whether a worker is preempted or the first has a state due; its pace sets the steps to the next exchange."""
         now, world = time.monotonic(), self._context.world
-        fitting = round(self._interval * EXCHANGE_SECONDS / max(now - self._exchanged, 1e-3))
+        wanted = min(EXCHANGE_SECONDS, self._pause)
+        fitting = round(self._interval * wanted / max(now - self._exchanged, 1e-3))
         interval = min(max(fitting, 1), EXCHANGE_MAX_STEPS) if world.first else 0
-        own = torch.tensor([float(self._context.preempted()), float(interval)], device=self._context.device)
-        preempted, steps = world.sum(own).tolist()
+        own = (self._context.preempted(), interval, world.first and self._pause_is_over())
+        total = world.sum(torch.tensor(own, dtype=torch.float32, device=self._context.device))
+        preempted, steps, due = total.tolist()
         self._exchanged, self._interval, self._remaining = now, int(steps), int(steps)
-        return bool(preempted)
+        self._preempted = bool(preempted)
+        return self._preempted or bool(due)
 
     def stop_if_preempted(self, step: int) -> None:
-        """Raise `PreemptedError` if a worker is preempted. Call it when the state is written."""
+        """Wait for the state after `step` and raise `PreemptedError` if a worker is preempted."""
         if self._preempted:
+            self._context.writer.wait()
             raise PreemptedError(f"state written after step {step}")
 
 
@@ -277,7 +310,7 @@ class Progress:
         self._timer = CheckpointTimer(context)
         self.first = 0  # the step to begin with
         self.history: list[dict[str, float]] = []  # a row for each epoch
-        self.meter = LossMeter(loss)
+        self.meter = LossMeter(loss, world=context.world)
 
     def resume(self) -> None:
         """Continue from the state that an earlier attempt, or a shorter training, left; from the start without one."""
@@ -287,7 +320,9 @@ class Progress:
         for name, part in self._parts.items():
             part.load_state_dict(state[name])
         self.first, self.history, losses = state["step"], state["history"], state["losses"]
-        self.meter = LossMeter(self.meter.metric, self.first - len(losses), losses)
+        self.meter = LossMeter(
+            self.meter.metric, self.first - len(losses), losses, self._context.world, averaged=len(losses)
+        )
 
     def record(self, step: int, values: Mapping[str, float]) -> None:
         """Add the values of an epoch that ends with `step` to the learning curve, and report them."""
@@ -295,16 +330,21 @@ class Progress:
         self._context.report({"step": step + 1, "total": self._length.end, **values})
 
     def save_if_due(self, step: int) -> None:
-        """Write the state after `step` where it is time to. All workers call it; raises `PreemptedError`."""
+        """Write the state after `step` where it is time to. All workers call it.
+
+        Raises `PreemptedError` once the state is written, and what the writing of the last one failed of.
+        """
+        writer = self._context.writer
+        writer.raise_if_failed()
         ends = step == self._length.end - 1 and self._context.keep_state
         if not ends and not self._timer.due():
             return
+        losses = self.meter.of_whole_batches()
         if self._context.world.first:
-            began = time.monotonic()
             state = {name: part.state_dict() for name, part in self._parts.items()}
-            state |= {"step": step + 1, "history": self.history, "losses": self.meter.losses}
-            (checkpoints.save_end if ends else checkpoints.save_state)(state, self._context.out)
-            self._timer.took(time.monotonic() - began)
+            state |= {"step": step + 1, "history": self.history, "losses": losses}
+            save = checkpoints.save_end if ends else checkpoints.save_state
+            writer.write(save, state, self._context.out, self._timer.took)
         self._timer.stop_if_preempted(step + 1)
 
     def metrics(self) -> dict[str, float]:
@@ -314,8 +354,10 @@ class Progress:
     def finish(self, model: nn.Module, notes: dict[str, Any]) -> None:
         """Write the outputs of the stage, by the first worker alone.
 
-        Raises DivergedError for weights that are not finite: the last update made them, and no loss came to tell.
+        Raises DivergedError for weights that are not finite: the last update made them, and no loss came to tell; and
+        what the writing of the last state failed of.
         """
+        self._context.writer.wait()
         if not all(bool(torch.isfinite(value).all()) for value in model.state_dict().values()):
             raise DivergedError("weights", int(self.history[-1]["step"]) - 1, math.nan)
         if self._context.world.first:

@@ -116,10 +116,11 @@ def pretrain(
     for step in range(progress.first, length.end):
         epoch = step // length.steps_per_epoch
         batch = make_batch(method, feeds, world.part(epochs.batch(step)), streams["augmentation"], epoch, world)
+        batch = batch._replace(diagnosed=length.ends_epoch(step))
 
         loss, diagnostics = update(batch, step)
         statistics.merge()
-        progress.meter.add(world.mean(loss))
+        progress.meter.add(loss)
 
         if length.ends_epoch(step):
             values = {"train/pretext_loss": progress.meter.mean()}

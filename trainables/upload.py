@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+PART = 64 * 2**20  # bytes of a large array that go to the device at once
+
 
 def upload(array: NDArray[Any], device: torch.device) -> Tensor:
     """The array on the device, with its own type. On a CPU it shares the array's memory where that is contiguous.
@@ -18,6 +20,18 @@ def upload(array: NDArray[Any], device: torch.device) -> Tensor:
     """
     host = torch.from_numpy(np.ascontiguousarray(array))
     return host if device.type == "cpu" else page_locked(host, device).to(device, non_blocking=True)
+
+
+def upload_whole(array: NDArray[Any], device: torch.device) -> Tensor:
+    """The whole array on the device, through one page-locked buffer: the host makes no copy of it."""
+    rows = max(1, min(len(array), PART // max(1, array[:1].nbytes)))
+    buffer = page_locked(torch.from_numpy(np.empty((rows, *array.shape[1:]), array.dtype)), device)
+    whole = torch.empty(array.shape, dtype=buffer.dtype, device=device)
+    for first in range(0, len(array), rows):
+        part = buffer[: len(array) - first]
+        part.numpy()[...] = array[first : first + rows]
+        whole[first : first + rows].copy_(part)  # waits: the buffer is filled again
+    return whole
 
 
 def page_locked(x: Tensor, device: torch.device) -> Tensor:

@@ -20,7 +20,7 @@ from pretune.trainables.files import CONTINUE
 from pretune.worker.failures import failed
 from pretune.worker.ray_train import run_worker_group
 from pretune.worker.stage import device_for, hardware, not_shared, run_worker, state_to_resume
-from pretune.worker.stage_memory import what_fits, with_less_memory
+from pretune.worker.stage_memory import what_fits_here, with_less_memory
 from pretune.worker.task import StageTask
 
 
@@ -48,16 +48,8 @@ def execute(task: StageTask, report: Any, preempted: Callable[[], bool] = lambda
         if attempt is not None and not isinstance(error, DataError):
             with contextlib.suppress(OSError):  # a full disk is a cause to tell, not one to hide
                 (attempt / "error.txt").write_text(printable(traceback.format_exc()), encoding="utf-8")
-        return failed(error, getattr(task.stage.settings, "batch_size", None), store.root, lambda: _fitting(task))
-
-
-def _fitting(task: StageTask) -> str:
-    """Return what would fit into the GPU of a stage that ran out of memory; "" on a CPU."""
-    import torch
-
-    if task.gpus <= 0 or not torch.cuda.is_available():
-        return ""
-    return what_fits(task.stage, torch.cuda.mem_get_info()[1], task.gpus)
+        batch_size = getattr(task.stage.settings, "batch_size", None)
+        return failed(error, batch_size, store.root, lambda: what_fits_here(task.stage, task.gpus))
 
 
 def _run_and_keep(task: StageTask, store: Store, attempt: Path, report: Any, preempted: Callable[[], bool]) -> Outcome:

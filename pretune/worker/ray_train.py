@@ -23,14 +23,16 @@ from typing import Any
 from pretune.outcomes import Failure
 from pretune.store.store import write_atomically
 from pretune.trainables.data.errors import RequirementsError
-from pretune.worker.failures import StageFailedError, describe, failed
+from pretune.worker.failures import StageFailedError, describe, failed, is_out_of_memory
 from pretune.worker.ray_private import cause_of_death, worker_exception
 from pretune.worker.stage import device_for, hardware, run_worker, state_to_resume
+from pretune.worker.stage_memory import what_fits_here
 from pretune.worker.task import NEWS, StageTask
 
 RESTARTS = 3  # of the workers within one attempt; a preempted node's are not counted
 REPORT_SECONDS = 1.0  # least time between two progress reports
 FINAL = "failed.json"  # in the attempt's folder: a failure that no restart would change
+ON_HOST = "images-on-host"  # in the attempt's folder, until its workers have ended: GPU memory was too small for images
 ANSWER = "answer.json"  # in the attempt's folder, until its workers have ended: how they did
 STORAGE = "train"  # a folder of Ray Train's inside the attempt's, which all nodes see
 
@@ -81,6 +83,7 @@ def run_worker_group(
         trainer.fit()  # what `train_loop` returns is known to newer versions of Ray alone
     answer = json.loads((attempt / ANSWER).read_text(encoding="utf-8"))
     (attempt / ANSWER).unlink()
+    (attempt / ON_HOST).unlink(missing_ok=True)
     shutil.rmtree(attempt / STORAGE, ignore_errors=True)
     if "refused" in answer:
         raise RequirementsError(*answer["refused"])
@@ -200,11 +203,12 @@ def run_as_worker(config: dict[str, Any]) -> dict[str, Any]:
             ray.train.report(values)
 
     resume = _where_to_resume(task, world)
-    if ended := _ended_for_good(attempt, world):
+    ended, resident = _of_earlier_starts(attempt, world)
+    if ended:
         return {"failed": ended}
     try:
         with at_work() as preempted:  # a drain of this worker's node, or a stop of the study
-            metrics = run_worker(task, attempt, report, device, resume, world, preempted)
+            metrics = run_worker(task, attempt, report, device, resume, world, preempted, resident)
     except RequirementsError as error:  # on all workers alike, as the next
         return {"refused": error.args}
     except DivergedError as error:
@@ -212,25 +216,31 @@ def run_as_worker(config: dict[str, Any]) -> dict[str, Any]:
     except PreemptedError as left:  # likewise: they have told each other
         return {"left": str(left)}
     except Exception as error:  # perhaps on this worker alone: it raises, or the others would wait for it
-        note_if_final(error, task, attempt)
+        if resident and device.type == "cuda" and is_out_of_memory(error):
+            (attempt / ON_HOST).touch()  # Ray Train's next start leaves the images there
+        else:
+            note_if_final(error, task, attempt, world.size)
         raise
-    about = {"machine": hardware(task), "workers": world.size, "resumed": resume is not None}
+    machine = hardware(task) | {"images_kept_on_host": not resident}
+    about = {"machine": machine, "workers": world.size, "resumed": resume is not None}
     return {"metrics": metrics, "about": about}
 
 
-def note_if_final(error: Exception, task: StageTask, attempt: Path) -> None:
+def note_if_final(error: Exception, task: StageTask, attempt: Path, workers: int = 1) -> None:
     """Note a failure that no restart would change: Ray Train restarts workers whatever they failed of."""
     batch_size = getattr(task.stage.settings, "batch_size", None)
-    outcome = failed(error, batch_size, task.folders.open_store().root)
+    root = task.folders.open_store().root
+    outcome = failed(error, batch_size, root, lambda: what_fits_here(task.stage, task.gpus, workers))
     if outcome.policy is not None and not outcome.policy.retried:
         write_atomically(attempt / FINAL, json.dumps([outcome.cause, outcome.failure]))
 
 
-def _ended_for_good(attempt: Path, world: Any) -> list[str]:
-    """Cause and kind of a failure that an earlier start of these workers noted; [] for none. Equal on all workers."""
+def _of_earlier_starts(attempt: Path, world: Any) -> tuple[list[str], bool]:
+    """Cause and kind of a failure that an earlier start of these workers noted, [] for none; and whether images may
+    lie on the GPUs. Equal on all workers."""
     import torch.distributed as dist
 
-    found = [final_failure(attempt) if world.first else []]
+    found = [(final_failure(attempt), not (attempt / ON_HOST).exists()) if world.first else ([], True)]
     dist.broadcast_object_list(found)
     return found[0]
 

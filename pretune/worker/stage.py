@@ -41,6 +41,7 @@ def run_worker(
     """
     import torch
 
+    from pretune.trainables.checkpoints import StateWriter
     from pretune.trainables.data.checks.requirements import check_requirements, facts_of_images
     from pretune.trainables.data.sources import open_set
     from pretune.trainables.data.splits import draw_split, marks_for
@@ -65,7 +66,8 @@ def run_worker(
     asked_for = stage.data
     if asked_for.source == "auto":  # else each node would choose by its own memory
         asked_for = asked_for.model_copy(update={"source": task.source})
-    with contextlib.closing(open_set(asked_for, stage.digest, root, cache, processes=stage.resources.cpus)) as data:
+    opened = open_set(asked_for, stage.digest, root, cache, processes=stage.resources.cpus)
+    with contextlib.closing(opened) as data, StateWriter(beside=True) as writer:
         workers = 1 if world is None else world.size
         check_requirements(stage.name.replace(":", "."), settings, stage.data, facts_of_images(data), workers)
         asked, marks = stage.data.split, marks_for(stage.data.split, data)
@@ -86,6 +88,7 @@ def run_worker(
             report=report,
             until=stage.until,
             residency=Residency(task.gpus, resident),
+            writer=writer,
             preempted=preempted,
         )
         if isinstance(settings, schema.Pretrain):

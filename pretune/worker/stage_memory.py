@@ -73,8 +73,20 @@ def free_memory() -> None:
         trim(0)
 
 
-def what_fits(stage: Stage, capacity: int, gpus: float) -> str:
-    """A sentence with the largest batch that fits into a stage's share of `capacity` bytes; "" where none is known."""
+def what_fits_here(stage: Stage, gpus: float, workers: int = 1) -> str:
+    """`what_fits` of the GPU of this process; "" on a CPU."""
+    import torch
+
+    if gpus <= 0 or not torch.cuda.is_available():
+        return ""
+    return what_fits(stage, torch.cuda.mem_get_info()[1], gpus, workers)
+
+
+def what_fits(stage: Stage, capacity: int, gpus: float, workers: int = 1) -> str:
+    """A sentence with the largest batch that fits into a stage's share of `capacity` bytes; "" where none is known.
+
+    Each of several workers has such a share, and takes its part of the batch.
+    """
     from pretune.trainables.sample_step import memory_of
 
     settings = stage.settings
@@ -85,22 +97,25 @@ def what_fits(stage: Stage, capacity: int, gpus: float) -> str:
     except Exception:  # a sentence is not worth another failure
         return ""
     checkpointing, mine = stage.resources.activation_checkpointing, int(share_of(capacity, gpus or 1))
-    said = fitting_sentence(memory.as_run(checkpointing), mine)
-    return said if checkpointing or settings.compile else said + checkpointing_sentence(memory, mine, stage.kind)
+    said = fitting_sentence(memory.as_run(checkpointing), mine, workers)
+    if checkpointing or settings.compile:
+        return said
+    return said + checkpointing_sentence(memory, mine, stage.kind, workers)
 
 
-def fitting_sentence(need: Need, capacity: int) -> str:
+def fitting_sentence(need: Need, capacity: int, workers: int = 1) -> str:
     """The largest batch of a stage as it was run."""
-    images = need.fitting(capacity)
+    images = need.fitting(capacity) * workers
     formula = f"by formula a step takes {need.fixed / 1e9:.2g} GB and {need.per_image / 1e6:.3g} MB an image in float32"
     fits = f"batch_size {images} fits" if images else "not one image fits; lower the size of the images or the model"
-    return f"; {formula}: into {capacity / 1e9:.3g} GB {fits}"
+    each = f" of each of {workers} workers" if workers > 1 else ""
+    return f"; {formula}: into {capacity / 1e9:.3g} GB{each} {fits}"
 
 
-def checkpointing_sentence(memory: StepMemory, capacity: int, kind: str) -> str:
+def checkpointing_sentence(memory: StepMemory, capacity: int, kind: str, workers: int = 1) -> str:
     """The largest batch with activation checkpointing; "" where it is none, or no larger."""
-    images = memory.checkpointed.fitting(capacity)
-    if images <= memory.plain.fitting(capacity):
+    images = memory.checkpointed.fitting(capacity) * workers
+    if images <= memory.plain.fitting(capacity) * workers:
         return ""
     each = f"{memory.checkpointed.per_image / 1e6:.3g} MB an image"
     return f"; with resources.{kind}.activation_checkpointing: true it takes {each}: batch_size {images} fits"

@@ -24,7 +24,7 @@ from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split
 from pretune.trainables.distributed import ALONE, World, whole_batch_norm
-from pretune.trainables.files import WEIGHTS
+from pretune.trainables.files import HISTORY, WEIGHTS
 from pretune.trainables.loop import CheckpointTimer, RunContext
 
 MODEL = schema.UNet(widths=(4, 8))
@@ -220,6 +220,8 @@ def test_where_one_worker_is_preempted_all_stop_after_the_same_step_and_nothing_
     ends = together(2, preempt_and_resume, stage, MODEL, data, SPLIT, tmp_path)
     assert ends == [["state written after step 3", "finished", "finished"]] * 2
     resumed, whole = (load_file(tmp_path / name / WEIGHTS) for name in ("resumed", "whole"))
+    curves = [(tmp_path / name / HISTORY).read_text() for name in ("resumed", "whole")]
+    assert curves[0] == curves[1]  # the state has the losses of both workers
     assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from pretune.search_spaces import schema
-from pretune.trainables import loop
+from pretune.trainables import loop, upload
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.distributed import World
 from pretune.trainables.files import CONTINUE, HISTORY, NOTES, STATE, WEIGHTS
@@ -124,11 +124,11 @@ def test_whole_epochs_are_announced_to_a_stream_until_they_hold_so_many_images(m
 
 @pytest.mark.parametrize("other", [True, False])
 def test_a_worker_stops_where_another_is_preempted(other: bool, tmp_path: Path) -> None:
-    """The sum over two workers of (preempted, steps to the next exchange); this one is not preempted."""
+    """The sum over two workers of (preempted, steps to the next exchange, state due); this one is not preempted."""
 
     class Two(World):
         def sum(self, x: torch.Tensor) -> torch.Tensor:
-            return x + torch.tensor([float(other), 0.0])
+            return x + torch.tensor([float(other), 0.0, 0.0])
 
     timer = CheckpointTimer(RunContext(tmp_path, CPU, checkpoint_seconds=3600.0, world=Two(0, 2)))
     assert timer.due() == other
@@ -293,6 +293,7 @@ def moved(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, ...]]]:
     monkeypatch.setattr(torch.Tensor, "pin_memory", noting("pinned"))
     monkeypatch.setattr(torch.Tensor, "to", noting("moved"))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 1000))
+    monkeypatch.setattr(loop, "upload_whole", lambda array, _: noting("whole")(torch.from_numpy(array)))
     return found
 
 
@@ -303,10 +304,30 @@ def test_an_array_below_half_of_a_gpus_free_memory_goes_there_once_else_its_batc
     """Rows of two bytes: 24 are 48 of 100 bytes. What goes there later is pinned, or the copy would wait."""
     array = np.arange(2 * rows, dtype=np.uint8).reshape(rows, 2)
     feed = DataFeed(array, torch.device("cuda"))
-    assert moved == ([("moved", (rows, 2))] if fits else [])
-    moved.clear()
-    assert feed(np.array([4, 1])).tolist() == [[8, 9], [2, 3]]
-    assert moved == ([("pinned", (2,)), ("moved", (2,))] if fits else [("pinned", (2, 2)), ("moved", (2, 2))])
+    assert moved == []  # an array that no batch needs takes no memory
+    for first in (True, False):
+        assert feed(np.array([4, 1])).tolist() == [[8, 9], [2, 3]]
+        of_batch = [("pinned", (2,)), ("moved", (2,))] if fits else [("pinned", (2, 2)), ("moved", (2, 2))]
+        assert moved == [("whole", (rows, 2))] * (fits and first) + of_batch
+        moved.clear()
+
+
+@pytest.mark.parametrize("part", [1, 60, 64, 100, 10**6])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.int64])
+def test_a_whole_array_goes_up_in_parts_from_one_buffer(
+    part: int, dtype: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a mapped file of seven rows that may only be read."""
+    rows = np.arange(7 * 6).reshape(7, 2, 3).astype(dtype)
+    np.save(tmp_path / "rows.npy", rows)
+    buffers: list[tuple[int, ...]] = []
+    monkeypatch.setattr(upload, "PART", part)
+    monkeypatch.setattr(upload, "page_locked", lambda x, device: buffers.append(tuple(x.shape)) or x)
+    whole = upload.upload_whole(np.load(tmp_path / "rows.npy", mmap_mode="r"), CPU)
+    assert np.array_equal(whole.numpy(), rows)
+    assert whole.numpy().dtype == dtype
+    ((count, *_),) = buffers
+    assert count == max(1, min(7, part // rows[:1].nbytes))
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,11 @@ class BarlowTwins(nn.Module):
         z1, z2 = (self.projector(pooled(self.encoder(view.pixels), self.levels)) for view in batch.views)
         c = cross_correlation(z1, z2, batch.world)
         on, off = (1 - c.diagonal()).square().sum(), off_diagonal(c).square().sum()
+        loss = on + self.redundancy * off
+        if not batch.diagnosed:
+            return loss, {}
         parts = {"on_diagonal_loss": on.detach(), "off_diagonal_loss": off.detach()}
-        return on + self.redundancy * off, diagnostics(z1, z2, batch.world) | parts
+        return loss, diagnostics(z1, z2, batch.world) | parts
 
     def after_backward(self, epoch: int) -> None:
         """Nothing to do: all gradients are used as they are."""

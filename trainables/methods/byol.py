@@ -70,7 +70,7 @@ class BYOL(nn.Module):
         with torch.no_grad():
             t1, t2 = (self.target_projector(pooled(self.target_encoder(x), self.levels)) for x in (x1, x2))
         loss = byol_loss(self.predictor(z1), t2) + byol_loss(self.predictor(z2), t1)
-        return loss, diagnostics(z1, z2, batch.world)
+        return loss, diagnostics(z1, z2, batch.world) if batch.diagnosed else {}
 
     def after_backward(self, epoch: int) -> None:
         """Nothing to do: all gradients are used as they are."""

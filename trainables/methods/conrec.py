@@ -155,7 +155,10 @@ class Reconstruction(nn.Module):
         pixels, mask = corrupted(batch)
         targets = targets_of(self.heads.tasks, batch.views, batch.images, mask)
         errors = task_errors(self.heads(self.decoder, self.encoder(pixels), pixels.shape[-2:]), targets)
-        return weighted_mean(errors, self.weights), error_names(errors) | over_constant(errors, targets, batch.world)
+        loss = weighted_mean(errors, self.weights)
+        if not batch.diagnosed:
+            return loss, {}
+        return loss, error_names(errors) | over_constant(errors, targets, batch.world)
 
     def after_backward(self, epoch: int) -> None:
         """Nothing to do: all gradients are used as they are."""
@@ -210,6 +213,8 @@ class ConRec(nn.Module):
         z1, z2 = self.projection(self.pooled(features[-1], batch)).chunk(2)
         contrast = nt_xent(z1, z2, self.temperature, batch.world)
         loss = self.reconstruction_weight * weighted_mean(errors, self.weights) + 2 * contrast
+        if not batch.diagnosed:
+            return loss, {}
         uniform = contrast.detach() / SimCLR.uniform_loss(len(z1) * batch.world.size)
         found = {"contrastive_loss": contrast.detach(), "loss_over_uniform": uniform}
         return loss, found | error_names(errors) | diagnostics(z1, z2, batch.world)

@@ -154,7 +154,7 @@ class DINO(nn.Module):
         with torch.no_grad():
             teacher = self.teacher_head(pooled(self.teacher(large))).float().unflatten(0, (GLOBAL_VIEWS, -1))
         loss = dino_loss(student, teacher, self.center, self.student_temperature, self._temperature(batch.epoch))
-        signs = self._diagnostics(loss, features[0], teacher, batch.world)
+        signs = self._diagnostics(loss, features[0], teacher, batch.world) if batch.diagnosed else {}
         if self.training:
             self._move_center(teacher, batch.world)  # only now: the loss is with the centre of the batches before
         return loss, signs

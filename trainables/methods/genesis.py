@@ -35,6 +35,8 @@ class Genesis(nn.Module):
         """One view of (B, 1, D, H, W), or (B, 3, H, W) -> the error, and its share of that of a constant answer."""
         original, shown = self.pair(batch)
         error = restoration_error(self.restore(shown), original)
+        if not batch.diagnosed:
+            return error, {}
         relative = error.detach() / constant_error(original, batch.world).clamp(min=1e-8)
         return error, {"error": error.detach(), "loss_over_uniform": relative}
 

@@ -100,10 +100,12 @@ class MAE(nn.Module):
         mask = self.mask(batch)
         restored = self.output(self.decoder(self.encoder(original.masked_fill(mask, 0.0))))
         restored = resized(restored, (original.shape[-2], original.shape[-1]))
-        whole, masked = restoration_error(restored, original), restoration_error(restored, original, mask, batch.world)
-        loss = whole if self.loss_on == "all" else masked
-        relative = whole.detach() / constant_error(original, batch.world).clamp(min=1e-8)
-        return loss, {"error": whole.detach(), "masked_error": masked.detach(), "loss_over_uniform": relative}
+        loss = restoration_error(restored, original, None if self.loss_on == "all" else mask, batch.world)
+        if not batch.diagnosed:
+            return loss, {}
+        whole, masked = (restoration_error(restored.detach(), original, of, batch.world) for of in (None, mask))
+        relative = whole / constant_error(original, batch.world).clamp(min=1e-8)
+        return loss, {"error": whole, "masked_error": masked, "loss_over_uniform": relative}
 
     def mask(self, batch: Batch) -> Tensor:
         """Return the black pixels: (B, 1, S, S) bool, by draws that depend on the image alone."""

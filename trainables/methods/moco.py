@@ -116,6 +116,8 @@ class MoCo(nn.Module):
         terms = [info_nce(q, k, self.queue.rows, self.temperature) for q, k in pairs]
         self.new_keys = keys if self.training else []
         loss = torch.stack(terms).mean()
+        if not batch.diagnosed:
+            return loss, {}
         return loss, diagnostics(*pairs[0], world) | {"loss_over_uniform": loss.detach() / self.uniform_loss()}
 
     def after_backward(self, epoch: int) -> None:
@@ -210,6 +212,8 @@ class MoCoV3(nn.Module):
         q1, q2 = self.predictor(z1), self.predictor(z2)
         world = batch.world
         loss = batch_contrast(q1, k2, self.temperature, world) + batch_contrast(q2, k1, self.temperature, world)
+        if not batch.diagnosed:
+            return loss, {}
         uniform = 4 * self.temperature * math.log(len(x1) * world.size)  # two directions of 2 T log B
         return loss, diagnostics(z1, z2, world) | {"loss_over_uniform": loss.detach() / uniform}
 

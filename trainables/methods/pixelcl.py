@@ -172,16 +172,17 @@ class PixelCL(nn.Module):
         mask = self._mask(batch, x1.shape[2:])
         loss = pixel_consistency(self._propagated(x1), t2, mask)
         loss = loss + pixel_consistency(self._propagated(x2), t1, mask.transpose(1, 2))
-        signs = diagnostics(x1.mean(dim=(2, 3)), x2.mean(dim=(2, 3)), batch.world) | {
-            "pixel_loss": loss.detach(),
-            "positive_pairs": mask.sum(dim=(1, 2)).float().mean(),
-            "images_without_pairs": (~mask.flatten(1).any(dim=1)).float().mean(),
-        }
-        if self.predictor is None:
-            return loss, signs
-        instance = byol_loss(pooled([self.predictor(whole1)]), pooled([aim2]))
-        instance = instance + byol_loss(pooled([self.predictor(whole2)]), pooled([aim1]))
-        return loss + self.alpha * instance, signs | {"instance_loss": instance.detach()}
+        parts = {"pixel_loss": loss.detach()}
+        if self.predictor is not None:
+            instance = byol_loss(pooled([self.predictor(whole1)]), pooled([aim2]))
+            instance = instance + byol_loss(pooled([self.predictor(whole2)]), pooled([aim1]))
+            loss = loss + self.alpha * instance
+            parts["instance_loss"] = instance.detach()
+        if not batch.diagnosed:
+            return loss, {}
+        parts["positive_pairs"] = mask.sum(dim=(1, 2)).float().mean()
+        parts["images_without_pairs"] = (~mask.flatten(1).any(dim=1)).float().mean()
+        return loss, diagnostics(x1.mean(dim=(2, 3)), x2.mean(dim=(2, 3)), batch.world) | parts
 
     def after_backward(self, epoch: int) -> None:
         """Nothing to do: all gradients are used as they are."""

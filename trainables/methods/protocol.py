@@ -33,6 +33,7 @@ class Batch(NamedTuple):
     depth: Tensor | None = None  # (B, H, W) in [0, 1]
     epoch: int = 0  # of training, counted from 0
     world: World = ALONE  # who has the other rows of the batch, as many each
+    diagnosed: bool = True  # whether somebody reads the diagnostics of this step
     draw_here: DrawHere | None = None  # `draw` on the training device; None: on a CPU, where it is the same
 
     def drawn(self, purpose: str, count: int) -> Tensor:
@@ -68,7 +69,8 @@ class Method(Protocol):
     def __call__(self, batch: Batch, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The loss to descend and diagnostics. `progress` is the share of training done, 0 to 1.
 
-        The mean over the batch's workers of either is that of the whole batch.
+        The mean over the batch's workers of either is that of the whole batch. Diagnostics that nobody reads
+        (`batch.diagnosed`) may be left out: they cost kernels, and exchanges where there are several workers.
         """
         ...
 

@@ -76,6 +76,8 @@ class SimCLR(nn.Module):
         features = pooled(self.encoder(pixels), self.levels)  # 2B, C
         z1, z2 = self.head(features[:, :, None, None]).chunk(2)
         loss = nt_xent(z1, z2, self.temperature, batch.world)
+        if not batch.diagnosed:
+            return loss, {}
         share = loss.detach() / self.uniform_loss(len(z1) * batch.world.size)
         return loss, diagnostics(z1, z2, batch.world) | {"loss_over_uniform": share}
 

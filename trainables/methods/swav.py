@@ -125,6 +125,8 @@ class SwAV(nn.Module):
         large = z.detach().view(len(pixels), -1, z.shape[1])[:GLOBAL_VIEWS]  # G, B, D
         codes = self._codes(scores.detach()[:GLOBAL_VIEWS], large, batch.epoch, batch.world)
         loss = swapped_prediction(scores, codes, self.temperature)
+        if not batch.diagnosed:
+            return loss, {}
         return loss, diagnostics(large[0], large[1], batch.world) | self._signs(loss, codes, batch.world)
 
     def after_backward(self, epoch: int) -> None:

@@ -100,6 +100,17 @@ def test_the_sentence_names_what_fits(tmp_path: Path) -> None:
     )
 
 
+def test_each_of_several_workers_takes_its_part_of_the_batch() -> None:
+    memory = StepMemory(Need(2 * 10**9, 250 * 10**6), Need(2 * 10**9, 100 * 10**6))
+    one, two = (fitting_sentence(memory.plain, 16 * 10**9, workers) for workers in (1, 2))
+    assert two.endswith("into 16 GB of each of 2 workers batch_size 98 fits")
+    assert 2 * largest_batch(one) == largest_batch(two)
+    apart = [largest_batch(checkpointing_sentence(memory, 16 * 10**9, "pretrain", workers)) for workers in (1, 2)]
+    assert 2 * apart[0] == apart[1]
+    stage = finetuning()
+    assert 4 * largest_batch(what_fits(stage, 10**9, 1.0)) == largest_batch(what_fits(stage, 10**9, 1.0, 4))
+
+
 def finetuning(**changes: Any) -> Stage:
     _, (stage,) = make_plan(from_dict(STUDY | {"seeds": {"report": 1}} | changes), lambda data: "digest")
     return stage
