@@ -14,7 +14,7 @@ from pathlib import Path
 import optuna
 from optuna.storages import BaseStorage
 
-from pretune.analysis.statistics import detectable_difference, smallest_possible_p
+from pretune.analysis.statistics import detectable_difference
 from pretune.data.backbones import check_backbones
 from pretune.data.facts import DataFacts
 from pretune.dispatch.scheduler import Scheduler
@@ -200,13 +200,9 @@ def few_seeds(study: Study) -> tuple[str, ...]:
     if not study.header.report.baseline:
         return ()
     smallest = f"{detectable_difference(n, 1.0):.1f}"
-    warnings = [
-        f"{n} paired seeds can detect a difference to the baseline only if it is larger than {smallest} times its "
-        "standard deviation over seeds (power 0.8)"
-    ]
-    if smallest_possible_p(n) > 0.05:
-        p = smallest_possible_p(n)
-        warnings.append(
-            f"an exact permutation test cannot reach p = 0.05 with {n} seeds (smallest p {p:.3g}); use 6 seeds or more"
-        )
-    return tuple(warnings) if n < 6 else ()
+    if n >= 6:
+        return ()
+    return (
+        f"with {n} paired seeds only large differences to the baseline can be shown: above about {smallest} standard "
+        "deviations of the paired difference (power 0.8); for more seeds: --set seeds.report=6",
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import difflib
 import functools
 import itertools
 import math
@@ -58,6 +59,8 @@ def problems_of(
         except ValidationError as error:
             found = [(_path_in(kept, item), item) for item in error.errors()]
         new = [item for path, item in found if turn == 0 or _breaks_a_rule(path, item, removed)]
+        unknown = {path for path, item in found if item["type"] == "extra_forbidden"}
+        new = [item for item in new if not _misspelt(_path_in(kept, item), item, unknown)]
         problems += _merged(_problem(model, kept, locations, item) for item in new if not _repeats(item))
         for path, _ in found:
             removed.add(path)
@@ -112,7 +115,17 @@ def _plain(text: str) -> str:
 def _breaks_a_rule(path: KeyPath, error: Any, removed: set[KeyPath]) -> bool:
     """Whether a fault of a mapping is one of its own, and not that a key it names was faulty and is gone."""
     gone = [str(key[-1]) for key in removed if key[:-1] == path]
-    return error["type"] == "value_error" and not any(name in error["msg"].split() for name in gone)
+    return error["type"] == "value_error" and not any(_close(name, error["msg"].split()) for name in gone)
+
+
+def _misspelt(path: KeyPath, error: Any, unknown: set[KeyPath]) -> bool:
+    """Whether a key is missing because it is there under a misspelt name, which is reported."""
+    beside = [str(key[-1]) for key in unknown if key[:-1] == path[:-1]]
+    return error["type"] == "missing" and any(_close(name, [str(path[-1])]) for name in beside)
+
+
+def _close(name: str, words: list[str]) -> bool:
+    return bool(difflib.get_close_matches(name, words, n=1, cutoff=0.7))
 
 
 def _remove(data: Any, path: KeyPath) -> None:

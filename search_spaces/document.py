@@ -20,6 +20,8 @@ import yaml
 from pretune.search_spaces.errors import UsageError
 
 KeyPath = tuple[str | int, ...]
+CHECK_PATH = "check the path, or name a study that comes with Pretune, such as quickstart"
+WHOLE_FILE = ""  # in place of a key, where something is wrong with all of it
 MAX_VALUES = 20_000  # aliases of aliases can make a short file stand for billions of values
 MAX_BYTES = 500_000  # a hundred times a study; reading YAML takes about five seconds for so many
 MAX_DEPTH = 50  # of mappings and lists in each other
@@ -61,7 +63,8 @@ class Problem:
 
     def format(self, source: str) -> str:
         location = f"{source}:{self.line}" if self.line else source
-        return f"{location}: {self.where}: {self.what}" + (f" ({self.fix})" if self.fix else "")
+        where = f"{self.where}: " if self.where else ""
+        return f"{location}: {where}{self.what}" + (f" ({self.fix})" if self.fix else "")
 
 
 class StudyError(UsageError):
@@ -106,15 +109,15 @@ def read(path: Path) -> Document:
         about = path.stat()
         if not stat.S_ISREG(about.st_mode):  # a pipe may never end
             raise StudyError(
-                [Problem(0, "file", "cannot be read: it is no regular file", "save the study as one")], str(path)
+                [Problem(0, WHOLE_FILE, "cannot be read: it is no regular file", "save the study as one")], str(path)
             )
         if about.st_size > MAX_BYTES:
-            raise StudyError([Problem(0, "file", _too_large(about.st_size))], str(path))
+            raise StudyError([Problem(0, WHOLE_FILE, _too_large(about.st_size))], str(path))
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise StudyError([Problem(0, "file", "there is no such file", "check the path")], str(path)) from None
+        raise StudyError([Problem(0, WHOLE_FILE, "there is no such file", CHECK_PATH)], str(path)) from None
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no path at all
-        raise StudyError([Problem(0, "file", f"cannot be read: {error}")], str(path)) from None
+        raise StudyError([Problem(0, WHOLE_FILE, f"cannot be read: {error}")], str(path)) from None
     return parse(text, str(path))
 
 
@@ -135,17 +138,17 @@ def parse_value(text: str) -> Any:
 
 def _parse(text: str, lines: dict[KeyPath, int], source: str, whole: bool) -> Any:
     if len(text) > MAX_BYTES:
-        raise StudyError([Problem(0, "file", _too_large(len(text)))], source)
+        raise StudyError([Problem(0, WHOLE_FILE, _too_large(len(text)))], source)
     problems: list[Problem] = []
     try:
         data = _read_nodes(text, lines, problems, whole)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         what = f"not valid YAML: {getattr(error, 'problem', None) or error}"
-        raise StudyError([Problem(mark.line + 1 if mark else 0, "file", what)], source) from None
+        raise StudyError([Problem(mark.line + 1 if mark else 0, WHOLE_FILE, what)], source) from None
     except RecursionError:
         raise StudyError(
-            [Problem(0, "file", "is nested too deeply", "a value may not contain itself")], source
+            [Problem(0, WHOLE_FILE, "is nested too deeply", "a value may not contain itself")], source
         ) from None
     if problems:
         raise StudyError(problems, source)
@@ -174,7 +177,7 @@ def _read_nodes(text: str, lines: dict[KeyPath, int], problems: list[Problem], w
     try:
         node = loader.get_single_node()
         if whole and not isinstance(node, yaml.MappingNode):
-            problems.append(Problem(1, "file", "a study is a mapping of keys to values, this is not one"))
+            problems.append(Problem(1, WHOLE_FILE, "a study is a mapping of keys to values, this is not one"))
             return {}
         if node is None:
             return None

@@ -327,18 +327,18 @@ def _check_sizes(cell: Cell, settings: Configuration, locations: Locations) -> I
     for path, size in decoded:
         if size % factor:
             what = f"{size} px is not a multiple of {factor}, which {model} needs"
-            yield locations.problem(path, what, _in_steps(cell, path, factor))
+            yield locations.problem(path, what, _in_steps(cell, path, size, factor))
     for path, size in encoded:
         if size < factor:
             what = f"{size} px is below {factor}, the minimum for the encoder of {model}"
-            yield locations.problem(path, what)
+            yield locations.problem(path, what, f"use {factor} or more")
 
 
-def _in_steps(cell: Cell, path: KeyPath, factor: int) -> str:
-    """The range of multiples of `factor` in place of a range of whole numbers, where there are two or more."""
+def _in_steps(cell: Cell, path: KeyPath, size: int, factor: int) -> str:
+    """The multiples of `factor` next to a size, or in place of a range of whole numbers."""
     item = dict(cell.all_ranges).get(dotted(path))
     if not isinstance(item, space.Int):
-        return ""
+        return f"use {size // factor * factor} or {(size // factor + 1) * factor}" if size > factor else f"use {factor}"
     low, high = -(-item.low // factor) * factor, item.high // factor * factor
     return f"write {{int: [{low}, {high}], step: {factor}}}" if low < high else f"write {high}"
 

@@ -150,7 +150,10 @@ def tuning_warnings(cells: Sequence[Cell], header: Header) -> Iterator[str]:
     if tune.sampler in ("nsga2", "genetic") and tune.population >= tune.trials:
         yield f"tune.population {tune.population} is not below trials {tune.trials}: there will be no second generation"
     if tune.sampler in ("tpe", "gp", "cmaes") and tune.startup >= tune.trials:
-        yield f"all {tune.trials} trials are random: tune.startup is {tune.startup}"
+        yield (
+            f"the search is purely random, because tune.trials ({tune.trials}) is not above tune.startup "
+            f"({tune.startup}); raise trials or lower startup"
+        )
     if tune.rungs and tune.rungs.rule == "halving" and math.ceil(tune.batch * tune.rungs.keep) >= tune.batch:
         yield f"every rung keeps all of a batch of {tune.batch}; raise tune.batch or lower tune.rungs.keep"
     distinct = _with_distinct_pretrainings(cells)

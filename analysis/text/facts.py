@@ -32,7 +32,10 @@ def processor_sentences(kinds: Mapping[str, int]) -> tuple[str, ...]:
     if len(kinds) < 2:
         return ()
     shown = few([f"{kind}: {count} stage run{'s' * (count != 1)}" for kind, count in kinds.items()])
-    return (f"the replicates ran on {len(kinds)} kinds of processor, which round differently ({shown})",)
+    return (
+        f"the replicates ran on {len(kinds)} kinds of processor, which round differently, so results "
+        f"may differ slightly ({shown})",
+    )
 
 
 def _most_frequent(one: MostFrequent, facts: Facts, alone: bool) -> str:

@@ -120,13 +120,13 @@ def _against_baseline(
     if len(shown) == len(table.rows):
         row = min(shown, key=lambda one: abs(one.difference))
         worse = _improvement(row, table, means, header, metric)
-        return f"Shown: no cell is better than the baseline {table.baseline}. The closest: {worse}"
+        return f"Shown: every compared cell is worse than the baseline {table.baseline}. The closest: {worse}"
     row = max(table.rows, key=lambda one: sign * one.difference)
     shows = "shows" if len(shown) == 1 else "show"
     worse = f" {len(shown)} of {len(table.rows)} comparisons {shows} a worse score." if shown else ""
     closest = _improvement(row, table, means, header, metric)
     return (
-        f"Not answered: no cell is shown to be better than the baseline {table.baseline}.{worse} "
+        f"No clear answer: no cell is shown to be better than the baseline {table.baseline}.{worse} "
         f"The best other cell: {closest}. {_seeds(row, len(table.rows))}"
     )
 
@@ -211,9 +211,8 @@ def _among_cells(
         value = in_unit(means[best], difference_digits(rows), rows.percent)
         return f"Shown: {best} is better in {metric} ({value}) than each of the {others} others. {closest}"
     are = "is" if rivals == 1 else "are"
-    said = (
-        f"Not answered: {best} has the best mean, but {rivals} of the {others} other cells {are} not shown to be worse"
-    )
+    said = f"No clear answer: {best} has the best mean, but {rivals} of the {others} other cells {are} not shown to be"
+    said += " worse"
     return f"{said}. {closest}. {_seeds(row, others * (others + 1))}"
 
 

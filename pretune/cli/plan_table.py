@@ -8,17 +8,21 @@ from rich.text import Text
 
 from pretune.monitor.plain import plain
 from pretune.plan import Plan
+from pretune.search_spaces.words import counted
+
+NOUNS = {"pretrain": "pretraining", "finetune": "fine-tuning"}
+ORDINALS = ("first", "second", "third", "fourth")
 
 
 def print_plan(plan: Plan, parallel: int, console: Console) -> None:
     table = Table(title=Text(f"plan of {plan.study}"), show_header=False, title_justify="left")
     table.add_row("cells", str(plan.cells))
-    table.add_row("configurations", str(plan.configurations))
-    table.add_row("replicates (confirm phase)", str(plan.replicates))
+    table.add_row("configurations (hyperparameter settings)", str(plan.configurations))
+    table.add_row("final runs (cells x seeds)", str(plan.replicates))
     table.add_row(
-        "stage runs", f"{plan.stage_runs}   ({', '.join(f'{n} {name}' for name, n in plan.by_stage.items())})"
+        "stage runs", f"{plan.stage_runs}   ({', '.join(counted_stages(name, n) for name, n in plan.by_stage.items())})"
     )
-    table.add_row("without sharing", str(plan.stage_runs_without_sharing))
+    table.add_row("stage runs without sharing", str(plan.stage_runs_without_sharing))
     if plan.stored is not None:
         table.add_row("already in the store", str(plan.stored))
     if plan.seconds is not None:
@@ -43,6 +47,15 @@ def print_plan(plan: Plan, parallel: int, console: Console) -> None:
         console.print(plain(plan.continuing), highlight=False)
     for warning in plan.warnings:
         console.print(f"[yellow]note:[/] {plain(warning)}", highlight=False)
+
+
+def counted_stages(name: str, count: int) -> str:
+    """'3 pretrainings', '1 second pretraining' of a chain, '18 fine-tunings', '2 knn probes'."""
+    kind, _, rest = name.partition(".")
+    if kind == "probe":
+        return counted(count, f"{rest} probe")
+    order = f"{ORDINALS[int(rest)]} " if rest.isdecimal() and int(rest) < len(ORDINALS) else f"{rest} " * bool(rest)
+    return counted(count, f"{order}{NOUNS.get(kind, kind)}")
 
 
 def disk(plan: Plan, parallel: int) -> str:

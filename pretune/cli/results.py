@@ -291,7 +291,8 @@ def status(folder: Path, as_json: bool) -> None:
     try:
         values = json.loads((folder / "status.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise click.UsageError(f"{folder} holds no status.json: no study has run there") from None
+        why = "the study has not started yet, or this is not a study's output folder"
+        raise click.UsageError(f"{folder} holds no status.json: {why}") from None
     try:
         parts = {
             "running": tuple(RunningStage(**item) for item in values["running"]),
@@ -300,7 +301,9 @@ def status(folder: Path, as_json: bool) -> None:
         }
         shot = Snapshot(**{**values, **parts})
     except (KeyError, TypeError):
-        raise click.UsageError(f"{folder}/status.json was not written by this version; run the study again") from None
+        raise click.UsageError(
+            f"{folder}/status.json is from another version of Pretune; run the study again"
+        ) from None
     if as_json:
         click.echo(json.dumps(values, indent=1))
         return

@@ -218,7 +218,7 @@ def _refuse_too_few(plan: _Plan) -> None:
     if plan.labelled is not None and (plan.train < LEAST or not plan.held[0]):
         alone = plan.labelled.listing.problems
         has = f"{plan.train} for training" if plan.tests else f"{plan.count} in all"
-        has += f"; {counted(len(alone), 'file')} in no pair, first {alone[0]}" if alone else ""
+        has += f"; {counted(len(alone), 'file')} without a partner, for example {alone[0]}" if alone else ""
         raise DataError(
             f"{plan.labelled.root}: too few images with masks ({has}); a study needs at least {LEAST} to train on, 1 "
             f"to validate and 1 to test: label {LEAST - plan.train if plan.tests else LEAST + 2 - plan.count} more"
@@ -292,7 +292,9 @@ def _pairing(seen: PairsSeen) -> str:
     count, alone = seen.count, len(seen.listing.problems)
     rule = "equal names" if seen.names.mask == seen.names.image == "{stem}" else "by name"
     text = f"{counted(count, 'pair')}, {rule}"
-    return text + (f"; {counted(alone, 'file')} in no pair, the first {seen.listing.problems[0]}" if alone else "")
+    return text + (
+        f"; {counted(alone, 'file')} without a partner, for example {seen.listing.problems[0]}" if alone else ""
+    )
 
 
 def _common(plan: _Plan) -> Iterator[str]:

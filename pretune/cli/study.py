@@ -17,7 +17,7 @@ from rich.console import Console
 
 from pretune.cli import options
 from pretune.cli.results import draw_panels, print_report
-from pretune.errors import EXIT_FAILED_STAGES, EXIT_STOPPED
+from pretune.errors import EXIT_FAILED_STAGES, EXIT_STOPPED, EXIT_USAGE
 from pretune.monitor.plain import plain
 from pretune.search_spaces.resolve import load
 from pretune.search_spaces.stages import Stage
@@ -270,7 +270,8 @@ def plan(
 ) -> None:  # fmt: skip
     """Show what a study would train. Also shows what it can reuse and what its data contain. Trains nothing.
 
-    Plan also checks that every model can be built. If a study cannot run, it says why (exit code 2).
+    Plan also checks that every model can be built, and looks at a sample of the masks. If it finds that
+    `pretune run` would stop, it says why (exit code 2).
 
     \b
     pretune plan study.yaml --data ~/datasets
@@ -309,6 +310,10 @@ def plan(
         print_plan(made, parallel or os.cpu_count() or 1, Console())
         for line in sources:
             click.echo(line)
+    if refusals := [refusal for facts in made.data if (refusal := facts.refusal())]:
+        for refusal in dict.fromkeys(refusals):
+            click.echo(f"error: {refusal}", err=True)
+        sys.exit(EXIT_USAGE)
 
 
 def _timed(made: Any, missing: list[Stage], size_of: Callable[[Any], int]) -> Any:
@@ -334,11 +339,7 @@ def _glances(data: Path | None, cache: Path | None, digest_of: Callable[[Any], s
 
 
 def _sources(names: dict[Any, str], data: Path | None, cache: Path) -> Iterator[str]:
-    """Yield which data sets are decoded once and which streamed, and which have files that a run will refuse.
-
-    Data sets that are missing are skipped.
-    """
-    from pretune.trainables.data.checks.excluded import refused_by_name
+    """Yield which data sets are decoded once and which streamed. Data sets that are missing are skipped."""
     from pretune.trainables.data.errors import DataError
     from pretune.trainables.data.sources import choose_source
 
@@ -346,8 +347,6 @@ def _sources(names: dict[Any, str], data: Path | None, cache: Path) -> Iterator[
     for settings, name in names.items():
         with contextlib.suppress(DataError):  # said already
             lines[f"data {name}: {choose_source(settings, data, cache).why}"] = None
-            if refused := refused_by_name(settings, data):
-                lines[f"note: data {name}: {refused}"] = None
     yield from lines
 
 
@@ -447,20 +446,22 @@ def init(
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
     (file.parent / SCHEMA_FILE).write_text(json_schema_text(), encoding="utf-8")
-    if labelled is None:
-        click.echo("--images was not given: edit the placeholders in the file before you run it")
-    else:
+    if labelled is not None:
         there, meaning = counted(labelled.count, "image"), labelled.meaning
         click.echo(f"{there} with masks, {len(meaning.classes)} classes; {meaning.why}{meaning.ignored_text}")
         for note in meaning.notes:
             click.echo(f"note: {note}")
         if alone := labelled.listing.problems:
-            click.echo(f"note: {counted(len(alone), 'file')} in no pair, first {alone[0]}")
+            without = f"{counted(len(alone), 'file')} without a partner, left out"
+            click.echo(f"note: {without}; for example {alone[0]}")
     if pool is not None:
         click.echo(f"unlabelled: {pool.seen}")
-    click.echo(f"wrote {file}; next: pretune plan {file}")
-    if labelled is not None:
+    click.echo(f"wrote {file}")
+    if labelled is None:
+        click.echo(f"next: edit the placeholders in {file}, because --images was not given; then pretune plan {file}")
+    else:
         _check_starter(file)
+        click.echo(f"next: pretune data check {file}")
 
 
 def _check_starter(file: Path) -> None:
@@ -473,7 +474,7 @@ def _check_starter(file: Path) -> None:
     glance_of = _glances(None, None, lambda settings: "")
     check_before_training(study, facts_of)
     for facts in data_facts(study, facts_of, glance_of, None):
-        for sentence in facts.sentences():
+        for sentence in (*facts.sentences(), *filter(None, [facts.refusal()])):
             click.echo(sentence)
     check_masks(study, facts_of, glance_of)
 

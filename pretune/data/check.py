@@ -183,8 +183,8 @@ def describe(image_set: ImageSet, settings: schema.Data) -> list[str]:
         lines.append(f"official lists: {len(image_set.names) - tests - vals} train, {listed}{tests} test")
         if count := vals == 0 and sum(of_validation(image_set)):
             lines.append(
-                "val/ is not used as a fixed list: training and validation are drawn from its "
-                f"{counted(count, 'image')} too"
+                f"the folder val/ is not used as a split: its {counted(count, 'image')} are mixed into training and "
+                "validation (to keep it: split.val: official)"
             )
     if image_set.labels is not None:
         counts = np.bincount(image_set.labels)  # as many classes as the stages count
@@ -247,7 +247,9 @@ def duplicate_report(image_set: ImageSet, tested: bool) -> list[str]:
     rest = len(set(found).difference(shown))
     more = [f"  and {rest} more"] if rest else []
     many = "1 pair looks" if len(found) == 1 else f"{len(found)} pairs look"
-    advice = ["  if one of a pair is for testing, the test score is too good: keep them together with split.group"]
+    advice = [
+        "  if one image of a pair is in the test set, test scores are inflated: keep pairs together with split.group"
+    ]
     return [f"{many} alike{sides}:", *examples, *more, *(advice if tested else [])]
 
 

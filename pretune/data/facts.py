@@ -29,6 +29,7 @@ class DataFacts:
     shares: dict[str, float] | None = None  # class -> share of the pixels of these masks, `ignored` last
     absent: tuple[str, ...] = ()  # classes in none of these masks
     problems: tuple[str, ...] = ()  # why pairs cannot be used
+    refused: tuple[str, ...] = ()  # under `on_error: fail` these, and what names alone show: a run stops for them
     transparent: int = 0  # images of these pairs of which part is laid over black
 
     def sentences(self) -> Iterator[str]:
@@ -44,11 +45,24 @@ class DataFacts:
         yield f"data {self.name}: checked {of} pairs of image and mask, {self.usable} usable; share of pixels: {shares}"
         if self.absent:
             yield f"note: data {self.name}: no checked mask contains {', '.join(self.absent)}"
-        if self.problems:
-            bad = self.looked_at - self.usable
-            yield f"note: data {self.name}: {bad} checked pairs cannot be used, for example {self.problems[0]}"
+        if self.problems and not self.refused:
+            bad = f"{self.looked_at - self.usable} of {counted(self.looked_at, 'checked pair')}"
+            yield f"note: data {self.name}: {bad} cannot be used and will be left out, for example {self.problems[0]}"
         if self.transparent:
             yield f"note: data {self.name}: of the checked images, {laid_over_black(self.transparent)}"
+
+    def refusal(self) -> str:
+        """Say why `pretune run` will stop; "" where nothing is known that stops it."""
+        if not self.refused:
+            return ""
+        many = counted(len(self.refused), "file")
+        least = "" if self.looked_at in (0, self.images) else "at least "
+        example = ", for example" if least or len(self.refused) > 1 else ":"
+        them = "the file" if example == ":" else "such files"
+        return (
+            f"data {self.name}: {least}{many} cannot be used{example} {self.refused[0]}. `pretune run` will stop. "
+            f"Repair or remove {them}, or set data.{self.name}.on_error: skip (`pretune data check` lists all)"
+        )
 
 
 def data_facts(study: Study, facts_of: FactsOf, glance_of: GlanceOf, data_root: Path | None) -> list[DataFacts]:
@@ -72,12 +86,15 @@ def _facts(
     facts = facts_of(data)
     sizes = facts.sizes(folded.split)[0]
     train, val, test = (None, None, None) if sizes is None else sizes
-    seen = glance_of(data) if is_at_hand(data, data_root) else None
+    here = is_at_hand(data, data_root)
+    listing = list_files(data, data_root) if here and not isinstance(data, GENERATED) else None
+    by_name = listing.problems if listing is not None and data.on_error == "fail" else ()
+    seen = glance_of(data) if here else None
     if seen is None or not seen.classes:
-        return DataFacts(name, facts.images, train, val, test)
-    listing = None if isinstance(data, GENERATED) else list_files(data, data_root)
+        return DataFacts(name, facts.images, train, val, test, refused=by_name)
     held = contents(data, seen, listing)
+    refused = (*by_name, *held.problems) if data.on_error == "fail" else ()
     return DataFacts(
         name, facts.images, train, val, test, held.looked_at, held.usable, held.shares, held.absent, held.problems,
-        held.transparent,
+        refused, held.transparent,
     )  # fmt: skip

@@ -226,8 +226,10 @@ class Dispatcher:
                 self.end(trial, None)
             elif now - live.heard > QUIET_SECONDS and not live.mentioned:
                 live.mentioned = True
-                what = "no progress report" if live.latest else "no node has started it"
-                self.say(f"{live.label}: {what} for {QUIET_SECONDS / 60:.0f} min")
+                what, why = "Ray has not started it", "it may wait for free CPUs or GPUs"
+                if live.latest:
+                    what, why = "no progress report", "it may be slow"
+                self.say(f"{live.label}: {what} for {QUIET_SECONDS / 60:.0f} min; {why}")
 
 
 def outcome_of(stage: Stage, result: Mapping[str, Any], scheduler: Scheduler) -> Outcome:

@@ -122,19 +122,19 @@ class ClusterResources:
                     there = "there are" if len(self.nodes) < 2 else "no node has more than"
                     raise ResourceError(
                         f"resources.{stage.kind}.{key}: a stage needs {amount:g} {name}, {there} {largest:g}; "
-                        "lower it or add nodes"
+                        "lower it or add nodes to the cluster"
                     )
             if (room := self._room(each)) == 0 and stage.resources.workers == 1:
                 raise ResourceError(
                     f"resources.{stage.kind}: a stage needs {shape(each)} on one node, and no node has both; "
-                    "lower one or add nodes"
+                    "lower one or add nodes to the cluster"
                 )
             if room < fewest:
                 at_least = "at least " if fewest < stage.resources.workers else ""
                 key = "min_workers" if at_least else "workers"
                 raise ResourceError(
                     f"resources.{stage.kind}.{key}: {at_least}{fewest} workers with {shape(each)} each, "
-                    f"there is room for {room}; lower it or add nodes"
+                    f"there is room for {room}; lower it or add nodes to the cluster"
                 )
 
     # --------------------------------------------------------------------------------------------- dispatching

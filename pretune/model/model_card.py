@@ -47,7 +47,7 @@ def model_card(
         f"# {card['study']}: {card['cell'] or 'best model'}",
         *(["", f"> {card['question']}"] if card["question"] else []),
         *("", "The best model of a Pretune study: of the cell with the best mean validation score, the replicate"),
-        *("with the best. The test set had no say in that.", ""),
+        *("with the best. The test set was not used to choose it.", ""),
         *("| | |", "|---|---|"),
         f"| file | `{file}` ({checked}) |",
         f"| input | float32 {colors} in [0, 1], (B, {', '.join(map(str, shape))}){free} |",

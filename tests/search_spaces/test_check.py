@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from pretune.search_spaces.document import StudyError
 from pretune.search_spaces.resolve import from_dict, from_yaml
@@ -110,9 +111,9 @@ def test_the_text_that_is_changed_here_is_in_order():
         ("  data: scenes\n  method", "  data: scene\n  method",
          's:6: pretrain.data: there is no data set \'scene\' (did you mean "scenes"?)'),
         ("finetune:\n", "finetune:\n  size: 33\n",
-         "s:10: finetune.size: 33 px is not a multiple of 2, which a U-Net of 2 levels needs"),
+         "s:10: finetune.size: 33 px is not a multiple of 2, which a U-Net of 2 levels needs (use 32 or 34)"),
         ("  epochs: 1\nfine", "  views: {size: 1}\n  epochs: 1\nfine",
-         "s:8: pretrain.views.size: 1 px is below 2"),
+         "s:8: pretrain.views.size: 1 px is below 2, the minimum for the encoder of a U-Net of 2 levels (use 2 or more)"),  # noqa: E501
         ("finetune:\n", "finetune:\n  transfer: encoder+decoder\n",
          "s:10: finetune.transfer: simclr trains no decoder to transfer (use transfer: encoder)"),
         # ranges
@@ -189,12 +190,33 @@ FACTORS = GOOD + "factors:\n"  # line 12
         ("  a: {x: {finetune: {data: d}, finetune.size: 8}}\n",
          "s:13: factors.a.x.finetune.size: the same level sets finetune too (line 13)"),
         ("  a: {model.widths: [[4, 8], [4, 8, 16]]}\n  b: {finetune.size: [34]}\n",
-         "s:14: finetune.size: 34 px is not a multiple of 4"),
+         "s:14: finetune.size: 34 px is not a multiple of 4, which a U-Net of 3 levels needs (use 32 or 36)"),
     ],
 )  # fmt: skip
 def test_each_bad_level_is_said_with_the_line_on_which_its_value_stands(factors, said):
     (found,) = problems(FACTORS + factors)
     assert found.startswith(said)
+
+
+@pytest.mark.parametrize("key", ["data", "epochs"])
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+@pytest.mark.parametrize("slip", ["{}x", "my_{}", "all but the last letter"])
+def test_a_misspelt_key_is_one_problem_and_not_two(stage, key, slip):
+    """The key that it stands for is not missing: it is there under another name."""
+    study = yaml.safe_load(GOOD)
+    wrong = key[:-1] if slip.startswith("all") else slip.format(key)
+    study[stage][wrong] = study[stage].pop(key)
+    (found,) = problems(yaml.safe_dump(study))
+    assert f"{stage}.{wrong}: there is no such key" in found
+
+
+def test_a_key_that_is_missing_beside_a_strange_one_is_another_problem():
+    study = yaml.safe_load(GOOD)
+    del study["finetune"]["epochs"]
+    study["finetune"]["colour"] = 1
+    length, colour = problems(yaml.safe_dump(study))
+    assert length.endswith("finetune: give exactly one of epochs and steps")
+    assert "finetune.colour: there is no such key" in colour
 
 
 def test_a_bad_value_in_a_scale_is_on_the_line_of_the_scale():

@@ -408,7 +408,10 @@ def test_order_and_names_of_factors_and_levels_change_no_fingerprint(keys, rando
 @pytest.mark.parametrize(
     ("tune", "says"),
     [
-        ({"trials": 3}, "all 3 trials are random: tune.startup is 8"),
+        (
+            {"trials": 3},
+            "purely random, because tune.trials (3) is not above tune.startup (8); raise trials or lower startup",
+        ),
         ({"sampler": "genetic", "trials": 16}, "there will be no second generation"),
         ({"rungs": {"epochs": [1], "keep": 0.9}, "batch": 4}, "every rung keeps all of a batch of 4"),
         ({"budget": {"study": {"hours": 1}}}, "depends on the machine, and with it the table"),

@@ -119,7 +119,7 @@ def _is_rgba(path: Path) -> bool:
 
 def _reading_of_channels(paths: Sequence[Path], channels: int) -> dict[str, str]:
     """Number of channels, and black and white of each by percentiles of all images that are looked at."""
-    asked = {f"channels: {channels}": "all of them go into the network; people are shown the first three"}
+    asked = {f"channels: {channels}": "the network uses all of them; pictures show the first three"}
     found = []
     for path in evenly_spread(paths, MOST_DEEP):
         try:

@@ -20,8 +20,7 @@ def advice(images: Path, masks: Path | None) -> str:
     folders = [images] if masks is None else [images, masks]
     return next(
         (said for folder in folders for said in _known(folder)),
-        "each image needs a mask with its name (a.jpg and a.png, or a_mask.png): give the folder of the masks with "
-        "--masks",
+        "give the folder of the masks with --masks (a.jpg pairs with a.png or a_mask.png)",
     )
 
 

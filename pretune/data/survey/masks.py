@@ -223,8 +223,8 @@ def _doubt(shares: Mapping[int, float], masks: _Masks, in_color: bool) -> tuple[
     code, why = found
     shown, typed = (str(list(_color(code))), _typed(_color(code))) if in_color else (str(code), str(code))
     return (
-        f"{shown} ({shares[code]:.1%} of the pixels) {why}. If it is no class, delete the file and run init again with "
-        f"--ignore {typed}",
+        f"{shown} ({shares[code]:.1%} of the pixels) {why}. If it is no class, delete the study file and run init "
+        f"again with --ignore {typed}",
     )
 
 

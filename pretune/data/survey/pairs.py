@@ -66,8 +66,8 @@ def survey_pairs(
         if most := max((count for count, _, _ in counted), default=0):
             break
     if not most:
-        where = f"{images} and {masks}" if masks else f"{images}"
-        raise DataError(f"{where}: no image has a mask with a matching name; {advice(images, masks)}")
+        what = f"no mask in {masks} has the name of an image in {images}" if masks else f"no masks found in {images}"
+        raise DataError(f"{what}: {advice(images, masks)}")
     (root, image_folder, mask_folder), rule = next((place, rule) for count, place, rule in counted if count == most)
     listing = list_images_and_masks(root, image_folder, mask_folder, (), {}, names=rule, suffixes=suffixes)
     files = [file_of(entry.mask) for entry in listing.entries if entry.mask is not None]

@@ -50,7 +50,7 @@ def test_a_difference_that_is_not_that_of_the_means_says_of_which_seeds_it_is(tm
 
 def test_where_nothing_is_shown_the_seeds_that_would_show_it_are_named(tmp_path):
     text = said(tmp_path, X, [0.51, 0.50, 0.54], Z, baseline={"a": "x"})
-    assert text.startswith("Not answered: no cell is shown to be better than the baseline a=x. ")
+    assert text.startswith("No clear answer: no cell is shown to be better than the baseline a=x. ")
     assert "The best other cell: a=y has " in text
     assert "If this is the true difference, about " in text
     assert "seeds are needed to show it in 80 % of studies" in text
@@ -119,9 +119,9 @@ def test_a_baseline_that_lost_replicates_shows_no_cell_to_be_worse(tmp_path):
     """Both cells are below the baseline; of a baseline without failures that is an answer."""
     above = {"a": "y"}
     text = said(tmp_path / "1", X, Y, [0.30, 0.311, 0.32], baseline=above)
-    assert text.startswith("Shown: no cell is better than the baseline a=y.")
+    assert text.startswith("Shown: every compared cell is worse than the baseline a=y.")
     text = said(tmp_path / "2", [*X, 0.5], [*Y, NAN], [0.30, 0.311, 0.32, 0.3], baseline=above)
-    assert text.startswith("Not answered: no cell is shown to be better than the baseline a=y. The best")
+    assert text.startswith("No clear answer: no cell is shown to be better than the baseline a=y. The best")
     assert "a worse score" not in text
 
 
@@ -130,7 +130,9 @@ def test_without_a_baseline_the_best_is_compared_with_all_others(tmp_path):
     assert text.startswith("Shown: a=y is better in test/jaccard (0.7")
     assert "than each of the 2 others. The closest: a=x has " in text
     text = said(tmp_path, X, [0.5, 0.53, 0.52], Z)
-    assert text.startswith("Not answered: a=y has the best mean, but 2 of the 2 other cells are not shown to be worse")
+    assert text.startswith(
+        "No clear answer: a=y has the best mean, but 2 of the 2 other cells are not shown to be worse"
+    )
 
 
 def test_a_lower_loss_is_the_better_one(tmp_path):
@@ -161,7 +163,7 @@ def test_where_nothing_can_be_tested_nothing_is_shown(tmp_path, scores, start):
 def test_the_other_ways_to_end(tmp_path):
     """All worse than the baseline; a baseline without values; one paired seed, of which no spread is known."""
     text = said(tmp_path, Y, X, [0.30, 0.31, 0.32], baseline={"a": "x"})
-    assert text.startswith("Shown: no cell is better than the baseline a=x. The closest: a=y has ")
+    assert text.startswith("Shown: every compared cell is worse than the baseline a=x. The closest: a=y has ")
     text = said(tmp_path, [NAN] * 3, X, Y, baseline={"a": "x"})
     assert text.startswith("Not answered: no cell can be compared with the baseline a=x. 3 of 9 replicates have no")
     text = said(tmp_path, [0.5], [0.6], [0.4], baseline={"a": "x"})

@@ -388,7 +388,7 @@ def test_a_folder_of_validation_images_and_transparency_are_said(tmp_path: Path)
                  "--out", tmp_path / "sheet.png")  # fmt: skip
     assert found.exit_code == 0, found.output
     assert "official lists: 12 train, 6 test" in found.output
-    assert "val/ is not used as a fixed list: training and validation are drawn from its 6 images too" in found.output
+    assert "the folder val/ is not used as a split: its 6 images are mixed into training and validation" in found.output
     said = "2 images have transparent parts, which are drawn over black (`background:` of a data set sets another"
     assert f"{said} colour), first train/cat/0.png" in found.output
 
@@ -404,4 +404,4 @@ def test_stacks_and_animations_are_named(tmp_path: Path) -> None:
     found = call("check", "image-mask-folder", "--set", f"root={tmp_path / 'stack'}", "--set", "classes=[a,b]",
                  "--root", tmp_path / "runs", "--out", tmp_path / "sheet.png")  # fmt: skip
     assert isinstance(found.exception, DataError)
-    assert "images/0.tif: holds 3 pages or frames, of which an image is one" in str(found.exception)
+    assert "images/0.tif: has 3 pages or frames, and Pretune reads one" in str(found.exception)

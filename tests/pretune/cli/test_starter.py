@@ -292,7 +292,7 @@ def test_a_file_without_a_partner_is_said_and_excluded(tmp_path: Path) -> None:
     image(images / "lonely.png")
     study, _ = init(tmp_path, "--images", images, "--masks", masks)
     assert mine(study).on_error == "skip"
-    assert "1 file in no pair, the first images/lonely.png" in (tmp_path / "my.yaml").read_text()
+    assert "1 file without a partner, for example images/lonely.png" in (tmp_path / "my.yaml").read_text()
 
 
 @pytest.mark.parametrize(
@@ -517,7 +517,7 @@ def test_stacks_get_their_first_page(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "options", "expected"),
     [
-        (lambda root: image(root / "a" / "x.png"), ["--images", "a"], "no image has a mask with a matching name"),
+        (lambda root: image(root / "a" / "x.png"), ["--images", "a"], "no masks found in "),
         (lambda root: (root / "a").mkdir(), ["--unlabelled", "a"], "holds no image of a supported type"),
         (lambda root: pairs(root), ["--images", "images", "--masks", "masks", "--classes", "a,b,c"],
          "--classes names 3 classes, but the masks hold 2"),

@@ -75,7 +75,10 @@ def test_a_bad_study_shows_all_its_problems_and_exits_with_2(
         (["run", "tiny.yaml", "--parallel", "0"], "0 is not in the range x>=1"),
         (["run"], "Missing argument 'STUDY'"),
         (["fly"], "No such command 'fly'"),
-        (["status", "missing"], "missing holds no status.json: no study has run there"),
+        (
+            ["status", "missing"],
+            "missing holds no status.json: the study has not started yet, or this is not a study's output folder",
+        ),
         (["report", "missing"], "there is no study folder missing"),
         (["store", "ls", "--store", "missing"], "there is no store at missing"),
         (["init", "tiny.yaml"], "tiny.yaml already exists; choose another name or delete it"),
@@ -196,7 +199,7 @@ def test_init_then_plan_works_on_ones_own_folders(pretune: Any, tmp_path: Path) 
     folders = ["--images", tmp_path / "my photos", "--masks", tmp_path / "my labels", "--classes", "background,leaf"]
     code, out, _ = pretune("init", file, *folders)
     assert code == 0
-    assert f"next: pretune plan {file}" in out
+    assert f"next: pretune data check {file}" in out
     code, out, err = pretune("plan", file, "--json", "--root", tmp_path / "runs")
     assert (code, err) == (0, "")
     plan = json.loads(out)
@@ -204,11 +207,33 @@ def test_init_then_plan_works_on_ones_own_folders(pretune: Any, tmp_path: Path) 
     assert (plan["cells"], plan["by_stage"]) == (6, {"pretrain": 3, "finetune": 18})
     for i in (3, 4):
         (tmp_path / "my labels" / f"{i}.png").unlink()
-    _, out, _ = pretune("plan", file, "--root", tmp_path / "runs")
-    assert out.count("note: data mine: 2 problems, so `pretune run` will stop") == 1
-    assert "first: my photos/3.png: no mask; expected my labels/3.png" in out
-    _, out, _ = pretune("plan", file, "--root", tmp_path / "runs", "--set", "data.mine.on_error=skip")
-    assert "refuses" not in out
+    code, out, err = pretune("plan", file, "--root", tmp_path / "runs")
+    assert (code, out.count("18 images (")) == (2, 1)  # the plan is shown all the same
+    assert err.count("error: data mine: 2 files cannot be used, for example my photos/3.png: no mask; expected") == 1
+    code, out, _ = pretune("plan", file, "--root", tmp_path / "runs", "--set", "data.mine.on_error=skip")
+    assert (code, "cannot be used" in out) == (0, False)
+
+
+@pytest.mark.parametrize("on_error", ["fail", "skip"])
+@pytest.mark.parametrize("used", ["finetune", "pretrain"])
+def test_a_plan_fails_where_it_knows_that_a_run_will_stop(
+    pretune: Any, tiny: dict[str, Any], tmp_path: Path, used: str, on_error: str
+) -> None:
+    """A damaged mask among those that a plan looks at, of labelled images and of a pool."""
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        for i in range(12):
+            array = np.eye(32, dtype=np.uint8) if folder == "masks" else np.full((32, 32, 3), 10 * i, np.uint8)
+            Image.fromarray(array).save(tmp_path / folder / f"{i}.png")
+    (tmp_path / "masks" / "4.png").write_bytes(b"")
+    mine = {"dataset": "image-mask-folder", "root": str(tmp_path), "classes": ["a", "b"], "images": "images"}
+    tiny["data"] = tiny["data"] | {"mine": mine | {"cache_size": 32, "masks": "masks", "on_error": on_error}}
+    tiny[used] = tiny[used] | {"data": "mine"}
+    code, out, err = pretune("plan", write(tiny, tmp_path), "--root", tmp_path / "runs")
+    assert (code, ("error: data mine: 1 file cannot be used: masks/4.png" in err)) == ((2, True), (0, False))[
+        on_error == "skip"
+    ]
+    assert ("1 of 12 checked pairs cannot be used and will be left out" in out) == (on_error == "skip")
 
 
 # ------------------------------------------------------------------------------------------------- status and store

@@ -184,7 +184,7 @@ def test_a_refused_stage_names_the_option_where_it_is_not_known_how_far_the_clus
         return str(caught.value)
 
     head = ClusterNode({"CPU": 0.0}, "head")
-    text = "resources.finetune.cpus: a stage needs 8 CPU, there are 0; lower it or add nodes"
+    text = "resources.finetune.cpus: a stage needs 8 CPU, there are 0; lower it or add nodes to the cluster"
     hint = " (if the cluster can start more nodes, say how many: --may-grow 8xCPU=8,GPU=1)"
     assert refused(head, address=None) == text
     assert refused(head, address="head:6379") == text + hint

@@ -504,7 +504,7 @@ def test_a_late_usable_pair_is_found_where_bad_ones_are_skipped(tmp_path: Path) 
     study = study_of(folder(tmp_path / "f", masks) | {"on_error": "skip"})
     (found,) = data_facts(study, facts_before_decoding(None), in_files, None)
     assert (found.looked_at, found.usable) == (128, 0)
-    assert any("128 checked pairs cannot be used" in sentence for sentence in found.sentences())
+    assert any("128 of 128 checked pairs cannot be used" in sentence for sentence in found.sentences())
 
 
 # ----------------------------------------------------------------------------------------------------- command line

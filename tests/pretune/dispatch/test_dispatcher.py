@@ -375,16 +375,16 @@ def test_a_stage_of_which_nothing_is_heard_is_mentioned_once_and_not_ended(now: 
     h.progress("1", {"step": 1})
     now[0] += QUIET_SECONDS / 2 + 1
     h.reap()
-    assert said == ["b: no node has started it for 10 min"]
+    assert said == ["b: Ray has not started it for 10 min; it may wait for free CPUs or GPUs"]
     now[0] += QUIET_SECONDS / 2
     h.reap()
     h.reap()
-    assert said[1:] == ["a: no progress report for 10 min"]
+    assert said[1:] == ["a: no progress report for 10 min; it may be slow"]
     assert h.live.keys() == {"1", "2"}
     h.progress("1", {"step": 2})
     now[0] += QUIET_SECONDS + 1
     h.reap()
-    assert said[2:] == ["a: no progress report for 10 min"]
+    assert said[2:] == ["a: no progress report for 10 min; it may be slow"]
 
 
 def test_what_is_waited_for_is_said_once_where_nothing_runs(now: list[float]) -> None:

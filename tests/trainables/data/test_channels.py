@@ -124,11 +124,11 @@ def test_several_pages_of_channels_ask_for_one(tmp_path: Path) -> None:
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         for shift in (0, 1):
             file.write(np.roll(pixels, shift, 0), planarconfig="contig", **GREY)
-    with pytest.raises(BadFileError, match="holds 2 pages"):
+    with pytest.raises(BadFileError, match="has 2 pages"):
         read(tmp_path / "a.tif", 4)
     second = (np.roll(pixels, 1, 0).astype(np.int64) + 128) // 257
     assert (read(tmp_path / "a.tif", 4, page=2) == second).all()
-    with pytest.raises(BadFileError, match="behind the last"):
+    with pytest.raises(BadFileError, match=r"pages; page . does not exist"):
         read(tmp_path / "a.tif", 4, page=3)
 
 

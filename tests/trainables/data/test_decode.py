@@ -420,9 +420,7 @@ def several(kind: str, count: int) -> bytes:
 def test_pages_and_frames_are_counted_and_refused_in_images_and_masks(kind: str, count: int) -> None:
     """../shared/cases/first-page-only: all but the first were left out without a word."""
     for read in (read_image, lambda data: read_mask(data, IDENTITY)):
-        with pytest.raises(
-            BadFileError, match=f"holds {count} pages or frames, of which an image is one; say which by"
-        ):
+        with pytest.raises(BadFileError, match=f"has {count} pages or frames, and Pretune reads one; choose it with"):
             read(several(kind, count))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pretune.search_spaces import schema
 from pretune.trainables.data.image_files import not_read
-from pretune.trainables.data.sets.table import GENERATED, list_files
+from pretune.trainables.data.sets.table import list_files
 
 
 def count_excluded(settings: schema.Data, data_root: Path | None, kept: int) -> str:
@@ -21,15 +21,3 @@ def types_not_read(settings: schema.Data, data_root: Path | None) -> str:
     if not isinstance(settings, schema.ImageFolder | schema.ImageMaskFolder):
         return ""
     return not_read(list_files(settings, data_root).ignored)
-
-
-def refused_by_name(settings: schema.Data, data_root: Path | None) -> str:
-    """Files that a run will refuse as far as names show it, no file read; nothing where all is well."""
-    if settings.on_error == "skip" or isinstance(settings, GENERATED):
-        return ""
-    problems = list_files(settings, data_root).problems
-    if not problems:
-        return ""
-    many = f"{len(problems)} problem{'s' * (len(problems) != 1)}, so `pretune run` will stop"
-    ways = "`on_error: skip` excludes such files, `pretune data check` lists all"
-    return f"{many} ({ways}); first: {problems[0]}"

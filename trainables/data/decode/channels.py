@@ -172,9 +172,9 @@ def whole_pages(file: Any) -> list[Any]:
 
 def _chosen(pages: list[Any], page: int | None) -> Any:
     if page is None and len(pages) > 1:
-        raise BadFileError(f"holds {len(pages)} pages, of which an image is one; say which by `page: 1`")
+        raise BadFileError(f"has {len(pages)} pages, and Pretune reads one; choose it with `page: 1`")
     if page is not None and page > len(pages) > 1:
-        raise BadFileError(f"holds {len(pages)} pages, and `page: {page}` is behind the last")
+        raise BadFileError(f"has {len(pages)} pages; page {page} does not exist")
     return pages[0] if len(pages) == 1 else pages[(page or 1) - 1]
 
 

@@ -64,11 +64,11 @@ def _grey_in(image: Image.Image) -> NDArray[Any]:
         if not odd.any():
             return pixels.astype(np.int32)
         raise BadFileError(
-            f"a mask holds one class index per pixel, and {pixels[odd][0]:g} is none (floating-point values); save it "
+            f"holds the floating-point value {pixels[odd][0]:g}, but a mask has one class index per pixel; save it "
             "with whole numbers"
         )
     raise BadFileError(
-        f"a mask holds one class index per pixel, this one is a colour image (mode {image.mode}); `mask_colors:` says "
+        f"is a colour image (mode {image.mode}), but a mask has one class index per pixel; use `mask_colors:` to say "
         "which colour is which class"
     )
 

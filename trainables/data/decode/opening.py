@@ -104,11 +104,11 @@ def _refuse_unfit(image: Image.Image, page: int | None) -> None:
     pages = _pages(image)
     if pages > 1 and page is None:
         raise BadFileError(
-            f"holds {pages} pages or frames, of which an image is one; say which by `page: 1`, or save those to be "
-            "used as files of their own"
+            f"has {pages} pages or frames, and Pretune reads one; choose it with `page: 1`, or save each page to be "
+            "used as a file"
         )
     if page is not None and page > (frames := max(pages, getattr(image, "n_frames", 1))) and frames > 1:
-        raise BadFileError(f"holds {frames} pages, and `page: {page}` is behind the last")
+        raise BadFileError(f"has {frames} pages; page {page} does not exist")
     channels = image.tag_v2.get(SAMPLES, 1) if isinstance(image, TiffImageFile) else 0
     if channels > len(image.getbands()):
         raise BadFileError(
