@@ -27,6 +27,7 @@ LARGE = 4  # times the cached square: images of which much would be lost
 IMAGENET = '{name: weights, source: "package:efficientnet-lite0"}'
 EFFICIENTNET = 4  # times the seconds that the U-Net takes for a pixel, roughly
 FEW = 40  # labelled training images below which a tenth of them is too few to train on
+FIRST = (80, 100)  # steps of pretraining and fine-tuning for a first answer; SimCLR collapsed in fewer than 80
 LEAST_LABELS = 4  # images that the smaller level of `labels` has at least; it is left out where they are over half
 VALIDATED = 16  # labelled images below which one alone is validation: the model that is kept is chosen by it
 LEAST = 2  # images that a training takes
@@ -417,12 +418,12 @@ def _question(plan: _Plan) -> Iterator[str]:
         yield "    ImageNet and frozen: {pretrain: *imagenet, finetune.freeze: encoder}"
     else:
         yield "    # weights of ImageNet as two more starts: pretune init --imagenet"
-    column = "labels"
+    column, several_labels = "labels", plan.rarest >= RARE and plan.train >= 2 * LEAST_LABELS
     if plan.rarest < RARE:
         column = ""
         yield "  # two ways to keep a rare class, for twice the time; add `columns: loss` to the report"
         yield "  # loss: {finetune.loss: [dice+cross-entropy, focal]}"
-    elif plan.train >= 2 * LEAST_LABELS:
+    elif several_labels:
         yield f"  labels: {{finetune.labels: [all, {few}]}}"
     else:
         column = ""
@@ -441,8 +442,22 @@ def _question(plan: _Plan) -> Iterator[str]:
     yield f"report: {{rows: {rows}{columns}, metrics: [test/jaccard], baseline: {{start: random}}}}"
     limit = f", data.{plan.data}.limit: 200" if plan.count > 200 else ""
     pool = ", data.unlabelled.limit: 200" if plan.pool is not None and plan.pool.seen.count > 200 else ""
-    yield "scales:"
-    yield f"  small: {{pretrain.epochs: 2, finetune.epochs: 2{limit}{pool}}}\tpretune run FILE --scale small"
+    yield "scales:\tpretune run FILE --scale NAME"
+    yield f"  small: {{pretrain.epochs: 2, finetune.epochs: 2{limit}{pool}}}\ttests that all works; its numbers mean nothing"
+    yield _first(plan, several_labels)
+
+
+def _first(plan: _Plan, several_labels: bool) -> str:
+    """The scale of a first answer: all starts and seeds, all labels, small images, short trainings."""
+    pool, train = plan.pool_count, plan.train
+    steps = pool // _batch(pool, 256 if plan.hardware.gpu else 64), train // _batch(train, 32 if plan.hardware.gpu else 8)
+    longest = plan.epochs(pool, plan.view * 2, 200), plan.epochs(train, plan.size, 100)
+    wanted = [min(math.ceil(n / max(1, each)), most) for n, each, most in zip(FIRST, steps, longest, strict=True)]
+    tied = plan.network is not None and plan.network.image_size is not None
+    size = "" if tied else f", finetune.size: {plan.view}"
+    labels = ", factors.labels: {finetune.labels: [all]}" if several_labels else ""
+    about = f"about {FIRST[0]} steps of pretraining and {FIRST[1]} of fine-tuning: a first answer"
+    return f"  first: {{pretrain.epochs: {wanted[0]}, finetune.epochs: {wanted[1]}{size}{labels}}}\t{about}"
 
 
 def _aligned(lines: Sequence[str]) -> Iterator[str]:

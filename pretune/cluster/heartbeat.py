@@ -148,9 +148,12 @@ def died_here(name: str) -> str:
 
 
 def died_at_start(name: str) -> str:
-    """Ray's node process ends itself where its agents do not start in time: on a busy machine nobody killed it."""
-    why = "killed, out of memory, or this machine is so busy that Ray's processes did not start within half a minute"
-    return f"the study stopped: {name} died while Ray started ({why}); {AGAIN}"
+    """Ray's node process ends itself where its agents do not start in time: on a busy machine nobody killed it.
+
+    The 15 s are fixed in Ray (ray-project/ray#65983).
+    """
+    why = "mostly because a busy machine did not start Ray's processes in the 15 s that Ray allows; else killed, or out of "
+    return f"the study stopped: {name} died while Ray started ({why}memory); {AGAIN}, best with less other work running"
 
 
 def answer_of(address: str) -> Answer:

@@ -29,6 +29,7 @@ from pretune.trainables.data.sets.folders import Names, official_tests
 from pretune.trainables.data.splits import Marks, draw_split, marks_for
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Zl", "Zp")), min_size=1, max_size=20)
+VIT = Network("vit_small_patch14_dinov2", "vit-pyramid", 14, None)
 CPU, GPU = Hardware(gpu=False, cores=2), Hardware(gpu=True, cores=16)
 
 
@@ -87,6 +88,22 @@ def test_without_folders_the_starter_is_a_valid_study_with_examples() -> None:
 @pytest.mark.parametrize("hardware", [CPU, GPU])
 def test_the_small_scale_is_valid_too(hardware: Hardware) -> None:
     from_yaml(starter("s", None, None, hardware), "small")
+
+
+@pytest.mark.parametrize("network", [None, IMAGENET, VIT])
+@pytest.mark.parametrize("hardware", [CPU, GPU])
+def test_the_first_scale_compares_all_starts_in_short_trainings(hardware: Hardware, network: Network | None) -> None:
+    """Of 100 images 70 are for training."""
+    text = starter("s", None, None, hardware, network)
+    whole, first = from_yaml(text), from_yaml(text, "first")
+    assert {cell.levels["start"] for cell in first.cells} == {cell.levels["start"] for cell in whole.cells}
+    assert len(first.cells) * 2 == len(whole.cells)  # all labels alone
+    for cell in first.cells:
+        tuned = cell.configuration().finetune
+        each = 70 // tuned.batch_size
+        assert tuned.labels == 1.0
+        assert tuned.size <= (128 if hardware.gpu else 64) or network == VIT
+        assert 100 <= tuned.epochs * each < 100 + each
 
 
 @pytest.mark.parametrize("hardware", [CPU, GPU])
