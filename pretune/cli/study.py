@@ -310,9 +310,8 @@ def plan(
         print_plan(made, parallel or os.cpu_count() or 1, Console())
         for line in sources:
             click.echo(line)
-    if refusals := [refusal for facts in made.data if (refusal := facts.refusal())]:
-        for refusal in dict.fromkeys(refusals):
-            click.echo(f"error: {refusal}", err=True)
+    if refusals := dict.fromkeys(filter(None, (facts.refusal() for facts in made.data))):
+        click.echo("\n".join(f"error: {refusal}" for refusal in refusals), err=True)
         sys.exit(EXIT_USAGE)
 
 
@@ -452,8 +451,7 @@ def init(
         for note in meaning.notes:
             click.echo(f"note: {note}")
         if alone := labelled.listing.problems:
-            without = f"{counted(len(alone), 'file')} without a partner, left out"
-            click.echo(f"note: {without}; for example {alone[0]}")
+            click.echo(f"note: {counted(len(alone), 'file')} without a partner, left out; for example {alone[0]}")
     if pool is not None:
         click.echo(f"unlabelled: {pool.seen}")
     click.echo(f"wrote {file}")
