@@ -100,7 +100,8 @@ def check_data(
     console.print(plain(f"{settings.dataset} {f'in {where}' if where else '(generated)'}"), highlight=False)
     lines = [*describe(image_set, settings), *duplicate_report(image_set, settings.split.test != 0)]
     if image_set.skipped:
-        lines.append(f"{count_excluded(settings, root, len(image_set.names))} cannot be used")
+        many = count_excluded(settings, root, len(image_set.names))
+        lines.append(f"{many} left out (the page lists why); images without a mask can still be used for pretraining")
     if ignored := types_not_read(settings, root):
         lines.append(ignored)
     for line in lines:

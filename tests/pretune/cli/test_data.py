@@ -80,7 +80,7 @@ def test_images_and_not_masks_are_counted_and_types_that_are_not_read_are_named(
     (root / "images" / "0.png").write_bytes(b"")
     (root / "images" / "4.png").rename(root / "images" / "4.gif")
     ended = check(root, tmp_path)
-    assert "1 of 4 images cannot be used" in ended.output
+    assert "1 of 4 images left out" in ended.output
     assert "1 file is not read as images: 1 .gif (read are .bmp, .jpeg, .jpg" in ended.output
     assert isinstance(ended.exception, DataError)
     assert "masks/4.png: its image images/4.gif has an unsupported type" in ended.exception.problems[0]
