@@ -443,14 +443,17 @@ def _question(plan: _Plan) -> Iterator[str]:
     limit = f", data.{plan.data}.limit: 200" if plan.count > 200 else ""
     pool = ", data.unlabelled.limit: 200" if plan.pool is not None and plan.pool.seen.count > 200 else ""
     yield "scales:\tpretune run FILE --scale NAME"
-    yield f"  small: {{pretrain.epochs: 2, finetune.epochs: 2{limit}{pool}}}\ttests that all works; its numbers mean nothing"
+    yield f"  small: {{pretrain.epochs: 2, finetune.epochs: 2{limit}{pool}}}\ttests that all works; ignore its numbers"
     yield _first(plan, several_labels)
 
 
 def _first(plan: _Plan, several_labels: bool) -> str:
     """The scale of a first answer: all starts and seeds, all labels, small images, short trainings."""
     pool, train = plan.pool_count, plan.train
-    steps = pool // _batch(pool, 256 if plan.hardware.gpu else 64), train // _batch(train, 32 if plan.hardware.gpu else 8)
+    steps = (
+        pool // _batch(pool, 256 if plan.hardware.gpu else 64),
+        train // _batch(train, 32 if plan.hardware.gpu else 8),
+    )
     longest = plan.epochs(pool, plan.view * 2, 200), plan.epochs(train, plan.size, 100)
     wanted = [min(math.ceil(n / max(1, each)), most) for n, each, most in zip(FIRST, steps, longest, strict=True)]
     tied = plan.network is not None and plan.network.image_size is not None

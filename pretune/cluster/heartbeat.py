@@ -152,8 +152,8 @@ def died_at_start(name: str) -> str:
 
     The 15 s are fixed in Ray (ray-project/ray#65983).
     """
-    why = "mostly because a busy machine did not start Ray's processes in the 15 s that Ray allows; else killed, or out of "
-    return f"the study stopped: {name} died while Ray started ({why}memory); {AGAIN}, best with less other work running"
+    why = "mostly since a busy machine did not start Ray's processes in Ray's 15 s; else killed, or out of memory"
+    return f"the study stopped: {name} died while Ray started ({why}); {AGAIN}, best with less other work running"
 
 
 def answer_of(address: str) -> Answer:
