@@ -55,7 +55,7 @@ def timeline(stage_runs: pandas.DataFrame) -> Timeline | None:
         return None
     whole = ended - excluded
     busy = sum(span.seconds for span in spans)
-    return Timeline(tuple(spans), len(free), whole, 1 - busy / (len(free) * whole) if whole > 0 else 0.0)
+    return Timeline(tuple(spans), len(free), whole, max(0.0, 1 - busy / (len(free) * whole)) if whole > 0 else 0.0)
 
 
 def sentence(found: Timeline) -> str:

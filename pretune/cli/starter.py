@@ -27,6 +27,7 @@ LARGE = 4  # times the cached square: images of which much would be lost
 IMAGENET = '{name: weights, source: "package:efficientnet-lite0"}'
 EFFICIENTNET = 4  # times the seconds that the U-Net takes for a pixel, roughly
 FEW = 40  # labelled training images below which a tenth of them is too few to train on
+LEAST_STEPS = 500  # of pretraining: SimCLR had learned next to nothing after 80 (docs/decisions/readme.md)
 FIRST = (80, 100)  # steps of pretraining and fine-tuning for a first answer; SimCLR collapsed in fewer than 80
 LEAST_LABELS = 4  # images that the smaller level of `labels` has at least; it is left out where they are over half
 VALIDATED = 16  # labelled images below which one alone is validation: the model that is kept is chosen by it
@@ -359,7 +360,7 @@ def _stages(plan: _Plan) -> Iterator[str]:
     gpu, pool = plan.hardware.gpu, plan.pool_count
     widths = [32, 64, 128, 256] if gpu else [16, 32, 64, 128]
     batch, tuned = _batch(pool, 256 if gpu else 64), _batch(plan.train, 32 if gpu else 8)
-    epochs = plan.epochs(pool, plan.view * 2, 200)
+    epochs = max(plan.epochs(pool, plan.view * 2, 200), math.ceil(LEAST_STEPS / max(1, pool // batch)))
     channels = "" if plan.channels is None else f", channels: {plan.channels}"
     if plan.network is not None:
         yield from _model(plan.network, channels)
@@ -375,7 +376,10 @@ def _stages(plan: _Plan) -> Iterator[str]:
     yield f"  views: {{size: {plan.view}, crop: [0.2, 1.0], color_jitter: 0.8, gray: 0.2}}"
     yield "  optimizer: {name: adam, lr: 1.0e-3}"
     yield f"  batch_size: {batch}\tof {counted(pool, 'image')}"
-    yield f"  epochs: {epochs}\tabout ten minutes of {'a GPU' if gpu else 'a CPU core'}, or the most that is usual"
+    steps = (
+        f"{epochs * max(1, pool // batch)} steps; more help longer: pretune plan FILE --time says how long they take"
+    )
+    yield f"  epochs: {epochs}\t{steps}"
     yield ""
     yield "finetune:"
     yield f"  data: {plan.data}"
@@ -449,13 +453,9 @@ def _question(plan: _Plan) -> Iterator[str]:
 
 def _first(plan: _Plan, several_labels: bool) -> str:
     """The scale of a first answer: all starts and seeds, all labels, small images, short trainings."""
-    pool, train = plan.pool_count, plan.train
-    steps = (
-        pool // _batch(pool, 256 if plan.hardware.gpu else 64),
-        train // _batch(train, 32 if plan.hardware.gpu else 8),
-    )
-    longest = plan.epochs(pool, plan.view * 2, 200), plan.epochs(train, plan.size, 100)
-    wanted = [min(math.ceil(n / max(1, each)), most) for n, each, most in zip(FIRST, steps, longest, strict=True)]
+    gpu, pool, train = plan.hardware.gpu, plan.pool_count, plan.train
+    steps = pool // _batch(pool, 256 if gpu else 64), train // _batch(train, 32 if gpu else 8)
+    wanted = [math.ceil(least / max(1, each)) for least, each in zip(FIRST, steps, strict=True)]
     tied = plan.network is not None and plan.network.image_size is not None
     size = "" if tied else f", finetune.size: {plan.view}"
     labels = ", factors.labels: {finetune.labels: [all]}" if several_labels else ""

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from pretune.errors import ModelError
 from pretune.model.spans import Span, bands_of, spans, stacked
 from pretune.search_spaces import schema
-from pretune.trainables.data.checks.contact_sheets import palette
+from pretune.trainables.data.checks.contact_sheets import class_color
 from pretune.trainables.data.decode.fitting import fit_bands
 from pretune.trainables.data.decode.images import Bands, in_color, read_bands
 from pretune.trainables.data.listing import Reading
@@ -34,12 +34,6 @@ from pretune.trainables.views.joint import evaluation_batch
 from pretune.trainables.windows import bands as rows_of
 from pretune.trainables.windows import segmenting, slide
 
-# Black for the background, Okabe and Ito's colours, then hues a golden angle apart, so that no two classes share one.
-PALETTE = (
-    *((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115)),
-    *((240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)),
-    *map(tuple, palette(255)[:248].tolist()),
-)
 TILE_OVERLAP = 0.25  # of a tile, shared by neighbours
 TILES_AT_ONCE = 16  # put through the network together
 OVERLAY = 0.5  # share of the class colour in an overlay
@@ -133,7 +127,7 @@ class Model:
     @property
     def palette(self) -> tuple[tuple[int, int, int], ...]:
         """The RGB colour of each class in masks and overlays."""
-        return tuple(PALETTE[_color(number, self.background)] for number in range(len(self.classes)))
+        return tuple(class_color(number, self.background) for number in range(len(self.classes)))
 
     @property
     def background(self) -> int:
@@ -290,14 +284,8 @@ def _grid(model: Model, size: tuple[int, int]) -> Tensor:
 def colored(mask: Mask, background: int = 0) -> Image.Image:
     """Class indices as a palette image: values are the classes, colours are for people, black for the background."""
     image = Image.fromarray(mask)
-    image.putpalette([channel for number in range(256) for channel in PALETTE[_color(number, background)]])
+    image.putpalette([channel for number in range(256) for channel in class_color(number, background)])
     return image
-
-
-def _color(number: int, background: int) -> int:
-    """Position in the palette: classes take colours in their order, and black stays the background's own."""
-    place = number - (number > background)
-    return 0 if number == background else 1 + place
 
 
 def overlay(image: Image.Image, mask: Mask, background: int = 0) -> Image.Image:

@@ -104,6 +104,13 @@ def test_the_first_scale_compares_all_starts_in_short_trainings(hardware: Hardwa
         assert tuned.labels == 1.0
         assert tuned.size <= (128 if hardware.gpu else 64) or network == VIT
         assert 100 <= tuned.epochs * each < 100 + each
+    steps = [
+        stage.epochs * (70 // stage.batch_size)
+        for study in (first, whole)
+        for stage in study.cells[1].configuration().pretrain
+    ]
+    assert 80 <= steps[0] < 100  # in fewer SimCLR collapsed
+    assert steps[1] >= 500
 
 
 @pytest.mark.parametrize("hardware", [CPU, GPU])

@@ -27,12 +27,30 @@ Color = tuple[int, int, int]
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 
-def palette(classes: int) -> NDArray[np.uint8]:
-    """(256, 3): hues a golden angle apart in five brightnesses, so that neighbours differ; IGNORE is grey."""
+def _hue(number: int) -> Color:
+    """Hues a golden angle apart in five brightnesses, so that neighbours differ."""
+    rgb = colorsys.hsv_to_rgb(number * 0.618034 % 1, 0.85, (0.95, 0.6, 0.35, 0.8, 0.5)[number % 5])
+    red, green, blue = (round(255 * value) for value in rgb)
+    return red, green, blue
+
+
+# Black for the background, Okabe and Ito's colours, then hues, so that no two classes share one.
+CLASS_COLORS: tuple[Color, ...] = (
+    *((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115)),
+    *((240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)),
+    *map(_hue, range(248)),
+)
+
+
+def class_color(number: int, background: int) -> Color:
+    """The colour of a class wherever people see it; the background is black, the others take colours in their order."""
+    return CLASS_COLORS[0 if number == background else 1 + number - (number > background)]
+
+
+def palette(classes: int, background: int) -> NDArray[np.uint8]:
+    """(256, 3): the colours of the classes; IGNORE and what is no class are grey."""
     colors = np.full((256, 3), VOID, np.uint8)
-    for i in range(min(classes, IGNORE)):
-        hsv = colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.85, (0.95, 0.6, 0.35, 0.8, 0.5)[i % 5])
-        colors[i] = np.rint(255 * np.array(hsv)).astype(np.uint8)
+    colors[: min(classes, IGNORE)] = [class_color(i, background) for i in range(min(classes, IGNORE))]
     return colors
 
 
@@ -56,8 +74,8 @@ def data_sheet(
     rows: list[list[RGB]] = [[image] for image in images]
     legend: list[tuple[str, Color]] = []
     if masks is not None:
-        colors = palette(len(classes))
         clear = list(classes).index("background") if "background" in classes else None
+        colors = palette(len(classes), clear or 0)
         tinted = [overlay(image, mask, colors, clear) for image, mask in zip(images, masks, strict=True)]
         rows = [[*row, one] for row, one in zip(rows, tinted, strict=True)]
         legend = _mean_colors(tinted, masks, classes, clear)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from PIL import ImageFont
 
+from pretune.model.predict import colored
 from pretune.trainables.constants import IGNORE
 from pretune.trainables.data.checks.contact_sheets import (
     BORDER,
@@ -24,10 +26,16 @@ from pretune.trainables.data.checks.contact_sheets import (
 
 
 def test_neighbouring_classes_have_different_colours_and_ignored_pixels_are_grey() -> None:
-    colors = palette(30).astype(int)
+    colors = palette(30, 0).astype(int)
     apart = np.abs(colors[:30, None] - colors[None, :30]).sum(-1)
     assert apart[~np.eye(30, dtype=bool)].min() > 20
     assert tuple(colors[IGNORE]) == VOID
+
+
+@pytest.mark.parametrize("background", [0, 2])
+def test_classes_have_the_colours_that_predicted_masks_have(background: int) -> None:
+    shown = colored(np.arange(5, dtype=np.uint8)[None], background).convert("RGB")
+    assert np.asarray(shown)[0].tolist() == palette(5, background)[:5].tolist()
 
 
 def test_an_overlay_tints_every_class_but_the_clear_one() -> None:
@@ -45,7 +53,7 @@ def test_images_stand_beside_their_overlays() -> None:
     )
     middle = GAP + TILE // 2
     assert sheet[middle, middle].tolist() == [90, 90, 90]
-    tinted = np.rint(0.45 * 90 + 0.55 * palette(2)[1].astype(float))
+    tinted = np.rint(0.45 * 90 + 0.55 * palette(2, 0)[1].astype(float))
     assert sheet[middle, middle + TILE + 2].tolist() == tinted.tolist()
     assert sheet.shape[1] == 2 * (2 * (TILE + 2) + GAP) + GAP
 
@@ -62,7 +70,7 @@ def test_the_legend_shows_a_class_as_it_looks_on_the_sheet() -> None:
     masks = [np.zeros((8, 8), np.uint8) for _ in images]
     masks[0][:, :2], masks[1][:, :4] = 1, 1
     sheet = np.asarray(data_sheet(images, masks, ["a", "b"], ("background", "x"), 2))
-    tints = [np.rint(0.45 * grey + 0.55 * palette(2)[1].astype(float)) for grey in (90, 190)]
+    tints = [np.rint(0.45 * grey + 0.55 * palette(2, 0)[1].astype(float)) for grey in (90, 190)]
     swatch = sheet[-(LINE // 2), GAP + 4].astype(float)
     assert np.abs(swatch - (tints[0] + 2 * tints[1]) / 3).max() <= 1
 
