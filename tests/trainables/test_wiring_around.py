@@ -451,7 +451,7 @@ def train(name: str, data: ImageSet, context: RunContext) -> dict[str, float]:
 
 
 class Other(World):
-    """A worker that is not the first, and whose means and sums show that they were asked for."""
+    """A worker that is not the first, and whose means show that they were asked for. The others are as if not there."""
 
     @property
     def first(self) -> bool:
@@ -459,6 +459,15 @@ class Other(World):
 
     def mean(self, x: Tensor) -> Tensor:
         return x + 1000
+
+    def sum(self, x: Tensor) -> Tensor:
+        return x
+
+    def gather(self, x: Tensor) -> Tensor:
+        return torch.cat([x] * self.size)
+
+    def parallel(self, module: nn.Module) -> nn.Module:
+        return module
 
     def part(self, rows: Any) -> Any:
         return rows[:4]
@@ -477,7 +486,7 @@ def test_a_worker_takes_its_part_of_a_batch_and_means_with_the_others(
         return real(*args)
 
     with mock.patch.object(module, make, counting):
-        found = LOOPS[name](data, tmp_path, split=SPLIT._replace(val=SPLIT.val[:0]), world=Other())
+        found = LOOPS[name](data, tmp_path, split=SPLIT._replace(val=SPLIT.val[:0]), world=Other(1, 2))
     assert sizes == [4] * 5
     assert found.metrics[LOSS[name]] > 900
     assert name == "finetune" or found.metrics["train/feature_std"] > 900
