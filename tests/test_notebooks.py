@@ -57,7 +57,7 @@ def test_the_notebook_of_results_gives_the_numbers_of_the_evidence(
     assert sum(isinstance(value, go.Figure) for value in shown) == 4
     assert space["saved"]
     said = capsys.readouterr().out
-    assert "**0.763 ± 0.009**" in said
+    assert "**0.7626 ± 0.0094**" in said
     assert all(one.sentence in said for one in space["saved"])
 
 
