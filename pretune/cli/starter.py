@@ -210,6 +210,12 @@ class _Plan:
         """Share of pixels of the rarest class."""
         return 1.0 if self.labelled is None else self.labelled.meaning.rarest
 
+    @property
+    def batches(self) -> tuple[int, int]:
+        """Images in a batch of pretraining, and of fine-tuning."""
+        gpu = self.hardware.gpu
+        return _batch(self.pool_count, 256 if gpu else 64), _batch(self.train, 32 if gpu else 8)
+
     def epochs(self, images: int, size: int, most: int) -> int:
         slower = 1 if self.weights is None else EFFICIENTNET
         return int(max(5, min(most, self.hardware.pixels / (slower * images * size * size))))
@@ -359,7 +365,7 @@ def _unlabelled(plan: _Plan) -> Iterator[str]:
 def _stages(plan: _Plan) -> Iterator[str]:
     gpu, pool = plan.hardware.gpu, plan.pool_count
     widths = [32, 64, 128, 256] if gpu else [16, 32, 64, 128]
-    batch, tuned = _batch(pool, 256 if gpu else 64), _batch(plan.train, 32 if gpu else 8)
+    batch, tuned = plan.batches
     epochs = max(plan.epochs(pool, plan.view * 2, 200), math.ceil(LEAST_STEPS / max(1, pool // batch)))
     channels = "" if plan.channels is None else f", channels: {plan.channels}"
     if plan.network is not None:
@@ -453,8 +459,7 @@ def _question(plan: _Plan) -> Iterator[str]:
 
 def _first(plan: _Plan, several_labels: bool) -> str:
     """The scale of a first answer: all starts and seeds, all labels, small images, short trainings."""
-    gpu, pool, train = plan.hardware.gpu, plan.pool_count, plan.train
-    steps = pool // _batch(pool, 256 if gpu else 64), train // _batch(train, 32 if gpu else 8)
+    steps = [images // batch for images, batch in zip((plan.pool_count, plan.train), plan.batches, strict=True)]
     wanted = [math.ceil(least / max(1, each)) for least, each in zip(FIRST, steps, strict=True)]
     tied = plan.network is not None and plan.network.image_size is not None
     size = "" if tied else f", finetune.size: {plan.view}"
