@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from pretune.cli import cli
 from pretune.data.survey.masks import meaning_of_masks
-from pretune.data.survey.no_class import no_class, thin_borders
+from pretune.data.survey.no_class import borders_among, no_class
 from pretune.data.survey.pairs import survey_coco
 from pretune.search_spaces import schema
 from pretune.search_spaces.schema.palettes import PALETTES
@@ -143,12 +143,21 @@ def test_categories_of_a_coco_file_without_objects_in_these_images_are_left_out(
 def test_a_ring_around_an_object_is_a_border_and_nothing_else_is(border: int, radius: int, values: list[int]) -> None:
     """Whatever the values are; a pole is as thin, and stands before one other class."""
     with_ring, without = (np.array(values, np.int32)[scene(width, radius, thick=4)] for width in (border, 0))
-    assert thin_borders([with_ring]) == {values[3]}
-    assert thin_borders([without, without.T]) == set()
+    assert borders_among([with_ring]) == {values[3]}
+    assert borders_among([without, without.T]) == set()
+
+
+@pytest.mark.parametrize(("gap", "found"), [(0, {2}), (12, set())])
+def test_a_wide_border_is_one_only_if_it_keeps_the_others_apart(gap: int, found: set[int]) -> None:
+    """A ring of 8 px around a disc has inner pixels; with a gap of 12 rows the disc touches what is outside."""
+    away = np.hypot(*(np.mgrid[:96, :96] - 48.0))
+    trimap = np.select([away < 20, away < 28], [1, 2], 0).astype(np.int32)
+    trimap[48 : 48 + gap, 48:] = np.where(trimap[48 : 48 + gap, 48:] == 2, 0, trimap[48 : 48 + gap, 48:])
+    assert borders_among([trimap]) == found
 
 
 def test_a_wide_mask_is_looked_at_with_fewer_pixels() -> None:
-    assert thin_borders([scene(border=12, radius=500, side=2048)]) == {3}
+    assert borders_among([scene(border=12, radius=500, side=2048)]) == {3}
 
 
 @pytest.mark.parametrize(
