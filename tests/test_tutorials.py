@@ -22,7 +22,7 @@ TOP = Path(__file__).resolve().parents[1]
 TUTORIALS = sorted((TOP / "docs" / "tutorials").glob("*.md"))
 BLOCK = re.compile(r'(<!-- not run: .+? -->\n)?^```(\w+)(?: title="([\w.-]+)")?\n(.*?)^```$', re.M | re.S)
 STUDIES = {  # page -> folder of its study, its cells, and seeds of each
-    "first-study": ("runs/my-study", 6, 3),
+    "first-study": ("runs/my-study-first", 3, 3),
     "few-labels": ("runs/few", 6, 3),
     "learning-rates": ("runs/rates", 2, 3),
     "gpu": ("runs/fast", 2, 2),

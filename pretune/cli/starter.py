@@ -366,7 +366,8 @@ def _stages(plan: _Plan) -> Iterator[str]:
     gpu, pool = plan.hardware.gpu, plan.pool_count
     widths = [32, 64, 128, 256] if gpu else [16, 32, 64, 128]
     batch, tuned = plan.batches
-    epochs = max(plan.epochs(pool, plan.view * 2, 200), math.ceil(LEAST_STEPS / max(1, pool // batch)))
+    each = max(1, pool // batch)  # steps of an epoch
+    steps = max(plan.epochs(pool, plan.view * 2, 200) * each, LEAST_STEPS)
     channels = "" if plan.channels is None else f", channels: {plan.channels}"
     if plan.network is not None:
         yield from _model(plan.network, channels)
@@ -382,10 +383,7 @@ def _stages(plan: _Plan) -> Iterator[str]:
     yield f"  views: {{size: {plan.view}, crop: [0.2, 1.0], color_jitter: 0.8, gray: 0.2}}"
     yield "  optimizer: {name: adam, lr: 1.0e-3}"
     yield f"  batch_size: {batch}\tof {counted(pool, 'image')}"
-    steps = (
-        f"{epochs * max(1, pool // batch)} steps; more help longer: pretune plan FILE --time says how long they take"
-    )
-    yield f"  epochs: {epochs}\t{steps}"
+    yield f"  steps: {steps}\t{steps / each:.0f} epochs; more may help: pretune plan FILE --time says how long they take"
     yield ""
     yield "finetune:"
     yield f"  data: {plan.data}"
@@ -453,19 +451,18 @@ def _question(plan: _Plan) -> Iterator[str]:
     limit = f", data.{plan.data}.limit: 200" if plan.count > 200 else ""
     pool = ", data.unlabelled.limit: 200" if plan.pool is not None and plan.pool.seen.count > 200 else ""
     yield "scales:\tpretune run FILE --scale NAME"
-    yield f"  small: {{pretrain.epochs: 2, finetune.epochs: 2{limit}{pool}}}\ttests that all works; ignore its numbers"
+    yield f"  small: {{pretrain.steps: 10, finetune.epochs: 2{limit}{pool}}}\ttests that all works; ignore its numbers"
     yield _first(plan, several_labels)
 
 
 def _first(plan: _Plan, several_labels: bool) -> str:
     """The scale of a first answer: all starts and seeds, all labels, small images, short trainings."""
-    steps = [images // batch for images, batch in zip((plan.pool_count, plan.train), plan.batches, strict=True)]
-    wanted = [math.ceil(least / max(1, each)) for least, each in zip(FIRST, steps, strict=True)]
+    tuned = math.ceil(FIRST[1] / max(1, plan.train // plan.batches[1]))
     tied = plan.network is not None and plan.network.image_size is not None
     size = "" if tied else f", finetune.size: {plan.view}"
     labels = ", factors.labels: {finetune.labels: [all]}" if several_labels else ""
-    about = f"about {FIRST[0]} steps of pretraining and {FIRST[1]} of fine-tuning: a first answer"
-    return f"  first: {{pretrain.epochs: {wanted[0]}, finetune.epochs: {wanted[1]}{size}{labels}}}\t{about}"
+    about = f"a first answer: short trainings (about {FIRST[1]} steps of fine-tuning), all labels"
+    return f"  first: {{pretrain.steps: {FIRST[0]}, finetune.epochs: {tuned}{size}{labels}}}\t{about}"
 
 
 def _aligned(lines: Sequence[str]) -> Iterator[str]:

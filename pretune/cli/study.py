@@ -459,7 +459,7 @@ def init(
         click.echo(f"next: edit the placeholders in {file}, because --images was not given; then pretune plan {file}")
     else:
         _check_starter(file)
-        click.echo(f"next: pretune data check {file}")
+        click.echo(f"next: pretune data check {file}\nthen: pretune run {file} --scale first")
 
 
 def _check_starter(file: Path) -> None:
