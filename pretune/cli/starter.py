@@ -383,7 +383,7 @@ def _stages(plan: _Plan) -> Iterator[str]:
     yield f"  views: {{size: {plan.view}, crop: [0.2, 1.0], color_jitter: 0.8, gray: 0.2}}"
     yield "  optimizer: {name: adam, lr: 1.0e-3}"
     yield f"  batch_size: {batch}\tof {counted(pool, 'image')}"
-    yield f"  steps: {steps}\t{steps / each:.0f} epochs; more may help: pretune plan FILE --time says how long they take"
+    yield f"  steps: {steps}\t{steps / each:.0f} epochs; more may help: pretune plan FILE --time says how long"
     yield ""
     yield "finetune:"
     yield f"  data: {plan.data}"

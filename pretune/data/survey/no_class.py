@@ -12,7 +12,7 @@ REACH = 3  # px to each side: a line up to twice as wide has no inner pixel
 LOOKED_AT = 512  # px that the shorter side of a mask is brought to at most, by leaving out pixels
 INNER = 0.02  # share of inner pixels up to which a value is thin
 BETWEEN = 0.9  # share of a border's pixels that have two other values near
-# Of a trimap's border, which is wider: it keeps the other values from touching each other. Pets at 128 px: 0.08, 0.86, 0.
+# Of a trimap's border, which is wider, and keeps the others from touching. Pets at 128 px: 0.08, 0.86, 0.
 WIDE_INNER, WIDE_BETWEEN, TOUCHING = 0.3, 0.6, 0.02
 VOC_BORDER = 0xE0E0C0  # the colour of index 255 in VOC's palette, which annotation tools use too
 FEWEST = 4  # colours from which on a rare black may mean "no label"
