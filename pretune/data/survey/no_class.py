@@ -76,12 +76,10 @@ def _uniform(mask: NDArray[np.int32]) -> NDArray[np.bool_]:
 
 def _unlike_neighbours(mask: NDArray[np.int32]) -> NDArray[np.int32]:
     """(E, 2): values of each pair of neighbours, in a row or a column, that differ."""
-    pairs = [
-        np.stack([one.ravel(), other.ravel()], axis=1)
-        for one, other in ((mask[1:], mask[:-1]), (mask[:, 1:], mask[:, :-1]))
-    ]
-    both = np.concatenate(pairs)
-    return both[both[:, 0] != both[:, 1]]
+    sides = ((mask[1:], mask[:-1]), (mask[:, 1:], mask[:, :-1]))
+    pairs = np.concatenate([np.stack([one.ravel(), other.ravel()], axis=1) for one, other in sides])
+    unlike: NDArray[np.int32] = pairs[pairs[:, 0] != pairs[:, 1]]
+    return unlike
 
 
 def _between(mask: NDArray[np.int32]) -> dict[int, int]:
