@@ -142,19 +142,37 @@ def start_ray(
     with starting, import_path.beside_our_code(), _our_signals():
         import ray
 
-        with nullcontext() if address else ended_with_ray():
-            context = ray.init(
-                **(_there(address, dashboard) if address else _here(cpus, dashboard)),
-                dashboard_host="127.0.0.1",
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=True,
-            )
+        given = _there(address, dashboard) if address else _here(cpus, dashboard)
+        given |= {"dashboard_host": "127.0.0.1", "log_to_driver": False, "logging_level": logging.ERROR}
+        context = ray.init(**given, configure_logging=True) if address else _init_here(given, say)
         if not address:
             reaper.begin()
             _check_loopback(ray.get_runtime_context().gcs_address)
         if dashboard:
             say(f"dashboard: http://{context.dashboard_url} (it asks for the token that `ray get-auth-token` prints)")
+
+
+def _init_here(given: Mapping[str, Any], say: Callable[[str], None]) -> Any:
+    """Start a Ray of this process alone, a second time where the first fails.
+
+    Ray ends its node process where its agents do not start within 15 s (ray-project/ray#65983), and has no setting for
+    that. A busy computer needs longer. At the second start their files are in memory.
+    """
+    import ray
+
+    for is_last in (False, True):
+        others = set(reaper.below(os.getpid()))
+        try:
+            with ended_with_ray():
+                return ray.init(**given)
+        except Exception as error:
+            ray.shutdown()
+            reaper.end_below(keep=others)
+            if is_last or isinstance(error, OSError):  # a full disk stays full
+                raise
+        say(
+            "Ray did not start in the time that it allows, mostly since the computer is busy; starting it once more ..."
+        )
 
 
 def _check_loopback(head: str) -> None:
@@ -200,7 +218,8 @@ def _started(own_token: bool) -> Iterator[None]:
     except Exception as error:
         text = " ".join(str(error).split())[:300]
         raise ClusterError(
-            f"Ray did not start on this machine: {text} (is it short of memory or very busy?)"
+            f"Ray did not start on this machine: {text} (run the command again with less other work running; Ray also "
+            "needs some free memory and disk)"
         ) from error
 
 
