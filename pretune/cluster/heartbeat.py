@@ -176,9 +176,10 @@ def programs_below() -> dict[int, str]:
 
 @contextmanager
 def ended_with_ray() -> Iterator[None]:
-    """While Ray starts in this process: end the process with a sentence where Ray waits for a dead head or node process.
+    """While Ray starts in this process: end the process with a sentence where Ray waits for ever for a dead one.
 
-    Mostly Ray gives up by itself and raises. In parts of its C++ it waits for ever, and nothing of ours can interrupt it.
+    Mostly Ray notices that its head or node process died, and raises. In parts of its C++ it does not, and nothing of
+    ours can interrupt it.
     """
     over = threading.Event()
 

@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -158,21 +158,29 @@ def _init_here(given: Mapping[str, Any], say: Callable[[str], None]) -> Any:
     Ray ends its node process where its agents do not start within 15 s (ray-project/ray#65983), and has no setting for
     that. A busy computer needs longer. At the second start their files are in memory.
     """
-    import ray
-
-    for is_last in (False, True):
-        others = set(reaper.below(os.getpid()))
-        try:
-            with ended_with_ray():
-                return ray.init(**given)
-        except Exception as error:
-            ray.shutdown()
-            reaper.end_below(keep=others)
-            if is_last or isinstance(error, OSError):  # a full disk stays full
-                raise
+    others = set(reaper.below(os.getpid()))
+    try:
+        return _init_once(given, others)
+    except OSError:  # a full disk stays full
+        raise
+    except Exception:
         say(
             "Ray did not start in the time that it allows, mostly since the computer is busy; starting it once more ..."
         )
+    return _init_once(given, others)
+
+
+def _init_once(given: Mapping[str, Any], others: Collection[int]) -> Any:
+    """Start Ray; where that fails, no process of it stays. `others` are processes below this one that are not Ray's."""
+    import ray
+
+    try:
+        with ended_with_ray():
+            return ray.init(**given)
+    except BaseException:
+        ray.shutdown()
+        reaper.end_below(keep=others)
+        raise
 
 
 def _check_loopback(head: str) -> None:
