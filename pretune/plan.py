@@ -52,6 +52,7 @@ class Plan:
     state_bytes: int = 0  # of the largest state, which a stage run has while it runs
     peak_bytes: Mapping[str, int] = field(default_factory=dict)  # of a training step by kind of stage, with the costs
     checkpointed_bytes: Mapping[str, int] = field(default_factory=dict)  # of it with activation checkpointing
+    scale: str = ""  # of the study's scales the one that is planned
 
 
 def make_plan(
@@ -89,6 +90,7 @@ def make_plan(
         gpu_hours=None,
         disk_bytes=None,
         warnings=(*study.warnings, *at_most(study), *dict.fromkeys(run.notes), *few_seeds(study)),
+        scale=study.scale,
     )
     return plan, stages
 

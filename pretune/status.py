@@ -215,6 +215,7 @@ class State:
                 elapsed=0.0,
                 remaining=self._remaining(stages, outcomes),
                 messages=(),
+                scale=self.study.scale,
                 target=compared_by(self.study.header.tune),
             )
             self._counts_due = time.monotonic() + max(0.5, 20 * (time.monotonic() - began))

@@ -1,4 +1,4 @@
-"""Words for counts."""
+"""Words that several parts of Pretune share: counts, and the name of a study."""
 
 from __future__ import annotations
 
@@ -13,3 +13,8 @@ def counted(count: int, noun: str) -> str:
 def plural(noun: str, count: int = 2) -> str:
     """The noun as it stands behind `count`: 'image' behind 1, else 'images'."""
     return noun if count == 1 else f"{noun}{'es' if noun.endswith(ES) else 's'}"
+
+
+def titled(study: str, scale: str) -> str:
+    """'leaves', or 'leaves (scale first)': nobody should take the numbers of a scale for those of the whole study."""
+    return f"{study} (scale {scale})" if scale else study

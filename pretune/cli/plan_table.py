@@ -8,14 +8,14 @@ from rich.text import Text
 
 from pretune.monitor.plain import plain
 from pretune.plan import Plan
-from pretune.search_spaces.words import counted
+from pretune.search_spaces.words import counted, titled
 
 NOUNS = {"pretrain": "pretraining", "finetune": "fine-tuning"}
 ORDINALS = ("first", "second", "third", "fourth")
 
 
 def print_plan(plan: Plan, parallel: int, console: Console) -> None:
-    table = Table(title=Text(f"plan of {plan.study}"), show_header=False, title_justify="left")
+    table = Table(title=Text(f"plan of {titled(plan.study, plan.scale)}"), show_header=False, title_justify="left")
     table.add_row("cells", str(plan.cells))
     table.add_row("configurations (hyperparameter settings)", str(plan.configurations))
     table.add_row("final runs (cells x seeds)", str(plan.replicates))

@@ -63,6 +63,7 @@ def write_header(study: Study, folder: Path, digest_of: DigestOf | None = None) 
     content = {
         "format": STUDY_FORMAT,
         "study": study.name,
+        "scale": study.scale,
         "question": study.header.question,
         "factors": {name: list(levels) for name, levels in study.factors.items()},
         "cells": [{"label": cell.label, "levels": cell.levels} for cell in study.cells],

@@ -18,6 +18,7 @@ from pretune.analysis.load.runs import load_stage_runs
 from pretune.analysis.load.searches import load_notes
 from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Outcome
+from pretune.plan import make_plan
 from pretune.results import tables
 from pretune.search import program
 from pretune.search.optuna_study import open_storage
@@ -60,6 +61,18 @@ def test_what_is_written_is_of_the_format_that_is_read(tiny: dict[str, Any], tmp
     tables.write_header(from_dict(tiny), tmp_path)
     assert json.loads((tmp_path / "study.json").read_text())["format"] == STUDY_FORMAT
     assert load_header(tmp_path).study == tiny["study"]
+
+
+@pytest.mark.parametrize(("scale", "title"), [(None, "tiny"), ("first", "tiny (scale first)")])
+def test_the_scale_that_was_run_stands_beside_the_studys_name(
+    scale: str | None, title: str, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    study = from_dict(tiny | {"scales": {"first": {"finetune.steps": 3}}}, scale)
+    tables.write_header(study, tmp_path)
+    header = load_header(tmp_path)
+    assert (header.scale, header.title) == (scale or "", title)
+    assert study.title == title
+    assert make_plan(study, lambda data: "digest")[0].scale == (scale or "")
 
 
 def test_what_metrics_mean_is_stored_with_the_results(tiny: dict[str, Any], tmp_path: Path) -> None:
