@@ -38,7 +38,7 @@ class Plan:
     replicates: int  # of the confirm phase
     stage_runs: int
     stage_runs_without_sharing: int
-    by_stage: dict[str, int]
+    by_stage: dict[str, int]  # by title of the stage
     stored: int | None  # stage runs that the store already holds; None where it was not asked
     sharing: str
     continuing: str  # what trainings of several lengths cost together, and why some cannot be continued
@@ -73,7 +73,7 @@ def make_plan(
         sum(len(planned.stages) for planned in run.replicates if not planned.pair)
         + sum(planned.pair for planned in run.replicates) // 2
     )
-    counts = Counter(stage.name for stage in stages)
+    counts = Counter(stage.title for stage in stages)
     configurations = {(planned.cell.label, planned.configuration) for planned in run.replicates}
     plan = Plan(
         study=study.name,

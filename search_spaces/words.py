@@ -1,4 +1,4 @@
-"""Words that several parts of Pretune share: counts, and the name of a study."""
+"""Words that several parts of Pretune share: counts, and the names of a study and of a stage."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ def plural(noun: str, count: int = 2) -> str:
 def titled(study: str, scale: str) -> str:
     """'leaves', or 'leaves (scale first)': nobody should take the numbers of a scale for those of the whole study."""
     return f"{study} (scale {scale})" if scale else study
+
+
+def stage_title(stage: str, method: str) -> str:
+    """'pretrain simclr', 'pretrain.0 weights', 'finetune': a stage's name, and of a pretraining its method."""
+    return f"{stage} {method}" if method else stage

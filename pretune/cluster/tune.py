@@ -296,7 +296,7 @@ def run_trials(
     Args:
         task_for: makes the task of a stage, given its GPUs.
         live: filled with what is under way, by trial, for whoever draws it.
-        images: counts the training images seen, by name of stage.
+        images: counts the training images seen, by title of the stage.
         named: every stage run has an actor of its own, shown on the dashboard by stage, cell and seed: about 4 s each.
         groups: some stages run on several workers. Tune would keep an idle actor for its next trial, and the CPUs that
             a lost worker needs to come back with it: every stage run has an actor of its own then, too.

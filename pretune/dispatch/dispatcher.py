@@ -65,7 +65,7 @@ class Dispatcher:
     resources: ClusterResources
     task_for: Callable[[Stage, float], StageTask]
     live: dict[str, RunningTrial]  # what is under way, by trial
-    images: dict[str, int] = field(default_factory=dict)  # seen in training, by name of stage
+    images: dict[str, int] = field(default_factory=dict)  # seen in training, by title of the stage
     fault: Exception | None = None  # ours, raised while Tune called us: it would log it and go on
     nodes: Callable[[], Sequence[ClusterNode]] | None = None  # what the cluster has now: nodes come and go
     say: Callable[[str], None] = _ignore  # to whoever watches and reads the log
@@ -183,7 +183,7 @@ class Dispatcher:
         elif live:
             steps = result.get("step", 0) - live.latest.get("step", 0)
             seen = round(max(0, steps) * getattr(live.stage.settings, "batch_size", 0))
-            self.images[live.stage.name] = self.images.get(live.stage.name, 0) + seen
+            self.images[live.stage.title] = self.images.get(live.stage.title, 0) + seen
             live.latest, live.heard, live.mentioned = result, time.monotonic(), False
             self.resources.settle(live.stage.fingerprint, result.get("node", ""))
 
