@@ -19,6 +19,7 @@ from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Failure, Outcome
 from pretune.search_spaces.stages import Stage
 from pretune.store.store import StoreError
+from pretune.trainables.constants import RESUMED
 from pretune.worker.task import NEWS, StageTask
 
 TRANSPORT = "pretune"  # key of a trial's configuration: what carries the stage; all other keys are for people
@@ -176,12 +177,12 @@ class Dispatcher:
             self._idle_since = math.inf
 
     def progress(self, trial: str, result: dict[str, Any]) -> None:
-        """A trial reports. A stage that goes on from its checkpoint counts the images before it once more."""
+        """A trial reports. A stage that goes on from its checkpoint does not count the images before it once more."""
         if (live := self.live.get(trial)) and NEWS in result:
             live.heard = time.monotonic()
             self.say(f"{live.label}: {result[NEWS]}")
         elif live:
-            steps = result.get("step", 0) - live.latest.get("step", 0)
+            steps = 0 if RESUMED in result else result.get("step", 0) - live.latest.get("step", 0)
             seen = round(max(0, steps) * getattr(live.stage.settings, "batch_size", 0))
             self.images[live.stage.title] = self.images.get(live.stage.title, 0) + seen
             live.latest, live.heard, live.mentioned = result, time.monotonic(), False
