@@ -38,7 +38,7 @@ class Plan:
     replicates: int  # of the confirm phase
     stage_runs: int
     stage_runs_without_sharing: int
-    by_stage: dict[str, int]
+    by_stage: dict[str, int]  # by title of the stage
     stored: int | None  # stage runs that the store already holds; None where it was not asked
     sharing: str
     continuing: str  # what trainings of several lengths cost together, and why some cannot be continued
@@ -52,6 +52,7 @@ class Plan:
     state_bytes: int = 0  # of the largest state, which a stage run has while it runs
     peak_bytes: Mapping[str, int] = field(default_factory=dict)  # of a training step by kind of stage, with the costs
     checkpointed_bytes: Mapping[str, int] = field(default_factory=dict)  # of it with activation checkpointing
+    scale: str = ""  # of the study's scales the one that is planned
 
 
 def make_plan(
@@ -72,7 +73,7 @@ def make_plan(
         sum(len(planned.stages) for planned in run.replicates if not planned.pair)
         + sum(planned.pair for planned in run.replicates) // 2
     )
-    counts = Counter(stage.name for stage in stages)
+    counts = Counter(stage.title for stage in stages)
     configurations = {(planned.cell.label, planned.configuration) for planned in run.replicates}
     plan = Plan(
         study=study.name,
@@ -89,6 +90,7 @@ def make_plan(
         gpu_hours=None,
         disk_bytes=None,
         warnings=(*study.warnings, *at_most(study), *dict.fromkeys(run.notes), *few_seeds(study)),
+        scale=study.scale,
     )
     return plan, stages
 

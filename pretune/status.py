@@ -24,6 +24,7 @@ from pretune.search_spaces.metrics import TRAINING_LOSSES, direction_of
 from pretune.search_spaces.resolve import Study
 from pretune.search_spaces.schema import Tune
 from pretune.search_spaces.stages import Stage
+from pretune.search_spaces.words import stage_title
 from pretune.store.lookup import DRIVER, costs
 from pretune.store.mirror import Publisher
 from pretune.store.store import Store, write_atomically
@@ -63,11 +64,13 @@ class State:
     driver: str = field(default_factory=lambda: uuid.uuid4().hex)  # this run, among all drivers
     stopped: bool = False
     live: dict[str, RunningTrial] = field(default_factory=dict)
-    seconds: dict[str, list[float]] = field(default_factory=dict)  # per stage name, of stages trained in this run
-    images: dict[str, int] = field(default_factory=dict)  # seen in training, per stage name
+    seconds: dict[str, list[float]] = field(
+        default_factory=dict
+    )  # by title of the stage, of stages trained in this run
+    images: dict[str, int] = field(default_factory=dict)  # seen in training, by title of the stage
     taken: dict[str, gpu_sharing.Taken] = field(
         default_factory=dict
-    )  # GPU memory, the most of a stage run, per stage name
+    )  # GPU memory, the most of a stage run, by title of the stage
     notes: list[str] = field(default_factory=list)
     tell: Callable[[str], None] | None = None
     publisher: Publisher | None = None
@@ -95,11 +98,11 @@ class State:
             self.taken_over += of_another
             self.trained += not of_another
             if entry is not None:
-                self.seconds.setdefault(stage.name, []).append(entry.seconds)
+                self.seconds.setdefault(stage.title, []).append(entry.seconds)
                 if memory := costs(entry).get("cost/gpu_memory"):
-                    most = max(memory, self.taken[stage.name].most if stage.name in self.taken else 0.0)
+                    most = max(memory, self.taken[stage.title].most if stage.title in self.taken else 0.0)
                     total = float(entry.about["machine"].get("gpu_memory_total") or 0.0)
-                    self.taken[stage.name] = gpu_sharing.Taken(stage, most, total)
+                    self.taken[stage.title] = gpu_sharing.Taken(stage, most, total)
             self.write_so_far()
         if kind not in ("reused", "started"):
             self.notes.append(line)
@@ -127,7 +130,7 @@ class State:
     def label(self, stage: Stage) -> str:
         """`finetune encoder=frozen skip=true seed 2`; a shared pretraining goes by its seed alone."""
         self._name_new_runs()
-        return self._labels.get(stage.fingerprint, stage.name)
+        return self._labels.get(stage.fingerprint, stage.title)
 
     def parameters(self, stage: Stage) -> dict[str, Any]:
         """Stage, phase, seed, levels of factors and chosen values that all uses of a stage run have in common."""
@@ -139,8 +142,9 @@ class State:
         end = len(self.run.replicates)  # two threads ask, and uses are added meanwhile
         for use in self.run.replicates[self._labelled : end]:
             for name, part in use.stages.items():
-                whole = f"{name} {use.cell.label} seed {use.replicate.seed}"
-                short = f"{name} seed {use.replicate.pretrain}"
+                title = stage_title(name, part.method)
+                whole = f"{title} {use.cell.label} seed {use.replicate.seed}"
+                short = f"{title} seed {use.replicate.pretrain}"
                 known = self._labels.get(part.fingerprint)
                 alone = known is None or known == whole
                 self._labels[part.fingerprint] = whole if alone else known if use.pair and known else short
@@ -169,7 +173,7 @@ class State:
         """Return the stage runs known so far that the store already holds."""
         known, reused = len(stages_in(self.run.replicates)), len(self.scheduler.reused)
         kinds = [
-            stage.name for key, stage in stages_in(self.run.replicates).items() if key not in self.scheduler.outcomes
+            stage.title for key, stage in stages_in(self.run.replicates).items() if key not in self.scheduler.outcomes
         ]
         to_do = ", ".join(f"{kinds.count(name)} {name}" for name in dict.fromkeys(kinds))
         return f"{reused} of {known} stage runs are in the store; to run: {to_do}; "
@@ -215,6 +219,7 @@ class State:
                 elapsed=0.0,
                 remaining=self._remaining(stages, outcomes),
                 messages=(),
+                scale=self.study.scale,
                 target=compared_by(self.study.header.tune),
             )
             self._counts_due = time.monotonic() + max(0.5, 20 * (time.monotonic() - began))
@@ -261,12 +266,12 @@ class State:
             yield CellStatus(label, len(found), expected[label], mean, spread)
 
     def _remaining(self, stages: dict[str, Stage], outcomes: Outcomes) -> float | None:
-        """Seconds left, from the times of stages of the same name; None until each kind was seen once."""
+        """Seconds left, from the times of stages of the same title; None until each kind was seen once."""
         to_do = [stage for key, stage in stages.items() if key not in outcomes]
-        if self.run.open_searches or any(stage.name not in self.seconds for stage in to_do):
+        if self.run.open_searches or any(stage.title not in self.seconds for stage in to_do):
             return None
         means = {name: statistics.fmean(values) for name, values in list(self.seconds.items())}
-        work = sum(means[stage.name] for stage in to_do)
+        work = sum(means[stage.title] for stage in to_do)
         work -= sum(time.monotonic() - trial.began for trial in list(self.live.values()))
         return max(0.0, work) / max(1, len(self.live))
 

@@ -32,6 +32,7 @@ from pretune.search_spaces.rules import check_cells, check_header
 from pretune.search_spaces.rules_task import check_overlaid, check_writers
 from pretune.search_spaces.schema import Configuration, Header
 from pretune.search_spaces.tuning import tuning_warnings
+from pretune.search_spaces.words import titled
 
 STAGE_KEYS = tuple(Configuration.model_fields)
 HEADER_KEYS = tuple(Header.model_fields)
@@ -48,10 +49,16 @@ class Study:
     resolved: dict[str, Any]  # the study as one YAML-able mapping, scales and --set applied
     source: str
     warnings: tuple[str, ...]
+    scale: str = ""  # that was laid over the file; "" for none
 
     @property
     def name(self) -> str:
         return self.header.study
+
+    @property
+    def title(self) -> str:
+        """The name for people, with the scale."""
+        return titled(self.name, self.scale)
 
     @property
     def published(self) -> list[dict[str, Any]]:
@@ -117,7 +124,13 @@ def resolve(document: Document, scale: str | None = None, overrides: Sequence[st
     names = {name: tuple(levels) for name, levels in factors.items()}
     resolved = {key: space.to_plain(data[key]) for key in STUDY_KEYS if key in data and key != "scales"}
     return Study(
-        header, names, tuple(cell for cell, _ in cells), resolved, document.source, tuple(dict.fromkeys(warnings))
+        header,
+        names,
+        tuple(cell for cell, _ in cells),
+        resolved,
+        document.source,
+        tuple(dict.fromkeys(warnings)),
+        scale or "",
     )
 
 

@@ -38,6 +38,7 @@ from pretune.search_spaces.schema import (
     meaning_of,
     ramps,
 )
+from pretune.search_spaces.words import stage_title
 
 # Streams of one replicate that other code must not collide with start here: report seeds are 0, 1, 2, ...
 FIRST_SEARCH_SEED = 1000
@@ -87,6 +88,16 @@ class Stage:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Stage) and other.fingerprint == self.fingerprint
+
+    @property
+    def method(self) -> str:
+        """The pretraining's method; "" for other stages."""
+        return self.settings.method.name if isinstance(self.settings, Pretrain) else ""
+
+    @property
+    def title(self) -> str:
+        """The stage's name for people."""
+        return stage_title(self.name, self.method)
 
     @property
     def parents(self) -> tuple[Stage, ...]:

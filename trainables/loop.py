@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from pretune.search_spaces import schema
 from pretune.trainables import checkpoints
+from pretune.trainables.constants import RESUMED
 from pretune.trainables.data.image_set import ImageSet, Pixels
 from pretune.trainables.distributed import ALONE, World
 from pretune.trainables.files import HISTORY, NOTES, WEIGHTS
@@ -313,7 +314,10 @@ class Progress:
         self.meter = LossMeter(loss, world=context.world)
 
     def resume(self) -> None:
-        """Continue from the state that an earlier attempt, or a shorter training, left; from the start without one."""
+        """Continue from the state that an earlier attempt, or a shorter training, left, and report where.
+
+        Without a state the training starts from the beginning.
+        """
         state = checkpoints.load_state(self._context.resume, self._context.device)
         if state is None:
             return
@@ -323,6 +327,7 @@ class Progress:
         self.meter = LossMeter(
             self.meter.metric, self.first - len(losses), losses, self._context.world, averaged=len(losses)
         )
+        self._context.report({"step": self.first, "total": self._length.end, RESUMED: 1.0})
 
     def record(self, step: int, values: Mapping[str, float]) -> None:
         """Add the values of an epoch that ends with `step` to the learning curve, and report them."""

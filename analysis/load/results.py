@@ -20,6 +20,7 @@ from pretune.search_spaces.metrics import (
     from_json,
     turned,
 )
+from pretune.search_spaces.words import titled
 
 RESULT_COLUMNS = (
     *("study", "phase", "cell", "configuration", "seed"),
@@ -96,6 +97,12 @@ class StudyHeader:
     checkpoints: Mapping[str, str] = field(default_factory=dict)  # cell -> weights that are scored: last, best, tuned
     data: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # data set -> digests of its content
     tasks: Mapping[str, str] = field(default_factory=dict)  # cell -> the data set that is fine-tuned on
+    scale: str = ""  # of the study's scales the one that was run; "" for none, and before 2026-11-29
+
+    @property
+    def title(self) -> str:
+        """The study's name for people, with the scale."""
+        return titled(self.study, self.scale)
 
     def definition(self, metric: str) -> MetricDefinition:
         """As stored with the results, else today's table. Raises ResultsError for a metric that neither knows."""
@@ -182,6 +189,7 @@ def parse_header(content: Mapping[str, Any]) -> StudyHeader:
         checkpoints={str(cell): str(kept) for cell, kept in (content.get("checkpoints") or {}).items()},
         data={str(name): tuple(map(str, digests)) for name, digests in (content.get("data") or {}).items()},
         tasks={str(cell): str(task) for cell, task in (content.get("tasks") or {}).items()},
+        scale=str(content.get("scale") or ""),
     )
 
 

@@ -13,7 +13,7 @@ import pandas
 
 from pretune.analysis.load.results import ResultsError, read_parquet
 from pretune.analysis.load.searches import shown_values
-from pretune.search_spaces.words import counted
+from pretune.search_spaces.words import counted, stage_title
 
 _COLUMNS = ["fingerprint", "stage", "seconds", "bytes", "machine"]
 _KEYS = ["phase", "stage", "cell", "seed", "fingerprint"]
@@ -61,9 +61,14 @@ def load_stage_runs(folder: Path) -> pandas.DataFrame:
     return found
 
 
+def title_of(row: Mapping[Any, Any]) -> str:
+    """The stage of a row for people: with its method, which rows of before 2026-11-29 do not have."""
+    return stage_title(str(row["stage"]), str(row.get("method") or ""))
+
+
 def stage_costs(stage_runs: pandas.DataFrame) -> tuple[Cost, ...]:
-    """One entry per stage, in the order in which stages first appear."""
-    groups = stage_runs.groupby("stage", sort=False)
+    """One entry per stage, and of pretrainings per method, in the order in which they first appear."""
+    groups = stage_runs.groupby([title_of(row) for row in stage_runs.to_dict("records")], sort=False)
     return tuple(_cost(str(stage), rows) for stage, rows in groups)
 
 
@@ -110,7 +115,7 @@ def failures(results: pandas.DataFrame) -> tuple[FailedRuns, ...]:
     groups: dict[tuple[str, str, str, str, str], list[int]] = {}
     for row in failed.to_dict("records"):
         where, values = _levels_of(row), shown_values(str(row.get("chosen") or "{}"))
-        key = (str(row["stage"]), where, values, str(row["outcome"]), _cause(row["cause"]))
+        key = (title_of(row), where, values, str(row["outcome"]), _cause(row["cause"]))
         groups.setdefault(key, []).append(int(row["seed"]))
     return tuple(FailedRuns(*key, tuple(sorted(set(seeds)))) for key, seeds in groups.items())
 
@@ -146,7 +151,7 @@ def run_table(results: pandas.DataFrame, stage_runs: pandas.DataFrame) -> RunTab
 def _run_row(row: Mapping[Any, Any], seconds: Mapping[str, float]) -> list[Any]:
     took = seconds.get(row["fingerprint"])
     chosen = str(row.get("chosen") or "{}")
-    head = [row["phase"], row["stage"], row["cell"], int(row["seed"]), row["outcome"]]
+    head = [row["phase"], title_of(row), row["cell"], int(row["seed"]), row["outcome"]]
     return [*map(_item, head), _short(took), _cause(row["cause"]), "" if chosen == "{}" else chosen, row["fingerprint"]]
 
 

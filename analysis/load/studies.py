@@ -46,9 +46,9 @@ def load_studies(folders: Sequence[Path]) -> tuple[StoredStudy, ...]:
     if twice:
         raise ResultsError(f"{twice[0]} is given twice: name each study once")
     headers = [load_header(folder) for folder in folders]
-    named = Counter(header.study for header in headers)
+    named = Counter(header.title for header in headers)
     titles = [
-        header.study if named[header.study] == 1 else str(folder)
+        header.title if named[header.title] == 1 else str(folder)
         for folder, header in zip(folders, headers, strict=True)
     ]
     names = titles if max(map(len, titles)) <= _LONGEST_NAME else [_letter(place) for place in range(len(titles))]

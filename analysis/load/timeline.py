@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pandas
 
+from pretune.analysis.load.runs import title_of
 from pretune.search_spaces.words import counted
 
 PAUSE = 60.0  # seconds without any stage run, after which the next ones are of another run of the study
@@ -18,7 +19,7 @@ class StageSpan(NamedTuple):
     lane: int  # from 0
     start: float  # seconds since the first stage run, pauses excluded
     seconds: float
-    stage: str
+    stage: str  # its title
     fingerprint: str
 
 
@@ -50,7 +51,7 @@ def timeline(stage_runs: pandas.DataFrame) -> Timeline | None:
         ended = max(ended, started + seconds)
         lane = next((i for i, when in enumerate(free) if when <= started), len(free))
         free[lane : lane + 1] = [started + seconds]
-        spans.append(StageSpan(lane, started - excluded, seconds, str(row["stage"]), str(row["fingerprint"])))
+        spans.append(StageSpan(lane, started - excluded, seconds, title_of(row), str(row["fingerprint"])))
     if not spans:
         return None
     whole = ended - excluded

@@ -30,6 +30,7 @@ from pretune.analysis.load.replicates import (
     replicate_results,
 )
 from pretune.analysis.load.results import ResultsError
+from pretune.analysis.load.runs import title_of
 from pretune.analysis.load.studies import StoredStudy, load_studies
 from pretune.analysis.questions.differences import paired_values
 from pretune.analysis.questions.differing import StudyDifferences, study_differences
@@ -304,9 +305,9 @@ def shared_runs(first: StoredStudy, other: StoredStudy) -> str:
 
 
 def _confirmed(results: pandas.DataFrame) -> dict[str, str]:
-    """Fingerprint -> stage of every confirmed stage run that finished."""
+    """Fingerprint -> title of the stage of every confirmed stage run that finished."""
     rows = results[(results["phase"] == "confirm") & (results["outcome"] == FINISHED)]
-    return dict(zip(rows["fingerprint"].astype(str), rows["stage"].astype(str), strict=True))
+    return dict(zip(rows["fingerprint"].astype(str), map(title_of, rows.to_dict("records")), strict=True))
 
 
 def welch(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> Welch:

@@ -173,7 +173,7 @@ def components(results: pandas.DataFrame, header: StudyHeader, metric: str) -> C
             else "what a sampler tried, which is denser where scores are good"
         )
         notes.append(f"searches: spread of {header.target} over {crowded}")
-    return Components(header.study, metric, (*seeds, *searched), percent, (*notes, *held_note(header)))
+    return Components(header.title, metric, (*seeds, *searched), percent, (*notes, *held_note(header)))
 
 
 def _is_nested(header: StudyHeader, metric: str) -> bool:

@@ -109,7 +109,7 @@ def differences(results: pandas.DataFrame, header: StudyHeader, metric: str) -> 
         if not pair.ours
     ]
     return Differences(
-        study=header.study,
+        study=header.title,
         metric=metric,
         baseline=" ".join(f"{factor}={level}" for factor, level in header.report.baseline.items()),
         rows=rows,

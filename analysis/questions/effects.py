@@ -108,12 +108,12 @@ def effects(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Effe
     percent = header.in_percent(metric)
     table, notes = _complete(results, header, metric, tuple(sizes))
     if table is None or len(sizes) < 2:
-        return Effects(header.study, metric, (), (), {}, 0, percent, notes)
+        return Effects(header.title, metric, (), (), {}, 0, percent, notes)
     rows = analysis_of_variance(table, sizes)
     corrected = tuple(float(p) for p in holm([row.p for row in rows]))
     levels = {name: _level_means(table, sizes, name, header.factors[name]) for name in sizes}
     notes += (*_no_spread(rows, len(table)), *(_small(len(table)) if len(table) < 2 or _tested(rows) else ()))
-    return Effects(header.study, metric, rows, corrected, levels, len(table), percent, (*notes, *held_note(header)))
+    return Effects(header.title, metric, rows, corrected, levels, len(table), percent, (*notes, *held_note(header)))
 
 
 def _complete(

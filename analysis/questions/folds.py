@@ -61,7 +61,7 @@ def over_folds(results: pandas.DataFrame, header: StudyHeader, metric: str) -> t
     notes = [f"each fold is its mean over seeds{n}; folds share training images, so there is no interval over folds"]
     short = [f"{row.cell}: {row.folds} of {row.folds_expected} folds" for row in rows if row.folds < row.folds_expected]
     percent = header.in_percent(metric)
-    return (Folds(header.study, metric, factor, rows, percent, (*notes, *short)),)
+    return (Folds(header.title, metric, factor, rows, percent, (*notes, *short)),)
 
 
 def fold_factor(header: StudyHeader) -> str | None:

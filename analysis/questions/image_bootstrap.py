@@ -135,7 +135,7 @@ def intervals(results: pandas.DataFrame, header: StudyHeader, metric: str, count
         rows, notes = [], {}
     percent = header.in_percent(metric)
     return Intervals(
-        header.study,
+        header.title,
         metric,
         tuple(rows),
         percent,

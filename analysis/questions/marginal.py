@@ -51,7 +51,7 @@ def _table(
     alike = [f"with {member}" for member, test, _, _ in rows if test.n > 1 and math.isnan(test.low)]
     corrected = holm([test.p for _, test, _, _ in rows])
     return Differences(
-        study=header.study,
+        study=header.title,
         metric=metric,
         baseline=f"the same {factor} without it",
         rows=tuple(

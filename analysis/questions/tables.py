@@ -149,7 +149,7 @@ def build_table(results: pandas.DataFrame, header: StudyHeader, metric: str) -> 
     )
     published, notes = _lay_out_published(header.published, metric, rows, columns)
     return Table(
-        study=header.study,
+        study=header.title,
         metric=metric,
         definition=definition,
         row_factors=row_factors,

@@ -139,7 +139,8 @@ def write_tables(folder: Path, details: bool = True) -> list[RenderableType]:
     shown: list[AnyTable] = [table for kind in found for table in kind]
     text = _markdown(header, shown) + searches_as_text(folder)
     (folder / "table.md").write_text(text, encoding="utf-8", errors="backslashreplace")  # as names in old notes
-    (folder / "table.tex").write_text("\n".join(map(formats.to_latex, shown)), encoding="utf-8")
+    latex = f"{formats.latex_remark(header.title)}\n" + "\n".join(map(formats.to_latex, shown))
+    (folder / "table.tex").write_text(latex, encoding="utf-8")
     _write_csv(folder / "table.csv", found.values)
     _write_csv(folder / "folds.csv", found.folds)
     _write_csv(folder / "intervals.csv", found.intervals)
@@ -182,7 +183,7 @@ def _write_csv(path: Path, tables: Sequence[AnyTable]) -> None:
 
 def _markdown(header: StudyHeader, shown: Sequence[AnyTable]) -> str:
     question = f"{header.question}\n\n" if header.question else ""
-    return f"# {header.study}\n\n{question}" + "\n\n".join(map(_section, shown)) + "\n"
+    return f"# {header.title}\n\n{question}" + "\n\n".join(map(_section, shown)) + "\n"
 
 
 def _section(table: AnyTable) -> str:

@@ -61,6 +61,11 @@ def to_latex(table: AnyTable) -> str:
     return "\n".join(lines) + "\n"
 
 
+def latex_remark(text: str) -> str:
+    """A line that LaTeX does not print; ends in a newline."""
+    return f"% {_tex(text)}\n"
+
+
 def to_html(table: AnyTable) -> str:
     """A `table` element: caption above, notes in its foot, best of each column in <strong>; all text is escaped."""
     return html_of(text_grid(table))

@@ -8,19 +8,20 @@ from rich.text import Text
 
 from pretune.monitor.plain import plain
 from pretune.plan import Plan
-from pretune.search_spaces.words import counted
+from pretune.search_spaces.words import counted, titled
 
 NOUNS = {"pretrain": "pretraining", "finetune": "fine-tuning"}
 ORDINALS = ("first", "second", "third", "fourth")
 
 
 def print_plan(plan: Plan, parallel: int, console: Console) -> None:
-    table = Table(title=Text(f"plan of {plan.study}"), show_header=False, title_justify="left")
+    table = Table(title=Text(f"plan of {titled(plan.study, plan.scale)}"), show_header=False, title_justify="left")
     table.add_row("cells", str(plan.cells))
     table.add_row("configurations (hyperparameter settings)", str(plan.configurations))
     table.add_row("final runs (cells x seeds)", str(plan.replicates))
     table.add_row(
-        "stage runs", f"{plan.stage_runs}   ({', '.join(counted_stages(name, n) for name, n in plan.by_stage.items())})"
+        "stage runs",
+        f"{plan.stage_runs}   ({', '.join(counted_stages(title, n) for title, n in plan.by_stage.items())})",
     )
     table.add_row("stage runs without sharing", str(plan.stage_runs_without_sharing))
     if plan.stored is not None:
@@ -49,13 +50,14 @@ def print_plan(plan: Plan, parallel: int, console: Console) -> None:
         console.print(f"[yellow]note:[/] {plain(warning)}", highlight=False)
 
 
-def counted_stages(name: str, count: int) -> str:
-    """'3 pretrainings', '1 second pretraining' of a chain, '18 fine-tunings', '2 knn probes'."""
-    kind, _, rest = name.partition(".")
+def counted_stages(title: str, count: int) -> str:
+    """'3 pretrainings (simclr)', '1 second pretraining (simclr)' of a chain, '18 fine-tunings', '2 knn probes'."""
+    name, _, method = title.partition(" ")
+    kind, _, rest = name.replace(":", ".").partition(".")
     if kind == "probe":
         return counted(count, f"{rest} probe")
     order = f"{ORDINALS[int(rest)]} " if rest.isdecimal() and int(rest) < len(ORDINALS) else f"{rest} " * bool(rest)
-    return counted(count, f"{order}{NOUNS.get(kind, kind)}")
+    return counted(count, f"{order}{NOUNS.get(kind, kind)}") + (f" ({method})" if method else "")
 
 
 def disk(plan: Plan, parallel: int) -> str:

@@ -27,6 +27,7 @@ LOOK_SECONDS = 2.0  # between two looks
 REFUSED_SECONDS = 3.0  # after which a process of this machine, whose port nobody listens on, is taken for dead
 MENTION_SECONDS = 6.0  # after which a head that does not answer is mentioned
 SILENT_SECONDS = 35.0  # for which a head may be away, or a process be stopped, before the study ends
+START_SECONDS = 35.0  # after which Ray, whose start lost a process, hangs: its own wait for a node is 30 s
 END_SECONDS = 15.0  # for the study to end by itself; then the process is ended. All of it stays under a minute
 AGAIN = "finished work is kept; run the same command again to continue"
 
@@ -148,10 +149,6 @@ def died_here(name: str) -> str:
 
 
 def died_at_start(name: str) -> str:
-    """Ray's node process ends itself where its agents do not start in time: on a busy machine nobody killed it.
-
-    The 15 s are fixed in Ray (ray-project/ray#65983).
-    """
     why = "mostly since a busy machine did not start Ray's processes in Ray's 15 s; else killed, or out of memory"
     return f"the study stopped: {name} died while Ray started ({why}); {AGAIN}, best with less other work running"
 
@@ -179,9 +176,10 @@ def programs_below() -> dict[int, str]:
 
 @contextmanager
 def ended_with_ray() -> Iterator[None]:
-    """While Ray starts in this process: end the process with a sentence where the head or the node process dies.
+    """While Ray starts in this process: end the process with a sentence where Ray waits for ever for a dead one.
 
-    Ray waits for them in its C++ part, where nothing of ours can interrupt it.
+    Mostly Ray notices that its head or node process died, and raises. In parts of its C++ it does not, and nothing of
+    ours can interrupt it.
     """
     over = threading.Event()
 
@@ -191,10 +189,8 @@ def ended_with_ray() -> Iterator[None]:
             here = programs_below()
             gone = [name for pid, name in seen.items() if pid not in here]
             seen |= here
-            if gone and not over.wait(REFUSED_SECONDS):  # else Ray has raised an exception
-                for pid in reaper.below(os.getpid()):
-                    with suppress(ProcessLookupError, PermissionError):
-                        os.kill(pid, signal.SIGKILL)
+            if gone and not over.wait(START_SECONDS):  # else Ray has raised an exception
+                reaper.end_below()
                 end_process(died_at_start(gone[0]))
 
     thread = threading.Thread(target=watch, name="pretune-start", daemon=True)

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -62,6 +62,13 @@ def below(top: int) -> Iterator[int]:
     for pid in found:
         found += children.get(pid, [])
     yield from found[1:]
+
+
+def end_below(keep: Collection[int] = ()) -> None:
+    """End all processes below this one, at once, apart from those in `keep`."""
+    for pid in set(below(os.getpid())).difference(keep):
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def started(pid: int) -> str:

@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -142,19 +142,45 @@ def start_ray(
     with starting, import_path.beside_our_code(), _our_signals():
         import ray
 
-        with nullcontext() if address else ended_with_ray():
-            context = ray.init(
-                **(_there(address, dashboard) if address else _here(cpus, dashboard)),
-                dashboard_host="127.0.0.1",
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=True,
-            )
+        given = _there(address, dashboard) if address else _here(cpus, dashboard)
+        given |= {"dashboard_host": "127.0.0.1", "log_to_driver": False, "logging_level": logging.ERROR}
+        context = ray.init(**given, configure_logging=True) if address else _init_here(given, say)
         if not address:
             reaper.begin()
             _check_loopback(ray.get_runtime_context().gcs_address)
         if dashboard:
             say(f"dashboard: http://{context.dashboard_url} (it asks for the token that `ray get-auth-token` prints)")
+
+
+def _init_here(given: Mapping[str, Any], say: Callable[[str], None]) -> Any:
+    """Start a Ray of this process alone, a second time where the first fails.
+
+    Ray ends its node process where its agents do not start within 15 s (ray-project/ray#65983), and has no setting for
+    that. A busy computer needs longer. At the second start their files are in memory.
+    """
+    others = set(reaper.below(os.getpid()))
+    try:
+        return _init_once(given, others)
+    except OSError:  # a full disk stays full
+        raise
+    except Exception:
+        say(
+            "Ray did not start in the time that it allows, mostly since the computer is busy; starting it once more ..."
+        )
+    return _init_once(given, others)
+
+
+def _init_once(given: Mapping[str, Any], others: Collection[int]) -> Any:
+    """Start Ray; where that fails, no process of it stays. `others` are processes below this one that are not Ray's."""
+    import ray
+
+    try:
+        with ended_with_ray():
+            return ray.init(**given)
+    except BaseException:
+        ray.shutdown()
+        reaper.end_below(keep=others)
+        raise
 
 
 def _check_loopback(head: str) -> None:
@@ -200,7 +226,8 @@ def _started(own_token: bool) -> Iterator[None]:
     except Exception as error:
         text = " ".join(str(error).split())[:300]
         raise ClusterError(
-            f"Ray did not start on this machine: {text} (is it short of memory or very busy?)"
+            f"Ray did not start on this machine: {text} (run the command again with less other work running; Ray also "
+            "needs some free memory and disk)"
         ) from error
 
 
@@ -269,7 +296,7 @@ def run_trials(
     Args:
         task_for: makes the task of a stage, given its GPUs.
         live: filled with what is under way, by trial, for whoever draws it.
-        images: counts the training images seen, by name of stage.
+        images: counts the training images seen, by title of the stage.
         named: every stage run has an actor of its own, shown on the dashboard by stage, cell and seed: about 4 s each.
         groups: some stages run on several workers. Tune would keep an idle actor for its next trial, and the CPUs that
             a lost worker needs to come back with it: every stage run has an actor of its own then, too.

@@ -16,6 +16,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from pretune.dispatch.dispatcher import LEAVE_SECONDS, TRANSPORT, Dispatcher
+from pretune.trainables.constants import RESUMED
 from pretune.worker import preemption
 from pretune.worker.execute import execute
 from pretune.worker.task import NEWS, StageTask
@@ -154,7 +155,7 @@ def run_stage(config: dict[str, Any], tell: Callable[[dict[str, Any]], None]) ->
             tell(values)
             return
         latest = values
-        if time.monotonic() - last >= transport["pause"]:
+        if RESUMED in values or time.monotonic() - last >= transport["pause"]:
             last = time.monotonic()
             tell(values | where)
 

@@ -19,6 +19,7 @@ from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Failure, Outcome
 from pretune.search_spaces.stages import Stage
 from pretune.store.store import StoreError
+from pretune.trainables.constants import RESUMED
 from pretune.worker.task import NEWS, StageTask
 
 TRANSPORT = "pretune"  # key of a trial's configuration: what carries the stage; all other keys are for people
@@ -65,7 +66,7 @@ class Dispatcher:
     resources: ClusterResources
     task_for: Callable[[Stage, float], StageTask]
     live: dict[str, RunningTrial]  # what is under way, by trial
-    images: dict[str, int] = field(default_factory=dict)  # seen in training, by name of stage
+    images: dict[str, int] = field(default_factory=dict)  # seen in training, by title of the stage
     fault: Exception | None = None  # ours, raised while Tune called us: it would log it and go on
     nodes: Callable[[], Sequence[ClusterNode]] | None = None  # what the cluster has now: nodes come and go
     say: Callable[[str], None] = _ignore  # to whoever watches and reads the log
@@ -176,14 +177,14 @@ class Dispatcher:
             self._idle_since = math.inf
 
     def progress(self, trial: str, result: dict[str, Any]) -> None:
-        """A trial reports. A stage that goes on from its checkpoint counts the images before it once more."""
+        """A trial reports. A stage that goes on from its checkpoint does not count the images before it once more."""
         if (live := self.live.get(trial)) and NEWS in result:
             live.heard = time.monotonic()
             self.say(f"{live.label}: {result[NEWS]}")
         elif live:
-            steps = result.get("step", 0) - live.latest.get("step", 0)
+            steps = 0 if RESUMED in result else result.get("step", 0) - live.latest.get("step", 0)
             seen = round(max(0, steps) * getattr(live.stage.settings, "batch_size", 0))
-            self.images[live.stage.name] = self.images.get(live.stage.name, 0) + seen
+            self.images[live.stage.title] = self.images.get(live.stage.title, 0) + seen
             live.latest, live.heard, live.mentioned = result, time.monotonic(), False
             self.resources.settle(live.stage.fingerprint, result.get("node", ""))
 

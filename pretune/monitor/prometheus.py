@@ -37,7 +37,7 @@ METRICS = {
 
 
 class Facts(NamedTuple):
-    """A study at one moment; mappings go by the stage's name. Everything but the snapshot only ever grows."""
+    """A study at one moment; mappings go by the stage's title. Everything but the snapshot only ever grows."""
 
     snapshot: Snapshot
     seconds: Mapping[str, tuple[float, ...]]  # of each finished stage run

@@ -20,6 +20,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from pretune.search_spaces.words import titled
+
 _REFRESHES = 4  # per second
 _MOST_RUNNING, _MOST_CELLS, _MOST_MESSAGES = 8, 12, 4
 _MOST_DOTS = 6  # replicates drawn as one dot each; more are written as 7/12
@@ -65,6 +67,7 @@ class Snapshot:
     elapsed: float  # seconds
     remaining: float | None  # seconds
     messages: tuple[str, ...]  # oldest first
+    scale: str = ""  # of the study's scales the one that runs
     target: str = ""  # how cells compare, as in "val/jaccard, higher is better"; "" in a status of before 2026-11-28
 
 
@@ -117,7 +120,9 @@ class _Screen:
         glyphs = _ASCII if options.ascii_only else _UNICODE
         room = _room(self.snapshot, options.height or options.max_height)
         title = _join(
-            f" {glyphs.separator} ", Text(_plain(self.snapshot.study), "bold"), Text(_plain(self.snapshot.phase))
+            f" {glyphs.separator} ",
+            Text(_plain(titled(self.snapshot.study, self.snapshot.scale)), "bold"),
+            Text(_plain(self.snapshot.phase)),
         )
         parts = _parts(self.snapshot, room, glyphs, options.max_width)
         yield Panel(Group(*parts), title=title, title_align="left", border_style="cyan", padding=(0, 1))
@@ -297,7 +302,9 @@ def status_line(snapshot: Snapshot) -> str:
     now = f"{len(snapshot.running)} running, {snapshot.waiting} waiting"
     left = "" if snapshot.remaining is None else f", about {_hours(snapshot.remaining)} left"
     time = f"{_hours(snapshot.elapsed)} elapsed{left}"
-    return _plain(f"{snapshot.study} {snapshot.phase}: {_progress(snapshot)} ({counts}); {now}; {time}")
+    return _plain(
+        f"{titled(snapshot.study, snapshot.scale)} {snapshot.phase}: {_progress(snapshot)} ({counts}); {now}; {time}"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ two monitors

@@ -63,6 +63,7 @@ def write_header(study: Study, folder: Path, digest_of: DigestOf | None = None) 
     content = {
         "format": STUDY_FORMAT,
         "study": study.name,
+        "scale": study.scale,
         "question": study.header.question,
         "factors": {name: list(levels) for name, levels in study.factors.items()},
         "cells": [{"label": cell.label, "levels": cell.levels} for cell in study.cells],
@@ -262,7 +263,13 @@ def _rows(study: Study, placed: _Placed, outcome: Outcome, levels: Mapping[str, 
     head |= {f"factor.{factor}": levels.get(factor) for factor in study.factors}
     head |= {"configuration": use.configuration if cell else "", "seed": use.replicate.seed}
     head |= {"seed_pretrain": use.replicate.pretrain, "seed_finetune": use.replicate.finetune}
-    head |= {"stage": name, "fingerprint": stage.fingerprint, "outcome": outcome.state, "cause": outcome.cause}
+    head |= {
+        "stage": name,
+        "method": stage.method,
+        "fingerprint": stage.fingerprint,
+        "outcome": outcome.state,
+        "cause": outcome.cause,
+    }
     chosen = use.values if cell else values_reaching(use, stage)  # all cells that share a stage have these
     head |= {"chosen": json.dumps(readable(use.cell, chosen), sort_keys=True)}
     head |= {"cells": cells}
@@ -290,7 +297,9 @@ def write_results(study: Study, uses: Sequence[ReplicatePlan], outcomes: Outcome
         weights = [_weights_hash(entries.get(key)) for key in frame["fingerprint"]]
         _write_parquet(frame.assign(weights=weights), folder / "results.parquet")
         if entries:  # no stage run ended where everything crashed
-            _write_parquet(pd.DataFrame(map(_stage_run, entries.values())), folder / "stage_runs.parquet")
+            methods = [stage.method for key, stage in stages_in(uses).items() if key in entries]
+            ran = pd.DataFrame(map(_stage_run, entries.values()))
+            _write_parquet(ran.assign(method=methods), folder / "stage_runs.parquet")
     if curves := list(curve_rows(uses, outcomes, store)):
         _write_parquet(pd.DataFrame(curves), folder / "curves.parquet")
 

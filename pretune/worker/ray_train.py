@@ -22,6 +22,7 @@ from typing import Any
 
 from pretune.outcomes import Failure
 from pretune.store.store import write_atomically
+from pretune.trainables.constants import RESUMED
 from pretune.trainables.data.errors import RequirementsError
 from pretune.worker.failures import StageFailedError, describe, failed, is_out_of_memory
 from pretune.worker.ray_private import cause_of_death, worker_exception
@@ -197,7 +198,7 @@ def run_as_worker(config: dict[str, Any]) -> dict[str, Any]:
     def report(values: dict[str, float]) -> None:
         """All workers report together or not at all: when, is for the first to say."""
         nonlocal last
-        due = world.first and time.monotonic() - last >= REPORT_SECONDS
+        due = world.first and (RESUMED in values or time.monotonic() - last >= REPORT_SECONDS)
         if world.sum(torch.tensor(float(due), device=device)):
             last = time.monotonic()
             ray.train.report(values)

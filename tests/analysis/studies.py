@@ -24,13 +24,14 @@ def write_study(
     cause: str = "loss is NaN",
     metrics: tuple[str, ...] = (JACCARD,),
     also: int = 0,
+    scale: str = "",
     **report: Any,
 ) -> Path:
     """`scores`: cell label -> one value per seed; NaN is a diverged replicate; `also`: more metrics per run."""
     folder.mkdir(parents=True, exist_ok=True)
     every = [dict(zip(factors, levels, strict=True)) for levels in itertools.product(*factors.values())]
     content = {
-        "study": study, "question": question, "factors": factors,
+        "study": study, "scale": scale, "question": question, "factors": factors,
         "seeds": {"report": max(map(len, scores.values()))}, "published": None,
         "cells": [{"label": label_of(levels), "levels": levels} for levels in every],
         "report": {"metrics": list(metrics)} | report, "tune": {"target": "val/jaccard"}, "ranges": {},

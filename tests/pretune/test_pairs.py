@@ -164,7 +164,7 @@ def test_results_stand_under_both_cells_and_do_not_depend_on_timing(tmp_path: Pa
 
 def test_the_plan_counts_each_pair_once() -> None:
     plan, _ = make_plan(study(), lambda data: "digest")
-    assert plan.by_stage == {"pretrain": 6, "probe:alike": 6}
+    assert plan.by_stage == {f"pretrain {name}": 2 for name in METHODS} | {"probe:alike": 6}
     assert (plan.stage_runs, plan.replicates, plan.stage_runs_without_sharing) == (12, 6, 12)
 
 

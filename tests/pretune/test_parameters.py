@@ -35,7 +35,7 @@ def test_parameters_are_stage_phase_seed_levels_and_chosen_values(tiny: dict[str
     while (stage := scheduler.take()) is not None:
         scheduler.complete(stage, DONE)
     found = {state.label(one): state.parameters(one) for one in stages_in(run.replicates).values()}
-    assert found["pretrain seed 1"] == {"stage": "pretrain", "phase": "confirm", "seed": 1}
+    assert found["pretrain simclr seed 1"] == {"stage": "pretrain", "phase": "confirm", "seed": 1}
     confirmed = found["finetune encoder=encoder seed 1"]
     assert {name: value for name, value in confirmed.items() if name != "finetune.optimizer.lr"} == {
         "stage": "finetune", "phase": "confirm", "seed": 1, "factor.encoder": "encoder",

@@ -52,7 +52,7 @@ def test_eight_cells_at_three_seeds_are_27_stage_runs_and_not_48() -> None:
     plan = plan_of(study())
     assert (plan["cells"], plan["configurations"], plan["replicates"]) == (8, 8, 24)
     assert (plan["stage_runs"], plan["stage_runs_without_sharing"]) == (27, 48)
-    assert plan["by_stage"] == {"pretrain": 3, "finetune": 24}
+    assert plan["by_stage"] == {"pretrain simclr": 3, "finetune": 24}
     assert plan["sharing"] == "24 fine-tunings share 3 pretrainings: 27 stage runs instead of 48"
 
 
@@ -66,7 +66,7 @@ def test_a_level_without_pretraining_needs_none() -> None:
 def test_nested_seeds_multiply_fine_tunings_alone() -> None:
     """2 pretrainings x 3 fine-tunings per cell: 2 + 8 x 6 stage runs; unshared 48 of each."""
     plan = plan_of(study(seeds={"report": {"pretrain": 2, "finetune": 3}}))
-    assert plan["by_stage"] == {"pretrain": 2, "finetune": 48}
+    assert plan["by_stage"] == {"pretrain simclr": 2, "finetune": 48}
     assert plan["stage_runs_without_sharing"] == 96
 
 
@@ -76,7 +76,7 @@ def test_a_search_is_counted_before_it_is_run() -> None:
     data["pretrain"]["method"]["temperature"] = {"log_uniform": [0.1, 1.0]}
     data |= {"factors": {}, "tune": {"trials": 4, "batch": 2, "startup": 1}, "seeds": {"search": 2, "report": 3}}
     plan = plan_of(from_dict(data))
-    assert plan["by_stage"] == {"pretrain": 11, "finetune": 11}
+    assert plan["by_stage"] == {"pretrain simclr": 11, "finetune": 11}
     assert plan["replicates"] == 3
     assert 2 <= plan["configurations"] <= 4  # the chosen one was searched before
 

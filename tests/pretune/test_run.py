@@ -93,14 +93,14 @@ def test_a_stage_that_fails_is_retried_and_named_and_the_rest_goes_on(
     assert ended.trained == 3
     causes = {run.label: run.cause for run in ended.failed}
     assert set(causes) == {
-        "pretrain seed 1",
+        "pretrain simclr seed 1",
         "finetune encoder=unfrozen seed 1",
         "finetune encoder=frozen seed 1",
     }
-    assert causes["pretrain seed 1"].startswith("crashed: ")
+    assert causes["pretrain simclr seed 1"].startswith("crashed: ")
     assert causes["finetune encoder=frozen seed 1"].startswith("blocked: its pretrain crashed: ")
     log = (tmp_path / "tiny" / "pretune.log").read_text()
-    assert log.count("retried   pretrain seed 1") == 2
+    assert log.count("retried   pretrain simclr seed 1") == 2
     frame = results(tmp_path)
     assert sorted(frame[frame.metric == "test/jaccard"].seed) == [0, 0]
     assert set(frame[frame.outcome == "blocked"].cell) == {"encoder=unfrozen", "encoder=frozen"}

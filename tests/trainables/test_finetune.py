@@ -15,6 +15,7 @@ from sklearn.metrics import accuracy_score, f1_score, jaccard_score, precision_s
 
 from pretune.search_spaces import schema
 from pretune.trainables import checkpoints
+from pretune.trainables.constants import RESUMED
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.data.resident.build import load_images
 from pretune.trainables.data.splits import Split, draw_split
@@ -117,6 +118,18 @@ def test_a_killed_and_resumed_run_ends_in_the_same_bits(
         resume = out / STATE
     assert run(chosen, data, split, tmp_path / "last", resume=resume, checkpoint_seconds=0.0) == expected
     assert written(tmp_path / "last") == written(tmp_path / "whole")
+
+
+def test_a_resumed_run_reports_where_it_goes_on_before_its_first_step(
+    tmp_path: Path, data: ImageSet, split: Split
+) -> None:
+    """Seven steps, of which four were done: without that report it would stand at 0 % until its next epoch ends."""
+    with killed_at_save(4), pytest.raises(KilledError):
+        run(settings(), data, split, tmp_path / "cut", checkpoint_seconds=0.0)
+    said: list[dict[str, float]] = []
+    run(settings(), data, split, tmp_path / "last", resume=tmp_path / "cut" / STATE, report=said.append)
+    assert said[0] == {"step": 4, "total": 7, RESUMED: 1.0}
+    assert [(row["step"], RESUMED in row) for row in said[1:]] == [(6, False), (7, False)]
 
 
 def test_a_resumed_frozen_encoder_stays_frozen(tmp_path: Path, data: ImageSet, split: Split, parent: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pretune.cli.plan_table import disk, duration, memory_of_step
+from pretune.cli.plan_table import counted_stages, disk, duration, memory_of_step
 from pretune.plan import Plan
 
 
@@ -13,6 +13,19 @@ from pretune.plan import Plan
 )
 def test_durations_are_written_for_people(seconds: float, expected: str) -> None:
     assert duration(seconds) == expected
+
+
+@pytest.mark.parametrize(
+    ("title", "count", "expected"),
+    [
+        ("pretrain simclr", 3, "3 pretrainings (simclr)"),
+        ("pretrain.1 weights", 1, "1 second pretraining (weights)"),
+        ("finetune", 18, "18 fine-tunings"),
+        ("probe:knn", 2, "2 knn probes"),
+    ],
+)
+def test_stages_are_counted_by_what_they_do(title: str, count: int, expected: str) -> None:
+    assert counted_stages(title, count) == expected
 
 
 @pytest.mark.parametrize(

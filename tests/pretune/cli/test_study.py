@@ -204,7 +204,7 @@ def test_init_then_plan_works_on_ones_own_folders(pretune: Any, tmp_path: Path) 
     assert (code, err) == (0, "")
     plan = json.loads(out)
     # 3 starts x 2 label amounts x 3 seeds, of which two starts share 3 pretrainings; freezing shares them too
-    assert (plan["cells"], plan["by_stage"]) == (6, {"pretrain": 3, "finetune": 18})
+    assert (plan["cells"], plan["by_stage"]) == (6, {"pretrain simclr": 3, "finetune": 18})
     for i in (3, 4):
         (tmp_path / "my labels" / f"{i}.png").unlink()
     code, out, err = pretune("plan", file, "--root", tmp_path / "runs")

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from rich.cells import cell_len
 from studies import label_of, write_study
 
+from pretune.analysis.report.html import build_page
 from pretune.cli import cli
 
 FACTORS = {"start": ["random", "pretrained", "frozen"], "labels": ["all", "10%"]}
@@ -50,6 +51,19 @@ def test_details_show_the_differences_and_everything_is_in_the_files_either_way(
     assert "paired difference" in longer
     assert "--details" not in longer
     assert len(longer) > len(printed)
+
+
+def test_the_report_of_a_scale_names_it_in_every_format(tmp_path: Path) -> None:
+    scores = {"start=random": [0.5, 0.52, 0.51], "start=pretrained": [0.7, 0.71, 0.72]}
+    for scale in ("", "first"):
+        folder = write_study(tmp_path / f"x{scale}", scores, {"start": ["random", "pretrained"]}, "leaves", scale=scale)
+        title = f"leaves{' (scale first)' * bool(scale)}"
+        assert f"{title}: test/jaccard" in report(folder)
+        assert (folder / "table.md").read_text("utf-8").startswith(f"# {title}\n")
+        assert (folder / "table.tex").read_text("utf-8").startswith(f"% {title}\n")
+        page = build_page(folder)
+        assert f"<title>{title} ·" in page
+        assert page.count('class="banner"') == bool(scale)
 
 
 def test_without_a_baseline_the_sentence_is_of_the_best_cell(tmp_path: Path) -> None:

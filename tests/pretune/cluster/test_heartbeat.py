@@ -175,7 +175,7 @@ def test_a_process_that_hangs_in_ray_is_ended_with_the_sentence_and_the_exit_cod
 STARTS = """
 import shutil, subprocess, sys, time
 from pretune.cluster import heartbeat
-heartbeat.LOOK_SECONDS, heartbeat.REFUSED_SECONDS = 0.1, 0.1
+heartbeat.LOOK_SECONDS, heartbeat.START_SECONDS = 0.1, 0.1
 with heartbeat.ended_with_ray():
     ray = [subprocess.Popen([program, "60"], executable=shutil.which("sleep")) for program in sys.argv[2:]]
     while len(heartbeat.programs_below()) < len(ray):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -152,3 +153,90 @@ def test_places_with_the_mark_of_a_lost_stage_are_given_back_and_no_others(three
     states = [ray.util.placement_group_table(one)["state"] for one in (held, waiting, of_other, tunes)]
     assert states == ["REMOVED", "REMOVED", "CREATED", "CREATED"]
     assert not held_places.give_back(mark)
+
+
+def started_by(
+    fails: list[Exception], monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[subprocess.Popen[bytes]], list[str], Any]:
+    """Start a Ray that leaves a process behind at every try, and fails at the first ones."""
+    tries: list[subprocess.Popen[bytes]] = []
+    said: list[str] = []
+
+    def init(**given: Any) -> str:
+        tries.append(subprocess.Popen(["sleep", "60"]))
+        if fails:
+            raise fails.pop(0)
+        return "up"
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    return tries, said, lambda: tune._init_here({}, said.append)
+
+
+def test_a_ray_that_does_not_start_here_is_started_once_more_without_the_rest_of_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = subprocess.Popen(["sleep", "60"])  # of whoever calls us from a notebook
+    tries, said, start = started_by([RuntimeError("timed out")], monkeypatch)
+    try:
+        assert start() == "up"
+        assert (len(tries), len(said)) == (2, 1)
+        assert tries[0].wait(10) == -signal.SIGKILL
+        assert (tries[1].poll(), other.poll()) == (None, None)
+    finally:
+        for one in (*tries, other):
+            one.kill()
+            one.wait()
+
+
+@pytest.mark.parametrize(
+    ("fault", "count"), [(RuntimeError("timed out"), 2), (OSError(28, "No space left on device"), 1)]
+)
+def test_a_ray_is_started_at_most_twice_and_once_where_a_disk_is_full(
+    fault: Exception, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries, said, start = started_by([fault, fault, fault], monkeypatch)
+    with pytest.raises(type(fault)) as raised:
+        start()
+    assert raised.value is fault
+    assert (len(tries), len(said)) == (count, count - 1)
+    assert [one.wait(10) for one in tries] == [-signal.SIGKILL] * count
+
+
+SLOW_AGENTS = """
+import os, signal, threading, time
+from pathlib import Path
+from pretune.cluster import reaper
+from pretune.cluster.tune import start_ray, stop_ray
+
+def stop_agents():
+    nodes = {}
+    while True:
+        for pid in reaper.below(os.getpid()):
+            try:
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\\0")
+            except OSError:
+                continue
+            if words[0].endswith(b"/raylet"):
+                nodes.setdefault(pid)
+            elif len(nodes) == 1 and any(word.endswith((b"/agent/main.py", b"/agent.py")) for word in words[:4]):
+                os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.01)
+
+threading.Thread(target=stop_agents, daemon=True).start()
+start_ray(None, 1)
+import ray
+print("answer", ray.get(ray.remote(lambda: 7).remote()))
+stop_ray()
+print("left", [pid for pid in reaper.below(os.getpid()) if Path(f"/proc/{pid}/cmdline").read_bytes()])
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_ray_whose_agents_do_not_start_in_its_time_is_started_once_more() -> None:
+    done = subprocess.run([sys.executable, "-c", SLOW_AGENTS], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3, lines  # the second start is said
+    assert lines[1:] == ["answer 7", "left []"]

@@ -6,11 +6,15 @@ from types import SimpleNamespace
 from typing import Any, cast
 from unittest import mock
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretune.cluster.tune_callbacks import Watchdog
+from pretune.cluster import tune_callbacks
+from pretune.cluster.tune_callbacks import Watchdog, run_stage
 from pretune.dispatch.dispatcher import TRANSPORT, Dispatcher
+from pretune.outcomes import Outcome
+from pretune.trainables.constants import RESUMED
 
 STEPS = st.lists(st.lists(st.integers(0, 30), max_size=4), min_size=1, max_size=12)
 
@@ -43,3 +47,18 @@ def test_the_watchdog_tells_of_every_ended_trial_until_the_handout_is_done_with_
                 live.pop(str(i), None)
     watchdog.on_step_end(len(endings), trials)
     assert len(watchdog.open) <= len(live)  # what is over costs nothing any more
+
+
+def test_where_a_stage_goes_on_is_told_at_once_and_other_progress_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    def execute(task: Any, report: Any, asked: Any) -> Outcome:
+        for values in ({"step": 40, "total": 100, RESUMED: 1.0}, {"step": 41, "total": 100}):
+            report(values)
+        return Outcome("finished", {})
+
+    told: list[dict[str, Any]] = []
+    node = SimpleNamespace(get_node_id=lambda: "here")
+    monkeypatch.setattr(tune_callbacks, "execute", execute)
+    monkeypatch.setattr(tune_callbacks.StageTask, "from_json", lambda text: None)
+    monkeypatch.setattr(tune_callbacks.ray, "get_runtime_context", lambda: node)
+    run_stage({TRANSPORT: {"task": "", "pause": 60.0}}, told.append)
+    assert [(values["step"], "done" in values) for values in told] == [(40, False), (41, True)]

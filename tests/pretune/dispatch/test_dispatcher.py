@@ -24,6 +24,7 @@ from pretune.search_spaces import schema
 from pretune.search_spaces.stages import Stage
 from pretune.store.lookup import find_in
 from pretune.store.store import Store
+from pretune.trainables.constants import RESUMED
 from pretune.worker.task import Folders, StageTask
 
 FINISHED = Outcome("finished", {"val/jaccard": 0.5})
@@ -275,6 +276,16 @@ def test_one_that_was_sent_to_another_node_comes_before_others(now: list[float])
     assert h.take("4") is None
     h.progress("3", {"step": 1, "node": "good"})
     assert h.take("4") is not None
+
+
+def test_a_resumed_stage_stands_where_it_goes_on_and_counts_only_the_images_since(now: list[float]) -> None:
+    one = stage("a")
+    h = dispatcher([one], ClusterResources([ClusterNode({"CPU": 1.0})]))
+    h.take("1")
+    h.progress("1", {"step": 40, "total": 100, RESUMED: 1.0})
+    assert (h.live["1"].latest["step"], h.images) == (40, {one.title: 0})
+    h.progress("1", {"step": 50, "total": 100})
+    assert h.images == {one.title: 10 * one.settings.batch_size}  # type: ignore[union-attr]
 
 
 def test_it_does_not_hold_up_others_for_ever(now: list[float]) -> None:

@@ -69,6 +69,12 @@ def test_the_panel_says_where_the_study_stands():
     assert "finetune seed=2 diverged" in text
 
 
+def test_the_panel_and_the_line_of_a_log_name_the_scale():
+    scaled = replace(SNAPSHOT, study="leaves", scale="first")
+    assert "leaves (scale first) · confirm" in draw(scaled)
+    assert status_line(scaled).startswith("leaves (scale first) confirm: 38 of 60")
+
+
 def test_a_running_stage_has_its_bar_share_detail_and_time():
     line = line_with(draw(SNAPSHOT), "pretrain simclr")
     assert line.startswith("pretrain simclr seed=1 ━")

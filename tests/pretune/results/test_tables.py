@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 from pathlib import Path
@@ -14,17 +15,19 @@ from hypothesis import strategies as st
 
 from pretune.analysis.load.replicates import replicate_results
 from pretune.analysis.load.results import RESULT_COLUMNS, STUDY_FORMAT, load, load_header
-from pretune.analysis.load.runs import load_stage_runs
+from pretune.analysis.load.runs import load_stage_runs, run_table, stage_costs
 from pretune.analysis.load.searches import load_notes
 from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Outcome
+from pretune.plan import make_plan
 from pretune.results import tables
 from pretune.search import program
 from pretune.search.optuna_study import open_storage
-from pretune.search.replicates import Run
+from pretune.search.replicates import Run, stages_in
 from pretune.search_spaces.metrics import definition_of
 from pretune.search_spaces.resolve import Study, from_dict
 from pretune.search_spaces.stages import Stage
+from pretune.status import State
 from pretune.store.store import Store
 
 
@@ -60,6 +63,18 @@ def test_what_is_written_is_of_the_format_that_is_read(tiny: dict[str, Any], tmp
     tables.write_header(from_dict(tiny), tmp_path)
     assert json.loads((tmp_path / "study.json").read_text())["format"] == STUDY_FORMAT
     assert load_header(tmp_path).study == tiny["study"]
+
+
+@pytest.mark.parametrize(("scale", "title"), [(None, "tiny"), ("first", "tiny (scale first)")])
+def test_the_scale_that_was_run_stands_beside_the_studys_name(
+    scale: str | None, title: str, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    study = from_dict(tiny | {"scales": {"first": {"finetune.steps": 3}}}, scale)
+    tables.write_header(study, tmp_path)
+    header = load_header(tmp_path)
+    assert (header.scale, header.title) == (scale or "", title)
+    assert study.title == title
+    assert make_plan(study, lambda data: "digest")[0].scale == (scale or "")
 
 
 def test_what_metrics_mean_is_stored_with_the_results(tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -200,6 +215,33 @@ def test_the_weights_that_the_best_model_began_with_are_named_with_their_hash(
                 store.finish(attempt, stage.kind, "finished", "", {}, 1.0, {})
     tables.keep_best(study, run.replicates, scheduler.outcomes, store, tmp_path)
     assert json.loads((tmp_path / "best" / "model.json").read_text())["weights"] == [recorded]
+
+
+def test_loading_weights_and_training_have_names_of_their_own_in_every_list(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    (file := tmp_path / "resnet.safetensors").write_bytes(b"weights")
+    start = {"weights": {"pretrain.method": {"name": "weights", "source": str(file)}}, "own": {"pretrain.epochs": 1}}
+    tiny["pretrain"].pop("steps")
+    tiny["report"]["rows"] = "start"
+    study = from_dict(tiny | {"factors": {"start": start}})
+    run, scheduler = drive(study)
+    store, stages = Store(tmp_path / "store"), stages_in(run.replicates).values()
+    for stage in stages:
+        store.finish(store.begin(stage.fingerprint), stage.name, "finished", "", {"val/jaccard": 0.5}, 1.0, {})
+    tables.write_header(study, tmp_path)
+    tables.write_results(study, run.replicates, scheduler.outcomes, store, tmp_path)
+
+    counts = {"pretrain weights": 1, "pretrain simclr": 2, "finetune": 4}
+    assert make_plan(study, lambda data: "digest")[0].by_stage == counts
+    state = State(study, run, store, tmp_path, 0.0, io.StringIO())
+    labels = {state.label(stage) for stage in stages}
+    assert {"pretrain weights seed 1", "pretrain simclr start=own seed 1"} < labels
+    stage_runs = load_stage_runs(tmp_path)
+    assert {cost.stage: cost.runs for cost in stage_costs(stage_runs)} == counts
+    assert {cost.stage for cost in stage_costs(stage_runs.drop(columns="method"))} == {"pretrain", "finetune"}
+    shown = run_table(load(tmp_path), stage_runs)
+    assert {row[shown.columns.index("stage")] for row in shown.rows} == counts.keys()
 
 
 def test_without_a_finished_fine_tuning_there_is_no_best_model(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -194,13 +194,13 @@ def test_a_terminated_stage_and_a_stopped_study_lose_nothing_and_change_nothing(
         until("attempt", lambda: list((tmp_path / "a" / "store").glob("*/*/")), driver)
         time.sleep(1)  # a few steps
         os.kill(pid, signal.SIGTERM)
-        until("retry", lambda: events("preempted pretrain seed 0: state written after step"), driver)
-        until("second start", lambda: events("started   pretrain seed 0") == 2, driver)
+        until("retry", lambda: events("preempted pretrain simclr seed 0: state written after step"), driver)
+        until("second start", lambda: events("started   pretrain simclr seed 0") == 2, driver)
         until("second attempt", lambda: len(list((tmp_path / "a" / "store").glob("*/*/"))) == 2, driver)
         stopped = subprocess.run([*pretune, "stop", str(out)], capture_output=True, text=True, timeout=120)
         assert stopped.returncode == 0, stopped.stderr
         assert driver.wait(60) == 130
-        assert events("preempted pretrain seed 0: ") == 2
+        assert events("preempted pretrain simclr seed 0: ") == 2
         assert not list(Store(tmp_path / "a" / "store").entries())
 
     for root in ("a", "b"):
