@@ -95,7 +95,7 @@ def report_excluded(
             console.print(f"note: data {name}: {ignored}", highlight=False, markup=False, soft_wrap=True)
         if skipped:
             many = f"{count_excluded(data, data_root, len(images.images))} excluded (on_error: skip)"
-            others = "; pretune.log and `pretune data check` list all" if len(skipped) > 1 else ""
+            others = " (pretune.log and `pretune data check` list all)" if len(skipped) > 1 else ""
             line = f"note: data {name}: {many}, for example {skipped[-1]}{others}"  # masks left alone come first
             console.print(line, highlight=False, markup=False, soft_wrap=True)
     return [f"data {name}: excluded: {line}" for line in skipped] + ([f"data {name}: {ignored}"] if ignored else [])
