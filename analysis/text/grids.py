@@ -374,7 +374,7 @@ def _single_note(table: Table) -> tuple[str, ...]:
 
 
 def _footnotes(table: Table) -> dict[str, list[tuple[int, int]]]:
-    """How many replicates cells lack, and why -> positions of the cells; in a stopped study many share one footnote."""
+    """Shortfall in words -> positions of the cells that have it; in a stopped study many share one."""
     found: dict[str, list[tuple[int, int]]] = {}
     for y, x, value in places(table):
         if value.is_short:
