@@ -247,8 +247,9 @@ class State:
         for trial in list(self.live.values()):
             step, total = trial.latest.get("step", 0), trial.latest.get("total", 0)
             loss = next((f"loss {trial.latest[name]:.3g}" for name in TRAINING_LOSSES if name in trial.latest), "")
+            detail = loss if trial.latest else "starting"  # where it goes on is not known before its first report
             seconds = time.monotonic() - trial.began
-            yield RunningStage(self.label(trial.stage), step / total if total else 0.0, loss, seconds)
+            yield RunningStage(self.label(trial.stage), step / total if total else 0.0, detail, seconds)
 
     def _cells(self, uses: list[ReplicatePlan], outcomes: Outcomes) -> Iterator[CellStatus]:
         metric = self.study.header.tune.target

@@ -42,7 +42,7 @@ CAPTIONS = "captions.md"
 
 
 def figure_groups(folder: Path, most: int = MOST_FIGURES) -> tuple[tuple[FigureGroup, ...], tuple[str, ...]]:
-    """The figures of a study, at most `most` of each group, and notes on what could not be made. Raises ResultsError.
+    """The figures of a study, at most `most` of each group, and notes on what they leave out. Raises ResultsError.
 
     A group says how many it leaves out.
     """
@@ -52,27 +52,24 @@ def figure_groups(folder: Path, most: int = MOST_FIGURES) -> tuple[tuple[FigureG
     by_cell = [*_cells(asked, header), *_over_amounts(asked, header), *_interactions(asked, header, most)]
     over, notes = _tasks(asked, header)
     by_cell += [*_order(asked, header), *over]
-    missing = missing_values(asked, header)
     costs = cost_tradeoffs(asked, stage_runs, header)
     cost = group_of("Score against cost", _COST, costs.shown, figures_pairs.tradeoff_plot, most)
-    groups = [
-        group._replace(note=f"{group.note} {missing}".strip())
-        for group in (*by_cell, *_tradeoffs(asked, header, most), cost)
-    ]
+    groups = [*by_cell, *_tradeoffs(asked, header, most), cost]
     groups += [*_learning(load_curves(folder), header, most), *_alignment(results, header, most)]
     found, more = search_groups(StoredStudy(header, results, stage_runs, load_searches(folder), content), most)
     groups += [*found, *_when(stage_runs)]
-    return tuple(group for group in groups if group.figures), (*notes, *costs.notes, *more)
+    absent = missing_values(asked, header)
+    return tuple(group for group in groups if group.figures), (*absent, *notes, *costs.notes, *more)
 
 
 _COST = "Cost is the seconds of one replicate: its fine-tuning and all its pretrainings, including shared ones."
 
 
-def missing_values(results: pandas.DataFrame, header: StudyHeader) -> str:
-    """A sentence on the cells of which replicates have no value, which figures of means cannot show; "" for none."""
+def missing_values(results: pandas.DataFrame, header: StudyHeader) -> tuple[str, ...]:
+    """A sentence on the cells of which replicates have no value, which figures of means cannot show."""
     found = {(d.cell, d.short): None for m in header.report.metrics for d in cell_dots(results, header, m) if d.short}
     cells = few([f"{cell} ({short})" for cell, short in found], 8)
-    return f"Means leave out replicates without a value. Replicates with a value: {cells}." if cells else ""
+    return (f"Means leave out replicates without a value. Replicates with a value: {cells}.",) if cells else ()
 
 
 def write_figures(folder: Path, kind: str, inches: float | None = None) -> list[Path]:

@@ -152,7 +152,7 @@ def write_tables(folder: Path, details: bool = True) -> list[RenderableType]:
     if not details:
         summed = [headline(results, header, metric) for metric in header.report.metrics]
         more = [Text(line, style="dim") for line in [left_open(results, header)] if line]
-        return [*map(formats.to_rich, first), *map(Text, dict.fromkeys(summed)), *more]
+        return [*formats.all_to_rich(first), *map(Text, dict.fromkeys(summed)), *more]
     said = [
         Text(f"{table.metric}: {sentence}")
         for table in found.effects
@@ -160,7 +160,7 @@ def write_tables(folder: Path, details: bool = True) -> list[RenderableType]:
         for sentence in sentences(table) or table.notes
     ]
     first += [*found.differences, *found.marginal]
-    return [*map(formats.to_rich, first), *said, *map(formats.to_rich, found.components)]
+    return [*formats.all_to_rich(first), *said, *formats.all_to_rich(found.components)]
 
 
 def searches_as_text(folder: Path) -> str:

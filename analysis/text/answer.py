@@ -62,13 +62,21 @@ def _table(results: pandas.DataFrame, header: StudyHeader, metric: str) -> Table
 
 
 def _columns(table: Table) -> Iterator[str]:
+    unknown: dict[str, list[int]] = {}  # why no cell of a column could be compared -> these columns
     for x in range(min(len(table.columns), MOST_COLUMNS)):
         column = [(y, value) for y, row in enumerate(table.values) if (value := row[x]) is not None and value.n]
         if column:
             yield _best_sentence(table, x, column)
             yield from _survivors(table, x, column)
         if any(not table.best[y][x] for y, _ in column) and table.definition.direction is not None:
-            yield _rivals_sentence(table, x, [y for y, _ in column])
+            others = [y for y, _ in column if not table.best[y][x]]
+            if any(table.rivals[y][x] is not None for y in others):
+                yield _rivals_sentence(table, x, others)
+            else:
+                whys = " or ".join(dict.fromkeys(filter(None, table.tested[x].why)))
+                unknown.setdefault(whys, []).append(x)
+    for whys, columns in unknown.items():
+        yield _sentence(f"{_where(table, *columns)}it is unknown which other cells are worse ({whys}).")
     if len(table.columns) > MOST_COLUMNS:
         yield f"The table has {len(table.columns) - MOST_COLUMNS} more columns, each with its own best."
 
@@ -93,14 +101,15 @@ def _survivors(table: Table, x: int, column: list[tuple[int, CellValue]]) -> Ite
 
 
 def _missing(table: Table) -> Iterator[str]:
-    """Cells without any value, and those without some."""
-    short = [(place_name(table, y, x), value) for y, x, value in places(table) if value.is_short]
-    none = [f"{name} ({shortfall(value)})" for name, value in short if not value.n]
-    some = [f"{name} ({shortfall(value)})" for name, value in short if value.n]
-    if none:
-        yield f"Cells without any value: {few(none)}."
-    if some:
-        yield f"Cells with fewer values than planned: {few(some)}."
+    """Cells without any value, and those without some; what is true of several cells is said once."""
+    none: dict[str, list[str]] = {}
+    some: dict[str, list[str]] = {}
+    for y, x, value in places(table):
+        if value.is_short:
+            (some if value.n else none).setdefault(shortfall(value), []).append(place_name(table, y, x))
+    for start, found in (("Cells without any value", none), ("Cells with fewer values than planned", some)):
+        if found:
+            yield f"{start}: {few([f'{few(names)} ({why})' for why, names in found.items()])}."
 
 
 def _best_sentence(table: Table, x: int, column: list[tuple[int, CellValue]]) -> str:
@@ -123,15 +132,11 @@ def _best_sentence(table: Table, x: int, column: list[tuple[int, CellValue]]) ->
     return f"{_where(table, x)}{_row(table, y)} has the {direction} mean {table.metric}{shared}: {mean} ({doubt})."
 
 
-def _rivals_sentence(table: Table, x: int, column: list[int]) -> str:
-    """The marks of one column, in words."""
-    others = [y for y in column if not table.best[y][x]]
+def _rivals_sentence(table: Table, x: int, others: list[int]) -> str:
+    """The marks of one column, in words; `others` are the rows beside the best, of which some were tested."""
     tested = [y for y in others if table.rivals[y][x] is not None]
     rivals = [_row(table, y) for y in tested if table.rivals[y][x]]
-    fewest, most, tests, pairs, why = table.tested[x]
-    if not tested:
-        whys = " or ".join(dict.fromkeys(filter(None, why)))
-        return _sentence(f"{_where(table, x)}it is unknown which other cells are worse ({whys}).")
+    fewest, most, tests, pairs, _ = table.tested[x]
     which = "all" if tests == pairs else f"{tests} of {pairs}"
     how = f"paired t-tests of {which} pairs, n={fewest}{f' to {most}' * (most > fewest)}, Holm"
     shown = few(rivals, 4)
@@ -150,9 +155,10 @@ def _sentence(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _where(table: Table, x: int) -> str:
-    levels = zip(table.column_factors, table.columns[x], strict=True)
-    named = " ".join(f"{factor}={level}" for factor, level in levels if level)
+def _where(table: Table, *columns: int) -> str:
+    """'At labels=8, labels=all: '; "" where the table has one column."""
+    levels = [zip(table.column_factors, table.columns[x], strict=True) for x in columns]
+    named = ", ".join(" ".join(f"{factor}={level}" for factor, level in column if level) for column in levels)
     return f"At {named}: " if named and len(table.columns) > 1 else ""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import rich.table
 from pylatexenc.latexencode import UnicodeToLatexEncoder
@@ -94,8 +94,17 @@ def _html_row(cells: Sequence[str], left: int) -> str:
     return f"<tr>{labels}{''.join(f'<td>{cell}</td>' for cell in cells[left:])}</tr>"
 
 
-def to_rich(table: AnyTable) -> RenderableType:
-    """The table for a terminal: best of each column bold with a star, published numbers beneath ours, notes below."""
+def all_to_rich(tables: Iterable[AnyTable]) -> list[RenderableType]:
+    """Tables for a terminal, one below the other: a note that stands below an earlier one is not repeated."""
+    said: set[str] = set()
+    return [to_rich(table, said) for table in tables]
+
+
+def to_rich(table: AnyTable, said: set[str] | None = None) -> RenderableType:
+    """The table for a terminal: best of each column bold with a star, published numbers beneath ours, notes below.
+
+    Notes in `said` are left out, and those of this table are added to it.
+    """
     laid = text_grid(table, beneath=True)
     if not laid.body:
         return Text(f"{laid.caption}: {'; '.join(laid.notes) or _NOTHING}")
@@ -109,9 +118,10 @@ def to_rich(table: AnyTable) -> RenderableType:
         cells = (_rich_cell(text, (y, x) in laid.bold) for x, text in enumerate(row))
         pretty.add_row(*cells, end_section=last_of_group)
     legend = [f"{BEST.strip()} best mean of its column"] if laid.bold else []
-    below = Text(
-        "\n".join([laid.caption, *legend, *laid.notes]), style="dim italic"
-    )  # as wide as the terminal, not the table
+    said = set() if said is None else said
+    notes = [note for note in (*legend, *laid.notes) if note not in said]
+    said.update(notes)
+    below = Text("\n".join([laid.caption, *notes]), style="dim italic")  # as wide as the terminal, not the table
     return Group(pretty, below)
 
 

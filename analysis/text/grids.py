@@ -52,7 +52,8 @@ def text_grid(table: AnyTable, beneath: bool = False) -> TextGrid:
 def _table_grid(table: Table, beneath: bool) -> TextGrid:
     digits, common = table_digits(table), _common_n(table)
     footnotes = _footnotes(table)
-    marks = {place: _superscript(number) for number, place in enumerate(footnotes, start=1)}
+    numbered = {text: _superscript(number) for number, text in enumerate(footnotes, start=1)}
+    marks = {place: numbered[text] for text, group in footnotes.items() for place in group}
     ours = [["" for _ in table.columns] for _ in table.rows]
     for y, x, value in places(table):
         text = _format_value(value, digits, table.percent, show_n=common is None)
@@ -63,7 +64,10 @@ def _table_grid(table: Table, beneath: bool) -> TextGrid:
     body = [label + _with_published(table, y, ours[y], beneath) for y, label in enumerate(labels)]
     best = frozenset((y, len(labels[0]) + step * x) for y, x, _ in places(table) if table.best[y][x])
     left = list(table.row_factors) or [""]
-    notes = [f"{marks[place]} {text}" for place, text in footnotes.items()]
+    notes = [
+        f"{numbered[text]} {few([place_name(table, *place) for place in group])}: {text}"
+        for text, group in footnotes.items()
+    ]
     return TextGrid(
         _caption(table, common), len(left), (*left, *_head(table, beneath)), tuple(map(tuple, body)), best,
         (
@@ -369,14 +373,13 @@ def _single_note(table: Table) -> tuple[str, ...]:
     return ("one seed: no standard deviation",) if ones else ()
 
 
-def _footnotes(table: Table) -> dict[tuple[int, int], str]:
-    """Positions of cells with fewer replicates than expected -> which cell, how many, and why."""
-    short = [(y, x, value) for y, x, value in places(table) if value.is_short]
-    return {(y, x): _shortfall(table, y, x, value) for y, x, value in short}
-
-
-def _shortfall(table: Table, y: int, x: int, value: CellValue) -> str:
-    return f"{place_name(table, y, x)}: {shortfall(value)}"
+def _footnotes(table: Table) -> dict[str, list[tuple[int, int]]]:
+    """Shortfall in words -> positions of the cells that have it; in a stopped study many share one."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for y, x, value in places(table):
+        if value.is_short:
+            found.setdefault(shortfall(value), []).append((y, x))
+    return found
 
 
 def shortfall(value: CellValue) -> str:

@@ -186,7 +186,7 @@ def _apart(row: Difference, header: StudyHeader) -> tuple[str, str, str]:
 def _in_practice(row: Difference, means: dict[str, float], header: StudyHeader, metric: str) -> str:
     """The difference as a share of what the baseline lacks to a perfect score."""
     definition = header.definition(metric)
-    if definition.unit != "fraction" or definition.direction != "maximize" or row.p_holm >= ALPHA:
+    if definition.unit != "fraction" or definition.direction != "maximize" or not row.p_holm < ALPHA:
         return ""
     lacking = 1 - (means[row.cell] - row.difference)
     if row.difference <= 0 or lacking <= 0:

@@ -13,6 +13,7 @@ from rich.table import Table
 from pretune.cli import options
 from pretune.monitor.plain import plain
 from pretune.search_spaces.words import counted
+from pretune.store.lookup import title_of
 from pretune.store.object_store import is_address
 from pretune.store.store import Entry, Store, StoreError, open_store
 
@@ -60,7 +61,7 @@ def print_entries(root: Path | str, cache: Path, console: Console) -> None:
         label = str(entry.about.get("label", ""))
         table.add_row(
             entry.fingerprint[:12],
-            plain(entry.stage),
+            plain(title_of(entry)),
             plain(label),
             entry.outcome,
             f"{entry.seconds:.1f}",
@@ -73,8 +74,9 @@ def print_usage(root: Path | str, cache: Path, console: Console) -> None:
     """Bytes by stage, and what unfinished attempts take."""
     store, total, count = opened(root, cache), Counter[str](), Counter[str]()
     for entry in store.entries():
-        total[entry.stage] += size(entry)
-        count[entry.stage] += 1
+        title = title_of(entry)
+        total[title] += size(entry)
+        count[title] += 1
     for attempt in store.unfinished():
         total["unfinished"] += store.size_of(attempt)
         count["unfinished"] += 1

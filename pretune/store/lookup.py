@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from pretune.outcomes import Outcome
+from pretune.search_spaces.words import stage_title
 from pretune.store.index import Listing
 from pretune.store.store import Entry, Store
 
@@ -49,3 +50,9 @@ def costs(entry: Entry) -> dict[str, float]:
 def task_of(entry: Entry) -> Mapping[str, Any]:
     """The task of a stage run as its entry keeps it: settings, model, data, seed streams, the parent's fingerprint."""
     return entry.about.get(TASK) or {}
+
+
+def title_of(entry: Entry) -> str:
+    """The stage of an entry for people: with the method of a pretraining."""
+    settings = task_of(entry).get("settings") or {}
+    return stage_title(entry.stage, str((settings.get("method") or {}).get("name", "")))

@@ -32,8 +32,8 @@ def test_an_empty_study_is_all_dashes(tmp_path):
     results.assign(phase="search").to_parquet(tmp_path / "results.parquet")
     text = text_of(tmp_path)
     assert f"{JACCARD}: nothing has finished" in text
-    assert "| all | –¹ | –² |" in text
-    assert "¹ a=x: 0 of 1 seeds; 1 not run" in text
+    assert "| all | –¹ | –¹ |" in text
+    assert "¹ a=x, a=y: 0 of 1 seeds; 1 not run" in text
 
 
 def test_one_cell_is_a_table_of_one(tmp_path):

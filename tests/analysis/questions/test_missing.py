@@ -110,10 +110,10 @@ def test_a_wholly_failed_cell_is_named_in_answer_table_figures_and_terminal(tmp_
     assert text in " ".join(console.export_text().split())
     assert all(text in (folder / name).read_text() for name in ("table.md", "table.tex"))
     assert "Cells without any value: a=y (0 of 2 seeds; 2 diverged (loss is NaN))." in build_page(folder)
-    groups, _ = figure_groups(folder)
+    groups, notes = figure_groups(folder)
     (dots,) = (group for group in groups if group.title == "Every seed")
     assert "a=y (0 of 2)" in str(dots.figures[0][1].layout.yaxis)
-    assert dots.note.endswith("Replicates with a value: a=y (0 of 2).")
+    assert notes[0].endswith("Replicates with a value: a=y (0 of 2).")
 
 
 def test_a_class_without_a_score_is_counted_beside_the_mean_and_makes_nothing_best():

@@ -57,6 +57,12 @@ def test_where_no_cell_is_better_the_rest_stands_beside_the_best_other(tmp_path)
     assert text.endswith(". Shown to be worse: a=z (−0.1997).")
 
 
+def test_an_untested_difference_closes_no_share_of_the_gap(tmp_path):
+    text = said(tmp_path, [0.5], [0.6], [0.4], baseline={"a": "x"})
+    assert text.startswith("No clear answer: ")
+    assert "closes" not in text
+
+
 def test_without_a_baseline_the_cells_that_may_be_as_good_are_named_and_none_without_a_value(tmp_path):
     text = said(tmp_path / "1", X, [0.5, 0.53, 0.52], Z)
     assert "2 of the 2 other cells are not shown to be worse (a=x, a=z). " in text

@@ -11,15 +11,17 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from pretune.cli.store import MARK_SECONDS, collect, print_entries, size, used_fingerprints
+from pretune.cli.store import MARK_SECONDS, collect, print_entries, print_usage, size, used_fingerprints
 from pretune.cluster.join import marked
+from pretune.store.lookup import TASK
 from pretune.store.store import Store, StoreError
 
 
-def finished(store: Store, key: str, payload: int, outcome: str = "finished") -> None:
+def finished(store: Store, key: str, payload: int, outcome: str = "finished", method: str = "") -> None:
     attempt = store.begin(key)
     (attempt / "model.safetensors").write_bytes(b"x" * payload)
-    store.finish(attempt, "finetune", outcome, "", {}, 2.0, {})
+    about = {TASK: {"settings": {"method": {"name": method}}}} if method else {}
+    store.finish(attempt, "pretrain" if method else "finetune", outcome, "", {}, 2.0, about)
 
 
 def test_used_fingerprints_are_those_of_all_studies(tmp_path: Path) -> None:
@@ -70,6 +72,16 @@ def test_a_divergence_is_listed_as_one(tmp_path: Path) -> None:
     text = io.StringIO()
     print_entries(tmp_path, tmp_path / "cache", Console(file=text, width=200))
     assert "diverged" in text.getvalue()
+
+
+def test_pretrainings_are_listed_and_summed_by_method(tmp_path: Path) -> None:
+    for key, method in (("a", "weights"), ("b", "simclr"), ("c", "simclr"), ("d", "")):
+        finished(Store(tmp_path), key, 10, method=method)
+    for show in (print_entries, print_usage):
+        text = io.StringIO()
+        show(tmp_path, tmp_path / "cache", Console(file=text, width=200))
+        titles = ("pretrain weights", "pretrain simclr", "finetune")
+        assert [text.getvalue().count(title) for title in titles] == [1, 2 if show is print_entries else 1, 1]
 
 
 def test_a_store_that_is_not_there_is_said(tmp_path: Path) -> None:

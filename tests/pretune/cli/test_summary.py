@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 from click.testing import CliRunner
 from rich.cells import cell_len
 from studies import label_of, write_study
 
+from pretune.analysis import load, load_header
 from pretune.analysis.report.html import build_page
+from pretune.analysis.text.answer import answer
 from pretune.cli import cli
 
 FACTORS = {"start": ["random", "pretrained", "frozen"], "labels": ["all", "10%"]}
@@ -64,6 +68,29 @@ def test_the_report_of_a_scale_names_it_in_every_format(tmp_path: Path) -> None:
         page = build_page(folder)
         assert f"<title>{title} ·" in page
         assert page.count('class="banner"') == bool(scale)
+
+
+def test_a_stopped_study_says_each_thing_once(tmp_path: Path) -> None:
+    """Of 6 cells one has two of its three seeds and all others one: two footnotes, whatever the number of metrics."""
+    cells = [label_of(dict(zip(FACTORS, levels, strict=True))) for levels in itertools.product(*FACTORS.values())]
+    scores = {cell: [0.5 + 0.01 * place, 0.52, 0.53] for place, cell in enumerate(cells)}
+    metrics = ("test/jaccard", "test/dice")
+    study = write_study(tmp_path / "x", scores, FACTORS, metrics=metrics, baseline={"start": "random"})
+    results = pandas.read_parquet(study / "results.parquet")
+    done = (results["seed"] == 0) | ((results["seed"] == 1) & (results["cell"] == cells[0]))
+    results[done].to_parquet(study / "results.parquet")
+
+    printed = report(study)
+    assert [printed.count(mark) for mark in ("¹ start", "² start", "³")] == [1, 1, 0]
+    assert [printed.count(why) for why in ("2 of 3 seeds; 1 not run", "1 of 3 seeds; 2 not run")] == [1, 1]
+    page = build_page(study)
+    figures = page[page.index('<section id="figures">') : page.index('<section id="cost">')]
+    replicates = [text for text in re.findall(r"<p[^>]*>([^<]*)</p>", figures) if f"{cells[0]} (2 of 3)" in text]
+    assert len(replicates) == 1
+    results, header = load(study), load_header(study)
+    said = answer(results, header, "test/jaccard")
+    assert len([sentence for sentence in said if "labels=all" in sentence and "labels=10%" in sentence]) == 2
+    assert len([sentence for sentence in said if "1 of 3 seeds; 2 not run" in sentence]) == 1
 
 
 def test_without_a_baseline_the_sentence_is_of_the_best_cell(tmp_path: Path) -> None:
