@@ -19,7 +19,7 @@ def fact_sentences(facts: Facts) -> tuple[str, ...]:
     for label, rows in facts.never.items():
         together.setdefault(_runs(rows), []).append(label)
     said += [
-        f"these cells predict {few(labels, MOST_LABELS)} for no pixel of the test images: {runs}"
+        f"{few(labels, MOST_LABELS)}: never predicted on the test images by {runs}"
         for runs, labels in together.items()
     ]
     if facts.collapsed:

@@ -394,8 +394,7 @@ SENTENCES = [
     ("Cells without any value: a=z (", "failed", "three"),
     ("Cells with fewer values than planned: a=x (", "failed", "three"),
     (
-        "bold by the mean of the finished runs only: a=x; if the failed runs would have scored worst, this mean is "
-        "too good",
+        "best mean, but some runs failed and are not in it: a=x",
         "failed",
         "apart by seeds, absent",
     ),
@@ -414,13 +413,13 @@ SENTENCES = [
     ("(family-wise 5 %, Holm). The largest difference is", "three", "apart"),
     ("could not be tested", "one seed", "three"),
     (
-        "≈ not clearly worse than any other cell of its column; neither best nor ≈: clearly worse than another "
-        "(one-sided paired t-tests of all pairs, n=3, Holm correction within the column, 5 %)",
+        "≈ may be as good as the best; a cell that is not the best and has no ≈ is clearly worse than another cell of "
+        "its column (one-sided paired t-tests of all pairs, n=3, Holm correction within the column, 5 %)",
         "three",
         "one seed",
     ),
     (
-        "↓ shown to be below the baseline a=x (paired t-tests with the baseline alone, 2 in all, Holm correction, 5 %)",
+        "↓ shown to be below the baseline a=x (2 paired t-tests, each against the baseline, Holm correction, 5 %)",
         "three",
         "close",
     ),
@@ -442,11 +441,12 @@ SENTENCES = [
     ("one seed: no standard deviation", "one seed", "three"),
     ("1 of 1 rows have n=1, so no interval and no test", "one seed", "three"),
     (
-        "p-values and intervals assume normally distributed differences; an exact sign-flip test cannot fall below p=",
+        "p-values and intervals assume normally distributed differences; an exact sign-flip test, which does not, gives "
+        "p of at least",
         "three",
         "one seed",
     ),
-    ("nor the smallest of 2 with Holm correction below", "three", "wild"),
+    ("after Holm over 2)", "three", "wild"),
     (
         "an interval goes beyond what two values of this metric can differ by, -1 to 1; t intervals do not",
         "wild",
@@ -465,14 +465,14 @@ SENTENCES = [
     ),
     ("no seed finished in both this cell and the baseline", "failed", "three"),
     (
-        "with 3 seeds and the median spread of these differences, one comparison at 5 % detects a difference of",
+        "with 3 seeds and the median spread of these differences, the smallest detectable difference (power 0.8) is",
         "three",
         "one seed",
     ),
-    ("with power 0.8 (to detect 0.01: ", "three", "one seed"),
-    ("; at the first, strictest of Holm's 2 steps", "three", "wild"),
+    ("for one test at 5 % (0.01 needs ", "three", "one seed"),
+    ("; with Holm over 2, up to", "three", "wild"),
     ("(p < 0.001, Holm)", "crossed", "crossed, no effect"),
-    ("Not shown at n=3 (this is no evidence that there is no effect): ", "crossed, no effect", "crossed"),
+    ("Not shown at n=3 (an effect may still exist): ", "crossed, no effect", "crossed"),
     ("tuned values × seed", "searched", "three"),
     ("yet, so there is no answer.", "nothing", "three"),
     (": paired difference to a=x", "three", "close"),
@@ -516,7 +516,6 @@ SENTENCES = [
         "crossed, no effect",
     ),
     ("a is not shown to have an effect on average (p", "crossed, no effect", "crossed"),
-    ("this is no evidence that there is no effect", "crossed, no effect", "crossed"),
     ("on average: no test, as nothing varies over 3 seeds", "crossed, no spread", "crossed"),
     ("no test, because nothing varies over seeds: ", "crossed, no spread", "crossed"),
     (
@@ -723,7 +722,7 @@ ELSEWHERE = {  # part of a sentence -> the test file that holds where it is true
     **dict.fromkeys(COMPARED, "questions/test_compare.py"),
     "replicates of these cells failed, so no cell is called worse than them": "questions/test_missing.py",
     "a model that predicts only the most frequent class": "questions/test_facts.py",
-    "for no pixel of the test images": "questions/test_facts.py",
+    "never predicted on the test images by": "questions/test_facts.py",
     "showed signs of collapse": "questions/test_facts.py",
     "these score no higher": "questions/test_facts.py",
     "no cell scores higher": "questions/test_facts.py",
@@ -861,7 +860,9 @@ LABELS = {  # names of axes, columns and groups, and captions that hold for ever
     *(
         "no stage of this study has ended yet",
         "the study has not started yet",
-        "of this capacity was idle",
+        "stage runs at once; these slots were",
+        "one stage run at a time; the slot was",
+        "% of the time",
     ),
     *("it is cut off or damaged", "was not written by a Pretune study", "cannot be read"),
 }

@@ -24,7 +24,7 @@ from pretune.analysis.text.answer import answer
 from pretune.analysis.text.formats import to_markdown
 
 SIX = {"a": ["p", "q", "r", "s", "t", "u"]}
-REMARK = "bold by the mean of the finished runs only: a=p"
+REMARK = "best mean, but some runs failed and are not in it: a=p"
 
 
 def six_equal_cells(seed, seeds=5, lost=2):
@@ -127,7 +127,7 @@ def test_a_class_without_a_score_is_counted_beside_the_mean_and_makes_nothing_be
     text = to_markdown(table)
     assert "0.60 ± 0.14 (n=2 of 3)" in text
     assert "a=x: 2 of 3 seeds; 1 no score (leaf is in neither truth nor prediction)" in text
-    assert "finished runs only" not in text
+    assert "some runs failed" not in text
     best = next(v for row in table.values for v in row if v.n == 2)
     assert (best.is_short, best.failed) == (True, 0)
 
