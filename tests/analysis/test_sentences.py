@@ -386,7 +386,7 @@ SENTENCES = [
     ("no spread at all: every seed of a=y scores the same as the baseline", "flat", "shifted"),
     ("no spread at all: every seed of a=y differs from the baseline by the same amount", "shifted", "flat"),
     (
-        "replicates failed and is not in this mean. If failed replicates would have scored worst, it is too good.",
+        "replicates failed and is not in this mean, which may therefore be too high.",
         "failed",
         "three",
     ),
