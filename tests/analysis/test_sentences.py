@@ -441,8 +441,8 @@ SENTENCES = [
     ("one seed: no standard deviation", "one seed", "three"),
     ("1 of 1 rows have n=1, so no interval and no test", "one seed", "three"),
     (
-        "p-values and intervals assume normally distributed differences; an exact sign-flip test, which does not, gives "
-        "p of at least",
+        "p-values and intervals assume normally distributed differences; an exact sign-flip test, which does not, "
+        "gives p of at least",
         "three",
         "one seed",
     ),

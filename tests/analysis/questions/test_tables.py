@@ -320,8 +320,8 @@ def test_markdown_by_hand():
         "| unfrozen | **0.710 ± 0.010** | 0.510 ± 0.010 |\n"
         "| frozen | 0.610 ± 0.010 | **0.620 ± 0.020** |\n"
         "\n"
-        "- ≈ may be as good as the best; a cell that is not the best and has no ≈ is clearly worse than another cell of "
-        "its column (one-sided paired t-tests of 1 of 2 pairs, n=3, Holm correction within the column, 5 %)\n"
+        "- ≈ may be as good as the best; a cell that is not the best and has no ≈ is clearly worse than another cell "
+        "of its column (one-sided paired t-tests of 1 of 2 pairs, n=3, Holm correction within the column, 5 %)\n"
         "- not compared (the differences have no spread): encoder=unfrozen labels=90%, encoder=frozen labels=90%\n"
     )
 
@@ -591,9 +591,7 @@ def test_the_notes_on_few_pairs_count_the_comparisons():
     """Two tests of three pairs: 2 / 2^3 = 0.25 each, 0.5 for the smaller after Holm."""
     scores = SCORES | {"encoder=frozen labels=90%": [0.60, 0.62, 0.64]}
     found = differences(make_results(scores), make_header(baseline={"encoder": "unfrozen"}), JACCARD)
-    assert any(
-        note.endswith("p of at least 0.25 (0.5 after Holm over 2)") for note in found.notes
-    )
+    assert any(note.endswith("p of at least 0.25 (0.5 after Holm over 2)") for note in found.notes)
     spread = np.median([row.std for row in found.rows])
     alone, strictest = (statistics.detectable_difference(3, spread, alpha=0.05 / m) for m in (1, 2))
     assert any(f"is {alone:.3f} for one test at 5 %" in note for note in found.notes)

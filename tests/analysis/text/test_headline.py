@@ -95,7 +95,9 @@ def test_with_two_levels_nothing_is_left_open(tmp_path):
 def test_the_advised_setting_is_read_as_the_level_that_it_names(tmp_path, level):
     scores = {"a=x": X, "a=z": X, f"a={level}": Y}
     write_study(tmp_path, scores, {"a": ["x", "z", level]}, metrics=(JACCARD,), baseline={"a": "x"})
-    words = shlex.split(left_open(load(tmp_path), load_header(tmp_path)).split("add --set ")[1].rpartition(" to your ")[0])
+    words = shlex.split(
+        left_open(load(tmp_path), load_header(tmp_path)).split("add --set ")[1].rpartition(" to your ")[0]
+    )
     key, _, value = words[0].partition("=")
     assert (key, parse_value(value)) == ("report.baseline", {"a": level})
 
