@@ -83,7 +83,7 @@ def busy_note(load: float, cores: int) -> tuple[str, ...]:
         return ()
     return (
         f"this machine is busy (load {load:.1f} on {cores} cores). The study may take much longer than estimated, "
-        "since Ray runs training at a low priority; RAY_worker_niceness=0 before the command changes that",
+        "because Ray runs training at a low priority. To avoid this, put RAY_worker_niceness=0 before the command",
     )
 
 
