@@ -8,7 +8,7 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +69,7 @@ def run(
     pretune run study.yaml --scale small --set seeds.report=2
 
     \b
-    Exit code 0: complete. Diverged trials of a search are results and count as done.
+    Exit code 0: complete. Diverged trials of a search are no failures.
     2: the study or its data have an error and nothing was started, or Ray died during the run.
     3: replicates or cells are missing in the table, or a stage run crashed; each is named.
     130: stopped with Ctrl-C, SIGTERM or SIGHUP.
@@ -212,7 +212,7 @@ def show_end(ended: Any, folder: Path, console: Console, details: bool = False) 
         if len(runs) > MOST_LINES:
             console.print(f"... and {len(runs) - MOST_LINES} more, in {plain(folder / 'pretune.log')}", soft_wrap=True)
     if ended.diverged:
-        console.print("diverged trials are results: the search continued without them", highlight=False)
+        console.print("diverged trials are no failures: the search continued without them", highlight=False)
     for message in ended.messages:
         console.print(f"[red]{plain(message)}[/]", highlight=False)
     for note in ended.notes:
@@ -291,14 +291,14 @@ def plan(
     with listings_remembered():
         facts_of = facts_before_decoding(data, missing=True)
         check_before_training(study, facts_of)
-        digest_of, size_of = _contents(data, root)
+        names = {one: name for cell in study.cells for name, one in cell.configuration().data.items()}
+        digest_of, size_of = _contents(data, root, names)
         glance_of = _glances(data, root / "cache", digest_of)
         check_masks(study, facts_of, glance_of)
         held = open_store(store or root / "store", root / "cache")
         with searches_before(options.folder_of(study, scale, root)) as asked:
             made, stages = make_plan(study, digest_of, find_in(held, listing=look(held)), asked)
         made = dataclasses.replace(made, data=tuple(data_facts(study, facts_of, glance_of, data)))
-        names = {one: name for cell in study.cells for name, one in cell.configuration().data.items()}
         sources = list(
             _sources({stage.data: names.get(stage.data, stage.data.dataset) for stage in stages}, data, root / "cache")
         )
@@ -349,7 +349,7 @@ def _sources(names: dict[Any, str], data: Path | None, cache: Path) -> Iterator[
     yield from lines
 
 
-def _contents(data: Path | None, root: Path) -> tuple[Any, Any]:
+def _contents(data: Path | None, root: Path, names: Mapping[Any, str]) -> tuple[Any, Any]:
     """Return functions that name and count the content of data sets; without the data, by their settings."""
     from pretune.search_spaces.identities import fingerprint
     from pretune.search_spaces.schema import Data
@@ -365,7 +365,8 @@ def _contents(data: Path | None, root: Path) -> tuple[Any, Any]:
         except DataError as error:
             if str(error) not in missing:
                 missing.add(str(error))
-                click.echo(f"note: this plan does not know the data: {error}", err=True)
+                name = names.get(settings, settings.dataset)
+                click.echo(f"note: planned without data {name}: {error}", err=True)
             return fingerprint(settings.model_dump(mode="json"))
 
     def size_of(settings: Data) -> int:
@@ -414,7 +415,7 @@ def init(
     pip install -e '.[imagenet]'; pretune init my-study.yaml --images photos/ --masks labels/ --imagenet
     """
     from pretune.calibration import has_gpu
-    from pretune.cli.starter import SCHEMA_FILE, Hardware, Pool, starter
+    from pretune.cli.starter import SCHEMA_FILE, Hardware, Pool, starter, without_partner
     from pretune.data.backbones import IMAGENET, network_of
     from pretune.data.survey.images import survey_images
     from pretune.data.survey.pairs import coco_file_in, survey_coco, survey_pairs
@@ -451,7 +452,7 @@ def init(
         for note in meaning.notes:
             click.echo(f"note: {note}")
         if alone := labelled.listing.problems:
-            click.echo(f"note: {counted(len(alone), 'file')} without a partner, left out; for example {alone[0]}")
+            click.echo(f"note: left out {without_partner(alone)}")
     if pool is not None:
         click.echo(f"unlabelled: {pool.seen}")
     click.echo(f"wrote {file}")

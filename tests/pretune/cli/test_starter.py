@@ -312,7 +312,7 @@ def test_a_file_without_a_partner_is_said_and_excluded(tmp_path: Path) -> None:
     image(images / "lonely.png")
     study, _ = init(tmp_path, "--images", images, "--masks", masks)
     assert mine(study).on_error == "skip"
-    assert "1 file without a partner, for example images/lonely.png" in (tmp_path / "my.yaml").read_text()
+    assert "1 file without a partner: images/lonely.png" in (tmp_path / "my.yaml").read_text()
 
 
 @pytest.mark.parametrize(
