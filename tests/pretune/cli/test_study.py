@@ -211,7 +211,7 @@ def test_init_then_plan_works_on_ones_own_folders(pretune: Any, tmp_path: Path) 
         (tmp_path / "my labels" / f"{i}.png").unlink()
     code, out, err = pretune("plan", file, "--root", tmp_path / "runs")
     assert (code, out.count("18 images (")) == (2, 1)  # the plan is shown all the same
-    assert err.count("error: data mine: 2 files cannot be used, for example my photos/3.png: no mask (expected") == 1
+    assert err.count("error: data mine: 2 files cannot be used, for example my photos/3.png: no mask; expected") == 1
     code, out, _ = pretune("plan", file, "--root", tmp_path / "runs", "--set", "data.mine.on_error=skip")
     assert (code, "cannot be used" in out) == (0, False)
 

@@ -200,7 +200,7 @@ def test_what_is_in_no_pair_is_named_with_the_name_that_is_expected(tmp_path: Pa
     found, problems = pairs(tmp_path, images=".", masks=".", mask_name="{stem}_mask")
     assert [name for name, *_ in found] == ["a"]
     assert problems == (
-        "b.png: no mask (expected b_mask.png or another image type)",
+        "b.png: no mask; expected b_mask.png (or another image type)",
         "c_mask.png: a mask without an image; add c.jpg or remove the mask",
     )
 

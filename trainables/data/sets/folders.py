@@ -236,7 +236,7 @@ def _paired(
         if stem in unread_mask:
             how = f"its mask {_in(root, unread_mask[stem][0])} has an unsupported type; save it as PNG"
         else:
-            how = f"no mask (expected {expected} or another image type)"
+            how = f"no mask; expected {expected} (or another image type)"
         problems += [f"{_in(root, path)}: {how}" for path in image_of[stem][: len(image_of[stem]) == 1]]
     for stem in sorted(mask_of.keys() - image_of.keys()):
         if stem in unread_image:

@@ -83,7 +83,7 @@ def test_what_cannot_be_paired_is_a_problem(tmp_path: Path) -> None:
     names, problems = pairs(tmp_path)
     assert names == ["a"]
     assert problems == [
-        "images/b.jpg: no mask (expected masks/b.png or another image type)",
+        "images/b.jpg: no mask; expected masks/b.png (or another image type)",
         "masks/c.png: a mask without an image; add images/c.jpg or remove the mask",
     ]
 
