@@ -447,8 +447,8 @@ def init(
     file.write_text(text, encoding="utf-8")
     (file.parent / SCHEMA_FILE).write_text(json_schema_text(), encoding="utf-8")
     if labelled is not None:
-        there, meaning = counted(labelled.count, "image"), labelled.meaning
-        click.echo(f"{there} with masks, {len(meaning.classes)} classes; {meaning.why}{meaning.ignored_text}")
+        meaning = labelled.meaning
+        click.echo(f"{len(meaning.classes)} classes; {meaning.why}{meaning.ignored_text}")
         for note in meaning.notes:
             click.echo(f"note: {note}")
         if alone := labelled.listing.problems:
