@@ -89,9 +89,14 @@ def busy_note(load: float, cores: int) -> tuple[str, ...]:
 
 def has_gpu() -> bool:
     """Whether torch finds a GPU here."""
+    return gpu_count() > 0
+
+
+def gpu_count() -> int:
+    """Count the GPUs that torch finds here."""
     import torch
 
-    return bool(torch.cuda.is_available())
+    return int(torch.cuda.device_count()) if torch.cuda.is_available() else 0
 
 
 def _steps(stage: Stage, n: int) -> tuple[int, int]:
