@@ -194,7 +194,7 @@ def test_readme_shows_a_study_of_ten_lines_and_counts_its_stage_runs(tmp_path: P
     study = load(tmp_path / "study.yaml", None, ())
     made, _ = make_plan(study, lambda data: fingerprint(data.model_dump(mode="json")), lambda name: None, {})
     words = re.sub(r"\s+", " ", README.read_text("utf-8"))
-    assert f"takes {made.stage_runs} training runs ({made.stage_runs_without_sharing} without" in words
+    assert f"{made.stage_runs} training runs instead of {made.stage_runs_without_sharing}" in words
 
 
 # ---------------------------------------------------------------------------------------------------------- figures
@@ -218,7 +218,7 @@ def test_the_table_of_readme_is_that_of_the_results() -> None:
     assert len(shown) == 5
     for line in shown:
         first, *given = [part.strip() for part in line.strip("|").split("|")]
-        start, encoder = first.replace(" on the images", "").split(", ")
+        start, encoder = first.split(", ")
         expected = []
         for labels in counts:
             values = cells[start, encoder, labels]

@@ -15,16 +15,17 @@ from dataclasses import replace
 import pandas
 import yaml
 
-from pretune.analysis.digits import in_unit, number
+from pretune.analysis.digits import few, in_unit, number
 from pretune.analysis.load.replicates import FINISHED, independent_values, replicate_results, runs_expected
 from pretune.analysis.load.results import StudyHeader
 from pretune.analysis.questions.differences import Difference, Differences, differences
-from pretune.analysis.questions.tables import Table, build_table
+from pretune.analysis.questions.tables import Table, build_table, places
 from pretune.analysis.statistics import ALPHA, seeds_needed
 from pretune.analysis.text.answer import answer
-from pretune.analysis.text.grids import difference_digits
+from pretune.analysis.text.grids import difference_digits, place_name
 
 _POWER = 0.8
+_MOST_NAMED = 3  # further cells that the answer names
 
 
 def headline(results: pandas.DataFrame, header: StudyHeader, metric: str) -> str:
@@ -111,12 +112,13 @@ def _against_baseline(
     better = [row for row in above if row.shown]
     if above and not better:
         row = max(above, key=lambda one: sign * one.difference)
-        return f"Not settled: {_improvement(row, table, means, header, metric)}. But {failed[row.cell]}"
+        said = f"Not settled: {_improvement(row, table, means, header, metric)}. But {failed[row.cell]}"
+        return said + _others_of(row, table, sign)
     if better:
         row = max(better, key=lambda one: sign * one.difference)
         shows = "shows" if len(better) == 1 else "show"
         of = f". {len(better)} of {len(table.rows)} comparisons {shows} an improvement" if len(table.rows) > 1 else ""
-        return f"Shown: {_improvement(row, table, means, header, metric)}{of}"
+        return f"Shown: {_improvement(row, table, means, header, metric)}{of}{_others_of(row, table, sign)}"
     if len(shown) == len(table.rows):
         row = min(shown, key=lambda one: abs(one.difference))
         worse = _improvement(row, table, means, header, metric)
@@ -127,8 +129,26 @@ def _against_baseline(
     closest = _improvement(row, table, means, header, metric)
     return (
         f"No clear answer: no cell is shown to be better than the baseline {table.baseline}.{worse} "
-        f"The best other cell: {closest}. {_seeds(row, len(table.rows))}"
+        f"The best other cell: {closest}. {_seeds(row, len(table.rows))}{_others_of(row, table, sign)}"
     )
+
+
+def _others_of(named: Difference, table: Differences, sign: int) -> str:
+    """'. Difference not shown: a=z (+0.010). Shown to be worse: a=u (-0.200)': comparisons that no sentence names yet.
+
+    Further improvements are counted where one is named.
+    """
+    digits, unit = difference_digits(table), " points" if table.percent else ""
+    others = [row for row in table.rows if row is not named]
+    parts = {
+        "Difference not shown": [row for row in others if not row.shown],
+        "Shown to be worse": [row for row in others if row.shown and sign * row.difference < 0],
+    }
+    said = {
+        start: [f"{row.cell} ({number(row.difference, digits, table.percent, sign=True)}{unit})" for row in rows]
+        for start, rows in parts.items()
+    }
+    return "".join(f". {start}: {few(names, _MOST_NAMED)}" for start, names in said.items() if names)
 
 
 def _improvement(row: Difference, table: Differences, means: dict[str, float], header: StudyHeader, metric: str) -> str:
@@ -210,20 +230,21 @@ def _among_cells(
         return f"Not settled: {best} has the best mean, but {failed}. {closest}"
     if not rivals:
         value = in_unit(means[best], difference_digits(rows), rows.percent)
-        return f"Shown: {best} is better in {metric} ({value}) than each of the {others} others. {closest}"
-    are = "is" if rivals == 1 else "are"
-    said = f"No clear answer: {best} has the best mean, but {rivals} of the {others} other cells {are} not shown to be"
-    said += " worse"
+        than = f"each of the {others} others" if others > 1 else "the other cell"
+        than += " with a value" if len(means) < len(header.cells) else ""
+        return f"Shown: {best} is better in {metric} ({value}) than {than}. {closest}"
+    are = "is" if len(rivals) == 1 else "are"
+    said = (
+        f"No clear answer: {best} has the best mean, but {len(rivals)} of the {others} other cells {are} not shown to "
+    )
+    said += f"be worse ({few(rivals, _MOST_NAMED)})"
     return f"{said}. {closest}. {_seeds(row, others * (others + 1))}"
 
 
-def _rivals(table: Table) -> int | None:
-    """The number of cells that are not shown to be worse than another; None where none could be tested."""
-    marks = [mark for row, best in zip(table.rivals, table.best, strict=True) for mark in _others(row, best)]
-    if not marks or all(mark is None for mark in marks):
+def _rivals(table: Table) -> list[str] | None:
+    """The cells that are not shown to be worse than another; None where none could be tested."""
+    others = [(y, x) for y, x, value in places(table) if value.n and not table.best[y][x]]
+    marks = {place_name(table, y, x): table.rivals[y][x] for y, x in others}
+    if all(mark is None for mark in marks.values()):
         return None
-    return sum(mark is not False for mark in marks)
-
-
-def _others(row: tuple[bool | None, ...], best: tuple[bool, ...]) -> list[bool | None]:
-    return [mark for mark, is_best in zip(row, best, strict=True) if not is_best]
+    return [name for name, mark in marks.items() if mark is not False]

@@ -83,23 +83,19 @@ def prepare_data(
 def report_excluded(
     name: str, data: schema.Data, images: ImageSet, data_root: Path | None, console: Console | None
 ) -> list[str]:
-    """Print the first ten files that `on_error: skip` excludes, and which types of file are not read.
+    """Print a line on the files that `on_error: skip` excludes, and one on the types of file that are not read.
 
-    Returns a line for each, for the log.
+    Every run of a study prints them. Returns a line for each file, for the log.
     """
     from pretune.trainables.data.checks.excluded import count_excluded, types_not_read
-    from pretune.trainables.data.errors import SHOWN
 
     skipped, ignored = images.skipped, types_not_read(data, data_root)
     if console is not None:
         if ignored:
             console.print(f"note: data {name}: {ignored}", highlight=False, markup=False, soft_wrap=True)
         if skipped:
-            many = count_excluded(data, data_root, len(images.images))
-            console.print(f"note: data {plain(name)}: {many} excluded (on_error: skip)", highlight=False)
-        for line in skipped[:SHOWN]:
-            console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
-        if len(skipped) > SHOWN:
-            all_of_them = "pretune.log and `pretune data check` list all"
-            console.print(f"  and {len(skipped) - SHOWN} more; {plain(all_of_them)}", highlight=False)
+            many = f"{count_excluded(data, data_root, len(images.images))} excluded (on_error: skip)"
+            others = " (pretune.log and `pretune data check` list all)" if len(skipped) > 1 else ""
+            line = f"note: data {name}: {many}, for example {skipped[-1]}{others}"  # masks left alone come first
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     return [f"data {name}: excluded: {line}" for line in skipped] + ([f"data {name}: {ignored}"] if ignored else [])

@@ -15,6 +15,7 @@ from torch import nn
 
 from pretune.search_spaces import schema
 from pretune.trainables import loop, upload
+from pretune.trainables.constants import RESUMED
 from pretune.trainables.data.image_set import ImageSet
 from pretune.trainables.distributed import World
 from pretune.trainables.files import CONTINUE, HISTORY, NOTES, STATE, WEIGHTS
@@ -234,7 +235,8 @@ def test_a_preempted_training_goes_on_where_it_stopped(tmp_path: Path, stopped: 
     progress = counted(length, counter, resumed)
     assert counter.count == 5
     assert [(row["step"], row["epoch"], row["train/loss"]) for row in progress.history] == [(3, 1, 1), (5, 5 / 3, 3.5)]
-    assert [(row["step"], row["total"]) for row in reports] == [(3, 5), (5, 5)][1 if stopped > 2 else 0 :]
+    assert reports[0] == {"step": stopped, "total": 5, RESUMED: 1.0}
+    assert [(row["step"], row["total"]) for row in reports[1:]] == [(3, 5), (5, 5)][1 if stopped > 2 else 0 :]
     assert progress.metrics() == {"train/loss": 3.5}
 
 

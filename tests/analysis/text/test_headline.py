@@ -27,9 +27,41 @@ def test_an_improvement_on_the_baseline_is_shown_with_its_size_interval_and_mean
     text = said(tmp_path, X, Y, Z, baseline={"a": "x"})
     assert text.startswith("Shown: a=y has test/jaccard 0.71")
     assert "3 paired seeds. The gain is 41 % of what the baseline lacks to a perfect" in text
-    assert text.endswith(" score. 1 of 2 comparisons shows an improvement.")
+    assert text.endswith(" score. 1 of 2 comparisons shows an improvement. Difference not shown: a=z (−0.0033).")
     low, high = (float(part) for part in text.split("difference: ")[1].split(",")[0].split(" to "))
     assert (low, high) == pytest.approx((0.1978, 0.2035), abs=6e-4)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "others", "expected"),
+    [
+        ("x", {"u": [0.30, 0.311, 0.32]}, "Difference not shown: a=z (-0.0033). Shown to be worse: a=u (-0.1997)."),
+        ("z", {"u": [0.30, 0.311, 0.32]}, "Difference not shown: a=x (+0.003). Shown to be worse: a=u (-0.196)."),
+        ("x", {"u": [0.80, 0.811, 0.82]}, "3 comparisons show an improvement. Difference not shown: a=z (-0.0033)."),
+        ("x", dict.fromkeys("uvw", Z), "shown: a=z (-0.003), a=u (-0.003), a=v (-0.003) and 1 more."),
+    ],
+)
+def test_cells_that_are_neither_best_nor_shown_are_named_with_their_difference(tmp_path, baseline, others, expected):
+    """Means of x, y, z: 0.51, 0.711, 0.5067; of u 0.3103 or 0.8103. An improvement besides the largest is counted."""
+    scores = {"x": X, "y": Y, "z": Z} | others
+    cells = {f"a={level}": values for level, values in scores.items()}
+    write_study(tmp_path, cells, {"a": list(scores)}, baseline={"a": baseline})
+    text = headline(load(tmp_path), load_header(tmp_path), JACCARD).replace("−", "-")
+    assert text.endswith(expected)
+
+
+def test_where_no_cell_is_better_the_rest_stands_beside_the_best_other(tmp_path):
+    text = said(tmp_path / "1", X, [0.51, 0.50, 0.54], Z, baseline={"a": "x"})
+    assert text.endswith(" in 80 % of studies. Difference not shown: a=z (−0.003).")
+    text = said(tmp_path / "2", X, [0.51, 0.50, 0.54], [0.30, 0.311, 0.32], baseline={"a": "x"})
+    assert text.endswith(". Shown to be worse: a=z (−0.1997).")
+
+
+def test_without_a_baseline_the_cells_that_may_be_as_good_are_named_and_none_without_a_value(tmp_path):
+    text = said(tmp_path / "1", X, [0.5, 0.53, 0.52], Z)
+    assert "2 of the 2 other cells are not shown to be worse (a=x, a=z). " in text
+    text = said(tmp_path / "2", X, Y, [NAN, NAN, NAN])
+    assert text.startswith("Shown: a=y is better in test/jaccard (0.7107) than the other cell with a value. ")
 
 
 def test_levels_that_both_cells_share_are_said_once(tmp_path):

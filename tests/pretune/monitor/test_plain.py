@@ -68,7 +68,7 @@ def _is_safe(part: ast.FormattedValue) -> bool:
 
 OURS = {  # names and numbers of ours: looked at on 2026-11-28
     "word", "colour", "ended.trained", "ended.reused", "name", "about.title", "about.size", "about.licence", "reason",
-    "about.get", "many", "len(error.problems)", "verb", "len(runs) - MOST_LINES", "len(skipped) - SHOWN",
+    "about.get", "len(error.problems)", "verb", "len(runs) - MOST_LINES",
 }  # fmt: skip
 
 
