@@ -83,15 +83,20 @@ def busy_note(load: float, cores: int) -> tuple[str, ...]:
         return ()
     return (
         f"this machine is busy (load {load:.1f} on {cores} cores). The study may take much longer than estimated, "
-        "since Ray runs training at a low priority; RAY_worker_niceness=0 before the command changes that",
+        "because Ray runs training at a low priority. To avoid this, put RAY_worker_niceness=0 before the command",
     )
 
 
 def has_gpu() -> bool:
     """Whether torch finds a GPU here."""
+    return gpu_count() > 0
+
+
+def gpu_count() -> int:
+    """Count the GPUs that torch finds here."""
     import torch
 
-    return bool(torch.cuda.is_available())
+    return int(torch.cuda.device_count()) if torch.cuda.is_available() else 0
 
 
 def _steps(stage: Stage, n: int) -> tuple[int, int]:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pretune.cluster.capacity import stages_at_once, usable_cpus
+
 GIB = 1024**3
 LEAST_DISK, LEAST_SHARED = 2 * GIB, GIB  # bytes: for a small study's store; for Ray's objects
 PACKAGES = ("torch", "torchvision", "timm", "ray", "optuna", "pandas", "pyarrow", "plotly")
@@ -82,11 +84,6 @@ def version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return ""
-
-
-def usable_cpus() -> int:
-    """Return the number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def found_gpus() -> tuple[list[Gpu], str, str]:
@@ -172,13 +169,13 @@ def ray_settings() -> Finding:
 
 def where_stages_run(cpus: int, gpus: int) -> str:
     """Return one sentence: what a stage without `resources` takes, and how many run at once."""
+    at_once = stages_at_once(cpus, gpus)
     if gpus:
-        at_once = min(cpus, gpus)
         return (
             f"each stage run takes one GPU and one CPU; at most {at_once} at once. To share GPUs, set "
             "`resources: {finetune: {gpus: 0.25}}`"
         )
-    return f"each stage run takes one CPU; at most {cpus} at once. No GPU is used"
+    return f"each stage run takes one CPU; at most {at_once} at once. No GPU is used"
 
 
 def healthy(findings: Sequence[Finding]) -> bool:

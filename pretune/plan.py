@@ -25,7 +25,6 @@ from pretune.search.replicates import Run, stages_in
 from pretune.search_spaces import schema
 from pretune.search_spaces.resolve import Study
 from pretune.search_spaces.stages import DigestOf, Stage, depends_on_length, replicates
-from pretune.search_spaces.words import counted
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,6 @@ class Plan:
     stage_runs_without_sharing: int
     by_stage: dict[str, int]  # by title of the stage
     stored: int | None  # stage runs that the store already holds; None where it was not asked
-    sharing: str
     continuing: str  # what trainings of several lengths cost together, and why some cannot be continued
     seconds: float | None  # of work on one worker
     gpu_hours: float | None
@@ -84,7 +82,6 @@ def make_plan(
         stage_runs_without_sharing=without,
         by_stage=dict(counts),
         stored=sum(find(stage.fingerprint) is not None for stage in stages) if find else None,
-        sharing=sharing_sentence(counts, without),
         continuing=continuing_sentence(stages),
         seconds=None,
         gpu_hours=None,
@@ -136,19 +133,6 @@ def invented(stage: Stage, header: schema.Header) -> Outcome:
         value = 0.5
     metrics = dict.fromkeys((tune.target, "val/pretext_loss", "probe/accuracy", *tune.also), value) | tune.constraints
     return Outcome("finished", metrics, costs=metrics)
-
-
-def sharing_sentence(counts: Mapping[str, int], without: int) -> str:
-    """'24 fine-tunings share 3 pretrainings: 27 stage runs instead of 48'."""
-    pretrainings = sum(count for name, count in counts.items() if name.startswith("pretrain"))
-    probes = sum(count for name, count in counts.items() if name.startswith("probe"))
-    total, finetunings = sum(counts.values()), counts.get("finetune", 0)
-    users = " and ".join(counted(n, word) for n, word in ((finetunings, "fine-tuning"), (probes, "probe")) if n)
-    if not pretrainings or not users:
-        return counted(total, "stage run") + (f" instead of {without}" if without != total else "")
-    share = "shares" if finetunings + probes == 1 else "share"
-    shared = f"{users} {share} {counted(pretrainings, 'pretraining')}: {counted(total, 'stage run')}"
-    return shared + (f" instead of {without}" if without != total else "")
 
 
 def continuing_sentence(stages: Sequence[Stage]) -> str:
@@ -205,6 +189,6 @@ def few_seeds(study: Study) -> tuple[str, ...]:
     if n >= 6:
         return ()
     return (
-        f"with {n} paired seeds only large differences to the baseline can be shown: above about {smallest} standard "
-        "deviations of the paired difference (power 0.8); for more seeds: --set seeds.report=6",
+        f"{n} seeds can show only large differences to the baseline: above about {smallest} times their standard "
+        "deviation over seeds (power 0.8). For more seeds: --set seeds.report=6",
     )

@@ -152,7 +152,7 @@ def tuning_warnings(cells: Sequence[Cell], header: Header) -> Iterator[str]:
     if tune.sampler in ("tpe", "gp", "cmaes") and tune.startup >= tune.trials:
         yield (
             f"the search is purely random, because tune.trials ({tune.trials}) is not above tune.startup "
-            f"({tune.startup}); raise trials or lower startup"
+            f"({tune.startup}); set tune.startup: {tune.trials // 2}, or raise trials"
         )
     if tune.rungs and tune.rungs.rule == "halving" and math.ceil(tune.batch * tune.rungs.keep) >= tune.batch:
         yield f"every rung keeps all of a batch of {tune.batch}; raise tune.batch or lower tune.rungs.keep"

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import pandas
 
 from pretune.analysis.load.runs import title_of
-from pretune.search_spaces.words import counted
 
 PAUSE = 60.0  # seconds without any stage run, after which the next ones are of another run of the study
 
@@ -60,6 +59,8 @@ def timeline(stage_runs: pandas.DataFrame) -> Timeline | None:
 
 
 def sentence(found: Timeline) -> str:
-    """'at most 2 stage runs at once; 3.1 % of this capacity was idle (in 61 s)'."""
-    most = counted(found.lanes, "stage run")
-    return f"at most {most} at once; {100 * found.idle:.1f} % of this capacity was idle (in {found.seconds:.0f} s)"
+    """'61 s with up to 2 stage runs at once; these slots were idle for 3.1 % of the time'."""
+    most = f"up to {found.lanes} stage runs at once; these slots were"
+    if found.lanes == 1:
+        most = "one stage run at a time; the slot was"
+    return f"{found.seconds:.0f} s with {most} idle for {100 * found.idle:.1f} % of the time"

@@ -210,10 +210,10 @@ def _few_pairs_note(rows: Sequence[Difference]) -> tuple[str, ...]:
         reachable = " to ".join(f"{smallest_possible_p(n):.2g}" for n in ends)
         if tests > 1:
             least = " to ".join(f"{min(1.0, tests * smallest_possible_p(n)):.2g}" for n in ends)
-            reachable += f", nor the smallest of {tests} with Holm correction below {least}"
+            reachable += f" ({least} after Holm over {tests})"
         seeds = "n=" + " to ".join(map(str, ends))
         assumed = f"{seeds}: p-values and intervals assume normally distributed differences"
-        said.append(f"{assumed}; an exact sign-flip test cannot fall below p={reachable}")
+        said.append(f"{assumed}; an exact sign-flip test, which does not, gives p of at least {reachable}")
     return tuple(said)
 
 
@@ -263,9 +263,9 @@ def _power_note(pairs: Sequence[_Pairs], tests: int, percent: bool) -> tuple[str
     found, strictest = (detectable_difference(n, spread, alpha=ALPHA / m) for m in (1, tests))
     shown, most = (f"{100 * least:.1f} points" if percent else f"{least:.3f}" for least in (found, strictest))
     one = "1 point" if percent else "0.01"
-    said = f"with {n} seeds and the median spread of these differences, one comparison at 5 % detects a difference of "
-    said += f"{shown} with power 0.8 (to detect {one}: {_seeds(0.01, spread)})"
-    return (said + (f"; at the first, strictest of Holm's {tests} steps {most}" if tests > 1 else ""),)
+    said = f"with {n} seeds and the median spread of these differences, the smallest detectable difference (power 0.8) "
+    said += f"is {shown} for one test at 5 % ({one} needs {_seeds(0.01, spread)})"
+    return (said + (f"; with Holm over {tests}, up to {most}" if tests > 1 else ""),)
 
 
 def _seeds(difference: float, spread: float) -> str:

@@ -174,7 +174,7 @@ def sentences(found: Effects) -> tuple[str, ...]:
     said = [_interaction(row, p) if len(row.factors) > 1 else _main(row, p, found) for row, p in shown]
     rest = [" × ".join(row.factors) for row, p in tested if p >= ALPHA]
     if rest:
-        said.append(f"Not shown at n={found.n} (this is no evidence that there is no effect): {', '.join(rest)}.")
+        said.append(f"Not shown at n={found.n} (an effect may still exist): {', '.join(rest)}.")
     return tuple(said)
 
 

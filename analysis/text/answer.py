@@ -91,8 +91,9 @@ def _survivors(table: Table, x: int, column: list[tuple[int, CellValue]]) -> Ite
     y, best = _best_of(table, column)
     if not best.failed:
         return
+    wrong = "low" if table.definition.direction == "minimize" else "high"
     said = f"{best.failed} of its {best.runs_expected} replicates failed and {_are(best.failed)} not in this mean"
-    yield f"{_where(table, x)}{_row(table, y)}: {said}. If failed replicates would have scored worst, it is too good."
+    yield f"{_where(table, x)}{_row(table, y)}: {said}, which may therefore be too {wrong}."
     whole = [place for place in column if not place[1].is_short]
     if whole:
         z, other = _best_of(table, whole)

@@ -19,8 +19,7 @@ def fact_sentences(facts: Facts) -> tuple[str, ...]:
     for label, rows in facts.never.items():
         together.setdefault(_runs(rows), []).append(label)
     said += [
-        f"these cells predict {few(labels, MOST_LABELS)} for no pixel of the test images: {runs}"
-        for runs, labels in together.items()
+        f"{few(labels, MOST_LABELS)}: never predicted on the test images by {runs}" for runs, labels in together.items()
     ]
     if facts.collapsed:
         said.append(f"pretrainings of these cells showed signs of collapse: {_runs(facts.collapsed)}")

@@ -16,6 +16,7 @@ from pretune.analysis.questions.effects import Effect, Effects, effect_digits
 from pretune.analysis.questions.folds import FoldMean, Folds
 from pretune.analysis.questions.image_bootstrap import CellInterval, Intervals, out_of_range
 from pretune.analysis.questions.tables import CellValue, OutcomeCount, Table, inside_interval, places
+from pretune.search_spaces.words import counted
 
 AnyTable = Table | Folds | Intervals | Differences | Effects | Components
 _WIDE = 0.5  # of an interval, in shares of the metric's range
@@ -281,8 +282,8 @@ def _rivals_note(table: Table) -> tuple[str, ...]:
         tests, pairs = sum(used.tests for used in table.tested), sum(used.pairs for used in table.tested)
         which = "all" if tests == pairs else f"{tests} of {pairs}"
         said.append(
-            f"{RIVAL.strip()} not clearly worse than any other cell of its column; neither best nor {RIVAL.strip()}: "
-            "clearly worse than another "
+            f"{RIVAL.strip()} may be as good as the best; a cell that is not the best and has no {RIVAL.strip()} is "
+            "clearly worse than another cell of its column "
             f"(one-sided paired t-tests of {which} pairs, n={seeds}, Holm correction within the column, 5 %)"
         )
     untested: dict[str, list[str]] = {}
@@ -307,7 +308,8 @@ def _baseline_note(table: Table) -> tuple[str, ...]:
     used = [side for side in (1, -1) if any(side in row for row in against.sides)]
     arrows = " ".join(SIDES[side].strip() for side in used)
     where = " or ".join({1: "above", -1: "below"}[side] for side in used)
-    how = f"paired t-tests with the baseline alone, {against.tests} in all, Holm correction, 5 %"
+    each = ", each" if against.tests > 1 else ""
+    how = f"{counted(against.tests, 'paired t-test')}{each} against the baseline, Holm correction, 5 %"
     said = [f"{arrows} shown to be {where} the baseline {against.baseline} ({how})"]
     both = [place_name(table, y, x) for y, x, _ in places(table) if table.rivals[y][x] and against.worse[y][x]]
     if both:
@@ -394,10 +396,7 @@ def _best_of_survivors_note(table: Table) -> tuple[str, ...]:
     names = [place_name(table, y, x) for y, x, value in places(table) if table.best[y][x] and value.failed]
     if not names:
         return ()
-    return (
-        f"bold by the mean of the finished runs only: {few(names)}; if the failed runs would have scored worst, this "
-        "mean is too good",
-    )
+    return (f"best mean, but some runs failed and are not in it: {few(names)}",)
 
 
 def place_name(table: Table, y: int, x: int) -> str:

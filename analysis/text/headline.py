@@ -56,8 +56,8 @@ def left_open(results: pandas.DataFrame, header: StudyHeader) -> str:
     best = cells[max(others, key=lambda label: sign * means[label])]
     named = yaml.safe_dump(best, default_flow_style=True, allow_unicode=True, sort_keys=False, width=math.inf).strip()
     return (
-        f"only pairs with the baseline {_named(baseline)} are compared. To compare with {_named(best)}, repeat the "
-        f"command of the run with --set {shlex.quote(f'report.baseline={named}')}; nothing is trained again"
+        f"the answer compares each cell only with {_named(baseline)}. To compare with {_named(best)}, add --set "
+        f"{shlex.quote(f'report.baseline={named}')} to your `pretune run` command; nothing is trained again"
     )
 
 
@@ -152,7 +152,7 @@ def _others_of(named: Difference, table: Differences, sign: int) -> str:
 
 
 def _improvement(row: Difference, table: Differences, means: dict[str, float], header: StudyHeader, metric: str) -> str:
-    """'a=x has test/jaccard 0.75, 0.17 above a=y (both with b=z). 95 % interval of the difference: ...'."""
+    """'a=x has test/jaccard 0.75, which is 0.17 above a=y (both with b=z). 95 % interval of the difference: ...'."""
     digits = difference_digits(table)
     mean = in_unit(means[row.cell], digits, table.percent)
     side = "above" if row.difference >= 0 else "below"
@@ -166,7 +166,8 @@ def _improvement(row: Difference, table: Differences, means: dict[str, float], h
     means_so = _in_practice(row, means, header, metric)
     ours, theirs, both = _apart(row, header)
     common = f" in the {row.n} {what} that both have" if unpaired else ""
-    return f"{ours} has {metric} {mean}, {size} {side} {theirs}{both}{common}. {doubt[0].upper()}{doubt[1:]}{means_so}"
+    differs = f"{'; it is' if unpaired else ', which is'} {size} {side} {theirs}{both}{common}"
+    return f"{ours} has {metric} {mean}{differs}. {doubt[0].upper()}{doubt[1:]}{means_so}"
 
 
 def _apart(row: Difference, header: StudyHeader) -> tuple[str, str, str]:
@@ -191,13 +192,13 @@ def _in_practice(row: Difference, means: dict[str, float], header: StudyHeader, 
     lacking = 1 - (means[row.cell] - row.difference)
     if row.difference <= 0 or lacking <= 0:
         return ""
-    return f". This closes {100 * row.difference / lacking:.0f} % of the gap between the baseline and a perfect score"
+    return f". The gain is {100 * row.difference / lacking:.0f} % of what the baseline lacks to a perfect score"
 
 
 def _seeds(row: Difference, comparisons: int) -> str:
     """The number of seeds that would show a difference of this size, in Holm's first step."""
     if not (row.std > 0) or row.difference == 0:
-        return "How many seeds would show a difference is not known, because no spread is known"
+        return "The number of seeds needed is unknown, because the spread is unknown"
     try:
         n = f"about {seeds_needed(row.difference, row.std, _POWER, ALPHA / comparisons):,} seeds"
     except ValueError:

@@ -36,16 +36,16 @@ def print_plan(plan: Plan, parallel: int, console: Console) -> None:
         table.add_row("GPU hours", f"{plan.gpu_hours or 0:.2g}")
         table.add_row("disk", disk(plan, parallel))
         for kind, peak in plan.peak_bytes.items():
-            table.add_row(
-                f"memory per step, {kind}", memory_of_step(kind, peak, plan.checkpointed_bytes.get(kind, peak))
-            )
+            table.add_row(f"memory per step, {NOUNS.get(kind, kind)}", f"{peak / 1e9:.2g} GB (float32, estimated)")
     console.print(table)
     for facts in plan.data:
         for sentence in facts.sentences():
             console.print(sentence, highlight=False, markup=False, soft_wrap=True)
-    console.print(plain(plan.sharing), highlight=False)
     if plan.continuing:
         console.print(plain(plan.continuing), highlight=False)
+    for kind, peak in plan.peak_bytes.items():
+        if saving := less_memory(kind, peak, plan.checkpointed_bytes.get(kind, peak)):
+            console.print(saving, highlight=False, soft_wrap=True)
     for warning in plan.warnings:
         console.print(f"[yellow]note:[/] {plain(warning)}", highlight=False)
 
@@ -61,18 +61,18 @@ def counted_stages(title: str, count: int) -> str:
 
 
 def disk(plan: Plan, parallel: int) -> str:
-    """'124 MB: 100 MB of weights, 24 MB of kept states; up to 6 MB more of resumable states while it runs'."""
+    """'124 MB: 100 MB of weights, 24 MB of checkpoints that stay; up to 6 MB more for checkpoints during the run'."""
     total, kept, running = (n / 1e6 for n in (plan.disk_bytes or 0, plan.kept_bytes, plan.state_bytes * parallel))
-    parts = f"{total:.0f} MB: {total - kept:.0f} MB of weights, {kept:.0f} MB of kept states" if kept else ""
-    return f"{parts or f'{total:.0f} MB of weights'}; up to {running:.0f} MB more of resumable states while it runs"
+    parts = f"{total:.0f} MB: {total - kept:.0f} MB of weights, {kept:.0f} MB of checkpoints that stay" if kept else ""
+    return f"{parts or f'{total:.0f} MB of weights'}; up to {running:.0f} MB more for checkpoints during the run"
 
 
-def memory_of_step(kind: str, peak: int, checkpointed: int) -> str:
-    """Bytes at the peak, and those with activation checkpointing where it saves a tenth or more."""
-    said = f"{peak / 1e9:.2g} GB in float32, by formula"
+def less_memory(kind: str, peak: int, checkpointed: int) -> str:
+    """A sentence on activation checkpointing where it saves a tenth or more of the peak; else ""."""
     if checkpointed > 0.9 * peak:
-        return said
-    return f"{said}; {checkpointed / 1e9:.2g} GB with resources.{kind}.activation_checkpointing"
+        return ""
+    needed = f"{NOUNS.get(kind, kind)} needs {checkpointed / 1e9:.2g} GB per step"
+    return f"with resources.{kind}.activation_checkpointing: true, {needed}"
 
 
 def duration(seconds: float) -> str:

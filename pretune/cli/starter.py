@@ -226,7 +226,7 @@ def _refuse_too_few(plan: _Plan) -> None:
     if plan.labelled is not None and (plan.train < LEAST or not plan.held[0]):
         alone = plan.labelled.listing.problems
         has = f"{plan.train} for training" if plan.tests else f"{plan.count} in all"
-        has += f"; {counted(len(alone), 'file')} without a partner, for example {alone[0]}" if alone else ""
+        has += f"; {without_partner(alone)}" if alone else ""
         raise DataError(
             f"{plan.labelled.root}: too few images with masks ({has}); a study needs at least {LEAST} to train on, 1 "
             f"to validate and 1 to test: label {LEAST - plan.train if plan.tests else LEAST + 2 - plan.count} more"
@@ -297,19 +297,23 @@ def _meaning(seen: PairsSeen) -> Iterator[str]:
 
 
 def _pairing(seen: PairsSeen) -> str:
-    count, alone = seen.count, len(seen.listing.problems)
+    count, alone = seen.count, seen.listing.problems
     rule = "equal names" if seen.names.mask == seen.names.image == "{stem}" else "by name"
     text = f"{counted(count, 'pair')}, {rule}"
-    return text + (
-        f"; {counted(alone, 'file')} without a partner, for example {seen.listing.problems[0]}" if alone else ""
-    )
+    return text + (f"; {without_partner(alone)}" if alone else "")
+
+
+def without_partner(problems: Sequence[str]) -> str:
+    """'1 file without a partner: ...', '3 files without a partner, for example ...'."""
+    example = ":" if len(problems) == 1 else ", for example"
+    return f"{counted(len(problems), 'file')} without a partner{example} {problems[0]}"
 
 
 def _common(plan: _Plan) -> Iterator[str]:
     where = "a GPU" if plan.hardware.gpu else "CPUs"
     alone = plan.labelled.listing.problems if plan.labelled is not None else ()
-    sides = f"median short side {plan.sizes.short} px; " if plan.sizes is not None else ""
-    yield f"    cache_size: {plan.size}\tpx; {sides}at most {plan.hardware.largest} on {where}"
+    sides = f"; the images' median short side is {plan.sizes.short} px" if plan.sizes is not None else ""
+    yield f"    cache_size: {plan.size}\tpx (init chooses at most {plan.hardware.largest} on {where}){sides}"
     if plan.sizes is not None and plan.sizes.short >= LARGE * plan.size:
         yield "    # fit: tile\tfull resolution: each image is cut into squares of cache_size px"
     if plan.images is not None:
@@ -359,7 +363,7 @@ def _unlabelled(plan: _Plan) -> Iterator[str]:
     if plan.fit == "pad":
         yield "    fit: pad"
     yield "    on_error: skip\tleave bad files out and record which"
-    yield "    split: none\tall of it is for pretraining; tests are drawn from the labelled images"
+    yield "    split: none\tall images are for pretraining; test images come from the labelled ones"
 
 
 def _stages(plan: _Plan) -> Iterator[str]:
@@ -383,12 +387,12 @@ def _stages(plan: _Plan) -> Iterator[str]:
     yield f"  views: {{size: {plan.view}, crop: [0.2, 1.0], color_jitter: 0.8, gray: 0.2}}"
     yield "  optimizer: {name: adam, lr: 1.0e-3}"
     yield f"  batch_size: {batch}\tof {counted(pool, 'image')}"
-    yield f"  steps: {steps}\t{steps / each:.0f} epochs; more may help: pretune plan FILE --time says how long"
+    yield f"  steps: {steps}\t{steps / each:.0f} epochs; more may help (cost: pretune plan FILE --time)"
     yield ""
     yield "finetune:"
     yield f"  data: {plan.data}"
     yield f"  size: {plan.size}\tpx"
-    yield "  labels: all\tor 10%, or a count such as 74"
+    yield f"  labels: all\tor 10%, or a number of images such as {max(1, plan.train // 2)}"
     yield "  transfer: encoder\tnone | encoder"
     yield "  freeze: none\tnone | encoder"
     yield _loss(plan)
@@ -446,12 +450,13 @@ def _question(plan: _Plan) -> Iterator[str]:
     yield ""
     yield "seeds: {search: 1, report: 3}"
     yield "# tune: {sampler: tpe, trials: 20}\tonly where there are ranges"
-    yield "# the answer compares with the baseline alone; for another pair change it and run again: nothing is trained"
+    yield "# the answer compares each cell only with the baseline; for another pair, change it and run again"
     yield f"report: {{rows: {rows}{columns}, metrics: [test/jaccard], baseline: {{start: random}}}}"
     limit = f", data.{plan.data}.limit: 200" if plan.count > 200 else ""
     pool = ", data.unlabelled.limit: 200" if plan.pool is not None and plan.pool.seen.count > 200 else ""
     yield "scales:\tpretune run FILE --scale NAME"
-    yield f"  small: {{pretrain.steps: 10, finetune.epochs: 2{limit}{pool}}}\ttests that all works; ignore its numbers"
+    short = f"{{pretrain.steps: 10, finetune.epochs: 2{limit}{pool}}}"
+    yield f"  small: {short}\ta check that everything runs; ignore its numbers"
     yield _first(plan, several_labels)
 
 

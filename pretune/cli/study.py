@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import json
-import os
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +17,6 @@ from pretune.cli.results import draw_panels, print_report
 from pretune.errors import EXIT_FAILED_STAGES, EXIT_STOPPED, EXIT_USAGE
 from pretune.monitor.plain import plain
 from pretune.search_spaces.resolve import load
-from pretune.search_spaces.stages import Stage
 from pretune.search_spaces.words import counted
 
 if TYPE_CHECKING:
@@ -69,7 +65,7 @@ def run(
     pretune run study.yaml --scale small --set seeds.report=2
 
     \b
-    Exit code 0: complete. Diverged trials of a search are results and count as done.
+    Exit code 0: complete. Diverged trials of a search are no failures.
     2: the study or its data have an error and nothing was started, or Ray died during the run.
     3: replicates or cells are missing in the table, or a stage run crashed; each is named.
     130: stopped with Ctrl-C, SIGTERM or SIGHUP.
@@ -212,7 +208,7 @@ def show_end(ended: Any, folder: Path, console: Console, details: bool = False) 
         if len(runs) > MOST_LINES:
             console.print(f"... and {len(runs) - MOST_LINES} more, in {plain(folder / 'pretune.log')}", soft_wrap=True)
     if ended.diverged:
-        console.print("diverged trials are results: the search continued without them", highlight=False)
+        console.print("diverged trials are no failures: the search continued without them", highlight=False)
     for message in ended.messages:
         console.print(f"[red]{plain(message)}[/]", highlight=False)
     for note in ended.notes:
@@ -224,7 +220,8 @@ def show_end(ended: Any, folder: Path, console: Console, details: bool = False) 
     if ended.trained and (idle := idle_share(folder)):
         console.print(idle, highlight=False)
     if ended.exit_code == EXIT_STOPPED:
-        console.print("stopped; run the same command to continue")
+        later = "" if (folder / "best").exists() else ". The model for `pretune predict` is chosen at the end"
+        console.print(f"stopped; run the same command to continue{later}", highlight=False)
     for name, what in (
         ("table.md", "table"),
         ("report.html", "report"),
@@ -261,7 +258,7 @@ def idle_share(folder: Path) -> str:
 @click.option(
     "--parallel",
     type=click.IntRange(1),
-    help="Number of stage runs at once, for the estimate.  [default: number of CPUs]",
+    help="Number of stage runs at once, for the estimate.  [default: as many as this machine can run]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def plan(
@@ -278,9 +275,10 @@ def plan(
     pretune plan study.yaml --time          also estimate the time
     """
     from pretune.cli.plan_table import print_plan
+    from pretune.cli.planning import at_once, contents_of, glances, sources_of, timed_plan
     from pretune.data.facts import data_facts
     from pretune.data.preflight import check_before_training, check_masks
-    from pretune.data.requirements import facts_before_decoding
+    from pretune.data.requirements import cut_batches, facts_before_decoding
     from pretune.plan import make_plan, searches_before
     from pretune.store.index import look
     from pretune.store.lookup import find_in
@@ -291,90 +289,28 @@ def plan(
     with listings_remembered():
         facts_of = facts_before_decoding(data, missing=True)
         check_before_training(study, facts_of)
-        digest_of, size_of = _contents(data, root)
-        glance_of = _glances(data, root / "cache", digest_of)
+        names = {one: name for cell in study.cells for name, one in cell.configuration().data.items()}
+        digest_of, size_of = contents_of(data, root, names)
+        glance_of = glances(data, root / "cache", digest_of)
         check_masks(study, facts_of, glance_of)
         held = open_store(store or root / "store", root / "cache")
         with searches_before(options.folder_of(study, scale, root)) as asked:
             made, stages = make_plan(study, digest_of, find_in(held, listing=look(held)), asked)
-        made = dataclasses.replace(made, data=tuple(data_facts(study, facts_of, glance_of, data)))
-        names = {one: name for cell in study.cells for name, one in cell.configuration().data.items()}
-        sources = list(
-            _sources({stage.data: names.get(stage.data, stage.data.dataset) for stage in stages}, data, root / "cache")
-        )
+        warnings = (*made.warnings, *cut_batches(study, facts_of))
+        made = dataclasses.replace(made, data=tuple(data_facts(study, facts_of, glance_of, data)), warnings=warnings)
+        used = {stage.data: names.get(stage.data, stage.data.dataset) for stage in stages}
+        sources = list(sources_of(used, data, root / "cache"))
         if timed:
-            made = _timed(made, [stage for stage in stages if held.find(stage.fingerprint) is None], size_of)
+            made = timed_plan(made, [stage for stage in stages if held.find(stage.fingerprint) is None], size_of)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(made), indent=1))
     else:
-        print_plan(made, parallel or os.cpu_count() or 1, Console())
+        print_plan(made, parallel or at_once(timed), Console())
         for line in sources:
             click.echo(line)
     if refusals := dict.fromkeys(filter(None, (facts.refusal() for facts in made.data))):
         click.echo("\n".join(f"error: {refusal}" for refusal in refusals), err=True)
         sys.exit(EXIT_USAGE)
-
-
-def _timed(made: Any, missing: list[Stage], size_of: Callable[[Any], int]) -> Any:
-    """The plan with what the missing stages cost."""
-    from pretune.calibration import busy_note, calibrate
-
-    busy = busy_note(os.getloadavg()[0], os.cpu_count() or 1)  # before the timing, which is load too
-    click.echo("timing a few training steps of each kind of stage ...", err=True)
-    return dataclasses.replace(made, warnings=(*made.warnings, *busy), **calibrate(missing, size_of)._asdict())
-
-
-def _glances(data: Path | None, cache: Path | None, digest_of: Callable[[Any], str]) -> Callable[[Any], Any]:
-    """Return a function that looks at the masks of a data set; it gives None for one that is not at hand."""
-    from pretune.data.requirements import is_at_hand, without_folds
-    from pretune.search_spaces.schema import Data
-    from pretune.trainables.data.checks.contents import Glance, glance
-
-    @functools.cache
-    def look(settings: Data) -> Glance | None:
-        return glance(settings, data, cache, digest_of(settings)) if is_at_hand(settings, data) else None
-
-    return lambda settings: look(without_folds(settings))
-
-
-def _sources(names: dict[Any, str], data: Path | None, cache: Path) -> Iterator[str]:
-    """Yield which data sets are decoded once and which streamed. Data sets that are missing are skipped."""
-    from pretune.trainables.data.errors import DataError
-    from pretune.trainables.data.sources import choose_source
-
-    lines: dict[str, None] = {}  # folds of one data set say the same
-    for settings, name in names.items():
-        with contextlib.suppress(DataError):  # said already
-            lines[f"data {name}: {choose_source(settings, data, cache).why}"] = None
-    yield from lines
-
-
-def _contents(data: Path | None, root: Path) -> tuple[Any, Any]:
-    """Return functions that name and count the content of data sets; without the data, by their settings."""
-    from pretune.search_spaces.identities import fingerprint
-    from pretune.search_spaces.schema import Data
-    from pretune.trainables.data.errors import DataError
-    from pretune.trainables.data.resident.digest import content_digest
-    from pretune.trainables.data.sets.table import count_images
-
-    missing: set[str] = set()
-
-    def digest_of(settings: Data) -> str:
-        try:
-            return content_digest(settings, data, root / "cache" if (root / "cache").is_dir() else None)
-        except DataError as error:
-            if str(error) not in missing:
-                missing.add(str(error))
-                click.echo(f"note: this plan does not know the data: {error}", err=True)
-            return fingerprint(settings.model_dump(mode="json"))
-
-    def size_of(settings: Data) -> int:
-        try:
-            return count_images(settings, data)
-        except DataError:
-            return settings.limit or 1000
-
-    return functools.cache(digest_of), functools.cache(size_of)
 
 
 # ------------------------------------------------------------------------------------------------------------- init
@@ -414,7 +350,8 @@ def init(
     pip install -e '.[imagenet]'; pretune init my-study.yaml --images photos/ --masks labels/ --imagenet
     """
     from pretune.calibration import has_gpu
-    from pretune.cli.starter import SCHEMA_FILE, Hardware, Pool, starter
+    from pretune.cli.starter import SCHEMA_FILE, Hardware, Pool, starter, without_partner
+    from pretune.cluster.capacity import usable_cpus
     from pretune.data.backbones import IMAGENET, network_of
     from pretune.data.survey.images import survey_images
     from pretune.data.survey.pairs import coco_file_in, survey_coco, survey_pairs
@@ -441,17 +378,17 @@ def init(
             survey_coco(images, annotations, names) if annotations else survey_pairs(images, masks, names, ignore)
         )
     pool = None if unlabelled is None else Pool(unlabelled, survey_images(unlabelled))
-    text = starter(file.stem, labelled, pool, Hardware(has_gpu(), os.cpu_count() or 1), network)
+    text = starter(file.stem, labelled, pool, Hardware(has_gpu(), usable_cpus()), network)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
     (file.parent / SCHEMA_FILE).write_text(json_schema_text(), encoding="utf-8")
     if labelled is not None:
-        there, meaning = counted(labelled.count, "image"), labelled.meaning
-        click.echo(f"{there} with masks, {len(meaning.classes)} classes; {meaning.why}{meaning.ignored_text}")
+        meaning = labelled.meaning
+        click.echo(f"{len(meaning.classes)} classes; {meaning.why}{meaning.ignored_text}")
         for note in meaning.notes:
             click.echo(f"note: {note}")
         if alone := labelled.listing.problems:
-            click.echo(f"note: {counted(len(alone), 'file')} without a partner, left out; for example {alone[0]}")
+            click.echo(f"note: left out {without_partner(alone)}")
     if pool is not None:
         click.echo(f"unlabelled: {pool.seen}")
     click.echo(f"wrote {file}")
@@ -464,12 +401,13 @@ def init(
 
 def _check_starter(file: Path) -> None:
     """Report what `pretune plan` would refuse, while the folders and class names are at hand."""
+    from pretune.cli.planning import glances
     from pretune.data.facts import data_facts
     from pretune.data.preflight import check_before_training, check_masks
     from pretune.data.requirements import facts_before_decoding
 
     study, facts_of = load(file, None, ()), facts_before_decoding(None, missing=True)
-    glance_of = _glances(None, None, lambda settings: "")
+    glance_of = glances(None, None, lambda settings: "")
     check_before_training(study, facts_of)
     for facts in data_facts(study, facts_of, glance_of, None):
         for sentence in (*facts.sentences(), *filter(None, [facts.refusal()])):

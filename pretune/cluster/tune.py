@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pretune.cluster import import_path, join, reaper
+from pretune.cluster.capacity import usable_cpus
 from pretune.cluster.heartbeat import ended_with_ray
 from pretune.cluster.held_places import HeldPlaces
 from pretune.cluster.log_to import LogTo
@@ -242,7 +243,7 @@ def _here(cpus: int | None, dashboard: bool) -> dict[str, Any]:
     _set_environment(SHOWN_ENVIRONMENT if dashboard else ACTOR_ENVIRONMENT)
     for name in join.OTHER_ADDRESSES:  # of another cluster, which Ray Train in its workers would ask
         os.environ.pop(name, None)
-    return {"address": "local", "num_cpus": cpus, "include_dashboard": dashboard}
+    return {"address": "local", "num_cpus": cpus or usable_cpus(), "include_dashboard": dashboard}
 
 
 def _set_environment(values: Mapping[str, str]) -> None:

@@ -247,7 +247,7 @@ def duplicate_report(image_set: ImageSet, tested: bool) -> list[str]:
     sides = f", {len(leaked)} images of the official test list are outside of it too" if tests is not None else ""
     rest = len(set(found).difference(shown))
     more = [f"  and {rest} more"] if rest else []
-    many = "1 pair looks" if len(found) == 1 else f"{len(found)} pairs look"
+    many = "1 pair of images looks" if len(found) == 1 else f"{len(found):,} pairs of images look"
     advice = [
         "  if one image of a pair is in the test set, test scores are inflated: keep pairs together with split.group"
     ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pretune.data.preflight import GlanceOf
 from pretune.data.requirements import FactsOf, is_at_hand
@@ -14,13 +15,18 @@ from pretune.search_spaces.stages import Replicate, in_its_fold
 from pretune.search_spaces.words import counted
 from pretune.trainables.data.errors import laid_over_black
 
+if TYPE_CHECKING:
+    from pretune.trainables.data.checks.contents import Glance
+    from pretune.trainables.data.checks.requirements import Facts
+    from pretune.trainables.data.listing import Listing
+
 
 @dataclass(frozen=True)
 class DataFacts:
     """Facts of one data set of a study, as far as they are known."""
 
     name: str  # in the study
-    images: int | None
+    images: int | None  # without those that are known to be of no use
     train: int | None  # of the first validation fold where there are several
     val: int | None
     test: int | None
@@ -31,18 +37,23 @@ class DataFacts:
     problems: tuple[str, ...] = ()  # why pairs cannot be used
     refused: tuple[str, ...] = ()  # under `on_error: fail` these, and what names alone show: a run stops for them
     transparent: int = 0  # images of these pairs of which part is laid over black
+    listed: int | None = None  # images before any is found to be of no use
 
     def sentences(self) -> Iterator[str]:
         """For people: counts, shares of pixels, and what is doubtful."""
         if self.images is None:
             return
         parts = f" ({self.train} train, {self.val} validation, {self.test} test)" if self.train is not None else ""
-        yield f"data {self.name}: {counted(self.images, 'image')}{parts}"
+        listed = self.images if self.listed is None else self.listed
+        yield f"data {self.name}: {counted(self.images, 'usable image' if self.images < listed else 'image')}{parts}"
         if not self.looked_at:
             return
-        of = "all" if self.looked_at == self.images else f"{self.looked_at} of {self.images:,}"
+        whole = self.looked_at in (self.images, listed)
+        of = f"{listed:,}" if whole else f"{self.looked_at} checked"
+        rest = "" if whole else f" ({listed:,} in all)"
         shares = ", ".join(f"{name} {share:.1%}" for name, share in (self.shares or {}).items())
-        yield f"data {self.name}: checked {of} pairs of image and mask, {self.usable} usable; share of pixels: {shares}"
+        pairs = f"{self.usable} of {of} pairs of image and mask are usable{rest}"
+        yield f"data {self.name}: {pairs}; share of pixels: {shares}"
         if self.absent:
             yield f"note: data {self.name}: no checked mask contains {', '.join(self.absent)}"
         if self.problems and not self.refused:
@@ -81,20 +92,38 @@ def _facts(
     name: str, data: schema.Data, folded: schema.Data, facts_of: FactsOf, glance_of: GlanceOf, data_root: Path | None
 ) -> DataFacts:
     from pretune.trainables.data.checks.contents import contents
+    from pretune.trainables.data.checks.requirements import facts_of_images
     from pretune.trainables.data.sets.table import GENERATED, list_files
 
     facts = facts_of(data)
-    sizes = facts.sizes(folded.split)[0]
-    train, val, test = (None, None, None) if sizes is None else sizes
     here = is_at_hand(data, data_root)
     listing = list_files(data, data_root) if here and not isinstance(data, GENERATED) else None
     by_name = listing.problems if listing is not None and data.on_error == "fail" else ()
     seen = glance_of(data) if here else None
     if seen is None or not seen.classes:
-        return DataFacts(name, facts.images, train, val, test, refused=by_name)
+        kept = facts if seen is None or seen.opened is None else facts_of_images(seen.opened)
+        return DataFacts(name, kept.images, *_parts(kept, folded), refused=by_name, listed=facts.images)
     held = contents(data, seen, listing)
     refused = (*by_name, *held.problems) if data.on_error == "fail" else ()
+    kept = facts if refused else _of_usable(data, facts, seen, listing, held.looked_at)
     return DataFacts(
-        name, facts.images, train, val, test, held.looked_at, held.usable, held.shares, held.absent, held.problems,
-        refused, held.transparent,
+        name, kept.images, *_parts(kept, folded), held.looked_at, held.usable, held.shares, held.absent, held.problems,
+        refused, held.transparent, facts.images,
     )  # fmt: skip
+
+
+def _of_usable(data: schema.Data, facts: Facts, seen: Glance, listing: Listing | None, looked_at: int) -> Facts:
+    """The facts without the images that a run will exclude, where all of them were looked at."""
+    from pretune.trainables.data.checks.requirements import facts_of_images, facts_of_listing
+
+    if seen.opened is not None:
+        return facts_of_images(seen.opened)
+    if listing is None or looked_at < seen.images:
+        return facts
+    usable = [entry for row, entry in enumerate(listing.entries) if not seen.look(row).problems]
+    return facts_of_listing(data, replace(listing, entries=usable))
+
+
+def _parts(facts: Facts, data: schema.Data) -> tuple[int | None, int | None, int | None]:
+    """Images for training, validation and test; unknown where no split can be drawn."""
+    return facts.sizes(data.split)[0] or (None, None, None)

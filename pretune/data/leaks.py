@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 MAX_SEARCHED = 20_000  # images of a set that is searched before a study: some seconds, once
 FOLDER, SUFFIX = "copies", ".alike.json"  # of the cache, and of the files in it that remember what was found
-SEEN = (  # without their masks
-    "starts that were pretrained on it may look a little too good; to exclude them, keep such images out of that folder"
-)
 INFLATED = "test scores are likely inflated (leakage): keep images of one scene together with split.group"
 
 Opened = Callable[[schema.Data], "tuple[str, ImageSet]"]  # a data set's digest and its images
@@ -129,8 +126,9 @@ def _leaks_between(tested: Searched, other: Searched, sees: str, cache: Path) ->
         a, b = found[0]
         yield (
             f"{tested.where}: {len(found)} of {int(tested.test.sum())} test images look like an image that "
-            f"pretraining sees in data {other.name} (sees: {sees}), for example {tested.images.names[a]} and "
-            f"{other.images.names[b - len(tested.test)]}; {SEEN}"
+            f"pretraining sees in data {other.name} (pretrain.sees: {sees}), for example {tested.images.names[a]} and "
+            f"{other.images.names[b - len(tested.test)]}; test scores of starts pretrained on {other.name} may be "
+            f"slightly too good. To avoid this, remove such images from data {other.name}"
         )
 
 

@@ -56,6 +56,26 @@ def unmet_requirements(study: Study, facts_of: FactsOf) -> list[str]:
     return [sentence + of_cells(list(labels), len(study.cells)) for sentence, labels in cells.items()]
 
 
+def cut_batches(study: Study, facts_of: FactsOf) -> list[str]:
+    """Say of which trainings a batch is larger than the images there are: each step then takes all of them."""
+    from pretune.trainables.data.checks.requirements import labelled_by, seen_by
+
+    cells: dict[str, dict[str, None]] = {}
+    for cell in study.cells:
+        for asked in _asked(cell, study.header):
+            settings, sizes = asked.settings, facts_of(asked.data).sizes(asked.folded.split)[0]
+            if isinstance(settings, schema.Pretrain) and settings.method.facts.trains:
+                images, which = seen_by(settings, sizes), "images that it sees"
+            elif isinstance(settings, schema.Finetune):
+                images, which = labelled_by(settings, sizes), "labelled images"
+            else:
+                continue
+            if images is not None and settings.batch_size > images:
+                said = f"{asked.where}.batch_size: {settings.batch_size} is cut to {images}, the number of {which}"
+                cells.setdefault(said, {})[cell.label] = None
+    return [sentence + of_cells(list(labels), len(study.cells)) for sentence, labels in cells.items()]
+
+
 def _key(asked: Asked) -> str:
     """Equal for stages of which the same is required."""
     parts = (asked.settings, asked.model, asked.data, asked.folded)

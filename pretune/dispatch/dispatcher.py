@@ -173,7 +173,8 @@ class Dispatcher:
         elif self._idle_since is None:
             self._idle_since = now
         elif now - self._idle_since > WAIT_SECONDS:
-            self.say(f"nothing can run: no node has room for {shape(self.resources.each(waiting))}; waiting for one")
+            room = shape(self.resources.each(waiting))
+            self.say(f"nothing can run: no node has room for {room}; waiting for such a node")
             self._idle_since = math.inf
 
     def progress(self, trial: str, result: dict[str, Any]) -> None:

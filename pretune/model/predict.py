@@ -139,7 +139,10 @@ def load_model(study: Path, device: torch.device | None = None) -> Model:
     """The best model of a study's output folder. Raises ModelError where there is none, or it cannot be read."""
     folder = study / "best"
     if not (folder / "model.json").is_file():
-        raise ModelError(f"{study} contains no best/model.json: run the study to its end first")
+        raise ModelError(
+            f"{study} contains no best/model.json. The best model is chosen when a study ends: run the study again, "
+            "which continues it"
+        )
     try:
         card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         settings: schema.Model = TypeAdapter(schema.Model).validate_python(card["model"])

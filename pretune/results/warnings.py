@@ -29,14 +29,15 @@ def warnings_of(
     ends = [outcomes[other.stages["finetune"].fingerprint].state for other in kin]
     if failed := sum(end != "finished" for end in ends):
         said.append(
-            f"{failed} of {len(ends)} replicates of its cell failed: if they were the worst, its mean is too good"
+            f"{failed} of {len(ends)} replicates of its cell failed; the cell's mean may be too good, because failed "
+            "replicates are not in it"
         )
     return said
 
 
 def _of_counts(counts: Counts, metrics: dict[str, float]) -> Iterator[str]:
     if never := never_predicted(counts):
-        yield f"it predicts no pixel of the test images as {', '.join(never)}"
+        yield f"it never predicts {', '.join(never)} on the test images"
     true = counts.counts[..., 1].sum(axis=0)
     for metric, value in metrics.items():
         label, score = most_frequent_score(true, metric, counts.classes)

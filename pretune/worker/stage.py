@@ -121,7 +121,7 @@ def weights_of(parent: Stage | None, store: Store) -> Path | None:
     entry = store.find(parent.fingerprint)
     if entry is None:
         raise FileNotFoundError(
-            f"the stage before ({parent.fingerprint}) is no longer in the store; run the study again"
+            f"the pretraining that it starts from ({parent.fingerprint}) is no longer in the store; run the study again"
         )
     return store.file(entry, WEIGHTS)
 

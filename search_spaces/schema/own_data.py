@@ -86,7 +86,9 @@ class _OwnMasks(DataSettings):
         if twice:
             raise ValueError(f"classes: {twice[0]!r} stands there twice, and its scores would be one line")
         if len(self.classes) == 1:
-            raise ValueError(f"classes: {self.classes[0]!r} alone is not a task; name the background too")
+            raise ValueError(
+                f"classes: one class ({self.classes[0]!r}) is not enough; name at least two, with the background"
+            )
         for name in self.classes:
             if "/" in name or not name.strip() or not name.isprintable():
                 raise ValueError(f"classes: {name!r} cannot stand in the name of a metric, test/jaccard/{name}")

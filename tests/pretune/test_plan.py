@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Outcome
-from pretune.plan import make_plan, searches_before, sharing_sentence
+from pretune.plan import make_plan, searches_before
 from pretune.search import program
 from pretune.search.optuna_study import open_storage
 from pretune.search.replicates import Run
@@ -53,7 +53,6 @@ def test_eight_cells_at_three_seeds_are_27_stage_runs_and_not_48() -> None:
     assert (plan["cells"], plan["configurations"], plan["replicates"]) == (8, 8, 24)
     assert (plan["stage_runs"], plan["stage_runs_without_sharing"]) == (27, 48)
     assert plan["by_stage"] == {"pretrain simclr": 3, "finetune": 24}
-    assert plan["sharing"] == "24 fine-tunings share 3 pretrainings: 27 stage runs instead of 48"
 
 
 def test_a_level_without_pretraining_needs_none() -> None:
@@ -110,7 +109,7 @@ def test_the_json_form_has_the_keys_that_programs_read() -> None:
     ("seeds", "baseline", "expected"),
     [
         (1, {}, "one report seed: there will be no standard deviation"),
-        (3, {"encoder": "unfrozen", "skip": True}, "above about 3.3 standard deviations of the paired difference"),
+        (3, {"encoder": "unfrozen", "skip": True}, "above about 3.3 times their standard deviation over seeds"),
     ],
 )
 def test_too_few_seeds_are_said(seeds: int, baseline: dict[str, Any], expected: str) -> None:
@@ -122,23 +121,6 @@ def test_too_few_seeds_are_said(seeds: int, baseline: dict[str, Any], expected: 
 def test_six_seeds_are_enough_for_a_comparison() -> None:
     report = {"baseline": {"encoder": "unfrozen", "skip": True}}
     assert plan_of(study(seeds={"report": 6}, report=report))["warnings"] == ()
-
-
-@pytest.mark.parametrize(
-    ("counts", "without", "expected"),
-    [
-        ({"finetune": 4}, 4, "4 stage runs"),
-        ({"pretrain": 2}, 6, "2 stage runs instead of 6"),
-        ({"pretrain": 1, "finetune": 1}, 2, "1 fine-tuning shares 1 pretraining: 2 stage runs"),
-        (
-            {"pretrain.0": 1, "pretrain.1": 1, "finetune": 2, "probe:a": 2},
-            12,
-            "2 fine-tunings and 2 probes share 2 pretrainings: 6 stage runs instead of 12",
-        ),
-    ],
-)
-def test_sharing_in_words(counts: dict[str, int], without: int, expected: str) -> None:
-    assert sharing_sentence(counts, without) == expected
 
 
 def test_the_settings_of_the_study_are_left_as_they_were() -> None:

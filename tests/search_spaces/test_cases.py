@@ -51,7 +51,7 @@ def refused(*overrides: str) -> list[str]:
         ("range-interior/batch-uniform.yaml", ["batch-uniform.yaml:18: finetune.batch_size: should be a whole number"]),
         ("range-interior/size-int.yaml", ["size-int.yaml:17: finetune.size: 9 px is not a multiple of 4"]),
         ("ignore-hits-class/study.yaml", ["data.s: ignore: 255 is the mask value of 'leaf' too"]),
-        ("classes-not-a-task/one.yaml", ["data.s: classes: 'bg' alone is not a task"]),
+        ("classes-not-a-task/one.yaml", ["data.s: classes: one class ('bg') is not enough"]),
         ("classes-not-a-task/dup.yaml", ["data.s: classes: 'leaf' stands there twice"]),
     ],
 )  # fmt: skip
@@ -191,7 +191,7 @@ MASKS = "data.s={dataset: image-mask-folder, root: here, cache_size: 32, split: 
 @pytest.mark.parametrize(
     ("classes", "said"),
     [
-        ("classes: [a]}", "'a' alone is not a task"),
+        ("classes: [a]}", "one class ('a') is not enough"),
         ("classes: [a, b, a]}", "'a' stands there twice"),
         ("classes: [a, b/c]}", "'b/c' cannot stand in the name of a metric"),
         ("classes: [a, '']}", "'' cannot stand in the name of a metric"),

@@ -410,7 +410,7 @@ def test_order_and_names_of_factors_and_levels_change_no_fingerprint(keys, rando
     [
         (
             {"trials": 3},
-            "purely random, because tune.trials (3) is not above tune.startup (8); raise trials or lower startup",
+            "purely random, because tune.trials (3) is not above tune.startup (8); set tune.startup: 1",
         ),
         ({"sampler": "genetic", "trials": 16}, "there will be no second generation"),
         ({"rungs": {"epochs": [1], "keep": 0.9}, "batch": 4}, "every rung keeps all of a batch of 4"),

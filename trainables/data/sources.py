@@ -25,7 +25,10 @@ from pretune.trainables.data.sets.table import GENERATED, list_files
 from pretune.trainables.data.streaming.open import look_at_sample, open_streamed, usable_rows
 
 SHARE = 0.5  # of the memory, that a resident set may take: beyond, its pages are read again from disk in every epoch
-HOW = {"resident": "decoded once (resident)", "streaming": "decoded in each epoch (streaming)"}
+HOW = {
+    "resident": "decoded once, then kept in the cache (source: resident)",
+    "streaming": "decoded again in every epoch (source: streaming)",
+}
 
 
 class Choice(NamedTuple):
@@ -40,7 +43,7 @@ def choose_by_size(settings: schema.Data, count: int, masks: bool, cache: Path, 
     size = count * settings.cache_size**2 * (schema.image_channels(settings) + masks)
     text = f"{counted(count, 'image')}, " + (f"{size / 1e9:.3g} GB" if size >= 1e8 else f"{size / 1e6:.3g} MB")
     if settings.source != "auto":
-        return Choice(settings.source, f"{text}: {HOW[settings.source]}, as set by `source:`")
+        return Choice(settings.source, f"{text}: {HOW[settings.source]}, as the study asks")
     memory = memory_bytes() if memory is None else memory
     if size > SHARE * memory:
         return Choice("streaming", f"{text}, more than half of the memory ({memory / 1e9:.3g} GB): {HOW['streaming']}")

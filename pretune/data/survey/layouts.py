@@ -20,7 +20,8 @@ def advice(images: Path, masks: Path | None) -> str:
     folders = [images] if masks is None else [images, masks]
     return next(
         (said for folder in folders for said in _known(folder)),
-        "give the folder of the masks with --masks (a.jpg pairs with a.png or a_mask.png)",
+        f"{'give the folder of the masks with' if masks is None else 'check --images and'} --masks (a.jpg pairs with "
+        "a.png or a_mask.png)",
     )
 
 

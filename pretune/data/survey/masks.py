@@ -192,7 +192,7 @@ def _by_values(values: Counter[int], masks: _Masks) -> Meaning:
     if ignore is None and len(held) > 2 and ends and _soft(values, between):
         white = sum(count for value, count in values.items() if value >= 128) / total
         classes = _named(masks.names, 2, ["background", "object"])
-        why = f"black and white with soft edges ({between:.1%} grey): values above half are the second class"
+        why = f"black and white with soft edges ({between:.1%} grey): values of 128 or more are the second class"
         return Meaning(classes, (1 - white, white), 0.0, {"mask_threshold": 128}, why)
     if len(held) > MOST_VALUES:
         raise DataError(
@@ -287,7 +287,10 @@ def _absent_sentence(name: str, absent: Sequence[str], masks: _Masks) -> str:
     """Say which classes of a palette were not seen, and what follows."""
     many = f"{len(absent)} of {name}'s {len(PALETTES[name].colors)} classes"
     if not masks.all_read:
-        return f"{many} are in none of the {len(masks.paths)} masks read; they stay, since other masks may have them"
+        return (
+            f"{many} were not found in the {len(masks.paths)} masks read; they are kept, because other masks may "
+            "contain them"
+        )
     listed = f"{', '.join(absent[:6])}{', ...' if len(absent) > 6 else ''}"
     return f"{many} are in no mask and were left out ({listed}); `mask_colors: {name}` in the file has them all"
 

@@ -30,7 +30,7 @@ def no_class(shares: Mapping[int, float], in_color: bool, masks: Iterable[NDArra
     if in_color and VOC_BORDER in shares:
         return VOC_BORDER, "is VOC's colour of borders and pixels without a label"
     if borders := borders_among(masks):
-        return max(borders, key=lambda value: shares.get(value, 0.0)), "is only a line between others"
+        return max(borders, key=lambda value: shares.get(value, 0.0)), "forms only borders between other values"
     if in_color and len(shares) >= FEWEST and 0 < shares.get(0, 0.0) < 1 / len(shares):
         return 0, "is black, which often means pixels without a label"
     return None

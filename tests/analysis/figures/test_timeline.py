@@ -23,7 +23,7 @@ def test_two_lanes_by_hand():
     assert [(span.lane, span.start) for span in found.spans] == [(0, 0.0), (1, 1.0), (1, 3.0)]
     assert (found.lanes, found.seconds) == (2, 4.0)
     assert found.idle == pytest.approx(1 / 8)
-    assert sentence(found) == "at most 2 stage runs at once; 12.5 % of this capacity was idle (in 4 s)"
+    assert sentence(found) == "4 s with up to 2 stage runs at once; these slots were idle for 12.5 % of the time"
 
 
 def test_a_pause_is_left_out_and_a_gap_is_not():
@@ -31,6 +31,7 @@ def test_a_pause_is_left_out_and_a_gap_is_not():
     assert timeline(runs((0.0, 10.0), (40.0, 10.0))).idle == pytest.approx(30 / 50)
     apart = timeline(runs((0.0, 10.0), (10.0 + 86_400, 10.0)))
     assert (apart.seconds, apart.idle) == (pytest.approx(20.0), pytest.approx(0.0))
+    assert sentence(apart) == "20 s with one stage run at a time; the slot was idle for 0.0 % of the time"
 
 
 def test_nothing_is_known_of_stage_runs_of_older_versions():

@@ -127,7 +127,7 @@ def test_a_main_effect_is_found_and_said_in_words(tmp_path):
     said = sentences(found)
     assert said[0].startswith("encoder has an effect on average (p < 0.001, Holm): from 0.")
     assert "(frozen) to 0." in said[0]
-    assert said[1] == "Not shown at n=5 (this is no evidence that there is no effect): labels, encoder × labels."
+    assert said[1] == "Not shown at n=5 (an effect may still exist): labels, encoder × labels."
 
 
 def test_an_interaction_is_found_and_said_in_words(tmp_path):

@@ -103,7 +103,7 @@ def test_cells_that_are_not_above_the_most_frequent_class_are_named(tmp_path):
         said[0] == "a model that predicts only the most frequent class of the test images (bg) scores 0.300; "
         "these score no higher: a=x"
     )
-    assert said[1] == "these cells predict leaf, stem for no pixel of the test images: a=x (2 of 2)"
+    assert said[1] == "leaf, stem: never predicted on the test images by a=x (2 of 2)"
     answers = answer(results, header, JACCARD, found)
     assert (
         "A model that predicts only the most frequent class of the test images (bg) scores 0.300; "
@@ -116,7 +116,7 @@ def test_a_study_in_which_no_model_learned_anything_says_so(tmp_path):
     found, *_ = study(tmp_path, {"a=x": [0.3, 0.3], "a=y": [0.3, 0.3]}, [ALL_BACKGROUND] * 4)
     said = fact_sentences(found)
     assert said[0].endswith("(bg) scores 0.300; no cell scores higher")
-    assert said[1].endswith("leaf, stem for no pixel of the test images: a=x (2 of 2), a=y (2 of 2)")
+    assert said[1] == "leaf, stem: never predicted on the test images by a=x (2 of 2), a=y (2 of 2)"
 
 
 def test_different_test_sets_have_a_sentence_each(tmp_path):
@@ -157,5 +157,5 @@ def test_facts_stand_in_every_form_of_the_table(tmp_path):
     texts += [(folder / name).read_text() for name in ("table.md", "table.tex")]
     for text in texts:
         assert "scores 0.300; these score no higher: a=x" in " ".join(text.split())
-        assert "predict leaf, stem for no pixel of the test images: a=x (2 of 2)" in " ".join(text.split())
+        assert "leaf, stem: never predicted on the test images by a=x (2 of 2)" in " ".join(text.split())
     assert json.loads((folder / "study.json").read_text())["study"] == "invented"

@@ -320,8 +320,8 @@ def test_markdown_by_hand():
         "| unfrozen | **0.710 ± 0.010** | 0.510 ± 0.010 |\n"
         "| frozen | 0.610 ± 0.010 | **0.620 ± 0.020** |\n"
         "\n"
-        "- ≈ not clearly worse than any other cell of its column; neither best nor ≈: clearly worse than another "
-        "(one-sided paired t-tests of 1 of 2 pairs, n=3, Holm correction within the column, 5 %)\n"
+        "- ≈ may be as good as the best; a cell that is not the best and has no ≈ is clearly worse than another cell "
+        "of its column (one-sided paired t-tests of 1 of 2 pairs, n=3, Holm correction within the column, 5 %)\n"
         "- not compared (the differences have no spread): encoder=unfrozen labels=90%, encoder=frozen labels=90%\n"
     )
 
@@ -566,7 +566,7 @@ def test_differences_in_markdown_csv_latex_and_rich():
     text = to_markdown(result)
     assert "paired difference to encoder=unfrozen, percentage points, 95 % t interval" in text
     assert "| encoder=frozen labels=1% | +11.0 | [+8.5, +13.5] | 0.003 | 3 |" in text
-    assert "an exact sign-flip test cannot fall below p=0.25" in text
+    assert "gives p of at least 0.25" in text
     assert to_csv(result).splitlines()[0] == (
         "metric,cell,baseline,difference,low,high,p,p_holm,n,g,p_exact,p_equivalent,std,equivalent_low,equivalent_high,"
         "flattered"
@@ -591,13 +591,11 @@ def test_the_notes_on_few_pairs_count_the_comparisons():
     """Two tests of three pairs: 2 / 2^3 = 0.25 each, 0.5 for the smaller after Holm."""
     scores = SCORES | {"encoder=frozen labels=90%": [0.60, 0.62, 0.64]}
     found = differences(make_results(scores), make_header(baseline={"encoder": "unfrozen"}), JACCARD)
-    assert any(
-        note.endswith("below p=0.25, nor the smallest of 2 with Holm correction below 0.5") for note in found.notes
-    )
+    assert any(note.endswith("p of at least 0.25 (0.5 after Holm over 2)") for note in found.notes)
     spread = np.median([row.std for row in found.rows])
     alone, strictest = (statistics.detectable_difference(3, spread, alpha=0.05 / m) for m in (1, 2))
-    assert any(f"detects a difference of {alone:.3f} with power 0.8" in note for note in found.notes)
-    assert any(note.endswith(f"; at the first, strictest of Holm's 2 steps {strictest:.3f}") for note in found.notes)
+    assert any(f"is {alone:.3f} for one test at 5 %" in note for note in found.notes)
+    assert any(note.endswith(f"; with Holm over 2, up to {strictest:.3f}") for note in found.notes)
 
 
 def test_a_missing_or_wrong_baseline_is_said_so():
@@ -618,10 +616,8 @@ def test_what_seeds_can_show_is_of_the_rows_that_have_a_test():
     (said,) = [note for note in found.notes if "median spread" in note]
     alone, first = (statistics.detectable_difference(3, 0.01, alpha=0.05 / m) for m in (1, 2))
     assert "with 3 seeds and the median spread" in said
-    assert f"a difference of {alone:.3f} with power 0.8" in said
-    assert said.endswith(
-        f"; at the first, strictest of Holm's 2 steps {first:.3f}"
-    )  # copies of the baseline count with p = 1
+    assert f"is {alone:.3f} for one test at 5 %" in said
+    assert said.endswith(f"; with Holm over 2, up to {first:.3f}")  # copies of the baseline count with p = 1
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,11 @@ def said(folder, x, y, z, metric=JACCARD, **report):
 
 def test_an_improvement_on_the_baseline_is_shown_with_its_size_interval_and_meaning(tmp_path):
     """y is 0.2, 0.202 and 0.2 above x: mean 0.2007, std 0.00115, t interval ± 4.303 x 0.00115 / sqrt 3 = 0.0029; the
-    baseline lacks 0.49 to 1, of which this closes 41 %."""
+    baseline lacks 0.49 to 1, of which the gain is 41 %."""
     text = said(tmp_path, X, Y, Z, baseline={"a": "x"})
     assert text.startswith("Shown: a=y has test/jaccard 0.71")
-    assert "3 paired seeds. This closes 41 % of the gap between the baseline and a" in text
-    assert text.endswith("perfect score. 1 of 2 comparisons shows an improvement. Difference not shown: a=z (−0.0033).")
+    assert "3 paired seeds. The gain is 41 % of what the baseline lacks to a perfect" in text
+    assert text.endswith(" score. 1 of 2 comparisons shows an improvement. Difference not shown: a=z (−0.0033).")
     low, high = (float(part) for part in text.split("difference: ")[1].split(",")[0].split(" to "))
     assert (low, high) == pytest.approx((0.1978, 0.2035), abs=6e-4)
 
@@ -82,7 +82,7 @@ def test_levels_that_both_cells_share_are_said_once(tmp_path):
 def test_a_difference_that_is_not_that_of_the_means_says_of_which_seeds_it_is(tmp_path):
     """y lacks seed 0: its mean 0.716 is 0.206 above x's 0.510, and 0.201 above x in the seeds 1 and 2."""
     text = said(tmp_path, X, [NAN, 0.712, 0.72], Z, baseline={"a": "x"})
-    assert "a=y has test/jaccard 0.7160, 0.2010 above a=x in the 2 seeds that both have. " in text
+    assert "a=y has test/jaccard 0.7160; it is 0.2010 above a=x in the 2 seeds that both have. " in text
     assert "that both have" not in said(tmp_path / "whole", X, Y, Z, baseline={"a": "x"})
 
 
@@ -100,13 +100,13 @@ def test_where_nothing_is_shown_the_seeds_that_would_show_it_are_named(tmp_path)
         (
             {"a": "x"},
             JACCARD,
-            "only pairs with the baseline a=x are compared. To compare with a=y, repeat the command of the run "
-            "with --set 'report.baseline={a: y}'; nothing is trained again",
+            "the answer compares each cell only with a=x. To compare with a=y, add --set 'report.baseline={a: y}' to "
+            "your `pretune run` command; nothing is trained again",
         ),
         (
             {"a": "y"},
             JACCARD,
-            "To compare with a=z, repeat the command of the run with --set 'report.baseline={a: z}';",
+            "To compare with a=z, add --set 'report.baseline={a: z}' to your",
         ),
         ({"a": "y"}, "val/pretext_loss", "To compare with a=x,"),
         ({}, JACCARD, ""),
@@ -120,7 +120,7 @@ def test_pairs_without_the_baseline_are_said_to_be_open(tmp_path, baseline, metr
     found = left_open(load(tmp_path), load_header(tmp_path))
     assert bool(found) == bool(expected)
     assert expected in found
-    assert not baseline or f"only pairs with the baseline a={baseline['a']} are compared" in found
+    assert not baseline or f"compares each cell only with a={baseline['a']}." in found
 
 
 def test_with_two_levels_nothing_is_left_open(tmp_path):
@@ -133,7 +133,9 @@ def test_with_two_levels_nothing_is_left_open(tmp_path):
 def test_the_advised_setting_is_read_as_the_level_that_it_names(tmp_path, level):
     scores = {"a=x": X, "a=z": X, f"a={level}": Y}
     write_study(tmp_path, scores, {"a": ["x", "z", level]}, metrics=(JACCARD,), baseline={"a": "x"})
-    words = shlex.split(left_open(load(tmp_path), load_header(tmp_path)).split("with --set ")[1].rpartition(";")[0])
+    words = shlex.split(
+        left_open(load(tmp_path), load_header(tmp_path)).split("add --set ")[1].rpartition(" to your ")[0]
+    )
     key, _, value = words[0].partition("=")
     assert (key, parse_value(value)) == ("report.baseline", {"a": level})
 
@@ -177,7 +179,7 @@ def test_a_lower_loss_is_the_better_one(tmp_path):
     text = said(tmp_path, Y, X, Y, "val/pretext_loss", baseline={"a": "x"})
     assert text.startswith("Shown: a=y has val/pretext_loss 0.5")
     assert "below a=x" in text
-    assert "closes" not in text
+    assert "perfect score" not in text
 
 
 @pytest.mark.parametrize(
@@ -205,7 +207,7 @@ def test_the_other_ways_to_end(tmp_path):
     text = said(tmp_path, [NAN] * 3, X, Y, baseline={"a": "x"})
     assert text.startswith("Not answered: no cell can be compared with the baseline a=x. 3 of 9 replicates have no")
     text = said(tmp_path, [0.5], [0.6], [0.4], baseline={"a": "x"})
-    assert "How many seeds would show a difference is not known" in text
+    assert "The number of seeds needed is unknown" in text
     assert "1 paired seed." in text
 
 

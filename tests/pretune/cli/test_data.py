@@ -159,7 +159,7 @@ def test_a_study_without_fault_is_checked(tmp_path: Path, tiny: dict[str, Any]) 
 def test_the_same_image_twice_is_reported(tmp_path: Path) -> None:
     root = folder(tmp_path / "d")
     (root / "images" / "3.png").write_bytes((root / "images" / "1.png").read_bytes())
-    assert "1 pair looks alike:\n    1 = 3" in check(root, tmp_path).output
+    assert "1 pair of images looks alike:\n    1 = 3" in check(root, tmp_path).output
 
 
 def test_images_that_look_alike_call_for_groups_only_where_some_are_for_testing() -> None:

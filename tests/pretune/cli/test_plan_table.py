@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pretune.cli.plan_table import counted_stages, disk, duration, memory_of_step
+from pretune.cli.plan_table import counted_stages, disk, duration, less_memory
 from pretune.plan import Plan
 
 
@@ -31,21 +31,25 @@ def test_stages_are_counted_by_what_they_do(title: str, count: int, expected: st
 @pytest.mark.parametrize(
     ("kept", "expected"),
     [
-        (0, "100 MB of weights; up to 60 MB more of resumable states while it runs"),
-        (24, "100 MB: 76 MB of weights, 24 MB of kept states; up to 60 MB more of resumable states while it runs"),
+        (0, "100 MB of weights; up to 60 MB more for checkpoints during the run"),
+        (
+            24,
+            "100 MB: 76 MB of weights, 24 MB of checkpoints that stay; up to 60 MB more for checkpoints during the run",
+        ),
     ],
 )
 def test_disk_names_weights_and_states(kept: int, expected: str) -> None:
     counts = dict.fromkeys(("cells", "configurations", "replicates", "stage_runs", "stage_runs_without_sharing"), 1)
     made = Plan(
-        study="s", **counts, by_stage={}, stored=None, sharing="", continuing="", seconds=9.0, gpu_hours=0.0,
+        study="s", **counts, by_stage={}, stored=None, continuing="", seconds=9.0, gpu_hours=0.0,
         disk_bytes=100_000_000, warnings=(), kept_bytes=kept * 1_000_000, state_bytes=30_000_000,
     )  # fmt: skip
     assert disk(made, parallel=2) == expected
 
 
-def test_the_memory_of_a_step_names_checkpointing_where_it_saves_a_tenth() -> None:
-    assert memory_of_step("pretrain", 12_000_000_000, 5_100_000_000) == (
-        "12 GB in float32, by formula; 5.1 GB with resources.pretrain.activation_checkpointing"
-    )
-    assert memory_of_step("pretrain", 100, 91) == "1e-07 GB in float32, by formula"
+def test_checkpointing_is_named_where_it_saves_a_tenth() -> None:
+    said = less_memory("pretrain", 12_000_000_000, 5_100_000_000)
+    assert "resources.pretrain.activation_checkpointing: true" in said
+    assert "5.1 GB" in said
+    assert less_memory("pretrain", 100, 90)
+    assert not less_memory("pretrain", 100, 91)

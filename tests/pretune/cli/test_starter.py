@@ -184,7 +184,8 @@ def test_a_pool_and_few_labels_are_two_data_sets_and_the_pool_is_used_whole(tmp_
     assert configuration.finetune.data == "labelled"
     assert (mine(study, "unlabelled").split.test, mine(study, "unlabelled").split.val) == (0, 0)
     assert study.warnings == ()
-    assert "12 images with masks, 2 classes" in said
+    assert "2 classes; " in said
+    assert "data labelled: 12 images (" in said
     assert "unlabelled: 20 images (all 48 x 48 px; 20 RGB)" in said
 
 
@@ -312,7 +313,7 @@ def test_a_file_without_a_partner_is_said_and_excluded(tmp_path: Path) -> None:
     image(images / "lonely.png")
     study, _ = init(tmp_path, "--images", images, "--masks", masks)
     assert mine(study).on_error == "skip"
-    assert "1 file without a partner, for example images/lonely.png" in (tmp_path / "my.yaml").read_text()
+    assert "1 file without a partner: images/lonely.png" in (tmp_path / "my.yaml").read_text()
 
 
 @pytest.mark.parametrize(
@@ -443,7 +444,7 @@ def test_how_files_pair_is_found(
     data = mine(study)
     assert isinstance(data, schema.ImageMaskFolder)
     assert (data.images, data.masks, data.image_name, data.mask_name) == expected
-    assert "4 images with masks" in said
+    assert "4 images (" in said
     assert len(load_images(data, None, tmp_path / "cache").images) == 4
 
 

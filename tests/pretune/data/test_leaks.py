@@ -122,6 +122,7 @@ def test_a_pretraining_that_sees_the_test_images_of_another_set_is_said(
         said = list(find_leaks(asked, opened, cache))
         assert len(said) == (expected is not None)
         assert all(
-            sentence.startswith(f"data b: {expected} (sees: {pretrain['sees']}), for example ") for sentence in said
+            sentence.startswith(f"data b: {expected} (pretrain.sees: {pretrain['sees']}), for example ")
+            for sentence in said
         )
         assert all(" test/5 and train/copy 5.png; " in sentence for sentence in said)

@@ -479,10 +479,26 @@ def test_a_plan_shows_what_the_data_hold(tmp_path: Path) -> None:
     assert found.shares == pytest.approx({"ground": 0.5, "leaf": 0.4, "stem": 0.0, "ignored": 0.1})
     assert list(found.sentences()) == [
         "data s: 20 images (14 train, 3 validation, 3 test)",
-        "data s: checked all pairs of image and mask, 20 usable; share of pixels: ground 50.0%, leaf 40.0%, stem 0.0%, "
+        "data s: 20 of 20 pairs of image and mask are usable; share of pixels: ground 50.0%, leaf 40.0%, stem 0.0%, "
         "ignored 10.0%",
         "note: data s: no checked mask contains stem",
     ]
+
+
+def test_a_plan_counts_the_usable_images_before_and_after_they_are_decoded(tmp_path: Path) -> None:
+    """Of 20 pairs one has an empty image and one a mask of another value; the split leaves 12 of 18 for training."""
+    data = folder(tmp_path / "d", [0, 1] * 9 + [7, 0]) | {"on_error": "skip"}
+    (tmp_path / "d" / "images" / "019.png").write_bytes(b"")
+    study = study_of(data)
+    settings = study.cells[0].configuration().data["s"]
+    opened = load_images(settings, None, tmp_path / "cache")
+    assert len(opened.images) == 18
+    for look in (in_files, lambda one: glance_at_images(opened, one.fit)):
+        (found,) = data_facts(study, facts_before_decoding(None), look, None)
+        assert (found.images, found.train, found.val, found.test, found.usable, found.listed) == (18, 12, 3, 3, 18, 20)
+        first, second, *_ = found.sentences()
+        assert first == "data s: 18 usable images (12 train, 3 validation, 3 test)"
+        assert "18 of 20 pairs" in second
 
 
 @pytest.mark.parametrize("command", ["plan", "run"])

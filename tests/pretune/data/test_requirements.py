@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pretune.cli import cli
-from pretune.data.requirements import facts_before_decoding, unmet_requirements
+from pretune.data.requirements import cut_batches, facts_before_decoding, unmet_requirements
 from pretune.dispatch.scheduler import Scheduler
 from pretune.outcomes import Outcome
 from pretune.plan import make_plan
@@ -52,6 +52,19 @@ def test_every_problem_is_named_once_with_its_cells(asking: dict[str, Any]) -> N
     assert "(cell" not in first
     assert second.startswith(LABELS)
     assert second.endswith("(cell labels=30)")
+
+
+def test_a_batch_that_is_larger_than_the_images_is_told_with_its_cells(tiny: dict[str, Any]) -> None:
+    """22 images for training, of which one of two cells uses 10 labels: a batch of 16 is cut in that cell alone."""
+    tiny["factors"] = {"labels": {"finetune.labels": [10, "all"]}}
+    tiny["report"] = {"rows": "labels", "metrics": ["test/jaccard"]}
+    tiny["pretrain"]["batch_size"], tiny["finetune"]["batch_size"] = 80, 16
+    assert cut_batches(from_dict(tiny), facts_before_decoding(None)) == [
+        "pretrain.batch_size: 80 is cut to 22, the number of images that it sees",
+        "finetune.batch_size: 16 is cut to 10, the number of labelled images (cell labels=10)",
+    ]
+    tiny["pretrain"]["batch_size"], tiny["finetune"]["batch_size"] = 22, 10
+    assert not cut_batches(from_dict(tiny), facts_before_decoding(None))
 
 
 def test_both_ends_of_a_range_are_looked_at(tiny: dict[str, Any]) -> None:

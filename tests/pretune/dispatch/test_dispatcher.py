@@ -407,7 +407,7 @@ def test_what_is_waited_for_is_said_once_where_nothing_runs(now: list[float]) ->
     for _ in range(3):
         assert h.take("1") is None
         now[0] += WAIT_SECONDS + 1
-    assert said == ["nothing can run: no node has room for 1 CPU and 1 GPU; waiting for one"]
+    assert said == ["nothing can run: no node has room for 1 CPU and 1 GPU; waiting for such a node"]
     there = [*there, ClusterNode({"CPU": 1.0, "GPU": 1.0}, "2", "b")]
     assert h.take("1") is not None
     assert said[1:] == ["a node with a GPU has joined: stages without an explicit `gpus` now use a GPU"]

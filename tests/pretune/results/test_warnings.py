@@ -51,7 +51,7 @@ def said(
         (None, 0.1, 0.0, None, []),
         (
             ONE_CLASS, 0.35, 0.0, None,
-            ["it predicts no pixel of the test images as leaf",
+            ["it never predicts leaf on the test images",
              "its test/jaccard of 0.3500 is not above 0.3500, the score of predicting bg everywhere"],
         ),
         (
@@ -59,7 +59,11 @@ def said(
             ["its test/jaccard of 0.3000 is not above 0.3500, the score of predicting bg everywhere"],
         ),
         (BOTH, 0.8, 2.0, None, ["its pretraining showed signs of collapse"]),
-        (BOTH, 0.8, 0.0, 1, ["1 of 2 replicates of its cell failed: if they were the worst, its mean is too good"]),
+        (
+            BOTH, 0.8, 0.0, 1,
+            ["1 of 2 replicates of its cell failed; the cell's mean may be too good, because failed replicates are not "
+             "in it"],
+        ),
     ],
     ids=["nothing", "no counts", "one class", "below", "collapse", "failed"],
 )  # fmt: skip
@@ -72,7 +76,7 @@ def test_what_is_said_of_a_model(
 def test_predict_and_the_model_card_say_it(tmp_path: Path) -> None:
     (tmp_path / "best").mkdir()
     (tmp_path / "images").mkdir()
-    warning = "it predicts no pixel of the test images as leaf"
+    warning = "it never predicts leaf on the test images"
     card = {"study": "s", "cell": "", "question": "", "seed": 0, "fingerprint": "f", "pretraining": [], "chosen": {}}
     card |= {"model": {"name": "unet"}, "data": {"dataset": "scenes"}, "finetune": {}, "warnings": [warning]}
     (tmp_path / "best" / "model.json").write_text(json.dumps(card))

@@ -52,6 +52,7 @@ class Glance:
     classes: tuple[str, ...]  # names of the mask classes; () without masks
     look: Callable[[int], Looked]
     exact: bool  # whether rows are those of the decoded set: files that `on_error: skip` excludes would shift them
+    opened: ImageSet | None = None  # the decoded set, where it is the one that is looked at
 
     def scored(self, row: int) -> bool:
         """Whether the mask has a pixel that losses and scores count."""
@@ -93,13 +94,13 @@ def glance_at_images(data: ImageSet, fit: Fit) -> Glance:
     """Return the glance of an opened data set."""
     masks = data.masks
     if masks is None:
-        return Glance(len(data.images), (), lambda row: Looked(None), exact=True)
+        return Glance(len(data.images), (), lambda row: Looked(None), exact=True, opened=data)
 
     @functools.cache
     def look(row: int) -> Looked:
         return Looked(class_counts(np.asarray(masks[np.array([row])]), fit))
 
-    return Glance(len(data.images), data.classes, look, exact=True)
+    return Glance(len(data.images), data.classes, look, exact=True, opened=data)
 
 
 def glance(settings: schema.Data, data_root: Path | None, cache: Path | None, digest: str) -> Glance | None:
