@@ -94,4 +94,6 @@ def test_a_search_of_earlier_code_goes_on_as_if_it_had_begun_now(name: str, tmp_
     """Its trials are the ones suggested now, and those after the kill see its results (constraints, CMA-ES's state)."""
     storage = open_storage(shutil.copyfile(JOURNAL, tmp_path / "optuna.journal"))
     for one, other in zip(search_through(storage, name), search_through(open_storage(None), name), strict=True):
-        assert one == pytest.approx(other, rel=1e-9)  # another processor may round a sampler's sums differently
+        # Another processor may round a sampler's sums differently, and gp's descents then end elsewhere within their
+        # tolerance, each from where those before ended: 1.3e-5 apart on an EPYC. Another result moves them by 1e-2 or more.
+        assert one == pytest.approx(other, rel=1e-3 if name == "gp" else 1e-9)
