@@ -95,5 +95,5 @@ def test_a_search_of_earlier_code_goes_on_as_if_it_had_begun_now(name: str, tmp_
     storage = open_storage(shutil.copyfile(JOURNAL, tmp_path / "optuna.journal"))
     for one, other in zip(search_through(storage, name), search_through(open_storage(None), name), strict=True):
         # Another processor may round a sampler's sums differently, and gp's descents then end elsewhere within their
-        # tolerance, each from where those before ended: 1.3e-5 apart on an EPYC. Another result moves them by 1e-2 or more.
+        # tolerance, each from where those before ended: 1.3e-5 apart on an EPYC. Another result moves them by 1e-2.
         assert one == pytest.approx(other, rel=1e-3 if name == "gp" else 1e-9)
