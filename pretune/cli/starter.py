@@ -333,7 +333,7 @@ def _split(plan: _Plan) -> Iterator[str]:
         drawn = "" if val == "official" else f"; {plan.held[1]} of {plan.train + plan.held[1]} are validation"
         yield f"    split: {{test: official, val: {val}, seed: 0}}\tthe folders' names say which{drawn}"
     elif groups is None:
-        yield f"    split: {{test: {test}, val: {val}, seed: 0}}\t{plan.train} are left for training"
+        yield f"    split: {{test: {test}, val: {val}, seed: 0}}\t{plan.train} pairs are left for training"
     else:
         form = (
             groups.setting if isinstance(groups.setting, str) else f"{{pattern: {quoted(groups.setting['pattern'])}}}"

@@ -276,7 +276,7 @@ def plan(
     """
     from pretune.cli.plan_table import print_plan
     from pretune.cli.planning import at_once, contents_of, glances, sources_of, timed_plan
-    from pretune.data.facts import data_facts
+    from pretune.data.facts import data_facts, usable_facts
     from pretune.data.preflight import check_before_training, check_masks
     from pretune.data.requirements import cut_batches, facts_before_decoding
     from pretune.plan import make_plan, searches_before
@@ -296,7 +296,7 @@ def plan(
         held = open_store(store or root / "store", root / "cache")
         with searches_before(options.folder_of(study, scale, root)) as asked:
             made, stages = make_plan(study, digest_of, find_in(held, listing=look(held)), asked)
-        warnings = (*made.warnings, *cut_batches(study, facts_of))
+        warnings = (*made.warnings, *cut_batches(study, usable_facts(facts_of, glance_of, data)))
         made = dataclasses.replace(made, data=tuple(data_facts(study, facts_of, glance_of, data)), warnings=warnings)
         used = {stage.data: names.get(stage.data, stage.data.dataset) for stage in stages}
         sources = list(sources_of(used, data, root / "cache"))

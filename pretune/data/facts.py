@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pretune.data.preflight import GlanceOf
-from pretune.data.requirements import FactsOf, is_at_hand
+from pretune.data.requirements import FactsOf, is_at_hand, without_folds
 from pretune.search_spaces import schema
 from pretune.search_spaces.resolve import Study
 from pretune.search_spaces.stages import Replicate, in_its_fold
@@ -16,9 +17,7 @@ from pretune.search_spaces.words import counted
 from pretune.trainables.data.errors import laid_over_black
 
 if TYPE_CHECKING:
-    from pretune.trainables.data.checks.contents import Glance
     from pretune.trainables.data.checks.requirements import Facts
-    from pretune.trainables.data.listing import Listing
 
 
 @dataclass(frozen=True)
@@ -88,42 +87,43 @@ def data_facts(study: Study, facts_of: FactsOf, glance_of: GlanceOf, data_root: 
     return list(found.values())
 
 
+def usable_facts(facts_of: FactsOf, glance_of: GlanceOf, data_root: Path | None) -> FactsOf:
+    """The facts without the images that a run will exclude, where all masks are looked at; else those of `facts_of`."""
+    from pretune.trainables.data.checks.contents import SAMPLE
+    from pretune.trainables.data.checks.requirements import facts_of_images, facts_of_listing
+    from pretune.trainables.data.sets.table import GENERATED, list_files
+
+    @functools.cache
+    def facts(data: schema.Data) -> Facts:
+        seen = glance_of(data) if is_at_hand(data, data_root) else None
+        if seen is not None and seen.opened is not None:
+            return facts_of_images(seen.opened)
+        if seen is None or data.on_error == "fail" or seen.images > SAMPLE or isinstance(data, GENERATED):
+            return facts_of(data)
+        listing = list_files(data, data_root)
+        usable = [entry for row, entry in enumerate(listing.entries) if not seen.look(row).problems]
+        return facts_of_listing(data, replace(listing, entries=usable))
+
+    return lambda data: facts(without_folds(data))
+
+
 def _facts(
     name: str, data: schema.Data, folded: schema.Data, facts_of: FactsOf, glance_of: GlanceOf, data_root: Path | None
 ) -> DataFacts:
     from pretune.trainables.data.checks.contents import contents
-    from pretune.trainables.data.checks.requirements import facts_of_images
     from pretune.trainables.data.sets.table import GENERATED, list_files
 
-    facts = facts_of(data)
-    here = is_at_hand(data, data_root)
+    here, listed = is_at_hand(data, data_root), facts_of(data).images
     listing = list_files(data, data_root) if here and not isinstance(data, GENERATED) else None
     by_name = listing.problems if listing is not None and data.on_error == "fail" else ()
     seen = glance_of(data) if here else None
-    if seen is None or not seen.classes:
-        kept = facts if seen is None or seen.opened is None else facts_of_images(seen.opened)
-        return DataFacts(name, kept.images, *_parts(kept, folded), refused=by_name, listed=facts.images)
-    held = contents(data, seen, listing)
+    held = None if seen is None or not seen.classes else contents(data, seen, listing)
+    facts = usable_facts(facts_of, glance_of, data_root)(data)
+    train, val, test = facts.sizes(folded.split)[0] or (None, None, None)
+    if held is None:
+        return DataFacts(name, facts.images, train, val, test, refused=by_name, listed=listed)
     refused = (*by_name, *held.problems) if data.on_error == "fail" else ()
-    kept = facts if refused else _of_usable(data, facts, seen, listing, held.looked_at)
     return DataFacts(
-        name, kept.images, *_parts(kept, folded), held.looked_at, held.usable, held.shares, held.absent, held.problems,
-        refused, held.transparent, facts.images,
+        name, facts.images, train, val, test, held.looked_at, held.usable, held.shares, held.absent, held.problems,
+        refused, held.transparent, listed,
     )  # fmt: skip
-
-
-def _of_usable(data: schema.Data, facts: Facts, seen: Glance, listing: Listing | None, looked_at: int) -> Facts:
-    """The facts without the images that a run will exclude, where all of them were looked at."""
-    from pretune.trainables.data.checks.requirements import facts_of_images, facts_of_listing
-
-    if seen.opened is not None:
-        return facts_of_images(seen.opened)
-    if listing is None or looked_at < seen.images:
-        return facts
-    usable = [entry for row, entry in enumerate(listing.entries) if not seen.look(row).problems]
-    return facts_of_listing(data, replace(listing, entries=usable))
-
-
-def _parts(facts: Facts, data: schema.Data) -> tuple[int | None, int | None, int | None]:
-    """Images for training, validation and test; unknown where no split can be drawn."""
-    return facts.sizes(data.split)[0] or (None, None, None)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pretune.search_spaces import schema
-from pretune.search_spaces.words import counted
 from pretune.trainables.data.errors import DataError
 from pretune.trainables.data.image_set import ImageSet, Progress
 from pretune.trainables.data.listing import Listing
@@ -41,9 +40,9 @@ class Choice(NamedTuple):
 def choose_by_size(settings: schema.Data, count: int, masks: bool, cache: Path, memory: int | None = None) -> Choice:
     """The source that `source:` names; for auto, by the size of the decoded set against memory (bytes) and disk."""
     size = count * settings.cache_size**2 * (schema.image_channels(settings) + masks)
-    text = f"{counted(count, 'image')}, " + (f"{size / 1e9:.3g} GB" if size >= 1e8 else f"{size / 1e6:.3g} MB")
+    text = f"{size / 1e9:.3g} GB" if size >= 1e8 else f"{size / 1e6:.3g} MB"
     if settings.source != "auto":
-        return Choice(settings.source, f"{text}: {HOW[settings.source]}, as the study asks")
+        return Choice(settings.source, f"{text}, {HOW[settings.source]}, as the study asks")
     memory = memory_bytes() if memory is None else memory
     if size > SHARE * memory:
         return Choice("streaming", f"{text}, more than half of the memory ({memory / 1e9:.3g} GB): {HOW['streaming']}")
@@ -52,7 +51,7 @@ def choose_by_size(settings: schema.Data, count: int, masks: bool, cache: Path, 
         return Choice(
             "streaming", f"{text}, but the disk of the cache has only {free / 1e9:.3g} GB free: {HOW['streaming']}"
         )
-    return Choice("resident", f"{text}: {HOW['resident']}")
+    return Choice("resident", f"{text}, {HOW['resident']}")
 
 
 def memory_bytes() -> int:
@@ -87,7 +86,7 @@ def choose_source(settings: schema.Data, data_root: Path | None, cache: Path) ->
     """Choose the source of the images, and say why; decodes nothing. Raises DataError where it cannot be as asked."""
     listing = _listing(settings, data_root)
     if listing is None:
-        return Choice("resident", f"generated images: {HOW['resident']}")
+        return Choice("resident", f"generated images, {HOW['resident']}")
     choice = choose_by_size(settings, len(listing.entries), listing.mask_values is not None, cache)
     if choice.source == "resident" or not (reason := why_not(settings, listing)):
         return choice

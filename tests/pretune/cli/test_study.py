@@ -179,7 +179,7 @@ def test_plan_for_people_says_what_is_shared_and_that_the_machine_is_busy(
     assert re.search(r"stage runs without sharing +│ 12", out)
     assert "estimated time" in out
     assert "load 9999.0" in out
-    assert "data scenes: generated images: decoded once" in out
+    assert "data scenes: generated images, decoded once" in out
 
 
 def test_a_plan_can_be_made_without_the_data(pretune: Any, tiny: dict[str, Any], tmp_path: Path) -> None:
