@@ -23,7 +23,7 @@ from pretune.search_spaces.schema.palettes import PALETTES
 SIZE = 40
 # As the study stands, with smaller networks and one step of each stage.
 SMALL = (
-    "model.widths=[4, 8, 12]", "pretrain.epochs=1", "finetune.epochs=1", "seeds.report=1", "pretrain.views.size=32",
+    "model.widths=[4, 8, 12]", "pretrain.steps=2", "finetune.epochs=1", "seeds.report=1", "pretrain.views.size=32",
     "finetune.size=32",
 )  # fmt: skip
 
