@@ -194,7 +194,7 @@ def arrays(root: Path) -> list[str]:
 
 SITUATIONS: dict[str, tuple[Callable[[Path], list[str]], int, int]] = {  # files, cells, classes
     "same stems": (same_stems, 6, 2),
-    "colour masks": (colour_masks, 6, 31),
+    "colour masks": (colour_masks, 6, 2),
     "palette with 255": (palette_with_border, 6, 2),
     "JPEG masks": (jpeg_masks, 6, 2),
     "COCO polygons and run lengths": (coco, 6, 2),
@@ -204,7 +204,7 @@ SITUATIONS: dict[str, tuple[Callable[[Path], list[str]], int, int]] = {  # files
     "four-channel GeoTIFF": (multispectral, 6, 2),
     "six-channel arrays": (arrays, 6, 2),
     "patients with folds": (patients, 24, 2),
-    "one in a hundred pixels": (rare_foreground, 6, 2),
+    "one in a hundred pixels": (rare_foreground, 3, 2),
 }
 
 
