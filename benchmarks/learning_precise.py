@@ -11,8 +11,8 @@ cannot tell a gain of 0.01 from none: one kNN score has a standard error of 0.01
   deviation. kNN compares by the cosine, in which the few directions of the largest variance decide.
 - places, places linear: as in `learning_causes`, with 2,000 scenes in place of 900, by kNN and by a linear probe.
 
-The table has the mean difference to the random encoder of the same seed and images, its 95 % paired t interval, and p
-with Holm's correction over the methods of that column.
+The tables have mean differences to the random encoder of the same seed and images, 95 % paired t intervals, and p with
+Holm's correction over all cells of a table.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks import learning_causes
 from benchmarks.gpu_study import prepared
-from benchmarks.learning import RANDOM, seeds_above, spread
+from benchmarks.learning import RANDOM, seeds_above
 from benchmarks.learning_causes import COLUMNS, ON_SCENES, STUDY, Bank, Places
 from pretune.analysis.statistics import holm, paired_difference
 from pretune.plan import simulate
@@ -43,7 +44,7 @@ from pretune.worker.task import Folders
 
 SCENES, SCENE_BANK = 2000, 1000
 FLOOR = 1e-4  # of the largest standard deviation, added to all: some directions have none
-METRICS = ("knn", "knn whitened", "linear", "places", "places linear")
+IMAGES, PLACES = ("knn", "knn whitened", "linear"), ("places", "places linear")
 
 
 def more_images(probe: Stage, where: Folders) -> Bank:
@@ -128,32 +129,49 @@ def score_all(asked: Asked, where: Folders, file: Path) -> pandas.DataFrame:
     return scores
 
 
-def table(scores: pandas.DataFrame, metric: str, baseline: str = RANDOM) -> str:
-    """Markdown: each method beside `baseline`, or beside the random encoder of the same images."""
-    values = scores[scores["metric"] == metric].pivot(index="seed", columns="method", values="value")
-    beside = {
-        method: f"{RANDOM} {ON_SCENES}" if baseline == RANDOM and str(method).endswith(ON_SCENES) else baseline
-        for method in values.columns
-    }
+def table(scores: pandas.DataFrame, metrics: list[str], baseline: str = RANDOM) -> str:
+    """Markdown: each method's gain over `baseline`, or over the random encoder of the same images.
+
+    A cell: mean difference, 95 % paired t interval, seeds above, p with Holm's correction over all cells of the table.
+    """
     pairs = {
-        method: values[[method, other]].dropna().to_numpy().T
-        for method, other in beside.items()
-        if other in values.columns and method != other
+        (method, metric): pair
+        for method in scores["method"].unique()
+        for metric in metrics
+        if (pair := paired(scores[scores["metric"] == metric], method, beside(method, baseline))) is not None
     }
-    found = {method: paired_difference(*pair) for method, pair in pairs.items()}
+    found = {key: paired_difference(*pair) for key, pair in pairs.items()}
     adjusted = dict(zip(found, holm([difference.p for difference in found.values()]), strict=True))
     lines = [
-        f"| {metric} | mean | minus {baseline} | 95 % interval | p (Holm, {len(found)}) | seeds above |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        f"| minus {baseline}, p of {len(found)} | n | " + " | ".join(metrics) + " |",
+        "| --- | ---: |" + " --- |" * len(metrics),
     ]
-    for method in [name for name in scores["method"].unique() if name in values.columns]:
-        cells = [str(method), spread(values[method])]
-        if method in found:
-            gain, (own, other) = found[method], pairs[method]
-            interval, p = f"[{gain.low:+.3f}, {gain.high:+.3f}]", f"{adjusted[method]:.3f}"
-            cells += [f"{gain.difference:+.3f}", interval, p, seeds_above(pandas.Series(own - other))]
-        lines.append("| " + " | ".join(cells + [""] * (6 - len(cells))) + " |")
+    for method in dict.fromkeys(method for method, _ in found):
+        n = max(difference.n for (name, _), difference in found.items() if name == method)
+        cells = [
+            f"{found[key].difference:+.3f} [{found[key].low:+.3f}, {found[key].high:+.3f}], "
+            f"{seeds_above(pandas.Series(pairs[key][0] - pairs[key][1]))}, {worded(adjusted[key])}"
+            if (key := (method, metric)) in found
+            else ""
+            for metric in metrics
+        ]
+        lines.append("| " + " | ".join([method, str(n), *cells]) + " |")
     return "\n".join(lines)
+
+
+def beside(method: str, baseline: str) -> str:
+    return f"{RANDOM} {ON_SCENES}" if baseline == RANDOM and method.endswith(ON_SCENES) else baseline
+
+
+def paired(scores: pandas.DataFrame, method: str, other: str) -> NDArray[np.float64] | None:
+    """(2, seeds) scores of the seeds that both have; None where there are none, or where both are one."""
+    values = [scores[scores["method"] == name].set_index("seed")["value"] for name in (method, other)]
+    both = pandas.concat(values, axis=1, join="inner")
+    return None if method.startswith(RANDOM) or method == other or len(both) < 2 else both.to_numpy(np.float64).T
+
+
+def worded(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
 
 
 def main() -> None:
@@ -170,9 +188,9 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     asked = Asked(options.study, options.methods, options.seeds)
     scores = score_all(asked, where, options.out / "precise.csv")
-    for metric in METRICS:
-        if metric in set(scores["metric"]):
-            print(table(scores, metric, options.baseline), end="\n\n")
+    asked_for = set(options.methods or scores["method"]) | {RANDOM, f"{RANDOM} {ON_SCENES}", options.baseline}
+    shown = scores[scores["method"].isin(asked_for) & (scores["seed"] < options.seeds)]
+    print(table(shown, list(IMAGES), options.baseline), table(shown, list(PLACES), options.baseline), sep="\n\n")
 
 
 if __name__ == "__main__":

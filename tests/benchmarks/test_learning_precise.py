@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks import learning_causes, learning_precise
+from benchmarks import learning_causes
 from benchmarks.learning_causes import Places
 from benchmarks.learning_precise import evenly, place_scores, table, whitened
 from pretune.trainables.probes.linear import Labelled
@@ -53,12 +53,11 @@ def test_the_table_pairs_seeds_and_corrects_over_its_methods() -> None:
               "random encoder on scenes": [0.5, 0.5, 0.5], "byol on scenes": [0.4, 0.5, 0.45]}  # fmt: skip
     rows = [(m, seed, "knn", value) for m, found in values.items() for seed, value in enumerate(found)]
     scores = pandas.DataFrame(rows, columns=learning_causes.COLUMNS)
-    lines = table(scores, "knn").splitlines()
-    assert lines[0].count("Holm, 3") == 1
-    assert lines[2] == "| random encoder | 0.250 ± 0.050 |  |  |  |  |"
-    assert lines[3] == "| byol | 0.363 ± 0.055 | +0.113 | [+0.099, +0.128] | 0.003 | 3 of 3 |"
-    assert lines[6].startswith("| byol on scenes | 0.450 ± 0.050 | -0.050 | [-0.174, +0.074] |")
-    beside = table(scores, "knn", "mae")
-    assert "| byol | 0.363 ± 0.055 | +0.113 |" in beside
-    assert "Holm, 4" in beside
-    assert learning_precise.METRICS[0] == "knn"
+    lines = table(scores, ["knn", "places"]).splitlines()
+    assert "p of 3" in lines[0]
+    assert lines[2] == "| byol | 3 | +0.113 [+0.099, +0.128], 3 of 3, p 0.003 |  |"
+    assert lines[4].startswith("| byol on scenes | 3 | -0.050 [-0.174, +0.074], 0 of 3, p 0.4")
+    assert len(lines) == 5
+    beside = table(scores[~scores["method"].str.endswith("on scenes")], ["knn"], "mae").splitlines()
+    assert beside[2].startswith("| byol | 3 | +0.113 [")
+    assert len(beside) == 3
