@@ -96,8 +96,8 @@ def place_scores(encoder: Encoder, places: Places) -> dict[str, float]:
         maps = torch.cat([encoder(batch)[-1].flatten(2).movedim(1, 2) for batch in torch.split(places.pixels, 100)])
     parts = [evenly(part.features.flatten(0, 1), part.classes.flatten()) for part in places.parts(maps)]
     train, val = parts
-    told = learning_causes.knn_accuracy(train, val, learning_causes.PLACES_K)
-    return {"places": told, "places linear": probed(train, val)}
+    by_knn = learning_causes.knn_accuracy(train, val, learning_causes.PLACES_K)
+    return {"places": by_knn, "places linear": probed(train, val)}
 
 
 class Asked(NamedTuple):
