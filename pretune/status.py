@@ -64,13 +64,9 @@ class State:
     driver: str = field(default_factory=lambda: uuid.uuid4().hex)  # this run, among all drivers
     stopped: bool = False
     live: dict[str, RunningTrial] = field(default_factory=dict)
-    seconds: dict[str, list[float]] = field(
-        default_factory=dict
-    )  # by title of the stage, of stages trained in this run
+    seconds: dict[str, list[float]] = field(default_factory=dict)  # by stage title, of stages trained in this run
     images: dict[str, int] = field(default_factory=dict)  # seen in training, by title of the stage
-    taken: dict[str, gpu_sharing.Taken] = field(
-        default_factory=dict
-    )  # GPU memory, the most of a stage run, by title of the stage
+    taken: dict[str, gpu_sharing.Taken] = field(default_factory=dict)  # most GPU memory of a stage run, by stage title
     notes: list[str] = field(default_factory=list)
     tell: Callable[[str], None] | None = None
     publisher: Publisher | None = None
