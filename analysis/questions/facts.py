@@ -88,7 +88,7 @@ def facts(results: pandas.DataFrame, header: StudyHeader, metric: str, counts: M
         header.in_percent(metric),
         _most_frequent(counted, results, header, metric),
         _never(counted),
-        _collapsed(confirm, header),
+        collapsed(results, header),
     )
 
 
@@ -122,8 +122,9 @@ def _never(counted: Mapping[str, list[Counts]]) -> dict[str, tuple[CountedRuns, 
     return {label: tuple(rows) for label, rows in never.items()}
 
 
-def _collapsed(confirm: pandas.DataFrame, header: StudyHeader) -> tuple[CountedRuns, ...]:
-    """Pretrainings with signs, once in each cell that uses them."""
+def collapsed(results: pandas.DataFrame, header: StudyHeader) -> tuple[CountedRuns, ...]:
+    """Confirmed pretrainings with signs of collapse, once in each cell that uses them."""
+    confirm = results[(results["phase"] == "confirm") & (results["outcome"] == FINISHED)]
     stages = confirm[confirm["stage"].str.startswith("pretrain") & (confirm["metric"] == SIGNS)]
     signs: dict[str, dict[str, bool]] = {}
     for row in stages.to_dict("records"):

@@ -19,6 +19,7 @@ from pretune.analysis.digits import few, in_unit, number
 from pretune.analysis.load.replicates import FINISHED, independent_values, replicate_results, runs_expected
 from pretune.analysis.load.results import StudyHeader
 from pretune.analysis.questions.differences import Difference, Differences, differences
+from pretune.analysis.questions.facts import collapsed
 from pretune.analysis.questions.tables import Table, build_table, places
 from pretune.analysis.statistics import ALPHA, seeds_needed
 from pretune.analysis.text.answer import answer
@@ -26,6 +27,7 @@ from pretune.analysis.text.grids import difference_digits, place_name
 
 _POWER = 0.8
 _MOST_NAMED = 3  # further cells that the answer names
+_FEW_SEEDS = 4  # up to which a spread is often small by chance: a t-test of 3 pairs has two degrees of freedom
 
 
 def headline(results: pandas.DataFrame, header: StudyHeader, metric: str) -> str:
@@ -118,7 +120,8 @@ def _against_baseline(
         row = max(better, key=lambda one: sign * one.difference)
         shows = "shows" if len(better) == 1 else "show"
         of = f". {len(better)} of {len(table.rows)} comparisons {shows} an improvement" if len(table.rows) > 1 else ""
-        return f"Shown: {_improvement(row, table, means, header, metric)}{of}{_others_of(row, table, sign)}"
+        said = f"Shown: {_improvement(row, table, means, header, metric)}{_doubts(row, results, header)}{of}"
+        return said + _others_of(row, table, sign)
     if len(shown) == len(table.rows):
         row = min(shown, key=lambda one: abs(one.difference))
         worse = _improvement(row, table, means, header, metric)
@@ -133,22 +136,45 @@ def _against_baseline(
     )
 
 
+def _doubts(row: Difference, results: pandas.DataFrame, header: StudyHeader) -> str:
+    """Sentences beside what is shown: a pretraining that collapsed says little, and few seeds may agree by chance."""
+    said = [
+        f". But {found.runs} of its {found.of} pretrainings showed signs of collapse: it says little about the method"
+        for found in collapsed(results, header)
+        if found.cell == row.cell
+    ]
+    if row.n <= _FEW_SEEDS:
+        said.append(f". {row.n} seeds can agree by chance: check with more (--set seeds.report=6)")
+    return "".join(said)
+
+
 def _others_of(named: Difference, table: Differences, sign: int) -> str:
     """'. Difference not shown: a=z (+0.010). Shown to be worse: a=u (-0.200)': comparisons that no sentence names yet.
 
-    Further improvements are counted where one is named.
+    Further improvements are counted where one is named. Better means that are not shown come first.
     """
-    digits, unit = difference_digits(table), " points" if table.percent else ""
     others = [row for row in table.rows if row is not named]
+    open_ = sorted((row for row in others if not row.shown), key=lambda row: -sign * row.difference)
+    larger = [row for row in open_ if named.shown and sign * row.difference > max(0, sign * named.difference)]
     parts = {
-        "Difference not shown": [row for row in others if not row.shown],
+        "Larger, but not shown": larger,
+        "Difference not shown": [row for row in open_ if row not in larger],
         "Shown to be worse": [row for row in others if row.shown and sign * row.difference < 0],
     }
-    said = {
-        start: [f"{row.cell} ({number(row.difference, digits, table.percent, sign=True)}{unit})" for row in rows]
-        for start, rows in parts.items()
-    }
-    return "".join(f". {start}: {few(names, _MOST_NAMED)}" for start, names in said.items() if names)
+    said = {start: few([_with_size(row, table) for row in rows], _MOST_NAMED) for start, rows in parts.items() if rows}
+    if larger:
+        said["Larger, but not shown"] += f". {_seeds(larger[0], len(table.rows), _size(larger[0], table))}"
+    return "".join(f". {start}: {names}" for start, names in said.items())
+
+
+def _with_size(row: Difference, table: Differences) -> str:
+    return f"{row.cell} ({_size(row, table)})"
+
+
+def _size(row: Difference, table: Differences) -> str:
+    """'+0.010' or '+1.0 points'."""
+    unit = " points" if table.percent else ""
+    return number(row.difference, difference_digits(table), table.percent, sign=True) + unit
 
 
 def _improvement(row: Difference, table: Differences, means: dict[str, float], header: StudyHeader, metric: str) -> str:
@@ -195,7 +221,7 @@ def _in_practice(row: Difference, means: dict[str, float], header: StudyHeader, 
     return f". The gain is {100 * row.difference / lacking:.0f} % of what the baseline lacks to a perfect score"
 
 
-def _seeds(row: Difference, comparisons: int) -> str:
+def _seeds(row: Difference, comparisons: int, size: str = "this") -> str:
     """The number of seeds that would show a difference of this size, in Holm's first step."""
     if not (row.std > 0) or row.difference == 0:
         return "The number of seeds needed is unknown, because the spread is unknown"
@@ -203,7 +229,7 @@ def _seeds(row: Difference, comparisons: int) -> str:
         n = f"about {seeds_needed(row.difference, row.std, _POWER, ALPHA / comparisons):,} seeds"
     except ValueError:
         n = "more than a million seeds"
-    return f"If this is the true difference, {n} are needed to show it in 80 % of studies"
+    return f"If {size} is the true difference, {n} are needed to show it in 80 % of studies"
 
 
 # ------------------------------------------------------------------------------------------------ without a baseline

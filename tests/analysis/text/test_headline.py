@@ -4,10 +4,13 @@ import math
 import shlex
 
 import numpy as np
+import pandas
 import pytest
 from studies import JACCARD, write_study
 
 from pretune.analysis import load, load_header
+from pretune.analysis.questions.facts import SIGNS
+from pretune.analysis.statistics import seeds_needed
 from pretune.analysis.text.headline import headline, left_open
 from pretune.search_spaces.document import parse_value
 
@@ -27,7 +30,9 @@ def test_an_improvement_on_the_baseline_is_shown_with_its_size_interval_and_mean
     text = said(tmp_path, X, Y, Z, baseline={"a": "x"})
     assert text.startswith("Shown: a=y has test/jaccard 0.71")
     assert "3 paired seeds. The gain is 41 % of what the baseline lacks to a perfect" in text
-    assert text.endswith(" score. 1 of 2 comparisons shows an improvement. Difference not shown: a=z (−0.0033).")
+    assert text.endswith(
+        "seeds.report=6). 1 of 2 comparisons shows an improvement. Difference not shown: a=z (−0.0033)."
+    )
     low, high = (float(part) for part in text.split("difference: ")[1].split(",")[0].split(" to "))
     assert (low, high) == pytest.approx((0.1978, 0.2035), abs=6e-4)
 
@@ -48,6 +53,37 @@ def test_cells_that_are_neither_best_nor_shown_are_named_with_their_difference(t
     write_study(tmp_path, cells, {"a": list(scores)}, baseline={"a": baseline})
     text = headline(load(tmp_path), load_header(tmp_path), JACCARD).replace("−", "-")
     assert text.endswith(expected)
+
+
+def test_a_larger_mean_that_is_not_shown_stands_before_the_others(tmp_path):
+    """A new user's study: 0.012 was shown, since three seeds agreed by chance, and 0.097 was not.
+
+    z - x is 0.02, 0.10 and 0.171: std 0.0755; t of 0.097 = 2.2 < 4.3.
+    """
+    x, y = [0.570, 0.580, 0.578], [0.582, 0.5921, 0.590]
+    text = said(tmp_path, x, y, [0.59, 0.68, 0.749], baseline={"a": "x"}).replace("−", "-")
+    assert text.startswith("Shown: a=y has test/jaccard 0.588")
+    assert "(--set seeds.report=6). 1 of 2 comparisons shows an improvement. Larger, but not shown: a=z (+0.097" in text
+    assert f"If +0.097 is the true difference, about {seeds_needed(0.097, 0.0755, 0.8, 0.05 / 2)} seeds are " in text
+
+
+def test_more_seeds_are_advised_where_few_agree(tmp_path):
+    text = said(tmp_path, [*X, 0.5, 0.5], [*Y, 0.7, 0.71], [*Z, 0.5, 0.51], baseline={"a": "x"})
+    assert text.startswith("Shown: a=y ")
+    assert "seeds.report" not in text
+
+
+def test_a_pretraining_that_collapsed_is_said_beside_what_is_shown(tmp_path):
+    said(tmp_path, X, Y, Z, baseline={"a": "x"})
+    results, header = load(tmp_path), load_header(tmp_path)
+    stage = {"stage": "pretrain", "metric": SIGNS, "cell": "a=y", "cells": ""}
+    signs = [
+        results.iloc[[0]].assign(**stage, fingerprint=f"p{i}", seed=i, value=value) for i, value in enumerate([2, 0])
+    ]
+    text = headline(pandas.concat([results, *signs]), header, JACCARD)
+    assert ". But 1 of its 2 pretrainings showed signs of collapse: it says little about the method. " in text
+    others = [one.assign(cell="a=z") for one in signs]
+    assert "collapse" not in headline(pandas.concat([results, *others]), header, JACCARD)
 
 
 def test_where_no_cell_is_better_the_rest_stands_beside_the_best_other(tmp_path):
