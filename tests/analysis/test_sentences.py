@@ -735,7 +735,7 @@ ELSEWHERE = {  # part of a sentence -> the test file that holds where it is true
     "differs between cells, so there is no common space": "questions/test_importance.py",
     "there is one parameter, so nothing to rank": "questions/test_importance.py",
     "no cell is shown to be better than the baseline": "text/test_headline.py",
-    "larger, but not shown": "text/test_headline.py",
+    "Larger, but not shown": "text/test_headline.py",
     "seeds can agree by chance: check with more": "text/test_headline.py",
     "it says little about the method": "text/test_headline.py",
     "the answer compares each cell only with": "text/test_headline.py",

@@ -63,7 +63,8 @@ def test_a_larger_mean_that_is_not_shown_stands_before_the_others(tmp_path):
     x, y = [0.570, 0.580, 0.578], [0.582, 0.5921, 0.590]
     text = said(tmp_path, x, y, [0.59, 0.68, 0.749], baseline={"a": "x"}).replace("−", "-")
     assert text.startswith("Shown: a=y has test/jaccard 0.588")
-    assert "(--set seeds.report=6). 1 of 2 comparisons shows an improvement. Larger, but not shown: a=z (+0.097" in text
+    assert ". 3 seeds can agree by chance: check with more (--set seeds.report=6). 1 of 2 comparisons" in text
+    assert " an improvement. Larger, but not shown: a=z (+0.097" in text
     assert f"If +0.097 is the true difference, about {seeds_needed(0.097, 0.0755, 0.8, 0.05 / 2)} seeds are " in text
 
 
