@@ -218,7 +218,7 @@ def _in_practice(row: Difference, means: dict[str, float], header: StudyHeader, 
     lacking = 1 - (means[row.cell] - row.difference)
     if row.difference <= 0 or lacking <= 0:
         return ""
-    return f". The gain is {100 * row.difference / lacking:.0f} % of what the baseline lacks to a perfect score"
+    return f". This is {100 * row.difference / lacking:.0f} % of the way from the baseline to a perfect score"
 
 
 def _seeds(row: Difference, comparisons: int, size: str = "this") -> str:

@@ -425,8 +425,8 @@ SENTENCES = [
     ),
     ("↑ ↓ shown to be above or below the baseline a=x", "both sides", "three"),
     (
-        "these cells have ≈ although a test with the baseline shows them to be worse: a=x. ≈ tests all pairs of a "
-        "column, and many tests at once need stronger evidence",
+        "these cells have ≈ and are shown to be worse by a test with the baseline: a=x. ≈ tests more pairs, and "
+        "each of many tests needs stronger evidence",
         "both sides",
         "three",
     ),
@@ -743,8 +743,8 @@ ELSEWHERE = {  # part of a sentence -> the test file that holds where it is true
     "to your `pretune run` command; nothing is trained again": "text/test_headline.py",
     "no cell can be compared with the baseline": "text/test_headline.py",
     "every compared cell is worse than the baseline": "text/test_headline.py",
-    "% of what the baseline lacks to a perfect score": "text/test_headline.py",
-    ". The gain is": "text/test_headline.py",
+    "% of the way from the baseline to a perfect score": "text/test_headline.py",
+    ". This is": "text/test_headline.py",
     "If this is the true difference": "text/test_headline.py",
     "are needed to show it in 80 % of studies": "text/test_headline.py",
     "The best other cell": "text/test_headline.py",

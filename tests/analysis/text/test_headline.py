@@ -29,7 +29,7 @@ def test_an_improvement_on_the_baseline_is_shown_with_its_size_interval_and_mean
     baseline lacks 0.49 to 1, of which the gain is 41 %."""
     text = said(tmp_path, X, Y, Z, baseline={"a": "x"})
     assert text.startswith("Shown: a=y has test/jaccard 0.71")
-    assert "3 paired seeds. The gain is 41 % of what the baseline lacks to a perfect" in text
+    assert "3 paired seeds. This is 41 % of the way from the baseline to a perfect" in text
     assert text.endswith(
         "seeds.report=6). 1 of 2 comparisons shows an improvement. Difference not shown: a=z (−0.0033)."
     )
