@@ -124,7 +124,7 @@ def _against_baseline(
         return said + _others_of(row, table, sign)
     if len(shown) == len(table.rows):
         row = min(shown, key=lambda one: abs(one.difference))
-        worse = _improvement(row, table, means, header, metric)
+        worse = _improvement(row, table, means, header, metric) + _doubts(row, results, header)
         return f"Shown: every compared cell is worse than the baseline {table.baseline}. The closest: {worse}"
     row = max(table.rows, key=lambda one: sign * one.difference)
     shows = "shows" if len(shown) == 1 else "show"
@@ -137,14 +137,17 @@ def _against_baseline(
 
 
 def _doubts(row: Difference, results: pandas.DataFrame, header: StudyHeader) -> str:
-    """Sentences beside what is shown: a pretraining that collapsed says little, and few seeds may agree by chance."""
+    """Sentences beside what is shown: pretrainings that collapsed, and few seeds, which may agree by chance."""
     said = [
-        f". But {found.runs} of its {found.of} pretrainings showed signs of collapse: it says little about the method"
+        f". But {found.runs} of {found.of} pretraining runs of {found.cell} showed signs of collapse"
         for found in collapsed(results, header)
-        if found.cell == row.cell
+        if found.cell in (row.cell, row.baseline)
     ]
     if row.n <= _FEW_SEEDS:
-        said.append(f". {row.n} seeds can agree by chance: check with more (--set seeds.report=6)")
+        nested = header.pretrainings < header.replicates
+        more = "check with more" if nested else "check with more (--set seeds.report=6)"
+        advice = "let the study finish" if row.n < header.pretrainings else more
+        said.append(f". {row.n} {'pretrainings' if nested else 'seeds'} can agree by chance: {advice}")
     return "".join(said)
 
 
@@ -162,8 +165,8 @@ def _others_of(named: Difference, table: Differences, sign: int) -> str:
         "Shown to be worse": [row for row in others if row.shown and sign * row.difference < 0],
     }
     said = {start: few([_with_size(row, table) for row in rows], _MOST_NAMED) for start, rows in parts.items() if rows}
-    if larger:
-        said["Larger, but not shown"] += f". {_seeds(larger[0], len(table.rows), _size(larger[0], table))}"
+    if untold := [row for row in larger if not row.flattered]:  # else failures hold it back, and not the seeds
+        said["Larger, but not shown"] += f". {_seeds(untold[0], len(table.rows), _size(untold[0], table))}"
     return "".join(f". {start}: {names}" for start, names in said.items())
 
 
@@ -258,7 +261,7 @@ def _among_cells(
         value = in_unit(means[best], difference_digits(rows), rows.percent)
         than = f"each of the {others} others" if others > 1 else "the other cell"
         than += " with a value" if len(means) < len(header.cells) else ""
-        return f"Shown: {best} is better in {metric} ({value}) than {than}. {closest}"
+        return f"Shown: {best} is better in {metric} ({value}) than {than}. {closest}{_doubts(row, results, header)}"
     are = "is" if len(rivals) == 1 else "are"
     said = (
         f"No clear answer: {best} has the best mean, but {len(rivals)} of the {others} other cells {are} not shown to "

@@ -2,6 +2,7 @@
 
 import math
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import pandas
@@ -81,10 +82,25 @@ def test_a_pretraining_that_collapsed_is_said_beside_what_is_shown(tmp_path):
     signs = [
         results.iloc[[0]].assign(**stage, fingerprint=f"p{i}", seed=i, value=value) for i, value in enumerate([2, 0])
     ]
-    text = headline(pandas.concat([results, *signs]), header, JACCARD)
-    assert ". But 1 of its 2 pretrainings showed signs of collapse: it says little about the method. " in text
-    others = [one.assign(cell="a=z") for one in signs]
-    assert "collapse" not in headline(pandas.concat([results, *others]), header, JACCARD)
+    for cell, doubted in (("a=y", True), ("a=x", True), ("a=z", False)):  # what is shown, its baseline, another
+        text = headline(pandas.concat([results, *(one.assign(cell=cell) for one in signs)]), header, JACCARD)
+        assert (f". But 1 of 2 pretraining runs of {cell} showed signs of collapse. " in text) == doubted
+
+
+def test_a_larger_mean_without_its_failed_replicates_needs_no_more_seeds(tmp_path):
+    x, y = [0.50, 0.51, 0.52, 0.50, 0.51], [0.70, 0.712, 0.72, 0.70, 0.71]
+    text = said(tmp_path, x, y, [0.80, 0.812, 0.82, 0.80, NAN], baseline={"a": "x"})
+    assert ". Larger, but not shown: a=z (+0.3" in text
+    assert "are needed" not in text
+
+
+@pytest.mark.parametrize(
+    ("planned", "advice"), [(3, "check with more (--set seeds.report=6)"), (8, "let the study finish")]
+)
+def test_few_seeds_of_a_stopped_study_are_to_be_finished(tmp_path, planned, advice):
+    write_study(tmp_path, {"a=x": X, "a=y": Y}, {"a": ["x", "y"]}, baseline={"a": "x"})
+    header = replace(load_header(tmp_path), replicates=planned, pretrainings=planned)
+    assert f". 3 seeds can agree by chance: {advice}." in headline(load(tmp_path), header, JACCARD)
 
 
 def test_where_no_cell_is_better_the_rest_stands_beside_the_best_other(tmp_path):
