@@ -314,8 +314,8 @@ def _baseline_note(table: Table) -> tuple[str, ...]:
     both = [place_name(table, y, x) for y, x, _ in places(table) if table.rivals[y][x] and against.worse[y][x]]
     if both:
         said.append(
-            f"these cells have {RIVAL.strip()} and are shown to be worse by a test with the baseline: {few(both)}. "
-            f"{RIVAL.strip()} tests more pairs, and each of many tests needs stronger evidence"
+            f"{few(both)}: {RIVAL.strip()}, although {SIDES[1].strip()} or {SIDES[-1].strip()} shows that another cell "
+            f"is better; {RIVAL.strip()} comes from more tests, each of which needs stronger evidence"
         )
     return tuple(said)
 

@@ -152,7 +152,7 @@ def _doubts(row: Difference, results: pandas.DataFrame, header: StudyHeader) -> 
 
 
 def _others_of(named: Difference, table: Differences, sign: int) -> str:
-    """'. Difference not shown: a=z (+0.010). Shown to be worse: a=u (-0.200)': comparisons that no sentence names yet.
+    """'. Not clear: a=z (+0.010). Shown to be worse: a=u (-0.200)': comparisons that no sentence names yet.
 
     Further improvements are counted where one is named. Better means that are not shown come first.
     """
@@ -160,13 +160,13 @@ def _others_of(named: Difference, table: Differences, sign: int) -> str:
     open_ = sorted((row for row in others if not row.shown), key=lambda row: -sign * row.difference)
     larger = [row for row in open_ if named.shown and sign * row.difference > max(0, sign * named.difference)]
     parts = {
-        "Larger, but not shown": larger,
-        "Difference not shown": [row for row in open_ if row not in larger],
+        "Larger, but not clear": larger,
+        "Not clear": [row for row in open_ if row not in larger],
         "Shown to be worse": [row for row in others if row.shown and sign * row.difference < 0],
     }
     said = {start: few([_with_size(row, table) for row in rows], _MOST_NAMED) for start, rows in parts.items() if rows}
     if untold := [row for row in larger if not row.flattered]:  # else failures hold it back, and not the seeds
-        said["Larger, but not shown"] += f". {_seeds(untold[0], len(table.rows), _size(untold[0], table))}"
+        said["Larger, but not clear"] += f". {_seeds(untold[0], len(table.rows), _size(untold[0], table))}"
     return "".join(f". {start}: {names}" for start, names in said.items())
 
 
@@ -221,7 +221,7 @@ def _in_practice(row: Difference, means: dict[str, float], header: StudyHeader, 
     lacking = 1 - (means[row.cell] - row.difference)
     if row.difference <= 0 or lacking <= 0:
         return ""
-    return f". This is {100 * row.difference / lacking:.0f} % of the way from the baseline to a perfect score"
+    return f". The gain is {100 * row.difference / lacking:.0f} % of the way from the baseline to a perfect score"
 
 
 def _seeds(row: Difference, comparisons: int, size: str = "this") -> str:

@@ -52,7 +52,7 @@ def list_command() -> None:
     "--out",
     type=click.Path(path_type=Path),
     help="Contact sheet (PNG); an HTML page with all problems gets the same name. A study gets one of each per "
-    "data set.  [default: ./NAME.png; of a study ROOT/STUDY/data.png]",
+    "data set.  [default: ./NAME.png; of a study ROOT/STUDY/data-SET.png]",
 )
 def check(
     name: str,

@@ -39,7 +39,7 @@ root = click.option("--root", type=click.Path(path_type=Path), default=Path("run
 out = click.option(
     "--out",
     metavar="PATH",
-    help="Folder of this study's results. For s3:// and gs://, that folder below ROOT is copied there.  "
+    help="Folder of this study's results. If it is on s3:// or gs://, ROOT/STUDY is copied to it.  "
     "[default: ROOT/STUDY; with --scale ROOT/STUDY-SCALE]",
 )
 store = click.option(

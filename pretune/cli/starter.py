@@ -403,7 +403,7 @@ def _stages(plan: _Plan) -> Iterator[str]:
 
 def _model(network: Network, channels: str) -> Iterator[str]:
     tied = "" if network.image_size is None else f", image_size: {network.image_size}"
-    sizes = f"sizes are multiples of {network.stride} px" if not tied else "all sizes are equal"
+    sizes = f"image sizes must be multiples of {network.stride} px" if not tied else "all sizes are equal"
     yield f"model: {{name: {network.name}, backbone: {network.backbone}{tied}{channels}}}\trandom weights; {sizes}"
     if network.weights is None:
         yield "# start from weights: pretrain: {data: ..., method: {name: weights, source: FILE.safetensors}}"
@@ -450,7 +450,7 @@ def _question(plan: _Plan) -> Iterator[str]:
     yield ""
     yield "seeds: {search: 1, report: 3}"
     yield "# tune: {sampler: tpe, trials: 20}\tonly where there are ranges"
-    yield "# the answer compares each cell only with the baseline; for another pair, change it and run again"
+    yield "# the answer compares each cell only with the baseline; for another pair, change the baseline and run again"
     yield f"report: {{rows: {rows}{columns}, metrics: [test/jaccard], baseline: {{start: random}}}}"
     limit = f", data.{plan.data}.limit: 200" if plan.count > 200 else ""
     pool = ", data.unlabelled.limit: 200" if plan.pool is not None and plan.pool.seen.count > 200 else ""

@@ -425,8 +425,8 @@ SENTENCES = [
     ),
     ("↑ ↓ shown to be above or below the baseline a=x", "both sides", "three"),
     (
-        "these cells have ≈ and are shown to be worse by a test with the baseline: a=x. ≈ tests more pairs, and "
-        "each of many tests needs stronger evidence",
+        "a=x: ≈, although ↑ or ↓ shows that another cell is better; ≈ comes from more tests, each of which needs "
+        "stronger evidence",
         "both sides",
         "three",
     ),
@@ -735,7 +735,7 @@ ELSEWHERE = {  # part of a sentence -> the test file that holds where it is true
     "differs between cells, so there is no common space": "questions/test_importance.py",
     "there is one parameter, so nothing to rank": "questions/test_importance.py",
     "no cell is shown to be better than the baseline": "text/test_headline.py",
-    "Larger, but not shown": "text/test_headline.py",
+    "Larger, but not clear": "text/test_headline.py",
     "can agree by chance": "text/test_headline.py",
     "check with more": "text/test_headline.py",
     "let the study finish": "text/test_headline.py",
@@ -746,7 +746,7 @@ ELSEWHERE = {  # part of a sentence -> the test file that holds where it is true
     "no cell can be compared with the baseline": "text/test_headline.py",
     "every compared cell is worse than the baseline": "text/test_headline.py",
     "% of the way from the baseline to a perfect score": "text/test_headline.py",
-    ". This is": "text/test_headline.py",
+    ". The gain is": "text/test_headline.py",
     "If this is the true difference": "text/test_headline.py",
     "are needed to show it in 80 % of studies": "text/test_headline.py",
     "The best other cell": "text/test_headline.py",

@@ -13,7 +13,7 @@ import plain
 import pytest
 import torch
 from cases import OPTIMIZERS, SCHEDULES, STREAMS
-from recorded import assert_alike, recorded, resumed
+from recorded import assert_alike, no_steps_by_rounding, recorded, resumed
 from workers import in_double_precision
 
 from pretune.search_spaces import schema
@@ -81,7 +81,7 @@ def both(
     """The engine's moments and the plain loop's."""
     context = RunContext(out, CPU, checkpoint_seconds=0.0, **how)
     labelled = label_subset(SPLIT.train, settings.labels, STREAMS["labels"])
-    with in_double_precision():
+    with in_double_precision(), no_steps_by_rounding():
         with recorded() as engine:
             train(settings, data, context, model)
         return engine, plain.finetune(settings, model, data, labelled, STREAMS, context)

@@ -14,7 +14,7 @@ import plain
 import pytest
 import torch
 from cases import OPTIMIZERS, SCHEDULES, STREAMS
-from recorded import assert_alike, recorded, resumed
+from recorded import assert_alike, no_steps_by_rounding, recorded, resumed
 from test_contract_methods import METHOD_SETTINGS
 from workers import in_double_precision
 
@@ -83,7 +83,7 @@ def both(
 ) -> tuple[list[plain.Moment], list[plain.Moment]]:
     """The engine's moments and the plain loop's."""
     context = RunContext(out, CPU, checkpoint_seconds=0.0, **how)
-    with in_double_precision():
+    with in_double_precision(), no_steps_by_rounding():
         with recorded() as engine:
             train(settings, data, context, model)
         return engine, plain.pretrain(settings, model, data, SPLIT.train, STREAMS, context)

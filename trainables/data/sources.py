@@ -25,8 +25,8 @@ from pretune.trainables.data.streaming.open import look_at_sample, open_streamed
 
 SHARE = 0.5  # of the memory, that a resident set may take: beyond, its pages are read again from disk in every epoch
 HOW = {
-    "resident": "decoded once, then kept in the cache (source: resident)",
-    "streaming": "decoded again in every epoch (source: streaming)",
+    "resident": "decoded once, then kept in the cache (setting `source: resident`)",
+    "streaming": "decoded again in every epoch (setting `source: streaming`)",
 }
 
 

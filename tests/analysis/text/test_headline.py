@@ -30,10 +30,8 @@ def test_an_improvement_on_the_baseline_is_shown_with_its_size_interval_and_mean
     baseline lacks 0.49 to 1, of which the gain is 41 %."""
     text = said(tmp_path, X, Y, Z, baseline={"a": "x"})
     assert text.startswith("Shown: a=y has test/jaccard 0.71")
-    assert "3 paired seeds. This is 41 % of the way from the baseline to a perfect" in text
-    assert text.endswith(
-        "seeds.report=6). 1 of 2 comparisons shows an improvement. Difference not shown: a=z (−0.0033)."
-    )
+    assert "3 paired seeds. The gain is 41 % of the way from the baseline to a perfect" in text
+    assert text.endswith("seeds.report=6). 1 of 2 comparisons shows an improvement. Not clear: a=z (−0.0033).")
     low, high = (float(part) for part in text.split("difference: ")[1].split(",")[0].split(" to "))
     assert (low, high) == pytest.approx((0.1978, 0.2035), abs=6e-4)
 
@@ -41,10 +39,10 @@ def test_an_improvement_on_the_baseline_is_shown_with_its_size_interval_and_mean
 @pytest.mark.parametrize(
     ("baseline", "others", "expected"),
     [
-        ("x", {"u": [0.30, 0.311, 0.32]}, "Difference not shown: a=z (-0.0033). Shown to be worse: a=u (-0.1997)."),
-        ("z", {"u": [0.30, 0.311, 0.32]}, "Difference not shown: a=x (+0.003). Shown to be worse: a=u (-0.196)."),
-        ("x", {"u": [0.80, 0.811, 0.82]}, "3 comparisons show an improvement. Difference not shown: a=z (-0.0033)."),
-        ("x", dict.fromkeys("uvw", Z), "shown: a=z (-0.003), a=u (-0.003), a=v (-0.003) and 1 more."),
+        ("x", {"u": [0.30, 0.311, 0.32]}, "Not clear: a=z (-0.0033). Shown to be worse: a=u (-0.1997)."),
+        ("z", {"u": [0.30, 0.311, 0.32]}, "Not clear: a=x (+0.003). Shown to be worse: a=u (-0.196)."),
+        ("x", {"u": [0.80, 0.811, 0.82]}, "3 comparisons show an improvement. Not clear: a=z (-0.0033)."),
+        ("x", dict.fromkeys("uvw", Z), "Not clear: a=z (-0.003), a=u (-0.003), a=v (-0.003) and 1 more."),
     ],
 )
 def test_cells_that_are_neither_best_nor_shown_are_named_with_their_difference(tmp_path, baseline, others, expected):
@@ -65,7 +63,7 @@ def test_a_larger_mean_that_is_not_shown_stands_before_the_others(tmp_path):
     text = said(tmp_path, x, y, [0.59, 0.68, 0.749], baseline={"a": "x"}).replace("−", "-")
     assert text.startswith("Shown: a=y has test/jaccard 0.588")
     assert ". 3 seeds can agree by chance: check with more (--set seeds.report=6). 1 of 2 comparisons" in text
-    assert " an improvement. Larger, but not shown: a=z (+0.097" in text
+    assert " an improvement. Larger, but not clear: a=z (+0.097" in text
     assert f"If +0.097 is the true difference, about {seeds_needed(0.097, 0.0755, 0.8, 0.05 / 2)} seeds are " in text
 
 
@@ -90,7 +88,7 @@ def test_a_pretraining_that_collapsed_is_said_beside_what_is_shown(tmp_path):
 def test_a_larger_mean_without_its_failed_replicates_needs_no_more_seeds(tmp_path):
     x, y = [0.50, 0.51, 0.52, 0.50, 0.51], [0.70, 0.712, 0.72, 0.70, 0.71]
     text = said(tmp_path, x, y, [0.80, 0.812, 0.82, 0.80, NAN], baseline={"a": "x"})
-    assert ". Larger, but not shown: a=z (+0.3" in text
+    assert ". Larger, but not clear: a=z (+0.3" in text
     assert "are needed" not in text
 
 
@@ -105,7 +103,7 @@ def test_few_seeds_of_a_stopped_study_are_to_be_finished(tmp_path, planned, advi
 
 def test_where_no_cell_is_better_the_rest_stands_beside_the_best_other(tmp_path):
     text = said(tmp_path / "1", X, [0.51, 0.50, 0.54], Z, baseline={"a": "x"})
-    assert text.endswith(" in 80 % of studies. Difference not shown: a=z (−0.003).")
+    assert text.endswith(" in 80 % of studies. Not clear: a=z (−0.003).")
     text = said(tmp_path / "2", X, [0.51, 0.50, 0.54], [0.30, 0.311, 0.32], baseline={"a": "x"})
     assert text.endswith(". Shown to be worse: a=z (−0.1997).")
 
