@@ -189,5 +189,5 @@ def test_what_the_script_cannot_do_is_left_to_pretune(study, changes, step):
 
 
 def test_a_study_without_a_model_is_one_sentence(tmp_path):
-    with pytest.raises(ModelError, match="model.json"):
+    with pytest.raises(ModelError, match=r"model\.json"):
         export_model(tmp_path, tmp_path / "out", "onnx", tmp_path)
