@@ -38,7 +38,7 @@ def test_a_study_has_the_same_results_from_both_sources(tiny: dict[str, Any], tm
         options = Options(tmp_path / source, tmp_path / f"{source}-store", tmp_path / f"{source}-cache")
         ended = run_study(from_dict(tiny), options, Console(file=text, width=200))
         assert (ended.exit_code, ended.trained) == (0, 6)
-    assert "data scenes: 0.164 MB, decoded again in every epoch (source: streaming)" in text.getvalue()
+    assert "data scenes: 0.164 MB, decoded again in every epoch (setting `source: streaming`)" in text.getvalue()
     streamed, resident = (
         pd.read_parquet(tmp_path / source / "results.parquet").drop(columns="configuration")
         for source in ("streaming", "resident")
