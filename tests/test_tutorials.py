@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -74,11 +73,6 @@ def carry_out(path: Path, folder: Path, **more: str) -> None:
                 cwd=folder, env=environment, capture_output=True, text=True, timeout=900,
             )  # fmt: skip
             assert done.returncode == 0, block.text + done.stdout[-3000:] + done.stderr[-3000:]
-            for tried in folder.glob("runs/*-small"):  # stands for the whole study, which takes too long for a test
-                whole = tried.with_name(tried.name.removesuffix("-small"))
-                if not (whole / "study.json").exists():  # `data check` has put its pictures there
-                    shutil.rmtree(whole, ignore_errors=True)
-                    whole.symlink_to(tried.name)
 
 
 def check_results(folder: Path, cells: int, seeds: int) -> None:

@@ -164,7 +164,7 @@ def _init_here(given: Mapping[str, Any], say: Callable[[str], None]) -> Any:
         return _init_once(given, others)
     except OSError:  # a full disk stays full
         raise
-    except Exception:
+    except Exception:  # Ray raises errors of many kinds; what is no matter of time is raised again by the second start
         say(
             "Ray did not start in the time that it allows, mostly since the computer is busy; starting it once more ..."
         )

@@ -444,7 +444,7 @@ def test_how_files_pair_is_found(
     data = mine(study)
     assert isinstance(data, schema.ImageMaskFolder)
     assert (data.images, data.masks, data.image_name, data.mask_name) == expected
-    assert "4 images (" in said
+    assert "data mine: 4 images (" in said
     assert len(load_images(data, None, tmp_path / "cache").images) == 4
 
 
