@@ -34,7 +34,8 @@ class Saving(NamedTuple):
     equal: float  # inf: the baseline is worse at its largest amount; 0: it is better at its smallest
     low: float  # 95 %; 0 and inf where nothing bounds it
     high: float
-    largest: float  # amount of the baseline
+    smallest: float  # amount of the baseline
+    largest: float
     n: int  # paired seeds
 
     @property
@@ -47,9 +48,9 @@ class Saving(NamedTuple):
             most = f"with {_shown(self.largest)}, the most tried"
             return f"{self._start} better than {self.baseline} does {most}{least}"
         if self.equal == 0:
-            return f"{self._start} worse than {self.baseline} does with the fewest tried ({seeds})"
-        low = "fewer than the fewest tried" if self.low == 0 else _shown(self.low)
-        high = "more than were tried" if math.isinf(self.high) else _shown(self.high)
+            return f"{self._start} worse than {self.baseline} does with {_shown(self.smallest)}, the fewest tried ({seeds})"
+        low = f"fewer than {_shown(self.smallest)}" if self.low == 0 else _shown(self.low)
+        high = f"more than {_shown(self.largest)}" if math.isinf(self.high) else _shown(self.high)
         return (
             f"{self._start} what {self.baseline} does with about {_shown(self.equal)} (95 %: {low} to {high}; {seeds})"
         )
@@ -120,7 +121,7 @@ def _saving(
     shown = np.exp(fine) if log else fine
     equal = _crossing(sign * (lines.mean(axis=0) - float(mine.mean())), shown)
     low, high = _not_shown_to_differ(mine[:, None] - lines, shown, equal)
-    return Saving(name, baseline, amount, float(mine.mean()), equal, low, high, float(x[-1]), len(seeds))
+    return Saving(name, baseline, amount, float(mine.mean()), equal, low, high, float(x[0]), float(x[-1]), len(seeds))
 
 
 def _crossing(ahead: Array, amount: Array) -> float:

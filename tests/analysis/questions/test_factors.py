@@ -45,12 +45,23 @@ def test_a_pretraining_worth_two_doublings_saves_three_quarters_of_the_labels(tm
     assert found.sentence.startswith("start=pretrained with 50 scores what start=random does with about ")
 
 
-@pytest.mark.parametrize(("worth", "equal", "said"), [(4, math.inf, "better than"), (-1, 0, "worse than")])
+@pytest.mark.parametrize(
+    ("worth", "equal", "said"),
+    [
+        (4, math.inf, "better than start=random does with 400, the most tried (4 seeds)"),
+        (-1, 0, "worse than start=random does with 50, the fewest tried (4 seeds)"),
+    ],
+)
 def test_beyond_the_amounts_that_were_tried_nothing_is_guessed(tmp_path, worth, equal, said):
     found = saved(tmp_path, doubling(worth), noise=1e-4)
     assert found.equal == equal
-    assert said in found.sentence
-    assert "about" not in found.sentence
+    assert found.sentence == f"start=pretrained with 50 scores {said}"
+
+
+def test_an_interval_open_at_both_ends_names_them(tmp_path):
+    found = saved(tmp_path, doubling(1), noise=0.5)
+    assert (found.low, found.high) == (0.0, math.inf)
+    assert "(95 %: fewer than 50 to more than 400; 4 seeds)" in found.sentence
 
 
 @pytest.mark.parametrize("metric", [JACCARD, "train/loss"])
