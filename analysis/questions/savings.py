@@ -41,23 +41,22 @@ class Saving(NamedTuple):
     @property
     def sentence(self) -> str:
         """'start=pretrained with 50 labels scores what start=random does with 205 (95 %: 160 to 260; 5 seeds)'."""
-        seeds = f"{self.n} seeds"
         if math.isinf(self.equal):
-            known = self.amount < self.low < math.inf  # inf: it is shown to be better at every amount
-            least = f" (95 %: at least {_shown(self.low)}; {seeds})" if known else f" ({seeds})"
-            most = f"with {_shown(self.largest)}, the most tried"
-            return f"{self._start} better than {self.baseline} does {most}{least}"
-        if self.equal == 0:
-            return f"{self._start} worse than {self.baseline} does with {_shown(self.smallest)}, the fewest tried ({seeds})"
-        low = f"fewer than {_shown(self.smallest)}" if self.low == 0 else _shown(self.low)
-        high = f"more than {_shown(self.largest)}" if math.isinf(self.high) else _shown(self.high)
-        return (
-            f"{self._start} what {self.baseline} does with about {_shown(self.equal)} (95 %: {low} to {high}; {seeds})"
-        )
+            amount = f"better than {self.baseline} does with {_shown(self.largest)}, the most tried"
+        elif self.equal == 0:
+            amount = f"worse than {self.baseline} does with {_shown(self.smallest)}, the fewest tried"
+        else:
+            amount = f"what {self.baseline} does with about {_shown(self.equal)}"
+        return f"{self.setting} with {_shown(self.amount)} scores {amount} {self._sure}"
 
     @property
-    def _start(self) -> str:
-        return f"{self.setting} with {_shown(self.amount)} scores"
+    def _sure(self) -> str:
+        """'(95 %: 160 to 260; 5 seeds)'; without the interval where every amount is shown to differ."""
+        if self.low == self.high:
+            return f"({self.n} seeds)"
+        low = f"fewer than {_shown(self.smallest)}" if self.low == 0 else _shown(self.low)
+        high = f"more than {_shown(self.largest)}" if math.isinf(self.high) else _shown(self.high)
+        return f"(95 %: {low} to {high}; {self.n} seeds)"
 
 
 def _shown(amount: float) -> str:

@@ -58,10 +58,14 @@ def test_beyond_the_amounts_that_were_tried_nothing_is_guessed(tmp_path, worth, 
     assert found.sentence == f"start=pretrained with 50 scores {said}"
 
 
-def test_an_interval_open_at_both_ends_names_them(tmp_path):
-    found = saved(tmp_path, doubling(1), noise=0.5)
+@pytest.mark.parametrize(
+    ("noise", "said"),
+    [(0.05, "what start=random does with about 224"), (0.2, "worse than start=random does with 50, the fewest tried")],
+)
+def test_what_no_amount_is_shown_to_differ_from_says_so(tmp_path, noise, said):
+    found = saved(tmp_path, doubling(1), noise=noise)
     assert (found.low, found.high) == (0.0, math.inf)
-    assert "(95 %: fewer than 50 to more than 400; 4 seeds)" in found.sentence
+    assert found.sentence == f"start=pretrained with 50 scores {said} (95 %: fewer than 50 to more than 400; 4 seeds)"
 
 
 @pytest.mark.parametrize("metric", [JACCARD, "train/loss"])
