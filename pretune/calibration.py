@@ -82,8 +82,9 @@ def busy_note(load: float, cores: int) -> tuple[str, ...]:
     if load <= cores:
         return ()
     return (
-        f"this machine is busy (load {load:.1f} on {cores} cores). The study may take much longer than estimated, "
-        "because Ray runs training at a low priority. To avoid this, put RAY_worker_niceness=0 before the command",
+        f"this machine is busy (load {load:.1f} on {cores} cores in the last minute). The study may take much "
+        "longer than estimated, because Ray runs training at a low priority. To avoid this, put RAY_worker_niceness=0 "
+        "before the command",
     )
 
 

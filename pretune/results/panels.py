@@ -149,12 +149,32 @@ def resized(mask: NDArray[np.uint8], size: int) -> Mask:
 
 
 def _panel(image: NDArray[np.uint8], truth: Mask, mask: Mask, background: int) -> tuple[Image.Image, ...]:
-    """In the order of COLUMNS; error: wrong pixels orange, those that do not count grey."""
+    """In the order of COLUMNS; error: wrong pixels orange. Grey does not count; in the prediction padding alone."""
     error = np.where((mask != truth)[..., None], np.array(_WRONG, np.uint8), np.array(_RIGHT, np.uint8))
     error[truth == IGNORE] = _IGNORED
-    shown = np.asarray(colored(truth, background).convert("RGB")).copy()
+    shown, predicted = (np.array(colored(classes, background).convert("RGB")) for classes in (truth, mask))
     shown[truth == IGNORE] = _IGNORED
-    return Image.fromarray(np.asarray(image)), Image.fromarray(shown), colored(mask, background), Image.fromarray(error)
+    predicted[padding(truth)] = _IGNORED
+    return (
+        Image.fromarray(np.asarray(image)),
+        Image.fromarray(shown),
+        Image.fromarray(predicted),
+        Image.fromarray(error),
+    )
+
+
+def padding(truth: Mask) -> NDArray[np.bool_]:
+    """Outer rows and columns without any pixel that counts, where models fill in a class; none if nothing counts."""
+    seen = truth != IGNORE
+    outside = np.full(truth.shape, seen.any())
+    outside[_span(seen.any(axis=1)), _span(seen.any(axis=0))] = False
+    return outside
+
+
+def _span(kept: NDArray[np.bool_]) -> slice:
+    """From the first to the last True."""
+    places = np.flatnonzero(kept)
+    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
 
 
 def _caption(model: Model, count: int) -> str:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from pretune.analysis.load.results import ResultsError
 from pretune.analysis.report.panels import load_panels
-from pretune.results.panels import chosen, image_jaccard, write_panels
+from pretune.results.panels import chosen, image_jaccard, padding, write_panels
 from pretune.search_spaces import schema
 from pretune.trainables.data.resident.build import ensure_built
 from pretune.trainables.models.table import build_unet
@@ -26,6 +26,16 @@ def test_an_images_jaccard_is_the_mean_over_the_classes_it_shows():
     ignored = np.array([[0, IGNORE, 1, 1]], np.uint8)
     assert image_jaccard(mask, ignored) == 1
     assert math.isnan(image_jaccard(mask, np.full_like(mask, IGNORE)))
+
+
+def test_padding_is_what_lies_outside_of_all_pixels_that_count():
+    truth = np.full((4, 5), IGNORE, np.uint8)
+    assert not padding(truth).any()  # nothing is known of this image, so its prediction is shown
+    truth[1:3, 1:4] = [[0, IGNORE, 1], [IGNORE, 1, 0]]  # a void pixel inside is no padding
+    expected = np.ones((4, 5), bool)
+    expected[1:3, 1:4] = False
+    assert (padding(truth) == expected).all()
+    assert not padding(np.zeros((4, 5), np.uint8)).any()
 
 
 def test_best_median_and_worst():
@@ -80,6 +90,28 @@ def test_the_error_panel_marks_the_pixels_in_which_truth_and_prediction_differ(s
             pixels(study / "panels" / f"panels_{number}_{name}.png") for name in ("truth", "prediction", "error")
         )
         assert ((error == (213, 94, 0)).all(axis=2) == (truth != found).any(axis=2)).all()
+
+
+def test_padding_is_grey_in_truth_prediction_and_error(tmp_path, study):
+    """A photograph of 20 x 40 px in a square of 32: 8 rows of padding above and below."""
+    folder = tmp_path / "photos"
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        Image.fromarray(rng.integers(0, 255, (20, 40, 3), dtype=np.uint8)).save(folder / "images" / f"{number}.png")
+        Image.fromarray(rng.integers(0, 2, (20, 40), dtype=np.uint8)).save(folder / "masks" / f"{number}.png")
+    data = schema.ImageMaskFolder(
+        dataset="image-mask-folder", root="photos", classes=("background", "one"), cache_size=32, fit="pad"
+    )
+    digest = ensure_built(data, tmp_path, tmp_path / "cache")
+    card = json.loads((study / "best" / "model.json").read_text())
+    card |= {"data": data.model_dump(mode="json"), "data_digest": digest, "test": [0, 1, 2, 3]}
+    (study / "best" / "model.json").write_text(json.dumps(card))
+    assert write_panels(study, study / "cache") == ""
+    for name in ("truth", "prediction", "error"):
+        grey = (pixels(study / "panels" / f"panels_0_{name}.png") == 150).all(axis=(1, 2))
+        assert grey.tolist() == [True] * 8 + [False] * 16 + [True] * 8
 
 
 def test_why_there_are_none_is_said(study):
