@@ -109,7 +109,7 @@ MEANINGS = {
     "sampler": "how values are chosen",
     "schedule": "of the learning rate, `schedule.name`",
     "search": "seeds of the search phase",
-    "seed": "of what is drawn here, the same in all replicates",
+    "seed": "of what is drawn here (test set, folds, images), the same in all replicates; each draws its own `val`",
     "seeds": "replicates of the phases",
     "shuffle": "chance of shuffling small blocks",
     "shuffle_window": "images shuffled together",

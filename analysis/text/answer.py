@@ -182,7 +182,7 @@ def _baseline_sentence(table: Differences) -> str:
     around = f"[{low}, {high}]" if math.isfinite(largest.low) else "no interval"
     unit = " points" if table.percent else ""
     return (
-        f"Of {len(table.rows)} cells compared with the baseline {table.baseline}, {counts} (family-wise 5 %, Holm). "
+        f"Of {len(table.rows)} cells compared with the baseline {table.baseline}, {counts} (Holm correction, 5 %). "
         f"The largest difference is {size}{unit} ({around}, {largest.cell})."
     )
 

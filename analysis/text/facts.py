@@ -32,8 +32,8 @@ def processor_sentences(kinds: Mapping[str, int]) -> tuple[str, ...]:
         return ()
     shown = few([f"{kind}: {count} stage run{'s' * (count != 1)}" for kind, count in kinds.items()])
     return (
-        f"the replicates ran on {len(kinds)} kinds of processor, which round differently, so results "
-        f"may differ slightly ({shown})",
+        f"the replicates ran on {len(kinds)} kinds of processor, which round differently, so a "
+        f"result may differ as much as by another seed ({shown})",
     )
 
 

@@ -59,7 +59,8 @@ def left_open(results: pandas.DataFrame, header: StudyHeader) -> str:
     named = yaml.safe_dump(best, default_flow_style=True, allow_unicode=True, sort_keys=False, width=math.inf).strip()
     return (
         f"the answer compares each cell only with {_named(baseline)}. To compare with {_named(best)}, add --set "
-        f"{shlex.quote(f'report.baseline={named}')} to your `pretune run` command; nothing is trained again"
+        f"{shlex.quote(f'report.baseline={named}')} to your `pretune run` command; nothing is trained again. p then "
+        "holds only if you chose this pair before you saw the table"
     )
 
 
@@ -88,11 +89,11 @@ def _missing(results: pandas.DataFrame, header: StudyHeader, metric: str) -> str
 
 
 def _failed(results: pandas.DataFrame, header: StudyHeader, metric: str) -> dict[str, str]:
-    """Cell -> '2 of its 5 replicates failed ...', of those with any: they may have been the worst."""
+    """Cell -> '2 of its 5 runs failed ...', of those with any: they may have been the worst."""
     said = {}
     for label, runs in replicate_results(results, header, metric).items():
         if count := sum(run.outcome != FINISHED for run in runs):
-            said[label] = f"{count} of its {len(runs)} replicates failed. A failed replicate might have scored worst"
+            said[label] = f"{count} of its {len(runs)} runs failed. A failed run might have scored worst"
     return said
 
 
@@ -132,7 +133,7 @@ def _against_baseline(
     closest = _improvement(row, table, means, header, metric)
     return (
         f"No clear answer: no cell is shown to be better than the baseline {table.baseline}.{worse} "
-        f"The best other cell: {closest}. {_seeds(row, len(table.rows))}{_others_of(row, table, sign)}"
+        f"The best other cell: {closest}. {_seeds(row, table)}{_others_of(row, table, sign)}"
     )
 
 
@@ -145,7 +146,7 @@ def _doubts(row: Difference, results: pandas.DataFrame, header: StudyHeader) -> 
     ]
     if row.n <= _FEW_SEEDS:
         nested = header.pretrainings < header.replicates
-        more = "check with more" if nested else "check with more (--set seeds.report=6)"
+        more = f"run again with --set seeds.report{'.pretrain' * nested}=6"
         advice = "let the study finish" if row.n < header.pretrainings else more
         said.append(f". {row.n} {'pretrainings' if nested else 'seeds'} can agree by chance: {advice}")
     return "".join(said)
@@ -166,7 +167,7 @@ def _others_of(named: Difference, table: Differences, sign: int) -> str:
     }
     said = {start: few([_with_size(row, table) for row in rows], _MOST_NAMED) for start, rows in parts.items() if rows}
     if untold := [row for row in larger if not row.flattered]:  # else failures hold it back, and not the seeds
-        said["Larger, but not clear"] += f". {_seeds(untold[0], len(table.rows), _size(untold[0], table))}"
+        said["Larger, but not clear"] += f". {_seeds(untold[0], table)}"
     return "".join(f". {start}: {names}" for start, names in said.items())
 
 
@@ -224,15 +225,15 @@ def _in_practice(row: Difference, means: dict[str, float], header: StudyHeader, 
     return f". The gain is {100 * row.difference / lacking:.0f} % of the way from the baseline to a perfect score"
 
 
-def _seeds(row: Difference, comparisons: int, size: str = "this") -> str:
-    """The number of seeds that would show a difference of this size, in Holm's first step."""
+def _seeds(row: Difference, table: Differences, comparisons: int | None = None) -> str:
+    """The number of seeds that would show a difference of this size, in Holm's first step (default: of its table)."""
     if not (row.std > 0) or row.difference == 0:
         return "The number of seeds needed is unknown, because the spread is unknown"
     try:
-        n = f"about {seeds_needed(row.difference, row.std, _POWER, ALPHA / comparisons):,} seeds"
+        n = f"about {seeds_needed(row.difference, row.std, _POWER, ALPHA / (comparisons or len(table.rows))):,} seeds"
     except ValueError:
         n = "more than a million seeds"
-    return f"If {size} is the true difference, {n} are needed to show it in 80 % of studies"
+    return f"If the true difference is {_size(row, table)}, {n} are needed to show it in 80 % of studies"
 
 
 # ------------------------------------------------------------------------------------------------ without a baseline
@@ -267,7 +268,7 @@ def _among_cells(
         f"No clear answer: {best} has the best mean, but {len(rivals)} of the {others} other cells {are} not shown to "
     )
     said += f"be worse ({few(rivals, _MOST_NAMED)})"
-    return f"{said}. {closest}. {_seeds(row, others * (others + 1))}"
+    return f"{said}. {closest}. {_seeds(row, rows, others * (others + 1))}"
 
 
 def _rivals(table: Table) -> list[str] | None:

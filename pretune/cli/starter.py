@@ -466,7 +466,7 @@ def _first(plan: _Plan, several_labels: bool) -> str:
     tied = plan.network is not None and plan.network.image_size is not None
     size = "" if tied else f", finetune.size: {plan.view}"
     labels = ", factors.labels: {finetune.labels: [all]}" if several_labels else ""
-    about = f"a first answer: short trainings (about {FIRST[1]} steps of fine-tuning), all labels"
+    about = f"about {FIRST[1]} steps of fine-tuning, all labels; too short to judge your own pretraining"
     return f"  first: {{pretrain.steps: {FIRST[0]}, finetune.epochs: {tuned}{size}{labels}}}\t{about}"
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MAX_SEARCHED = 20_000  # images of a set that is searched before a study: some seconds, once
 FOLDER, SUFFIX = "copies", ".alike.json"  # of the cache, and of the files in it that remember what was found
-INFLATED = "test scores are likely inflated (leakage): keep images of one scene together with split.group"
+INFLATED = "test scores may be too high (leakage): keep images of one scene together with split.group"
 
 Opened = Callable[[schema.Data], "tuple[str, ImageSet]"]  # a data set's digest and its images
 
@@ -109,8 +109,8 @@ def _leaks_inside(one: Searched, cache: Path) -> Iterator[str]:
     if found:
         a, b = found[0]
         yield (
-            f"{one.where}: {len(found)} of {int(one.test.sum())} test images look like an image outside of the "
-            f"test set, for example {one.images.names[a]} and {one.images.names[b]}; {INFLATED}"
+            f"{one.where}: {len(found)} of {int(one.test.sum())} test images {_look(found)} like an image outside of "
+            f"the test set, for example {one.images.names[a]} and {one.images.names[b]}; {INFLATED}"
         )
 
 
@@ -125,11 +125,15 @@ def _leaks_between(tested: Searched, other: Searched, sees: str, cache: Path) ->
     if found:
         a, b = found[0]
         yield (
-            f"{tested.where}: {len(found)} of {int(tested.test.sum())} test images look like an image that "
+            f"{tested.where}: {len(found)} of {int(tested.test.sum())} test images {_look(found)} like an image that "
             f"pretraining sees in data {other.name} (pretrain.sees: {sees}), for example {tested.images.names[a]} and "
             f"{other.images.names[b - len(tested.test)]}; test scores of starts pretrained on {other.name} may be "
             f"slightly too good. To avoid this, remove such images from data {other.name}"
         )
+
+
+def _look(found: Sequence[object]) -> str:
+    return "looks" if len(found) == 1 else "look"
 
 
 def _alike(sets: Sequence[Searched], cache: Path) -> Alike:

@@ -209,7 +209,7 @@ def _by_values(values: Counter[int], masks: _Masks) -> Meaning:
     settings: dict[str, Any] = {} if kept == list(range(len(kept))) else {"mask_values": kept}
     settings |= {} if ignore is None else {"ignore": ignore}
     shares = tuple(values[value] / scored for value in kept)
-    text = ", ".join(f"{value} {values[value] / total:.1%}" for value in held[:12])
+    text = ", ".join(f"{value}: {values[value] / total:.1%}" for value in held[:12])
     why = f"mask values and their share of pixels: {text}{', ...' if len(held) > 12 else ''}"
     notes = () if ignore is not None else _doubt({value: values[value] / total for value in held}, masks, False)
     return Meaning(classes, shares, values[ignore] / total if ignore is not None else 0.0, settings, why, notes)
@@ -252,7 +252,7 @@ def _by_colors(colors: Counter[RGB], masks: _Masks) -> Meaning:
     classes = _named(masks.names, len(held), _counted(list(range(len(held))), ()))
     settings: dict[str, Any] = {"mask_colors": {name: list(color) for name, color in zip(classes, held, strict=True)}}
     settings |= {"ignore_colors": [list(ignore)]} if ignore else {}
-    text = ", ".join(f"{list(color)} {colors[color] / total:.1%}" for color in held[:6])
+    text = ", ".join(f"{list(color)}: {colors[color] / total:.1%}" for color in held[:6])
     why = f"mask colours and their share of pixels: {text}{', ...' if len(held) > 6 else ''}"
     notes = () if ignore else _doubt({_code(color): count / total for color, count in colors.items()}, masks, True)
     shares = tuple(kept[color] / kept.total() for color in held)

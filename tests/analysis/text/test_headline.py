@@ -31,7 +31,7 @@ def test_an_improvement_on_the_baseline_is_shown_with_its_size_interval_and_mean
     text = said(tmp_path, X, Y, Z, baseline={"a": "x"})
     assert text.startswith("Shown: a=y has test/jaccard 0.71")
     assert "3 paired seeds. The gain is 41 % of the way from the baseline to a perfect" in text
-    assert text.endswith("seeds.report=6). 1 of 2 comparisons shows an improvement. Not clear: a=z (−0.0033).")
+    assert text.endswith("seeds.report=6. 1 of 2 comparisons shows an improvement. Not clear: a=z (−0.0033).")
     low, high = (float(part) for part in text.split("difference: ")[1].split(",")[0].split(" to "))
     assert (low, high) == pytest.approx((0.1978, 0.2035), abs=6e-4)
 
@@ -62,9 +62,9 @@ def test_a_larger_mean_that_is_not_shown_stands_before_the_others(tmp_path):
     x, y = [0.570, 0.580, 0.578], [0.582, 0.5921, 0.590]
     text = said(tmp_path, x, y, [0.59, 0.68, 0.749], baseline={"a": "x"}).replace("−", "-")
     assert text.startswith("Shown: a=y has test/jaccard 0.588")
-    assert ". 3 seeds can agree by chance: check with more (--set seeds.report=6). 1 of 2 comparisons" in text
+    assert ". 3 seeds can agree by chance: run again with --set seeds.report=6. 1 of 2 comparisons" in text
     assert " an improvement. Larger, but not clear: a=z (+0.097" in text
-    assert f"If +0.097 is the true difference, about {seeds_needed(0.097, 0.0755, 0.8, 0.05 / 2)} seeds are " in text
+    assert f"If the true difference is +0.097, about {seeds_needed(0.097, 0.0755, 0.8, 0.05 / 2)} seeds are " in text
 
 
 def test_more_seeds_are_advised_where_few_agree(tmp_path):
@@ -93,12 +93,20 @@ def test_a_larger_mean_without_its_failed_replicates_needs_no_more_seeds(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("planned", "advice"), [(3, "check with more (--set seeds.report=6)"), (8, "let the study finish")]
+    ("planned", "advice"),
+    [(3, "run again with --set seeds.report=6"), (8, "let the study finish")],
 )
 def test_few_seeds_of_a_stopped_study_are_to_be_finished(tmp_path, planned, advice):
     write_study(tmp_path, {"a=x": X, "a=y": Y}, {"a": ["x", "y"]}, baseline={"a": "x"})
     header = replace(load_header(tmp_path), replicates=planned, pretrainings=planned)
     assert f". 3 seeds can agree by chance: {advice}." in headline(load(tmp_path), header, JACCARD)
+
+
+def test_few_pretrainings_of_nested_seeds_name_their_own_setting(tmp_path):
+    write_study(tmp_path, {"a=x": X, "a=y": Y}, {"a": ["x", "y"]}, baseline={"a": "x"})
+    header = replace(load_header(tmp_path), replicates=6, pretrainings=3)
+    text = headline(load(tmp_path), header, JACCARD)
+    assert "3 pretrainings can agree by chance: run again with --set seeds.report.pretrain=6" in text
 
 
 def test_where_no_cell_is_better_the_rest_stands_beside_the_best_other(tmp_path):
@@ -141,7 +149,7 @@ def test_where_nothing_is_shown_the_seeds_that_would_show_it_are_named(tmp_path)
     text = said(tmp_path, X, [0.51, 0.50, 0.54], Z, baseline={"a": "x"})
     assert text.startswith("No clear answer: no cell is shown to be better than the baseline a=x. ")
     assert "The best other cell: a=y has " in text
-    assert "If this is the true difference, about " in text
+    assert "If the true difference is +0.007, about " in text
     assert "seeds are needed to show it in 80 % of studies" in text
 
 
@@ -152,7 +160,8 @@ def test_where_nothing_is_shown_the_seeds_that_would_show_it_are_named(tmp_path)
             {"a": "x"},
             JACCARD,
             "the answer compares each cell only with a=x. To compare with a=y, add --set 'report.baseline={a: y}' to "
-            "your `pretune run` command; nothing is trained again",
+            "your `pretune run` command; nothing is trained again. p then holds only if you chose this pair before "
+            "you saw the table",
         ),
         (
             {"a": "y"},
@@ -201,9 +210,9 @@ def test_a_cell_that_lost_replicates_is_not_shown_to_be_better(tmp_path):
     y = [0.70, 0.711, 0.72, NAN]
     text = said(tmp_path, [*X, 0.5], y, [*Z, 0.5], baseline={"a": "x"})
     assert text.startswith("Not settled: a=y has ")
-    assert "But 1 of its 4 replicates failed. A failed replicate might have scored worst." in text
+    assert "But 1 of its 4 runs failed. A failed run might have scored worst." in text
     text = said(tmp_path, [*X, 0.5], y, [0.3, 0.31, 0.32, 0.3])
-    assert text.startswith("Not settled: a=y has the best mean, but 1 of its 4 replicates failed")
+    assert text.startswith("Not settled: a=y has the best mean, but 1 of its 4 runs failed")
 
 
 def test_a_baseline_that_lost_replicates_shows_no_cell_to_be_worse(tmp_path):
