@@ -11,14 +11,15 @@ cannot tell a gain of 0.01 from none: one kNN score has a standard error of 0.01
   deviation. kNN compares by the cosine, in which the few directions of the largest variance decide.
 - places, places linear: as in `learning_causes`, with 2,000 scenes in place of 900, by kNN and by a linear probe.
 
-The tables have mean differences to the random encoder of the same seed and images, 95 % paired t intervals, and p with
-Holm's correction over all cells of a table.
+The tables have mean differences to the random encoder of the same seed and images (`--pairs`: between methods), 95 %
+paired t intervals, and p with Holm's correction over all cells of a table.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -130,32 +131,38 @@ def score_all(asked: Asked, where: Folders, file: Path) -> pandas.DataFrame:
 
 
 def table(scores: pandas.DataFrame, metrics: list[str], baseline: str = RANDOM) -> str:
-    """Markdown: each method's gain over `baseline`, or over the random encoder of the same images.
+    """Markdown: each method's gain over `baseline`, or over the random encoder of the same images."""
+    rows = {method: (method, beside(method, baseline)) for method in scores["method"].unique()}
+    return differences(scores, metrics, rows, f"minus {baseline}")
+
+
+def differences(scores: pandas.DataFrame, metrics: list[str], rows: Mapping[str, tuple[str, str]], title: str) -> str:
+    """Markdown: of each row the first method minus the second.
 
     A cell: mean difference, 95 % paired t interval, seeds above, p with Holm's correction over all cells of the table.
     """
     pairs = {
-        (method, metric): pair
-        for method in scores["method"].unique()
+        (name, metric): pair
+        for name, methods in rows.items()
         for metric in metrics
-        if (pair := paired(scores[scores["metric"] == metric], method, beside(method, baseline))) is not None
+        if (pair := paired(scores[scores["metric"] == metric], *methods)) is not None
     }
     found = {key: paired_difference(*pair) for key, pair in pairs.items()}
     adjusted = dict(zip(found, holm([difference.p for difference in found.values()]), strict=True))
     lines = [
-        f"| minus {baseline}, p of {len(found)} | n | " + " | ".join(metrics) + " |",
+        f"| {title}, p of {len(found)} | n | " + " | ".join(metrics) + " |",
         "| --- | ---: |" + " --- |" * len(metrics),
     ]
-    for method in dict.fromkeys(method for method, _ in found):
-        n = max(difference.n for (name, _), difference in found.items() if name == method)
+    for row in dict.fromkeys(row for row, _ in found):
+        n = max(difference.n for (name, _), difference in found.items() if name == row)
         cells = [
             f"{found[key].difference:+.3f} [{found[key].low:+.3f}, {found[key].high:+.3f}], "
             f"{seeds_above(pandas.Series(pairs[key][0] - pairs[key][1]))}, {worded(adjusted[key])}"
-            if (key := (method, metric)) in found
+            if (key := (row, metric)) in found
             else ""
             for metric in metrics
         ]
-        lines.append("| " + " | ".join([method, str(n), *cells]) + " |")
+        lines.append("| " + " | ".join([row, str(n), *cells]) + " |")
     return "\n".join(lines)
 
 
@@ -170,6 +177,14 @@ def paired(scores: pandas.DataFrame, method: str, other: str) -> NDArray[np.floa
     return None if method.startswith(RANDOM) or method == other or len(both) < 2 else both.to_numpy(np.float64).T
 
 
+def pairs_of(text: str) -> dict[str, tuple[str, str]]:
+    """'A minus B|C minus D' -> each part with its two methods."""
+    found = {part: tuple(part.split(" minus ")) for part in text.split("|")}
+    if any(len(methods) != 2 for methods in found.values()):
+        raise argparse.ArgumentTypeError("each part should be: METHOD minus METHOD")
+    return {part: (methods[0], methods[1]) for part, methods in found.items()}
+
+
 def worded(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
 
@@ -182,6 +197,7 @@ def main() -> None:
     parser.add_argument("--methods", type=lambda text: text.split("|"), help="e.g. 'random encoder|pixelcl, 120 steps'")
     parser.add_argument("--seeds", type=int, default=10, help="0 to this number less 1")
     parser.add_argument("--baseline", default=RANDOM, help="a method in place of the random encoder")
+    parser.add_argument("--pairs", type=pairs_of, default={}, help="'A minus B|C minus D': a table of these too")
     options = parser.parse_args()
     torch.set_num_threads(1)
     where = Folders(str(options.out / "store"), str(options.out / "cache"), str(options.data))
@@ -191,6 +207,9 @@ def main() -> None:
     asked_for = set(options.methods or scores["method"]) | {RANDOM, f"{RANDOM} {ON_SCENES}", options.baseline}
     shown = scores[scores["method"].isin(asked_for) & (scores["seed"] < options.seeds)]
     print(table(shown, list(IMAGES), options.baseline), table(shown, list(PLACES), options.baseline), sep="\n\n")
+    if options.pairs:
+        of_seeds = scores[scores["seed"] < options.seeds]
+        print("", differences(of_seeds, list(IMAGES), options.pairs, "difference"), sep="\n")
 
 
 if __name__ == "__main__":

@@ -351,9 +351,7 @@ class _PixelConsistency(Settings):
     dim: PositiveInt = 256
     threshold: PositiveFloat = 0.7  # largest distance of a positive pair, in diagonals of a bin of the feature map
     gamma: PositiveFloat = 2.0  # power of the similarity in pixel propagation
-    alpha: Annotated[float, Field(ge=0)] = (
-        1.0  # weight of BYOL's loss; P5 does not state it; 0 is PixPro itself; a larger one wants a lower rate of LARS
-    )
+    alpha: Annotated[float, Field(ge=0)] = 1.0  # weight of BYOL's loss; P5 does not state it; 0 is PixPro itself
     momentum: Fraction = 0.99
     momentum_end: Fraction = 1.0
     blur: tuple[Fraction, Fraction] | None = (1.0, 0.1)  # probability in each view; none: views.blur in both

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pandas
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks import learning_causes
 from benchmarks.learning_causes import Places
-from benchmarks.learning_precise import evenly, place_scores, table, whitened
+from benchmarks.learning_precise import differences, evenly, pairs_of, place_scores, table, whitened
 from pretune.trainables.probes.linear import Labelled
 
 
@@ -61,3 +63,15 @@ def test_the_table_pairs_seeds_and_corrects_over_its_methods() -> None:
     beside = table(scores[~scores["method"].str.endswith("on scenes")], ["knn"], "mae").splitlines()
     assert beside[2].startswith("| byol | 3 | +0.113 [")
     assert len(beside) == 3
+
+
+def test_pairs_of_methods_have_a_table_of_their_own() -> None:
+    values = {"a, 2": [0.2, 0.3, 0.25], "b": [0.31, 0.42, 0.36], "c": [0.2, 0.29]}
+    rows = [(m, seed, "knn", value) for m, found in values.items() for seed, value in enumerate(found)]
+    scores = pandas.DataFrame(rows, columns=learning_causes.COLUMNS)
+    lines = differences(scores, ["knn"], pairs_of("b minus a, 2|c minus a, 2"), "difference").splitlines()
+    assert lines[0] == "| difference, p of 2 | n | knn |"
+    assert lines[2].startswith("| b minus a, 2 | 3 | +0.113 [+0.099, +0.128], 3 of 3, p 0.00")
+    assert lines[3].startswith("| c minus a, 2 | 2 | -0.005 [")
+    with pytest.raises(argparse.ArgumentTypeError, match="METHOD minus METHOD"):
+        pairs_of("b minus a|c")
