@@ -15,7 +15,7 @@ import numpy as np
 import pandas
 from scipy import stats
 
-from pretune.analysis.load.replicates import ReplicateResult, independent_values, replicate_results
+from pretune.analysis.load.replicates import ReplicateResult, any_failed, replicate_results
 from pretune.analysis.load.results import StoredCell, StudyHeader
 from pretune.analysis.questions.curves import amounts, is_logarithmic, settings_beside
 from pretune.analysis.statistics import ALPHA, Array
@@ -23,51 +23,63 @@ from pretune.search_spaces.metrics import sign_of
 
 _POINTS = 400  # amounts at which the baseline is looked at
 
+Runs = Mapping[float, Mapping[tuple[int, int, int], ReplicateResult]]  # amount, ascending -> seeds -> run with a score
+
 
 class Saving(NamedTuple):
     """One setting at its smallest amount, and the amount at which the baseline scores the same."""
 
     setting: str  # 'start=pretrained'
     baseline: str
+    factor: str
+    unit: str  # of amounts: '%' or ''
     amount: float
     score: float  # of the setting at this amount
-    equal: float  # inf: the baseline is worse at its largest amount; 0: it is better at its smallest
-    low: float  # 95 %; 0 and inf where nothing bounds it
+    equal: float  # inf: the baseline is worse at every amount; 0: it is better at every amount
+    low: float  # 95 %; 0 and inf where nothing bounds it; NaN where nothing varies over seeds
     high: float
     smallest: float  # amount of the baseline
     largest: float
-    n: int  # paired seeds
+    n: int  # paired seeds; pretrainings where seeds are nested
+    counted: str  # 'seeds' or 'pretrainings'
+    failed: bool  # runs of this setting or of the baseline failed
 
     @property
     def sentence(self) -> str:
-        """'start=pretrained with 50 labels scores what start=random does with 205 (95 %: 160 to 260; 5 seeds)'."""
+        """'start=SimCLR with labels=50 scores what start=random does with about 205 (95 %: 160 to 260; 5 seeds)'."""
         if math.isinf(self.equal):
-            amount = f"better than {self.baseline} does with {_shown(self.largest)}, the most tried"
+            amount = f"better than {self.baseline} does with {self.shown(self.largest)}, the most tried"
         elif self.equal == 0:
-            amount = f"worse than {self.baseline} does with {_shown(self.smallest)}, the fewest tried"
+            amount = f"worse than {self.baseline} does with {self.shown(self.smallest)}, the fewest tried"
         else:
-            amount = f"what {self.baseline} does with about {_shown(self.equal)}"
-        return f"{self.setting} with {_shown(self.amount)} scores {amount} {self._sure}"
+            amount = f"what {self.baseline} does with about {self.shown(self.equal)}"
+        doubt = "; runs failed, which might have scored worst" if self.failed else ""
+        own = f"{self.setting} with {self.factor}={self.shown(self.amount)}"
+        return f"{own} scores {amount} ({self._interval}{self.n} {self.counted}{doubt})"
 
     @property
-    def _sure(self) -> str:
-        """'(95 %: 160 to 260; 5 seeds)'; without the interval where every amount is shown to differ."""
+    def _interval(self) -> str:
+        """'95 %: 160 to 260; '; without it where every amount is shown to differ."""
+        if math.isnan(self.low):
+            return "no interval, because nothing varies; "
         if self.low == self.high:
-            return f"({self.n} seeds)"
-        low = f"fewer than {_shown(self.smallest)}" if self.low == 0 else _shown(self.low)
-        high = f"more than {_shown(self.largest)}" if math.isinf(self.high) else _shown(self.high)
-        return f"(95 %: {low} to {high}; {self.n} seeds)"
+            return ""
+        low = f"fewer than {self.shown(self.smallest)}" if self.low == 0 else self.shown(self.low)
+        high = f"more than {self.shown(self.largest)}" if math.isinf(self.high) else self.shown(self.high)
+        return f"95 %: {low} to {high}; "
 
-
-def _shown(amount: float) -> str:
-    return f"{amount:.0f}" if amount >= 20 else f"{amount:.3g}"
+    def shown(self, amount: float) -> str:
+        """An amount that was tried as it is; one between them without false digits."""
+        tried = amount in (self.amount, self.smallest, self.largest)
+        return (f"{amount:g}" if tried else f"{amount:.0f}" if amount >= 20 else f"{amount:.3g}") + self.unit
 
 
 def savings(results: pandas.DataFrame, header: StudyHeader, factor: str, metric: str) -> tuple[Saving, ...]:
     """One for each setting of the other factors beside the baseline; () without a baseline or two seeds, and for a
     metric without a direction.
 
-    Raises ResultsError as `replicate_results` does.
+    None of a setting whose score the baseline's curve crosses more than once, or downwards, and none where an amount of
+    the baseline has no score. Raises ResultsError as `replicate_results` does.
     """
     described = amounts(header.factors.get(factor, ()))
     groups = settings_beside(header, factor)
@@ -79,10 +91,26 @@ def savings(results: pandas.DataFrame, header: StudyHeader, factor: str, metric:
     at = dict(zip(header.factors[factor], described[1], strict=True))
     found = replicate_results(results, header, metric)
     curves = {name: _by_amount(cells, at, factor, found) for name, cells in groups.items()}
-    log = is_logarithmic(described[1])
-    sign = sign_of(direction)
-    made = (_saving(name, curves[name], baseline, curves[baseline], log, sign) for name in groups if name != baseline)
-    return tuple(saving for saving in made if saving is not None)
+    if not all(curves[baseline].values()):
+        return ()
+    log, sign = is_logarithmic(described[1]), sign_of(direction)
+    unit = "%" if described[0] == "percent" else ""
+    counted = "pretrainings" if header.pretrainings < header.replicates else "seeds"
+    made = []
+    for name in groups:
+        with_scores = {amount: runs for amount, runs in curves[name].items() if runs}
+        if name == baseline or not with_scores:
+            continue
+        amount = min(with_scores)
+        place = _saving(with_scores[amount], curves[baseline], log, sign)
+        if place is None:
+            continue
+        own = next(cell for cell in groups[name] if at[cell.levels[factor]] == amount)
+        failed = any(any_failed(found[cell.label]) for cell in (own, *groups[baseline]))
+        ends = min(curves[baseline]), max(curves[baseline])
+        score, equal, low, high, n = place
+        made.append(Saving(name, baseline, factor, unit, amount, score, equal, low, high, *ends, n, counted, failed))
+    return tuple(made)
 
 
 def _matches(cell: StoredCell, chosen: Mapping[str, str]) -> bool:
@@ -91,48 +119,68 @@ def _matches(cell: StoredCell, chosen: Mapping[str, str]) -> bool:
 
 def _by_amount(
     cells: Sequence[StoredCell], at: Mapping[str, float], factor: str, found: Mapping[str, tuple[ReplicateResult, ...]]
-) -> dict[float, dict[int, float]]:
-    """Amount -> seed -> score, of the amounts that have any, ascending."""
-    values = {at[cell.levels[factor]]: independent_values(found[cell.label]) for cell in cells}
-    return {amount: values[amount] for amount in sorted(values) if values[amount]}
+) -> Runs:
+    runs = {
+        at[cell.levels[factor]]: {run.seeds: run for run in found[cell.label] if math.isfinite(run.value)}
+        for cell in cells
+    }
+    return {amount: runs[amount] for amount in sorted(runs)}
+
+
+class _Place(NamedTuple):
+    score: float
+    equal: float
+    low: float
+    high: float
+    n: int
 
 
 def _saving(
-    name: str,
-    ours: Mapping[float, Mapping[int, float]],
-    baseline: str,
-    theirs: Mapping[float, Mapping[int, float]],
-    log: bool,
-    sign: float,
-) -> Saving | None:
-    if not ours or len(theirs) < 2:
+    ours: Mapping[tuple[int, int, int], ReplicateResult], theirs: Runs, log: bool, sign: float
+) -> _Place | None:
+    """Runs are paired before fine-tunings of one pretraining are averaged, as `paired_values` does."""
+    common = sorted(set(ours).intersection(*(set(part) for part in theirs.values())))
+    groups = sorted({ours[seeds].pretraining for seeds in common})
+    if len(theirs) < 2 or len(groups) < 2:
         return None
-    amount = min(ours)
-    seeds = sorted(set(ours[amount]).intersection(*(set(part) for part in theirs.values())))
-    if len(seeds) < 2:
-        return None
+
+    def means(runs: Mapping[tuple[int, int, int], ReplicateResult]) -> list[float]:
+        return [float(np.mean([runs[s].value for s in common if ours[s].pretraining == group])) for group in groups]
+
     x = np.array(list(theirs), np.float64)
-    table = np.array([[part[seed] for part in theirs.values()] for seed in seeds], np.float64)
-    mine = np.array([ours[amount][seed] for seed in seeds], np.float64)
+    table = np.array([means(part) for part in theirs.values()], np.float64).T  # (pretrainings, amounts)
+    mine = np.array(means(ours), np.float64)
     place = np.log(x) if log else x
     fine = np.linspace(place[0], place[-1], _POINTS)
-    lines = np.array([np.interp(fine, place, row) for row in table], np.float64)  # (seeds, points)
+    lines = np.array([np.interp(fine, place, row) for row in table], np.float64)  # (pretrainings, points)
     shown = np.exp(fine) if log else fine
-    equal = _crossing(sign * (lines.mean(axis=0) - float(mine.mean())), shown)
-    low, high = _not_shown_to_differ(mine[:, None] - lines, shown, equal)
-    return Saving(name, baseline, amount, float(mine.mean()), equal, low, high, float(x[0]), float(x[-1]), len(seeds))
+    shown[0], shown[-1] = x[0], x[-1]  # without the rounding of the logarithm
+    rounding = 16 * float(np.finfo(np.float64).eps) * float(np.abs([*mine, *table.flat]).max())
+    equal = _crossing(sign * (lines.mean(axis=0) - float(mine.mean())), shown, rounding)
+    if equal is None:
+        return None
+    differences = mine[:, None] - lines
+    low = high = math.nan
+    if np.ptp(differences, axis=0).max() > rounding:
+        low, high = _not_shown_to_differ(differences, shown, equal)
+    return _Place(float(mine.mean()), equal, low, high, len(groups))
 
 
-def _crossing(ahead: Array, amount: Array) -> float:
-    """The amount at which the baseline first comes to the score; inf beyond its last amount, 0 before its first.
+def _crossing(ahead: Array, amount: Array, rounding: float) -> float | None:
+    """The amount at which the baseline comes to the score; inf if at none, 0 if it is better at all.
 
-    `ahead` (amounts,) is how much better the baseline is, so a curve that falls is not taken for one that lags behind.
+    `ahead` (amounts,) is how much better the baseline is. None for a curve that crosses the score downwards, or more
+    than once, or that lies on it everywhere.
     """
-    if ahead[0] > 0:
+    sides = np.where(np.abs(ahead) <= rounding, 0, np.sign(ahead))
+    apart = sides[sides != 0]
+    turns = np.flatnonzero(np.diff(apart))
+    if not len(apart) or len(turns) > 1 or (len(turns) == 1 and apart[0] > 0):
+        return None
+    if apart[0] > 0 and sides[0]:
         return 0.0
-    if ahead[-1] < 0:
-        return math.inf
-    return float(amount[int(np.argmax(ahead >= 0))])
+    reached = np.flatnonzero(sides >= 0)
+    return float(amount[reached[0]]) if len(reached) else math.inf
 
 
 def _not_shown_to_differ(differences: Array, amount: Array, equal: float) -> tuple[float, float]:
@@ -146,5 +194,5 @@ def _not_shown_to_differ(differences: Array, amount: Array, equal: float) -> tup
     kept = np.flatnonzero(fits)
     if not len(kept):  # beyond one end
         return equal, equal
-    low = 0.0 if kept[0] == 0 else float(amount[kept[0]])
-    return low, math.inf if kept[-1] == len(amount) - 1 else float(amount[kept[-1]])
+    low = 0.0 if kept[0] == 0 or equal == 0 else float(amount[kept[0]])
+    return low, math.inf if kept[-1] == len(amount) - 1 or math.isinf(equal) else float(amount[kept[-1]])

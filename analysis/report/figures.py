@@ -168,7 +168,8 @@ def _over_amounts(results: pandas.DataFrame, header: StudyHeader) -> Iterator[Fi
     factor = curves.amount_factor(header)
     if factor is not None:
         saved = {metric: savings(results, header, factor, metric) for metric in header.report.metrics}
-        said = [saving.sentence for found in saved.values() for saving in found]
+        several = sum(map(bool, saved.values())) > 1
+        said = [f"{metric}: " * several + saving.sentence for metric, found in saved.items() for saving in found]
         said += tables.differences_from_published(header)
         note = f"{'; '.join(said)}." if said else ""
         drawn = [(m, amount_figure(results, header, factor, m, saved[m])) for m in header.report.metrics]

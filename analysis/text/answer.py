@@ -146,7 +146,8 @@ def _rivals_sentence(table: Table, x: int, others: list[int]) -> str:
     counted = f"{len(rivals)} of the {len(tested)} other cells{compared} {_are(len(rivals))}"
     said = f"{counted} not shown to be worse ({how}): {shown}"
     if not rivals:
-        said = f"every other cell{compared} is shown to be worse ({how})"
+        every = "every other cell" if sum(row[x] for row in table.best) == 1 else "every cell below these"
+        said = f"{every}{compared} is shown to be worse ({how})"
     elif len(rivals) == len(tested):
         said = f"no other cell{compared} is shown to be worse ({how})"
     return _sentence(_where(table, x) + said + (f"; {untested} could not be compared." if untested else "."))

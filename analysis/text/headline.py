@@ -121,23 +121,25 @@ def _against_baseline(
         row = max(better, key=lambda one: sign * one.difference)
         shows = "shows" if len(better) == 1 else "show"
         of = f". {len(better)} of {len(table.rows)} comparisons {shows} an improvement" if len(table.rows) > 1 else ""
-        said = f"Shown: {_improvement(row, table, means, header, metric)}{_doubts(row, results, header)}{of}"
+        said = f"Shown: {_improvement(row, table, means, header, metric)}{_doubts(row, results, header, metric)}{of}"
         return said + _others_of(row, table, sign)
     if len(shown) == len(table.rows):
         row = min(shown, key=lambda one: abs(one.difference))
-        worse = _improvement(row, table, means, header, metric) + _doubts(row, results, header)
+        worse = _improvement(row, table, means, header, metric) + _doubts(row, results, header, metric)
         return f"Shown: every compared cell is worse than the baseline {table.baseline}. The closest: {worse}"
-    row = max(table.rows, key=lambda one: sign * one.difference)
+    row = max((one for one in table.rows if not one.shown), key=lambda one: sign * one.difference)
     shows = "shows" if len(shown) == 1 else "show"
     worse = f" {len(shown)} of {len(table.rows)} comparisons {shows} a worse score." if shown else ""
+    which = "The best cell that is not" if shown else "The best other cell"
     closest = _improvement(row, table, means, header, metric)
+    wanting = _wanting(row, table, failed, _tests(table))
     return (
         f"No clear answer: no cell is shown to be better than the baseline {table.baseline}.{worse} "
-        f"The best other cell: {closest}. {_seeds(row, table)}{_others_of(row, table, sign)}"
+        f"{which}: {closest}. {wanting}{_others_of(row, table, sign)}"
     )
 
 
-def _doubts(row: Difference, results: pandas.DataFrame, header: StudyHeader) -> str:
+def _doubts(row: Difference, results: pandas.DataFrame, header: StudyHeader, metric: str) -> str:
     """Sentences beside what is shown: pretrainings that collapsed, and few seeds, which may agree by chance."""
     said = [
         f". But {found.runs} of {found.of} pretraining runs of {found.cell} showed signs of collapse"
@@ -147,7 +149,9 @@ def _doubts(row: Difference, results: pandas.DataFrame, header: StudyHeader) -> 
     if row.n <= _FEW_SEEDS:
         nested = header.pretrainings < header.replicates
         more = f"run again with --set seeds.report{'.pretrain' * nested}=6"
-        advice = "let the study finish" if row.n < header.pretrainings else more
+        found, expected = replicate_results(results, header, metric), runs_expected(header, metric)
+        unfinished = any(len(found[cell]) < expected for cell in (row.cell, row.baseline))
+        advice = "let the study finish" if unfinished else more
         said.append(f". {row.n} {'pretrainings' if nested else 'seeds'} can agree by chance: {advice}")
     return "".join(said)
 
@@ -167,7 +171,7 @@ def _others_of(named: Difference, table: Differences, sign: int) -> str:
     }
     said = {start: few([_with_size(row, table) for row in rows], _MOST_NAMED) for start, rows in parts.items() if rows}
     if untold := [row for row in larger if not row.flattered]:  # else failures hold it back, and not the seeds
-        said["Larger, but not clear"] += f". {_seeds(untold[0], table)}"
+        said["Larger, but not clear"] += f". {_seeds(untold[0], table, _tests(table))}"
     return "".join(f". {start}: {names}" for start, names in said.items())
 
 
@@ -225,12 +229,25 @@ def _in_practice(row: Difference, means: dict[str, float], header: StudyHeader, 
     return f". The gain is {100 * row.difference / lacking:.0f} % of the way from the baseline to a perfect score"
 
 
-def _seeds(row: Difference, table: Differences, comparisons: int | None = None) -> str:
-    """The number of seeds that would show a difference of this size, in Holm's first step (default: of its table)."""
+def _tests(table: Differences) -> int:
+    """Comparisons that Holm's correction counts."""
+    return sum(math.isfinite(row.p) for row in table.rows)
+
+
+def _wanting(row: Difference, table: Differences, failed: Mapping[str, str], comparisons: int) -> str:
+    """What keeps a difference from being shown: runs that failed, else the number of seeds."""
+    if row.flattered and row.p_holm < ALPHA:
+        cell = row.cell if row.cell in failed else row.baseline
+        return f"This is not shown, since {cell} lost runs: {failed[cell]}"
+    return _seeds(row, table, comparisons)
+
+
+def _seeds(row: Difference, table: Differences, comparisons: int) -> str:
+    """The seeds that would show a difference of this size, in Holm's first step of so many two-sided tests."""
     if not (row.std > 0) or row.difference == 0:
         return "The number of seeds needed is unknown, because the spread is unknown"
     try:
-        n = f"about {seeds_needed(row.difference, row.std, _POWER, ALPHA / (comparisons or len(table.rows))):,} seeds"
+        n = f"about {seeds_needed(row.difference, row.std, _POWER, ALPHA / max(1, comparisons)):,} seeds"
     except ValueError:
         n = "more than a million seeds"
     return f"If the true difference is {_size(row, table)}, {n} are needed to show it in 80 % of studies"
@@ -248,13 +265,14 @@ def _among_cells(
     table = build_table(results, alone, metric)
     best = max(means, key=lambda label: sign * means[label])
     levels = next(cell.levels for cell in header.cells if cell.label == best)
-    rivals = _rivals(table)
-    if len(means) < 2 or rivals is None:
-        return f"Not answered: {best} has {metric} {means[best]:.3f}. No other cell can be compared with it"
     beside = replace(header, report=replace(header.report, baseline=dict(levels)))
-    rows = differences(results, beside, metric)
+    rows, rivals = differences(results, beside, metric), _rivals(table, best)
+    if not rows.rows or rivals is None:
+        value = in_unit(means[best], 3, rows.percent)
+        return f"Not answered: {best} has {metric} {value}. No other cell can be compared with it"
     others = len(means) - 1
-    row = max(rows.rows, key=lambda one: sign * one.difference)
+    open_ = [one for one in rows.rows if one.cell in rivals] or rows.rows
+    row = max(open_, key=lambda one: sign * one.difference)
     closest = f"The closest: {_improvement(row, rows, means, header, metric)}"
     if failed := _failed(results, header, metric).get(best):
         return f"Not settled: {best} has the best mean, but {failed}. {closest}"
@@ -262,19 +280,23 @@ def _among_cells(
         value = in_unit(means[best], difference_digits(rows), rows.percent)
         than = f"each of the {others} others" if others > 1 else "the other cell"
         than += " with a value" if len(means) < len(header.cells) else ""
-        return f"Shown: {best} is better in {metric} ({value}) than {than}. {closest}{_doubts(row, results, header)}"
+        doubts = _doubts(row, results, header, metric)
+        return f"Shown: {best} is better in {metric} ({value}) than {than}. {closest}{doubts}"
     are = "is" if len(rivals) == 1 else "are"
-    said = (
-        f"No clear answer: {best} has the best mean, but {len(rivals)} of the {others} other cells {are} not shown to "
-    )
-    said += f"be worse ({few(rivals, _MOST_NAMED)})"
-    return f"{said}. {closest}. {_seeds(row, rows, others * (others + 1))}"
+    open_cells = f"{len(rivals)} of the {others} other cells {are}" if others > 1 else "the other cell is"
+    said = f"No clear answer: {best} has the best mean, but {open_cells} not shown to be worse"
+    said += f" ({few(rivals, _MOST_NAMED)})"
+    pairs = others * (others + 1) // 2  # each tested in one direction or the other
+    return f"{said}. {closest}. {_wanting(row, rows, _failed(results, header, metric), pairs)}"
 
 
-def _rivals(table: Table) -> list[str] | None:
-    """The cells that are not shown to be worse than another; None where none could be tested."""
-    others = [(y, x) for y, x, value in places(table) if value.n and not table.best[y][x]]
-    marks = {place_name(table, y, x): table.rivals[y][x] for y, x in others}
+def _rivals(table: Table, best: str) -> list[str] | None:
+    """The cells beside `best` that are not shown to be worse than another; None where none could be tested.
+
+    A cell that ties with the best is not shown to be worse.
+    """
+    others = {place_name(table, y, x): (y, x) for y, x, value in places(table) if value.n}
+    marks = {name: table.best[y][x] or table.rivals[y][x] for name, (y, x) in others.items() if name != best}
     if all(mark is None for mark in marks.values()):
         return None
     return [name for name, mark in marks.items() if mark is not False]

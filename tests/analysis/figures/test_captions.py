@@ -60,7 +60,7 @@ def test_differences_labels_and_interactions_of_the_saving(truths):
     assert alternative_of(against).startswith("labels=50 start=pretrained: +0.093 [+0.075, +0.110], p < 0.001;")
     labels = plots.labels(truths["saving"])
     assert "Lines: means over 5 seeds; bands: one standard deviation" in caption_of(labels)
-    assert "start=pretrained with 50 scores what start=random does with about" in alternative_of(labels)
+    assert "start=pretrained with labels=50 scores what start=random does with about" in alternative_of(labels)
     (interaction,) = plots.interactions(truths["interaction"])
     low, high = (
         float(part) for part in alternative_of(interaction).split("[")[1].split("]")[0].replace("−", "-").split(",")

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def test_a_pretraining_worth_two_doublings_saves_three_quarters_of_the_labels(tm
     assert (found.setting, found.amount, found.n) == ("start=pretrained", 50, 4)
     assert found.equal == pytest.approx(200, rel=0.02)
     assert found.low < 200 < found.high
-    assert found.sentence.startswith("start=pretrained with 50 scores what start=random does with about ")
+    assert found.sentence.startswith("start=pretrained with labels=50 scores what start=random does with about ")
 
 
 @pytest.mark.parametrize(
@@ -55,17 +56,80 @@ def test_a_pretraining_worth_two_doublings_saves_three_quarters_of_the_labels(tm
 def test_beyond_the_amounts_that_were_tried_nothing_is_guessed(tmp_path, worth, equal, said):
     found = saved(tmp_path, doubling(worth), noise=1e-4)
     assert found.equal == equal
-    assert found.sentence == f"start=pretrained with 50 scores {said}"
+    assert found.sentence == f"start=pretrained with labels=50 scores {said}"
 
 
-@pytest.mark.parametrize(
-    ("noise", "said"),
-    [(0.05, "what start=random does with about 224"), (0.2, "worse than start=random does with 50, the fewest tried")],
-)
-def test_what_no_amount_is_shown_to_differ_from_says_so(tmp_path, noise, said):
-    found = saved(tmp_path, doubling(1), noise=noise)
+def test_what_no_amount_is_shown_to_differ_from_says_so(tmp_path):
+    found = saved(tmp_path, doubling(1), noise=0.05)
     assert (found.low, found.high) == (0.0, math.inf)
-    assert found.sentence == f"start=pretrained with 50 scores {said} (95 %: fewer than 50 to more than 400; 4 seeds)"
+    said = "what start=random does with about 224 (95 %: fewer than 50 to more than 400; 4 seeds)"
+    assert found.sentence == f"start=pretrained with labels=50 scores {said}"
+
+
+def by_labels(folder, random, pretrained, levels=("50", "100", "200"), **report):
+    """Savings of scores by the number of labels; a number is the mean of five seeds, a list is the seeds themselves."""
+    spread = 0.003 * np.random.default_rng(1).normal(size=(2, len(levels), 5))
+    scores = {
+        f"start={start} labels={level}": list(value + noise) if np.isscalar(value) else value
+        for start, values, noises in zip(("random", "pretrained"), (random, pretrained), spread, strict=True)
+        for level, value, noise in zip(levels, values, noises, strict=True)
+    }
+    factors = {"start": ["random", "pretrained"], "labels": list(levels)}
+    write_study(folder, scores, factors, baseline={"start": "random"}, **report)
+    return savings(load(folder), load_header(folder), "labels", JACCARD)
+
+
+@pytest.mark.parametrize("curve", [(0.4, 0.7, 0.5), (0.7, 0.4, 0.8), (0.7, 0.5, 0.4)])
+def test_a_curve_that_crosses_the_score_twice_or_downwards_saves_nothing(tmp_path, curve):
+    assert by_labels(tmp_path, curve, (0.6, 0.65, 0.71)) == ()
+
+
+def test_equal_means_in_another_order_are_equal_amounts(tmp_path):
+    """0.6222 summed in two orders differs in its last digit: reached at 200, and not beyond what was tried."""
+    seeds = [0.6, 0.61, 0.62, 0.65, 0.631]
+    (found,) = by_labels(tmp_path, [0.4, 0.5, seeds], [seeds[::-1], 0.65, 0.71])
+    assert found.equal == 200
+
+
+def test_an_amount_without_a_score_leaves_no_most_that_was_tried(tmp_path):
+    nothing = [math.nan] * 5
+    assert by_labels(tmp_path, [0.4, 0.5, 0.6, nothing], [0.65, 0.67, 0.71, 0.8], ("50", "100", "200", "400")) == ()
+
+
+def test_failed_runs_stand_beside_a_saving(tmp_path):
+    (found,) = by_labels(tmp_path, [0.4, 0.5, 0.6], [[0.55, 0.551, 0.552, math.nan, math.nan], 0.65, 0.71])
+    assert found.sentence.endswith("; 3 seeds; runs failed, which might have scored worst)")
+    (whole,) = by_labels(tmp_path / "whole", [0.4, 0.5, 0.6], [0.55, 0.65, 0.71])
+    assert "failed" not in whole.sentence
+
+
+def test_copies_of_one_run_have_no_interval(tmp_path):
+    (found,) = by_labels(tmp_path, [[0.4] * 5, [0.6] * 5, [0.7] * 5], [[0.5] * 5, [0.65] * 5, [0.71] * 5])
+    assert found.sentence.endswith("with about 75 (no interval, because nothing varies; 5 seeds)")
+
+
+def test_shares_have_their_unit_and_no_other_digits_than_were_tried(tmp_path):
+    (found,) = by_labels(tmp_path, [0.4, 0.5, 0.6], [0.65, 0.67, 0.71], ("12.5%", "22.5%", "62.5%"))
+    assert found.sentence.startswith(
+        "start=pretrained with labels=12.5% scores better than start=random does with 62.5%"
+    )
+
+
+def test_nested_fine_tunings_are_paired_before_they_are_averaged(tmp_path):
+    """Every second label subset is 0.2 harder, and the setting lost these: by all means it would be 0.1 ahead."""
+    hard = np.array([0.5, 0.3] * 3)
+    lost = [0.5, math.nan, 0.501, math.nan, 0.502, math.nan]
+    levels = ("50", "100", "200")
+    scores = {f"start=random labels={n}": list(hard + d) for n, d in zip(levels, (-0.1, 0.0, 0.1), strict=True)}
+    scores |= {f"start=pretrained labels={n}": lost if n == "50" else list(hard) for n in levels}
+    write_study(
+        tmp_path, scores, {"start": ["random", "pretrained"], "labels": list(levels)}, baseline={"start": "random"}
+    )
+    results, header = load(tmp_path), replace(load_header(tmp_path), replicates=6, pretrainings=3)
+    results = results.assign(seed_pretrain=results["seed"] // 2, seed_finetune=results["seed"] % 2)
+    (found,) = savings(results, header, "labels", JACCARD)
+    assert found.equal == pytest.approx(100, rel=0.02)
+    assert (found.n, found.counted) == (3, "pretrainings")
 
 
 @pytest.mark.parametrize("metric", [JACCARD, "train/loss"])

@@ -103,9 +103,10 @@ def test_few_seeds_of_a_stopped_study_are_to_be_finished(tmp_path, planned, advi
 
 
 def test_few_pretrainings_of_nested_seeds_name_their_own_setting(tmp_path):
-    write_study(tmp_path, {"a=x": X, "a=y": Y}, {"a": ["x", "y"]}, baseline={"a": "x"})
-    header = replace(load_header(tmp_path), replicates=6, pretrainings=3)
-    text = headline(load(tmp_path), header, JACCARD)
+    write_study(tmp_path, {"a=x": X + X, "a=y": Y + Y}, {"a": ["x", "y"]}, baseline={"a": "x"})
+    header, results = replace(load_header(tmp_path), replicates=6, pretrainings=3), load(tmp_path)
+    results = results.assign(seed_pretrain=results["seed"] % 3, seed_finetune=results["seed"] // 3)
+    text = headline(results, header, JACCARD)
     assert "3 pretrainings can agree by chance: run again with --set seeds.report.pretrain=6" in text
 
 
@@ -281,3 +282,60 @@ def test_shown_is_said_in_five_percent_of_studies_without_any_difference(tmp_pat
         drawn = results.assign(value=0.5 + 0.01 * generator.normal(size=9))
         claims += headline(drawn, header, JACCARD).startswith("Shown")
     assert claims / 20 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 20)
+
+
+def test_a_tie_is_no_cell_that_is_shown_to_be_beaten(tmp_path):
+    x, low = [0.7, 0.71, 0.72, 0.73, 0.74], [0.3, 0.31, 0.32, 0.3, 0.33]
+    text = said(tmp_path / "three", x, x[::-1], low)
+    assert text.startswith(
+        "No clear answer: a=x has the best mean, but 1 of the 2 other cells is not shown to be worse (a=y)"
+    )
+    write_study(tmp_path / "two", {"a=x": x, "a=y": x[::-1]}, {"a": ["x", "y"]})
+    text = headline(load(tmp_path / "two"), load_header(tmp_path / "two"), JACCARD)
+    assert text.startswith("No clear answer: a=x has the best mean, but the other cell is not shown to be worse (a=y)")
+
+
+def test_seeds_are_asked_for_what_is_not_shown_and_not_for_what_is(tmp_path):
+    """y is 0.0094 below x in every seed: shown to be worse. z is 0.044 below it, with a large spread: open."""
+    x, y, z = [0.7, 0.71, 0.72, 0.70, 0.71], [0.69, 0.701, 0.711, 0.69, 0.701], [0.60, 0.80, 0.72, 0.50, 0.70]
+    text = said(tmp_path / "against", x, y, z, baseline={"a": "x"}).replace("\u2212", "-")
+    assert "1 of 2 comparisons shows a worse score. The best cell that is not: a=z has test/jaccard 0.66" in text
+    assert "If the true difference is -0.044, about" in text
+    assert text.endswith("Shown to be worse: a=y (-0.009).")
+    text = said(tmp_path / "among", x, y, z).replace("\u2212", "-")
+    assert "not shown to be worse (a=z). The closest: a=z" in text
+    assert "If the true difference is -0.044, about" in text
+
+
+def test_what_a_failure_holds_back_names_it_in_place_of_seeds(tmp_path):
+    text = said(
+        tmp_path, [0.7, 0.71, 0.72, 0.70, NAN], [0.3, 0.31, 0.33, 0.30, 0.31], [0.3] * 4 + [NAN], baseline={"a": "x"}
+    )
+    assert "This is not shown, since a=x lost runs: 1 of its 5 runs failed" in text
+    assert "seeds are needed" not in text
+
+
+def test_a_study_that_diverged_and_ended_is_not_to_be_finished(tmp_path):
+    x, y = [0.5, 0.51, 0.52, NAN, NAN], [0.7, 0.712, 0.72, 0.7, 0.71]
+    text = said(tmp_path, x, y, x, baseline={"a": "x"})
+    assert "3 seeds can agree by chance: run again with --set seeds.report=6" in text
+    assert "let the study finish" not in text
+
+
+def test_the_seeds_needed_are_those_of_the_test_that_decides(tmp_path):
+    """Both directions of a pair are tested, which is one two-sided test; untested rows do not count for Holm."""
+    a = [0.5, 0.52, 0.51, 0.50, 0.53, 0.51]
+    d = [0.01, -0.01, 0.02, 0.0, 0.015, -0.002]
+    mean, std = sum(d) / 6, float(np.std(d, ddof=1))
+    write_study(tmp_path / "two", {"a=x": a, "a=y": [p + q for p, q in zip(a, d, strict=True)]}, {"a": ["x", "y"]})
+    text = headline(load(tmp_path / "two"), load_header(tmp_path / "two"), JACCARD)
+    assert f"about {seeds_needed(mean, std, 0.8, 0.05)} seeds are needed" in text
+    values = {"a=x": a, "a=y": [p + q for p, q in zip(a, d, strict=True)], "a=z": [0.4], "a=u": [0.3]}
+    write_study(tmp_path / "more", values, {"a": ["x", "y", "z", "u"]}, baseline={"a": "x"})
+    text = headline(load(tmp_path / "more"), load_header(tmp_path / "more"), JACCARD)
+    assert f"about {seeds_needed(mean, std, 0.8, 0.05)} seeds are needed" in text
+
+
+def test_a_best_cell_without_a_seed_in_common_cannot_be_compared(tmp_path):
+    text = said(tmp_path, [0.7], [NAN, 0.5, 0.51, 0.52], [NAN, 0.4, 0.41, 0.43])
+    assert text.startswith("Not answered: a=x has test/jaccard 0.700. No other cell can be compared with it")
