@@ -60,7 +60,7 @@ def test_cells_that_tie_are_not_among_those_that_are_worse(tmp_path):
     x = [0.7, 0.71, 0.72, 0.73, 0.74]
     first, second, *_ = sentences(tmp_path, {"a=x": x, "a=y": x[::-1], "a=z": [0.3, 0.31, 0.32, 0.3, 0.33]})
     assert "(a tie with 1 more)" in first
-    assert second.startswith("Every cell below these is shown to be worse")
+    assert second.lower().startswith("every cell below these is shown to be worse")
 
 
 def test_with_one_common_seed_nothing_is_claimed_of_the_others(tmp_path):
