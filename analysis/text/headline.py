@@ -235,7 +235,7 @@ def _tests(table: Differences) -> int:
 
 
 def _wanting(row: Difference, table: Differences, failed: Mapping[str, str], comparisons: int) -> str:
-    """What keeps a difference from being shown: runs that failed, else the number of seeds."""
+    """Runs that failed, or else the number of seeds, that keep a difference from being shown."""
     if row.flattered and row.p_holm < ALPHA:
         cell = row.cell if row.cell in failed else row.baseline
         return f"This is not shown, since {cell} lost runs: {failed[cell]}"
