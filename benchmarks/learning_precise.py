@@ -205,10 +205,10 @@ def main() -> None:
     asked = Asked(options.study, options.methods, options.seeds)
     scores = score_all(asked, where, options.out / "precise.csv")
     asked_for = set(options.methods or scores["method"]) | {RANDOM, f"{RANDOM} {ON_SCENES}", options.baseline}
-    shown = scores[scores["method"].isin(asked_for) & (scores["seed"] < options.seeds)]
+    of_seeds = scores[scores["seed"] < options.seeds]
+    shown = of_seeds[of_seeds["method"].isin(asked_for)]
     print(table(shown, list(IMAGES), options.baseline), table(shown, list(PLACES), options.baseline), sep="\n\n")
     if options.pairs:
-        of_seeds = scores[scores["seed"] < options.seeds]
         print("", differences(of_seeds, list(IMAGES), options.pairs, "difference"), sep="\n")
 
 

@@ -155,16 +155,11 @@ def _saving(saving: Saving, color: str) -> go.Scatter:
     end = min(max(saving.equal, saving.amount), saving.largest)
     line = go.Scatter(x=[saving.amount, end], y=[saving.score] * 2, mode="lines+markers")
     if 0 < saving.equal < math.inf:
-        line.update(
-            name=theme.text(
-                f"same score with {saving.shown(saving.amount)} and {saving.shown(saving.equal)}, 95 % interval"
-            )
-        )
+        both = f"{saving.shown(saving.amount)} and {saving.shown(saving.equal)}"
+        line.update(name=theme.text(f"same score with {both}, 95 % interval"))
     else:
         line.update(showlegend=False)
-    low, high = (
-        (end, end) if math.isnan(saving.low) else (max(saving.low, saving.amount), min(saving.high, saving.largest))
-    )
+    low, high = max(saving.amount, saving.low), min(saving.largest, saving.high)  # its ends where the interval is NaN
     bars = {"type": "data", "symmetric": False, "array": [0, max(0.0, high - end)], "color": color, "thickness": 1.5}
     line.update(error_x=bars | {"arrayminus": [0, max(0.0, end - low)], "width": 5})
     marker = {"symbol": ["circle", "line-ns" if math.isfinite(saving.equal) else "triangle-right"], "size": [1, 12]}

@@ -15,7 +15,7 @@ import numpy as np
 import pandas
 from scipy import stats
 
-from pretune.analysis.load.replicates import ReplicateResult, any_failed, replicate_results
+from pretune.analysis.load.replicates import ReplicateResult, any_failed, independent_values, replicate_results
 from pretune.analysis.load.results import StoredCell, StudyHeader
 from pretune.analysis.questions.curves import amounts, is_logarithmic, settings_beside
 from pretune.analysis.statistics import ALPHA, Array
@@ -140,22 +140,17 @@ def _saving(
 ) -> _Place | None:
     """Runs are paired before fine-tunings of one pretraining are averaged, as `paired_values` does."""
     common = sorted(set(ours).intersection(*(set(part) for part in theirs.values())))
-    groups = sorted({ours[seeds].pretraining for seeds in common})
-    if len(theirs) < 2 or len(groups) < 2:
+    every = [list(independent_values(tuple(runs[s] for s in common)).values()) for runs in (ours, *theirs.values())]
+    if len(theirs) < 2 or len(every[0]) < 2:
         return None
-
-    def means(runs: Mapping[tuple[int, int, int], ReplicateResult]) -> list[float]:
-        return [float(np.mean([runs[s].value for s in common if ours[s].pretraining == group])) for group in groups]
-
     x = np.array(list(theirs), np.float64)
-    table = np.array([means(part) for part in theirs.values()], np.float64).T  # (pretrainings, amounts)
-    mine = np.array(means(ours), np.float64)
+    mine, table = np.array(every[0], np.float64), np.array(every[1:], np.float64).T  # (pretrainings, amounts)
     place = np.log(x) if log else x
     fine = np.linspace(place[0], place[-1], _POINTS)
     lines = np.array([np.interp(fine, place, row) for row in table], np.float64)  # (pretrainings, points)
     shown = np.exp(fine) if log else fine
     shown[0], shown[-1] = x[0], x[-1]  # without the rounding of the logarithm
-    rounding = 16 * float(np.finfo(np.float64).eps) * float(np.abs([*mine, *table.flat]).max())
+    rounding = 16 * float(np.finfo(np.float64).eps) * float(max(np.abs(mine).max(), np.abs(table).max()))
     equal = _crossing(sign * (lines.mean(axis=0) - float(mine.mean())), shown, rounding)
     if equal is None:
         return None
@@ -163,7 +158,7 @@ def _saving(
     low = high = math.nan
     if np.ptp(differences, axis=0).max() > rounding:
         low, high = _not_shown_to_differ(differences, shown, equal)
-    return _Place(float(mine.mean()), equal, low, high, len(groups))
+    return _Place(float(mine.mean()), equal, low, high, len(mine))
 
 
 def _crossing(ahead: Array, amount: Array, rounding: float) -> float | None:

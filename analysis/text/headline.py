@@ -274,8 +274,9 @@ def _among_cells(
     open_ = [one for one in rows.rows if one.cell in rivals] or rows.rows
     row = max(open_, key=lambda one: sign * one.difference)
     closest = f"The closest: {_improvement(row, rows, means, header, metric)}"
-    if failed := _failed(results, header, metric).get(best):
-        return f"Not settled: {best} has the best mean, but {failed}. {closest}"
+    failed = _failed(results, header, metric)
+    if best in failed:
+        return f"Not settled: {best} has the best mean, but {failed[best]}. {closest}"
     if not rivals:
         value = in_unit(means[best], difference_digits(rows), rows.percent)
         than = f"each of the {others} others" if others > 1 else "the other cell"
@@ -287,7 +288,7 @@ def _among_cells(
     said = f"No clear answer: {best} has the best mean, but {open_cells} not shown to be worse"
     said += f" ({few(rivals, _MOST_NAMED)})"
     pairs = others * (others + 1) // 2  # each tested in one direction or the other
-    return f"{said}. {closest}. {_wanting(row, rows, _failed(results, header, metric), pairs)}"
+    return f"{said}. {closest}. {_wanting(row, rows, failed, pairs)}"
 
 
 def _rivals(table: Table, best: str) -> list[str] | None:
